@@ -1,0 +1,15 @@
+# Any folder of images feeds both branches: --images DIR.
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=8,
+    persistent_workers=True,
+    pin_memory=True,
+    drop_last=True,
+    sampler=dict(type='DefaultSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='NeighborPairs',
+        patch=dict(type='ImageList', root='data/images'),
+        neighbors='auto',
+        num_neighbors=7,
+        crops=dict(global_size=224, local_size=96, num_local=4)))

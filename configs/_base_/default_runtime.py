@@ -1,0 +1,24 @@
+# What every run shares: hooks, logs, seeds.
+default_scope = 'cotap_mm'
+
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2),
+    sampler_seed=dict(type='DistSamplerSeedHook'))
+custom_hooks = [
+    dict(type='TeacherHook', start=0.9997, end=0.9999),
+    dict(type='MonitorHook', interval=50),
+    dict(type='ScheduleLengthHook'),
+]
+
+log_processor = dict(by_epoch=False, window_size=50)
+# TensorBoard: --cfg-options vis_backends.1.type=TensorboardVisBackend
+vis_backends = [dict(type='LocalVisBackend')]
+visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
+env_cfg = dict(cudnn_benchmark=True)
+randomness = dict(seed=0)
+log_level = 'INFO'
+load_from = None
+resume = False

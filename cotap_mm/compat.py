@@ -1,0 +1,104 @@
+"""Version checks and mends of known breakages; imported before anything else.
+
+The only place that knows about versions. Two breakages of the wider ecosystem are
+mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints, and
+``import mmpretrain.models`` dies beside transformers 5.
+"""
+import importlib
+import importlib.metadata
+import importlib.util
+import warnings
+from typing import List, Optional, Tuple
+
+#: Import name, lowest version, distributions that provide it, what to do.
+REQUIREMENTS: 'List[Tuple[str, str, Tuple[str, ...], str]]' = [
+    ('torch', '2.1', ('torch', ), 'pip install "torch>=2.1"'),
+    ('mmengine', '0.10.6', ('mmengine', 'onedl-mmengine', 'mmengine-lite'),
+     'pip install "mmengine>=0.10.6"'),
+    ('mmcv', '2.0.0', ('mmcv', 'mmcv-lite', 'onedl-mmcv'), 'run tools/setup_env.sh'),
+    ('mmpretrain', '1.2.0', ('mmpretrain', 'onedl-mmpretrain'),
+     'pip install "mmpretrain>=1.2.0"'),
+]
+
+
+def installed_version(distributions: Tuple[str, ...]) -> Optional[str]:
+    """Version of the first of ``distributions`` that is installed, else None."""
+    for name in distributions:
+        try:
+            return importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _numbers(version: str) -> Tuple[int, ...]:
+    parts = []
+    for part in version.split('+')[0].split('.'):
+        digits = ''.join(c for c in part if c.isdigit())
+        if not digits:
+            break
+        parts.append(int(digits))
+    return tuple(parts)
+
+
+def check_versions() -> None:
+    """Stop with one sentence for each package that is missing or too old.
+
+    Raises:
+        ImportError: With all problems and their remedies.
+    """
+    problems = []
+    for name, lowest, distributions, remedy in REQUIREMENTS:
+        found = installed_version(distributions)
+        if found is None:
+            problems.append(f'{name} >= {lowest} is needed and not installed: {remedy}')
+        elif _numbers(found) < _numbers(lowest):
+            problems.append(f'{name} >= {lowest} is needed, {found} is installed: {remedy}')
+    if problems:
+        raise ImportError('cotap_mm cannot start. ' + '; '.join(problems) + '.')
+    if importlib.util.find_spec('pkg_resources') is None:
+        warnings.warn('setuptools >= 81 has no pkg_resources, which MMEngine needs for configs '
+                      'that inherit from another package: pip install "setuptools<81"',
+                      stacklevel=2)
+
+
+def safe_classes() -> list:
+    """Harmless classes that MMEngine's checkpoints hold besides tensors."""
+    import numpy as np
+    from mmengine.logging.history_buffer import HistoryBuffer
+    core = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core')
+                                   else 'numpy.core.multiarray')
+    classes = [HistoryBuffer, core._reconstruct, core.scalar, np.ndarray, np.dtype]
+    kinds = ('float64', 'float32', 'float16', 'int64', 'int32', 'bool', 'uint8')
+    return classes + [type(np.dtype(kind)) for kind in kinds]
+
+
+def allow_safe_resume() -> None:
+    """Let ``torch.load(weights_only=True)`` read MMEngine's own checkpoints.
+
+    torch >= 2.6 loads safely by default and refuses HistoryBuffer and numpy scalars,
+    which every MMEngine checkpoint holds. They are added to torch's list of safe
+    classes; safe loading stays on.
+    """
+    import torch
+    if hasattr(torch.serialization, 'add_safe_globals'):
+        torch.serialization.add_safe_globals(safe_classes())
+
+
+def mend_multimodal_import() -> None:
+    """Keep ``import mmpretrain.models`` alive beside transformers >= 5.
+
+    MMPretrain 1.2.0 imports its BLIP model when transformers and pycocotools are
+    installed, and that file does not fit recent transformers. Its multimodal part is
+    switched off when, and only when, transformers is that new.
+    """
+    found = installed_version(('transformers', ))
+    if found is None or _numbers(found) < (4, 49):
+        return
+    from mmpretrain.utils import dependency
+    dependency.WITH_MULTIMODAL = False
+
+
+check_versions()
+allow_safe_resume()
+mend_multimodal_import()

@@ -1,0 +1,47 @@
+"""Moves the teacher after each step of the optimiser."""
+import math
+from typing import Optional
+
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+
+from cotap_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TeacherHook(Hook):
+    """EMA of the teacher with a cosine schedule, once per real optimiser step.
+
+    Under gradient accumulation the teacher waits until the optimiser has stepped.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        start (float): Share of the **old teacher** kept at first, in [0, 1].
+            Defaults to 0.9997.
+        end (float): The same at the last iteration. Defaults to 0.9999.
+
+    Raises:
+        ValueError: If a share is outside [0, 1].
+    """
+
+    def __init__(self, start: float = 0.9997, end: float = 0.9999) -> None:
+        for name, value in (('start', start), ('end', end)):
+            if not 0 <= value <= 1:
+                raise ValueError(f'{name} must be in [0, 1], got {value}')
+        self.start = start
+        self.end = end
+
+    def decay(self, progress: float) -> float:
+        """Share of the old teacher kept at ``progress`` in [0, 1] of the training."""
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Move the teacher if the optimiser has just stepped."""
+        if not runner.optim_wrapper.should_update():
+            return
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        decay = self.decay(runner.iter / max(runner.max_iters, 1))
+        model.teacher.update(model.student, decay)
+        runner.message_hub.update_scalar('train/teacher_decay', decay)

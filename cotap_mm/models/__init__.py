@@ -1,0 +1,16 @@
+"""Networks, losses and the algorithm; importing it registers all of them."""
+from .algorithms import CoTAP
+from .backbones import DINOViT
+from .data_preprocessor import CoTAPDataPreprocessor
+from .heads import PrototypeHead
+from .losses import (ClsClusterLoss, ClusterAssignmentLoss, NeighborClusterLoss, PatchClusterLoss,
+                     PatchRankingLoss, PrototypeEntropyLoss)
+from .modules import EMATeacher, FeatureQueue, PatchPairSampler, RandomDraws, TemplateBank
+from .necks import ObjectAwareFilter
+
+__all__ = [
+    'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'DINOViT',
+    'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'ObjectAwareFilter', 'PatchClusterLoss',
+    'PatchPairSampler', 'PatchRankingLoss', 'PrototypeEntropyLoss', 'PrototypeHead',
+    'RandomDraws', 'TemplateBank'
+]

@@ -1,0 +1,317 @@
+"""CoTAP: views -> student and teacher -> five named losses."""
+from typing import Dict, List, NamedTuple, Optional, Tuple
+
+import torch
+from mmengine.logging import print_log
+from mmpretrain.models import BaseSelfSupervisor
+from torch import Tensor, nn
+
+from cotap_mm.ops import foreground_mask
+from cotap_mm.registry import MODELS
+from cotap_mm.weights import init_then_load
+
+from ..modules import (AssignmentQueue, EMATeacher, PatchPairSampler, RandomDraws, TemplateBank,
+                       assignment_monitors, feature_std, prototypes_in_use)
+
+Views = Dict[str, Tensor]
+
+_PATCH_LOSSES = ('patch_cluster', 'patch_ranking')
+_CLS_LOSSES = ('cls_cluster', 'cls_neighbor', 'prototype_entropy')
+
+
+def _build(cfg, **defaults) -> nn.Module:
+    """A module from its config; ``defaults`` are widths that a neighbour determines."""
+    return cfg if isinstance(cfg, nn.Module) else MODELS.build({**defaults, **cfg})
+
+
+class PatchBranch(NamedTuple):
+    """One step's scores of the patch branch; I = 2B images and positives."""
+    student_global: Tensor  # (I, G, K, H, W)
+    student_local: Optional[Tensor]  # (I, L, K, h, w)
+    teacher: Tensor  # (I, G, K, H, W)
+    foreground: Tensor  # (I, G, H, W) bool
+
+
+class ClsBranch(NamedTuple):
+    """One step's scores of the CLS branch."""
+    student: Tensor  # (I, V, K), global crops first
+    teacher: Tensor  # (I, G, K)
+
+
+@MODELS.register_module()
+class CoTAP(BaseSelfSupervisor):
+    """Self-supervised post-pretraining with explicit semantic concentration.
+
+    A student learns from its own slow average, the teacher, on two branches:
+    scenes for patches, object-centred images for CLS. Losses that ``losses`` does not
+    name are left out, and a branch that no loss reads is not computed.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        backbone (dict | nn.Module): A :class:`DINOViT`.
+        neck (dict | nn.Module): An :class:`ObjectAwareFilter`; ``in_channels``
+            defaults to the backbone's width.
+        head (dict): ``patch`` and ``cls``, each a :class:`PrototypeHead`;
+            ``in_channels`` defaults to the neck's width.
+        losses (dict): Any of ``patch_cluster``, ``cls_cluster``, ``patch_ranking``,
+            ``cls_neighbor``, ``prototype_entropy``, each a loss module's config.
+        memory (dict): Options of ``patch_queue`` and ``cls_queue``
+            (:class:`AssignmentQueue`) and ``template_bank`` (:class:`TemplateBank`).
+        pairs (dict, optional): Options of :class:`PatchPairSampler`.
+        data_preprocessor (dict | nn.Module, optional): Defaults to
+            :class:`CoTAPDataPreprocessor`.
+        init_cfg (dict, optional): ``dict(type='PretrainedViT', checkpoint=...)`` to
+            start from DINO, iBOT, ... weights.
+
+    Raises:
+        ValueError: If ``losses`` names an unknown loss or none.
+        RuntimeError: In training, if the teacher never moves.
+    """
+
+    #: Forward passes after which a teacher that never moved is an error.
+    teacher_patience = 100
+
+    def __init__(self, backbone, neck, head: dict, losses: dict, memory: dict,
+                 pairs: Optional[dict] = None, data_preprocessor=None,
+                 init_cfg: Optional[dict] = None) -> None:
+        losses = {name: cfg for name, cfg in losses.items() if cfg is not None}
+        unknown = set(losses) - set(_PATCH_LOSSES + _CLS_LOSSES)
+        if unknown or not losses:
+            raise ValueError(f'losses must name some of {_PATCH_LOSSES + _CLS_LOSSES}, got '
+                             f'{sorted(losses)}')
+
+        backbone = _build(backbone)
+        neck = _build(neck, in_channels=backbone.embed_dims)
+        head = {name: _build(head[name], in_channels=neck.out_channels)
+                for name in ('patch', 'cls')}
+        super().__init__(
+            backbone=backbone, neck=neck, head=nn.ModuleDict(head),
+            data_preprocessor=_build(data_preprocessor or dict(type='CoTAPDataPreprocessor')),
+            init_cfg=init_cfg)
+        self.losses = nn.ModuleDict({name: _build(cfg) for name, cfg in losses.items()})
+        self.pairs = PatchPairSampler(**(pairs or {}))
+        self.teacher = EMATeacher(self.student)
+        self.patch_queue = AssignmentQueue(num_clusters=self.head['patch'].num_clusters,
+                                           **memory['patch_queue'])
+        self.cls_queue = AssignmentQueue(num_clusters=self.head['cls'].num_clusters,
+                                         **memory['cls_queue'])
+        self.template_bank = TemplateBank(channels=self.backbone.embed_dims,
+                                          **memory['template_bank'])
+        self.draws = RandomDraws()
+        self.monitor_now = False  # set by the monitor hook for the steps that it logs
+        self._idle_steps = 0
+
+    @property
+    def student(self) -> Dict[str, nn.Module]:
+        """The parts that the optimiser moves and the teacher copies."""
+        return dict(backbone=self.backbone, neck=self.neck, head=self.head)
+
+    @property
+    def patch_size(self) -> int:
+        """Pixels a patch."""
+        return self.backbone.patch_size
+
+    def init_weights(self) -> None:
+        """Initialise the student, load ``PretrainedViT`` weights, and copy to the teacher."""
+        def init_all() -> None:
+            super(CoTAP, self).init_weights()
+            self.teacher.copy_from(self.student)
+
+        if not init_then_load(self, init_all) and not self.backbone.init_cfg:
+            print_log('CoTAP is post-pretraining, but no init checkpoint is set: training starts '
+                      'from random weights. Expect little in short runs; give '
+                      "init_cfg=dict(type='PretrainedViT', checkpoint=...) or --init FILE.",
+                      logger='current', level=30)
+
+    # ---- one training step -------------------------------------------------------------
+
+    def loss(self, inputs: Dict[str, Views], data_samples: Optional[list] = None) -> dict:
+        """The named losses of one step; memories are updated afterwards.
+
+        Args:
+            inputs (dict): For ``patch`` and ``cls`` the views that
+                :class:`CoTAPDataPreprocessor` returns.
+            data_samples (list, optional): Unused.
+
+        Returns:
+            dict[str, Tensor]: ``loss_*`` scalars, and ``monitor/*`` when asked for.
+        """
+        self._check_teacher_moves()
+        branches = [name for name, names in (('patch', _PATCH_LOSSES), ('cls', _CLS_LOSSES))
+                    if any(loss in self.losses for loss in names)]
+        views = {name: inputs[name] for name in branches}
+        patch, cls = self._score(views)
+        if 'prototype_entropy' in self.losses:
+            self.template_bank.start_prototypes(self.neck.prototypes.data)
+        results: Dict[str, Tensor] = {}
+        if patch is not None:
+            results.update(self._patch_losses(patch, views['patch']))
+        if cls is not None:
+            results.update(self._cls_losses(cls))
+        if 'prototype_entropy' in self.losses:
+            results['loss_prototype_entropy'] = self.losses['prototype_entropy'](
+                self.neck.prototypes, self.template_bank.contents())
+        return results
+
+    def _score(self, views: Dict[str, Views]) -> Tuple[Optional[PatchBranch], Optional[ClsBranch]]:
+        """All forward passes: globals of both branches together, then the locals."""
+        patch_t, cls_t, foreground = self._score_teacher(views)
+        patch_g, cls_g = self._score_student(views, 'student_global', fill_bank=True)
+        patch_l, cls_l = self._score_student(views, 'student_local')
+        patch = cls = None
+        if patch_g is not None:
+            patch = PatchBranch(patch_g, patch_l, patch_t, foreground)
+        if cls_g is not None:
+            student = cls_g if cls_l is None else torch.cat([cls_g, cls_l], dim=1)
+            cls = ClsBranch(student, cls_t)
+        return patch, cls
+
+    @torch.no_grad()
+    def _score_teacher(self, views: Dict[str, Views]):
+        crops = self._stack(views, 'teacher_global')
+        backbone = self.teacher.backbone
+        entering, leaving, grid = backbone.forward_tokens(crops)
+        patch, cls = self._heads(self.teacher, views, 'teacher_global', leaving, grid)
+        foreground = None
+        if patch is not None:
+            count = patch.shape[0] * patch.shape[1]
+            attention = backbone.cls_attention(entering[:count]).unflatten(2, grid)
+            foreground = foreground_mask(attention).unflatten(0, patch.shape[:2])
+        return patch, cls, foreground
+
+    def _score_student(self, views: Dict[str, Views], key: str, fill_bank: bool = False):
+        crops = self._stack(views, key)
+        if crops is None:
+            return None, None
+        entering, leaving, grid = self.backbone.forward_tokens(crops)
+        if fill_bank and 'prototype_entropy' in self.losses:
+            whole = entering[-views['cls'][key].shape[:2].numel():, 1:]
+            order = self.draws.order('template_bank', len(whole))
+            self.template_bank.collect(whole, grid, order)
+        return self._heads(self, views, key, leaving, grid)
+
+    @staticmethod
+    def _stack(views: Dict[str, Views], key: str) -> Optional[Tensor]:
+        """Crops of the branches behind one another, (sum of I*V, 3, h, w)."""
+        crops = [view[key].flatten(0, 1) for view in views.values() if view[key].shape[1]]
+        return torch.cat(crops) if crops else None
+
+    @staticmethod
+    def _heads(net, views: Dict[str, Views], key: str, leaving: Tensor, grid: Tuple[int, int]):
+        """Filter and heads, only on the tokens that a loss reads."""
+        block, patch, cls = net.backbone.last_block, None, None
+        if 'patch' in views:
+            shape = views['patch'][key].shape[:2]
+            features = net.neck.filter_patches(leaving[:shape.numel(), 1:], grid, block)
+            maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
+            patch = maps.unflatten(0, shape)  # (I*V, N, K) -> (I, V, K, H, W)
+        if 'cls' in views:
+            shape = views['cls'][key].shape[:2]
+            features = net.neck.filter_cls(leaving[-shape.numel():, 0], block)
+            cls = net.head['cls'](features).unflatten(0, shape)  # (I, V, K)
+        return patch, cls
+
+    def _patch_losses(self, patch: PatchBranch, views: Views) -> Dict[str, Tensor]:
+        results = {}
+        scores = patch.teacher.flatten(3).transpose(2, 3)  # (I, G, N, K)
+        if 'patch_cluster' in self.losses:
+            assignment, ready = self.patch_queue.assign(scores.flatten(0, 2))
+            maps = assignment.view_as(scores).transpose(2, 3).reshape(patch.teacher.shape)
+            results['loss_patch_cluster'] = ready * self.losses['patch_cluster'](
+                patch.student_global, patch.student_local, maps, patch.foreground,
+                (views['common_global'], views['common_other']), self.patch_size)
+            if self.monitor_now:
+                results.update(self._monitors('patch', assignment))
+        if 'patch_ranking' in self.losses:
+            pairs = self.pairs(patch.student_global, patch.teacher, patch.foreground, self.draws)
+            results['loss_patch_ranking'] = torch.stack(
+                [self.losses['patch_ranking'](*each) for each in pairs]).mean()
+        if 'patch_cluster' in self.losses:
+            kept = scores[patch.foreground.flatten(2)]  # (foreground patches, K)
+            self.patch_queue.remember(kept, self.draws.order('patch_queue', len(kept)))
+        if self.monitor_now:
+            results['monitor/foreground_share'] = patch.foreground.float().mean()
+        return results
+
+    def _cls_losses(self, cls: ClsBranch) -> Dict[str, Tensor]:
+        results: Dict[str, Tensor] = {}
+        if 'cls_cluster' not in self.losses and 'cls_neighbor' not in self.losses:
+            return results
+        scores = cls.teacher.flatten(0, 1)
+        assignment, ready = self.cls_queue.assign(scores)
+        target = assignment.view_as(cls.teacher)
+        if 'cls_cluster' in self.losses:
+            results['loss_cls_cluster'] = ready * self.losses['cls_cluster'](cls.student, target)
+        if 'cls_neighbor' in self.losses:
+            results['loss_cls_neighbor'] = ready * self.losses['cls_neighbor'](
+                cls.student[:, :target.shape[1]], target)
+        self.cls_queue.remember(scores, self.draws.order('cls_queue', len(scores)))
+        if self.monitor_now:
+            results.update(self._monitors('cls', assignment))
+        return results
+
+    def _monitors(self, name: str, assignment: Tensor) -> Dict[str, Tensor]:
+        return {f'monitor/{name}_{key}': value
+                for key, value in assignment_monitors(assignment).items()}
+
+    def _check_teacher_moves(self) -> None:
+        if not self.training:
+            return
+        self._idle_steps += 1
+        if self._idle_steps == self.teacher_patience and not self.teacher.num_updates:
+            raise RuntimeError(
+                f'the teacher has not moved in {self.teacher_patience} steps: nobody calls '
+                "teacher.update(). Add dict(type='cotap_mm.TeacherHook') to custom_hooks.")
+
+    # ---- using the result --------------------------------------------------------------
+
+    def _network(self, branch: str):
+        if branch not in ('student', 'teacher'):
+            raise ValueError(f"branch must be 'student' or 'teacher', got {branch!r}")
+        return self if branch == 'student' else self.teacher
+
+    @torch.no_grad()
+    def encode(self, images: Tensor, branch: str = 'student',
+               output: str = 'filter') -> Tuple[Tensor, Tensor]:
+        """Features of images.
+
+        Args:
+            images (Tensor): ImageNet-normalised images, shape (B, 3, h, w).
+            branch (str): ``'student'`` (what the authors evaluate) or ``'teacher'``.
+            output (str): ``'filter'`` for the filter's 2d channels, ``'backbone'``
+                for the last block's d.
+
+        Returns:
+            tuple[Tensor, Tensor]: CLS (B, C) and patch map (B, C, H, W).
+
+        Raises:
+            ValueError: If ``branch`` or ``output`` is unknown.
+        """
+        net = self._network(branch)
+        _, leaving, grid = net.backbone.forward_tokens(images)
+        if output == 'filter':
+            cls, patches = net.neck(leaving, grid, net.backbone.last_block)
+        elif output == 'backbone':
+            cls, patches = leaving[:, 0], leaving[:, 1:]
+        else:
+            raise ValueError(f"output must be 'filter' or 'backbone', got {output!r}")
+        return cls, patches.transpose(1, 2).unflatten(2, grid)
+
+    def extract_feat(self, inputs: Tensor) -> Tuple[Tensor, Tensor]:
+        """CLS and patch map of the student's filter, see :meth:`encode`."""
+        return self.encode(inputs)
+
+    @torch.no_grad()
+    def foreground(self, images: Tensor, branch: str = 'teacher') -> Tensor:
+        """Foreground masks (B, H, W), bool, of normalised images (B, 3, h, w)."""
+        backbone = self._network(branch).backbone
+        entering, _, grid = backbone.forward_tokens(images)
+        return foreground_mask(backbone.cls_attention(entering).unflatten(2, grid))
+
+    @torch.no_grad()
+    def prototype_attention(self, images: Tensor, branch: str = 'student') -> Tensor:
+        """What each patch attends to, (B, heads, H, W, M), of images (B, 3, h, w)."""
+        net = self._network(branch)
+        _, leaving, grid = net.backbone.forward_tokens(images)
+        return net.neck.attention(leaving, grid, net.backbone.last_block).unflatten(2, grid)

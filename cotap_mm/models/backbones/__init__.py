@@ -1,0 +1,3 @@
+from .dino_vit import DINOViT
+
+__all__ = ['DINOViT']

@@ -1,0 +1,112 @@
+"""The ViT that CoTAP starts from: DINO's, with the tokens around the last block at hand."""
+from typing import Tuple
+
+import torch
+from mmpretrain.models import VisionTransformer
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from cotap_mm.ops import resize_position_embedding
+from cotap_mm.registry import MODELS
+from cotap_mm.weights import init_then_load
+
+
+@MODELS.register_module()
+class DINOViT(VisionTransformer):
+    """MMPretrain's vision transformer the way DINO and iBOT weights expect it.
+
+    It differs from its parent in three points: position embeddings are resized by
+    DINO's scale factor, there is no final norm, and :meth:`forward_tokens` hands
+    out the tokens entering and leaving the last block, which the object-aware
+    filter and the template bank need.
+
+    Source: DINO, https://arxiv.org/abs/2104.14294.
+
+    Args:
+        arch (str | dict): As in the parent; ``'deit-small'`` is the ViT-S and
+            ``'deit-base'`` the ViT-B of the literature.
+        patch_size (int): Pixels a patch. Defaults to 16.
+        with_cp (bool): Recompute each block in the backward pass to save memory
+            (activation checkpointing). Defaults to False.
+        **kwargs: The parent's other arguments; ``final_norm`` is always False.
+    """
+
+    def __init__(self, arch='deit-small', patch_size: int = 16, with_cp: bool = False,
+                 **kwargs) -> None:
+        if kwargs.pop('final_norm', False):
+            raise ValueError('DINOViT has no final norm: the filter works on the raw output of '
+                             'the last block; remove final_norm=True')
+        kwargs.setdefault('out_type', 'raw')
+        super().__init__(arch=arch, patch_size=patch_size, final_norm=False, **kwargs)
+        self.patch_size = patch_size
+        self.with_cp = with_cp
+
+    def init_weights(self) -> None:
+        """Initialise, then load ``PretrainedViT`` weights if ``init_cfg`` names them."""
+        init_then_load(self, super().init_weights)
+
+    @property
+    def last_block(self) -> torch.nn.Module:
+        """Block L, whose weights the object-aware filter shares."""
+        return self.layers[-1]
+
+    def embed(self, images: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """Images (B, 3, h, w) -> tokens entering the first block (B, 1+N, d) and the grid."""
+        tokens, grid = self.patch_embed(images)
+        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)
+        positions = resize_position_embedding(self.pos_embed, self.patch_resolution, grid,
+                                              self.num_extra_tokens)
+        return self.pre_norm(self.drop_after_pos(tokens + positions)), grid
+
+    def run_block(self, block: torch.nn.Module, tokens: Tensor) -> Tensor:
+        """One block, recomputed in the backward pass if ``with_cp``."""
+        if self.with_cp and tokens.requires_grad:
+            return checkpoint(block, tokens, use_reentrant=False)
+        return block(tokens)
+
+    def forward_tokens(self, images: Tensor) -> Tuple[Tensor, Tensor, Tuple[int, int]]:
+        """Tokens around the last block.
+
+        Args:
+            images (Tensor): Normalised images, shape (B, 3, h, w).
+
+        Returns:
+            tuple: Tokens entering the last block and tokens leaving it, CLS first,
+            both (B, 1+N, d), and the patch grid (H, W).
+        """
+        tokens, grid = self.embed(images)
+        for block in self.layers[:-1]:
+            tokens = self.run_block(block, tokens)
+        return tokens, self.run_block(self.last_block, tokens), grid
+
+    def cls_attention(self, entering: Tensor) -> Tensor:
+        """Attention of CLS to the patches in the last block.
+
+        Args:
+            entering (Tensor): Tokens entering the last block, shape (B, 1+N, d).
+
+        Returns:
+            Tensor: Softmax weights without the one of CLS to itself, (B, heads, N).
+        """
+        attention = self.last_block.attn
+        tokens = self.last_block.ln1(entering)
+        width = attention.embed_dims
+        weight, bias = attention.qkv.weight, attention.qkv.bias
+        query = torch.nn.functional.linear(tokens[:, :1], weight[:width],
+                                           None if bias is None else bias[:width])
+        key = torch.nn.functional.linear(tokens, weight[width:2 * width],
+                                         None if bias is None else bias[width:2 * width])
+        query, key = (x.unflatten(2, (attention.num_heads, attention.head_dims)).transpose(1, 2)
+                      for x in (query, key))  # (B, heads, 1, d/heads), (B, heads, 1+N, d/heads)
+        logits = query @ key.transpose(2, 3) * attention.head_dims**-0.5
+        return logits.float().softmax(dim=-1)[:, :, 0, self.num_extra_tokens:]
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+        """As the parent's forward, with DINO's position embeddings."""
+        tokens, grid = self.embed(images)
+        outputs = []
+        for index, block in enumerate(self.layers):
+            tokens = self.run_block(block, tokens)
+            if index in self.out_indices:
+                outputs.append(self._format_output(tokens, grid))
+        return tuple(outputs)

@@ -1,0 +1,199 @@
+"""Predict the teacher's cluster assignment of one view from another view."""
+from typing import List, Optional
+
+import torch
+from torch import Tensor, nn
+
+from cotap_mm.ops import roi_pool
+from cotap_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ClusterAssignmentLoss(nn.Module):
+    """Cross-entropy of student scores against soft cluster assignments.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; the objective is SwAV's,
+    https://arxiv.org/abs/2006.09882.
+
+    Args:
+        temperature (float): Of the student's softmax, > 0. Defaults to 0.1.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}')
+        self.temperature = temperature
+
+    def forward(self, scores: Tensor, assignment: Tensor,
+                mask: Optional[Tensor] = None) -> Tensor:
+        """Mean cross-entropy over the rows that the mask keeps.
+
+        Args:
+            scores (Tensor): Student scores, shape (..., K).
+            assignment (Tensor): Teacher's assignment, shape (..., K); a constant.
+            mask (Tensor, optional): Rows that count, shape (...). Defaults to all.
+
+        Returns:
+            Tensor: A scalar; 0 if the mask keeps no row.
+
+        Raises:
+            ValueError: If shapes differ or scores are not finite.
+        """
+        if scores.shape != assignment.shape:
+            raise ValueError('scores and assignment must have one shape, got '
+                             f'{tuple(scores.shape)} and {tuple(assignment.shape)}')
+        if mask is not None and mask.shape != scores.shape[:-1]:
+            raise ValueError(f'mask must have shape {tuple(scores.shape[:-1])}, got '
+                             f'{tuple(mask.shape)}')
+        precise = scores if scores.dtype == torch.float64 else scores.float()
+        with torch.autocast(precise.device.type, enabled=False):
+            log_share = (precise / self.temperature).log_softmax(dim=-1)
+            cost = -(assignment.detach().to(precise.dtype) * log_share).sum(dim=-1)
+            if mask is None:
+                loss = cost.mean()
+            else:
+                kept = mask.to(cost.dtype)
+                loss = (cost * kept).sum() / kept.sum().clamp_min(1)
+        if not torch.isfinite(loss):
+            raise ValueError('scores and assignment must be finite, got NaN or infinite values; '
+                             'lower the learning rate or train in bf16 or float32')
+        return loss
+
+
+def _mean(losses: List[Tensor]) -> Tensor:
+    return torch.stack(losses).mean()
+
+
+@MODELS.register_module()
+class PatchClusterLoss(ClusterAssignmentLoss):
+    """Same image, patches: where two crops overlap, predict the same clusters.
+
+    The teacher's assignment of a global crop and the student's scores of every
+    other crop are RoI-aligned over their common box; the cells that lie on the
+    foreground of that global crop count. Mean over the other crops, then over the
+    global crops. (The released implementation mixes up whose foreground it uses.)
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        temperature (float): Of the student's softmax, > 0. Defaults to 0.1.
+        roi_size (int): Cells a side of the aligned box. Defaults to 6.
+        foreground_threshold (float): A cell counts if its aligned foreground is at
+            least this. An all-foreground box gives 1 only up to rounding, hence the
+            default 1 - 1e-4; the reference vectors use 1.0.
+    """
+
+    def __init__(self, temperature: float = 0.1, roi_size: int = 6,
+                 foreground_threshold: float = 1 - 1e-4) -> None:
+        super().__init__(temperature)
+        self.roi_size = roi_size
+        self.foreground_threshold = foreground_threshold
+
+    def forward(  # type: ignore[override]
+            self, global_scores: Tensor, local_scores: Optional[Tensor], assignment: Tensor,
+            foreground: Tensor, boxes: 'tuple[Tensor, Tensor]', patch_size: int) -> Tensor:
+        """Loss over all pairs of a global crop and another crop.
+
+        Args:
+            global_scores (Tensor): Student, shape (I, G, K, H, W).
+            local_scores (Tensor, optional): Student, shape (I, L, K, h, w).
+            assignment (Tensor): Teacher's assignment, shape (I, G, K, H, W).
+            foreground (Tensor): Teacher's masks, shape (I, G, H, W).
+            boxes (tuple[Tensor, Tensor]): From :func:`cotap_mm.ops.common_boxes`:
+                (I, G, V, 4) and (I, V, G, 4) with V = G + L, in crop pixels.
+            patch_size (int): Pixels a patch.
+
+        Returns:
+            Tensor: A scalar.
+        """
+        in_global, in_other = boxes
+        num_global = global_scores.shape[1]
+        views = list(global_scores.unbind(1))
+        if local_scores is not None:
+            views += list(local_scores.unbind(1))
+        foreground = foreground.to(assignment.dtype)[:, :, None]  # (I, G, 1, H, W)
+
+        def cells(maps: Tensor, box: Tensor) -> Tensor:  # (I, C, H, W) -> (I, cells, C)
+            return roi_pool(maps, box, patch_size, self.roi_size).flatten(2).transpose(1, 2)
+
+        per_global = []
+        for g in range(num_global):
+            teacher_maps = torch.cat([assignment[:, g], foreground[:, g]], dim=1)
+            per_view = []
+            for v, maps in enumerate(views):
+                if v == g:
+                    continue
+                aligned = cells(teacher_maps, in_global[:, g, v])
+                mask = aligned[..., -1] >= self.foreground_threshold
+                student = cells(maps, in_other[:, v, g])
+                per_view.append(super().forward(student, aligned[..., :-1], mask))
+            per_global.append(_mean(per_view))
+        return _mean(per_global)
+
+
+@MODELS.register_module()
+class ClsClusterLoss(ClusterAssignmentLoss):
+    """Same image, CLS: every other crop predicts a global crop's clusters.
+
+    Mean over the other crops, then over the global crops.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+    """
+
+    def forward(self, scores: Tensor, assignment: Tensor) -> Tensor:  # type: ignore[override]
+        """Loss over all pairs of a global crop and another crop.
+
+        Args:
+            scores (Tensor): Student, global crops first, shape (I, V, K).
+            assignment (Tensor): Teacher's, shape (I, G, K), G <= V.
+
+        Returns:
+            Tensor: A scalar.
+        """
+        return _mean([
+            _mean([super(ClsClusterLoss, self).forward(scores[:, v], assignment[:, g])
+                   for v in range(scores.shape[1]) if v != g])
+            for g in range(assignment.shape[1])
+        ])
+
+
+@MODELS.register_module()
+class NeighborClusterLoss(ClusterAssignmentLoss):
+    """Image against neighbour, CLS: each predicts the other's clusters.
+
+    All pairs of global crops, both directions, mean.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        temperature (float): Of the student's softmax, > 0. Defaults to 0.2.
+    """
+
+    def __init__(self, temperature: float = 0.2) -> None:
+        super().__init__(temperature)
+
+    def forward(self, scores: Tensor, assignment: Tensor) -> Tensor:  # type: ignore[override]
+        """Loss between the two halves of the leading axis.
+
+        Args:
+            scores (Tensor): Student's global crops, images first, then their
+                positives in the same order, shape (2B, G, K).
+            assignment (Tensor): Teacher's, same shape.
+
+        Returns:
+            Tensor: A scalar.
+
+        Raises:
+            ValueError: If the leading axis is odd.
+        """
+        if len(scores) % 2:
+            raise ValueError('scores must hold B images and their B positives, got '
+                             f'{len(scores)} in all')
+        partner = assignment.roll(len(scores) // 2, dims=0)  # image <-> positive
+        pairs = scores.shape[1]
+        return super().forward(scores[:, None].expand(-1, pairs, -1, -1),
+                               partner[:, :, None].expand(-1, -1, pairs, -1))

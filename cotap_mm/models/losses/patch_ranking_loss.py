@@ -1,0 +1,87 @@
+"""CoTAP: Average Precision over patch pairs, for continuous targets."""
+import torch
+from torch import Tensor, nn
+
+from cotap_mm.ops import right_rank_count, wrong_rank_mass
+from cotap_mm.registry import MODELS
+
+_EPS = 1e-5
+
+
+@MODELS.register_module()
+class PatchRankingLoss(nn.Module):
+    r"""Make the student rank patch pairs as the teacher does.
+
+    .. math::
+        L = \frac{\sum_i w_i\, r_i / (1 + r_i)}{\sum_i w_i}, \quad
+        r_i = \frac{L_{pn}(i)}{L_{pp}(i)}, \quad
+        w_i = \max(t_i - \theta, 0) \cdot (1 \text{ or } \alpha)
+
+    Only differences of ``pred`` enter, so a constant added to all of them changes
+    nothing, and a pair that many right pairs outrank weighs little. With binary
+    targets this is 1 - AP with a smooth rank. Computed in float32 at least.
+
+    Cost: O(P^2) time and memory for P pairs.
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        tau (float): Gap in ``pred`` from which on a right order costs nothing, in
+            cosine units, > 0. Defaults to 0.5.
+        threshold (float): Theta; pairs with a target below it carry no weight, in
+            cosine units. Defaults to -0.2.
+        negative_weight (float): Alpha, factor on the weight of pairs from random
+            other images, >= 0. Defaults to 0.1.
+
+    Raises:
+        ValueError: If ``tau`` is not positive or ``negative_weight`` is negative.
+    """
+
+    def __init__(self, tau: float = 0.5, threshold: float = -0.2,
+                 negative_weight: float = 0.1) -> None:
+        super().__init__()
+        if not tau > 0:
+            raise ValueError(f'tau must be > 0, got {tau}')
+        if negative_weight < 0:
+            raise ValueError(f'negative_weight must be >= 0, got {negative_weight}')
+        self.tau = tau
+        self.threshold = threshold
+        self.negative_weight = negative_weight
+
+    def forward(self, pred: Tensor, target: Tensor, is_neighbor: Tensor) -> Tensor:
+        """Rank P pairs in one list.
+
+        Args:
+            pred (Tensor): Student's similarity of each pair, shape (P,).
+            target (Tensor): Teacher's similarity, shape (P,); a constant.
+            is_neighbor (Tensor): True (or 1) for pairs of an image and its
+                neighbour, False (or 0) for pairs with a random other image, (P,).
+
+        Returns:
+            Tensor: The loss, a scalar in [0, 1).
+
+        Raises:
+            ValueError: If shapes differ, are not 1-D, or values are not finite.
+        """
+        self._check(pred, target, is_neighbor)
+        pred = pred if pred.dtype == torch.float64 else pred.float()
+        target = target.detach().to(pred.dtype)
+        with torch.autocast(pred.device.type, enabled=False):
+            wrong = wrong_rank_mass(pred, target, self.tau)  # (P,)
+            right = right_rank_count(pred, target)
+            ratio = wrong / (right + _EPS)
+            kind = torch.full_like(target, self.negative_weight).masked_fill(is_neighbor.bool(), 1)
+            weight = (target - self.threshold).clamp_min(0) * kind
+            return (weight * ratio / (1 + ratio)).sum() / (weight.sum() + _EPS)
+
+    @staticmethod
+    def _check(pred: Tensor, target: Tensor, is_neighbor: Tensor) -> None:
+        shapes = [tuple(x.shape) for x in (pred, target, is_neighbor)]
+        if pred.ndim != 1 or len(set(shapes)) > 1:
+            raise ValueError('pred, target and is_neighbor must be 1-D and of one length, '
+                             f'got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}')
+        for name, values in (('pred', pred), ('target', target)):
+            if not torch.isfinite(values).all():
+                bad = int((~torch.isfinite(values)).sum())
+                raise ValueError(f'{name} must be finite, got {bad} of {len(values)} values that '
+                                 'are NaN or infinite; lower the learning rate or train in bf16 '
+                                 'or float32')

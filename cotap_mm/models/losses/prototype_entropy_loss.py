@@ -1,0 +1,57 @@
+"""Entropy of the prototypes over the template bank."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cotap_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class PrototypeEntropyLoss(nn.Module):
+    """Make each prototype commit to few of the observed templates.
+
+    Cosine of each flattened prototype to each flattened template, softmax over
+    the templates, entropy, mean over prototypes. It is **minimised**. It is the only
+    loss that moves the prototypes.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        temperature (float): Of the softmax, > 0. Defaults to 0.1.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive.
+    """
+
+    def __init__(self, temperature: float = 0.1) -> None:
+        super().__init__()
+        if not temperature > 0:
+            raise ValueError(f'temperature must be > 0, got {temperature}')
+        self.temperature = temperature
+
+    def forward(self, prototypes: Tensor, templates: Tensor) -> Tensor:
+        """Mean entropy.
+
+        Args:
+            prototypes (Tensor): Shape (M, d, 3, 3).
+            templates (Tensor): Shape (T, d, 3, 3), T >= 1; a constant in training.
+
+        Returns:
+            Tensor: Entropy in nats, a scalar in [0, log T].
+
+        Raises:
+            ValueError: If shapes do not fit or values are not finite.
+        """
+        if prototypes.ndim != 4 or prototypes.shape[1:] != templates.shape[1:] or not len(templates):
+            raise ValueError('prototypes (M, d, 3, 3) and templates (T, d, 3, 3) must agree in d '
+                             f'and T be >= 1, got {tuple(prototypes.shape)} and '
+                             f'{tuple(templates.shape)}')
+        precise = prototypes if prototypes.dtype == torch.float64 else prototypes.float()
+        with torch.autocast(precise.device.type, enabled=False):
+            left = F.normalize(precise.flatten(1), dim=1)
+            right = F.normalize(templates.flatten(1).to(precise.dtype), dim=1)
+            log_share = (left @ right.T / self.temperature).log_softmax(dim=1)  # (M, T)
+            entropy = -(log_share.exp() * log_share).sum(dim=1).mean()
+        if not torch.isfinite(entropy):
+            raise ValueError('prototypes and templates must be finite, got NaN or infinite values')
+        return entropy

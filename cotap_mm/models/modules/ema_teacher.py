@@ -1,0 +1,71 @@
+"""The teacher: a slow copy of the student."""
+import copy
+from typing import Dict
+
+import torch
+from torch import Tensor, nn
+
+
+class EMATeacher(nn.Module):
+    """Exponential moving average of every student parameter.
+
+    Its parts have the student's names (``teacher.backbone``, ``teacher.neck``,
+    ``teacher.head``), are always in eval mode and get no gradient. It is moved after
+    the optimiser's step, by :class:`cotap_mm.engine.TeacherHook`.
+
+    Args:
+        parts (dict[str, nn.Module]): The student's modules; copied.
+    """
+
+    def __init__(self, parts: Dict[str, nn.Module]) -> None:
+        super().__init__()
+        for name, module in parts.items():
+            self.add_module(name, copy.deepcopy(module))
+        self.requires_grad_(False)
+        self.register_buffer('num_updates', torch.zeros((), dtype=torch.long))
+        self.train()
+
+    def train(self, mode: bool = True) -> 'EMATeacher':
+        """Stay in eval mode, whatever the algorithm around it does."""
+        return super().train(False)
+
+    def _pairs(self, parts: Dict[str, nn.Module]) -> 'tuple[list[Tensor], list[Tensor]]':
+        mine, theirs = [], []
+        for name, module in parts.items():
+            own = dict(getattr(self, name).named_parameters())
+            for key, param in module.named_parameters():
+                mine.append(own[key].data)
+                theirs.append(param.data)
+        return mine, theirs
+
+    @torch.no_grad()
+    def update(self, parts: Dict[str, nn.Module], decay: float) -> None:
+        """Move every parameter towards the student's.
+
+        Args:
+            parts (dict[str, nn.Module]): The student's modules.
+            decay (float): Share of the **old teacher** kept, in [0, 1].
+
+        Raises:
+            ValueError: If ``decay`` is out of range.
+        """
+        if not 0 <= decay <= 1:
+            raise ValueError(f'decay must be in [0, 1], got {decay}')
+        mine, theirs = self._pairs(parts)
+        torch._foreach_lerp_(mine, theirs, 1 - decay)
+        self.num_updates.add_(1)
+
+    @torch.no_grad()
+    def copy_from(self, parts: Dict[str, nn.Module]) -> None:
+        """Start over as an exact copy of the student."""
+        for name, module in parts.items():
+            getattr(self, name).load_state_dict(module.state_dict())
+
+    @torch.no_grad()
+    def distance(self, parts: Dict[str, nn.Module]) -> Tensor:
+        """Relative L2 distance to the student over all parameters, a scalar."""
+        mine, theirs = self._pairs(parts)
+        gap = torch._foreach_norm(torch._foreach_sub(mine, theirs))
+        size = torch._foreach_norm(theirs)
+        return torch.stack(gap).norm() / torch.stack(size).norm().clamp_min(1e-12)
+

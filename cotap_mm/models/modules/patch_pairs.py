@@ -1,0 +1,84 @@
+"""Which patch pairs the ranking loss ranks."""
+from typing import Iterator, Optional, Sequence, Tuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .random_draws import RandomDraws
+
+_EPS = 1e-5
+
+
+class PatchPairSampler(nn.Module):
+    """Pairs of foreground patches: image against neighbour and against other images.
+
+    For each pool size: average-pool scores and the teacher's foreground to that
+    grid, take the patches of an image's global crops together, keep the ``topk``
+    with the most foreground **of that same image**, and compare them with those of
+    its positive and of ``num_negatives`` other images' positives. (The released
+    implementation mixes up whose foreground it uses.)
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        pool_sizes (Sequence[int]): Grids to pool to, each at most the patch grid.
+            Defaults to (7, 14).
+        topk (int): Patches an image. Defaults to 5.
+        num_negatives (int): Other images an image. Defaults to 5.
+    """
+
+    def __init__(self, pool_sizes: Sequence[int] = (7, 14), topk: int = 5,
+                 num_negatives: int = 5) -> None:
+        super().__init__()
+        self.pool_sizes = tuple(pool_sizes)
+        self.topk = topk
+        self.num_negatives = num_negatives
+
+    def forward(self, student: Tensor, teacher: Tensor, foreground: Tensor,
+                draws: Optional[RandomDraws] = None) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+        """Pairs of one batch.
+
+        Args:
+            student (Tensor): Scores, the B images first, then their B positives,
+                shape (2B, G, K, H, W).
+            teacher (Tensor): Scores, same shape.
+            foreground (Tensor): Teacher's masks, shape (2B, G, H, W).
+            draws (RandomDraws, optional): Source of the random choices.
+
+        Yields:
+            tuple[Tensor, Tensor, Tensor]: For each pool size the student's
+            similarities, the teacher's, and whether the pair is of neighbours, all (P,).
+
+        Raises:
+            ValueError: If a pool size exceeds the patch grid.
+        """
+        draws = draws or RandomDraws()
+        num_images = len(student) // 2
+        for size in self.pool_sizes:
+            if size > min(student.shape[-2:]):
+                raise ValueError(f'pool size {size} exceeds the {student.shape[-2]} x '
+                                 f'{student.shape[-1]} patches of a global crop; set pool_sizes')
+            weight = self._pool(foreground[:, :, None].float(), size)[..., 0]  # (2B, T)
+            chosen = draws.top_patches(weight, min(self.topk, weight.shape[1]))  # (2B, topk)
+            others = draws.negatives(num_images, self.num_negatives).to(student.device)
+            pred, target = (self._similarities(self._pool(scores.float(), size), chosen, others)
+                            for scores in (student, teacher))
+            is_neighbor = torch.zeros_like(pred, dtype=torch.bool)
+            is_neighbor[0] = True
+            yield pred.flatten(), target.flatten(), is_neighbor.flatten()
+
+    @staticmethod
+    def _pool(maps: Tensor, size: int) -> Tensor:
+        """(I, G, C, H, W) -> tokens of all global crops together (I, G*size*size, C)."""
+        pooled = F.adaptive_avg_pool2d(maps.flatten(0, 1), size)
+        return pooled.flatten(2).unflatten(0, maps.shape[:2]).transpose(2, 3).flatten(1, 2)
+
+    @staticmethod
+    def _similarities(tokens: Tensor, chosen: Tensor, others: Tensor) -> Tensor:
+        """Cosines, own positive first, then the others': (1 + R, B, topk, topk)."""
+        tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+        image, positive = F.normalize(tokens, dim=-1, eps=_EPS).chunk(2)  # (B, topk, K) each
+        itself = torch.arange(len(positive), device=positive.device)[None]
+        partners = positive[torch.cat([itself, others])]  # (1 + R, B, topk, K)
+        return torch.einsum('bik,rbjk->rbij', image, partners)

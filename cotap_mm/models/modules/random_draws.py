@@ -1,0 +1,25 @@
+"""All random choices of one training step, in one replaceable object."""
+import torch
+from torch import Tensor
+
+from cotap_mm.ops import sample_negatives
+
+
+class RandomDraws:
+    """Draws from torch's global CPU generator.
+
+    The algorithm asks here for every random choice it makes, so that a test can
+    replay recorded ones and the state to save is one generator.
+    """
+
+    def order(self, purpose: str, count: int) -> Tensor:
+        """A random order of ``count`` things, int64 (count,); ``purpose`` names the use."""
+        return torch.randperm(count)
+
+    def negatives(self, num_images: int, num_negatives: int) -> Tensor:
+        """Other images for each image, see :func:`cotap_mm.ops.sample_negatives`."""
+        return sample_negatives(num_images, num_negatives)
+
+    def top_patches(self, foreground: Tensor, count: int) -> Tensor:
+        """Indices of the ``count`` largest values of each row, (B, N) -> (B, count)."""
+        return foreground.topk(count, dim=1).indices

@@ -1,0 +1,62 @@
+"""Templates seen lately, and the prototypes' start from them."""
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cotap_mm.ops import all_reduce_min, broadcast, spherical_kmeans
+
+from .feature_queue import FeatureQueue
+
+
+class TemplateBank(FeatureQueue):
+    """The last templates: whole crops, average-pooled to 3 x 3 tokens.
+
+    While it fills, every crop of a step goes in; once full, ``per_step`` random ones.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        size (int): Templates it can hold. 1024 in the paper.
+        channels (int): d, width of the tokens.
+        per_step (int): Templates that enter a full bank per step. Defaults to 32.
+    """
+
+    def __init__(self, size: int, channels: int, per_step: int = 32) -> None:
+        super().__init__(size, (channels, 3, 3))
+        self.per_step = per_step
+        self.register_buffer('has_started_prototypes', torch.zeros((), dtype=torch.bool))
+
+    @torch.no_grad()
+    def collect(self, patches: Tensor, grid: 'tuple[int, int]', order: Tensor) -> None:
+        """Pool crops and store them.
+
+        Args:
+            patches (Tensor): Tokens entering the last block, no CLS, shape (R, N, d).
+            grid (tuple[int, int]): H, W with H*W = N.
+            order (Tensor): Random order of the R crops, int64 (R,).
+        """
+        maps = patches.detach().float().transpose(1, 2).unflatten(2, grid)  # (R, d, H, W)
+        templates = F.adaptive_avg_pool2d(maps, 3)[order.to(maps.device)]
+        self.push(templates[:self.per_step] if self.is_full else templates)
+
+    @torch.no_grad()
+    def start_prototypes(self, prototypes: Tensor) -> bool:
+        """Set the prototypes by spherical k-means, once, when all ranks' banks are full.
+
+        Rank 0 clusters its templates and broadcasts the centres.
+
+        Args:
+            prototypes (Tensor): Student's prototypes, changed in place, (M, d, 3, 3).
+
+        Returns:
+            bool: Whether this call set them.
+        """
+        if self.has_started_prototypes:
+            return False
+        ready = torch.tensor(int(self.is_full), device=prototypes.device)
+        if not all_reduce_min(ready):
+            return False
+        centers = spherical_kmeans(self.contents().flatten(1), len(prototypes))
+        prototypes.copy_(broadcast(centers.contiguous()).view_as(prototypes))
+        self.has_started_prototypes.fill_(True)
+        return True

@@ -1,0 +1,3 @@
+from .object_aware_filter import ObjectAwareFilter
+
+__all__ = ['ObjectAwareFilter']

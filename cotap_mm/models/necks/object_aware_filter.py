@@ -1,0 +1,129 @@
+"""The object-aware filter: every token in the words of learnable object prototypes."""
+from typing import Optional, Tuple
+
+import torch
+import torch.nn.functional as F
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from cotap_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class ObjectAwareFilter(BaseModule):
+    """Re-express tokens through object prototypes by cross-attention.
+
+    Each prototype is a small spatial template, 3 x 3 tokens. A patch attends to
+    the prototypes by how well its neighbourhood matches them, CLS by their mean;
+    what it reads goes through the last block's own projection and MLP. The filter
+    **shares** that block's norms, qkv, projection and MLP: the block is an
+    argument of each call, never a part of this module, so a state dict holds its
+    weights once.
+
+    The forward pass sees detached prototypes: only the prototype entropy loss
+    moves them.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        in_channels (int): d, width of the tokens.
+        num_prototypes (int): M. Defaults to 64.
+        init_cfg (dict, optional): As in MMEngine's BaseModule.
+    """
+
+    def __init__(self, in_channels: int, num_prototypes: int = 64,
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        self.in_channels = in_channels
+        self.out_channels = 2 * in_channels
+        self.num_prototypes = num_prototypes
+        self.prototypes = nn.Parameter(torch.empty(num_prototypes, in_channels, 3, 3))
+        self.norm_prototypes = nn.LayerNorm(in_channels, eps=1e-6)
+        self.norm_patch = nn.LayerNorm(self.out_channels, eps=1e-6)
+        self.norm_cls = nn.LayerNorm(self.out_channels, eps=1e-6)
+        nn.init.trunc_normal_(self.prototypes, std=0.02)
+
+    def forward(self, tokens: Tensor, grid: Tuple[int, int],
+                block: nn.Module) -> Tuple[Tensor, Tensor]:
+        """Filter all tokens.
+
+        Args:
+            tokens (Tensor): Output of the last block, CLS first, (B, 1+N, d).
+            grid (tuple[int, int]): H, W with H*W = N.
+            block (nn.Module): The ViT's last block.
+
+        Returns:
+            tuple[Tensor, Tensor]: CLS (B, 2d) and patches (B, N, 2d).
+        """
+        return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
+
+    def filter_patches(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module) -> Tensor:
+        """Patches (B, N, d) -> filtered patches (B, N, 2d)."""
+        key, value = self._keys_and_values(block)
+        attention = self._patch_attention(patches, grid, block, key)  # (B, heads, N, M)
+        return self.norm_patch(self._read(patches, attention, value, block))
+
+    def filter_cls(self, cls_token: Tensor, block: nn.Module) -> Tensor:
+        """CLS tokens (B, d) -> filtered CLS (B, 2d)."""
+        key, value = self._keys_and_values(block)
+        query = self._query(cls_token[:, None], block)  # (B, 1, d)
+        heads = block.attn.num_heads
+        query, key = (x.unflatten(-1, (heads, -1)) for x in (query, key.mean(dim=1)))
+        logits = torch.einsum('bnhc,mhc->bhnm', query, key)
+        attention = self._softmax(logits).to(value.dtype)  # (B, heads, 1, M)
+        return self.norm_cls(self._read(cls_token[:, None], attention, value, block))[:, 0]
+
+    def attention(self, tokens: Tensor, grid: Tuple[int, int], block: nn.Module) -> Tensor:
+        """What each patch attends to, for pictures.
+
+        Args:
+            tokens (Tensor): Output of the last block, CLS first, (B, 1+N, d).
+            grid (tuple[int, int]): H, W.
+            block (nn.Module): The ViT's last block.
+
+        Returns:
+            Tensor: Weights over prototypes, shape (B, heads, N, M); they sum to 1.
+        """
+        key, _ = self._keys_and_values(block)
+        return self._patch_attention(tokens[:, 1:], grid, block, key)
+
+    def _query(self, tokens: Tensor, block: nn.Module) -> Tensor:
+        qkv, width = block.attn.qkv, self.in_channels
+        bias = None if qkv.bias is None else qkv.bias[:width]
+        return F.linear(block.ln1(tokens), qkv.weight[:width], bias)
+
+    def _keys_and_values(self, block: nn.Module) -> Tuple[Tensor, Tensor]:
+        """Key of each cell (M, 9, d) and value of each prototype (M, d)."""
+        qkv, width = block.attn.qkv, self.in_channels
+        # A copy: k-means may overwrite the prototypes between forward and backward.
+        cells = self.prototypes.detach().flatten(2).transpose(1, 2).contiguous()  # (M, 9, d)
+        bias = None if qkv.bias is None else qkv.bias[width:]
+        key, value = F.linear(self.norm_prototypes(cells), qkv.weight[width:], bias).split(width, dim=-1)
+        return key, value.mean(dim=1)
+
+    def _patch_attention(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module,
+                         key: Tensor) -> Tensor:
+        heads = block.attn.num_heads
+        query = self._query(patches, block).transpose(1, 2).unflatten(2, grid)  # (B, d, H, W)
+        # One 3 x 3 correlation for each head (group) and prototype.
+        templates = key.unflatten(2, (heads, -1)).permute(2, 0, 3, 1)  # (heads, M, d/heads, 9)
+        templates = templates.reshape(-1, templates.shape[2], 3, 3).to(query.dtype)
+        logits = F.conv2d(query, templates, padding=1, groups=heads)  # (B, heads*M, H, W)
+        logits = logits.flatten(2).unflatten(1, (heads, -1)).transpose(2, 3)
+        return self._softmax(logits).to(query.dtype)  # (B, heads, N, M)
+
+    def _softmax(self, logits: Tensor) -> Tensor:
+        # The method scales by the number of prototypes, not by the width of a head.
+        precise = logits if logits.dtype == torch.float64 else logits.float()
+        return (precise * self.num_prototypes**-0.5).softmax(dim=-1)
+
+    @staticmethod
+    def _read(tokens: Tensor, attention: Tensor, value: Tensor, block: nn.Module) -> Tensor:
+        """Tokens (B, N, d) and weights (B, heads, N, M) -> [x ; x'] (B, N, 2d)."""
+        attn = block.attn
+        value = value.unflatten(1, (attn.num_heads, -1)).to(attention.dtype)  # (M, heads, d/heads)
+        read = torch.einsum('bhnm,mhc->bnhc', attention, value).flatten(2)  # (B, N, d)
+        read = attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(read))))
+        filtered = tokens + read
+        filtered = block.ffn(block.ln2(filtered), identity=filtered)
+        return torch.cat([tokens, filtered], dim=-1)

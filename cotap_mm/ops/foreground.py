@@ -1,0 +1,47 @@
+"""Foreground of an image from the attention of its CLS token."""
+import torch
+from torch import Tensor
+from torchvision.transforms.functional import gaussian_blur
+
+_BLUR_KERNEL = 7
+
+
+@torch.no_grad()
+def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) -> Tensor:
+    """Smallest set of patches that holds a share of the CLS attention.
+
+    Mean over heads, Gaussian blur (7 x 7, reflected borders; smaller on grids
+    that are too small to reflect 3 patches), then patches are dropped from the
+    weakest up while the dropped ones hold at most ``1 - mass`` of the attention.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+
+    Args:
+        attention (Tensor): Attention of CLS to the patches, shape (B, heads, H, W).
+        mass (float): Share of the attention that stays, in (0, 1]. Defaults to 0.6.
+        sigma (float): Width of the blur in patches, > 0. Defaults to 0.6.
+
+    Returns:
+        Tensor: Mask, shape (B, H, W), bool; at least one patch of each image is True.
+
+    Raises:
+        ValueError: If ``attention`` is not 4-D or an option is out of range.
+    """
+    if attention.ndim != 4:
+        raise ValueError('attention must have shape (B, heads, H, W), got '
+                         f'{tuple(attention.shape)}')
+    if not 0 < mass <= 1:
+        raise ValueError(f'mass must be in (0, 1], got {mass}')
+    if not sigma > 0:
+        raise ValueError(f'sigma must be > 0, got {sigma}')
+    attention = attention if attention.dtype == torch.float64 else attention.float()
+    mean = attention.mean(dim=1, keepdim=True)  # (B, heads, H, W) -> (B, 1, H, W)
+    height, width = mean.shape[-2:]
+    kernel = [min(_BLUR_KERNEL, 2 * side - 1) for side in (width, height)]
+    weight = gaussian_blur(mean, kernel, [sigma, sigma]).flatten(1)  # (B, H*W)
+    ascending, order = weight.sort(dim=1)
+    share = (ascending / ascending.sum(dim=1, keepdim=True)).cumsum(dim=1)
+    kept = share > 1 - mass
+    kept[:, -1] = True  # rounding of the sum must not empty the mask
+    mask = torch.zeros_like(kept).scatter_(1, order, kept)
+    return mask.unflatten(1, (height, width))

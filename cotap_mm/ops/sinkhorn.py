@@ -1,0 +1,48 @@
+"""Balanced soft assignment of samples to clusters."""
+import torch
+from torch import Tensor
+
+from .collectives import all_reduce_max, all_reduce_sum
+
+
+@torch.no_grad()
+def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
+    """Assign samples softly to clusters of equal mass.
+
+    Starts from ``exp(scores / temperature)`` and repeats: clusters to equal
+    mass, samples to equal mass. The mass of a cluster is summed over the samples
+    of **all ranks**, so that the ranks of one batch give what one process would.
+    (The released implementation drops the reduced value.)
+
+    Source: SwAV (https://arxiv.org/abs/2006.09882, Sec. 3.1), as used by CoTAP
+    (https://arxiv.org/abs/2509.09429).
+
+    Args:
+        scores (Tensor): Cosines of samples to cluster centres, shape (N, K).
+        temperature (float): Sharpness of the assignment, > 0.
+        num_iters (int): Rounds of normalisation, >= 1. Defaults to 3.
+
+    Returns:
+        Tensor: Assignment, shape (N, K); each row sums to 1. float64 stays
+        float64, everything else is computed and returned in float32.
+
+    Raises:
+        ValueError: If ``scores`` is not 2-D or an option is out of range.
+    """
+    if scores.ndim != 2:
+        raise ValueError(f'scores must have shape (N, K), got {tuple(scores.shape)}')
+    if not temperature > 0:
+        raise ValueError(f'temperature must be > 0, got {temperature}')
+    if num_iters < 1:
+        raise ValueError(f'num_iters must be >= 1, got {num_iters}')
+    precise = scores if scores.dtype == torch.float64 else scores.float()
+    logits = precise / temperature
+    # One common shift for all ranks cancels out and keeps exp() finite.
+    peak = all_reduce_max(logits.max() if logits.numel() else logits.new_tensor(-1e30))
+    mass = torch.exp(logits - peak)  # (N, K)
+    tiny = torch.finfo(mass.dtype).tiny
+    for _ in range(num_iters):
+        cluster_mass = all_reduce_sum(mass.sum(dim=0))  # (K,)
+        mass = mass / cluster_mass.clamp_min(tiny)
+        mass = mass / mass.sum(dim=1, keepdim=True).clamp_min(tiny)
+    return mass

@@ -1,0 +1,33 @@
+"""Registries of cotap_mm, scope ``cotap_mm``.
+
+They are direct children of MMEngine's root registries, so that
+``type='cotap_mm.DINOViT'`` resolves from configs of MMPretrain,
+MMSegmentation and MMDetection alike, without ``custom_imports``. Keep this file
+free of other imports: MMEngine imports it on its own and hides an ImportError
+raised here behind "X is not in the registry".
+"""
+from mmengine import registry as root
+
+_MODEL_LOCATIONS = ['cotap_mm.models']
+_DATA_LOCATIONS = ['cotap_mm.datasets']
+_ENGINE_LOCATIONS = ['cotap_mm.engine', 'cotap_mm.evaluation']
+
+
+def _child(kind: str, parent: root.Registry, locations: list) -> root.Registry:
+    return root.Registry(kind, parent=parent, scope='cotap_mm', locations=locations)
+
+
+MODELS = _child('model', root.MODELS, _MODEL_LOCATIONS)
+WEIGHT_INITIALIZERS = _child('weight initializer', root.WEIGHT_INITIALIZERS,
+                             ['cotap_mm.weights'])
+DATASETS = _child('dataset', root.DATASETS, _DATA_LOCATIONS)
+TRANSFORMS = _child('transform', root.TRANSFORMS, _DATA_LOCATIONS)
+DATA_SAMPLERS = _child('data sampler', root.DATA_SAMPLERS, _DATA_LOCATIONS)
+HOOKS = _child('hook', root.HOOKS, _ENGINE_LOCATIONS)
+LOOPS = _child('loop', root.LOOPS, _ENGINE_LOCATIONS)
+METRICS = _child('metric', root.METRICS, ['cotap_mm.evaluation'])
+OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor',
+                                    root.OPTIM_WRAPPER_CONSTRUCTORS, _ENGINE_LOCATIONS)
+OPTIM_WRAPPERS = _child('optimizer wrapper', root.OPTIM_WRAPPERS, _ENGINE_LOCATIONS)
+PARAM_SCHEDULERS = _child('parameter scheduler', root.PARAM_SCHEDULERS, _ENGINE_LOCATIONS)
+VISUALIZERS = _child('visualizer', root.VISUALIZERS, ['cotap_mm.visualization'])

@@ -1,0 +1,10 @@
+"""Weights in and out: recognise a file, rename its tensors, fit them to a model."""
+from .fitting import LoadReport
+from .initializer import PretrainedViT, init_then_load
+from .loading import load_pretrained
+from .naming import SOURCES, rename_released
+
+__all__ = [
+    'LoadReport', 'PretrainedViT', 'SOURCES', 'init_then_load', 'load_pretrained',
+    'rename_released'
+]

@@ -1,0 +1,82 @@
+"""What depends on time: teacher, schedules, monitors."""
+from types import SimpleNamespace
+from unittest import mock
+
+import pytest
+import torch
+from mmengine.optim import OptimWrapper, build_optim_wrapper
+from mmengine.optim.scheduler import CosineAnnealingLR
+
+from cotap_mm.engine import (MixedPrecisionOptimWrapper, ScheduleLengthHook, TeacherHook)
+
+
+def runner_with(model, optim_wrapper, **kwargs):
+    return SimpleNamespace(model=model, optim_wrapper=optim_wrapper, max_iters=10, iter=0,
+                           message_hub=mock.Mock(), **kwargs)
+
+
+def small_model():
+    model = torch.nn.Linear(2, 2)
+    model.teacher = mock.Mock()
+    model.student = dict(layer=model)
+    return model
+
+
+def test_decay_follows_a_cosine():
+    hook = TeacherHook(0.9, 1.0)
+    assert hook.decay(0) == pytest.approx(0.9)
+    assert hook.decay(0.5) == pytest.approx(0.95)
+    assert hook.decay(1) == pytest.approx(1.0)
+    with pytest.raises(ValueError, match='start'):
+        TeacherHook(1.2)
+
+
+def test_teacher_moves_once_per_real_step_under_accumulation():
+    model = small_model()
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), 0.1), accumulative_counts=3)
+    wrapper.initialize_count_status(model, 0, 9)
+    runner = runner_with(model, wrapper)
+    hook = TeacherHook()
+    for iteration in range(9):
+        runner.iter = iteration
+        wrapper.update_params(model(torch.ones(1, 2)).sum())
+        hook.after_train_iter(runner, iteration)
+    assert model.teacher.update.call_count == 3
+
+
+def test_schedule_without_a_length_ends_at_the_last_iteration():
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    open_end = CosineAnnealingLR(optimizer, eta_min=0.1, by_epoch=False)
+    stated = CosineAnnealingLR(optimizer, eta_min=0.1, by_epoch=False, T_max=4, end=4)
+    runner = SimpleNamespace(param_schedulers=[open_end, stated], max_iters=10)
+    ScheduleLengthHook().before_train(runner)
+    assert open_end.T_max == 10 and stated.T_max == 4
+    runner.param_schedulers = [open_end]
+    for _ in range(10):
+        optimizer.step()
+        open_end.step()
+    assert optimizer.param_groups[0]['lr'] == pytest.approx(0.1)
+
+
+def build(model, **kwargs):
+    return build_optim_wrapper(model, dict(
+        type='cotap_mm.MixedPrecisionOptimWrapper', optimizer=dict(type='SGD', lr=0.1), **kwargs))
+
+
+def test_mixed_precision_on_a_cpu():
+    model = torch.nn.Linear(2, 2)
+    for dtype, wanted in (('auto', torch.float32), ('bfloat16', torch.bfloat16)):
+        wrapper = build(model, dtype=dtype)
+        assert isinstance(wrapper, MixedPrecisionOptimWrapper)
+        with wrapper.optim_context(model):
+            out = model(torch.ones(1, 2))
+        assert out.dtype == wanted
+        before = model.weight.detach().clone()
+        wrapper.update_params(out.float().sum())
+        assert not torch.equal(before, model.weight)
+        wrapper.load_state_dict(wrapper.state_dict())
+    with pytest.raises(ValueError, match='dtype must be one of'):
+        build(model, dtype='int8')
+    if not torch.cuda.is_available():
+        with pytest.raises(ValueError, match='float16 needs a GPU'):
+            build(model, dtype='float16')

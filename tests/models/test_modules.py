@@ -1,0 +1,173 @@
+"""Memories and pieces of the network."""
+import pytest
+import torch
+
+from cotap_mm.models import (DINOViT, FeatureQueue, ObjectAwareFilter, PatchPairSampler,
+                             PrototypeHead, TemplateBank)
+from cotap_mm.models.modules import (AssignmentQueue, assignment_monitors, feature_std,
+                                     prototypes_in_use)
+
+
+def fifo(size, batches):
+    kept = torch.zeros(0, 1)
+    for batch in batches:
+        kept = torch.cat([batch[:size], kept])[:size]
+    return kept
+
+
+@pytest.mark.parametrize('counts', [[3], [3, 4, 5], [8, 8], [20], [1] * 19])
+def test_queue_is_first_in_first_out(counts):
+    queue, value, batches = FeatureQueue(8, (1, )), 0, []
+    for count in counts:
+        batches.append(torch.arange(value, value + count).float()[:, None])
+        value += count
+        queue.push(batches[-1])
+    wanted = fifo(8, batches)
+    assert torch.equal(queue.newest_first(), wanted)
+    assert len(queue) == len(wanted) and sorted(queue.contents().tolist()) == sorted(
+        wanted.tolist())
+    assert queue.is_full == (len(wanted) == 8)
+
+
+@pytest.mark.parametrize('size', [4, 8, 20])
+def test_queue_state_loads_into_another_size(size):
+    queue = FeatureQueue(8, (2, ))
+    for start in range(0, 12, 3):
+        queue.push(torch.arange(start, start + 3).float()[:, None].expand(-1, 2))
+    other = FeatureQueue(size, (2, ))
+    other.load_state_dict(queue.state_dict())
+    assert torch.equal(other.newest_first(), queue.newest_first()[:size])
+    other.push(torch.full((1, 2), 99.0))
+    assert other.newest_first()[0, 0] == 99
+
+
+def test_queue_bad_input():
+    with pytest.raises(ValueError, match='size'):
+        FeatureQueue(0, (1, ))
+    with pytest.raises(ValueError, match='rows must have shape'):
+        FeatureQueue(4, (2, )).push(torch.zeros(1, 3))
+
+
+def test_assignment_runs_over_queue_and_batch():
+    from cotap_mm.ops import sinkhorn
+    queue = AssignmentQueue(16, 4, temperature=0.05, per_step=3)
+    first, second = torch.rand(5, 4), torch.rand(6, 4)
+    assert queue.assign(first)[1] is False
+    queue.remember(first, torch.tensor([4, 0, 2, 1, 3]))
+    assert torch.equal(queue.newest_first(), first[[4, 0, 2]])
+    assignment, ready = queue.assign(second)
+    together = sinkhorn(torch.cat([first[[4, 0, 2]], second]), 0.05)
+    assert ready
+    torch.testing.assert_close(assignment, together[3:])
+
+
+def test_bank_takes_everything_until_full_then_a_few():
+    bank = TemplateBank(8, channels=2, per_step=3)
+    patches = torch.randn(5, 16, 2)
+    bank.collect(patches, (4, 4), torch.arange(5))
+    assert len(bank) == 5
+    pooled = torch.nn.functional.adaptive_avg_pool2d(
+        patches.transpose(1, 2).reshape(5, 2, 4, 4), 3)
+    torch.testing.assert_close(bank.newest_first(), pooled)
+    bank.collect(patches, (4, 4), torch.arange(5))
+    assert bank.is_full
+    bank.collect(patches + 100, (4, 4), torch.arange(5))
+    assert (bank.contents().mean(dim=(1, 2, 3)) > 50).sum() == 3
+
+
+def slow_filter(neck, block, patches, grid):
+    """One patch, one head, one prototype, one cell at a time."""
+    width, heads = neck.in_channels, block.attn.num_heads
+    height, breadth = grid
+    weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
+    query = block.ln1(patches) @ weight[:width].T + bias[:width]
+    cells = neck.norm_prototypes(neck.prototypes.permute(0, 2, 3, 1))  # (M, 3, 3, d)
+    key = cells @ weight[width:2 * width].T + bias[width:2 * width]
+    value = (cells @ weight[2 * width:].T + bias[2 * width:]).mean(dim=(1, 2))
+    out = torch.zeros_like(patches)
+    part = width // heads
+    for y in range(height):
+        for x in range(breadth):
+            for h in range(heads):
+                channel = slice(h * part, (h + 1) * part)
+                logits = torch.zeros(neck.num_prototypes)
+                for dy in (-1, 0, 1):
+                    for dx in (-1, 0, 1):
+                        if 0 <= y + dy < height and 0 <= x + dx < breadth:
+                            q = query[(y + dy) * breadth + x + dx, channel]
+                            logits = logits + key[:, dy + 1, dx + 1, channel] @ q
+                attention = (logits * neck.num_prototypes**-0.5).softmax(0)
+                out[y * breadth + x, channel] = attention @ value[:, channel]
+    filtered = patches + block.attn.proj(out)
+    filtered = filtered + block.ffn.layers(block.ln2(filtered))
+    return neck.norm_patch(torch.cat([patches, filtered], dim=-1))
+
+
+@torch.no_grad()
+def test_filter_matches_loops_on_a_grid_that_is_not_square():
+    torch.manual_seed(0)
+    vit = DINOViT(arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16),
+                  img_size=32, patch_size=8)
+    neck = ObjectAwareFilter(8, num_prototypes=3)
+    torch.nn.init.normal_(neck.prototypes)
+    tokens = torch.randn(1, 1 + 3 * 5, 8)
+    cls, patches = neck(tokens, (3, 5), vit.last_block)
+    wanted = slow_filter(neck, vit.last_block, tokens[0, 1:], (3, 5))
+    torch.testing.assert_close(patches[0], wanted, rtol=1e-4, atol=1e-5)
+    assert cls.shape == (1, 16)
+
+
+def test_head_scores_are_cosines():
+    head = PrototypeHead(8, 5, hidden_channels=12, out_channels=4)
+    features = torch.randn(3, 8)
+    embedding = head.mlp(features)
+    wanted = torch.nn.functional.cosine_similarity(embedding[:, None], head.centers[None], dim=-1)
+    torch.testing.assert_close(head(features), wanted)
+    head.centers.data.mul_(3)
+    torch.testing.assert_close(head(features), wanted)
+
+
+def test_vit_tokens_and_attention():
+    torch.manual_seed(0)
+    vit = DINOViT(arch=dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
+                  img_size=32, patch_size=8, out_indices=[0, 2])
+    images = torch.randn(2, 3, 48, 24)
+    entering, leaving, grid = vit.forward_tokens(images)
+    assert grid == (6, 3)
+    torch.testing.assert_close(vit.last_block(entering), leaving)
+    torch.testing.assert_close(vit(images)[1], leaving)
+    qkv = vit.last_block.attn.qkv(vit.last_block.ln1(entering)).reshape(2, 19, 3, 2, 4)
+    query, key = qkv[:, 0, 0], qkv[:, :, 1]
+    wanted = (torch.einsum('bhc,bnhc->bhn', query, key) / 2).softmax(-1)[..., 1:]
+    torch.testing.assert_close(vit.cls_attention(entering), wanted)
+    with pytest.raises(ValueError, match='final norm'):
+        DINOViT(final_norm=True)
+
+
+def test_pairs_compare_the_right_patches():
+    student = torch.randn(4, 1, 5, 2, 2)  # 2 images, 2 positives
+    foreground = torch.zeros(4, 1, 2, 2)
+    foreground[:, 0, 1, 0] = 1  # patch 2 of each
+    sampler = PatchPairSampler(pool_sizes=(2, ), topk=1, num_negatives=3)
+    (pred, target, is_neighbor), = sampler(student, -2 * student, foreground)
+    tokens = torch.nn.functional.normalize(student[:, 0, :, 1, 0], dim=-1)
+    wanted = torch.stack([tokens[0] @ tokens[2], tokens[1] @ tokens[3],
+                          tokens[0] @ tokens[3], tokens[1] @ tokens[2]])
+    torch.testing.assert_close(pred, wanted)
+    torch.testing.assert_close(target, wanted)
+    assert is_neighbor.tolist() == [True, True, False, False]
+
+
+def test_monitors_at_their_limits():
+    collapsed = torch.eye(4)[:1].expand(10, -1)
+    values = assignment_monitors(collapsed)
+    assert values['mean_assignment_entropy'] == 0 and values['assignment_entropy'] == 0
+    balanced = torch.eye(4).repeat(5, 1)
+    values = assignment_monitors(balanced)
+    assert values['mean_assignment_entropy'].item() == pytest.approx(1)
+    assert values['assignment_entropy'] == 0
+    assert feature_std(torch.ones(9, 4)) == pytest.approx(0, abs=1e-3)
+    assert feature_std(torch.cat([torch.eye(4), -torch.eye(4)])).item() == pytest.approx(1)
+    attention = torch.zeros(1, 1, 3, 4)
+    attention[..., 2] = 1
+    assert prototypes_in_use(attention).item() == 0.25

@@ -1,0 +1,61 @@
+"""Rank statistics against two loops."""
+import pytest
+import torch
+
+from cotap_mm.ops import right_rank_count, wrong_rank_mass
+
+
+def ell(x, tau):
+    if x >= tau:
+        return 0.0
+    return (1 - x / tau)**2 if x >= 0 else 1 - 2 * x / tau
+
+
+def by_hand(p, t, tau):
+    wrong = [sum(max(ti - tj, 0.0) * ell(pi - pj, tau) for pj, tj in zip(p, t))
+             for pi, ti in zip(p, t)]
+    right = [sum(1 for pj, tj in zip(p, t) if tj >= ti and pj >= pi) for pi, ti in zip(p, t)]
+    return wrong, right
+
+
+@pytest.mark.parametrize('length', [1, 2, 9, 40])
+@pytest.mark.parametrize('ties', [False, True])
+def test_matches_two_loops(length, ties):
+    torch.manual_seed(length)
+    p, t = (torch.rand(length, dtype=torch.float64) * 2 - 1 for _ in range(2))
+    if ties:
+        p, t = (p * 3).round() / 3, (t * 3).round() / 3
+    wrong, right = by_hand(p.tolist(), t.tolist(), 0.5)
+    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor(wrong).double())
+    assert right_rank_count(p, t).tolist() == right
+
+
+def test_hand_computed_example():
+    t = torch.tensor([.9, .5, .1, -.3])
+    p = torch.tensor([.8, .6, 0., -.2])
+    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor([.144, 0., .144, 0.]))
+    assert right_rank_count(p, t).tolist() == [1, 2, 3, 4]
+    p = torch.tensor([-.2, 0., .6, .8])
+    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor([10.08, 4.72, .72, 0.]))
+
+
+def test_gradient():
+    torch.manual_seed(0)
+    p = torch.rand(8, dtype=torch.float64, requires_grad=True)
+    t = torch.rand(8, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda x: wrong_rank_mass(x, t, 0.5), p)
+
+
+def test_half_precision_is_computed_in_float32():
+    p, t = torch.rand(5).bfloat16(), torch.rand(5).bfloat16()
+    assert wrong_rank_mass(p, t, 0.5).dtype == torch.float32
+    assert right_rank_count(p, t).dtype == torch.float32
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match='one length'):
+        wrong_rank_mass(torch.rand(3), torch.rand(4), 0.5)
+    with pytest.raises(ValueError, match='1-D'):
+        right_rank_count(torch.rand(3, 3), torch.rand(3, 3))
+    with pytest.raises(ValueError, match='tau must be > 0'):
+        wrong_rank_mass(torch.rand(3), torch.rand(3), 0.0)

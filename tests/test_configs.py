@@ -1,0 +1,97 @@
+"""Every config loads and builds; the full-size one makes a step."""
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import init_default_scope
+
+from cotap_mm.registry import HOOKS, MODELS
+
+ROOT = Path(__file__).resolve().parent.parent
+CONFIGS = sorted((ROOT / 'configs' / 'cotap').glob('*.py'))
+
+
+def load(path):
+    config = Config.fromfile(path)
+    init_default_scope(config.default_scope)
+    config.model.pop('init_cfg', None)  # no download in a test
+    return config
+
+
+def shrink(config):
+    """The same config at toy size: what it names must still build."""
+    config.model.backbone.update(
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+    for head in config.model.head.values():
+        head.update(num_clusters=8, hidden_channels=8, out_channels=4)
+    for queue in ('patch_queue', 'cls_queue'):
+        config.model.memory[queue].update(size=32)
+    return config
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_builds(path):
+    config = shrink(load(path))
+    model = MODELS.build(config.model)
+    build_optim_wrapper(model, config.optim_wrapper)
+    for hook in config.custom_hooks:
+        HOOKS.build(hook)
+    assert config.train_cfg.max_iters > 0
+    assert config.train_dataloader.dataset.type.endswith('NeighborPairs')
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_config_says_what_it_does(path):
+    """The first line's GPUs x images and iterations are those of the config."""
+    config, first = load(path), path.read_text().splitlines()[0]
+    stated = re.search(r'(\d+) GPUs x (\d+) images, (\d+)k iterations', first)
+    if stated is None:
+        assert 'GPU' not in first or '8 GB' in first
+        return
+    gpus, images, kilo = map(int, stated.groups())
+    assert config.train_dataloader.batch_size == images
+    assert config.auto_scale_lr.base_batch_size == gpus * images
+    assert config.train_cfg.max_iters == 1000 * kilo
+    assert ('coco-in1k' in path.stem) == ('ImageNet' in first)
+    width = MODELS.build(config.model.backbone).embed_dims
+    assert width == {'vits': 384, 'vitb': 768}[path.stem[:4]]
+
+
+def test_the_paper_s_numbers():
+    """method.md, sections 3 to 5."""
+    config = load(ROOT / 'configs' / 'cotap' / 'vits_coco-in1k.py')
+    assert config.optim_wrapper.optimizer.lr == 3e-5
+    assert config.optim_wrapper.paramwise_cfg.head_lr_mult == 10
+    assert config.optim_wrapper.optimizer.weight_decay == 0.024
+    assert [s.eta_min for s in config.param_scheduler] == [3e-6, 0.24]
+    assert config.model.head.patch.num_clusters == 512
+    assert config.model.head.cls.num_clusters == 4096
+    assert config.model.neck.num_prototypes == 64
+    memory = config.model.memory
+    assert (memory.patch_queue.size, memory.cls_queue.size) == (262144, 32768)
+    assert (memory.patch_queue.temperature, memory.cls_queue.temperature) == (0.05, 0.07)
+    assert memory.template_bank.size == 1024
+    teacher = next(hook for hook in config.custom_hooks if hook.type == 'TeacherHook')
+    assert (teacher.start, teacher.end) == (0.9997, 0.9999)
+
+
+@pytest.mark.slow
+def test_full_size_vit_b_makes_a_step():
+    config = load(ROOT / 'configs' / 'cotap' / 'vitb_coco.py')
+    model = MODELS.build(config.model)
+    optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
+
+    def branch():
+        corner = torch.tensor([0., 0., 300., 300.])
+        return dict(
+            global_crops=torch.randint(0, 256, (1, 2, 2, 3, 224, 224), dtype=torch.uint8),
+            local_crops=torch.randint(0, 256, (1, 2, 4, 3, 96, 96), dtype=torch.uint8),
+            boxes=corner.expand(1, 2, 6, 4).clone())
+
+    batch = dict(patch=branch(), cls=branch())
+    logs = model.train_step(batch, optim_wrapper=optim_wrapper)
+    assert torch.isfinite(logs['loss'])
+    assert logs['loss_prototype_entropy'] > 0
