@@ -7,6 +7,7 @@ mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints, 
 import importlib
 import importlib.metadata
 import importlib.util
+import pickle
 import warnings
 from typing import List, Optional, Tuple
 
@@ -62,15 +63,30 @@ def check_versions() -> None:
                       stacklevel=2)
 
 
-def safe_classes() -> list:
-    """Harmless classes that MMEngine's checkpoints hold besides tensors."""
+def _history_statistic(owner: type, name: str):
+    """Stands in for ``getattr`` while a checkpoint is read safely.
+
+    MMEngine's HistoryBuffer stores its four statistics as ``getattr(HistoryBuffer, name)``.
+    The real ``getattr`` would let a hostile file reach anything.
+    """
+    from mmengine.logging.history_buffer import HistoryBuffer
+    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+        return getattr(HistoryBuffer, name)
+    raise pickle.UnpicklingError(f'refused to look up {name!r} of {owner!r}')
+
+
+def safe_globals() -> list:
+    """Harmless things that MMEngine's checkpoints hold besides tensors."""
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
     core = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core')
                                    else 'numpy.core.multiarray')
-    classes = [HistoryBuffer, core._reconstruct, core.scalar, np.ndarray, np.dtype]
     kinds = ('float64', 'float32', 'float16', 'int64', 'int32', 'bool', 'uint8')
-    return classes + [type(np.dtype(kind)) for kind in kinds]
+    # Pickles name both functions by the module of the numpy that wrote them.
+    rebuilt = [(function, f'numpy.{place}.multiarray.{function.__name__}')
+               for function in (core._reconstruct, core.scalar) for place in ('core', '_core')]
+    return [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds),
+            *rebuilt, (_history_statistic, 'builtins.getattr')]
 
 
 def allow_safe_resume() -> None:
@@ -78,11 +94,12 @@ def allow_safe_resume() -> None:
 
     torch >= 2.6 loads safely by default and refuses HistoryBuffer and numpy scalars,
     which every MMEngine checkpoint holds. They are added to torch's list of safe
-    classes; safe loading stays on.
+    globals; safe loading stays on.
     """
     import torch
-    if hasattr(torch.serialization, 'add_safe_globals'):
-        torch.serialization.add_safe_globals(safe_classes())
+    found = _numbers(torch.__version__)
+    if found >= (2, 6):
+        torch.serialization.add_safe_globals(safe_globals())
 
 
 def mend_multimodal_import() -> None:

@@ -65,7 +65,8 @@ class CoTAP(BaseSelfSupervisor):
             start from DINO, iBOT, ... weights.
 
     Raises:
-        ValueError: If ``losses`` names an unknown loss or none.
+        ValueError: If ``losses`` names an unknown loss or none, or the bank holds fewer
+            templates than there are prototypes.
         RuntimeError: In training, if the teacher never moves.
     """
 
@@ -98,6 +99,10 @@ class CoTAP(BaseSelfSupervisor):
                                          **memory['cls_queue'])
         self.template_bank = TemplateBank(channels=self.backbone.embed_dims,
                                           **memory['template_bank'])
+        if self.template_bank.size < neck.num_prototypes:
+            raise ValueError(f'memory.template_bank.size must be at least neck.num_prototypes='
+                             f'{neck.num_prototypes}, which start from it, got '
+                             f'{self.template_bank.size}')
         self.draws = RandomDraws()
         self.monitor_now = False  # set by the monitor hook for the steps that it logs
         self._idle_steps = 0

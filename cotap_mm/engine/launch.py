@@ -1,0 +1,123 @@
+"""From command-line options to a Runner that can start."""
+import datetime
+import os
+from pathlib import Path
+from typing import Optional
+
+import torch
+import torch.distributed as dist
+from mmengine.config import Config
+from mmengine.dist import init_dist
+from mmengine.logging import print_log
+from mmengine.registry import init_default_scope
+
+from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.ops import world_size
+from cotap_mm.registry import DATASETS
+from cotap_mm.weights.reading import read_checkpoint
+
+
+def load_config(name: str) -> Config:
+    """Read a config by path, or by its path inside the installed package.
+
+    Args:
+        name (str): E.g. ``configs/cotap/vits_folder.py``.
+
+    Returns:
+        Config: The config; its default scope is active.
+
+    Raises:
+        FileNotFoundError: If there is none; the known ones are listed.
+    """
+    package = Path(__file__).resolve().parents[1]
+    places = [Path(name), package / '.mim' / name, package.parent / name]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        shelf = next((p for p in (package / '.mim/configs/cotap', package.parent / 'configs/cotap')
+                      if p.is_dir()), None)
+        known = ', '.join(sorted(p.stem for p in shelf.glob('*.py'))) if shelf else 'none found'
+        raise FileNotFoundError(f'config {name} does not exist; there are configs/cotap/'
+                                f'{{{known}}}.py')
+    config = Config.fromfile(path)
+    init_default_scope(config.get('default_scope', 'cotap_mm'))
+    return config
+
+
+def set_images(config: Config, images: str, cls_images: Optional[str] = None,
+               neighbors: Optional[str] = None, cls_neighbors: Optional[str] = None) -> None:
+    """Train on other folders than the config's.
+
+    Args:
+        config (Config): Changed in place.
+        images (str): Folder for the patch branch, and for CLS if ``cls_images`` is None.
+        cls_images (str, optional): Folder for the CLS branch.
+        neighbors (str, optional): Neighbour file of ``images``; built if None.
+        cls_neighbors (str, optional): Neighbour file of ``cls_images``; built if None.
+    """
+    dataset = config.train_dataloader.dataset
+    dataset.patch = dict(type='ImageList', root=images)
+    dataset.neighbors = neighbors or 'auto'
+    dataset.cls = dict(type='ImageList', root=cls_images) if cls_images else None
+    dataset.cls_neighbors = (cls_neighbors or 'auto') if cls_images else None
+
+
+def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
+    """Start from another checkpoint, or from random weights for ``'none'``."""
+    config.model.init_cfg = None if checkpoint == 'none' else dict(
+        type='PretrainedViT', checkpoint=checkpoint, trust=trust)
+
+
+def set_mixed_precision(config: Config) -> None:
+    """bf16 where the device has it, else fp16; on a CPU bf16."""
+    config.optim_wrapper.type = 'MixedPrecisionOptimWrapper'
+    config.optim_wrapper.dtype = 'auto' if torch.cuda.is_available() else 'bfloat16'
+
+
+def start_processes(config: Config) -> None:
+    """Connect the processes of one run, if there are several.
+
+    This happens before the Runner is built, since neighbours are found once for all.
+    MMEngine's launcher selects a CUDA device in each process and wraps the model for
+    it; without a GPU the group is made here with gloo, and the wrapper told so.
+    """
+    launcher = config.get('launcher', 'none')
+    if launcher == 'none':
+        return
+    if torch.cuda.is_available():
+        init_dist(launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
+        return
+    if launcher != 'pytorch':
+        raise ValueError(f'launcher {launcher!r} needs GPUs, and none is visible; use '
+                         'tools/dist_train.sh to train on several CPU processes')
+    dist.init_process_group('gloo', timeout=datetime.timedelta(
+        seconds=float(os.environ.get('COTAP_DIST_TIMEOUT', 1800))))
+    config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
+                                    broadcast_buffers=False)
+
+
+def prepare(config: Config) -> None:
+    """Find what is missing before training starts, and build what ``'auto'`` asks for.
+
+    Args:
+        config (Config): With ``work_dir`` set; changed in place.
+
+    Raises:
+        FileNotFoundError: If images or the init checkpoint cannot be had.
+        ValueError: If there are too few images for one batch, or files do not fit.
+    """
+    init = config.model.get('init_cfg') or {}
+    if init.get('checkpoint'):
+        read_checkpoint(init['checkpoint'], init.get('trust', False))
+    dataset = config.train_dataloader.dataset
+    sizes = [len(DATASETS.build(dataset[name])) for name in ('patch', 'cls') if dataset.get(name)]
+    world = world_size()
+    batch = config.train_dataloader.batch_size
+    if max(sizes) < batch * world:
+        raise ValueError(f'{max(sizes)} images do not fill one batch of {batch} on each of {world} '
+                         'processes; add images, or lower it with --cfg-options '
+                         f'train_dataloader.batch_size={max(max(sizes) // world, 1)}')
+    if batch < 1 + config.model.get('pairs', {}).get('num_negatives', 5):
+        print_log(f'with {batch} images a batch there are fewer negatives than the method ranks '
+                  'against (num_negatives); a larger batch is better than accumulation',
+                  logger='current', level=30)
+    ensure_neighbors(config, config.work_dir)

@@ -1,0 +1,87 @@
+"""Train CoTAP.
+
+    python tools/train.py configs/cotap/vits_folder.py --images DIR
+    tools/dist_train.sh configs/cotap/vitb_coco.py 8
+
+A new run with --resume continues the newest checkpoint of the work folder.
+"""
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import List, Optional
+
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from cotap_mm.engine import launch
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
+    parser.add_argument('--images', help='train on this folder of images (read recursively)')
+    parser.add_argument('--cls-images', help='another folder for the CLS branch')
+    parser.add_argument('--neighbors', help='neighbour file of --images; built if not given')
+    parser.add_argument('--cls-neighbors', help='neighbour file of --cls-images')
+    parser.add_argument('--init', metavar='CHECKPOINT',
+                        help="weights to start from (file or URL), 'none' for random weights")
+    parser.add_argument('--trust', action='store_true', help='unpickle --init fully: it can run '
+                        'code; only for files whose origin you trust')
+    parser.add_argument('--work-dir', help='logs and checkpoints; work_dirs/CONFIG by default')
+    parser.add_argument('--resume', action='store_true',
+                        help='continue from the newest checkpoint in the work folder')
+    parser.add_argument('--amp', action='store_true', help='mixed precision also where the '
+                        'config has none (and on a CPU)')
+    parser.add_argument('--auto-scale-lr', action='store_true',
+                        help='scale the learning rate with the number of images a step')
+    parser.add_argument('--seed', type=int)
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='override config keys: key=value ...')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    return parser.parse_args(argv)
+
+
+def build_config(args: argparse.Namespace):
+    config = launch.load_config(args.config)
+    if args.images:
+        launch.set_images(config, args.images, args.cls_images, args.neighbors,
+                          args.cls_neighbors)
+    elif args.cls_images or args.neighbors or args.cls_neighbors:
+        raise ValueError('--cls-images, --neighbors and --cls-neighbors go with --images')
+    if args.init:
+        launch.set_init(config, args.init, args.trust)
+    if args.amp:
+        launch.set_mixed_precision(config)
+    if args.seed is not None:
+        config.randomness = dict(seed=args.seed)
+    if args.auto_scale_lr:
+        config.auto_scale_lr.enable = True
+    config.launcher = args.launcher
+    config.resume = args.resume
+    config.work_dir = args.work_dir or config.get('work_dir') or str(
+        Path('work_dirs') / Path(args.config).stem)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    return config
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    try:
+        config = build_config(args)
+        launch.start_processes(config)
+        launch.prepare(config)
+        runner = Runner.from_cfg(config)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
+        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
+    runner.train()
+
+
+if __name__ == '__main__':
+    main()
