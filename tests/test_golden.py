@@ -15,9 +15,16 @@ from golden_replay import load_released, replay_training, tiny_cotap
 from golden_tools import Errors, load_vectors
 
 from cotap_mm import ops
-from cotap_mm.models import (ClsClusterLoss, NeighborClusterLoss, ObjectAwareFilter,
-                             PatchClusterLoss, PatchPairSampler, PatchRankingLoss,
-                             PrototypeEntropyLoss, RandomDraws)
+from cotap_mm.models import (
+    ClsClusterLoss,
+    NeighborClusterLoss,
+    ObjectAwareFilter,
+    PatchClusterLoss,
+    PatchPairSampler,
+    PatchRankingLoss,
+    PrototypeEntropyLoss,
+    RandomDraws,
+)
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = Path(os.environ.get('COTAP_GOLDEN_DIR', HERE / 'data' / 'golden'))

@@ -3,8 +3,14 @@ from .algorithms import CoTAP
 from .backbones import DINOViT
 from .data_preprocessor import CoTAPDataPreprocessor
 from .heads import PrototypeHead
-from .losses import (ClsClusterLoss, ClusterAssignmentLoss, NeighborClusterLoss, PatchClusterLoss,
-                     PatchRankingLoss, PrototypeEntropyLoss)
+from .losses import (
+                     ClsClusterLoss,
+                     ClusterAssignmentLoss,
+                     NeighborClusterLoss,
+                     PatchClusterLoss,
+                     PatchRankingLoss,
+                     PrototypeEntropyLoss,
+)
 from .modules import EMATeacher, FeatureQueue, PatchPairSampler, RandomDraws, TemplateBank
 from .necks import ObjectAwareFilter
 

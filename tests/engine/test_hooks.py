@@ -7,7 +7,7 @@ import torch
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.optim.scheduler import CosineAnnealingLR
 
-from cotap_mm.engine import (MixedPrecisionOptimWrapper, ScheduleLengthHook, TeacherHook)
+from cotap_mm.engine import MixedPrecisionOptimWrapper, ScheduleLengthHook, TeacherHook
 
 
 def runner_with(model, optim_wrapper, **kwargs):

@@ -1,47 +1,7 @@
-"""A CoTAP of a few thousand parameters, and one batch for it."""
+"""The tiny CoTAP and its batch as fixtures."""
 import pytest
 import torch
-
-from cotap_mm.models import CoTAP
-from cotap_mm.ops import common_boxes
-
-LOSSES = dict(
-    patch_cluster=dict(type='PatchClusterLoss'),
-    cls_cluster=dict(type='ClsClusterLoss'),
-    patch_ranking=dict(type='PatchRankingLoss'),
-    cls_neighbor=dict(type='NeighborClusterLoss'),
-    prototype_entropy=dict(type='PrototypeEntropyLoss'))
-
-
-def build_tiny(losses=None, queue_size=64, **backbone):
-    arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-    head = dict(type='PrototypeHead', in_channels=32, hidden_channels=16, out_channels=8)
-    return CoTAP(
-        backbone=dict(type='DINOViT', arch=arch, img_size=32, patch_size=8, **backbone),
-        neck=dict(type='ObjectAwareFilter', in_channels=16, num_prototypes=2),
-        head=dict(patch=dict(head, num_clusters=6), cls=dict(head, num_clusters=10)),
-        losses=losses or LOSSES,
-        memory=dict(patch_queue=dict(size=queue_size, temperature=0.05, per_step=16),
-                    cls_queue=dict(size=16, temperature=0.07, per_step=4),
-                    template_bank=dict(size=24, per_step=4)),
-        pairs=dict(pool_sizes=(2, 4), topk=3, num_negatives=2),
-        data_preprocessor=dict(type='CoTAPDataPreprocessor', color=None))
-
-
-def make_inputs(batch=3, seed=0):
-    generator = torch.Generator().manual_seed(seed)
-    inputs = {}
-    for name in ('patch', 'cls'):
-        global_crops = torch.randn(2 * batch, 2, 3, 32, 32, generator=generator)
-        inputs[name] = dict(
-            student_global=global_crops, teacher_global=global_crops,
-            student_local=torch.randn(2 * batch, 4, 3, 16, 16, generator=generator))
-    boxes = torch.tensor([[0., 0., 32., 32.], [4., 4., 40., 40.], [6., 6., 22., 22.],
-                          [8., 8., 24., 24.], [10., 6., 26., 22.], [12., 9., 28., 25.]])
-    boxes = boxes.expand(2 * batch, 6, 4)
-    in_global, in_other = common_boxes(boxes, [32, 32, 16, 16, 16, 16], 2)
-    inputs['patch'].update(common_global=in_global, common_other=in_other)
-    return inputs
+from tiny import build_tiny, make_inputs
 
 
 @pytest.fixture

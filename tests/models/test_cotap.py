@@ -4,7 +4,7 @@ import io
 
 import pytest
 import torch
-from conftest import LOSSES, build_tiny, make_inputs
+from tiny import LOSSES, build_tiny, make_inputs
 
 
 def step(model, inputs, lr=0.05):

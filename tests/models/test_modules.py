@@ -2,10 +2,20 @@
 import pytest
 import torch
 
-from cotap_mm.models import (DINOViT, FeatureQueue, ObjectAwareFilter, PatchPairSampler,
-                             PrototypeHead, TemplateBank)
-from cotap_mm.models.modules import (AssignmentQueue, assignment_monitors, feature_std,
-                                     prototypes_in_use)
+from cotap_mm.models import (
+    DINOViT,
+    FeatureQueue,
+    ObjectAwareFilter,
+    PatchPairSampler,
+    PrototypeHead,
+    TemplateBank,
+)
+from cotap_mm.models.modules import (
+    AssignmentQueue,
+    assignment_monitors,
+    feature_std,
+    prototypes_in_use,
+)
 
 
 def fifo(size, batches):

@@ -1,7 +1,7 @@
 """Parameter groups and schedules on the real algorithm."""
 import pytest
-from conftest import build_tiny
 from mmengine.optim import build_optim_wrapper
+from tiny import build_tiny
 
 CONFIG = dict(type='OptimWrapper', constructor='cotap_mm.CoTAPOptimWrapperConstructor',
               optimizer=dict(type='AdamW', lr=3e-5, weight_decay=0.024))

@@ -1,5 +1,5 @@
 """CoTAP: views -> student and teacher -> five named losses."""
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
 import torch
 from mmengine.logging import print_log
@@ -10,8 +10,14 @@ from cotap_mm.ops import foreground_mask
 from cotap_mm.registry import MODELS
 from cotap_mm.weights import init_then_load
 
-from ..modules import (AssignmentQueue, EMATeacher, PatchPairSampler, RandomDraws, TemplateBank,
-                       assignment_monitors, feature_std, prototypes_in_use)
+from ..modules import (
+    AssignmentQueue,
+    EMATeacher,
+    PatchPairSampler,
+    RandomDraws,
+    TemplateBank,
+    assignment_monitors,
+)
 
 Views = Dict[str, Tensor]
 

@@ -1,5 +1,9 @@
-from .cluster_assignment_loss import (ClsClusterLoss, ClusterAssignmentLoss, NeighborClusterLoss,
-                                      PatchClusterLoss)
+from .cluster_assignment_loss import (
+                                      ClsClusterLoss,
+                                      ClusterAssignmentLoss,
+                                      NeighborClusterLoss,
+                                      PatchClusterLoss,
+)
 from .patch_ranking_loss import PatchRankingLoss
 from .prototype_entropy_loss import PrototypeEntropyLoss
 

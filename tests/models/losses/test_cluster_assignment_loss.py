@@ -4,8 +4,12 @@ import math
 import pytest
 import torch
 
-from cotap_mm.models import (ClsClusterLoss, ClusterAssignmentLoss, NeighborClusterLoss,
-                             PatchClusterLoss)
+from cotap_mm.models import (
+    ClsClusterLoss,
+    ClusterAssignmentLoss,
+    NeighborClusterLoss,
+    PatchClusterLoss,
+)
 
 
 def cross_entropy(scores, assignment, temperature):

@@ -1,0 +1,33 @@
+# The commands of this project. They use the active virtual environment, or else .venv.
+SHELL := /bin/bash
+ifdef VIRTUAL_ENV
+PYTHON := $(VIRTUAL_ENV)/bin/python
+else
+PYTHON := .venv/bin/python
+endif
+
+.PHONY: help demo test lint types check
+
+help:
+	@echo 'make demo   set up what is missing, train CoTAP on toy scenes, write a report'
+	@echo 'make test   set up what is missing (with compiled operators), run the tests'
+	@echo 'make check  lint + types + tests: what CI runs'
+
+demo:
+	@tools/setup_env.sh --lite
+	$(PYTHON) -W ignore tools/demo.py $(DEMO_ARGS)
+
+test: .setup-full
+	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+lint: .setup-full
+	$(PYTHON) -m ruff check .
+
+types: .setup-full
+	$(PYTHON) -m mypy cotap_mm/ops cotap_mm/models/losses
+
+check: lint types test
+
+.PHONY: .setup-full
+.setup-full:
+	@tools/setup_env.sh --full

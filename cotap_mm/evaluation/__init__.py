@@ -1,0 +1,12 @@
+"""Measures of any backbone, over one encoder contract, in training and after it."""
+from .dense_retrieval import dense_retrieval
+from .encoder import CoTAPEncoder, Encoder, EncoderOutput, ViTEncoder, normalize_images
+from .labeled_images import ImageMaskFolder, LabeledScenes, build_labeled
+from .retrieval_hook import DenseRetrievalHook
+from .segmentation_scores import confusion_matrix, segmentation_scores
+
+__all__ = [
+    'CoTAPEncoder', 'DenseRetrievalHook', 'Encoder', 'EncoderOutput', 'ImageMaskFolder',
+    'LabeledScenes', 'ViTEncoder', 'build_labeled', 'confusion_matrix', 'dense_retrieval',
+    'normalize_images', 'segmentation_scores'
+]

@@ -1,0 +1,80 @@
+"""Packaging of cotap_mm; ships configs and tools the way the MM packages do."""
+import os
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+from setuptools.command.develop import develop
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED = ('configs', 'tools')
+
+
+def read_requirements(name):
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text(encoding='utf-8').splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+def read_version():
+    scope = {}
+    exec((ROOT / 'cotap_mm' / 'version.py').read_text(encoding='utf-8'), scope)
+    return scope['__version__']
+
+
+def ship(target, link):
+    """Put configs and tools into ``target/.mim``, as links or copies."""
+    shelf = Path(target) / '.mim'
+    shelf.mkdir(parents=True, exist_ok=True)
+    for name in SHIPPED:
+        place = shelf / name
+        if place.is_symlink():
+            place.unlink()
+        elif place.is_dir():
+            shutil.rmtree(place)
+        if link:
+            os.symlink(os.path.relpath(ROOT / name, shelf), place)
+        else:
+            shutil.copytree(ROOT / name, place, ignore=shutil.ignore_patterns('__pycache__'))
+
+
+class BuildPy(build_py):
+    """Copies configs and tools into the wheel."""
+
+    def run(self):
+        super().run()
+        if not getattr(self, 'editable_mode', False):
+            ship(Path(self.build_lib) / 'cotap_mm', link=False)
+        else:
+            ship(ROOT / 'cotap_mm', link=True)
+
+
+class Develop(develop):
+    """Links configs and tools for ``pip install -e .``."""
+
+    def run(self):
+        super().run()
+        ship(ROOT / 'cotap_mm', link=True)
+
+
+setup(
+    name='cotap_mm',
+    version=read_version(),
+    description='CoTAP: self-supervised dense post-pretraining of vision transformers '
+    'for OpenMMLab',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=('cotap_mm', 'cotap_mm.*')),
+    package_data={'cotap_mm': ['assets/*']},
+    python_requires='>=3.9',
+    install_requires=['torch>=2.1', 'torchvision>=0.16', *read_requirements('runtime')],
+    extras_require={
+        'mm': read_requirements('mminstall'),
+        'downstream': read_requirements('downstream'),
+        'tests': read_requirements('tests'),
+        'mim': ['openmim'],
+    },
+    cmdclass={'build_py': BuildPy, 'develop': Develop},
+    zip_safe=False,
+)

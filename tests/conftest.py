@@ -1,0 +1,32 @@
+"""Fixtures of all tests."""
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = Path(os.environ.get('COTAP_SHARED_DIR', ROOT.parent / 'shared'))
+_NEEDS_SHARED = 'shared data is not here'
+
+
+@pytest.fixture
+def shared_data():
+    """The folder of shared real images and vectors; skips where there is none."""
+    if not (SHARED / 'data').is_dir():
+        pytest.skip(f'{_NEEDS_SHARED} (COTAP_SHARED_DIR names the folder)')
+    return SHARED
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_makereport(item, call):
+    """A test skipped for missing data although the data are there is a failure."""
+    outcome = yield
+    report = outcome.get_result()
+    if report.skipped and _NEEDS_SHARED in str(report.longrepr) and SHARED.is_dir():
+        report.outcome = 'failed'
+        report.longrepr = f'skipped for missing data, but {SHARED.name}/ is there'
+
+
+def pytest_configure(config):
+    torch.set_num_threads(2)

@@ -1,0 +1,210 @@
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from cotap_mm.evaluation import ImageMaskFolder, dense_retrieval
+from cotap_mm.evaluation.dense_retrieval import build_memory, nearest, patch_labels, retrieve_labels
+from cotap_mm.evaluation.encoder import Encoder
+
+PATCH = 4
+
+
+class PixelEncoder(Encoder):
+    """Applies ``function`` to the mean colour (B, 3, h, w) of each patch."""
+
+    def __init__(self, function=lambda colour: colour):
+        super().__init__(nn.Linear(1, 1), PATCH)
+        self.function = function
+
+    def _encode(self, images):
+        patches = self.function(nn.functional.avg_pool2d(images, PATCH))
+        return patches.mean(dim=(2, 3)), patches
+
+
+def scenes(count, num_classes=3, grid=4, seed=0):
+    """Images whose patches have one class each, and a colour that tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+    palette = torch.tensor([[250, 10, 10], [10, 250, 10], [10, 10, 250]], dtype=torch.uint8)
+    samples = []
+    for _ in range(count):
+        label = torch.randint(num_classes, (grid, grid), generator=generator)
+        label = label.repeat_interleave(PATCH, 0).repeat_interleave(PATCH, 1)
+        samples.append(dict(image=palette[label].permute(2, 0, 1).contiguous(), label=label))
+    return samples
+
+
+def noise_scenes(count, size=16, num_classes=3, seed=0):
+    """Random pixels and labels, 255 among them."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(num_classes + 1, (count, size, size), generator=generator)
+    label[label == num_classes] = 255
+    image = torch.randint(256, (count, 3, size, size), generator=generator)
+    return [dict(image=i.to(torch.uint8), label=t) for i, t in zip(image, label)]
+
+
+def by_hand(encoder, memory, queries, num_classes, k, temperature):
+    """One patch, one neighbour, one pixel at a time; labels as large as the images."""
+
+    def unit_patches(sample):
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        patches = encoder(((sample['image'] / 255. - mean) / std)[None]).patches[0]
+        return patches / patches.norm(dim=0, keepdim=True)
+
+    bank = []
+    for sample in memory:
+        features = unit_patches(sample)
+        for row in range(features.shape[1]):
+            for column in range(features.shape[2]):
+                cell = sample['label'][row * PATCH:(row + 1) * PATCH,
+                                       column * PATCH:(column + 1) * PATCH].flatten().tolist()
+                cell = [value for value in cell if value != 255]
+                if cell:
+                    share = [cell.count(c) / len(cell) for c in range(num_classes)]
+                    bank.append((features[:, row, column], share))
+    hits, unions = [0] * num_classes, [0] * num_classes
+    for sample in queries:
+        features = unit_patches(sample)
+        soft = torch.zeros(1, num_classes, *features.shape[1:])
+        for row in range(features.shape[1]):
+            for column in range(features.shape[2]):
+                scored = sorted(((float(f @ features[:, row, column]), share)
+                                 for f, share in bank), key=lambda pair: -pair[0])[:k]
+                weights = [math.exp(score / temperature) for score, _ in scored]
+                for weight, (_, share) in zip(weights, scored):
+                    for c in range(num_classes):
+                        soft[0, c, row, column] += weight / sum(weights) * share[c]
+        large = nn.functional.interpolate(soft, sample['label'].shape, mode='bilinear')
+        for guess, truth in zip(large[0].argmax(0).flatten().tolist(),
+                                sample['label'].flatten().tolist()):
+            for c in range(num_classes):
+                if truth != 255:
+                    hits[c] += guess == c and truth == c
+                    unions[c] += guess == c or truth == c
+    return [100 * hit / union for hit, union in zip(hits, unions)]
+
+
+def test_matches_a_slow_computation():
+    encoder = PixelEncoder()
+    memory, queries = noise_scenes(3), noise_scenes(2, seed=1)
+    wanted = by_hand(encoder, memory, queries, 3, k=5, temperature=0.1)
+    found = dense_retrieval(encoder, memory, queries, 3, k=5, temperature=0.1, batch_size=2)
+    assert found['IoU'] == pytest.approx(wanted, abs=1e-9)
+    assert found['mIoU'] == pytest.approx(sum(wanted) / 3)
+
+
+def test_perfect_features_give_100():
+    # Labels on the grid of the patches, so that upsampling cannot blur a border.
+    queries = [dict(s, label=s['label'][::PATCH, ::PATCH]) for s in scenes(3, seed=1)]
+    found = dense_retrieval(PixelEncoder(), scenes(6), queries, 3, k=8)
+    assert found['mIoU'] == pytest.approx(100) and found['aAcc'] == pytest.approx(100)
+    assert found['num_memory'] == 6 * 16
+
+
+def test_features_that_say_nothing_are_at_chance():
+    generator = torch.Generator().manual_seed(0)
+    noise = PixelEncoder(lambda x: torch.randn(x.shape, generator=generator))
+    found = dense_retrieval(noise, scenes(6), scenes(20, seed=1), 3, k=1)
+    assert found['aAcc'] == pytest.approx(100 / 3, abs=8)
+    constant = PixelEncoder(torch.ones_like)
+    found = dense_retrieval(constant, scenes(6), scenes(20, seed=1), 3, k=96)
+    assert found['aAcc'] == pytest.approx(100 / 3, abs=8)  # one class for all pixels
+    assert found['mIoU'] == pytest.approx(100 / 9, abs=4)
+
+
+def test_ignored_pixels_count_neither_in_memory_nor_in_queries():
+    memory, queries = scenes(4), scenes(2, seed=1)
+    wanted = dense_retrieval(PixelEncoder(), memory, queries, 3, k=4)
+    memory[0]['label'] = torch.full_like(memory[0]['label'], 255)
+    queries.append(dict(image=queries[0]['image'], label=torch.full((16, 16), 255)))
+    found = dense_retrieval(PixelEncoder(), memory, queries, 3, k=4)
+    assert found['num_memory'] == 3 * 16
+    assert found['IoU'] == pytest.approx(wanted['IoU'])
+
+
+def test_class_that_never_occurs_is_not_a_number_and_not_in_the_mean():
+    found = dense_retrieval(PixelEncoder(), scenes(4), scenes(2, seed=1), 5, k=4)
+    assert math.isnan(found['IoU'][3]) and math.isnan(found['IoU'][4])
+    assert found['mIoU'] == pytest.approx(sum(found['IoU'][:3]) / 3)
+
+
+@pytest.mark.parametrize('block_size', [1, 3, 7, 20, 64])
+def test_blocks_change_nothing(block_size):
+    queries, memory = torch.randn(11, 6), torch.randn(20, 6)
+    wanted = (queries @ memory.T).topk(5, dim=1)
+    similarity, index = nearest(queries, memory, 5, block_size)
+    torch.testing.assert_close(similarity, wanted.values)
+    assert torch.equal(index, wanted.indices)
+
+
+def test_equal_neighbours_have_equal_weight():
+    shares = torch.tensor([[1., 0.], [0., 1.], [0., 1.]])
+    soft = retrieve_labels(torch.ones(1, 2, 1, 1), torch.full((3, 2), 0.5**0.5), shares, 3, 0.02)
+    assert soft.flatten().tolist() == pytest.approx([1 / 3, 2 / 3])
+
+
+@pytest.mark.parametrize('memory_size', [1, 7, 30, 64, 1000])
+def test_memory_limit_is_kept_to_the_patch(memory_size):
+    bank, shares = build_memory(PixelEncoder(), scenes(4), 3, memory_size)
+    assert len(bank) == len(shares) == min(memory_size, 64)
+
+
+def test_memory_is_drawn_by_seed_and_leaves_the_global_state_alone():
+    encoder, memory = PixelEncoder(), noise_scenes(4)
+    state = torch.random.get_rng_state()
+    draws = [build_memory(encoder, memory, 3, 12, seed=seed)[0] for seed in (0, 0, 1)]
+    assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_rare_classes_stay_in_a_small_memory():
+    label = torch.zeros(40, 40, dtype=torch.long)
+    label[:PATCH, :PATCH] = 1  # one patch of a hundred
+    memory = [dict(image=torch.zeros(3, 40, 40, dtype=torch.uint8), label=label)] * 50
+    _, shares = build_memory(PixelEncoder(torch.ones_like), memory, 2, 500)
+    assert shares[:, 1].sum() > 25  # uniform sampling would keep 5
+
+
+def test_patch_labels_of_an_uneven_grid():
+    label = torch.tensor([[0, 0, 1], [0, 255, 1], [1, 1, 255]])
+    found = patch_labels(label, (2, 2), 2)  # rows and columns {0, 1} and {2}
+    assert found.tolist() == [[1, 0], [0, 1], [0, 1], [0, 0]]
+
+
+def test_sizes_may_differ_and_image_size_makes_them_equal():
+    mixed = scenes(3) + scenes(2, grid=6) + scenes(1)
+    found = dense_retrieval(PixelEncoder(), mixed, mixed, 3, k=4)
+    assert found['num_memory'] == 4 * 16 + 2 * 36
+    found = dense_retrieval(PixelEncoder(), mixed, mixed, 3, k=4, image_size=16, batch_size=6)
+    assert found['num_memory'] == 6 * 16
+
+
+def test_errors_say_what_to_do():
+    memory = scenes(1)
+    with pytest.raises(ValueError, match=r'1\.\.16 .*got 30.*more memory'):
+        dense_retrieval(PixelEncoder(), memory, memory, 3)
+    with pytest.raises(ValueError, match='check num_classes'):
+        dense_retrieval(PixelEncoder(), memory, memory, 2, k=1)
+    with pytest.raises(ValueError, match='temperature'):
+        dense_retrieval(PixelEncoder(), memory, memory, 3, temperature=0)
+    with pytest.raises(ValueError, match='1 and 0'):
+        dense_retrieval(PixelEncoder(), memory, [], 3)
+    with pytest.raises(ValueError, match='memory_size'):
+        dense_retrieval(PixelEncoder(), memory, memory, 3, memory_size=0)
+    void = [dict(memory[0], label=torch.full((16, 16), 255))]
+    with pytest.raises(ValueError, match='no patch with a labelled pixel'):
+        dense_retrieval(PixelEncoder(), void, memory, 3)
+
+
+def test_runs_on_real_frames(shared_data):
+    folder = shared_data / 'data' / 'camvid'
+
+    def split(name):
+        return ImageMaskFolder(folder / 'images' / name, folder / 'labels' / name, limit=2)
+
+    found = dense_retrieval(PixelEncoder(), split('train'), split('val'), 11,
+                            image_size=(90, 120), memory_size=500)
+    assert found['num_memory'] == 500
+    assert 0 < found['mIoU'] < 100

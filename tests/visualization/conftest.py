@@ -1,0 +1,59 @@
+"""Small stand-ins shared by the picture tests."""
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+PALETTE = ((200, 30, 30), (30, 200, 30), (30, 30, 200))
+CLASSES = ('red', 'green', 'blue')
+
+
+class FakeScenes:
+    """A blue ground with one red or green square."""
+    CLASSES, PALETTE = CLASSES, PALETTE
+
+    def __init__(self, count=4, size=32):
+        self.count, self.size = count, size
+
+    def __len__(self):
+        return self.count
+
+    def label(self, index):
+        label = np.full((self.size, self.size), 2, dtype=np.uint8)
+        label[8:16, 8 * (index % 3):8 * (index % 3) + 8] = index % 2
+        return label
+
+    def read(self, index):
+        return np.array(PALETTE, dtype=np.uint8)[self.label(index)]
+
+
+class FakeAlgorithm(nn.Module):
+    """The interface of CoTAP on mean colours; 6 channels from the filter, 3 without."""
+    patch_size = 8
+
+    def __init__(self):
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(()))
+
+    def encode(self, images, branch='student', output='filter'):
+        patches = nn.functional.avg_pool2d(images, 8) + self.bias
+        if output == 'filter':
+            patches = torch.cat([patches, -patches], dim=1)
+        return patches.mean(dim=(2, 3)), patches
+
+    def foreground(self, images, branch='teacher'):
+        return nn.functional.avg_pool2d(images, 8)[:, 0] > 0
+
+    def prototype_attention(self, images, branch='student'):
+        patches = nn.functional.avg_pool2d(images, 8)  # (B, 3, h, w)
+        return patches.softmax(dim=1).permute(0, 2, 3, 1)[:, None]  # (B, 1, h, w, 3)
+
+
+@pytest.fixture
+def scenes():
+    return FakeScenes()
+
+
+@pytest.fixture
+def make_algorithm():
+    return FakeAlgorithm

@@ -1,0 +1,197 @@
+"""Watch CoTAP learn: train on toy scenes, measure, and write a report with pictures.
+
+    python tools/demo.py                      # one seed, a few minutes on two cores
+    python tools/demo.py --seeds 0 1 2        # with the spread over seeds
+    python tools/demo.py --from-scratch       # without the shipped init
+
+The report is ``work_dirs/demo/report.html``; ``results.json`` beside it has all numbers.
+"""
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.runner import Runner
+from mmengine.utils import ProgressBar
+from torch import nn
+
+from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
+from cotap_mm.registry import DATASETS
+from cotap_mm.visualization import Report, before_after, curves, read_scalars
+
+ROOT = Path(__file__).resolve().parents[1]
+# Rows of the table: name -> (before or after training, branch, output).
+MEASURED = {
+    'init, backbone': ('before', 'student', 'backbone'),
+    'init, filter (untrained)': ('before', 'student', 'filter'),
+    'CoTAP student, backbone': ('after', 'student', 'backbone'),
+    'CoTAP student, filter': ('after', 'student', 'filter'),
+    'CoTAP teacher, backbone': ('after', 'teacher', 'backbone'),
+    'CoTAP teacher, filter': ('after', 'teacher', 'filter'),
+}
+
+
+class Trained(NamedTuple):
+    """One run: the network as training found it and as training left it."""
+    before: nn.Module
+    after: nn.Module
+    work_dir: Path
+    minutes: float
+    dataset: Any
+
+
+class DemoHook(Hook):
+    """Copies the network after initialisation, before the first step; shows progress."""
+
+    def before_train(self, runner: Runner) -> None:
+        """Copy the network."""
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        self.before = copy.deepcopy(model)
+        self.bar = ProgressBar(runner.max_iters)
+
+    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
+        """Move the progress bar."""
+        self.bar.update()
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--config', default=str(ROOT / 'configs/cotap/demo.py'))
+    parser.add_argument('--work-dir', default='work_dirs/demo')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
+    parser.add_argument('--iters', type=int, help='instead of the number in the config')
+    parser.add_argument('--from-scratch', action='store_true', help='random initial weights')
+    return parser.parse_args(argv)
+
+
+def train(config: Config, seed: int, folder: Path) -> Trained:
+    """Train with one seed."""
+    config = copy.deepcopy(config)
+    config.work_dir = str(folder)
+    config.randomness = dict(seed=seed)
+    ensure_neighbors(config, folder)
+    config.experiment_name = f'demo_seed_{seed}'
+    config.log_level = 'WARNING'  # the progress bar and the report say the rest
+    runner, hook = Runner.from_cfg(config), DemoHook()
+    runner.register_hook(hook)
+    start = time.monotonic()
+    runner.train()
+    minutes = (time.monotonic() - start) / 60
+    after = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    return Trained(hook.before, after, Path(runner.work_dir), minutes,
+                   runner.train_dataloader.dataset)
+
+
+def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> Dict[str, dict]:
+    """Dense retrieval of every row of the table."""
+    networks = dict(before=run.before, after=run.after)
+    return {
+        name: dense_retrieval(
+            CoTAPEncoder(networks[when], branch, output), memory, queries, num_classes)
+        for name, (when, branch, output) in MEASURED.items()
+    }
+
+
+def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
+    """Scores with names of classes; one that never occurs is left out (JSON has no NaN)."""
+    return {
+        name: dict(found, IoU={label: value for label, value in zip(classes, found['IoU'])
+                               if value == value})
+        for name, found in scores.items()
+    }
+
+
+def summarize(scores: Dict[int, Dict[str, dict]]) -> List[list]:
+    """Rows (name, mean mIoU, spread, gain over the init), each in points of mIoU."""
+    rows = []
+    values = {name: [each[name]['mIoU'] for each in scores.values()] for name in MEASURED}
+    start = values['init, backbone']
+    for name, found in values.items():
+        gains = [value - first for value, first in zip(found, start)]
+        spread = f'{statistics.stdev(found):.2f}' if len(found) > 1 else '-'
+        rows.append([name, statistics.mean(found), spread, f'{statistics.mean(gains):+.2f}'])
+    return rows
+
+
+def make_report(run: Trained, rows: List[list], scenes: Any, memory: Any, intro: str) -> Report:
+    """All numbers and pictures; the pictures are of one run."""
+    images = [scenes.read(i) for i in range(min(24, len(scenes)))]
+    labels = [scenes.label(i) for i in range(len(images))]
+    networks = dict(before=run.before, after=run.after)
+    report = Report('CoTAP on toy scenes', intro)
+    report.add_table(
+        'Dense retrieval on the test scenes',
+        'mIoU in per cent: patches take the labels of the most similar patches of a labelled '
+        'memory, nothing is trained for it. Spread: standard deviation over seeds. '
+        'In bold: the best.',
+        ['features', 'mIoU', 'spread', 'against init'], rows,
+        strong=[max(range(len(rows)), key=lambda i: rows[i][1])])
+    before_after.add_crops(report, run.dataset)
+    before_after.add_foreground(report, networks, images)
+    before_after.add_components(report, networks, images)
+    example = before_after.choose_example(
+        CoTAPEncoder(run.before, 'student', 'backbone'), images, labels, scenes.CLASSES)
+    before_after.add_similarity(report, networks, images, example)
+    before_after.add_retrieval(
+        report, {'before,\nbackbone': CoTAPEncoder(run.before, 'student', 'backbone'),
+                 'after,\nfilter': CoTAPEncoder(run.after, 'student', 'filter')}, memory, scenes)
+    before_after.add_prototypes(report, run.after, images)
+    report.add_picture('curves', 'Losses and monitors', 'What was logged while training.',
+                       curves(read_scalars(run.work_dir)))
+    return report
+
+
+def print_table(rows: List[list]) -> None:
+    print(f'\n{"features":<28}{"mIoU":>8}{"spread":>9}{"against init":>15}')
+    for name, value, spread, gain in rows:
+        print(f'{name:<28}{value:>8.2f}{spread:>9}{gain:>15}')
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    folder = Path(args.work_dir)
+    config = Config.fromfile(args.config)
+    if args.iters is not None:
+        config.train_cfg.max_iters = args.iters
+    if 'demo' not in config:
+        raise ValueError(f'{args.config} must have demo=dict(memory=..., test=...), two configs of '
+                         'ToyScenes or a data set like it; see configs/cotap/demo.py')
+    if args.from_scratch:
+        config.model.init_cfg = None
+    scenes = DATASETS.build(config.demo.test)
+    memory = LabeledScenes(DATASETS.build(config.demo.memory))
+    scores, first = {}, None
+    for number, seed in enumerate(args.seeds, start=1):
+        print(f'seed {seed} ({number} of {len(args.seeds)}): '
+              f'training {config.train_cfg.max_iters} iterations')
+        run = train(config, seed, folder / f'seed_{seed}')
+        print(f'\ntrained in {run.minutes:.1f} minutes; measuring on {len(scenes)} test scenes')
+        scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
+        first = first or run
+    rows = summarize(scores)
+    start = 'the shipped self-supervised init' if config.model.get('init_cfg') else 'random weights'
+    intro = (f'A small ViT, started from {start}, trained with CoTAP for '
+             f'{config.train_cfg.max_iters} iterations without any label, seed '
+             f'{", ".join(map(str, args.seeds))}. The pictures are of seed {args.seeds[0]}.')
+    page = make_report(first, rows, scenes, memory, intro).save(folder)
+    results = dict(
+        config=args.config, iterations=config.train_cfg.max_iters,
+        from_scratch=args.from_scratch, minutes=first.minutes,
+        seeds={seed: named(found, scenes.CLASSES) for seed, found in scores.items()})
+    (folder / 'results.json').write_text(json.dumps(results, indent=2))
+    print_table(rows)
+    print(f'\nreport: {page}\nnumbers: {folder / "results.json"}')
+
+
+if __name__ == '__main__':
+    main()
