@@ -1,10 +1,12 @@
 """Weights in and out: recognise a file, rename its tensors, fit them to a model."""
+from .conversion import convert, to_our_layout
 from .fitting import LoadReport
 from .initializer import PretrainedViT, init_then_load
 from .loading import load_pretrained
-from .naming import SOURCES, rename_released
+from .naming import rename_released
+from .recognition import SOURCES
 
 __all__ = [
-    'LoadReport', 'PretrainedViT', 'SOURCES', 'init_then_load', 'load_pretrained',
-    'rename_released'
+    'LoadReport', 'PretrainedViT', 'SOURCES', 'convert', 'init_then_load', 'load_pretrained',
+    'rename_released', 'to_our_layout'
 ]

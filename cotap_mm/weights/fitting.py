@@ -1,11 +1,13 @@
 """Putting renamed tensors into a model, or refusing to."""
 from dataclasses import dataclass, field
-from typing import Dict, List, Tuple
+from typing import Dict, List, Optional, Tuple
 
 import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import resize_position_embedding
+
+_FINAL_NORM = ('backbone.ln1.weight', 'backbone.ln1.bias')
 
 
 @dataclass
@@ -13,92 +15,146 @@ class LoadReport:
     """What became of each tensor of a checkpoint.
 
     Attributes:
-        source (str): Family of names that was recognised.
+        source (str): Source that was stated, or the family of names recognised.
+        branch (str): Branch that was loaded; ``''`` if the file does not say.
         loaded (list[str]): Our names of the tensors that were loaded.
         missing (list[str]): Parameters of the model that stayed as initialised.
-        unexpected (list[str]): Tensors of the file that nothing knows.
+        unexpected (list[str]): Tensors of the network that nothing knows.
         dropped (list[str]): Tensors that the model has no place for by design.
         resized (list[str]): Loaded after resizing (position embeddings).
+        teacher (str): Where a CoTAP's teacher comes from: ``'student'`` (a copy),
+            ``'file'``, or ``''`` for a model without teacher.
     """
     source: str
+    branch: str = ''
     loaded: List[str] = field(default_factory=list)
     missing: List[str] = field(default_factory=list)
     unexpected: List[str] = field(default_factory=list)
     dropped: List[str] = field(default_factory=list)
     resized: List[str] = field(default_factory=list)
+    teacher: str = ''
+
+    @property
+    def num_loaded(self) -> int:
+        """Number of tensors that were loaded."""
+        return len(self.loaded)
 
     def __str__(self) -> str:
         def few(names: List[str]) -> str:
             more = f', ... {len(names) - 3} more' if len(names) > 3 else ''
             return f'{len(names)} ({", ".join(names[:3])}{more})' if names else 'none'
 
-        return (f'weights of {self.source!r}: loaded {len(self.loaded)} tensors; stayed as '
-                f'initialised {few(self.missing)}; unexpected {few(self.unexpected)}; not needed '
-                f'{few(self.dropped)}; resized {few(self.resized)}')
+        teacher = {'student': '; the teacher is a copy of the student',
+                   'file': '; the teacher is the file\'s', '': ''}[self.teacher]
+        return (f'{self.branch or "network"} with names of {self.source!r}: loaded '
+                f'{self.num_loaded} tensors; stayed as initialised {few(self.missing)}; unexpected '
+                f'{few(self.unexpected)}; not needed {few(self.dropped)}; resized '
+                f'{few(self.resized)}{teacher}')
 
 
-def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport) -> None:
+def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
+        teacher: Optional[Dict[str, Tensor]] = None) -> None:
     """Copy tensors in our layout into a model.
 
     Args:
         model (nn.Module): A CoTAP algorithm, or a ViT (with or without ``neck``).
         tensors (dict[str, Tensor]): In the layout of the algorithm.
         report (LoadReport): Filled here.
+        teacher (dict[str, Tensor], optional): Tensors for the algorithm's teacher. By
+            default it becomes a copy of the student.
 
     Raises:
-        ValueError: If the backbone does not fit; the model is unchanged then.
+        ValueError: If a part does not fit; the model is unchanged then.
     """
-    own = {name: value for name, value in model.state_dict(keep_vars=True).items()
-           if isinstance(value, nn.Parameter)}
-    is_algorithm = any(name.startswith('backbone.') for name in own)
-    backbone = model.backbone if is_algorithm else model
-    targets = {(name if is_algorithm or name.startswith('neck.') else 'backbone.' + name): value
-               for name, value in own.items()}
-    targets = {name: value for name, value in targets.items()
-               if name.startswith(('backbone.', 'neck.', 'head.'))}
-    tensors = dict(tensors)
-    _resize(tensors, targets, backbone, report)
-    _place(tensors, targets, report)
-    _refuse_bad_fit(tensors, targets, report)
+    plans = [_plan(model, tensors, report)]
+    has_teacher = hasattr(model, 'teacher') and hasattr(model, 'student')
+    if has_teacher and teacher is not None:
+        plans.append(_plan(model.teacher, teacher, LoadReport(f'{report.source}, teacher')))
     with torch.no_grad():
-        for name in report.loaded:
-            targets[name].copy_(tensors[name])
+        _copy(plans[0])
+        if has_teacher:
+            model.teacher.copy_from(model.student)
+            report.teacher = 'student'
+        for plan in plans[1:]:
+            _copy(plan)
+            report.teacher = 'file'
 
 
-def _resize(tensors: Dict[str, Tensor], targets: Dict[str, Tensor], backbone: nn.Module,
-            report: LoadReport) -> None:
-    name = 'backbone.pos_embed'
-    if name not in tensors or name not in targets or tensors[name].shape == targets[name].shape:
-        return
-    extra = backbone.num_extra_tokens
-    side = round((tensors[name].shape[1] - extra)**0.5)
-    fits = tensors[name].ndim == 3 and tensors[name].shape[2] == targets[name].shape[2]
-    if fits and extra + side * side == tensors[name].shape[1]:
-        tensors[name] = resize_position_embedding(tensors[name], (side, side),
-                                                  tuple(backbone.patch_resolution), extra)
-        report.resized.append(name)
+def _copy(plan: List[Tuple[Tensor, Tensor]]) -> None:
+    for place, value in plan:
+        place.copy_(value)
 
 
-def _place(tensors: Dict[str, Tensor], targets: Dict[str, Tensor], report: LoadReport) -> None:
+def _plan(model: nn.Module, tensors: Dict[str, Tensor],
+          report: LoadReport) -> List[Tuple[Tensor, Tensor]]:
+    """Pairs of parameter and value, after all checks."""
+    places = _places(model)
+    tensors = dict(tensors)
+    _resize(tensors, places, getattr(model, 'backbone', model), report)
     for name in tensors:
-        if name in targets:
+        if name in places:
             report.loaded.append(name)
-        elif name.startswith(('neck.', 'head.')) or name in ('backbone.ln1.weight',
-                                                             'backbone.ln1.bias'):
+        elif name.startswith(('neck.', 'head.')) or name in _FINAL_NORM:
             report.dropped.append(name)  # a bare ViT, or one without a final norm
         else:
             report.unexpected.append(name)
-    report.missing.extend(name for name in targets if name not in tensors)
+    report.missing.extend(name for name in places if name not in tensors)
+    problems, remedies = _problems(tensors, places, report)
+    if problems:
+        in_file, in_model = (_describe(names) for names in (tensors, places))
+        raise ValueError(f'checkpoint does not fit (names of {report.source!r}): '
+                         f'{"; ".join(problems)}. The file holds {in_file}, the model is '
+                         f'{in_model}. {"; ".join(remedies)}')
+    return [(places[name], tensors[name]) for name in report.loaded]
 
 
-def _refuse_bad_fit(tensors: Dict[str, Tensor], targets: Dict[str, Tensor],
-                    report: LoadReport) -> None:
-    different = [(name, tuple(tensors[name].shape), tuple(targets[name].shape))
-                 for name in report.loaded if tensors[name].shape != targets[name].shape]
-    problems = []
+def _places(model: nn.Module) -> Dict[str, nn.Parameter]:
+    """Parameters that weights can go to, by their name in the algorithm's layout."""
+    own = {name: value for name, value in model.state_dict(keep_vars=True).items()
+           if isinstance(value, nn.Parameter)}
+    if any(name.startswith('backbone.') for name in own):
+        own = {(name[len('backbone.'):] if name.startswith('backbone.neck.') else name): value
+               for name, value in own.items()}
+    else:
+        own = {(name if name.startswith('neck.') else 'backbone.' + name): value
+               for name, value in own.items()}
+    return {name: value for name, value in own.items()
+            if name.startswith(('backbone.', 'neck.', 'head.'))}
+
+
+def _resize(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], backbone: nn.Module,
+            report: LoadReport) -> None:
+    """Bring position embeddings to the model's grid; what is no grid is refused later."""
+    name = 'backbone.pos_embed'
+    if name not in tensors or name not in places or tensors[name].shape == places[name].shape:
+        return
+    value, extra = tensors[name], backbone.num_extra_tokens
+    if value.ndim != 3 or value.shape[2] != places[name].shape[2]:
+        return
+    target = tuple(backbone.patch_resolution)
+    source = _guess_grid(value.shape[1] - extra, target)
+    if source is not None:
+        tensors[name] = resize_position_embedding(value, source, target, extra)
+        report.resized.append(name)
+
+
+def _guess_grid(count: int, target: Tuple[int, int]) -> Optional[Tuple[int, int]]:
+    """The square of so many patches, else the grid of the target's aspect ratio."""
+    for aspect in (1.0, target[0] / target[1]):
+        height = round((max(count, 0) * aspect)**0.5)
+        if height and count % height == 0 and abs(height / (count // height) - aspect) < 1e-6:
+            return height, count // height
+    return None
+
+
+def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
+              report: LoadReport) -> Tuple[List[str], List[str]]:
+    """What is wrong with a fit, and what to do about it."""
+    problems, remedies = [], []
+    different = [name for name in report.loaded if tensors[name].shape != places[name].shape]
     if different:
-        shown = '; '.join(f'{n} is {a} in the file and {b} in the model'
-                          for n, a, b in different[:3])
+        shown = '; '.join(f'{n} is {tuple(tensors[n].shape)} in the file and '
+                          f'{tuple(places[n].shape)} in the model' for n in different[:3])
         problems.append(f'{len(different)} shapes differ: {shown}')
     lacking = [name for name in report.missing if name.startswith('backbone.')]
     if lacking:
@@ -108,16 +164,27 @@ def _refuse_bad_fit(tensors: Dict[str, Tensor], targets: Dict[str, Tensor],
     if surplus:
         problems.append(f'the backbone has no place for {len(surplus)} tensors: '
                         f'{", ".join(surplus[:3])}')
-    if problems:
-        in_file, in_model = (_describe(names) for names in (tensors, targets))
-        raise ValueError(f'checkpoint does not fit (names of {report.source!r}): '
-                         f'{"; ".join(problems)}. The file holds {in_file}, the model is '
-                         f'{in_model}; set arch and patch_size of the backbone to the file\'s')
+    if lacking and all(name.endswith('qkv.bias') for name in lacking):
+        remedies.append('Build the backbone with qkv_bias=False, as the file\'s attention has none')
+    elif lacking and set(lacking) <= set(_FINAL_NORM):
+        remedies.append('Build the backbone with final_norm=False, as the file has no final norm')
+    elif lacking or surplus or any(name.startswith('backbone.') for name in different):
+        remedies.append('Set arch, patch_size and in_channels of the backbone to the file\'s')
+    for part in ('neck.', 'head.patch.', 'head.cls.'):
+        present = any(name.startswith(part) for name in report.loaded)
+        absent = [name for name in report.missing if name.startswith(part)]
+        if present and absent:
+            problems.append(f'the file has only a part of {part[:-1]}; it lacks '
+                            f'{", ".join(absent[:3])}')
+        if present and (absent or any(name.startswith(part) for name in different)):
+            remedies.append(f'Build {part[:-1]} with the sizes of the file\'s, or load only the '
+                            'backbone (tools/convert.py --layout vit)')
+    return problems, remedies
 
 
 def _describe(tensors: Dict[str, Tensor]) -> str:
     patch = tensors.get('backbone.patch_embed.projection.weight')
     blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
-    width: Tuple = tuple(patch.shape) if patch is not None else ('?', '?', '?')
+    width: Tuple = tuple(patch.shape) if patch is not None and patch.ndim == 4 else ('?', ) * 3
     return (f'a ViT of width {width[0]}, {len(blocks)} blocks, patch {width[2]}, '
             f'{width[1]} input channels')

@@ -1,11 +1,12 @@
 """The one way weights come in."""
-from typing import Optional
+from typing import Dict, Optional, Tuple
 
-from torch import nn
+from torch import Tensor, nn
 
 from .fitting import LoadReport, fit
-from .naming import recognize, rename
+from .naming import rename
 from .reading import Checkpoint, read_checkpoint
+from .recognition import recognize
 
 
 def load_pretrained(model: nn.Module, checkpoint: Checkpoint, source: str = 'auto',
@@ -14,9 +15,10 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, source: str = 'aut
 
     Understood are our own checkpoints (student or teacher), the authors' released
     CoTAP files, DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT and MMPretrain.
-    Position embeddings of another grid are resized. In a CoTAP algorithm the teacher
-    starts as a copy of the student; heads and filter stay as initialised if the file
-    has none.
+    Position embeddings of another grid are resized. Heads and filter stay as
+    initialised if the file has none. A CoTAP algorithm's teacher becomes a copy of the
+    student, except from one of our own training checkpoints, which has its own teacher.
+    Queues, bank and counters are not loaded: to continue a run, resume it.
 
     Args:
         model (nn.Module): A :class:`cotap_mm.models.CoTAP`, or a ViT with MMPretrain's
@@ -35,10 +37,24 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, source: str = 'aut
         FileNotFoundError: If there is no such file, or a URL cannot be had.
         ValueError: If the file is unsafe, damaged, of another source, or does not fit.
     """
-    recognized = recognize(read_checkpoint(checkpoint, trust), source, branch)
-    tensors, unknown, dropped = rename(recognized)
-    report = LoadReport(source=recognized.family, unexpected=list(unknown), dropped=dropped)
-    fit(model, tensors, report)
-    if hasattr(model, 'teacher') and hasattr(model, 'student'):
-        model.teacher.copy_from(model.student)
+    tensors, teacher, report = read_in_our_names(checkpoint, source, branch, trust)
+    fit(model, tensors, report, teacher)
     return report
+
+
+def read_in_our_names(
+        checkpoint: Checkpoint, source: str = 'auto', branch: Optional[str] = None,
+        trust: bool = False) -> Tuple[Dict[str, Tensor], Optional[Dict[str, Tensor]], LoadReport]:
+    """Read, recognise and rename; arguments and errors as in :func:`load_pretrained`.
+
+    Returns:
+        tuple: Tensors in the algorithm's layout, those of the teacher if the file is one
+        of our own training checkpoints, and the report so far.
+    """
+    found = recognize(read_checkpoint(checkpoint, trust), source, branch)
+    renamed = rename(found.family, found.tensors)
+    teacher = None if found.teacher is None else rename(found.family, found.teacher).tensors
+    report = LoadReport(source=found.family if source == 'auto' else source, branch=found.branch,
+                        unexpected=list(renamed.unexpected),
+                        dropped=renamed.dropped + found.outside)
+    return renamed.tensors, teacher, report

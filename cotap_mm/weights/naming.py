@@ -1,38 +1,33 @@
-"""What a checkpoint is, and its tensors' names in our layout.
+"""Names of tensors: from other people's to ours.
 
 Our layout is the one of :class:`cotap_mm.models.CoTAP`: ``backbone.*`` with
 MMPretrain's ViT names, ``neck.*``, ``head.patch.*``, ``head.cls.*``.
 """
 import re
-from typing import Dict, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
 
-#: Families of names, and the sources that use them.
-SOURCES = {
-    'cotap_mm': 'cotap_mm', 'cotap': 'cotap', 'mmpretrain': 'mmpretrain', 'hf': 'hf',
-    'timm': 'timm', 'dino': 'timm', 'ibot': 'timm', 'mugs': 'timm', 'leopart': 'timm'
-}
-
-_ANCHORS = (  # a name that each family has exactly once in a network
-    ('timm', 'patch_embed.proj.weight'),
-    ('mmpretrain', 'patch_embed.projection.weight'),
-    ('hf', 'embeddings.patch_embeddings.projection.weight'),
-)
-
-_BLOCK = {
+_BLOCK = {  # without .weight and .bias
     'norm1': 'ln1', 'norm2': 'ln2', 'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj',
     'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1',
     'layernorm_before': 'ln1', 'layernorm_after': 'ln2',
     'attention.output.dense': 'attn.proj',
-    'intermediate.dense': 'ffn.layers.0.0', 'output.dense': 'ffn.layers.1'
+    'intermediate.dense': 'ffn.layers.0.0', 'output.dense': 'ffn.layers.1',
+    'attention.o_proj': 'attn.proj'  # transformers 5 in memory; its files keep the old names
+}
+_LAYER_SCALE = {
+    'ls1.gamma': 'attn.gamma1.weight', 'ls2.gamma': 'ffn.gamma2.weight',
+    'gamma_1': 'attn.gamma1.weight', 'gamma_2': 'ffn.gamma2.weight',
+    'layer_scale1.lambda1': 'attn.gamma1.weight', 'layer_scale2.lambda1': 'ffn.gamma2.weight'
 }
 _TRUNK = {
     'cls_token': 'cls_token', 'pos_embed': 'pos_embed',
     'patch_embed.proj.weight': 'patch_embed.projection.weight',
     'patch_embed.proj.bias': 'patch_embed.projection.bias',
     'norm.weight': 'ln1.weight', 'norm.bias': 'ln1.bias',
+    'norm_pre.weight': 'pre_norm.weight', 'norm_pre.bias': 'pre_norm.bias',
     'embeddings.cls_token': 'cls_token', 'embeddings.position_embeddings': 'pos_embed',
     'embeddings.patch_embeddings.projection.weight': 'patch_embed.projection.weight',
     'embeddings.patch_embeddings.projection.bias': 'patch_embed.projection.bias',
@@ -44,123 +39,67 @@ _HEADS = ('patch', 'cls')
 _FOREIGN = re.compile(
     r'(head|head_dist|fc|fc_norm|classifier|decoder|decoder_.*|predictor|projection_head'
     r'|projection_heads|projector|prototypes|masked_embed|mask_token|last_layer|pooler'
-    r'|embeddings\.mask_token|queue.*|center.*)(\.|$)')
+    r'|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)')
+# Unknown tensors under these names change what a ViT computes: leaving them out is no choice.
+_COMPUTING = re.compile(
+    r'(embeddings\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
+    r'|\w+_tokens?|rope|rel_pos)')
 
 
-class Recognized(NamedTuple):
-    """A network found in a file."""
-    family: str
-    prefix: str
+class Renamed(NamedTuple):
+    """Tensors in our layout, and what became of the others.
+
+    Attributes:
+        tensors (dict[str, Tensor]): By our names.
+        unexpected (list[str]): Names that nothing knows.
+        dropped (list[str]): Names that CoTAP has no use for.
+    """
     tensors: Dict[str, Tensor]
+    unexpected: List[str]
+    dropped: List[str]
 
 
-def _branches(content: dict) -> Dict[str, dict]:
-    """The dict or dicts of tensors in a file; DINO's full files hold two networks."""
-    for key in ('state_dict', 'model', 'module'):
-        if isinstance(content.get(key), dict):
-            return _branches(content[key])
-    pair = {key: content[key] for key in ('student', 'teacher')
-            if isinstance(content.get(key), dict)}
-    return pair or {'': content}
-
-
-def recognize(content: dict, source: str, branch: Optional[str]) -> Recognized:
-    """Find the ViT in a file.
+def rename(family: str, tensors: Dict[str, Tensor]) -> Renamed:
+    """Give a network's tensors our names.
 
     Args:
-        content (dict): The file's content.
-        source (str): ``'auto'`` or one of :data:`SOURCES`.
-        branch (str, optional): ``'student'`` or ``'teacher'`` where a file has both.
-            By default the student of CoTAP (what its authors evaluate) and the teacher
-            of DINO, iBOT and Mugs (what theirs do).
+        family (str): As in :class:`cotap_mm.weights.recognition.Recognized`.
+        tensors (dict[str, Tensor]): By name without prefix.
 
     Returns:
-        Recognized: Family, prefix and the tensors under it, prefix removed.
+        Renamed: Tensors in our layout, unexpected and dropped names.
 
     Raises:
-        ValueError: If no ViT is found, or it is of another source than stated.
+        ValueError: If a released head's gain is not 1 (its scores would not be
+            cosines), or the network computes more than a plain ViT.
     """
-    if source != 'auto' and source not in SOURCES:
-        raise ValueError(f"source must be 'auto' or one of {sorted(SOURCES)}, got {source!r}")
-    if branch not in (None, 'student', 'teacher'):
-        raise ValueError(f"branch must be 'student' or 'teacher', got {branch!r}")
-    candidates = []
-    for name, tensors in _branches(content).items():
-        tensors = {k: v for k, v in tensors.items() if isinstance(v, Tensor)}
-        for family, anchor in _ANCHORS:
-            for key in tensors:
-                if key == anchor or key.endswith('.' + anchor):
-                    candidates.append((name, family, key[:-len(anchor)], tensors))
-    if not candidates:
-        raise ValueError(f'no ViT found: none of the {len(content)} entries '
-                         f'({", ".join(map(str, list(content)[:3]))}, ...) leads to a patch '
-                         'embedding of DINO, iBOT, timm, Hugging Face, MMPretrain or CoTAP')
-    name, family, prefix, tensors = _choose(candidates, branch)
-    network = {k[len(prefix):]: v for k, v in tensors.items() if k.startswith(prefix)}
-    if family == 'timm' and 'kernel' in network:
-        family = 'cotap'
-    if family == 'mmpretrain' and prefix.endswith('backbone.'):
-        whole = prefix[:-len('backbone.')]
-        if whole + 'neck.prototypes' in tensors:
-            family = 'cotap_mm'
-            network = {k[len(whole):]: v for k, v in tensors.items()
-                       if k.startswith(tuple(whole + part for part in ('backbone.', 'neck.',
-                                                                       'head.')))}
-    if source != 'auto' and SOURCES[source] != family:
-        raise ValueError(f"the file holds names of {family!r}, not of source={source!r}; "
-                         "use source='auto'")
-    return Recognized(family, prefix, network)
-
-
-def _choose(candidates: list, branch: Optional[str]) -> tuple:
-    def is_teacher(candidate: tuple) -> bool:
-        return 'teacher' in candidate[0] or 'teacher' in candidate[2]
-
-    if branch is None:
-        # A filter or CoTAP's kernel beside the backbone: the student, else the teacher.
-        ours = any(key.endswith(('neck.prototypes', 'kernel'))
-                   for candidate in candidates for key in candidate[3])
-        branch = 'student' if ours else 'teacher'
-    fitting = [c for c in candidates if is_teacher(c) == (branch == 'teacher')]
-    return (fitting or candidates)[0]
-
-
-def rename(recognized: Recognized) -> 'Tuple[Dict[str, Tensor], Dict[str, Tensor], list]':
-    """Give tensors our names.
-
-    Returns:
-        tuple: Tensors in our layout, tensors with names that nothing knows, and
-        the names of those left out by design.
-
-    Raises:
-        ValueError: If a released head's gain is not 1: its scores would not be cosines.
-    """
-    if recognized.family in ('cotap_mm', 'mmpretrain'):
-        known = recognized.tensors if recognized.family == 'cotap_mm' else {
-            'backbone.' + name: value for name, value in recognized.tensors.items()}
-        dropped = [n for n in known if n.startswith('backbone.') and _FOREIGN.match(n[9:])]
-        return {n: v for n, v in known.items() if n not in dropped}, {}, dropped
-    tensors = dict(recognized.tensors)
-    if recognized.family == 'hf':
+    if family in ('cotap_mm', 'mmpretrain'):
+        start = 'backbone.' if family == 'mmpretrain' else ''
+        ours = {start + name: value for name, value in tensors.items()}
+        dropped = [name for name in ours
+                   if name.startswith('backbone.') and _FOREIGN.match(name[len('backbone.'):])]
+        return Renamed({n: v for n, v in ours.items() if n not in dropped}, [], dropped)
+    if family == 'hf':
         tensors = _join_qkv(tensors)
     depth = 1 + max((int(m.group(1)) for m in map(re.compile(r'blocks\.(\d+)\.').match, tensors)
                      if m), default=-1)
-    known, unknown, dropped = {}, {}, []
+    renamed = Renamed({}, [], [])
     for name, value in tensors.items():
-        if name.endswith('last_layer.weight_g'):
-            if recognized.family == 'cotap' and not torch.allclose(value, torch.ones_like(value)):
-                raise ValueError(f'{name} must be all 1, got values up to {float(value.max()):g}: '
-                                 'with another gain the scores would not be cosines')
-            dropped.append(name)
-            continue
         new = rename_released(name, depth)
+        if family == 'cotap' and name.endswith('last_layer.weight_g'):
+            _check_gain(name, value)
         if new is None:
-            dropped.append(name)
+            renamed.dropped.append(name)
         elif new:
-            known[new] = value
+            renamed.tensors[new] = value
         else:
-            unknown[name] = value
-    return known, unknown, dropped
+            renamed.unexpected.append(name)
+    surplus = [name for name in renamed.unexpected if _COMPUTING.match(name)]
+    if surplus:
+        raise ValueError(f'this is no plain ViT: {len(surplus)} tensors take part in what it '
+                         f'computes and have no place here: {", ".join(surplus[:3])}; use a ViT '
+                         'as of DINO, iBOT, Mugs, Leopart, timm or Hugging Face ViT')
+    return renamed
 
 
 def rename_released(name: str, depth: int = 12) -> Optional[str]:
@@ -182,25 +121,43 @@ def rename_released(name: str, depth: int = 12) -> Optional[str]:
     if match:
         inner = 'mlp.' + match.group(2) if match.group(2) else 'centers'
         return f'head.{_HEADS[int(match.group(1))]}.{inner}'
-    match = re.match(r'(?:blocks|encoder\.layer)\.(\d+)\.(.+)\.(weight|bias)$', name)
+    match = re.match(r'(?:blocks|encoder\.layer|layers)\.(\d+)\.(.+)$', name)
     if match:
-        index, part, kind = match.groups()
+        index, rest = match.groups()
+        if rest in _LAYER_SCALE:
+            return f'backbone.layers.{index}.{_LAYER_SCALE[rest]}'
+        part, _, kind = rest.rpartition('.')
+        if kind not in ('weight', 'bias'):
+            return ''
         if part in _FILTER:
             return f'neck.{_FILTER[part]}.{kind}' if int(index) == depth - 1 else None
         return f'backbone.layers.{index}.{_BLOCK[part]}.{kind}' if part in _BLOCK else ''
     return None if _FOREIGN.match(name) else ''
 
 
+def _check_gain(name: str, gain: Tensor) -> None:
+    if not torch.allclose(gain.float(), torch.ones_like(gain, dtype=torch.float32)):
+        raise ValueError(f'{name} must be all 1, got values from {float(gain.min()):g} to '
+                         f'{float(gain.max()):g}: with another gain the scores of this head would '
+                         'not be cosines')
+
+
 def _join_qkv(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Hugging Face keeps query, key and value apart; a ViT here has one qkv."""
-    joined = {}
+    joined, apart = {}, {}
     for name, value in tensors.items():
-        match = re.match(r'encoder\.layer\.(\d+)\.attention\.attention\.(query|key|value)\.(\w+)$',
-                         name)
-        if match is None:
+        match = re.match(r'(?:encoder\.layer|layers)\.(\d+)\.attention\.'
+                         r'(?:attention\.(query|key|value)|(q|k|v)_proj)\.(\w+)$', name)
+        if match:
+            index, long, short, kind = match.groups()
+            part = long or {'q': 'query', 'k': 'key', 'v': 'value'}[short]
+            apart.setdefault(f'encoder.layer.{index}.attn.qkv.{kind}', {})[part] = value
+        else:
             joined[name] = value
-        elif match.group(2) == 'query':
-            parts = [tensors[name.replace('.query.', f'.{part}.')]
-                     for part in ('query', 'key', 'value')]
-            joined[f'encoder.layer.{match.group(1)}.attn.qkv.{match.group(3)}'] = torch.cat(parts)
+    for new, parts in apart.items():
+        lacking = [part for part in ('query', 'key', 'value') if part not in parts]
+        if lacking:
+            raise ValueError(f'{new} is made of query, key and value, but the file lacks its '
+                             f'{" and ".join(lacking)}')
+        joined[new] = torch.cat([parts[part] for part in ('query', 'key', 'value')])
     return joined

@@ -1,14 +1,22 @@
 """Reading a checkpoint file without trusting it."""
+import argparse
+import contextlib
+import hashlib
+import http.client
 import pickle
+import socket
 from pathlib import Path
-from typing import Union
-from urllib.error import URLError
+from typing import Any, Union
+from urllib.parse import urlparse
 
 import torch
-from mmengine.dist import master_only
-from torch.hub import get_dir, load_state_dict_from_url
+from mmengine.dist import is_main_process
+from torch.hub import download_url_to_file, get_dir
 
 Checkpoint = Union[str, Path, dict]
+
+#: Seconds without an answer after which a download is given up.
+DOWNLOAD_TIMEOUT = 30.0
 
 
 def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
@@ -26,59 +34,119 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
 
     Raises:
         FileNotFoundError: If there is no such file, or a URL cannot be had.
+        ImportError: If the file needs a package that is not installed.
+        TypeError: If ``checkpoint`` is neither a path, a URL nor a dict.
         ValueError: If the file is damaged, needs trust, or holds no dict.
     """
     if isinstance(checkpoint, dict):
         return checkpoint
+    if not isinstance(checkpoint, (str, Path)):
+        raise TypeError('checkpoint must be a path, a URL or a state dict, got '
+                        f'{type(checkpoint).__name__}')
     name = str(checkpoint)
     if name.startswith(('http://', 'https://')):
-        content = _download(name)
+        path = _download(name)
     else:
         path = Path(name).expanduser()
         if not path.is_file():
             raise FileNotFoundError(f'checkpoint {name} is not a file; give the path of a '
                                     'checkpoint, a URL, or a state dict')
-        content = _read_file(path, trust)
+    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(
+        path, trust)
     if not isinstance(content, dict):
         raise ValueError(f'{name} must hold a dict of tensors, got {type(content).__name__}')
     return content
 
 
-def _download(url: str) -> dict:
+def cached_path(url: str) -> Path:
+    """Where the file of a URL is kept.
+
+    The whole URL is part of the name, since other methods call the files of all their
+    architectures alike (iBOT: ``checkpoint_teacher.pth``).
+    """
+    file = Path(urlparse(url).path)
+    digest = hashlib.sha256(url.encode()).hexdigest()[:8]
+    return Path(get_dir()) / 'checkpoints' / f'{file.stem}-{digest}{file.suffix}'
+
+
+def _download(url: str) -> Path:
+    path = cached_path(url)
+    if path.is_file():
+        return path
+    usual = socket.getdefaulttimeout()
     try:
-        _fetch(url)
-        return load_state_dict_from_url(url, map_location='cpu', weights_only=True)
-    except (URLError, OSError, TimeoutError) as error:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Without it a machine behind a closed firewall would wait for ever.
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
+        download_url_to_file(url, str(path), progress=is_main_process())
+    except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(
             f'cannot download {url} ({error}). Download it on a machine with a connection, then '
-            f'either give its path (--init FILE, or init_cfg.checkpoint=FILE) or put it into '
-            f'{Path(get_dir()) / "checkpoints"}') from error
+            f'either give its path (--init FILE, or init_cfg.checkpoint=FILE) or save it as '
+            f'{path}') from error
+    finally:
+        socket.setdefaulttimeout(usual)
+    return path
 
 
-@master_only
-def _fetch(url: str) -> None:
-    """Let one process fill the cache before the others look."""
-    load_state_dict_from_url(url, map_location='cpu', weights_only=True)
-
-
-def _read_file(path: Path, trust: bool) -> dict:
-    if path.suffix == '.safetensors':
-        try:
-            from safetensors.torch import load_file
-        except ImportError as error:
-            raise ImportError(f'{path} needs the package safetensors: '
-                              'pip install safetensors') from error
-        return load_file(str(path))
+def _read_safetensors(path: Path) -> dict:
     try:
-        return torch.load(path, map_location='cpu', weights_only=True)
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+    except ImportError as error:
+        raise ImportError(f'{path} needs the package safetensors: '
+                          'pip install safetensors') from error
+    try:
+        return load_file(str(path))
+    except (SafetensorError, OSError) as error:
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _read_pickle(path: Path, trust: bool) -> Any:
+    with open(path, 'rb') as file:
+        start = file.read(2)
+    if start != b'PK' and start[:1] != b'\x80':  # zip archive, or a bare pickle
+        raise ValueError(_damaged(path, f'it starts with {start!r}'))
+    try:
+        with _allow_namespace():
+            return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         if not trust:
-            reason = str(error).splitlines()[0]
             raise ValueError(
-                f'{path} cannot be read safely ({reason}). If it is damaged, get it again. If it '
-                'holds Python objects besides tensors, reading it would run code from the file: '
-                'pass trust=True only for a file whose origin you trust.') from error
-    except (RuntimeError, EOFError, OSError, KeyError, ValueError) as error:
-        raise ValueError(f'{path} is damaged or no PyTorch checkpoint ({error}); '
-                         'get it again') from error
-    return torch.load(path, map_location='cpu', weights_only=False)
+                f'{path} cannot be read safely ({_reason(error)}). If it is damaged, get it again. '
+                'If it holds Python objects besides tensors, reading it could run code from the '
+                'file: pass trust=True only for a file whose origin you trust. MMEngine\'s own '
+                f'checkpoints can be read safely from torch 2.6 on (this is {torch.__version__})'
+            ) from error
+    except Exception as error:  # a damaged pickle can fail in any way
+        raise ValueError(_damaged(path, error)) from error
+    return _read_trusted(path)
+
+
+def _read_trusted(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location='cpu', weights_only=False)
+    except (ImportError, AttributeError) as error:
+        raise ImportError(
+            f'{path} holds objects of software that is not installed here ({error}); install it, '
+            "or save only the file's state dict where it is") from error
+    except Exception as error:  # as above
+        raise ValueError(_damaged(path, error)) from error
+
+
+def _allow_namespace():
+    """Accept the command-line arguments that DINO, iBOT and MAE store; they are plain data."""
+    allow = getattr(torch.serialization, 'safe_globals', None)  # torch >= 2.5
+    return allow([argparse.Namespace]) if allow else contextlib.nullcontext()
+
+
+def _reason(error: Exception) -> str:
+    """The sentence of torch's message that says what was refused."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    telling = [line for line in lines if 'unsupported' in line.lower()] or lines or [repr(error)]
+    return telling[0].split('. ')[0].rstrip('.')
+
+
+def _damaged(path: Path, cause: object) -> str:
+    return (f'{path} is damaged or no checkpoint ({cause}); get it again, and if it was '
+            'downloaded delete it first')

@@ -1,0 +1,48 @@
+"""tools/convert.py does what it says, and says what is wrong."""
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from weights.foreign_weights import timm_names
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert.py'
+
+
+@pytest.fixture
+def run(monkeypatch):
+    """Runs the tool in this process, since importing torch anew takes seconds."""
+
+    def start(*arguments):
+        monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
+        runpy.run_path(str(TOOL), run_name='__main__')
+
+    return start
+
+
+def test_convert_writes_our_names(run, tmp_path, capsys):
+    torch.save(dict(student=timm_names(1), teacher=timm_names(2)), tmp_path / 'dino.pth')
+    run(tmp_path / 'dino.pth', tmp_path / 'ours.pth', '--source', 'dino', '--layout', 'vit',
+        '--branch', 'student')
+    assert "student with names of 'dino': loaded 30 tensors" in capsys.readouterr().out
+    weights = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
+    wanted = timm_names(1)['blocks.1.mlp.fc2.bias']
+    assert torch.equal(weights['layers.1.ffn.layers.1.bias'], wanted)
+
+
+def test_mistakes_end_in_one_sentence(run, tmp_path):
+    (tmp_path / 'ours.pth').touch()
+    torch.save(timm_names(), tmp_path / 'vit.pth')
+    with pytest.raises(SystemExit, match='error: .*ours.pth exists; give another name'):
+        run(tmp_path / 'vit.pth', tmp_path / 'ours.pth')
+    with pytest.raises(SystemExit, match="error: .*not of source='hf'"):
+        run(tmp_path / 'vit.pth', tmp_path / 'ours.pth', '--source', 'hf', '--overwrite')
+    with pytest.raises(SystemExit, match='error: .*nowhere.pth is not a file'):
+        run(tmp_path / 'nowhere.pth', tmp_path / 'new.pth')
+
+
+def test_help_lists_the_sources(run, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run('--help')
+    assert ended.value.code == 0 and 'leopart' in capsys.readouterr().out

@@ -1,0 +1,83 @@
+"""A fit is complete, resized where that makes sense, or refused with reasons."""
+import pytest
+import torch
+from weights.foreign_weights import small_vit, timm_names
+
+from cotap_mm.models.backbones.dino_vit import DINOViT, VisionTransformer
+from cotap_mm.ops import resize_position_embedding
+from cotap_mm.weights import load_pretrained
+
+
+def refused(model, content, *patterns):
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    with pytest.raises(ValueError) as caught:
+        load_pretrained(model, content)
+    for pattern in ('does not fit', *patterns):
+        assert pattern in str(caught.value)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_wrong_width_names_shapes_and_remedy():
+    refused(small_vit(DINOViT), timm_names(width=24), 'shapes differ',
+            'backbone.cls_token is (1, 1, 24) in the file and (1, 1, 16) in the model',
+            'a ViT of width 24, 2 blocks, patch 8', 'Set arch, patch_size')
+
+
+def test_too_few_and_too_many_blocks():
+    refused(small_vit(DINOViT), timm_names(depth=1), 'lacks 12 tensors of the backbone',
+            'layers.1.')
+    refused(small_vit(DINOViT), timm_names(depth=3), 'no place for 12 tensors', 'layers.2.',
+            'The file holds a ViT of width 16, 3 blocks')
+
+
+def test_other_number_of_channels():
+    refused(small_vit(DINOViT, in_channels=4), timm_names(), '3 input channels',
+            '4 input channels', 'in_channels')
+
+
+def test_attention_without_bias():
+    params = {k: v for k, v in timm_names().items() if not k.endswith('qkv.bias')}
+    refused(small_vit(DINOViT), params, 'qkv_bias=False')
+    assert not load_pretrained(small_vit(DINOViT, qkv_bias=False), params).missing
+
+
+def test_missing_final_norm():
+    refused(small_vit(final_norm=True), timm_names(norm=False), 'final_norm=False')
+
+
+@pytest.mark.parametrize('kind', [DINOViT, VisionTransformer])
+@pytest.mark.parametrize('img_size', [48, (16, 40)])
+def test_position_embeddings_are_resized(kind, img_size):
+    params = timm_names()
+    ramp = torch.arange(4.).view(1, 4).expand(4, 4)  # grows to the right only
+    params['pos_embed'][0, 1:] = ramp.reshape(16, 1)
+    model = small_vit(kind, img_size=img_size)
+    report = load_pretrained(model, params)
+    assert report.resized == ['backbone.pos_embed']
+    assert torch.equal(model.pos_embed[:, 0], params['pos_embed'][:, 0])
+    grid = model.pos_embed[0, 1:].detach().view(*model.patch_resolution, -1)
+    assert torch.allclose(grid, grid[:1].expand_as(grid), atol=1e-5)
+    assert (grid.diff(dim=1) > 0).all()
+
+
+def test_position_embeddings_of_a_wide_grid():
+    wide, small = small_vit(DINOViT, img_size=(16, 48)), small_vit(DINOViT, img_size=(32, 96))
+    torch.nn.init.normal_(wide.pos_embed)
+    report = load_pretrained(small, wide.state_dict())
+    assert report.resized == ['backbone.pos_embed']
+    wanted = resize_position_embedding(wide.pos_embed, (2, 6), (4, 12))
+    assert torch.equal(small.pos_embed, wanted)
+
+
+def test_position_embeddings_of_no_grid_are_refused():
+    refused(small_vit(DINOViT), timm_names(tokens=1 + 17), 'pos_embed is (1, 18, 16)')
+
+
+def test_half_precision_and_numpy_weights_are_taken():
+    model = small_vit(DINOViT)
+    params = timm_names()
+    load_pretrained(model, {name: value.half() for name, value in params.items()})
+    assert model.cls_token.dtype == torch.float32
+    assert torch.allclose(model.cls_token, params['cls_token'], atol=1e-3)
+    load_pretrained(model, {name: value.numpy() for name, value in params.items()})
+    assert torch.equal(model.cls_token, params['cls_token'])
