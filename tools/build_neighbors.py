@@ -1,27 +1,34 @@
 """Find each image's nearest neighbours by a frozen ViT; training draws positives from them.
 
-Example: python tools/build_neighbors.py data/coco/train2017 --out data/coco/neighbors.npz \
-    --checkpoint dino_vitbase16_pretrain.pth
+    python tools/build_neighbors.py data/coco/train2017 --out data/coco/neighbors.npz
+    python tools/build_neighbors.py DIR --backbone deit-small --checkpoint dino.pth --out nn.npz
+
+An interrupted run goes on where it stopped when it is started again.
 """
 import argparse
+import os
+import sys
+from typing import List, Optional, Tuple
 
 import torch
 
-from cotap_mm.datasets import ImageList, build_neighbors
-from cotap_mm.datasets.neighbor_search import encoder_of
+from cotap_mm.datasets import GlobalEncoder, ImageList, build_neighbors
+from cotap_mm.engine import launch
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('images', help='folder of images, read recursively')
+    parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
     parser.add_argument('--out', required=True, help='neighbour file to write, *.npz')
-    parser.add_argument('--ann-file', help='text list or COCO json of the images to use')
-    parser.add_argument('--backbone', default='deit-base',
-                        help='arch of the ViT: deit-small is ViT-S, deit-base ViT-B (default)')
-    parser.add_argument('--patch-size', type=int, default=16)
-    parser.add_argument('--checkpoint', help='weights of any supported source (file or URL); '
-                        'without it the features are random')
+    parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
+    parser.add_argument('--backbone', default='configs/cotap/vitb_coco.py',
+                        help='config whose backbone and initial weights are used (default: '
+                        '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
+                        'ViT-S, deit-base ViT-B')
+    parser.add_argument('--patch-size', type=int, default=16, help='with an arch')
+    parser.add_argument('--checkpoint', help="other weights of any supported source (file or URL); "
+                        "'none' for random ones")
     parser.add_argument('--num-neighbors', type=int, default=7)
     parser.add_argument('--image-size', type=int, default=224)
     parser.add_argument('--batch-size', type=int, default=32)
@@ -30,21 +37,39 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--faiss', action='store_true', help='search with faiss')
     parser.add_argument('--trust', action='store_true',
                         help='unpickle the checkpoint fully: it can run code; known files only')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
-    source = ImageList(args.images, args.ann_file)
-    if not args.checkpoint:
-        print('No --checkpoint: features of a random ViT. Give DINO weights for real use.')
-    backbone = dict(type='cotap_mm.DINOViT', arch=args.backbone, patch_size=args.patch_size,
-                    img_size=args.image_size)
-    torch.manual_seed(0)
-    encode = encoder_of(backbone, args.checkpoint, args.device, trust=args.trust)
-    identity = f'{args.backbone}/{args.patch_size} {args.checkpoint}'
-    out = build_neighbors(source, encode, args.out, args.num_neighbors, args.image_size,
-                          args.batch_size, args.workers, args.device, identity, args.faiss)
+def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
+    """Config of the backbone, and its checkpoint."""
+    if args.backbone.endswith('.py'):
+        model = launch.load_config(args.backbone).model
+        backbone = model.backbone.to_dict()
+        default = (model.get('init_cfg') or {}).get('checkpoint')
+    else:
+        backbone = dict(type='cotap_mm.DINOViT', arch=args.backbone, patch_size=args.patch_size,
+                        img_size=args.image_size)
+        default = None
+    checkpoint = args.checkpoint or default
+    if not checkpoint:
+        raise ValueError(f"--backbone {args.backbone} needs weights: give --checkpoint FILE, or "
+                         "'none' for random ones")
+    return backbone, None if checkpoint == 'none' else checkpoint
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    try:
+        source = ImageList(args.images, args.ann_file)
+        backbone, checkpoint = choose_backbone(args)
+        encoder = GlobalEncoder(backbone, checkpoint, args.image_size, args.device,
+                                trust=args.trust)
+        out = build_neighbors(source, encoder, args.out, args.num_neighbors, args.batch_size,
+                              args.workers, args.faiss)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
+        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
     print(f'\n{len(source)} images -> {out}')
 
 

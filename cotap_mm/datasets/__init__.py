@@ -1,12 +1,15 @@
 """Images, their neighbours, and crops; importing it registers all of them."""
+from .global_features import GlobalEncoder
 from .image_source import BadImage, ImageList, read_image
 from .neighbor_pairs import NeighborPairs
-from .neighbor_search import build_neighbors, ensure_neighbors
+from .neighbor_search import build_neighbors, ensure_neighbors, search_neighbors
 from .neighbors import load_neighbors, save_neighbors
+from .samplers import Visit, VisitSampler
 from .toy_scenes import ToyScenes
 from .transforms import MultiCrop
 
 __all__ = [
-    'BadImage', 'ImageList', 'MultiCrop', 'NeighborPairs', 'ToyScenes', 'build_neighbors',
-    'ensure_neighbors', 'load_neighbors', 'read_image', 'save_neighbors'
+    'BadImage', 'GlobalEncoder', 'ImageList', 'MultiCrop', 'NeighborPairs', 'ToyScenes', 'Visit',
+    'VisitSampler', 'build_neighbors', 'ensure_neighbors', 'load_neighbors', 'read_image',
+    'save_neighbors', 'search_neighbors'
 ]

@@ -1,5 +1,11 @@
-"""Lists of images, and reading one robustly."""
+"""Lists of images, and reading one robustly.
+
+An image source is any object with ``len(source)``, ``name(i)``, a name that is unique
+and stays the same from run to run, and ``read(i)``, pixels of shape (H, W, 3), uint8
+RGB, which raises :class:`BadImage` where there are none.
+"""
 import json
+import os
 from pathlib import Path
 from typing import List, Optional
 
@@ -33,20 +39,32 @@ def read_image(path: 'str | Path') -> np.ndarray:
     try:
         with Image.open(path) as image:
             image.load()
-            return to_rgb(ImageOps.exif_transpose(image))
+            return to_rgb(_upright(image))
     # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise BadImage(f'{path}: {type(error).__name__}: {error}') from error
 
 
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # pixels are fine, only the note on the camera is damaged
+        return image
+
+
 def to_rgb(image: Image.Image) -> np.ndarray:
     """Pixels of a PIL image as (H, W, 3) uint8."""
     if image.mode.startswith(('I', 'F')):  # 16 or 32 bits, which PIL would clip at 255
-        values = np.asarray(image, dtype=np.float64)
-        deep = image.mode.startswith('I;16') or values.max(initial=0) > 255
-        values = values / 257 if deep else values
-        gray = np.clip(np.nan_to_num(values), 0, 255).astype(np.uint8)
+        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+        highest = values.max(initial=0)
+        if image.mode.startswith('I;16') or highest > 255:
+            values = values / 257  # 65535 -> 255
+        elif image.mode == 'F' and highest <= 1:
+            values = values * 255
+        gray = np.clip(values.round(), 0, 255).astype(np.uint8)
         return np.repeat(gray[..., None], 3, axis=2)
+    if image.mode == 'P':  # PIL warns when a palette's transparency is dropped directly
+        image = image.convert('RGBA')
     return np.array(image.convert('RGB'))
 
 
@@ -54,25 +72,29 @@ def to_rgb(image: Image.Image) -> np.ndarray:
 class ImageList:
     """Image files: a folder, a text list, or a COCO json.
 
-    The files are sorted by name, so that an index means the same on every machine.
+    A folder is read recursively (through links, without hidden files) and sorted by
+    name; a list keeps its order. So an index means the same on every machine.
 
     Args:
-        root (str | Path): Folder that names are relative to; read recursively
-            unless ``ann_file`` is given.
+        root (str | Path): Folder that names are relative to; or a text list or json
+            itself, whose names are then relative to the folder it is in.
         ann_file (str | Path, optional): A text file with one name a line, or a COCO
             json whose ``images`` have a ``file_name``.
 
     Raises:
-        FileNotFoundError: If the folder or the list does not exist, or holds no image.
-        ValueError: If the list has the wrong form.
+        FileNotFoundError: If the folder or the list does not exist, or has no image.
+        ValueError: If the list has the wrong form or names an image twice.
     """
 
     def __init__(self, root: 'str | Path', ann_file: 'Optional[str | Path]' = None) -> None:
         self.root = Path(root).expanduser()
+        if self.root.is_file() and ann_file is None:
+            self.root, ann_file = self.root.parent, self.root
         if not self.root.is_dir():
             raise FileNotFoundError(f'image folder {root} does not exist; give an existing folder, '
                                     'e.g. with --images DIR')
-        self.names = _listed(Path(ann_file)) if ann_file else _found(self.root)
+        self.names = _found(self.root) if ann_file is None else _listed(
+            Path(ann_file).expanduser(), self.root)
         if not self.names:
             raise FileNotFoundError(f'{ann_file or root} holds no image; expected files ending in '
                                     f'{", ".join(IMAGE_SUFFIXES)}')
@@ -90,18 +112,42 @@ class ImageList:
 
 
 def _found(root: Path) -> List[str]:
-    return sorted(path.relative_to(root).as_posix() for path in root.rglob('*')
-                  if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file())
+    names, seen = [], set()
+    for folder, subfolders, files in os.walk(root, followlinks=True):
+        seen.add(os.path.realpath(folder))
+        subfolders[:] = [name for name in subfolders  # a link to a folder above would not end
+                         if os.path.realpath(os.path.join(folder, name)) not in seen]
+        place = Path(folder).relative_to(root)
+        names += [(place / name).as_posix() for name in files
+                  if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')]
+    return sorted(names)
 
 
-def _listed(path: Path) -> List[str]:
+def _listed(path: Path, root: Path) -> List[str]:
     if not path.is_file():
         raise FileNotFoundError(f'image list {path} does not exist')
-    text = path.read_text(encoding='utf-8')
-    if path.suffix.lower() != '.json':
-        return sorted(line.strip() for line in text.splitlines() if line.strip())
+    if path.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f'expected a folder, a text list or a COCO json, got the image {path}')
+    text = path.read_text(encoding='utf-8-sig')
+    if path.suffix.lower() == '.json':
+        names = _coco_names(path, text)
+    else:
+        names = [line.strip() for line in text.splitlines() if line.strip()]
+    seen = set()
+    for name in names:
+        if name in seen:
+            raise ValueError(f'{path} names {name} twice, which would be its own neighbour; '
+                             'remove the second')
+        seen.add(name)
+    if names and not any((root / name).is_file() for name in names[:100]):
+        raise FileNotFoundError(f'{path} names {names[0]}, which is not in {root}; give the folder '
+                                'that its names are relative to, and the list as ann_file')
+    return names
+
+
+def _coco_names(path: Path, text: str) -> List[str]:
     try:
-        return sorted(image['file_name'] for image in json.loads(text)['images'])
+        return [str(image['file_name']) for image in json.loads(text)['images']]
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f'{path} must be a COCO json with images[].file_name, '
                          f'got {type(error).__name__}: {error}') from error

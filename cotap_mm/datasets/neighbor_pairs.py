@@ -1,5 +1,6 @@
 """One training sample: an image and a neighbour of it, for each branch."""
-from typing import Dict, List, Optional, Tuple
+import logging
+from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
 import torch
@@ -10,23 +11,83 @@ from cotap_mm.registry import DATASETS, TRANSFORMS
 
 from .image_source import BadImage
 from .neighbors import load_neighbors
+from .samplers import Visit
+
+_BAD_ALLOWED = 2  # in any data set, however small
+_MAX_TRIES = 20
 
 
 class Branch:
     """Images of one branch and their neighbours.
 
+    Which images are bad is kept in memory that the loader's workers share: they are
+    counted together, and each is decoded and logged once.
+
     Args:
         source (dict | object): An image source: ``len``, ``name(i)``, ``read(i)``.
         neighbors (str): Neighbour file.
         num_neighbors (int): Nearest images to draw from.
+        max_bad_fraction (float): Share of bad images above which reading stops.
+
+    Raises:
+        ValueError: If there are too few images, or the neighbours do not fit them.
     """
 
-    def __init__(self, source, neighbors: str, num_neighbors: int) -> None:
+    def __init__(self, source, neighbors: str, num_neighbors: int,
+                 max_bad_fraction: float) -> None:
         self.source = DATASETS.build(source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
         names = [self.source.name(i) for i in range(len(self.source))]
         self.neighbors = load_neighbors(neighbors, names, num_neighbors)
+        self.max_bad_fraction = max_bad_fraction
+        self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
+
+    @property
+    def bad_images(self) -> List[str]:
+        """Names of the images that could not be decoded so far."""
+        return [self.source.name(i) for i in self.is_bad.nonzero().flatten().tolist()]
+
+    def draw_pair(self, index: int, rng: np.random.Generator) -> List[Tuple[int, np.ndarray]]:
+        """An image and one of its neighbours, each as index and pixels.
+
+        A bad neighbour is replaced by another neighbour, a bad image by another image.
+
+        Raises:
+            RuntimeError: If too many images are bad.
+        """
+        for _ in range(_MAX_TRIES):
+            image = self._read(index)
+            if image is not None:
+                for other in rng.permutation(self.neighbors[index]).tolist():
+                    positive = self._read(other)
+                    if positive is not None:
+                        return [(index, image), (other, positive)]
+            index = int(rng.integers(len(self.source)))
+        raise self._too_many()
+
+    def _read(self, index: int) -> Optional[np.ndarray]:
+        if self.is_bad[index]:
+            return None
+        try:
+            return self.source.read(index)
+        except BadImage as error:
+            self.is_bad[index] = True
+            print_log(f'cannot decode {error}; another image takes its place', logger='current',
+                      level=logging.WARNING)
+            if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
+                raise self._too_many() from error
+            return None
+
+    def _too_many(self) -> RuntimeError:
+        names = self.bad_images
+        shown = '\n  '.join(names[:50])
+        more = f'\n  and {len(names) - 50} more, all in the log' if len(names) > 50 else ''
+        return RuntimeError(
+            f'{len(names)} of {len(self.source)} images cannot be decoded; '
+            f'max_bad_fraction={self.max_bad_fraction} allows '
+            f'{int(max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)))}. Repair them, or '
+            f'remove them and rebuild the neighbours:\n  {shown}{more}')
 
 
 @DATASETS.register_module()
@@ -38,11 +99,13 @@ class NeighborPairs(Dataset):
     one is indexed modulo. The positive is drawn uniformly from the ``num_neighbors``
     nearest images.
 
-    A file that cannot be decoded is logged with its path, counted, and replaced by
-    another image; too many of them stop the training.
+    A file that cannot be decoded is logged with its path, counted, and replaced; too
+    many of them stop the training. Each rank counts for itself, all its workers
+    together.
 
-    The draws of a visit follow from the run's seed, the worker and the number of
-    visits before it.
+    Indexed by a :class:`Visit` of :class:`VisitSampler`, all draws follow from it.
+    Indexed by a number, as other samplers do, they follow from it, the worker's seed
+    and the number of samples it drew before.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
@@ -55,8 +118,8 @@ class NeighborPairs(Dataset):
         cls_neighbors (str, optional): Its neighbour file.
         num_neighbors (int): Nearest images to draw the positive from. Defaults to 7.
         crops (dict, optional): Options of :class:`MultiCrop`.
-        max_bad_fraction (float): Share of undecodable files from which on training
-            stops (but never before 3 files). Defaults to 0.01.
+        max_bad_fraction (float): Share of a branch's images that may be undecodable
+            before training stops (2 may be in any case). Defaults to 0.01.
 
     Raises:
         ValueError: If neighbours are missing, do not fit, or are still ``'auto'``.
@@ -65,6 +128,8 @@ class NeighborPairs(Dataset):
     def __init__(self, patch: dict, neighbors: Optional[str], cls: Optional[dict] = None,
                  cls_neighbors: Optional[str] = None, num_neighbors: int = 7,
                  crops: Optional[dict] = None, max_bad_fraction: float = 0.01) -> None:
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):
             needed = name == 'neighbors' or cls is not None
             if needed and value in (None, 'auto'):
@@ -72,60 +137,45 @@ class NeighborPairs(Dataset):
                     f'{name} must be a neighbour file, got {value!r}: tools/train.py builds it '
                     "for 'auto'; elsewhere run tools/build_neighbors.py IMAGES --out FILE.npz "
                     'first')
-        self.branches = dict(patch=Branch(patch, neighbors, num_neighbors))
-        self.branches['cls'] = self.branches['patch'] if cls is None else Branch(
-            cls, cls_neighbors, num_neighbors)
-        self.crop = TRANSFORMS.build(dict(dict(type='MultiCrop'), **(crops or {})))
-        self.max_bad_fraction = max_bad_fraction
-        self.bad_images: List[str] = []
-        self._visits = 0
+        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction)
+        self.branches = dict(patch=own, cls=own if cls is None else Branch(
+            cls, str(cls_neighbors), num_neighbors, max_bad_fraction))
+        self.crop = TRANSFORMS.build({'type': 'MultiCrop', **(crops or {})})
+        self._num_draws = 0
 
     def __len__(self) -> int:
         return max(len(branch.source) for branch in self.branches.values())
 
-    def __getitem__(self, index: int) -> Dict[str, dict]:
-        rng = self._generator(index)
+    def __getitem__(self, key: Union[int, Visit]) -> Dict[str, dict]:
+        """One sample.
+
+        Returns:
+            dict: For ``patch`` and ``cls``: ``global_crops`` (2, 2, 3, G, G) and
+            ``local_crops`` (2, L, 3, S, S), uint8, axis 0 being image and positive;
+            ``boxes`` (2, 2 + L, 4), float32, in source pixels; ``path``, both names.
+        """
+        if isinstance(key, Visit):
+            index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
+        else:
+            index, rng = key, self._generator(key)
         return {name: self._sample(branch, index % len(branch.source), rng)
                 for name, branch in self.branches.items()}
 
     def _generator(self, index: int) -> np.random.Generator:
-        """New draws for each visit.
+        """New draws for each sample, without a :class:`Visit`.
 
         The loader's own worker seed differs from epoch to epoch; the seeds that
         MMEngine gives its workers do not, and would repeat the first epoch's crops.
         """
         worker = get_worker_info()
+        self._num_draws += 1
         seed = torch.initial_seed() if worker is None else worker.seed
-        self._visits += 1
-        return np.random.default_rng((seed, self._visits, index))
+        # The index too, since ranks may have the same seeds.
+        return np.random.default_rng((seed, self._num_draws, index % len(self)))
 
     def _sample(self, branch: Branch, index: int, rng: np.random.Generator) -> dict:
-        index, image = self._read(branch, index, rng)
-        positive = int(rng.choice(branch.neighbors[index]))
-        positive, positive_image = self._read(branch, positive, rng)
-        parts = [self.crop(pixels, rng) for pixels in (image, positive_image)]
+        pair = branch.draw_pair(index, rng)
+        parts = [self.crop(pixels, rng) for _, pixels in pair]
         global_crops, local_crops, boxes = (torch.stack(part) for part in zip(*parts))
         return dict(global_crops=global_crops, local_crops=local_crops, boxes=boxes,
-                    path=[branch.source.name(index), branch.source.name(positive)])
-
-    def _read(self, branch: Branch, index: int,
-              rng: np.random.Generator) -> Tuple[int, np.ndarray]:
-        """The image, or a random other one if it cannot be decoded."""
-        while True:
-            try:
-                return index, branch.source.read(index)
-            except BadImage as error:
-                self._note_bad_image(str(error), len(branch.source))
-                index = int(rng.integers(len(branch.source)))
-
-    def _note_bad_image(self, message: str, count: int) -> None:
-        if message in self.bad_images:
-            return
-        self.bad_images.append(message)
-        print_log(f'cannot decode {message}; another image takes its place',
-                  logger='current', level=30)
-        if len(self.bad_images) >= 3 and len(self.bad_images) > self.max_bad_fraction * count:
-            listed = '\n  '.join(self.bad_images[:20])
-            raise RuntimeError(
-                f'{len(self.bad_images)} of {count} images cannot be decoded, more than '
-                f'max_bad_fraction={self.max_bad_fraction}. Repair or remove them:\n  {listed}')
+                    path=[branch.source.name(place) for place, _ in pair])

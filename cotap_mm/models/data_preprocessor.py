@@ -16,18 +16,22 @@ _COLOR = dict(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter_prob
 class CoTAPDataPreprocessor(BaseDataPreprocessor):
     """Colour for the student, none for the teacher, normalisation for both.
 
-    Runs on the device. Each crop of each image gets its own draw (the released
-    implementation draws once per crop index and step).
+    Runs on the device, in float32 also under mixed precision. Each crop of each image
+    gets its own draw of every strength (the released implementation draws once per crop
+    index and step); the order of brightness, contrast, saturation and hue is drawn once
+    a call.
 
-    Source: CoTAP, https://arxiv.org/abs/2509.09429; the operations are kornia's.
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; the operations are kornia's. Its
+    ``ColorJitter`` is torchvision's; its ``ColorJiggle`` adds brightness instead.
 
     Args:
         mean (Sequence[float]): Of the three channels, in pixel values 0-255.
             Defaults to ImageNet's.
         std (Sequence[float]): Likewise.
-        color (dict | str, optional): Options that differ from the method's:
-            ``brightness``, ``contrast``, ``saturation``, ``hue``, ``jitter_prob``,
-            ``gray_prob``, ``blur_prob``, ``blur_sigma``. None switches colour off.
+        color (dict | str, optional): ``'default'`` is the method's. A dict changes some
+            of its options: ``brightness``, ``contrast``, ``saturation``, ``hue``,
+            ``jitter_prob``, ``gray_prob``, ``blur_prob``, ``blur_sigma`` (pixels).
+            None switches colour off.
 
     Raises:
         ValueError: If ``color`` has an unknown option.
@@ -39,8 +43,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         super().__init__()
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.color = None if color is None else _color_augmentation(
-            {} if color == 'default' else dict(color))
+        self.color = None if color is None else _color_augmentation(color)
 
     def forward(self, data: Dict[str, dict], training: bool = False) -> dict:
         """A collated batch of :class:`NeighborPairs` -> inputs of :class:`CoTAP`.
@@ -79,7 +82,9 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
     def _student(self, crops: Tensor, training: bool) -> Tensor:
         if self.color is not None and training and crops.numel():
             flat = crops.flatten(0, 1).float() / 255
-            crops = self.color(flat).mul(255).view(crops.shape)
+            # MMEngine calls this inside its mixed-precision context.
+            with torch.autocast(crops.device.type, enabled=False):
+                crops = self.color(flat).mul(255).view(crops.shape)
         return self.normalize(crops)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -87,10 +92,11 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
-def _color_augmentation(options: dict) -> nn.Module:
-    unknown = set(options) - set(_COLOR)
-    if unknown:
-        raise ValueError(f'color knows {sorted(_COLOR)}, got {sorted(unknown)}')
+def _color_augmentation(color: 'dict | str') -> nn.Module:
+    options = {} if color == 'default' else color
+    if not isinstance(options, dict) or set(options) - set(_COLOR):
+        raise ValueError(f"color must be 'default', None, or a dict of {sorted(_COLOR)}, "
+                         f'got {color!r}')
     from kornia import augmentation as K  # slow to import, and not needed downstream
     o = {**_COLOR, **options}
     return nn.Sequential(

@@ -1,11 +1,11 @@
 # Any folder of images feeds both branches: --images DIR.
+data_preprocessor = dict(type='CoTAPDataPreprocessor')
 train_dataloader = dict(
-    batch_size=8,
     num_workers=8,
     persistent_workers=True,
     pin_memory=True,
     drop_last=True,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    sampler=dict(type='VisitSampler'),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='NeighborPairs',

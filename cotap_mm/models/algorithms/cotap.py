@@ -129,7 +129,7 @@ class CoTAP(BaseSelfSupervisor):
             super(CoTAP, self).init_weights()
             self.teacher.copy_from(self.student)
 
-        if not init_then_load(self, init_all) and not self.backbone.init_cfg:
+        if not (init_then_load(self, init_all) or self.init_cfg or self.backbone.init_cfg):
             print_log('CoTAP is post-pretraining, but no init checkpoint is set: training starts '
                       'from random weights. Expect little in short runs; give '
                       "init_cfg=dict(type='PretrainedViT', checkpoint=...) or --init FILE.",

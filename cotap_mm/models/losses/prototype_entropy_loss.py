@@ -42,7 +42,8 @@ class PrototypeEntropyLoss(nn.Module):
         Raises:
             ValueError: If shapes do not fit or values are not finite.
         """
-        if prototypes.ndim != 4 or prototypes.shape[1:] != templates.shape[1:] or not len(templates):
+        fits = prototypes.ndim == 4 and prototypes.shape[1:] == templates.shape[1:]
+        if not fits or not len(templates):
             raise ValueError('prototypes (M, d, 3, 3) and templates (T, d, 3, 3) must agree in d '
                              f'and T be >= 1, got {tuple(prototypes.shape)} and '
                              f'{tuple(templates.shape)}')

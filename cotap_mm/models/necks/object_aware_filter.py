@@ -98,7 +98,8 @@ class ObjectAwareFilter(BaseModule):
         # A copy: k-means may overwrite the prototypes between forward and backward.
         cells = self.prototypes.detach().flatten(2).transpose(1, 2).contiguous()  # (M, 9, d)
         bias = None if qkv.bias is None else qkv.bias[width:]
-        key, value = F.linear(self.norm_prototypes(cells), qkv.weight[width:], bias).split(width, dim=-1)
+        both = F.linear(self.norm_prototypes(cells), qkv.weight[width:], bias)
+        key, value = both.split(width, dim=-1)
         return key, value.mean(dim=1)
 
     def _patch_attention(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module,

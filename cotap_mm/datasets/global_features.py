@@ -1,0 +1,197 @@
+"""Global features of all images of a source, by a frozen ViT."""
+import hashlib
+import json
+import logging
+import os
+from pathlib import Path
+from typing import Callable, Optional, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.utils import ProgressBar
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional as TF
+
+from cotap_mm.registry import MODELS
+
+from .image_source import BadImage
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+_SAVE_EVERY = 1024  # images
+
+
+class GlobalEncoder:
+    """Frozen ViT: images -> CLS token of its last block.
+
+    Args:
+        backbone (dict): Config of a :class:`cotap_mm.models.DINOViT`.
+        checkpoint (str, optional): File or URL of weights; random (seed 0) without.
+        image_size (int): Side of the images it is given, in pixels. Defaults to 224.
+        device (str): Where it runs. Defaults to ``'cpu'``.
+        source (str): See :func:`cotap_mm.weights.load_pretrained`.
+        trust (bool): Likewise.
+
+    Raises:
+        FileNotFoundError: If the checkpoint cannot be had.
+        ValueError: If it does not fit.
+    """
+
+    def __init__(self, backbone: dict, checkpoint: Optional[str] = None, image_size: int = 224,
+                 device: str = 'cpu', source: str = 'auto', trust: bool = False) -> None:
+        from cotap_mm.weights import load_pretrained
+        self.image_size = image_size
+        self.device = device
+        self.identity = identity_of(backbone, checkpoint, image_size)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            self.model: nn.Module = MODELS.build(dict(backbone))
+        if checkpoint:
+            report = load_pretrained(self.model, checkpoint, source=source, trust=trust)
+            print_log(f'neighbour features from {checkpoint}: {report}', logger='current')
+        else:
+            print_log('neighbour features come from a random network, which sees little more than '
+                      'colour; give a checkpoint for real use', logger='current',
+                      level=logging.WARNING)
+        self.model.to(device).eval()
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Normalised images (B, 3, s, s) -> features (B, d)."""
+        return self.model.forward_tokens(images)[1][:, 0]
+
+
+def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> str:
+    """What global features depend on besides the images: network, weights, size.
+
+    Args:
+        backbone (dict): Config of the network.
+        checkpoint (str, optional): Of a file, the content counts.
+        image_size (int): In pixels.
+
+    Returns:
+        str: Equal for equal features.
+    """
+    network = {key: value for key, value in backbone.items() if key not in ('with_cp', 'init_cfg')}
+    weights = None
+    if checkpoint and Path(checkpoint).is_file():
+        digest = hashlib.sha256()
+        with open(checkpoint, 'rb') as file:
+            for block in iter(lambda: file.read(1 << 20), b''):
+                digest.update(block)
+        weights = digest.hexdigest()
+    return json.dumps([network, checkpoint, weights, image_size], sort_keys=True, default=str)
+
+
+def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
+                     num_workers: int = 2) -> np.ndarray:
+    """Unit-length features of all images, in a memory-mapped file.
+
+    Interrupted, it goes on where it stopped: ``part`` + ``.json`` says how far the
+    file is filled and for which images and encoder.
+
+    Args:
+        source (object): Image source, see :mod:`cotap_mm.datasets.image_source`.
+        encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
+            ``image_size`` and ``device``.
+        part (str | Path): The memory-mapped file.
+        batch_size (int): Images a forward pass. Defaults to 32.
+        num_workers (int): Reading processes. Defaults to 2.
+
+    Returns:
+        np.ndarray: Features, shape (N, C), float32; a row of zeros where an image
+        cannot be read.
+
+    Raises:
+        ValueError: If the encoder gives values that are not finite.
+    """
+    part = Path(part)
+    names = '\n'.join(source.name(i) for i in range(len(source)))
+    state = dict(identity=encoder.identity, images=len(source),
+                 names=hashlib.sha256(names.encode()).hexdigest())
+    done, width = _progress(part, state)
+    features = None
+    if done:
+        print_log(f'{done} of {len(source)} features are there already', logger='current')
+        features = np.memmap(part, np.float32, 'r+', shape=(len(source), width))
+    loader = DataLoader(_Squares(source, encoder.image_size, done), batch_size=batch_size,
+                        num_workers=num_workers)
+    if done < len(source):
+        progress = ProgressBar(len(source) - done)
+    saved = done
+    for images, readable in loader:
+        block = _encode(encoder, images, readable)
+        if features is None:
+            features = np.memmap(part, np.float32, 'w+', shape=(len(source), block.shape[1]))
+        features[done:done + len(block)] = block
+        done += len(block)
+        progress.update(len(block))
+        if done - saved >= _SAVE_EVERY or done == len(source):
+            features.flush()
+            _write_progress(part, dict(state, done=done, width=features.shape[1]))
+            saved = done
+    assert features is not None
+    return features
+
+
+def remove_part(part: 'str | Path') -> None:
+    """Delete what :func:`extract_features` left for a next run."""
+    for path in (Path(part), _record(Path(part))):
+        if path.exists():
+            path.unlink()
+
+
+class _Squares(Dataset):
+    """Central squares of a source's images from ``start`` on, resized, normalised."""
+
+    def __init__(self, source, size: int, start: int) -> None:
+        self.source, self.size, self.start = source, size, start
+
+    def __len__(self) -> int:
+        return len(self.source) - self.start
+
+    def __getitem__(self, index: int) -> Tuple[Tensor, bool]:
+        try:
+            image = torch.from_numpy(self.source.read(self.start + index)).permute(2, 0, 1)
+        except BadImage as error:
+            print_log(f'cannot decode {error}; it will be no neighbour', logger='current',
+                      level=logging.WARNING)
+            return torch.zeros(3, self.size, self.size), False
+        # Cropped first: resized first, an image of 1 x 5000 pixels would fill the memory.
+        image = TF.center_crop(image, [min(image.shape[1:])] * 2)
+        image = TF.resize(image, [self.size, self.size], antialias=True)
+        return TF.normalize(image.float() / 255, _MEAN, _STD), True
+
+
+def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tensor) -> np.ndarray:
+    features = F.normalize(encoder(images.to(encoder.device)).float(), dim=1).cpu()  # type: ignore
+    if not bool(features[readable].isfinite().all()):
+        raise ValueError('the backbone gives global features that are not finite; check its '
+                         'checkpoint')
+    features[~readable] = 0
+    return features.numpy()
+
+
+def _record(part: Path) -> Path:
+    return part.with_name(f'{part.name}.json')
+
+
+def _progress(part: Path, state: dict) -> Tuple[int, int]:
+    """Images done before, and the features' width, if the part file is for ``state``."""
+    try:
+        saved = json.loads(_record(part).read_text(encoding='utf-8'))
+        fits = {key: saved.get(key) for key in state} == state
+        expected = 4 * saved['images'] * saved['width']
+        if fits and part.stat().st_size == expected:
+            return saved['done'], saved['width']
+    except (FileNotFoundError, ValueError, KeyError, AttributeError):
+        pass  # nothing, or nothing whole: from the start
+    return 0, 0
+
+
+def _write_progress(part: Path, saved: dict) -> None:
+    partial = part.with_name(f'{part.name}.json.part')
+    partial.write_text(json.dumps(saved), encoding='utf-8')
+    os.replace(partial, _record(part))

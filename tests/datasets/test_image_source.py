@@ -1,0 +1,168 @@
+"""Every kind of image becomes RGB; every kind of list keeps its order."""
+import json
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cotap_mm.datasets import BadImage, ImageList, read_image
+from cotap_mm.registry import DATASETS
+
+
+def saved(tmp_path, image, name='image.png', **options):
+    image.save(tmp_path / name, **options)
+    return tmp_path / name
+
+
+def corner(path):
+    pixels = read_image(path)
+    assert pixels.dtype == np.uint8 and pixels.ndim == 3 and pixels.shape[2] == 3
+    return pixels[0, 0].tolist()
+
+
+@pytest.mark.parametrize('mode, value, expected', [
+    ('L', 90, [90, 90, 90]), ('1', 1, [255, 255, 255]), ('LA', (90, 10), [90, 90, 90]),
+    ('RGB', (1, 2, 3), [1, 2, 3]), ('RGBA', (1, 2, 3, 10), [1, 2, 3])])
+def test_modes(tmp_path, mode, value, expected):
+    assert corner(saved(tmp_path, Image.new(mode, (5, 4), value))) == expected
+
+
+def test_palette_with_and_without_transparency(tmp_path, recwarn):
+    image = Image.new('RGB', (5, 4), (10, 200, 30)).convert('P')
+    expected = image.convert('RGB').getpixel((0, 0))
+    assert corner(saved(tmp_path, image)) == list(expected)
+    assert corner(saved(tmp_path, image, transparency=bytes(range(256)))) == list(expected)
+    assert not [w for w in recwarn if 'Palette' in str(w.message)]
+
+
+def test_cmyk(tmp_path):
+    path = saved(tmp_path, Image.new('CMYK', (8, 8), (0, 255, 255, 0)), 'image.jpg', quality=100)
+    red, green, blue = corner(path)
+    assert red > 200 and green < 40 and blue < 40
+
+
+@pytest.mark.parametrize('value, expected', [(0, 0), (32896, 128), (65535, 255), (257, 1)])
+def test_16_bits_are_scaled_not_clipped(tmp_path, value, expected):
+    image = Image.fromarray(np.full((4, 5), value, dtype=np.uint16))
+    assert corner(saved(tmp_path, image)) == [expected] * 3
+
+
+@pytest.mark.parametrize('value, expected', [(0.5, 128), (1.0, 255), (200.0, 200), (np.nan, 0)])
+def test_float_tiff(tmp_path, value, expected):
+    image = Image.fromarray(np.full((4, 5), value, dtype=np.float32))
+    assert corner(saved(tmp_path, image, 'image.tiff')) == [expected] * 3
+
+
+def test_camera_orientation_is_applied(tmp_path):
+    pixels = np.zeros((4, 6, 3), dtype=np.uint8)
+    pixels[0, 0] = 255
+    exif = Image.Exif()
+    exif[274] = 6  # to be turned by 90 degrees clockwise
+    path = saved(tmp_path, Image.fromarray(pixels), exif=exif)
+    read = read_image(path)
+    assert read.shape == (6, 4, 3) and read[0, 3].tolist() == [255, 255, 255]
+
+
+def test_damaged_camera_notes_do_not_lose_the_image(tmp_path, monkeypatch):
+    def fail(image):
+        raise SyntaxError('not a TIFF file')
+    path = saved(tmp_path, Image.new('RGB', (8, 4), (90, 90, 90)))
+    monkeypatch.setattr('PIL.ImageOps.exif_transpose', fail)
+    assert read_image(path).shape == (4, 8, 3)
+
+
+@pytest.mark.parametrize('size', [(1, 1), (1, 7), (7, 1)])
+def test_one_pixel(tmp_path, size):
+    assert read_image(saved(tmp_path, Image.new('RGB', size))).shape == (size[1], size[0], 3)
+
+
+@pytest.mark.parametrize('name', ['image.jpg', 'image.png', 'image.webp', 'image.tiff'])
+def test_truncated(tmp_path, name):
+    noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(noise), name)
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    with pytest.raises(BadImage, match=name):
+        read_image(path)
+
+
+@pytest.mark.parametrize('content', [b'', b'no image', None])
+def test_no_image(tmp_path, content):
+    path = tmp_path / 'image.png'
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(BadImage, match='image.png'):
+        read_image(path)
+
+
+def test_folder_is_recursive_and_sorted(photos):
+    (photos / 'notes.txt').write_text('no image')
+    (photos / '._a.png').write_text('what macOS leaves')
+    source = DATASETS.build(dict(type='ImageList', root=str(photos)))
+    names = [source.name(i) for i in range(len(source))]
+    assert names == ['a.png', 'b.jpg', 'c.PNG', 'd.jpeg', 'more/a.png', 'more/e.webp']
+    assert source.read(0)[0, 0].tolist() == [40, 40, 40]
+    assert source.read(4)[0, 0].tolist() == [160, 160, 160]
+
+
+def test_folder_follows_links_without_turning_in_circles(photos, tmp_path):
+    root = tmp_path / 'linked'
+    root.mkdir()
+    os.symlink(photos, root / 'photos')
+    os.symlink(root, photos / 'back')
+    assert len(ImageList(root)) == 6
+
+
+@pytest.mark.parametrize('given', ['list alone', 'folder and list'])
+def test_text_list_keeps_its_order(photos, given):
+    path = photos / 'some.txt'
+    path.write_text('\ufeffmore/a.png\n\n  a.png \n', encoding='utf-8')
+    source = ImageList(path) if given == 'list alone' else ImageList(photos, path)
+    assert source.names == ['more/a.png', 'a.png']
+    assert source.read(1)[0, 0].tolist() == [40, 40, 40]
+
+
+def test_coco_json(photos, tmp_path):
+    path = tmp_path / 'coco.json'
+    images = [dict(id=7, file_name='d.jpeg'), dict(id=2, file_name='a.png')]
+    path.write_text(json.dumps(dict(images=images, annotations=[])))
+    assert ImageList(photos, path).names == ['d.jpeg', 'a.png']
+    assert ImageList(photos, path).read(1)[0, 0].tolist() == [40, 40, 40]
+
+
+@pytest.mark.parametrize('content', [
+    '[1, 2]', '{"annotations": []}', '{"images": [{"id": 1}]}', '{"images": 3}', '{"images":', ''])
+def test_wrong_json(photos, tmp_path, content):
+    path = tmp_path / 'coco.json'
+    path.write_text(content)
+    with pytest.raises(ValueError, match=r'coco.json must be .* with images\[\].file_name'):
+        ImageList(photos, path)
+
+
+def test_json_without_images(photos, tmp_path):
+    path = tmp_path / 'coco.json'
+    path.write_text('{"images": []}')
+    with pytest.raises(FileNotFoundError, match='coco.json holds no image'):
+        ImageList(photos, path)
+
+
+def test_helpful_errors(photos, tmp_path):
+    with pytest.raises(FileNotFoundError, match='image folder .* does not exist'):
+        ImageList(tmp_path / 'nowhere')
+    with pytest.raises(FileNotFoundError, match='image list .* does not exist'):
+        ImageList(photos, tmp_path / 'nowhere.txt')
+    with pytest.raises(ValueError, match='got the image'):
+        ImageList(photos / 'a.png')
+    (tmp_path / 'empty').mkdir()
+    with pytest.raises(FileNotFoundError, match='holds no image; expected files ending in .bmp'):
+        ImageList(tmp_path / 'empty')
+    path = tmp_path / 'list.txt'
+    path.write_text('a.png\nb.jpg\na.png\n')
+    with pytest.raises(ValueError, match='names a.png twice'):
+        ImageList(photos, path)
+    with pytest.raises(ValueError, match='names a.png twice'):
+        ImageList(path)
+    path.write_text('x.png\ny.jpg\n')
+    with pytest.raises(FileNotFoundError, match='names x.png, which is not in'):
+        ImageList(path)

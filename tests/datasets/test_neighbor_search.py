@@ -1,0 +1,317 @@
+"""Neighbours are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from tiny import build_tiny
+
+from cotap_mm.datasets import (
+    GlobalEncoder,
+    ImageList,
+    build_neighbors,
+    ensure_neighbors,
+    load_neighbors,
+    search_neighbors,
+)
+from cotap_mm.datasets import neighbor_search as module
+
+BACKBONE = dict(
+    type='DINOViT', img_size=32, patch_size=8,
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+
+
+class Encoder:
+    """Turns colour into a direction in the plane; raises after ``stop_after`` images."""
+
+    image_size = 8
+    device = 'cpu'
+
+    def __init__(self, identity='colour', stop_after=10**9):
+        self.identity, self.stop_after, self.seen = identity, stop_after, 0
+
+    def __call__(self, images):
+        if self.seen + len(images) > self.stop_after:
+            raise KeyboardInterrupt
+        self.seen += len(images)
+        angle = images.mean(dim=(1, 2, 3)) * 0.1
+        return torch.stack([angle.cos(), angle.sin()], dim=1)
+
+
+def unit(count, width, seed=0):
+    features = torch.randn(count, width, generator=torch.Generator().manual_seed(seed))
+    return torch.nn.functional.normalize(features, dim=1)
+
+
+def by_hand(features, k, candidates):
+    """The whole matrix of similarities at once."""
+    cosine = features @ features.T
+    cosine.fill_diagonal_(-2)
+    cosine[:, ~candidates] = -2
+    return cosine.argsort(dim=1, descending=True, stable=True)[:, :k]
+
+
+@pytest.mark.parametrize('count, block', [(23, 5), (23, 23), (23, 100), (2, 1), (20, 4)])
+@pytest.mark.parametrize('excluded', [False, True])
+def test_blocks_equal_the_whole_matrix(count, block, excluded):
+    features = unit(count, 7)
+    candidates = torch.ones(count, dtype=torch.bool)
+    if excluded and count > 2:
+        candidates[torch.tensor([0, 4, 5, 6, 7, 8, count - 1])] = False
+    k = min(6, int(candidates.sum()) - 1)
+    found = search_neighbors(features, k, is_candidate=candidates, block=block)
+    assert found.dtype == torch.int64
+    assert torch.equal(found, by_hand(features, k, candidates))
+    if not excluded:
+        assert torch.equal(found, search_neighbors(features, k, block=block))
+
+
+def test_an_image_is_never_its_own_neighbour_among_copies():
+    features = unit(1, 5).expand(9, -1)
+    found = search_neighbors(features, 8, block=4)
+    for i, row in enumerate(found.tolist()):
+        assert sorted(row) == [j for j in range(9) if j != i]
+
+
+def test_the_nearest_in_colour(arrays, tmp_path):
+    source = arrays(10)
+    out = build_neighbors(source, Encoder(), tmp_path / 'deep' / 'nn.npz', 2, 3, num_workers=0)
+    found = load_neighbors(out, source.names, 2)
+    assert set(found[0]) == {1, 2} and set(found[5]) == {4, 6} and set(found[9]) == {8, 7}
+    meta = json.loads(str(np.load(out)['meta']))
+    assert (meta['encoder'], meta['image_size'], meta['num_images']) == ('colour', 8, 10)
+    assert [path.name for path in out.parent.iterdir()] == ['nn.npz']
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Progress is noted after every 4 images."""
+    from cotap_mm.datasets import global_features
+    monkeypatch.setattr(global_features, '_SAVE_EVERY', 4)
+
+
+def test_an_interrupted_run_goes_on(arrays, tmp_path, often):
+    source, expected = arrays(11), tmp_path / 'expected.npz'
+    build_neighbors(source, Encoder(), expected, 3, 4, num_workers=0)
+    out = tmp_path / 'nn.npz'
+    with pytest.raises(KeyboardInterrupt):
+        build_neighbors(source, Encoder(stop_after=9), out, 3, 4, num_workers=0)
+    assert not out.exists()
+    source.reads.clear()
+    second = Encoder()
+    build_neighbors(source, second, out, 3, 4, num_workers=0)
+    assert second.seen == 3 and source.reads == [8, 9, 10]
+    assert np.array_equal(np.load(out)['indices'], np.load(expected)['indices'])
+
+
+@pytest.mark.parametrize('change', ['encoder', 'images', 'names', 'damaged record', 'cut file'])
+def test_a_changed_task_starts_afresh(arrays, tmp_path, often, change):
+    out = tmp_path / 'nn.npz'
+    with pytest.raises(KeyboardInterrupt):
+        build_neighbors(arrays(11), Encoder(stop_after=9), out, 3, 4, num_workers=0)
+    source, encoder = arrays(12 if change == 'images' else 11), Encoder()
+    part, record = tmp_path / 'nn.npz.features', tmp_path / 'nn.npz.features.json'
+    if change == 'encoder':
+        encoder.identity = 'other'
+    elif change == 'names':
+        source.names[3] = 'other.png'
+    elif change == 'damaged record':
+        record.write_text(record.read_text()[:20])
+    elif change == 'cut file':
+        part.write_bytes(part.read_bytes()[:-4])
+    build_neighbors(source, encoder, out, 3, 4, num_workers=0)
+    assert encoder.seen == len(source)
+
+
+def test_all_done_but_not_searched(arrays, tmp_path, monkeypatch):
+    """Interrupted during the search, the features are all there."""
+    source, out = arrays(6), tmp_path / 'nn.npz'
+
+    def interrupt(*args):
+        raise KeyboardInterrupt
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(module, 'search_neighbors', interrupt)
+        build_neighbors(source, Encoder(), out, 2, 4, num_workers=0)
+    second = Encoder()
+    build_neighbors(source, second, out, 2, 4, num_workers=0)
+    assert second.seen == 0 and load_neighbors(out, source.names, 2).shape == (6, 2)
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+def test_undecodable_images_are_nobodys_neighbour(arrays, tmp_path, workers, log):
+    source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npz'
+    build_neighbors(source, Encoder(), out, 7, 4, num_workers=workers)
+    assert '2 of 9 images cannot be decoded and are no neighbours, e.g. 000.png, 004' in log.text
+    found = load_neighbors(out, source.names, 7)
+    assert found.shape == (9, 6)  # 7 can be read, so each has 6 others
+    assert not np.isin(found, [0, 4]).any()
+    assert not (found == np.arange(9)[:, None]).any()
+    assert set(found[5]) == {1, 2, 3, 6, 7, 8}
+
+
+def test_too_few_images_and_bad_numbers(arrays, tmp_path):
+    source, out = arrays(3, bad=[0, 1]), tmp_path / 'nn.npz'
+    with pytest.raises(ValueError, match='at least 2 images, 1 of 3 can be decoded'):
+        build_neighbors(source, Encoder(), out, num_workers=0)
+    source.bad.clear()  # repaired: read again, not taken from the first try
+    assert load_neighbors(build_neighbors(source, Encoder(), out, num_workers=0), source.names,
+                          2).shape == (3, 2)
+    out.unlink()
+    with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
+        build_neighbors(arrays(3), Encoder(), tmp_path / 'nn.npz', 0)
+    broken = Encoder()
+    broken.__class__ = type('Broken', (Encoder,), dict(
+        __call__=lambda self, images: torch.full((len(images), 2), float('nan'))))
+    with pytest.raises(ValueError, match='not finite; check its checkpoint'):
+        build_neighbors(arrays(3), broken, tmp_path / 'nn.npz', num_workers=0)
+    assert not (tmp_path / 'nn.npz').exists()
+
+
+def test_faiss_must_be_installed_before_anything_is_computed(arrays, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, 'faiss', None)
+    encoder = Encoder()
+    with pytest.raises(ImportError, match='faiss is not installed: pip install faiss-cpu'):
+        build_neighbors(arrays(4), encoder, tmp_path / 'nn.npz', use_faiss=True)
+    assert encoder.seen == 0
+
+
+def test_faiss_equals_our_search():
+    pytest.importorskip('faiss')
+    features, candidates = unit(40, 8), torch.arange(40) % 5 > 0
+    found = module._search_faiss(features, 6, 'cpu', candidates)
+    assert torch.equal(found, search_neighbors(features, 6, is_candidate=candidates))
+
+
+class Index:
+    """What is used of faiss."""
+
+    def __init__(self, width):
+        self.width = width
+
+    def add(self, rows):
+        self.rows = rows
+
+    def search(self, rows, k):
+        cosine = rows @ self.rows.T
+        order = np.argsort(-cosine, axis=1, kind='stable')[:, :k]
+        return np.take_along_axis(cosine, order, axis=1), order
+
+
+def test_faiss_indices_are_translated(monkeypatch):
+    """Around a stand-in, since faiss is seldom installed: positions among candidates."""
+    monkeypatch.setitem(sys.modules, 'faiss', type('faiss', (), dict(IndexFlatIP=Index)))
+    features, candidates = unit(20, 8), torch.arange(20) % 5 > 0
+    found = module._search_faiss(features, 6, 'cpu', candidates)
+    assert torch.equal(found, search_neighbors(features, 6, is_candidate=candidates))
+
+
+def test_global_features_are_the_cls_token(photos):
+    encoder = GlobalEncoder(BACKBONE, image_size=32)
+    image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(encoder(image), encoder.model.forward_tokens(image)[1][:, 0])
+    assert torch.equal(encoder(image), GlobalEncoder(BACKBONE, image_size=32)(image))
+    assert not encoder(image).requires_grad
+
+
+def test_identity_follows_what_features_depend_on(tmp_path):
+    first = tmp_path / 'a.pth'
+    first.write_bytes(b'weights')
+    identity = module.identity_of(BACKBONE, str(first), 224)
+    assert identity == module.identity_of(dict(BACKBONE, with_cp=True), str(first), 224)
+    assert identity != module.identity_of(dict(BACKBONE, patch_size=16), str(first), 224)
+    assert identity != module.identity_of(BACKBONE, str(first), 112)
+    assert identity != module.identity_of(BACKBONE, None, 224)
+    first.write_bytes(b'changed')
+    assert identity != module.identity_of(BACKBONE, str(first), 224)
+
+
+@pytest.fixture
+def config(photos):
+    def make(**dataset):
+        return Config(dict(
+            model=dict(backbone=BACKBONE),
+            train_dataloader=dict(num_workers=0, dataset=dict(
+                type='NeighborPairs', num_neighbors=3, neighbors='auto',
+                patch=dict(type='ImageList', root=str(photos)), **dataset))))
+    return make
+
+
+def test_auto_is_built_once_and_put_into_the_config(config, tmp_path, log, monkeypatch):
+    first = config()
+    ensure_neighbors(first, tmp_path / 'work', 'cpu')
+    assert "neighbors='auto': comparing the 6 images of the patch branch" in log.text
+    path = first.train_dataloader.dataset.neighbors
+    source = ImageList(first.train_dataloader.dataset.patch.root)
+    assert load_neighbors(path, source.names, 3).shape == (6, 3)
+    assert first.train_dataloader.dataset.get('cls_neighbors') is None
+
+    def fail(*args, **kwargs):
+        raise AssertionError('built again')
+    with monkeypatch.context() as patch:
+        patch.setattr(module, 'build_neighbors', fail)
+        again = config()
+        ensure_neighbors(again, tmp_path / 'work', 'cpu')
+        ensure_neighbors(again, tmp_path / 'work', 'cpu')  # nothing is 'auto' now
+    assert again.train_dataloader.dataset.neighbors == path
+    other = config()
+    other.train_dataloader.dataset.num_neighbors = 2
+    ensure_neighbors(other, tmp_path / 'work', 'cpu')
+    assert other.train_dataloader.dataset.neighbors != path
+
+
+def test_both_branches_and_a_changed_folder(config, photos, tmp_path):
+    def ensured():
+        cfg = config(cls=dict(type='ImageList', root=str(photos / 'more')), cls_neighbors='auto')
+        ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
+        dataset = cfg.train_dataloader.dataset
+        return dataset.neighbors, dataset.cls_neighbors
+    first = ensured()
+    assert first[0] != first[1] and all('neighbors_' in path for path in first)
+    (photos / 'b.jpg').rename(photos / 'z.jpg')
+    second = ensured()
+    assert second[0] != first[0] and second[1] == first[1]
+
+
+def test_a_given_file_stays(config, tmp_path):
+    cfg = config()
+    cfg.train_dataloader.dataset.neighbors = 'given.npz'
+    ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
+    assert cfg.train_dataloader.dataset.neighbors == 'given.npz'
+    assert not (tmp_path / 'work').exists()
+
+
+def test_weights_that_do_not_exist(config, tmp_path):
+    cfg = config()
+    cfg.model.init_cfg = dict(type='PretrainedViT', checkpoint=str(tmp_path / 'none.pth'))
+    with pytest.raises(FileNotFoundError, match='none.pth'):
+        ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
+    assert [path.suffix for path in (tmp_path / 'work').iterdir()] == ['.failed']
+    with pytest.raises(RuntimeError, match='rank 0 could not build the neighbours: FileNotFound'):
+        failed = next((tmp_path / 'work').iterdir())
+        module._wait_for(failed.with_suffix(''), failed)
+
+
+def test_initial_weights_are_used(config, tmp_path):
+    torch.manual_seed(3)
+    torch.save(build_tiny().state_dict(), tmp_path / 'init.pth')
+    cfg = config()
+    cfg.model.init_cfg = dict(type='PretrainedViT', checkpoint=str(tmp_path / 'init.pth'))
+    ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
+    path = cfg.train_dataloader.dataset.neighbors
+    assert str(tmp_path / 'init.pth') in json.loads(str(np.load(path)['meta']))['encoder']
+
+
+def test_street_scenes(shared_data, tmp_path):
+    """Photographs, one of them twice: the copy is the nearest."""
+    root = shared_data / 'data' / 'camvid' / 'images' / 'train'
+    for i, path in enumerate(sorted(root.glob('*.jpg'))[::60][:5]):
+        (tmp_path / f'{i}.jpg').write_bytes(path.read_bytes())
+    (tmp_path / 'copy.jpg').write_bytes((tmp_path / '2.jpg').read_bytes())
+    source = ImageList(tmp_path)
+    assert len(source) == 6
+    out = build_neighbors(source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npz', 3,
+                          4, num_workers=0)
+    found = load_neighbors(out, source.names, 3)
+    assert found.shape == (6, 3) and found[2, 0] == 5 and found[5, 0] == 2

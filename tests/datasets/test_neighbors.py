@@ -1,0 +1,104 @@
+"""The neighbour file fits the images, or says that it does not."""
+import numpy as np
+import pytest
+
+from cotap_mm.datasets import load_neighbors, save_neighbors
+from cotap_mm.datasets import neighbors as module
+
+NAMES = ['a', 'b', 'c', 'd']
+INDICES = np.array([[1, 2], [2, 3], [3, 0], [0, 1]])
+
+
+@pytest.fixture
+def path(tmp_path):
+    save_neighbors(tmp_path / 'neighbors.npz', NAMES, INDICES, dict(num_readable=4))
+    return tmp_path / 'neighbors.npz'
+
+
+def test_saved_is_loaded(path):
+    loaded = load_neighbors(path, NAMES, 2)
+    assert loaded.dtype == np.int64 and np.array_equal(loaded, INDICES)
+    assert np.array_equal(load_neighbors(path, NAMES, 1), INDICES[:, :1])
+    with np.load(path, allow_pickle=False) as file:
+        assert file['indices'].dtype == np.int32
+
+
+def test_another_order_of_the_same_images(path):
+    shuffled = ['c', 'a', 'd', 'b']
+    loaded = load_neighbors(path, shuffled, 2)
+    for i, row in enumerate(loaded):
+        expected = [NAMES[j] for j in INDICES[NAMES.index(shuffled[i])]]
+        assert [shuffled[j] for j in row] == expected
+
+
+def test_changed_folders_are_noticed(path):
+    with pytest.raises(ValueError, match=r'^neighbors.npz was built for 4 images, the folder holds '
+                       r'5; rebuild with python tools/build_neighbors.py IMAGES --out'):
+        load_neighbors(path, [*NAMES, 'e'], 2)
+    with pytest.raises(ValueError, match='1 are not in the folder now, e.g. d; rebuild'):
+        load_neighbors(path, ['a', 'b', 'c', 'x'], 2)
+
+
+def test_the_authors_files_have_indices_only(tmp_path):
+    path = tmp_path / 'nns_vit.npz'
+    np.savez(path, nns=INDICES)
+    assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
+    with pytest.raises(ValueError, match='built for 4 images, the folder holds 3'):
+        load_neighbors(path, NAMES[:3], 2)
+
+
+def test_the_image_itself_is_no_neighbour(tmp_path):
+    path = tmp_path / 'nns_vit.npz'
+    np.savez(path, nns=np.concatenate([np.arange(4)[:, None], INDICES], axis=1))
+    assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
+    # A copy of the image may come first, and the image itself later or not at all.
+    np.savez(path, nns=np.array([[1, 0, 2], [0, 1, 3], [2, 3, 0], [0, 1, 2]]))
+    assert load_neighbors(path, NAMES, 2).tolist() == [[1, 2], [0, 3], [3, 0], [0, 1]]
+
+
+def test_too_few_neighbours(path):
+    with pytest.raises(ValueError, match='holds 2 neighbours an image, 3 are needed; .* '
+                       '--num-neighbors 3'):
+        load_neighbors(path, NAMES, 7)
+    save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # more could not be found
+    assert load_neighbors(path, NAMES, 7).shape == (4, 2)
+    with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
+        load_neighbors(path, NAMES, 0)
+
+
+@pytest.mark.parametrize('arrays, message', [
+    (dict(nns=np.zeros((4, 2))), r'integers of shape \(4, k\), got float64 \(4, 2\)'),
+    (dict(nns=np.zeros(4, int)), r'got int64 \(4,\)'),
+    (dict(nns=np.full((4, 2), 4)), 'points to images 4 to 4, but there are 0 to 3'),
+    (dict(nns=np.full((4, 2), -1)), 'points to images -1 to -1'),
+    (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
+    (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
+    (dict(x=np.zeros(1)), "must hold 'names' and 'indices', or 'nns', got"),
+    (dict(nns=np.array([None] * 4)), 'damaged or no neighbour file'),  # would need unpickling
+    (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or no neighbour file'),
+    (dict(nns=INDICES, meta=np.array('{')), 'damaged or no neighbour file'),
+])
+def test_wrong_contents(tmp_path, arrays, message):
+    np.savez(tmp_path / 'n.npz', **arrays)
+    with pytest.raises(ValueError, match=message):
+        load_neighbors(tmp_path / 'n.npz', NAMES, 2)
+
+
+def test_damaged_and_missing_files(path):
+    content = path.read_bytes()
+    path.write_bytes(content[:len(content) // 2])
+    with pytest.raises(ValueError, match='damaged or no neighbour file .* rebuild'):
+        load_neighbors(path, NAMES, 2)
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match="build_neighbors.py, or set neighbors='auto'"):
+        load_neighbors(path, NAMES, 2)
+
+
+def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
+    def fail(*args, **kwargs):
+        raise OSError('disk full')
+    monkeypatch.setattr(module.os, 'fsync', fail)
+    with pytest.raises(OSError, match='disk full'):
+        save_neighbors(path, NAMES[:2], INDICES[:2])
+    assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
+    assert [file.name for file in path.parent.iterdir()] == ['neighbors.npz']

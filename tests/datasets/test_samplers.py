@@ -1,0 +1,42 @@
+"""Every sample once a round, and one stream shared out among the ranks."""
+import itertools
+
+import pytest
+
+from cotap_mm.datasets import Visit, VisitSampler, samplers
+from cotap_mm.registry import DATA_SAMPLERS
+
+
+def first(sampler, count):
+    return list(itertools.islice(iter(sampler), count))
+
+
+def test_each_round_visits_all_in_a_new_order():
+    sampler = DATA_SAMPLERS.build(dict(type='VisitSampler', dataset=range(10), seed=5))
+    visits = first(sampler, 30)
+    rounds = [visits[i:i + 10] for i in (0, 10, 20)]
+    for count, visited in enumerate(rounds):
+        assert sorted(visit.index for visit in visited) == list(range(10))
+        assert {visit.count for visit in visited} == {count}
+        assert {visit.seed for visit in visited} == {5}
+    assert len({tuple(visit.index for visit in visited) for visited in rounds}) == 3
+    assert first(sampler, 30) == visits
+    assert first(VisitSampler(range(10), seed=6), 10) != visits[:10]
+
+
+def test_ranks_share_one_stream(monkeypatch):
+    alone = first(VisitSampler(range(7), seed=0), 21)
+    shares = []
+    for rank in range(3):
+        monkeypatch.setattr(samplers, 'get_dist_info', lambda rank=rank: (rank, 3))
+        sampler = VisitSampler(range(7), seed=0)
+        assert len(sampler) == 3
+        shares.append(first(sampler, 7))
+    assert [visit for together in zip(*shares) for visit in together] == alone
+
+
+def test_without_a_seed_it_draws_one():
+    sampler = VisitSampler(range(3))
+    assert isinstance(first(sampler, 1)[0], Visit) and sampler.seed >= 0
+    with pytest.raises(ValueError, match='empty'):
+        VisitSampler([])

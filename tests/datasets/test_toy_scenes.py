@@ -1,0 +1,107 @@
+"""ToyScenes: reproducible, labelled, and with classes that colour does not tell."""
+import os
+
+import numpy as np
+import pytest
+
+from cotap_mm.datasets.toy_scenes import ToyScenes
+from cotap_mm.registry import DATASETS
+
+SMALL = dict(num_images=6, image_size=48)
+
+
+def test_built_from_a_config_it_is_an_image_source():
+    data = DATASETS.build(dict(type='ToyScenes', **SMALL))
+    assert len(data) == 6
+    assert data.read(2).shape == (48, 48, 3) and data.read(2).dtype == np.uint8
+    assert data.label(2).shape == (48, 48) and data.label(2).dtype == np.uint8
+    assert len({data.name(i) for i in range(6)}) == 6
+    assert len(data.CLASSES) == len(data.PALETTE) == data.num_classes
+
+
+def test_an_image_depends_on_its_own_arguments_only():
+    np.random.seed(1)
+    many = ToyScenes(**SMALL)
+    np.random.seed(2)
+    few = ToyScenes(num_images=2, image_size=48)
+    assert np.array_equal(many.images[:2], few.images)
+    assert np.array_equal(many.labels[:2], few.labels)
+
+
+@pytest.mark.parametrize('other', [
+    dict(split='memory'), dict(split='val'), dict(split='test'), dict(seed=1),
+    dict(scene='single')], ids=str)
+def test_splits_seeds_and_scenes_share_no_image(other):
+    first, second = ToyScenes(**SMALL), ToyScenes(**SMALL, **other)
+    assert not set(map(bytes, first.images)) & set(map(bytes, second.images))
+    assert first.name(0) != second.name(0)
+
+
+def test_what_is_read_is_a_copy():
+    data = ToyScenes(**SMALL)
+    data.read(0)[:] = 0
+    data.label(0)[:] = 200
+    assert data.read(0).any() and data.label(0).max() < data.num_classes
+
+
+def test_every_class_occurs_and_no_other_label():
+    labels = ToyScenes(num_images=80, image_size=48).labels
+    assert set(np.unique(labels)) == set(range(ToyScenes.num_classes))
+
+
+def test_a_single_object_covers_the_centre():
+    labels = ToyScenes(num_images=30, image_size=48, scene='single').labels
+    kinds = [set(np.unique(label)) for label in labels]
+    assert all(len(kind) == 2 for kind in kinds)
+    share = (labels >= 3).mean(axis=(1, 2))
+    assert share.min() > .05 and share.max() < .7
+
+
+def test_labels_lie_on_the_objects():
+    # Across a mask's edge the pixels change more than elsewhere.
+    data = ToyScenes(num_images=40)
+    change = np.abs(np.diff(data.images.astype(float), axis=2)).mean(axis=3)
+    edge = np.diff(data.labels.astype(int), axis=2) != 0
+    assert change[edge].mean() > 1.3 * change[~edge].mean()
+
+
+def test_colour_does_not_tell_the_class():
+    # Each class's mean colour is close to the others', compared with its spread.
+    data = ToyScenes(num_images=120, image_size=48)
+    colours = {kind: [] for kind in range(data.num_classes)}
+    for image, label in zip(data.images, data.labels):
+        for kind in np.unique(label):
+            colours[kind].append(image[label == kind].mean(axis=0))
+    means = np.array([np.mean(colours[kind], axis=0) for kind in colours])
+    spread = np.mean([np.std(colours[kind], axis=0) for kind in colours])
+    assert means.std(axis=0).max() < .5 * spread
+
+
+def test_cache_gives_the_same_images(tmp_path):
+    fresh = ToyScenes(**SMALL, cache_dir=str(tmp_path / 'new'))
+    files = os.listdir(tmp_path / 'new')
+    stored = ToyScenes(**SMALL, cache_dir=str(tmp_path / 'new'))
+    assert len(files) == 1 and files == os.listdir(tmp_path / 'new')
+    assert np.array_equal(fresh.images, stored.images)
+    assert np.array_equal(fresh.labels, stored.labels)
+
+
+def test_a_broken_cache_is_drawn_again(tmp_path):
+    fresh = ToyScenes(**SMALL, cache_dir=str(tmp_path))
+    path = tmp_path / os.listdir(tmp_path)[0]
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.warns(UserWarning, match='draws the images again'):
+        again = ToyScenes(**SMALL, cache_dir=str(tmp_path))
+    assert np.array_equal(fresh.images, again.images)
+
+
+@pytest.mark.parametrize('wrong, message', [
+    (dict(split='trian'), "split must be one of .*'memory'.* got 'trian'"),
+    (dict(scene='double'), 'scene must be one of'),
+    (dict(num_images=0), 'num_images must be at least 1, got 0'),
+    (dict(image_size=8), 'image_size must be at least 32'),
+    (dict(seed=-1), 'seed must be in'),
+], ids=str)
+def test_bad_arguments_name_the_good_ones(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ToyScenes(**{**SMALL, **wrong})

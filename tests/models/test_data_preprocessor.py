@@ -1,0 +1,109 @@
+"""From real crops to views: boxes point to the same pixels, colour factors are torchvision's.
+
+Shapes, order and single operations are in ``tests/datasets/test_student_and_teacher_views.py``.
+"""
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.utils.data import default_collate
+
+from cotap_mm.datasets import MultiCrop
+from cotap_mm.models import CoTAPDataPreprocessor
+
+NO_COLOR = dict(brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=1., gray_prob=0,
+                blur_prob=0)
+
+
+def pixels_of(model, views):
+    return views * model.std + model.mean
+
+
+def ramp(height, width):
+    """Red is the column, green the row."""
+    image = np.zeros((height, width, 3), dtype=np.uint8)
+    image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
+    return image
+
+
+def collated(images, seed=0, **options):
+    """Batch of NeighborPairs' form; ``images`` is a list of pairs."""
+    rng, crop = np.random.default_rng(seed), MultiCrop(**options)
+    samples = []
+    for pair in images:
+        parts = [torch.stack(part) for part in zip(*(crop(image, rng) for image in pair))]
+        samples.append(dict(patch=dict(zip(('global_crops', 'local_crops', 'boxes'), parts))))
+    return default_collate(samples)
+
+
+def read_at(crop, box, grid=5):
+    """Colours of a crop (3, s, s) at points spread over the inside of a box in its pixels."""
+    side = crop.shape[-1]
+    steps = torch.linspace(0.3, 0.7, grid)  # resampling mirrors at a crop's edge
+    x, y = (box[i] + steps * (box[i + 2] - box[i]) for i in (0, 1))
+    y, x = torch.meshgrid(y, x, indexing='ij')
+    points = torch.stack([x, y], dim=-1)[None] / side * 2 - 1  # pixel i covers i to i + 1
+    return F.grid_sample(crop[None], points, align_corners=False)[0, :2]
+
+
+@pytest.mark.parametrize('seed', range(3))
+def test_common_boxes_show_the_same_place(seed):
+    batch = collated([(ramp(200, 250), ramp(250, 180)), (ramp(256, 256), ramp(120, 250))], seed,
+                     global_size=112, local_size=48)
+    model = CoTAPDataPreprocessor(color=None)
+    views = model(batch, training=True)['inputs']['patch']
+    boxes = batch['patch']['boxes'].transpose(0, 1).flatten(0, 1)
+    for i in range(4):
+        crops = [*pixels_of(model, views['student_global'][i]),
+                 *pixels_of(model, views['student_local'][i])]
+        for g in range(2):
+            for v, crop in enumerate(crops):
+                in_g = read_at(crops[g], views['common_global'][i, g, v])
+                in_v = read_at(crop, views['common_other'][i, v, g])
+                assert (in_g - in_v).abs().max() < 1.5
+                # And it is the place in the source that the crops' own boxes say.
+                low = torch.maximum(boxes[i, g, :2], boxes[i, v, :2])
+                high = torch.minimum(boxes[i, g, 2:], boxes[i, v, 2:])
+                centre = (low + high) / 2 - 0.5  # the value of pixel i stands at i + 0.5
+                assert (in_v[:, 2, 2] - centre).abs().max() < 1
+
+
+def test_positives_follow_the_images():
+    flat = [[np.full((20, 20, 3), value, dtype=np.uint8) for value in pair]
+            for pair in ((10, 20), (30, 40), (50, 60))]
+    model = CoTAPDataPreprocessor(color=None)
+    views = model(collated(flat, global_size=16, local_size=8))['inputs']['patch']
+    for key in ('student_global', 'student_local', 'teacher_global'):
+        assert pixels_of(model, views[key])[:, 0, 0, 0, 0].round().tolist() == [10, 30, 50,
+                                                                               20, 40, 60]
+
+
+def test_brightness_multiplies_by_0_2_to_1_8():
+    """Not an added constant: kornia has both."""
+    torch.manual_seed(0)
+    image = np.full((20, 20, 3), 40, dtype=np.uint8)
+    image[..., 1] = 100
+    batch = collated([(image, image)] * 40, global_size=8, local_size=8)
+    model = CoTAPDataPreprocessor(color={**NO_COLOR, 'brightness': 0.8})
+    views = model(batch, training=True)['inputs']['patch']
+    pixels = pixels_of(model, views['student_global'])[:, :, :2, 0, 0].flatten(0, 1)
+    factors = pixels / torch.tensor([40., 100.])
+    assert torch.allclose(factors[:, 0], factors[:, 1], atol=1e-3)
+    assert 0.199 < factors.min() < 0.3 and 1.7 < factors.max() < 1.801
+    assert len(factors[:, 0].unique()) > 150  # each of 160 crops for itself
+
+
+@pytest.mark.parametrize('name, option', [('default', 'default'), ('changed', dict(hue=0.1))])
+def test_the_method_s_settings(name, option):
+    jitter, gray, blur = CoTAPDataPreprocessor(color=option).color
+    drawn = jitter.forward_parameters(torch.Size([4000, 3, 8, 8]))
+    hue = 0.2 if name == 'default' else 0.1
+    for factor, low, high in (('brightness', 0.2, 1.8), ('contrast', 0.2, 1.8),
+                              ('saturation', 0.2, 1.8), ('hue', -hue, hue)):
+        values = drawn[f'{factor}_factor']
+        margin = 0.01 * (high - low)
+        assert low <= values.min() < low + margin and high - margin < values.max() <= high
+    assert (jitter.p, gray.p, blur.p) == (0.8, 0.2, 0.5)
+    sigma = blur.forward_parameters(torch.Size([4000, 3, 8, 8]))['sigma']
+    assert 0.1 <= sigma.min() < 0.15 and 1.95 < sigma.max() <= 2
+    assert blur.flags['kernel_size'] == (7, 7)

@@ -1,0 +1,95 @@
+"""The tool writes a file that training reads."""
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cotap_mm.datasets import ImageList, load_neighbors
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'build_neighbors.py'
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('build_neighbors_tool', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def images(tmp_path):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    random = np.random.RandomState(0)
+    for i in range(5):
+        pixels = random.randint(0, 256, (20, 24, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(folder / f'{i}.png')
+    (folder / 'broken.png').write_bytes(b'no image')
+    return folder
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / 'tiny.py'
+    path.write_text(
+        "model = dict(backbone=dict(type='DINOViT', img_size=16, patch_size=8, arch=dict("
+        'embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8)))\n'
+        "default_scope = 'cotap_mm'\n")
+    return str(path)
+
+
+def test_writes_what_training_reads(tool, images, config, tmp_path, capsys):
+    out = tmp_path / 'n.npz'
+    tool.main([str(images), '--backbone', config, '--checkpoint', 'none', '--out', str(out),
+               '--num-neighbors', '3', '--image-size', '16', '--workers', '0', '--device', 'cpu'])
+    names = ImageList(images).names
+    found = load_neighbors(out, names, 3)
+    assert found.shape == (6, 3) and names.index('broken.png') not in found
+    assert '6 images -> ' in capsys.readouterr().out
+
+
+def test_a_list_of_images(tool, images, config, tmp_path):
+    (images / 'some.txt').write_text('3.png\n1.png\n2.png\n')
+    out = tmp_path / 'n.npz'
+    tool.main([str(images / 'some.txt'), '--backbone', config, '--checkpoint', 'none', '--out',
+               str(out), '--image-size', '16', '--workers', '0', '--device', 'cpu'])
+    assert load_neighbors(out, ['3.png', '1.png', '2.png'], 2).shape == (3, 2)
+
+
+@pytest.mark.parametrize('options, message', [
+    (['--backbone', 'deit-small'], 'deit-small needs weights: give --checkpoint FILE'),
+    (['--backbone', 'configs/cotap/nothing.py'], 'nothing.py does not exist'),
+    (['--backbone', 'deit-small', '--checkpoint', 'nowhere.pth'], 'nowhere.pth'),
+])
+def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message) as error:
+        tool.main([str(images), '--out', str(tmp_path / 'n.npz'), *options])
+    assert str(error.value).startswith('error: ')
+    with pytest.raises(SystemExit, match='image folder .* does not exist'):
+        tool.main([str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz'), *options])
+
+
+def test_the_default_backbone_is_the_method_s(tool):
+    backbone, checkpoint = tool.choose_backbone(tool.parse_args(['images', '--out', 'n.npz']))
+    assert (backbone['arch'], backbone['patch_size']) == ('deit-base', 16)
+    assert 'dino_vitbase16' in checkpoint
+
+
+@pytest.mark.slow
+def test_help():
+    result = subprocess.run([sys.executable, str(SCRIPT), '--help'], capture_output=True, text=True)
+    assert result.returncode == 0 and '--num-neighbors' in result.stdout
+
+
+@pytest.mark.slow
+def test_a_missing_folder_ends_without_a_traceback(tmp_path):
+    result = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / 'nowhere'), '--out',
+                             str(tmp_path / 'n.npz')], capture_output=True, text=True)
+    assert result.returncode == 1 and 'Traceback' not in result.stderr
+    assert f'error: image folder {tmp_path / "nowhere"} does not exist' in result.stderr
+    assert not (tmp_path / 'n.npz').exists()
