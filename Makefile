@@ -1,7 +1,10 @@
-# The commands of this project. They use the active virtual environment, or else .venv.
+# The commands of this project. They use the active environment, or else .venv, as
+# tools/setup_env.sh does.
 SHELL := /bin/bash
-ifdef VIRTUAL_ENV
+ifneq ($(VIRTUAL_ENV),)
 PYTHON := $(VIRTUAL_ENV)/bin/python
+else ifneq ($(filter-out base,$(if $(CONDA_PREFIX),$(CONDA_DEFAULT_ENV))),)
+PYTHON := $(CONDA_PREFIX)/bin/python
 else
 PYTHON := .venv/bin/python
 endif

@@ -33,3 +33,19 @@ OPTIM_WRAPPERS = _child('optimizer wrapper', root.OPTIM_WRAPPERS, _ENGINE_LOCATI
 PARAM_SCHEDULERS = _child('parameter scheduler', root.PARAM_SCHEDULERS, _ENGINE_LOCATIONS)
 VISUALIZERS = _child('visualizer', root.VISUALIZERS, ['cotap_mm.visualization'])
 VISBACKENDS = _child('vis_backend', root.VISBACKENDS, ['cotap_mm.visualization'])
+
+
+def build(registry: root.Registry, cfg: dict, **defaults):
+    """Build a part from its config in our own scope, whatever scope the run has.
+
+    So a CoTAP inside an MMSegmentation config may write ``type='DINOViT'`` for its parts.
+
+    Args:
+        registry (Registry): One of this module's.
+        cfg (dict): Config with ``type``.
+        **defaults: Arguments that ``cfg`` may override.
+
+    Returns:
+        object: What was built.
+    """
+    return registry.build({'_scope_': 'cotap_mm', **defaults, **cfg})

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
+import cotap_mm  # noqa: F401  (before anybody imports mmpretrain.models: see compat.py)
+
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('COTAP_SHARED_DIR', ROOT.parent / 'shared'))
 _NEEDS_SHARED = 'shared data is not here'
@@ -29,4 +31,5 @@ def pytest_runtest_makereport(item, call):
 
 
 def pytest_configure(config):
-    torch.set_num_threads(2)
+    # The tensors are tiny: more threads would only wait for each other.
+    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))

@@ -25,7 +25,7 @@ from torch import nn
 
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
-from cotap_mm.registry import DATASETS
+from cotap_mm.registry import DATASETS, build
 from cotap_mm.visualization import Report, before_after, curves, read_scalars
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -168,8 +168,8 @@ def main(argv: Optional[List[str]] = None) -> None:
                          'ToyScenes or a data set like it; see configs/cotap/demo.py')
     if args.from_scratch:
         config.model.init_cfg = None
-    scenes = DATASETS.build(config.demo.test)
-    memory = LabeledScenes(DATASETS.build(config.demo.memory))
+    scenes = build(DATASETS, config.demo.test)
+    memory = LabeledScenes(build(DATASETS, config.demo.memory))
     scores, first = {}, None
     for number, seed in enumerate(args.seeds, start=1):
         print(f'seed {seed} ({number} of {len(args.seeds)}): '

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Train on several GPUs (or, without a GPU, on several CPU processes):
 #   tools/dist_train.sh CONFIG GPUS [arguments of tools/train.py]
-# On several machines set NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT on each.
+# On several machines set NNODES, NODE_RANK, MASTER_ADDR and MASTER_PORT (or PORT) on each.
 set -euo pipefail
 
 if [ "$#" -lt 2 ]; then
@@ -17,6 +17,6 @@ exec "${PYTHON:-python}" -m torch.distributed.run \
     --nnodes="${NNODES:-1}" \
     --node_rank="${NODE_RANK:-0}" \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
-    --master_port="${MASTER_PORT:-29500}" \
+    --master_port="${MASTER_PORT:-${PORT:-29500}}" \
     --nproc_per_node="$gpus" \
     "$here/train.py" "$config" --launcher pytorch "$@"

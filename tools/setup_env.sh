@@ -6,9 +6,10 @@
 #   tools/setup_env.sh --no-torch   keep the torch (>= 2.1) of the active environment
 #   tools/setup_env.sh --dry-run    say what would be done
 #
-# Installs into the active virtual environment, or else into .venv (made with $PYTHON, python3
-# by default). TORCH_VERSION and TORCHVISION_VERSION override the versions; MMCV_FIND_LINKS names a
-# folder with mmcv wheels. A second run reuses what is there.
+# Installs into the active virtual or conda environment, or else into .venv (made with $PYTHON,
+# by default python3 or the newest fitting python3.x). TORCH_VERSION and TORCHVISION_VERSION
+# override the versions; MMCV_FIND_LINKS names a folder with mmcv wheels. A second run reuses
+# what is there.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -21,7 +22,7 @@ for argument in "$@"; do
         --full) mode=full ;;
         --no-torch) keep_torch=yes ;;
         --dry-run) dry_run=yes ;;
-        -h | --help) sed -n '2,13s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         *) echo "setup_env: unknown argument $argument; see --help" >&2; exit 2 ;;
     esac
 done
@@ -31,23 +32,34 @@ die() { printf '\n[setup] failed: %s\n' "$*" >&2; exit 1; }
 run() { if [ "$dry_run" = yes ]; then echo "would run: $*"; else "$@"; fi; }
 
 # ---- the environment -------------------------------------------------------------------
+python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null; }
+fits() { case "$(python_version "$1")" in 3.9 | 3.10 | 3.11 | 3.12) true ;; *) false ;; esac }
 base=${PYTHON:-python3}
+if [ -z "${PYTHON:-}" ] && ! fits python3; then
+    for candidate in python3.12 python3.11 python3.10 python3.9; do
+        if fits "$candidate"; then base=$candidate; break; fi
+    done
+fi
+# conda's base environment is shared by everything; nothing is installed there.
 if [ -n "${VIRTUAL_ENV:-}" ]; then
     environment=$VIRTUAL_ENV
-    python=$VIRTUAL_ENV/bin/python
+elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ]; then
+    environment=$CONDA_PREFIX
 else
     environment=$root/.venv
-    python=$environment/bin/python
 fi
-if [ -x "$python" ]; then probe=$python; else probe=$base; fi
-command -v "$probe" > /dev/null || die "no Python found as '$probe'; set PYTHON=/path/to/python3.11"
-version=$("$probe" -c 'import sys; print("%d.%d" % sys.version_info[:2])')
-case "$version" in
-    3.9 | 3.10 | 3.11 | 3.12) ;;
-    *) die "Python 3.9 to 3.12 is needed, $probe is $version; set PYTHON=/path/to/python3.11" ;;
-esac
+python=$environment/bin/python
+remedy='set PYTHON=/path/to/python3.11'
+probe=$base
+if [ -x "$python" ]; then probe=$python; remedy="remove or leave $environment, then $remedy"; fi
+command -v "$probe" > /dev/null || die "no Python found as '$probe'; $remedy"
+version=$(python_version "$probe") || die "'$probe' does not run; $remedy"
+fits "$probe" || die "Python 3.9 to 3.12 is needed, $probe is $version; $remedy"
 # The newest torch for Python 3.9 is 2.8.
 if [ "$version" = 3.9 ]; then torch=2.8.0; vision=0.23.0; else torch=2.11.0; vision=0.26.0; fi
+if [ -n "${TORCH_VERSION:-}" ] && [ -z "${TORCHVISION_VERSION:-}" ]; then
+    die "TORCH_VERSION=$TORCH_VERSION needs its TORCHVISION_VERSION (torch 2.N goes with torchvision 0.(N+15))"
+fi
 torch=${TORCH_VERSION:-$torch}
 vision=${TORCHVISION_VERSION:-$vision}
 
@@ -64,7 +76,11 @@ fi
 
 say "setting up $environment with Python $version ($mode)"
 if [ ! -x "$python" ]; then
-    run "$base" -m venv "$environment" || die "cannot make a virtual environment; on Debian: apt install python3-venv"
+    # A half-made folder would pass for an environment in the next run.
+    run "$base" -m venv "$environment" || {
+        rm -rf "$environment"
+        die "cannot make a virtual environment; on Debian: apt install python$version-venv"
+    }
 fi
 pip() { run "$python" -m pip --disable-pip-version-check "$@"; }
 installed() { [ -x "$python" ] && "$python" -m pip show -q "$1" > /dev/null 2>&1; }
@@ -81,27 +97,59 @@ if wanted[0] == 'any':
 sys.exit(found != wanted)
 PY
 }
-pip install -q 'setuptools<81' wheel
+python_says() { "$python" -W ignore -c "$1" 2> /dev/null; }
+
+pip install -q 'setuptools<81' wheel || die 'pip cannot install anything (message above)'
 if [ "$keep_torch" = yes ]; then
     has_torch any any || die "--no-torch needs torch >= 2.1 with its torchvision in $environment"
     say "keeping the torch that is there"
 elif has_torch "$torch" "$vision"; then
     say "torch $torch and torchvision $vision are there"
 else
+    if [ "$version" = 3.9 ] && [ -z "${TORCH_VERSION:-}" ]; then
+        say "Python 3.9: torch $torch is the last one for it"
+    fi
     say "torch $torch and torchvision $vision: a few GB, 1 to 10 minutes"
-    pip install -q "torch==$torch" "torchvision==$vision"
+    pip install -q "torch==$torch" "torchvision==$vision" \
+        || die "torch $torch or torchvision $vision cannot be installed (message above)"
+fi
+# No later step may exchange torch; torch before 2.3 cannot talk to numpy 2.
+pins=$(mktemp)
+trap 'rm -f "$pins"' EXIT
+if [ "$dry_run" = no ]; then
+    python_says 'import torch, torchvision
+from importlib.metadata import version
+for name in ("torch", "torchvision"): print(f"{name}=={version(name)}")
+if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 3): print("numpy<2")' > "$pins" \
+        || die 'torch and torchvision are installed, but do not import together'
 fi
 
 # ---- MMEngine, MMPretrain and small packages -------------------------------------------------
-requirements=(-r "$root/requirements/runtime.txt" -r "$root/requirements/mminstall.txt")
+requirements=(-r "$root/requirements/runtime.txt")
+files=("$root/requirements/mminstall.txt")
 if [ "$mode" = full ]; then
-    requirements+=(-r "$root/requirements/downstream.txt" -r "$root/requirements/tests.txt")
+    requirements+=(-r "$root/requirements/tests.txt")
+    files+=("$root/requirements/downstream.txt")
 fi
-say "MMEngine, MMPretrain and small packages: about a minute"
-pip install -q "${requirements[@]}"
+while read -r line; do # a maintained fork has the same import name: it stays, alone
+    case "$line" in '' | '#'*) continue ;; esac
+    name=${line%%[<>=]*}
+    if [ "${name#mm}" != "$name" ] && installed "onedl-$name"; then
+        say "keeping onedl-$name instead of $name"
+    else
+        requirements+=("$line")
+    fi
+done < <(cat "${files[@]}")
+say "MMEngine, MMPretrain and small packages: 1 to 3 minutes"
+pip install -q -c "$pins" "${requirements[@]}" || die 'a package cannot be installed (message above)'
+if [ "$dry_run" = no ] && ! python_says 'import cv2'; then
+    say "OpenCV does not import here (no graphics libraries?): its headless build instead"
+    pip uninstall -q -y opencv-python
+    pip install -q -c "$pins" --force-reinstall --no-deps opencv-python-headless
+fi
 
 # ---- mmcv: lite, or with compiled operators; never both, they share a folder -------------------
-ops_work() { "$python" -W ignore -c 'import mmcv.ops' 2> /dev/null; }
+ops_work() { python_says 'import mmcv.ops'; }
 mmcv_version=2.1.0
 only_one() { # remove package $1 and, since both own the folder mmcv/, what is left of $2
     if installed "$1"; then pip uninstall -q -y "$1"; fi
@@ -110,28 +158,41 @@ only_one() { # remove package $1 and, since both own the folder mmcv/, what is l
 build_mmcv() {
     say "mmcv $mmcv_version from source: 5 to 15 minutes on all cores"
     local compiler=${CXX:-c++}
-    command -v "$compiler" > /dev/null || command -v g++ > /dev/null \
+    command -v "$compiler" > /dev/null \
         || die "mmcv's operators need a C++ compiler; on Debian: apt install build-essential"
-    "$python" -c 'import os, sys, sysconfig
+    "$probe" -c 'import os, sys, sysconfig
 sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
         || die "mmcv's operators need the Python headers; on Debian: apt install python$version-dev"
     pip install -q ninja psutil
-    run env MMCV_WITH_OPS=1 MAX_JOBS="$(nproc)" CFLAGS="-O1 -g0" CXXFLAGS="-O1 -g0" \
+    local settings=(MMCV_WITH_OPS=1 "MAX_JOBS=$(getconf _NPROCESSORS_ONLN)" 'CFLAGS=-O1 -g0')
+    if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc > /dev/null; then
+        echo "no CUDA compiler (nvcc) here: operators for the CPU only"
+        settings+=(CUDA_VISIBLE_DEVICES=)
+    fi
+    run env "${settings[@]}" \
         "$python" -m pip --disable-pip-version-check install -q --no-build-isolation --no-deps \
         --no-binary mmcv --no-cache-dir "mmcv==$mmcv_version" \
         || die "mmcv did not compile; the messages above say why"
 }
+if installed mmcv && installed mmcv-lite; then
+    say "mmcv and mmcv-lite are both there and overwrite each other: removing both"
+    only_one mmcv mmcv-lite
+fi
 if ops_work; then
     say "mmcv with compiled operators is there"
 elif [ "$mode" = lite ]; then
-    if "$python" -W ignore -c 'import mmcv' 2> /dev/null && installed mmcv-lite; then
-        say "mmcv-lite is there"
+    if python_says 'import mmcv' && { installed mmcv-lite || installed onedl-mmcv; }; then
+        say "mmcv without operators is there"
     else
         say "mmcv-lite $mmcv_version: seconds"
         only_one mmcv mmcv-lite
-        pip install -q "mmcv-lite==$mmcv_version"
+        pip install -q -c "$pins" "mmcv-lite==$mmcv_version" \
+            || die "mmcv-lite $mmcv_version cannot be installed (message above)"
     fi
 else
+    if installed onedl-mmcv; then
+        die 'onedl-mmcv is there without working operators: build it with them, or uninstall it and run this again'
+    fi
     only_one mmcv mmcv-lite
     for folder in ${MMCV_FIND_LINKS:+"$MMCV_FIND_LINKS"} "$root/../shared/wheels"; do
         if [ "$dry_run" = no ] && [ -d "$folder" ] && "$python" -m pip --disable-pip-version-check install -q --no-deps \
@@ -141,13 +202,11 @@ else
         fi
     done
     if ! ops_work; then build_mmcv; fi
-    # mmcv's own small requirements; it was installed without any.
-    pip install -q addict packaging pyyaml yapf opencv-python-headless
 fi
 
 # ---- this package --------------------------------------------------------------------------------
 say "cotap_mm itself, editable"
-pip install -q --no-deps --no-build-isolation -e "$root"
+pip install -q --no-deps --no-build-isolation -e "$root" || die 'cotap_mm cannot be installed (message above)'
 if [ "$dry_run" = yes ]; then exit 0; fi
 if [ "$mode" = full ]; then
     "$python" -W ignore -c 'import mmcv.ops' || die "mmcv is installed, but its operators do not import (message above)"
@@ -155,3 +214,6 @@ fi
 "$python" -W ignore -c "$check" || die "the packages are installed, but '$check' does not run (message above)"
 printf '%s' "$recipe" > "$stamp"
 say "ready: $environment"
+if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
+    echo "        make uses it by itself; for commands of your own: source $environment/bin/activate"
+fi

@@ -36,7 +36,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'config has none (and on a CPU)')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the number of images a step')
-    parser.add_argument('--seed', type=int)
+    parser.add_argument('--seed', type=int, help='of all random draws')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction,
                         help='override config keys: key=value ...')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
@@ -53,10 +53,12 @@ def build_config(args: argparse.Namespace):
         raise ValueError('--cls-images, --neighbors and --cls-neighbors go with --images')
     if args.init:
         launch.set_init(config, args.init, args.trust)
+    elif args.trust:
+        raise ValueError('--trust goes with --init')
     if args.amp:
         launch.set_mixed_precision(config)
     if args.seed is not None:
-        config.randomness = dict(seed=args.seed)
+        launch.set_seed(config, args.seed)
     if args.auto_scale_lr:
         config.auto_scale_lr.enable = True
     config.launcher = args.launcher

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from cotap_mm.registry import MODELS
+from cotap_mm.registry import MODELS, build
 
 from .image_source import BadImage
 
@@ -47,7 +47,7 @@ class GlobalEncoder:
         self.identity = identity_of(backbone, checkpoint, image_size)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            self.model: nn.Module = MODELS.build(dict(backbone))
+            self.model: nn.Module = build(MODELS, backbone)
         if checkpoint:
             report = load_pretrained(self.model, checkpoint, source=source, trust=trust)
             print_log(f'neighbour features from {checkpoint}: {report}', logger='current')

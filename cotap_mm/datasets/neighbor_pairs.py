@@ -7,7 +7,7 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
-from cotap_mm.registry import DATASETS, TRANSFORMS
+from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
 from .image_source import BadImage
 from .neighbors import load_neighbors
@@ -35,7 +35,7 @@ class Branch:
 
     def __init__(self, source, neighbors: str, num_neighbors: int,
                  max_bad_fraction: float) -> None:
-        self.source = DATASETS.build(source) if isinstance(source, dict) else source
+        self.source = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
         names = [self.source.name(i) for i in range(len(self.source))]
@@ -140,7 +140,7 @@ class NeighborPairs(Dataset):
         own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction)
         self.branches = dict(patch=own, cls=own if cls is None else Branch(
             cls, str(cls_neighbors), num_neighbors, max_bad_fraction))
-        self.crop = TRANSFORMS.build({'type': 'MultiCrop', **(crops or {})})
+        self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
         self._num_draws = 0
 
     def __len__(self) -> int:

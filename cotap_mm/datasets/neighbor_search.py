@@ -13,7 +13,7 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
-from cotap_mm.registry import DATASETS
+from cotap_mm.registry import DATASETS, build
 
 from .global_features import GlobalEncoder, extract_features, identity_of, remove_part
 from .neighbors import load_neighbors, save_neighbors
@@ -165,7 +165,7 @@ def _ensure(cfg: Config, branch: str, work_dir: Path, device: Optional[str]) -> 
     dataset, backbone = cfg.train_dataloader.dataset, cfg.model.backbone
     init = cfg.model.get('init_cfg') or {}
     num_neighbors, size = dataset.get('num_neighbors', 7), backbone.get('img_size', 224)
-    source = DATASETS.build(dataset[branch])
+    source = build(DATASETS, dataset[branch])
     names = [source.name(i) for i in range(len(source))]
     identity = identity_of(backbone, init.get('checkpoint'), size)
     digest = hashlib.sha256('\n'.join([identity, str(num_neighbors), *names]).encode())

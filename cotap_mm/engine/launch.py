@@ -1,5 +1,6 @@
 """From command-line options to a Runner that can start."""
 import datetime
+import logging
 import os
 from pathlib import Path
 from typing import Optional
@@ -13,15 +14,15 @@ from mmengine.registry import init_default_scope
 
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.ops import world_size
-from cotap_mm.registry import DATASETS
+from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
 
 def load_config(name: str) -> Config:
-    """Read a config by path, or by its path inside the installed package.
+    """Read a config by path, or by its path or name inside the installed package.
 
     Args:
-        name (str): E.g. ``configs/cotap/vits_folder.py``.
+        name (str): E.g. ``configs/cotap/vits_folder.py``, or ``vits_folder``.
 
     Returns:
         Config: The config; its default scope is active.
@@ -30,12 +31,14 @@ def load_config(name: str) -> Config:
         FileNotFoundError: If there is none; the known ones are listed.
     """
     package = Path(__file__).resolve().parents[1]
-    places = [Path(name), package / '.mim' / name, package.parent / name]
+    shipped = [package / '.mim', package.parent]
+    places = [Path(name), *(top / name for top in shipped)]
+    if Path(name).name == name:
+        places += [top / 'configs' / 'cotap' / f'{Path(name).stem}.py' for top in shipped]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        shelf = next((p for p in (package / '.mim/configs/cotap', package.parent / 'configs/cotap')
-                      if p.is_dir()), None)
-        known = ', '.join(sorted(p.stem for p in shelf.glob('*.py'))) if shelf else 'none found'
+        known = ', '.join(sorted({p.stem for top in shipped
+                                  for p in (top / 'configs' / 'cotap').glob('*.py')}))
         raise FileNotFoundError(f'config {name} does not exist; there are configs/cotap/'
                                 f'{{{known}}}.py')
     config = Config.fromfile(path)
@@ -65,6 +68,11 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
     """Start from another checkpoint, or from random weights for ``'none'``."""
     config.model.init_cfg = None if checkpoint == 'none' else dict(
         type='PretrainedViT', checkpoint=checkpoint, trust=trust)
+
+
+def set_seed(config: Config, seed: int) -> None:
+    """Draw everything from ``seed``; the config's other ``randomness`` keys stay."""
+    config.randomness = dict(config.get('randomness', {}), seed=seed)
 
 
 def set_mixed_precision(config: Config) -> None:
@@ -108,8 +116,12 @@ def prepare(config: Config) -> None:
     init = config.model.get('init_cfg') or {}
     if init.get('checkpoint'):
         read_checkpoint(init['checkpoint'], init.get('trust', False))
+    elif not (config.get('load_from') or config.get('resume')):
+        print_log('training starts from random weights; CoTAP is a post-pretraining, and from '
+                  'scratch it needs far more images and steps (--init names a checkpoint)',
+                  logger='current', level=logging.WARNING)
     dataset = config.train_dataloader.dataset
-    sizes = [len(DATASETS.build(dataset[name])) for name in ('patch', 'cls') if dataset.get(name)]
+    sizes = [len(build(DATASETS, dataset[name])) for name in ('patch', 'cls') if dataset.get(name)]
     world = world_size()
     batch = config.train_dataloader.batch_size
     if max(sizes) < batch * world:
@@ -119,5 +131,5 @@ def prepare(config: Config) -> None:
     if batch < 1 + config.model.get('pairs', {}).get('num_negatives', 5):
         print_log(f'with {batch} images a batch there are fewer negatives than the method ranks '
                   'against (num_negatives); a larger batch is better than accumulation',
-                  logger='current', level=30)
+                  logger='current', level=logging.WARNING)
     ensure_neighbors(config, config.work_dir)

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets import ImageList
-from cotap_mm.registry import DATASETS
+from cotap_mm.registry import DATASETS, build
 
 IGNORE_LABEL = 255
 Size = Union[int, Tuple[int, int]]
@@ -128,5 +128,5 @@ def build_labeled(source: Any) -> Any:
         A data set of ``dict(image=uint8 (3, H, W), label=(H, W))``.
     """
     if isinstance(source, dict):
-        source = DATASETS.build(source)
+        source = build(DATASETS, source)
     return LabeledScenes(source) if hasattr(source, 'read') else source

@@ -7,7 +7,7 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from cotap_mm.ops import foreground_mask
-from cotap_mm.registry import MODELS
+from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
 from ..modules import (
@@ -27,7 +27,7 @@ _CLS_LOSSES = ('cls_cluster', 'cls_neighbor', 'prototype_entropy')
 
 def _build(cfg, **defaults) -> nn.Module:
     """A module from its config; ``defaults`` are widths that a neighbour determines."""
-    return cfg if isinstance(cfg, nn.Module) else MODELS.build({**defaults, **cfg})
+    return cfg if isinstance(cfg, nn.Module) else build(MODELS, cfg, **defaults)
 
 
 class PatchBranch(NamedTuple):

@@ -1,0 +1,93 @@
+"""Versions and known breakages."""
+import subprocess
+import sys
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from mmengine.logging import HistoryBuffer
+
+from cotap_mm import compat
+
+
+def test_installed_versions_are_fine():
+    compat.check_versions()
+
+
+@pytest.mark.parametrize('found, message', [
+    (None, r'mmengine >= 0.10.6 is needed and not installed: pip install'),
+    ('0.10.5', r'mmengine >= 0.10.6 is needed, 0.10.5 is installed: pip install'),
+])
+def test_one_sentence_for_each_problem(found, message):
+    real = compat.installed_version
+
+    def fake(names):
+        return found if 'mmengine' in names else real(names)
+
+    with mock.patch.object(compat, 'installed_version', fake):
+        with pytest.raises(ImportError, match=message):
+            compat.check_versions()
+
+
+def test_version_numbers():
+    assert compat._numbers('2.11.0+cu130') == (2, 11, 0)
+    assert compat._numbers('0.10.7') > compat._numbers('0.9.12')
+    assert compat._numbers('2.1.0rc1') >= (2, 1)
+
+
+def test_a_fork_satisfies_the_check():
+    with mock.patch('importlib.metadata.version') as version:
+        import importlib.metadata
+
+        def fake(name):
+            if not name.startswith('onedl'):
+                raise importlib.metadata.PackageNotFoundError(name)
+            return '2.3.6'
+
+        version.side_effect = fake
+        assert compat.installed_version(('mmcv', 'mmcv-lite', 'onedl-mmcv')) == '2.3.6'
+
+
+def test_mmengine_checkpoints_load_safely(tmp_path):
+    buffer = HistoryBuffer([1.0, 2.0], [1, 1])
+    content = dict(message_hub=dict(loss=buffer), value=np.float64(3), array=np.arange(3),
+                   tensor=torch.ones(2))
+    torch.save(content, tmp_path / 'runner.pth')
+    loaded = torch.load(tmp_path / 'runner.pth', weights_only=True)
+    assert loaded['message_hub']['loss'].mean() == 1.5
+    assert loaded['value'] == 3 and loaded['array'].tolist() == [0, 1, 2]
+
+
+class Hostile:
+    """Unpickles to a call of ``getattr`` on something that is not a statistic."""
+
+    def __reduce__(self):
+        return getattr, (HistoryBuffer, 'update')
+
+
+def test_the_stand_in_for_getattr_reaches_nothing_else(tmp_path):
+    torch.save(Hostile(), tmp_path / 'hostile.pth')
+    with pytest.raises(Exception, match='refused to look up'):
+        torch.load(tmp_path / 'hostile.pth', weights_only=True)
+
+
+def test_mmpretrain_models_import_beside_transformers():
+    """In a process of its own, since the mend must come before the first import."""
+    pytest.importorskip('transformers')
+    pytest.importorskip('pycocotools')
+    code = 'import cotap_mm.models, mmpretrain.models, transformers; print("fine")'
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True,
+                          text=True)
+    assert done.returncode == 0 and 'fine' in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
+def test_types_resolve_from_sibling_scopes(scope):
+    """With nothing else imported, as in a config of another library."""
+    code = ('from mmengine.registry import MODELS, init_default_scope; import sys; '
+            'init_default_scope(sys.argv[1]); '
+            'print(MODELS.build(dict(type="cotap_mm.PatchRankingLoss")).tau)')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, scope],
+                          capture_output=True, text=True)
+    assert done.returncode == 0 and '0.5' in done.stdout, done.stderr[-2000:]

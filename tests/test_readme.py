@@ -1,0 +1,63 @@
+"""The README's commands and links point to things that exist."""
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'docs/benchmarks.md']
+
+
+def commands():
+    text = (ROOT / 'README.md').read_text()
+    for block in re.findall(r'```bash\n(.*?)```', text, re.S):
+        for line in block.splitlines():
+            line = line.split('  #')[0].split(' # ')[0].strip()
+            if line:
+                yield line
+
+
+def test_there_are_commands():
+    assert {'make demo', 'make test'} <= {c.split('    ')[0].strip() for c in commands()}
+
+
+@pytest.mark.parametrize('command', sorted(set(commands())))
+def test_command_names_existing_files_and_flags(command):
+    words = command.split()
+    for word in words:
+        if re.match(r'(tools|configs)/', word):
+            assert (ROOT / word).is_file(), word
+    if words[0] == 'make':
+        assert re.search(rf'^{words[1]}:', (ROOT / 'Makefile').read_text(), re.M), words[1]
+    tool = next((word for word in words if word.endswith('.py') and 'tools/' in word), None)
+    if tool is None and any('train.sh' in word for word in words):
+        tool = 'tools/train.py'
+    flags = [word for word in words if word.startswith('--')]
+    if tool and flags:
+        known = subprocess.run([sys.executable, '-W', 'ignore', str(ROOT / tool), '--help'],
+                               capture_output=True, text=True, check=True).stdout
+        for flag in flags:
+            assert flag in known, f'{tool} has no {flag}'
+
+
+@pytest.mark.parametrize('name', DOCUMENTS)
+def test_links_and_pictures_exist(name):
+    document = ROOT / name
+    for target in re.findall(r'\]\(([^)#]+)\)', document.read_text()):
+        if not target.startswith('http'):
+            assert (document.parent / target).exists(), target
+
+
+def test_every_config_is_in_the_table():
+    text = (ROOT / 'README.md').read_text()
+    for path in (ROOT / 'configs' / 'cotap').glob('*.py'):
+        assert f'`{path.stem}`' in text, path.stem
+
+
+def test_every_tool_explains_itself():
+    for path in sorted((ROOT / 'tools').glob('*.py')):
+        done = subprocess.run([sys.executable, '-W', 'ignore', str(path), '--help'],
+                              capture_output=True, text=True)
+        assert done.returncode == 0 and 'usage' in done.stdout, path.name

@@ -1,0 +1,96 @@
+import importlib.util
+import json
+import math
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def demo():
+    spec = importlib.util.spec_from_file_location('demo', ROOT / 'tools' / 'demo.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+TINY = """
+_base_ = ['{root}/configs/_base_/models/vit-small-p16.py',
+          '{root}/configs/_base_/default_runtime.py']
+model = dict(
+    backbone=dict(_delete_=True, type='DINOViT', arch=dict(embed_dims=16, num_layers=2, num_heads=2,
+                  feedforward_channels=16), img_size=32, patch_size=8),
+    neck=dict(in_channels=16, num_prototypes=2),
+    head=dict(patch=dict(in_channels=32, hidden_channels=8, num_clusters=4),
+              cls=dict(in_channels=32, hidden_channels=8, num_clusters=4)),
+    memory=dict(patch_queue=dict(size=64, per_step=8), cls_queue=dict(size=16, per_step=4),
+                template_bank=dict(size=16, per_step=2)),
+    pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1))
+train_dataloader = dict(
+    batch_size=4, num_workers=0, sampler=dict(type='InfiniteSampler'),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(type='NeighborPairs', neighbors='auto', num_neighbors=2,
+                 patch=dict(type='ToyScenes', num_images=8, image_size=32),
+                 crops=dict(global_size=32, local_size=16)))
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=9)
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3))
+default_hooks = dict(logger=dict(interval=1))
+demo = dict(memory=dict(type='ToyScenes', split='memory', num_images=4, image_size=32),
+            test=dict(type='ToyScenes', split='test', num_images=4, image_size=32))
+"""
+
+
+@pytest.mark.slow
+def test_trains_measures_and_reports(demo, tmp_path, capsys):
+    config = tmp_path / 'tiny.py'
+    config.write_text(TINY.format(root=ROOT.as_posix()))
+    demo.main(['--config', str(config), '--work-dir', str(tmp_path / 'out'), '--iters', '2',
+               '--seeds', '3', '4', '--from-scratch'])
+    results = json.loads((tmp_path / 'out' / 'results.json').read_text())
+    assert results['iterations'] == 2 and set(results['seeds']) == {'3', '4'}
+    for scores in results['seeds'].values():
+        assert set(scores) == set(demo.MEASURED)
+        assert all(0 <= score['mIoU'] <= 100 for score in scores.values())
+        # The teacher starts as the student, and training moves the student at once.
+        assert scores['init, backbone'] != scores['CoTAP student, backbone']
+    assert sorted(path.stem for path in (tmp_path / 'out').glob('*.png')) == [
+        'components', 'crops', 'curves', 'foreground', 'prototypes', 'retrieval', 'similarity']
+    printed = capsys.readouterr().out
+    assert 'CoTAP student, filter' in printed and str(tmp_path / 'out' / 'report.html') in printed
+
+
+def scores_of(demo, first, second):
+    return {0: {name: dict(mIoU=first + i) for i, name in enumerate(demo.MEASURED)},
+            1: {name: dict(mIoU=second + 2 * i) for i, name in enumerate(demo.MEASURED)}}
+
+
+def test_summary_has_mean_spread_and_gain(demo):
+    rows = demo.summarize(scores_of(demo, 10., 12.))
+    assert rows[0] == ['init, backbone', 11., f'{math.sqrt(2):.2f}', '+0.00']
+    assert rows[2][1] == pytest.approx(14) and rows[2][3] == '+3.00'
+
+
+def test_one_seed_has_no_spread(demo):
+    rows = demo.summarize({0: scores_of(demo, 10., 12.)[0]})
+    assert {row[2] for row in rows} == {'-'}
+
+
+def test_classes_that_never_occur_are_left_out(demo):
+    found = demo.named({'init': dict(mIoU=50., IoU=[50., math.nan])}, ('sky', 'sea'))
+    assert found == {'init': dict(mIoU=50., IoU={'sky': 50.})}
+    json.dumps(found, allow_nan=False)
+
+
+def test_defaults(demo):
+    args = demo.parse_args([])
+    assert args.seeds == [0] and not args.from_scratch and args.iters is None
+    assert Path(args.config) == ROOT / 'configs' / 'cotap' / 'demo.py'
+
+
+def test_config_without_test_scenes_is_refused(demo, tmp_path):
+    config = tmp_path / 'empty.py'
+    config.write_text('model = dict()')
+    with pytest.raises(ValueError, match='demo=dict'):
+        demo.main(['--config', str(config)])

@@ -1,0 +1,61 @@
+"""dist_train.sh and slurm_train.sh: what they start, with a stand-in that prints its arguments."""
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+
+
+@pytest.fixture
+def launch(tmp_path):
+    """Run a launcher whose python and srun print one argument a line."""
+    for name in ('python', 'srun'):
+        (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+        (tmp_path / name).chmod(0o755)
+
+    def run(script, *arguments, **environment):
+        path = os.pathsep.join([str(tmp_path), '/usr/bin', '/bin'])
+        done = subprocess.run(['bash', str(TOOLS / script), *arguments], capture_output=True,
+                              text=True, env={'PATH': path, **environment})
+        return done.returncode, done.stdout.splitlines(), done.stderr
+
+    return run
+
+
+@pytest.mark.parametrize('script, usage', [('dist_train.sh', 'CONFIG GPUS'),
+                                           ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG')])
+def test_explain_themselves(launch, script, usage):
+    code, _, error = launch(script)
+    assert code == 2 and usage in error
+
+
+def test_dist_train_passes_words_on_unbroken(launch):
+    code, words, error = launch('dist_train.sh', 'my config.py', '2', '--images', 'my images')
+    assert code == 0, error
+    assert words == [
+        '-m', 'torch.distributed.run', '--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1',
+        '--master_port=29500', '--nproc_per_node=2', str(TOOLS / 'train.py'), 'my config.py',
+        '--launcher', 'pytorch', '--images', 'my images']
+
+
+@pytest.mark.parametrize('port', ['MASTER_PORT', 'PORT'])
+def test_dist_train_on_several_machines(launch, port):
+    _, words, _ = launch('dist_train.sh', 'c.py', '8', NNODES='2', NODE_RANK='1',
+                         MASTER_ADDR='10.0.0.1', **{port: '1234'})
+    assert words[2:7] == ['--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1',
+                          '--master_port=1234', '--nproc_per_node=8']
+
+
+def test_slurm_train(launch):
+    _, words, _ = launch('slurm_train.sh', 'gpus', 'job', 'c.py', '--resume', GPUS='16',
+                         GPUS_PER_NODE='4', SRUN_ARGS='--time 1')
+    assert words[:2] == ['-p', 'gpus']
+    assert {'--ntasks=16', '--ntasks-per-node=4', '--gres=gpu:4', '--time'} <= set(words)
+    assert words[-6:] == ['-u', str(TOOLS / 'train.py'), 'c.py', '--launcher', 'slurm', '--resume']
+
+
+def test_slurm_train_on_less_than_one_node(launch):
+    _, words, _ = launch('slurm_train.sh', 'gpus', 'job', 'c.py', GPUS='2')
+    assert {'--ntasks=2', '--ntasks-per-node=2', '--gres=gpu:2'} <= set(words)

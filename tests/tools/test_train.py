@@ -1,0 +1,208 @@
+"""tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
+import importlib.util
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from cotap_mm.engine import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+CONFIG = f'''
+_base_ = {str(ROOT / 'configs' / 'cotap' / 'vits_folder.py')!r}
+model = dict(
+    backbone=dict(arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
+                            feedforward_channels=32),
+                  img_size=32, patch_size=8),
+    neck=dict(num_prototypes=2),
+    head=dict(patch=dict(num_clusters=6, hidden_channels=16, out_channels=8),
+              cls=dict(num_clusters=10, hidden_channels=16, out_channels=8)),
+    memory=dict(patch_queue=dict(size=64), cls_queue=dict(size=16), template_bank=dict(size=8)),
+    pairs=dict(pool_sizes=(2, 4)), init_cfg=None)
+train_dataloader = dict(
+    batch_size=2, num_workers=0, persistent_workers=False,
+    dataset=dict(crops=dict(global_size=32, local_size=16)))
+optim_wrapper = dict(accumulative_counts=1)
+train_cfg = dict(max_iters=4)
+default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
+custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
+                dict(type='ScheduleLengthHook')]
+vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
+visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
+'''
+
+
+def load_tool(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / 'images').mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(6):
+        pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / 'images' / f'{index}.png')
+    (tmp_path / 'tiny.py').write_text(CONFIG)
+    return tmp_path
+
+
+def train(folder, *arguments):
+    load_tool('train').main([str(folder / 'tiny.py'), '--images', str(folder / 'images'),
+                             '--work-dir', str(folder / 'run'), *arguments])
+
+
+def logged(folder):
+    records = sorted((folder / 'run').glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for record in records for line in record.read_text().splitlines()]
+
+
+def test_trains_and_resumes(folder):
+    train(folder, '--seed', '3')
+    lines = logged(folder)
+    assert [line['step'] for line in lines] == [1, 2, 3, 4]
+    for name in ('patch_cluster', 'cls_cluster', 'patch_ranking', 'cls_neighbor',
+                 'prototype_entropy'):
+        assert lines[-1][f'loss_{name}'] > 0, name
+    for name in ('patch_mean_assignment_entropy', 'cls_assignment_entropy', 'foreground_share',
+                 'feature_std', 'prototypes_in_use', 'teacher_distance'):
+        assert f'monitor/{name}' in lines[-1], name
+    assert lines[-1]['teacher_decay'] > lines[0]['teacher_decay']
+    # Three quarters through a cosine from 3e-5 to 3e-6 that ends with the run.
+    assert lines[-1]['lr'] == pytest.approx(6.954e-6, rel=1e-3)
+    assert list((folder / 'run').glob('*/vis_data/events.out.tfevents*'))
+    checkpoint = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)
+    state = checkpoint['state_dict']
+    assert state['teacher.num_updates'] == 4
+    assert state['patch_queue.num_filled'] > 0
+    assert not torch.equal(state['backbone.pos_embed'], state['teacher.backbone.pos_embed'])
+
+    train(folder, '--resume', '--cfg-options', 'train_cfg.max_iters=6')
+    resumed = torch.load(folder / 'run' / 'iter_6.pth', weights_only=True)
+    assert resumed['meta']['iter'] == 6
+    assert resumed['state_dict']['teacher.num_updates'] == 6
+    assert logged(folder)[-1]['step'] == 6
+
+
+def test_amp_and_accumulation(folder):
+    train(folder, '--amp', '--cfg-options', 'optim_wrapper.accumulative_counts=2')
+    state = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
+    assert state['teacher.num_updates'] == 2
+    assert all(torch.isfinite(value).all() for value in state.values())
+
+
+def test_starts_from_an_own_checkpoint(folder):
+    train(folder)
+    first = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
+    train(folder, '--init', str(folder / 'run' / 'iter_4.pth'), '--cfg-options',
+          'train_cfg.max_iters=2', 'optim_wrapper.optimizer.lr=0')
+    second = torch.load(folder / 'run' / 'iter_2.pth', weights_only=True)['state_dict']
+    torch.testing.assert_close(second['backbone.pos_embed'], first['backbone.pos_embed'],
+                               rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--images', 'nowhere'], 'image folder nowhere does not exist'),
+    (['--init', 'missing.pth'], 'checkpoint missing.pth is not a file'),
+    (['--cfg-options', 'train_dataloader.batch_size=99'], 'do not fill one batch'),
+    (['--trust'], '--trust goes with --init'),
+])
+def test_says_what_is_wrong(folder, arguments, message):
+    with pytest.raises(SystemExit, match=message):
+        train(folder, *arguments)
+
+
+def test_unknown_config():
+    with pytest.raises(SystemExit, match=r'there are configs/cotap/\{.*vitb_coco'):
+        load_tool('train').main(['configs/cotap/vith.py'])
+
+
+@pytest.mark.parametrize('name', ['configs/cotap/vits_folder.py', 'vits_folder'])
+def test_config_is_found_from_anywhere(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    assert launch.load_config(name).train_cfg.max_iters == 100_000
+
+
+def test_options_reach_the_config():
+    args = load_tool('train').parse_args([
+        'vits_coco-in1k', '--images', 'a', '--cls-images', 'b', '--neighbors', 'n.npz', '--init',
+        'none', '--seed', '7', '--amp', '--auto-scale-lr', '--cfg-options', 'randomness.diff=1'])
+    config = load_tool('train').build_config(args)
+    dataset = config.train_dataloader.dataset
+    assert (dataset.patch.root, dataset.cls.root) == ('a', 'b')
+    assert (dataset.neighbors, dataset.cls_neighbors) == ('n.npz', 'auto')
+    assert config.model.init_cfg is None and config.auto_scale_lr.enable
+    assert config.randomness == dict(seed=7, diff=1)
+    assert config.optim_wrapper.type == 'MixedPrecisionOptimWrapper'
+    assert config.work_dir == os.path.join('work_dirs', 'vits_coco-in1k')
+
+
+def test_seed_keeps_other_randomness():
+    config = Config(dict(randomness=dict(seed=0, deterministic=True)))
+    launch.set_seed(config, 5)
+    assert config.randomness == dict(seed=5, deterministic=True)
+
+
+def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
+    said = []
+    monkeypatch.setattr(launch, 'print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_: None)
+    train_tool = load_tool('train')
+    options = [str(folder / 'tiny.py'), '--images', str(folder / 'images')]
+    launch.prepare(train_tool.build_config(train_tool.parse_args(options)))
+    assert any('random weights' in text for text in said)
+    said.clear()
+    launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
+    assert not any('random weights' in text for text in said)
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return str(probe.getsockname()[1])
+
+
+@pytest.mark.dist
+def test_two_processes_end_with_the_same_weights(folder):
+    """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
+    dump = folder / 'dump_hook.py'
+    dump.write_text('''
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+from cotap_mm.registry import HOOKS
+
+@HOOKS.register_module()
+class DumpHook(Hook):
+    def after_train(self, runner):
+        state = dict(runner.model.module.named_parameters())
+        torch.save({k: v.detach() for k, v in state.items()}, f'rank{get_rank()}.pth')
+''')
+    config = (folder / 'tiny.py').read_text().replace(
+        "dict(type='ScheduleLengthHook')", "dict(type='ScheduleLengthHook'), dict(type='DumpHook')")
+    (folder / 'tiny.py').write_text(
+        config + "\ncustom_imports = dict(imports=['dump_hook'])\n")
+    environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1',
+                       MASTER_PORT=free_port(),
+                       PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
+    done = subprocess.run(
+        ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(folder / 'tiny.py'), '2', '--images',
+         str(folder / 'images'), '--work-dir', str(folder / 'run')],
+        cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    first, second = (torch.load(folder / f'rank{rank}.pth', weights_only=True) for rank in (0, 1))
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+        assert torch.isfinite(value).all(), name
+    assert all(np.isfinite(line['loss']) for line in logged(folder))
