@@ -84,8 +84,9 @@ def test_mmpretrain_models_import_beside_transformers():
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
 def test_types_resolve_from_sibling_scopes(scope):
-    """With nothing else imported, as in a config of another library."""
-    code = ('from mmengine.registry import MODELS, init_default_scope; import sys; '
+    """As from another library's config with ``custom_imports = dict(imports=['cotap_mm'])``,
+    which beside transformers 5 also keeps that library itself importable."""
+    code = ('import sys, cotap_mm; from mmengine.registry import MODELS, init_default_scope; '
             'init_default_scope(sys.argv[1]); '
             'print(MODELS.build(dict(type="cotap_mm.PatchRankingLoss")).tau)')
     done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, scope],

@@ -57,9 +57,10 @@ class ToyScenes:
 
     An image source (``name``, ``read``) for ``NeighborPairs`` that needs no
     download. An object class is a texture in a shape, a ground class a texture.
-    Colours, positions, sizes, tilts, texture periods, light and noise are random and
-    tell nothing about the class. Each ground has objects that are common on it, so
-    that images alike as a whole share classes, as photographs do.
+    Hues, positions, sizes, tilts, texture periods, light and noise are random and
+    tell nothing about the class; every texture is dark and bright paint. Each ground
+    has objects that are common on it, so that images alike as a whole share classes,
+    as photographs do.
 
     Image ``i`` depends on ``(seed, split, scene, image_size, i)`` only. All images
     are drawn when the data set is made (3 to 5 ms each at 96 px), so that reading

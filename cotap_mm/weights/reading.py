@@ -15,6 +15,8 @@ from torch.hub import download_url_to_file, get_dir
 
 Checkpoint = Union[str, Path, dict]
 
+#: Files that come with the package: ``cotap_mm://toy_vit.pth``.
+SHIPPED = 'cotap_mm://'
 #: Seconds without an answer after which a download is given up.
 DOWNLOAD_TIMEOUT = 30.0
 
@@ -46,11 +48,13 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
     name = str(checkpoint)
     if name.startswith(('http://', 'https://')):
         path = _download(name)
+    elif name.startswith(SHIPPED):
+        path = Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED):]
     else:
         path = Path(name).expanduser()
-        if not path.is_file():
-            raise FileNotFoundError(f'checkpoint {name} is not a file; give the path of a '
-                                    'checkpoint, a URL, or a state dict')
+    if not path.is_file():
+        raise FileNotFoundError(f'checkpoint {name} is not a file; give the path of a '
+                                'checkpoint, a URL, or a state dict')
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(
         path, trust)
     if not isinstance(content, dict):
