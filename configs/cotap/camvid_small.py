@@ -1,4 +1,4 @@
-# CamVid on a CPU, with dense retrieval on its labels: the toy ViT on real frames, minutes on two cores.
+# CamVid on a CPU, measured on its labels: the toy ViT on real frames, minutes on two cores.
 #   CAMVID=DIR python tools/train.py configs/cotap/camvid_small.py
 _base_ = [
     '../_base_/models/vit-toy-p8.py', '../_base_/datasets/folder.py',

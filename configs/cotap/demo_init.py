@@ -1,6 +1,7 @@
 # Makes the toy ViT that the demo starts from: self-distillation of CLS on one-object images only.
 #   python tools/train.py configs/cotap/demo_init.py --seed 0
-#   python tools/convert.py work_dirs/demo_init/iter_1300.pth cotap_mm/assets/toy_vit.pth --layout vit
+#   python tools/convert.py work_dirs/demo_init/iter_1300.pth cotap_mm/assets/toy_vit.pth \
+#       --layout vit --overwrite
 _base_ = './demo.py'
 model = dict(
     init_cfg=None,
