@@ -7,14 +7,17 @@ model = dict(init_cfg=dict(type='PretrainedViT', checkpoint='cotap_mm://toy_vit.
 train_cfg = dict(max_iters=400)
 optim_wrapper = dict(
     optimizer=dict(lr=4e-4, weight_decay=0.04), paramwise_cfg=dict(head_lr_mult=8))
-param_scheduler = [dict(type='CosineAnnealingLR', eta_min=4e-5, by_epoch=False)]
-default_hooks = dict(logger=dict(interval=10), checkpoint=dict(interval=1000))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=20),
+    dict(type='CosineAnnealingLR', eta_min=2e-5, by_epoch=False),
+]
+default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1000))
 
 labelled = dict(type='ToyScenes', num_images=200)
 demo = dict(memory=dict(split='memory', **labelled), test=dict(split='test', **labelled))
 custom_hooks = [
     dict(type='TeacherHook', start=0.99, end=0.998),
-    dict(type='MonitorHook', interval=10),
+    dict(type='MonitorHook', interval=20),
     dict(type='ScheduleLengthHook'),
     dict(
         type='DenseRetrievalHook', interval=100, num_classes=9, memory=demo['memory'],

@@ -6,8 +6,7 @@ _base_ = './demo.py'
 model = dict(
     init_cfg=None,
     losses=dict(patch_cluster=None, patch_ranking=None, cls_neighbor=None, prototype_entropy=None))
-train_dataloader = dict(
-    dataset=dict(patch=dict(scene='single'), cls=None, cls_neighbors=None))
+train_dataloader = dict(dataset=dict(patch=dict(scene='single')))
 train_cfg = dict(max_iters=1300)
 optim_wrapper = dict(
     optimizer=dict(lr=8e-4, weight_decay=0.05), paramwise_cfg=dict(head_lr_mult=4))

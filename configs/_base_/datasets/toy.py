@@ -1,4 +1,4 @@
-# Toy scenes for patches, one-object toy images for CLS; drawn when the run starts.
+# Toy scenes for both branches; drawn when the run starts.
 data_preprocessor = dict(type='CoTAPDataPreprocessor', color=dict(hue=0.5))
 train_dataloader = dict(
     batch_size=16,
@@ -10,8 +10,6 @@ train_dataloader = dict(
         type='NeighborPairs',
         patch=dict(type='ToyScenes', split='train', scene='scene'),
         neighbors='auto',
-        cls=dict(type='ToyScenes', split='train', scene='single'),
-        cls_neighbors='auto',
         crops=dict(
             global_size=64, local_size=32, num_local=2, global_scale=(0.35, 1.0),
             local_scale=(0.1, 0.3))))
