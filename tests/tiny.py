@@ -12,14 +12,14 @@ LOSSES = dict(
     prototype_entropy=dict(type='PrototypeEntropyLoss'))
 
 
-def build_tiny(losses=None, queue_size=64, **backbone):
+def build_tiny(losses=None, queue_size=64, loss_weights=None, **backbone):
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
     head = dict(type='PrototypeHead', in_channels=32, hidden_channels=16, out_channels=8)
     return CoTAP(
         backbone=dict(type='DINOViT', arch=arch, img_size=32, patch_size=8, **backbone),
         neck=dict(type='ObjectAwareFilter', in_channels=16, num_prototypes=2),
         head=dict(patch=dict(head, num_clusters=6), cls=dict(head, num_clusters=10)),
-        losses=losses or LOSSES,
+        losses=losses or LOSSES, loss_weights=loss_weights,
         memory=dict(patch_queue=dict(size=queue_size, temperature=0.05, per_step=16),
                     cls_queue=dict(size=16, temperature=0.07, per_step=4),
                     template_bank=dict(size=24, per_step=4)),

@@ -24,12 +24,19 @@ from mmengine.utils import ProgressBar
 from torch import nn
 
 from cotap_mm.datasets import ensure_neighbors
-from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
-from cotap_mm.registry import DATASETS, build
+from cotap_mm.evaluation import (
+    CoTAPEncoder,
+    Encoder,
+    LabeledScenes,
+    ViTEncoder,
+    dense_retrieval,
+)
+from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, before_after, curves, read_scalars
 
 ROOT = Path(__file__).resolve().parents[1]
 # Rows of the table: name -> (before or after training, branch, output).
+REFERENCE = 'random weights, backbone'
 MEASURED = {
     'init, backbone': ('before', 'student', 'backbone'),
     'init, filter (untrained)': ('before', 'student', 'filter'),
@@ -41,7 +48,8 @@ MEASURED = {
 
 
 class Trained(NamedTuple):
-    """One run: the network as training found it and as training left it."""
+    """One run: random weights, the network as training found it and as training left it."""
+    random: nn.Module
     before: nn.Module
     after: nn.Module
     work_dir: Path
@@ -88,18 +96,20 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     runner.train()
     minutes = (time.monotonic() - start) / 60
     after = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    return Trained(hook.before, after, Path(runner.work_dir), minutes,
+    random = build(MODELS, config.model.backbone)
+    random.init_weights()
+    return Trained(random, hook.before, after, Path(runner.work_dir), minutes,
                    runner.train_dataloader.dataset)
 
 
 def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> Dict[str, dict]:
     """Dense retrieval of every row of the table."""
     networks = dict(before=run.before, after=run.after)
-    return {
-        name: dense_retrieval(
-            CoTAPEncoder(networks[when], branch, output), memory, queries, num_classes)
-        for name, (when, branch, output) in MEASURED.items()
-    }
+    encoders: Dict[str, Encoder] = {REFERENCE: ViTEncoder(run.random)}
+    for name, (when, branch, output) in MEASURED.items():
+        encoders[name] = CoTAPEncoder(networks[when], branch, output)
+    return {name: dense_retrieval(encoder, memory, queries, num_classes)
+            for name, encoder in encoders.items()}
 
 
 def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
@@ -114,7 +124,8 @@ def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
 def summarize(scores: Dict[int, Dict[str, dict]]) -> List[list]:
     """Rows (name, mean mIoU, spread, gain over the init), each in points of mIoU."""
     rows = []
-    values = {name: [each[name]['mIoU'] for each in scores.values()] for name in MEASURED}
+    values = {name: [each[name]['mIoU'] for each in scores.values()]
+              for name in [REFERENCE, *MEASURED]}
     start = values['init, backbone']
     for name, found in values.items():
         gains = [value - first for value, first in zip(found, start)]
@@ -132,7 +143,8 @@ def make_report(run: Trained, rows: List[list], scenes: Any, memory: Any, intro:
     report.add_table(
         'Dense retrieval on the test scenes',
         'mIoU in per cent: patches take the labels of the most similar patches of a labelled '
-        'memory, nothing is trained for it. Spread: standard deviation over seeds. '
+        'memory, nothing is trained for it. Spread: standard deviation over seeds, of training '
+        'and of the random weights. '
         'In bold: the best.',
         ['features', 'mIoU', 'spread', 'against init'], rows,
         strong=[max(range(len(rows)), key=lambda i: rows[i][1])])

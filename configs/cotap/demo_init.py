@@ -1,16 +1,56 @@
-# Makes the toy ViT that the demo starts from: self-distillation of CLS on one-object images only.
-#   python tools/train.py configs/cotap/demo_init.py --seed 0
-#   python tools/convert.py work_dirs/demo_init/iter_1300.pth cotap_mm/assets/toy_vit.pth \
-#       --layout vit --overwrite
-_base_ = './demo.py'
+# Makes the toy ViT that the demo starts from: MMPretrain's SimCLR on one-object toy images,
+# which tools/make_toy_vit.py writes to data_root first (about 3 minutes on two cores).
+default_scope = 'mmpretrain'
+custom_imports = dict(imports=['cotap_mm'])
+data_root = 'work_dirs/demo_init/images'
+toy_images = dict(split='train', scene='single', num_images=2000)
+
+_norm = dict(type='BN1d')
 model = dict(
-    init_cfg=None,
-    losses=dict(patch_cluster=None, patch_ranking=None, cls_neighbor=None, prototype_entropy=None))
-train_dataloader = dict(dataset=dict(patch=dict(scene='single')))
-train_cfg = dict(max_iters=1300)
-optim_wrapper = dict(
-    optimizer=dict(lr=8e-4, weight_decay=0.05), paramwise_cfg=dict(head_lr_mult=4))
+    type='SimCLR',
+    data_preprocessor=dict(
+        type='SelfSupDataPreprocessor', mean=(123.675, 116.28, 103.53),
+        std=(58.395, 57.12, 57.375), to_rgb=True),
+    backbone=dict(
+        type='VisionTransformer', img_size=64, patch_size=8, out_type='cls_token',
+        arch=dict(embed_dims=96, num_layers=4, num_heads=3, feedforward_channels=384)),
+    neck=dict(
+        type='NonLinearNeck', in_channels=96, hid_channels=256, out_channels=64,
+        with_avg_pool=False, norm_cfg=_norm),
+    head=dict(type='ContrastiveHead', loss=dict(type='CrossEntropyLoss'), temperature=0.2))
+
+_view = [
+    dict(type='RandomResizedCrop', scale=64, crop_ratio_range=(0.25, 1.0)),
+    # torchvision's: MMPretrain's own ColorJitter fails with NumPy 2.
+    dict(type='NumpyToPIL', to_rgb=True),
+    dict(type='torchvision/ColorJitter', brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2),
+    dict(type='torchvision/RandomGrayscale', p=0.2),
+    dict(type='PILToNumpy', to_bgr=True),
+]
+train_dataloader = dict(
+    batch_size=64,
+    num_workers=0,
+    drop_last=True,
+    sampler=dict(type='InfiniteSampler', shuffle=True),
+    collate_fn=dict(type='default_collate'),
+    dataset=dict(
+        type='CustomDataset', data_root=data_root, with_label=False,
+        pipeline=[
+            dict(type='LoadImageFromFile'),
+            dict(type='MultiView', num_views=2, transforms=[_view]),
+            dict(type='PackInputs'),
+        ]))
+
+train_cfg = dict(type='IterBasedTrainLoop', max_iters=300)
+optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1e-3, weight_decay=0.04))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.02, by_epoch=False, end=50),
-    dict(type='CosineAnnealingLR', eta_min=4e-5, by_epoch=False),
+    dict(type='CosineAnnealingLR', eta_min=2e-5, by_epoch=False, begin=50, T_max=250, end=300),
 ]
+default_hooks = dict(
+    timer=dict(type='IterTimerHook'),
+    logger=dict(type='LoggerHook', interval=50),
+    param_scheduler=dict(type='ParamSchedulerHook'),
+    checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=300, max_keep_ckpts=1))
+log_processor = dict(by_epoch=False)
+randomness = dict(seed=0)

@@ -34,14 +34,14 @@ def star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Annulus between the radii 0.44 and 1.1."""
-    return np.abs(np.hypot(x, y) - .77) - .33
+    """Annulus between the radii 0.3 and 1.1."""
+    return np.abs(np.hypot(x, y) - .7) - .4
 
 
 def cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Plus sign of arm length 1.1 and arm width 0.8."""
+    """Plus sign of arm length 1.1 and arm width 1."""
     x, y = np.abs(x), np.abs(y)
-    return np.minimum(np.maximum(x - 1.1, y - .4), np.maximum(x - .4, y - 1.1))
+    return np.minimum(np.maximum(x - 1.1, y - .5), np.maximum(x - .5, y - 1.1))
 
 
 def _soft_step(wave: np.ndarray) -> np.ndarray:
@@ -64,9 +64,14 @@ def checks(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarr
     return _soft_step(2. * np.sin(math.pi * u) * np.sin(math.pi * v))
 
 
-def zigzag(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Stripes that fold back and forth (herringbone)."""
-    return _soft_step(np.sin(2. * math.pi * (u + np.abs((v * .5) % 1. - .5) * 2.)))
+def rising(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """Stripes from lower left to upper right."""
+    return stripes(math.sqrt(.5) * (u + v), v, rng)
+
+
+def falling(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
+    """Stripes from upper left to lower right."""
+    return stripes(math.sqrt(.5) * (u - v), v, rng)
 
 
 def mesh(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
@@ -90,12 +95,6 @@ def bricks(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarr
     along = (u * .5 + .5 * (row % 2.)) % 1.
     joint = np.minimum(np.minimum(along, 1. - along) * 2., np.minimum(v - row, 1. - v + row))
     return _soft_step(8. * (joint - .14))
-
-
-def waves(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Bent stripes, like water."""
-    bend = .35 * np.sin(2. * math.pi * .3 * u + rng.uniform(0., 2. * math.pi))
-    return .5 + .5 * np.sin(2. * math.pi * (v + bend))
 
 
 def _filtered_noise(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState,

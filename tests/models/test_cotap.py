@@ -124,6 +124,19 @@ def test_losses_can_be_left_out(names, inputs):
     assert all(value > 0 for value in losses.values())
 
 
+def test_loss_weights_scale_what_they_name(tiny, inputs):
+    other = copy.deepcopy(tiny)
+    other.loss_weights = dict(cls_cluster=0.25, patch_ranking=3.)
+    results = []
+    for model in (tiny, other):
+        torch.manual_seed(0)
+        model.loss(inputs)
+        results.append(model.loss(inputs))
+    for name, plain in results[0].items():
+        weight = other.loss_weights.get(name[len('loss_'):], 1.)
+        torch.testing.assert_close(results[1][name], weight * plain)
+
+
 def test_no_local_crops(tiny, inputs):
     for views in inputs.values():
         views['student_local'] = views['student_local'][:, :0]
@@ -194,6 +207,8 @@ def test_encode_contract(tiny):
 def test_unknown_losses_and_pool_sizes():
     with pytest.raises(ValueError, match='patch_rank'):
         build_tiny(dict(patch_rank=dict(type='PatchRankingLoss')))
+    with pytest.raises(ValueError, match="loss_weights must name .*'patch_rank'"):
+        build_tiny(loss_weights=dict(patch_rank=2.))
     model = build_tiny()
     model.pairs.pool_sizes = (7, )
     with pytest.raises(ValueError, match='set pool_sizes'):

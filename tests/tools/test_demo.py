@@ -51,7 +51,7 @@ def test_trains_measures_and_reports(demo, tmp_path, capsys):
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert results['iterations'] == 2 and set(results['seeds']) == {'3', '4'}
     for scores in results['seeds'].values():
-        assert set(scores) == set(demo.MEASURED)
+        assert set(scores) == {demo.REFERENCE, *demo.MEASURED}
         assert all(0 <= score['mIoU'] <= 100 for score in scores.values())
         # The teacher starts as the student, and training moves the student at once.
         assert scores['init, backbone'] != scores['CoTAP student, backbone']
@@ -62,14 +62,16 @@ def test_trains_measures_and_reports(demo, tmp_path, capsys):
 
 
 def scores_of(demo, first, second):
-    return {0: {name: dict(mIoU=first + i) for i, name in enumerate(demo.MEASURED)},
-            1: {name: dict(mIoU=second + 2 * i) for i, name in enumerate(demo.MEASURED)}}
+    names = [demo.REFERENCE, *demo.MEASURED]
+    return {0: {name: dict(mIoU=first + i) for i, name in enumerate(names)},
+            1: {name: dict(mIoU=second + 2 * i) for i, name in enumerate(names)}}
 
 
 def test_summary_has_mean_spread_and_gain(demo):
     rows = demo.summarize(scores_of(demo, 10., 12.))
-    assert rows[0] == ['init, backbone', 11., f'{math.sqrt(2):.2f}', '+0.00']
-    assert rows[2][1] == pytest.approx(14) and rows[2][3] == '+3.00'
+    assert rows[0] == ['random weights, backbone', 11., f'{math.sqrt(2):.2f}', '-1.50']
+    assert rows[1] == ['init, backbone', 12.5, f'{1.5 * math.sqrt(2):.2f}', '+0.00']
+    assert rows[3][1] == pytest.approx(15.5) and rows[3][3] == '+3.00'
 
 
 def test_one_seed_has_no_spread(demo):

@@ -1,5 +1,6 @@
 # Toy scenes for both branches; drawn when the run starts.
-data_preprocessor = dict(type='CoTAPDataPreprocessor', color=dict(hue=0.5))
+data_preprocessor = dict(
+    type='CoTAPDataPreprocessor', color=dict(hue=0.5, jitter_prob=1., gray_prob=0.3, blur_prob=0.))
 train_dataloader = dict(
     batch_size=16,
     num_workers=0,

@@ -7,9 +7,9 @@ model = dict(
                   feedforward_channels=384),
         img_size=64, patch_size=8),
     neck=dict(num_prototypes=16),
-    head=dict(patch=dict(num_clusters=64, **head), cls=dict(num_clusters=128, **head)),
+    head=dict(patch=dict(num_clusters=512, **head), cls=dict(num_clusters=512, **head)),
     memory=dict(
-        patch_queue=dict(size=4096, per_step=512),
-        cls_queue=dict(size=2048, temperature=0.04, per_step=64),
+        patch_queue=dict(size=4096, temperature=0.03, per_step=512),
+        cls_queue=dict(size=2048, temperature=0.03, per_step=64),
         template_bank=dict(size=256)),
     pairs=dict(pool_sizes=(4, 8)))

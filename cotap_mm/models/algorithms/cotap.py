@@ -62,6 +62,8 @@ class CoTAP(BaseSelfSupervisor):
             ``in_channels`` defaults to the neck's width.
         losses (dict): Any of ``patch_cluster``, ``cls_cluster``, ``patch_ranking``,
             ``cls_neighbor``, ``prototype_entropy``, each a loss module's config.
+        loss_weights (dict[str, float], optional): Factors of some of ``losses``.
+            Defaults to None, 1 for each, as in the paper.
         memory (dict): Options of ``patch_queue`` and ``cls_queue``
             (:class:`AssignmentQueue`) and ``template_bank`` (:class:`TemplateBank`).
         pairs (dict, optional): Options of :class:`PatchPairSampler`.
@@ -81,12 +83,13 @@ class CoTAP(BaseSelfSupervisor):
 
     def __init__(self, backbone, neck, head: dict, losses: dict, memory: dict,
                  pairs: Optional[dict] = None, data_preprocessor=None,
+                 loss_weights: Optional[Dict[str, float]] = None,
                  init_cfg: Optional[dict] = None) -> None:
         losses = {name: cfg for name, cfg in losses.items() if cfg is not None}
-        unknown = set(losses) - set(_PATCH_LOSSES + _CLS_LOSSES)
-        if unknown or not losses:
-            raise ValueError(f'losses must name some of {_PATCH_LOSSES + _CLS_LOSSES}, got '
-                             f'{sorted(losses)}')
+        for key, given in (('losses', losses), ('loss_weights', loss_weights or {})):
+            if set(given) - set(_PATCH_LOSSES + _CLS_LOSSES) or not losses:
+                raise ValueError(f'{key} must name some of {_PATCH_LOSSES + _CLS_LOSSES}, got '
+                                 f'{sorted(given)}')
 
         backbone = _build(backbone)
         neck = _build(neck, in_channels=backbone.embed_dims)
@@ -97,6 +100,7 @@ class CoTAP(BaseSelfSupervisor):
             data_preprocessor=_build(data_preprocessor or dict(type='CoTAPDataPreprocessor')),
             init_cfg=init_cfg)
         self.losses = nn.ModuleDict({name: _build(cfg) for name, cfg in losses.items()})
+        self.loss_weights = dict(loss_weights or {})
         self.pairs = PatchPairSampler(**(pairs or {}))
         self.teacher = EMATeacher(self.student)
         self.patch_queue = AssignmentQueue(num_clusters=self.head['patch'].num_clusters,
@@ -163,6 +167,9 @@ class CoTAP(BaseSelfSupervisor):
         if 'prototype_entropy' in self.losses:
             results['loss_prototype_entropy'] = self.losses['prototype_entropy'](
                 self.neck.prototypes, self.template_bank.contents())
+        for name, weight in self.loss_weights.items():
+            if name in self.losses:
+                results[f'loss_{name}'] = weight * results[f'loss_{name}']
         return results
 
     def _score(self, views: Dict[str, Views]) -> Tuple[Optional[PatchBranch], Optional[ClsBranch]]:
