@@ -14,15 +14,15 @@ from PIL import Image
 from cotap_mm.datasets import ToyScenes
 from cotap_mm.weights import convert
 
-_CONFIG = Path(__file__).resolve().parents[1] / 'configs' / 'cotap' / 'demo_init.py'
+_CONFIG = Path(__file__).resolve().parents[1] / 'configs' / 'toy_vit' / 'simclr.py'
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', default='work_dirs/demo_init/toy_vit.pth',
+    parser.add_argument('--out', default='work_dirs/toy_vit/toy_vit.pth',
                         help='file to write (default: %(default)s)')
-    parser.add_argument('--work-dir', default='work_dirs/demo_init',
+    parser.add_argument('--work-dir', default='work_dirs/toy_vit',
                         help='images, logs and checkpoints (default: %(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='of all random draws')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},

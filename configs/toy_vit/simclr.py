@@ -1,8 +1,8 @@
 # Makes the toy ViT that the demo starts from: MMPretrain's SimCLR on one-object toy images,
-# which tools/make_toy_vit.py writes to data_root first (about 3 minutes on two cores).
+# which tools/make_toy_vit.py writes to data_root first (2 to 3 minutes on two cores).
 default_scope = 'mmpretrain'
 custom_imports = dict(imports=['cotap_mm'])
-data_root = 'work_dirs/demo_init/images'
+data_root = 'work_dirs/toy_vit/images'
 toy_images = dict(split='train', scene='single', num_images=2000)
 
 _norm = dict(type='BN1d')
