@@ -22,6 +22,7 @@ class LoadReport:
         unexpected (list[str]): Tensors of the network that nothing knows.
         dropped (list[str]): Tensors that the model has no place for by design.
         resized (list[str]): Loaded after resizing (position embeddings).
+        adapted (list[str]): Loaded after changing the number of input channels.
         teacher (str): Where a CoTAP's teacher comes from: ``'student'`` (a copy),
             ``'file'``, or ``''`` for a model without teacher.
     """
@@ -32,6 +33,7 @@ class LoadReport:
     unexpected: List[str] = field(default_factory=list)
     dropped: List[str] = field(default_factory=list)
     resized: List[str] = field(default_factory=list)
+    adapted: List[str] = field(default_factory=list)
     teacher: str = ''
 
     @property
@@ -46,10 +48,11 @@ class LoadReport:
 
         teacher = {'student': '; the teacher is a copy of the student',
                    'file': '; the teacher is the file\'s', '': ''}[self.teacher]
+        channels = '; input channels changed in ' + few(self.adapted) if self.adapted else ''
         return (f'{self.branch or "network"} with names of {self.source!r}: loaded '
                 f'{self.num_loaded} tensors; stayed as initialised {few(self.missing)}; unexpected '
                 f'{few(self.unexpected)}; not needed {few(self.dropped)}; resized '
-                f'{few(self.resized)}{teacher}')
+                f'{few(self.resized)}{channels}{teacher}')
 
 
 def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
@@ -91,6 +94,7 @@ def _plan(model: nn.Module, tensors: Dict[str, Tensor],
     places = _places(model)
     tensors = dict(tensors)
     _resize(tensors, places, getattr(model, 'backbone', model), report)
+    _adapt_channels(tensors, places, report)
     for name in tensors:
         if name in places:
             report.loaded.append(name)
@@ -138,6 +142,28 @@ def _resize(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], backbon
         report.resized.append(name)
 
 
+def _adapt_channels(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
+                    report: LoadReport) -> None:
+    """Bring the patch embedding to the model's number of input channels.
+
+    The file's channels are repeated in turn and scaled by their number over the model's,
+    so that a grey value in all channels leaves the sum as it was; one channel gets their
+    sum. Source: timm's ``adapt_input_conv``, https://github.com/huggingface/pytorch-image-models.
+    """
+    name = 'backbone.patch_embed.projection.weight'
+    if name not in tensors or name not in places:
+        return
+    value, place = tensors[name], places[name]
+    if value.ndim != 4 or value[:, 0].shape != place[:, 0].shape or value.shape == place.shape:
+        return
+    old, new = value.shape[1], place.shape[1]
+    if new == 1:
+        tensors[name] = value.sum(dim=1, keepdim=True)
+    else:
+        tensors[name] = value[:, torch.arange(new) % old] * (old / new)
+    report.adapted.append(name)
+
+
 def _guess_grid(count: int, target: Tuple[int, int]) -> Optional[Tuple[int, int]]:
     """The square of so many patches, else the grid of the target's aspect ratio."""
     for aspect in (1.0, target[0] / target[1]):
@@ -169,7 +195,7 @@ def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
     elif lacking and set(lacking) <= set(_FINAL_NORM):
         remedies.append('Build the backbone with final_norm=False, as the file has no final norm')
     elif lacking or surplus or any(name.startswith('backbone.') for name in different):
-        remedies.append('Set arch, patch_size and in_channels of the backbone to the file\'s')
+        remedies.append('Set arch and patch_size of the backbone to the file\'s')
     for part in ('neck.', 'head.patch.', 'head.cls.'):
         present = any(name.startswith(part) for name in report.loaded)
         absent = [name for name in report.missing if name.startswith(part)]

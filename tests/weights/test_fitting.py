@@ -20,7 +20,7 @@ def refused(model, content, *patterns):
 def test_wrong_width_names_shapes_and_remedy():
     refused(small_vit(DINOViT), timm_names(width=24), 'shapes differ',
             'backbone.cls_token is (1, 1, 24) in the file and (1, 1, 16) in the model',
-            'a ViT of width 24, 2 blocks, patch 8', 'Set arch, patch_size')
+            'a ViT of width 24, 2 blocks, patch 8', 'Set arch and patch_size')
 
 
 def test_too_few_and_too_many_blocks():
@@ -30,9 +30,23 @@ def test_too_few_and_too_many_blocks():
             'The file holds a ViT of width 16, 3 blocks')
 
 
-def test_other_number_of_channels():
-    refused(small_vit(DINOViT, in_channels=4), timm_names(), '3 input channels',
-            '4 input channels', 'in_channels')
+@pytest.mark.parametrize('channels', [1, 2, 4, 6, 13])
+def test_other_number_of_channels(channels):
+    """A grey image means the same to both networks, in as many channels as each takes."""
+    params = timm_names()
+    usual, other = small_vit(DINOViT), small_vit(DINOViT, in_channels=channels)
+    assert not load_pretrained(usual, params).adapted
+    report = load_pretrained(other, params)
+    assert report.adapted == ['backbone.patch_embed.projection.weight']
+    assert 'input channels changed' in str(report)
+    grey = torch.rand(2, 1, 32, 32)
+    if channels % 3 and channels != 1:  # the three channels are not equally often there
+        weight = other.patch_embed.projection.weight
+        assert torch.allclose(weight[:, 0], params['patch_embed.proj.weight'][:, 0] * 3 / channels)
+        return
+    wanted = usual.patch_embed(grey.expand(-1, 3, -1, -1))[0]
+    found = other.patch_embed(grey.expand(-1, channels, -1, -1))[0]
+    assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_attention_without_bias():

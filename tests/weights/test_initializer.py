@@ -86,7 +86,7 @@ def test_registered_and_logged(checkpoint):
 
 
 def test_bad_fit_stops_initialisation(checkpoint):
-    model = small_vit(DINOViT, in_channels=1,
+    model = small_vit(DINOViT, qkv_bias=False,
                       init_cfg=dict(type='PretrainedViT', checkpoint=checkpoint))
     with pytest.raises(ValueError, match='does not fit'):
         model.init_weights()
