@@ -1,6 +1,6 @@
 """Networks, losses and the algorithm; importing it registers all of them."""
 from .algorithms import CoTAP
-from .backbones import DINOViT
+from .backbones import CoTAPViT, DINOViT
 from .data_preprocessor import CoTAPDataPreprocessor
 from .heads import PrototypeHead
 from .losses import (
@@ -12,11 +12,11 @@ from .losses import (
                      PrototypeEntropyLoss,
 )
 from .modules import EMATeacher, FeatureQueue, PatchPairSampler, RandomDraws, TemplateBank
-from .necks import ObjectAwareFilter
+from .necks import ObjectAwareFilter, SimpleFeaturePyramid
 
 __all__ = [
-    'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'DINOViT',
+    'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'CoTAPViT', 'DINOViT',
     'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'ObjectAwareFilter', 'PatchClusterLoss',
     'PatchPairSampler', 'PatchRankingLoss', 'PrototypeEntropyLoss', 'PrototypeHead',
-    'RandomDraws', 'TemplateBank'
+    'RandomDraws', 'SimpleFeaturePyramid', 'TemplateBank'
 ]

@@ -1,3 +1,4 @@
+from .cotap_vit import CoTAPViT
 from .dino_vit import DINOViT
 
-__all__ = ['DINOViT']
+__all__ = ['CoTAPViT', 'DINOViT']

@@ -1,3 +1,4 @@
 from .object_aware_filter import ObjectAwareFilter
+from .simple_feature_pyramid import SimpleFeaturePyramid
 
-__all__ = ['ObjectAwareFilter']
+__all__ = ['ObjectAwareFilter', 'SimpleFeaturePyramid']

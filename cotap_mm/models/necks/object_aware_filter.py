@@ -20,23 +20,26 @@ class ObjectAwareFilter(BaseModule):
     argument of each call, never a part of this module, so a state dict holds its
     weights once.
 
-    The forward pass sees detached prototypes: only the prototype entropy loss
-    moves them.
+    In pre-training the forward pass sees detached prototypes: only the prototype
+    entropy loss moves them.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
         in_channels (int): d, width of the tokens.
         num_prototypes (int): M. Defaults to 64.
+        detach_prototypes (bool): Keep the forward pass's gradient from the prototypes.
+            Defaults to True, as in pre-training.
         init_cfg (dict, optional): As in MMEngine's BaseModule.
     """
 
     def __init__(self, in_channels: int, num_prototypes: int = 64,
-                 init_cfg: Optional[dict] = None) -> None:
+                 detach_prototypes: bool = True, init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = 2 * in_channels
         self.num_prototypes = num_prototypes
+        self.detach_prototypes = detach_prototypes
         self.prototypes = nn.Parameter(torch.empty(num_prototypes, in_channels, 3, 3))
         self.norm_prototypes = nn.LayerNorm(in_channels, eps=1e-6)
         self.norm_patch = nn.LayerNorm(self.out_channels, eps=1e-6)
@@ -95,8 +98,9 @@ class ObjectAwareFilter(BaseModule):
     def _keys_and_values(self, block: nn.Module) -> Tuple[Tensor, Tensor]:
         """Key of each cell (M, 9, d) and value of each prototype (M, d)."""
         qkv, width = block.attn.qkv, self.in_channels
+        prototypes = self.prototypes.detach() if self.detach_prototypes else self.prototypes
         # A copy: k-means may overwrite the prototypes between forward and backward.
-        cells = self.prototypes.detach().flatten(2).transpose(1, 2).contiguous()  # (M, 9, d)
+        cells = prototypes.flatten(2).transpose(1, 2).contiguous()  # (M, 9, d)
         bias = None if qkv.bias is None else qkv.bias[width:]
         both = F.linear(self.norm_prototypes(cells), qkv.weight[width:], bias)
         key, value = both.split(width, dim=-1)

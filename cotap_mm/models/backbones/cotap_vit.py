@@ -1,0 +1,170 @@
+"""The pre-trained network for downstream tasks: ViT plus object-aware filter."""
+from typing import List, Optional, Sequence, Tuple, Union
+
+import torch
+from mmpretrain.models.backbones.vit_sam import window_partition, window_unpartition
+from torch import Tensor
+
+from cotap_mm.models.necks import ObjectAwareFilter
+from cotap_mm.registry import MODELS
+
+from .dino_vit import DINOViT
+
+_OUT_TYPES = ('featmap', 'cls_token', 'raw')
+
+
+@MODELS.register_module()
+class CoTAPViT(DINOViT):
+    """ViT whose last level is the object-aware filter's output.
+
+    The same parts as in pre-training, for MMSegmentation, MMDetection and MMPretrain:
+    any image size and aspect (sides that are no multiples of the patch are padded at the
+    right and bottom), several levels, frozen stages, drop path. Levels before the last
+    have d channels, the last has 2d: the last block's tokens and their filtered version.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; windows with global blocks in
+    between: ViTDet, https://arxiv.org/abs/2203.16527.
+
+    Args:
+        arch (str | dict): ``'deit-small'`` is ViT-S, ``'deit-base'`` ViT-B; or a dict, as
+            in MMPretrain.
+        patch_size (int): Pixels a patch. Defaults to 16.
+        out_indices (int | Sequence[int]): Blocks whose output is a level, counted from 0;
+            negative ones from the end. Defaults to -1, the last.
+        out_type (str): ``'featmap'`` for maps (B, C, H, W), ``'cls_token'`` for (B, C),
+            ``'raw'`` for tokens (B, 1+N, C), CLS first. Defaults to ``'featmap'``.
+        use_filter (bool): Without it the last level is the plain last block (d
+            channels), for comparison. Defaults to True.
+        num_prototypes (int): M of the filter. Defaults to 64.
+        train_prototypes (bool): Let fine-tuning move the prototypes as well. In
+            pre-training only their own loss does. Defaults to True.
+        frozen_stages (int): Blocks from the first on that neither learn nor drop
+            anything, with the embeddings before them; all of them include the filter.
+            Defaults to -1, nothing frozen.
+        window_size (int): Side, in patches, of windows within which all but
+            ``global_blocks`` attend; 0 for none. Each window has its copy of CLS,
+            averaged afterwards. Defaults to 0.
+        global_blocks (Sequence[int], optional): Defaults to the last block of each
+            quarter of the network.
+        **kwargs: As in :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
+            ``img_size``, ``in_channels``, ``drop_path_rate``, ``with_cp``, ...
+
+    Raises:
+        ValueError: If an argument does not fit the others.
+    """
+
+    def __init__(self, arch='deit-small', patch_size: int = 16,
+                 out_indices: Union[int, Sequence[int]] = -1, out_type: str = 'featmap',
+                 use_filter: bool = True, num_prototypes: int = 64,
+                 train_prototypes: bool = True, frozen_stages: int = -1, window_size: int = 0,
+                 global_blocks: Optional[Sequence[int]] = None, **kwargs) -> None:
+        if out_type not in _OUT_TYPES:
+            raise ValueError(f'out_type must be one of {_OUT_TYPES}, got {out_type!r}')
+        indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
+        super().__init__(arch=arch, patch_size=patch_size, out_indices=indices, out_type=out_type,
+                         **kwargs)
+        last = self.num_layers - 1
+        wrong = [index for index in self.out_indices if index > last]
+        if wrong:
+            raise ValueError(f'out_indices must be below {self.num_layers}, the number of blocks, '
+                             f'got {wrong}')
+        if use_filter and last not in self.out_indices:
+            raise ValueError(f'the filter follows the last block: add {last} to out_indices, got '
+                             f'{self.out_indices}, or set use_filter=False')
+        if frozen_stages > self.num_layers:
+            raise ValueError(f'frozen_stages must be at most {self.num_layers}, the number of '
+                             f'blocks, got {frozen_stages}')
+        self.window_size = window_size
+        self.global_blocks = set(global_blocks if global_blocks is not None else (
+            self.num_layers * (quarter + 1) // 4 - 1 for quarter in range(4)))
+        self.neck = ObjectAwareFilter(
+            self.embed_dims, num_prototypes,
+            detach_prototypes=not train_prototypes) if use_filter else None
+        if use_filter:
+            self._stop_unused()
+        self.frozen_stages = frozen_stages
+        self._freeze_stages()
+
+    @property
+    def out_channels(self) -> List[int]:
+        """Channels of each level."""
+        return [self.neck.out_channels if self.neck is not None and index == self.num_layers - 1
+                else self.embed_dims for index in self.out_indices]
+
+    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+        """Levels of normalised images.
+
+        Args:
+            images (Tensor): Shape (B, in_channels, h, w), any h and w.
+
+        Returns:
+            tuple[Tensor]: One for each of ``out_indices``, see ``out_type``. H and W are
+            h and w over the patch size, rounded up.
+        """
+        tokens, grid = self.embed(images)
+        levels = []
+        for index, block in enumerate(self.layers):
+            if self.window_size and index not in self.global_blocks:
+                tokens = self._run_in_windows(block, tokens, grid)
+            else:
+                tokens = self.run_block(block, tokens)
+            if index not in self.out_indices:
+                continue
+            if self.neck is not None and index == self.num_layers - 1:
+                levels.append(self._filtered(tokens, grid))
+            else:
+                levels.append(self._format_output(tokens, grid))
+        return tuple(levels)
+
+    def train(self, mode: bool = True) -> 'CoTAPViT':
+        """Set the mode; frozen stages stay in eval mode."""
+        super().train(mode)
+        self._freeze_stages()
+        return self
+
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+        """Depth of a parameter for layer-wise learning rates, and the number of depths.
+
+        Embeddings have depth 0, block i has i + 1, the filter that of the last block, and
+        what does not start with ``prefix`` (heads) the highest.
+        """
+        if param_name.startswith(prefix + 'neck.'):
+            return self.num_layers, self.num_layers + 2
+        return super().get_layer_depth(param_name, prefix)
+
+    def _filtered(self, tokens: Tensor, grid: Tuple[int, int]) -> Tensor:
+        """The last level; only the tokens that ``out_type`` asks for are filtered."""
+        block = self.last_block
+        if self.out_type == 'cls_token':
+            return self.neck.filter_cls(tokens[:, 0], block)
+        patches = self.neck.filter_patches(tokens[:, 1:], grid, block)
+        if self.out_type == 'featmap':
+            return patches.transpose(1, 2).unflatten(2, grid)
+        return torch.cat([self.neck.filter_cls(tokens[:, 0], block)[:, None], patches], dim=1)
+
+    def _run_in_windows(self, block: torch.nn.Module, tokens: Tensor,
+                        grid: Tuple[int, int]) -> Tensor:
+        cls, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, grid)  # (B, H, W, d)
+        windows, padded = window_partition(patches, self.window_size)  # (B*n, w, w, d)
+        count = len(windows) // len(tokens)
+        cls = cls.repeat_interleave(count, dim=0)  # (B*n, 1, d)
+        inside = self.run_block(block, torch.cat([cls, windows.flatten(1, 2)], dim=1))
+        cls = inside[:, :1].unflatten(0, (-1, count)).mean(dim=1)
+        windows = inside[:, 1:].unflatten(1, (self.window_size, self.window_size))
+        patches = window_unpartition(windows, self.window_size, padded, grid)
+        return torch.cat([cls, patches.flatten(1, 2)], dim=1)
+
+    def _stop_unused(self) -> None:
+        """Parameters that never get a gradient must not be waited for by DDP."""
+        unused = {'featmap': self.neck.norm_cls, 'cls_token': self.neck.norm_patch}
+        if self.out_type in unused:
+            unused[self.out_type].requires_grad_(False)
+        if self.neck.detach_prototypes:
+            self.neck.prototypes.requires_grad_(False)
+
+    def _freeze_stages(self) -> None:
+        if self.frozen_stages < 0:
+            return
+        super()._freeze_stages()
+        if self.neck is not None and self.frozen_stages == self.num_layers:
+            self.neck.eval().requires_grad_(False)

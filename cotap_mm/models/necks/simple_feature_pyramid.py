@@ -1,0 +1,79 @@
+"""A pyramid from the one map of a plain ViT, for detectors."""
+from typing import Optional, Sequence, Tuple
+
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from mmpretrain.models.utils import LayerNorm2d
+from torch import Tensor, nn
+
+from cotap_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class SimpleFeaturePyramid(BaseModule):
+    """Scale the last map of a ViT up and down, each scale on its own.
+
+    Transposed convolutions double the map, max pooling halves it; then 1 x 1 and 3 x 3
+    convolutions with layer norm bring each scale to ``out_channels``. Further levels
+    are max pools of the coarsest.
+
+    Source: ViTDet, https://arxiv.org/abs/2203.16527.
+
+    Args:
+        in_channels (int): Channels of the backbone's last level: 2d with the filter.
+        out_channels (int): Channels of each level. Defaults to 256.
+        scale_factors (Sequence[float]): From fine to coarse, among 4, 2, 1 and 0.5; 4, 2,
+            1, 0.5 are strides 4 to 32 for patches of 16. Defaults to (4, 2, 1, 0.5).
+        num_outs (int): Levels in all; not below the number of factors. Defaults to 5.
+        init_cfg (dict, optional): As in MMEngine's BaseModule.
+
+    Raises:
+        ValueError: If a factor is another, or ``num_outs`` is too small.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int = 256,
+                 scale_factors: Sequence[float] = (4, 2, 1, 0.5), num_outs: int = 5,
+                 init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        wrong = [factor for factor in scale_factors if factor not in (4, 2, 1, 0.5)]
+        if wrong or not scale_factors:
+            raise ValueError(f'scale_factors must be among 4, 2, 1 and 0.5, got {scale_factors}')
+        if num_outs < len(scale_factors):
+            raise ValueError(f'num_outs must be at least {len(scale_factors)}, the number of '
+                             f'scale_factors, got {num_outs}')
+        self.in_channels = in_channels
+        self.num_outs = num_outs
+        self.scales = nn.ModuleList(
+            self._scale(factor, in_channels, out_channels) for factor in scale_factors)
+
+    @staticmethod
+    def _scale(factor: float, width: int, out_channels: int) -> nn.Sequential:
+        steps = []
+        if factor == 0.5:
+            steps.append(nn.MaxPool2d(2))
+        if factor == 4:
+            steps += [nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+                      LayerNorm2d(width // 2, eps=1e-6), nn.GELU()]
+            width //= 2
+        if factor >= 2:
+            steps.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
+            width //= 2
+        norm = dict(norm_cfg=dict(type='mmpretrain.LN2d', eps=1e-6), act_cfg=None, bias=False)
+        steps += [ConvModule(width, out_channels, 1, **norm),
+                  ConvModule(out_channels, out_channels, 3, padding=1, **norm)]
+        return nn.Sequential(*steps)
+
+    def forward(self, levels: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+        """Pyramid of the last level.
+
+        Args:
+            levels (Sequence[Tensor]): Maps of a backbone; the last is (B, in_channels, H, W).
+
+        Returns:
+            tuple[Tensor]: ``num_outs`` maps, from fine to coarse.
+        """
+        outputs = [scale(levels[-1]) for scale in self.scales]
+        while len(outputs) < self.num_outs:
+            outputs.append(torch.nn.functional.max_pool2d(outputs[-1], 1, stride=2))
+        return tuple(outputs)
