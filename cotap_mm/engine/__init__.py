@@ -1,8 +1,9 @@
 """What depends on time: hooks, parameter groups, precision."""
 from .hooks import MonitorHook, ScheduleLengthHook, TeacherHook
+from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
 
 __all__ = [
-    'CoTAPOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
-    'ScheduleLengthHook', 'TeacherHook'
+    'CoTAPOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor',
+    'MixedPrecisionOptimWrapper', 'MonitorHook', 'ScheduleLengthHook', 'TeacherHook'
 ]

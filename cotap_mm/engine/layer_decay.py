@@ -1,0 +1,72 @@
+"""Layer-wise learning-rate decay in any OpenMMLab project."""
+from typing import List, Optional
+
+from mmengine.model import is_model_wrapper
+from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
+from torch import nn
+
+from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+
+
+@OPTIM_WRAPPER_CONSTRUCTORS.register_module()
+class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
+    """Learning rates that shrink from the heads to the first layers of a ViT.
+
+    A parameter at depth i of n learns at ``layer_decay_rate ** (n - 1 - i)`` times the
+    base rate. MMPretrain's constructor, which it extends, asks the model for the depth;
+    segmentors and detectors do not know it, their backbone does. With
+    :class:`~cotap_mm.models.CoTAPViT` filter and prototypes have the depth of the last
+    block, and everything outside the backbone learns at the base rate.
+
+    Source: BEiT, https://arxiv.org/abs/2106.08254.
+
+    Args:
+        optim_wrapper_cfg (dict): The optimiser wrapper's config.
+        paramwise_cfg (dict): ``layer_decay_rate`` (float), 1 by default, and MMPretrain's
+            ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` and
+            ``custom_keys``.
+
+    Raises:
+        ValueError: If ``paramwise_cfg`` has another key, the rate is not in (0, 1], or the
+            optimiser's ``weight_decay`` is not stated.
+    """
+
+    _KEYS = ('layer_decay_rate', 'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult',
+             'custom_keys')
+
+    def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
+        paramwise_cfg = dict(paramwise_cfg or {})
+        unknown = sorted(set(paramwise_cfg) - set(self._KEYS))
+        if unknown:
+            raise ValueError(f'paramwise_cfg of LayerDecayOptimWrapperConstructor knows '
+                             f'{", ".join(self._KEYS)}, got {", ".join(unknown)}')
+        rate = paramwise_cfg.setdefault('layer_decay_rate', 1.0)
+        if not 0 < rate <= 1:
+            raise ValueError(f'layer_decay_rate must be above 0 and at most 1, got {rate}')
+        super().__init__(optim_wrapper_cfg, paramwise_cfg)
+        if self.base_wd is None:
+            raise ValueError('layer-wise learning rates need the weight_decay of the optimizer '
+                             'stated: add it to optim_wrapper.optimizer, weight_decay=0. for none')
+
+    def add_params(self, params: List[dict], module: nn.Module, prefix: str = '',
+                   get_layer_depth=None, **kwargs) -> None:
+        """Make one group for each parameter that learns.
+
+        Raises:
+            TypeError: If neither the model nor its backbone tells depths.
+        """
+        if get_layer_depth is None:
+            get_layer_depth = self._depths(module)
+        super().add_params(params, module, prefix, get_layer_depth, **kwargs)
+
+    @staticmethod
+    def _depths(model: nn.Module):
+        model = model.module if is_model_wrapper(model) else model
+        if hasattr(model, 'get_layer_depth'):
+            return model.get_layer_depth
+        backbone = getattr(model, 'backbone', None)
+        if not hasattr(backbone, 'get_layer_depth'):
+            raise TypeError('layer-wise learning rates need a backbone with get_layer_depth, such '
+                            f'as cotap_mm.CoTAPViT or mmpretrain.VisionTransformer, got '
+                            f'{type(backbone).__name__}')
+        return lambda name: backbone.get_layer_depth(name, 'backbone.')
