@@ -19,4 +19,4 @@ exec "${PYTHON:-python}" -m torch.distributed.run \
     --master_addr="${MASTER_ADDR:-127.0.0.1}" \
     --master_port="${MASTER_PORT:-${PORT:-29500}}" \
     --nproc_per_node="$gpus" \
-    "$here/train.py" "$config" --launcher pytorch "$@"
+    "$here/${TOOL:-train.py}" "$config" --launcher pytorch "$@"

@@ -1,9 +1,11 @@
-"""Train CoTAP.
+"""Train CoTAP, or a model of MMSegmentation, MMDetection or MMPretrain on its backbone.
 
     python tools/train.py configs/cotap/vits_folder.py --images DIR
     tools/dist_train.sh configs/cotap/vitb_coco.py 8
+    tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
 
-A new run with --resume continues the newest checkpoint of the work folder.
+The config's default_scope says which library it is for. A new run with --resume continues the
+newest checkpoint of the work folder.
 """
 import argparse
 import os
@@ -46,10 +48,15 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace):
     config = launch.load_config(args.config)
+    options = (args.images, args.cls_images, args.neighbors, args.cls_neighbors)
+    if any(options) and not launch.is_pretraining(config):
+        raise ValueError(f'--images, --cls-images and their neighbours are for pre-training, and '
+                         f'{args.config} is for {config.default_scope}; its data are set in '
+                         'the config')
     if args.images:
         launch.set_images(config, args.images, args.cls_images, args.neighbors,
                           args.cls_neighbors)
-    elif args.cls_images or args.neighbors or args.cls_neighbors:
+    elif any(options):
         raise ValueError('--cls-images, --neighbors and --cls-neighbors go with --images')
     if args.init:
         launch.set_init(config, args.init, args.trust)
@@ -60,6 +67,10 @@ def build_config(args: argparse.Namespace):
     if args.seed is not None:
         launch.set_seed(config, args.seed)
     if args.auto_scale_lr:
+        if 'auto_scale_lr' not in config:
+            raise ValueError(f'--auto-scale-lr: {args.config} does not say for how many images a '
+                             'step its learning rate is; add auto_scale_lr=dict('
+                             'base_batch_size=...) to it')
         config.auto_scale_lr.enable = True
     config.launcher = args.launcher
     config.resume = args.resume

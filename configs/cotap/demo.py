@@ -7,7 +7,7 @@ model = dict(
     init_cfg=dict(type='PretrainedViT', checkpoint='cotap_mm://toy_vit.pth'),
     # Similarities of toy patches lie closer together than those of photographs.
     losses=dict(patch_ranking=dict(tau=0.02)))
-train_cfg = dict(max_iters=450)
+train_cfg = dict(max_iters=350)
 optim_wrapper = dict(
     optimizer=dict(lr=1.2e-4, weight_decay=0.04), paramwise_cfg=dict(head_lr_mult=20))
 param_scheduler = [
@@ -23,6 +23,6 @@ custom_hooks = [
     dict(type='MonitorHook', interval=20),
     dict(type='ScheduleLengthHook'),
     dict(
-        type='DenseRetrievalHook', interval=150, num_classes=9, memory=demo['memory'],
+        type='DenseRetrievalHook', interval=100, num_classes=9, memory=demo['memory'],
         queries=dict(type='ToyScenes', split='val', num_images=60)),
 ]

@@ -17,7 +17,7 @@ from . import toy_textures as draw
 _SPLITS = ('train', 'memory', 'val', 'test')
 _SCENES = ('scene', 'single')
 # Part of the cache's file name: raise it when a pixel changes.
-_GENERATOR_VERSION = 4
+_GENERATOR_VERSION = 5
 # Largest tilt of an object, and of a texture against its object, in radians.
 _TILT = .2
 # Contrast of a ground's texture against an object's.
@@ -82,7 +82,7 @@ class ToyScenes:
     """
 
     CLASSES = tuple(kind.name for kind in _GROUNDS + _OBJECTS)
-    PALETTE = ((96, 160, 64), (64, 128, 200), (150, 120, 100), (230, 60, 60), (240, 150, 40),
+    PALETTE = ((96, 160, 64), (214, 190, 140), (150, 120, 100), (230, 60, 60), (240, 150, 40),
                (250, 230, 80), (150, 220, 220), (120, 70, 200), (240, 120, 200))
     num_classes = len(CLASSES)
 
@@ -171,7 +171,7 @@ def draw_scene(rng: np.random.RandomState, size: int,
     rows, columns = np.mgrid[:size, :size] + .5
     kind = rng.randint(len(_GROUNDS))
     ground = _GROUNDS[kind]
-    image = _paint(rng, ground.texture, columns, rows, size, _GROUND_CONTRAST)  # (H, W, 3)
+    image = _paint(rng, ground.texture, columns, rows, size, _GROUND_CONTRAST)  # (H, W, 1)
     label = np.full((size, size), kind, np.uint8)
     for x, y, radius in _place(rng, size, single):
         kind = int(rng.choice(ground.objects)) if rng.uniform() < .7 \
@@ -181,10 +181,10 @@ def draw_scene(rng: np.random.RandomState, size: int,
         across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
         distance = _OBJECTS[kind].shape(along / radius, across / radius) * radius  # in pixels
         alpha = np.clip(.5 - distance, 0., 1.)[..., None]
-        colour = _paint(rng, _OBJECTS[kind].texture, along, across, size)
-        image = image + alpha * (colour - image)
+        paint = _paint(rng, _OBJECTS[kind].texture, along, across, size)
+        image = image + alpha * (paint - image)
         label[distance < 0.] = len(_GROUNDS) + kind
-    image = image * _light(rng, columns, rows, size)
+    image = image * _light(rng, columns, rows, size)  # (H, W, 1) -> (H, W, 3)
     image = image + rng.normal(scale=2., size=image.shape)
     return np.clip(image.round(), 0., 255.).astype(np.uint8), label
 
@@ -197,14 +197,8 @@ def _paint(rng: np.random.RandomState, texture: Callable, x: np.ndarray, y: np.n
     u = (x * np.cos(angle) + y * np.sin(angle)) / period + rng.uniform(0., 8.)
     v = (y * np.cos(angle) - x * np.sin(angle)) / period + rng.uniform(0., 8.)
     field = .5 + contrast * (texture(u, v, rng)[..., None] - .5)
-    dark, bright = _two_greys(rng)
+    dark, bright = 255. * rng.uniform(.15, .35), 255. * rng.uniform(.75, .95)
     return dark + field * (bright - dark)
-
-
-def _two_greys(rng: np.random.RandomState) -> List[np.ndarray]:
-    """A dark and a bright RGB colour in [0, 255], muted, of random hue."""
-    values = (rng.uniform(.2, .4), rng.uniform(.7, .95))
-    return [255. * np.full(3, value) for value in (rng.uniform(.15, .35), rng.uniform(.75, .95))]
 
 
 def _place(rng: np.random.RandomState, size: int,

@@ -3,7 +3,7 @@ import datetime
 import logging
 import os
 from pathlib import Path
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
@@ -11,6 +11,7 @@ from mmengine.config import Config
 from mmengine.dist import init_dist
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
+from mmengine.runner import find_latest_checkpoint
 
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.ops import world_size
@@ -32,18 +33,26 @@ def load_config(name: str) -> Config:
     """
     package = Path(__file__).resolve().parents[1]
     shipped = [package / '.mim', package.parent]
+    folders = ('cotap', 'downstream')
     places = [Path(name), *(top / name for top in shipped)]
     if Path(name).name == name:
-        places += [top / 'configs' / 'cotap' / f'{Path(name).stem}.py' for top in shipped]
+        places += [top / 'configs' / folder / f'{Path(name).stem}.py' for top in shipped
+                   for folder in folders]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
-        known = ', '.join(sorted({p.stem for top in shipped
-                                  for p in (top / 'configs' / 'cotap').glob('*.py')}))
-        raise FileNotFoundError(f'config {name} does not exist; there are configs/cotap/'
-                                f'{{{known}}}.py')
+        known = {folder: sorted({file.stem for top in shipped
+                                 for file in (top / 'configs' / folder).glob('*.py')})
+                 for folder in folders}
+        raise FileNotFoundError(f'config {name} does not exist; there are ' + ' and '.join(
+            f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()))
     config = Config.fromfile(path)
     init_default_scope(config.get('default_scope', 'cotap_mm'))
     return config
+
+
+def is_pretraining(config: Config) -> bool:
+    """Whether a config pre-trains with CoTAP, or else uses the result in another library."""
+    return config.get('default_scope', 'cotap_mm') == 'cotap_mm'
 
 
 def set_images(config: Config, images: str, cls_images: Optional[str] = None,
@@ -65,9 +74,13 @@ def set_images(config: Config, images: str, cls_images: Optional[str] = None,
 
 
 def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
-    """Start from another checkpoint, or from random weights for ``'none'``."""
-    config.model.init_cfg = None if checkpoint == 'none' else dict(
-        type='PretrainedViT', checkpoint=checkpoint, trust=trust)
+    """Start from another checkpoint, or from random weights for ``'none'``.
+
+    Downstream it is the backbone that starts from it.
+    """
+    part = config.model if is_pretraining(config) else config.model.backbone
+    part.init_cfg = None if checkpoint == 'none' else dict(
+        type='cotap_mm.PretrainedViT', checkpoint=checkpoint, trust=trust)
 
 
 def set_seed(config: Config, seed: int) -> None:
@@ -77,7 +90,7 @@ def set_seed(config: Config, seed: int) -> None:
 
 def set_mixed_precision(config: Config) -> None:
     """bf16 where the device has it, else fp16; on a CPU bf16."""
-    config.optim_wrapper.type = 'MixedPrecisionOptimWrapper'
+    config.optim_wrapper.type = 'cotap_mm.MixedPrecisionOptimWrapper'
     config.optim_wrapper.dtype = 'auto' if torch.cuda.is_available() else 'bfloat16'
 
 
@@ -101,6 +114,21 @@ def start_processes(config: Config) -> None:
         seconds=float(os.environ.get('COTAP_DIST_TIMEOUT', 1800))))
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                     broadcast_buffers=False)
+    if _replace_sync_bn(config.model):
+        print_log('SyncBN needs GPUs; each CPU process normalises its own images with BN instead',
+                  logger='current', level=logging.WARNING)
+
+
+def _replace_sync_bn(part: Any) -> bool:
+    """Make every SyncBN of a model's config a BN; tell whether there was one."""
+    if isinstance(part, (list, tuple)):
+        return any([_replace_sync_bn(value) for value in part])
+    if not isinstance(part, dict):
+        return False
+    found = part.get('type') == 'SyncBN'
+    if found:
+        part['type'] = 'BN'
+    return any([_replace_sync_bn(value) for value in part.values()]) or found
 
 
 def prepare(config: Config) -> None:
@@ -113,10 +141,10 @@ def prepare(config: Config) -> None:
         FileNotFoundError: If images or the init checkpoint cannot be had.
         ValueError: If there are too few images for one batch, or files do not fit.
     """
-    init = config.model.get('init_cfg') or {}
-    if init.get('checkpoint'):
-        read_checkpoint(init['checkpoint'], init.get('trust', False))
-    elif not (config.get('load_from') or config.get('resume')):
+    if not is_pretraining(config):
+        _check_init(config, config.model.backbone)
+        return
+    if not (_check_init(config, config.model) or config.get('load_from')):
         print_log('training starts from random weights; CoTAP is a post-pretraining, and from '
                   'scratch it needs far more images and steps (--init names a checkpoint)',
                   logger='current', level=logging.WARNING)
@@ -133,3 +161,18 @@ def prepare(config: Config) -> None:
                   'against (num_negatives); a larger batch is better than accumulation',
                   logger='current', level=logging.WARNING)
     ensure_neighbors(config, config.work_dir)
+
+
+def _check_init(config: Config, part: dict) -> bool:
+    """Read the weights that a model or backbone starts from; tell whether there are any.
+
+    A run that goes on where it stopped does not need them, and they may be gone.
+    """
+    if config.get('resume') and find_latest_checkpoint(config.work_dir):
+        part['init_cfg'] = None
+        return True
+    init = part.get('init_cfg')
+    if not isinstance(init, dict) or 'PretrainedViT' not in str(init['type']):
+        return False
+    read_checkpoint(init['checkpoint'], init.get('trust', False))
+    return True

@@ -15,8 +15,8 @@ from .modules import EMATeacher, FeatureQueue, PatchPairSampler, RandomDraws, Te
 from .necks import ObjectAwareFilter, SimpleFeaturePyramid
 
 __all__ = [
-    'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'CoTAPViT', 'DINOViT',
-    'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'ObjectAwareFilter', 'PatchClusterLoss',
-    'PatchPairSampler', 'PatchRankingLoss', 'PrototypeEntropyLoss', 'PrototypeHead',
-    'RandomDraws', 'SimpleFeaturePyramid', 'TemplateBank'
+    'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'CoTAPViT',
+    'DINOViT', 'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'ObjectAwareFilter',
+    'PatchClusterLoss', 'PatchPairSampler', 'PatchRankingLoss', 'PrototypeEntropyLoss',
+    'PrototypeHead', 'RandomDraws', 'SimpleFeaturePyramid', 'TemplateBank'
 ]

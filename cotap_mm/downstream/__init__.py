@@ -1,0 +1,9 @@
+"""What MMSegmentation lacks for the paper's protocols.
+
+Needs MMSegmentation; configs import it by ``custom_imports``.
+"""
+from .bottleneck_head import BottleneckFCNHead
+from .coco_stuff27 import COCOStuff27Dataset
+from .random_resized_crop import RandomResizedCropSeg
+
+__all__ = ['BottleneckFCNHead', 'COCOStuff27Dataset', 'RandomResizedCropSeg']

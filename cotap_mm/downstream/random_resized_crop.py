@@ -1,0 +1,52 @@
+"""Random resized crop of an image and its label map."""
+from typing import Sequence, Tuple, Union
+
+import mmcv
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from mmcv.transforms.utils import cache_randomness
+from torchvision.transforms import RandomResizedCrop
+
+from cotap_mm.registry import TRANSFORMS
+
+
+@TRANSFORMS.register_module()
+class RandomResizedCropSeg(BaseTransform):
+    """Crop a random rectangle and resize it, labels by nearest neighbour.
+
+    MMSegmentation crops without resizing; the frozen protocols of dense features resize.
+    The rectangle is torchvision's.
+
+    Required keys: ``img``, and what ``seg_fields`` names. Modified: the same,
+    ``img_shape``.
+
+    Args:
+        scale (int | tuple[int, int]): Height and width of the result in pixels.
+        area (Sequence[float]): Range of the crop's share of the image's area. Defaults
+            to (0.64, 1.0).
+        ratio (Sequence[float]): Range of width over height. Defaults to (3/4, 4/3).
+    """
+
+    def __init__(self, scale: Union[int, Tuple[int, int]], area: Sequence[float] = (0.64, 1.0),
+                 ratio: Sequence[float] = (3 / 4, 4 / 3)) -> None:
+        self.scale = (scale, scale) if isinstance(scale, int) else tuple(scale)
+        self.area, self.ratio = list(area), list(ratio)
+        if not 0 < area[0] <= area[1] <= 1:
+            raise ValueError(f'area must be 0 < low <= high <= 1, got {tuple(area)}')
+
+    @cache_randomness
+    def _box(self, image: np.ndarray) -> Tuple[int, int, int, int]:
+        size = torch.empty(3, *image.shape[:2], device='meta')
+        return RandomResizedCrop.get_params(size, self.area, self.ratio)
+
+    def transform(self, results: dict) -> dict:
+        """Crop and resize the image and its label maps."""
+        top, left, height, width = self._box(results['img'])
+        size = (self.scale[1], self.scale[0])
+        for name in ('img', *results.get('seg_fields', [])):
+            part = results[name][top:top + height, left:left + width]
+            results[name] = mmcv.imresize(
+                part, size, interpolation='bilinear' if name == 'img' else 'nearest')
+        results['img_shape'] = results['img'].shape[:2]
+        return results
