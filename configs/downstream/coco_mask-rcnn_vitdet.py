@@ -19,7 +19,7 @@ model = dict(
         mask_head=dict(norm_cfg=norm_cfg)))
 optim_wrapper = dict(
     _delete_=True,
-    type='AmpOptimWrapper',
+    type='cotap_mm.MixedPrecisionOptimWrapper',
     optimizer=dict(type='AdamW', lr=1e-4, betas=(0.9, 0.999), weight_decay=0.1),
     constructor='cotap_mm.LayerDecayOptimWrapperConstructor',
     paramwise_cfg=dict(layer_decay_rate=0.7, norm_decay_mult=0., bias_decay_mult=0.))

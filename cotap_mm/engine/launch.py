@@ -119,16 +119,16 @@ def start_processes(config: Config) -> None:
                   logger='current', level=logging.WARNING)
 
 
-def _replace_sync_bn(part: Any) -> bool:
-    """Make every SyncBN of a model's config a BN; tell whether there was one."""
+def _replace_sync_bn(part: Any) -> int:
+    """Make every SyncBN of a model's config a BN; their number."""
     if isinstance(part, (list, tuple)):
-        return any([_replace_sync_bn(value) for value in part])
+        return sum(_replace_sync_bn(value) for value in part)
     if not isinstance(part, dict):
-        return False
+        return 0
     found = part.get('type') == 'SyncBN'
     if found:
         part['type'] = 'BN'
-    return any([_replace_sync_bn(value) for value in part.values()]) or found
+    return found + sum(_replace_sync_bn(value) for value in part.values())
 
 
 def prepare(config: Config) -> None:
