@@ -1,5 +1,15 @@
 """CoTAP post-pretraining of vision transformers as an OpenMMLab plugin."""
+from typing import Any
+
 from . import compat  # noqa: F401  (checks versions and mends known breakages first)
 from .version import __version__
 
-__all__ = ['__version__']
+__all__ = ['__version__', 'load']
+
+
+def __getattr__(name: str) -> Any:
+    """``cotap_mm.load``; imported on first use, since it needs all models."""
+    if name == 'load':
+        from .hub import load
+        return load
+    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

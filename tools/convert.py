@@ -1,29 +1,34 @@
-"""Write weights of any supported source to a file in our names.
+"""Write weights of any supported source for another library.
 
 Training and downstream configs need no conversion: PretrainedViT reads the original
 files. This is for people who want a file.
 
-Example: python tools/convert.py dino_deitsmall16_pretrain.pth dino_vits16.pth --layout vit
+    python tools/convert.py work_dirs/vits_coco/iter_240000.pth cotap.safetensors --to safetensors
+    python tools/convert.py work_dirs/vits_coco/iter_240000.pth cotap.onnx --to onnx --size 448 448
+    python tools/convert.py dino_deitsmall16_pretrain.pth dino_vits16 --to hf
 """
 import argparse
 
-from cotap_mm.weights import SOURCES, convert
-from cotap_mm.weights.conversion import LAYOUTS
+from cotap_mm.weights import SOURCES, TARGETS, convert
 
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', help='file or URL to read')
-    parser.add_argument('out', help='file to write, *.pth or *.safetensors')
+    parser.add_argument('out', help='file to write: *.pth or *.safetensors, *.onnx, *.pt; a '
+                        'folder for hf')
+    parser.add_argument('--to', default='cotap', choices=list(TARGETS),
+                        help='plain ViT for mmpretrain, mmseg, timm, hf; with the filter as '
+                        'safetensors, onnx, torchscript; everything in our names (cotap, default)')
     parser.add_argument('--source', default='auto', choices=['auto', *sorted(SOURCES)],
                         help='whose names the file has; recognised by default')
     parser.add_argument('--branch', choices=['student', 'teacher'],
                         help='which network of a file with both; by default the student of CoTAP '
                         'and the teacher of DINO, iBOT and Mugs')
-    parser.add_argument('--layout', default='algorithm', choices=LAYOUTS,
-                        help='names of the CoTAP algorithm (default), or of '
-                        'mmpretrain.VisionTransformer alone')
+    parser.add_argument('--size', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'),
+                        help='size of the images of onnx and torchscript (default: 224 224)')
+    parser.add_argument('--num-heads', type=int, help='attention heads, if the file does not tell')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     parser.add_argument('--trust', action='store_true',
                         help='unpickle the checkpoint fully: it can run code; known files only')
@@ -33,8 +38,9 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     try:
-        report = convert(args.checkpoint, args.out, args.overwrite, source=args.source,
-                         branch=args.branch, layout=args.layout, trust=args.trust)
+        report = convert(args.checkpoint, args.out, args.to, args.overwrite, source=args.source,
+                         branch=args.branch, trust=args.trust, num_heads=args.num_heads,
+                         size=args.size)
     except (OSError, ImportError, ValueError) as error:
         raise SystemExit(f'error: {error}') from error
     print(f'{args.checkpoint} -> {args.out}: {report}')

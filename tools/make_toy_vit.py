@@ -49,8 +49,8 @@ def main() -> None:
     write_images(images, **config.toy_images)
     Runner.from_cfg(config).train()
     steps = config.train_cfg.max_iters
-    report = convert(Path(args.work_dir) / f'iter_{steps}.pth', args.out, overwrite=True,
-                     layout='vit')
+    report = convert(Path(args.work_dir) / f'iter_{steps}.pth', args.out, to='mmpretrain',
+                     overwrite=True)
     print(f'wrote {args.out}: {report}')
 
 

@@ -1,5 +1,5 @@
 """Weights in and out: recognise a file, rename its tensors, fit them to a model."""
-from .conversion import convert, to_our_layout
+from .conversion import TARGETS, convert
 from .fitting import LoadReport
 from .initializer import PretrainedViT, init_then_load
 from .loading import load_pretrained
@@ -7,6 +7,6 @@ from .naming import rename_released
 from .recognition import SOURCES
 
 __all__ = [
-    'LoadReport', 'PretrainedViT', 'SOURCES', 'convert', 'init_then_load', 'load_pretrained',
-    'rename_released', 'to_our_layout'
+    'LoadReport', 'PretrainedViT', 'SOURCES', 'TARGETS', 'convert', 'init_then_load',
+    'load_pretrained', 'rename_released'
 ]

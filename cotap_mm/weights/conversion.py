@@ -1,85 +1,121 @@
-"""Weights of any source, written to a file in our names."""
+"""Weights of any source, written for any library."""
+import json
 import os
 from pathlib import Path
-from typing import Dict, Optional, Union
+from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
 
+from .architecture import architecture_of
+from .export import check_out, export_graph, to_mmseg, to_timm, write_hf
 from .fitting import LoadReport
 from .loading import read_in_our_names
-from .reading import Checkpoint
+from .reading import Checkpoint, read_checkpoint
 
-#: What can be written: the algorithm's layout, or a ViT with or without its filter.
-LAYOUTS = ('algorithm', 'vit')
+#: What can be written, and the endings of the file; a folder for Hugging Face.
+TARGETS = {
+    'cotap': ('.pth', '.safetensors'), 'mmpretrain': ('.pth', '.safetensors'),
+    'mmseg': ('.pth', '.safetensors'), 'timm': ('.pth', '.safetensors'), 'hf': (),
+    'safetensors': ('.safetensors', ), 'onnx': ('.onnx', ), 'torchscript': ('.pt', )
+}
+_RENAMERS = dict(mmpretrain=dict, mmseg=to_mmseg, timm=to_timm)
 
 
-def to_our_layout(checkpoint: Checkpoint, source: str = 'auto', branch: Optional[str] = None,
-                  trust: bool = False, layout: str = 'algorithm'
-                  ) -> 'tuple[Dict[str, Tensor], LoadReport]':
-    """Tensors of a checkpoint under our names.
+def convert(checkpoint: Checkpoint, out: Union[str, Path], to: str = 'cotap',
+            overwrite: bool = False, source: str = 'auto', branch: Optional[str] = None,
+            trust: bool = False, num_heads: Optional[int] = None,
+            size: Sequence[int] = (224, 224)) -> LoadReport:
+    """Write a checkpoint for another library.
+
+    ``'mmpretrain'``, ``'mmseg'``, ``'timm'`` and ``'hf'`` are the plain ViT, without
+    filter and heads; ``'safetensors'``, ``'onnx'`` and ``'torchscript'`` include the
+    filter; ``'cotap'`` is everything, in our names.
 
     Args:
         checkpoint (str | Path | dict): As for :func:`cotap_mm.weights.load_pretrained`,
             like ``source``, ``branch`` and ``trust``.
+        out (str | Path): ``*.pth`` or ``*.safetensors``; a folder for ``'hf'``, ``*.onnx``,
+            ``*.pt`` for TorchScript.
+        to (str): One of :data:`TARGETS`. Defaults to ``'cotap'``.
+        overwrite (bool): Replace an existing result. Defaults to False.
         source (str): Defaults to ``'auto'``.
         branch (str, optional): ``'student'`` or ``'teacher'``.
         trust (bool): Defaults to False.
-        layout (str): ``'algorithm'`` for CoTAP's names (``backbone.*``, ``neck.*``,
-            ``head.*``), ``'vit'`` for those of ``mmpretrain.VisionTransformer`` alone,
-            which MMPretrain and MMSegmentation load. Defaults to ``'algorithm'``.
-
-    Returns:
-        tuple[dict[str, Tensor], LoadReport]: Tensors, and what was taken and left.
-
-    Raises:
-        FileNotFoundError: If there is no such file, or a URL cannot be had.
-        ValueError: If an argument is unknown, or the file is not understood.
-    """
-    if layout not in LAYOUTS:
-        raise ValueError(f'layout must be one of {LAYOUTS}, got {layout!r}')
-    tensors, _, report = read_in_our_names(checkpoint, source, branch, trust)
-    if layout == 'vit':
-        start = 'backbone.'
-        report.dropped += [name for name in tensors if not name.startswith(start)]
-        tensors = {name[len(start):]: value for name, value in tensors.items()
-                   if name.startswith(start)}
-    report.loaded = list(tensors)
-    return tensors, report
-
-
-def convert(checkpoint: Checkpoint, out: Union[str, Path], overwrite: bool = False,
-            **options) -> LoadReport:
-    """Write a checkpoint in our names.
-
-    Args:
-        checkpoint (str | Path | dict): As for :func:`to_our_layout`.
-        out (str | Path): ``*.pth``, read by every OpenMMLab project, or ``*.safetensors``.
-        overwrite (bool): Replace an existing file. Defaults to False.
-        **options: As for :func:`to_our_layout`.
+        num_heads (int, optional): Attention heads, where the file does not tell and the
+            result needs it.
+        size (Sequence[int]): Height and width of the images of a graph (ONNX,
+            TorchScript). Defaults to (224, 224).
 
     Returns:
         LoadReport: What was taken and left.
 
     Raises:
         FileExistsError: If ``out`` exists and ``overwrite`` is False.
-        ValueError: If the ending of ``out`` is another, or as in :func:`to_our_layout`.
+        FileNotFoundError: If there is no such checkpoint, or a URL cannot be had.
+        ImportError: If a package for the result is missing.
+        ValueError: If an argument does not fit, or the file is not understood.
     """
+    if to not in TARGETS:
+        raise ValueError(f'to must be one of {", ".join(TARGETS)}, got {to!r}')
     out = Path(out)
-    if out.suffix not in ('.pth', '.safetensors'):
-        raise ValueError(f'the result must be called *.pth or *.safetensors, got {out.name}')
-    if out.exists() and not overwrite:
-        raise FileExistsError(f'{out} exists; give another name, or overwrite it on purpose '
-                              '(overwrite=True, --overwrite)')
-    tensors, report = to_our_layout(checkpoint, **options)
+    if TARGETS[to]:
+        check_out(out, TARGETS[to], overwrite)
+    content = read_checkpoint(checkpoint, trust)
+    tensors, _, report = read_in_our_names(content, source, branch)
+    meta = content.get('meta') if isinstance(content.get('meta'), dict) else None
+    if to in ('onnx', 'torchscript'):
+        export_graph(content, out, size, overwrite, source=source, branch=branch,
+                     num_heads=num_heads)
+        tensors = _select(tensors, report, ('backbone.', 'neck.'))
+    elif to == 'hf':
+        architecture = architecture_of(tensors, meta, num_heads)
+        tensors = _select(tensors, report, ('backbone.', ))
+        write_hf(_bare(tensors), architecture, out, overwrite)
+    else:
+        stated = _stated(tensors, meta, num_heads, needed=to == 'safetensors')
+        if to == 'safetensors':
+            tensors = _select(tensors, report, ('backbone.', 'neck.'))
+        elif to != 'cotap':
+            tensors = _RENAMERS[to](_bare(_select(tensors, report, ('backbone.', ))))
+        _write(tensors, out, dict(source=report.source, branch=report.branch, **stated))
+    report.loaded = list(tensors)
+    return report
+
+
+def _select(tensors: Dict[str, Tensor], report: LoadReport,
+            starts: Tuple[str, ...]) -> Dict[str, Tensor]:
+    """The wanted parts of a network; the others are reported as left out."""
+    report.dropped += [name for name in tensors if not name.startswith(starts)]
+    return {name: value for name, value in tensors.items() if name.startswith(starts)}
+
+
+def _bare(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+    """Names of ``mmpretrain.VisionTransformer``."""
+    return {name[len('backbone.'):]: value for name, value in tensors.items()}
+
+
+def _stated(tensors: Dict[str, Tensor], meta: Optional[dict], num_heads: Optional[int],
+            needed: bool) -> dict:
+    """The architecture, to be stored beside the weights, as far as it can be told."""
+    try:
+        return dict(architecture=architecture_of(tensors, meta, num_heads))
+    except ValueError:
+        if needed:
+            raise
+        return {}
+
+
+def _write(tensors: Dict[str, Tensor], out: Path, meta: dict) -> None:
+    # Copies, since a view would drag its whole storage along.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    meta = dict(source=report.source, branch=report.branch)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name(out.name + '.part')
     if out.suffix == '.pth':
         torch.save(dict(state_dict=tensors, meta=meta), unfinished)
     else:
         from safetensors.torch import save_file
-        save_file(tensors, str(unfinished), metadata=meta)
+        save_file(tensors, str(unfinished), metadata={
+            name: value if isinstance(value, str) else json.dumps(value)
+            for name, value in meta.items()})
     os.replace(unfinished, out)  # a broken run leaves no half file under the final name
-    return report

@@ -204,7 +204,7 @@ def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
                             f'{", ".join(absent[:3])}')
         if present and (absent or any(name.startswith(part) for name in different)):
             remedies.append(f'Build {part[:-1]} with the sizes of the file\'s, or load only the '
-                            'backbone (tools/convert.py --layout vit)')
+                            'backbone (tools/convert.py --to mmpretrain)')
     return problems, remedies
 
 

@@ -3,6 +3,7 @@ import argparse
 import contextlib
 import hashlib
 import http.client
+import json
 import pickle
 import socket
 from pathlib import Path
@@ -95,14 +96,19 @@ def _download(url: str) -> Path:
 
 def _read_safetensors(path: Path) -> dict:
     try:
-        from safetensors import SafetensorError
+        from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(f'{path} needs the package safetensors: '
                           'pip install safetensors') from error
     try:
-        return load_file(str(path))
-    except (SafetensorError, OSError) as error:
+        tensors = load_file(str(path))
+        with safe_open(str(path), 'pt') as file:
+            stated = (file.metadata() or {}).get('architecture')
+        if stated is None:
+            return tensors
+        return dict(state_dict=tensors, meta=dict(architecture=json.loads(stated)))
+    except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(_damaged(path, error)) from error
 
 

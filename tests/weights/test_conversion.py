@@ -5,7 +5,7 @@ from tiny import build_tiny
 from weights.foreign_weights import hf_names, small_vit, timm_names
 
 from cotap_mm.models.backbones.dino_vit import DINOViT, VisionTransformer
-from cotap_mm.weights import convert, load_pretrained, to_our_layout
+from cotap_mm.weights import convert, load_pretrained
 
 
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
@@ -13,7 +13,7 @@ def test_vit_layout_is_mmpretrains(tmp_path, ending):
     if ending == '.safetensors':
         pytest.importorskip('safetensors')
     out = tmp_path / 'new' / ('vit' + ending)
-    report = convert(hf_names(timm_names()), out, layout='vit')
+    report = convert(hf_names(timm_names()), out, to='mmpretrain')
     assert report.source == 'hf' and report.num_loaded == 30
     wanted, got = small_vit(final_norm=True), small_vit(final_norm=True)
     load_pretrained(wanted, timm_names())
@@ -51,8 +51,8 @@ def test_files_are_small_and_plain(tmp_path):
 
 def test_bad_requests(tmp_path):
     out = tmp_path / 'a.pth'
-    with pytest.raises(ValueError, match=r'layout must be one of .*vit.*got .timm'):
-        to_our_layout(timm_names(), layout='timm')
+    with pytest.raises(ValueError, match="to must be one of .*timm.* got 'keras'"):
+        convert(timm_names(), out, to='keras')
     with pytest.raises(ValueError, match=r'\*\.pth or \*\.safetensors, got a\.bin'):
         convert(timm_names(), tmp_path / 'a.bin')
     convert(timm_names(), out)

@@ -53,7 +53,9 @@ class DINOViT(VisionTransformer):
     def embed(self, images: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images (B, 3, h, w) -> tokens entering the first block (B, 1+N, d) and the grid."""
         tokens, grid = self.patch_embed(images)
-        tokens = torch.cat([self.cls_token.expand(len(tokens), -1, -1).to(tokens), tokens], dim=1)
+        # shape[0], since len() would be fixed in a traced graph
+        cls = self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens)
+        tokens = torch.cat([cls, tokens], dim=1)
         positions = resize_position_embedding(self.pos_embed, self.patch_resolution, grid,
                                               self.num_extra_tokens)
         return self.pre_norm(self.drop_after_pos(tokens + positions)), grid

@@ -1,0 +1,195 @@
+"""Exported weights give the same features in the other library."""
+import json
+
+import numpy as np
+import pytest
+import torch
+from weights.foreign_weights import timm_names
+
+import cotap_mm
+from cotap_mm.models import CoTAPViT
+from cotap_mm.weights import convert
+from cotap_mm.weights.architecture import architecture_of
+
+WIDTH, HEADS, SIDE, PATCH = 128, 2, 64, 16  # 64 channels a head, as in the literature
+
+
+@pytest.fixture(scope='module')
+def vit():
+    """A ViT with filter whose every tensor is random."""
+    torch.manual_seed(0)
+    model = CoTAPViT(
+        arch=dict(embed_dims=WIDTH, num_layers=2, num_heads=HEADS, feedforward_channels=2 * WIDTH),
+        img_size=SIDE, patch_size=PATCH, num_prototypes=3, out_type='raw')
+    for value in model.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    return model.eval()
+
+
+@pytest.fixture
+def checkpoint(vit, tmp_path):
+    torch.save(dict(state_dict=vit.state_dict()), tmp_path / 'cotap.pth')
+    return tmp_path / 'cotap.pth'
+
+
+@pytest.fixture
+def images():
+    return torch.randn(3, 3, SIDE, SIDE)
+
+
+def plain(vit, images):
+    """Tokens behind the last block, without the filter."""
+    with torch.no_grad():
+        return vit.forward_tokens(images)[1]
+
+
+def same(found, wanted, tolerance=1e-5):
+    """Equal up to ``tolerance`` of the largest value."""
+    found = torch.as_tensor(found)
+    assert found.shape == wanted.shape
+    assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
+
+
+@pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
+def test_timm(vit, checkpoint, images, tmp_path, ending):
+    timm = pytest.importorskip('timm')
+    report = convert(checkpoint, tmp_path / f'timm{ending}', to='timm')
+    assert 'neck.prototypes' in report.dropped
+    model = timm.models.VisionTransformer(
+        img_size=SIDE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=HEADS, mlp_ratio=2,
+        num_classes=0)
+    timm.models.load_checkpoint(model, str(tmp_path / f'timm{ending}'), strict=True)
+    model.eval()
+    with torch.no_grad():
+        tokens, = model.get_intermediate_layers(images, n=1, norm=False, return_prefix_tokens=True)
+    same(torch.cat([tokens[1], tokens[0]], dim=1), plain(vit, images))
+
+
+def test_hugging_face(vit, checkpoint, images, tmp_path):
+    transformers = pytest.importorskip('transformers')
+    convert(checkpoint, tmp_path / 'hf', to='hf')
+    model, info = transformers.ViTModel.from_pretrained(
+        tmp_path / 'hf', add_pooling_layer=False, output_loading_info=True)
+    assert not info['missing_keys'] and not info['unexpected_keys']
+    model.eval()
+    with torch.no_grad():
+        found = model(images, output_hidden_states=True).hidden_states[-1]
+    wanted = plain(vit, images)
+    if not torch.allclose(found, wanted, atol=1e-4):  # some versions list the normed tokens
+        wanted = torch.nn.functional.layer_norm(wanted, (WIDTH, ), eps=1e-6)
+    same(found, wanted)
+    with pytest.raises(FileExistsError, match='exists; give another name'):
+        convert(checkpoint, tmp_path / 'hf', to='hf')
+
+
+def test_mmseg(vit, checkpoint, images, tmp_path):
+    from mmseg.models import VisionTransformer
+    convert(checkpoint, tmp_path / 'mmseg.pth', to='mmseg')
+    model = VisionTransformer(
+        img_size=SIDE, patch_size=PATCH, embed_dims=WIDTH, num_layers=2, num_heads=HEADS,
+        mlp_ratio=2, patch_bias=True, norm_cfg=dict(type='LN', eps=1e-6), out_indices=-1,
+        output_cls_token=True)
+    weights = torch.load(tmp_path / 'mmseg.pth', weights_only=True)['state_dict']
+    model.load_state_dict(weights, strict=True)
+    model.eval()
+    with torch.no_grad():
+        (patches, cls), = model(images)
+    wanted = plain(vit, images)
+    same(cls, wanted[:, 0])
+    same(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
+
+
+def test_round_trips(vit, checkpoint, tmp_path):
+    """What we write for others we also read."""
+    for to, name in (('timm', 'a.pth'), ('hf', 'hf'), ('mmpretrain', 'b.pth'),
+                     ('safetensors', 'c.safetensors'), ('cotap', 'd.pth')):
+        convert(checkpoint, tmp_path / name, to=to)
+        file = tmp_path / name / 'model.safetensors' if to == 'hf' else tmp_path / name
+        encoder = cotap_mm.load(file)
+        ours, theirs = vit.state_dict(), encoder.network.state_dict()
+        has_filter = to in ('safetensors', 'cotap')
+        assert (encoder.network.neck is not None) == has_filter
+        for key, value in theirs.items():
+            assert torch.equal(value, ours[key]), f'{to}: {key}'
+
+
+@pytest.mark.parametrize('to, name', [('onnx', 'a.onnx'), ('torchscript', 'a.pt')])
+def test_graphs(vit, checkpoint, tmp_path, to, name):
+    """With filter, on a size of its own, for any batch."""
+    if to == 'onnx':
+        runtime = pytest.importorskip('onnxruntime')
+        pytest.importorskip('onnx')
+    convert(checkpoint, tmp_path / name, to=to, size=(48, 80))
+    for batch in (1, 3):
+        images = torch.randn(batch, 3, 48, 80)
+        with torch.no_grad():
+            tokens, = vit(images)
+            if to == 'onnx':
+                session = runtime.InferenceSession(str(tmp_path / name))
+                cls, patches = session.run(['cls', 'patches'], dict(images=images.numpy()))
+            else:
+                cls, patches = torch.jit.load(str(tmp_path / name))(images)
+        assert patches.shape == (batch, 2 * WIDTH, 3, 5)
+        same(cls, tokens[:, 0], 1e-4)
+        same(torch.as_tensor(patches).flatten(2).transpose(1, 2), tokens[:, 1:], 1e-4)
+    assert [path.name for path in tmp_path.iterdir() if 'unfinished' in path.name] == []
+
+
+def test_safetensors_carries_the_number_of_heads(tmp_path):
+    """3 heads of 32 channels, as the toy ViT has, cannot be guessed from the weights."""
+    encoder = cotap_mm.load('cotap_mm://toy_vit.pth', num_heads=3)
+    weights = encoder.network.state_dict()
+    with pytest.raises(ValueError, match='heads of a ViT of width 96 .* pass num_heads'):
+        cotap_mm.load(weights)
+    convert(weights, tmp_path / 'a.safetensors', to='safetensors', num_heads=3)
+    assert cotap_mm.load(tmp_path / 'a.safetensors').network.layers[0].attn.num_heads == 3
+
+
+def test_heads_are_read_from_a_training_config_without_running_it(tmp_path):
+    tensors = {'backbone.patch_embed.projection.weight': torch.zeros(96, 3, 8, 8),
+               'backbone.layers.0.ffn.layers.0.0.weight': torch.zeros(384, 96),
+               'backbone.pos_embed': torch.zeros(1, 65, 96)}
+    mark = tmp_path / 'executed'
+    text = (f"open({str(mark)!r}, 'w')\n"
+            "model = dict(type='CoTAP', backbone=dict(arch=dict(embed_dims=96, num_heads=3)))")
+    assert architecture_of(tensors, dict(cfg=text))['arch']['num_heads'] == 3
+    assert not mark.exists()
+    named = "model = dict(backbone=dict(arch='deit-tiny'))"
+    assert architecture_of(tensors, dict(cfg=named))['arch']['num_heads'] == 3
+    for useless in ('model = build()', 'syntax error', 'model = dict(backbone=f())'):
+        with pytest.raises(ValueError, match='pass num_heads'):
+            architecture_of(tensors, dict(cfg=useless))
+
+
+def test_layer_scale_and_final_norm_travel_to_timm(images, tmp_path):
+    timm = pytest.importorskip('timm')
+    torch.manual_seed(0)
+    origin = timm.models.VisionTransformer(
+        img_size=SIDE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=HEADS, mlp_ratio=2,
+        num_classes=0, init_values=0.1)
+    for value in origin.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    convert(origin.state_dict(), tmp_path / 'b.pth', to='timm')
+    again = torch.load(tmp_path / 'b.pth', weights_only=True)['state_dict']
+    assert sorted(again) == sorted(origin.state_dict())
+    assert all(torch.equal(value, again[name]) for name, value in origin.state_dict().items())
+    with pytest.raises(ValueError, match='Hugging Face ViT has no place for layers.0.attn.gamma1'):
+        convert(origin.state_dict(), tmp_path / 'hf', to='hf')
+
+
+def test_wrong_requests(checkpoint, tmp_path):
+    with pytest.raises(ValueError, match=r'must be called \*.onnx, got a.pth'):
+        convert(checkpoint, tmp_path / 'a.pth', to='onnx')
+    with pytest.raises(ValueError, match=r'multiples of 16, got \(60, 64\)'):
+        convert(checkpoint, tmp_path / 'a.pt', to='torchscript', size=(60, 64))
+    with pytest.raises(ValueError, match='pass num_heads'):
+        convert({**timm_names()}, tmp_path / 'a.safetensors', to='safetensors')
+    assert not list(tmp_path.glob('a.*'))
+
+
+def test_hf_config_is_json(checkpoint, tmp_path):
+    convert(checkpoint, tmp_path / 'hf', to='hf')
+    config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
+    assert (config['hidden_size'], config['image_size'], config['patch_size']) == (
+        WIDTH, SIDE, PATCH)
+    assert np.prod([config['num_attention_heads'], 64]) == WIDTH
