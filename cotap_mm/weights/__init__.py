@@ -4,9 +4,10 @@ from .fitting import LoadReport
 from .initializer import PretrainedViT, init_then_load
 from .loading import load_pretrained
 from .naming import rename_released
+from .publishing import publish
 from .recognition import SOURCES
 
 __all__ = [
     'LoadReport', 'PretrainedViT', 'SOURCES', 'TARGETS', 'convert', 'init_then_load',
-    'load_pretrained', 'rename_released'
+    'load_pretrained', 'publish', 'rename_released'
 ]

@@ -1,0 +1,66 @@
+"""A trained network as a file for others: small, with its origin, and a name that tells it apart."""
+import hashlib
+import os
+from pathlib import Path
+from typing import Optional, Union
+
+import mmengine
+import torch
+
+from cotap_mm.version import __version__
+
+from .architecture import architecture_of
+from .loading import read_in_our_names
+from .reading import Checkpoint, read_checkpoint
+
+
+def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
+            branch: Optional[str] = None, trust: bool = False) -> Path:
+    """Strip a checkpoint of what only training needs, and say where it comes from.
+
+    Of a pre-training checkpoint one branch is kept, with filter and heads, without queues
+    and template bank; of a checkpoint of MMSegmentation, MMDetection or MMPretrain the
+    whole model. Optimiser, schedules and logs go.
+
+    Args:
+        checkpoint (str | Path): What training has saved.
+        out (str | Path): ``NAME.pth``; written as ``NAME-HASH.pth`` with the first 8
+            digits of the file's SHA-256, as all OpenMMLab projects do.
+        license (str): Of the weights, e.g. ``'Apache-2.0'``.
+        branch (str, optional): ``'student'`` or ``'teacher'``; by default the student.
+        trust (bool): Unpickle fully where safe reading is refused. Defaults to False.
+
+    Returns:
+        Path: The file written.
+
+    Raises:
+        FileNotFoundError: If there is no such checkpoint.
+        ValueError: If it holds no weights, or ``out`` or ``license`` does not fit.
+    """
+    out = Path(out)
+    if out.suffix != '.pth':
+        raise ValueError(f'the result must be called *.pth, got {out.name}')
+    if not license.strip():
+        raise ValueError("license must be named, e.g. 'Apache-2.0'; without one nobody may use "
+                         'the weights')
+    content = read_checkpoint(checkpoint, trust)
+    state = content.get('state_dict')
+    if not isinstance(state, dict):
+        raise ValueError(f'{checkpoint} holds no state_dict; give a checkpoint that MMEngine saved')
+    found = content.get('meta') if isinstance(content.get('meta'), dict) else {}
+    meta = {key: found[key] for key in ('cfg', 'iter', 'epoch', 'dataset_meta') if key in found}
+    if any(name.startswith('teacher.') for name in state):
+        state, _, report = read_in_our_names(content, 'cotap_mm', branch)
+        meta.update(branch=report.branch, architecture=architecture_of(state, found))
+    elif branch is not None:
+        raise ValueError(f'{checkpoint} has no teacher, so it has no branches; leave branch out')
+    meta.update(license=license, versions=dict(
+        cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = out.with_name(out.name + '.part')
+    torch.save(dict(meta=meta, state_dict={
+        name: value.detach().clone().contiguous() for name, value in state.items()}), unfinished)
+    digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()[:8]
+    final = out.with_name(f'{out.stem}-{digest}.pth')
+    os.replace(unfinished, final)
+    return final

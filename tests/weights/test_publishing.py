@@ -1,0 +1,67 @@
+"""A published file holds one network, its origin, and its hash in its name."""
+import hashlib
+
+import pytest
+import torch
+from tiny import build_tiny
+
+import cotap_mm
+from cotap_mm.weights import load_pretrained, publish
+
+CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+
+
+@pytest.fixture
+def trained(tmp_path):
+    torch.manual_seed(0)
+    model = build_tiny(queue_size=4096)
+    for value in model.teacher.parameters():
+        torch.nn.init.normal_(value)
+    torch.save(dict(
+        state_dict=model.state_dict(), optimizer=dict(state=torch.zeros(10000)),
+        message_hub=dict(), meta=dict(cfg=CONFIG, iter=7, time='now', hook_msgs=dict())),
+               tmp_path / 'iter_7.pth')
+    return tmp_path / 'iter_7.pth', model
+
+
+@pytest.mark.parametrize('branch', [None, 'student', 'teacher'])
+def test_one_branch_without_what_only_training_needs(trained, tmp_path, branch):
+    path, model = trained
+    out = publish(path, tmp_path / 'new' / 'cotap.pth', 'Apache-2.0', branch)
+    digest = hashlib.sha256(out.read_bytes()).hexdigest()
+    assert out.name == f'cotap-{digest[:8]}.pth'
+    assert [file.name for file in out.parent.iterdir()] == [out.name]
+    content = torch.load(out, weights_only=True)
+    assert sorted(content) == ['meta', 'state_dict']
+    assert all(name.startswith(('backbone.', 'neck.', 'head.')) for name in content['state_dict'])
+    meta = content['meta']
+    assert meta['license'] == 'Apache-2.0' and meta['cfg'] == CONFIG and meta['iter'] == 7
+    assert meta['versions']['cotap_mm'] == cotap_mm.__version__
+    assert meta['branch'] == (branch or 'student')
+    again = build_tiny()
+    assert not load_pretrained(again, out).missing
+    source = model.teacher if branch == 'teacher' else model
+    for name, value in content['state_dict'].items():
+        assert torch.equal(value, source.state_dict()[name]), name
+    assert cotap_mm.load(out).network.layers[0].attn.num_heads == 2
+
+
+def test_a_model_of_another_library_is_kept_whole(tmp_path):
+    weights = {'backbone.a': torch.ones(2), 'decode_head.b': torch.zeros(3)}
+    torch.save(dict(state_dict=weights, optimizer={}, meta=dict(epoch=3)), tmp_path / 'a.pth')
+    out = publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT')
+    content = torch.load(out, weights_only=True)
+    assert sorted(content['state_dict']) == sorted(weights) and content['meta']['epoch'] == 3
+    with pytest.raises(ValueError, match='no teacher, so it has no branches'):
+        publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT', branch='student')
+
+
+def test_wrong_requests(trained, tmp_path):
+    path, _ = trained
+    with pytest.raises(ValueError, match=r'must be called \*.pth, got a.bin'):
+        publish(path, tmp_path / 'a.bin', 'MIT')
+    with pytest.raises(ValueError, match='license must be named'):
+        publish(path, tmp_path / 'a.pth', ' ')
+    torch.save(dict(a=torch.zeros(1)), tmp_path / 'bare.pth')
+    with pytest.raises(ValueError, match='holds no state_dict'):
+        publish(tmp_path / 'bare.pth', tmp_path / 'a.pth', 'MIT')

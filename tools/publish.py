@@ -1,0 +1,35 @@
+"""Make a file for others from what training has saved.
+
+    python tools/publish.py work_dirs/vits_coco/iter_240000.pth cotap_vits_coco.pth --license MIT
+
+Optimiser, schedules, queues and the other branch go; config, versions and licence stay beside the
+weights. The file's hash becomes part of its name. The config may name folders of your machine.
+"""
+import argparse
+
+from cotap_mm.weights import publish
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoint', help='what training has saved')
+    parser.add_argument('out', help='NAME.pth; written as NAME-HASH.pth')
+    parser.add_argument('--license', required=True, help='of the weights, e.g. Apache-2.0')
+    parser.add_argument('--branch', choices=['student', 'teacher'],
+                        help='of a pre-training checkpoint; the student by default')
+    parser.add_argument('--trust', action='store_true',
+                        help='unpickle the checkpoint fully: it can run code; known files only')
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    try:
+        print(publish(args.checkpoint, args.out, args.license, args.branch, args.trust))
+    except (OSError, ImportError, ValueError) as error:
+        raise SystemExit(f'error: {error}') from error
+
+
+if __name__ == '__main__':
+    main()
