@@ -50,8 +50,8 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
     found = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     meta = {key: found[key] for key in ('cfg', 'iter', 'epoch', 'dataset_meta') if key in found}
     if any(name.startswith('teacher.') for name in state):
-        state, _, report = read_in_our_names(content, 'cotap_mm', branch)
-        meta.update(branch=report.branch, architecture=architecture_of(state, found))
+        state, _, _ = read_in_our_names(content, 'cotap_mm', branch)
+        meta.update(branch=branch or 'student', architecture=architecture_of(state, found))
     elif branch is not None:
         raise ValueError(f'{checkpoint} has no teacher, so it has no branches; leave branch out')
     meta.update(license=license, versions=dict(
