@@ -1,4 +1,4 @@
-"""A trained network as a file for others: small, with its origin, and a name that tells it apart."""
+"""A trained network as a file for others: small, with its origin, told apart by its name."""
 import hashlib
 import os
 from pathlib import Path

@@ -126,13 +126,13 @@ def run(tmp_path, monkeypatch):
     return prepare
 
 
-def metrics(folder, name):
-    """The last value of a metric that a run has written."""
-    records = sorted(folder.glob('*/*.json')) + sorted(folder.glob('*/vis_data/scalars.json'))
+def metrics(folder, name, index=-1):
+    """A value of a metric, the last by default, that a run has written."""
+    records = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
     lines = [json.loads(line) for record in records for line in record.read_text().splitlines()]
     found = [line[name] for line in lines if name in line]
     assert found, f'no {name} in {records}'
-    return found[-1]
+    return found[index]
 
 
 @pytest.mark.parametrize('name, unit, metric', [

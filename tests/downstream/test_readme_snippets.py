@@ -1,0 +1,54 @@
+"""The README's Python snippets run as they stand, on small weights in the places they name."""
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.registry import MODELS, DefaultScope
+from PIL import Image
+
+from cotap_mm.models import CoTAPViT
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDE = dict(embed_dims=64, num_layers=12, num_heads=1, feedforward_channels=64)
+
+
+def snippet(containing):
+    blocks = re.findall(r'```python\n(.*?)```', (ROOT / 'README.md').read_text(), re.S)
+    found = [block for block in blocks if containing in block]
+    assert len(found) == 1, containing
+    return found[0]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    vit = CoTAPViT(arch=WIDE)
+    vit.init_weights()
+    for name in ('vitb_coco/iter_210000.pth', 'vits_coco/iter_240000.pth'):
+        path = tmp_path / 'work_dirs' / name
+        path.parent.mkdir(parents=True)
+        torch.save(dict(state_dict=vit.state_dict()), path)
+    pixels = np.random.RandomState(0).randint(0, 256, (50, 70, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / 'photo.jpg')
+    return vit
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
+def test_backbone_in_a_config_of_ones_own(here, scope):
+    names = {}
+    exec(snippet("type='cotap_mm.CoTAPViT'").replace("'deit-base'", repr(WIDE)), names)
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(names['backbone'])
+    model.init_weights()
+    assert torch.equal(model.layers[5].attn.qkv.weight, here.layers[5].attn.qkv.weight)
+    assert [level.shape[1] for level in model(torch.zeros(1, 3, 64, 64))] == [64, 64, 64, 128]
+
+
+def test_encoder_without_configs(here):
+    names = {}
+    exec(snippet('cotap_mm.load('), names)
+    assert names['cls'].shape == (1, 128)
+    assert names['patches'].shape == (1, 128, 3, 4)
