@@ -11,7 +11,8 @@ from mmengine.registry import init_default_scope
 from cotap_mm.registry import HOOKS, MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted((ROOT / 'configs' / 'cotap').glob('*.py'))
+CONFIGS = sorted(path for folder in ('cotap', 'toy_vit')
+                 for path in (ROOT / 'configs' / folder).glob('*.py'))
 
 
 def load(path):
