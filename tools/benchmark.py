@@ -1,17 +1,25 @@
-"""Measure one training step of a config on random images: time, images a second, memory.
+"""Benchmarks: the cost of a training step, and what a pre-trained backbone is worth downstream.
 
-    python tools/benchmark.py configs/cotap/vits_coco.py --batch-size 28 --device cuda
-    python tools/benchmark.py configs/cotap/vits_coco.py --batch-size 2 --steps 3
+    python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
+    python tools/benchmark.py transfer configs/downstream/camvid_linear.py \\
+        --variant random init=none --variant filter init=work_dirs/camvid_small/iter_300.pth
 
-Timings of one machine at one time; compare only within one run. Queues are filled before
-measuring, since their length sets the cost of the assignments.
+step: one step on random images. Timings of one machine at one time; compare only within one run.
+Queues are filled before measuring, since their length sets the cost of the assignments. An image
+counts once in each branch that reads it.
+
+transfer: trains a downstream config from several starts, with several seeds, and prints a table.
+A run that is finished already is not repeated.
 """
 import argparse
 import json
 import platform
 import resource
 import statistics
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -19,17 +27,29 @@ from mmengine.optim import build_optim_wrapper
 from cotap_mm.engine import launch
 from cotap_mm.registry import MODELS, build
 
+TOOLS = Path(__file__).resolve().parent
+
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('config')
-    parser.add_argument('--batch-size', type=int, default=2, help='images a branch')
-    parser.add_argument('--steps', type=int, default=5, help='measured steps')
-    parser.add_argument('--warmup', type=int, default=2)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--dtype', default='auto', help='auto, bfloat16, float16 or float32')
-    parser.add_argument('--json', help='also write the result to this file')
+    kinds = parser.add_subparsers(dest='kind', required=True)
+    step = kinds.add_parser('step', help='time and memory of one training step')
+    step.add_argument('config')
+    step.add_argument('--batch-size', type=int, default=2, help='images a branch')
+    step.add_argument('--steps', type=int, default=5, help='measured steps')
+    step.add_argument('--warmup', type=int, default=2)
+    step.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    step.add_argument('--dtype', default='auto', help='auto, bfloat16, float16 or float32')
+    step.add_argument('--json', help='also write the result to this file')
+    transfer = kinds.add_parser('transfer', help='a downstream config from several starts')
+    transfer.add_argument('config')
+    transfer.add_argument('--variant', action='append', nargs='+', required=True,
+                          metavar=('NAME', 'KEY=VALUE'), help='init=FILE or init=none, and '
+                          'config keys that this start needs')
+    transfer.add_argument('--metric', default='mIoU', help='as the log calls it')
+    transfer.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    transfer.add_argument('--work-dir', help='work_dirs/transfer/CONFIG by default')
     return parser.parse_args()
 
 
@@ -68,8 +88,7 @@ def measure(model, optim_wrapper, batch: dict, warmup: int, steps: int, device: 
     return seconds
 
 
-def main() -> None:
-    args = parse_args()
+def measure_step(args: argparse.Namespace) -> None:
     config = launch.load_config(args.config)
     config.model.init_cfg = None
     model = build(MODELS, config.model).to(args.device).train()
@@ -95,6 +114,52 @@ def main() -> None:
     if args.json:
         with open(args.json, 'w', encoding='utf-8') as file:
             json.dump(result, file, indent=2)
+
+
+def last_metric(folder: Path, name: str) -> float:
+    """The last value of a metric that a run has logged."""
+    lines = [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
+             for line in file.read_text().splitlines()]
+    values = [line[name] for line in lines if name in line]
+    if not values:
+        known = sorted({key for line in lines for key in line})
+        raise SystemExit(f'error: {folder} has logged no {name}, only {", ".join(known)}')
+    return values[-1]
+
+
+def transfer(args: argparse.Namespace) -> None:
+    top = Path(args.work_dir or Path('work_dirs') / 'transfer' / Path(args.config).stem)
+    rows = []
+    for name, *options in args.variant:
+        values = []
+        for seed in args.seeds:
+            folder = top / f'{name}_{seed}'
+            folder.mkdir(parents=True, exist_ok=True)
+            done = folder / 'result.json'
+            if not done.is_file():
+                inits = [option[len('init='):] for option in options if option.startswith('init=')]
+                keys = [option for option in options if not option.startswith('init=')]
+                command = [sys.executable, '-W', 'ignore', str(TOOLS / 'train.py'), args.config,
+                           '--seed', str(seed), '--work-dir', str(folder)]
+                command += ['--init', inits[-1]] if inits else []
+                command += ['--cfg-options', *keys] if keys else []
+                with open(top.parent / f'{top.name}.log', 'a', encoding='utf-8') as log:
+                    subprocess.run(command, check=True, stdout=log, stderr=log)
+                done.write_text(json.dumps({args.metric: last_metric(folder, args.metric)}))
+            values.append(json.loads(done.read_text())[args.metric])
+            print(f'{name}, seed {seed}: {args.metric} {values[-1]:.2f}', flush=True)
+        spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else '-'
+        each = ' | '.join(f'{value:.2f}' for value in values)
+        rows.append(f'| {name} | {each} | {statistics.mean(values):.2f} | {spread} |')
+    seeds = ' | '.join(f'seed {seed}' for seed in args.seeds)
+    print(f'\n| start | {seeds} | mean {args.metric} | deviation |')
+    print('|---' * (len(args.seeds) + 3) + '|')
+    print('\n'.join(rows))
+
+
+def main() -> None:
+    args = parse_args()
+    measure_step(args) if args.kind == 'step' else transfer(args)
 
 
 if __name__ == '__main__':

@@ -9,7 +9,7 @@ model = dict(
     data_preprocessor=dict(size=(184, 240)),
     backbone=dict(
         _base_.toy_vit, img_size=64, frozen_stages=4,
-        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/camvid_small/iter_200.pth}}')),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/camvid_small/iter_300.pth}}')),
     decode_head=dict(in_channels=192, channels=192, num_classes=11))
 train_cfg = dict(max_iters=400, val_interval=400)
 default_hooks = dict(checkpoint=dict(interval=200))

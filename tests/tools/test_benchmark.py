@@ -1,0 +1,50 @@
+"""tools/benchmark.py: a step is measured, starts are compared, finished runs are not repeated."""
+import json
+import subprocess
+import sys
+
+import torch
+from downstream.fake_data import write_for
+from downstream.test_training import ROOT, VIT, shrink
+from mmengine.config import Config
+
+from cotap_mm.registry import MODELS, build
+
+
+def benchmark(folder, *arguments):
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'benchmark.py'), *arguments],
+        capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+def test_step(tmp_path):
+    benchmark(tmp_path, 'step', 'demo', '--batch-size', '2', '--steps', '2', '--warmup', '1',
+              '--json', 'out.json')
+    result = json.loads((tmp_path / 'out.json').read_text())
+    assert result['batch_size'] == 2 and result['dtype'] == 'auto'
+    assert 0 < result['fastest'] <= result['seconds_a_step'] <= result['slowest']
+    assert result['peak_memory_gb'] > 0
+
+
+def test_transfer(tmp_path):
+    write_for('voc_linear', tmp_path)
+    config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))
+    config.dump(tmp_path / 'tiny.py')
+    vit = build(MODELS, VIT)
+    vit.init_weights()
+    torch.save(dict(state_dict=vit.state_dict()), tmp_path / 'init.pth')
+    arguments = ['transfer', 'tiny.py', '--seeds', '0', '--work-dir', 'out',
+                 '--variant', 'random', 'init=none',
+                 '--variant', 'plain', 'init=init.pth', 'model.backbone.use_filter=False',
+                 'model.decode_head.in_channels=16', 'model.decode_head.channels=16']
+    first = benchmark(tmp_path, *arguments)
+    assert '| start | seed 0 | mean mIoU | deviation |' in first
+    kept = json.loads((tmp_path / 'out' / 'plain_0' / 'result.json').read_text())
+    assert f'| plain | {kept["mIoU"]:.2f} | {kept["mIoU"]:.2f} | - |' in first
+    saved = torch.load(tmp_path / 'out' / 'plain_0' / 'iter_2.pth', weights_only=True)
+    assert not any('neck' in name for name in saved['state_dict'])
+
+    (tmp_path / 'init.pth').unlink()  # nothing is trained again, so it is not missed
+    assert benchmark(tmp_path, *arguments) == first
