@@ -4,13 +4,10 @@
     tools/dist_test.sh configs/downstream/ade20k_upernet.py work_dirs/.../iter_160000.pth 8
 """
 import argparse
-import os
-import sys
 from pathlib import Path
 from typing import List, Optional
 
-from mmengine.config import Config, DictAction
-from mmengine.runner import Runner
+from mmengine.config import Config
 
 from cotap_mm.engine import launch
 
@@ -20,11 +17,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
     parser.add_argument('checkpoint', help='what training with this config has saved')
-    parser.add_argument('--work-dir', help='logs; work_dirs/CONFIG by default')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override config keys: key=value ...')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    launch.add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
@@ -38,25 +31,12 @@ def build_config(args: argparse.Namespace) -> Config:
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')
     config.model.backbone.init_cfg = None  # all weights come from the checkpoint
     config.load_from = args.checkpoint
-    config.launcher = args.launcher
-    config.work_dir = args.work_dir or str(Path('work_dirs') / Path(args.config).stem)
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
     return config
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    try:
-        config = build_config(args)
-        launch.start_processes(config)
-        runner = Runner.from_cfg(config)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
-    runner.test()
+    launch.build_runner(args, lambda: build_config(args)).test()
 
 
 if __name__ == '__main__':

@@ -8,13 +8,9 @@ The config's default_scope says which library it is for. A new run with --resume
 newest checkpoint of the work folder.
 """
 import argparse
-import os
-import sys
-from pathlib import Path
 from typing import List, Optional
 
-from mmengine.config import DictAction
-from mmengine.runner import Runner
+from mmengine.config import Config
 
 from cotap_mm.engine import launch
 
@@ -31,7 +27,6 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help="weights to start from (file or URL), 'none' for random weights")
     parser.add_argument('--trust', action='store_true', help='unpickle --init fully: it can run '
                         'code; only for files whose origin you trust')
-    parser.add_argument('--work-dir', help='logs and checkpoints; work_dirs/CONFIG by default')
     parser.add_argument('--resume', action='store_true',
                         help='continue from the newest checkpoint in the work folder')
     parser.add_argument('--amp', action='store_true', help='mixed precision also where the '
@@ -39,14 +34,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the number of images a step')
     parser.add_argument('--seed', type=int, help='of all random draws')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
-                        help='override config keys: key=value ...')
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    launch.add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
-def build_config(args: argparse.Namespace):
+def build_config(args: argparse.Namespace) -> Config:
     config = launch.load_config(args.config)
     options = (args.images, args.cls_images, args.neighbors, args.cls_neighbors)
     if any(options) and not launch.is_pretraining(config):
@@ -72,28 +64,13 @@ def build_config(args: argparse.Namespace):
                              'step its learning rate is; add auto_scale_lr=dict('
                              'base_batch_size=...) to it')
         config.auto_scale_lr.enable = True
-    config.launcher = args.launcher
     config.resume = args.resume
-    config.work_dir = args.work_dir or config.get('work_dir') or str(
-        Path('work_dirs') / Path(args.config).stem)
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
     return config
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    try:
-        config = build_config(args)
-        launch.start_processes(config)
-        launch.prepare(config)
-        runner = Runner.from_cfg(config)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
-    runner.train()
+    launch.build_runner(args, lambda: build_config(args)).train()
 
 
 if __name__ == '__main__':

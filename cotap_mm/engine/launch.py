@@ -1,22 +1,60 @@
 """From command-line options to a Runner that can start."""
+import argparse
 import datetime
 import logging
 import os
+import sys
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 import torch.distributed as dist
-from mmengine.config import Config
+from mmengine.config import Config, DictAction
 from mmengine.dist import init_dist
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import find_latest_checkpoint
+from mmengine.runner import Runner, find_latest_checkpoint
 
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that training and testing share."""
+    parser.add_argument('--work-dir', help='logs and checkpoints; work_dirs/CONFIG by default')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+                        help='override config keys: key=value ...')
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) -> Runner:
+    """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
+
+    Args:
+        args (argparse.Namespace): With what :func:`add_common_arguments` adds.
+        make_config (Callable): Makes the config, which may fail as well.
+
+    Returns:
+        Runner: Ready to train or test.
+    """
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    try:
+        config = make_config()
+        config.launcher = args.launcher
+        config.work_dir = args.work_dir or config.get('work_dir') or str(
+            Path('work_dirs') / Path(args.config).stem)
+        if args.cfg_options:
+            config.merge_from_dict(args.cfg_options)
+        start_processes(config)
+        prepare(config)
+        return Runner.from_cfg(config)
+    except (FileNotFoundError, ValueError, ImportError) as error:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
+        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
 
 
 def load_config(name: str) -> Config:

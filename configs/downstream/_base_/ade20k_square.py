@@ -1,18 +1,6 @@
-# ADE20K, resized to squares: 336 px in training, 448 px in testing.
-_base_ = 'mmseg::_base_/datasets/ade20k.py'
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='cotap_mm.RandomResizedCropSeg', scale=336),
-    dict(type='RandomFlip', prob=0.5),
-    dict(type='PackSegInputs'),
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(448, 448), keep_ratio=False),
-    dict(type='LoadAnnotations', reduce_zero_label=True),
-    dict(type='PackSegInputs'),
-]
-train_dataloader = dict(batch_size=128, num_workers=16, dataset=dict(pipeline=train_pipeline))
-val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+# ADE20K, resized to squares.
+_base_ = ['mmseg::_base_/datasets/ade20k.py', './square_336.py']
+train_dataloader = dict(
+    batch_size=128, num_workers=16, dataset=dict(pipeline=_base_.square_train))
+val_dataloader = dict(dataset=dict(pipeline=_base_.square_test))
 test_dataloader = val_dataloader
