@@ -31,7 +31,7 @@ def build_config(args: argparse.Namespace) -> Config:
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')
     config.model.backbone.init_cfg = None  # all weights come from the checkpoint
     config.load_from = args.checkpoint
-    return config
+    return launch.finish_config(config, args)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -65,7 +65,7 @@ def build_config(args: argparse.Namespace) -> Config:
                              'base_batch_size=...) to it')
         config.auto_scale_lr.enable = True
     config.resume = args.resume
-    return config
+    return launch.finish_config(config, args)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -30,11 +30,21 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
 
+def finish_config(config: Config, args: argparse.Namespace) -> Config:
+    """Put what :func:`add_common_arguments` has read into a config; it wins over all else."""
+    config.launcher = args.launcher
+    config.work_dir = args.work_dir or config.get('work_dir') or str(
+        Path('work_dirs') / Path(args.config).stem)
+    if args.cfg_options:
+        config.merge_from_dict(args.cfg_options)
+    return config
+
+
 def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) -> Runner:
     """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
 
     Args:
-        args (argparse.Namespace): With what :func:`add_common_arguments` adds.
+        args (argparse.Namespace): With ``local_rank``.
         make_config (Callable): Makes the config, which may fail as well.
 
     Returns:
@@ -43,11 +53,6 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) ->
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     try:
         config = make_config()
-        config.launcher = args.launcher
-        config.work_dir = args.work_dir or config.get('work_dir') or str(
-            Path('work_dirs') / Path(args.config).stem)
-        if args.cfg_options:
-            config.merge_from_dict(args.cfg_options)
         start_processes(config)
         prepare(config)
         return Runner.from_cfg(config)

@@ -3,14 +3,14 @@ import pytest
 import torch
 
 from cotap_mm.models import CoTAPViT, SimpleFeaturePyramid
-from cotap_mm.registry import MODELS
+from cotap_mm.registry import MODELS, build
 
 
 def test_levels():
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
     vit = CoTAPViT(arch=arch, img_size=64, patch_size=8, num_prototypes=2)
-    neck = MODELS.build(dict(type='SimpleFeaturePyramid', in_channels=vit.out_channels[-1],
-                             out_channels=8))
+    neck = build(MODELS, dict(type='SimpleFeaturePyramid', in_channels=vit.out_channels[-1],
+                              out_channels=8))
     levels = neck(vit(torch.randn(2, 3, 64, 96)))  # 8 x 12 patches
     assert [tuple(level.shape[1:]) for level in levels] == [
         (8, 32, 48), (8, 16, 24), (8, 8, 12), (8, 4, 6), (8, 2, 3)]

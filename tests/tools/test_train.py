@@ -144,7 +144,7 @@ def test_options_reach_the_config():
     assert (dataset.neighbors, dataset.cls_neighbors) == ('n.npz', 'auto')
     assert config.model.init_cfg is None and config.auto_scale_lr.enable
     assert config.randomness == dict(seed=7, diff=1)
-    assert config.optim_wrapper.type == 'MixedPrecisionOptimWrapper'
+    assert config.optim_wrapper.type == 'cotap_mm.MixedPrecisionOptimWrapper'
     assert config.work_dir == os.path.join('work_dirs', 'vits_coco-in1k')
 
 
@@ -159,10 +159,14 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
     monkeypatch.setattr(launch, 'print_log', lambda text, **_: said.append(text))
     monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_: None)
     train_tool = load_tool('train')
-    options = [str(folder / 'tiny.py'), '--images', str(folder / 'images')]
-    launch.prepare(train_tool.build_config(train_tool.parse_args(options)))
-    assert any('random weights' in text for text in said)
-    said.clear()
+    options = [str(folder / 'tiny.py'), '--images', str(folder / 'images'), '--work-dir',
+               str(folder / 'run')]
+    for start in ([], ['--resume']):  # there is nothing to resume from
+        launch.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
+        assert any('random weights' in text for text in said)
+        said.clear()
+    (folder / 'run').mkdir()
+    (folder / 'run' / 'last_checkpoint').write_text('iter_2.pth')
     launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
     assert not any('random weights' in text for text in said)
 
