@@ -1,21 +1,23 @@
-"""An encoder from a file, without any config."""
-from pathlib import Path
-from typing import Any, NamedTuple, Optional, Sequence, Tuple, Union
+"""An encoder by file or name, without any config."""
+from __future__ import annotations
 
-import numpy as np
+import logging
+from contextlib import contextmanager
+from typing import Any, Iterator, NamedTuple, Optional, Union
+
 import torch
-from PIL import Image
-from torch import Tensor
+from mmengine.logging import MMLogger
+from torch import nn
 
-from cotap_mm.datasets.image_source import read_image, to_rgb
-from cotap_mm.evaluation.encoder import EncoderOutput, ViTEncoder, normalize_images
+from cotap_mm.evaluation.encoder import Encoder
+from cotap_mm.evaluation.vit_encoders import OUTPUTS, TimmEncoder, ViTEncoder
 from cotap_mm.models import CoTAPViT
 from cotap_mm.weights import LoadReport, load_pretrained
 from cotap_mm.weights.architecture import architecture_of
 from cotap_mm.weights.loading import read_in_our_names
 from cotap_mm.weights.reading import Checkpoint, read_checkpoint
 
-Picture = Union[str, Path, Image.Image, np.ndarray, Tensor]
+TIMM, RANDOM = 'timm:', 'random:'
 
 
 class PretrainedEncoder(ViTEncoder):
@@ -26,51 +28,16 @@ class PretrainedEncoder(ViTEncoder):
         report (LoadReport): What was loaded and what was left.
     """
 
-    def __init__(self, network: CoTAPViT, report: LoadReport) -> None:
-        super().__init__(network)
+    def __init__(self, network: CoTAPViT, report: LoadReport,
+                 final_norm: Optional[nn.Module] = None) -> None:
+        super().__init__(network, final_norm)
         self.network = network
         self.report = report
-
-    def encode(self, images: Union[Picture, Sequence[Picture]],
-               size: Optional[Union[int, Tuple[int, int]]] = None) -> EncoderOutput:
-        """Features of pictures, with everything done to them that the network expects.
-
-        Args:
-            images (path | PIL image | ndarray | Tensor, or a sequence of them): RGB. Arrays
-                are uint8 (H, W, 3), tensors uint8 (3, H, W) or a batch (B, 3, H, W).
-            size (int | tuple[int, int], optional): Height and width to resize to, needed
-                for pictures of different sizes. By default each keeps its own, rounded
-                to whole patches.
-
-        Returns:
-            EncoderOutput: CLS (B, C) and patch map (B, C, h, w), float32; C is 2d with
-            the filter, else d.
-
-        Raises:
-            TypeError: If a picture is of another kind, or its pixels are not uint8.
-            ValueError: If pictures differ in size and ``size`` is not given.
-        """
-        if isinstance(images, Tensor) and images.ndim == 4:
-            pixels = list(images)
-        elif isinstance(images, (list, tuple)):
-            pixels = [_pixels(picture) for picture in images]
-        else:
-            pixels = [_pixels(images)]
-        if not pixels:
-            raise ValueError('there must be at least one image, got none')
-        if size is not None:
-            size = (size, size) if isinstance(size, int) else tuple(size)
-            pixels = [_resize(picture, size) for picture in pixels]
-        shapes = sorted({tuple(picture.shape[1:]) for picture in pixels})
-        if len(shapes) > 1:
-            raise ValueError(f'images of one batch must have one size, got {shapes[:3]}; pass '
-                             'size=..., or encode them one by one')
-        return self(normalize_images(torch.stack(pixels)))
 
 
 def load(checkpoint: Checkpoint, device: Union[str, torch.device] = 'cpu',
          branch: Optional[str] = None, source: str = 'auto', trust: bool = False,
-         num_heads: Optional[int] = None) -> PretrainedEncoder:
+         num_heads: Optional[int] = None, output: Optional[str] = None) -> Encoder:
     """Load a network of any supported source as an encoder.
 
     ::
@@ -78,69 +45,122 @@ def load(checkpoint: Checkpoint, device: Union[str, torch.device] = 'cpu',
         encoder = cotap_mm.load('work_dirs/vits_coco/iter_240000.pth', device='cuda')
         cls, patches = encoder.encode('photo.jpg')   # (1, 2d) and (1, 2d, H, W)
 
+    Features are what the network's authors use: after the object-aware filter where there is
+    one, after the final norm for files that have one (DINO, iBOT, timm, ...).
+
     Args:
         checkpoint (str | Path | dict): File, URL or state dict of CoTAP (ours or released),
-            DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or MMPretrain.
+            DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or MMPretrain;
+            ``'timm:NAME'`` for a pre-trained model of timm by its name; ``'random:...'``
+            before either for the same architecture with random weights.
         device (str | torch.device): Where to compute. Defaults to ``'cpu'``.
         branch (str, optional): ``'student'`` or ``'teacher'`` where a file has both.
         source (str): ``'auto'``, or the origin as a check. Defaults to ``'auto'``.
         trust (bool): Unpickle fully where safe reading is refused. Defaults to False.
         num_heads (int, optional): Attention heads, where the file does not tell.
+        output (str, optional): ``'filter'`` or ``'backbone'``: with the object-aware filter,
+            or the plain last block, of a file that has both. Defaults to the filter if
+            there is one.
 
     Returns:
-        PretrainedEncoder: With ``encode(images) -> (cls, patches)``.
+        Encoder: With ``encode(images) -> (cls, patches)``. A file gives a
+        :class:`PretrainedEncoder`, whose ``report`` says what was loaded.
 
     Raises:
         FileNotFoundError: If there is no such file, or a URL cannot be had.
-        ValueError: If the file is not understood, or ``num_heads`` is needed.
+        ValueError: If the file or name is not understood, ``num_heads`` is needed, or
+            ``output='filter'`` is asked of a network without one.
     """
-    network, report = build_network(checkpoint, branch, source, trust, num_heads)
-    return PretrainedEncoder(network.to(device), report)
+    if output not in (None, *OUTPUTS):
+        raise ValueError(f'output must be one of {", ".join(OUTPUTS)}, got {output!r}')
+    name = str(checkpoint) if not isinstance(checkpoint, dict) else ''
+    pretrained = not name.startswith(RANDOM)
+    if not pretrained:
+        name = checkpoint = name[len(RANDOM):]
+    if name.startswith(TIMM):
+        if output == 'filter':
+            raise ValueError(f'{name} has no object-aware filter; leave output out')
+        return _load_timm(name[len(TIMM):], pretrained, device)
+    options = dict(use_filter=False) if output == 'backbone' else {}
+    network, report, final_norm = build_network(checkpoint, branch, source, trust, num_heads,
+                                                pretrained, **options)
+    if output == 'filter' and network.neck is None:
+        raise ValueError(f"output='filter': {name or 'the state dict'} has no object-aware "
+                         'filter; leave output out')
+    if final_norm is not None:
+        final_norm.to(device)
+    return PretrainedEncoder(network.to(device), report, final_norm)
 
 
 class _Built(NamedTuple):
     network: CoTAPViT
     report: LoadReport
+    final_norm: Optional[nn.Module]
 
 
 def build_network(checkpoint: Checkpoint, branch: Optional[str] = None, source: str = 'auto',
-                  trust: bool = False, num_heads: Optional[int] = None, **options: Any) -> _Built:
+                  trust: bool = False, num_heads: Optional[int] = None, pretrained: bool = True,
+                  **options: Any) -> _Built:
     """The network of a checkpoint, in eval mode; arguments as in :func:`load`.
 
-    ``options`` are further arguments of :class:`CoTAPViT`.
+    ``pretrained=False`` leaves the weights random; ``options`` are further arguments of
+    :class:`CoTAPViT`. A final norm of the file is not part of the network, which never has one.
     """
     content = read_checkpoint(checkpoint, trust)
-    tensors, _, _ = read_in_our_names(content, source, branch)
+    tensors, _, report = read_in_our_names(content, source, branch)
     meta = content.get('meta')
     arguments = architecture_of(tensors, meta if isinstance(meta, dict) else None, num_heads)
     network = CoTAPViT(**{**arguments, 'out_type': 'raw', **options})
-    report = load_pretrained(network, content, source, branch)
+    if pretrained:
+        report = load_pretrained(network, content, source, branch)
+    else:
+        with _quiet():  # MMEngine lists every parameter
+            network.init_weights()
+        report.missing = [name for name, _ in network.named_parameters()]
     network.eval().requires_grad_(False)
-    return _Built(network, report)
+    return _Built(network, report, _final_norm(tensors, pretrained))
 
 
-def _pixels(picture: Picture) -> Tensor:
-    """uint8 RGB pixels (3, H, W)."""
-    if isinstance(picture, (str, Path)):
-        picture = read_image(str(picture))
-    if isinstance(picture, Image.Image):
-        picture = to_rgb(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f'an array must have the shape (H, W, 3), got {picture.shape}')
-        return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3:
-            raise ValueError('a tensor must have the shape (3, H, W) or (B, 3, H, W), got '
-                             f'{tuple(picture.shape)}')
-        return picture
-    raise TypeError('an image must be a path, a PIL image, an array or a tensor, got '
-                    f'{type(picture).__name__}')
+def _final_norm(tensors: dict, pretrained: bool) -> Optional[nn.Module]:
+    """The norm after the last block of a plain ViT; CoTAP has none."""
+    if 'neck.prototypes' in tensors or 'backbone.ln1.weight' not in tensors:
+        return None
+    norm = nn.LayerNorm(len(tensors['backbone.ln1.weight']), eps=1e-6)
+    if pretrained:
+        norm.load_state_dict({part: tensors[f'backbone.ln1.{part}'].float()
+                              for part in ('weight', 'bias')})
+    return norm.eval().requires_grad_(False)
 
 
-def _resize(pixels: Tensor, size: Tuple[int, int]) -> Tensor:
-    if pixels.dtype != torch.uint8:
-        raise TypeError(f'images must be uint8 pixels 0-255, got {pixels.dtype}')
-    return torch.nn.functional.interpolate(
-        pixels[None], size, mode='bilinear', align_corners=False, antialias=True)[0]
+def _load_timm(name: str, pretrained: bool, device: Union[str, torch.device]) -> TimmEncoder:
+    try:
+        import timm
+    except ImportError as error:
+        raise ValueError(f'{TIMM}{name} needs timm: pip install timm') from error
+    known = timm.list_models(name.split('.')[0])
+    if not known:
+        near = timm.list_models(f'*{name.split("_")[0]}*')[:5]
+        raise ValueError(f'timm {timm.__version__} has no model {name!r}; near ones: '
+                         f'{", ".join(near) or "none"}')
+    try:
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0,
+                                  dynamic_img_size=True)
+    except TypeError as error:
+        raise ValueError(f'timm model {name} does not take images of any size '
+                         f'(dynamic_img_size); choose a ViT. timm says: {error}') from error
+    except (OSError, RuntimeError) as error:
+        raise FileNotFoundError(
+            f'weights of timm model {name} could not be had ({error}); check the connection and '
+            'the name, or download the file elsewhere and give its path') from error
+    return TimmEncoder(model.to(device).eval().requires_grad_(False))
 
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

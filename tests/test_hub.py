@@ -1,6 +1,7 @@
 """cotap_mm.load: an encoder from a file, in a few lines."""
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 from tiny import build_tiny
@@ -67,3 +68,51 @@ def test_wrong_pictures(checkpoint, images, error, message):
 def test_unknown_attribute():
     with pytest.raises(AttributeError, match="no attribute 'lode'"):
         cotap_mm.lode  # noqa: B018
+
+
+def test_outputs_of_a_file(checkpoint):
+    path, algorithm = checkpoint
+    pixels = np.zeros((32, 32, 3), np.uint8)
+    batch = normalize_images(torch.zeros(1, 3, 32, 32, dtype=torch.uint8))
+    with torch.no_grad():
+        wanted = algorithm.encode(batch, 'student', 'backbone')[1]
+    plain = cotap_mm.load(path, output='backbone').encode(pixels).patches
+    torch.testing.assert_close(plain, wanted, rtol=1e-5, atol=1e-5)
+    assert cotap_mm.load(path, output='filter').encode(pixels).patches.shape[1] == 32
+    with pytest.raises(ValueError, match='filter, backbone'):
+        cotap_mm.load(path, output='neck')
+
+
+def test_random_weights_of_the_same_architecture(checkpoint):
+    torch.manual_seed(3)
+    encoder = cotap_mm.load(f'random:{checkpoint[0]}')
+    pretrained = cotap_mm.load(checkpoint[0])
+    assert encoder.weights_hash() != pretrained.weights_hash()
+    shapes = [{name: value.shape for name, value in each.network.state_dict().items()}
+              for each in (encoder, pretrained)]
+    assert shapes[0] == shapes[1]
+    assert encoder.report.missing and not encoder.report.loaded
+
+
+def test_final_norm_of_plain_files():
+    model = timm.models.vision_transformer.VisionTransformer(
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0).eval()
+    torch.nn.init.normal_(model.norm.weight, 1)
+    encoder = cotap_mm.load(model.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        tokens = model.forward_features(images)
+    torch.testing.assert_close(encoder(images).cls, tokens[:, 0], rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match='no object-aware filter'):
+        cotap_mm.load(model.state_dict(), output='filter')
+
+
+def test_timm_by_name():
+    encoder = cotap_mm.load('random:timm:test_vit.r160_in1k')
+    assert encoder.encode(np.zeros((32, 48, 3), np.uint8)).patches.shape == (1, 64, 2, 3)
+    with pytest.raises(ValueError, match="has no model 'vit_smal'; near ones: .*vit_"):
+        cotap_mm.load('timm:vit_smal')
+    with pytest.raises(ValueError, match='choose a ViT'):
+        cotap_mm.load('random:timm:resnet18')
+    with pytest.raises(ValueError, match='no object-aware filter'):
+        cotap_mm.load('timm:test_vit', output='filter')

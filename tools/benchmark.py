@@ -45,8 +45,8 @@ def parse_args() -> argparse.Namespace:
     transfer = kinds.add_parser('transfer', help='a downstream config from several starts')
     transfer.add_argument('config')
     transfer.add_argument('--variant', action='append', nargs='+', required=True,
-                          metavar=('NAME', 'KEY=VALUE'), help='init=FILE or init=none, and '
-                          'config keys that this start needs')
+                          metavar=('NAME', 'KEY=VALUE'), help='init=FILE or init=none ({seed} '
+                          'in FILE is the seed), and config keys that this start needs')
     transfer.add_argument('--metric', default='mIoU', help='as the log calls it')
     transfer.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
     transfer.add_argument('--work-dir', help='work_dirs/transfer/CONFIG by default')
@@ -137,7 +137,8 @@ def transfer(args: argparse.Namespace) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             done = folder / 'result.json'
             if not done.is_file():
-                inits = [option[len('init='):] for option in options if option.startswith('init=')]
+                inits = [option[len('init='):].replace('{seed}', str(seed))
+                         for option in options if option.startswith('init=')]
                 keys = [option for option in options if not option.startswith('init=')]
                 command = [sys.executable, '-W', 'ignore', str(TOOLS / 'train.py'), args.config,
                            '--seed', str(seed), '--work-dir', str(folder)]

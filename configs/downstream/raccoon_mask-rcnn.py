@@ -12,7 +12,7 @@ model = dict(
     backbone=dict(
         _base_.toy_vit, img_size=(184, 240), out_indices=(3, ),
         drop_path_rate=0.1, with_cp=False,
-        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:cotap_mm://toy_vit.pth}}')),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/raccoon_small/iter_300.pth}}')),
     neck=dict(
         _delete_=True, type='cotap_mm.SimpleFeaturePyramid', in_channels=192, out_channels=64,
         scale_factors=(2, 1, 0.5), num_outs=4),

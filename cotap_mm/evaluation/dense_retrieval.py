@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .encoder import Encoder, normalize_images
-from .labeled_images import IGNORE_LABEL, Size, resize_image
+from .labeled_images import IGNORE_LABEL
+from .pictures import Size, resize_image
 from .segmentation_scores import confusion_matrix, segmentation_scores
 
 # Rows of queries x rows of memory that are compared at a time: 64 MB of float32.

@@ -1,18 +1,21 @@
 """The one contract between a backbone and every evaluation or picture."""
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from contextlib import contextmanager
-from typing import Iterator, NamedTuple, Sequence, Tuple
+from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cotap_mm.ops import foreground_mask
+
+from .pictures import Picture, stack_pictures
+
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-BRANCHES = ('student', 'teacher')
-OUTPUTS = ('filter', 'backbone')
 
 
 class EncoderOutput(NamedTuple):
@@ -68,8 +71,8 @@ class Encoder(ABC):
     patches can be resized to the image.
 
     Args:
-        module (nn.Module): The network; only its parameters' device and its
-            train/eval mode are used here.
+        module (nn.Module): The network; only its parameters and its train/eval mode are
+            used here.
         patch_size (int): Side of a patch, in pixels.
     """
 
@@ -104,6 +107,93 @@ class Encoder(ABC):
         Raises:
             ValueError: If the images have another shape or are not float.
         """
+        images = self._fit(images)
+        with eval_mode(self.module):
+            cls, patches = self._encode(images)  # (B, C), (B, C, h, w)
+        return EncoderOutput(cls.float(), patches.float())
+
+    def encode(self, images: Union[Picture, Sequence[Picture]],
+               size: Optional[Union[int, Tuple[int, int]]] = None) -> EncoderOutput:
+        """Features of pictures, with everything done to them that the network expects.
+
+        Args:
+            images (path | PIL image | ndarray | Tensor, or a sequence of them): RGB. Arrays
+                are uint8 (H, W, 3), tensors uint8 (3, H, W) or a batch (B, 3, H, W).
+            size (int | tuple[int, int], optional): Height and width to resize to, needed
+                for pictures of different sizes. By default each keeps its own, rounded
+                to whole patches.
+
+        Returns:
+            EncoderOutput: CLS (B, C) and patch map (B, C, h, w), float32.
+
+        Raises:
+            TypeError: If a picture is of another kind, or its pixels are not uint8.
+            ValueError: If pictures differ in size and ``size`` is not given.
+        """
+        return self(normalize_images(stack_pictures(images, size)))
+
+    def layers(self, images: Tensor) -> List[Tensor]:
+        """Patch maps that leave each block, before any final norm or filter.
+
+        Args:
+            images (Tensor): As in :meth:`__call__`.
+
+        Returns:
+            list[Tensor]: One (B, d, h, w) for each block, float32.
+
+        Raises:
+            NotImplementedError: If the network is no ViT.
+        """
+        raise NotImplementedError(f'{type(self).__name__} cannot show single layers: its network '
+                                  'is not a ViT of blocks')
+
+    def cls_attention(self, images: Tensor) -> Tensor:
+        """Attention of CLS to the patches in the last block.
+
+        Args:
+            images (Tensor): As in :meth:`__call__`.
+
+        Returns:
+            Tensor: Softmax weights, shape (B, heads, h, w), float32.
+
+        Raises:
+            NotImplementedError: If the network has no CLS token or no such attention.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no CLS token whose attention could '
+                                  'be shown')
+
+    def prototype_attention(self, images: Tensor) -> Tensor:
+        """What each patch attends to in the object-aware filter.
+
+        Args:
+            images (Tensor): As in :meth:`__call__`.
+
+        Returns:
+            Tensor: Weights over the M prototypes, shape (B, heads, h, w, M), float32.
+
+        Raises:
+            NotImplementedError: If the network has no object-aware filter.
+        """
+        raise NotImplementedError(f'{type(self).__name__} has no object-aware filter; prototypes '
+                                  'exist only in networks trained by CoTAP')
+
+    def foreground(self, images: Tensor, mass: float = 0.6) -> Tensor:
+        """Patches that hold ``mass`` of CLS's attention, bool, shape (B, h, w).
+
+        The mask that pre-training uses, see :func:`cotap_mm.ops.foreground_mask`.
+        """
+        return foreground_mask(self.cls_attention(images), mass)
+
+    def weights_hash(self) -> str:
+        """First 12 hexadecimal digits of the SHA-256 of all weights, with their names."""
+        digest = hashlib.sha256()
+        for name, value in sorted(self.module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return digest.hexdigest()[:12]
+
+    def _fit(self, images: Tensor) -> Tensor:
+        """Check images, bring them to the device and to whole patches."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
             raise ValueError('images must be float and of shape (B, 3, H, W), got '
                              f'{images.dtype} {tuple(images.shape)}; see normalize_images')
@@ -114,70 +204,8 @@ class Encoder(ABC):
         if size != (height, width):
             images = F.interpolate(
                 images, size, mode='bilinear', align_corners=False, antialias=True)
-        with eval_mode(self.module):
-            cls, patches = self._encode(images)  # (B, C), (B, C, h, w)
-        return EncoderOutput(cls.float(), patches.float())
+        return images
 
     @abstractmethod
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         """Encode images whose sides are multiples of the patch size."""
-
-
-def _one_of(name: str, value: str, valid: Sequence[str]) -> str:
-    if value not in valid:
-        raise ValueError(f'{name} must be one of {", ".join(valid)}, got {value!r}')
-    return value
-
-
-class CoTAPEncoder(Encoder):
-    """Student or teacher of a :class:`~cotap_mm.models.CoTAP` algorithm.
-
-    Args:
-        algorithm (nn.Module): Has ``encode(images, branch, output) -> (cls, patches)``
-            and ``patch_size``, as ``CoTAP`` has.
-        branch (str): 'student' (published results are the student's) or 'teacher'.
-            Defaults to 'student'.
-        output (str): 'filter' (object-aware filter, C = 2d) or 'backbone' (the
-            plain last block, C = d). Defaults to 'filter'.
-
-    Raises:
-        ValueError: If branch or output is another word.
-    """
-
-    def __init__(self,
-                 algorithm: nn.Module,
-                 branch: str = 'student',
-                 output: str = 'filter') -> None:
-        super().__init__(algorithm, algorithm.patch_size)
-        self.branch = _one_of('branch', branch, BRANCHES)
-        self.output = _one_of('output', output, OUTPUTS)
-
-    def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        return self.module.encode(images, branch=self.branch, output=self.output)
-
-
-class ViTEncoder(Encoder):
-    """The last block of a plain ``mmpretrain.VisionTransformer`` (or our ``DINOViT``).
-
-    Args:
-        backbone (nn.Module): Returns raw tokens (``out_type='raw'``), CLS token first.
-
-    Raises:
-        ValueError: If the backbone returns something else than raw tokens.
-    """
-
-    def __init__(self, backbone: nn.Module) -> None:
-        if backbone.out_type != 'raw':
-            raise ValueError(f"the backbone must have out_type='raw', got {backbone.out_type!r}; "
-                             'the CLS token and the patch map are both needed')
-        # mmpretrain keeps the patch size only as the stride of the patch embedding.
-        stride = backbone.patch_embed.projection.stride
-        if stride[0] != stride[1]:
-            raise ValueError(f'patches must be square, got {tuple(stride)} pixels')
-        super().__init__(backbone, stride[0])
-
-    def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        tokens = self.module(images)[-1]  # (B, extra + N, C)
-        rows, columns = (side // self.patch_size for side in images.shape[2:])
-        patches = tokens[:, -rows * columns:].transpose(1, 2)  # (B, N, C) -> (B, C, N)
-        return tokens[:, 0], patches.unflatten(2, (rows, columns))

@@ -2,35 +2,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Optional, Tuple, Union
+from typing import Any, Dict, Optional, Union
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets import ImageList
 from cotap_mm.registry import DATASETS, build
 
+from .pictures import Size, resize_image
+
 IGNORE_LABEL = 255
-Size = Union[int, Tuple[int, int]]
-
-
-def resize_image(image: Tensor, size: Optional[Size]) -> Tensor:
-    """Resize uint8 pixels (3, H, W), bilinear with antialias.
-
-    Args:
-        image (Tensor): Pixels, shape (3, H, W).
-        size (int | tuple, optional): Side of a square, or (height, width), in pixels;
-            None keeps the image.
-    """
-    if size is None:
-        return image
-    target = [size, size] if isinstance(size, int) else list(size)
-    if list(image.shape[-2:]) == target:
-        return image
-    return TF.resize(image, target, antialias=True)
 
 
 @DATASETS.register_module()

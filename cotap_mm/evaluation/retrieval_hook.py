@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from cotap_mm.registry import HOOKS
 
 from .dense_retrieval import dense_retrieval
-from .encoder import CoTAPEncoder
 from .labeled_images import build_labeled
+from .vit_encoders import CoTAPEncoder
 
 
 @contextmanager

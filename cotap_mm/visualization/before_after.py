@@ -14,7 +14,8 @@ from cotap_mm.evaluation.dense_retrieval import (
     patch_labels,
     retrieve_labels,
 )
-from cotap_mm.evaluation.encoder import CoTAPEncoder, Encoder, eval_mode, normalize_images
+from cotap_mm.evaluation.encoder import Encoder, eval_mode, normalize_images
+from cotap_mm.evaluation.vit_encoders import CoTAPEncoder
 
 from .canvas import Pixels, image_grid
 from .features import pca_maps, similarity_figure

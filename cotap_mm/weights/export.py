@@ -6,7 +6,7 @@ insists on one it gets weight 1 and bias 0, and its features *before* that norm 
 import json
 import os
 from pathlib import Path
-from typing import Dict, Sequence, Union
+from typing import Dict, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
@@ -117,16 +117,19 @@ class EncoderGraph(nn.Module):
     Args:
         network (nn.Module): A :class:`CoTAPViT` with ``out_type='raw'``.
         size (Sequence[int]): H and W, multiples of the patch size.
+        final_norm (nn.Module, optional): Of a plain ViT's tokens. Defaults to None.
     """
 
-    def __init__(self, network: nn.Module, size: Sequence[int]) -> None:
+    def __init__(self, network: nn.Module, size: Sequence[int],
+                 final_norm: Optional[nn.Module] = None) -> None:
         super().__init__()
         self.network = network
+        self.final_norm = nn.Identity() if final_norm is None else final_norm
         self.grid = tuple(side // network.patch_size for side in size)
 
     def forward(self, images: Tensor) -> 'tuple[Tensor, Tensor]':
         """Encode."""
-        tokens, = self.network(images)
+        tokens = self.final_norm(self.network(images)[0])
         return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
 
 
@@ -156,12 +159,12 @@ def export_graph(checkpoint: Checkpoint, out: Union[str, Path], size: Sequence[i
     from cotap_mm.hub import build_network
     out = Path(out)
     check_out(out, ('.onnx', '.pt'), overwrite)
-    network, _ = build_network(checkpoint, img_size=tuple(size), **options)
+    network, _, final_norm = build_network(checkpoint, img_size=tuple(size), **options)
     wrong = [side for side in size if side % network.patch_size]
     if len(size) != 2 or wrong:
         raise ValueError(f'size must be height and width, multiples of {network.patch_size}, got '
                          f'{tuple(size)}')
-    graph = EncoderGraph(network, size).eval()
+    graph = EncoderGraph(network, size, final_norm).eval()
     images = torch.zeros(2, network.patch_embed.projection.in_channels, *size)
     out.parent.mkdir(parents=True, exist_ok=True)
     unfinished = out.with_name('unfinished-' + out.name)

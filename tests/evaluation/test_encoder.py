@@ -1,9 +1,10 @@
 import pytest
 import torch
 from mmpretrain.models import VisionTransformer
+from tiny import build_tiny
 from torch import nn
 
-from cotap_mm.evaluation import CoTAPEncoder, ViTEncoder, normalize_images
+from cotap_mm.evaluation import CoTAPEncoder, TimmEncoder, ViTEncoder, normalize_images
 from cotap_mm.evaluation.encoder import eval_mode
 
 
@@ -98,3 +99,82 @@ def test_eval_mode_gives_each_part_its_own_mode_back():
         assert not model.training and not model[0].training
         raise KeyError
     assert model.training and model[0].training and not model[1].training
+
+
+def test_layers_are_the_blocks_outputs():
+    vit = tiny_vit(out_type='raw', out_indices=[0, 1], final_norm=False)
+    vit.eval()
+    images = torch.rand(2, 3, 16, 32)
+    first, last = ViTEncoder(vit).layers(images)
+    for found, tokens in zip((first, last), vit(images)):
+        assert found.shape == (2, 32, 2, 4)
+        assert torch.equal(found[1, :, 1, 2], tokens[1, 1 + 1 * 4 + 2])
+    assert not any(block._forward_hooks for block in vit.layers)
+
+
+def test_cotap_encoder_watches_the_chosen_branch():
+    torch.manual_seed(0)
+    algorithm = build_tiny()
+    for value in algorithm.teacher.parameters():
+        torch.nn.init.normal_(value, std=0.2)
+    images = torch.rand(2, 3, 32, 24)
+    for branch in ('student', 'teacher'):
+        encoder = CoTAPEncoder(algorithm, branch, 'backbone')
+        net = algorithm.network(branch)
+        with torch.no_grad(), eval_mode(algorithm):
+            entering, leaving, grid = net.backbone.forward_tokens(images)
+            attention = net.backbone.cls_attention(entering).unflatten(2, grid)
+        torch.testing.assert_close(encoder.layers(images)[-1].flatten(2).transpose(1, 2),
+                                   leaving[:, 1:])
+        torch.testing.assert_close(encoder.cls_attention(images), attention)
+        assert torch.equal(encoder.foreground(images), algorithm.foreground(images, branch))
+        assert encoder.prototype_attention(images).shape[2:4] == grid
+    with pytest.raises(NotImplementedError, match='no object-aware filter'):
+        ViTEncoder(tiny_vit(out_type='raw')).prototype_attention(images)
+
+
+def tiny_timm(**kwargs):
+    from timm.models.vision_transformer import VisionTransformer as TimmViT
+    torch.manual_seed(0)
+    return TimmViT(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0,
+                   dynamic_img_size=True, **kwargs).eval()
+
+
+@pytest.mark.parametrize('kwargs', [dict(), dict(reg_tokens=2), dict(qk_norm=True),
+                                    dict(class_token=False, global_pool='avg')])
+def test_timm(kwargs):
+    model = tiny_timm(**kwargs)
+    model.pretrained_cfg = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))
+    encoder = TimmEncoder(model)
+    pixels = torch.randint(0, 256, (2, 3, 16, 32), dtype=torch.uint8)
+    cls, patches = encoder(normalize_images(pixels))
+    with torch.no_grad():
+        tokens = model.forward_features(pixels / 255 * 2 - 1)
+    prefix = model.num_prefix_tokens
+    torch.testing.assert_close(patches[1, :, 1, 2], tokens[1, prefix + 6], rtol=1e-4, atol=1e-4)
+    wanted = tokens[:, 0] if model.has_class_token else tokens.mean(dim=1)
+    torch.testing.assert_close(cls, wanted, rtol=1e-4, atol=1e-4)
+    assert [each.shape for each in encoder.layers(normalize_images(pixels))] == [(2, 32, 2, 4)] * 2
+    if not model.has_class_token:
+        with pytest.raises(NotImplementedError, match='no CLS token'):
+            encoder.cls_attention(normalize_images(pixels))
+        return
+    attention = model.blocks[-1].attn
+    attention.fused_attn = False
+    kept = []
+    attention.attn_drop.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    found = encoder.cls_attention(normalize_images(pixels))
+    torch.testing.assert_close(found.flatten(2), kept[0][:, :, 0, prefix:], rtol=1e-4, atol=1e-5)
+
+
+def test_timm_without_patches_is_refused():
+    with pytest.raises(ValueError, match='not a ViT of blocks'):
+        TimmEncoder(nn.Linear(2, 2))
+
+
+def test_weights_hash_tells_networks_apart():
+    torch.manual_seed(0)
+    first, second = ViTEncoder(tiny_vit(out_type='raw')), ViTEncoder(tiny_vit(out_type='raw'))
+    assert first.weights_hash() != second.weights_hash()
+    second.module.load_state_dict(first.module.state_dict())
+    assert first.weights_hash() == second.weights_hash()

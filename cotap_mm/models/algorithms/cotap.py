@@ -284,7 +284,8 @@ class CoTAP(BaseSelfSupervisor):
 
     # ---- using the result --------------------------------------------------------------
 
-    def _network(self, branch: str):
+    def network(self, branch: str):
+        """The student (this module) or the teacher; each has backbone, neck and head."""
         if branch not in ('student', 'teacher'):
             raise ValueError(f"branch must be 'student' or 'teacher', got {branch!r}")
         return self if branch == 'student' else self.teacher
@@ -306,7 +307,7 @@ class CoTAP(BaseSelfSupervisor):
         Raises:
             ValueError: If ``branch`` or ``output`` is unknown.
         """
-        net = self._network(branch)
+        net = self.network(branch)
         _, leaving, grid = net.backbone.forward_tokens(images)
         if output == 'filter':
             cls, patches = net.neck(leaving, grid, net.backbone.last_block)
@@ -323,13 +324,13 @@ class CoTAP(BaseSelfSupervisor):
     @torch.no_grad()
     def foreground(self, images: Tensor, branch: str = 'teacher') -> Tensor:
         """Foreground masks (B, H, W), bool, of normalised images (B, 3, h, w)."""
-        backbone = self._network(branch).backbone
+        backbone = self.network(branch).backbone
         entering, _, grid = backbone.forward_tokens(images)
         return foreground_mask(backbone.cls_attention(entering).unflatten(2, grid))
 
     @torch.no_grad()
     def prototype_attention(self, images: Tensor, branch: str = 'student') -> Tensor:
         """What each patch attends to, (B, heads, H, W, M), of images (B, 3, h, w)."""
-        net = self._network(branch)
+        net = self.network(branch)
         _, leaving, grid = net.backbone.forward_tokens(images)
         return net.neck.attention(leaving, grid, net.backbone.last_block).unflatten(2, grid)

@@ -6,7 +6,7 @@ from mmpretrain.models import VisionTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cotap_mm.ops import resize_position_embedding
+from cotap_mm.ops import cls_attention, resize_position_embedding
 from cotap_mm.registry import MODELS
 from cotap_mm.weights import init_then_load
 
@@ -91,17 +91,8 @@ class DINOViT(VisionTransformer):
             Tensor: Softmax weights without the one of CLS to itself, (B, heads, N).
         """
         attention = self.last_block.attn
-        tokens = self.last_block.ln1(entering)
-        width = attention.embed_dims
-        weight, bias = attention.qkv.weight, attention.qkv.bias
-        query = torch.nn.functional.linear(tokens[:, :1], weight[:width],
-                                           None if bias is None else bias[:width])
-        key = torch.nn.functional.linear(tokens, weight[width:2 * width],
-                                         None if bias is None else bias[width:2 * width])
-        query, key = (x.unflatten(2, (attention.num_heads, attention.head_dims)).transpose(1, 2)
-                      for x in (query, key))  # (B, heads, 1, d/heads), (B, heads, 1+N, d/heads)
-        logits = query @ key.transpose(2, 3) * attention.head_dims**-0.5
-        return logits.float().softmax(dim=-1)[:, :, 0, self.num_extra_tokens:]
+        return cls_attention(self.last_block.ln1(entering), attention.qkv, attention.num_heads,
+                             self.num_extra_tokens)
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """As the parent's forward, with DINO's position embeddings."""

@@ -1,0 +1,227 @@
+"""Encoders of vision transformers: ours in training, MMPretrain's, timm's."""
+from __future__ import annotations
+
+from abc import abstractmethod
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Sequence, Tuple
+
+import torch
+from torch import Tensor, nn
+
+from cotap_mm.ops import cls_attention
+
+from .encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, eval_mode
+
+BRANCHES = ('student', 'teacher')
+OUTPUTS = ('filter', 'backbone')
+
+
+class BlocksEncoder(Encoder):
+    """A ViT whose blocks can be watched.
+
+    Attributes:
+        num_prefix (int): Tokens before the patches: CLS and registers.
+    """
+    num_prefix = 1
+
+    @property
+    @abstractmethod
+    def blocks(self) -> Sequence[nn.Module]:
+        """The blocks, first to last; each takes and gives tokens (B, num_prefix + N, d)."""
+
+    @torch.no_grad()
+    def layers(self, images: Tensor) -> List[Tensor]:
+        """Patch maps (B, d, h, w) that leave each block; see :meth:`Encoder.layers`."""
+        images = self._fit(images)
+        grid = self.grid(*images.shape[2:])
+        with self._watch() as (_, leaving):
+            self._encode(images)
+        return [tokens[:, self.num_prefix:].float().transpose(1, 2).unflatten(2, grid)
+                for tokens in leaving]
+
+    @torch.no_grad()
+    def cls_attention(self, images: Tensor) -> Tensor:
+        """Attention of CLS in the last block; see :meth:`Encoder.cls_attention`."""
+        images = self._fit(images)
+        with self._watch() as (entering, _):
+            self._encode(images)
+        return self._attend(entering[-1]).unflatten(2, self.grid(*images.shape[2:]))
+
+    @contextmanager
+    def _watch(self) -> Iterator[Tuple[List[Tensor], List[Tensor]]]:
+        """In eval mode, collect the tokens entering and leaving each block."""
+        entering: List[Tensor] = []
+        leaving: List[Tensor] = []
+
+        def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+            entering.append(inputs[0])
+            leaving.append(output)
+
+        handles = [block.register_forward_hook(note) for block in self.blocks]
+        try:
+            with eval_mode(self.module):
+                yield entering, leaving
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    @abstractmethod
+    def _attend(self, entering: Tensor) -> Tensor:
+        """Tokens entering the last block -> attention of CLS to the patches (B, heads, N)."""
+
+
+class CoTAPEncoder(BlocksEncoder):
+    """Student or teacher of a :class:`~cotap_mm.models.CoTAP` algorithm.
+
+    Args:
+        algorithm (CoTAP): Has ``encode(images, branch, output)``, ``network(branch)`` and
+            ``patch_size``.
+        branch (str): 'student' (published results are the student's) or 'teacher'.
+            Defaults to 'student'.
+        output (str): 'filter' (object-aware filter, C = 2d) or 'backbone' (the
+            plain last block, C = d). Defaults to 'filter'.
+
+    Raises:
+        ValueError: If branch or output is another word.
+    """
+
+    def __init__(self, algorithm: nn.Module, branch: str = 'student',
+                 output: str = 'filter') -> None:
+        super().__init__(algorithm, algorithm.patch_size)
+        self.branch = _one_of('branch', branch, BRANCHES)
+        self.output = _one_of('output', output, OUTPUTS)
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the chosen branch."""
+        return self.module.network(self.branch).backbone.layers
+
+    @torch.no_grad()
+    def prototype_attention(self, images: Tensor) -> Tensor:
+        """See :meth:`Encoder.prototype_attention`."""
+        with eval_mode(self.module):
+            return self.module.prototype_attention(self._fit(images), self.branch).float()
+
+    def _encode(self, images: Tensor) -> Sequence[Tensor]:
+        return self.module.encode(images, branch=self.branch, output=self.output)
+
+    def _attend(self, entering: Tensor) -> Tensor:
+        return self.module.network(self.branch).backbone.cls_attention(entering)
+
+
+class ViTEncoder(BlocksEncoder):
+    """A ``mmpretrain.VisionTransformer``, our ``DINOViT``, or ``CoTAPViT`` with its filter.
+
+    Args:
+        backbone (nn.Module): Returns raw tokens (``out_type='raw'``), CLS token first.
+        final_norm (nn.Module, optional): Applied to the tokens, for networks whose own
+            features are normalised but that are built without the norm. Defaults to None.
+
+    Raises:
+        ValueError: If the backbone returns something else than raw tokens.
+    """
+
+    def __init__(self, backbone: nn.Module, final_norm: Optional[nn.Module] = None) -> None:
+        if backbone.out_type != 'raw':
+            raise ValueError(f"the backbone must have out_type='raw', got {backbone.out_type!r}; "
+                             'the CLS token and the patch map are both needed')
+        # mmpretrain keeps the patch size only as the stride of the patch embedding.
+        stride = backbone.patch_embed.projection.stride
+        if stride[0] != stride[1]:
+            raise ValueError(f'patches must be square, got {tuple(stride)} pixels')
+        super().__init__(backbone, stride[0])
+        self.final_norm = final_norm
+        self.num_prefix = backbone.num_extra_tokens
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the backbone."""
+        return self.module.layers
+
+    @torch.no_grad()
+    def prototype_attention(self, images: Tensor) -> Tensor:
+        """See :meth:`Encoder.prototype_attention`."""
+        neck = getattr(self.module, 'neck', None)
+        if neck is None:
+            return super().prototype_attention(images)
+        images = self._fit(images)
+        grid = self.grid(*images.shape[2:])
+        with eval_mode(self.module):
+            _, leaving, grid = self.module.forward_tokens(images)
+            return neck.attention(leaving, grid, self.blocks[-1]).unflatten(2, grid).float()
+
+    def _encode(self, images: Tensor) -> Sequence[Tensor]:
+        tokens = self.module(images)[-1]  # (B, extra + N, C)
+        tokens = tokens if self.final_norm is None else self.final_norm(tokens)
+        patches = tokens[:, self.num_prefix:].transpose(1, 2)  # (B, N, C) -> (B, C, N)
+        return tokens[:, 0], patches.unflatten(2, self.grid(*images.shape[2:]))
+
+    def _attend(self, entering: Tensor) -> Tensor:
+        block = self.blocks[-1]
+        return cls_attention(block.ln1(entering), block.attn.qkv, block.attn.num_heads,
+                             self.num_prefix)
+
+
+class TimmEncoder(BlocksEncoder):
+    """A vision transformer of timm, with its own final norm and input statistics.
+
+    Args:
+        model (nn.Module): ``timm.create_model(name, dynamic_img_size=True)``, or another
+            of timm's VisionTransformers.
+
+    Raises:
+        ValueError: If the model is no ViT with square patches.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        size = getattr(getattr(model, 'patch_embed', None), 'patch_size', None)
+        if not hasattr(model, 'blocks') or not hasattr(model, 'num_prefix_tokens') or not size:
+            raise ValueError(f'{type(model).__name__} of timm is not a ViT of blocks over patches; '
+                             'choose a vit_*, deit_*, beit_* or eva_* model')
+        if size[0] != size[1]:
+            raise ValueError(f'patches must be square, got {tuple(size)} pixels')
+        super().__init__(model, size[0])
+        self.num_prefix = model.num_prefix_tokens
+        # Models from a constructor, not by name, have no statistics: then ImageNet's.
+        config: dict = getattr(model, 'pretrained_cfg', None) or {}
+        self.mean = config.get('mean') or IMAGENET_MEAN
+        self.std = config.get('std') or IMAGENET_STD
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:
+        """Blocks of the model."""
+        return self.module.blocks
+
+    def _encode(self, images: Tensor) -> Sequence[Tensor]:
+        tokens = self.module.forward_features(self._renormalize(images))  # (B, prefix + N, d)
+        patches = tokens[:, self.num_prefix:]
+        cls = tokens[:, 0] if self._has_cls else patches.mean(dim=1)
+        return cls, patches.transpose(1, 2).unflatten(2, self.grid(*images.shape[2:]))
+
+    def _attend(self, entering: Tensor) -> Tensor:
+        block = self.blocks[-1]
+        attention = block.attn
+        plain = isinstance(getattr(attention, 'qkv', None), nn.Linear)
+        if not self._has_cls or not plain or getattr(self.module, 'rope', None) is not None:
+            raise NotImplementedError(f'{type(self.module).__name__} has no CLS token or no plain '
+                                      'joint attention; its CLS attention cannot be shown')
+        return cls_attention(block.norm1(entering), attention.qkv, attention.num_heads,
+                             self.num_prefix, attention.q_norm, attention.k_norm)
+
+    @property
+    def _has_cls(self) -> bool:
+        return getattr(self.module, 'cls_token', None) is not None
+
+    def _renormalize(self, images: Tensor) -> Tensor:
+        """From ImageNet's statistics to the model's own."""
+        def column(values: Any) -> Tensor:
+            return torch.tensor(values, device=images.device).view(3, 1, 1)
+
+        pixels = images * column(IMAGENET_STD) + column(IMAGENET_MEAN)
+        return (pixels - column(self.mean)) / column(self.std)
+
+
+def _one_of(name: str, value: str, valid: Sequence[str]) -> str:
+    if value not in valid:
+        raise ValueError(f'{name} must be one of {", ".join(valid)}, got {value!r}')
+    return value

@@ -1,0 +1,42 @@
+"""Attention weights of the CLS token."""
+from __future__ import annotations
+
+from typing import Callable, Optional
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def cls_attention(tokens: Tensor,
+                  qkv: nn.Linear,
+                  num_heads: int,
+                  num_prefix: int = 1,
+                  query_norm: Optional[Callable[[Tensor], Tensor]] = None,
+                  key_norm: Optional[Callable[[Tensor], Tensor]] = None) -> Tensor:
+    """How the first token attends to the patches in a self-attention layer.
+
+    Only one row of the attention is computed, so fused attention layers, which
+    never hold their weights, are no obstacle.
+
+    Args:
+        tokens (Tensor): What enters the layer (after its norm), shape (B, num_prefix + N, d).
+        qkv (nn.Linear): The layer's joint projection to query, key and value, d -> 3 d.
+        num_heads (int): Attention heads.
+        num_prefix (int): Tokens before the patches (CLS and registers). Defaults to 1.
+        query_norm (callable, optional): Norm of each head's query, where there is one.
+        key_norm (callable, optional): The same for keys.
+
+    Returns:
+        Tensor: float32 softmax weights without those of the prefix, shape (B, heads, N).
+    """
+    width = qkv.out_features // 3
+    weight, bias = qkv.weight, qkv.bias
+    query = F.linear(tokens[:, :1], weight[:width], None if bias is None else bias[:width])
+    key = F.linear(tokens, weight[width:2 * width],
+                   None if bias is None else bias[width:2 * width])
+    query, key = (x.unflatten(2, (num_heads, -1)).transpose(1, 2)
+                  for x in (query, key))  # (B, heads, 1, d/heads), (B, heads, T, d/heads)
+    query = query if query_norm is None else query_norm(query)
+    key = key if key_norm is None else key_norm(key)
+    logits = query @ key.transpose(2, 3) * query.shape[-1]**-0.5
+    return logits.float().softmax(dim=-1)[:, :, 0, num_prefix:]
