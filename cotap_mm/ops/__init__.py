@@ -1,7 +1,15 @@
 """Pure tensor functions of the method; none of them holds state."""
 from .attention import cls_attention
 from .average_precision import right_rank_count, wrong_rank_mass
-from .collectives import all_reduce_max, all_reduce_min, all_reduce_sum, broadcast, world_size
+from .collectives import (
+    all_reduce_max,
+    all_reduce_min,
+    all_reduce_sum,
+    broadcast,
+    gather_rows,
+    rank,
+    world_size,
+)
 from .correspondence import common_boxes, roi_pool, sample_negatives
 from .foreground import foreground_mask
 from .position import resize_position_embedding
@@ -10,6 +18,7 @@ from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
     'all_reduce_max', 'all_reduce_min', 'all_reduce_sum', 'broadcast', 'cls_attention',
-    'common_boxes', 'foreground_mask', 'resize_position_embedding', 'right_rank_count', 'roi_pool',
-    'sample_negatives', 'sinkhorn', 'spherical_kmeans', 'world_size', 'wrong_rank_mass'
+    'common_boxes', 'foreground_mask', 'gather_rows', 'rank', 'resize_position_embedding',
+    'right_rank_count', 'roi_pool', 'sample_negatives', 'sinkhorn', 'spherical_kmeans',
+    'world_size', 'wrong_rank_mass'
 ]

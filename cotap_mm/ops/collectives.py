@@ -13,6 +13,11 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
+def rank() -> int:
+    """Index of this process; 0 without a process group."""
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+
+
 def _reduce(tensor: Tensor, op: 'dist.ReduceOp.RedOpType') -> Tensor:
     if world_size() > 1:
         dist.all_reduce(tensor, op=op)
@@ -40,3 +45,24 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
         with torch.no_grad():
             dist.broadcast(tensor, src=source)
     return tensor
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks, one rank's after the other's, on every rank.
+
+    Args:
+        rows (Tensor): Shape (n, ...); n may differ between ranks, also be 0.
+
+    Returns:
+        Tensor: Shape (sum of n, ...).
+    """
+    if world_size() == 1:
+        return rows
+    count = torch.tensor([len(rows)], device=rows.device)
+    counts = [torch.zeros_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
+    longest = int(torch.cat(counts).max())
+    padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
+    parts = [torch.empty_like(padded) for _ in counts]
+    dist.all_gather(parts, padded)
+    return torch.cat([part[:int(n)] for part, n in zip(parts, counts)])
