@@ -20,6 +20,7 @@ def entry(rank, work, port, folder):
     dist.init_process_group('gloo', rank=rank, world_size=2)
     try:
         torch.save(work(rank), Path(folder) / f'{rank}.pth')
+        dist.barrier()  # rank 0 holds the store that the other may still need
     finally:
         dist.destroy_process_group()
 

@@ -30,9 +30,8 @@ custom_hooks = [
     dict(type='MonitorHook', interval=50),
     dict(type='ScheduleLengthHook'),
     dict(
-        type='DenseRetrievalHook', interval=150, num_classes=11, memory=labels,
-        queries=dict(type='ImageMaskFolder', images=root + '/images/val',
-                     labels=root + '/labels/val'),
+        type='EvaluationHook', interval=150, num_classes=11, train=labels,
+        val=dict(type='ImageMaskFolder', images=root + '/images/val', labels=root + '/labels/val'),
         measure=[('student', 'backbone'), ('student', 'filter'), ('teacher', 'filter')],
         options=dict(image_size=(184, 240), memory_size=20000)),
 ]

@@ -23,6 +23,6 @@ custom_hooks = [
     dict(type='MonitorHook', interval=20),
     dict(type='ScheduleLengthHook'),
     dict(
-        type='DenseRetrievalHook', interval=100, num_classes=9, memory=demo['memory'],
-        queries=dict(type='ToyScenes', split='val', num_images=60)),
+        type='EvaluationHook', interval=100, num_classes=9, train=demo['memory'],
+        val=dict(type='ToyScenes', split='val', num_images=60)),
 ]

@@ -1,13 +1,21 @@
 """Measures of any backbone, over one encoder contract, in training and after it."""
+from .classification import knn_classification, linear_classification
+from .data import EvaluationData, load_data
 from .dense_retrieval import dense_retrieval
+from .dispersion import dispersion
 from .encoder import Encoder, EncoderOutput, normalize_images
+from .evaluation_hook import EvaluationHook
 from .labeled_images import ImageMaskFolder, LabeledScenes, build_labeled
-from .retrieval_hook import DenseRetrievalHook
+from .linear_segmentation import linear_segmentation
+from .overclustering import overclustering
+from .protocols import PROTOCOLS, Result, evaluate
 from .segmentation_scores import confusion_matrix, segmentation_scores
 from .vit_encoders import CoTAPEncoder, TimmEncoder, ViTEncoder
 
 __all__ = [
-    'CoTAPEncoder', 'DenseRetrievalHook', 'Encoder', 'EncoderOutput', 'ImageMaskFolder',
-    'LabeledScenes', 'TimmEncoder', 'ViTEncoder', 'build_labeled', 'confusion_matrix',
-    'dense_retrieval', 'normalize_images', 'segmentation_scores'
+    'PROTOCOLS', 'CoTAPEncoder', 'Encoder', 'EncoderOutput', 'EvaluationData', 'EvaluationHook',
+    'ImageMaskFolder', 'LabeledScenes', 'Result', 'TimmEncoder', 'ViTEncoder', 'build_labeled',
+    'confusion_matrix', 'dense_retrieval', 'dispersion', 'evaluate', 'knn_classification',
+    'linear_classification', 'linear_segmentation', 'load_data', 'normalize_images',
+    'overclustering', 'segmentation_scores'
 ]

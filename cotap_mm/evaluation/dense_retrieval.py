@@ -10,105 +10,22 @@ without augmentation.
 """
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Tuple, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.tv_tensors import Image, Mask
 
-from .encoder import Encoder, normalize_images
-from .labeled_images import IGNORE_LABEL
+from cotap_mm.ops import all_reduce_sum, gather_rows
+
+from .batches import batches
+from .encoder import Encoder
+from .nearest import BLOCK_SIZE, Search, build_search
+from .patch_labels import label_from_shares, patch_labels
 from .pictures import Size, resize_image
 from .segmentation_scores import confusion_matrix, segmentation_scores
-
-# Rows of queries x rows of memory that are compared at a time: 64 MB of float32.
-BLOCK_SIZE = 4096
-
-
-def patch_labels(label: Tensor, grid: Tuple[int, int], num_classes: int) -> Tensor:
-    """Share of each class among the labelled pixels of each patch.
-
-    Every pixel belongs to exactly one patch, also where the label is no multiple of the grid.
-
-    Args:
-        label (Tensor): Class indices, 255 ignored, shape (H, W).
-        grid (tuple): Number of patches (h, w).
-        num_classes (int): Number of classes C.
-
-    Returns:
-        Tensor: float32, shape (h * w, C). Rows sum to 1; a patch without a labelled
-        pixel is all 0.
-
-    Raises:
-        ValueError: If a label is neither a class nor 255.
-    """
-    height, width = label.shape
-    rows = torch.arange(height, device=label.device) * grid[0] // height
-    columns = torch.arange(width, device=label.device) * grid[1] // width
-    patch = (rows[:, None] * grid[1] + columns).flatten()  # (H * W,)
-    flat = label.flatten().long()
-    patch, flat = patch[flat != IGNORE_LABEL], flat[flat != IGNORE_LABEL]
-    if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < num_classes:
-        raise ValueError(f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-                         f'{int(flat.min())}..{int(flat.max())}; check num_classes')
-    size = grid[0] * grid[1]
-    counts = torch.bincount(patch * num_classes + flat, minlength=size * num_classes)
-    counts = counts.view(size, num_classes).float()
-    return counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
-
-
-def nearest(queries: Tensor,
-            memory: Tensor,
-            k: int,
-            block_size: int = BLOCK_SIZE) -> Tuple[Tensor, Tensor]:
-    """Exact k nearest rows by inner product, block by block.
-
-    Never holds more than ``block_size`` x ``block_size`` similarities.
-
-    Args:
-        queries (Tensor): Shape (Q, C).
-        memory (Tensor): Shape (M, C), M >= k.
-        k (int): Number of neighbours.
-        block_size (int): Rows of either side that are compared at a time.
-
-    Returns:
-        tuple: Similarities (Q, k), largest first, and indices into the memory (Q, k).
-
-    Raises:
-        ValueError: If the memory has fewer than k rows.
-    """
-    if not 1 <= k <= len(memory):
-        raise ValueError(f'k must be in 1..{len(memory)} (patches in the memory), got {k}; lower '
-                         'k, or give more memory images or a larger memory_size')
-    found = []
-    for rows in queries.split(block_size):
-        best = rows.new_empty((len(rows), 0))
-        index = torch.empty((len(rows), 0), dtype=torch.long, device=rows.device)
-        for start in range(0, len(memory), block_size):
-            similarity = rows @ memory[start:start + block_size].T  # (q, m)
-            top, here = similarity.topk(min(k, similarity.shape[1]), dim=1)
-            best, index = torch.cat([best, top], 1), torch.cat([index, here + start], 1)
-            best, order = best.topk(min(k, best.shape[1]), dim=1)
-            index = index.gather(1, order)
-        found.append((best, index))
-    return torch.cat([best for best, _ in found]), torch.cat([index for _, index in found])
-
-
-def _batches(dataset: Any, batch_size: int,
-             image_size: Optional[Size]) -> Iterator[Tuple[Tensor, List[Tensor]]]:
-    """Images (B, 3, H, W) in float and their labels; a batch holds one image size."""
-    images: List[Tensor] = []
-    labels: List[Tensor] = []
-    for index in range(len(dataset)):
-        sample = dataset[index]
-        image = resize_image(sample['image'], image_size)
-        if images and (len(images) == batch_size or image.shape != images[0].shape):
-            yield normalize_images(torch.stack(images)), labels
-            images, labels = [], []
-        images.append(image)
-        labels.append(sample['label'])
-    if images:
-        yield normalize_images(torch.stack(images)), labels
 
 
 def _keep_rare(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
@@ -119,6 +36,38 @@ def _keep_rare(labels: Tensor, size: int, generator: torch.Generator) -> Tensor:
     frequency = (labels > 0).float().sum(dim=0)  # (C,)
     chance = 1 / ((labels > 0).float() @ frequency)  # (N,)
     return torch.multinomial(chance, size, generator=generator)
+
+
+class AugmentedImages:
+    """``epochs`` random crops (half of the area or more) and flips of each labelled image.
+
+    Args:
+        dataset: Data set of ``dict(image=uint8 (3, H, W), label=(H, W))``.
+        epochs (int): Versions of each image.
+        image_size (int | tuple, optional): Size of the crops, that of the image by default.
+        seed (int): Sample ``i`` depends on ``(seed, i)`` only.
+    """
+
+    def __init__(self, dataset: Any, epochs: int, image_size: Optional[Size], seed: int) -> None:
+        self.dataset, self.epochs, self.image_size = dataset, epochs, image_size
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return self.epochs * len(self.dataset)
+
+    def __getitem__(self, index: int) -> Dict[str, Tensor]:
+        """Sample of ``dataset[index % len(dataset)]``, augmented."""
+        sample = self.dataset[index % len(self.dataset)]
+        image = resize_image(sample['image'], self.image_size)
+        size = image.shape[1:]
+        label = F.interpolate(sample['label'][None, None].float(), size=tuple(size),
+                              mode='nearest')[0].to(sample['label'].dtype)
+        transform = v2.Compose([v2.RandomResizedCrop(tuple(size), scale=(0.5, 1), antialias=True),
+                                v2.RandomHorizontalFlip()])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed * 1_000_003 + index)
+            image, label = transform(Image(image), Mask(label))
+        return dict(image=image.as_subclass(Tensor), label=label.as_subclass(Tensor)[0])
 
 
 def build_memory(encoder: Encoder,
@@ -132,33 +81,40 @@ def build_memory(encoder: Encoder,
     """Encode the labelled images; arguments as in :func:`dense_retrieval`.
 
     Returns:
-        tuple: L2-normalised features (M, C) and class shares (M, num_classes).
+        tuple: L2-normalised features (M, C) and class shares (M, num_classes), of all ranks.
 
     Raises:
         ValueError: If no labelled patch is left, or ``memory_size`` is not positive.
     """
     if memory_size is not None and memory_size < 1:
         raise ValueError(f'memory_size must be positive or None (all), got {memory_size}')
-    generator = torch.Generator().manual_seed(seed)
     device = torch.device(device) if device is not None else encoder.device
-    features, shares, done = [], [], 0
-    for images, labels in _batches(memory, batch_size, image_size):
+    features: List[Tensor] = []
+    shares: List[Tensor] = []
+    for indices, images, labels in batches(memory, batch_size, image_size, 'memory'):
         patches = F.normalize(encoder(images).patches, dim=1)  # (B, C, h, w)
-        for feature, label in zip(patches, labels):
+        for index, feature, label in zip(indices, patches, labels):
             share = patch_labels(label, feature.shape[1:], num_classes)
             kept = share.sum(dim=1).nonzero().squeeze(1)
             if memory_size is not None:
                 # Equal parts for all images, to the last patch.
-                part = (done + 1) * memory_size // len(memory) - done * memory_size // len(memory)
+                part = ((index + 1) * memory_size // len(memory) -
+                        index * memory_size // len(memory))
+                # Seeded by image, so that the number of ranks changes nothing.
+                generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
                 if part < len(kept):
                     kept = kept[_keep_rare(share[kept], part, generator)] if part else kept[:0]
-            done += 1
             rows = feature.flatten(1).T  # (C, h, w) -> (N, C)
             features.append(rows[kept.to(rows.device)].to(device))
             shares.append(share[kept].to(device))
-    if not sum(len(part) for part in features):
+    if not features:  # fewer images than ranks
+        width = encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size)).patches.shape[1]
+        features, shares = [torch.zeros(0, width, device=device)], [
+            torch.zeros(0, num_classes, device=device)]
+    bank, all_shares = gather_rows(torch.cat(features)), gather_rows(torch.cat(shares))
+    if not len(bank):
         raise ValueError(f'the memory of {len(memory)} images has no patch with a labelled pixel')
-    return torch.cat(features), torch.cat(shares)
+    return bank, all_shares
 
 
 @torch.no_grad()
@@ -169,16 +125,19 @@ def dense_retrieval(encoder: Encoder,
                     k: int = 30,
                     temperature: float = 0.02,
                     memory_size: Optional[int] = None,
+                    augmentation_epochs: int = 0,
                     image_size: Optional[Size] = None,
                     batch_size: int = 16,
                     device: Union[str, torch.device, None] = None,
+                    faiss_index: Optional[str] = None,
                     seed: int = 0) -> Dict[str, Any]:
     """Segment the queries by the nearest patches of the memory.
 
     The labels of the k most similar patches (cosine) are averaged with weights
     softmax(cosine / temperature); the map of class shares is resized bilinearly to the
     label of the query, and each pixel takes the largest. The search is exact, in
-    blocks; memory: (M, C) features, no table of all pairs. No global random state is used.
+    blocks, unless ``faiss_index`` says otherwise. Memory: (M, C) features on every rank, no
+    table of all pairs. No global random state is used.
 
     Example::
 
@@ -199,12 +158,16 @@ def dense_retrieval(encoder: Encoder,
             Defaults to 0.02.
         memory_size (int, optional): Keep at most this many patches, an equal part of
             each image, patches of rare classes more often. Defaults to None (all).
+        augmentation_epochs (int): Fill the memory with this many random crops and flips of
+            each image instead of the image itself; published figures of the widespread
+            reimplementation use 2. Defaults to 0.
         image_size (int | tuple, optional): Resize all images to this square, or (height,
             width), in pixels. Defaults to None (as they are).
         batch_size (int): Images encoded at a time. Defaults to 16.
         device (str | torch.device, optional): Where memory and search are. Defaults
             to None (that of the encoder).
-        seed (int): Of the memory sampling. Defaults to 0.
+        faiss_index (str, optional): See :func:`build_search`. Defaults to None.
+        seed (int): Of augmentation and memory sampling. Defaults to 0.
 
     Returns:
         dict: ``mIoU`` (float, per cent), ``IoU`` (list of floats per class, NaN where
@@ -220,15 +183,18 @@ def dense_retrieval(encoder: Encoder,
         raise ValueError('memory and queries must hold images, got '
                          f'{len(memory)} and {len(queries)}')
     device = torch.device(device) if device is not None else encoder.device
+    if augmentation_epochs:
+        memory = AugmentedImages(memory, augmentation_epochs, image_size, seed)
     bank, shares = build_memory(encoder, memory, num_classes, memory_size, image_size, batch_size,
                                 device, seed)
+    search = build_search(bank, faiss_index)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
-    for images, labels in _batches(queries, batch_size, image_size):
-        maps = retrieve_labels(encoder(images).patches.to(device), bank, shares, k, temperature)
+    for _, images, labels in batches(queries, batch_size, image_size, 'retrieval'):
+        maps = vote(encoder(images).patches.to(device), search, shares, k, temperature)
         for soft, label in zip(maps, labels):
             guess = label_from_shares(soft, label.shape)
             confusion += confusion_matrix(guess, label.to(device), num_classes)
-    return dict(segmentation_scores(confusion), num_memory=len(bank))
+    return dict(segmentation_scores(all_reduce_sum(confusion)), num_memory=len(bank))
 
 
 def retrieve_labels(patches: Tensor, bank: Tensor, shares: Tensor, k: int,
@@ -245,25 +211,16 @@ def retrieve_labels(patches: Tensor, bank: Tensor, shares: Tensor, k: int,
     Returns:
         Tensor: Class shares, shape (B, K, h, w).
     """
+    return vote(patches, build_search(bank), shares, k, temperature)
+
+
+def vote(patches: Tensor, search: Search, shares: Tensor, k: int, temperature: float) -> Tensor:
+    """As :func:`retrieve_labels`, with a search over the memory that is built already."""
     batch, _, rows, columns = patches.shape
     queries = F.normalize(patches.flatten(2).transpose(1, 2).flatten(0, 1), dim=1)  # (B h w, C)
     soft = []
     for part in queries.split(BLOCK_SIZE):
-        similarity, index = nearest(part, bank, k)
+        similarity, index = search(part, k)
         weights = F.softmax(similarity / temperature, dim=1)  # (q, k)
         soft.append(torch.einsum('qk,qkc->qc', weights, shares[index]))
     return torch.cat(soft).view(batch, rows, columns, -1).permute(0, 3, 1, 2)
-
-
-def label_from_shares(shares: Tensor, size: Sequence[int]) -> Tensor:
-    """The class of each pixel from class shares of patches.
-
-    Args:
-        shares (Tensor): Shape (K, h, w).
-        size (sequence): Pixels (H, W); shares are resized bilinearly.
-
-    Returns:
-        Tensor: int64, shape (H, W).
-    """
-    large = F.interpolate(shares[None], tuple(size), mode='bilinear', align_corners=False)
-    return large[0].argmax(dim=0)

@@ -20,7 +20,17 @@ def rank() -> int:
 
 def _reduce(tensor: Tensor, op: 'dist.ReduceOp.RedOpType') -> Tensor:
     if world_size() > 1:
-        dist.all_reduce(tensor, op=op)
+        moved = _where_backend_works(tensor)
+        dist.all_reduce(moved, op=op)
+        if moved is not tensor:
+            tensor.copy_(moved)
+    return tensor
+
+
+def _where_backend_works(tensor: Tensor) -> Tensor:
+    """NCCL moves only what is on a GPU; anything else stays where it is."""
+    if tensor.device.type == 'cpu' and dist.get_backend() == 'nccl':
+        return tensor.cuda()
     return tensor
 
 
@@ -43,7 +53,10 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     """Overwrite ``tensor`` on every rank with rank ``source``'s, in place."""
     if world_size() > 1:
         with torch.no_grad():
-            dist.broadcast(tensor, src=source)
+            moved = _where_backend_works(tensor)
+            dist.broadcast(moved, src=source)
+            if moved is not tensor:
+                tensor.copy_(moved)
     return tensor
 
 
@@ -58,6 +71,7 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
+    device, rows = rows.device, _where_backend_works(rows)
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(world_size())]
     dist.all_gather(counts, count)
@@ -65,4 +79,4 @@ def gather_rows(rows: Tensor) -> Tensor:
     padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:int(n)] for part, n in zip(parts, counts)])
+    return torch.cat([part[:int(n)] for part, n in zip(parts, counts)]).to(device)

@@ -1,6 +1,7 @@
 """Matplotlib figures as arrays; no display, no global figure list."""
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import matplotlib
@@ -50,6 +51,12 @@ def render(figure: Figure) -> Pixels:
     """Draw a figure of :func:`new_figure` into uint8 RGB, shape (H, W, 3)."""
     figure.canvas.draw()
     return np.asarray(figure.canvas.buffer_rgba())[..., :3].copy()
+
+
+def save_png(pixels: Pixels, path: Union[str, Path]) -> None:
+    """Write uint8 RGB pixels (H, W, 3); the folder is made."""
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(check_pixels(pixels)).save(path)
 
 
 def check_pixels(image: Any, name: str = 'image') -> Pixels:

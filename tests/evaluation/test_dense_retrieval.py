@@ -2,46 +2,16 @@ import math
 
 import pytest
 import torch
-from torch import nn
+from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
 
 from cotap_mm.evaluation import ImageMaskFolder, dense_retrieval
-from cotap_mm.evaluation.dense_retrieval import build_memory, nearest, patch_labels, retrieve_labels
-from cotap_mm.evaluation.encoder import Encoder
-
-PATCH = 4
-
-
-class PixelEncoder(Encoder):
-    """Applies ``function`` to the mean colour (B, 3, h, w) of each patch."""
-
-    def __init__(self, function=lambda colour: colour):
-        super().__init__(nn.Linear(1, 1), PATCH)
-        self.function = function
-
-    def _encode(self, images):
-        patches = self.function(nn.functional.avg_pool2d(images, PATCH))
-        return patches.mean(dim=(2, 3)), patches
-
-
-def scenes(count, num_classes=3, grid=4, seed=0):
-    """Images whose patches have one class each, and a colour that tells the class."""
-    generator = torch.Generator().manual_seed(seed)
-    palette = torch.tensor([[250, 10, 10], [10, 250, 10], [10, 10, 250]], dtype=torch.uint8)
-    samples = []
-    for _ in range(count):
-        label = torch.randint(num_classes, (grid, grid), generator=generator)
-        label = label.repeat_interleave(PATCH, 0).repeat_interleave(PATCH, 1)
-        samples.append(dict(image=palette[label].permute(2, 0, 1).contiguous(), label=label))
-    return samples
-
-
-def noise_scenes(count, size=16, num_classes=3, seed=0):
-    """Random pixels and labels, 255 among them."""
-    generator = torch.Generator().manual_seed(seed)
-    label = torch.randint(num_classes + 1, (count, size, size), generator=generator)
-    label[label == num_classes] = 255
-    image = torch.randint(256, (count, 3, size, size), generator=generator)
-    return [dict(image=i.to(torch.uint8), label=t) for i, t in zip(image, label)]
+from cotap_mm.evaluation.dense_retrieval import (
+    AugmentedImages,
+    build_memory,
+    patch_labels,
+    retrieve_labels,
+)
+from cotap_mm.evaluation.nearest import nearest
 
 
 def by_hand(encoder, memory, queries, num_classes, k, temperature):
@@ -76,7 +46,7 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
                 for weight, (_, share) in zip(weights, scored):
                     for c in range(num_classes):
                         soft[0, c, row, column] += weight / sum(weights) * share[c]
-        large = nn.functional.interpolate(soft, sample['label'].shape, mode='bilinear')
+        large = torch.nn.functional.interpolate(soft, sample['label'].shape, mode='bilinear')
         for guess, truth in zip(large[0].argmax(0).flatten().tolist(),
                                 sample['label'].flatten().tolist()):
             for c in range(num_classes):
@@ -208,3 +178,32 @@ def test_runs_on_real_frames(shared_data):
                             image_size=(90, 120), memory_size=500)
     assert found['num_memory'] == 500
     assert 0 < found['mIoU'] < 100
+
+
+def test_faiss_finds_the_same():
+    queries = noise_scenes(2, seed=1)
+    exact = dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5)
+    found = dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5, faiss_index='Flat')
+    assert found['mIoU'] == pytest.approx(exact['mIoU'])
+    rough = dense_retrieval(PixelEncoder(), scenes(6), scenes(2, seed=1), 3, k=5,
+                            faiss_index='IVF2,Flat')
+    assert rough['aAcc'] > 60
+    with pytest.raises(ValueError, match="index 'Nonsense' of 48 rows of 3; try 'Flat'"):
+        dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5, faiss_index='Nonsense')
+
+
+def test_augmented_memory():
+    state = torch.get_rng_state()
+    plain = AugmentedImages(scenes(2), 3, None, seed=0)
+    samples = [plain[i] for i in range(len(plain))]
+    assert len(samples) == 6 and torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(plain[i]['image'], samples[i]['image']) for i in (0, 5))
+    assert not torch.equal(samples[0]['image'], samples[2]['image'])
+    image, label = samples[1]['image'].float(), samples[1]['label']
+    sure = image.max(dim=0).values > 240  # not blurred by the crop
+    assert sure.float().mean() > 0.3
+    # The strongest channel tells the class: image and label are cropped alike.
+    assert torch.equal(image.argmax(dim=0)[sure], label[sure])
+    found = dense_retrieval(PixelEncoder(), scenes(4), scenes(3, seed=1), 3, k=8,
+                            augmentation_epochs=2)
+    assert found['num_memory'] == 2 * 4 * 16 and found['aAcc'] > 80

@@ -1,4 +1,4 @@
-"""Dense retrieval while training."""
+"""Any protocol while training."""
 from __future__ import annotations
 
 import random
@@ -13,8 +13,9 @@ from mmengine.runner import Runner
 
 from cotap_mm.registry import HOOKS
 
-from .dense_retrieval import dense_retrieval
+from .data import EvaluationData
 from .labeled_images import build_labeled
+from .protocols import evaluate, find_protocol, settings_of
 from .vit_encoders import CoTAPEncoder
 
 
@@ -33,55 +34,67 @@ def preserve_random_state() -> Iterator[None]:
 
 
 @HOOKS.register_module()
-class DenseRetrievalHook(Hook):
-    """Measure dense retrieval before training, every n iterations, and at the end.
+class EvaluationHook(Hook):
+    """Run a protocol before training, every n iterations, and at the end.
 
-    Every rank does the same work and there is no collective, so nothing can hang;
-    only MMEngine's visualizer, which is active on rank 0, writes. Training goes on as
-    if nothing had happened: train/eval modes and random states are given back.
+    The images are shared out to all ranks; MMEngine's visualizer, which is active on rank
+    0, writes. Training goes on as if nothing had happened: train/eval modes and random
+    states are given back. Keep the data small (``limit`` of the data sets).
 
     Example::
 
         custom_hooks = [
-            dict(type='DenseRetrievalHook', interval=2000, num_classes=11,
-                 memory=dict(type='ImageMaskFolder', images='images/train',
-                             labels='labels/train'),
-                 queries=dict(type='ImageMaskFolder', images='images/val', labels='labels/val'),
+            dict(type='EvaluationHook', protocol='dense-retrieval', interval=2000, num_classes=11,
+                 train=dict(type='ImageMaskFolder', images='images/train',
+                            labels='labels/train'),
+                 val=dict(type='ImageMaskFolder', images='images/val', labels='labels/val'),
                  options=dict(image_size=(360, 480), memory_size=100_000))]
 
-    The values stand as ``dense_retrieval/mIoU_<branch>`` (output 'filter') or
+    The headline values stand as ``dense_retrieval/mIoU_<branch>`` (output 'filter') or
     ``dense_retrieval/mIoU_<branch>_backbone``, in per cent, in the message hub and in
-    the visualizer's backends.
+    the visualizer's backends; other protocols have their own names there.
 
     Args:
-        memory: Labelled images as data set or config; see :func:`build_labeled`.
-        queries: The same, for the images to segment.
+        val: Data set or config of what is scored; see :func:`build_labeled`.
         num_classes (int): Number of classes.
+        train: The same, of what the protocol learns from, if it does.
+        protocol (str): One of :data:`~cotap_mm.evaluation.protocols.PROTOCOLS`. Defaults to
+            ``'dense-retrieval'``.
         interval (int): Iterations between two measurements. Defaults to 1000.
         measure (sequence): Pairs (branch, output). Defaults to student and teacher,
             output 'filter'.
-        options (dict, optional): Further arguments of :func:`dense_retrieval`, such as
-            k, memory_size or image_size.
+        options (dict, optional): Settings of the protocol, such as k or image_size.
 
     Raises:
-        ValueError: If the interval is not positive.
+        ValueError: If the interval is not positive, the protocol or an option is unknown, or
+            training images are missing.
     """
 
     # After the EMA hook (NORMAL), which moves the teacher; before the logger.
     priority = 'LOW'
 
     def __init__(self,
-                 memory: Any,
-                 queries: Any,
+                 val: Any,
                  num_classes: int,
+                 train: Any = None,
+                 protocol: str = 'dense-retrieval',
                  interval: int = 1000,
                  measure: Sequence[Tuple[str, str]] = (('student', 'filter'), ('teacher',
                                                                                'filter')),
                  options: Optional[Dict[str, Any]] = None) -> None:
         if interval < 1:
             raise ValueError(f'interval must be at least 1 iteration, got {interval}')
-        self.memory, self.queries = build_labeled(memory), build_labeled(queries)
-        self.num_classes = num_classes
+        found = find_protocol(protocol)
+        unknown = sorted(set(options or {}) - set(settings_of(protocol)))
+        if unknown:
+            raise ValueError(f'{protocol} has no option {", ".join(unknown)}; it has '
+                             f'{", ".join(settings_of(protocol))}')
+        if found.learns and train is None:
+            raise ValueError(f'{protocol} learns from labelled images: give train as well as val')
+        self.protocol = protocol
+        self.data = EvaluationData(
+            'val', found.kind, [str(i) for i in range(num_classes)], build_labeled(val),
+            None if train is None else build_labeled(train))
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
         self.options = dict(options or {})
@@ -107,17 +120,17 @@ class DenseRetrievalHook(Hook):
             step (int): Iterations done.
 
         Returns:
-            dict: Name of each value -> mIoU in per cent.
+            dict: Name of each value -> headline score in per cent.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         values = {}
         with preserve_random_state():
             for branch, output in self.measure:
-                scores = dense_retrieval(
-                    CoTAPEncoder(model, branch, output), self.memory, self.queries,
-                    self.num_classes, **self.options)
+                found = evaluate(CoTAPEncoder(model, branch, output), self.data, self.protocol,
+                                 **self.options)
                 suffix = '' if output == 'filter' else f'_{output}'
-                values[f'dense_retrieval/mIoU_{branch}{suffix}'] = scores['mIoU']
+                name = f'{self.protocol.replace("-", "_")}/{found.metric}_{branch}{suffix}'
+                values[name] = found.value
         for name, value in values.items():
             runner.message_hub.update_scalar(name, value)
         runner.visualizer.add_scalars(values, step=step)

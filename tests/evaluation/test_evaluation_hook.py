@@ -8,8 +8,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch import nn
 
-from cotap_mm.evaluation import DenseRetrievalHook
-from cotap_mm.evaluation.retrieval_hook import preserve_random_state
+from cotap_mm.evaluation import EvaluationHook
+from cotap_mm.evaluation.evaluation_hook import preserve_random_state
 
 
 class NoisyModel(BaseModel):
@@ -57,7 +57,7 @@ def run(work_dir, hooks, iters=5):
 
 def make_hook(**kwargs):
     options = dict(k=2)
-    return DenseRetrievalHook(labeled(), labeled(2), 2, interval=2, options=options, **kwargs)
+    return EvaluationHook(labeled(2), 2, train=labeled(), interval=2, options=options, **kwargs)
 
 
 def test_measures_before_at_the_interval_and_at_the_end(tmp_path):
@@ -95,4 +95,27 @@ def test_random_states_come_back_after_an_error():
 
 def test_interval_must_be_positive():
     with pytest.raises(ValueError, match='interval'):
-        DenseRetrievalHook(labeled(), labeled(), 2, interval=0)
+        EvaluationHook(labeled(2), 2, train=labeled(), interval=0)
+
+
+def test_wrong_arguments_are_refused_before_training():
+    with pytest.raises(ValueError, match='dense-retrieval has no option size; it has k, '):
+        EvaluationHook(labeled(2), 2, train=labeled(), options=dict(size=3))
+    with pytest.raises(ValueError, match='give train as well as val'):
+        EvaluationHook(labeled(2), 2)
+    with pytest.raises(ValueError, match='protocol must be one of dense-retrieval, .*linear'):
+        EvaluationHook(labeled(2), 2, protocol='knearest')
+
+
+@pytest.mark.parametrize('protocol, name, options', [
+    ('linear-seg', 'linear_seg/mIoU_student', dict(steps=3, train_batch=2)),
+    ('overclustering', 'overclustering/mIoU_K3_student', dict(num_clusters=(3, ), seeds=(0, ))),
+    ('dispersion', 'dispersion/within_instance_student', dict(layers=False, purity=0.5)),
+])
+def test_any_protocol_and_no_trace_of_it(tmp_path, protocol, name, options):
+    plain = run(tmp_path / 'plain', [])
+    hook = EvaluationHook(labeled(2), 2, train=labeled(), interval=3, protocol=protocol,
+                          measure=[('student', 'filter')], options=options)
+    measured = run(tmp_path / 'measured', [hook])
+    assert torch.equal(plain.model.weight, measured.model.weight)
+    assert 0 <= measured.message_hub.get_scalar(name).current() <= 100

@@ -1,0 +1,176 @@
+"""Every protocol by name, and one function that runs them."""
+from __future__ import annotations
+
+import inspect
+import math
+import platform
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+
+import torch
+
+from cotap_mm.version import __version__
+
+from .classification import knn_classification, linear_classification
+from .data import EvaluationData
+from .dense_retrieval import dense_retrieval
+from .dispersion import dispersion
+from .encoder import Encoder
+from .linear_segmentation import linear_segmentation
+from .overclustering import overclustering
+
+
+class Protocol(NamedTuple):
+    """One way to measure an encoder.
+
+    Attributes:
+        measure (Callable): The function; its defaults are the protocol's fixed settings.
+        kind (str): Kind of data it needs, see :class:`EvaluationData`.
+        learns (bool): Whether it needs training images as well.
+        headline (str): Key of the score to compare by, in per cent.
+        source (str): Where it is from.
+    """
+    measure: Callable[..., Dict[str, Any]]
+    kind: str
+    learns: bool
+    headline: str
+    source: str
+
+
+_COTAP = 'https://arxiv.org/abs/2509.09429'
+PROTOCOLS = {
+    'dense-retrieval': Protocol(dense_retrieval, 'segmentation', True, 'mIoU',
+                                'https://arxiv.org/abs/2306.01667'),
+    'linear-seg': Protocol(linear_segmentation, 'segmentation', True, 'mIoU', _COTAP),
+    'overclustering': Protocol(overclustering, 'segmentation', False, 'mIoU_K500',
+                               'https://arxiv.org/abs/2204.13101'),
+    'dispersion': Protocol(dispersion, 'segmentation', False, 'within_instance', _COTAP),
+    'knn': Protocol(knn_classification, 'classification', True, 'top1',
+                    'https://arxiv.org/abs/2104.14294'),
+    'linear': Protocol(linear_classification, 'classification', True, 'top1', _COTAP),
+}
+
+
+@dataclass
+class Result:
+    """What one protocol found for one backbone, with all that is needed to repeat it.
+
+    Attributes:
+        protocol (str): Name, with the variant where there are several.
+        metric (str): Which of ``scores`` is the headline.
+        value (float): The headline, in per cent.
+        backbone (str): Name for tables.
+        data (str): Name of the data.
+        scores (dict): All scores.
+        parameters (dict): All settings of the protocol, defaults too.
+        weights (str): Hash of the network's weights.
+        images (dict): Number of images (or clips) of each part.
+        versions (dict): Of Python, torch and cotap_mm.
+        source (str): Of the protocol.
+        seconds (float): Wall time.
+        date (str): Year-month-day.
+    """
+    protocol: str
+    metric: str
+    value: float
+    backbone: str
+    data: str
+    scores: Dict[str, Any]
+    parameters: Dict[str, Any]
+    weights: str
+    images: Dict[str, int]
+    source: str
+    seconds: float
+    versions: Dict[str, str] = field(default_factory=lambda: dict(
+        python=platform.python_version(), torch=torch.__version__, cotap_mm=__version__))
+    date: str = field(default_factory=lambda: time.strftime('%Y-%m-%d'))
+
+    def to_json(self) -> Dict[str, Any]:
+        """Plain values; what is not a number (a class that never occurs) is None."""
+        return _plain(asdict(self))
+
+
+def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 'backbone',
+             **options: Any) -> Result:
+    """Measure an encoder by one protocol.
+
+    Args:
+        encoder (Encoder): What to measure; see :func:`cotap_mm.load`.
+        data (EvaluationData): What to measure on; see :func:`load_data`.
+        protocol (str): One of ``PROTOCOLS``.
+        name (str): Of the backbone, for tables.
+        **options: Settings of the protocol that differ from its defaults.
+
+    Returns:
+        Result: The scores and all settings.
+
+    Raises:
+        ValueError: If protocol or option is unknown, or the data are of another kind.
+    """
+    chosen = find_protocol(protocol)
+    if data.kind != chosen.kind:
+        fitting = [each for each, found in PROTOCOLS.items() if found.kind == data.kind]
+        raise ValueError(f'{protocol} needs data for {chosen.kind}, {data.name} is for '
+                         f'{data.kind}; with it go {", ".join(fitting)}')
+    if chosen.learns and data.train is None:
+        raise ValueError(f'{protocol} learns from training images, and {data.name} has none; '
+                         'expected images/train and labels/train')
+    parts = [data.train, data.val] if chosen.learns else [data.val]
+    given: Dict[str, Any] = {}
+    known = settings_of(protocol)
+    if 'num_classes' in inspect.signature(chosen.measure).parameters:
+        given['num_classes'] = len(data.classes)
+    if 'foreground_classes' in known and data.foreground:
+        given['foreground_classes'] = list(data.foreground)
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise ValueError(f'{protocol} has no option {", ".join(unknown)}; it has '
+                         f'{", ".join(known)}')
+    given.update(options)
+    start = time.monotonic()
+    scores = chosen.measure(encoder, *parts, **given)
+    seconds = time.monotonic() - start
+    headline = chosen.headline if chosen.headline in scores else next(iter(scores))
+    variant = {**known, **given}.get('variant')
+    return Result(
+        protocol=f'{protocol}/{variant}' if variant else protocol, metric=headline,
+        value=float(scores[headline]), backbone=name, data=data.name, scores=scores,
+        parameters={**known, **given}, weights=encoder.weights_hash(),
+        images=dict(zip(['train', 'val'][-len(parts):], map(len, parts))), source=chosen.source,
+        seconds=round(seconds, 1))
+
+
+def find_protocol(name: str) -> Protocol:
+    """A protocol by name; ``ValueError`` lists the known ones."""
+    if name not in PROTOCOLS:
+        raise ValueError(f'protocol must be one of {", ".join(PROTOCOLS)}, got {name!r}')
+    return PROTOCOLS[name]
+
+
+def settings_of(protocol: str) -> Dict[str, Any]:
+    """Options of a protocol with their defaults."""
+    parameters = inspect.signature(find_protocol(protocol).measure).parameters.values()
+    return {each.name: each.default for each in parameters
+            if each.default is not inspect.Parameter.empty}
+
+
+def table(results: Sequence[Result]) -> List[List[str]]:
+    """Headings, then a row for each backbone with the headline of each protocol and data set."""
+    columns = list(dict.fromkeys((each.protocol, each.data, each.metric) for each in results))
+    rows = [['backbone', *(f'{protocol} {metric}, {data}' for protocol, data, metric in columns)]]
+    for name in dict.fromkeys(each.backbone for each in results):
+        cells = {(each.protocol, each.data, each.metric): f'{each.value:.2f}'
+                 for each in results if each.backbone == name}
+        rows.append([name, *(cells.get(column, '-') for column in columns)])
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, range)):
+        return [_plain(each) for each in value]
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if isinstance(value, (str, int, bool, type(None))) else str(value)

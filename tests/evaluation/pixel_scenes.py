@@ -1,0 +1,40 @@
+"""A transparent encoder, and images whose colours tell the classes."""
+import torch
+from torch import nn
+
+from cotap_mm.evaluation.encoder import Encoder
+
+PATCH = 4
+
+
+class PixelEncoder(Encoder):
+    """Applies ``function`` to the mean colour (B, 3, h, w) of each patch."""
+
+    def __init__(self, function=lambda colour: colour):
+        super().__init__(nn.Linear(1, 1), PATCH)
+        self.function = function
+
+    def _encode(self, images):
+        patches = self.function(nn.functional.avg_pool2d(images, PATCH))
+        return patches.mean(dim=(2, 3)), patches
+
+
+def scenes(count, num_classes=3, grid=4, seed=0):
+    """Images whose patches have one class each, and a colour that tells the class."""
+    generator = torch.Generator().manual_seed(seed)
+    palette = torch.tensor([[250, 10, 10], [10, 250, 10], [10, 10, 250]], dtype=torch.uint8)
+    samples = []
+    for _ in range(count):
+        label = torch.randint(num_classes, (grid, grid), generator=generator)
+        label = label.repeat_interleave(PATCH, 0).repeat_interleave(PATCH, 1)
+        samples.append(dict(image=palette[label].permute(2, 0, 1).contiguous(), label=label))
+    return samples
+
+
+def noise_scenes(count, size=16, num_classes=3, seed=0):
+    """Random pixels and labels, 255 among them."""
+    generator = torch.Generator().manual_seed(seed)
+    label = torch.randint(num_classes + 1, (count, size, size), generator=generator)
+    label[label == num_classes] = 255
+    image = torch.randint(256, (count, 3, size, size), generator=generator)
+    return [dict(image=i.to(torch.uint8), label=t) for i, t in zip(image, label)]

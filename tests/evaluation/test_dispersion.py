@@ -1,0 +1,119 @@
+import pytest
+import torch
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from torch import nn
+
+from cotap_mm.evaluation import ViTEncoder, dispersion
+from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.dispersion import POSITION_BINS, patch_instances
+
+PATCHY = dict(purity=0.5)
+
+
+def rows_of(encoder, dataset, num_classes, purity):
+    """Feature, class, instance and position of every pure patch, in lists."""
+    found = []
+    for indices, images, labels in batches(dataset, 1):
+        patches = nn.functional.normalize(encoder(images).patches[0].double(), dim=0)
+        h, w = patches.shape[1:]
+        classes, instances = patch_instances(labels[0], (h, w), num_classes, purity)
+        for row in range(h):
+            for column in range(w):
+                kind = int(classes[row * w + column])
+                if kind >= 0:
+                    place = (row * POSITION_BINS // h, column * POSITION_BINS // w)
+                    found.append((patches[:, row, column], kind,
+                                  (indices[0], int(instances[row * w + column])), place))
+    return found
+
+
+def within(rows, key):
+    """Mean squared distance to the mean of the own group."""
+    groups = {}
+    for row in rows:
+        groups.setdefault(key(row), []).append(row[0])
+    total = sum(float((torch.stack(group) - torch.stack(group).mean(0)).square().sum())
+                for group in groups.values())
+    return total / len(rows)
+
+
+def test_matches_slow_groups():
+    encoder, dataset = PixelEncoder(), noise_scenes(4)
+    found = dispersion(encoder, dataset, 3, **PATCHY)
+    rows = rows_of(encoder, dataset, 3, 0.5)
+    total = within(rows, lambda row: 0)
+    instance = within(rows, lambda row: row[2])
+    kind = within(rows, lambda row: row[1])
+    assert found['variance'] == pytest.approx(total)
+    assert found['within_instance'] == pytest.approx(100 * instance / total)
+    assert found['between_instances'] == pytest.approx(100 * (kind - instance) / total)
+    assert found['between_classes'] == pytest.approx(100 * (total - kind) / total)
+    place = within(rows, lambda row: row[3])
+    assert found['position'] == pytest.approx(100 * (total - place) / total)
+    features = torch.stack([row[0] for row in rows])
+    values = torch.linalg.eigvalsh(torch.cov(features.T))
+    share = values / values.sum()
+    assert found['effective_rank'] == pytest.approx(float((-(share * share.log()).sum()).exp()))
+
+
+def test_silhouette_matches_a_loop():
+    encoder, dataset = PixelEncoder(), noise_scenes(3)
+    rows = rows_of(encoder, dataset, 3, 0.5)
+    means = {kind: torch.stack([row[0] for row in rows if row[1] == kind]).mean(0)
+             for kind in {row[1] for row in rows}}
+    values = []
+    for feature, kind, _, _ in rows:
+        a = float((feature - means[kind]).norm())
+        b = min(float((feature - mean).norm()) for other, mean in means.items() if other != kind)
+        values.append((b - a) / max(a, b))
+    found = dispersion(encoder, dataset, 3, **PATCHY)
+    assert found['silhouette'] == pytest.approx(sum(values) / len(values), abs=1e-5)
+
+
+def test_features_that_are_the_class_vary_only_between_classes():
+    found = dispersion(PixelEncoder(), scenes(6), 3)
+    assert found['within_instance'] == pytest.approx(0, abs=1e-4)
+    assert found['between_classes'] == pytest.approx(100, abs=1e-4)
+    assert found['silhouette'] == pytest.approx(1, abs=1e-3)
+
+
+def test_features_that_are_the_place_are_explained_by_it():
+    place = PixelEncoder(lambda x: torch.stack([
+        torch.arange(16.).view(4, 4).cos(), torch.arange(16.).view(4, 4).sin()])[None].expand(
+            len(x), -1, -1, -1))
+    found = dispersion(place, scenes(6), 3)
+    assert found['position'] == pytest.approx(100, abs=1e-4)
+    assert found['between_classes'] < 30
+
+
+def test_instances_are_connected_areas():
+    label = torch.tensor([[0, 0, 1, 255], [1, 0, 1, 0]])
+    classes, instances = patch_instances(label, (2, 4), 2, 1.0)
+    assert classes.tolist() == [0, 0, 1, -1, 1, 0, 1, 0]
+    first, _, second, _, third, again, same, alone = instances.tolist()
+    assert first == again and second == same
+    assert len({first, second, third, alone}) == 4
+
+
+def test_every_block_is_measured():
+    from mmpretrain.models import VisionTransformer
+    arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
+    vit = VisionTransformer(arch=arch, img_size=16, patch_size=4, out_type='raw')
+    found = dispersion(ViTEncoder(vit), scenes(3), 3)
+    assert len(found['layers']) == 2
+    for layer in found['layers']:
+        parts = [layer[key] for key in ('within_instance', 'between_instances', 'between_classes')]
+        assert sum(parts) == pytest.approx(100)
+    assert 'layers' in found and not dispersion(ViTEncoder(vit), scenes(3), 3, layers=False)[
+        'layers']
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(purity=0), r'purity must be in \(0, 1\]'),
+    (dict(dataset=[]), 'must hold images'),
+    (dict(dataset=[dict(image=torch.zeros(3, 8, 8, dtype=torch.uint8),
+                        label=torch.full((8, 8), 255))]), 'no patch of 1 images'),
+])
+def test_bad_input(options, message):
+    with pytest.raises(ValueError, match=message):
+        dispersion(PixelEncoder(), **{**dict(dataset=scenes(1), num_classes=3), **options})

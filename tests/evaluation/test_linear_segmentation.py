@@ -1,0 +1,96 @@
+import pytest
+import torch
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from torch.nn import functional as F
+
+from cotap_mm.evaluation import linear_segmentation
+from cotap_mm.evaluation.linear_segmentation import (
+    VARIANTS,
+    CachedImage,
+    _rate,
+    _settings,
+    cache_features,
+    train_head,
+)
+
+
+@pytest.mark.parametrize('variant', list(VARIANTS))
+def test_learns_what_a_line_can_tell(variant):
+    found = linear_segmentation(PixelEncoder(), scenes(6), scenes(4, seed=1), 3, variant,
+                                steps=60, lr=0.3, train_batch=6)
+    assert found['mIoU'] > 70  # borders between patches are blurred by the bilinear map
+    assert found['settings']['variant'] == variant and found['settings']['lr'] == 0.3
+
+
+def test_features_that_say_nothing_give_one_class():
+    constant = PixelEncoder(lambda x: torch.ones_like(x))
+    found = linear_segmentation(constant, scenes(6), scenes(4, seed=1), 3, steps=20, train_batch=6)
+    # One class everywhere: its share of the pixels as its IoU, 0 for the others.
+    assert found['mIoU'] == pytest.approx(found['aAcc'] / 3, abs=1e-6)
+
+
+def test_matches_a_slow_training():
+    """Adam by hand on all pixels, one image at a time, without batches or caching."""
+    train, val, steps, lr = noise_scenes(2), noise_scenes(2, seed=1), 5, 0.05
+    encoder = PixelEncoder()
+    found = linear_segmentation(encoder, train, val, 3, steps=steps, lr=lr, train_batch=2)
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.empty(3, 3).normal_(0, 0.01, generator=generator).requires_grad_()
+    bias = torch.zeros(3, requires_grad=True)
+    optimizer = torch.optim.Adam([weight, bias], lr=lr)
+
+    def logits(sample):
+        mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+        std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+        features = encoder(((sample['image'] / 255. - mean) / std)[None]).patches[0]
+        maps = torch.einsum('kc,chw->khw', weight, features.half().float()) + bias[:, None, None]
+        return F.interpolate(maps[None], (16, 16), mode='bilinear', align_corners=False)[0]
+
+    for _ in range(steps):
+        losses = [-logits(sample).log_softmax(0).gather(0, sample['label'].clamp(max=2)[None])[0][
+            sample['label'] != 255] for sample in train]
+        loss = torch.cat(losses).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    hits = torch.cat([(logits(sample).argmax(0) == sample['label'])[sample['label'] != 255]
+                      for sample in val])
+    assert found['aAcc'] == pytest.approx(100 * hits.float().mean().item(), abs=0.5)
+
+
+def test_batch_norm_has_the_statistics_of_the_training_set():
+    cached = cache_features(PixelEncoder(), noise_scenes(3), 3, None, 2)
+    head = train_head(cached, 3, _settings('dinov2', 1, None, None, None), torch.device('cpu'), 0)
+    rows = torch.cat([each.features.float().flatten(1) for each in cached], dim=1)
+    assert torch.allclose(head[0].running_mean, rows.mean(1), atol=1e-3)
+    assert torch.allclose(head[0].running_var, rows.var(1, unbiased=False), atol=1e-3)
+
+
+def test_leopart_scores_at_100_by_100():
+    cached = cache_features(PixelEncoder(), noise_scenes(1), 3, None, 1, 100)
+    assert isinstance(cached[0], CachedImage)
+    assert cached[0].features.shape[1:] == cached[0].label.shape == (100, 100)
+
+
+def test_schedules():
+    constant, linear, step = (_settings('cotap', 10, None, None, decay) for decay in
+                              ('constant', 'linear', 'step'))
+    assert [_rate(i, constant) for i in (0, 9)] == [1, 1]
+    assert [_rate(i, linear) for i in (0, 5, 10)] == [1, 0.5, 0]
+    assert [_rate(i, step) for i in (7, 8)] == [1, 0.1]
+    warm = _settings('dinov2', 100, None, None, None)
+    assert _rate(0, warm) == 0.1 and _rate(9, warm) == 1 and _rate(100, warm) == 0
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(variant='dino'), 'one of cotap, dinov2, leopart, got'),
+    (dict(steps=0), 'steps must be positive'),
+    (dict(lr=-1), 'lr must be positive'),
+    (dict(decay='cosine'), 'constant, linear, step'),
+    (dict(num_classes=2), r'labels must be 0..1 or 255 \(ignored\), got 2'),
+    (dict(train=[]), 'must hold images'),
+])
+def test_bad_input(options, message):
+    given = dict(train=scenes(2), val=scenes(1), num_classes=3, steps=1)
+    with pytest.raises(ValueError, match=message):
+        linear_segmentation(PixelEncoder(), **{**given, **options})

@@ -1,0 +1,93 @@
+import itertools
+
+import pytest
+import torch
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+
+from cotap_mm.evaluation import overclustering
+from cotap_mm.evaluation.overclustering import (
+    _as_confusion,
+    _standardize_and_reduce,
+    cluster_centers,
+    match_one_to_one,
+)
+from cotap_mm.evaluation.segmentation_scores import segmentation_scores
+
+FEW = dict(seeds=(0, 1), num_clusters=(8, ), mask_size=16)
+
+
+@pytest.mark.parametrize('kmeans', ['sklearn', 'faiss'])
+def test_perfect_features_give_100(kmeans):
+    found = overclustering(PixelEncoder(), scenes(6), 3, kmeans=kmeans, seeds=(0, ),
+                           num_clusters=(3, ), mask_size=16)
+    assert found['mIoU_K3'] == pytest.approx(100)
+    assert found['mIoU_hungarian'] == pytest.approx(100)
+    assert found['deviation_K3'] == 0
+
+
+def test_constant_features_give_the_largest_class():
+    dataset = scenes(6)
+    labels = torch.stack([sample['label'] for sample in dataset])
+    largest = labels.flatten().bincount().max() / labels.numel()
+    noise = torch.Generator().manual_seed(0)
+    tiny = PixelEncoder(lambda x: 1 + 1e-3 * torch.rand(x.shape, generator=noise))
+    found = overclustering(tiny, dataset, 3, seeds=(0, ), num_clusters=(1, ), mask_size=16)
+    assert found['mIoU_K1'] == pytest.approx(100 * largest.item() / 3, abs=1e-4)
+
+
+def test_matching_is_the_best_of_all_permutations():
+    generator = torch.Generator().manual_seed(1)
+    table = torch.randint(0, 50, (4, 4), generator=generator)
+    classes = match_one_to_one(table, 0)
+
+    def total(order):
+        scores = segmentation_scores(_as_confusion(table, torch.tensor(order)))
+        return sum(scores['IoU'])
+
+    assert total(classes.tolist()) == pytest.approx(
+        max(total(order) for order in itertools.permutations(range(4))))
+
+
+def test_left_over_clusters_become_background():
+    table = torch.tensor([[0, 9, 0], [5, 0, 0], [0, 0, 7], [1, 1, 1]])
+    assert match_one_to_one(table, 0).tolist() == [1, 0, 2, 0]
+
+
+def test_reduction_matches_scikit_learn():
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+    torch.manual_seed(0)
+    rows = torch.randn(300, 6) @ torch.randn(6, 6) + 3
+    found = _standardize_and_reduce(rows, 2)
+    wanted = PCA(2).fit_transform(StandardScaler().fit_transform(rows.numpy()))
+    for axis in range(2):  # the sign of an axis is free
+        product = (found[:, axis] * torch.from_numpy(wanted[:, axis])).sum().abs()
+        assert product == pytest.approx((wanted[:, axis]**2).sum(), rel=1e-3)
+
+
+@pytest.mark.parametrize('kmeans', ['sklearn', 'faiss'])
+def test_centers_of_separate_groups(kmeans):
+    torch.manual_seed(0)
+    places = torch.tensor([[0., 0.], [9., 0.], [0., 9.]])
+    rows = places.repeat(20, 1) + 0.1 * torch.randn(60, 2)
+    centers = cluster_centers(rows, 3, 0, kmeans)
+    assert torch.cdist(places, centers).min(dim=1).values.max() < 0.1
+
+
+def test_noise_is_far_from_perfect_and_seeds_differ():
+    found = overclustering(PixelEncoder(), noise_scenes(8), 3, **FEW)
+    assert found['mIoU_K8'] < 60 and found['mIoU_hungarian'] < 60
+    assert found['deviation_K8'] > 0
+    assert list(found)[0] == 'mIoU_K8'
+
+
+@pytest.mark.parametrize('options, message', [
+    (dict(kmeans='lloyd'), 'auto, faiss, sklearn'),
+    (dict(num_clusters=(1000, )), '1000 clusters need at least as many patches, got 32'),
+    (dict(seeds=()), 'images and seeds'),
+    (dict(num_classes=2), 'labels must be 0..1'),
+])
+def test_bad_input(options, message):
+    given = dict(num_classes=3, seeds=(0, ), num_clusters=(4, ))
+    with pytest.raises(ValueError, match=message):
+        overclustering(PixelEncoder(), scenes(2), **{**given, **options})

@@ -1,0 +1,19 @@
+"""Every protocol gives the same numbers on two processes as on one."""
+import pytest
+import torch
+from evaluation import rank_protocols
+from rank_work import on_two_ranks
+
+pytestmark = pytest.mark.dist
+
+
+def test_rows_of_all_ranks(tmp_path):
+    for found in on_two_ranks(rank_protocols.gathered, tmp_path):
+        assert torch.equal(found, torch.full((3, 2), 2.))
+
+
+def test_two_ranks_measure_what_one_does(tmp_path):
+    alone = rank_protocols.scores(0)
+    for found in on_two_ranks(rank_protocols.scores, tmp_path):
+        torch.testing.assert_close(found['values'], alone['values'], rtol=1e-4, atol=1e-3)
+        assert found['linear'] > 70  # other batches than one process draws

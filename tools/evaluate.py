@@ -1,0 +1,208 @@
+"""Measure any backbone by any dense protocol, and compare several.
+
+    python tools/evaluate.py work_dirs/vits_coco/iter_240000.pth --protocol dense-retrieval \\
+        --data voc --root data/VOCdevkit/VOC2012 --image-size 448
+    python tools/evaluate.py CHECKPOINT --protocol dense-retrieval linear-seg dispersion --data toy
+    python tools/evaluate.py ours=CHECKPOINT --compare dino=timm:vit_small_patch16_224.dino \\
+        random=random:CHECKPOINT --protocol dense-retrieval --data camvid
+    torchrun --nproc_per_node 8 tools/evaluate.py ...          # on 8 GPUs
+
+A backbone is a file (CoTAP, DINO, iBOT, timm, Hugging Face, ...), timm:NAME, or random: before
+either; NAME=BACKBONE gives it a name, and BACKBONE@backbone measures it without the
+object-aware filter. Results are printed and written as one JSON file each; what is written
+already, of the same weights and settings, is not measured again.
+"""
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import re
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+import torch.distributed as dist
+from mmengine.config import DictAction
+from rich.console import Console
+from rich.table import Table
+
+import cotap_mm
+from cotap_mm.evaluation.batches import progress_bars
+from cotap_mm.evaluation.data import EvaluationData, load_data
+from cotap_mm.evaluation.protocols import (
+    PROTOCOLS,
+    Result,
+    evaluate,
+    find_protocol,
+    settings_of,
+    table,
+)
+from cotap_mm.ops import rank
+from cotap_mm.visualization.canvas import save_png
+from cotap_mm.visualization.comparison import comparison_figure
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog='protocols: ' + ', '.join(PROTOCOLS))
+    parser.add_argument('backbones', nargs='+', metavar='BACKBONE')
+    parser.add_argument('--compare', nargs='+', default=[], metavar='BACKBONE',
+                        help='further backbones, for one table and one plot')
+    parser.add_argument('--protocol', nargs='+', required=True, metavar='PROTOCOL')
+    parser.add_argument('--data', required=True, help='name of a data set, or a config of '
+                        'MMSegmentation; a wrong name lists the known ones')
+    parser.add_argument('--root', help='folder of the data')
+    parser.add_argument('--classes', nargs='+', help="class names of --data folder")
+    parser.add_argument('--limit', type=int, help='at most this many images of each part')
+    parser.add_argument('--image-size', type=int, nargs='+', metavar='PIXELS',
+                        help='side of a square, or height and width')
+    parser.add_argument('--set', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+                        help='settings of the protocols; one that a protocol does not have is '
+                        'for the others')
+    parser.add_argument('--num-heads', type=int, help='attention heads, where a file does not tell')
+    parser.add_argument('--branch', choices=['student', 'teacher'])
+    parser.add_argument('--trust', action='store_true', help='unpickle files fully: it can run '
+                        'code; only for files whose origin you trust')
+    parser.add_argument('--seed', type=int, default=0, help='of random: weights')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--out', default='work_dirs/evaluation', help='folder of the results')
+    args = parser.parse_args(argv)
+    if args.image_size and len(args.image_size) > 2:
+        parser.error('--image-size takes one or two numbers')
+    return args
+
+
+def short_name(spec: str) -> str:
+    """Of a file its last folder and stem; else the name itself."""
+    if spec.startswith(('timm:', 'random:', 'cotap_mm:', 'http')):
+        return spec.rsplit('/', 1)[-1] if '/' in spec else spec
+    path = Path(spec)
+    return '/'.join([*path.parts[-2:-1], path.stem])
+
+
+def load_backbone(text: str, args: argparse.Namespace) -> 'tuple[str, Any]':
+    """Name and encoder of ``[NAME=]BACKBONE[@filter|@backbone]``."""
+    name, spec = re.fullmatch(r'(?:([^=/]+)=)?(.+)', text).groups()
+    spec, output = re.fullmatch(r'(.+?)(?:@(filter|backbone))?', spec).groups()
+    torch.manual_seed(args.seed)
+    encoder = cotap_mm.load(spec, device=args.device, branch=args.branch, trust=args.trust,
+                            num_heads=args.num_heads, output=output)
+    return name or short_name(spec) + (f' ({output})' if output else ''), encoder
+
+
+def options_of(protocol: str, args: argparse.Namespace) -> Dict[str, Any]:
+    """The settings that are meant for one of the protocols."""
+    known = settings_of(protocol)
+    options = {key: value for key, value in args.set.items() if key in known}
+    if args.image_size:
+        size = args.image_size
+        options['image_size'] = size[0] if len(size) == 1 else tuple(size)
+    return options
+
+
+def check_settings(args: argparse.Namespace) -> None:
+    """Refuse settings that no protocol has, before anything is computed."""
+    known = {key for name in args.protocol for key in settings_of(name)}
+    unknown = sorted(set(args.set) - known)
+    if unknown:
+        raise ValueError(f'--set {", ".join(unknown)}: {", ".join(args.protocol)} has no such '
+                         f'setting; known are {", ".join(sorted(known))}')
+
+
+def result_file(out: Path, protocol: str, data: EvaluationData, name: str, encoder: Any,
+                options: Dict[str, Any]) -> Path:
+    """One file for each protocol, data, weights and settings."""
+    sizes = [len(part) for part in (data.train, data.val) if part is not None]
+    key = [protocol, data.name, name, encoder.weights_hash(), type(encoder).__name__,
+           getattr(getattr(encoder, 'network', None), 'neck', None) is not None, sizes,
+           sorted((key, str(value)) for key, value in options.items())]
+    digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
+    plain = re.sub(r'[^A-Za-z0-9._-]+', '-', f'{protocol}_{data.name}_{name}')
+    return out / f'{plain}_{digest}.json'
+
+
+def measure(args: argparse.Namespace) -> List[Result]:
+    """All protocols of all backbones."""
+    for protocol in args.protocol:
+        find_protocol(protocol)
+    check_settings(args)
+    data = load_data(args.data, args.root, args.classes, args.limit)
+    out = Path(args.out)
+    results = []
+    for text in [*args.backbones, *args.compare]:
+        name, encoder = load_backbone(text, args)
+        for protocol in args.protocol:
+            options = options_of(protocol, args)
+            file = result_file(out, protocol, data, name, encoder, options)
+            if file.is_file():
+                results.append(Result(**json.loads(file.read_text())))
+                say(f'{name}, {protocol}: measured before, see {file}')
+                continue
+            with progress_bars():
+                found = evaluate(encoder, data, protocol, name, **options)
+            results.append(found)
+            say(f'{name}, {found.protocol} on {found.data}: {found.metric} {found.value:.2f} '
+                f'({found.seconds:.0f} s)')
+            if rank() == 0:
+                out.mkdir(parents=True, exist_ok=True)
+                unfinished = file.with_suffix('.unfinished')
+                unfinished.write_text(json.dumps(found.to_json(), indent=2))
+                os.replace(unfinished, file)
+    return results
+
+
+def say(text: str) -> None:
+    if rank() == 0:
+        print(text, flush=True)
+
+
+def show(results: List[Result], out: Path) -> None:
+    """Table on the terminal; with several backbones a plot as well."""
+    head, *rows = table(results)
+    shown = Table()
+    for column, text in enumerate(head):
+        shown.add_column(text, justify='right' if column else 'left')
+    for row in rows:
+        shown.add_row(*row)
+    Console().print(shown)
+    if len(rows) > 1:
+        save_png(comparison_figure(results), out / 'comparison.png')
+        print(f'plot: {out / "comparison.png"}')
+
+
+def start_processes(args: argparse.Namespace) -> None:
+    """Join the other processes where torchrun has started several."""
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        return
+    on_gpu = args.device.startswith('cuda')
+    if on_gpu:
+        args.device = f'cuda:{os.environ["LOCAL_RANK"]}'
+        torch.cuda.set_device(args.device)
+    dist.init_process_group('nccl' if on_gpu else 'gloo')
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    start_processes(args)
+    try:
+        results = measure(args)
+    except (FileNotFoundError, ValueError) as error:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
+        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
+    finally:
+        if dist.is_initialized():
+            finished = rank()
+            dist.destroy_process_group()
+        else:
+            finished = 0
+    if finished == 0:
+        show(results, Path(args.out))
+
+
+if __name__ == '__main__':
+    main()
