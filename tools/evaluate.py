@@ -78,8 +78,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def short_name(spec: str) -> str:
     """Of a file its last folder and stem; else the name itself."""
-    if spec.startswith(('timm:', 'random:', 'cotap_mm:', 'http')):
-        return spec.rsplit('/', 1)[-1] if '/' in spec else spec
+    if spec.startswith('random:'):
+        return 'random ' + short_name(spec[len('random:'):])
+    if spec.startswith(('timm:', 'cotap_mm:', 'http')):
+        return spec.rsplit('/', 1)[-1]
     path = Path(spec)
     return '/'.join([*path.parts[-2:-1], path.stem])
 

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
 
 import torch
+from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
@@ -43,9 +44,10 @@ def progress_bars() -> Iterator[None]:
 
 def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
     """``items``, with a progress bar inside :func:`progress_bars`."""
-    if not _shown or rank() or not len(items):
+    console = Console(stderr=True)
+    if not _shown or rank() or not len(items) or not console.is_terminal:
         return items
-    return track(items, description=what, transient=True)
+    return track(items, description=what, transient=True, console=console)
 
 
 def my_share(count: int) -> range:

@@ -1,0 +1,107 @@
+"""tools/evaluate.py on toy scenes."""
+import importlib.util
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from tiny import build_tiny
+
+from cotap_mm.evaluation.protocols import PROTOCOLS
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('evaluate_tool', ROOT / 'tools/evaluate.py')
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    torch.manual_seed(0)
+    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+    path = tmp_path_factory.mktemp('run') / 'iter_1.pth'
+    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)), path)
+    return str(path)
+
+
+def run(tool, tmp_path, *arguments):
+    tool.main([*map(str, arguments), '--out', str(tmp_path / 'out'), '--device', 'cpu'])
+    return [json.loads(file.read_text()) for file in sorted((tmp_path / 'out').glob('*.json'))]
+
+
+QUICK = {
+    'dense-retrieval': ['k=3'],
+    'linear-seg': ['steps=2', 'train_batch=2'],
+    'overclustering': ['num_clusters=[4]', 'seeds=[0]', 'kmeans=sklearn'],
+}
+
+
+@pytest.mark.parametrize('protocol', [name for name, found in PROTOCOLS.items()
+                                      if found.kind == 'segmentation'])
+def test_every_segmentation_protocol(tool, checkpoint, tmp_path, protocol, capsys):
+    settings = ['--set', *QUICK[protocol]] if protocol in QUICK else []
+    result, = run(tool, tmp_path, checkpoint, '--protocol', protocol, '--data', 'toy', '--limit',
+                  3, '--image-size', 32, *settings)
+    assert result['protocol'].split('/')[0] == protocol and result['data'] == 'toy'
+    assert result['parameters']['image_size'] == 32 and 'torch' in result['versions']
+    assert result['scores'][result['metric']] == pytest.approx(result['value'])
+    assert 0 <= result['value'] <= 100 and result['images']['val'] == 3
+    assert f'{result["value"]:.2f}' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize('protocol', ['knn', 'linear'])
+def test_classification(tool, checkpoint, tmp_path, protocol):
+    result, = run(tool, tmp_path, checkpoint, '--protocol', protocol, '--data', 'toy-classes',
+                  '--limit', 20, '--image-size', 32)
+    assert result['metric'] == 'top1' and result['images'] == dict(train=20, val=20)
+
+
+def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, capsys):
+    arguments = [f'ours={checkpoint}', '--compare', f'plain={checkpoint}@backbone',
+                 f'random:{checkpoint}', '--protocol', 'dense-retrieval', 'dispersion', '--data',
+                 'toy', '--limit', 3, '--image-size', 32, '--set', 'k=3', 'purity=0.6']
+    results = run(tool, tmp_path, *arguments)
+    assert len(results) == 6
+    assert {each['backbone'] for each in results} == {
+        'ours', 'plain', 'random ' + tool.short_name(checkpoint)}
+    assert {each['parameters'].get('k') for each in results} == {3, None}
+    weights = {each['backbone']: each['weights'] for each in results}
+    assert len(set(weights.values())) == 3  # @backbone is without the filter's weights
+    out = capsys.readouterr().out
+    assert 'plain' in out and 'measured before' not in out
+    with Image.open(tmp_path / 'out/comparison.png') as picture:
+        assert min(picture.size) > 100
+    run(tool, tmp_path, *arguments)
+    assert capsys.readouterr().out.count('measured before') == 6
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['--protocol', 'hummingbird', '--data', 'toy'], 'protocol must be one of dense-retrieval'),
+    (['--protocol', 'knn', '--data', 'toy'], 'knn needs data for classification, toy is for '
+                                             'segmentation; with it go dense-retrieval'),
+    (['--protocol', 'knn', '--data', 'imagenet'], 'data must be one of'),
+    (['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'], '--set kk: knn has no such'),
+    (['--protocol', 'knn', '--data', 'classes', '--root', 'nowhere'], '--root DIR'),
+])
+def test_what_cannot_be_measured(tool, checkpoint, tmp_path, arguments, message, monkeypatch):
+    monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
+    with pytest.raises(SystemExit, match=message):
+        run(tool, tmp_path, checkpoint, *arguments)
+    assert not (tmp_path / 'out').exists()
+
+
+def test_missing_file(tool, tmp_path):
+    with pytest.raises(SystemExit, match='checkpoint nowhere.pth is not a file'):
+        run(tool, tmp_path, 'nowhere.pth', '--protocol', 'knn', '--data', 'toy-classes')
+
+
+def test_names(tool):
+    assert tool.short_name('work_dirs/vits/iter_10.pth') == 'vits/iter_10'
+    assert tool.short_name('random:a/b.pth') == 'random a/b'
+    assert tool.short_name('timm:vit_small_patch16_224.dino') == 'timm:vit_small_patch16_224.dino'
