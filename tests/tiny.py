@@ -12,12 +12,14 @@ LOSSES = dict(
     prototype_entropy=dict(type='PrototypeEntropyLoss'))
 
 
-def build_tiny(losses=None, queue_size=64, loss_weights=None, **backbone):
+def build_tiny(losses=None, queue_size=64, loss_weights=None, use_filter=True, **backbone):
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
-    head = dict(type='PrototypeHead', in_channels=32, hidden_channels=16, out_channels=8)
+    head = dict(type='PrototypeHead', hidden_channels=16, out_channels=8)
+    neck = (dict(type='ObjectAwareFilter', num_prototypes=2) if use_filter else
+            dict(type='NoFilter'))
     return CoTAP(
         backbone=dict(type='DINOViT', arch=arch, img_size=32, patch_size=8, **backbone),
-        neck=dict(type='ObjectAwareFilter', in_channels=16, num_prototypes=2),
+        neck=neck,
         head=dict(patch=dict(head, num_clusters=6), cls=dict(head, num_clusters=10)),
         losses=losses or LOSSES, loss_weights=loss_weights,
         memory=dict(patch_queue=dict(size=queue_size, temperature=0.05, per_step=16),

@@ -99,6 +99,8 @@ class CoTAPEncoder(BlocksEncoder):
     @torch.no_grad()
     def prototype_attention(self, images: Tensor) -> Tensor:
         """See :meth:`Encoder.prototype_attention`."""
+        if not self.module.neck.num_prototypes:
+            return super().prototype_attention(images)
         with eval_mode(self.module):
             return self.module.prototype_attention(self._fit(images), self.branch).float()
 

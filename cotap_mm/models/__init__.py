@@ -12,11 +12,11 @@ from .losses import (
                      PrototypeEntropyLoss,
 )
 from .modules import EMATeacher, FeatureQueue, PatchPairSampler, RandomDraws, TemplateBank
-from .necks import ObjectAwareFilter, SimpleFeaturePyramid
+from .necks import NoFilter, ObjectAwareFilter, SimpleFeaturePyramid
 
 __all__ = [
     'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'CoTAPViT',
-    'DINOViT', 'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'ObjectAwareFilter',
-    'PatchClusterLoss', 'PatchPairSampler', 'PatchRankingLoss', 'PrototypeEntropyLoss',
-    'PrototypeHead', 'RandomDraws', 'SimpleFeaturePyramid', 'TemplateBank'
+    'DINOViT', 'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'NoFilter',
+    'ObjectAwareFilter', 'PatchClusterLoss', 'PatchPairSampler', 'PatchRankingLoss',
+    'PrototypeEntropyLoss', 'PrototypeHead', 'RandomDraws', 'SimpleFeaturePyramid', 'TemplateBank'
 ]

@@ -56,8 +56,8 @@ class CoTAP(BaseSelfSupervisor):
 
     Args:
         backbone (dict | nn.Module): A :class:`DINOViT`.
-        neck (dict | nn.Module): An :class:`ObjectAwareFilter`; ``in_channels``
-            defaults to the backbone's width.
+        neck (dict | nn.Module): An :class:`ObjectAwareFilter`, or :class:`NoFilter`;
+            ``in_channels`` defaults to the backbone's width.
         head (dict): ``patch`` and ``cls``, each a :class:`PrototypeHead`;
             ``in_channels`` defaults to the neck's width.
         losses (dict): Any of ``patch_cluster``, ``cls_cluster``, ``patch_ranking``,
@@ -93,6 +93,9 @@ class CoTAP(BaseSelfSupervisor):
 
         backbone = _build(backbone)
         neck = _build(neck, in_channels=backbone.embed_dims)
+        if 'prototype_entropy' in losses and not neck.num_prototypes:
+            raise ValueError(f'{type(neck).__name__} has no prototypes for losses.'
+                             'prototype_entropy; set it to None')
         head = {name: _build(head[name], in_channels=neck.out_channels)
                 for name in ('patch', 'cls')}
         super().__init__(

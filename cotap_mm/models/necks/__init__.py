@@ -1,4 +1,5 @@
+from .no_filter import NoFilter
 from .object_aware_filter import ObjectAwareFilter
 from .simple_feature_pyramid import SimpleFeaturePyramid
 
-__all__ = ['ObjectAwareFilter', 'SimpleFeaturePyramid']
+__all__ = ['NoFilter', 'ObjectAwareFilter', 'SimpleFeaturePyramid']

@@ -1,0 +1,41 @@
+"""The ablation of the object-aware filter."""
+from typing import Optional, Tuple
+
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from cotap_mm.registry import MODELS
+
+
+@MODELS.register_module()
+class NoFilter(BaseModule):
+    """Stands where the object-aware filter does and only normalises the tokens.
+
+    For training without the filter: ``neck=dict(_delete_=True, type='NoFilter')`` and
+    ``losses=dict(prototype_entropy=None)``. Downstream the backbone then is a plain ViT.
+
+    Args:
+        in_channels (int): d, width of the tokens.
+        init_cfg (dict, optional): As in MMEngine's BaseModule.
+    """
+
+    num_prototypes = 0
+
+    def __init__(self, in_channels: int, init_cfg: Optional[dict] = None) -> None:
+        super().__init__(init_cfg)
+        self.in_channels = self.out_channels = in_channels
+        self.norm_patch = nn.LayerNorm(in_channels, eps=1e-6)
+        self.norm_cls = nn.LayerNorm(in_channels, eps=1e-6)
+
+    def forward(self, tokens: Tensor, grid: Tuple[int, int],
+                block: nn.Module) -> Tuple[Tensor, Tensor]:
+        """Tokens (B, 1+N, d) -> CLS (B, d) and patches (B, N, d)."""
+        return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
+
+    def filter_patches(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module) -> Tensor:
+        """Patches (B, N, d), normalised."""
+        return self.norm_patch(patches)
+
+    def filter_cls(self, cls_token: Tensor, block: nn.Module) -> Tensor:
+        """CLS tokens (B, d), normalised."""
+        return self.norm_cls(cls_token)

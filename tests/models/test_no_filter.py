@@ -1,0 +1,43 @@
+import pytest
+import torch
+from tiny import LOSSES, build_tiny, make_inputs
+
+import cotap_mm
+from cotap_mm.evaluation import CoTAPEncoder
+
+PLAIN = dict(LOSSES, prototype_entropy=None)
+
+
+def test_trains_without_the_filter_and_loads_as_a_plain_vit():
+    torch.manual_seed(0)
+    model = build_tiny(PLAIN, use_filter=False)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for step in range(3):
+        losses = model.loss(make_inputs(seed=step))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+        model.teacher.update(model.student, 0.9)
+    assert set(losses) == {f'loss_{name}' for name in PLAIN if PLAIN[name]}
+    assert model.neck.norm_patch.weight.grad.abs().sum() > 0
+    images = torch.randn(2, 3, 32, 32)
+    plain = cotap_mm.load(dict(state_dict=model.state_dict()), num_heads=2)
+    assert plain.network.neck is None
+    wanted = CoTAPEncoder(model, output='backbone')(images)
+    torch.testing.assert_close(plain(images).patches, wanted.patches, rtol=1e-4, atol=1e-4)
+
+
+def test_output_is_the_normalised_token():
+    model = build_tiny(PLAIN, use_filter=False)
+    images = torch.randn(2, 3, 32, 24)
+    plain, found = (CoTAPEncoder(model, output=output)(images) for output in ('backbone', 'filter'))
+    for before, after in ((plain.cls, found.cls), (plain.patches[..., 1, 2],
+                                                   found.patches[..., 1, 2])):
+        torch.testing.assert_close(after, torch.nn.functional.layer_norm(before, [16], eps=1e-6))
+    with pytest.raises(NotImplementedError, match='no object-aware filter'):
+        CoTAPEncoder(model).prototype_attention(images)
+
+
+def test_prototype_loss_needs_prototypes():
+    with pytest.raises(ValueError, match='NoFilter has no prototypes .* set it to None'):
+        build_tiny(LOSSES, use_filter=False)
