@@ -39,6 +39,7 @@ from cotap_mm.datasets import ToyScenes, read_image
 
 from .labeled_images import IGNORE_LABEL, ImageMaskFolder, LabeledScenes
 from .pictures import resize_image, to_pixels
+from .video_clips import VideoClips
 
 CAMVID = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car',
           'pedestrian', 'bicyclist')
@@ -236,7 +237,6 @@ def _class_folders(name: str, root: Path, classes: Optional[Sequence[str]]) -> E
 
 
 def _videos(name: str, root: Path, classes: Optional[Sequence[str]]) -> EvaluationData:
-    from .video_clips import VideoClips
     clips = {'davis': VideoClips.davis, 'camvid-video': VideoClips.camvid,
              'clip': VideoClips.folder}[name](root)
     return EvaluationData(name, 'video', CAMVID if name == 'camvid-video' else (), clips)

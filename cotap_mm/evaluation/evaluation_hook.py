@@ -3,7 +3,7 @@ from __future__ import annotations
 
 import random
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -15,7 +15,7 @@ from cotap_mm.registry import HOOKS
 
 from .data import EvaluationData
 from .labeled_images import build_labeled
-from .protocols import evaluate, find_protocol, settings_of
+from .protocols import Result, evaluate, find_protocol, settings_of
 from .vit_encoders import CoTAPEncoder
 
 
@@ -65,6 +65,9 @@ class EvaluationHook(Hook):
             output 'filter'.
         options (dict, optional): Settings of the protocol, such as k or image_size.
 
+    Attributes:
+        history (list): ``(iterations, (branch, output), Result)`` of every measurement.
+
     Raises:
         ValueError: If the interval is not positive, the protocol or an option is unknown, or
             training images are missing.
@@ -98,6 +101,7 @@ class EvaluationHook(Hook):
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
         self.options = dict(options or {})
+        self.history: List[Tuple[int, Tuple[str, str], Result]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Measure where training starts."""
@@ -128,6 +132,7 @@ class EvaluationHook(Hook):
             for branch, output in self.measure:
                 found = evaluate(CoTAPEncoder(model, branch, output), self.data, self.protocol,
                                  **self.options)
+                self.history.append((step, (branch, output), found))
                 suffix = '' if output == 'filter' else f'_{output}'
                 name = f'{self.protocol.replace("-", "_")}/{found.metric}_{branch}{suffix}'
                 values[name] = found.value

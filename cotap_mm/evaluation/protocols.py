@@ -13,10 +13,13 @@ import torch
 from cotap_mm.version import __version__
 
 from .classification import knn_classification, linear_classification
+from .correspondence import correspondence
 from .data import EvaluationData
 from .dense_retrieval import dense_retrieval
 from .dispersion import dispersion
 from .encoder import Encoder
+from .foreground import foreground
+from .label_propagation import label_propagation
 from .linear_segmentation import linear_segmentation
 from .overclustering import overclustering
 
@@ -46,9 +49,14 @@ PROTOCOLS = {
     'overclustering': Protocol(overclustering, 'segmentation', False, 'mIoU_K500',
                                'https://arxiv.org/abs/2204.13101'),
     'dispersion': Protocol(dispersion, 'segmentation', False, 'within_instance', _COTAP),
+    'foreground': Protocol(foreground, 'segmentation', False, 'jaccard',
+                           'https://arxiv.org/abs/2104.14294'),
+    'correspondence': Protocol(correspondence, 'segmentation', False, 'accuracy', 'ours'),
     'knn': Protocol(knn_classification, 'classification', True, 'top1',
                     'https://arxiv.org/abs/2104.14294'),
     'linear': Protocol(linear_classification, 'classification', True, 'top1', _COTAP),
+    'video': Protocol(label_propagation, 'video', False, 'J&F',
+                      'https://arxiv.org/abs/2104.14294'),
 }
 
 
