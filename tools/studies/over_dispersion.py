@@ -1,33 +1,29 @@
-"""Over-dispersion along training: what the ranking loss and the filter do to it.
+"""Study: over-dispersion along training, and what the ranking loss and the filter do to it.
 
     python tools/studies/over_dispersion.py --data toy camvid --camvid data/camvid
-    python tools/studies/over_dispersion.py --plot-only        # again from the JSON
+    python tools/studies/over_dispersion.py --plot-only   # tables and plot from the kept JSON
 
 Four trainings from the same start (the shipped toy ViT), with the same images in the same
 order: the cluster losses alone; with the ranking loss; with the object-aware filter; all of
 CoTAP. While they run, the protocol ``dispersion`` splits the variance of the student's patch
-features, and before and after it ``dense-retrieval`` measures what they are worth. Results:
-``docs/studies/over_dispersion.{json,png}`` and a table on the terminal.
+features, and before and after it ``dense-retrieval`` measures what they are worth. Runs are
+kept in --work-dir and not repeated; delete it after changing the code.
 """
 from __future__ import annotations
 
 import argparse
-import json
-import statistics
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
+import study
 from mmengine.config import Config, DictAction
-from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.evaluation import EvaluationHook
-from cotap_mm.visualization.canvas import FAINT, SERIES, new_figure, render, save_png, styled
 
-ROOT = Path(__file__).resolve().parents[2]
+NAME = 'over_dispersion'
 _CLUSTER = dict(patch_ranking=None, cls_neighbor=None, prototype_entropy=None)
 _NO_FILTER = dict(_delete_=True, type='NoFilter')
 #: Name -> keys of the config's model that differ from all of CoTAP.
@@ -38,178 +34,147 @@ VARIANTS: Dict[str, Dict[str, Any]] = {
     'all': {},
 }
 OUTPUTS = ('backbone', 'filter')
-MEASURES = ('within_instance', 'between_classes', 'variance', 'silhouette', 'effective_rank')
+#: Measure -> heading.
+MEASURES = dict(within_instance='within instances, %', between_classes='between classes, %',
+                silhouette='silhouette x 100', effective_rank='effective rank',
+                variance='variance x 100')
+_SCALE = dict(silhouette=100, variance=100)
+SHOWN = ('within_instance', 'between_classes', 'silhouette', 'effective_rank')
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=study.DOCS, help='folder of the results')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
     parser.add_argument('--data', nargs='+', choices=['toy', 'camvid'], default=['toy'])
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--iters', type=int, default=100)
     parser.add_argument('--interval', type=int, default=25)
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
     parser.add_argument('--images', type=int, default=60, help='images that are measured')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='config keys of all runs')
-    parser.add_argument('--out', default=str(ROOT / 'docs/studies'))
-    parser.add_argument('--work-dir', default='work_dirs/over_dispersion')
-    parser.add_argument('--plot-only', action='store_true')
+    parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
     return parser.parse_args(argv)
 
 
-def make_config(data: str, variant: str, seed: int, args: argparse.Namespace) -> Config:
+def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     """The demo's config, or CamVid's, with the parts of one variant."""
-    config = Config.fromfile(ROOT / 'configs/cotap' / dict(
-        toy='demo.py', camvid='camvid_small.py')[data])
-    for part, value in VARIANTS[variant].items():
+    config = Config.fromfile(study.ROOT / 'configs/cotap' / dict(
+        toy='demo.py', camvid='camvid_small.py')[job['data']])
+    for part, value in VARIANTS[job['variant']].items():
         value = dict(value)
         if value.pop('_delete_', False):
             config.model[part] = value
         else:
             config.model[part].update(value)
-    if data == 'camvid':
+    if job['data'] == 'camvid':
         config.train_dataloader.dataset.patch.root = f'{args.camvid}/images/train'
-    config.train_cfg.max_iters = args.iters
-    config.randomness = dict(seed=seed)
-    config.work_dir = str(Path(args.work_dir) / f'{data}_{variant.replace(" ", "_")}_{seed}')
-    config.experiment_name = Path(config.work_dir).name
+    config.train_cfg.max_iters = job['iters']
+    config.randomness = dict(seed=job['seed'])
+    config.experiment_name = '_'.join(
+        str(job[key]).replace(' ', '_') for key in ('data', 'variant', 'seed'))
+    config.work_dir = str(args.work_dir / NAME / config.experiment_name)
     config.custom_hooks = [hook for hook in config.custom_hooks if hook.type in (
         'TeacherHook', 'ScheduleLengthHook')]
     config.default_hooks.checkpoint = None
-    config.log_level = 'WARNING'
-    if args.cfg_options:
-        config.merge_from_dict(args.cfg_options)
+    config.log_level = 'ERROR'
+    config.merge_from_dict(args.cfg_options)
     return config
 
 
-def make_hooks(data: str, args: argparse.Namespace) -> List[EvaluationHook]:
+def make_hooks(job: study.Job, args: argparse.Namespace) -> List[EvaluationHook]:
     """Dispersion along the way, dense retrieval at both ends."""
-    if data == 'toy':
-        labelled = dict(type='ToyScenes', num_images=args.images)
-        train, val = (dict(labelled, split=split) for split in ('memory', 'val'))
-        options, classes = dict(purity=0.75), 9
+    size: Dict[str, Any] = {}
+    if job['data'] == 'toy':
+        train, val = (dict(type='ToyScenes', num_images=job['images'], split=split)
+                      for split in ('memory', 'val'))
+        classes = 9
     else:
         train, val = (dict(type='ImageMaskFolder', images=f'{args.camvid}/images/{split}',
-                           labels=f'{args.camvid}/labels/{split}', limit=args.images)
+                           labels=f'{args.camvid}/labels/{split}', limit=job['images'])
                       for split in ('train', 'val'))
-        options, classes = dict(purity=0.75, image_size=(184, 240)), 11
-    size = {key: options[key] for key in ('image_size', ) if key in options}
+        classes, size = 11, dict(image_size=(184, 240))
     measure = [('student', output) for output in OUTPUTS]
     return [
-        EvaluationHook(val, classes, protocol='dispersion', interval=args.interval,
-                       measure=measure, options=dict(options, layers=False)),
-        EvaluationHook(val, classes, train, interval=args.iters, measure=measure,
+        EvaluationHook(val, classes, protocol='dispersion', interval=job['interval'],
+                       measure=measure, options=dict(size, layers=False)),
+        EvaluationHook(val, classes, train, interval=job['iters'], measure=measure,
                        options=dict(size, memory_size=10_000)),
     ]
 
 
-class _Progress(Hook):
-    """One line now and then."""
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        if (runner.iter + 1) % 25 == 0:
-            print(f'  {runner.iter + 1} of {runner.max_iters} iterations', flush=True)
-
-
-def run(data: str, variant: str, seed: int, args: argparse.Namespace) -> Dict[str, Any]:
-    """Train once; for each output a list of measurements."""
-    config = make_config(data, variant, seed, args)
-    ensure_neighbors(config, args.work_dir)  # the same for all runs on these images
+def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
+    """Train once; for each output and measure a list of (iterations, value)."""
+    config = make_config(job, args)
+    ensure_neighbors(config, args.work_dir / NAME)  # the same for all runs on these images
     runner = Runner.from_cfg(config)
-    hooks = make_hooks(data, args)
-    for hook in [*hooks, _Progress()]:
+    hooks = make_hooks(job, args)
+    for hook in hooks:
         runner.register_hook(hook)
-    start = time.monotonic()
     runner.train()
-    model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-    assert model.teacher.num_updates > 0
-    found: Dict[str, Any] = dict(data=data, variant=variant, seed=seed, iters=args.iters,
-                                 minutes=round((time.monotonic() - start) / 60, 1))
+    found: Dict[str, Any] = {}
     for output in OUTPUTS:
-        found[output] = [
-            dict(step=step, **{name: result.scores[name] for name in MEASURES})
-            for step, (_, kind), result in hooks[0].history if kind == output]
-        found[f'{output}_mIoU'] = [[step, result.value] for step, (_, kind), result in
+        for measure in MEASURES:
+            found[f'{output} {measure}'] = [
+                (step, _SCALE.get(measure, 1) * result.scores[measure])
+                for step, (_, kind), result in hooks[0].history if kind == output]
+        found[f'{output} mIoU'] = [(step, result.value) for step, (_, kind), result in
                                    hooks[1].history if kind == output]
     return found
 
 
-@styled
-def figure(runs: List[Dict[str, Any]]) -> Any:
-    """Share within instances and silhouette against iterations; a row for each data set."""
-    data = list(dict.fromkeys(run['data'] for run in runs))
-    panels = (('within_instance', 'within instances, % of variance'), ('silhouette', 'silhouette'),
-              ('effective_rank', 'effective rank'))
-    drawing = new_figure(3.1 * len(panels), 2.7 * len(data) + 0.4)
-    axes = drawing.subplots(len(data), len(panels), squeeze=False)
-    for row, name in enumerate(data):
-        for axis, (measure, label) in zip(axes[row], panels):
-            for colour, variant in zip(SERIES, VARIANTS):
-                chosen = [run for run in runs if (run['data'], run['variant']) == (name, variant)]
-                _draw(axis, chosen, measure, variant, colour)
-            axis.set_title(f'{name}: {label}')
-            axis.set_xlabel('iterations')
-            axis.grid(color='#e4e7eb', linewidth=0.6)
-            for side in ('top', 'right'):
-                axis.spines[side].set_visible(False)
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    drawing.legend(handles, labels, loc='outside lower center', ncol=len(VARIANTS),
-                   frameon=False, labelcolor=FAINT)
-    return render(drawing)
+def run(args: argparse.Namespace) -> Dict[str, Any]:
+    """All trainings, with where they were made."""
+    jobs = [dict(data=data, variant=variant, seed=seed, iters=args.iters, interval=args.interval,
+                 images=args.images, options=dict(args.cfg_options))
+            for data in args.data for seed in args.seeds for variant in VARIANTS]
+    runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl')
+    return dict(study.machine(), runs=runs)
 
 
-def _draw(axis: Any, runs: List[Dict[str, Any]], measure: str, variant: str,
-          colour: str) -> None:
-    """Mean of the seeds at the network's output, and their range as a band."""
-    if not runs:
-        return
-    steps = [each['step'] for each in runs[0]['filter']]
-    values = [[run['filter'][i][measure] for run in runs] for i in range(len(steps))]
-    axis.plot(steps, [statistics.mean(each) for each in values], color=colour, label=variant,
-              marker='o', markersize=3)
-    axis.fill_between(steps, [min(each) for each in values], [max(each) for each in values],
-                      color=colour, alpha=0.15, linewidth=0)
+def curves(runs: List[study.Record], data: str, output: str, measure: str) -> Dict[str, list]:
+    """Variant -> (iterations, summary over seeds)."""
+    found: Dict[str, list] = {}
+    for variant in VARIANTS:
+        chosen = [each[f'{output} {measure}'] for each in runs
+                  if (each['data'], each['variant']) == (data, variant)]
+        points = [dict(step=step, value=value) for each in chosen for step, value in each]
+        summary = study.summarize(points, ['step'], 'value')
+        if summary:
+            found[variant] = [(step, each) for (step, ), each in summary.items()]
+    return found
 
 
-def table(runs: List[Dict[str, Any]]) -> str:
-    """Markdown: where each variant ended, means over seeds."""
-    columns = ['data', 'training', 'features', 'mIoU before', 'mIoU after', 'within instances %',
-               'between classes %', 'variance', 'silhouette', 'effective rank']
-    lines = ['| ' + ' | '.join(columns) + ' |', '|---' * len(columns) + '|']
-    for data in dict.fromkeys(run['data'] for run in runs):
-        for variant in VARIANTS:
-            chosen = [run for run in runs if (run['data'], run['variant']) == (data, variant)]
-            for output in OUTPUTS if chosen else ():
-                last = [run[output][-1] for run in chosen]
-                ends = [statistics.mean(run[f'{output}_mIoU'][place][1] for run in chosen)
-                        for place in (0, -1)]
-                means = {name: statistics.mean(each[name] for each in last) for name in MEASURES}
-                cells = [data, variant, output, *(f'{value:.1f}' for value in ends),
-                         f'{means["within_instance"]:.1f}', f'{means["between_classes"]:.1f}',
-                         f'{means["variance"]:.3f}', f'{means["silhouette"]:.3f}',
-                         f'{means["effective_rank"]:.1f}']
-                lines.append('| ' + ' | '.join(cells) + ' |')
-    return '\n'.join(lines)
+def report(results: Dict[str, Any], out: Path) -> None:
+    """Plot of the networks' outputs along training, and a table of where they ended."""
+    runs = results['runs']
+    names = list(dict.fromkeys(each['data'] for each in runs))
+    panels = [study.Panel(f'{data}: {MEASURES[measure]}', curves(runs, data, 'filter', measure),
+                          'iterations') for data in names for measure in SHOWN]
+    study.plot_panels(out / f'{NAME}.png', panels, len(SHOWN),
+                      "Patch features at the network's output while training", first='all')
+    rows = []
+    for data in names:
+        for output in OUTPUTS:
+            columns = {measure: curves(runs, data, output, measure)
+                       for measure in ('mIoU', *MEASURES)}
+            for variant in columns['mIoU']:
+                ends = [study.shown(columns['mIoU'][variant][place][1]) for place in (0, -1)]
+                rows.append([data, output, variant, *ends, *(
+                    study.shown(columns[measure][variant][-1][1]) for measure in MEASURES)])
+    header = ['data', 'features', 'training', 'mIoU before', 'mIoU after', *MEASURES.values()]
+    study.fill_page(out / f'{NAME}.md', 'results', study.markdown_table(header, rows))
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    out = Path(args.out)
-    file = out / 'over_dispersion.json'
-    if args.plot_only:
-        runs = json.loads(file.read_text())
-    else:
-        runs = []
-        for data in args.data:
-            for seed in args.seeds:
-                for variant in VARIANTS:
-                    print(f'{data}, {variant}, seed {seed}', flush=True)
-                    runs.append(run(data, variant, seed, args))
-        out.mkdir(parents=True, exist_ok=True)
-        file.write_text(json.dumps(runs, indent=1))
-    save_png(figure(runs), out / 'over_dispersion.png')
-    print(table(runs))
+    path = args.out / f'{NAME}.json'
+    if not args.plot_only:
+        study.write_json(path, run(args))
+    report(study.read_json(path), args.out)
+    print(f'results: {args.out / NAME}.md, .png and .json')
 
 
 if __name__ == '__main__':

@@ -1,0 +1,7 @@
+"""The studies are scripts that import their neighbours, as Python does for scripts."""
+import sys
+from pathlib import Path
+
+STUDIES = str(Path(__file__).resolve().parents[3] / 'tools' / 'studies')
+if STUDIES not in sys.path:
+    sys.path.append(STUDIES)

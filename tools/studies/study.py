@@ -1,0 +1,283 @@
+"""What the studies share: runs that are kept and resumed, tables, plots, the results in a page.
+
+A study is a list of jobs, dictionaries that JSON can hold, and a function that turns one into
+numbers. The tool writes three things beside one another: ``NAME.json`` (every run, and where it
+was made), ``NAME.png`` and, between two marks of ``NAME.md``, the tables. The words around them
+are written by hand.
+"""
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import platform
+import re
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+
+import torch
+from matplotlib.lines import Line2D
+from mmengine.utils import ProgressBar
+
+from cotap_mm.visualization.canvas import INK, SERIES, new_figure, render, save_png, styled
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / 'docs' / 'studies'
+Job = Dict[str, Any]
+Record = Dict[str, Any]  # a job with its results
+
+
+class Summary(NamedTuple):
+    """Of one value over seeds."""
+    mean: float
+    spread: float  # standard deviation, 0 for one seed
+    count: int
+
+
+# ---- runs ----------------------------------------------------------------------------------
+
+
+def _key(job: Job) -> str:
+    return json.dumps(job, sort_keys=True)
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+def _timed(work: Callable[[Job], Dict[str, float]], job: Job) -> Record:
+    start = time.monotonic()
+    results = work(job)
+    return dict(job, **results, seconds=round(time.monotonic() - start, 3))
+
+
+def run_jobs(work: Callable[[Job], Dict[str, float]],
+             jobs: Sequence[Job],
+             store: Path,
+             workers: int = 1) -> List[Record]:
+    """Run what has not been run yet; every finished run is kept at once.
+
+    Args:
+        work (callable): Job -> numbers. With several workers it must be importable by name.
+        jobs (sequence): What to run; equal jobs are run once.
+        store (Path): JSON lines, one a finished run. Delete it after a change of the code.
+        workers (int): Processes, each with one thread; 1 runs here. Defaults to 1.
+
+    Returns:
+        list[dict]: Job, results and ``seconds`` of each job, in the order of ``jobs``.
+
+    Raises:
+        ValueError: If ``workers`` is below 1.
+    """
+    if workers < 1:
+        raise ValueError(f'workers must be >= 1, got {workers}')
+    store.parent.mkdir(parents=True, exist_ok=True)
+    lines = store.read_text().splitlines() if store.is_file() else []
+    done = {_key(line['job']): line['record'] for line in map(json.loads, lines)}
+    todo = list({_key(job): job for job in jobs if _key(job) not in done}.values())
+    bar = ProgressBar(len(todo)) if todo else None
+    with open(store, 'a', encoding='utf-8') as file:
+
+        def keep(job: Job, record: Record) -> None:
+            done[_key(job)] = record
+            file.write(json.dumps(dict(job=job, record=record)) + '\n')
+            file.flush()
+            bar.update()
+
+        if workers == 1:
+            for job in todo:
+                keep(job, _timed(work, job))
+        elif todo:
+            # Spawned, since a fork of a process that holds threads or a GPU can hang.
+            with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'),
+                                     _one_thread) as pool:
+                running = {pool.submit(_timed, work, job): job for job in todo}
+                for future in as_completed(running):
+                    keep(running[future], future.result())
+    if bar is not None:
+        bar.file.write('\n')
+    return [done[_key(job)] for job in jobs]
+
+
+def machine(device: str = 'cpu') -> Dict[str, str]:
+    """Where and with what a study ran."""
+    import numpy
+    import sklearn
+    name = (torch.cuda.get_device_name() if device.startswith('cuda')
+            else f'{os.cpu_count()} CPU cores ({platform.machine()})')
+    return dict(date=time.strftime('%Y-%m-%d'), machine=name, python=platform.python_version(),
+                torch=torch.__version__, numpy=numpy.__version__, sklearn=sklearn.__version__)
+
+
+def write_json(path: Path, results: Dict[str, Any]) -> None:
+    """Write results; lists of dictionaries get a line for each."""
+    def lines(value: Any) -> str:
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return '[\n' + ',\n'.join('  ' + json.dumps(each) for each in value) + '\n ]'
+        return json.dumps(value)
+
+    body = ',\n'.join(f' {json.dumps(key)}: {lines(value)}' for key, value in results.items())
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f'{{\n{body}\n}}\n', encoding='utf-8')
+
+
+def read_json(path: Path) -> Dict[str, Any]:
+    """Read what :func:`write_json` wrote.
+
+    Raises:
+        FileNotFoundError: If the study has not been run.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f'{path} does not exist; run the study without --plot-only first')
+    return json.loads(path.read_text())
+
+
+# ---- numbers -------------------------------------------------------------------------------
+
+
+def summarize(records: Iterable[Record], keys: Sequence[str],
+              value: str) -> Dict[Tuple, Summary]:
+    """Mean and spread over whatever ``keys`` leave open, usually the seed.
+
+    Args:
+        records (iterable): From :func:`run_jobs`.
+        keys (sequence[str]): Names that tell the groups apart.
+        value (str): Name of the number.
+
+    Returns:
+        dict: Values of ``keys`` -> summary, in the order of first occurrence. Lists in keys
+        become tuples.
+    """
+    groups: Dict[Tuple, List[float]] = {}
+    for record in records:
+        group = tuple(tuple(record[k]) if isinstance(record[k], list) else record[k] for k in keys)
+        groups.setdefault(group, []).append(record[value])
+    return {group: Summary(statistics.mean(found),
+                           statistics.stdev(found) if len(found) > 1 else 0., len(found))
+            for group, found in groups.items()}
+
+
+def shown(summary: Optional[Summary], strong: bool = False) -> str:
+    """``61.2 ± 0.8`` for a table; a dash for what was not measured."""
+    if summary is None:
+        return '-'
+    text = f'{summary.mean:.1f}' + (f' ± {summary.spread:.1f}' if summary.count > 1 else '')
+    return f'**{text}**' if strong else text
+
+
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table in Markdown."""
+    lines = [header, ['---'] * len(header), *rows]
+    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
+
+
+def fill_page(path: Path, name: str, text: str) -> None:
+    """Replace what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+
+    A page that does not exist is begun; a page without the marks is an error, since words
+    written by hand are not to be lost.
+
+    Raises:
+        ValueError: If the page has no such marks.
+    """
+    begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
+    page = path.read_text(encoding='utf-8') if path.is_file() else f'{begin}\n{end}\n'
+    pattern = re.compile(re.escape(begin) + '.*?' + re.escape(end), re.S)
+    if len(pattern.findall(page)) != 1:
+        raise ValueError(f'{path} must have one line {begin} and one line {end} behind it; '
+                         'what stands between them is written by the study')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(pattern.sub(lambda _: f'{begin}\n{text.strip()}\n{end}', page),
+                    encoding='utf-8')
+
+
+# ---- plots ---------------------------------------------------------------------------------
+
+# Hue, marker and dashes tell the series apart, so that none of them has to be seen.
+MARKS = ('o', 's', '^', 'D', 'v', 'P')
+DASHES = ('-', (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 1.5)), '-')
+
+
+class Panel(NamedTuple):
+    """One pair of axes: name of the series -> x and summary of y, in order."""
+    title: str
+    series: Dict[str, List[Tuple[Any, Summary]]]
+    x_label: str = ''
+    y_label: str = ''
+    level: Optional[float] = None  # a dotted reference line
+    ticks: Optional[List[str]] = None  # texts for x = 0, 1, ...
+
+
+def series_style(names: Sequence[str], first: Optional[str] = None) -> Dict[str, Dict[str, Any]]:
+    """Line style of each name, up to six and ``first``, which is drawn in ink and thicker.
+
+    Raises:
+        ValueError: If there are more names than styles.
+    """
+    others = [name for name in names if name != first]
+    if len(others) > len(SERIES):
+        raise ValueError(f'at most {len(SERIES)} series beside the first can be told apart, got '
+                         f'{len(others)}')
+    style = {name: dict(color=color, marker=mark, ls=dash, lw=1.5, ms=4, zorder=3)
+             for name, color, mark, dash in zip(others, SERIES, MARKS, DASHES)}
+    if first is not None:
+        style[first] = dict(color=INK, marker='o', ls='-', lw=2.6, ms=5, zorder=4)
+    return {name: style[name] for name in names}
+
+
+@styled
+def plot_panels(path: Path, panels: Sequence[Panel], columns: int, title: str,
+                first: Optional[str] = None, level_name: str = '', share_y: str = 'none',
+                size: Tuple[float, float] = (2.6, 2.35)) -> None:
+    """Lines with their spread as a band, a panel for each setting.
+
+    Args:
+        path (Path): PNG to write.
+        panels (sequence[Panel]): Row by row.
+        columns (int): Panels in a row.
+        title (str): Above everything.
+        first (str, optional): The series to stand out. Defaults to None.
+        level_name (str): What the dotted lines are, for the legend.
+        share_y (str): Which panels share the axis of y, as in matplotlib. Defaults to 'none'.
+        size (tuple[float, float]): Of a panel, inches.
+    """
+    names = list(dict.fromkeys(name for panel in panels for name in panel.series))
+    styles = series_style(names, first)
+    rows = -(-len(panels) // columns)
+    legend = len(names) > 1 or bool(level_name)
+    figure = new_figure(columns * size[0], rows * size[1] + 0.45 + (0.35 if legend else 0))
+    grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
+    for axes in grid.ravel()[len(panels):]:
+        axes.axis('off')
+    for axes, panel in zip(grid.ravel(), panels):
+        for name, points in panel.series.items():
+            x = [point for point, _ in points]
+            mean = [found.mean for _, found in points]
+            axes.plot(x, mean, **styles[name])
+            axes.fill_between(x, [f.mean - f.spread for _, f in points],
+                              [f.mean + f.spread for _, f in points], lw=0,
+                              color=styles[name]['color'], alpha=0.16)
+        if panel.level is not None:
+            axes.axhline(panel.level, color=INK, lw=1, ls=':')
+        if panel.ticks:
+            axes.set_xticks(range(len(panel.ticks)), panel.ticks)
+            axes.margins(x=0.08)
+        axes.set_title(panel.title, loc='left')
+        axes.set_xlabel(panel.x_label)
+        axes.set_ylabel(panel.y_label)
+        axes.spines[['top', 'right']].set_visible(False)
+        axes.grid(axis='y', color='#e4e7eb', lw=0.7)
+        axes.set_axisbelow(True)
+        axes.tick_params(labelleft=True)
+    handles = [Line2D([], [], label=name, **styles[name]) for name in names if len(names) > 1]
+    if level_name:
+        handles.append(Line2D([], [], color=INK, lw=1, ls=':', label=level_name))
+    if handles:
+        figure.legend(handles=handles, loc='outside lower center', frameon=False, fontsize=8.5,
+                      ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
+                      handlelength=2.8)
+    figure.suptitle(title)
+    save_png(render(figure), path)
