@@ -21,7 +21,7 @@ import os
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
 import torch.distributed as dist
@@ -42,6 +42,7 @@ from cotap_mm.evaluation.protocols import (
 )
 from cotap_mm.ops import rank
 from cotap_mm.visualization.canvas import save_png
+from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 from cotap_mm.visualization.comparison import comparison_figure
 
 
@@ -76,24 +77,27 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return args
 
 
-def short_name(spec: str) -> str:
-    """Of a file its last folder and stem; else the name itself."""
-    if spec.startswith('random:'):
-        return 'random ' + short_name(spec[len('random:'):])
-    if spec.startswith(('timm:', 'cotap_mm:', 'http')):
-        return spec.rsplit('/', 1)[-1]
-    path = Path(spec)
-    return '/'.join([*path.parts[-2:-1], path.stem])
+class Backbone(NamedTuple):
+    """One thing to measure: its title, what ``cotap_mm.load`` takes, and which output."""
+    title: str
+    checkpoint: str
+    output: Optional[str]
 
 
-def load_backbone(text: str, args: argparse.Namespace) -> 'tuple[str, Any]':
-    """Name and encoder of ``[NAME=]BACKBONE[@filter|@backbone]``."""
-    name, spec = re.fullmatch(r'(?:([^=/]+)=)?(.+)', text).groups()
-    spec, output = re.fullmatch(r'(.+?)(?:@(filter|backbone))?', spec).groups()
-    torch.manual_seed(args.seed)
-    encoder = cotap_mm.load(spec, device=args.device, branch=args.branch, trust=args.trust,
-                            num_heads=args.num_heads, output=output)
-    return name or short_name(spec) + (f' ({output})' if output else ''), encoder
+def parse_backbones(texts: List[str]) -> List[Backbone]:
+    """``[NAME=]BACKBONE[@filter|@backbone]`` of each; ``ValueError`` if two have one title."""
+    split = [re.fullmatch(r'(.+?)(?:@(filter|backbone))?', text).groups() for text in texts]
+    unique = list(dict.fromkeys(name for name, _ in split))
+    named = dict(zip(unique, named_checkpoints(unique).items()))
+    found: List[Backbone] = []
+    for name, output in split:
+        title, checkpoint = named[name]
+        if output and not name.startswith(f'{title}='):
+            title += f' ({output})'
+        if title in [each.title for each in found]:
+            raise ValueError(f'two backbones are called {title!r}; write NAME={checkpoint}')
+        found.append(Backbone(title, checkpoint, output))
+    return found
 
 
 def options_of(protocol: str, args: argparse.Namespace) -> Dict[str, Any]:
@@ -132,11 +136,14 @@ def measure(args: argparse.Namespace) -> List[Result]:
     for protocol in args.protocol:
         find_protocol(protocol)
     check_settings(args)
+    backbones = parse_backbones([*args.backbones, *args.compare])
     data = load_data(args.data, args.root, args.classes, args.limit)
     out = Path(args.out)
     results = []
-    for text in [*args.backbones, *args.compare]:
-        name, encoder = load_backbone(text, args)
+    for name, checkpoint, output in backbones:
+        torch.manual_seed(args.seed)
+        encoder = cotap_mm.load(checkpoint, device=args.device, branch=args.branch,
+                                trust=args.trust, num_heads=args.num_heads, output=output)
         for protocol in args.protocol:
             options = options_of(protocol, args)
             file = result_file(out, protocol, data, name, encoder, options)

@@ -1,13 +1,21 @@
 """Pictures of inputs, features, prototypes and runs; functions that return arrays."""
 from .canvas import colorize, image_grid, side_by_side
+from .class_map import class_scatter, labeled_patches, project
+from .clusters import cluster_overlay, joint_clusters, match_clusters
 from .features import pca_maps, similarity_figure, similarity_map
+from .high_resolution import encode_large
+from .image_set import ImageSet, encode_images, read_images
 from .prototypes import attention_overlay, prototype_gallery
 from .report import Report
 from .scenes import class_legend, crops_with_boxes, foreground_overlay, label_map
+from .sheet import Panel, Row, Scale, picture_sheet
 from .training_curves import curves, read_scalars
 
 __all__ = [
-    'Report', 'attention_overlay', 'class_legend', 'colorize', 'crops_with_boxes', 'curves',
-    'foreground_overlay', 'image_grid', 'label_map', 'pca_maps', 'prototype_gallery',
-    'read_scalars', 'side_by_side', 'similarity_figure', 'similarity_map'
+    'ImageSet', 'Panel', 'Report', 'Row', 'Scale', 'attention_overlay', 'class_legend',
+    'class_scatter', 'cluster_overlay', 'colorize', 'crops_with_boxes', 'curves', 'encode_images',
+    'encode_large', 'foreground_overlay', 'image_grid', 'joint_clusters', 'label_map',
+    'labeled_patches', 'match_clusters', 'pca_maps', 'picture_sheet', 'project',
+    'prototype_gallery', 'read_images', 'read_scalars', 'side_by_side', 'similarity_figure',
+    'similarity_map'
 ]

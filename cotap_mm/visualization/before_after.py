@@ -1,12 +1,10 @@
 """Sections of a report that compare networks, such as before and after training."""
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, NamedTuple, Sequence, Tuple
 
-import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from cotap_mm.evaluation.dense_retrieval import (
     build_memory,
@@ -14,12 +12,13 @@ from cotap_mm.evaluation.dense_retrieval import (
     patch_labels,
     retrieve_labels,
 )
-from cotap_mm.evaluation.encoder import Encoder, eval_mode, normalize_images
+from cotap_mm.evaluation.encoder import Encoder, eval_mode
 from cotap_mm.evaluation.vit_encoders import CoTAPEncoder
 
+from . import sections
 from .canvas import Pixels, image_grid
-from .features import pca_maps, similarity_figure
-from .prototypes import prototype_gallery
+from .features import similarity_figure
+from .image_set import ImageSet, encode_images, in_batches, to_batch
 from .report import Report
 from .scenes import class_legend, crops_with_boxes, foreground_overlay, label_map
 
@@ -39,11 +38,6 @@ class Example(NamedTuple):
     neighbor: int
     patch: Tuple[int, int]
     name: str
-
-
-def to_batch(images: Sequence[Pixels]) -> Tensor:
-    """Normalised float images (B, 3, H, W) of uint8 pixels (H, W, 3), all of one size."""
-    return normalize_images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
 
 
 def choose_example(encoder: Encoder, images: Sequence[Pixels], labels: Sequence[Any],
@@ -129,16 +123,9 @@ def add_foreground(report: Report, networks: Dict[str, Any], images: Sequence[Pi
 
 def add_components(report: Report, networks: Dict[str, Any], images: Sequence[Pixels]) -> None:
     """Add principal components of patch features; arguments as in :func:`add_foreground`."""
-    batch, size = to_batch(images), images[0].shape[:2]
-    rows: List[Sequence[Pixels]] = [list(images)[:SHOWN]]
-    encoders = _encoders(networks)
-    for encoder in encoders.values():
-        rows.append(pca_maps(encoder(batch).patches, (size[0], size[1]))[:SHOWN])
-    report.add_picture(
-        'components', 'Principal components of patch features',
-        'The three main directions of the features as red, green and blue, computed over '
-        f'{len(images)} images: within a row, equal colours mean similar features.',
-        image_grid(rows, ['image', *encoders]))
+    features = {name: encode_images(encoder, images)
+                for name, encoder in _encoders(networks).items()}
+    sections.add_components(report, _shown(images), features, 'components')
 
 
 def add_similarity(report: Report, networks: Dict[str, Any], images: Sequence[Pixels],
@@ -165,14 +152,13 @@ def add_similarity(report: Report, networks: Dict[str, Any], images: Sequence[Pi
 
 def add_prototypes(report: Report, network: Any, images: Sequence[Pixels]) -> None:
     """Add what the prototypes of one network attend to; arguments as above."""
-    with eval_mode(network):
-        attention = network.prototype_attention(
-            to_batch(images).to(next(network.parameters()).device))
-    report.add_picture(
-        'prototypes', 'What each prototype attends to',
-        'After training: the object prototypes that most patches prefer, the patches that attend '
-        'to each most (one of an image), and their attention over whole images.',
-        prototype_gallery(images, attention))
+    attention = in_batches(CoTAPEncoder(network).prototype_attention, images)
+    sections.add_prototypes(report, _shown(images, len(images)), 'after training', attention)
+
+
+def _shown(images: Sequence[Pixels], count: int = SHOWN) -> ImageSet:
+    """The first images; toy scenes have no names."""
+    return ImageSet([''] * len(images[:count]), list(images[:count]))
 
 
 def add_retrieval(report: Report, encoders: Dict[str, Encoder], memory: Any, scenes: Any) -> None:

@@ -6,11 +6,11 @@ from typing import List, Optional, Sequence, Tuple
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from .canvas import (
     INK,
-    PANEL,
     Pixels,
     check_pixels,
     colorize,
@@ -21,6 +21,9 @@ from .canvas import (
     show,
     styled,
 )
+from .sheet import GAP, SHEET_DPI, axes_at, title_width, write_row_title
+
+CELL = 0.85  # inches
 
 
 def most_used_prototypes(attention: Tensor, count: int) -> List[int]:
@@ -88,7 +91,7 @@ def prototype_gallery(images: Sequence[Pixels],
 
     Shown are the prototypes that most patches prefer. A cut-out has 3 x 3 patches, as
     a prototype has cells, from different images. The maps show the same images in every row,
-    scaled from the smallest to the largest weight of that prototype in all images.
+    evenly spread, scaled from the smallest to the largest weight of that prototype in all images.
 
     Args:
         images (sequence): B images of one size, uint8 (H, W, 3).
@@ -111,28 +114,45 @@ def prototype_gallery(images: Sequence[Pixels],
     weights = attention.float().mean(dim=1).cpu()  # (B, h, w, M)
     grid = weights.shape[1:3]
     chosen = most_used_prototypes(weights, num_prototypes)
-    num_patches, num_maps = min(num_patches, len(images)), min(num_maps, len(images))
-    # A narrow empty column parts the two halves.
-    figure = new_figure((num_patches + num_maps + 0.2) * 0.66 * PANEL + 1.0,
-                        (len(chosen) + 1) * 0.66 * PANEL + 0.6)
-    axes = figure.subplots(
-        len(chosen) + 1, num_patches + 1 + num_maps, squeeze=False,
-        width_ratios=[1] * num_patches + [0.2] + [1] * num_maps)
-    maps = axes[:, num_patches + 1:]
-    for c in range(num_maps):
-        show(maps[0][c], check_pixels(images[c]))
-    for cell in [*axes[0, :num_patches + 1], *axes[:, num_patches]]:
-        cell.axis('off')
-    for r, prototype in enumerate(chosen, start=1):
+    shown = [i * len(images) // min(num_maps, len(images))
+             for i in range(min(num_maps, len(images)))]
+    num_patches = min(num_patches, len(images))
+    high, wide = check_pixels(images[0]).shape[:2]
+    # Cut-outs and maps are equally high; a gap parts the two halves.
+    right = title_width(['prototype 00']) + num_patches * CELL + 0.15
+    width = CELL * wide / high
+    above = 0.3 if not title else 0.55
+    total = above + (len(chosen) + 1) * CELL
+    figure = new_figure(right + len(shown) * width, total)
+    figure.set_dpi(SHEET_DPI)
+    figure.set_layout_engine('none')
+    left = title_width(['prototype 00'])
+    bottom = total - above - CELL
+    for c, i in enumerate(shown):
+        _add(figure, images[i], right + c * width, bottom, width)
+    _write(figure, 'attention to the prototype, on the same images', right, bottom + CELL)
+    _write(figure, 'patches that attend most to it, framed', left, bottom)
+    for prototype in chosen:
+        bottom -= CELL
+        write_row_title(figure, f'prototype {prototype}', left, bottom + CELL / 2)
         for c, (i, *place) in enumerate(top_patches(weights, prototype, num_patches)):
-            _show_patch(axes[r][c], images[i], (place[0], place[1]), grid)
+            axes = axes_at(figure, left + c * CELL, bottom, CELL - GAP, CELL - GAP)
+            _show_patch(axes, images[i], (place[0], place[1]), grid)
         own = weights[..., prototype].numpy()
-        for c in range(num_maps):
-            show(maps[r][c], attention_overlay(images[c], own[c], own.min(), own.max()))
-        axes[r][0].set_ylabel(f'prototype {prototype}', rotation=0, ha='right', va='center',
-                              labelpad=6, color=INK)
-    axes[1][(num_patches - 1) // 2].set_title('strongest patches, framed, with what is around')
-    maps[0][(num_maps - 1) // 2].set_title('attention on the same images')
+        for c, i in enumerate(shown):
+            overlay = attention_overlay(images[i], own[i], own.min(), own.max())
+            _add(figure, overlay, right + c * width, bottom, width)
     if title:
         figure.suptitle(title)
     return render(figure)
+
+
+def _add(figure: Figure, image: Pixels, left: float, bottom: float, width: float) -> None:
+    axes = axes_at(figure, left, bottom, width - GAP, CELL - GAP)
+    axes.imshow(image, interpolation='antialiased', aspect='auto')
+    axes.axis('off')
+
+
+def _write(figure: Figure, text: str, left: float, bottom: float) -> None:
+    wide, high = figure.get_size_inches()
+    figure.text(left / wide, bottom / high, text, va='bottom', color=INK, fontsize=8.5)

@@ -39,9 +39,11 @@ def crops_with_boxes(image: Pixels,
         raise ValueError(f'{len(crops)} crops need boxes of shape ({len(crops)}, 4), got '
                          f'{boxes.shape}')
     columns = -(-len(crops) // 2)
-    figure = new_figure((columns + 2.3) * PANEL, 2 * PANEL + (0.75 if title else 0.4))
-    layout = figure.add_gridspec(2, columns + 2, width_ratios=[1, 1] + [1] * columns)
-    source = figure.add_subplot(layout[:, :2])
+    # As high as two crops; very wide or narrow images are made smaller instead.
+    wide = 2 * min(max(image.shape[1] / image.shape[0], 0.7), 1.6)
+    figure = new_figure((columns + wide + 0.3) * PANEL, 2 * PANEL + (0.75 if title else 0.4))
+    layout = figure.add_gridspec(2, columns + 1, width_ratios=[wide] + [1] * columns)
+    source = figure.add_subplot(layout[:, 0])
     show(source, check_pixels(image), 'source image')
     for v, (box, crop) in enumerate(zip(boxes, crops)):
         color = BOXES[v % len(BOXES)]
@@ -49,7 +51,7 @@ def crops_with_boxes(image: Pixels,
         source.add_patch(
             Rectangle(box[:2] - 0.5, *(box[2:] - box[:2]), fill=False, ec=color,
                       lw=2.4 if v < num_global else 1.6, ls='-' if v < num_global else '--'))
-        axes = figure.add_subplot(layout[v % 2, 2 + v // 2])
+        axes = figure.add_subplot(layout[v % 2, 1 + v // 2])
         show(axes, check_pixels(crop, f'crop {v}'), kind)
         for spine in axes.spines.values():
             spine.set(visible=True, edgecolor=color, linewidth=2.4)

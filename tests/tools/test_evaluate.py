@@ -68,8 +68,7 @@ def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, c
                  'toy', '--limit', 3, '--image-size', 32, '--set', 'k=3', 'purity=0.6']
     results = run(tool, tmp_path, *arguments)
     assert len(results) == 6
-    assert {each['backbone'] for each in results} == {
-        'ours', 'plain', 'random ' + tool.short_name(checkpoint)}
+    assert {each['backbone'] for each in results} == {'ours', 'plain', 'random iter_1'}
     assert {each['parameters'].get('k') for each in results} == {3, None}
     weights = {each['backbone']: each['weights'] for each in results}
     assert len(set(weights.values())) == 3  # @backbone is without the filter's weights
@@ -102,6 +101,24 @@ def test_missing_file(tool, tmp_path):
 
 
 def test_names(tool):
-    assert tool.short_name('work_dirs/vits/iter_10.pth') == 'vits/iter_10'
-    assert tool.short_name('random:a/b.pth') == 'random a/b'
-    assert tool.short_name('timm:vit_small_patch16_224.dino') == 'timm:vit_small_patch16_224.dino'
+    found = tool.parse_backbones(['a/x.pth', 'plain=a/x.pth@backbone', 'a/x.pth@filter',
+                                  'random:timm:vit_tiny'])
+    assert found == [('x', 'a/x.pth', None), ('plain', 'a/x.pth', 'backbone'),
+                     ('x (filter)', 'a/x.pth', 'filter'), ('random vit_tiny', 'random:timm:vit_tiny',
+                                                           None)]
+    with pytest.raises(ValueError, match="two backbones are called 'x'; write NAME="):
+        tool.parse_backbones(['a/x.pth', 'a/x.pth'])
+
+
+def test_video(tool, checkpoint, tmp_path):
+    generator = torch.Generator().manual_seed(0)
+    for index in range(4):
+        for folder, shape in (('frames', (32, 48, 3)), ('masks', (32, 48))):
+            values = torch.randint(2 if folder == 'masks' else 256, shape, generator=generator)
+            path = tmp_path / f'clip/{folder}/{index:03d}.png'
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(values.to(torch.uint8).numpy()).save(path)
+    result, = run(tool, tmp_path, checkpoint, '--protocol', 'video', '--data', 'clip', '--root',
+                  tmp_path / 'clip', '--set', 'short_side=32', 'multiple=8')
+    assert result['metric'] == 'J&F' and 0 < result['value'] < 100
+    assert result['scores']['num_objects'] == 1

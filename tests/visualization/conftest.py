@@ -1,4 +1,6 @@
 """Small stand-ins shared by the picture tests."""
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -30,6 +32,7 @@ class FakeScenes:
 class FakeAlgorithm(nn.Module):
     """The interface of CoTAP on mean colours; 6 channels from the filter, 3 without."""
     patch_size = 8
+    neck = SimpleNamespace(num_prototypes=3)
 
     def __init__(self):
         super().__init__()

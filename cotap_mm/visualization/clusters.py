@@ -1,0 +1,129 @@
+"""Patches in groups: joint k-means over images, drawn with borders and numbers."""
+from __future__ import annotations
+
+from typing import List, Sequence, Tuple
+
+import matplotlib.patheffects as effects
+import numpy as np
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from scipy import ndimage
+from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import MiniBatchKMeans
+from torch import Tensor
+
+from .canvas import Pixels, check_pixels, resize
+
+# Okabe and Ito's colours, with a dark grey for their black: lines are black.
+_COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233),
+           (213, 94, 0), (240, 228, 66), (60, 60, 60))
+
+
+def distinct_colors(count: int) -> List[Tuple[int, int, int]]:
+    """RGB colours, the first 8 told apart with any common colour blindness.
+
+    Later ones are darker, then lighter tones of the first 8; beside those, write numbers.
+    """
+    colors = []
+    for index in range(count):
+        base, turn = np.array(_COLORS[index % len(_COLORS)]), index // len(_COLORS) % 3
+        tone = (base, base * 0.55, base * 0.45 + 140)[turn]
+        red, green, blue = tone.round().astype(int).tolist()
+        colors.append((red, green, blue))
+    return colors
+
+
+def joint_clusters(patches: Tensor, count: int, seed: int = 0) -> np.ndarray:
+    """Group the patches of all images by direction of their features.
+
+    k-means on L2-normalised features; the same seed gives the same groups. Clusters are
+    numbered by size, the largest is 0.
+
+    Args:
+        patches (Tensor): Features of B images, shape (B, C, h, w).
+        count (int): Number of clusters, 2 or more.
+        seed (int): Of the initial centres. Defaults to 0.
+
+    Returns:
+        np.ndarray: int, shape (B, h, w).
+
+    Raises:
+        ValueError: If there are fewer than 2 clusters, or fewer patches than clusters.
+    """
+    features = F.normalize(patches.detach().float(), dim=1).permute(0, 2, 3, 1).cpu()
+    rows = features.flatten(0, 2).numpy()  # (B, h, w, C) -> (B h w, C)
+    if not 2 <= count <= len(rows):
+        raise ValueError(f'the number of clusters must be in 2..{len(rows)} (the patches), got '
+                         f'{count}')
+    means = MiniBatchKMeans(count, batch_size=4096, n_init=5, random_state=seed).fit(rows)
+    found = means.predict(rows)
+    sizes = np.bincount(found, minlength=count)
+    rank = np.argsort(np.argsort(-sizes, kind='stable'))
+    return rank[found].reshape(features.shape[:3])
+
+
+def match_clusters(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Renumber clusters as those of a reference that they share most patches with.
+
+    Args:
+        found (np.ndarray): Cluster of each patch, shape (B, h, w).
+        reference (np.ndarray): The same images, another grid is fine, shape (B, h2, w2).
+
+    Returns:
+        np.ndarray: ``found`` under other numbers, one to one.
+    """
+    rows = np.arange(found.shape[1]) * reference.shape[1] // found.shape[1]
+    columns = np.arange(found.shape[2]) * reference.shape[2] // found.shape[2]
+    other = reference[:, rows[:, None], columns]  # (B, h, w)
+    count = int(max(found.max(), reference.max())) + 1
+    shared = np.zeros((count, count))
+    np.add.at(shared, (found.ravel(), other.ravel()), 1)
+    _, names = linear_sum_assignment(shared, maximize=True)
+    return names[found]
+
+
+def cluster_overlay(image: Pixels, clusters: np.ndarray, strength: float = 0.7) -> Pixels:
+    """Colours of clusters (h, w) over the grey image (H, W, 3)."""
+    pixels = check_pixels(image)
+    colors = np.array(distinct_colors(int(clusters.max()) + 1), dtype=np.uint8)[clusters]
+    grey = pixels.mean(axis=2, keepdims=True)
+    return (strength * resize(colors, pixels.shape[:2]) + (1 - strength) * grey).astype(np.uint8)
+
+
+def draw_borders(axes: Axes, clusters: np.ndarray, size: Sequence[int],
+                 smallest: float = 0.012) -> None:
+    """Draw lines between clusters, and the number of each on its largest piece.
+
+    Args:
+        axes (Axes): Shows the image.
+        clusters (np.ndarray): Cluster of each patch, shape (h, w).
+        size (sequence): Pixels (H, W) of the image.
+        smallest (float): Pieces below this share of the image get no number. Defaults to 0.012.
+    """
+    high, wide = size[0] / clusters.shape[0], size[1] / clusters.shape[1]
+    beside = np.argwhere(clusters[:, :-1] != clusters[:, 1:])
+    below = np.argwhere(clusters[:-1] != clusters[1:])
+    lines = [[((c + 1) * wide - 0.5, (r + y) * high - 0.5) for y in (0, 1)] for r, c in beside]
+    lines += [[((c + x) * wide - 0.5, (r + 1) * high - 0.5) for x in (0, 1)] for r, c in below]
+    thickness = min(0.6, 14 / clusters.shape[1])  # fine grids must not turn black
+    axes.add_collection(LineCollection(lines, colors='black', linewidths=thickness))
+    for number in np.unique(clusters):
+        pieces, _ = ndimage.label(clusters == number)
+        areas = np.bincount(pieces.ravel())[1:]
+        if areas.max() < smallest * clusters.size:
+            continue
+        row, column = _inner_point(pieces == 1 + areas.argmax())
+        # Inside the picture, also on a thin piece at its edge.
+        x = np.clip((column + 0.5) / clusters.shape[1], 0.05, 0.95) * size[1]
+        y = np.clip((row + 0.5) / clusters.shape[0], 0.07, 0.93) * size[0]
+        axes.text(x - 0.5, y - 0.5, str(number), ha='center', va='center',
+                  fontsize=6.5, fontweight='bold', color='white',
+                  path_effects=[effects.withStroke(linewidth=1.6, foreground='black')])
+
+
+def _inner_point(piece: np.ndarray) -> Tuple[int, int]:
+    """The cell of a piece (h, w) that is farthest from its border."""
+    depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
+    row, column = np.unravel_index(depth.argmax(), depth.shape)
+    return int(row), int(column)

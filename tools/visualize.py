@@ -1,0 +1,308 @@
+"""Pictures of what networks make of your images, in one report.
+
+    python tools/visualize.py work_dirs/vits_coco/iter_240000.pth --images DIR --out work_dirs/look
+    python tools/visualize.py before=timm:vit_small_patch16_224.dino after=FILE --images DIR --out D
+    python tools/visualize.py FILE --images DIR --labels DIR --classes sky road car --out DIR
+
+A checkpoint is anything that cotap_mm.load takes: a file or URL of CoTAP, DINO, iBOT, timm, ...;
+timm:NAME; random:FILE or random:timm:NAME for random weights. NAME=CHECKPOINT chooses its title.
+
+Kinds: pca (main directions of the features as colours), similarity (of one patch to all others),
+prototypes (patches and maps of each), attention (of CLS, with the foreground mask), crops (what
+pre-training sees), clusters (k-means of patches), compare (two or more checkpoints side by side),
+classes (patches on a plane, coloured by class; needs --labels). By default all that are possible.
+"""
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from functools import cached_property
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import cotap_mm
+from cotap_mm.datasets import ImageList
+from cotap_mm.datasets.image_source import BadImage
+from cotap_mm.datasets.transforms import MultiCrop
+from cotap_mm.engine import launch
+from cotap_mm.evaluation import Encoder, ImageMaskFolder
+from cotap_mm.registry import TRANSFORMS, build
+from cotap_mm.visualization import Report, sections
+from cotap_mm.visualization.before_after import choose_example
+from cotap_mm.visualization.checkpoint_titles import named_checkpoints
+from cotap_mm.visualization.class_map import METHODS, join, labeled_patches, project
+from cotap_mm.visualization.image_set import (
+    ImageSet,
+    common_size,
+    encode_images,
+    in_batches,
+    read_images,
+    spread,
+)
+
+
+class CannotShow(ValueError):
+    """A kind of picture that these checkpoints, images or options do not allow."""
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
+    parser.add_argument('--images', required=True, help='folder (read recursively), text list or '
+                        'COCO json')
+    parser.add_argument('--out', required=True, help='folder for report.html and the PNG files')
+    parser.add_argument('--kinds', nargs='+', choices=list(KINDS), metavar='KIND',
+                        help=', '.join(KINDS))
+    parser.add_argument('--labels', help='folder of masks with the names of the images: class '
+                        'indices, 255 is ignored')
+    parser.add_argument('--classes', nargs='+', metavar='NAME', help='of class 0, 1, ...')
+    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of all images; by '
+                        'default that of the first one, its longer side at most 448')
+    parser.add_argument('--limit', type=int, default=6, help='images to show, evenly spread '
+                        '(default: %(default)s)')
+    parser.add_argument('--pool', type=int, default=60, help='images to search for prototypes and '
+                        'classes (default: %(default)s)')
+    parser.add_argument('--patch', type=int, nargs=3, metavar=('IMAGE', 'ROW', 'COL'),
+                        help='for similarity: number of the image in the report, and place on the '
+                        'grid of the first checkpoint, all from 0; by default an object, by the '
+                        'labels or the foreground mask')
+    parser.add_argument('--clusters', type=int, default=12, help='default: %(default)s')
+    parser.add_argument('--projection', choices=METHODS, default='lda', help='for classes: linear '
+                        'discriminants (default) or principal components')
+    parser.add_argument('--scale', type=float, default=1.0, help='encode images this much larger')
+    parser.add_argument('--window', type=int, help='encode in overlapping windows of this many '
+                        'pixels, averaged (pca, similarity, clusters, compare, classes)')
+    parser.add_argument('--config', help='training config whose crops are shown')
+    parser.add_argument('--output', choices=('filter', 'backbone'), help='features after the '
+                        'object-aware filter (default where there is one) or before it')
+    parser.add_argument('--branch', choices=('student', 'teacher'), help='where a file has both')
+    parser.add_argument('--num-heads', type=int, help='where a file does not tell')
+    parser.add_argument('--trust', action='store_true',
+                        help='unpickle the checkpoints fully: they can run code; known files only')
+    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    return parser.parse_args(argv)
+
+
+class Study:
+    """Checkpoints and images, read and encoded when they are first needed.
+
+    Args:
+        args (argparse.Namespace): See :func:`parse_args`.
+    """
+
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args = args
+        self.checkpoints = named_checkpoints(args.checkpoints)
+        self.source = ImageList(args.images)
+        self.labels = ImageMaskFolder(args.images, args.labels) if args.labels else None
+        options = dict(device=args.device, branch=args.branch, output=args.output,
+                       trust=args.trust, num_heads=args.num_heads)
+        torch.manual_seed(0)  # random weights are the same in every run
+        self.encoders: Dict[str, Encoder] = {
+            name: cotap_mm.load(checkpoint, **options)
+            for name, checkpoint in self.checkpoints.items()}
+        patch_size = next(iter(self.encoders.values())).patch_size
+        first = self.source.read(0)
+        height, width = args.size or common_size(first, patch_size)
+        if not args.scale > 0:
+            raise ValueError(f'--scale must be positive, got {args.scale}')
+        self.size = round(height * args.scale), round(width * args.scale)
+        self.shown = self._read(args.limit)
+
+    def _read(self, limit: int) -> ImageSet:
+        return read_images(self.source, spread(len(self.source), limit), self.size, self.labels)
+
+    @cached_property
+    def pool(self) -> ImageSet:
+        """More images than are shown."""
+        return self._read(self.args.pool)
+
+    @cached_property
+    def features(self) -> Dict[str, Tensor]:
+        """Patch features of the shown images for each checkpoint."""
+        return {name: encode_images(encoder, self.shown.pixels, self.args.window)
+                for name, encoder in self.encoders.items()}
+
+    @cached_property
+    def classes(self) -> List[str]:
+        """Names of the classes; their numbers where there are none."""
+        labels = [label[label != 255] for label in (*self.shown.labels, *self.pool.labels)]
+        highest = max((int(label.max()) for label in labels if len(label)), default=-1)
+        names = self.args.classes or [f'class {index}' for index in range(highest + 1)]
+        if highest >= len(names):
+            raise ValueError(f'--classes names {len(names)} classes, but the labels go up to class '
+                             f'{highest}, counted from 0; name all {highest + 1}')
+        return names
+
+    @cached_property
+    def patch(self) -> Tuple[Tuple[int, int, int], str]:
+        """The patch to follow (image, row, column), and what it shows if that is known."""
+        encoder = next(iter(self.encoders.values()))
+        grid = encoder.grid(*self.size)
+        if self.args.patch:
+            image, row, column = self.args.patch
+            if not (0 <= image < len(self.shown.pixels) and 0 <= row < grid[0]
+                    and 0 <= column < grid[1]):
+                raise ValueError(
+                    f'--patch must be an image 0..{len(self.shown.pixels) - 1} and a place on the '
+                    f'{grid[0]} x {grid[1]} grid, from 0, got {image} {row} {column}')
+            return (image, row, column), ''
+        if self.labels is not None:
+            found = choose_example(encoder, self.shown.pixels, self.shown.labels, self.classes)
+            return (found.image, *found.patch), found.name
+        return (0, *_middle_of_foreground(encoder, self.shown, grid)), ''
+
+    def each_that_can(self, compute: Callable[[Encoder], Any]) -> Dict[str, Any]:
+        """``compute`` of each checkpoint that allows it; says which do not.
+
+        Raises:
+            CannotShow: If none does.
+        """
+        found, reasons = {}, {}
+        for name, encoder in self.encoders.items():
+            try:
+                found[name] = compute(encoder)
+            except NotImplementedError as error:
+                reasons[name] = str(error)
+        if not found:
+            raise CannotShow('; '.join(f'{name}: {reason}' for name, reason in reasons.items()))
+        for name, reason in reasons.items():
+            print(f'  without {name}: {reason}')
+        return found
+
+
+def _middle_of_foreground(encoder: Encoder, images: ImageSet,
+                          grid: Tuple[int, int]) -> Tuple[int, int]:
+    """The foreground patch of the first image that is nearest to its middle."""
+    middle = np.array(grid) // 2
+    try:
+        mask = in_batches(encoder.foreground, images.pixels[:1])[0].numpy()
+    except NotImplementedError:
+        return int(middle[0]), int(middle[1])
+    places = np.argwhere(mask)
+    row, column = places[((places - middle) ** 2).sum(axis=1).argmin()]
+    return int(row), int(column)
+
+
+def show_pca(report: Report, study: Study) -> None:
+    sections.add_components(report, study.shown, study.features)
+
+
+def show_similarity(report: Report, study: Study) -> None:
+    sections.add_similarity(report, study.shown, study.features, *study.patch)
+
+
+def show_clusters(report: Report, study: Study) -> None:
+    sections.add_clusters(report, study.shown, study.features, study.args.clusters)
+
+
+def show_comparison(report: Report, study: Study) -> None:
+    if len(study.encoders) < 2:
+        raise CannotShow('needs two checkpoints or more, got one')
+    sections.add_comparison(report, study.shown, study.features, study.patch[0],
+                            study.args.clusters)
+
+
+def show_attention(report: Report, study: Study) -> None:
+    def compute(encoder: Encoder) -> Tuple[Tensor, Tensor]:
+        return (in_batches(encoder.cls_attention, study.shown.pixels),
+                in_batches(encoder.foreground, study.shown.pixels))
+
+    for number, (name, found) in enumerate(study.each_that_can(compute).items()):
+        sections.add_attention(report, study.shown, name, *found, number)
+
+
+def show_prototypes(report: Report, study: Study) -> None:
+    def compute(encoder: Encoder) -> Tensor:
+        def mean_attention(images: Tensor) -> Tensor:  # heads would not fit for many images
+            return encoder.prototype_attention(images).mean(dim=1, keepdim=True)
+
+        return in_batches(mean_attention, study.pool.pixels)
+
+    for number, (name, found) in enumerate(study.each_that_can(compute).items()):
+        sections.add_prototypes(report, study.pool, name, found, number)
+
+
+def show_classes(report: Report, study: Study) -> None:
+    if study.labels is None:
+        raise CannotShow('needs --labels')
+    pool, planes = study.pool, {}
+    for name, encoder in study.encoders.items():
+        parts = [labeled_patches(encode_images(encoder, [image], study.args.window), label,
+                                 len(study.classes), index)
+                 for index, (image, label) in enumerate(zip(pool.pixels, pool.labels))]
+        planes[name] = project(join(parts), study.args.projection)
+    sections.add_classes(report, planes, study.classes, len(pool.pixels), study.args.projection)
+
+
+def show_crops(report: Report, study: Study) -> None:
+    crop = MultiCrop()
+    if study.args.config:
+        crops = launch.load_config(study.args.config).train_dataloader.dataset.get('crops', {})
+        crop = build(TRANSFORMS, dict(crops, type='MultiCrop'))
+    random, found = np.random.default_rng(0), []
+    images = [study.source.read(i) for i in spread(len(study.source), 3)]
+    for image in images:
+        global_crops, local_crops, boxes = crop(image, random)
+        views = [each.permute(1, 2, 0).numpy() for each in (*global_crops, *local_crops)]
+        found.append((views, boxes))
+    sections.add_crops(report, images, found, crop.num_global)
+
+
+# In the order of the report.
+KINDS: Dict[str, Callable[[Report, Study], None]] = dict(
+    compare=show_comparison, pca=show_pca, similarity=show_similarity, clusters=show_clusters,
+    attention=show_attention, prototypes=show_prototypes, classes=show_classes, crops=show_crops)
+
+
+def make_report(study: Study) -> Report:
+    """Tables and pictures of all kinds that are asked for, or possible.
+
+    Raises:
+        CannotShow: If a kind that was asked for is not possible.
+    """
+    args = study.args
+    text = (f'{len(study.shown.pixels)} of {len(study.source)} images, evenly spread, all resized '
+            f'to {study.size[0]} x {study.size[1]} pixels (height x width) whatever their shape'
+            + (f', encoded in overlapping windows of {args.window} pixels' if args.window else '')
+            + '.')
+    print(text)
+    report = Report('Patch features', text)
+    report.add_table(
+        'Checkpoints', 'Channels are those of the features that are shown.',
+        ['name', 'checkpoint', 'patch', 'channels', 'patches'],
+        [[name, study.checkpoints[name], f'{encoder.patch_size} px', study.features[name].shape[1],
+          ' x '.join(str(side) for side in study.features[name].shape[2:])]
+         for name, encoder in study.encoders.items()])
+    for kind, show in KINDS.items():
+        if args.kinds and kind not in args.kinds:
+            continue
+        try:
+            show(report, study)
+        except CannotShow as error:
+            if args.kinds:
+                raise CannotShow(f'--kinds {kind}: {error}') from error
+            print(f'{kind}: left out, {error}')
+        else:
+            print(f'{kind}: done')
+    return report
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    try:
+        page = make_report(Study(args)).save(args.out)
+    except (FileNotFoundError, ValueError, BadImage) as error:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
+        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
+    print(f'report: {page}')
+
+
+if __name__ == '__main__':
+    main()
