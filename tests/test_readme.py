@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ['README.md', 'CONTRIBUTING.md', 'docs/benchmarks.md']
+DOCUMENTS = ['README.md', 'CONTRIBUTING.md', *(
+    str(path.relative_to(ROOT)) for path in sorted((ROOT / 'docs').rglob('*.md')))]
 
 
 def commands():

@@ -101,11 +101,11 @@ def test_missing_file(tool, tmp_path):
 
 
 def test_names(tool):
-    found = tool.parse_backbones(['a/x.pth', 'plain=a/x.pth@backbone', 'a/x.pth@filter',
+    found = tool.parse_backbones(['a/x.pth', 'plain=b/y.pth@backbone', 'a/x.pth@filter',
                                   'random:timm:vit_tiny'])
-    assert found == [('x', 'a/x.pth', None), ('plain', 'a/x.pth', 'backbone'),
-                     ('x (filter)', 'a/x.pth', 'filter'), ('random vit_tiny', 'random:timm:vit_tiny',
-                                                           None)]
+    assert found == [('x', 'a/x.pth', None), ('plain', 'b/y.pth', 'backbone'),
+                     ('x (filter)', 'a/x.pth', 'filter'),
+                     ('random vit_tiny', 'random:timm:vit_tiny', None)]
     with pytest.raises(ValueError, match="two backbones are called 'x'; write NAME="):
         tool.parse_backbones(['a/x.pth', 'a/x.pth'])
 
