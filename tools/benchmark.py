@@ -117,14 +117,15 @@ def measure_step(args: argparse.Namespace) -> None:
 
 
 def last_metric(folder: Path, name: str) -> float:
-    """The last value of a metric that a run has logged."""
+    """The last value of a metric that a run has logged, in per cent."""
     lines = [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
              for line in file.read_text().splitlines()]
     values = [line[name] for line in lines if name in line]
     if not values:
         known = sorted({key for line in lines for key in line})
         raise SystemExit(f'error: {folder} has logged no {name}, only {", ".join(known)}')
-    return values[-1]
+    # MMDetection logs shares, MMSegmentation per cent.
+    return 100 * values[-1] if name.startswith('coco/') else values[-1]
 
 
 def transfer(args: argparse.Namespace) -> None:

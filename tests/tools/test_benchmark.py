@@ -1,8 +1,10 @@
 """tools/benchmark.py: a step is measured, starts are compared, finished runs are not repeated."""
+import importlib.util
 import json
 import subprocess
 import sys
 
+import pytest
 import torch
 from downstream.fake_data import write_for
 from downstream.test_training import ROOT, VIT, shrink
@@ -34,10 +36,10 @@ def test_transfer(tmp_path):
     config.dump(tmp_path / 'tiny.py')
     vit = build(MODELS, VIT)
     vit.init_weights()
-    torch.save(dict(state_dict=vit.state_dict()), tmp_path / 'init.pth')
+    torch.save(dict(state_dict=vit.state_dict()), tmp_path / 'init_0.pth')
     arguments = ['transfer', 'tiny.py', '--seeds', '0', '--work-dir', 'out',
                  '--variant', 'random', 'init=none',
-                 '--variant', 'plain', 'init=init.pth', 'model.backbone.use_filter=False',
+                 '--variant', 'plain', 'init=init_{seed}.pth', 'model.backbone.use_filter=False',
                  'model.decode_head.in_channels=16', 'model.decode_head.channels=16']
     first = benchmark(tmp_path, *arguments)
     assert '| start | seed 0 | mean mIoU | deviation |' in first
@@ -46,5 +48,18 @@ def test_transfer(tmp_path):
     saved = torch.load(tmp_path / 'out' / 'plain_0' / 'iter_2.pth', weights_only=True)
     assert not any('neck' in name for name in saved['state_dict'])
 
-    (tmp_path / 'init.pth').unlink()  # nothing is trained again, so it is not missed
+    (tmp_path / 'init_0.pth').unlink()  # nothing is trained again, so it is not missed
     assert benchmark(tmp_path, *arguments) == first
+
+
+def test_metrics_are_in_per_cent(tmp_path):
+    spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools/benchmark.py')
+    tool = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tool)
+    (tmp_path / '1/vis_data').mkdir(parents=True)
+    (tmp_path / '1/vis_data/scalars.json').write_text(
+        '{"mIoU": 1.0, "coco/bbox_mAP": 0.07}\n{"mIoU": 22.5, "coco/bbox_mAP": 0.125}\n')
+    assert tool.last_metric(tmp_path, 'mIoU') == 22.5
+    assert tool.last_metric(tmp_path, 'coco/bbox_mAP') == 12.5
+    with pytest.raises(SystemExit, match='no aAcc, only coco/bbox_mAP, mIoU'):
+        tool.last_metric(tmp_path, 'aAcc')
