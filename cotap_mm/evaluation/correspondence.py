@@ -88,10 +88,10 @@ def correspondence(encoder: Encoder,
         maps = encoder(images).patches
         second = _encode(encoder, [other['image'] for other in others])
         for a, b, other in zip(maps, second, others):
-            labels = [_dominant(label, each, num_classes, purity)
-                      for label, each in zip(other['labels'], (a, b))]
-            counts = match_patches(a, b, *labels, num_classes, mutual)
-            sums[:-1] += counts.flatten().cpu()
+            classes, found = (_dominant(label, each, num_classes, purity)
+                              for label, each in zip(other['labels'], (a, b)))
+            counts = match_patches(a, b, classes, found, num_classes, mutual)
+            sums[:-1] += counts.flatten()
             sums[-1] += bool(counts[2].any())
     return _scores(all_reduce_sum(sums), num_classes)
 
@@ -112,19 +112,18 @@ def match_patches(first: Tensor, second: Tensor, first_classes: Tensor, second_c
         Tensor: float64, shape (4, K). For each class of the first image: right matches, matches,
         patches, and the sum over matches of the chance to be right.
     """
-    classes, others = (each[each >= 0].to(first.device)
-                       for each in (first_classes, second_classes))
-    counts = torch.zeros(4, num_classes, dtype=torch.double, device=first.device)
+    classes, others = (each[each >= 0].cpu() for each in (first_classes, second_classes))
+    counts = torch.zeros(4, num_classes, dtype=torch.double)
     asked = torch.isin(classes, others).nonzero()[:, 0]
     if not len(asked):
         return counts
     rows, bank = (F.normalize(each.flatten(1).T[known.to(each.device) >= 0], dim=1)  # (n, C)
                   for each, known in ((first, first_classes), (second, second_classes)))
-    match = nearest(rows[asked], bank, 1)[1][:, 0]
+    match = nearest(rows[asked.to(rows.device)], bank, 1)[1][:, 0].cpu()
     kinds = classes[asked]
     counts[2] = torch.bincount(kinds, minlength=num_classes)
     if mutual:
-        back = nearest(bank[match], rows, 1)[1][:, 0] == asked
+        back = nearest(bank[match.to(bank.device)], rows, 1)[1][:, 0].cpu() == asked
         kinds, match = kinds[back], match[back]
     share = torch.bincount(others, minlength=num_classes).double() / len(others)
     counts[0] = torch.bincount(kinds[others[match] == kinds], minlength=num_classes)

@@ -147,12 +147,13 @@ def propagate(encoder: Encoder,
         raise ValueError(f'temperature must be positive, got {temperature}')
     if not len(frames):
         raise ValueError('there must be at least one frame, got none')
-    mask = torch.as_tensor(first_mask).long()
+    mask = torch.as_tensor(first_mask).long().cpu()
     if mask.ndim != 2 or bool((mask == IGNORE_LABEL).all()):
         raise ValueError('first_mask must have shape (H, W) and values besides 255, got '
                          f'{tuple(mask.shape)}')
     if image_size is None:
-        image_size = frame_size(*to_pixels(frames[0]).shape[1:], short_side, multiple)
+        height, width = to_pixels(frames[0]).shape[1:]
+        image_size = frame_size(height, width, short_side, multiple)
     return _propagate(encoder, frames, mask, image_size, num_previous, radius, topk, temperature,
                       batch_size)
 
