@@ -73,6 +73,7 @@ setup(
         'mm': read_requirements('mminstall'),
         'downstream': read_requirements('downstream'),
         'tests': read_requirements('tests'),
+        'viewer': read_requirements('viewer'),
         'mim': ['openmim'],
     },
     cmdclass={'build_py': BuildPy, 'develop': Develop},

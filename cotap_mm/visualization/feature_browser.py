@@ -1,0 +1,268 @@
+"""What the interactive viewer shows: features of a few images, drawn anew for each click."""
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from cotap_mm.evaluation.encoder import Encoder
+
+from .canvas import Pixels, colorize, resize
+from .clusters import cluster_overlay, joint_clusters, match_clusters
+from .features import pca_maps
+from .image_set import encode_images, in_batches, read_images
+from .prototypes import attention_overlay
+from .scenes import foreground_overlay
+
+GAP = 8  # pixels between pictures
+LABEL = 136  # pixels that the name of a row takes
+MARGIN = 6  # pixels left of it
+PICTURE = 300  # width of a picture, in pixels
+_INK, _PAPER = (31, 41, 51), (255, 255, 255)
+
+
+class Point(NamedTuple):
+    """A place in a shown image.
+
+    Attributes:
+        slot (int): Which of the shown images, from 0.
+        x (float): From the left, 0 to 1.
+        y (float): From the top, 0 to 1.
+    """
+    slot: int
+    x: float
+    y: float
+
+    def patch(self, grid: Sequence[int]) -> Tuple[int, int]:
+        """Row and column on a grid of (h, w) patches."""
+        return (min(int(self.y * grid[0]), grid[0] - 1), min(int(self.x * grid[1]), grid[1] - 1))
+
+
+class Drawing(NamedTuple):
+    """A sheet of pictures, uint8 (H, W, 3), and a sentence on how to read it."""
+    sheet: Pixels
+    note: str
+
+
+class FeatureBrowser:
+    """Encodes each image once and draws maps of the chosen ones.
+
+    Rows of a sheet: the photographs, then one row for each encoder.
+
+    Args:
+        encoders (dict): Name -> encoder, one or more.
+        source: Images with ``len``, ``name(i)`` and ``read(i)``.
+        size (tuple): Height and width in pixels that all images are resized to.
+    """
+
+    def __init__(self, encoders: Dict[str, Encoder], source: Any, size: Tuple[int, int]) -> None:
+        self.encoders, self.source, self.size = encoders, source, size
+        self._photos: Dict[int, Pixels] = {}
+        self._kept: Dict[tuple, Any] = {}
+        self.modes: Dict[str, Callable[..., Drawing]] = {
+            'similarity': self._similarity, 'components': self._components,
+            'clusters': self._clusters, 'prototypes': self._prototypes,
+            'attention': self._attention, 'foreground': self._foreground}
+
+    @property
+    def names(self) -> List[str]:
+        """Names of all images."""
+        return [self.source.name(i) for i in range(len(self.source))]
+
+    def draw(self, chosen: Sequence[int], mode: str, point: Point, number: int = 0,
+             count: int = 8) -> Drawing:
+        """Draw one mode.
+
+        Args:
+            chosen (sequence): Indices of the images to show, at least one.
+            mode (str): One of ``modes``.
+            point (Point): The chosen patch, framed in every mode.
+            number (int): Which prototype. Defaults to 0.
+            count (int): How many clusters. Defaults to 8.
+
+        Returns:
+            Drawing: The sheet and what it shows.
+
+        Raises:
+            ValueError: If no image is chosen, the mode is unknown, or an encoder cannot show it.
+        """
+        chosen = list(chosen)
+        if not chosen:
+            raise ValueError('choose at least one image')
+        if mode not in self.modes:
+            raise ValueError(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
+        point = point._replace(slot=min(point.slot, len(chosen) - 1))
+        return self.modes[mode](chosen, point, number, count)
+
+    def locate(self, x: float, y: float, shown: int) -> Optional[Point]:
+        """Place on the sheet, in pixels -> place in an image; None between pictures."""
+        width, height = self._picture
+        column, left = divmod(x - LABEL, width + GAP)
+        row, top = divmod(y, height + GAP)
+        inside = left < width and top < height and 0 <= column < shown
+        if not inside or not 0 <= row <= len(self.encoders):
+            return None
+        return Point(int(column), left / width, top / height)
+
+    def num_prototypes(self) -> int:
+        """The largest number of prototypes of the encoders, 0 without a filter."""
+        counts = [0]
+        for name in self.encoders:
+            try:
+                counts.append(self._maps(name, [0], 'prototype_attention').shape[-1])
+            except NotImplementedError:
+                continue
+        return max(counts)
+
+    @property
+    def _picture(self) -> Tuple[int, int]:
+        """Width and height of a picture on the sheet."""
+        return PICTURE, max(1, round(PICTURE * self.size[0] / self.size[1]))
+
+    def _photo(self, index: int) -> Pixels:
+        if index not in self._photos:
+            self._photos[index] = read_images(self.source, [index], self.size).pixels[0]
+        return self._photos[index]
+
+    def _maps(self, name: str, chosen: Sequence[int], what: str) -> Tensor:
+        """Features, or a kind of attention, of the chosen images; each is computed once."""
+        missing = [i for i in dict.fromkeys(chosen) if (name, i, what) not in self._kept]
+        if missing:
+            encoder, photos = self.encoders[name], [self._photo(i) for i in missing]
+            found = (F.normalize(encode_images(encoder, photos), dim=1) if what == 'patches'
+                     else in_batches(getattr(encoder, what), photos))
+            for i, each in zip(missing, found):
+                self._kept[name, i, what] = each
+        return torch.stack([self._kept[name, i, what] for i in chosen])
+
+    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
+        if key not in self._kept:
+            self._kept[key] = compute()
+        return self._kept[key]
+
+    # ---- one function for each mode ----------------------------------------------------
+
+    def _similarity(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+        rows, scales = {}, {}
+        for name in self.encoders:
+            maps = self._maps(name, chosen, 'patches')  # (B, C, h, w), normalised
+            row, column = point.patch(maps.shape[2:])
+            cosine = torch.einsum('c,bchw->bhw', maps[point.slot, :, row, column], maps).numpy()
+            scales[name] = low, _ = float(cosine.min()), 1.0
+            rows[name] = [colorize(each, low, 1) for each in cosine]
+        return self._sheet(chosen, rows, point, 'Cosine similarity to the framed patch; each row '
+                           'has its own scale.', scales)
+
+    def _components(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+        rows = {name: self._once((name, tuple(chosen), 'components'), lambda name=name: pca_maps(
+            self._maps(name, chosen, 'patches'))) for name in self.encoders}
+        return self._sheet(chosen, rows, point, 'The three main directions of the features over '
+                           'the shown images as red, green and blue: within a row, equal colours '
+                           'mean similar features.')
+
+    def _clusters(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+        rows: Dict[str, List[Pixels]] = {}
+        first: Optional[np.ndarray] = None
+        for name in self.encoders:
+            found = self._once((name, tuple(chosen), 'clusters', count), lambda name=name:
+                               joint_clusters(self._maps(name, chosen, 'patches'), count))
+            found = found if first is None else match_clusters(found, first)
+            first = found if first is None else first
+            rows[name] = [cluster_overlay(self._photo(i), each) for i, each in zip(chosen, found)]
+        return self._sheet(chosen, rows, point, f'{count} groups of patches (k-means over the '
+                           'shown images); groups of two rows share a colour where they share most '
+                           'patches.')
+
+    def _prototypes(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+        rows = {}
+        for name in self.encoders:
+            weights = self._shown_maps(name, chosen, 'prototype_attention')
+            weights = weights.mean(dim=1)  # (B, heads, h, w, M) -> (B, h, w, M)
+            if number >= weights.shape[-1]:
+                raise ValueError(f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}')
+            rows[name] = self._overlays(chosen, weights[..., number].numpy())
+        return self._sheet(chosen, rows, point, f'Attention of each patch to prototype {number} of '
+                           'the object-aware filter, mean over heads; bright is strong.')
+
+    def _attention(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+        rows = {name: self._overlays(chosen, self._shown_maps(
+            name, chosen, 'cls_attention').mean(dim=1).numpy()) for name in self.encoders}
+        return self._sheet(chosen, rows, point, 'Attention of the CLS token in the last block, '
+                           'mean over heads; bright is strong.')
+
+    def _foreground(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+        rows = {name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(
+            chosen, self._shown_maps(name, chosen, 'foreground'))] for name in self.encoders}
+        return self._sheet(chosen, rows, point, 'In colour: the smallest set of patches that holds '
+                           '60 % of the attention of CLS.')
+
+    def _shown_maps(self, name: str, chosen: List[int], what: str) -> Tensor:
+        try:
+            return self._maps(name, chosen, what)
+        except NotImplementedError as error:
+            raise ValueError(f'{name}: {error}') from error
+
+    def _overlays(self, chosen: List[int], maps: np.ndarray) -> List[Pixels]:
+        low, high = float(maps.min()), float(maps.max())
+        return [attention_overlay(self._photo(i), each, low, high)
+                for i, each in zip(chosen, maps)]
+
+    # ---- the sheet ---------------------------------------------------------------------
+
+    def _sheet(self, chosen: List[int], rows: Dict[str, List[Pixels]], point: Point,
+               note: str, scales: Optional[Dict[str, Tuple[float, float]]] = None) -> Drawing:
+        width, height = self._picture
+        lines = {'image': [self._photo(i) for i in chosen], **rows}
+        sheet = Image.new('RGB', (LABEL + len(chosen) * (width + GAP) - GAP,
+                                  len(lines) * (height + GAP) - GAP), _PAPER)
+        pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
+        for r, (name, pictures) in enumerate(lines.items()):
+            top = r * (height + GAP)
+            for line, part in enumerate(_broken(name)):
+                pen.text((MARGIN, top + 4 + 19 * line), part, fill=_INK, font=font)
+            if scales and name in scales:
+                _scale_bar(sheet, pen, top + height, *scales[name])
+            for column, picture in enumerate(pictures):
+                large = resize(picture, (height, width), smooth=name == 'image')
+                sheet.paste(Image.fromarray(large), (LABEL + column * (width + GAP), top))
+            self._frame(pen, point, top)
+        return Drawing(np.asarray(sheet), note)
+
+    def _frame(self, pen: ImageDraw.ImageDraw, point: Point, top: int) -> None:
+        """Frame the chosen patch of the finest grid, in white on black."""
+        width, height = self._picture
+        grid = max((encoder.grid(*self.size) for encoder in self.encoders.values()), key=np.prod)
+        row, column = point.patch(grid)
+        left = LABEL + point.slot * (width + GAP)
+        box = [left + column * width / grid[1], top + row * height / grid[0],
+               left + (column + 1) * width / grid[1], top + (row + 1) * height / grid[0]]
+        pen.rectangle([box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2], outline='black', width=5)
+        pen.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline='white', width=2)
+
+
+def _scale_bar(sheet: Image.Image, pen: ImageDraw.ImageDraw, bottom: int, low: float,
+               high: float) -> None:
+    """Draw what the colours mean, left of a row that ends at ``bottom``."""
+    font, length = ImageFont.load_default(12), LABEL - MARGIN - 30
+    bar = colorize(np.linspace(0, 1, length)[None].repeat(10, axis=0), 0, 1)
+    sheet.paste(Image.fromarray(bar), (MARGIN, bottom - 30))
+    pen.text((MARGIN, bottom - 17), f'{low:.2f}', fill=_INK, font=font)
+    pen.text((MARGIN + length, bottom - 17), f'{high:.2f}', fill=_INK, font=font, anchor='ra')
+
+
+def _broken(name: str, length: int = 16) -> List[str]:
+    """A name in lines of at most ``length`` characters, broken at spaces if it has any."""
+    lines: List[str] = ['']
+    for word in name.split(' '):
+        while len(word) > length:
+            lines.append(word[:length])
+            word = word[length:]
+        if len(lines[-1]) + len(word) < length:
+            lines[-1] = f'{lines[-1]} {word}'.strip()
+        else:
+            lines.append(word)
+    return [line for line in lines if line][:6]

@@ -1,0 +1,182 @@
+"""The viewer in a real browser."""
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from tiny import build_tiny
+
+from cotap_mm.visualization.feature_browser import GAP, LABEL, PICTURE
+
+TOOL = Path(__file__).resolve().parents[2] / 'tools/viewer.py'
+
+
+@pytest.fixture(scope='module')
+def folder(tmp_path_factory):
+    """A tiny checkpoint and three images."""
+    folder = tmp_path_factory.mktemp('viewer')
+    torch.manual_seed(0)
+    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)),
+               folder / 'iter_1.pth')
+    rng = np.random.RandomState(0)
+    (folder / 'images').mkdir()
+    for index in range(3):
+        pixels = rng.randint(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
+        Image.fromarray(pixels).save(folder / f'images/{index}.png')
+    return folder
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(('127.0.0.1', 0))
+        return probe.getsockname()[1]
+
+
+def viewer(folder, *arguments):
+    return [sys.executable, '-W', 'ignore', str(TOOL), *map(str, arguments)]
+
+
+def sentence(folder, *arguments):
+    """What a viewer that cannot start says."""
+    pytest.importorskip('gradio')
+    done = subprocess.run(viewer(folder, *arguments), capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1 and 'Traceback' not in done.stderr
+    return done.stderr
+
+
+def test_mistakes_get_a_sentence(folder):
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert f'cannot serve on 127.0.0.1:{port}' in sentence(
+            folder, folder / 'iter_1.pth', folder / 'images', '--port', port)
+    (folder / 'empty').mkdir()
+    assert 'holds no image' in sentence(folder, folder / 'iter_1.pth', folder / 'empty', '--port',
+                                        free_port())
+
+
+@pytest.fixture(scope='module')
+def page(folder):
+    """A headless Chromium at the viewer's page."""
+    pytest.importorskip('gradio', reason='the viewer needs gradio')
+    webdriver = pytest.importorskip('selenium.webdriver', reason='selenium drives the browser')
+    browser, driver = shutil.which('chromium'), shutil.which('chromedriver')
+    if not browser or not driver:
+        pytest.skip('chromium and chromedriver are not installed '
+                    '(apt-get install chromium chromium-driver)')
+    port = free_port()
+    server = subprocess.Popen(
+        viewer(folder, f'one={folder}/iter_1.pth', folder / 'images', '--compare',
+               f'two=random:{folder}/iter_1.pth', '--port', port, '--shown', 2, '--device', 'cpu'),
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    window = None
+    try:
+        for _ in range(240):
+            with socket.socket() as probe:
+                if probe.connect_ex(('127.0.0.1', port)) == 0:
+                    break
+            assert server.poll() is None, server.stdout.read()
+            time.sleep(0.5)
+        options = webdriver.ChromeOptions()
+        options.binary_location = browser
+        for option in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage',
+                       '--disable-gpu', '--window-size=1200,1100'):
+            options.add_argument(option)
+        window = webdriver.Chrome(options=options,
+                                  service=webdriver.chrome.service.Service(driver))
+        window.get(f'http://127.0.0.1:{port}/')
+        yield window
+    finally:
+        if window is not None:
+            window.quit()
+        server.terminate()
+        server.wait(30)
+
+
+def sheet(window):
+    """Address and pixels (H, W, 3) of the sheet that is shown."""
+    script = '''
+        const image = document.querySelector('#sheet img');
+        if (!image || !image.complete || !image.naturalWidth) return null;
+        const canvas = document.createElement('canvas');
+        canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
+        const pen = canvas.getContext('2d');
+        pen.drawImage(image, 0, 0);
+        return [image.src, canvas.width, canvas.height,
+                Array.from(pen.getImageData(0, 0, canvas.width, canvas.height).data)];'''
+    for _ in range(120):
+        found = window.execute_script(script)
+        if found:
+            pixels = np.array(found[3], dtype=np.uint8).reshape(found[2], found[1], 4)
+            return found[0], pixels[..., :3]
+        time.sleep(0.25)
+    raise AssertionError('no sheet is shown')
+
+
+def wait_for_another(window, address, act):
+    """Do something until the sheet is another: at first the page may not listen yet."""
+    for attempt in range(80):
+        if attempt % 20 == 0:
+            act()
+        found = window.execute_script("return document.querySelector('#sheet img').src")
+        if found != address:
+            return sheet(window)
+        time.sleep(0.25)
+    raise AssertionError('the sheet did not change')
+
+
+def picture(pixels, row, column):
+    top, left = row * (PICTURE + GAP), LABEL + column * (PICTURE + GAP)
+    return pixels[top:top + PICTURE, left:left + PICTURE]
+
+
+@pytest.mark.slow
+def test_a_click_shows_what_is_similar_to_that_patch(page):
+    from selenium.webdriver.common.actions.action_builder import ActionBuilder
+    address, before = sheet(page)
+    assert before.shape == (3 * PICTURE + 2 * GAP, LABEL + 2 * PICTURE + GAP, 3)
+    box = page.execute_script("const b = document.querySelector('#sheet img')"
+                              '.getBoundingClientRect(); return [b.left, b.top, b.width]')
+    scale = box[2] / before.shape[1]
+    # The patch in row 0, column 3 of the second photograph.
+    x = LABEL + PICTURE + GAP + 0.875 * PICTURE
+    y = 0.125 * PICTURE
+
+    def click():
+        # Where in the window: offsets from an element count from its visible part's centre.
+        action = ActionBuilder(page)
+        action.pointer_action.move_to_location(int(box[0] + x * scale), int(box[1] + y * scale))
+        action.pointer_action.click()
+        action.perform()
+
+    _, after = wait_for_another(page, address, click)
+    yellow = np.array([253, 231, 37])  # viridis at 1
+    for row in (1, 2):  # both networks
+        shown = picture(after, row, 1)
+        assert np.abs(shown[int(y), int(0.875 * PICTURE)].astype(int) - yellow).max() <= 2
+        assert (shown != picture(before, row, 1)).any()
+    photo = picture(after, 0, 1)
+    corner = photo[:int(0.3 * PICTURE), int(0.7 * PICTURE):]
+    assert (corner == 255).all(axis=2).sum() > 100  # the frame
+
+
+@pytest.mark.slow
+def test_other_modes_and_nothing_from_elsewhere(page):
+    address, _ = sheet(page)
+    seen = set()
+    for mode in ('components', 'clusters', 'prototypes', 'attention'):
+        button = page.find_element('css selector', f'#mode input[value="{mode}"]')
+        address, pixels = wait_for_another(page, address, button.click)
+        seen.add(pixels.tobytes())
+    assert len(seen) == 4
+    hosts = page.execute_script(
+        "return performance.getEntriesByType('resource').map(e => new URL(e.name).hostname)")
+    assert set(hosts) <= {'127.0.0.1', ''}

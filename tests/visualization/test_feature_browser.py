@@ -1,0 +1,135 @@
+import numpy as np
+import pytest
+import torch
+from evaluation.pixel_scenes import PixelEncoder
+from tiny import build_tiny
+
+from cotap_mm.evaluation import CoTAPEncoder
+from cotap_mm.visualization.canvas import colorize
+from cotap_mm.visualization.feature_browser import (
+    GAP,
+    LABEL,
+    PICTURE,
+    FeatureBrowser,
+    Point,
+    _broken,
+)
+
+
+class Photos:
+    """Images with one colour in each quarter; how often each was read."""
+
+    def __init__(self, count=3, side=32):
+        rng = np.random.RandomState(0)
+        quarters = rng.randint(0, 256, (count, 2, 2, 3), dtype=np.uint8)
+        self.pixels = quarters.repeat(side // 2, axis=1).repeat(side // 2, axis=2)
+        self.reads = []
+
+    def __len__(self):
+        return len(self.pixels)
+
+    def name(self, index):
+        return f'folder/{index}.png'
+
+    def read(self, index):
+        self.reads.append(index)
+        return self.pixels[index]
+
+
+def browser(**encoders):
+    return FeatureBrowser(encoders or dict(pixels=PixelEncoder()), Photos(), (32, 32))
+
+
+def picture(sheet, row, column):
+    """Pixels of one picture of a sheet."""
+    top, left = row * (PICTURE + GAP), LABEL + column * (PICTURE + GAP)
+    return sheet[top:top + PICTURE, left:left + PICTURE]
+
+
+def test_similarity_of_the_clicked_patch():
+    found = browser()
+    point = Point(1, 0.8, 0.2)  # top right quarter of the second image
+    drawing = found.draw([0, 2], 'similarity', point)
+    maps = torch.stack([PixelEncoder().encode(found.source.pixels[i]).patches[0] for i in (0, 2)])
+    maps = torch.nn.functional.normalize(maps, dim=1)
+    cosine = torch.einsum('c,bchw->bhw', maps[1, :, 1, 6], maps).numpy()
+    low = cosine.min()
+    assert (drawing.sheet.shape == np.array([2 * PICTURE + GAP,
+                                             LABEL + 2 * PICTURE + GAP, 3])).all()
+    for column, values in enumerate(cosine):
+        colours = colorize(values, low, 1)
+        shown = picture(drawing.sheet, 1, column)
+        for row, place in ((0, 0), (6, 2), (4, 7)):
+            y, x = (int((each + 0.5) * PICTURE / 8) for each in (row, place))
+            assert shown[y, x].tolist() == colours[row, place].tolist()
+    # The clicked patch itself is framed, and inside the frame as bright as can be.
+    y, x = (int((each + 0.5) * PICTURE / 8) for each in (1, 6))
+    assert picture(drawing.sheet, 1, 1)[y, x].tolist() == colorize(np.ones((1, 1)), 0, 1)[
+        0, 0].tolist()
+    frame = picture(drawing.sheet, 0, 1)[int(PICTURE / 8) - 1:int(2 * PICTURE / 8) + 2]
+    assert (frame == 255).all(axis=2).any() and (frame == 0).all(axis=2).any()
+
+
+def test_a_place_on_the_sheet_is_the_patch_under_it():
+    found = browser()
+    for row in (0, 1):  # photograph and map
+        point = found.locate(LABEL + PICTURE + GAP + 0.9 * PICTURE,
+                             row * (PICTURE + GAP) + 0.3 * PICTURE, 2)
+        assert point.slot == 1 and point.patch((8, 8)) == (2, 7)
+    assert found.locate(10, 10, 2) is None  # on a label
+    assert found.locate(LABEL + PICTURE + 2, 10, 2) is None  # between pictures
+    assert found.locate(LABEL + 2 * (PICTURE + GAP) + 5, 10, 2) is None  # not shown
+    assert Point(0, 1.0, 1.0).patch((4, 5)) == (3, 4)
+
+
+def test_everything_is_computed_once():
+    calls = []
+    encoder = PixelEncoder(lambda x: calls.append(len(x)) or x)
+    found = browser(pixels=encoder)
+    found.draw([0, 1], 'similarity', Point(0, 0.5, 0.5))
+    found.draw([0, 1], 'components', Point(1, 0.1, 0.5))
+    found.draw([0, 1, 2], 'similarity', Point(2, 0.1, 0.1))
+    assert calls == [2, 1] and sorted(found.source.reads) == [0, 1, 2]
+
+
+def test_every_mode_of_a_network_with_filter():
+    torch.manual_seed(0)
+    model = build_tiny()
+    found = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
+    assert found.num_prototypes() == 2
+    sheets = [found.draw([0, 1], mode, Point(0, 0.5, 0.5), 1, 3) for mode in found.modes]
+    assert len({each.sheet.tobytes() for each in sheets}) == len(sheets) == 6
+    assert len({each.note for each in sheets}) == 6
+    with pytest.raises(ValueError, match=r'prototypes 0..1, got 2'):
+        found.draw([0], 'prototypes', Point(0, 0.5, 0.5), 2)
+
+
+def test_clusters_of_two_rows_share_numbers():
+    model = build_tiny()
+    found = browser(one=CoTAPEncoder(model), same=CoTAPEncoder(model))
+    sheet = found.draw([0, 1], 'clusters', Point(1, 0.9, 0.9), count=3).sheet
+    assert (picture(sheet, 1, 0) == picture(sheet, 2, 0)).all()
+
+
+def test_what_cannot_be_shown():
+    found = browser()
+    assert found.num_prototypes() == 0
+    with pytest.raises(ValueError, match='pixels: PixelEncoder has no object-aware filter'):
+        found.draw([0], 'prototypes', Point(0, 0, 0))
+    with pytest.raises(ValueError, match='pixels: PixelEncoder has no CLS token'):
+        found.draw([0], 'attention', Point(0, 0, 0))
+    with pytest.raises(ValueError, match='at least one image'):
+        found.draw([], 'similarity', Point(0, 0, 0))
+    with pytest.raises(ValueError, match='one of similarity, components'):
+        found.draw([0], 'umap', Point(0, 0, 0))
+
+
+def test_a_point_of_an_image_that_is_gone_moves_to_the_last():
+    found = browser()
+    assert found.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
+
+
+def test_long_names_are_broken():
+    assert _broken('random weights of a very long name') == [
+        'random weights', 'of a very long', 'name']
+    assert _broken('x' * 40) == ['x' * 16, 'x' * 16, 'x' * 8]
