@@ -13,6 +13,7 @@ import os
 import platform
 import re
 import statistics
+import threading
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -44,8 +45,16 @@ def _key(job: Job) -> str:
     return json.dumps(job, sort_keys=True)
 
 
-def _one_thread() -> None:
+def _start_worker() -> None:
+    """One thread, and no life after the process that started this one, however that ends."""
     torch.set_num_threads(1)
+    parent = multiprocessing.parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 def _timed(work: Callable[[Job], Dict[str, float]], job: Job) -> Record:
@@ -93,7 +102,7 @@ def run_jobs(work: Callable[[Job], Dict[str, float]],
         elif todo:
             # Spawned, since a fork of a process that holds threads or a GPU can hang.
             with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'),
-                                     _one_thread) as pool:
+                                     _start_worker) as pool:
                 running = {pool.submit(_timed, work, job): job for job in todo}
                 for future in as_completed(running):
                     keep(running[future], future.result())

@@ -1,0 +1,111 @@
+"""Tables of the noise study, from its results as ``noise_tolerance.json`` holds them."""
+from __future__ import annotations
+
+import statistics
+from typing import Any, Dict, List, Tuple
+
+import study
+
+CONDITIONS = ('data', 'imbalance', 'noise', 'level')
+LEVELS = dict(flip=(0., 0.2, 0.4, 0.6), additive=(0., 0.25, 0.5, 1.))
+NOISE_LABEL = dict(flip='flipped classes (share)', additive='noise on similarities (deviation)')
+OURS = 'CoTAP'
+
+
+def untouched(noise: str, objective: str) -> bool:
+    """Cross-entropy reads classes, which additive noise leaves alone."""
+    return objective == 'cross-entropy' and noise == 'additive'
+
+
+def place(data: str, imbalance: float) -> str:
+    return f'{data}, {imbalance:g}:1'
+
+
+def by_level(results: Dict[str, Any], value: str = 'precision') -> Dict[Tuple, study.Summary]:
+    """(data, imbalance, noise, level, objective) -> summary; level 0 stands under both noises."""
+    found = study.summarize(results['runs'], (*CONDITIONS, 'objective'), value)
+    for (data, imbalance, _, level, name), summary in list(found.items()):
+        if not level:
+            found[data, imbalance, 'additive', level, name] = summary
+    return found
+
+
+def tables(results: Dict[str, Any], value: str, above: float = 0.) -> str:
+    """A table for each panel of imbalance over ``above``; bold is the best mean of a column."""
+    found = {key: each for key, each in by_level(results, value).items() if key[1] > above}
+    names = list(dict.fromkeys(key[-1] for key in found))
+    parts = []
+    for data, imbalance in dict.fromkeys(key[:2] for key in found):
+        for noise in LEVELS:
+            levels = sorted({key[3] for key in found if key[:3] == (data, imbalance, noise)})
+            columns = [{name: found[data, imbalance, noise, level, name] for name in names}
+                       for level in levels]
+            rows = [[name, *(study.shown(column[name], column[name] == max(column.values()))
+                             for column in columns)] for name in names]
+            parts.append(study.markdown_table(
+                [f'{place(data, imbalance)}: {NOISE_LABEL[noise]}', *map('{:g}'.format, levels)],
+                rows))
+    return '\n\n'.join(parts)
+
+
+def verdicts(results: Dict[str, Any]) -> str:
+    """Where CoTAP is ahead or behind, seed by seed: all objectives see the same data of a seed."""
+    by_seed = {(*(run[k] for k in CONDITIONS), run['objective'], run['seed']): run['precision']
+               for run in results['runs']}
+    names = [name for name in dict.fromkeys(key[4] for key in by_seed) if name != OURS]
+    settings = list(dict.fromkeys(key[:4] for key in by_seed))
+    rows = []
+    for label, kept in (('no noise', lambda s: not s[3]),
+                        ('flipped classes', lambda s: s[2] == 'flip' and s[3]),
+                        ('noise on similarities', lambda s: s[2] == 'additive')):
+        for imbalance in dict.fromkeys(s[1] for s in settings):
+            here = [s for s in settings if kept(s) and s[1] == imbalance]
+            if not here:
+                continue
+            row = [f'{label}, {imbalance:g}:1']
+            for name in names:
+                if all(untouched(s[2], name) for s in here):
+                    row.append('(no noise)')
+                    continue
+                gaps = [[by_seed[(*s, OURS, seed)] - by_seed[(*s, name, seed)]
+                         for seed in results['options']['seeds']] for s in here]
+                ahead = sum(min(gap) > 0 for gap in gaps)
+                behind = sum(max(gap) < 0 for gap in gaps)
+                mean = sum(map(sum, gaps)) / sum(map(len, gaps))
+                row.append(f'{mean:+.1f} ({ahead}/{behind}/{len(here)})')
+            rows.append(row)
+    return study.markdown_table([f'{OURS} minus', *names], rows)
+
+
+def standings(results: Dict[str, Any]) -> str:
+    """Over the settings with noise: mean place, and points of mAP behind the best objective."""
+    found = by_level(results)
+    rows: Dict[str, List[str]] = {}
+    for noise in LEVELS:
+        places: Dict[str, List[int]] = {}
+        behind: Dict[str, List[float]] = {}
+        for setting in dict.fromkeys(key[:4] for key in found if key[2] == noise and key[3]):
+            means = {key[4]: each.mean for key, each in found.items()
+                     if key[:4] == setting and not untouched(noise, key[4])}
+            for name, mean in means.items():
+                places.setdefault(name, []).append(1 + sum(m > mean for m in means.values()))
+                behind.setdefault(name, []).append(max(means.values()) - mean)
+        for name in dict.fromkeys(key[4] for key in found):
+            own = behind.get(name)
+            rows.setdefault(name, [name]).append(
+                f'{statistics.mean(places[name]):.1f}; {statistics.mean(own):.1f}; {max(own):.1f}'
+                if own else '(no noise)')
+    return study.markdown_table(
+        ['place; behind; at worst', *(NOISE_LABEL[noise] for noise in LEVELS)], rows.values())
+
+
+def count_choices(trials: List[Dict[str, Any]]) -> Dict[str, Dict[Tuple, int]]:
+    """Objective -> (setting, learning rate) -> how often."""
+    counts: Dict[str, Dict[Tuple, int]] = {}
+    for each in trials:
+        if not each['chosen']:
+            continue
+        own = counts.setdefault(each['objective'], {})
+        pick = each['setting'], each['lr']
+        own[pick] = own.get(pick, 0) + 1
+    return counts
