@@ -1,6 +1,11 @@
 """Pure tensor functions of the method; none of them holds state."""
 from .attention import cls_attention
-from .average_precision import right_rank_count, wrong_rank_mass
+from .average_precision import (
+    continuous_average_precision,
+    rank_statistics,
+    right_rank_count,
+    wrong_rank_mass,
+)
 from .collectives import (
     all_reduce_max,
     all_reduce_min,
@@ -18,7 +23,7 @@ from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
     'all_reduce_max', 'all_reduce_min', 'all_reduce_sum', 'broadcast', 'cls_attention',
-    'common_boxes', 'foreground_mask', 'gather_rows', 'rank', 'resize_position_embedding',
-    'right_rank_count', 'roi_pool', 'sample_negatives', 'sinkhorn', 'spherical_kmeans',
-    'world_size', 'wrong_rank_mass'
+    'common_boxes', 'continuous_average_precision', 'foreground_mask', 'gather_rows', 'rank',
+    'rank_statistics', 'resize_position_embedding', 'right_rank_count', 'roi_pool',
+    'sample_negatives', 'sinkhorn', 'spherical_kmeans', 'world_size', 'wrong_rank_mass'
 ]

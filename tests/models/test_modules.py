@@ -168,6 +168,24 @@ def test_pairs_compare_the_right_patches():
     assert is_neighbor.tolist() == [True, True, False, False]
 
 
+def test_all_patches_can_be_ranked():
+    student, teacher = torch.randn(2, 6, 2, 5, 4, 4).unbind(0)  # 3 images, 3 positives, 2 crops
+    foreground = torch.rand(6, 2, 4, 4) > 0.5
+    sampler = PatchPairSampler(pool_sizes=(2, 4), topk=None, num_negatives=2)
+    sizes = []
+    for (pred, target, is_neighbor), size in zip(sampler(student, teacher, foreground), (2, 4)):
+        tokens = torch.nn.functional.adaptive_avg_pool2d(student.flatten(0, 1), size)
+        tokens = torch.nn.functional.normalize(tokens.flatten(2).transpose(1, 2), dim=-1)
+        tokens = tokens.reshape(6, -1, 5)  # (images, tokens of both crops, channels)
+        wanted = tokens[:3] @ tokens[3:].transpose(1, 2)
+        torch.testing.assert_close(pred[is_neighbor], wanted.flatten())
+        assert len(pred) == len(target) == 3 * (2 * size**2)**2 * 3
+        sizes.append(len(pred))
+    assert sizes[0] < sizes[1]
+    with pytest.raises(ValueError, match='topk must be >= 1, or None'):
+        PatchPairSampler(topk=0)
+
+
 def test_monitors_at_their_limits():
     collapsed = torch.eye(4)[:1].expand(10, -1)
     values = assignment_monitors(collapsed)

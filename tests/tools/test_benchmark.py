@@ -25,9 +25,20 @@ def test_step(tmp_path):
     benchmark(tmp_path, 'step', 'demo', '--batch-size', '2', '--steps', '2', '--warmup', '1',
               '--json', 'out.json')
     result = json.loads((tmp_path / 'out.json').read_text())
-    assert result['batch_size'] == 2 and result['dtype'] == 'auto'
-    assert 0 < result['fastest'] <= result['seconds_a_step'] <= result['slowest']
-    assert result['peak_memory_gb'] > 0
+    assert result['settings']['batch_size'] == 2 and result['settings']['dtype'] == 'auto'
+    row, = result['rows']
+    assert 0 < row['fastest'] <= row['seconds'] <= row['slowest'] and row['peak GB'] > 0
+    assert {'machine', 'torch', 'date'} <= set(result)
+
+
+def test_loss(tmp_path):
+    shown = benchmark(tmp_path, 'loss', '--device', 'cpu', '--pairs', '40', '900', '--runs', '2',
+                      '--longest-plain', '100', '--json', 'out.json', '--plot', 'out.png')
+    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert [(row['pairs'], row['form']) for row in rows] == [
+        (40, 'plain'), (40, 'pairs'), (40, 'sums'), (900, 'pairs'), (900, 'sums')]
+    assert all(float(row['gradient, largest relative difference']) < 1e-4 for row in rows[:3])
+    assert '| 900   | sums' in shown and (tmp_path / 'out.png').stat().st_size > 5000
 
 
 def test_transfer(tmp_path):
@@ -53,7 +64,8 @@ def test_transfer(tmp_path):
 
 
 def test_metrics_are_in_per_cent(tmp_path):
-    spec = importlib.util.spec_from_file_location('benchmark_tool', ROOT / 'tools/benchmark.py')
+    spec = importlib.util.spec_from_file_location(
+        'benchmark_transfer', ROOT / 'tools/benchmarks/transfer.py')
     tool = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(tool)
     (tmp_path / '1/vis_data').mkdir(parents=True)

@@ -2,10 +2,9 @@
 import torch
 from torch import Tensor, nn
 
-from cotap_mm.ops import right_rank_count, wrong_rank_mass
+from cotap_mm.ops import continuous_average_precision
+from cotap_mm.ops.average_precision import METHODS
 from cotap_mm.registry import MODELS
-
-_EPS = 1e-5
 
 
 @MODELS.register_module()
@@ -21,7 +20,7 @@ class PatchRankingLoss(nn.Module):
     nothing, and a pair that many right pairs outrank weighs little. With binary
     targets this is 1 - AP with a smooth rank. Computed in float32 at least.
 
-    Cost: O(P^2) time and memory for P pairs.
+    Cost: O(P log P) time and O(P) memory for P pairs.
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
@@ -31,21 +30,27 @@ class PatchRankingLoss(nn.Module):
             cosine units. Defaults to -0.2.
         negative_weight (float): Alpha, factor on the weight of pairs from random
             other images, >= 0. Defaults to 0.1.
+        method (str): Way of computing, see :func:`cotap_mm.ops.rank_statistics`.
+            Defaults to ``'auto'``.
 
     Raises:
-        ValueError: If ``tau`` is not positive or ``negative_weight`` is negative.
+        ValueError: If ``tau`` is not positive, ``negative_weight`` is negative or ``method``
+            is unknown.
     """
 
     def __init__(self, tau: float = 0.5, threshold: float = -0.2,
-                 negative_weight: float = 0.1) -> None:
+                 negative_weight: float = 0.1, method: str = 'auto') -> None:
         super().__init__()
         if not tau > 0:
             raise ValueError(f'tau must be > 0, got {tau}')
         if negative_weight < 0:
             raise ValueError(f'negative_weight must be >= 0, got {negative_weight}')
+        if method not in METHODS:
+            raise ValueError(f'method must be one of {METHODS}, got {method!r}')
         self.tau = tau
         self.threshold = threshold
         self.negative_weight = negative_weight
+        self.method = method
 
     def forward(self, pred: Tensor, target: Tensor, is_neighbor: Tensor) -> Tensor:
         """Rank P pairs in one list.
@@ -63,15 +68,11 @@ class PatchRankingLoss(nn.Module):
             ValueError: If shapes differ, are not 1-D, or values are not finite.
         """
         self._check(pred, target, is_neighbor)
-        pred = pred if pred.dtype == torch.float64 else pred.float()
-        target = target.detach().to(pred.dtype)
-        with torch.autocast(pred.device.type, enabled=False):
-            wrong = wrong_rank_mass(pred, target, self.tau)  # (P,)
-            right = right_rank_count(pred, target)
-            ratio = wrong / (right + _EPS)
-            kind = torch.full_like(target, self.negative_weight).masked_fill(is_neighbor.bool(), 1)
-            weight = (target - self.threshold).clamp_min(0) * kind
-            return (weight * ratio / (1 + ratio)).sum() / (weight.sum() + _EPS)
+        dtype = torch.promote_types(pred.dtype, torch.float32)
+        weight = torch.full_like(target, self.negative_weight, dtype=dtype)
+        weight = weight.masked_fill(is_neighbor.bool(), 1)
+        return continuous_average_precision(pred, target, self.tau, self.threshold, weight,
+                                            self.method)
 
     @staticmethod
     def _check(pred: Tensor, target: Tensor, is_neighbor: Tensor) -> None:

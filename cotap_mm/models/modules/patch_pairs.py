@@ -24,13 +24,19 @@ class PatchPairSampler(nn.Module):
     Args:
         pool_sizes (Sequence[int]): Grids to pool to, each at most the patch grid.
             Defaults to (7, 14).
-        topk (int): Patches an image. Defaults to 5.
+        topk (int, optional): Patches an image. Defaults to 5. None ranks every patch with
+            every patch: ``(G * size**2)**2 * (1 + num_negatives)`` pairs an image.
         num_negatives (int): Other images an image. Defaults to 5.
+
+    Raises:
+        ValueError: If ``topk`` is below 1.
     """
 
-    def __init__(self, pool_sizes: Sequence[int] = (7, 14), topk: int = 5,
+    def __init__(self, pool_sizes: Sequence[int] = (7, 14), topk: Optional[int] = 5,
                  num_negatives: int = 5) -> None:
         super().__init__()
+        if topk is not None and topk < 1:
+            raise ValueError(f'topk must be >= 1, or None for all patches, got {topk}')
         self.pool_sizes = tuple(pool_sizes)
         self.topk = topk
         self.num_negatives = num_negatives
@@ -59,8 +65,10 @@ class PatchPairSampler(nn.Module):
             if size > min(student.shape[-2:]):
                 raise ValueError(f'pool size {size} exceeds the {student.shape[-2]} x '
                                  f'{student.shape[-1]} patches of a global crop; set pool_sizes')
-            weight = self._pool(foreground[:, :, None].float(), size)[..., 0]  # (2B, T)
-            chosen = draws.top_patches(weight, min(self.topk, weight.shape[1]))  # (2B, topk)
+            chosen = None  # all patches
+            if self.topk is not None:
+                weight = self._pool(foreground[:, :, None].float(), size)[..., 0]  # (2B, T)
+                chosen = draws.top_patches(weight, min(self.topk, weight.shape[1]))  # (2B, topk)
             others = draws.negatives(num_images, self.num_negatives).to(student.device)
             pred, target = (self._similarities(self._pool(scores.float(), size), chosen, others)
                             for scores in (student, teacher))
@@ -75,9 +83,10 @@ class PatchPairSampler(nn.Module):
         return pooled.flatten(2).unflatten(0, maps.shape[:2]).transpose(2, 3).flatten(1, 2)
 
     @staticmethod
-    def _similarities(tokens: Tensor, chosen: Tensor, others: Tensor) -> Tensor:
+    def _similarities(tokens: Tensor, chosen: Optional[Tensor], others: Tensor) -> Tensor:
         """Cosines, own positive first, then the others': (1 + R, B, topk, topk)."""
-        tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
+        if chosen is not None:
+            tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
         image, positive = F.normalize(tokens, dim=-1, eps=_EPS).chunk(2)  # (B, topk, K) each
         itself = torch.arange(len(positive), device=positive.device)[None]
         partners = positive[torch.cat([itself, others])]  # (1 + R, B, topk, K)

@@ -1,0 +1,157 @@
+"""Fair timing: candidates take turns, each one's peak memory comes from a process of its own."""
+from __future__ import annotations
+
+import json
+import multiprocessing
+import platform
+import resource
+import statistics
+import time
+from pathlib import Path
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+
+import torch
+
+from cotap_mm import __version__
+
+GB = 2**30
+MB = 2**20
+
+
+class Times(NamedTuple):
+    """Seconds of several runs of one candidate."""
+    seconds: List[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Half of what lies between the quartiles, as a share of the median."""
+        if len(self.seconds) < 2:
+            return 0.0
+        low, _, high = statistics.quantiles(self.seconds, n=4, method='inclusive')
+        return (high - low) / 2 / self.median
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done its work."""
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+
+
+def seconds_of(work: Callable[[], Any], device: str = 'cpu') -> float:
+    """Wall time of one call."""
+    synchronize(device)
+    start = time.perf_counter()
+    work()
+    synchronize(device)
+    return time.perf_counter() - start
+
+
+def take_turns(candidates: Dict[str, Callable[[], Any]], runs: int = 5, warmup: int = 1,
+               device: str = 'cpu') -> Dict[str, Times]:
+    """Time candidates in alternation, so that a disturbance hits all of them.
+
+    Args:
+        candidates (dict[str, callable]): Work to be timed.
+        runs (int): Measured runs of each. Defaults to 5.
+        warmup (int): Runs of each that are not measured. Defaults to 1.
+        device (str): Where the work happens. Defaults to 'cpu'.
+    """
+    found: Dict[str, List[float]] = {name: [] for name in candidates}
+    for index in range(warmup + runs):
+        for name, work in candidates.items():
+            seconds = seconds_of(work, device)
+            if index >= warmup:
+                found[name].append(seconds)
+    return {name: Times(each) for name, each in found.items()}
+
+
+def peak_bytes() -> int:
+    """Most memory that this process held since it started or since :func:`forget_peak`."""
+    try:
+        status = Path('/proc/self/status').read_text(encoding='ascii')
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    line = next(line for line in status.splitlines() if line.startswith('VmHWM'))  # in kB
+    return int(line.split()[1]) * 1024
+
+
+def forget_peak() -> None:
+    """Let :func:`peak_bytes` start from what the process holds now, where the system can."""
+    try:
+        Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
+    except OSError:
+        pass
+
+
+def _extra_memory(queue, prepare: Callable, arguments: Sequence, device: str,
+                  threads: int) -> None:
+    torch.set_num_threads(threads)
+    work = prepare(*arguments)
+    if device.startswith('cuda'):
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated
+    else:
+        forget_peak()
+        before, peak = peak_bytes(), peak_bytes
+    work()
+    synchronize(device)
+    queue.put(peak() - before)
+
+
+def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
+                 device: str = 'cpu') -> int:
+    """Bytes that work takes beyond what was there before, at its peak.
+
+    Args:
+        prepare (callable): A function of a module, called in a fresh process; returns the
+            work, of which one call is measured.
+        *arguments: For ``prepare``.
+        device (str): Defaults to 'cpu'.
+
+    Raises:
+        RuntimeError: If the process died, for lack of memory perhaps.
+    """
+    context = multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    process = context.Process(target=_extra_memory, args=(
+        queue, prepare, arguments, device, torch.get_num_threads()))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'measuring {prepare.__name__}{arguments} ended with exit status '
+                           f'{process.exitcode}; is there enough memory?')
+    return queue.get()
+
+
+def machine(device: str = 'cpu') -> Dict[str, str]:
+    """Where and with what something was measured."""
+    name = (torch.cuda.get_device_name() if device.startswith('cuda') else
+            f'{platform.machine()} CPU, {torch.get_num_threads()} threads')
+    return dict(machine=name, python=platform.python_version(), torch=torch.__version__,
+                cotap_mm=__version__, date=time.strftime('%Y-%m-%d'))
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Markdown, to read on a terminal and to paste into docs/benchmarks.md."""
+    lines = [[str(each) for each in row] for row in (header, *rows)]
+    widths = [max(map(len, column)) for column in zip(*lines)]
+    lines.insert(1, ['-' * width for width in widths])
+    return '\n'.join('| ' + ' | '.join(text.ljust(width) for text, width in zip(line, widths))
+                     + ' |' for line in lines)
+
+
+def report(title: str, rows: List[Dict[str, Any]], where: Dict[str, str],
+           path: Optional[str] = None, **settings: Any) -> None:
+    """Print a table, and write everything to a JSON file if there is a ``path``."""
+    print(f'\n{title}')
+    print(', '.join(f'{key} {value}' for key, value in {**settings, **where}.items()))
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    print(table(header, [[row.get(key, '-') for key in header] for row in rows]))
+    if path:
+        result = dict(title=title, settings=settings, **where, rows=rows)
+        Path(path).write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')

@@ -1,0 +1,64 @@
+"""A downstream config from several starts, with several seeds."""
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('config')
+    parser.add_argument('--variant', action='append', nargs='+', required=True,
+                        metavar=('NAME', 'KEY=VALUE'), help='init=FILE or init=none ({seed} '
+                        'in FILE is the seed), and config keys that this start needs')
+    parser.add_argument('--metric', default='mIoU', help='as the log calls it')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
+    parser.add_argument('--work-dir', help='work_dirs/transfer/CONFIG by default')
+
+
+def last_metric(folder: Path, name: str) -> float:
+    """The last value of a metric that a run has logged, in per cent."""
+    lines = [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
+             for line in file.read_text().splitlines()]
+    values = [line[name] for line in lines if name in line]
+    if not values:
+        known = sorted({key for line in lines for key in line})
+        raise SystemExit(f'error: {folder} has logged no {name}, only {", ".join(known)}')
+    # MMDetection logs shares, MMSegmentation per cent.
+    return 100 * values[-1] if name.startswith('coco/') else values[-1]
+
+
+def run(args: argparse.Namespace) -> None:
+    top = Path(args.work_dir or Path('work_dirs') / 'transfer' / Path(args.config).stem)
+    rows = []
+    for name, *options in args.variant:
+        values = []
+        for seed in args.seeds:
+            folder = top / f'{name}_{seed}'
+            folder.mkdir(parents=True, exist_ok=True)
+            done = folder / 'result.json'
+            if not done.is_file():
+                inits = [option[len('init='):].replace('{seed}', str(seed))
+                         for option in options if option.startswith('init=')]
+                keys = [option for option in options if not option.startswith('init=')]
+                command = [sys.executable, '-W', 'ignore', str(TRAIN), args.config,
+                           '--seed', str(seed), '--work-dir', str(folder)]
+                command += ['--init', inits[-1]] if inits else []
+                command += ['--cfg-options', *keys] if keys else []
+                with open(top.parent / f'{top.name}.log', 'a', encoding='utf-8') as log:
+                    subprocess.run(command, check=True, stdout=log, stderr=log)
+                done.write_text(json.dumps({args.metric: last_metric(folder, args.metric)}))
+            values.append(json.loads(done.read_text())[args.metric])
+            print(f'{name}, seed {seed}: {args.metric} {values[-1]:.2f}', flush=True)
+        spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else '-'
+        each = ' | '.join(f'{value:.2f}' for value in values)
+        rows.append(f'| {name} | {each} | {statistics.mean(values):.2f} | {spread} |')
+    seeds = ' | '.join(f'seed {seed}' for seed in args.seeds)
+    print(f'\n| start | {seeds} | mean {args.metric} | deviation |')
+    print('|---' * (len(args.seeds) + 3) + '|')
+    print('\n'.join(rows))
