@@ -96,11 +96,16 @@ class RecordedDraws(RandomDraws):
             recorded = self._recorded('MemoryBankCls')
             # The first fill of the reference takes the first rows, not random ones.
             return self.our_crop[torch.arange(len(recorded)) if self.step == 1 else recorded]
+        raise AssertionError(purpose)
+
+    def foreground_patches(self, foreground, count):
         mask = self.z[f'step{self.step}_foreground'].flatten(1).bool()  # (crops, N)
         crop, patch = mask.nonzero(as_tuple=True)
         ours = self.our_crop[crop] * mask.shape[1] + patch
-        assert len(ours) == count, 'the foreground differs from the recorded one'
-        return ours.argsort().argsort()[self._recorded('MemoryBankPatch')]
+        assert torch.equal(ours.sort().values, foreground.nonzero()[:, 0]), (
+            'the foreground differs from the recorded one')
+        chosen = ours[self._recorded('MemoryBankPatch')][:count]
+        return chosen, torch.tensor(len(chosen))
 
     def top_patches(self, foreground, count):
         chosen = self.z[f'step{self.step}_topk_idx'][self.pool].flatten(0, 1)
@@ -170,12 +175,12 @@ def replay_training(z):
         if step == 1:
             arrays.update({f'grad_step1.{name}': p.grad.clone() for name, p in parameters.items()
                            if f'grad_step1.{name}' in z})
-            arrays.update(patch_queue_after_step1=model.patch_queue.newest_first(),
-                          cls_queue_after_step1=model.cls_queue.newest_first())
+            arrays.update(patch_queue_after_step1=model.patch_queue.newest_scores(),
+                          cls_queue_after_step1=model.cls_queue.newest_scores())
         optim.step()
         model.teacher.update(model.student, config['ema'])
-    arrays.update(patch_queue_final=model.patch_queue.newest_first(),
-                  cls_queue_final=model.cls_queue.newest_first(),
+    arrays.update(patch_queue_final=model.patch_queue.newest_scores(),
+                  cls_queue_final=model.cls_queue.newest_scores(),
                   bank_final=model.template_bank.newest_first())
     return SimpleNamespace(losses=torch.stack(losses), gradient_norms=norms, arrays=arrays,
                            student=by_released_name(model, names),

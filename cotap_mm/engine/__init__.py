@@ -1,9 +1,17 @@
 """What depends on time: hooks, parameter groups, precision."""
-from .hooks import MonitorHook, ScheduleLengthHook, TeacherHook
+from .hooks import (
+    CompileHook,
+    FiniteLossHook,
+    MonitorHook,
+    ScheduleLengthHook,
+    TeacherHook,
+    compile_parts,
+)
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
 
 __all__ = [
-    'CoTAPOptimWrapperConstructor', 'LayerDecayOptimWrapperConstructor',
-    'MixedPrecisionOptimWrapper', 'MonitorHook', 'ScheduleLengthHook', 'TeacherHook'
+    'CoTAPOptimWrapperConstructor', 'CompileHook', 'FiniteLossHook',
+    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
+    'ScheduleLengthHook', 'TeacherHook', 'compile_parts'
 ]

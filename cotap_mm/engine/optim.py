@@ -37,6 +37,13 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         # A non-empty value makes the parent call add_params, where the groups are made.
         self.paramwise_cfg = dict(head_lr_mult=self.head_lr_mult)
 
+    def __call__(self, model: nn.Module) -> OptimWrapper:
+        """Build the optimiser; Adam and AdamW in one kernel where all parameters are on a GPU."""
+        one_kernel = self.optimizer_cfg.get('type') in ('Adam', 'AdamW')
+        if one_kernel and all(param.is_cuda for param in model.parameters()):
+            self.optimizer_cfg.setdefault('fused', True)
+        return super().__call__(model)
+
     def add_params(self, params: List[dict], module: nn.Module, prefix: str = '',
                    is_dcn_module=None) -> None:
         """Sort the trainable parameters of ``module`` into at most four groups."""

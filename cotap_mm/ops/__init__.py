@@ -1,5 +1,5 @@
 """Pure tensor functions of the method; none of them holds state."""
-from .attention import cls_attention
+from .attention import cls_attention, cls_through_block
 from .average_precision import (
     continuous_average_precision,
     rank_statistics,
@@ -18,12 +18,12 @@ from .collectives import (
 from .correspondence import common_boxes, roi_pool, sample_negatives
 from .foreground import foreground_mask
 from .position import resize_position_embedding
-from .sinkhorn import sinkhorn
+from .sinkhorn import balance, sinkhorn
 from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
-    'all_reduce_max', 'all_reduce_min', 'all_reduce_sum', 'broadcast', 'cls_attention',
-    'common_boxes', 'continuous_average_precision', 'foreground_mask', 'gather_rows', 'rank',
-    'rank_statistics', 'resize_position_embedding', 'right_rank_count', 'roi_pool',
-    'sample_negatives', 'sinkhorn', 'spherical_kmeans', 'world_size', 'wrong_rank_mass'
+    'all_reduce_max', 'all_reduce_min', 'all_reduce_sum', 'balance', 'broadcast', 'cls_attention',
+    'cls_through_block', 'common_boxes', 'continuous_average_precision', 'foreground_mask',
+    'gather_rows', 'rank', 'rank_statistics', 'resize_position_embedding', 'right_rank_count',
+    'roi_pool', 'sample_negatives', 'sinkhorn', 'spherical_kmeans', 'world_size', 'wrong_rank_mass'
 ]

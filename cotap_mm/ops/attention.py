@@ -1,7 +1,7 @@
-"""Attention weights of the CLS token."""
+"""The CLS token in a self-attention layer."""
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,3 +40,27 @@ def cls_attention(tokens: Tensor,
     key = key if key_norm is None else key_norm(key)
     logits = query @ key.transpose(2, 3) * query.shape[-1]**-0.5
     return logits.float().softmax(dim=-1)[:, :, 0, num_prefix:]
+
+
+def cls_through_block(tokens: Tensor, block: Any) -> Tensor:
+    """CLS behind a transformer block, without the other tokens behind it.
+
+    Args:
+        tokens (Tensor): What enters the block, CLS first, shape (B, 1 + N, d).
+        block (TransformerEncoderLayer): MMPretrain's.
+
+    Returns:
+        Tensor: What ``block(tokens)[:, 0]`` is, shape (B, d).
+    """
+    attn, width = block.attn, tokens.shape[-1]
+    normed = block.ln1(tokens)
+    weight, bias = attn.qkv.weight, attn.qkv.bias
+    query = F.linear(normed[:, :1], weight[:width], None if bias is None else bias[:width])
+    both = F.linear(normed, weight[width:], None if bias is None else bias[width:])
+    query, key, value = (x.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
+                         for x in (query, *both.chunk(2, dim=-1)))  # (B, heads, 1 or T, d/heads)
+    read = F.scaled_dot_product_attention(
+        query, key, value, dropout_p=attn.attn_drop if attn.training else 0.0)
+    read = attn.proj(read.transpose(1, 2).flatten(2))  # (B, 1, d)
+    cls = tokens[:, :1] + attn.out_drop(attn.gamma1(attn.proj_drop(read)))
+    return block.ffn(block.ln2(cls), identity=cls)[:, 0]

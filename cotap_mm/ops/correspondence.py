@@ -32,7 +32,8 @@ def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> Tuple[
     low = torch.maximum(first[..., :2], other[..., :2])
     high = torch.maximum(torch.minimum(first[..., 2:], other[..., 2:]), low)
     inside = torch.cat([low, high], dim=-1)  # (I, G, V, 4) source pixels
-    side = boxes.new_tensor(sizes)
+    # Filled on the device: a copy of a list would make the step wait.
+    side = torch.stack([boxes.new_full((), size) for size in sizes])
 
     def in_pixels_of(box: Tensor, crop_side: Tensor) -> Tensor:
         origin, extent = box[..., :2], box[..., 2:] - box[..., :2]
@@ -45,20 +46,22 @@ def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> Tuple[
 
 
 def roi_pool(maps: Tensor, boxes: Tensor, patch_size: int, size: int = 6) -> Tensor:
-    """Cut one box out of each map and resample it to a grid.
+    """Cut boxes out of each map and resample them to a grid.
 
     Args:
-        maps (Tensor): Patch maps, shape (R, C, H, W).
-        boxes (Tensor): One box for each map, in crop pixels, shape (R, 4).
+        maps (Tensor): Patch maps, shape (N, C, H, W).
+        boxes (Tensor): R boxes for each map, in crop pixels, shape (N, R, 4).
         patch_size (int): Pixels a patch.
         size (int): Cells a side. Defaults to 6.
 
     Returns:
-        Tensor: Cells, shape (R, C, size, size).
+        Tensor: Cells, shape (N, R, C, size, size).
     """
     index = torch.arange(len(maps), device=maps.device, dtype=maps.dtype)
-    rois = torch.cat([index[:, None], boxes.to(maps.dtype) / patch_size], dim=1)  # (R, 5)
-    return roi_align(maps, rois, output_size=size, sampling_ratio=-1, aligned=True)
+    index = index[:, None, None].expand(-1, boxes.shape[1], 1)
+    rois = torch.cat([index, boxes.to(maps.dtype) / patch_size], dim=2).flatten(0, 1)  # (N*R, 5)
+    cells = roi_align(maps, rois, output_size=size, sampling_ratio=-1, aligned=True)
+    return cells.unflatten(0, boxes.shape[:2])
 
 
 def sample_negatives(num_images: int, num_negatives: int,

@@ -1,4 +1,6 @@
 """Balanced soft assignment of samples to clusters."""
+from typing import Sequence
+
 import torch
 from torch import Tensor
 
@@ -39,10 +41,34 @@ def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
     logits = precise / temperature
     # One common shift for all ranks cancels out and keeps exp() finite.
     peak = all_reduce_max(logits.max() if logits.numel() else logits.new_tensor(-1e30))
-    mass = torch.exp(logits - peak)  # (N, K)
-    tiny = torch.finfo(mass.dtype).tiny
+    kernel = logits.sub_(peak).exp_()
+    return balance([kernel], num_iters)
+
+
+@torch.no_grad()
+def balance(kernels: Sequence[Tensor], num_iters: int = 3) -> Tensor:
+    """Rounds of Sinkhorn's normalisation over several blocks of rows together.
+
+    The assignment is ``row_scale * kernel * cluster_scale`` in every round, so the rounds
+    only read the blocks, and only the last block's assignment is written.
+
+    Source: as :func:`sinkhorn`; the scaling form is Cuturi's, https://arxiv.org/abs/1306.0895.
+
+    Args:
+        kernels (Sequence[Tensor]): ``exp(scores / temperature)`` of samples, shape (N, K)
+            each; rows of zeros are no samples. Not changed.
+        num_iters (int): Rounds, >= 1. Defaults to 3.
+
+    Returns:
+        Tensor: Assignment of the last block, shape (N, K); each row sums to 1.
+    """
+    tiny = torch.finfo(kernels[0].dtype).tiny
+    row_scales = [kernel.new_ones(len(kernel)) for kernel in kernels]
+    cluster_scale = kernels[0].new_ones(kernels[0].shape[1])
     for _ in range(num_iters):
-        cluster_mass = all_reduce_sum(mass.sum(dim=0))  # (K,)
-        mass = mass / cluster_mass.clamp_min(tiny)
-        mass = mass / mass.sum(dim=1, keepdim=True).clamp_min(tiny)
-    return mass
+        mass = torch.stack([row @ kernel for row, kernel in zip(row_scales, kernels)]).sum(dim=0)
+        mass = all_reduce_sum(mass)
+        # A common factor cancels out in the rows; without this one the scales drift apart.
+        cluster_scale = mass.sum() / mass.clamp_min(tiny)  # (K,)
+        row_scales = [(kernel @ cluster_scale).clamp_min(tiny).reciprocal() for kernel in kernels]
+    return row_scales[-1][:, None] * kernels[-1] * cluster_scale

@@ -6,8 +6,16 @@ import pytest
 import torch
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.optim.scheduler import CosineAnnealingLR
+from mmengine.runner import get_priority
+from tiny import build_tiny
 
-from cotap_mm.engine import MixedPrecisionOptimWrapper, ScheduleLengthHook, TeacherHook
+from cotap_mm.engine import (
+    CompileHook,
+    FiniteLossHook,
+    MixedPrecisionOptimWrapper,
+    ScheduleLengthHook,
+    TeacherHook,
+)
 
 
 def runner_with(model, optim_wrapper, **kwargs):
@@ -80,3 +88,34 @@ def test_mixed_precision_on_a_cpu():
     if not torch.cuda.is_available():
         with pytest.raises(ValueError, match='float16 needs a GPU'):
             build(model, dtype='float16')
+
+
+def test_a_loss_that_is_no_number_stops_the_training_before_the_teacher_moves():
+    hook, runner = FiniteLossHook(), SimpleNamespace(iter=41)
+    hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0), accuracy=float('nan')))
+    hook.after_train_iter(runner, 0)
+    with pytest.raises(FloatingPointError, match='iteration 42: loss_a = nan, loss = inf. Resume'):
+        hook.after_train_iter(runner, 0, outputs=dict(
+            loss_a=torch.tensor(float('nan')), loss_b=torch.tensor(2.0), loss=float('inf')))
+    assert get_priority(FiniteLossHook.priority) < get_priority(TeacherHook.priority)
+
+
+def test_compile_hook_reaches_blocks_and_heads_of_both_networks():
+    model = build_tiny()
+    CompileHook(backend='eager').before_train(SimpleNamespace(model=model))
+    parts = [*model.backbone.layers, *model.teacher.backbone.layers, *model.head.values(),
+             *model.teacher.head.values()]
+    assert all(part._compiled_call_impl is not None for part in parts)
+
+
+@pytest.mark.parametrize('kind, on_gpu, fused', [
+    ('AdamW', True, True), ('AdamW', False, None), ('SGD', True, None)])
+def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
+    monkeypatch.setattr(torch.nn.Parameter, 'is_cuda', on_gpu)
+    seen = {}
+    monkeypatch.setattr('mmengine.optim.DefaultOptimWrapperConstructor.__call__',
+                        lambda self, model: seen.update(self.optimizer_cfg))
+    build_optim_wrapper(torch.nn.Linear(2, 2), dict(
+        type='cotap_mm.MixedPrecisionOptimWrapper',
+        constructor='cotap_mm.CoTAPOptimWrapperConstructor', optimizer=dict(type=kind, lr=0.1)))
+    assert seen.get('fused') is fused

@@ -8,6 +8,7 @@ from cotap_mm.models import (
     ObjectAwareFilter,
     PatchPairSampler,
     PrototypeHead,
+    RandomDraws,
     TemplateBank,
 )
 from cotap_mm.models.modules import (
@@ -62,13 +63,57 @@ def test_assignment_runs_over_queue_and_batch():
     from cotap_mm.ops import sinkhorn
     queue = AssignmentQueue(16, 4, temperature=0.05, per_step=3)
     first, second = torch.rand(5, 4), torch.rand(6, 4)
-    assert queue.assign(first)[1] is False
+    assert not queue.assign(first)[1]
     queue.remember(first, torch.tensor([4, 0, 2, 1, 3]))
-    assert torch.equal(queue.newest_first(), first[[4, 0, 2]])
+    torch.testing.assert_close(queue.newest_scores(), first[[4, 0, 2]])
     assignment, ready = queue.assign(second)
     together = sinkhorn(torch.cat([first[[4, 0, 2]], second]), 0.05)
     assert ready
     torch.testing.assert_close(assignment, together[3:])
+
+
+def test_assignment_queue_takes_over_other_temperatures_and_plain_scores():
+    scores, batch = torch.rand(9, 4) * 2 - 1, torch.rand(6, 4)
+
+    def filled(temperature):
+        queue = AssignmentQueue(16, 4, temperature=temperature, per_step=9)
+        queue.remember(scores, torch.arange(9))
+        return queue
+
+    wanted = filled(0.1).assign(batch)[0]
+    state = filled(0.05).state_dict()
+    released = dict(state, features=torch.cat([scores.flip(0), torch.zeros(7, 4)]))
+    del released['row_temperature']
+    for each, size in ((state, 16), (released, 16), (state, 40), (released, 40)):
+        queue = AssignmentQueue(size, 4, temperature=0.1, per_step=9)
+        queue.remember(torch.ones(9, 4), torch.arange(9))  # to be forgotten
+        queue.load_state_dict(each)
+        assert len(queue) == 9
+        torch.testing.assert_close(queue.assign(batch)[0], wanted)
+        torch.testing.assert_close(queue.newest_scores(), scores)
+
+
+def test_only_some_rows_are_stored_without_asking_how_many():
+    queue = AssignmentQueue(8, 2, temperature=0.1, per_step=4)
+    rows = torch.rand(12, 2)
+    for start, count in ((0, 4), (4, 1), (8, 0)):
+        queue.remember(rows[start:start + 4], torch.arange(4), torch.tensor(count))
+    wanted = torch.cat([rows[4:5], rows[:4]])
+    torch.testing.assert_close(queue.newest_scores(), wanted)
+    torch.testing.assert_close(queue.features[5:], torch.zeros(3, 2))
+
+
+def test_foreground_patches_are_random_and_of_the_foreground():
+    foreground = torch.zeros(50, dtype=torch.bool)
+    foreground[10:20] = True
+    draws, seen = RandomDraws(), set()
+    for _ in range(50):
+        chosen, count = draws.foreground_patches(foreground, 4)
+        assert count == 4 and len(set(chosen.tolist())) == 4 and foreground[chosen].all()
+        seen.update(chosen.tolist())
+    assert seen == set(range(10, 20))
+    chosen, count = draws.foreground_patches(foreground, 30)
+    assert count == 10 and sorted(chosen[:10].tolist()) == list(range(10, 20))
 
 
 def test_bank_takes_everything_until_full_then_a_few():

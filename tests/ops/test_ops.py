@@ -99,8 +99,8 @@ def test_common_boxes_bad_input():
 
 def test_roi_pool_reads_a_linear_map_exactly():
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)  # value = column
-    cells = ops.roi_pool(ramp, torch.tensor([[32., 32., 96., 96.]]), patch_size=16, size=4)
-    torch.testing.assert_close(cells[0, 0, 0], torch.tensor([2.0, 3.0, 4.0, 5.0]))
+    cells = ops.roi_pool(ramp, torch.tensor([[[32., 32., 96., 96.]]]), patch_size=16, size=4)
+    torch.testing.assert_close(cells[0, 0, 0, 0], torch.tensor([2.0, 3.0, 4.0, 5.0]))
 
 
 @settings(max_examples=30, deadline=None)

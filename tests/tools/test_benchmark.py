@@ -26,8 +26,14 @@ def test_step(tmp_path):
               '--json', 'out.json')
     result = json.loads((tmp_path / 'out.json').read_text())
     assert result['settings']['batch_size'] == 2 and result['settings']['dtype'] == 'auto'
-    row, = result['rows']
-    assert 0 < row['fastest'] <= row['seconds'] <= row['slowest'] and row['peak GB'] > 0
+    released, ours = result['rows']
+    assert [released['step'], ours['step']] == ['released', 'ours']
+    for row in (released, ours):
+        assert row['seconds'] > 0 and row['peak GB'] > 0 and row['images/s'] > 0
+        assert row['memory ratio'] > 0
+    # The same losses from fewer operations.
+    assert float(ours['losses, largest relative difference']) < 1e-4
+    assert 0.5 < ours['FLOP ratio'] < 0.95 and released['FLOP ratio'] == 1
     assert {'machine', 'torch', 'date'} <= set(result)
 
 

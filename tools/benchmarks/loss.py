@@ -30,7 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--plot', help='PNG of the growth of time and memory')
 
 
-def plain(pred: Tensor, target: Tensor, tau: float = 0.5, threshold: float = -0.2) -> Tensor:
+def plain(pred: Tensor, target: Tensor, tau: float = 0.5, threshold: float = -0.2,
+          factor: 'float | Tensor' = 1.0) -> Tensor:
     """The formulas as they are written, for autograd to derive."""
     lead = (pred[:, None] - pred[None, :]) / tau
     penalty = torch.where(lead >= 1, torch.zeros_like(lead),
@@ -39,7 +40,7 @@ def plain(pred: Tensor, target: Tensor, tau: float = 0.5, threshold: float = -0.
     wrong = (gap * penalty).sum(dim=1)
     right = ((target[None, :] >= target[:, None]) * (pred[None, :] >= pred[:, None])).float().sum(1)
     ratio = wrong / (right + _EPS)
-    weight = torch.relu(target - threshold)
+    weight = torch.relu(target - threshold) * factor
     return (weight * ratio / (1 + ratio)).sum() / (weight.sum() + _EPS)
 
 

@@ -87,8 +87,8 @@ def forget_peak() -> None:
         pass
 
 
-def _extra_memory(queue, prepare: Callable, arguments: Sequence, device: str,
-                  threads: int) -> None:
+def _memory(queue, prepare: Callable, arguments: Sequence, device: str, threads: int,
+            extra: bool) -> None:
     torch.set_num_threads(threads)
     work = prepare(*arguments)
     if device.startswith('cuda'):
@@ -100,7 +100,20 @@ def _extra_memory(queue, prepare: Callable, arguments: Sequence, device: str,
         before, peak = peak_bytes(), peak_bytes
     work()
     synchronize(device)
-    queue.put(peak() - before)
+    queue.put(peak() - before * extra)
+
+
+def _in_fresh_process(prepare: Callable, arguments: Sequence, device: str, extra: bool) -> int:
+    context = multiprocessing.get_context('spawn')
+    queue = context.SimpleQueue()
+    process = context.Process(target=_memory, args=(
+        queue, prepare, arguments, device, torch.get_num_threads(), extra))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'measuring the memory of {prepare.__name__} ended with exit status '
+                           f'{process.exitcode}; is there enough memory?')
+    return queue.get()
 
 
 def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
@@ -116,16 +129,16 @@ def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
     Raises:
         RuntimeError: If the process died, for lack of memory perhaps.
     """
-    context = multiprocessing.get_context('spawn')
-    queue = context.SimpleQueue()
-    process = context.Process(target=_extra_memory, args=(
-        queue, prepare, arguments, device, torch.get_num_threads()))
-    process.start()
-    process.join()
-    if process.exitcode:
-        raise RuntimeError(f'measuring {prepare.__name__}{arguments} ended with exit status '
-                           f'{process.exitcode}; is there enough memory?')
-    return queue.get()
+    return _in_fresh_process(prepare, arguments, device, True)
+
+
+def peak_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
+                device: str = 'cpu') -> int:
+    """Bytes that a fresh process holds at the peak of some work; as :func:`extra_memory`.
+
+    On a GPU what PyTorch has allocated, on a CPU the whole process.
+    """
+    return _in_fresh_process(prepare, arguments, device, False)
 
 
 def machine(device: str = 'cpu') -> Dict[str, str]:

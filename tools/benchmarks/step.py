@@ -1,15 +1,25 @@
-"""One training step on random images: seconds, images a second, peak memory."""
+"""One training step against a plain restatement of the released one: time, memory, operations."""
 from __future__ import annotations
 
 import argparse
+import copy
+from contextlib import nullcontext
+from typing import Any, Callable, Dict, Tuple
 
 import torch
+from mmengine.config import DictAction
 from mmengine.optim import build_optim_wrapper
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
-from cotap_mm.engine import launch
+from cotap_mm.engine import compile_parts, launch
 from cotap_mm.registry import MODELS, build
 
 from . import measuring
+from .released_step import ReleasedStep
+
+DECAY = 0.9997
+Step = Callable[[], Dict[str, torch.Tensor]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=int, default=2, help='images a branch')
     parser.add_argument('--steps', type=int, default=5, help='measured steps')
     parser.add_argument('--warmup', type=int, default=2)
-    parser.add_argument('--dtype', default='auto', help='auto, bfloat16, float16 or float32')
+    parser.add_argument('--dtype', default='auto', help='auto, bfloat16, float16 or float32; the '
+                        'restatement runs in float16 on a GPU and in float32 on a CPU')
+    parser.add_argument('--compile', action='store_true', help='torch.compile blocks and heads')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        help='config keys of our step, such as model.backbone.with_cp=True')
+    parser.add_argument('--only', choices=['ours', 'released'], help='leave the other one out')
 
 
 def random_batch(config, batch_size: int) -> dict:
@@ -37,31 +52,128 @@ def random_batch(config, batch_size: int) -> dict:
 
 def fill_queues(model) -> None:
     for queue in (model.patch_queue, model.cls_queue):
-        queue.push(torch.rand_like(queue.features) * 2 - 1)
+        for start in range(0, queue.size, 4096):
+            scores = torch.rand(min(4096, queue.size - start), queue.features.shape[1]) * 2 - 1
+            queue.push(queue.to_rows(scores.to(queue.features.device)))
+    bank = model.template_bank
+    bank.push(torch.randn_like(bank.features))
+
+
+def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, Any, Dict[str, torch.Tensor]]:
+    """A step of one kind, its model, and its inputs: crops that are coloured and normalised.
+
+    Two kinds made from the same arguments start from equal weights, queues and crops.
+    """
+    torch.manual_seed(0)
+    config = launch.load_config(args.config)
+    config.model.init_cfg = None
+    if kind == 'ours':
+        config.merge_from_dict(args.cfg_options)
+    model = build(MODELS, config.model)
+    model.init_weights()
+    model = model.to(args.device).train()
+    fill_queues(model)
+    model.template_bank.start_prototypes(model.neck.prototypes.data)
+    batch = random_batch(config, args.batch_size)
+    views = model.data_preprocessor(batch, training=True)['inputs']
+
+    wrapper = copy.deepcopy(config.optim_wrapper)
+    wrapper.dtype = args.dtype
+    wrapper.pop('accumulative_counts', None)
+    if kind == 'released':
+        wrapper.dtype = 'float16' if args.device.startswith('cuda') else 'float32'
+        wrapper.optimizer.update(foreach=False, fused=False)
+        # The whole queues live in it; ours are not needed.
+        step = ReleasedStep(model)
+        for queue in (model.patch_queue, model.cls_queue):
+            queue.features = torch.zeros(0, device=args.device)
+        compute, move = step.loss, lambda: step.move_teacher(DECAY)
+    else:
+        if args.compile:
+            compile_parts(model)
+        compute = model.loss
+        move = lambda: model.teacher.update(model.student, DECAY)  # noqa: E731
+    optim_wrapper = build_optim_wrapper(model, wrapper)
+
+    def work() -> Dict[str, torch.Tensor]:
+        with optim_wrapper.optim_context(model):
+            losses = compute(views)
+            total = sum(value for name, value in losses.items() if name.startswith('loss'))
+        optim_wrapper.update_params(total)
+        move()
+        return losses
+
+    return work, model, views
+
+
+def peak(args: argparse.Namespace, kind: str) -> Callable[[], Any]:
+    """Two steps, for :func:`measuring.peak_memory`; the second has the optimiser's state."""
+    work = prepare(args, kind)[0]
+
+    def twice() -> None:
+        work()
+        work()
+
+    return twice
+
+
+def count_flops(work: Step, device: str) -> int:
+    """Operations of one step in matrix products and convolutions, a multiply-add being two."""
+    # The counter does not know fused attention everywhere; the plain one does the same products.
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+def matmul_rate(dtype: torch.dtype, device: str, size: int) -> float:
+    """Operations a second of one large matrix product, the bound that shares refer to."""
+    a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
+    times = measuring.take_turns({'product': lambda: a @ b}, 5, 2, device)['product']
+    return 2 * size**3 / min(times.seconds)
+
+
+def largest_gap(ours: Dict[str, torch.Tensor], other: Dict[str, torch.Tensor]) -> float:
+    """Largest relative difference of the losses."""
+    return max(abs(float(ours[name]) - float(value)) / max(abs(float(value)), 1e-12)
+               for name, value in other.items() if name.startswith('loss'))
 
 
 def run(args: argparse.Namespace) -> None:
-    config = launch.load_config(args.config)
-    config.model.init_cfg = None
-    model = build(MODELS, config.model).to(args.device).train()
-    config.optim_wrapper.dtype = args.dtype
-    config.optim_wrapper.pop('accumulative_counts', None)
-    optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    fill_queues(model)
-    batch = random_batch(config, args.batch_size)
+    on_gpu = args.device.startswith('cuda')
+    kinds = [args.only] if args.only else ['released', 'ours']
+    works: Dict[str, Step] = {}
+    first: Dict[str, Dict[str, torch.Tensor]] = {}
+    flops: Dict[str, int] = {}
+    for kind in kinds:
+        works[kind] = prepare(args, kind)[0]
+        torch.manual_seed(1)
+        first[kind] = {name: value.detach() for name, value in works[kind]().items()}
+        context = nullcontext() if not args.compile else torch.compiler.set_stance('force_eager')
+        with context:
+            flops[kind] = count_flops(works[kind], args.device)
+    times = measuring.take_turns(works, args.steps, args.warmup, args.device)
+    works.clear()
+    memory = {kind: measuring.peak_memory(peak, args, kind, device=args.device) for kind in kinds}
+    dtype = torch.float32 if not on_gpu else torch.bfloat16
+    bound = matmul_rate(dtype, args.device, 8192 if on_gpu else 2048)
 
-    def step() -> None:
-        model.train_step(batch, optim_wrapper=optim_wrapper)
-        model.teacher.update(model.student, 0.9997)
-
-    times = measuring.take_turns({'step': step}, args.steps, args.warmup, args.device)['step']
-    peak = (torch.cuda.max_memory_allocated() if args.device.startswith('cuda')
-            else measuring.peak_bytes())
+    rows = []
+    for kind in kinds:
+        row = {'step': kind, 'seconds': round(times[kind].median, 4),
+               'spread': f'{times[kind].spread:.0%}',
+               'images/s': round(2 * args.batch_size / times[kind].median, 2),
+               'peak GB': round(memory[kind] / measuring.GB, 2),
+               'TFLOP': round(flops[kind] / 1e12, 3),
+               'share of the bound': f'{flops[kind] / times[kind].median / bound:.0%}'}
+        if len(kinds) > 1:
+            row['time ratio'] = round(times[kind].median / times['released'].median, 2)
+            row['memory ratio'] = round(memory[kind] / memory['released'], 2)
+            row['FLOP ratio'] = round(flops[kind] / flops['released'], 2)
+            row['losses, largest relative difference'] = (
+                f'{largest_gap(first[kind], first["released"]):.0e}')
+        rows.append(row)
     measuring.report(
-        'One training step', [{
-            'seconds': round(times.median, 4), 'spread': f'{times.spread:.0%}',
-            'fastest': round(min(times.seconds), 4), 'slowest': round(max(times.seconds), 4),
-            'images/s': round(2 * args.batch_size / times.median, 2),
-            'peak GB': round(peak / measuring.GB, 2)}],
-        measuring.machine(args.device), args.json, config=args.config,
-        batch_size=args.batch_size, device=args.device, dtype=args.dtype)
+        'One training step', rows, measuring.machine(args.device), args.json, config=args.config,
+        batch_size=args.batch_size, device=args.device, dtype=args.dtype, compile=args.compile,
+        **args.cfg_options,
+        bound=f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', ''))

@@ -192,8 +192,8 @@ class CoTAP(BaseSelfSupervisor):
     def _score_teacher(self, views: Dict[str, Views]):
         crops = self._stack(views, 'teacher_global')
         backbone = self.teacher.backbone
-        entering, leaving, grid = backbone.forward_tokens(crops)
-        patch, cls = self._heads(self.teacher, views, 'teacher_global', leaving, grid)
+        entering, grid = backbone.forward_entering(crops)
+        patch, cls = self._heads(self.teacher, views, 'teacher_global', entering, grid)
         foreground = None
         if patch is not None:
             count = patch.shape[0] * patch.shape[1]
@@ -205,12 +205,12 @@ class CoTAP(BaseSelfSupervisor):
         crops = self._stack(views, key)
         if crops is None:
             return None, None
-        entering, leaving, grid = self.backbone.forward_tokens(crops)
+        entering, grid = self.backbone.forward_entering(crops)
         if fill_bank and 'prototype_entropy' in self.losses:
             whole = entering[-views['cls'][key].shape[:2].numel():, 1:]
             order = self.draws.order('template_bank', len(whole))
             self.template_bank.collect(whole, grid, order)
-        return self._heads(self, views, key, leaving, grid)
+        return self._heads(self, views, key, entering, grid)
 
     @staticmethod
     def _stack(views: Dict[str, Views], key: str) -> Optional[Tensor]:
@@ -219,17 +219,19 @@ class CoTAP(BaseSelfSupervisor):
         return torch.cat(crops) if crops else None
 
     @staticmethod
-    def _heads(net, views: Dict[str, Views], key: str, leaving: Tensor, grid: Tuple[int, int]):
-        """Filter and heads, only on the tokens that a loss reads."""
-        block, patch, cls = net.backbone.last_block, None, None
+    def _heads(net, views: Dict[str, Views], key: str, entering: Tensor, grid: Tuple[int, int]):
+        """Last block, filter and heads, only for the tokens that a loss reads."""
+        backbone, block, patch, cls = net.backbone, net.backbone.last_block, None, None
         if 'patch' in views:
             shape = views['patch'][key].shape[:2]
-            features = net.neck.filter_patches(leaving[:shape.numel(), 1:], grid, block)
+            leaving = backbone.run_block(block, entering[:shape.numel()])
+            features = net.neck.filter_patches(leaving[:, 1:], grid, block)
             maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
             patch = maps.unflatten(0, shape)  # (I*V, N, K) -> (I, V, K, H, W)
         if 'cls' in views:
             shape = views['cls'][key].shape[:2]
-            features = net.neck.filter_cls(leaving[-shape.numel():, 0], block)
+            leaving = backbone.leaving_cls(entering[-shape.numel():])
+            features = net.neck.filter_cls(leaving, block)
             cls = net.head['cls'](features).unflatten(0, shape)  # (I, V, K)
         return patch, cls
 
@@ -249,8 +251,9 @@ class CoTAP(BaseSelfSupervisor):
             results['loss_patch_ranking'] = torch.stack(
                 [self.losses['patch_ranking'](*each) for each in pairs]).mean()
         if 'patch_cluster' in self.losses:
-            kept = scores[patch.foreground.flatten(2)]  # (foreground patches, K)
-            self.patch_queue.remember(kept, self.draws.order('patch_queue', len(kept)))
+            chosen = self.draws.foreground_patches(patch.foreground.flatten(),
+                                                   self.patch_queue.per_step)
+            self.patch_queue.remember(scores.flatten(0, 2), *chosen)
         if self.monitor_now:
             results['monitor/foreground_share'] = patch.foreground.float().mean()
         return results

@@ -6,7 +6,7 @@ from mmpretrain.models import VisionTransformer
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from cotap_mm.ops import cls_attention, resize_position_embedding
+from cotap_mm.ops import cls_attention, cls_through_block, resize_position_embedding
 from cotap_mm.registry import MODELS
 from cotap_mm.weights import init_then_load
 
@@ -28,11 +28,13 @@ class DINOViT(VisionTransformer):
         patch_size (int): Pixels a patch. Defaults to 16.
         with_cp (bool): Recompute each block in the backward pass to save memory
             (activation checkpointing). Defaults to False.
+        channels_last (bool): Lay images out with the channels innermost for the patch
+            embedding. Same result; which is faster depends on the device. Defaults to False.
         **kwargs: The parent's other arguments; ``final_norm`` is always False.
     """
 
     def __init__(self, arch='deit-small', patch_size: int = 16, with_cp: bool = False,
-                 **kwargs) -> None:
+                 channels_last: bool = False, **kwargs) -> None:
         if kwargs.pop('final_norm', False):
             raise ValueError('DINOViT has no final norm: the filter works on the raw output of '
                              'the last block; remove final_norm=True')
@@ -40,6 +42,7 @@ class DINOViT(VisionTransformer):
         super().__init__(arch=arch, patch_size=patch_size, final_norm=False, **kwargs)
         self.patch_size = patch_size
         self.with_cp = with_cp
+        self.channels_last = channels_last
 
     def init_weights(self) -> None:
         """Initialise, then load ``PretrainedViT`` weights if ``init_cfg`` names them."""
@@ -52,6 +55,8 @@ class DINOViT(VisionTransformer):
 
     def embed(self, images: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
         """Images (B, 3, h, w) -> tokens entering the first block (B, 1+N, d) and the grid."""
+        if self.channels_last:
+            images = images.contiguous(memory_format=torch.channels_last)
         tokens, grid = self.patch_embed(images)
         # shape[0], since len() would be fixed in a traced graph
         cls = self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens)
@@ -76,10 +81,19 @@ class DINOViT(VisionTransformer):
             tuple: Tokens entering the last block and tokens leaving it, CLS first,
             both (B, 1+N, d), and the patch grid (H, W).
         """
+        entering, grid = self.forward_entering(images)
+        return entering, self.run_block(self.last_block, entering), grid
+
+    def forward_entering(self, images: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+        """Tokens entering the last block (B, 1+N, d) and the grid, of images (B, 3, h, w)."""
         tokens, grid = self.embed(images)
         for block in self.layers[:-1]:
             tokens = self.run_block(block, tokens)
-        return tokens, self.run_block(self.last_block, tokens), grid
+        return tokens, grid
+
+    def leaving_cls(self, entering: Tensor) -> Tensor:
+        """CLS leaving the last block (B, d), alone, of tokens entering it (B, 1+N, d)."""
+        return cls_through_block(entering, self.last_block)
 
     def cls_attention(self, entering: Tensor) -> Tensor:
         """Attention of CLS to the patches in the last block.

@@ -1,11 +1,13 @@
 """Predict the teacher's cluster assignment of one view from another view."""
-from typing import List, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import roi_pool
 from cotap_mm.registry import MODELS
+
+from .finite import check_finite
 
 
 @MODELS.register_module()
@@ -41,31 +43,27 @@ class ClusterAssignmentLoss(nn.Module):
             Tensor: A scalar; 0 if the mask keeps no row.
 
         Raises:
-            ValueError: If shapes differ or scores are not finite.
+            ValueError: If shapes differ or, on a CPU, values are not finite.
         """
+        cost = self.cost(scores, assignment)
+        if mask is None:
+            return cost.mean()
+        if mask.shape != cost.shape:
+            raise ValueError(f'mask must have shape {tuple(cost.shape)}, got {tuple(mask.shape)}')
+        kept = mask.to(cost.dtype)
+        return (cost * kept).sum() / kept.sum().clamp_min(1)
+
+    def cost(self, scores: Tensor, assignment: Tensor) -> Tensor:
+        """Cross-entropy of each row, shape (...); arguments as in :meth:`forward`."""
         if scores.shape != assignment.shape:
             raise ValueError('scores and assignment must have one shape, got '
                              f'{tuple(scores.shape)} and {tuple(assignment.shape)}')
-        if mask is not None and mask.shape != scores.shape[:-1]:
-            raise ValueError(f'mask must have shape {tuple(scores.shape[:-1])}, got '
-                             f'{tuple(mask.shape)}')
         precise = scores if scores.dtype == torch.float64 else scores.float()
         with torch.autocast(precise.device.type, enabled=False):
             log_share = (precise / self.temperature).log_softmax(dim=-1)
             cost = -(assignment.detach().to(precise.dtype) * log_share).sum(dim=-1)
-            if mask is None:
-                loss = cost.mean()
-            else:
-                kept = mask.to(cost.dtype)
-                loss = (cost * kept).sum() / kept.sum().clamp_min(1)
-        if not torch.isfinite(loss):
-            raise ValueError('scores and assignment must be finite, got NaN or infinite values; '
-                             'lower the learning rate or train in bf16 or float32')
-        return loss
-
-
-def _mean(losses: List[Tensor]) -> Tensor:
-    return torch.stack(losses).mean()
+        check_finite('scores and assignment', cost)
+        return cost
 
 
 @MODELS.register_module()
@@ -111,28 +109,32 @@ class PatchClusterLoss(ClusterAssignmentLoss):
             Tensor: A scalar.
         """
         in_global, in_other = boxes
-        num_global = global_scores.shape[1]
-        views = list(global_scores.unbind(1))
+        num_images, num_global = global_scores.shape[:2]
+        num_views = in_global.shape[2]
+        others = [[v for v in range(num_views) if v != g] for g in range(num_global)]
+        if num_views < 2:
+            raise ValueError('a global crop needs another crop to be compared with')
+
+        def cells(maps: Tensor, box: Tensor) -> Tensor:
+            """Maps (I, V, C, H, W) and R boxes in each, (I, V, R, 4) -> (I, V, R, C, cells)."""
+            return roi_pool(maps.flatten(0, 1), box.flatten(0, 1), patch_size,
+                            self.roi_size).unflatten(0, maps.shape[:2]).flatten(4)
+
+        # Every pair of a global crop and another crop, (I, G, V - 1, ...).
+        box = torch.stack([in_global[:, g, others[g]] for g in range(num_global)], dim=1)
+        teacher = torch.cat([assignment, foreground.to(assignment.dtype)[:, :, None]], dim=2)
+        aligned = cells(teacher, box)
+        mask = aligned[..., -1, :] >= self.foreground_threshold  # (I, G, V - 1, cells)
+
+        student = [cells(global_scores, in_other[:, :num_global])]
         if local_scores is not None:
-            views += list(local_scores.unbind(1))
-        foreground = foreground.to(assignment.dtype)[:, :, None]  # (I, G, 1, H, W)
+            student.append(cells(local_scores, in_other[:, num_global:]))
+        predicted = torch.cat(student, dim=1)  # (I, V, G, K, cells)
+        predicted = torch.stack([predicted[:, others[g], g] for g in range(num_global)], dim=1)
 
-        def cells(maps: Tensor, box: Tensor) -> Tensor:  # (I, C, H, W) -> (I, cells, C)
-            return roi_pool(maps, box, patch_size, self.roi_size).flatten(2).transpose(1, 2)
-
-        per_global = []
-        for g in range(num_global):
-            teacher_maps = torch.cat([assignment[:, g], foreground[:, g]], dim=1)
-            per_view = []
-            for v, maps in enumerate(views):
-                if v == g:
-                    continue
-                aligned = cells(teacher_maps, in_global[:, g, v])
-                mask = aligned[..., -1] >= self.foreground_threshold
-                student = cells(maps, in_other[:, v, g])
-                per_view.append(super().forward(student, aligned[..., :-1], mask))
-            per_global.append(_mean(per_view))
-        return _mean(per_global)
+        cost = self.cost(predicted.transpose(3, 4), aligned[..., :-1, :].transpose(3, 4)) * mask
+        # Mean over the kept cells of a pair of crops, then over the pairs.
+        return (cost.sum(dim=(0, 3)) / mask.sum(dim=(0, 3)).clamp_min(1)).mean()
 
 
 @MODELS.register_module()
@@ -154,11 +156,11 @@ class ClsClusterLoss(ClusterAssignmentLoss):
         Returns:
             Tensor: A scalar.
         """
-        return _mean([
-            _mean([super(ClsClusterLoss, self).forward(scores[:, v], assignment[:, g])
-                   for v in range(scores.shape[1]) if v != g])
-            for g in range(assignment.shape[1])
-        ])
+        num_views, num_global = scores.shape[1], assignment.shape[1]
+        shape = (len(scores), num_global, num_views, scores.shape[2])
+        cost = self.cost(scores[:, None].expand(shape), assignment[:, :, None].expand(shape))
+        itself = torch.eye(num_global, num_views, device=cost.device)
+        return (cost.mean(dim=0) * (1 - itself)).sum() / (num_global * (num_views - 1))
 
 
 @MODELS.register_module()

@@ -6,6 +6,8 @@ from cotap_mm.ops import continuous_average_precision
 from cotap_mm.ops.average_precision import METHODS
 from cotap_mm.registry import MODELS
 
+from .finite import check_finite
+
 
 @MODELS.register_module()
 class PatchRankingLoss(nn.Module):
@@ -65,7 +67,7 @@ class PatchRankingLoss(nn.Module):
             Tensor: The loss, a scalar in [0, 1).
 
         Raises:
-            ValueError: If shapes differ, are not 1-D, or values are not finite.
+            ValueError: If shapes differ, are not 1-D, or on a CPU, values are not finite.
         """
         self._check(pred, target, is_neighbor)
         dtype = torch.promote_types(pred.dtype, torch.float32)
@@ -80,9 +82,5 @@ class PatchRankingLoss(nn.Module):
         if pred.ndim != 1 or len(set(shapes)) > 1:
             raise ValueError('pred, target and is_neighbor must be 1-D and of one length, '
                              f'got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}')
-        for name, values in (('pred', pred), ('target', target)):
-            if not torch.isfinite(values).all():
-                bad = int((~torch.isfinite(values)).sum())
-                raise ValueError(f'{name} must be finite, got {bad} of {len(values)} values that '
-                                 'are NaN or infinite; lower the learning rate or train in bf16 '
-                                 'or float32')
+        check_finite('pred', pred)
+        check_finite('target', target)

@@ -5,6 +5,8 @@ from torch import Tensor, nn
 
 from cotap_mm.registry import MODELS
 
+from .finite import check_finite
+
 
 @MODELS.register_module()
 class PrototypeEntropyLoss(nn.Module):
@@ -40,7 +42,7 @@ class PrototypeEntropyLoss(nn.Module):
             Tensor: Entropy in nats, a scalar in [0, log T].
 
         Raises:
-            ValueError: If shapes do not fit or values are not finite.
+            ValueError: If shapes do not fit or, on a CPU, values are not finite.
         """
         fits = prototypes.ndim == 4 and prototypes.shape[1:] == templates.shape[1:]
         if not fits or not len(templates):
@@ -53,6 +55,5 @@ class PrototypeEntropyLoss(nn.Module):
             right = F.normalize(templates.flatten(1).to(precise.dtype), dim=1)
             log_share = (left @ right.T / self.temperature).log_softmax(dim=1)  # (M, T)
             entropy = -(log_share.exp() * log_share).sum(dim=1).mean()
-        if not torch.isfinite(entropy):
-            raise ValueError('prototypes and templates must be finite, got NaN or infinite values')
+        check_finite('prototypes and templates', entropy)
         return entropy

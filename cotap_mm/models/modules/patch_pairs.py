@@ -69,7 +69,8 @@ class PatchPairSampler(nn.Module):
             if self.topk is not None:
                 weight = self._pool(foreground[:, :, None].float(), size)[..., 0]  # (2B, T)
                 chosen = draws.top_patches(weight, min(self.topk, weight.shape[1]))  # (2B, topk)
-            others = draws.negatives(num_images, self.num_negatives).to(student.device)
+            others = draws.negatives(num_images, self.num_negatives)
+            others = others.to(student.device, non_blocking=True)
             pred, target = (self._similarities(self._pool(scores.float(), size), chosen, others)
                             for scores in (student, teacher))
             is_neighbor = torch.zeros_like(pred, dtype=torch.bool)

@@ -1,4 +1,6 @@
 """All random choices of one training step, in one replaceable object."""
+from typing import Tuple
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,21 @@ class RandomDraws:
     def order(self, purpose: str, count: int) -> Tensor:
         """A random order of ``count`` things, int64 (count,); ``purpose`` names the use."""
         return torch.randperm(count)
+
+    def foreground_patches(self, foreground: Tensor, count: int) -> Tuple[Tensor, Tensor]:
+        """Random foreground patches, without waiting for the device.
+
+        Args:
+            foreground (Tensor): bool, shape (N,).
+            count (int): Most patches to choose.
+
+        Returns:
+            tuple[Tensor, Tensor]: Indices (min(count, N),), those of the foreground first,
+            and how many of them are of the foreground (a scalar), both int64.
+        """
+        keys = torch.rand(len(foreground)).to(foreground.device, non_blocking=True)
+        chosen = keys.masked_fill(~foreground, -1).topk(min(count, len(foreground))).indices
+        return chosen, foreground[chosen].sum()
 
     def negatives(self, num_images: int, num_negatives: int) -> Tensor:
         """Other images for each image, see :func:`cotap_mm.ops.sample_negatives`."""

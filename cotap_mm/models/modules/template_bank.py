@@ -25,6 +25,7 @@ class TemplateBank(FeatureQueue):
         super().__init__(size, (channels, 3, 3))
         self.per_step = per_step
         self.register_buffer('has_started_prototypes', torch.zeros((), dtype=torch.bool))
+        self._had_started = False
 
     @torch.no_grad()
     def collect(self, patches: Tensor, grid: 'tuple[int, int]', order: Tensor) -> None:
@@ -36,7 +37,7 @@ class TemplateBank(FeatureQueue):
             order (Tensor): Random order of the R crops, int64 (R,).
         """
         maps = patches.detach().float().transpose(1, 2).unflatten(2, grid)  # (R, d, H, W)
-        templates = F.adaptive_avg_pool2d(maps, 3)[order.to(maps.device)]
+        templates = F.adaptive_avg_pool2d(maps, 3)[order.to(maps.device, non_blocking=True)]
         self.push(templates[:self.per_step] if self.is_full else templates)
 
     @torch.no_grad()
@@ -51,7 +52,9 @@ class TemplateBank(FeatureQueue):
         Returns:
             bool: Whether this call set them.
         """
-        if self.has_started_prototypes:
+        # Asked for only until it is so: reading it makes the step wait for the device.
+        self._had_started = self._had_started or bool(self.has_started_prototypes)
+        if self._had_started:
             return False
         ready = torch.tensor(int(self.is_full), device=prototypes.device)
         if not all_reduce_min(ready):
@@ -60,3 +63,7 @@ class TemplateBank(FeatureQueue):
         prototypes.copy_(broadcast(centers.contiguous()).view_as(prototypes))
         self.has_started_prototypes.fill_(True)
         return True
+
+    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
+        self._had_started = False
+        super()._load_from_state_dict(state_dict, prefix, *args)

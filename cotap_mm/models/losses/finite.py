@@ -1,0 +1,22 @@
+"""Values that are no numbers, found before they reach the weights."""
+import torch
+from torch import Tensor
+
+
+def check_finite(name: str, values: Tensor) -> None:
+    """Raise if there are NaN or infinite values; on a GPU nothing is checked.
+
+    There the check would make every step wait for the device. The training loop looks at
+    the losses instead, see :class:`cotap_mm.engine.FiniteLossHook`.
+
+    Args:
+        name (str): What the values are called in the message.
+        values (Tensor): Any shape.
+
+    Raises:
+        ValueError: If ``values`` are on a CPU and not all finite.
+    """
+    if values.device.type == 'cpu' and not torch.isfinite(values).all():
+        bad = int((~torch.isfinite(values)).sum())
+        raise ValueError(f'{name} must be finite, got {bad} of {values.numel()} values that are '
+                         'NaN or infinite; lower the learning rate or train in bf16 or float32')
