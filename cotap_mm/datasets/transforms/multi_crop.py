@@ -4,8 +4,8 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-from torchvision.transforms import functional as TF
 
 from cotap_mm.registry import TRANSFORMS
 
@@ -146,7 +146,9 @@ class MultiCrop:
     @staticmethod
     def _cut(pixels: Tensor, box: Box, size: int) -> Tensor:
         x1, y1, x2, y2 = box
-        return TF.resize(pixels[:, y1:y2, x1:x2], [size, size], antialias=True)
+        # Straight on uint8: torchvision's resize takes the way through float, several times slower.
+        return F.interpolate(pixels[None, :, y1:y2, x1:x2], size=(size, size), mode='bilinear',
+                             antialias=True)[0]
 
 
 def _common_area(a: Box, b: Box) -> int:

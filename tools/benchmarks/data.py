@@ -1,0 +1,114 @@
+"""The data pipeline: images a second of one core, against decoding alone and a plain loader."""
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Callable, Dict, List
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision import transforms as T
+from torchvision.transforms import functional as TF
+
+from cotap_mm.datasets import ImageList, MultiCrop
+from cotap_mm.datasets.image_source import read_image
+
+from . import measuring
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('images', nargs='?', help='folder of images; made up if there is none')
+    parser.add_argument('--size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'),
+                        help='of the images that are made up')
+    parser.add_argument('--count', type=int, default=48, help='images')
+    parser.add_argument('--runs', type=int, default=5)
+
+
+def make_images(folder: Path, count: int, height: int, width: int) -> None:
+    """JPEGs of smooth random shapes with some noise, which compress about as photographs do."""
+    rng = np.random.default_rng(0)
+    for index in range(count):
+        coarse = rng.integers(0, 256, (9, 12, 3), dtype=np.uint8)
+        image = np.asarray(Image.fromarray(coarse).resize((width, height), Image.BICUBIC))
+        noise = rng.normal(0, 12, (height, width, 1))
+        pixels = np.clip(image + noise, 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f'{index:04d}.jpg', quality=90)
+
+
+class PlainLoader:
+    """The released loader, restated: float crops of the whole image, coloured on the CPU.
+
+    Boxes are drawn by ours, so that both do the same crops; drawing takes microseconds.
+    """
+
+    def __init__(self, crop: MultiCrop) -> None:
+        self.crop = crop
+        self.color = T.Compose([
+            T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8), T.RandomGrayscale(0.2),
+            T.RandomApply([T.GaussianBlur(7, (0.1, 2.0))], p=0.5)])
+        self.normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+    def __call__(self, path: Path, rng: np.random.Generator) -> List[Tensor]:
+        with Image.open(path) as file:
+            image = TF.to_tensor(file.convert('RGB'))  # (3, H, W), float
+        boxes = self.crop.draw_boxes(image.shape[1], image.shape[2], rng)
+        views = []
+        for index, (x1, y1, x2, y2) in enumerate(boxes):
+            is_global = index < self.crop.num_global
+            size = self.crop.global_size if is_global else self.crop.local_size
+            view = TF.resized_crop(image, y1, x1, y2 - y1, x2 - x1, [size, size], antialias=True)
+            views.append(self.normalize(self.color(view)))
+            if is_global:
+                views.append(self.normalize(view))  # what the teacher sees
+        return views
+
+
+def works(paths: List[Path], crop: MultiCrop) -> Dict[str, Callable[[], None]]:
+    """Ways to go through all images once."""
+    plain = PlainLoader(crop)
+
+    def each(work: Callable) -> Callable[[], None]:
+        def through() -> None:
+            rng = np.random.default_rng(0)
+            for path in paths:
+                work(path, rng)
+        return through
+
+    def only_crop(path: Path, rng: np.random.Generator) -> None:
+        crop(decoded[path], rng)
+
+    decoded = {path: read_image(path) for path in paths}
+    return {
+        'released, restated': each(plain),
+        'ours': each(lambda path, rng: crop(read_image(path), rng)),
+        'decoding alone': each(lambda path, rng: read_image(path)),
+        'crops alone': each(only_crop),
+    }
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as made:
+        if args.images is None:
+            make_images(Path(made), args.count, *args.size)
+        source = ImageList(args.images or made)
+        paths = [source.root / name for name in source.names[:args.count]]
+        times = measuring.take_turns(works(paths, MultiCrop()), args.runs)
+        with Image.open(paths[0]) as image:
+            size = f'{image.width} x {image.height}'
+    base, decoding = times['released, restated'].median, times['decoding alone'].median
+    rows = [{
+        'what': name, 'images/s of one core': round(len(paths) / each.median, 1),
+        'spread': f'{each.spread:.0%}', 'times faster': round(base / each.median, 2),
+        'share of decoding': f'{min(decoding / each.median, 1):.0%}',
+        'times decoding': round(each.median / decoding, 2)}
+        for name, each in times.items() if name != 'crops alone']
+    rows.append({'what': 'crops alone', 'images/s of one core': round(
+        len(paths) / times['crops alone'].median, 1),
+        'spread': f'{times["crops alone"].spread:.0%}'})
+    measuring.report('Data pipeline, an image to its 2 global and 4 local crops', rows,
+                     measuring.machine(), args.json, images=len(paths), first_image=size,
+                     runs=args.runs)
