@@ -10,6 +10,7 @@ loss: the ranking loss in its exact forms against the plain one that compares al
 step: one step on random images, against a plain restatement of the released one. Queues are filled
 before measuring, since their length sets the cost of the assignments. An image counts once in each
 branch that reads it.
+eval: the search of dense retrieval.
 data: one core from an image file to its crops, against decoding alone and a plain loader.
 transfer: trains a downstream config from several starts, with several seeds, and prints a table.
 A run that is finished already is not repeated.
@@ -20,9 +21,9 @@ different runs do not compare. Results: docs/benchmarks.md.
 import argparse
 
 import torch
-from benchmarks import data, loss, step, transfer
+from benchmarks import data, eval, loss, step, transfer
 
-KINDS = dict(loss=loss, step=step, data=data, transfer=transfer)
+KINDS = dict(loss=loss, step=step, data=data, eval=eval, transfer=transfer)
 
 
 def parse_args() -> argparse.Namespace:

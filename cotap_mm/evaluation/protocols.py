@@ -3,14 +3,11 @@ from __future__ import annotations
 
 import inspect
 import math
-import platform
 import time
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
-import torch
-
-from cotap_mm.version import __version__
+from cotap_mm.machine import describe_versions
 
 from .classification import knn_classification, linear_classification
 from .correspondence import correspondence
@@ -90,8 +87,7 @@ class Result:
     images: Dict[str, int]
     source: str
     seconds: float
-    versions: Dict[str, str] = field(default_factory=lambda: dict(
-        python=platform.python_version(), torch=torch.__version__, cotap_mm=__version__))
+    versions: Dict[str, str] = field(default_factory=describe_versions)
     date: str = field(default_factory=lambda: time.strftime('%Y-%m-%d'))
 
     def to_json(self) -> Dict[str, Any]:

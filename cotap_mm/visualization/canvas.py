@@ -110,7 +110,8 @@ def frame_patch(axes: Axes,
                 patch: Sequence[int],
                 grid: Sequence[int],
                 size: Sequence[int],
-                thickness: float = 1.4) -> None:
+                thickness: float = 1.4,
+                ring: Optional[float] = None) -> None:
     """Frame one patch of a shown image, in white on black: visible on any ground.
 
     Args:
@@ -119,11 +120,16 @@ def frame_patch(axes: Axes,
         grid (sequence): Number of patches (h, w).
         size (sequence): Pixels (H, W) of the image.
         thickness (float): Of the line, in points. Defaults to 1.4.
+        ring (float, optional): Diameter in points of a ring around it, for pictures where a
+            patch is too small to be found.
     """
     height, width = size[0] / grid[0], size[1] / grid[1]
     corner = (patch[1] * width - 0.5, patch[0] * height - 0.5)
     for color, line in (('black', thickness + 1.8), ('white', thickness)):
         axes.add_patch(Rectangle(corner, width, height, fill=False, ec=color, lw=line))
+        if ring:
+            axes.plot(corner[0] + width / 2, corner[1] + height / 2, 'o', mfc='none', mec=color,
+                      ms=ring, mew=line)
 
 
 def add_legend(figure: Figure, names: Sequence[str], colors: Sequence[Any]) -> None:

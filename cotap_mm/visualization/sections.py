@@ -251,8 +251,9 @@ def _cluster_panels(images: ImageSet, clusters: np.ndarray) -> List[Panel]:
 
 
 def _marked(images: ImageSet, patch: Patch, grid: Tuple[int, int]) -> List[Panel]:
-    """The images, with the patch framed."""
-    frame = partial(frame_patch, patch=patch[1:], grid=grid, size=images.size, thickness=0.7)
+    """The images, with the patch framed, and a ring around it where it is small."""
+    frame = partial(frame_patch, patch=patch[1:], grid=grid, size=images.size, thickness=0.7,
+                    ring=9 if min(grid) > 20 else None)
     return [Panel(image, frame if index == patch[0] else None)
             for index, image in enumerate(images.pixels)]
 

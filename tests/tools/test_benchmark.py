@@ -57,6 +57,14 @@ def test_data(tmp_path):
     assert rows['decoding alone']['times decoding'] == 1 <= rows['ours']['times decoding']
 
 
+def test_eval(tmp_path):
+    benchmark(tmp_path, 'eval', '--device', 'cpu', '--memory', '300', '--queries', '50', '--width',
+              '8', '--runs', '2', '--json', 'out.json')
+    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert [row['search'] for row in rows] == ['at once', 'in blocks']
+    assert all(row['same neighbours'] == '100.00%' for row in rows)
+
+
 def test_transfer(tmp_path):
     write_for('voc_linear', tmp_path)
     config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))

@@ -97,11 +97,11 @@ def run(args: argparse.Namespace) -> None:
                 gap = (grads[method] - grads['plain']).abs().max() / grads['plain'].abs().max()
                 row['gradient, largest relative difference'] = f'{float(gap):.0e}'
             rows.append(row)
-    settings = dict(device=args.device, runs=args.runs)
+    settings: Dict[str, object] = dict(runs=args.runs)
     sums = medians.get('sums', {})
     if {50_000, 400_000} <= set(sums):
         settings['growth exponent 50k to 400k'] = round(exponent(sums, 50_000, 400_000), 2)
-    measuring.report('Ranking loss, forward and backward', rows, measuring.machine(args.device),
+    measuring.report('Ranking loss, forward and backward', rows, args.device,
                      args.json, **settings)
     if args.plot:
         plot(Path(args.plot), medians, memories)

@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import platform
 import resource
 import statistics
 import time
@@ -12,7 +11,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 
-from cotap_mm import __version__
+from cotap_mm.machine import describe_machine
 
 GB = 2**30
 MB = 2**20
@@ -141,14 +140,6 @@ def peak_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
     return _in_fresh_process(prepare, arguments, device, False)
 
 
-def machine(device: str = 'cpu') -> Dict[str, str]:
-    """Where and with what something was measured."""
-    name = (torch.cuda.get_device_name() if device.startswith('cuda') else
-            f'{platform.machine()} CPU, {torch.get_num_threads()} threads')
-    return dict(machine=name, python=platform.python_version(), torch=torch.__version__,
-                cotap_mm=__version__, date=time.strftime('%Y-%m-%d'))
-
-
 def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     """Markdown, to read on a terminal and to paste into docs/benchmarks.md."""
     lines = [[str(each) for each in row] for row in (header, *rows)]
@@ -158,9 +149,10 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
                      + ' |' for line in lines)
 
 
-def report(title: str, rows: List[Dict[str, Any]], where: Dict[str, str],
+def report(title: str, rows: List[Dict[str, Any]], device: str,
            path: Optional[str] = None, **settings: Any) -> None:
     """Print a table, and write everything to a JSON file if there is a ``path``."""
+    where = describe_machine(device)
     print(f'\n{title}')
     print(', '.join(f'{key} {value}' for key, value in {**settings, **where}.items()))
     header = list(dict.fromkeys(key for row in rows for key in row))

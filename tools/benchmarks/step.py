@@ -173,7 +173,7 @@ def run(args: argparse.Namespace) -> None:
                 f'{largest_gap(first[kind], first["released"]):.0e}')
         rows.append(row)
     measuring.report(
-        'One training step', rows, measuring.machine(args.device), args.json, config=args.config,
-        batch_size=args.batch_size, device=args.device, dtype=args.dtype, compile=args.compile,
+        'One training step', rows, args.device, args.json, config=args.config,
+        batch_size=args.batch_size, dtype=args.dtype, compile=args.compile,
         **args.cfg_options,
         bound=f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', ''))

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import platform
 import re
 import statistics
 import threading
@@ -23,6 +22,7 @@ import torch
 from matplotlib.lines import Line2D
 from mmengine.utils import ProgressBar
 
+from cotap_mm.machine import describe_machine
 from cotap_mm.visualization.canvas import INK, SERIES, new_figure, render, save_png, styled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -115,10 +115,7 @@ def machine(device: str = 'cpu') -> Dict[str, str]:
     """Where and with what a study ran."""
     import numpy
     import sklearn
-    name = (torch.cuda.get_device_name() if device.startswith('cuda')
-            else f'{os.cpu_count()} CPU cores ({platform.machine()})')
-    return dict(date=time.strftime('%Y-%m-%d'), machine=name, python=platform.python_version(),
-                torch=torch.__version__, numpy=numpy.__version__, sklearn=sklearn.__version__)
+    return dict(describe_machine(device), numpy=numpy.__version__, sklearn=sklearn.__version__)
 
 
 def write_json(path: Path, results: Dict[str, Any]) -> None:

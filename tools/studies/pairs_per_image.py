@@ -1,0 +1,117 @@
+"""Study: what ranking more patch pairs an image buys.
+
+    python tools/studies/pairs_per_image.py --camvid data/camvid
+    python tools/studies/pairs_per_image.py --plot-only   # table and plot from the kept JSON
+
+The same training on CamVid (``configs/cotap/camvid_small.py``, shortened) with 1, 5, 20 patches
+an image and with all of them (``pairs.topk``; 5 in the paper). Measured is dense retrieval before
+and after, and how long a step takes. Runs are kept in --work-dir and not repeated; delete it after
+changing the code.
+"""
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import over_dispersion
+import study
+from mmengine.config import DictAction
+from mmengine.runner import Runner
+
+from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.models import PatchPairSampler
+
+NAME = 'pairs_per_image'
+ALL = 0  # stands for all patches, in the JSON too
+
+
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--out', type=Path, default=study.DOCS, help='folder of the results')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
+    parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
+    parser.add_argument('--topk', type=int, nargs='+', default=[1, 5, 20, ALL],
+                        help='patches an image; 0 is all')
+    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
+    parser.add_argument('--iters', type=int, default=100)
+    parser.add_argument('--images', type=int, default=60, help='images that are measured')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+                        help='config keys of all runs')
+    parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
+    return parser.parse_args(argv)
+
+
+def count_pairs(sampler: PatchPairSampler, num_global: int, num_images: int) -> int:
+    """Pairs an image that a step ranks, over all pool sizes."""
+    others = min(sampler.num_negatives, num_images - 1)
+    tokens = [num_global * size**2 for size in sampler.pool_sizes]
+    kept = [count if sampler.topk is None else min(count, sampler.topk) for count in tokens]
+    return sum(count**2 * (1 + others) for count in kept)
+
+
+def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
+    """Train once; dense retrieval before and after, pairs an image, and seconds a step."""
+    config = over_dispersion.make_config(dict(job, data='camvid', variant='all'), args)
+    config.model.pairs.topk = job['topk'] or None
+    work_dir = args.work_dir / NAME
+    config.work_dir = str(work_dir / f'topk_{job["topk"]}_seed_{job["seed"]}')
+    config.experiment_name = Path(config.work_dir).name
+    ensure_neighbors(config, work_dir)  # the same for all runs
+    runner = Runner.from_cfg(config)
+    # Only dense retrieval, at both ends.
+    hook = over_dispersion.make_hooks(dict(job, data='camvid', interval=job['iters']), args)[1]
+    runner.register_hook(hook)
+    runner.train()
+    found = {f'{kind} mIoU': [result.value for _, (_, each), result in hook.history if each == kind]
+             for kind in over_dispersion.OUTPUTS}
+    return dict(found, pairs=count_pairs(runner.model.pairs, 2, config.train_dataloader.batch_size),
+                step_seconds=runner.message_hub.get_scalar('train/time').mean())
+
+
+def run(args: argparse.Namespace) -> Dict[str, Any]:
+    """All trainings, with where they were made."""
+    jobs = [dict(topk=topk, seed=seed, iters=args.iters, images=args.images,
+                 options=dict(args.cfg_options)) for seed in args.seeds for topk in args.topk]
+    runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl')
+    return dict(study.machine(), runs=runs)
+
+
+def report(results: Dict[str, Any], out: Path) -> None:
+    """A table and a plot over the number of pairs."""
+    points = [dict(run, output=output, before=run[f'{output} mIoU'][0],
+                   after=run[f'{output} mIoU'][-1])
+              for run in results['runs'] for output in over_dispersion.OUTPUTS]
+    keys = ['output', 'topk', 'pairs']
+    before, after, seconds = (study.summarize(points, keys, value)
+                              for value in ('before', 'after', 'step_seconds'))
+    rows = [[output, str(topk or 'all'), f'{pairs:,}', study.shown(before[key]),
+             study.shown(after[key]), study.shown(seconds[key])]
+            for key in after for output, topk, pairs in [key]]
+    study.fill_page(out / f'{NAME}.md', 'results', study.markdown_table(
+        ['features', 'patches an image', 'pairs an image', 'mIoU before', 'mIoU after',
+         'seconds a step'], rows))
+    ticks = [f'{topk or "all"}' for topk in dict.fromkeys(key[1] for key in after)]
+    panels = [study.Panel(title, {
+        output: [(place, summary) for place, summary in enumerate(
+            value for key, value in values.items() if key[0] == output)]
+        for output in outputs}, 'patches an image', ticks=ticks)
+        for title, values, outputs in (('mIoU after', after, over_dispersion.OUTPUTS),
+                                       ('seconds a step', seconds, ('filter', )))]
+    study.plot_panels(out / f'{NAME}.png', panels, 2, 'More pairs an image, on CamVid',
+                      size=(3.6, 2.6))
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    path = args.out / f'{NAME}.json'
+    if not args.plot_only:
+        study.write_json(path, run(args))
+    report(study.read_json(path), args.out)
+    print(f'results: {args.out / NAME}.md, .png and .json')
+
+
+if __name__ == '__main__':
+    main()
