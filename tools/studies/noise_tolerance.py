@@ -43,8 +43,6 @@ Cell = Dict[str, Any]  # a condition with an objective
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=study.DOCS, help='folder of the results')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--data', nargs='+', choices=DATA, default=list(DATA))
     parser.add_argument('--imbalance', type=float, nargs='+', default=[1., 50.])
@@ -58,7 +56,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--workers', type=int, default=2, help='processes of one thread')
     parser.add_argument('--quick', action='store_true', help='toy sizes; proves nothing')
-    parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
+    study.add_folders(parser)
     args = parser.parse_args(argv)
     if TUNING_SEED in args.seeds:
         parser.error(f'seed {TUNING_SEED} is for tuning; choose others')
@@ -211,11 +209,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     if args.quick and args.out == study.DOCS:
         raise SystemExit('error: --quick is for trying out; give --out another folder')
-    path = args.out / f'{NAME}.json'
-    if not args.plot_only:
-        study.write_json(path, run(args))
-    report(study.read_json(path), args.out)
-    print(f'results: {args.out / NAME}.md, .png and .json')
+    study.finish(NAME, args, run, report)
 
 
 if __name__ == '__main__':

@@ -30,8 +30,6 @@ ALL = 0  # stands for all patches, in the JSON too
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--out', type=Path, default=study.DOCS, help='folder of the results')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
     parser.add_argument('--topk', type=int, nargs='+', default=[1, 5, 20, ALL],
                         help='patches an image; 0 is all')
@@ -40,7 +38,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--images', type=int, default=60, help='images that are measured')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='config keys of all runs')
-    parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
+    study.add_folders(parser)
     return parser.parse_args(argv)
 
 
@@ -105,12 +103,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    args = parse_args(argv)
-    path = args.out / f'{NAME}.json'
-    if not args.plot_only:
-        study.write_json(path, run(args))
-    report(study.read_json(path), args.out)
-    print(f'results: {args.out / NAME}.md, .png and .json')
+    study.finish(NAME, parse_args(argv), run, report)
 
 
 if __name__ == '__main__':

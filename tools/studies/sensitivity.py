@@ -57,15 +57,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--config', default=str(study.ROOT / 'configs/cotap/demo.py'))
     parser.add_argument('--parameters', nargs='+', choices=list(PARAMETERS),
                         default=list(PARAMETERS))
-    parser.add_argument('--out', type=Path, default=study.DOCS, help='folder of the results')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=int, default=120)
     parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--train-images', type=int, default=500)
     parser.add_argument('--images', type=int, default=80, help='of the memory, and to segment')
     parser.add_argument('--workers', type=int, default=2, help='processes of one thread')
-    parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
+    study.add_folders(parser)
     return parser.parse_args(argv)
 
 
@@ -228,12 +226,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    args = parse_args(argv)
-    path = args.out / f'{NAME}.json'
-    if not args.plot_only:
-        study.write_json(path, run(args))
-    report(study.read_json(path), args.out)
-    print(f'results: {args.out / NAME}.md, .png and .json')
+    study.finish(NAME, parse_args(argv), run, report)
 
 
 if __name__ == '__main__':

@@ -7,6 +7,7 @@ are written by hand.
 """
 from __future__ import annotations
 
+import argparse
 import json
 import multiprocessing
 import os
@@ -142,6 +143,30 @@ def read_json(path: Path) -> Dict[str, Any]:
 
 
 # ---- numbers -------------------------------------------------------------------------------
+
+
+def add_folders(parser: argparse.ArgumentParser) -> None:
+    """Arguments that all studies have."""
+    parser.add_argument('--out', type=Path, default=DOCS, help='folder of the results')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
+    parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
+
+
+def finish(name: str, args: argparse.Namespace, run: Callable[[Any], Dict[str, Any]],
+           report: Callable[[Dict[str, Any], Path], None]) -> None:
+    """Run unless only plots are wanted, keep the results as JSON, and report them.
+
+    Args:
+        name (str): Of the study and its files.
+        args (argparse.Namespace): With what :func:`add_folders` adds.
+        run (callable): Arguments -> results.
+        report (callable): Results and folder -> page and plot.
+    """
+    path = args.out / f'{name}.json'
+    if not args.plot_only:
+        write_json(path, run(args))
+    report(read_json(path), args.out)
+    print(f'results: {args.out / name}.md, .png and .json')
 
 
 def summarize(records: Iterable[Record], keys: Sequence[str],
