@@ -97,3 +97,22 @@ def test_full_size_vit_b_makes_a_step():
     logs = model.train_step(batch, optim_wrapper=optim_wrapper)
     assert torch.isfinite(logs['loss'])
     assert logs['loss_prototype_entropy'] > 0
+
+
+@pytest.mark.parametrize('key, value, seen', [
+    ('default_hooks.compile.type', 'CompileHook', lambda config, model: HOOKS.build(
+        config.default_hooks.compile)),
+    ('model.backbone.with_cp', True, lambda config, model: model.backbone.with_cp),
+    ('model.backbone.channels_last', True, lambda config, model: model.backbone.channels_last),
+    ('model.losses.patch_ranking.method', 'sums', lambda config, model: model.losses[
+        'patch_ranking'].method == 'sums'),
+    ('model.pairs.topk', None, lambda config, model: model.pairs.topk is None),
+    ('optim_wrapper.dtype', 'bfloat16', lambda config, model: build_optim_wrapper(
+        model, config.optim_wrapper).cast_dtype == torch.bfloat16),
+])
+def test_keys_for_speed(key, value, seen):
+    assert f'`{key}' in (ROOT / 'README.md').read_text() or f'{key}=' in (
+        ROOT / 'README.md').read_text()
+    config = shrink(load(ROOT / 'configs/cotap/vits_coco.py'))
+    config.merge_from_dict({key: value})
+    assert seen(config, MODELS.build(config.model))

@@ -16,6 +16,8 @@ class CompileHook(Hook):
     of a shape, and hooks, queues and collectives stay plain Python. Names in the checkpoint
     do not change. The first steps are slow, one compilation for each crop size.
 
+    ``--cfg-options default_hooks.compile.type=CompileHook`` switches it on.
+
     Args:
         **options: As in ``torch.compile``, such as ``mode='max-autotune-no-cudagraphs'`` or
             ``backend``. ``dynamic`` is False unless given.
