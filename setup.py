@@ -73,6 +73,7 @@ setup(
         'mm': read_requirements('mminstall'),
         'downstream': read_requirements('downstream'),
         'tests': read_requirements('tests'),
+        'pack': read_requirements('pack'),
         'viewer': read_requirements('viewer'),
         'mim': ['openmim'],
     },

@@ -6,20 +6,19 @@
 An interrupted run goes on where it stopped when it is started again.
 """
 import argparse
-import os
-import sys
 from typing import List, Optional, Tuple
 
 import torch
 
-from cotap_mm.datasets import GlobalEncoder, ImageList, build_neighbors
+from cotap_mm.command_line import short_errors
+from cotap_mm.datasets import GlobalEncoder, build_neighbors, open_images
 from cotap_mm.engine import launch
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
+    parser.add_argument('images', help='folder of images (read recursively), text list, COCO json, *.lmdb')
     parser.add_argument('--out', required=True, help='neighbour file to write, *.npz')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--backbone', default='configs/cotap/vitb_coco.py',
@@ -59,17 +58,13 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    try:
-        source = ImageList(args.images, args.ann_file)
+    with short_errors():
+        source = open_images(args.images, args.ann_file)
         backbone, checkpoint = choose_backbone(args)
         encoder = GlobalEncoder(backbone, checkpoint, args.image_size, args.device,
                                 trust=args.trust)
         out = build_neighbors(source, encoder, args.out, args.num_neighbors, args.batch_size,
                               args.workers, args.faiss)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
     print(f'\n{len(source)} images -> {out}')
 
 

@@ -19,7 +19,6 @@ import hashlib
 import json
 import os
 import re
-import sys
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 
 import cotap_mm
+from cotap_mm.command_line import join_processes, short_errors
 from cotap_mm.evaluation.batches import progress_bars
 from cotap_mm.evaluation.data import EvaluationData, load_data
 from cotap_mm.evaluation.protocols import (
@@ -183,26 +183,11 @@ def show(results: List[Result], out: Path) -> None:
         print(f'plot: {out / "comparison.png"}')
 
 
-def start_processes(args: argparse.Namespace) -> None:
-    """Join the other processes where torchrun has started several."""
-    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
-        return
-    on_gpu = args.device.startswith('cuda')
-    if on_gpu:
-        args.device = f'cuda:{os.environ["LOCAL_RANK"]}'
-        torch.cuda.set_device(args.device)
-    dist.init_process_group('nccl' if on_gpu else 'gloo')
-
-
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    start_processes(args)
-    try:
+    args.device = join_processes(args.device)
+    with short_errors():
         results = measure(args)
-    except (FileNotFoundError, ValueError) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
     finally:
         if dist.is_initialized():
             finished = rank()

@@ -19,8 +19,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
-    parser.add_argument('--images', help='train on this folder of images (read recursively)')
-    parser.add_argument('--cls-images', help='another folder for the CLS branch')
+    parser.add_argument('--images', help='train on this folder of images (read recursively), '
+                        'text list, COCO json or packed file (*.lmdb)')
+    parser.add_argument('--cls-images', help='other images for the CLS branch')
     parser.add_argument('--neighbors', help='neighbour file of --images; built if not given')
     parser.add_argument('--cls-neighbors', help='neighbour file of --cls-images')
     parser.add_argument('--init', metavar='CHECKPOINT',

@@ -10,15 +10,14 @@ served on this machine only, unless --host says otherwise; anybody who reaches i
 from __future__ import annotations
 
 import argparse
-import os
 import socket
-import sys
 from typing import List, Optional
 
 import torch
 
 import cotap_mm
-from cotap_mm.datasets import ImageList
+from cotap_mm.command_line import short_errors
+from cotap_mm.datasets import open_images
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 from cotap_mm.visualization.feature_browser import FeatureBrowser
 from cotap_mm.visualization.image_set import common_size, spread
@@ -28,7 +27,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('checkpoint', metavar='[NAME=]CHECKPOINT')
-    parser.add_argument('images', help='folder (read recursively), text list or COCO json')
+    parser.add_argument('images', help='folder (read recursively), text list, COCO json or '
+                        '*.lmdb')
     parser.add_argument('--compare', nargs='+', default=[], metavar='[NAME=]CHECKPOINT',
                         help='further rows')
     parser.add_argument('--output', choices=['filter', 'backbone'], help='with or without the '
@@ -50,7 +50,7 @@ def make_browser(args: argparse.Namespace) -> FeatureBrowser:
         torch.manual_seed(0)  # of random: weights
         encoders[name] = cotap_mm.load(checkpoint, device=args.device, output=args.output,
                                        num_heads=args.num_heads)
-    source = ImageList(args.images)
+    source = open_images(args.images)
     size = tuple(args.size) if args.size else common_size(
         source.read(0), max(encoder.patch_size for encoder in encoders.values()))
     return FeatureBrowser(encoders, source, size)
@@ -69,16 +69,12 @@ def check_port(host: str, port: int) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    try:
+    with short_errors():
         from cotap_mm.visualization.browser_page import build_page, serve
         check_port(args.host, args.port)
         browser = make_browser(args)
         shown = spread(len(browser.source), args.shown)
         page = build_page(browser, shown, 'Features of ' + ' and '.join(browser.encoders))
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
     print(f'open http://{args.host}:{args.port} (Ctrl-C ends)', flush=True)
     serve(page, args.host, args.port)
 

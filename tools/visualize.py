@@ -15,8 +15,6 @@ classes (patches on a plane, coloured by class; needs --labels). By default all 
 from __future__ import annotations
 
 import argparse
-import os
-import sys
 from functools import cached_property
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -25,7 +23,8 @@ import torch
 from torch import Tensor
 
 import cotap_mm
-from cotap_mm.datasets import ImageList
+from cotap_mm.command_line import short_errors
+from cotap_mm.datasets import open_images
 from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
 from cotap_mm.engine import launch
@@ -98,7 +97,7 @@ class Study:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.checkpoints = named_checkpoints(args.checkpoints)
-        self.source = ImageList(args.images)
+        self.source = open_images(args.images)
         self.labels = ImageMaskFolder(args.images, args.labels) if args.labels else None
         options = dict(device=args.device, branch=args.branch, output=args.output,
                        trust=args.trust, num_heads=args.num_heads)
@@ -295,12 +294,8 @@ def make_report(study: Study) -> Report:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    try:
+    with short_errors(BadImage):
         page = make_report(Study(args)).save(args.out)
-    except (FileNotFoundError, ValueError, BadImage) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
     print(f'report: {page}')
 
 

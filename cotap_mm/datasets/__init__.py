@@ -4,12 +4,14 @@ from .image_source import BadImage, ImageList, read_image
 from .neighbor_pairs import NeighborPairs
 from .neighbor_search import build_neighbors, ensure_neighbors, search_neighbors
 from .neighbors import load_neighbors, save_neighbors
+from .packed_images import PackedImages, image_source, open_images, pack_images
 from .samplers import Visit, VisitSampler
 from .toy_scenes import ToyScenes
 from .transforms import MultiCrop
 
 __all__ = [
-    'BadImage', 'GlobalEncoder', 'ImageList', 'MultiCrop', 'NeighborPairs', 'ToyScenes', 'Visit',
-    'VisitSampler', 'build_neighbors', 'ensure_neighbors', 'load_neighbors', 'read_image',
-    'save_neighbors', 'search_neighbors'
+    'BadImage', 'GlobalEncoder', 'ImageList', 'MultiCrop', 'NeighborPairs', 'PackedImages',
+    'ToyScenes', 'Visit', 'VisitSampler', 'build_neighbors', 'ensure_neighbors', 'image_source',
+    'load_neighbors', 'open_images', 'pack_images', 'read_image', 'save_neighbors',
+    'search_neighbors'
 ]

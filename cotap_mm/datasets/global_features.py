@@ -154,15 +154,19 @@ class _Squares(Dataset):
 
     def __getitem__(self, index: int) -> Tuple[Tensor, bool]:
         try:
-            image = torch.from_numpy(self.source.read(self.start + index)).permute(2, 0, 1)
+            pixels = self.source.read(self.start + index, self._is_enough)
         except BadImage as error:
             print_log(f'cannot decode {error}; it will be no neighbour', logger='current',
                       level=logging.WARNING)
             return torch.zeros(3, self.size, self.size), False
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
         # Cropped first: resized first, an image of 1 x 5000 pixels would fill the memory.
         image = TF.center_crop(image, [min(image.shape[1:])] * 2)
         image = TF.resize(image, [self.size, self.size], antialias=True)
         return TF.normalize(image.float() / 255, _MEAN, _STD), True
+
+    def _is_enough(self, height: int, width: int) -> bool:
+        return min(height, width) >= self.size
 
 
 def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tensor) -> np.ndarray:

@@ -9,7 +9,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
-from .image_source import BadImage
+from .image_source import BadImage, Enough
 from .neighbors import load_neighbors
 from .samplers import Visit
 
@@ -24,23 +24,25 @@ class Branch:
     counted together, and each is decoded and logged once.
 
     Args:
-        source (dict | object): An image source: ``len``, ``name(i)``, ``read(i)``.
+        source (dict | object): An image source: ``len``, ``name(i)``, ``read(i, enough)``.
         neighbors (str): Neighbour file.
         num_neighbors (int): Nearest images to draw from.
         max_bad_fraction (float): Share of bad images above which reading stops.
+        enough (callable, optional): See :func:`read_image`. Defaults to None.
 
     Raises:
         ValueError: If there are too few images, or the neighbours do not fit them.
     """
 
     def __init__(self, source, neighbors: str, num_neighbors: int,
-                 max_bad_fraction: float) -> None:
+                 max_bad_fraction: float, enough: Enough = None) -> None:
         self.source = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
         names = [self.source.name(i) for i in range(len(self.source))]
         self.neighbors = load_neighbors(neighbors, names, num_neighbors)
         self.max_bad_fraction = max_bad_fraction
+        self.enough = enough
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
 
     @property
@@ -70,7 +72,7 @@ class Branch:
         if self.is_bad[index]:
             return None
         try:
-            return self.source.read(index)
+            return self.source.read(index, self.enough)
         except BadImage as error:
             self.is_bad[index] = True
             print_log(f'cannot decode {error}; another image takes its place', logger='current',
@@ -120,6 +122,8 @@ class NeighborPairs(Dataset):
         crops (dict, optional): Options of :class:`MultiCrop`.
         max_bad_fraction (float): Share of a branch's images that may be undecodable
             before training stops (2 may be in any case). Defaults to 0.01.
+        reduce_jpeg (bool): Decode large JPEGs at a half, a quarter or an eighth of their
+            sides where no crop is enlarged by it. Defaults to True.
 
     Raises:
         ValueError: If neighbours are missing, do not fit, or are still ``'auto'``.
@@ -127,7 +131,8 @@ class NeighborPairs(Dataset):
 
     def __init__(self, patch: dict, neighbors: Optional[str], cls: Optional[dict] = None,
                  cls_neighbors: Optional[str] = None, num_neighbors: int = 7,
-                 crops: Optional[dict] = None, max_bad_fraction: float = 0.01) -> None:
+                 crops: Optional[dict] = None, max_bad_fraction: float = 0.01,
+                 reduce_jpeg: bool = True) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):
@@ -137,10 +142,11 @@ class NeighborPairs(Dataset):
                     f'{name} must be a neighbour file, got {value!r}: tools/train.py builds it '
                     "for 'auto'; elsewhere run tools/build_neighbors.py IMAGES --out FILE.npz "
                     'first')
-        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction)
-        self.branches = dict(patch=own, cls=own if cls is None else Branch(
-            cls, str(cls_neighbors), num_neighbors, max_bad_fraction))
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
+        enough = self.crop.is_enough if reduce_jpeg else None
+        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction, enough)
+        self.branches = dict(patch=own, cls=own if cls is None else Branch(
+            cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough))
         self._num_draws = 0
 
     def __len__(self) -> int:
@@ -152,7 +158,7 @@ class NeighborPairs(Dataset):
         Returns:
             dict: For ``patch`` and ``cls``: ``global_crops`` (2, 2, 3, G, G) and
             ``local_crops`` (2, L, 3, S, S), uint8, axis 0 being image and positive;
-            ``boxes`` (2, 2 + L, 4), float32, in source pixels; ``path``, both names.
+            ``boxes`` (2, 2 + L, 4), float32, in pixels of the decoded image; ``path``, both names.
         """
         if isinstance(key, Visit):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))

@@ -13,6 +13,7 @@ import numpy as np
 from cotap_mm.registry import DATASETS
 
 from . import toy_textures as draw
+from .image_source import Enough
 
 _SPLITS = ('train', 'memory', 'val', 'test')
 _SCENES = ('scene', 'single')
@@ -115,7 +116,7 @@ class ToyScenes:
         """Name of an image; it says all that the pixels depend on."""
         return f'toy/{self.split}-{self.scene}-{self.image_size}px-seed{self.seed}/{index:06d}'
 
-    def read(self, index: int) -> np.ndarray:
+    def read(self, index: int, enough: Enough = None) -> np.ndarray:
         """One image, RGB uint8, shape (H, W, 3); a copy."""
         return self.images[index].copy()
 

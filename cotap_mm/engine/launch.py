@@ -15,7 +15,8 @@ from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
 from mmengine.runner import Runner, find_latest_checkpoint
 
-from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.command_line import short_errors
+from cotap_mm.datasets import ensure_neighbors, image_source
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
@@ -51,15 +52,11 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) ->
         Runner: Ready to train or test.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    try:
+    with short_errors():
         config = make_config()
         start_processes(config)
         prepare(config)
         return Runner.from_cfg(config)
-    except (FileNotFoundError, ValueError, ImportError) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
 
 
 def load_config(name: str) -> Config:
@@ -104,15 +101,16 @@ def set_images(config: Config, images: str, cls_images: Optional[str] = None,
 
     Args:
         config (Config): Changed in place.
-        images (str): Folder for the patch branch, and for CLS if ``cls_images`` is None.
-        cls_images (str, optional): Folder for the CLS branch.
+        images (str): For the patch branch, and for CLS if ``cls_images`` is None: folder,
+            list of images, or packed file.
+        cls_images (str, optional): Likewise for the CLS branch.
         neighbors (str, optional): Neighbour file of ``images``; built if None.
         cls_neighbors (str, optional): Neighbour file of ``cls_images``; built if None.
     """
     dataset = config.train_dataloader.dataset
-    dataset.patch = dict(type='ImageList', root=images)
+    dataset.patch = image_source(images)
     dataset.neighbors = neighbors or 'auto'
-    dataset.cls = dict(type='ImageList', root=cls_images) if cls_images else None
+    dataset.cls = image_source(cls_images) if cls_images else None
     dataset.cls_neighbors = (cls_neighbors or 'auto') if cls_images else None
 
 

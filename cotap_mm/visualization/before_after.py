@@ -89,7 +89,8 @@ def add_crops(report: Report, dataset: Any) -> None:
         dataset (NeighborPairs): What the network is trained on.
     """
     branch = dataset[0]['patch']
-    source = dataset.branches['patch'].source
+    images = dataset.branches['patch']
+    source = images.source
     index = [source.name(i) for i in range(len(source))].index(branch['path'][0])
     global_crops, local_crops = branch['global_crops'][0], branch['local_crops'][0]
     crops = [crop.permute(1, 2, 0).numpy() for crop in (*global_crops, *local_crops)]
@@ -97,7 +98,8 @@ def add_crops(report: Report, dataset: Any) -> None:
         'crops', 'What the network sees',
         'An image with the boxes of its crops. Patches that show the same place in two crops '
         'should agree; a similar image, its neighbour, is cropped the same way.',
-        crops_with_boxes(source.read(index), branch['boxes'][0], crops, len(global_crops)))
+        crops_with_boxes(source.read(index, images.enough), branch['boxes'][0], crops,
+                         len(global_crops)))
 
 
 def add_foreground(report: Report, networks: Dict[str, Any], images: Sequence[Pixels]) -> None:

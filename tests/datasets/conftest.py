@@ -20,7 +20,7 @@ class Arrays:
     def name(self, index):
         return self.names[index]
 
-    def read(self, index):
+    def read(self, index, enough=None):
         from cotap_mm.datasets import BadImage
         self.reads.append(index)
         if index in self.bad:

@@ -67,9 +67,48 @@ def test_camera_orientation_is_applied(tmp_path):
 def test_damaged_camera_notes_do_not_lose_the_image(tmp_path, monkeypatch):
     def fail(image):
         raise SyntaxError('not a TIFF file')
-    path = saved(tmp_path, Image.new('RGB', (8, 4), (90, 90, 90)))
+    exif = Image.Exif()
+    exif[274] = 6
+    path = saved(tmp_path, Image.new('RGB', (8, 4), (90, 90, 90)), exif=exif)
+    assert read_image(path).shape == (8, 4, 3)
     monkeypatch.setattr('PIL.ImageOps.exif_transpose', fail)
     assert read_image(path).shape == (4, 8, 3)
+
+
+def smooth(height, width):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([255 * y / height, 255 * x / width, 128 + 0 * x], axis=-1).astype(np.uint8)
+
+
+@pytest.mark.parametrize('side, expected', [(400, (400, 600)), (200, (200, 300)),
+                                            (101, (200, 300)), (100, (100, 150)),
+                                            (1, (50, 75))])
+def test_large_jpeg_is_decoded_as_small_as_will_do(tmp_path, side, expected):
+    pixels = smooth(400, 600)
+    path = saved(tmp_path, Image.fromarray(pixels), 'image.jpg', quality=95)
+    asked = []
+
+    def enough(height, width):
+        asked.append((height, width))
+        return min(height, width) >= side
+
+    read = read_image(path, enough)
+    assert read.shape == (*expected, 3) and all(width > height for height, width in asked)
+    factor = 400 // expected[0]
+    means = pixels.reshape(expected[0], factor, expected[1], factor, 3).mean(axis=(1, 3))
+    assert np.abs(read - means).max() < 6
+
+
+def test_reduced_and_turned(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    path = saved(tmp_path, Image.fromarray(smooth(40, 80)), 'image.jpg', exif=exif)
+    assert read_image(path, lambda height, width: height >= 20).shape == (40, 20, 3)
+
+
+def test_other_formats_keep_their_size(tmp_path):
+    path = saved(tmp_path, Image.fromarray(smooth(40, 80)))
+    assert read_image(path, lambda height, width: True).shape == (40, 80, 3)
 
 
 @pytest.mark.parametrize('size', [(1, 1), (1, 7), (7, 1)])

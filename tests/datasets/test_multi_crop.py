@@ -2,7 +2,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as TF
 
@@ -125,3 +125,12 @@ def test_other_overlaps(height, width, seed):
     assert _common_area(boxes[0], boxes[1]) > 0.2 * height * width
     for local in boxes[2:]:
         assert all(_common_area(local, box) > 0.04 * height * width for box in boxes[:2])
+
+
+@given(height=st.integers(30, 200), width=st.integers(30, 200), seed=st.integers(0, 99))
+def test_no_crop_of_an_image_that_is_large_enough_is_enlarged(height, width, seed):
+    crop = MultiCrop(global_size=24, local_size=10)
+    assume(crop.is_enough(height, width) and 2 / 3 < height / width < 3 / 2)
+    boxes = np.array(crop.draw_boxes(height, width, np.random.default_rng(seed)))
+    sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
+    assert (sides[:2] >= 24).all() and (sides[2:] >= 10).all()

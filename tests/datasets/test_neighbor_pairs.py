@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from mmengine.registry import DATASETS as ROOT_DATASETS
+from PIL import Image
 from tiny import build_tiny
 from torch.utils.data import DataLoader, default_collate
 
@@ -272,3 +273,15 @@ def test_street_scenes(shared_data, ring, tmp_path):
         losses = model(**model.data_preprocessor(batch, training=True), mode='loss')
     assert all(torch.isfinite(value).all() for value in losses.values())
     assert batch['patch']['global_crops'].float().std() > 10
+
+
+@pytest.mark.parametrize('reduce_jpeg, width', [(True, 100), (False, 800)])
+def test_large_jpegs_are_decoded_small(tmp_path, ring, reduce_jpeg, width):
+    for i in range(4):
+        Image.new('RGB', (800, 600), (60 * i, 0, 0)).save(tmp_path / f'{i}.jpg')
+    data = NeighborPairs(dict(type='ImageList', root=str(tmp_path)),
+                         ring([f'{i}.jpg' for i in range(4)]), num_neighbors=3, crops=CROPS,
+                         reduce_jpeg=reduce_jpeg)
+    boxes = torch.cat([data[i]['patch']['boxes'].flatten(0, 1) for i in range(4)])
+    assert width / 2 < boxes[:, 2].max() <= width
+    assert abs(int(data[2]['patch']['global_crops'][0].float().mean(dim=(0, 2, 3))[0]) - 120) < 3

@@ -11,7 +11,7 @@ class FakeScenes:
     def __len__(self):
         return 2
 
-    def read(self, index):
+    def read(self, index, enough=None):
         return np.full((4, 6, 3), index, dtype=np.uint8)
 
     def label(self, index):

@@ -25,7 +25,7 @@ class FakeScenes:
         label[8:16, 8 * (index % 3):8 * (index % 3) + 8] = index % 2
         return label
 
-    def read(self, index):
+    def read(self, index, enough=None):
         return np.array(PALETTE, dtype=np.uint8)[self.label(index)]
 
 

@@ -16,7 +16,7 @@ class Source:
     def name(self, index):
         return f'folder/image.{index}.jpg'
 
-    def read(self, index):
+    def read(self, index, enough=None):
         return np.full((10 + index, 20, 3), 10 * index, dtype=np.uint8)
 
 

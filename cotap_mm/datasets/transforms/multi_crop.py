@@ -89,6 +89,12 @@ class MultiCrop:
         return (torch.stack(global_crops), torch.stack(local_crops) if local_crops else empty,
                 torch.tensor(boxes, dtype=torch.float32))
 
+    def is_enough(self, height: int, width: int) -> bool:
+        """Whether no crop of an image of this size is enlarged, in pixels."""
+        area = height * width
+        return all(area * scale[0] * self.ratio[0] >= size**2 for scale, size in (
+            (self.global_scale, self.global_size), (self.local_scale, self.local_size)))
+
     def draw_boxes(self, height: int, width: int, rng: np.random.Generator) -> List[Box]:
         """Boxes of all crops, global ones first, for an image of ``height`` x ``width``."""
         boxes: List[Box] = []

@@ -1,0 +1,46 @@
+"""What the command-line tools have in common."""
+import os
+import sys
+from contextlib import contextmanager
+from typing import Iterator, Type
+
+import torch
+import torch.distributed as dist
+
+_EXPECTED = (FileNotFoundError, ValueError, ImportError)
+
+
+@contextmanager
+def short_errors(*more: Type[Exception]) -> Iterator[None]:
+    """End the program with the sentence of an error that a user can mend, without a traceback.
+
+    With the environment variable ``COTAP_TRACEBACK`` set, errors stay as they are.
+
+    Args:
+        *more: Types of errors besides FileNotFoundError, ValueError and ImportError.
+    """
+    try:
+        yield
+    except (*_EXPECTED, *more) as error:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
+        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
+
+
+def join_processes(device: str) -> str:
+    """Join the other processes where torchrun has started several.
+
+    Args:
+        device (str): Asked for by the user.
+
+    Returns:
+        str: This process's own device.
+    """
+    if int(os.environ.get('WORLD_SIZE', 1)) == 1:
+        return device
+    on_gpu = device.startswith('cuda')
+    if on_gpu:
+        device = f'cuda:{os.environ["LOCAL_RANK"]}'
+        torch.cuda.set_device(device)
+    dist.init_process_group('nccl' if on_gpu else 'gloo')
+    return device

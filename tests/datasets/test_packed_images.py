@@ -1,0 +1,144 @@
+"""Packed images are the same images, in the same order, whoever reads them."""
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch.utils.data import DataLoader
+
+from cotap_mm.datasets import (BadImage, ImageList, NeighborPairs, PackedImages, image_source,
+                               open_images, pack_images)
+from cotap_mm.registry import DATASETS
+
+lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
+CROPS = dict(global_size=32, local_size=16)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    rng = np.random.default_rng(0)
+    for i in range(20):
+        place = tmp_path / 'images' / f'ordner_{i % 3}'
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / f'bild {i}.{("jpg", "png")[i % 2]}')
+    (tmp_path / 'images' / 'größe.png').write_bytes(b'no image')
+    return tmp_path / 'images'
+
+
+def test_same_names_and_pixels(folder, tmp_path):
+    files = ImageList(folder)
+    assert pack_images(files, tmp_path / 'a.lmdb') == []
+    packed = DATASETS.build(dict(type='PackedImages', root=str(tmp_path / 'a.lmdb')))
+    assert [packed.name(i) for i in range(len(packed))] == files.names and len(packed) == 21
+    for i in np.random.default_rng(0).permutation(20):
+        index = files.names.index([name for name in files.names if 'bild' in name][i])
+        assert np.array_equal(packed.read(index), files.read(index))
+    large = files.names.index('ordner_0/bild 0.jpg')
+    assert packed.read(large, lambda height, width: height >= 20).shape == (20, 25, 3)
+    with pytest.raises(BadImage, match='a.lmdb: größe.png'):
+        packed.read(files.names.index('größe.png'))
+    assert not list(tmp_path.glob('*.part')) and not list(tmp_path.glob('*lock*'))
+
+
+def test_equal_samples_for_equal_seeds_in_workers(folder, tmp_path, ring):
+    (folder / 'größe.png').unlink()
+    pack_images(ImageList(folder), tmp_path / 'a.lmdb')
+    neighbors = ring(ImageList(folder).names)
+
+    def samples(path, workers, context=None):
+        data = NeighborPairs(image_source(path), neighbors, num_neighbors=3, crops=CROPS)
+        generator = torch.Generator().manual_seed(5)
+        loader = DataLoader(data, batch_size=4, num_workers=workers, shuffle=True,
+                            generator=generator, multiprocessing_context=context)
+        return [batch['patch'] for batch in loader]
+
+    expected = samples(folder, 0)
+    data = samples(tmp_path / 'a.lmdb', 0)
+    assert all(torch.equal(a['global_crops'], b['global_crops']) and a['path'] == b['path']
+               for a, b in zip(expected, data))
+    for context in ('fork', 'spawn'):
+        one = samples(tmp_path / 'a.lmdb', 2, context)
+        assert [a['path'][0] for a in one] and len(one) == len(expected)
+        files = samples(folder, 2, context)
+        assert all(torch.equal(a['local_crops'], b['local_crops']) for a, b in zip(one, files))
+
+
+def test_an_open_file_travels_to_other_processes(folder, tmp_path):
+    pack_images(ImageList(folder), tmp_path / 'a.lmdb')
+    packed = PackedImages(tmp_path / 'a.lmdb')
+    pixels = packed.read(5)
+    assert np.array_equal(pickle.loads(pickle.dumps(packed)).read(5), pixels)
+
+
+def test_interrupted_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
+    from cotap_mm.datasets import packed_images
+    files, out = ImageList(folder), tmp_path / 'a.lmdb'
+    monkeypatch.setattr(packed_images, '_BLOCK', 6)
+    monkeypatch.setattr(packed_images, '_START', 8192)  # has to grow on the way
+    put, reads = packed_images._Writer.put, []
+
+    def fails(self, items):
+        if len(reads) == 3:  # the names' digest and two blocks are written
+            raise KeyboardInterrupt
+        reads.append(len(items))
+        return put(self, items)
+
+    monkeypatch.setattr(packed_images._Writer, 'put', fails)
+    with pytest.raises(KeyboardInterrupt):
+        pack_images(files, out)
+    assert not out.exists() and out.with_name('a.lmdb.part').exists()
+    monkeypatch.setattr(packed_images._Writer, 'put', put)
+    for name in files.names[:12]:  # they are not read again
+        (folder / name).unlink()
+    assert pack_images(files, out) == []
+    assert len(PackedImages(out)) == 21 and PackedImages(out).read(20).shape == (40, 50, 3)
+
+
+def test_rest_of_another_run_is_thrown_away(folder, tmp_path):
+    (tmp_path / 'a.lmdb.part').write_bytes(b'something else')
+    pack_images(ImageList(folder), tmp_path / 'a.lmdb')
+    assert len(PackedImages(tmp_path / 'a.lmdb')) == 21
+    with lmdb.open(str(tmp_path / 'b.lmdb.part'), subdir=False, lock=False) as other:
+        with other.begin(write=True) as change:
+            change.put(b'format', b'another digest')
+            change.put(b'1', b'x')
+    pack_images(ImageList(folder), tmp_path / 'b.lmdb')
+    assert len(PackedImages(tmp_path / 'b.lmdb')) == 21
+
+
+def test_a_file_that_cannot_be_read_keeps_its_place(folder, tmp_path):
+    files = ImageList(folder)
+    (folder / files.names[3]).unlink()
+    failed = pack_images(files, tmp_path / 'a.lmdb')
+    assert len(failed) == 1 and failed[0].startswith(files.names[3])
+    packed = PackedImages(tmp_path / 'a.lmdb')
+    with pytest.raises(BadImage, match='when it was packed'):
+        packed.read(3)
+    assert packed.read(4).shape == (40, 50, 3)
+
+
+def test_wrong_files(folder, tmp_path):
+    with pytest.raises(FileNotFoundError, match='pack_dataset.py'):
+        PackedImages(tmp_path / 'no.lmdb')
+    (tmp_path / 'text.lmdb').write_bytes(b'hello ' * 5000)
+    with pytest.raises(ValueError, match='damaged or no LMDB'):
+        PackedImages(tmp_path / 'text.lmdb')
+    with lmdb.open(str(tmp_path / 'other.lmdb'), subdir=False, lock=False) as other:
+        with other.begin(write=True) as change:
+            change.put(b'a', b'b')
+    with pytest.raises(ValueError, match='holds no images packed by'):
+        PackedImages(tmp_path / 'other.lmdb')
+    with pytest.raises(ValueError, match='lmdb, got'):
+        pack_images(ImageList(folder), tmp_path / 'a.db')
+    with pytest.raises(ValueError, match='leave ann_file out'):
+        image_source(tmp_path / 'a.lmdb', 'list.txt')
+
+
+def test_what_a_path_holds(folder, tmp_path):
+    pack_images(ImageList(folder), tmp_path / 'a.lmdb')
+    assert type(open_images(tmp_path / 'a.lmdb')) is PackedImages
+    assert type(open_images(folder)) is ImageList
+    assert image_source('x.txt', 'y.json') == dict(type='ImageList', root='x.txt',
+                                                   ann_file='y.json')

@@ -1,0 +1,43 @@
+"""A packed folder trains like the folder."""
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'pack_dataset.py'
+pytest.importorskip('lmdb', reason='lmdb is not installed')
+
+
+@pytest.fixture(scope='module')
+def tool():
+    spec = importlib.util.spec_from_file_location('pack_dataset_tool', SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_packs_and_says_what_it_did(tool, tmp_path, capsys):
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for i in range(3):
+        Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(folder / f'{i}.png')
+    (folder / 'list.txt').write_text('2.png\n0.png\nlost.png\n')
+    tool.main([str(folder / 'list.txt'), '--out', str(tmp_path / 'a.lmdb')])
+    said = capsys.readouterr().out
+    assert '3 images -> ' in said and '1 of them could not be read' in said and 'lost.png' in said
+    from cotap_mm.datasets import open_images
+    packed = open_images(tmp_path / 'a.lmdb')
+    assert packed.names == ['2.png', '0.png', 'lost.png'] and packed.read(0)[0, 0, 0] == 2
+
+
+@pytest.mark.parametrize('arguments, message', [
+    (['nowhere', '--out', 'a.lmdb'], 'nowhere does not exist'),
+    (['.', '--out', 'a.zip'], '[.]lmdb, got a.zip')])
+def test_mistakes_end_with_a_sentence(tool, tmp_path, monkeypatch, arguments, message):
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
+    with pytest.raises(SystemExit, match=message):
+        tool.main(arguments)

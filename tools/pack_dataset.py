@@ -1,0 +1,37 @@
+"""Put a folder of images into one file, which file systems of clusters like better than millions.
+
+    python tools/pack_dataset.py data/imagenet/train --out data/imagenet_train.lmdb
+    python tools/train.py configs/cotap/vits_folder.py --images data/imagenet_train.lmdb
+
+Files are copied as they are. Training from it draws the same samples as from the folder, at any
+position of the file; neighbour files fit both. An interrupted run goes on where it stopped when it
+is started again.
+"""
+import argparse
+import os
+from typing import List, Optional
+
+from cotap_mm.command_line import short_errors
+from cotap_mm.datasets import ImageList, pack_images
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
+    parser.add_argument('--out', required=True, help='file to write, *.lmdb')
+    parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
+    parser.add_argument('--threads', type=int, default=8, help='files read at a time')
+    args = parser.parse_args(argv)
+    with short_errors(OSError):
+        source = ImageList(args.images, args.ann_file)
+        failed = pack_images(source, args.out, args.threads)
+    size = os.path.getsize(args.out) / 2**30
+    print(f'\n{len(source)} images -> {args.out}, {size:.2f} GB')
+    if failed:
+        print(f'{len(failed)} of them could not be read and will count as bad images:\n  '
+              + '\n  '.join(failed[:20]))
+
+
+if __name__ == '__main__':
+    main()
