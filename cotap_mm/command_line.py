@@ -27,20 +27,25 @@ def short_errors(*more: Type[Exception]) -> Iterator[None]:
         sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
 
 
-def join_processes(device: str) -> str:
-    """Join the other processes where torchrun has started several.
+@contextmanager
+def joined_processes(device: str) -> Iterator[str]:
+    """The other processes, where torchrun has started several, as one group.
 
     Args:
         device (str): Asked for by the user.
 
-    Returns:
+    Yields:
         str: This process's own device.
     """
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
-        return device
+        yield device
+        return
     on_gpu = device.startswith('cuda')
     if on_gpu:
         device = f'cuda:{os.environ["LOCAL_RANK"]}'
         torch.cuda.set_device(device)
     dist.init_process_group('nccl' if on_gpu else 'gloo')
-    return device
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()

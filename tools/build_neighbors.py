@@ -18,7 +18,8 @@ from cotap_mm.engine import launch
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__,
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('images', help='folder of images (read recursively), text list, COCO json, *.lmdb')
+    parser.add_argument('images', help='folder of images (read recursively), text list, COCO '
+                        'json, *.lmdb')
     parser.add_argument('--out', required=True, help='neighbour file to write, *.npz')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--backbone', default='configs/cotap/vitb_coco.py',

@@ -23,13 +23,12 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
-import torch.distributed as dist
 from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 import cotap_mm
-from cotap_mm.command_line import join_processes, short_errors
+from cotap_mm.command_line import joined_processes, short_errors
 from cotap_mm.evaluation.batches import progress_bars
 from cotap_mm.evaluation.data import EvaluationData, load_data
 from cotap_mm.evaluation.protocols import (
@@ -185,16 +184,10 @@ def show(results: List[Result], out: Path) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    args.device = join_processes(args.device)
-    with short_errors():
+    with short_errors(), joined_processes(args.device) as args.device:
         results = measure(args)
-    finally:
-        if dist.is_initialized():
-            finished = rank()
-            dist.destroy_process_group()
-        else:
-            finished = 0
-    if finished == 0:
+        is_first = rank() == 0
+    if is_first:
         show(results, Path(args.out))
 
 

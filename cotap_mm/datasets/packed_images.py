@@ -197,7 +197,8 @@ class _Writer:
 
     def _continue(self, digest: bytes) -> bool:
         try:
-            self.environment = _open(self.path, map_size=max(_START, 2 * os.path.getsize(self.path)))
+            size = os.path.getsize(self.path)
+            self.environment = _open(self.path, map_size=max(_START, 2 * size))
             with self.environment.begin() as view:
                 if view.get(_FORMAT) == digest and view.get(_NAMES) is None:
                     return True

@@ -3,7 +3,6 @@ import argparse
 import datetime
 import logging
 import os
-import sys
 from pathlib import Path
 from typing import Any, Callable, Optional
 

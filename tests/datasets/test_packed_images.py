@@ -7,8 +7,15 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cotap_mm.datasets import (BadImage, ImageList, NeighborPairs, PackedImages, image_source,
-                               open_images, pack_images)
+from cotap_mm.datasets import (
+    BadImage,
+    ImageList,
+    NeighborPairs,
+    PackedImages,
+    image_source,
+    open_images,
+    pack_images,
+)
 from cotap_mm.registry import DATASETS
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
