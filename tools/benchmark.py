@@ -3,6 +3,7 @@
     python tools/benchmark.py loss --pairs 4200 100000
     python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py data IMAGES
+    python tools/benchmark.py neighbors
     python tools/benchmark.py transfer configs/downstream/camvid_linear.py \\
         --variant random init=none --variant filter init=work_dirs/camvid_small/iter_300.pth
 
@@ -10,8 +11,10 @@ loss: the ranking loss in its exact forms against the plain one that compares al
 step: one step on random images, against a plain restatement of the released one. Queues are filled
 before measuring, since their length sets the cost of the assignments. An image counts once in each
 branch that reads it.
+data: one core from an image file to its crops, against decoding alone and a plain loader; then the
+workers of a loader.
+neighbors: the search for the images that look alike, projected to ImageNet.
 eval: the search of dense retrieval.
-data: one core from an image file to its crops, against decoding alone and a plain loader.
 transfer: trains a downstream config from several starts, with several seeds, and prints a table.
 A run that is finished already is not repeated.
 
@@ -21,9 +24,9 @@ different runs do not compare. Results: docs/benchmarks.md.
 import argparse
 
 import torch
-from benchmarks import data, eval, loss, step, transfer
+from benchmarks import data, eval, loss, neighbors, step, transfer
 
-KINDS = dict(loss=loss, step=step, data=data, eval=eval, transfer=transfer)
+KINDS = dict(loss=loss, step=step, data=data, neighbors=neighbors, eval=eval, transfer=transfer)
 
 
 def parse_args() -> argparse.Namespace:

@@ -3,16 +3,21 @@
     python tools/build_neighbors.py data/coco/train2017 --out data/coco/neighbors.npz
     python tools/build_neighbors.py DIR --backbone deit-small --checkpoint dino.pth --out nn.npz
 
-An interrupted run goes on where it stopped when it is started again.
+    torchrun --nproc_per_node 8 tools/build_neighbors.py data/imagenet/train --out nn.npz
+
+Several processes share the work. An interrupted run goes on where it stopped when it is started
+again, with any number of processes.
 """
 import argparse
 from typing import List, Optional, Tuple
 
 import torch
 
-from cotap_mm.command_line import short_errors
+from cotap_mm.command_line import joined_processes, short_errors
 from cotap_mm.datasets import GlobalEncoder, build_neighbors, open_images
+from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.engine import launch
+from cotap_mm.ops import rank
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -59,14 +64,16 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors():
+    with short_errors(OtherRankFailed), joined_processes(args.device) as args.device:
         source = open_images(args.images, args.ann_file)
         backbone, checkpoint = choose_backbone(args)
         encoder = GlobalEncoder(backbone, checkpoint, args.image_size, args.device,
                                 trust=args.trust)
         out = build_neighbors(source, encoder, args.out, args.num_neighbors, args.batch_size,
                               args.workers, args.faiss)
-    print(f'\n{len(source)} images -> {out}')
+        is_first = rank() == 0
+    if is_first:
+        print(f'\n{len(source)} images -> {out}')
 
 
 if __name__ == '__main__':

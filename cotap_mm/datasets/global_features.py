@@ -86,8 +86,8 @@ def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> s
 
 
 def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
-                     num_workers: int = 2) -> np.ndarray:
-    """Unit-length features of all images, in a memory-mapped file.
+                     num_workers: int = 2, indices: Optional[range] = None) -> np.ndarray:
+    """Unit-length features of images, in a memory-mapped file.
 
     Interrupted, it goes on where it stopped: ``part`` + ``.json`` says how far the
     file is filled and for which images and encoder.
@@ -99,6 +99,7 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
         part (str | Path): The memory-mapped file.
         batch_size (int): Images a forward pass. Defaults to 32.
         num_workers (int): Reading processes. Defaults to 2.
+        indices (range, optional): Images of the source. Defaults to None, all.
 
     Returns:
         np.ndarray: Features, shape (N, C), float32; a row of zeros where an image
@@ -108,32 +109,44 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
         ValueError: If the encoder gives values that are not finite.
     """
     part = Path(part)
-    names = '\n'.join(source.name(i) for i in range(len(source)))
-    state = dict(identity=encoder.identity, images=len(source),
-                 names=hashlib.sha256(names.encode()).hexdigest())
+    indices = range(len(source)) if indices is None else indices
+    state = _task(source, encoder, indices)
     done, width = _progress(part, state)
     features = None
     if done:
-        print_log(f'{done} of {len(source)} features are there already', logger='current')
-        features = np.memmap(part, np.float32, 'r+', shape=(len(source), width))
-    loader = DataLoader(_Squares(source, encoder.image_size, done), batch_size=batch_size,
-                        num_workers=num_workers)
-    if done < len(source):
-        progress = ProgressBar(len(source) - done)
+        features = np.memmap(part, np.float32, 'r+', shape=(len(indices), width))
+    if done == len(indices):
+        assert features is not None
+        return features
+    if done:
+        print_log(f'{done} of {len(indices)} features are there already', logger='current')
+    loader = DataLoader(_Squares(source, encoder.image_size, indices[done:]),
+                        batch_size=batch_size, num_workers=num_workers)
+    progress = ProgressBar(len(indices) - done)
     saved = done
     for images, readable in loader:
         block = _encode(encoder, images, readable)
         if features is None:
-            features = np.memmap(part, np.float32, 'w+', shape=(len(source), block.shape[1]))
+            features = np.memmap(part, np.float32, 'w+', shape=(len(indices), block.shape[1]))
         features[done:done + len(block)] = block
         done += len(block)
         progress.update(len(block))
-        if done - saved >= _SAVE_EVERY or done == len(source):
+        if done - saved >= _SAVE_EVERY or done == len(indices):
             features.flush()
             _write_progress(part, dict(state, done=done, width=features.shape[1]))
             saved = done
     assert features is not None
     return features
+
+
+def find_features(source, encoder, part: 'str | Path',
+                  indices: Optional[range] = None) -> Optional[np.ndarray]:
+    """What :func:`extract_features` has written, by any process; None until it is complete."""
+    indices = range(len(source)) if indices is None else indices
+    done, width = _progress(Path(part), _task(source, encoder, indices))
+    if done < len(indices):
+        return None
+    return np.memmap(part, np.float32, 'r', shape=(len(indices), width))
 
 
 def remove_part(part: 'str | Path') -> None:
@@ -143,18 +156,24 @@ def remove_part(part: 'str | Path') -> None:
             path.unlink()
 
 
-class _Squares(Dataset):
-    """Central squares of a source's images from ``start`` on, resized, normalised."""
+def _task(source, encoder, indices: range) -> dict:
+    names = '\n'.join(source.name(i) for i in indices)
+    return dict(identity=encoder.identity, images=len(indices),
+                names=hashlib.sha256(names.encode()).hexdigest())
 
-    def __init__(self, source, size: int, start: int) -> None:
-        self.source, self.size, self.start = source, size, start
+
+class _Squares(Dataset):
+    """Central squares of images of a source, resized, normalised."""
+
+    def __init__(self, source, size: int, indices: range) -> None:
+        self.source, self.size, self.indices = source, size, indices
 
     def __len__(self) -> int:
-        return len(self.source) - self.start
+        return len(self.indices)
 
     def __getitem__(self, index: int) -> Tuple[Tensor, bool]:
         try:
-            pixels = self.source.read(self.start + index, self._is_enough)
+            pixels = self.source.read(self.indices[index], self._is_enough)
         except BadImage as error:
             print_log(f'cannot decode {error}; it will be no neighbour', logger='current',
                       level=logging.WARNING)

@@ -3,29 +3,36 @@ import hashlib
 import logging
 import time
 from pathlib import Path
-from typing import Optional
+from typing import List, Optional
 
 import numpy as np
 import torch
 from mmengine.config import Config
-from mmengine.dist import barrier, is_main_process
+from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
+from cotap_mm.ops import rank, world_size
+from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
 from cotap_mm.registry import DATASETS, build
 
-from .global_features import GlobalEncoder, extract_features, identity_of, remove_part
+from .global_features import GlobalEncoder, extract_features, find_features, identity_of
+from .meeting import Meeting, meet
 from .neighbors import load_neighbors, save_neighbors
+
+_PART = 8192  # images whose features one rank computes at a time
 
 
 def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
                     batch_size: int = 32, num_workers: int = 2, use_faiss: bool = False) -> Path:
     """Compute and write the neighbour file of an image source.
 
-    Memory stays bounded: the features, of 118,287 images at width 768 363 MB, are in a
-    memory-mapped file beside ``out`` until the end, and the similarities are computed in
-    blocks. A run that was interrupted goes on where it stopped.
+    Several ranks share the work; they meet in files beside ``out``, so that none of
+    them gives up because another one takes long. Memory stays bounded: the features,
+    of 118,287 images at width 768 363 MB, are in memory-mapped files beside ``out``
+    until the end, and the similarities are computed in blocks. A run that was
+    interrupted goes on where it stopped, with any number of ranks.
 
     An image that cannot be decoded is nobody's neighbour; its own row holds any images
     that can be, and is not used, since training replaces such an image.
@@ -34,10 +41,10 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
         source (object): Image source, see :mod:`cotap_mm.datasets.image_source`.
         encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
             ``image_size`` and ``device``.
-        out (str | Path): The file to write, ``*.npz``.
+        out (str | Path): The file to write, ``*.npz``; in a folder that all ranks see.
         num_neighbors (int): k. Defaults to 7.
         batch_size (int): Images a forward pass. Defaults to 32.
-        num_workers (int): Reading processes. Defaults to 2.
+        num_workers (int): Reading processes of each rank. Defaults to 2.
         use_faiss (bool): Search with faiss, which must be installed.
 
     Returns:
@@ -46,97 +53,104 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
     Raises:
         ValueError: If fewer than 2 images can be decoded.
         ImportError: If faiss is asked for and not installed.
+        RuntimeError: If another rank failed; its error is named.
     """
     out = Path(out)
     if num_neighbors < 1:
         raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
-    if use_faiss:
-        _import_faiss()
-    out.parent.mkdir(parents=True, exist_ok=True)
-    names = [source.name(i) for i in range(len(source))]
-    part = out.with_name(f'{out.name}.features')
-    features = torch.from_numpy(extract_features(source, encoder, part, batch_size, num_workers))
-    readable = torch.cat([rows.any(dim=1) for rows in features.split(4096)])
-    num_readable = int(readable.sum())
-    if num_readable < 2:
+    with meet(out) as others:
+        if use_faiss:
+            import_faiss()
+        features = _extract(source, encoder, others, batch_size, num_workers)
+        names = [source.name(i) for i in range(len(source))]
+        readable = torch.cat([rows.any(dim=1) for part in features for rows in part.split(4096)])
+        num_readable = int(readable.sum())
+        if num_readable < 2:
+            others.leave()  # else the images, once repaired, would not be read again
+            raise ValueError(f'neighbours need at least 2 images, {num_readable} of {len(names)} '
+                             'can be decoded')
+        rows = range(len(names) * rank() // world_size(),
+                     len(names) * (rank() + 1) // world_size())
+        found = search_neighbors(features, min(num_neighbors, num_readable - 1), encoder.device,
+                                 readable, rows=rows, use_faiss=use_faiss)
+        indices = others.collect(found.numpy())
+        if indices is not None:
+            if num_readable < len(names):
+                bad = [names[i] for i in (~readable).nonzero().flatten().tolist()]
+                print_log(f'{len(bad)} of {len(names)} images cannot be decoded and are no '
+                          f'neighbours, e.g. {", ".join(bad[:20])}', logger='current',
+                          level=logging.WARNING)
+            save_neighbors(out, names, indices, dict(
+                encoder=encoder.identity, image_size=encoder.image_size, num_images=len(names),
+                num_readable=num_readable, built=time.strftime('%Y-%m-%d')))
         del features
-        remove_part(part)  # else the images, once repaired, would not be read again
-        raise ValueError(f'neighbours need at least 2 images, {num_readable} of {len(names)} can '
-                         'be decoded')
-    if num_readable < len(names):
-        bad = [names[i] for i in (~readable).nonzero().flatten().tolist()]
-        print_log(f'{len(bad)} of {len(names)} images cannot be decoded and are no neighbours, '
-                  f'e.g. {", ".join(bad[:20])}', logger='current', level=logging.WARNING)
-    k = min(num_neighbors, num_readable - 1)
-    search = _search_faiss if use_faiss else search_neighbors
-    indices = search(features, k, encoder.device, readable)
-    save_neighbors(out, names, indices.numpy(), dict(
-        encoder=encoder.identity, image_size=encoder.image_size, num_images=len(names),
-        num_readable=num_readable, built=time.strftime('%Y-%m-%d')))
-    del features
-    remove_part(part)
+        others.leave()
     return out
 
 
+def _extract(source, encoder, others: 'Meeting', batch_size: int,
+             num_workers: int) -> List[Tensor]:
+    """Features of all images in parts, which the ranks share among each other."""
+    parts = {others.features(number): range(start, min(start + _PART, len(source)))
+             for number, start in enumerate(range(0, len(source), _PART))}
+    for number, (part, indices) in enumerate(parts.items()):
+        if number % world_size() == rank():
+            extract_features(source, encoder, part, batch_size, num_workers, indices)
+    found = []
+    for part, indices in parts.items():
+        others.wait(lambda: find_features(source, encoder, part, indices) is not None)  # noqa: B023
+        # Mapped for changes that are never written: PyTorch knows no read-only tensors.
+        mapped = find_features(source, encoder, part, indices)
+        assert mapped is not None
+        found.append(torch.from_numpy(np.memmap(part, np.float32, 'c', shape=mapped.shape)))
+    return found
+
+
 @torch.no_grad()
-def search_neighbors(features: Tensor, num_neighbors: int, device: str = 'cpu',
-                     is_candidate: Optional[Tensor] = None, block: int = 2048) -> Tensor:
+def search_neighbors(features: Memory, num_neighbors: int, device: str = 'cpu',
+                     is_candidate: Optional[Tensor] = None, block: Optional[int] = None,
+                     rows: Optional[range] = None, use_faiss: bool = False) -> Tensor:
     """Exact nearest neighbours by cosine, without the whole matrix of similarities.
 
     Args:
-        features (Tensor): Unit length (or zero), shape (N, C).
+        features (Tensor | sequence[Tensor]): Unit length (or zero), shape (N, C), or
+            parts of it.
         num_neighbors (int): k, less than the number of candidates.
         device (str): Where the products are computed.
         is_candidate (Tensor, optional): Rows that may be neighbours, bool (N,).
-        block (int): Rows and columns of one product, which needs about 12 * block^2
-            bytes. Defaults to 2048.
+        block (int, optional): Rows and columns of one product, which needs about
+            8 * block^2 bytes. Defaults to that of :func:`cotap_mm.ops.nearest.nearest`.
+        rows (range, optional): Rows whose neighbours are wanted. Defaults to None, all.
+        use_faiss (bool): Search with faiss, on the CPU; it holds a second copy of the
+            features in memory.
 
     Returns:
         Tensor: Indices, nearest first, never the row itself, shape (N, k), int64.
     """
-    count = len(features)
-    candidates = torch.arange(count) if is_candidate is None else is_candidate.nonzero().flatten()
-    columns = candidates.split(block)
-    found = torch.empty(count, num_neighbors, dtype=torch.long)
-    progress = ProgressBar(count)
-    for start in range(0, count, block):
-        rows = features[start:start + block].to(device)
-        itself = torch.arange(start, start + len(rows), device=device)
-        best = rows.new_empty(len(rows), 0)
-        where = torch.empty(len(rows), 0, dtype=torch.long, device=device)
-        for index in columns:
-            cosine = rows @ features[index].to(device).T  # (rows, columns)
-            index = index.to(device).expand(len(rows), -1)
-            cosine.masked_fill_(index == itself[:, None], -float('inf'))
-            best = torch.cat([best, cosine], dim=1)
-            best, order = best.topk(min(num_neighbors, best.shape[1]), dim=1)
-            where = torch.cat([where, index], dim=1).gather(1, order)
-        found[start:start + len(rows)] = where.cpu()
-        progress.update(len(rows))
+    parts = [features] if isinstance(features, Tensor) else list(features)
+    bounds = np.cumsum([0, *map(len, parts)])
+    rows = range(int(bounds[-1])) if rows is None else rows
+    if use_faiss:
+        whole = torch.cat(parts)
+        candidates = torch.arange(len(whole)) if is_candidate is None \
+            else is_candidate.nonzero().flatten()
+        index = build_search(whole[candidates], 'Flat')
+    found = torch.empty(len(rows), num_neighbors, dtype=torch.long)
+    progress = ProgressBar(len(rows))
+    step = block or BLOCK_SIZE
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        queries = torch.cat([part[max(start - low, 0):max(stop - low, 0)]
+                             for part, low in zip(parts, bounds.tolist())]).to(device)
+        if use_faiss:
+            near = candidates[index(queries, num_neighbors + 1)[1].cpu()]
+        else:
+            near = nearest(queries, parts, num_neighbors + 1, block, is_candidate)[1].cpu()
+        itself = near == torch.arange(start, stop)[:, None]
+        order = itself.int().argsort(dim=1, stable=True)  # the row itself goes last
+        found[start - rows.start:stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
+        progress.update(stop - start)
     return found
-
-
-def _import_faiss():
-    try:
-        import faiss
-    except ImportError as error:
-        raise ImportError('faiss is not installed: pip install faiss-cpu, or leave --faiss '
-                          'out') from error
-    return faiss
-
-
-def _search_faiss(features: Tensor, num_neighbors: int, device: str,
-                  is_candidate: Tensor) -> Tensor:
-    """As :func:`search_neighbors`; faiss holds a second copy of the features in memory."""
-    faiss = _import_faiss()
-    rows = np.ascontiguousarray(features.numpy(), dtype=np.float32)
-    candidates = np.flatnonzero(is_candidate.numpy())
-    index = faiss.IndexFlatIP(rows.shape[1])
-    index.add(rows[candidates])
-    found = candidates[index.search(rows, num_neighbors + 1)[1]]  # (N, k + 1)
-    itself = found == np.arange(len(rows))[:, None]
-    order = np.argsort(itself, axis=1, kind='stable')  # the image itself goes last
-    return torch.from_numpy(np.take_along_axis(found, order, axis=1)[:, :num_neighbors].copy())
 
 
 def ensure_neighbors(cfg: Config, work_dir: 'str | Path', device: Optional[str] = None) -> None:
@@ -170,36 +184,16 @@ def _ensure(cfg: Config, branch: str, work_dir: Path, device: Optional[str]) -> 
     identity = identity_of(backbone, init.get('checkpoint'), size)
     digest = hashlib.sha256('\n'.join([identity, str(num_neighbors), *names]).encode())
     out = work_dir / f'neighbors_{branch}_{digest.hexdigest()[:12]}.npz'
-    failure = out.with_name(f'{out.name}.failed')
-    if is_main_process() and failure.exists():
-        failure.unlink()
-    barrier()
-    if is_main_process() and not out.is_file():
+    is_there = out.is_file()
+    barrier()  # all ranks have looked before one of them writes it
+    if not is_there:
         print_log(f"neighbors='auto': comparing the {len(source)} images of the {branch} branch "
                   f'with the initial backbone, once; kept in {out}', logger='current')
-        work_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            encoder = GlobalEncoder(backbone, init.get('checkpoint'), size, device or (
-                'cuda' if torch.cuda.is_available() else 'cpu'), init.get('source', 'auto'),
-                init.get('trust', False))
-            build_neighbors(source, encoder, out, num_neighbors,
-                            num_workers=cfg.train_dataloader.get('num_workers', 0))
-        except BaseException as error:
-            failure.write_text(f'{type(error).__name__}: {error}', encoding='utf-8')
-            raise
+        encoder = GlobalEncoder(backbone, init.get('checkpoint'), size, device or (
+            'cuda' if torch.cuda.is_available() else 'cpu'), init.get('source', 'auto'),
+            init.get('trust', False))
+        build_neighbors(source, encoder, out, num_neighbors,
+                        num_workers=cfg.train_dataloader.get('num_workers', 0))
         torch.cuda.empty_cache()
-    _wait_for(out, failure)
     load_neighbors(out, names, num_neighbors)
     return out
-
-
-def _wait_for(out: Path, failure: Path, seconds: float = 1.0) -> None:
-    """Until rank 0 has written ``out``.
-
-    Not a barrier: those give up after 10 to 30 minutes, and ImageNet takes longer.
-    """
-    while not out.is_file():
-        if failure.is_file():
-            raise RuntimeError('rank 0 could not build the neighbours: '
-                               f'{failure.read_text(encoding="utf-8")}')
-        time.sleep(seconds)

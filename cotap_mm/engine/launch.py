@@ -16,6 +16,7 @@ from mmengine.runner import Runner, find_latest_checkpoint
 
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors, image_source
+from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
@@ -51,7 +52,7 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) ->
         Runner: Ready to train or test.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with short_errors():
+    with short_errors(OtherRankFailed):
         config = make_config()
         start_processes(config)
         prepare(config)

@@ -16,10 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cotap_mm.ops import all_reduce_sum, broadcast, gather_rows
+from cotap_mm.ops.nearest import BLOCK_SIZE, build_search
 
 from .batches import batches, my_share, with_progress
 from .encoder import Encoder
-from .nearest import BLOCK_SIZE, build_search
 from .pictures import Size
 
 

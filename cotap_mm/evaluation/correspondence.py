@@ -15,10 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from cotap_mm.ops import all_reduce_sum, gather_rows
+from cotap_mm.ops.nearest import nearest
 
 from .batches import batches
 from .encoder import Encoder, normalize_images
-from .nearest import nearest
 from .patch_labels import patch_labels
 from .pictures import Size, resize_image
 

@@ -19,10 +19,10 @@ from torchvision.transforms import v2
 from torchvision.tv_tensors import Image, Mask
 
 from cotap_mm.ops import all_reduce_sum, gather_rows
+from cotap_mm.ops.nearest import BLOCK_SIZE, Search, build_search
 
 from .batches import batches
 from .encoder import Encoder
-from .nearest import BLOCK_SIZE, Search, build_search
 from .patch_labels import label_from_shares, patch_labels
 from .pictures import Size, resize_image
 from .segmentation_scores import confusion_matrix, segmentation_scores

@@ -11,7 +11,7 @@ from cotap_mm.evaluation.dense_retrieval import (
     patch_labels,
     retrieve_labels,
 )
-from cotap_mm.evaluation.nearest import nearest
+from cotap_mm.ops.nearest import nearest
 
 
 def by_hand(encoder, memory, queries, num_classes, k, temperature):

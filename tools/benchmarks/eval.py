@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.evaluation.nearest import nearest
+from cotap_mm.ops.nearest import nearest
 
 from . import measuring
 

@@ -1,0 +1,89 @@
+"""The search for neighbours of images among global features, and what it means for more of them."""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import math
+from typing import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from cotap_mm.datasets import search_neighbors
+
+from . import measuring
+
+K = 7
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument('--images', type=int, nargs='+', default=[25_000, 50_000, 100_000])
+    parser.add_argument('--width', type=int, default=384, help='channels; ViT-S has 384')
+    parser.add_argument('--target', type=int, default=1_281_167,
+                        help='images to project to; ImageNet-1k has %(default)s')
+    parser.add_argument('--ranks', type=int, default=8, help='of the projection')
+    parser.add_argument('--at-once-up-to', type=int, default=25_000,
+                        help='images up to which the whole matrix is tried as well')
+    parser.add_argument('--runs', type=int, default=3)
+
+
+def _ours(features: Tensor, device: str) -> Tensor:
+    return search_neighbors(features, K, device)
+
+
+def _faiss(features: Tensor, device: str) -> Tensor:
+    return search_neighbors(features, K, 'cpu', use_faiss=True)
+
+
+def _at_once(features: Tensor, device: str) -> Tensor:
+    features = features.to(device)
+    return (features @ features.T).fill_diagonal_(-2).topk(K, dim=1).indices.cpu()
+
+
+SEARCHES = {'ours': _ours, 'faiss, flat': _faiss, 'whole matrix': _at_once}
+
+
+def make(name: str, count: int, width: int, device: str) -> Callable[[], Tensor]:
+    """A search among random unit features, which are compared as real ones are."""
+    features = F.normalize(torch.randn(count, width, generator=torch.Generator().manual_seed(0)))
+
+    def work() -> Tensor:
+        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+            return SEARCHES[name](features, device)
+    return work
+
+
+def run(args: argparse.Namespace) -> None:
+    has_faiss = importlib.util.find_spec('faiss') is not None
+    rows, seconds = [], {}
+    for count in sorted(args.images):
+        names = [name for name in SEARCHES if (name != 'faiss, flat' or has_faiss) and (
+            name != 'whole matrix' or count <= args.at_once_up_to)]
+        works = {name: make(name, count, args.width, args.device) for name in names}
+        times = measuring.take_turns(works, args.runs, 0, args.device)
+        found = {name: works[name]() for name in ('ours', names[-1])}
+        same = (found['ours'] == found[names[-1]]).float().mean()
+        seconds[count] = times['ours'].median
+        for name in names:
+            extra = measuring.extra_memory(make, name, count, args.width, args.device,
+                                           device=args.device)
+            rows.append({
+                'images': count, 'search': name, 'seconds': round(times[name].median, 2),
+                'spread': f'{times[name].spread:.0%}', 'extra MB': round(extra / measuring.MB),
+                'times the time of ours': round(times[name].median / seconds[count], 2),
+                'same neighbours': f'{same:.2%}' if name == names[-1] else '-'})
+    largest, smallest = max(seconds), min(seconds)
+    projected = seconds[largest] * (args.target / largest)**2
+    settings = dict(k=K, width=args.width, runs=args.runs, projected_images=args.target,
+                    projected_seconds_of_one=round(projected),
+                    projected_seconds_of_each_rank=round(projected / args.ranks),
+                    ranks=args.ranks)
+    if largest > smallest:
+        settings['growth_exponent'] = round(
+            math.log(seconds[largest] / seconds[smallest]) / math.log(largest / smallest), 2)
+    title = f'{K} nearest images; {args.target} are projected from {largest} by the square'
+    measuring.report(title,
+                     rows, args.device, args.json, **settings)
