@@ -23,7 +23,7 @@ def benchmark(folder, *arguments):
 
 def test_step(tmp_path):
     benchmark(tmp_path, 'step', 'demo', '--batch-size', '2', '--steps', '2', '--warmup', '1',
-              '--json', 'out.json')
+              '--profile', '3', '--json', 'out.json')
     result = json.loads((tmp_path / 'out.json').read_text())
     assert result['settings']['batch_size'] == 2 and result['settings']['dtype'] == 'auto'
     released, ours = result['rows']
@@ -35,6 +35,9 @@ def test_step(tmp_path):
     assert float(ours['losses, largest relative difference']) < 1e-4
     assert 0.5 < ours['FLOP ratio'] < 0.95 and released['FLOP ratio'] == 1
     assert {'machine', 'torch', 'date'} <= set(result)
+    operators = json.loads((tmp_path / 'out.json.profile.json').read_text())['rows']
+    assert [row['step'] for row in operators] == ['released'] * 3 + ['ours'] * 3
+    assert all(row['seconds'] > 0 and row['calls'] > 0 for row in operators)
 
 
 def test_loss(tmp_path):
@@ -48,13 +51,30 @@ def test_loss(tmp_path):
 
 
 def test_data(tmp_path):
-    benchmark(tmp_path, 'data', '--size', '60', '80', '--count', '3', '--runs', '2',
-              '--json', 'out.json')
+    benchmark(tmp_path, 'data', '--size', '120', '160', '--count', '3', '--runs', '2',
+              '--workers', '0', '1', '--prefetch', '2', '--batch-size', '2', '--json', 'out.json')
     result = json.loads((tmp_path / 'out.json').read_text())
-    assert result['settings']['images'] == 3 and result['settings']['first_image'] == '80 x 60'
+    assert result['settings']['images'] == 3 and result['settings']['first_image'] == '160 x 120'
     rows = {row['what']: row for row in result['rows']}
     assert rows['released, restated']['times faster'] == 1
-    assert rows['decoding alone']['times decoding'] == 1 <= rows['ours']['times decoding']
+    assert rows['decoding alone']['time / decoding'] == 1
+    assert rows['ours, JPEGs not reduced']['time / decoding'] > 1
+    loaders = json.loads((tmp_path / 'out.json.loader.json').read_text())['rows']
+    assert [row['loader'] for row in loaders] == ['0 workers', '1 workers, 2 batches ahead']
+    assert all(row['images/s'] > 0 for row in loaders)
+
+
+def test_neighbors(tmp_path):
+    benchmark(tmp_path, 'neighbors', '--device', 'cpu', '--images', '200', '400', '--width', '8',
+              '--at-once-up-to', '200', '--runs', '1', '--json', 'out.json')
+    result = json.loads((tmp_path / 'out.json').read_text())
+    rows = [row for row in result['rows'] if row['search'] != 'faiss, flat']
+    assert [(row['images'], row['search']) for row in rows] == [
+        (200, 'ours'), (200, 'whole matrix'), (400, 'ours')]
+    assert rows[1]['same neighbours'] == '100.00%'
+    settings = result['settings']
+    assert settings['projected_seconds_of_one'] == pytest.approx(
+        settings['projected_seconds_of_each_rank'] * 8, abs=8)
 
 
 def test_eval(tmp_path):

@@ -4,16 +4,17 @@ from __future__ import annotations
 import argparse
 import tempfile
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Any, Callable, Dict, List
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import DataLoader
 from torchvision import transforms as T
 from torchvision.transforms import functional as TF
 
-from cotap_mm.datasets import ImageList, MultiCrop
+from cotap_mm.datasets import ImageList, MultiCrop, NeighborPairs, save_neighbors
 from cotap_mm.datasets.image_source import read_image
 
 from . import measuring
@@ -24,6 +25,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--size', type=int, nargs=2, default=(480, 640), metavar=('H', 'W'),
                         help='of the images that are made up')
     parser.add_argument('--count', type=int, default=48, help='images')
+    parser.add_argument('--workers', type=int, nargs='*', default=[0, 1, 2],
+                        help='processes of the loader to try')
+    parser.add_argument('--prefetch', type=int, nargs='+', default=[2, 4],
+                        help='batches that each of them reads ahead')
+    parser.add_argument('--batch-size', type=int, default=8)
     parser.add_argument('--runs', type=int, default=5)
 
 
@@ -80,13 +86,50 @@ def works(paths: List[Path], crop: MultiCrop) -> Dict[str, Callable[[], None]]:
     def only_crop(path: Path, rng: np.random.Generator) -> None:
         crop(decoded[path], rng)
 
-    decoded = {path: read_image(path) for path in paths}
+    decoded = {path: read_image(path, crop.is_enough) for path in paths}
     return {
         'released, restated': each(plain),
-        'ours': each(lambda path, rng: crop(read_image(path), rng)),
+        'ours': each(lambda path, rng: crop(read_image(path, crop.is_enough), rng)),
+        'ours, JPEGs not reduced': each(lambda path, rng: crop(read_image(path), rng)),
         'decoding alone': each(lambda path, rng: read_image(path)),
+        'decoding alone, reduced': each(lambda path, rng: read_image(path, crop.is_enough)),
         'crops alone': each(only_crop),
     }
+
+
+def compare_ways(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
+    """Rows about one core, from a file to crops."""
+    times = measuring.take_turns(works(paths, MultiCrop()), runs)
+    base, decoding = (times[name].median for name in ('released, restated', 'decoding alone'))
+    return [{
+        'what': name, 'images/s of one core': round(len(paths) / each.median, 1),
+        'spread': f'{each.spread:.0%}', 'times faster': round(base / each.median, 2),
+        'time / decoding': round(each.median / decoding, 2)} for name, each in times.items()]
+
+
+def compare_loaders(source: ImageList, folder: Path, args: argparse.Namespace) \
+        -> List[Dict[str, Any]]:
+    """Rows about a loader of pairs with several processes."""
+    count = len(source)
+    nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count
+    (folder / 'list.txt').write_text('\n'.join(source.names) + '\n', encoding='utf-8')
+    save_neighbors(folder / 'neighbors.npz', source.names, nearest)
+    # Four images a sample: an image and its neighbour in each of the two branches.
+    data = NeighborPairs(dict(type='ImageList', root=str(source.root),
+                              ann_file=str(folder / 'list.txt')), str(folder / 'neighbors.npz'))
+    settings = [(workers, prefetch) for workers in args.workers
+                for prefetch in (args.prefetch if workers else [None])]
+    loaders = {}
+    for workers, prefetch in settings:
+        name = f'{workers} workers' + (f', {prefetch} batches ahead' if workers else '')
+        loaders[name] = DataLoader(
+            data, args.batch_size, shuffle=True, num_workers=workers, prefetch_factor=prefetch,
+            persistent_workers=workers > 0, pin_memory=args.device.startswith('cuda'))
+    times = measuring.take_turns(
+        {name: lambda loader=loader: [None for _ in loader] for name, loader in loaders.items()},
+        args.runs)
+    return [{'loader': name, 'images/s': round(4 * count / each.median, 1),
+             'spread': f'{each.spread:.0%}'} for name, each in times.items()]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -95,20 +138,14 @@ def run(args: argparse.Namespace) -> None:
         if args.images is None:
             make_images(Path(made), args.count, *args.size)
         source = ImageList(args.images or made)
-        paths = [source.root / name for name in source.names[:args.count]]
-        times = measuring.take_turns(works(paths, MultiCrop()), args.runs)
+        source.names = source.names[:args.count]
+        paths = [source.root / name for name in source.names]
         with Image.open(paths[0]) as image:
             size = f'{image.width} x {image.height}'
-    base, decoding = times['released, restated'].median, times['decoding alone'].median
-    rows = [{
-        'what': name, 'images/s of one core': round(len(paths) / each.median, 1),
-        'spread': f'{each.spread:.0%}', 'times faster': round(base / each.median, 2),
-        'share of decoding': f'{min(decoding / each.median, 1):.0%}',
-        'times decoding': round(each.median / decoding, 2)}
-        for name, each in times.items() if name != 'crops alone']
-    rows.append({'what': 'crops alone', 'images/s of one core': round(
-        len(paths) / times['crops alone'].median, 1),
-        'spread': f'{times["crops alone"].spread:.0%}'})
-    measuring.report('Data pipeline, an image to its 2 global and 4 local crops', rows,
-                     'cpu', args.json, images=len(paths), first_image=size,
-                     runs=args.runs)
+        settings = dict(images=len(paths), first_image=size, runs=args.runs)
+        measuring.report('Data pipeline, an image to its 2 global and 4 local crops',
+                         compare_ways(paths, args.runs), 'cpu', args.json, **settings)
+        if args.workers:
+            measuring.report('Loader of pairs', compare_loaders(source, Path(made), args),
+                             args.device, args.json and f'{args.json}.loader.json',
+                             batch_size=args.batch_size, **settings)

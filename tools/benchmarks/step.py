@@ -4,12 +4,13 @@ from __future__ import annotations
 import argparse
 import copy
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import torch
 from mmengine.config import DictAction
 from mmengine.optim import build_optim_wrapper
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from cotap_mm.engine import compile_parts, launch
@@ -32,6 +33,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--compile', action='store_true', help='torch.compile blocks and heads')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='config keys of our step, such as model.backbone.with_cp=True')
+    parser.add_argument('--profile', type=int, default=0, metavar='N',
+                        help='also name the N operators that take the most time')
     parser.add_argument('--only', choices=['ours', 'released'], help='leave the other one out')
 
 
@@ -125,6 +128,27 @@ def count_flops(work: Step, device: str) -> int:
     return counter.get_total_flops()
 
 
+def profile(works: Dict[str, Step], count: int, device: str) -> List[Dict[str, Any]]:
+    """Rows: the operators that take the most time of one step of each kind."""
+    on_gpu = device.startswith('cuda')
+    activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
+    rows = []
+    for kind, work in works.items():
+        with torch.profiler.profile(activities=activities) as profiler:
+            work()
+            measuring.synchronize(device)
+
+        def spent(event: Any) -> float:
+            return event.self_device_time_total if on_gpu else event.self_cpu_time_total
+
+        events = sorted(profiler.key_averages(), key=spent, reverse=True)
+        total = sum(map(spent, events))
+        rows += [{'step': kind, 'operator': event.key[:60], 'calls': event.count,
+                  'seconds': round(spent(event) / 1e6, 4),
+                  'share': f'{spent(event) / total:.0%}'} for event in events[:count]]
+    return rows
+
+
 def matmul_rate(dtype: torch.dtype, device: str, size: int) -> float:
     """Operations a second of one large matrix product, the bound that shares refer to."""
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
@@ -152,6 +176,7 @@ def run(args: argparse.Namespace) -> None:
         with context:
             flops[kind] = count_flops(works[kind], args.device)
     times = measuring.take_turns(works, args.steps, args.warmup, args.device)
+    operators = profile(works, args.profile, args.device) if args.profile else []
     works.clear()
     memory = {kind: measuring.peak_memory(peak, args, kind, device=args.device) for kind in kinds}
     dtype = torch.float32 if not on_gpu else torch.bfloat16
@@ -177,3 +202,6 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size, dtype=args.dtype, compile=args.compile,
         **args.cfg_options,
         bound=f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', ''))
+    if operators:
+        measuring.report('Where the time goes', operators, args.device,
+                         args.json and f'{args.json}.profile.json', config=args.config)
