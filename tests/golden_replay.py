@@ -133,8 +133,8 @@ def step_inputs(z, step, model):
     return inputs
 
 
-def replay_training(z):
-    """Five steps end to end; returns what the file records."""
+def replay_training(z, change=lambda model: None):
+    """Five steps end to end by a model that ``change`` has altered; returns what is recorded."""
     config = read_config(z)
     initial = {key[5:]: value for key, value in z.items() if key.startswith('init.')}
     model = tiny_cotap(
@@ -146,6 +146,7 @@ def replay_training(z):
                    num_negatives=z['step1_neg_perms'].shape[1]))
     load_released(model, initial)
     model.train()
+    change(model)
     num_global, num_images = z['crops_patch_gc'].shape[2:4]
     draws = model.draws = RecordedDraws(z, num_images, num_global)
     optim = build_optim_wrapper(model, dict(

@@ -15,6 +15,7 @@ from golden_replay import load_released, replay_training, tiny_cotap
 from golden_tools import Errors, load_vectors
 
 from cotap_mm import ops
+from cotap_mm.engine import compile_parts
 from cotap_mm.models import (
     ClsClusterLoss,
     NeighborClusterLoss,
@@ -48,10 +49,12 @@ def test_every_file_is_covered(path):
     assert path.stem.startswith(known), f'no test reads {path.name}'
 
 
+@pytest.mark.parametrize('method', ['auto', 'pairs', 'sums'])
 @vectors('cotap_loss_*.npz')
-def test_ranking_loss(path):
+def test_ranking_loss(path, method):
     z, errors = load_vectors(path), Errors(path)
-    loss_fn = PatchRankingLoss(float(z['tau']), float(z['weight_thres']), float(z['alpha']))
+    loss_fn = PatchRankingLoss(float(z['tau']), float(z['weight_thres']), float(z['alpha']),
+                               method)
     for suffix, dtype in (('', z['t'].dtype), ('_hi', torch.float64)):
         p = z['p'].to(dtype, copy=True).requires_grad_()
         t = z['t'].to(dtype)
@@ -64,8 +67,9 @@ def test_ranking_loss(path):
         errors.check('grad_p' + suffix, p.grad, z['grad_p' + suffix],
                      1e-10 if exact else 1e-7 if dtype == torch.float64 else GRADIENT)
     p, t = z['p'], z['t']
-    errors.check('loss_pn', ops.wrong_rank_mass(p, t, float(z['tau'])), z['loss_pn'], SINGLE)
-    errors.check('loss_pp', ops.right_rank_count(p, t), z['loss_pp'], 0)
+    wrong, right = ops.rank_statistics(p, t, float(z['tau']), method)
+    errors.check('loss_pn', wrong, z['loss_pn'], SINGLE)
+    errors.check('loss_pp', right, z['loss_pp'], 0)
     errors.report()
 
 
@@ -279,10 +283,35 @@ def test_spherical_kmeans(path):
     errors.report()
 
 
+def set_method(method):
+    def change(model):
+        model.losses['patch_ranking'].method = method
+    return change
+
+
+def set_backbone(key):
+    def change(model):
+        for network in (model.backbone, model.teacher.backbone):
+            assert getattr(network, key) is False
+            setattr(network, key, True)
+    return change
+
+
+def compile_all(model):
+    assert compile_parts(model, backend='aot_eager', dynamic=False)
+
+
+MODES = dict(
+    plain=lambda model: None, all_pairs=set_method('pairs'), dominance_sums=set_method('sums'),
+    checkpointed=set_backbone('with_cp'), channels_last=set_backbone('channels_last'),
+    compiled=compile_all)
+
+
+@pytest.mark.parametrize('mode', MODES)
 @vectors('train_steps.npz')
-def test_training_steps(path):
+def test_training_steps(path, mode):
     z, errors = load_vectors(path), Errors(path)
-    result = replay_training(z)
+    result = replay_training(z, MODES[mode])
     errors.check('losses', result.losses, z['losses'], GRADIENT)
     for key, value in result.arrays.items():
         errors.check(key, value, z[key], GRADIENT)
