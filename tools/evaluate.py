@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import os
 import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
@@ -39,6 +38,7 @@ from cotap_mm.evaluation.protocols import (
     settings_of,
     table,
 )
+from cotap_mm.files import whole_file
 from cotap_mm.ops import rank
 from cotap_mm.visualization.canvas import save_png
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints
@@ -156,10 +156,8 @@ def measure(args: argparse.Namespace) -> List[Result]:
             say(f'{name}, {found.protocol} on {found.data}: {found.metric} {found.value:.2f} '
                 f'({found.seconds:.0f} s)')
             if rank() == 0:
-                out.mkdir(parents=True, exist_ok=True)
-                unfinished = file.with_suffix('.unfinished')
-                unfinished.write_text(json.dumps(found.to_json(), indent=2))
-                os.replace(unfinished, file)
+                with whole_file(file) as unfinished:
+                    unfinished.write_text(json.dumps(found.to_json(), indent=2))
     return results
 
 

@@ -2,7 +2,6 @@
 import hashlib
 import json
 import logging
-import os
 from pathlib import Path
 from typing import Callable, Optional, Tuple
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
+from cotap_mm.files import checksum, whole_file
 from cotap_mm.registry import MODELS, build
 
 from .image_source import BadImage
@@ -77,11 +77,7 @@ def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> s
     network = {key: value for key, value in backbone.items() if key not in ('with_cp', 'init_cfg')}
     weights = None
     if checkpoint and Path(checkpoint).is_file():
-        digest = hashlib.sha256()
-        with open(checkpoint, 'rb') as file:
-            for block in iter(lambda: file.read(1 << 20), b''):
-                digest.update(block)
-        weights = digest.hexdigest()
+        weights = checksum(checkpoint)
     return json.dumps([network, checkpoint, weights, image_size], sort_keys=True, default=str)
 
 
@@ -215,6 +211,5 @@ def _progress(part: Path, state: dict) -> Tuple[int, int]:
 
 
 def _write_progress(part: Path, saved: dict) -> None:
-    partial = part.with_name(f'{part.name}.json.part')
-    partial.write_text(json.dumps(saved), encoding='utf-8')
-    os.replace(partial, _record(part))
+    with whole_file(_record(part)) as partial:
+        partial.write_text(json.dumps(saved), encoding='utf-8')

@@ -2,7 +2,6 @@
 
 Not by collectives, which give up after 10 to 30 minutes; reading ImageNet takes longer.
 """
-import os
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Callable, Iterator, Optional
 import numpy as np
 from mmengine.dist import barrier
 
+from cotap_mm.files import whole_file
 from cotap_mm.ops import rank, world_size
 
 from .global_features import remove_part
@@ -50,9 +50,8 @@ class Meeting:
         if world_size() == 1:
             return rows
         place = self._rows(rank())
-        partial = place.with_name(f'{place.name}.part.npy')
-        np.save(partial, rows, allow_pickle=False)
-        os.replace(partial, place)
+        with whole_file(place) as partial:
+            np.save(partial, rows, allow_pickle=False)
         if rank():
             return None
         places = [self._rows(other) for other in range(world_size())]

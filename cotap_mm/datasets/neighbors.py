@@ -1,12 +1,13 @@
 """The neighbour file: which images of a data set look alike."""
 import json
-import os
 import zipfile
 import zlib
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence
 
 import numpy as np
+
+from cotap_mm.files import whole_file
 
 
 def save_neighbors(path: 'str | Path', names: Sequence[str], indices: np.ndarray,
@@ -19,20 +20,10 @@ def save_neighbors(path: 'str | Path', names: Sequence[str], indices: np.ndarray
         indices (np.ndarray): Nearest first, never the image itself, shape (N, k).
         meta (dict, optional): How it was made; stored as json.
     """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{path.name}.{os.getpid()}.part')
-    try:
-        with open(partial, 'wb') as file:
-            np.savez_compressed(file, names=np.array(list(names), dtype=np.str_),
-                                indices=np.asarray(indices, dtype=np.int32),
-                                meta=np.array(json.dumps(meta or {})))
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-    finally:
-        if partial.exists():
-            partial.unlink()
+    with whole_file(path) as partial, open(partial, 'wb') as file:
+        np.savez_compressed(file, names=np.array(list(names), dtype=np.str_),
+                            indices=np.asarray(indices, dtype=np.int32),
+                            meta=np.array(json.dumps(meta or {})))
 
 
 def load_neighbors(path: 'str | Path', names: Sequence[str], num_neighbors: int = 7) -> np.ndarray:

@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import colorsys
-import os
 import os.path as osp
 import warnings
 import zipfile
@@ -10,6 +9,7 @@ from typing import Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from cotap_mm.files import whole_file
 from cotap_mm.registry import DATASETS
 
 from . import toy_textures as draw
@@ -138,11 +138,8 @@ class ToyScenes:
                 warnings.warn(f'cannot read {path} ({error}); ToyScenes draws the images again',
                               stacklevel=3)
         images, labels = self._draw_all(num_images)
-        os.makedirs(cache_dir, exist_ok=True)
-        # Renamed when complete: other processes never see half a file.
-        partial = f'{path}.{os.getpid()}.part.npz'
-        np.savez(partial, images=images, labels=labels)
-        os.replace(partial, path)
+        with whole_file(path) as partial:  # other processes never see half a file
+            np.savez(partial, images=images, labels=labels)
         return images, labels
 
     def _draw_all(self, num_images: int) -> Tuple[np.ndarray, np.ndarray]:

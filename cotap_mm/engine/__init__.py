@@ -3,6 +3,7 @@ from .hooks import (
     CompileHook,
     FiniteLossHook,
     MonitorHook,
+    SafeCheckpointHook,
     ScheduleLengthHook,
     TeacherHook,
     compile_parts,
@@ -13,5 +14,5 @@ from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
 __all__ = [
     'CoTAPOptimWrapperConstructor', 'CompileHook', 'FiniteLossHook',
     'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
-    'ScheduleLengthHook', 'TeacherHook', 'compile_parts'
+    'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts'
 ]

@@ -9,14 +9,15 @@ from typing import Any, Callable, Optional
 import torch
 import torch.distributed as dist
 from mmengine.config import Config, DictAction
-from mmengine.dist import init_dist
+from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner, find_latest_checkpoint
+from mmengine.runner import Runner
 
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors, image_source
 from cotap_mm.datasets.meeting import OtherRankFailed
+from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
@@ -182,6 +183,7 @@ def prepare(config: Config) -> None:
         FileNotFoundError: If images or the init checkpoint cannot be had.
         ValueError: If there are too few images for one batch, or files do not fit.
     """
+    choose_resume(config)
     if not is_pretraining(config):
         _check_init(config, config.model.backbone)
         return
@@ -204,12 +206,33 @@ def prepare(config: Config) -> None:
     ensure_neighbors(config, config.work_dir)
 
 
+def choose_resume(config: Config) -> None:
+    """Where a run goes on that is to be resumed: from its newest checkpoint that is whole.
+
+    Raises:
+        ValueError: If there are checkpoints and all of them are damaged.
+    """
+    if not config.get('resume') or config.get('load_from'):
+        return
+    chosen = [newest_good_checkpoint(config.work_dir)] if is_main_process() else [None]
+    broadcast_object_list(chosen)  # the others need not read it
+    if chosen[0] is not None:
+        config.load_from = str(chosen[0])
+    elif numbered_checkpoints(config.work_dir):
+        raise ValueError(f'all checkpoints in {config.work_dir} are damaged (see above); train in '
+                         'another --work-dir, or without --resume')
+    else:
+        print_log(f'{config.work_dir} has no checkpoint; training starts from its beginning',
+                  logger='current')
+        config.resume = False
+
+
 def _check_init(config: Config, part: dict) -> bool:
     """Read the weights that a model or backbone starts from; tell whether there are any.
 
     A run that goes on where it stopped does not need them, and they may be gone.
     """
-    if config.get('resume') and find_latest_checkpoint(config.work_dir):
+    if config.get('resume'):
         part['init_cfg'] = None
         return True
     init = part.get('init_cfg')

@@ -1,11 +1,12 @@
 """Weights of any source, written for any library."""
 import json
-import os
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple, Union
 
 import torch
 from torch import Tensor
+
+from cotap_mm.files import whole_file
 
 from .architecture import architecture_of
 from .export import check_out, export_graph, to_mmseg, to_timm, write_hf
@@ -109,13 +110,11 @@ def _stated(tensors: Dict[str, Tensor], meta: Optional[dict], num_heads: Optiona
 def _write(tensors: Dict[str, Tensor], out: Path, meta: dict) -> None:
     # Copies, since a view would drag its whole storage along.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + '.part')
-    if out.suffix == '.pth':
-        torch.save(dict(state_dict=tensors, meta=meta), unfinished)
-    else:
-        from safetensors.torch import save_file
-        save_file(tensors, str(unfinished), metadata={
-            name: value if isinstance(value, str) else json.dumps(value)
-            for name, value in meta.items()})
-    os.replace(unfinished, out)  # a broken run leaves no half file under the final name
+    with whole_file(out) as unfinished:
+        if out.suffix == '.pth':
+            torch.save(dict(state_dict=tensors, meta=meta), unfinished)
+        else:
+            from safetensors.torch import save_file
+            save_file(tensors, str(unfinished), metadata={
+                name: value if isinstance(value, str) else json.dumps(value)
+                for name, value in meta.items()})

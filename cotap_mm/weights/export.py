@@ -4,12 +4,13 @@ Other libraries put a final layer norm behind the last block; CoTAP has none. Wh
 insists on one it gets weight 1 and bias 0, and its features *before* that norm are ours.
 """
 import json
-import os
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Union
 
 import torch
 from torch import Tensor, nn
+
+from cotap_mm.files import whole_file
 
 from .reading import Checkpoint
 
@@ -166,14 +167,12 @@ def export_graph(checkpoint: Checkpoint, out: Union[str, Path], size: Sequence[i
                          f'{tuple(size)}')
     graph = EncoderGraph(network, size, final_norm).eval()
     images = torch.zeros(2, network.patch_embed.projection.in_channels, *size)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name('unfinished-' + out.name)
-    if out.suffix == '.pt':
-        with torch.no_grad():
-            torch.jit.trace(graph, images).save(str(unfinished))
-    else:
-        _write_onnx(graph, images, unfinished)
-    os.replace(unfinished, out)
+    with whole_file(out) as unfinished:
+        if out.suffix == '.pt':
+            with torch.no_grad():
+                torch.jit.trace(graph, images).save(str(unfinished))
+        else:
+            _write_onnx(graph, images, unfinished)
     return graph
 
 
@@ -214,9 +213,7 @@ def write_hf(vit: Dict[str, Tensor], architecture: dict, out: Path,
     """
     check_out(out / 'model.safetensors', ('.safetensors', ), overwrite)
     from safetensors.torch import save_file
-    out.mkdir(parents=True, exist_ok=True)
-    unfinished = out / 'model.safetensors.part'
-    save_file({name: value.detach().clone().contiguous() for name, value in to_hf(vit).items()},
-              str(unfinished), metadata=dict(format='pt'))
-    os.replace(unfinished, out / 'model.safetensors')
+    tensors = {name: value.detach().clone().contiguous() for name, value in to_hf(vit).items()}
+    with whole_file(out / 'model.safetensors') as unfinished:
+        save_file(tensors, str(unfinished), metadata=dict(format='pt'))
     (out / 'config.json').write_text(json.dumps(hf_config(architecture), indent=2) + '\n')

@@ -1,12 +1,11 @@
 """A trained network as a file for others: small, with its origin, told apart by its name."""
-import hashlib
-import os
 from pathlib import Path
 from typing import Optional, Union
 
 import mmengine
 import torch
 
+from cotap_mm.files import checksum, whole_file
 from cotap_mm.version import __version__
 
 from .architecture import architecture_of
@@ -56,11 +55,8 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
         raise ValueError(f'{checkpoint} has no teacher, so it has no branches; leave branch out')
     meta.update(license=license, versions=dict(
         cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)))
-    out.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = out.with_name(out.name + '.part')
-    torch.save(dict(meta=meta, state_dict={
-        name: value.detach().clone().contiguous() for name, value in state.items()}), unfinished)
-    digest = hashlib.sha256(unfinished.read_bytes()).hexdigest()[:8]
-    final = out.with_name(f'{out.stem}-{digest}.pth')
-    os.replace(unfinished, final)
-    return final
+    with whole_file(out) as unfinished:
+        torch.save(dict(meta=meta, state_dict={
+            name: value.detach().clone().contiguous() for name, value in state.items()}),
+            unfinished)
+    return out.replace(out.with_name(f'{out.stem}-{checksum(out)[:8]}.pth'))

@@ -3,7 +3,6 @@ import numpy as np
 import pytest
 
 from cotap_mm.datasets import load_neighbors, save_neighbors
-from cotap_mm.datasets import neighbors as module
 
 NAMES = ['a', 'b', 'c', 'd']
 INDICES = np.array([[1, 2], [2, 3], [3, 0], [0, 1]])
@@ -97,7 +96,7 @@ def test_damaged_and_missing_files(path):
 def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError('disk full')
-    monkeypatch.setattr(module.os, 'fsync', fail)
+    monkeypatch.setattr('os.fsync', fail)
     with pytest.raises(OSError, match='disk full'):
         save_neighbors(path, NAMES[:2], INDICES[:2])
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)

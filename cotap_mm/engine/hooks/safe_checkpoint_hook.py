@@ -1,0 +1,141 @@
+"""Checkpoints that survive a crash, in a training that survives a full disk."""
+import logging
+import time
+from pathlib import Path
+from typing import Any, List, Optional, Tuple
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+
+from cotap_mm.engine.checkpoint_files import remove_checkpoint, whole_checkpoint
+from cotap_mm.files import UNFINISHED, whole_file
+from cotap_mm.ops import broadcast
+from cotap_mm.registry import HOOKS
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(CheckpointHook):
+    """Save so that nothing is lost, whenever the process or the disk gives up.
+
+    * A checkpoint is written under another name, brought to the disk, and renamed.
+      Beside it is its checksum, ``iter_N.pth.json``.
+    * Older checkpoints are deleted after the new one is whole, not before.
+    * Where it cannot be written, e.g. on a full disk, the training goes on and tries
+      again; at its end it waits for room.
+
+    Elsewhere than on a local disk it does what MMEngine's does.
+
+    Args:
+        retry_interval (int): Iterations after which a failed save is tried again.
+            Defaults to 100.
+        final_wait (float): Seconds that the end of a training waits for the last save to
+            work, before it gives up. Defaults to 3600.
+        **options: Of MMEngine's CheckpointHook.
+    """
+
+    def __init__(self, *args: Any, retry_interval: int = 100, final_wait: float = 3600,
+                 **options: Any) -> None:
+        super().__init__(*args, **options)
+        if retry_interval < 1:
+            raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
+        self.retry_interval = retry_interval
+        self.final_wait = final_wait
+        self._next_try = 0  # iteration; 0 if nothing is missing
+        self._missing: Tuple[int, dict] = (0, {})
+
+    def before_train(self, runner) -> None:
+        """Delete what a killed run left half-written."""
+        super().before_train(runner)
+        if self._is_local() and is_main_process():
+            for path in Path(self.out_dir).glob(f'{UNFINISHED}*.pth*'):
+                path.unlink()
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save as MMEngine's hook does, or try again."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        # By epochs, the next one's end is the next try.
+        if not self.by_epoch and 0 < self._next_try <= runner.iter + 1:
+            self._save_checkpoint(runner)
+
+    def after_train(self, runner) -> None:
+        """Not before the last checkpoint is written.
+
+        Raises:
+            OSError: If it cannot be written for ``final_wait`` seconds.
+        """
+        self._wait_for_room(runner)
+        super().after_train(runner)
+
+    def _is_local(self) -> bool:
+        return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        if not self._is_local():
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        path = Path(self.out_dir) / self.filename_tmpl.format(step)
+        before = dict(keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt)
+        kept = [other for other in self._kept() if other != step] + [step]
+        outdated: List[int] = []
+        if self.max_keep_ckpts > 0:
+            outdated, kept = kept[:-self.max_keep_ckpts], kept[-self.max_keep_ckpts:]
+        self._note(runner, kept, str(path))
+        error = self._write(runner, path, meta)
+        if error is not None:
+            self._note(runner, **before)
+            self._missing = step, meta
+            self._next_try = runner.iter + 1 + self.retry_interval
+            print_log(f'{path} cannot be written: {error}. Training goes on and tries again in '
+                      f'{self.retry_interval} iterations; make room on the disk. The checkpoints '
+                      'before it are still there', logger='current', level=logging.ERROR)
+            return
+        self._next_try = 0
+        if is_main_process():
+            for other in outdated:
+                remove_checkpoint(path.with_name(self.filename_tmpl.format(other)))
+
+    def _kept(self) -> List[int]:
+        return list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
+
+    def _note(self, runner, keep_ckpt_ids: List[int], last_ckpt: Optional[str]) -> None:
+        """What the checkpoint itself and MMEngine's other code say about checkpoints."""
+        self.last_ckpt = last_ckpt
+        if last_ckpt is not None:
+            runner.message_hub.update_info('last_ckpt', last_ckpt)
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(keep_ckpt_ids)
+            runner.message_hub.update_info('keep_ckpt_ids', list(keep_ckpt_ids))
+
+    def _write(self, runner, path: Path, meta: dict) -> Optional[str]:
+        """What went wrong, on all ranks alike; None if nothing did."""
+        problem = ''
+        options = dict(save_optimizer=self.save_optimizer,
+                       save_param_scheduler=self.save_param_scheduler, meta=dict(meta),
+                       by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+        if is_main_process():
+            try:
+                with whole_checkpoint(path) as partial:
+                    runner.save_checkpoint(str(partial.parent), partial.name, **options)
+                with whole_file(Path(runner.work_dir) / 'last_checkpoint') as partial:
+                    partial.write_text(str(path), encoding='utf-8')
+            except OSError as error:
+                problem = f'{type(error).__name__}: {error}'
+        else:
+            runner.save_checkpoint(str(path.parent), path.name, **options)
+        failed = broadcast(torch.tensor(float(bool(problem))))
+        return (problem or 'rank 0 says so') if failed else None
+
+    def _wait_for_room(self, runner) -> None:
+        deadline = time.monotonic() + self.final_wait
+        pause = 1.0
+        while self._next_try:
+            if time.monotonic() > deadline:
+                raise OSError(f'the last checkpoint could not be written to {self.out_dir} for '
+                              f'{self.final_wait:.0f} s; make room and resume from the one before')
+            time.sleep(min(pause, 60))
+            pause *= 2
+            self._save_checkpoint_with_step(runner, *self._missing)
