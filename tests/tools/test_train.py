@@ -166,7 +166,7 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
         assert any('random weights' in text for text in said)
         said.clear()
     (folder / 'run').mkdir()
-    (folder / 'run' / 'last_checkpoint').write_text('iter_2.pth')
+    torch.save({}, folder / 'run' / 'iter_2.pth')
     launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
     assert not any('random weights' in text for text in said)
 
