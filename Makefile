@@ -9,12 +9,13 @@ else
 PYTHON := .venv/bin/python
 endif
 
-.PHONY: help demo test lint types check
+.PHONY: help demo test test-faults lint types check
 
 help:
 	@echo 'make demo   set up what is missing, train CoTAP on toy scenes, write a report'
 	@echo 'make test   set up what is missing (with compiled operators), run the tests'
 	@echo 'make check  lint + types + tests: what CI runs'
+	@echo 'make test-faults  the tests of docs/reliability.md, longer'
 
 demo:
 	@tools/setup_env.sh --lite
@@ -22,6 +23,9 @@ demo:
 
 test: .setup-full
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
+
+test-faults: .setup-full
+	COTAP_KILLS=200 $(PYTHON) -m pytest -s tests/engine/test_safe_checkpoints.py
 
 lint: .setup-full
 	$(PYTHON) -m ruff check .

@@ -2,7 +2,28 @@
 import re
 from pathlib import Path
 
-DOCS = Path(__file__).resolve().parent.parent / 'docs'
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / 'docs'
+PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(DOCS.rglob('*.md'))]
+
+
+def anchors(page):
+    """Names that GitHub gives to the headings of a page."""
+    headings = re.findall(r'^#+ (.*)$', page.read_text(encoding='utf-8'), re.M)
+    return {re.sub(r'[^\w\- ]', '', heading).lower().replace(' ', '-') for heading in headings}
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r'\]\(([^)\s]+)\)', page.read_text(encoding='utf-8')):
+        if re.match(r'[a-z]+:', target):
+            continue
+        file, _, anchor = target.partition('#')
+        place = page.parent / file if file else page
+        assert place.exists(), target
+        assert not anchor or anchor in anchors(place), target
 
 
 def test_ranking_loss_by_itself():

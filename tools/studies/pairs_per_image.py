@@ -88,7 +88,12 @@ def report(results: Dict[str, Any], out: Path) -> None:
     rows = [[output, str(topk or 'all'), f'{pairs:,}', study.shown(before[key]),
              study.shown(after[key]), study.shown(seconds[key])]
             for key in after for output, topk, pairs in [key]]
-    study.fill_page(out / f'{NAME}.md', 'results', study.markdown_table(
+    minutes = sum(run['seconds'] for run in results['runs']) / 60
+    where = ', '.join(f'{key} {results[key]}' for key in ('python', 'torch'))
+    study.fill_page(out / f'{NAME}.md', 'results', (
+        f'{results["date"]}, {results["machine"]}; the runs took {minutes:.0f} minutes in all; '
+        f'{where}; {len({run["seed"] for run in results["runs"]})} seeds.\n\n'
+        f'![mIoU and seconds a step]({NAME}.png)\n\n') + study.markdown_table(
         ['features', 'patches an image', 'pairs an image', 'mIoU before', 'mIoU after',
          'seconds a step'], rows))
     ticks = [f'{topk or "all"}' for topk in dict.fromkeys(key[1] for key in after)]
