@@ -30,7 +30,7 @@ class FakePairs:
 
     def __init__(self, scenes):
         scenes.name = 'image {}'.format
-        self.branches = dict(patch=SimpleNamespace(source=scenes))
+        self.branches = dict(patch=SimpleNamespace(source=scenes, enough=None))
 
     def __getitem__(self, index):
         pixels = torch.full((2, 2, 3, 8, 8), 9, dtype=torch.uint8)
@@ -42,7 +42,7 @@ class FakePairs:
 def test_crops_show_the_image_that_was_cropped(scenes, tmp_path):
     report = Report('test', 'crops')
     read, asked = scenes.read, []
-    scenes.read = lambda index: asked.append(index) or read(index)
+    scenes.read = lambda index, enough: asked.append(index) or read(index, enough)
     sections.add_crops(report, FakePairs(scenes))
     assert asked == [1] and [name for name, _ in report.pictures] == ['crops']
 
