@@ -89,8 +89,8 @@ def test_full_size_vit_b_makes_a_step():
     def branch():
         corner = torch.tensor([0., 0., 300., 300.])
         return dict(
-            global_crops=torch.randint(0, 256, (1, 2, 2, 3, 224, 224), dtype=torch.uint8),
-            local_crops=torch.randint(0, 256, (1, 2, 4, 3, 96, 96), dtype=torch.uint8),
+            global_crops=torch.randint(0, 256, (1, 2, 2, 224, 224, 3), dtype=torch.uint8),
+            local_crops=torch.randint(0, 256, (1, 2, 4, 96, 96, 3), dtype=torch.uint8),
             boxes=corner.expand(1, 2, 6, 4).clone())
 
     batch = dict(patch=branch(), cls=branch())

@@ -248,7 +248,7 @@ def show_crops(report: Report, study: Study) -> None:
     images = [study.source.read(i) for i in spread(len(study.source), 3)]
     for image in images:
         global_crops, local_crops, boxes = crop(image, random)
-        views = [each.permute(1, 2, 0).numpy() for each in (*global_crops, *local_crops)]
+        views = [each.numpy() for each in (*global_crops, *local_crops)]
         found.append((views, boxes))
     sections.add_crops(report, images, found, crop.num_global)
 

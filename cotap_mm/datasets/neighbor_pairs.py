@@ -156,8 +156,8 @@ class NeighborPairs(Dataset):
         """One sample.
 
         Returns:
-            dict: For ``patch`` and ``cls``: ``global_crops`` (2, 2, 3, G, G) and
-            ``local_crops`` (2, L, 3, S, S), uint8, axis 0 being image and positive;
+            dict: For ``patch`` and ``cls``: ``global_crops`` (2, 2, G, G, 3) and
+            ``local_crops`` (2, L, S, S, 3), uint8, axis 0 being image and positive;
             ``boxes`` (2, 2 + L, 4), float32, in pixels of the decoded image; ``path``, both names.
         """
         if isinstance(key, Visit):

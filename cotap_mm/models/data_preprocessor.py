@@ -49,8 +49,8 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         """A collated batch of :class:`NeighborPairs` -> inputs of :class:`CoTAP`.
 
         Args:
-            data (dict): For ``patch`` and ``cls``: ``global_crops`` (B, 2, 2, 3, G, G) and
-                ``local_crops`` (B, 2, L, 3, S, S), uint8, axis 1 being image and
+            data (dict): For ``patch`` and ``cls``: ``global_crops`` (B, 2, 2, G, G, 3) and
+                ``local_crops`` (B, 2, L, S, S, 3), uint8, axis 1 being image and
                 positive, and ``boxes`` (B, 2, 2 + L, 4) in source pixels.
             training (bool): Colour only if True.
 
@@ -67,6 +67,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
 
     def _views(self, global_crops: Tensor, local_crops: Tensor, boxes: Tensor,
                training: bool) -> Dict[str, Tensor]:
+        global_crops, local_crops = (x.movedim(-1, -3) for x in (global_crops, local_crops))
         global_crops, local_crops, boxes = (x.transpose(0, 1).flatten(0, 1)  # images, positives
                                             for x in (global_crops, local_crops, boxes))
         num_global = global_crops.shape[1]

@@ -93,7 +93,7 @@ def add_crops(report: Report, dataset: Any) -> None:
     source = images.source
     index = [source.name(i) for i in range(len(source))].index(branch['path'][0])
     global_crops, local_crops = branch['global_crops'][0], branch['local_crops'][0]
-    crops = [crop.permute(1, 2, 0).numpy() for crop in (*global_crops, *local_crops)]
+    crops = [crop.numpy() for crop in (*global_crops, *local_crops)]
     report.add_picture(
         'crops', 'What the network sees',
         'An image with the boxes of its crops. Patches that show the same place in two crops '

@@ -50,23 +50,23 @@ def test_pixels_are_those_of_the_box(height, width, seed):
     image = image_of(height, width, seed % 1000)
     crop = MultiCrop(**SMALL)
     global_crops, local_crops, boxes = crop(image, np.random.default_rng(seed))
-    assert global_crops.shape == (2, 3, 16, 16) and global_crops.dtype == torch.uint8
-    assert local_crops.shape == (4, 3, 8, 8) and local_crops.dtype == torch.uint8
+    assert global_crops.shape == (2, 16, 16, 3) and global_crops.dtype == torch.uint8
+    assert local_crops.shape == (4, 8, 8, 3) and local_crops.dtype == torch.uint8
     assert boxes.shape == (6, 4) and boxes.dtype == torch.float32
     pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     for cut, box in zip([*global_crops, *local_crops], boxes.int().tolist()):
         x1, y1, x2, y2 = box
-        expected = TF.resized_crop(pixels, y1, x1, y2 - y1, x2 - x1, list(cut.shape[1:]),
+        expected = TF.resized_crop(pixels, y1, x1, y2 - y1, x2 - x1, list(cut.shape[:2]),
                                    antialias=True)
         # Resampled as integers, not floats: a rounding apart.
-        assert (cut.int() - expected.int()).abs().max() <= 1
+        assert (cut.permute(2, 0, 1).int() - expected.int()).abs().max() <= 1
 
 
 @pytest.mark.parametrize('shape', [(1, 1), (1, 500), (500, 1), (2, 1000), (3000, 20)])
 def test_thin_images(shape):
     for seed in range(5):
         crops = MultiCrop(**SMALL)(image_of(*shape), np.random.default_rng(seed))
-        assert crops[0].shape == (2, 3, 16, 16) and crops[1].shape == (4, 3, 8, 8)
+        assert crops[0].shape == (2, 16, 16, 3) and crops[1].shape == (4, 8, 8, 3)
 
 
 def test_an_elongated_image_is_not_squeezed():
@@ -85,7 +85,7 @@ def test_the_same_draws_give_the_same_crops():
 def test_other_numbers_of_crops():
     crop = TRANSFORMS.build(dict(type='MultiCrop', **SMALL, num_global=1, num_local=0))
     global_crops, local_crops, boxes = crop(image_of(20, 20), np.random.default_rng(0))
-    assert (len(global_crops), len(boxes)) == (1, 1) and local_crops.shape == (0, 3, 8, 8)
+    assert (len(global_crops), len(boxes)) == (1, 1) and local_crops.shape == (0, 8, 8, 3)
     crop = MultiCrop(**SMALL, num_global=3, num_local=2)
     assert [len(part) for part in crop(image_of(20, 20), np.random.default_rng(0))] == [3, 2, 5]
 

@@ -39,8 +39,8 @@ def test_shapes_and_types(pairs):
     sample = pairs()[0]
     assert set(sample) == {'patch', 'cls'}
     for branch in sample.values():
-        assert branch['global_crops'].shape == (2, 2, 3, 32, 32)
-        assert branch['local_crops'].shape == (2, 4, 3, 16, 16)
+        assert branch['global_crops'].shape == (2, 2, 32, 32, 3)
+        assert branch['local_crops'].shape == (2, 4, 16, 16, 3)
         assert branch['boxes'].shape == (2, 6, 4) and branch['boxes'].dtype == torch.float32
         assert branch['global_crops'].dtype == branch['local_crops'].dtype == torch.uint8
         assert len(branch['path']) == 2
@@ -247,7 +247,7 @@ def test_visits_differ_from_round_to_round(pairs):
 def test_a_batch_trains_the_model(pairs):
     data = pairs()
     batch = default_collate([data[i] for i in range(4)])
-    assert batch['patch']['global_crops'].shape == (4, 2, 2, 3, 32, 32)
+    assert batch['patch']['global_crops'].shape == (4, 2, 2, 32, 32, 3)
     torch.manual_seed(0)
     model = build_tiny()
     for _ in range(2):  # the queues are empty in the first step
@@ -284,4 +284,4 @@ def test_large_jpegs_are_decoded_small(tmp_path, ring, reduce_jpeg, width):
                          reduce_jpeg=reduce_jpeg)
     boxes = torch.cat([data[i]['patch']['boxes'].flatten(0, 1) for i in range(4)])
     assert width / 2 < boxes[:, 2].max() <= width
-    assert abs(int(data[2]['patch']['global_crops'][0].float().mean(dim=(0, 2, 3))[0]) - 120) < 3
+    assert abs(int(data[2]['patch']['global_crops'][0].float().mean(dim=(0, 1, 2))[0]) - 120) < 3

@@ -19,11 +19,16 @@ def make_batch(batch=2, num_local=4, seed=0):
 
     def branch():
         low = torch.rand(batch, 2, 2 + num_local, 2, generator=generator) * 10
-        return dict(global_crops=pixels(batch, 2, 2, 3, 16, 16),
-                    local_crops=pixels(batch, 2, num_local, 3, 8, 8),
+        return dict(global_crops=pixels(batch, 2, 2, 16, 16, 3),
+                    local_crops=pixels(batch, 2, num_local, 8, 8, 3),
                     boxes=torch.cat([low, low + 20], dim=-1), path=[['a', 'b'], ['c', 'd']])
 
     return dict(patch=branch(), cls=branch())
+
+
+def planes(pixels):
+    """Pixels (..., h, w, 3) as floats (..., 3, h, w)."""
+    return pixels.movedim(-1, -3).float()
 
 
 def pixels_of(normalised):
@@ -40,9 +45,9 @@ def test_views_images_first_then_positives():
         assert views['student_local'].shape == (4, 4, 3, 8, 8)
         for row, (image, which) in enumerate([(0, 0), (1, 0), (0, 1), (1, 1)]):
             for key in ('student_global', 'teacher_global'):
-                expected = (crops['global_crops'][image, which].float() - MEAN) / STD
+                expected = (planes(crops['global_crops'][image, which]) - MEAN) / STD
                 assert torch.allclose(views[key][row], expected, atol=1e-5)
-            expected = (crops['local_crops'][image, which].float() - MEAN) / STD
+            expected = (planes(crops['local_crops'][image, which]) - MEAN) / STD
             assert torch.allclose(views['student_local'][row], expected, atol=1e-5)
             in_global, in_other = common_boxes(crops['boxes'][image, which][None],
                                                [16, 16, 8, 8, 8, 8], 2)
@@ -100,7 +105,7 @@ def test_operations_are_torchvision_s(name, limits, reference):
                    blur_prob=float(name == 'blur_sigma'))
     batch = make_batch()
     views = CoTAPDataPreprocessor(color={**nothing, name: limits})(batch, True)['inputs']['patch']
-    crops = batch['patch']['global_crops'].transpose(0, 1).flatten(0, 2).float() / 255
+    crops = planes(batch['patch']['global_crops'].transpose(0, 1).flatten(0, 2)) / 255
     result = pixels_of(views['student_global'].flatten(0, 1)) / 255
     assert torch.allclose(result, reference(crops), atol=2e-3)
 

@@ -33,9 +33,9 @@ class FakePairs:
         self.branches = dict(patch=SimpleNamespace(source=scenes, enough=None))
 
     def __getitem__(self, index):
-        pixels = torch.full((2, 2, 3, 8, 8), 9, dtype=torch.uint8)
+        pixels = torch.full((2, 2, 8, 8, 3), 9, dtype=torch.uint8)
         boxes = torch.tensor([0., 0, 16, 16]).expand(2, 3, 4)
-        return dict(patch=dict(global_crops=pixels, local_crops=pixels[:, :1, :, :4, :4],
+        return dict(patch=dict(global_crops=pixels, local_crops=pixels[:, :1, :4, :4],
                                boxes=boxes, path=['image 1', 'image 2']))
 
 

@@ -44,7 +44,7 @@ def random_batch(config, batch_size: int) -> dict:
     sizes = (2, crops.global_size), (crops.num_local, crops.local_size)
 
     def branch() -> dict:
-        globals_, locals_ = (torch.randint(0, 256, (batch_size, 2, count, 3, size, size),
+        globals_, locals_ = (torch.randint(0, 256, (batch_size, 2, count, size, size, 3),
                                            dtype=torch.uint8) for count, size in sizes)
         low = torch.rand(batch_size, 2, 2 + crops.num_local, 2) * 100
         return dict(global_crops=globals_, local_crops=locals_,

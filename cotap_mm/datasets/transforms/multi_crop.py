@@ -77,15 +77,15 @@ class MultiCrop:
             rng (np.random.Generator): Source of randomness.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: Global crops (2, 3, G, G), local crops
-            (L, 3, S, S), both uint8, and boxes x1, y1, x2, y2 in pixels of the image,
+            tuple[Tensor, Tensor, Tensor]: Global crops (2, G, G, 3), local crops
+            (L, S, S, 3), both uint8, and boxes x1, y1, x2, y2 in pixels of the image,
             global crops first, shape (2 + L, 4), float32.
         """
         boxes = self.draw_boxes(image.shape[0], image.shape[1], rng)
-        pixels = torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)  # (3, H, W)
+        pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
         global_crops = [self._cut(pixels, box, self.global_size) for box in boxes[:self.num_global]]
         local_crops = [self._cut(pixels, box, self.local_size) for box in boxes[self.num_global:]]
-        empty = torch.empty(0, 3, self.local_size, self.local_size, dtype=torch.uint8)
+        empty = torch.empty(0, self.local_size, self.local_size, 3, dtype=torch.uint8)
         return (torch.stack(global_crops), torch.stack(local_crops) if local_crops else empty,
                 torch.tensor(boxes, dtype=torch.float32))
 
@@ -153,8 +153,10 @@ class MultiCrop:
     def _cut(pixels: Tensor, box: Box, size: int) -> Tensor:
         x1, y1, x2, y2 = box
         # Straight on uint8: torchvision's resize takes the way through float, several times slower.
-        return F.interpolate(pixels[None, :, y1:y2, x1:x2], size=(size, size), mode='bilinear',
-                             antialias=True)[0]
+        # In this order PyTorch knows that channels are innermost, and leaves them there.
+        part = pixels[None, y1:y2, x1:x2].permute(0, 3, 1, 2)
+        return F.interpolate(part, size=(size, size), mode='bilinear',
+                             antialias=True)[0].permute(1, 2, 0)
 
 
 def _common_area(a: Box, b: Box) -> int:

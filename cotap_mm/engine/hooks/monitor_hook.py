@@ -44,7 +44,7 @@ class MonitorHook(Hook):
         model = self._model(runner)
         if not model.monitor_now:
             return
-        crops = data_batch['patch']['global_crops'][:, 0, 0][:self.num_images]
+        crops = data_batch['patch']['global_crops'][:self.num_images, 0, 0].movedim(-1, -3)
         images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
         _, patches = model.encode(images)
         attention = model.prototype_attention(images).flatten(2, 3)
