@@ -16,7 +16,7 @@ from cotap_mm.datasets import (
     open_images,
     pack_images,
 )
-from cotap_mm.registry import DATASETS
+from cotap_mm.registry import DATASETS, build
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
 CROPS = dict(global_size=32, local_size=16)
@@ -37,7 +37,7 @@ def folder(tmp_path):
 def test_same_names_and_pixels(folder, tmp_path):
     files = ImageList(folder)
     assert pack_images(files, tmp_path / 'a.lmdb') == []
-    packed = DATASETS.build(dict(type='PackedImages', root=str(tmp_path / 'a.lmdb')))
+    packed = build(DATASETS, dict(type='PackedImages', root=str(tmp_path / 'a.lmdb')))
     assert [packed.name(i) for i in range(len(packed))] == files.names and len(packed) == 21
     for i in np.random.default_rng(0).permutation(20):
         index = files.names.index([name for name in files.names if 'bild' in name][i])
@@ -63,13 +63,15 @@ def test_equal_samples_for_equal_seeds_in_workers(folder, tmp_path, ring):
 
     expected = samples(folder, 0)
     data = samples(tmp_path / 'a.lmdb', 0)
+    assert len(data) == len(expected) == 5
     assert all(torch.equal(a['global_crops'], b['global_crops']) and a['path'] == b['path']
                for a, b in zip(expected, data))
     for context in ('fork', 'spawn'):
         one = samples(tmp_path / 'a.lmdb', 2, context)
-        assert [a['path'][0] for a in one] and len(one) == len(expected)
         files = samples(folder, 2, context)
-        assert all(torch.equal(a['local_crops'], b['local_crops']) for a, b in zip(one, files))
+        assert len(one) == len(files) == 5
+        assert all(torch.equal(a['local_crops'], b['local_crops']) and a['path'] == b['path']
+                   for a, b in zip(one, files))
 
 
 def test_an_open_file_travels_to_other_processes(folder, tmp_path):

@@ -10,7 +10,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -163,6 +162,7 @@ def make_runner(folder, iters=10, **options):
             dataset=[dict(inputs=torch.zeros(1))] * 4),
         train_cfg=dict(by_epoch=False, max_iters=iters), default_hooks=dict(checkpoint=hook),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.)), log_level='WARNING',
+        default_scope='cotap_mm',  # MMEngine's own would stay active in the tests that follow
         experiment_name=f'safe_{folder.name}_{random.random()}')
 
 
@@ -276,8 +276,7 @@ def test_a_run_goes_on_from_the_good_one(tmp_path):
     assert damage(tmp_path / 'iter_8.pth') is None  # trained again
 
 
-def test_message_hub_and_record_are_plain(tmp_path):
+def test_the_record_is_plain_json(tmp_path):
     make_runner(tmp_path, iters=2).train()
     record = json.loads((tmp_path / 'iter_2.pth.json').read_text())
     assert record['good'][0]['bytes'] == (tmp_path / 'iter_2.pth').stat().st_size
-    assert MessageHub.get_current_instance() is not None
