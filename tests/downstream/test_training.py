@@ -1,5 +1,4 @@
 """Downstream configs at toy size: train, validate, save, resume, test, by our own tools."""
-import importlib.util
 import json
 import os
 import socket
@@ -13,6 +12,7 @@ from downstream.fake_data import write_for
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
+from tool_loading import load_tool
 
 from cotap_mm.models import CoTAPViT
 from cotap_mm.registry import MODELS, build
@@ -32,10 +32,7 @@ def tool(name):
         kind = kinds.pop()
         kind._instance_dict.clear()
         kinds += kind.__subclasses__()
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.main
+    return load_tool(name).main
 
 
 def shrink_transforms(part):

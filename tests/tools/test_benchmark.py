@@ -1,5 +1,4 @@
 """tools/benchmark.py: a step is measured, starts are compared, finished runs are not repeated."""
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,6 +8,7 @@ import torch
 from downstream.fake_data import write_for
 from downstream.test_training import ROOT, VIT, shrink
 from mmengine.config import Config
+from tool_loading import load_tool
 
 from cotap_mm.registry import MODELS, build
 
@@ -108,10 +108,7 @@ def test_transfer(tmp_path):
 
 
 def test_metrics_are_in_per_cent(tmp_path):
-    spec = importlib.util.spec_from_file_location(
-        'benchmark_transfer', ROOT / 'tools/benchmarks/transfer.py')
-    tool = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tool)
+    tool = load_tool('benchmarks/transfer')
     (tmp_path / '1/vis_data').mkdir(parents=True)
     (tmp_path / '1/vis_data/scalars.json').write_text(
         '{"mIoU": 1.0, "coco/bbox_mAP": 0.07}\n{"mIoU": 22.5, "coco/bbox_mAP": 0.125}\n')

@@ -1,5 +1,4 @@
 """The tool writes a file that training reads."""
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from tool_loading import load_tool
 
 from cotap_mm.datasets import ImageList, load_neighbors
 
@@ -15,10 +15,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'build_neighbors.py'
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('build_neighbors_tool', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('build_neighbors')
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 """tools/evaluate.py on toy scenes."""
-import importlib.util
 import json
 from pathlib import Path
 
@@ -7,6 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from tiny import build_tiny
+from tool_loading import load_tool
 
 from cotap_mm.evaluation.protocols import PROTOCOLS
 
@@ -15,10 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('evaluate_tool', ROOT / 'tools/evaluate.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('evaluate')
 
 
 @pytest.fixture(scope='module')

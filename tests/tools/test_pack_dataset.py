@@ -1,21 +1,16 @@
 """A packed folder trains like the folder."""
-import importlib.util
-from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from tool_loading import load_tool
 
-SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'pack_dataset.py'
 pytest.importorskip('lmdb', reason='lmdb is not installed')
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('pack_dataset_tool', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('pack_dataset')
 
 
 def test_packs_and_says_what_it_did(tool, tmp_path, capsys):

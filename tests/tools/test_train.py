@@ -1,5 +1,4 @@
 """tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
-import importlib.util
 import json
 import os
 import socket
@@ -12,6 +11,7 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
+from tool_loading import load_tool
 
 from cotap_mm.engine import launch
 
@@ -38,13 +38,6 @@ custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
 '''
-
-
-def load_tool(name):
-    spec = importlib.util.spec_from_file_location(name, ROOT / 'tools' / f'{name}.py')
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 """One command gives a report; what cannot be shown is said."""
-import importlib.util
 import subprocess
 import sys
 from pathlib import Path
@@ -10,16 +9,14 @@ import torch
 from mmpretrain.models import VisionTransformer
 from PIL import Image
 from tiny import build_tiny
+from tool_loading import load_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'visualize.py'
 
 
 @pytest.fixture(scope='module')
 def tool():
-    spec = importlib.util.spec_from_file_location('visualize_tool', SCRIPT)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_tool('visualize')
 
 
 @pytest.fixture(scope='module')
