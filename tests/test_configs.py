@@ -103,6 +103,9 @@ def test_full_size_vit_b_makes_a_step():
     ('default_hooks.compile.type', 'CompileHook', lambda config, model: HOOKS.build(
         config.default_hooks.compile)),
     ('model.backbone.with_cp', True, lambda config, model: model.backbone.with_cp),
+    ('model.backbone.with_cp', 'mlp', lambda config, model: model.backbone.with_cp == 'mlp'),
+    ('model.backbone.fused_attention', False, lambda config, model: 'pyimpl' in str(
+        model.backbone.layers[0].attn.scaled_dot_product_attention)),
     ('model.backbone.channels_last', True, lambda config, model: model.backbone.channels_last),
     ('model.losses.patch_ranking.method', 'sums', lambda config, model: model.losses[
         'patch_ranking'].method == 'sums'),

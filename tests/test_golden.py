@@ -13,6 +13,7 @@ import pytest
 import torch
 from golden_replay import load_released, replay_training, tiny_cotap
 from golden_tools import Errors, load_vectors
+from mmpretrain.models.utils.attention import scaled_dot_product_attention_pyimpl
 
 from cotap_mm import ops
 from cotap_mm.engine import compile_parts
@@ -289,12 +290,18 @@ def set_method(method):
     return change
 
 
-def set_backbone(key):
+def set_backbone(key, value=True):
     def change(model):
         for network in (model.backbone, model.teacher.backbone):
             assert getattr(network, key) is False
-            setattr(network, key, True)
+            setattr(network, key, value)
     return change
+
+
+def plain_attention(model):
+    for network in (model.backbone, model.teacher.backbone):
+        for block in network.layers:
+            block.attn.scaled_dot_product_attention = scaled_dot_product_attention_pyimpl
 
 
 def compile_all(model):
@@ -303,7 +310,8 @@ def compile_all(model):
 
 MODES = dict(
     plain=lambda model: None, all_pairs=set_method('pairs'), dominance_sums=set_method('sums'),
-    checkpointed=set_backbone('with_cp'), channels_last=set_backbone('channels_last'),
+    checkpointed=set_backbone('with_cp'), checkpointed_mlp=set_backbone('with_cp', 'mlp'),
+    plain_attention=plain_attention, channels_last=set_backbone('channels_last'),
     compiled=compile_all)
 
 

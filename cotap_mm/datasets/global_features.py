@@ -74,7 +74,8 @@ def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> s
     Returns:
         str: Equal for equal features.
     """
-    network = {key: value for key, value in backbone.items() if key not in ('with_cp', 'init_cfg')}
+    not_theirs = ('with_cp', 'fused_attention', 'channels_last', 'init_cfg')
+    network = {key: value for key, value in backbone.items() if key not in not_theirs}
     weights = None
     if checkpoint and Path(checkpoint).is_file():
         weights = checksum(checkpoint)

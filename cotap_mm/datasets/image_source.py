@@ -10,10 +10,12 @@ import io
 import json
 import os
 from pathlib import Path
-from typing import Callable, List, Optional, Union
+from typing import Callable, List, Optional
 
 import numpy as np
+import torch
 from PIL import Image, ImageOps
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from cotap_mm.registry import DATASETS
 
@@ -44,15 +46,23 @@ def read_image(path: 'str | Path', enough: Enough = None) -> np.ndarray:
     Raises:
         BadImage: If the file is missing, truncated, or no image.
     """
-    return decode_image(path, enough, path)
-
-
-def decode_image(file: 'Union[str, Path, io.BytesIO]', enough: Enough,
-                 name: 'str | Path') -> np.ndarray:
-    """As :func:`read_image`, from a path or an open file; ``name`` is for the message."""
     try:
-        with Image.open(file) as image:
-            _reduce(image, enough)
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise BadImage(f'{path}: {type(error).__name__}: {error}') from error
+    return decode_image(data, enough, path)
+
+
+def decode_image(data: bytes, enough: Enough, name: 'str | Path') -> np.ndarray:
+    """As :func:`read_image`, from a file's content; ``name`` is for the message."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            is_reduced = _reduce(image, enough)
+            if image.format == 'JPEG' and image.mode == 'RGB' and not is_reduced \
+                    and not _is_turned(image):
+                pixels = _decode_whole_jpeg(data)
+                if pixels is not None:
+                    return pixels
             image.load()
             return to_rgb(_upright(image))
     # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
@@ -60,24 +70,40 @@ def decode_image(file: 'Union[str, Path, io.BytesIO]', enough: Enough,
         raise BadImage(f'{name}: {type(error).__name__}: {error}') from error
 
 
-def _reduce(image: Image.Image, enough: Enough) -> None:
+def _reduce(image: Image.Image, enough: Enough) -> bool:
     """Let the JPEG decoder skip frequencies; other formats do not know how."""
     if enough is None or image.format != 'JPEG':
-        return
+        return False
     width, height = image.size
     for factor in (8, 4, 2):
         if enough(height // factor, width // factor):
             image.draft(None, (width // factor, height // factor))
-            return
+            return True
+    return False
+
+
+def _decode_whole_jpeg(data: bytes) -> Optional[np.ndarray]:
+    """What Pillow's decoder gives, a fifth faster; None for Pillow to say what is wrong."""
+    try:
+        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8),
+                             ImageReadMode.RGB)  # (3, H, W), channels innermost
+    except RuntimeError:
+        return None
+    return pixels.permute(1, 2, 0).contiguous().numpy()
+
+
+def _is_turned(image: Image.Image) -> bool:
+    try:
+        return image.getexif().get(_ORIENTATION, 1) != 1
+    except Exception:  # pixels are fine, only the note on the camera is damaged
+        return False
 
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        if image.getexif().get(_ORIENTATION, 1) != 1:
-            return ImageOps.exif_transpose(image)
-    except Exception:  # pixels are fine, only the note on the camera is damaged
-        pass
-    return image
+        return ImageOps.exif_transpose(image) if _is_turned(image) else image
+    except Exception:  # as above
+        return image
 
 
 def to_rgb(image: Image.Image) -> np.ndarray:

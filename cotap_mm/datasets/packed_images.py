@@ -1,6 +1,5 @@
 """Millions of image files in one: an LMDB of the files' bytes, read at random."""
 import hashlib
-import io
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -109,7 +108,7 @@ class PackedImages:
             if not data:
                 raise BadImage(f'{self.root}: {self.names[index]}: could not be read when it was '
                                'packed')
-            return decode_image(io.BytesIO(data), enough, f'{self.root}: {self.names[index]}')
+            return decode_image(data, enough, f'{self.root}: {self.names[index]}')
 
     def _reader(self) -> Any:
         return _reader(os.path.realpath(self.root), self._inode)

@@ -59,7 +59,7 @@ def cls_through_block(tokens: Tensor, block: Any) -> Tensor:
     both = F.linear(normed, weight[width:], None if bias is None else bias[width:])
     query, key, value = (x.unflatten(2, (attn.num_heads, -1)).transpose(1, 2)
                          for x in (query, *both.chunk(2, dim=-1)))  # (B, heads, 1 or T, d/heads)
-    read = F.scaled_dot_product_attention(
+    read = attn.scaled_dot_product_attention(
         query, key, value, dropout_p=attn.attn_drop if attn.training else 0.0)
     read = attn.proj(read.transpose(1, 2).flatten(2))  # (B, 1, d)
     cls = tokens[:, :1] + attn.out_drop(attn.gamma1(attn.proj_drop(read)))

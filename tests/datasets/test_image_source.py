@@ -1,4 +1,5 @@
 """Every kind of image becomes RGB; every kind of list keeps its order."""
+import importlib
 import json
 import os
 
@@ -104,6 +105,32 @@ def test_reduced_and_turned(tmp_path):
     exif[274] = 6
     path = saved(tmp_path, Image.fromarray(smooth(40, 80)), 'image.jpg', exif=exif)
     assert read_image(path, lambda height, width: height >= 20).shape == (40, 20, 3)
+
+
+@pytest.mark.parametrize('options', [
+    dict(quality=90), dict(quality=50, progressive=True), dict(quality=95, subsampling=0),
+    dict(quality=95, subsampling=1), dict(quality=90, restart_marker_rows=1),
+    dict(quality=90, optimize=True, dpi=(300, 300))])
+@pytest.mark.parametrize('size', [(37, 53), (64, 48), (1, 1)])
+def test_whole_jpegs_are_what_pillow_makes_of_them(tmp_path, options, size):
+    noise = np.random.RandomState(0).randint(0, 60, (*size, 3), dtype=np.uint8)
+    path = saved(tmp_path, Image.fromarray(smooth(*size) // 2 + noise), 'image.jpg', **options)
+    read = read_image(path)
+    assert read.flags.c_contiguous and read.flags.writeable
+    with Image.open(path) as image:
+        np.testing.assert_array_equal(read, np.asarray(image))
+
+
+def test_a_jpeg_that_the_fast_decoder_refuses_is_left_to_pillow(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.fromarray(smooth(40, 80)), 'image.jpg')
+    expected = read_image(path)
+
+    def refuse(*_):
+        raise RuntimeError('unsupported')
+    # The package has a function of the module's name.
+    module = importlib.import_module('cotap_mm.datasets.image_source')
+    monkeypatch.setattr(module, 'decode_jpeg', refuse)
+    np.testing.assert_array_equal(read_image(path), expected)
 
 
 def test_other_formats_keep_their_size(tmp_path):

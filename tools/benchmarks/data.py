@@ -2,16 +2,19 @@
 from __future__ import annotations
 
 import argparse
+import io
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
+import cv2
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torchvision import transforms as T
+from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets import ImageList, MultiCrop, NeighborPairs, save_neighbors
@@ -107,6 +110,43 @@ def compare_ways(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
         'time / decoding': round(each.median / decoding, 2)} for name, each in times.items()]
 
 
+def decoders(paths: List[Path]) -> Dict[str, Callable[[], None]]:
+    """Libraries that decode JPEGs, from bytes to RGB pixels."""
+    files = [path.read_bytes() for path in paths]
+
+    def each(decode: Callable[[bytes], Any]) -> Callable[[], None]:
+        return lambda: [decode(data) for data in files] and None
+
+    def pillow(data: bytes, factor: int) -> np.ndarray:
+        with Image.open(io.BytesIO(data)) as image:
+            if factor > 1:
+                image.draft(None, (image.width // factor, image.height // factor))
+            return np.asarray(image.convert('RGB'))
+
+    def opencv(data: bytes, flag: int) -> np.ndarray:
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flag)
+        return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB, dst=pixels)
+
+    return {
+        'Pillow': each(lambda data: pillow(data, 1)),
+        'OpenCV': each(lambda data: opencv(data, cv2.IMREAD_COLOR)),
+        'torchvision': each(lambda data: decode_jpeg(
+            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)),
+        'Pillow, half the sides': each(lambda data: pillow(data, 2)),
+        'OpenCV, half the sides': each(lambda data: opencv(data, cv2.IMREAD_REDUCED_COLOR_2)),
+    }
+
+
+def compare_decoders(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
+    """Rows about decoding, from bytes to pixels."""
+    times = measuring.take_turns(decoders(paths), runs)
+    base = times['Pillow'].median
+    return [{
+        'decoder': name, 'images/s of one core': round(len(paths) / each.median, 1),
+        'spread': f'{each.spread:.0%}', 'times faster': round(base / each.median, 2)}
+        for name, each in times.items()]
+
+
 def compare_loaders(source: ImageList, folder: Path, args: argparse.Namespace) \
         -> List[Dict[str, Any]]:
     """Rows about a loader of pairs with several processes."""
@@ -145,6 +185,10 @@ def run(args: argparse.Namespace) -> None:
         settings = dict(images=len(paths), first_image=size, runs=args.runs)
         measuring.report('Data pipeline, an image to its 2 global and 4 local crops',
                          compare_ways(paths, args.runs), 'cpu', args.json, **settings)
+        jpegs = [path for path in paths if path.suffix.lower() in ('.jpg', '.jpeg')]
+        if jpegs:
+            measuring.report('Decoding JPEGs', compare_decoders(jpegs, args.runs), 'cpu',
+                             args.json and f'{args.json}.decoders.json', **settings)
         if args.workers:
             measuring.report('Loader of pairs', compare_loaders(source, Path(made), args),
                              args.device, args.json and f'{args.json}.loader.json',

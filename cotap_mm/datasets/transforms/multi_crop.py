@@ -121,12 +121,13 @@ class MultiCrop:
 
     def _random_box(self, height: int, width: int, scale: Tuple[float, ...],
                     rng: np.random.Generator) -> Optional[Box]:
-        area = height * width * rng.uniform(*scale)
-        aspect = math.exp(rng.uniform(math.log(self.ratio[0]), math.log(self.ratio[1])))
+        share, shape, left, top = rng.random(4).tolist()  # one call, since each takes long
+        area = height * width * (scale[0] + share * (scale[1] - scale[0]))
+        aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0])**shape
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if not (0 < w <= width and 0 < h <= height):
             return None
-        x, y = int(rng.integers(width - w + 1)), int(rng.integers(height - h + 1))
+        x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
         return x, y, x + w, y + h
 
     def _centered(self, height: int, width: int, scale: float, overlap: float,

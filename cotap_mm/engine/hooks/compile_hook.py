@@ -40,7 +40,10 @@ def compile_parts(model, **options: Any) -> int:
     """Compile blocks and heads of a :class:`CoTAP` in place; returns how many."""
     parts = []
     for network in (model.network('student'), model.network('teacher')):
-        parts += [*network.backbone.layers, *network.head.values()]
+        blocks = network.backbone.layers
+        parts += [*blocks, *network.head.values()]
+        if network.backbone.with_cp == 'mlp':  # then they are called one by one
+            parts += [part for block in blocks for part in (block.attn, block.ffn)]
     for part in parts:
         part.compile(**options)
     return len(parts)
