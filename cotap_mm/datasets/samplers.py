@@ -37,6 +37,10 @@ class VisitSampler(Sampler):
         dataset (Sized): The data set.
         seed (int, optional): MMEngine passes the run's seed. Defaults to one drawn
             and shared among the ranks.
+
+    Attributes:
+        start (int): Samples, of all ranks together, to leave out at first; they were seen
+            before a run was interrupted.
     """
 
     def __init__(self, dataset: Sized, seed: Optional[int] = None) -> None:
@@ -45,15 +49,19 @@ class VisitSampler(Sampler):
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed
+        self.start = 0
 
     def __iter__(self) -> Iterator[Visit]:
         return itertools.islice(self._all_ranks(), self.rank, None, self.world_size)
 
     def _all_ranks(self) -> Iterator[Visit]:
-        for count in itertools.count():
+        first, skip = divmod(self.start, len(self.dataset))
+        for count in itertools.count(first):
             generator = torch.Generator().manual_seed(self.seed + count)
-            for index in torch.randperm(len(self.dataset), generator=generator).tolist():
+            order = torch.randperm(len(self.dataset), generator=generator)
+            for index in order[skip:].tolist():
                 yield Visit(index, count, self.seed)
+            skip = 0
 
     def __len__(self) -> int:
         """Samples of this rank in one round."""

@@ -10,9 +10,10 @@ from .hooks import (
 )
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
+from .train_loop import ResumableTrainLoop
 
 __all__ = [
     'CoTAPOptimWrapperConstructor', 'CompileHook', 'FiniteLossHook',
     'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
-    'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts'
+    'ResumableTrainLoop', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts'
 ]

@@ -1,5 +1,5 @@
 # The paper's optimisation: AdamW, cosine learning rate and weight decay, no warm-up.
-train_cfg = dict(type='IterBasedTrainLoop', max_iters=240_000)
+train_cfg = dict(type='ResumableTrainLoop', max_iters=240_000)
 
 optim_wrapper = dict(
     type='MixedPrecisionOptimWrapper',

@@ -10,7 +10,9 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 
+from cotap_mm.engine import run_state
 from cotap_mm.engine.checkpoint_files import remove_checkpoint, whole_checkpoint
+from cotap_mm.engine.train_loop import ResumableTrainLoop
 from cotap_mm.files import UNFINISHED, whole_file
 from cotap_mm.ops import broadcast
 from cotap_mm.registry import HOOKS
@@ -25,8 +27,10 @@ class SafeCheckpointHook(CheckpointHook):
     * Older checkpoints are deleted after the new one is whole, not before.
     * Where it cannot be written, e.g. on a full disk, the training goes on and tries
       again; at its end it waits for room.
+    * It holds the queues and random numbers of all ranks and the place in the data, and
+      a run that resumes from it is the run that was interrupted.
 
-    Elsewhere than on a local disk it does what MMEngine's does.
+    Elsewhere than on a local disk files are written as MMEngine's hook does.
 
     Args:
         retry_interval (int): Iterations after which a failed save is tried again.
@@ -45,10 +49,27 @@ class SafeCheckpointHook(CheckpointHook):
         self.final_wait = final_wait
         self._next_try = 0  # iteration; 0 if nothing is missing
         self._missing: Tuple[int, dict] = (0, {})
+        self._run_state: Optional[dict] = None
+        self._resumed: Optional[dict] = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep what MMEngine does not restore."""
+        self._resumed = checkpoint if runner._resume and run_state.KEY in checkpoint else None
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Add what MMEngine does not save."""
+        if self._run_state is not None:
+            checkpoint[run_state.KEY] = self._run_state
 
     def before_train(self, runner) -> None:
-        """Delete what a killed run left half-written."""
+        """Restore what MMEngine does not; delete what a killed run left half-written."""
         super().before_train(runner)
+        if self._resumed is not None:
+            if isinstance(runner.train_loop, ResumableTrainLoop):
+                # Starting a loader draws random numbers, so before they are restored.
+                runner.train_loop.start_from(self._resumed[run_state.KEY]['samples_seen'])
+            run_state.restore_run_state(runner.model, self._resumed, runner.seed)
+            self._resumed = None
         if self._is_local() and is_main_process():
             for path in Path(self.out_dir).glob(f'{UNFINISHED}*.pth*'):
                 path.unlink()
@@ -73,6 +94,8 @@ class SafeCheckpointHook(CheckpointHook):
         return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        self._run_state = run_state.gather_run_state(
+            runner.model, getattr(runner.train_loop, 'samples_seen', 0))
         if not self._is_local():
             super()._save_checkpoint_with_step(runner, step, meta)
             return

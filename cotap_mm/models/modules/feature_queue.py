@@ -1,5 +1,6 @@
 """First-in, first-out memory of past features."""
-from typing import Optional
+import copy
+from typing import Dict, List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +78,35 @@ class FeatureQueue(nn.Module):
         filled = len(self)
         order = (self.cursor - 1 - torch.arange(filled, device=self.features.device)) % self.size
         return self.features[order]
+
+    def share_out(self, parts: List[Dict[str, Tensor]], rank: int, world_size: int) -> None:
+        """Take a share of the queues of a run on another number of ranks.
+
+        Args:
+            parts (list[dict]): The state dict of each rank's queue.
+            rank (int): Whose share this queue gets, one of ``world_size``. Newest rows go
+                first, turning from rank to rank.
+            world_size (int): Ranks now.
+        """
+        queues = [self._stored(part) for part in parts]
+        rows = torch.cat([queue.newest_first() for queue in queues])
+        age = torch.cat([torch.arange(len(queue)) for queue in queues]).to(rows.device)
+        rows = self._share(rows[age.argsort(stable=True)], rank, world_size)
+        for buffer in (self.features, self.num_filled, self.cursor):
+            buffer.zero_()
+        self._was_full = False
+        self.push(rows.to(self.features.device))
+
+    def _share(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
+        return rows[rank::world_size]
+
+    def _stored(self, state: Dict[str, Tensor]) -> 'FeatureQueue':
+        """A queue of this kind, of whatever size is stored."""
+        queue = copy.copy(self)
+        queue._buffers = {name: torch.zeros_like(state[name]) for name in self._buffers}
+        queue.size = len(state['features'])
+        queue.load_state_dict(state)
+        return queue
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         self._was_full = False

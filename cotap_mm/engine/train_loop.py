@@ -1,0 +1,73 @@
+"""The training loop: MMEngine's, which goes on at the right sample."""
+import logging
+from typing import Any
+
+from mmengine.logging import print_log
+from mmengine.runner import IterBasedTrainLoop
+from torch import nn
+
+from cotap_mm.ops import world_size
+from cotap_mm.registry import LOOPS
+
+
+@LOOPS.register_module()
+class ResumableTrainLoop(IterBasedTrainLoop):
+    """MMEngine's loop over iterations; a resumed run reads only what it has not seen.
+
+    MMEngine's own reads and drops everything that was seen before. The loader's sampler
+    must be one that can start anywhere, such as :class:`cotap_mm.datasets.VisitSampler`;
+    with another one this loop does as MMEngine's.
+
+    Args:
+        runner (Runner): As in the parent, like all other arguments.
+
+    Attributes:
+        samples_seen (int): Samples that all ranks together have been given since the run began.
+    """
+
+    def __init__(self, runner, *args: Any, **kwargs: Any) -> None:
+        super().__init__(runner, *args, **kwargs)
+        self.samples_seen = 0
+
+    @property
+    def batch_of_all_ranks(self) -> int:
+        """Samples of one iteration."""
+        return self.dataloader.batch_size * world_size()
+
+    def start_from(self, samples_seen: int) -> None:
+        """Let the loader go on behind that many samples."""
+        self.samples_seen = samples_seen
+        if hasattr(self.dataloader.sampler, 'start'):
+            self.dataloader.sampler.start = samples_seen
+            # The one there is has begun with the first sample.
+            self.dataloader_iterator = type(self.dataloader_iterator)(self.dataloader)
+            print_log(f'the loader goes on behind {samples_seen} samples', logger='current')
+            return
+        batches = samples_seen // self.batch_of_all_ranks
+        print_log(f'{type(self.dataloader.sampler).__name__} cannot start in the middle: reading '
+                  f'{batches} batches that were seen before', logger='current',
+                  level=logging.WARNING)
+        for _ in range(batches):
+            next(self.dataloader_iterator)
+
+    def run(self) -> nn.Module:
+        """Train; returns the model."""
+        self.runner.call_hook('before_train')
+        self.runner.call_hook('before_train_epoch')
+        if self._iter > 0 and not self.samples_seen:  # the checkpoint is another loop's
+            self.start_from(self._iter * self.batch_of_all_ranks)
+        while self._iter < self._max_iters and not self.stop_training:
+            self.runner.model.train()
+            self.run_iter(next(self.dataloader_iterator))
+            self._decide_current_val_interval()
+            if (self.runner.val_loop is not None and self._iter >= self.val_begin
+                    and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)):
+                self.runner.val_loop.run()
+        self.runner.call_hook('after_train_epoch')
+        self.runner.call_hook('after_train')
+        return self.runner.model
+
+    def run_iter(self, data_batch: Any) -> None:
+        """One iteration, counted before hooks save the count."""
+        self.samples_seen += self.batch_of_all_ranks
+        super().run_iter(data_batch)

@@ -1,0 +1,86 @@
+"""A tiny training that can be killed and resumed, on one or two processes."""
+import os
+import uuid
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from cotap_mm.engine import launch
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Killed(Exception):
+    """What a power cut is in these tests."""
+
+
+@HOOKS.register_module(force=True)
+class KillHook(Hook):
+    """Ends the training in the middle of an iteration."""
+
+    def __init__(self, at):
+        self.at = at
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at:
+            raise Killed
+
+
+def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, **options):
+    """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
+    head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
+    config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'demo.py')
+    config.merge_from_dict(dict(
+        model=dict(
+            backbone=dict(
+                arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
+                          feedforward_channels=16), img_size=32),
+            neck=dict(num_prototypes=2), head=dict(patch=head, cls=head), init_cfg=None,
+            memory=dict(patch_queue=dict(size=64, per_step=8), cls_queue=dict(size=16, per_step=4),
+                        template_bank=dict(size=12, per_step=2)),
+            pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1)),
+        train_dataloader=dict(
+            batch_size=batch_size, num_workers=num_workers, persistent_workers=num_workers > 0,
+            dataset=dict(patch=dict(num_images=13, image_size=32), num_neighbors=2,
+                         crops=dict(global_size=32, local_size=16))),
+        train_cfg=dict(max_iters=iters), work_dir=str(folder),
+        default_hooks=dict(logger=dict(interval=1),
+                           checkpoint=dict(interval=2, max_keep_ckpts=-1)), **options))
+    config.model.init_cfg = None
+    config.custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
+                           dict(type='ScheduleLengthHook')]
+    if kill_at is not None:
+        config.custom_hooks.append(dict(type='KillHook', at=kill_at, _scope_='mmengine'))
+    return config
+
+
+def train(folder, iters, resume=False, **options):
+    """Train; returns the Runner, or None if it was killed."""
+    config = tiny_config(folder, iters, **options)
+    config.resume = resume
+    # MMEngine keeps its log of a name for the whole process.
+    config.experiment_name = f'resume_{uuid.uuid4().hex}'
+    if int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        config.launcher = 'pytorch'
+        os.environ.setdefault('LOCAL_RANK', '0')  # MMEngine asks for it before device_ids
+        config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
+                                        broadcast_buffers=False)
+    launch.prepare(config)
+    runner = Runner.from_cfg(config)
+    try:
+        runner.train()
+    except Killed:
+        return None
+    return runner
+
+
+def two_runs(rank):
+    """One without and one with a kill; for two processes."""
+    folder = os.environ['COTAP_TEST_FOLDER']
+    train(f'{folder}/whole', 6)
+    assert train(f'{folder}/killed', 6, kill_at=5) is None
+    train(f'{folder}/killed', 6, resume=True)
+    return rank

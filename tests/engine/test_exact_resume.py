@@ -1,0 +1,156 @@
+"""A run that is killed and resumed is the run that was not."""
+import pytest
+import torch
+from engine import resume_work
+from rank_work import on_two_ranks
+
+from cotap_mm.datasets import VisitSampler
+from cotap_mm.models.modules import AssignmentQueue, FeatureQueue, TemplateBank
+
+
+def assert_same(one, other, place='checkpoint'):
+    """Bit for bit, through dicts and lists."""
+    assert type(one) is type(other), place
+    if isinstance(one, torch.Tensor):
+        assert one.dtype == other.dtype and torch.equal(one, other), place
+    elif isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key in one:
+            assert_same(one[key], other[key], f'{place}.{key}')
+    elif isinstance(one, (list, tuple)):
+        assert len(one) == len(other), place
+        for index, (a, b) in enumerate(zip(one, other)):
+            assert_same(a, b, f'{place}[{index}]')
+    else:
+        assert one == other, place
+
+
+def saved(folder, step):
+    checkpoint = torch.load(folder / f'iter_{step}.pth', weights_only=True)
+    return {key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers',
+                                             'run_state')}
+
+
+def test_one_process(tmp_path):
+    resume_work.train(tmp_path / 'whole', 8)
+    # Killed in iteration 5 after the checkpoint of 4, then in 7 after that of 6, and each time
+    # resumed with another number of workers.
+    folder = tmp_path / 'killed'
+    assert resume_work.train(folder, 8, kill_at=5) is None
+    assert not (folder / 'iter_6.pth').exists()
+    assert resume_work.train(folder, 8, num_workers=2, kill_at=7, resume=True) is None
+    resume_work.train(folder, 8, num_workers=1, resume=True)
+    whole = saved(tmp_path / 'whole', 8)
+    assert_same(saved(folder, 8), whole)
+    # The comparison can fail: without the random numbers the resumed run is another one.
+    checkpoint = torch.load(folder / 'iter_6.pth', weights_only=True)
+    del checkpoint['run_state']
+    torch.save(checkpoint, folder / 'iter_6.pth')
+    for name in ('iter_6.pth.json', 'iter_8.pth'):
+        (folder / name).unlink()
+    resume_work.train(folder, 8, resume=True)
+    with pytest.raises(AssertionError, match='state_dict'):
+        assert_same(saved(folder, 8), whole)
+
+
+def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
+    assert resume_work.train(tmp_path, 8, kill_at=6) is None
+    read = []
+    draw = resume_work.launch.DATASETS.get('NeighborPairs').__getitem__
+    monkeypatch.setattr('cotap_mm.datasets.NeighborPairs.__getitem__',
+                        lambda self, visit: read.append(visit) or draw(self, visit))
+    resume_work.train(tmp_path, 8, resume=True)
+    assert len(read) == 2 * 4
+    sampler = VisitSampler(range(13), seed=0)
+    everything = [visit for visit, _ in zip(sampler, range(32))]
+    assert read == everything[24:]
+
+
+@pytest.mark.dist
+def test_two_processes_and_then_one(tmp_path, monkeypatch):
+    monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    (tmp_path / 'ranks').mkdir()
+    on_two_ranks(resume_work.two_runs, tmp_path / 'ranks')
+    whole = saved(tmp_path / 'whole', 6)
+    assert_same(saved(tmp_path / 'killed', 6), whole)
+    state = whole['run_state']
+    assert state['world_size'] == 2 and state['samples_seen'] == 6 * 2 * 4
+    mine = whole['state_dict']['patch_queue.features']
+    [theirs] = state['queues_of_other_ranks']['patch_queue']
+    assert theirs['features'].shape == mine.shape and not torch.equal(theirs['features'], mine)
+
+    # One process goes on with the rows of both.
+    monkeypatch.delenv('WORLD_SIZE')
+    said = []
+    monkeypatch.setattr('cotap_mm.engine.run_state.print_log', lambda text, **_: said.append(text))
+    kept = {}
+
+    class Seen(Exception):
+        pass
+
+    def look(self, runner, *args, **options):
+        kept.update(runner.model.state_dict())
+        kept['start'] = runner.train_loop.samples_seen
+        raise Seen
+
+    monkeypatch.setattr(resume_work.KillHook, 'before_train_iter', look)
+    with pytest.raises(Seen):
+        resume_work.train(tmp_path / 'whole', 8, resume=True, kill_at=6)
+    rows = torch.cat([mine[mine.sum(1) > 0], theirs['features'][theirs['features'].sum(1) > 0]])
+    now = kept['patch_queue.features']
+    assert len(now) == 64 and len(rows) == int(kept['patch_queue.num_filled']) > 32
+    assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, now[now.sum(1) > 0].tolist()))
+    assert kept['start'] == 48 + 4
+    assert len(said) == 1 and said[0].startswith('resuming on 1 ranks what ran on 2: merged and')
+    assert 'see' in said[0] and '0.5 times as many' in said[0]
+
+
+def test_sampler_starts_anywhere():
+    def order(start, rank=0, world=1):
+        sampler = VisitSampler(range(5), seed=2)
+        sampler.start, sampler.rank, sampler.world_size = start, rank, world
+        return [visit for visit, _ in zip(sampler, range(12))]
+
+    whole = order(0)
+    for start in (1, 4, 5, 7, 10):
+        assert order(start)[:12 - start] == whole[start:]
+    assert order(3, rank=1, world=2)[:4] == whole[4:12:2]
+
+
+@pytest.mark.parametrize('worlds', [(1, 2), (2, 1), (2, 4), (4, 2), (3, 2)])
+def test_queues_are_merged_and_split(worlds):
+    before, now = worlds
+    total = 24
+    queues = [FeatureQueue(total // before, (1, )) for _ in range(before)]
+    for step in range(3):  # each rank gets a row a step
+        for index, queue in enumerate(queues):
+            queue.push(torch.tensor([[100. * step + index]]))
+    parts = [queue.state_dict() for queue in queues]
+    taken = []
+    for rank in range(now):
+        queue = FeatureQueue(total // now, (1, ))
+        queue.push(torch.ones(2, 1))  # what it held is gone
+        queue.share_out(parts, rank, now)
+        rows = queue.newest_first().flatten().tolist()
+        assert [row // 100 for row in rows] == sorted((row // 100 for row in rows), reverse=True)
+        taken += rows
+    assert sorted(taken) == sorted(100. * step + index for step in range(3)
+                                   for index in range(before))
+
+
+def test_scores_are_shared_out_at_their_temperature_and_banks_as_a_whole():
+    old = AssignmentQueue(8, 3, temperature=0.1, per_step=4)
+    old.remember(torch.tensor([[0.5, 0.9, -0.2]]), torch.arange(1))
+    new = AssignmentQueue(8, 3, temperature=0.2, per_step=4)
+    new.share_out([old.state_dict()], 0, 1)
+    torch.testing.assert_close(new.newest_scores(), torch.tensor([[0.5, 0.9, -0.2]]))
+
+    bank = TemplateBank(4, 2)
+    bank.push(torch.arange(4.).view(4, 1, 1, 1).expand(4, 2, 3, 3))
+    for rank in (0, 1):
+        other = TemplateBank(4, 2)
+        other.share_out([bank.state_dict()], rank, 2)
+        assert other.is_full
+        assert sorted(other.contents()[:, 0, 0, 0].tolist()) == [0, 1, 2, 3]
+        assert other.newest_first()[0, 0, 0, 0] == 3 - rank
