@@ -22,6 +22,7 @@ WEIGHT_INITIALIZERS = _child('weight initializer', root.WEIGHT_INITIALIZERS,
                              ['cotap_mm.weights'])
 DATASETS = _child('dataset', root.DATASETS, _DATA_LOCATIONS)
 TRANSFORMS = _child('transform', root.TRANSFORMS, _DATA_LOCATIONS)
+FUNCTIONS = _child('function', root.FUNCTIONS, _DATA_LOCATIONS)
 DATA_SAMPLERS = _child('data sampler', root.DATA_SAMPLERS, _DATA_LOCATIONS)
 HOOKS = _child('hook', root.HOOKS, _ENGINE_LOCATIONS)
 LOOPS = _child('loop', root.LOOPS, _ENGINE_LOCATIONS)

@@ -5,7 +5,8 @@
     tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
 
 The config's default_scope says which library it is for. A new run with --resume continues the
-newest checkpoint of the work folder.
+newest checkpoint of the work folder; one that torchrun or Slurm restarts does so by itself. On
+SIGTERM or SIGUSR1 a pre-training finishes its step, saves, and exits with status 75.
 """
 import argparse
 from typing import List, Optional
@@ -65,13 +66,13 @@ def build_config(args: argparse.Namespace) -> Config:
                              'step its learning rate is; add auto_scale_lr=dict('
                              'base_batch_size=...) to it')
         config.auto_scale_lr.enable = True
-    config.resume = args.resume
+    config.resume = args.resume or launch.is_restart()
     return launch.finish_config(config, args)
 
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    launch.build_runner(args, lambda: build_config(args)).train()
+    launch.train(launch.build_runner(args, lambda: build_config(args)))
 
 
 if __name__ == '__main__':

@@ -8,10 +8,11 @@ default_hooks = dict(
     checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2),
     sampler_seed=dict(type='DistSamplerSeedHook'))
 custom_hooks = [
-    dict(type='FiniteLossHook'),
+    dict(type='NonFiniteHook'),
     dict(type='TeacherHook', start=0.9997, end=0.9999),
     dict(type='MonitorHook', interval=50),
     dict(type='ScheduleLengthHook'),
+    dict(type='PreemptionHook'),
 ]
 
 log_processor = dict(by_epoch=False, window_size=50)

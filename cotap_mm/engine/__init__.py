@@ -1,8 +1,9 @@
 """What depends on time: hooks, parameter groups, precision."""
 from .hooks import (
     CompileHook,
-    FiniteLossHook,
     MonitorHook,
+    NonFiniteHook,
+    PreemptionHook,
     SafeCheckpointHook,
     ScheduleLengthHook,
     TeacherHook,
@@ -13,7 +14,8 @@ from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
 from .train_loop import ResumableTrainLoop
 
 __all__ = [
-    'CoTAPOptimWrapperConstructor', 'CompileHook', 'FiniteLossHook',
-    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
-    'ResumableTrainLoop', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts'
+    'CoTAPOptimWrapperConstructor', 'CompileHook', 'LayerDecayOptimWrapperConstructor',
+    'MixedPrecisionOptimWrapper', 'MonitorHook', 'NonFiniteHook', 'PreemptionHook',
+    'ResumableTrainLoop', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook',
+    'compile_parts'
 ]

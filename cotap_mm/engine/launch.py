@@ -3,6 +3,8 @@ import argparse
 import datetime
 import logging
 import os
+import sys
+import time
 from pathlib import Path
 from typing import Any, Callable, Optional
 
@@ -18,6 +20,7 @@ from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors, image_source
 from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
+from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
@@ -58,6 +61,26 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) ->
         start_processes(config)
         prepare(config)
         return Runner.from_cfg(config)
+
+
+def train(runner: Runner) -> None:
+    """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
+
+    Raises:
+        SystemExit: In that case with status 75, on rank 0. The other ranks have ended by
+            then, since a launcher kills those that are left when one has a bad status.
+    """
+    runner.train()
+    if was_preempted(runner) and is_main_process():
+        if world_size() > 1:
+            time.sleep(5)
+        sys.exit(EXIT_STATUS)
+
+
+def is_restart() -> bool:
+    """Whether ``torchrun`` or Slurm has started this training again."""
+    return any(int(os.environ.get(name) or 0) > 0
+               for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
 
 
 def load_config(name: str) -> Config:

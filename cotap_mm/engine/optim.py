@@ -71,6 +71,10 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     get float16 with dynamic loss scaling. Losses, Sinkhorn and k-means stay in
     float32 in any case.
 
+    A step whose gradients are not all finite is left out: weights and the optimiser's
+    state stay as they are. Gradients are the same on all ranks, so all leave it out; with
+    Adam on a GPU no one waits for the device to know.
+
     Args:
         dtype (str): ``'auto'``, ``'bfloat16'``, ``'float16'`` or ``'float32'``.
             ``'auto'`` is float32 on a CPU, where half precision is slow.
@@ -82,6 +86,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
 
     def __init__(self, dtype: str = 'auto', **kwargs) -> None:
         choices = ('auto', 'bfloat16', 'float16', 'float32')
+        self._is_bad: Optional[torch.Tensor] = None
         if dtype not in choices:
             raise ValueError(f'dtype must be one of {choices}, got {dtype!r}')
         if dtype == 'auto':
@@ -105,3 +110,21 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         if self.cast_dtype is torch.float32:
             return OptimWrapper.optim_context(self, model)
         return super().optim_context(model)
+
+    def step(self, **kwargs) -> None:
+        """The optimiser's step, unless a gradient is NaN or infinite."""
+        grads = [param.grad for group in self.optimizer.param_groups for param in group['params']
+                 if param.grad is not None]
+        is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
+        self._is_bad = ~is_finite
+        if self.optimizer.defaults.get('fused'):
+            # Where set, the kernel looks at it. With float16 the loss scaler sets its own.
+            self.optimizer.found_inf = self._is_bad.float()
+            super().step(**kwargs)
+        elif self.loss_scaler.is_enabled() or is_finite:
+            super().step(**kwargs)
+
+    @property
+    def left_out(self) -> bool:
+        """Whether the last step of the optimiser was left out. Waits for the device."""
+        return self._is_bad is not None and bool(self._is_bad)

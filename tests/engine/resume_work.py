@@ -1,14 +1,17 @@
 """A tiny training that can be killed and resumed, on one or two processes."""
 import os
+import signal
 import uuid
 from pathlib import Path
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from cotap_mm.engine import launch
+from cotap_mm.engine.hooks import was_preempted
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,7 +32,35 @@ class KillHook(Hook):
             raise Killed
 
 
-def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, **options):
+@HOOKS.register_module(force=True)
+class PoisonHook(Hook):
+    """Makes a loss NaN in some iterations of one rank."""
+
+    def __init__(self, at, rank=0):
+        self.at, self.rank = at, rank
+
+    def before_train(self, runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model.losses['patch_ranking'].register_forward_hook(
+            lambda module, inputs, loss: loss * float('nan')
+            if runner.iter in self.at and runner.rank == self.rank else loss)
+
+
+@HOOKS.register_module(force=True)
+class SignalHook(Hook):
+    """What a scheduler sends to this process, and to its workers, in the middle of an iteration."""
+
+    def __init__(self, at, name='SIGTERM', rank=0):
+        self.at, self.name, self.rank = at, name, rank
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == self.at and runner.rank == self.rank:
+            workers = getattr(runner.train_loop.dataloader_iterator._iterator, '_workers', [])
+            for process in (os.getpid(), *(worker.pid for worker in workers)):
+                os.kill(process, getattr(signal, self.name))
+
+
+def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=(), **options):
     """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'demo.py')
@@ -51,7 +82,7 @@ def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, **opti
                            checkpoint=dict(interval=2, max_keep_ckpts=-1)), **options))
     config.model.init_cfg = None
     config.custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
-                           dict(type='ScheduleLengthHook')]
+                           dict(type='ScheduleLengthHook'), *hooks]
     if kill_at is not None:
         config.custom_hooks.append(dict(type='KillHook', at=kill_at, _scope_='mmengine'))
     return config
@@ -77,6 +108,10 @@ def train(folder, iters, resume=False, **options):
     return runner
 
 
+def poison(at, rank=0):
+    return dict(type='PoisonHook', at=at, rank=rank, _scope_='mmengine')
+
+
 def two_runs(rank):
     """One without and one with a kill; for two processes."""
     folder = os.environ['COTAP_TEST_FOLDER']
@@ -84,3 +119,21 @@ def two_runs(rank):
     assert train(f'{folder}/killed', 6, kill_at=5) is None
     train(f'{folder}/killed', 6, resume=True)
     return rank
+
+
+def poisoned_on_one(rank):
+    """One of two processes has a bad loss in iteration 2."""
+    runner = train(os.environ['COTAP_TEST_FOLDER'], 4, hooks=[
+        dict(type='NonFiniteHook'), poison([2], rank=1)])
+    model = runner.model.module
+    return dict(weights={name: value.detach() for name, value in model.named_parameters()},
+                moved=model.teacher.num_updates, total=runner.message_hub.get_scalar(
+                    'train/skipped_steps').current())
+
+
+def told_to_stop(rank):
+    """Only rank 1 gets a signal, in iteration 2 of 6."""
+    runner = train(os.environ['COTAP_TEST_FOLDER'], 6, hooks=[
+        dict(type='PreemptionHook'),
+        dict(type='SignalHook', at=2, rank=1, name='SIGUSR1', _scope_='mmengine')])
+    return dict(done=runner.iter, stopped=was_preempted(runner))

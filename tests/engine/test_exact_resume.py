@@ -153,4 +153,4 @@ def test_scores_are_shared_out_at_their_temperature_and_banks_as_a_whole():
         other.share_out([bank.state_dict()], rank, 2)
         assert other.is_full
         assert sorted(other.contents()[:, 0, 0, 0].tolist()) == [0, 1, 2, 3]
-        assert other.newest_first()[0, 0, 0, 0] == 3 - rank
+        assert other.newest_first()[0, 0, 0, 0] == rank

@@ -11,8 +11,8 @@ from tiny import build_tiny
 
 from cotap_mm.engine import (
     CompileHook,
-    FiniteLossHook,
     MixedPrecisionOptimWrapper,
+    NonFiniteHook,
     ScheduleLengthHook,
     TeacherHook,
 )
@@ -90,14 +90,14 @@ def test_mixed_precision_on_a_cpu():
             build(model, dtype='float16')
 
 
-def test_a_loss_that_is_no_number_stops_the_training_before_the_teacher_moves():
-    hook, runner = FiniteLossHook(), SimpleNamespace(iter=41)
+def test_another_optimiser_wrapper_stops_at_a_loss_that_is_no_number():
+    hook, runner = NonFiniteHook(), SimpleNamespace(iter=41, optim_wrapper=object())
     hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0), accuracy=float('nan')))
     hook.after_train_iter(runner, 0)
     with pytest.raises(FloatingPointError, match='iteration 42: loss_a = nan, loss = inf. Resume'):
         hook.after_train_iter(runner, 0, outputs=dict(
             loss_a=torch.tensor(float('nan')), loss_b=torch.tensor(2.0), loss=float('inf')))
-    assert get_priority(FiniteLossHook.priority) < get_priority(TeacherHook.priority)
+    assert get_priority(NonFiniteHook.priority) < get_priority(TeacherHook.priority)
 
 
 def test_compile_hook_reaches_blocks_and_heads_of_both_networks():

@@ -59,3 +59,27 @@ def test_slurm_train(launch):
 def test_slurm_train_on_less_than_one_node(launch):
     _, words, _ = launch('slurm_train.sh', 'gpus', 'job', 'c.py', GPUS='2')
     assert {'--ntasks=2', '--ntasks-per-node=2', '--gres=gpu:2'} <= set(words)
+
+
+@pytest.mark.parametrize('job, again', [
+    (dict(SLURM_JOB_ID='7'), ['scontrol requeue 7']),
+    ({}, ['srun c.py --images a b', 'srun c.py --images a b --resume'])])
+def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again):
+    """The first time it ends with the status that stands for saved and stopped."""
+    log = tmp_path / 'log'
+    for name in ('srun', 'scontrol'):
+        (tmp_path / name).write_text(f"""#!/bin/bash
+            words="$*"; words=${{words##*-u */train.py }}
+            echo "{name} ${{words/ --launcher slurm/}}" >> {log}
+            [ "$(wc -l < {log})" -gt 1 ] || exit 75""")
+    code, _, error = launch('slurm_train.sh', 'gpus', 'job', 'c.py', '--images', 'a b', **job)
+    lines = log.read_text().splitlines()
+    assert code == 0, error
+    assert lines == (again if len(again) == 2 else ['srun c.py --images a b', *again])
+    assert '--signal=USR1@120' in (TOOLS / 'slurm_train.sh').read_text().replace(
+        '"${GRACE:-120}"', '120')
+
+
+def test_slurm_train_hands_on_other_failures(launch, tmp_path):
+    (tmp_path / 'srun').write_text('#!/bin/sh\nexit 3\n')
+    assert launch('slurm_train.sh', 'gpus', 'job', 'c.py')[0] == 3

@@ -6,6 +6,7 @@ train_dataloader = dict(
     num_workers=0,
     drop_last=True,
     sampler=dict(type='VisitSampler'),
+    worker_init_fn=dict(type='cotap_mm.start_worker'),
     collate_fn=dict(type='default_collate'),
     dataset=dict(
         type='NeighborPairs',

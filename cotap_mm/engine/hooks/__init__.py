@@ -1,11 +1,12 @@
 from .compile_hook import CompileHook, compile_parts
-from .finite_loss_hook import FiniteLossHook
 from .monitor_hook import MonitorHook
+from .non_finite_hook import NonFiniteHook
+from .preemption_hook import EXIT_STATUS, PreemptionHook, was_preempted
 from .safe_checkpoint_hook import SafeCheckpointHook
 from .schedule_length_hook import ScheduleLengthHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
-    'CompileHook', 'FiniteLossHook', 'MonitorHook', 'SafeCheckpointHook', 'ScheduleLengthHook',
-    'TeacherHook', 'compile_parts'
+    'EXIT_STATUS', 'CompileHook', 'MonitorHook', 'NonFiniteHook', 'PreemptionHook',
+    'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts', 'was_preempted'
 ]

@@ -49,6 +49,7 @@ class SafeCheckpointHook(CheckpointHook):
         self.final_wait = final_wait
         self._next_try = 0  # iteration; 0 if nothing is missing
         self._missing: Tuple[int, dict] = (0, {})
+        self._saved = 0  # iteration; 0 for none by this process
         self._run_state: Optional[dict] = None
         self._resumed: Optional[dict] = None
 
@@ -90,6 +91,18 @@ class SafeCheckpointHook(CheckpointHook):
         self._wait_for_room(runner)
         super().after_train(runner)
 
+    def save_now(self, runner) -> None:
+        """Save this iteration, unless it is saved already."""
+        if self._saved != runner.iter + 1:
+            self._save_checkpoint(runner)
+
+    def _save_checkpoint(self, runner) -> None:
+        if not self.by_epoch and not runner.optim_wrapper.should_update():
+            # Gradients that are being added up are in no checkpoint.
+            self._next_try = runner.iter + 2
+            return
+        super()._save_checkpoint(runner)
+
     def _is_local(self) -> bool:
         return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None
 
@@ -115,7 +128,7 @@ class SafeCheckpointHook(CheckpointHook):
                       f'{self.retry_interval} iterations; make room on the disk. The checkpoints '
                       'before it are still there', logger='current', level=logging.ERROR)
             return
-        self._next_try = 0
+        self._next_try, self._saved = 0, step
         if is_main_process():
             for other in outdated:
                 remove_checkpoint(path.with_name(self.filename_tmpl.format(other)))

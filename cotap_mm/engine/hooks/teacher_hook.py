@@ -12,7 +12,8 @@ from cotap_mm.registry import HOOKS
 class TeacherHook(Hook):
     """EMA of the teacher with a cosine schedule, once per real optimiser step.
 
-    Under gradient accumulation the teacher waits until the optimiser has stepped.
+    Under gradient accumulation the teacher waits until the optimiser has stepped; where a
+    step was left out for bad numbers, it stays as well.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
@@ -39,7 +40,8 @@ class TeacherHook(Hook):
     def after_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
                          outputs: Optional[dict] = None) -> None:
         """Move the teacher if the optimiser has just stepped."""
-        if not runner.optim_wrapper.should_update():
+        if not runner.optim_wrapper.should_update() or getattr(runner.optim_wrapper, 'left_out',
+                                                               False):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         decay = self.decay(runner.iter / max(runner.max_iters, 1))

@@ -10,6 +10,7 @@ from cotap_mm.ops import foreground_mask
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
+from ..losses.finite import left_to_the_optimizer
 from ..modules import (
     AssignmentQueue,
     EMATeacher,
@@ -144,6 +145,7 @@ class CoTAP(BaseSelfSupervisor):
 
     # ---- one training step -------------------------------------------------------------
 
+    @left_to_the_optimizer()
     def loss(self, inputs: Dict[str, Views], data_samples: Optional[list] = None) -> dict:
         """The named losses of one step; memories are updated afterwards.
 

@@ -46,6 +46,8 @@ class FeatureQueue(nn.Module):
     def push(self, rows: Tensor, count: Optional[Tensor] = None) -> None:
         """Add rows; the first row counts as the newest.
 
+        A row that is not finite is not stored; what was in its place stays.
+
         Args:
             rows (Tensor): Shape (R, *shape); only the first ``size`` rows are kept.
             count (Tensor, optional): Store only the first ``count`` rows, int64 scalar on the
@@ -61,11 +63,11 @@ class FeatureQueue(nn.Module):
         index = torch.arange(len(rows), device=rows.device)
         stored = len(rows) if count is None else count.clamp(max=len(rows))
         places = (self.cursor + stored - 1 - index) % self.size
+        is_new = rows.flatten(1).isfinite().all(dim=1)
         if count is not None:
-            # The others' places hold the newest old rows, which stay.
-            is_new = (index < stored).view(-1, *[1] * (rows.ndim - 1))
-            rows = torch.where(is_new, rows, self.features[places])
-        self.features[places] = rows
+            is_new &= index < stored  # the others' places hold the newest old rows
+        is_new = is_new.view(-1, *[1] * (rows.ndim - 1))
+        self.features[places] = torch.where(is_new, rows, self.features[places])
         self.cursor.copy_((self.cursor + stored) % self.size)
         self.num_filled.add_(stored).clamp_(max=self.size)
 

@@ -1,0 +1,44 @@
+"""How a loader's worker starts, and what it does about signals."""
+import atexit
+import os
+import signal
+from typing import Any
+
+import torch
+
+from cotap_mm.registry import FUNCTIONS
+
+# In memory that forked workers share. 1 while workers must survive a SIGTERM.
+_needed = torch.zeros(1, dtype=torch.uint8).share_memory_()
+
+
+def keep_workers(needed: bool) -> None:
+    """Let the workers of this process live through a SIGTERM, or not.
+
+    Schedulers and ``torchrun`` send it to all processes of a training. A worker that died
+    of it would end the training in the middle of a step, before it can save.
+    """
+    _needed.fill_(int(needed))
+
+
+# Runs before multiprocessing ends its workers with a SIGTERM and waits for them.
+atexit.register(keep_workers, False)
+
+
+@FUNCTIONS.register_module()
+def start_worker(worker_id: int, **_: Any) -> None:
+    """Start of a worker: SIGUSR1 is ignored, and SIGTERM where :func:`keep_workers` says so.
+
+    It needs no seed: all draws follow from a :class:`Visit`.
+
+    Args:
+        worker_id (int): Given by the loader.
+    """
+    signal.signal(signal.SIGTERM, _on_sigterm)
+    if hasattr(signal, 'SIGUSR1'):
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+
+
+def _on_sigterm(number: int, frame: Any) -> None:
+    if not _needed:
+        os._exit(0)

@@ -1,0 +1,128 @@
+"""Steps whose numbers are none: counted, logged, and after too many the end."""
+import json
+import logging
+import math
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import torch
+from mmengine.dist import all_gather_object, is_main_process
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
+
+from cotap_mm.files import whole_file
+from cotap_mm.ops import rank
+from cotap_mm.registry import HOOKS
+
+_ADVICE = ("lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or "
+           "train with optim_wrapper.dtype='bfloat16' or 'float32'; look at the images if the same "
+           'ones come up again')
+
+
+@HOOKS.register_module()
+class NonFiniteHook(Hook):
+    """Watch over the steps that :class:`MixedPrecisionOptimWrapper` leaves out.
+
+    Each one is logged with its losses and its images, and counted
+    (``skipped_steps``). After ``patience`` in a row the training stops, on all ranks, and
+    leaves a bundle in the work folder: ``non_finite_iter_N.json`` with the losses, images
+    and bad weights, and ``non_finite_iter_N_rank_R.pth`` with the batches.
+
+    With another optimiser wrapper the first loss that is not finite stops the training.
+
+    Args:
+        patience (int): Steps in a row, at least 1. Defaults to 20; the loss scaling of
+            float16 leaves out some steps while it looks for its scale.
+
+    Raises:
+        ValueError: If ``patience`` is less.
+    """
+
+    priority = 'HIGH'  # in front of the EMA of the teacher
+
+    def __init__(self, patience: int = 20) -> None:
+        if patience < 1:
+            raise ValueError(f'patience must be at least 1, got {patience}')
+        self.patience = patience
+        self.in_a_row = 0
+        self.total = 0
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
+                         outputs: Optional[dict] = None) -> None:
+        """Look at the step that was done, or left out.
+
+        Raises:
+            FloatingPointError: If the training cannot go on.
+        """
+        if not hasattr(runner.optim_wrapper, 'left_out'):
+            self._look_at_losses(runner, outputs)
+            return
+        if not runner.optim_wrapper.should_update():  # gradients are being added up
+            return
+        if not runner.optim_wrapper.left_out:
+            self.in_a_row = 0
+            return
+        self.in_a_row += 1
+        self.total += 1
+        runner.message_hub.update_scalar('train/skipped_steps', self.total)
+        ranks = all_gather_object(dict(losses=_losses(outputs), images=_images(data_batch)))
+        print_log(f'iteration {runner.iter + 1}: gradients are not finite, and the step is left '
+                  f'out ({self.in_a_row} in a row, {self.total} in all). '
+                  f'{_describe(ranks)}', logger='current', level=logging.WARNING)
+        if self.in_a_row >= self.patience:
+            bundle = self._save_bundle(runner, data_batch, ranks)
+            raise FloatingPointError(
+                f'iteration {runner.iter + 1}: {self.in_a_row} steps in a row had gradients that '
+                f'are not finite. Resume from the last checkpoint, and {_ADVICE}. {bundle} holds '
+                'what is needed to look into it')
+
+    @staticmethod
+    def _look_at_losses(runner, outputs: Optional[dict]) -> None:
+        bad = [f'{name} = {value}' for name, value in _losses(outputs).items()
+               if not math.isfinite(value)]
+        if bad:
+            raise FloatingPointError(f'iteration {runner.iter + 1}: {", ".join(bad)}. Resume from '
+                                     f'the last checkpoint, and {_ADVICE}')
+
+    @staticmethod
+    def _save_bundle(runner, data_batch: Any, ranks: List[dict]) -> Path:
+        path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
+        with whole_file(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
+            torch.save(data_batch, partial)
+        if is_main_process():
+            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+            bad = [name for name, value in model.state_dict().items()
+                   if value.is_floating_point() and not value.isfinite().all()]
+            with whole_file(path) as partial:
+                partial.write_text(json.dumps(dict(
+                    iteration=runner.iter + 1, ranks=ranks, weights_that_are_not_finite=bad,
+                    learning_rates=runner.optim_wrapper.get_lr(),
+                    config=runner.cfg.pretty_text), indent=1) + '\n', encoding='utf-8')
+        return path
+
+
+def _losses(outputs: Optional[dict]) -> Dict[str, float]:
+    return {name: float(value) for name, value in (outputs or {}).items()
+            if name.startswith('loss')}
+
+
+def _images(data_batch: Any) -> Dict[str, List[str]]:
+    """Names of a batch of :class:`NeighborPairs`, for each branch."""
+    if not isinstance(data_batch, dict):
+        return {}
+    return {branch: sorted({str(name) for names in part['path'] for name in names})
+            for branch, part in data_batch.items() if isinstance(part, dict) and 'path' in part}
+
+
+def _describe(ranks: List[dict]) -> str:
+    """Losses and images of the ranks whose losses are bad; of all if none are."""
+    bad = {index: each for index, each in enumerate(ranks)
+           if not all(map(math.isfinite, each['losses'].values()))}
+    parts = []
+    for index, each in (bad or dict(enumerate(ranks))).items():
+        losses = ', '.join(f'{name} {value:g}' for name, value in each['losses'].items())
+        images = '; '.join(f'{branch}: {", ".join(names)}'
+                           for branch, names in each['images'].items())
+        parts.append(f'Rank {index}: {losses}. Images of {images or "an unknown source"}')
+    return '. '.join(parts)

@@ -1,0 +1,94 @@
+"""A step with bad numbers leaves no trace but a line in the log; many of them end the training."""
+import json
+
+import pytest
+import torch
+from engine import resume_work
+from mmengine.optim import build_optim_wrapper
+from rank_work import on_two_ranks
+
+from cotap_mm.engine import NonFiniteHook
+from cotap_mm.models.modules import FeatureQueue
+
+
+def wrapper_of(model, **optimizer):
+    return build_optim_wrapper(model, dict(
+        type='cotap_mm.MixedPrecisionOptimWrapper', dtype='float32',
+        optimizer=dict(type='AdamW', lr=0.1, **optimizer)))
+
+
+@pytest.mark.parametrize('optimizer', [dict(), dict(fused=True), dict(foreach=True)])
+@pytest.mark.parametrize('bad', [float('nan'), float('inf')])
+def test_the_optimiser_leaves_it_out(optimizer, bad):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    wrapper = wrapper_of(model, **optimizer)
+    inputs = torch.randn(4, 3)
+
+    def state():
+        return ([param.detach().clone() for param in model.parameters()], {
+            key: value.clone() for param in model.parameters()
+            for key, value in wrapper.optimizer.state[param].items()})
+
+    wrapper.update_params(model(inputs).square().mean())
+    assert not wrapper.left_out
+    before = state()
+    wrapper.update_params((model(inputs) * torch.tensor([1., bad])).sum())
+    assert wrapper.left_out
+    after = state()
+    for one, other in zip(before[0] + list(before[1].values()), after[0] + list(after[1].values())):
+        assert torch.equal(one, other)
+    assert all(param.grad is None for param in model.parameters())
+    wrapper.update_params(model(inputs).square().mean())
+    assert not wrapper.left_out
+    assert not torch.equal(state()[0][0], before[0][0])
+
+
+def test_a_training_goes_on(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('cotap_mm.engine.hooks.non_finite_hook.print_log',
+                        lambda text, **_: said.append(text))
+    runner = resume_work.train(tmp_path, 5, hooks=[
+        dict(type='NonFiniteHook', patience=2), resume_work.poison([1, 3])])
+    assert all(value.isfinite().all() for value in runner.model.state_dict().values())
+    assert runner.model.teacher.num_updates == 3
+    assert [text.split(': gradients')[0] for text in said] == ['iteration 2', 'iteration 4']
+    assert '(1 in a row, 2 in all)' in said[1] and 'loss_patch_ranking nan' in said[1]
+    assert 'Images of patch: toy/train-scene' in said[1]
+    assert runner.message_hub.get_scalar('train/skipped_steps').current() == 2
+
+
+def test_too_many_in_a_row_end_it(tmp_path):
+    with pytest.raises(FloatingPointError, match='iteration 4: 3 steps in a row .* lower '):
+        resume_work.train(tmp_path, 8, hooks=[
+            dict(type='NonFiniteHook', patience=3), resume_work.poison([1, 2, 3])])
+    report = json.loads((tmp_path / 'non_finite_iter_4.json').read_text())
+    assert report['weights_that_are_not_finite'] == []
+    assert len(report['ranks'][0]['images']['cls']) > 2
+    batch = torch.load(tmp_path / 'non_finite_iter_4_rank_0.pth', weights_only=True)
+    assert batch['patch']['global_crops'].dtype == torch.uint8
+    # What was saved before is good.
+    state = torch.load(tmp_path / 'iter_2.pth', weights_only=True)['state_dict']
+    assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.dist
+def test_all_ranks_leave_it_out_alike(tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path / 'run'))
+    first, second = on_two_ranks(resume_work.poisoned_on_one, tmp_path)
+    assert first['moved'] == second['moved'] == 3 and first['total'] == second['total'] == 1
+    for name, value in first['weights'].items():
+        assert torch.equal(value, second['weights'][name]) and value.isfinite().all(), name
+
+
+def test_queues_do_not_take_bad_rows():
+    queue = FeatureQueue(4, (2, ))
+    queue.push(torch.tensor([[1., 1.], [2., 2.]]))
+    queue.push(torch.tensor([[float('nan'), 1.], [3., 3.], [float('inf'), 0.]]))
+    assert queue.features.isfinite().all() and [3., 3.] in queue.newest_first().tolist()
+
+
+def test_patience():
+    with pytest.raises(ValueError, match='patience must be at least 1, got 0'):
+        NonFiniteHook(patience=0)

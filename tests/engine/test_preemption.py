@@ -1,0 +1,108 @@
+"""A signal makes a run save and stop; a second one ends it at once."""
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+from engine import resume_work
+from rank_work import on_two_ranks
+
+from cotap_mm.engine import PreemptionHook, launch
+from cotap_mm.engine.checkpoint_files import newest_good_checkpoint
+from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+
+
+def told(at, **options):
+    return [dict(type='PreemptionHook'), dict(type='SignalHook', at=at, _scope_='mmengine',
+                                              **options)]
+
+
+@pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
+def test_saves_and_stops_behind_the_step(tmp_path, monkeypatch, name):
+    before = signal.getsignal(signal.SIGTERM)
+    runner = resume_work.train(tmp_path, 6, num_workers=1, hooks=told(2, name=name))
+    assert was_preempted(runner) and runner.iter == 3
+    assert newest_good_checkpoint(tmp_path).name == 'iter_3.pth'
+    assert signal.getsignal(signal.SIGTERM) == before
+    runner = resume_work.train(tmp_path, 6, resume=True, hooks=told(99))
+    assert not was_preempted(runner) and runner.iter == 6
+
+
+def test_waits_for_the_end_of_an_accumulation(tmp_path):
+    options = {'optim_wrapper.accumulative_counts': 3}
+    runner = resume_work.train(tmp_path, 8, hooks=told(3), **options)
+    # Every 2 iterations were asked for, too; gradients in the making cannot be saved.
+    assert runner.iter == 6
+    assert sorted(path.name for path in tmp_path.glob('iter_*.pth')) == [
+        'iter_3.pth', 'iter_6.pth']
+
+
+@pytest.mark.dist
+def test_one_rank_is_enough(tmp_path, monkeypatch):
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path / 'run'))
+    found = on_two_ranks(resume_work.told_to_stop, tmp_path)
+    assert found == [dict(done=3, stopped=True)] * 2
+    assert newest_good_checkpoint(tmp_path / 'run').name == 'iter_3.pth'
+
+
+SLEEPER = '''
+import time
+from types import SimpleNamespace
+from cotap_mm.engine import PreemptionHook
+hook = PreemptionHook()
+hook.before_train(SimpleNamespace())
+print("ready", flush=True)
+while True:
+    if hook.received:
+        print(hook.received, flush=True)
+        hook.received = hook.received
+        time.sleep(60)
+    time.sleep(0.01)
+'''
+
+
+def test_a_second_signal_ends_it_at_once():
+    process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SLEEPER], text=True,
+                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    try:
+        assert process.stdout.readline() == 'ready\n'
+        process.send_signal(signal.SIGUSR1)
+        assert process.stdout.readline() == 'SIGUSR1\n'
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_exit_status(monkeypatch):
+    hook = PreemptionHook()
+    runner = SimpleNamespace(hooks=[hook], train=lambda: None)
+    launch.train(runner)
+    hook.stopped = True
+    with pytest.raises(SystemExit) as ended:
+        launch.train(runner)
+    assert ended.value.code == EXIT_STATUS == 75
+
+
+@pytest.mark.parametrize('variables, restarted', [
+    ({}, False), (dict(SLURM_RESTART_COUNT='0'), False), (dict(SLURM_RESTART_COUNT='2'), True),
+    (dict(TORCHELASTIC_RESTART_COUNT='1'), True)])
+def test_restarts_are_known(monkeypatch, variables, restarted):
+    for name in ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT'):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert launch.is_restart() is restarted
+
+
+def test_unknown_signal():
+    with pytest.raises(ValueError, match="signals must be names such as SIGTERM, got 'TERM'"):
+        PreemptionHook(['TERM'])
+    assert os.name != 'posix' or PreemptionHook(['SIGHUP']).signals == [signal.SIGHUP]
