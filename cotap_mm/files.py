@@ -1,9 +1,10 @@
 """Files that are whole or not there."""
 import hashlib
 import os
+import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator
+from typing import Iterator, Optional
 
 UNFINISHED = 'unfinished-'  # how the names of files begin that are being written
 
@@ -45,6 +46,17 @@ def _sync_folder(folder: Path) -> None:
         pass
     finally:
         os.close(handle)
+
+
+def torn_archive(path: 'str | Path') -> Optional[str]:
+    """What is wrong with a zip archive, such as PyTorch's; None if all its checksums hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        return None if part is None else f'has a damaged part, {part}'
+    # zipfile raises many types on damaged files.
+    except Exception as error:
+        return f'cannot be read ({type(error).__name__}: {error})'
 
 
 def checksum(path: 'str | Path') -> str:

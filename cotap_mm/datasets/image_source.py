@@ -182,7 +182,11 @@ def _listed(path: Path, root: Path) -> List[str]:
         raise FileNotFoundError(f'image list {path} does not exist')
     if path.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f'expected a folder, a text list or a COCO json, got the image {path}')
-    text = path.read_text(encoding='utf-8-sig')
+    try:
+        text = path.read_text(encoding='utf-8-sig')
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{path} must be a list of names in UTF-8, got other bytes ({error}); '
+                         'it is damaged, or no list') from error
     if path.suffix.lower() == '.json':
         names = _coco_names(path, text)
     else:

@@ -2,14 +2,13 @@
 import json
 import logging
 import re
-import zipfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Iterator, List, Optional
 
 from mmengine.logging import print_log
 
-from cotap_mm.files import UNFINISHED, checksum, whole_file
+from cotap_mm.files import UNFINISHED, checksum, torn_archive, whole_file
 
 _STEP = re.compile(r'_(\d+)\.pth$')
 
@@ -49,20 +48,17 @@ def damage(path: 'str | Path') -> Optional[str]:
     MMEngine, must be a zip archive whose own checksums hold, as PyTorch writes them.
     """
     path = Path(path)
+    known = _entries(path)
+    if not known:
+        return torn_archive(path)
     try:
-        known = _entries(path)
-        if known:
-            entry = dict(bytes=path.stat().st_size, sha256=checksum(path))
-            if entry in known:
-                return None
-            return (f'has {entry["bytes"]} bytes instead of {known[0]["bytes"]}'
-                    if entry['bytes'] != known[0]['bytes'] else 'does not have its checksum')
-        with zipfile.ZipFile(path) as archive:
-            torn = archive.testzip()
-        return None if torn is None else f'has a damaged part, {torn}'
-    # zipfile raises many types on damaged files.
-    except Exception as error:
+        entry = dict(bytes=path.stat().st_size, sha256=checksum(path))
+    except OSError as error:
         return f'cannot be read ({type(error).__name__}: {error})'
+    if entry in known:
+        return None
+    return (f'has {entry["bytes"]} bytes instead of {known[0]["bytes"]}'
+            if entry['bytes'] != known[0]['bytes'] else 'does not have its checksum')
 
 
 def newest_good_checkpoint(folder: 'str | Path') -> Optional[Path]:

@@ -14,6 +14,8 @@ import torch
 from mmengine.dist import is_main_process
 from torch.hub import download_url_to_file, get_dir
 
+from cotap_mm.files import torn_archive
+
 Checkpoint = Union[str, Path, dict]
 
 #: Files that come with the package: ``cotap_mm://toy_vit.pth``.
@@ -117,6 +119,10 @@ def _read_pickle(path: Path, trust: bool) -> Any:
         start = file.read(2)
     if start != b'PK' and start[:1] != b'\x80':  # zip archive, or a bare pickle
         raise ValueError(_damaged(path, f'it starts with {start!r}'))
+    # PyTorch itself does not look at the archive's checksums.
+    torn = torn_archive(path) if start == b'PK' else None
+    if torn is not None:
+        raise ValueError(_damaged(path, f'it {torn}'))
     try:
         with _allow_namespace():
             return torch.load(path, map_location='cpu', weights_only=True)
