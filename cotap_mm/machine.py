@@ -1,7 +1,9 @@
 """Where and with what a figure was measured."""
 import os
 import platform
+import resource
 import time
+from pathlib import Path
 from typing import Dict
 
 import torch
@@ -24,3 +26,13 @@ def describe_machine(device: str = 'cpu') -> Dict[str, str]:
     name = (torch.cuda.get_device_name() if device.startswith('cuda') else
             f'{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads')
     return dict(machine=name, **describe_versions(), date=time.strftime('%Y-%m-%d'))
+
+
+def peak_bytes() -> int:
+    """Most memory that this process has held, without that of its workers and of the GPU."""
+    try:
+        status = Path('/proc/self/status').read_text(encoding='ascii')
+    except OSError:  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    line = next(line for line in status.splitlines() if line.startswith('VmHWM'))  # in kB
+    return int(line.split()[1]) * 1024

@@ -31,6 +31,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'code; only for files whose origin you trust')
     parser.add_argument('--resume', action='store_true',
                         help='continue from the newest checkpoint in the work folder')
+    parser.add_argument('--check', action='store_true', help='build everything, train for a few '
+                        'steps, tell time and memory, and end; nothing is kept')
     parser.add_argument('--amp', action='store_true', help='mixed precision also where the '
                         'config has none (and on a CPU)')
     parser.add_argument('--auto-scale-lr', action='store_true',
@@ -72,6 +74,9 @@ def build_config(args: argparse.Namespace) -> Config:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
+    if args.check:
+        launch.check(args, lambda: build_config(args))
+        return
     launch.train(launch.build_runner(args, lambda: build_config(args)))
 
 

@@ -4,6 +4,7 @@ import datetime
 import logging
 import os
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -20,7 +21,9 @@ from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors, image_source
 from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
+from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
@@ -41,6 +44,7 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
     config.work_dir = args.work_dir or config.get('work_dir') or str(
         Path('work_dirs') / Path(args.config).stem)
     if args.cfg_options:
+        check_overrides(config, args.cfg_options)
         config.merge_from_dict(args.cfg_options)
     return config
 
@@ -75,6 +79,29 @@ def train(runner: Runner) -> None:
         if world_size() > 1:
             time.sleep(5)
         sys.exit(EXIT_STATUS)
+
+
+def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
+    """Build everything, train for some steps, tell time and memory, and leave nothing behind.
+
+    Args:
+        args (argparse.Namespace): As in :func:`build_runner`.
+        make_config (Callable): Likewise.
+    """
+    with tempfile.TemporaryDirectory(prefix='cotap_check_') as folder, short_errors():
+        missing = []
+
+        def in_folder() -> Config:
+            config = make_config()
+            config.update(work_dir=folder, resume=False)
+            if is_pretraining(config):
+                check_config(config)
+                missing.extend(stand_in_neighbors(config, folder))
+            return config
+
+        found = run_trial(build_runner(args, in_folder))
+        if is_main_process():
+            print(describe_trial(found, missing))
 
 
 def is_restart() -> bool:
@@ -206,6 +233,8 @@ def prepare(config: Config) -> None:
         FileNotFoundError: If images or the init checkpoint cannot be had.
         ValueError: If there are too few images for one batch, or files do not fit.
     """
+    if is_pretraining(config):
+        check_config(config)
     choose_resume(config)
     if not is_pretraining(config):
         _check_init(config, config.model.backbone)
@@ -218,6 +247,14 @@ def prepare(config: Config) -> None:
     sizes = [len(build(DATASETS, dataset[name])) for name in ('patch', 'cls') if dataset.get(name)]
     world = world_size()
     batch = config.train_dataloader.batch_size
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f'train_dataloader.batch_size must be a number from 1 on, got {batch!r}')
+    crops, patch = dataset.get('crops') or {}, config.model.backbone.get('patch_size', 16)
+    for name in ('global_size', 'local_size'):
+        if crops.get(name, patch) % patch:
+            raise ValueError(
+                f'train_dataloader.dataset.crops.{name}={crops[name]} must be a multiple of '
+                f'model.backbone.patch_size={patch}, e.g. {max(crops[name] // patch, 1) * patch}')
     if max(sizes) < batch * world:
         raise ValueError(f'{max(sizes)} images do not fill one batch of {batch} on each of {world} '
                          'processes; add images, or lower it with --cfg-options '

@@ -1,6 +1,7 @@
 """tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -59,6 +60,24 @@ def train(folder, *arguments):
 def logged(folder):
     records = sorted((folder / 'run').glob('*/vis_data/scalars.json'))
     return [json.loads(line) for record in records for line in record.read_text().splitlines()]
+
+
+def test_check_tries_everything_and_keeps_nothing(folder, capsys):
+    before = sorted(folder.rglob('*'))
+    train(folder, '--check', '--cfg-options', 'train_cfg.max_iters=36000')
+    said = capsys.readouterr().out.splitlines()[-4:]
+    assert said[0].startswith('the training can start: 0.0 M parameters learn, 2 samples a step')
+    step = float(re.search('a step takes ([0-9.]+) s', said[1])[1])
+    hours = float(re.search('36000 iterations are about ([0-9.]+) hours', said[1])[1])
+    assert hours == pytest.approx(10 * step, abs=0.1)  # rounded
+    assert re.search(r'memory at its peak, in this process: [0-9.]+ GB', said[2])
+    assert said[3] == 'not tried: a run first finds the neighbours of patch (6 images)'
+    assert sorted(folder.rglob('*')) == before
+    for options, message in ((('model.pairs.topk=x', ), 'model.pairs.topk: expected int or None'),
+                             (('train_dataloader.dataset.crops.local_size=15', ), 'e.g. 8'),
+                             (('train_dataloader.batch_size=0', ), 'a number from 1 on, got 0')):
+        with pytest.raises(SystemExit, match=message):
+            train(folder, '--check', '--cfg-options', *options)
 
 
 def test_trains_and_resumes(folder):

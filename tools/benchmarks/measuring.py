@@ -3,7 +3,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import resource
 import statistics
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 import torch
 
-from cotap_mm.machine import describe_machine
+from cotap_mm.machine import describe_machine, peak_bytes
 
 GB = 2**30
 MB = 2**20
@@ -68,18 +67,8 @@ def take_turns(candidates: Dict[str, Callable[[], Any]], runs: int = 5, warmup: 
     return {name: Times(each) for name, each in found.items()}
 
 
-def peak_bytes() -> int:
-    """Most memory that this process held since it started or since :func:`forget_peak`."""
-    try:
-        status = Path('/proc/self/status').read_text(encoding='ascii')
-    except OSError:  # not Linux
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    line = next(line for line in status.splitlines() if line.startswith('VmHWM'))  # in kB
-    return int(line.split()[1]) * 1024
-
-
 def forget_peak() -> None:
-    """Let :func:`peak_bytes` start from what the process holds now, where the system can."""
+    """Let ``peak_bytes`` start from what the process holds now, where the system can."""
     try:
         Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
     except OSError:

@@ -1,4 +1,5 @@
 """Checkpoints that survive a crash, in a training that survives a full disk."""
+import inspect
 import logging
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
+from mmengine.runner import Runner
 
 from cotap_mm.engine import run_state
 from cotap_mm.engine.checkpoint_files import remove_checkpoint, whole_checkpoint
@@ -43,6 +45,10 @@ class SafeCheckpointHook(CheckpointHook):
     def __init__(self, *args: Any, retry_interval: int = 100, final_wait: float = 3600,
                  **options: Any) -> None:
         super().__init__(*args, **options)
+        unknown = set(self.args) - set(inspect.signature(Runner.save_checkpoint).parameters)
+        if unknown:
+            raise ValueError('default_hooks.checkpoint: there is no option '
+                             f'{", ".join(sorted(unknown))}')
         if retry_interval < 1:
             raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
         self.retry_interval = retry_interval

@@ -1,0 +1,181 @@
+"""Mistakes in a config, found and named before anything is built."""
+import difflib
+import inspect
+from typing import (
+    Any,
+    Collection,
+    Dict,
+    Iterator,
+    List,
+    Optional,
+    Set,
+    Tuple,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+from mmengine.config import Config
+from mmengine.registry import Registry
+from mmengine.runner import Runner
+from torch.utils.data import DataLoader
+
+from cotap_mm import registry as ours
+from cotap_mm.datasets import MultiCrop
+from cotap_mm.models.modules import AssignmentQueue, PatchPairSampler, TemplateBank
+
+#: Where the parts of a config are built from, by the first or last words of their place.
+_REGISTRIES = (
+    ('optim_wrapper.optimizer', ours.OPTIMIZERS), ('optim_wrapper', ours.OPTIM_WRAPPERS),
+    ('train_dataloader.sampler', ours.DATA_SAMPLERS), ('train_dataloader.dataset', ours.DATASETS),
+    ('default_hooks', ours.HOOKS), ('custom_hooks', ours.HOOKS), ('train_cfg', ours.LOOPS),
+    ('param_scheduler', ours.PARAM_SCHEDULERS), ('data_preprocessor', ours.MODELS),
+    ('model', ours.MODELS))
+#: Parts without a type of their own.
+_OPTIONS = {
+    'model.pairs': PatchPairSampler, 'model.memory.patch_queue': AssignmentQueue,
+    'model.memory.cls_queue': AssignmentQueue, 'model.memory.template_bank': TemplateBank,
+    'train_dataloader.dataset.crops': MultiCrop, 'train_dataloader': DataLoader}
+#: Keys that MMEngine takes out before it builds a part.
+_TAKEN_OUT = {
+    'optim_wrapper': {'constructor', 'paramwise_cfg'},
+    'train_dataloader': {'num_batch_per_epoch', 'disable_subprocess_warning'},
+    'default_hooks': {'priority'}, 'custom_hooks': {'priority'}, 'train_cfg': {'by_epoch'}}
+
+
+def check_config(config: Config) -> None:
+    """Look for keys that nobody reads and values of a wrong type, in our classes.
+
+    Args:
+        config (Config): Of a pre-training.
+
+    Raises:
+        ValueError: With all that was found, each with its key.
+    """
+    found = []
+    for place, options in _dicts(config._cfg_dict.to_dict(), ''):
+        kind = _kind(place, options)
+        if kind is not None:
+            found += _mistakes(place, options, kind)
+        elif place == 'optim_wrapper.optimizer':
+            found += [f'{place}.{key}: expected a number, got {options[key]!r}'
+                      for key in ('lr', 'weight_decay', 'eps')
+                      if not _fits(options.get(key, 0.), float)]
+    if found:
+        raise ValueError('the config cannot be right:\n  ' + '\n  '.join(found))
+
+
+def check_overrides(config: Config, options: Dict[str, Any]) -> None:
+    """Look for options of the command line that name no part of the config.
+
+    Args:
+        config (Config): As it is without them.
+        options (dict): Dotted keys.
+
+    Raises:
+        ValueError: With the first one, and what may be meant.
+    """
+    known = set(config) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
+    for key in options:
+        first = key.split('.')[0]
+        if first not in known:
+            raise ValueError(f'--cfg-options {key}: the config has no {first!r}'
+                             f'{_meant(first, known)}')
+
+
+def _dicts(part: Any, place: str) -> Iterator[Tuple[str, dict]]:
+    """All dicts of a config and their dotted places, outer ones first."""
+    if isinstance(part, dict):
+        yield place, part
+        for key, value in part.items():
+            yield from _dicts(value, f'{place}.{key}'.lstrip('.'))
+    elif isinstance(part, (list, tuple)):
+        for index, value in enumerate(part):
+            yield from _dicts(value, f'{place}.{index}')
+
+
+def _kind(place: str, options: dict) -> Optional[type]:
+    """The class that is built from a dict, if it is ours."""
+    if place in _OPTIONS:
+        return _OPTIONS[place]
+    registry = _registry(place)
+    if registry is None or not isinstance(options.get('type'), str):
+        return None
+    name = options['type'].split('.')
+    if len(name) > 1 and name[0] != 'cotap_mm':
+        return None
+    found = registry.get(name[-1])  # or MMEngine's
+    if found is None:
+        raise ValueError(f'{place}.type: there is no {options["type"]!r}'
+                         f'{_meant(name[-1], registry.module_dict)}')
+    return found if found.__module__.startswith('cotap_mm') else None
+
+
+def _registry(place: str) -> Optional[Registry]:
+    words = place.split('.')
+    if words[-1] == 'init_cfg':
+        return ours.WEIGHT_INITIALIZERS
+    if words[0] in ('default_hooks', 'custom_hooks') and len(words) > 2:
+        return None  # what a hook builds is its own affair
+    return next((registry for start, registry in _REGISTRIES
+                 if place == start or place.startswith(f'{start}.')), None)
+
+
+def _mistakes(place: str, options: dict, kind: type) -> List[str]:
+    known, hints, is_open = _arguments(kind)
+    known |= {'type', '_scope_'} | next(
+        (keys for start, keys in _TAKEN_OUT.items() if place.split('.')[0] == start), set())
+    found = []
+    for key, value in options.items():
+        if key not in known and not is_open:
+            found.append(f'{place}.{key}: {kind.__name__} has no such option{_meant(key, known)}')
+        elif key in hints and not isinstance(value, dict) and not _fits(value, hints[key]):
+            found.append(f'{place}.{key}: expected {_name(hints[key])}, got {value!r}')
+    return found
+
+
+def _arguments(kind: type) -> Tuple[Set[str], Dict[str, Any], bool]:
+    """Names of a class's arguments, their types, and whether there may be others."""
+    known: Set[str] = set()
+    hints: Dict[str, Any] = {}
+    for each in kind.__mro__:
+        if '__init__' not in vars(each):
+            continue
+        parameters = inspect.signature(each.__init__).parameters.values()
+        known |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
+        if each.__module__.startswith('cotap_mm'):
+            hints = {**get_type_hints(each.__init__), **hints}
+        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
+            return known - {'self'}, hints, False
+    return known - {'self'}, hints, True
+
+
+def _fits(value: Any, wanted: Any) -> bool:
+    """Whether a value of a config is of a type; types that no config holds are not looked at."""
+    if get_origin(wanted) is Union:
+        return any(_fits(value, each) for each in get_args(wanted))
+    origin = get_origin(wanted) or wanted
+    if origin in (int, float):
+        return not isinstance(value, bool) and isinstance(
+            value, (int, float) if origin is float else int)
+    if origin in (bool, str, type(None)):
+        return isinstance(value, origin)
+    if inspect.isclass(origin) and issubclass(origin, dict):
+        return isinstance(value, dict)
+    if origin in (list, tuple) or inspect.isclass(origin) and origin.__name__ == 'Sequence':
+        items = [each for each in get_args(wanted) if each is not Ellipsis]
+        return isinstance(value, (list, tuple)) and (len(items) != 1 or all(
+            _fits(each, items[0]) for each in value))
+    return True
+
+
+def _name(wanted: Any) -> str:
+    if get_origin(wanted) is Union:
+        return ' or '.join(map(_name, get_args(wanted)))
+    return 'None' if wanted is type(None) else getattr(wanted, '__name__', str(wanted))
+
+
+def _meant(key: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(key, sorted(known), 1)
+    return f'; did you mean {near[0]!r}?' if near else f'; there are {", ".join(sorted(known))}'

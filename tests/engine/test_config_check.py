@@ -1,0 +1,77 @@
+"""A mistake in a config is found before anything is built, and named."""
+import glob
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+
+from cotap_mm.engine import launch
+from cotap_mm.engine.config_check import check_config, check_overrides
+from cotap_mm.engine.hooks import SafeCheckpointHook
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def config_with(**options):
+    config = launch.load_config('vits_folder')
+    config.merge_from_dict(options)
+    return config
+
+
+@pytest.mark.parametrize('path', sorted(glob.glob(str(ROOT / 'configs' / 'cotap' / '*.py'))))
+def test_ours_are_right(path, monkeypatch):
+    for name in ('CAMVID', 'RACCOON'):
+        monkeypatch.setenv(name, '.')
+    check_config(Config.fromfile(path))
+
+
+@pytest.mark.parametrize('key, value, message', [
+    ('model.losses.patch_ranking.tua', 0.3,
+     r"model.losses.patch_ranking.tua: PatchRankingLoss has no such option; did you mean 'tau'\?"),
+    ('model.backbone.img_sise', 3, r"model.backbone.img_sise: DINOViT .* mean 'img_size'\?"),
+    ('model.head.patch.num_cluster', 3, "head.patch.num_cluster: .* mean 'num_clusters'"),
+    ('model.pairs.topk', 'x', r"model.pairs.topk: expected int or None, got 'x'"),
+    ('model.pairs.top', 3, "model.pairs.top: PatchPairSampler has no such option; .* 'topk'"),
+    ('model.memory.patch_queue.sise', 3, "model.memory.patch_queue.sise: AssignmentQueue .*'size'"),
+    ('model.losses.patch_ranking.tau', 'high', "tau: expected float, got 'high'"),
+    ('model.init_cfg.chekpoint', 'x', "model.init_cfg.chekpoint: .* mean 'checkpoint'"),
+    ('train_dataloader.batchsize', 3, "train_dataloader.batchsize: .* mean 'batch_size'"),
+    ('train_dataloader.dataset.crops.local_scale', [0.1, 'a'], 'crops.local_scale: expected '),
+    ('train_dataloader.dataset.num_neighbours', 3, "num_neighbours: .* mean 'num_neighbors'"),
+    ('train_dataloader.dataset.patch.roots', 3, "patch.roots: ImageList .* mean 'root'"),
+    ('optim_wrapper.acumulative_counts', 3, "optim_wrapper.acumulative_counts: .* mean 'accumul"),
+    ('optim_wrapper.dtype', 16, "optim_wrapper.dtype: expected str, got 16"),
+    ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number, got 'abc'"),
+    ('custom_hooks.1.stop', 0.99, 'custom_hooks.1.stop: TeacherHook has no such option'),
+    ('train_cfg.max_iter', 5, "train_cfg.max_iter: ResumableTrainLoop .* mean 'max_iters'"),
+    ('model.losses.patch_ranking.type', 'PatchRankinLoss',
+     "patch_ranking.type: there is no 'PatchRankinLoss'; did you mean 'PatchRankingLoss'"),
+    ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3')])
+def test_mistakes_are_named(key, value, message):
+    with pytest.raises(ValueError, match=message):
+        check_config(config_with(**{key: value}))
+
+
+def test_all_at_once():
+    with pytest.raises(ValueError) as found:
+        check_config(config_with(**{'model.pairs.topk': 'x', 'model.pairs.tau': 1}))
+    assert str(found.value).count('\n  model.pairs.') == 2
+
+
+def test_what_is_not_ours_is_left_alone():
+    check_config(config_with(**{
+        'default_hooks.timer.anything': 3, 'param_scheduler.0.anything': 3, 'mine': dict(a=1),
+        'optim_wrapper.optimizer.anything': 2, 'custom_hooks.0.priority': 'LOW',
+        'model.backbone.arch': 'mine', 'model.losses.patch_ranking': None}))
+
+
+def test_options_that_name_nothing():
+    config = config_with()
+    check_overrides(config, {'model.x': 1, 'val_cfg.type': 'ValLoop'})
+    with pytest.raises(ValueError, match="modle.x: the config has no 'modle'; did you mean 'mod"):
+        check_overrides(config, {'modle.x': 1})
+
+
+def test_checkpoint_hook():
+    with pytest.raises(ValueError, match='default_hooks.checkpoint: there is no option intervall'):
+        SafeCheckpointHook(intervall=5)
