@@ -3,7 +3,7 @@ import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from cotap_mm.files import checksum, whole_file
 from cotap_mm.registry import MODELS, build
 
 from .image_source import BadImage
+from .workers import explained_deaths
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
@@ -121,17 +122,21 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
                         batch_size=batch_size, num_workers=num_workers)
     progress = ProgressBar(len(indices) - done)
     saved = done
-    for images, readable in loader:
-        block = _encode(encoder, images, readable)
-        if features is None:
-            features = np.memmap(part, np.float32, 'w+', shape=(len(indices), block.shape[1]))
-        features[done:done + len(block)] = block
-        done += len(block)
-        progress.update(len(block))
-        if done - saved >= _SAVE_EVERY or done == len(indices):
-            features.flush()
-            _write_progress(part, dict(state, done=done, width=features.shape[1]))
-            saved = done
+    def in_flight() -> List[str]:
+        return [source.name(i) for i in indices[done:done + (2 * num_workers + 1) * batch_size]]
+
+    with explained_deaths(in_flight):
+        for images, readable in loader:
+            block = _encode(encoder, images, readable)
+            if features is None:
+                features = np.memmap(part, np.float32, 'w+', shape=(len(indices), block.shape[1]))
+            features[done:done + len(block)] = block
+            done += len(block)
+            progress.update(len(block))
+            if done - saved >= _SAVE_EVERY or done == len(indices):
+                features.flush()
+                _write_progress(part, dict(state, done=done, width=features.shape[1]))
+                saved = done
     assert features is not None
     return features
 

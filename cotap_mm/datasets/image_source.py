@@ -4,7 +4,8 @@ An image source is any object with ``len(source)``, ``name(i)``, a name that is 
 and stays the same from run to run, and ``read(i, enough)``, pixels of shape (H, W, 3),
 uint8 RGB, which raises :class:`BadImage` where there are none. ``enough(height, width)``
 says whether an image of that size would do; then a source may return it at a half, a
-quarter or an eighth of its sides, if that is faster.
+quarter or an eighth of its sides, if that is faster. It may have ``is_there()``, whether
+its files can be reached at all; where they cannot, readers wait.
 """
 import io
 import json
@@ -28,6 +29,10 @@ class BadImage(Exception):
     """An image file that cannot be decoded."""
 
 
+class UnreadImage(BadImage):
+    """An image file that could not even be read, perhaps for a while only."""
+
+
 def read_image(path: 'str | Path', enough: Enough = None) -> np.ndarray:
     """Read any image file as RGB.
 
@@ -44,12 +49,13 @@ def read_image(path: 'str | Path', enough: Enough = None) -> np.ndarray:
         np.ndarray: Pixels, shape (H, W, 3), uint8.
 
     Raises:
-        BadImage: If the file is missing, truncated, or no image.
+        BadImage: If the file is truncated, or no image.
+        UnreadImage: The same where the file is missing or the disk fails.
     """
     try:
         data = Path(path).read_bytes()
     except OSError as error:
-        raise BadImage(f'{path}: {type(error).__name__}: {error}') from error
+        raise UnreadImage(f'{path}: {type(error).__name__}: {error}') from error
     return decode_image(data, enough, path)
 
 
@@ -163,6 +169,11 @@ class ImageList:
     def read(self, index: int, enough: Enough = None) -> np.ndarray:
         """Pixels (H, W, 3), uint8; see :func:`read_image`; raises :class:`BadImage`."""
         return read_image(self.root / self.names[index], enough)
+
+    def is_there(self) -> bool:
+        """Whether the folder is, with images in it; a disk of the network may have gone."""
+        some = self.names[::max(len(self.names) // 8, 1)]
+        return any((self.root / name).exists() for name in some)
 
 
 def _found(root: Path) -> List[str]:

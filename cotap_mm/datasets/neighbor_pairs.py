@@ -1,5 +1,7 @@
 """One training sample: an image and a neighbour of it, for each branch."""
+import itertools
 import logging
+import time
 from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
@@ -9,12 +11,14 @@ from torch.utils.data import Dataset, get_worker_info
 
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
-from .image_source import BadImage, Enough
+from .image_source import BadImage, Enough, UnreadImage
 from .neighbors import load_neighbors
 from .samplers import Visit
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
+_PAUSES = (1, 2, 5, 10, 30, 60)  # seconds; the last one again and again
+_MOST_WORKERS = 256
 
 
 class Branch:
@@ -29,13 +33,15 @@ class Branch:
         num_neighbors (int): Nearest images to draw from.
         max_bad_fraction (float): Share of bad images above which reading stops.
         enough (callable, optional): See :func:`read_image`. Defaults to None.
+        patience (float): Seconds to wait for a folder that has gone. Defaults to 3600.
 
     Raises:
         ValueError: If there are too few images, or the neighbours do not fit them.
     """
 
     def __init__(self, source, neighbors: str, num_neighbors: int,
-                 max_bad_fraction: float, enough: Enough = None) -> None:
+                 max_bad_fraction: float, enough: Enough = None,
+                 patience: float = 3600) -> None:
         self.source = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
@@ -43,12 +49,20 @@ class Branch:
         self.neighbors = load_neighbors(neighbors, names, num_neighbors)
         self.max_bad_fraction = max_bad_fraction
         self.enough = enough
+        self.patience = patience
+        # What each worker is reading, and in front of them the main process; -1 for nothing.
+        self._in_work = torch.full((_MOST_WORKERS + 1, ), -1).share_memory_()
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
 
     @property
     def bad_images(self) -> List[str]:
         """Names of the images that could not be decoded so far."""
         return [self.source.name(i) for i in self.is_bad.nonzero().flatten().tolist()]
+
+    @property
+    def being_read(self) -> List[str]:
+        """Names of the images that workers have begun and not finished to read."""
+        return [self.source.name(i) for i in self._in_work.tolist() if i >= 0]
 
     def draw_pair(self, index: int, rng: np.random.Generator) -> List[Tuple[int, np.ndarray]]:
         """An image and one of its neighbours, each as index and pixels.
@@ -71,8 +85,11 @@ class Branch:
     def _read(self, index: int) -> Optional[np.ndarray]:
         if self.is_bad[index]:
             return None
+        worker = get_worker_info()
+        place = 0 if worker is None else 1 + worker.id % _MOST_WORKERS
+        self._in_work[place] = index
         try:
-            return self.source.read(index, self.enough)
+            return self._read_when_there(index)
         except BadImage as error:
             self.is_bad[index] = True
             print_log(f'cannot decode {error}; another image takes its place', logger='current',
@@ -80,6 +97,30 @@ class Branch:
             if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
                 raise self._too_many() from error
             return None
+        finally:
+            self._in_work[place] = -1
+
+    def _read_when_there(self, index: int) -> np.ndarray:
+        """Pixels; where not one file but all of them have gone, wait until they are back."""
+        is_there = getattr(self.source, 'is_there', lambda: True)
+        start, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
+        while True:
+            try:
+                pixels = self.source.read(index, self.enough)
+                break
+            except UnreadImage as error:
+                waited = time.monotonic() - start
+                if is_there():
+                    raise
+                if waited > self.patience:
+                    raise RuntimeError(f'{error}: the images have been out of reach for '
+                                       f'{waited:.0f} s; mount their disk and resume') from error
+                pause = next(pauses)
+                print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
+                          f'for {self.patience - waited:.0f} s more', logger='current',
+                          level=logging.WARNING)
+                time.sleep(pause)
+        return pixels
 
     def _too_many(self) -> RuntimeError:
         names = self.bad_images
@@ -122,6 +163,8 @@ class NeighborPairs(Dataset):
         crops (dict, optional): Options of :class:`MultiCrop`.
         max_bad_fraction (float): Share of a branch's images that may be undecodable
             before training stops (2 may be in any case). Defaults to 0.01.
+        patience (float): Seconds to wait, with growing pauses, for images that have all
+            become unreachable, as on a network disk. Defaults to 3600.
         reduce_jpeg (bool): Decode large JPEGs at a half, a quarter or an eighth of their
             sides where no crop is enlarged by it. Defaults to True.
 
@@ -132,7 +175,7 @@ class NeighborPairs(Dataset):
     def __init__(self, patch: dict, neighbors: Optional[str], cls: Optional[dict] = None,
                  cls_neighbors: Optional[str] = None, num_neighbors: int = 7,
                  crops: Optional[dict] = None, max_bad_fraction: float = 0.01,
-                 reduce_jpeg: bool = True) -> None:
+                 reduce_jpeg: bool = True, patience: float = 3600) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):
@@ -144,13 +187,19 @@ class NeighborPairs(Dataset):
                     'first')
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
         enough = self.crop.is_enough if reduce_jpeg else None
-        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction, enough)
+        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction, enough,
+                     patience)
         self.branches = dict(patch=own, cls=own if cls is None else Branch(
-            cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough))
+            cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough, patience))
         self._num_draws = 0
 
     def __len__(self) -> int:
         return max(len(branch.source) for branch in self.branches.values())
+
+    @property
+    def being_read(self) -> List[str]:
+        """Images that were begun and not finished, for what is said when a worker dies."""
+        return sorted({name for branch in self.branches.values() for name in branch.being_read})
 
     def __getitem__(self, key: Union[int, Visit]) -> Dict[str, dict]:
         """One sample.

@@ -2,7 +2,8 @@
 import atexit
 import os
 import signal
-from typing import Any
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Optional, Sequence
 
 import torch
 
@@ -42,3 +43,34 @@ def start_worker(worker_id: int, **_: Any) -> None:
 def _on_sigterm(number: int, frame: Any) -> None:
     if not _needed:
         os._exit(0)
+
+
+@contextmanager
+def explained_deaths(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """Say which images a worker was reading when it died.
+
+    PyTorch notices it at any moment, not only where the loader is asked.
+
+    Args:
+        being_read (callable): Their names.
+
+    Raises:
+        RuntimeError: In place of PyTorch's, which names none.
+    """
+    try:
+        yield
+    except Exception as error:
+        death: Optional[BaseException] = error
+        while death is not None and not _is_death(death):  # it may have been taken for another
+            death = death.__cause__ or death.__context__
+        if death is None:
+            raise
+        raise RuntimeError(
+            f'a process of the loader died ({death}). It was reading one of: '
+            f'{", ".join(being_read()) or "nothing"}. Where it was killed for lack of memory, '
+            'fewer train_dataloader.num_workers help; else look at these images. Nothing that was '
+            'saved is lost: start again, with --resume') from error
+
+
+def _is_death(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')

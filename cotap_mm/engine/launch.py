@@ -20,6 +20,7 @@ from mmengine.runner import Runner
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors, image_source
 from cotap_mm.datasets.meeting import OtherRankFailed
+from cotap_mm.datasets.workers import explained_deaths
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
 from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
@@ -71,10 +72,12 @@ def train(runner: Runner) -> None:
     """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
 
     Raises:
+        RuntimeError: If a process of the loader died, with the images it was reading.
         SystemExit: In that case with status 75, on rank 0. The other ranks have ended by
             then, since a launcher kills those that are left when one has a bad status.
     """
-    runner.train()
+    with explained_deaths(lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
+        runner.train()
     if was_preempted(runner) and is_main_process():
         if world_size() > 1:
             time.sleep(5)

@@ -94,9 +94,10 @@ def run_trial(runner: Runner) -> Dict[str, float]:
         runner.train()
     except _Enough:
         runner.call_hook('after_train')
-    except torch.OutOfMemoryError as error:
-        raise ValueError(f'a step does not fit into the memory of the GPU ({error}). Lower '
-                         'train_dataloader.batch_size, or set model.backbone.with_cp=True') from error
+    except torch.cuda.OutOfMemoryError as error:
+        raise ValueError(
+            f'a step does not fit into the memory of the GPU ({error}). Lower '
+            'train_dataloader.batch_size, or set model.backbone.with_cp=True') from error
     on_gpu = torch.cuda.is_available()
     count = sum(param.numel() for param in runner.model.parameters() if param.requires_grad)
     return dict(

@@ -9,9 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
+from torch.utils.data import get_worker_info
 
+from cotap_mm.datasets import ToyScenes
 from cotap_mm.engine import launch
-from cotap_mm.engine.hooks import was_preempted
+from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -60,6 +63,18 @@ class SignalHook(Hook):
                 os.kill(process, getattr(signal, self.name))
 
 
+@DATASETS.register_module(force=True)
+class CrashingScenes(ToyScenes):
+    """A decoder that takes its process down with it, in a worker, at the sixth image."""
+
+    def read(self, index, enough=None):
+        in_training = os.environ['COTAP_TEST_CRASH'] == 'training'
+        is_crop = enough is not None and 'MultiCrop' in str(enough)
+        if index == 5 and is_crop is in_training and get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().read(index, enough)
+
+
 def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=(), **options):
     """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
@@ -102,9 +117,11 @@ def train(folder, iters, resume=False, **options):
     launch.prepare(config)
     runner = Runner.from_cfg(config)
     try:
-        runner.train()
+        launch.train(runner)
     except Killed:
         return None
+    except SystemExit as stopped:
+        assert stopped.code == EXIT_STATUS
     return runner
 
 

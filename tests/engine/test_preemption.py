@@ -106,3 +106,14 @@ def test_unknown_signal():
     with pytest.raises(ValueError, match="signals must be names such as SIGTERM, got 'TERM'"):
         PreemptionHook(['TERM'])
     assert os.name != 'posix' or PreemptionHook(['SIGHUP']).signals == [signal.SIGHUP]
+
+
+@pytest.mark.parametrize('when, images', [
+    ('training', 'toy/train-scene-32px-seed0/000005'),
+    ('neighbours', 'toy/train-scene-32px-seed0/000000, .*/000005, .*')])
+def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images):
+    monkeypatch.setenv('COTAP_TEST_CRASH', when)
+    crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
+    with pytest.raises(RuntimeError, match='a process of the loader died .*'
+                       f'reading one of: {images}. Where .*start again, with --resume'):
+        resume_work.train(tmp_path, 6, num_workers=1, **crashing)

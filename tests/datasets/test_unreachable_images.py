@@ -1,0 +1,84 @@
+"""One file that is missing is replaced; a folder that is missing is waited for."""
+import threading
+import time
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cotap_mm.datasets import ImageList, NeighborPairs, neighbor_pairs, save_neighbors
+
+
+@pytest.fixture
+def pairs(tmp_path, monkeypatch):
+    monkeypatch.setattr(neighbor_pairs, '_PAUSES', (0.05, 0.1))
+    folder = tmp_path / 'images'
+    folder.mkdir()
+    for index in range(10):
+        Image.new('RGB', (40, 40), (index, 0, 0)).save(folder / f'{index}.png')
+    names = ImageList(folder).names
+    nearest = (np.arange(10)[:, None] + np.arange(1, 4)) % 10
+    save_neighbors(tmp_path / 'neighbors.npz', names, nearest)
+
+    def make(**options):
+        return NeighborPairs(dict(type='ImageList', root=str(folder)),
+                             str(tmp_path / 'neighbors.npz'), num_neighbors=3,
+                             crops=dict(global_size=32, local_size=16), **options)
+    make.folder = folder
+    return make
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(neighbor_pairs, 'print_log', lambda text, **_: lines.append(text))
+    return lines
+
+
+def test_waits_until_the_folder_is_back(pairs, said):
+    data, away = pairs(), pairs.folder.with_name('away')
+    pairs.folder.rename(away)
+
+    def bring_back():
+        time.sleep(0.4)
+        away.rename(pairs.folder)
+
+    thread = threading.Thread(target=bring_back)
+    thread.start()
+    try:
+        sample = data[3]
+    finally:
+        thread.join()
+    assert sample['patch']['path'][0] == '3.png' and not data.branches['patch'].bad_images
+    assert len(said) >= 2 and 'none of the images can be reached; trying again in 0.05 s' in said[0]
+    assert 'trying again in 0.1 s' in said[1]
+
+
+def test_an_empty_mount_point_is_no_folder_of_bad_images(pairs, said):
+    data, away = pairs(patience=0.3), pairs.folder.with_name('away')
+    pairs.folder.rename(away)
+    pairs.folder.mkdir()
+    with pytest.raises(RuntimeError, match='out of reach for 0 s; mount their disk and resume'):
+        data[3]
+    assert not data.branches['patch'].bad_images
+
+
+def test_one_missing_file_is_replaced_at_once(pairs, said):
+    data = pairs()
+    (pairs.folder / '3.png').unlink()
+    assert data[3]['patch']['path'][0] != '3.png'
+    assert data.branches['patch'].bad_images == ['3.png']
+    assert len(said) == 1 and said[0].startswith('cannot decode')
+
+
+def test_what_is_being_read(pairs, monkeypatch):
+    data, seen = pairs(), []
+    read = ImageList.read
+
+    def look(self, index, enough=None):
+        seen.append(data.being_read)
+        return read(self, index, enough)
+
+    monkeypatch.setattr(ImageList, 'read', look)
+    data[4]
+    assert seen[0] == ['4.png'] and data.being_read == []
