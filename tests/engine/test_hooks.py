@@ -12,6 +12,7 @@ from tiny import build_tiny
 from cotap_mm.engine import (
     CompileHook,
     MixedPrecisionOptimWrapper,
+    MonitorHook,
     NonFiniteHook,
     ScheduleLengthHook,
     TeacherHook,
@@ -119,3 +120,40 @@ def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
         type='cotap_mm.MixedPrecisionOptimWrapper',
         constructor='cotap_mm.CoTAPOptimWrapperConstructor', optimizer=dict(type=kind, lr=0.1)))
     assert seen.get('fused') is fused
+
+
+def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
+    said = []
+    monkeypatch.setattr('cotap_mm.engine.hooks.monitor_hook.print_log',
+                        lambda text, **_: said.append(text))
+    hook = MonitorHook(limits=dict(teacher_distance=(0., 0.1)))
+    healthy = dict(feature_std=0.8, prototypes_in_use=0.5, patch_mean_assignment_entropy=0.9,
+                   foreground_share=0.5, teacher_distance=0.05, other=99.)
+    for value in (0.8, 0.2, 0.1, 0.7, 0.25):
+        hook._warn(dict(healthy, feature_std=value), 7)
+    assert len(said) == 2
+    assert said[0].startswith('iteration 7: monitor/feature_std is 0.2, outside of 0.3 to 2: feat')
+    assert 'lower the learning rate' in said[0]
+    hook._warn(dict(healthy, teacher_distance=0.2, foreground_share=float('nan')), 8)
+    assert len(said) == 4
+    with pytest.raises(ValueError, match="limits must name some of .*, got \\['nothing'\\]"):
+        MonitorHook(limits=dict(nothing=(0, 1)))
+
+
+def test_a_collapse_is_seen_in_training(tmp_path, monkeypatch):
+    """All features alike: the hook says so, and for a healthy start it says nothing."""
+    said = []
+    monkeypatch.setattr('cotap_mm.engine.hooks.monitor_hook.print_log',
+                        lambda text, **_: said.append(text))
+    model = build_tiny()
+    runner = SimpleNamespace(model=model, iter=0, message_hub=mock.Mock())
+    crops = torch.randint(0, 256, (4, 2, 2, 32, 32, 3), dtype=torch.uint8)
+    hook, model.monitor_now = MonitorHook(limits=dict(prototypes_in_use=(0., 1.))), True
+    hook.after_train_iter(runner, 0, dict(patch=dict(global_crops=crops)), {})
+    assert not said
+    torch.nn.init.zeros_(model.backbone.patch_embed.projection.weight)
+    torch.nn.init.zeros_(model.backbone.pos_embed)
+    hook.after_train_iter(runner, 0, dict(patch=dict(global_crops=crops)), {
+        'monitor/foreground_share': torch.tensor(1.)})
+    assert [text.split(' is ')[0] for text in said] == [
+        'iteration 1: monitor/feature_std', 'iteration 1: monitor/foreground_share']

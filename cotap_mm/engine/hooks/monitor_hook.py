@@ -1,12 +1,35 @@
 """Collapse monitors in the log."""
-from typing import Optional
+import logging
+from typing import Dict, Optional, Tuple
 
 import torch
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
 from cotap_mm.models.modules import feature_std, prototypes_in_use
 from cotap_mm.registry import HOOKS
+
+# Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
+# values of healthy runs.
+_COLLAPSED = 'lower the learning rate, or raise the teacher decay (TeacherHook.start)'
+_UNBALANCED = ('make the queue larger (model.memory), or its temperature higher; with few images '
+               'use fewer clusters (num_clusters)')
+_LIMITS: Dict[str, Tuple[float, float, str]] = {
+    'feature_std': (0.3, 2.0, f'features point nearly one way: {_COLLAPSED}'),
+    'prototypes_in_use': (0.1, 1.1, 'object prototypes go unused: use fewer '
+                          '(model.neck.num_prototypes)'),
+    'patch_mean_assignment_entropy': (0.4, 1.1, f'few clusters take all patches: {_UNBALANCED}'),
+    'cls_mean_assignment_entropy': (0.4, 1.1, f'few clusters take all images: {_UNBALANCED}'),
+    'patch_assignment_entropy': (0.0, 0.99, 'patches belong to all clusters alike: make the '
+                                 "patch queue's temperature lower (model.memory.patch_queue)"),
+    'cls_assignment_entropy': (0.0, 0.99, 'images belong to all clusters alike: make the CLS '
+                               "queue's temperature lower (model.memory.cls_queue)"),
+    'foreground_share': (0.05, 0.95, "the teacher's CLS attention finds no foreground, or nothing "
+                         'else: start from other weights (--init)'),
+    'teacher_distance': (0.0, 0.5, 'the teacher is left far behind: lower the teacher decay '
+                         '(TeacherHook) or the learning rate'),
+}
 
 
 @HOOKS.register_module()
@@ -15,19 +38,33 @@ class MonitorHook(Hook):
 
     Logged as ``monitor/...``: entropies of the cluster assignments, share of foreground,
     spread of the student's features, share of prototypes in use, and the distance
-    of teacher and student. They cost one small extra forward pass per interval.
+    of teacher and student. They cost one small extra forward pass per interval. A value
+    that looks like a collapse is said in the log, once until it has recovered, with
+    what to try.
 
     Args:
         interval (int): Iterations between two measurements; the logger's
             interval. Defaults to 50.
         num_images (int): Crops of the batch for the extra forward pass. Defaults to 8.
+        limits (dict[str, tuple[float, float]], optional): Lowest and highest value
+            without a warning, for some of the monitors.
+
+    Raises:
+        ValueError: If ``limits`` names no monitor.
     """
 
     priority = 'NORMAL'  # in front of the logger, which is BELOW_NORMAL
 
-    def __init__(self, interval: int = 50, num_images: int = 8) -> None:
+    def __init__(self, interval: int = 50, num_images: int = 8,
+                 limits: Optional[Dict[str, Tuple[float, float]]] = None) -> None:
+        unknown = set(limits or {}) - set(_LIMITS)
+        if unknown:
+            raise ValueError(f'limits must name some of {sorted(_LIMITS)}, got {sorted(unknown)}')
         self.interval = interval
         self.num_images = num_images
+        self.limits = {name: (limits or {}).get(name, (low, high))
+                       for name, (low, high, _) in _LIMITS.items()}
+        self._warned: Dict[str, bool] = {}
 
     @staticmethod
     def _model(runner):
@@ -54,3 +91,17 @@ class MonitorHook(Hook):
             teacher_distance=model.teacher.distance(model.student))
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/monitor/{name}', float(value))
+        values.update({name[len('monitor/'):]: value for name, value in (outputs or {}).items()
+                       if name.startswith('monitor/')})
+        self._warn({name: float(value) for name, value in values.items()}, runner.iter + 1)
+
+    def _warn(self, values: Dict[str, float], iteration: int) -> None:
+        for name, (low, high) in self.limits.items():
+            if name not in values:
+                continue
+            is_bad = not low <= values[name] <= high
+            if is_bad and not self._warned.get(name):
+                print_log(f'iteration {iteration}: monitor/{name} is {values[name]:.3g}, outside '
+                          f'of {low:g} to {high:g}: {_LIMITS[name][2]}', logger='current',
+                          level=logging.WARNING)
+            self._warned[name] = is_bad
