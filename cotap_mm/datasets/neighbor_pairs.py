@@ -9,6 +9,7 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
+from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
 from .image_source import BadImage, Enough, UnreadImage
@@ -207,14 +208,20 @@ class NeighborPairs(Dataset):
         Returns:
             dict: For ``patch`` and ``cls``: ``global_crops`` (2, 2, G, G, 3) and
             ``local_crops`` (2, L, S, S, 3), uint8, axis 0 being image and positive;
-            ``boxes`` (2, 2 + L, 4), float32, in pixels of the decoded image; ``path``, both names.
+            ``boxes`` (2, 2 + L, 4), float32, in pixels of the decoded image; ``color_draws``
+            (2, 2 + L, :data:`cotap_mm.ops.COLOR_DRAWS`), float32, what the crops' colour
+            follows from; ``path``, both names.
         """
         if isinstance(key, Visit):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
         else:
             index, rng = key, self._generator(key)
-        return {name: self._sample(branch, index % len(branch.source), rng)
-                for name, branch in self.branches.items()}
+        sample = {name: self._sample(branch, index % len(branch.source), rng)
+                  for name, branch in self.branches.items()}
+        for part in sample.values():  # behind the crops, whose draws stay what they were
+            shape = (*part['boxes'].shape[:2], COLOR_DRAWS)
+            part['color_draws'] = torch.from_numpy(rng.random(shape, dtype=np.float32))
+        return sample
 
     def _generator(self, index: int) -> np.random.Generator:
         """New draws for each sample, without a :class:`Visit`.

@@ -1,15 +1,12 @@
 """From uint8 crops to the views of student and teacher."""
-from typing import Dict, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 import torch
 from mmengine.model import BaseDataPreprocessor
-from torch import Tensor, nn
+from torch import Tensor
 
-from cotap_mm.ops import common_boxes
+from cotap_mm.ops import COLOR_DEFAULTS, COLOR_DRAWS, augment_color, common_boxes
 from cotap_mm.registry import MODELS
-
-_COLOR = dict(brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter_prob=0.8,
-              gray_prob=0.2, blur_prob=0.5, blur_sigma=(0.1, 2.0))
 
 
 @MODELS.register_module()
@@ -17,12 +14,11 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
     """Colour for the student, none for the teacher, normalisation for both.
 
     Runs on the device, in float32 also under mixed precision. Each crop of each image
-    gets its own draw of every strength (the released implementation draws once per crop
-    index and step); the order of brightness, contrast, saturation and hue is drawn once
-    a call.
+    gets draws of its own (the released implementation draws once per crop index and step),
+    see :func:`cotap_mm.ops.augment_color`. They come with the batch, where they follow from
+    the sample; without them they are drawn from torch's global CPU generator.
 
-    Source: CoTAP, https://arxiv.org/abs/2509.09429; the operations are kornia's. Its
-    ``ColorJitter`` is torchvision's; its ``ColorJiggle`` adds brightness instead.
+    Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
         mean (Sequence[float]): Of the three channels, in pixel values 0-255.
@@ -43,7 +39,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         super().__init__()
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
-        self.color = None if color is None else _color_augmentation(color)
+        self.color = None if color is None else _color_options(color)
 
     def forward(self, data: Dict[str, dict], training: bool = False) -> dict:
         """A collated batch of :class:`NeighborPairs` -> inputs of :class:`CoTAP`.
@@ -51,7 +47,8 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         Args:
             data (dict): For ``patch`` and ``cls``: ``global_crops`` (B, 2, 2, G, G, 3) and
                 ``local_crops`` (B, 2, L, S, S, 3), uint8, axis 1 being image and
-                positive, and ``boxes`` (B, 2, 2 + L, 4) in source pixels.
+                positive, and ``boxes`` (B, 2, 2 + L, 4) in source pixels. May have
+                ``color_draws`` (B, 2, 2 + L, :data:`cotap_mm.ops.COLOR_DRAWS`), in [0, 1).
             training (bool): Colour only if True.
 
         Returns:
@@ -62,30 +59,40 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         inputs = {}
         for name, branch in data.items():
             tensors = {key: branch[key] for key in ('global_crops', 'local_crops', 'boxes')}
-            inputs[name] = self._views(**self.cast_data(tensors), training=training)
+            draws = None
+            if training and self.color is not None:
+                draws = branch.get('color_draws')
+                if draws is None:
+                    draws = torch.rand(*branch['boxes'].shape[:3], COLOR_DRAWS)
+            inputs[name] = self._views(**self.cast_data(tensors), color_draws=draws)
         return dict(inputs=inputs, data_samples=None)
 
     def _views(self, global_crops: Tensor, local_crops: Tensor, boxes: Tensor,
-               training: bool) -> Dict[str, Tensor]:
-        global_crops, local_crops = (x.movedim(-1, -3) for x in (global_crops, local_crops))
-        global_crops, local_crops, boxes = (x.transpose(0, 1).flatten(0, 1)  # images, positives
-                                            for x in (global_crops, local_crops, boxes))
-        num_global = global_crops.shape[1]
-        sizes = [global_crops.shape[-1]] * num_global + [local_crops.shape[-1]
-                                                         ] * local_crops.shape[1]
-        in_global, in_other = common_boxes(boxes, sizes, num_global)
+               color_draws: Optional[Tensor]) -> Dict[str, Tensor]:
+        def by_image(x: Tensor) -> Tensor:
+            """Images, then positives: (B, 2, ...) -> (2B, ...)."""
+            return x.transpose(0, 1).flatten(0, 1)
+
+        global_crops, local_crops = (by_image(x.movedim(-1, -3))
+                                     for x in (global_crops, local_crops))
+        num_global, num_local = global_crops.shape[1], local_crops.shape[1]
+        sizes = [global_crops.shape[-1]] * num_global + [local_crops.shape[-1]] * num_local
+        in_global, in_other = common_boxes(by_image(boxes), sizes, num_global)
+        draws = (None, None) if color_draws is None else by_image(color_draws).split(
+            [num_global, num_local], dim=1)
         return dict(
-            student_global=self._student(global_crops, training),
-            student_local=self._student(local_crops, training),
+            student_global=self._student(global_crops, draws[0]),
+            student_local=self._student(local_crops, draws[1]),
             teacher_global=self.normalize(global_crops),
             common_global=in_global, common_other=in_other)
 
-    def _student(self, crops: Tensor, training: bool) -> Tensor:
-        if self.color is not None and training and crops.numel():
+    def _student(self, crops: Tensor, draws: Optional[Tensor]) -> Tensor:
+        if draws is not None and crops.numel():
             flat = crops.flatten(0, 1).float() / 255
             # MMEngine calls this inside its mixed-precision context.
             with torch.autocast(crops.device.type, enabled=False):
-                crops = self.color(flat).mul(255).view(crops.shape)
+                flat = augment_color(flat, draws.flatten(0, 1), **self.color)
+            crops = flat.mul_(255).view(crops.shape)
         return self.normalize(crops)
 
     def normalize(self, pixels: Tensor) -> Tensor:
@@ -93,15 +100,9 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
-def _color_augmentation(color: 'dict | str') -> nn.Module:
+def _color_options(color: 'dict | str') -> Dict[str, Any]:
     options = {} if color == 'default' else color
-    if not isinstance(options, dict) or set(options) - set(_COLOR):
-        raise ValueError(f"color must be 'default', None, or a dict of {sorted(_COLOR)}, "
+    if not isinstance(options, dict) or set(options) - set(COLOR_DEFAULTS):
+        raise ValueError(f"color must be 'default', None, or a dict of {sorted(COLOR_DEFAULTS)}, "
                          f'got {color!r}')
-    from kornia import augmentation as K  # slow to import, and not needed downstream
-    o = {**_COLOR, **options}
-    return nn.Sequential(
-        K.ColorJitter(o['brightness'], o['contrast'], o['saturation'], o['hue'],
-                      p=o['jitter_prob']),
-        K.RandomGrayscale(p=o['gray_prob']),
-        K.RandomGaussianBlur((7, 7), tuple(o['blur_sigma']), p=o['blur_prob']))
+    return {**COLOR_DEFAULTS, **options}

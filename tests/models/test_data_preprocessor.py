@@ -10,6 +10,7 @@ from torch.utils.data import default_collate
 
 from cotap_mm.datasets import MultiCrop
 from cotap_mm.models import CoTAPDataPreprocessor
+from cotap_mm.ops import COLOR_DRAWS, augment_color
 
 NO_COLOR = dict(brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=1., gray_prob=0,
                 blur_prob=0)
@@ -93,17 +94,24 @@ def test_brightness_multiplies_by_0_2_to_1_8():
     assert len(factors[:, 0].unique()) > 150  # each of 160 crops for itself
 
 
-@pytest.mark.parametrize('name, option', [('default', 'default'), ('changed', dict(hue=0.1))])
-def test_the_method_s_settings(name, option):
-    jitter, gray, blur = CoTAPDataPreprocessor(color=option).color
-    drawn = jitter.forward_parameters(torch.Size([4000, 3, 8, 8]))
-    hue = 0.2 if name == 'default' else 0.1
-    for factor, low, high in (('brightness', 0.2, 1.8), ('contrast', 0.2, 1.8),
-                              ('saturation', 0.2, 1.8), ('hue', -hue, hue)):
-        values = drawn[f'{factor}_factor']
-        margin = 0.01 * (high - low)
-        assert low <= values.min() < low + margin and high - margin < values.max() <= high
-    assert (jitter.p, gray.p, blur.p) == (0.8, 0.2, 0.5)
-    sigma = blur.forward_parameters(torch.Size([4000, 3, 8, 8]))['sigma']
-    assert 0.1 <= sigma.min() < 0.15 and 1.95 < sigma.max() <= 2
-    assert blur.flags['kernel_size'] == (7, 7)
+@pytest.mark.parametrize('option, hue', [('default', 0.2), (dict(hue=0.1), 0.1)])
+def test_the_method_s_settings(option, hue):
+    assert CoTAPDataPreprocessor(color=option).color == dict(
+        brightness=0.8, contrast=0.8, saturation=0.8, hue=hue, jitter_prob=0.8, gray_prob=0.2,
+        blur_prob=0.5, blur_sigma=(0.1, 2.0))
+
+
+def test_colour_follows_from_the_draws_that_come_along():
+    batch = collated([(ramp(40, 50), ramp(50, 40))] * 3, global_size=16, local_size=8)
+    draws = torch.rand(3, 2, 6, COLOR_DRAWS, generator=torch.Generator().manual_seed(0))
+    model = CoTAPDataPreprocessor()
+    plain = model(batch)['inputs']['patch']
+    batch['patch']['color_draws'] = draws
+    views = model(batch, training=True)['inputs']['patch']
+    again = model(batch, training=True)['inputs']['patch']
+    for key, first, count in (('student_global', 0, 2), ('student_local', 2, 4)):
+        assert torch.equal(views[key], again[key])
+        for row, (image, which) in enumerate([(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]):
+            own = augment_color(pixels_of(model, plain[key][row]) / 255,
+                                draws[image, which, first:first + count])
+            assert torch.allclose(pixels_of(model, views[key][row]) / 255, own, atol=1e-4)

@@ -1,0 +1,94 @@
+"""Random colour of crops, following from numbers that are drawn elsewhere."""
+import math
+from typing import Dict, Tuple, Union
+
+import torch
+from torch import Tensor
+
+#: Uniform numbers in [0, 1) that the colour of one crop follows from: whether to jitter, four
+#: strengths, the order of the four, whether to make it grey, whether to blur it, and how much.
+COLOR_DRAWS = 12
+_JITTER, _STRENGTHS, _ORDER, _GRAY, _BLUR, _SIGMA = 0, slice(1, 5), slice(5, 9), 9, 10, 11
+_BLUR_KERNEL = 7
+
+#: The method's settings.
+COLOR_DEFAULTS: Dict[str, Union[float, Tuple[float, float]]] = dict(
+    brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter_prob=0.8, gray_prob=0.2,
+    blur_prob=0.5, blur_sigma=(0.1, 2.0))
+
+
+@torch.no_grad()
+def augment_color(crops: Tensor, draws: Tensor, brightness=0.8, contrast=0.8, saturation=0.8,
+                  hue=0.2, jitter_prob: float = 0.8, gray_prob: float = 0.2,
+                  blur_prob: float = 0.5, blur_sigma: Tuple[float, float] = (0.1, 2.0)) -> Tensor:
+    """Jitter, grey and blur, each crop by its own numbers.
+
+    What happens to a crop depends on its row of ``draws`` alone, not on what else is in the
+    batch. The rows stay on the CPU, so that nothing waits for the device, and only the crops
+    that an operation is for are computed.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429, Sec. on data; the operations are kornia's,
+    those of torchvision's ``ColorJitter``.
+
+    Args:
+        crops (Tensor): Floats in [0, 1], shape (N, 3, h, w); not changed.
+        draws (Tensor): Uniform in [0, 1), on the CPU, shape (N, :data:`COLOR_DRAWS`).
+        brightness (float | tuple[float, float]): b for factors in [1 - b, 1 + b], or the
+            lowest and highest factor; ``contrast`` and ``saturation`` likewise.
+        hue (float | tuple[float, float]): h for turns of the colour circle in [-h, h], or the
+            lowest and highest.
+        jitter_prob (float): Share of crops whose four strengths change, in an order of
+            their own.
+        gray_prob (float): Share of crops that become grey.
+        blur_prob (float): Share of crops that are blurred, with 7 x 7 pixels.
+        blur_sigma (tuple[float, float]): Lowest and highest standard deviation, in pixels.
+
+    Returns:
+        Tensor: In [0, 1], shape (N, 3, h, w).
+
+    Raises:
+        ValueError: If ``draws`` has another shape.
+    """
+    if draws.shape != (len(crops), COLOR_DRAWS):
+        raise ValueError(f'draws must have shape ({len(crops)}, {COLOR_DRAWS}), got '
+                         f'{tuple(draws.shape)}')
+    from kornia import color, enhance, filters  # slow to import, and not needed downstream
+    operations = (
+        (enhance.adjust_brightness_accumulative, *_limits(brightness, 1)),
+        (enhance.adjust_contrast_with_mean_subtraction, *_limits(contrast, 1)),
+        (enhance.adjust_saturation_with_gray_subtraction, *_limits(saturation, 1)),
+        (lambda pixels, turns: enhance.adjust_hue(pixels, turns * 2 * math.pi), *_limits(hue, 0)))
+    crops = crops.clamp(0, 1)
+
+    def change(chosen: Tensor, operation, *values: Tensor) -> None:
+        """Apply an operation to the crops that a mask (N,) on the CPU keeps."""
+        rows = chosen.nonzero()[:, 0]
+        if len(rows):
+            there = [value[rows].to(crops.device, non_blocking=True) for value in values]
+            rows = rows.to(crops.device, non_blocking=True)
+            crops.index_copy_(0, rows, operation(crops.index_select(0, rows), *there))
+
+    jittered = draws[:, _JITTER] < jitter_prob
+    order = draws[:, _ORDER].argsort(dim=1)  # (N, 4): which operation comes first, second, ...
+    for place in range(len(operations)):
+        for index, (operation, low, high, neutral) in enumerate(operations):
+            if low == high == neutral:
+                continue
+            strength = low + (high - low) * draws[:, _STRENGTHS][:, index]
+            change(jittered & (order[:, place] == index), operation, strength)
+    change(draws[:, _GRAY] < gray_prob,
+           lambda pixels: color.rgb_to_grayscale(pixels).expand_as(pixels))
+    low, high = blur_sigma
+    kernels = filters.get_gaussian_kernel1d(
+        _BLUR_KERNEL, (low + (high - low) * draws[:, _SIGMA, None]).to(crops.dtype))  # (N, 7)
+    change(draws[:, _BLUR] < blur_prob,
+           lambda pixels, kernel: filters.filter2d_separable(pixels, kernel, kernel), kernels)
+    return crops.clamp_(0, 1)
+
+
+def _limits(strength, neutral: float) -> Tuple[float, float, float]:
+    """Lowest and highest value, and the one that changes nothing."""
+    if isinstance(strength, (int, float)):
+        return max(neutral - strength, neutral - 1), neutral + strength, neutral
+    low, high = strength
+    return low, high, neutral

@@ -1,0 +1,77 @@
+"""Colour follows from a crop's own numbers, and is torchvision's."""
+import itertools
+
+import pytest
+import torch
+from torchvision.transforms import functional as TF
+
+from cotap_mm.ops import COLOR_DRAWS, augment_color
+
+
+def crops_of(count, size=9, seed=0):
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(seed))
+
+
+def draws_of(count, seed=1):
+    return torch.rand(count, COLOR_DRAWS, generator=torch.Generator().manual_seed(seed))
+
+
+def one_by_one(crop, draws):
+    """The method's settings written out for one crop, with torchvision."""
+    jitter, brightness, contrast, saturation, hue, *order, gray, blur, sigma = draws.tolist()
+    steps = [lambda x: TF.adjust_brightness(x, 0.2 + 1.6 * brightness),
+             lambda x: TF.adjust_contrast(x, 0.2 + 1.6 * contrast),
+             lambda x: TF.adjust_saturation(x, 0.2 + 1.6 * saturation),
+             lambda x: TF.adjust_hue(x, -0.2 + 0.4 * hue)]
+    if jitter < 0.8:
+        for index in sorted(range(4), key=lambda i: order[i]):
+            crop = steps[index](crop)
+    if gray < 0.2:
+        crop = TF.rgb_to_grayscale(crop, 3)
+    if blur < 0.5:
+        crop = TF.gaussian_blur(crop, [7, 7], [0.1 + 1.9 * sigma] * 2)
+    return crop
+
+
+def test_matches_torchvision_one_by_one():
+    crops, draws = crops_of(60), draws_of(60)
+    before = crops.clone()
+    result = augment_color(crops, draws)
+    assert torch.equal(crops, before)
+    for i in range(60):
+        assert torch.allclose(result[i], one_by_one(crops[i], draws[i]), atol=2e-3), i
+
+
+def test_all_orders_differ_and_are_reached():
+    draws = draws_of(1).repeat(24, 1)
+    draws[:, 0], draws[:, 9], draws[:, 10] = 0, 1, 1
+    for row, order in zip(draws, itertools.permutations(range(4))):
+        row[5:9] = torch.tensor(order) / 4
+    crops = crops_of(1).expand(24, -1, -1, -1)
+    results = augment_color(crops, draws)
+    for i in range(24):
+        assert torch.allclose(results[i], one_by_one(crops[i], draws[i]), atol=2e-3)
+    assert (torch.pdist(results.flatten(1)) > 1e-4).float().mean() > 0.5
+
+
+def test_a_crop_does_not_depend_on_the_others():
+    crops, draws = crops_of(16), draws_of(16)
+    together = augment_color(crops, draws)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
+    assert torch.allclose(augment_color(crops[order], draws[order]), together[order], atol=1e-6)
+    for i in range(16):
+        assert torch.allclose(augment_color(crops[i:i + 1], draws[i:i + 1])[0], together[i],
+                              atol=1e-6)
+    assert not torch.allclose(augment_color(crops, draws.roll(1, 0)), together, atol=1e-2)
+
+
+def test_nothing_to_do():
+    crops = crops_of(4)
+    same = augment_color(crops, draws_of(4), jitter_prob=0, gray_prob=0, blur_prob=0)
+    assert torch.equal(same, crops)
+    assert augment_color(crops[:0], draws_of(0)).shape == (0, 3, 9, 9)
+
+
+def test_bad_draws():
+    with pytest.raises(ValueError, match=r'draws must have shape \(4, 12\), got \(3, 12\)'):
+        augment_color(crops_of(4), draws_of(3))
