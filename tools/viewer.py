@@ -6,21 +6,27 @@
 
 A checkpoint is anything that cotap_mm.load takes; NAME=CHECKPOINT gives it a name. The page is
 served on this machine only, unless --host says otherwise; anybody who reaches it sees the images.
+It takes no uploads, gives out no files, and shows no image that a link leads to outside of the
+folder (--follow-links shows those too).
 """
 from __future__ import annotations
 
 import argparse
 import socket
-from typing import List, Optional
+from typing import Any, List, Optional
 
+import numpy as np
 import torch
 
 import cotap_mm
 from cotap_mm.command_line import short_errors
-from cotap_mm.datasets import open_images
+from cotap_mm.datasets import ImageList, open_images
+from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints
-from cotap_mm.visualization.feature_browser import FeatureBrowser
+from cotap_mm.visualization.feature_browser import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.image_set import common_size, spread
+from cotap_mm.visualization.inside_folder import InsideFolder
+from cotap_mm.visualization.page_guard import is_loopback
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -36,6 +42,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of all images; by '
                         'default that of the first one, its longer side at most 448')
     parser.add_argument('--shown', type=int, default=4, help='images at the start')
+    parser.add_argument('--follow-links', action='store_true', help='show images too that lie '
+                        'outside of the folder, where links or the list lead there')
     parser.add_argument('--num-heads', type=int, help='attention heads, where a file does not tell')
     parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
     parser.add_argument('--host', default='127.0.0.1')
@@ -50,10 +58,47 @@ def make_browser(args: argparse.Namespace) -> FeatureBrowser:
         torch.manual_seed(0)  # of random: weights
         encoders[name] = cotap_mm.load(checkpoint, device=args.device, output=args.output,
                                        num_heads=args.num_heads)
-    source = open_images(args.images)
+    source = open_source(args.images, args.follow_links)
     size = tuple(args.size) if args.size else common_size(
-        source.read(0), max(encoder.patch_size for encoder in encoders.values()))
+        first_readable(source), max(encoder.patch_size for encoder in encoders.values()))
     return FeatureBrowser(encoders, source, size)
+
+
+def open_source(images: str, follow_links: bool) -> Any:
+    """The images; those that lie outside of their folder only if asked for."""
+    source = open_images(images)
+    if follow_links or not isinstance(source, ImageList):
+        return source
+    source = InsideFolder(source)
+    if source.left_out:
+        print(f'without {len(source.left_out)} images that lie outside of {images}, the first is '
+              f'{source.left_out[0]} (--follow-links shows them)')
+    return source
+
+
+def first_readable(source: Any, attempts: int = 100) -> np.ndarray:
+    """Pixels of the first image that can be decoded; ``BadImage`` if there is none at once."""
+    reasons = []
+    for index in range(min(attempts, len(source))):
+        try:
+            return source.read(index)
+        except BadImage as error:
+            reasons.append(error)
+    raise BadImage(f'none of the first {len(reasons)} images can be read: {reasons[0]}')
+
+
+def choose_shown(browser: FeatureBrowser, limit: int) -> List[int]:
+    """Images at the start: evenly spread, without those that cannot be read."""
+    wanted = spread(len(browser.source), min(limit, MOST_SHOWN))
+    shown = [index for index in wanted if browser.is_readable(index)]
+    for index in sorted(set(wanted) - set(shown)):
+        print(f'without {browser.source.name(index)}, which cannot be read')
+    if shown:
+        return shown
+    for index in range(len(browser.source)):
+        if browser.is_readable(index):
+            return [index]
+    raise BadImage(f'none of the {len(browser.source)} images can be read')
 
 
 def check_port(host: str, port: int) -> None:
@@ -69,12 +114,14 @@ def check_port(host: str, port: int) -> None:
 
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors():
+    with short_errors(BadImage):
         from cotap_mm.visualization.browser_page import build_page, serve
         check_port(args.host, args.port)
         browser = make_browser(args)
-        shown = spread(len(browser.source), args.shown)
-        page = build_page(browser, shown, 'Features of ' + ' and '.join(browser.encoders))
+        page = build_page(browser, choose_shown(browser, args.shown),
+                          'Features of ' + ' and '.join(browser.encoders))
+    if not is_loopback(args.host):
+        print('Anybody who reaches this machine can see the images; there is no password.')
     print(f'open http://{args.host}:{args.port} (Ctrl-C ends)', flush=True)
     serve(page, args.host, args.port)
 

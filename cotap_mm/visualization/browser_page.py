@@ -1,16 +1,31 @@
-"""The web page of the interactive viewer. Needs gradio, which nothing else does."""
+"""The web page of the interactive viewer, and its server. Needs gradio, which nothing else does."""
 from __future__ import annotations
 
+import base64
+import io
 import os
-from typing import Any, List, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
-from .feature_browser import Drawing, FeatureBrowser, Point
+from PIL import Image
+
+from .canvas import Pixels
+from .feature_browser import (
+    MOST_CLUSTERS,
+    MOST_SHOWN,
+    CannotDraw,
+    Drawing,
+    FeatureBrowser,
+    Point,
+)
+from .page_guard import PageGuard
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # tells nobody; read when gradio is imported
 try:
     import gradio
+    from gradio.data_classes import ImageData
+    from starlette.middleware import Middleware
 except ImportError as error:
-    raise ImportError('the viewer needs gradio: pip install gradio') from error
+    raise ImportError('the viewer needs gradio 6: pip install "gradio>=6"') from error
 
 _STYLE = """
 footer {display: none !important}
@@ -31,7 +46,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
         gradio.Blocks: Not started yet; see :func:`serve`.
     """
     names = browser.names
-    prototypes = browser.num_prototypes()
+    prototypes = browser.num_prototypes(shown[0])
     modes = [mode for mode in browser.modes if mode != 'prototypes' or prototypes]
     start = Point(0, 0.5, 0.5)
 
@@ -39,7 +54,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
              point: Point) -> Tuple[Any, str]:
         try:
             drawing = browser.draw(sorted(chosen), mode, Point(*point), int(number), int(count))
-        except ValueError as error:
+        except CannotDraw as error:
             raise gradio.Error(f'{error}', print_exception=False) from error
         return drawing.sheet, drawing.note
 
@@ -60,13 +75,17 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
             mode = gradio.Radio(modes, value='similarity', label='show', scale=3, elem_id='mode')
             number = gradio.Slider(0, max(1, prototypes - 1), value=0, step=1, label='prototype',
                                    visible=False, elem_id='prototype')
-            count = gradio.Slider(2, 24, value=8, step=1, label='clusters', visible=False,
-                                  elem_id='clusters')
+            count = gradio.Slider(2, MOST_CLUSTERS, value=8, step=1, label='clusters',
+                                  visible=False, elem_id='clusters')
         note = gradio.Markdown(first.note, elem_id='note')
-        sheet = gradio.Image(first.sheet, show_label=False, interactive=False, elem_id='sheet',
-                             format='png', buttons=['fullscreen', 'download'])
+        sheet = gradio.Image(show_label=False, interactive=False, elem_id='sheet',
+                             buttons=['fullscreen', 'download'])
+        # Gradio would write a file for each click and tell the page its path.
+        sheet.postprocess = _in_page
+        sheet.value = _in_page(first.sheet).model_dump()
         chosen = gradio.Dropdown([(name, i) for i, name in enumerate(names)], value=list(shown),
-                                 multiselect=True, label='images', elem_id='images')
+                                 multiselect=True, max_choices=MOST_SHOWN, label='images',
+                                 elem_id='images')
         point = gradio.State(start)
         inputs = [chosen, mode, number, count, point]
         mode.change(lambda each: (gradio.update(visible=each == 'prototypes'),
@@ -78,7 +97,30 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
     return page
 
 
-def serve(page: Any, host: str, port: int) -> None:
-    """Serve a page until interrupted; ``OSError`` if the port is taken."""
-    page.launch(server_name=host, server_port=port, share=False, quiet=True,
-                theme=page.cotap_theme, css=_STYLE)
+def serve(page: Any, host: str, port: int, wait: bool = True) -> None:
+    """Serve a page, and nothing else; see :class:`PageGuard`.
+
+    Args:
+        page (gradio.Blocks): From :func:`build_page`.
+        host (str): Address to listen at, ``127.0.0.1`` for this machine only.
+        port (int): TCP port.
+        wait (bool): Until interrupted; else ``page.close()`` ends it. Defaults to True.
+
+    Raises:
+        OSError: If the port is taken.
+    """
+    page.launch(server_name=host, server_port=port, share=False, quiet=True, show_error=False,
+                max_file_size=0, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
+                enable_monitoring=False, theme=page.cotap_theme, css=_STYLE,
+                app_kwargs=dict(middleware=[Middleware(PageGuard, host=host)]),
+                prevent_thread_lock=not wait)
+
+
+def _in_page(pixels: Optional[Pixels]) -> Optional[ImageData]:
+    """A picture (H, W, 3) as part of the answer, without a file."""
+    if pixels is None:
+        return None
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, 'PNG', compress_level=1)  # a click should not wait
+    return ImageData(url='data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode(),
+                     orig_name='sheet.png', mime_type='image/png')

@@ -1,6 +1,7 @@
 """What the interactive viewer shows: features of a few images, drawn anew for each click."""
 from __future__ import annotations
 
+import threading
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -9,12 +10,14 @@ import torch.nn.functional as F
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.evaluation.encoder import Encoder
 
 from .canvas import Pixels, colorize, resize
 from .clusters import cluster_overlay, joint_clusters, match_clusters
 from .features import pca_maps
 from .image_set import encode_images, in_batches, read_images
+from .kept_values import KeptValues
 from .prototypes import attention_overlay
 from .scenes import foreground_overlay
 
@@ -22,6 +25,9 @@ GAP = 8  # pixels between pictures
 LABEL = 136  # pixels that the name of a row takes
 MARGIN = 6  # pixels left of it
 PICTURE = 300  # width of a picture, in pixels
+MOST_SHOWN = 24  # images at a time
+MOST_CLUSTERS = 24
+MOST_BYTES = 2**30  # of features, maps and photographs that are kept
 _INK, _PAPER = (31, 41, 51), (255, 255, 255)
 
 
@@ -48,21 +54,28 @@ class Drawing(NamedTuple):
     note: str
 
 
-class FeatureBrowser:
-    """Encodes each image once and draws maps of the chosen ones.
+class CannotDraw(ValueError):
+    """Something that is asked for cannot be shown; the sentence is for the one who asked."""
 
-    Rows of a sheet: the photographs, then one row for each encoder.
+
+class FeatureBrowser:
+    """Encodes images when they are first shown, keeps that, and draws maps of the chosen ones.
+
+    Rows of a sheet: the photographs, then one row for each encoder. One drawing is made at a
+    time, whichever threads ask.
 
     Args:
         encoders (dict): Name -> encoder, one or more.
         source: Images with ``len``, ``name(i)`` and ``read(i)``.
         size (tuple): Height and width in pixels that all images are resized to.
+        most_bytes (int): Memory for features, maps and photographs. Defaults to 1 GiB.
     """
 
-    def __init__(self, encoders: Dict[str, Encoder], source: Any, size: Tuple[int, int]) -> None:
+    def __init__(self, encoders: Dict[str, Encoder], source: Any, size: Tuple[int, int],
+                 most_bytes: int = MOST_BYTES) -> None:
         self.encoders, self.source, self.size = encoders, source, size
-        self._photos: Dict[int, Pixels] = {}
-        self._kept: Dict[tuple, Any] = {}
+        self._kept = KeptValues(most_bytes)
+        self._one_at_a_time = threading.Lock()
         self.modes: Dict[str, Callable[..., Drawing]] = {
             'similarity': self._similarity, 'components': self._components,
             'clusters': self._clusters, 'prototypes': self._prototypes,
@@ -82,21 +95,30 @@ class FeatureBrowser:
             mode (str): One of ``modes``.
             point (Point): The chosen patch, framed in every mode.
             number (int): Which prototype. Defaults to 0.
-            count (int): How many clusters. Defaults to 8.
+            count (int): How many clusters, 2 to ``MOST_CLUSTERS``. Defaults to 8.
 
         Returns:
             Drawing: The sheet and what it shows.
 
         Raises:
-            ValueError: If no image is chosen, the mode is unknown, or an encoder cannot show it.
+            CannotDraw: If no image is chosen or too many, one cannot be read, the mode is
+                unknown, a number is out of range, or an encoder cannot show it.
         """
         chosen = list(chosen)
         if not chosen:
-            raise ValueError('choose at least one image')
+            raise CannotDraw('choose at least one image')
+        if len(chosen) > MOST_SHOWN:
+            raise CannotDraw(f'choose at most {MOST_SHOWN} images, got {len(chosen)}')
+        if not all(0 <= index < len(self.source) for index in chosen):
+            raise CannotDraw(f'images are 0..{len(self.source) - 1}, got {chosen}')
         if mode not in self.modes:
-            raise ValueError(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
+            raise CannotDraw(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
+        if not 2 <= count <= MOST_CLUSTERS or number < 0:
+            raise CannotDraw(f'there can be 2 to {MOST_CLUSTERS} clusters, and prototypes count '
+                             f'from 0, got {count} and {number}')
         point = point._replace(slot=min(point.slot, len(chosen) - 1))
-        return self.modes[mode](chosen, point, number, count)
+        with self._one_at_a_time:
+            return self.modes[mode](chosen, point, number, count)
 
     def locate(self, x: float, y: float, shown: int) -> Optional[Point]:
         """Place on the sheet, in pixels -> place in an image; None between pictures."""
@@ -108,12 +130,24 @@ class FeatureBrowser:
             return None
         return Point(int(column), left / width, top / height)
 
-    def num_prototypes(self) -> int:
-        """The largest number of prototypes of the encoders, 0 without a filter."""
+    def is_readable(self, index: int) -> bool:
+        """Whether an image can be shown."""
+        try:
+            self._photo(index)
+        except CannotDraw:
+            return False
+        return True
+
+    def num_prototypes(self, image: int = 0) -> int:
+        """The largest number of prototypes of the encoders, 0 without a filter.
+
+        Args:
+            image (int): One that can be read. Defaults to 0.
+        """
         counts = [0]
         for name in self.encoders:
             try:
-                counts.append(self._maps(name, [0], 'prototype_attention').shape[-1])
+                counts.append(self._maps(name, [image], 'prototype_attention').shape[-1])
             except NotImplementedError:
                 continue
         return max(counts)
@@ -124,25 +158,27 @@ class FeatureBrowser:
         return PICTURE, max(1, round(PICTURE * self.size[0] / self.size[1]))
 
     def _photo(self, index: int) -> Pixels:
-        if index not in self._photos:
-            self._photos[index] = read_images(self.source, [index], self.size).pixels[0]
-        return self._photos[index]
+        def read() -> Pixels:
+            try:
+                return read_images(self.source, [index], self.size).pixels[0]
+            except BadImage as error:  # whose sentence may hold the path
+                raise CannotDraw(f'{self.source.name(index)} cannot be read, it is damaged, too '
+                                 'large or gone; choose another image') from error
+
+        return self._kept.once(('photo', index), read)
 
     def _maps(self, name: str, chosen: Sequence[int], what: str) -> Tensor:
         """Features, or a kind of attention, of the chosen images; each is computed once."""
-        missing = [i for i in dict.fromkeys(chosen) if (name, i, what) not in self._kept]
+        maps = {i: self._kept[name, i, what] for i in chosen if (name, i, what) in self._kept}
+        missing = [i for i in dict.fromkeys(chosen) if i not in maps]
         if missing:
             encoder, photos = self.encoders[name], [self._photo(i) for i in missing]
             found = (F.normalize(encode_images(encoder, photos), dim=1) if what == 'patches'
                      else in_batches(getattr(encoder, what), photos))
             for i, each in zip(missing, found):
-                self._kept[name, i, what] = each
-        return torch.stack([self._kept[name, i, what] for i in chosen])
-
-    def _once(self, key: tuple, compute: Callable[[], Any]) -> Any:
-        if key not in self._kept:
-            self._kept[key] = compute()
-        return self._kept[key]
+                # A copy: a view would keep the features of all images that came with it.
+                maps[i] = self._kept[name, i, what] = each.clone()
+        return torch.stack([maps[i] for i in chosen])
 
     # ---- one function for each mode ----------------------------------------------------
 
@@ -158,8 +194,10 @@ class FeatureBrowser:
                            'has its own scale.', scales)
 
     def _components(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
-        rows = {name: self._once((name, tuple(chosen), 'components'), lambda name=name: pca_maps(
-            self._maps(name, chosen, 'patches'))) for name in self.encoders}
+        rows = {name: self._kept.once(
+            (name, tuple(chosen), 'components'),
+            lambda name=name: pca_maps(self._maps(name, chosen, 'patches')))
+            for name in self.encoders}
         return self._sheet(chosen, rows, point, 'The three main directions of the features over '
                            'the shown images as red, green and blue: within a row, equal colours '
                            'mean similar features.')
@@ -168,7 +206,7 @@ class FeatureBrowser:
         rows: Dict[str, List[Pixels]] = {}
         first: Optional[np.ndarray] = None
         for name in self.encoders:
-            found = self._once((name, tuple(chosen), 'clusters', count), lambda name=name:
+            found = self._kept.once((name, tuple(chosen), 'clusters', count), lambda name=name:
                                joint_clusters(self._maps(name, chosen, 'patches'), count))
             found = found if first is None else match_clusters(found, first)
             first = found if first is None else first
@@ -183,7 +221,7 @@ class FeatureBrowser:
             weights = self._shown_maps(name, chosen, 'prototype_attention')
             weights = weights.mean(dim=1)  # (B, heads, h, w, M) -> (B, h, w, M)
             if number >= weights.shape[-1]:
-                raise ValueError(f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}')
+                raise CannotDraw(f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}')
             rows[name] = self._overlays(chosen, weights[..., number].numpy())
         return self._sheet(chosen, rows, point, f'Attention of each patch to prototype {number} of '
                            'the object-aware filter, mean over heads; bright is strong.')
@@ -204,7 +242,7 @@ class FeatureBrowser:
         try:
             return self._maps(name, chosen, what)
         except NotImplementedError as error:
-            raise ValueError(f'{name}: {error}') from error
+            raise CannotDraw(f'{name}: {error}') from error
 
     def _overlays(self, chosen: List[int], maps: np.ndarray) -> List[Pixels]:
         low, high = float(maps.min()), float(maps.max())
@@ -233,15 +271,16 @@ class FeatureBrowser:
         return Drawing(np.asarray(sheet), note)
 
     def _frame(self, pen: ImageDraw.ImageDraw, point: Point, top: int) -> None:
-        """Frame the chosen patch of the finest grid, in white on black."""
+        """Frame the chosen patch of the finest grid from outside, in white on black."""
         width, height = self._picture
         grid = max((encoder.grid(*self.size) for encoder in self.encoders.values()), key=np.prod)
         row, column = point.patch(grid)
         left = LABEL + point.slot * (width + GAP)
         box = [left + column * width / grid[1], top + row * height / grid[0],
                left + (column + 1) * width / grid[1], top + (row + 1) * height / grid[0]]
-        pen.rectangle([box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2], outline='black', width=5)
-        pen.rectangle([box[0] - 1, box[1] - 1, box[2] + 1, box[3] + 1], outline='white', width=2)
+        for margin, width, color in ((5, 5, 'black'), (4, 2, 'white')):
+            pen.rectangle([box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin],
+                          outline=color, width=width)
 
 
 def _scale_bar(sheet: Image.Image, pen: ImageDraw.ImageDraw, bottom: int, low: float,

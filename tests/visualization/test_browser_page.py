@@ -1,66 +1,49 @@
 """The viewer in a real browser."""
 import shutil
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from PIL import Image
-from tiny import build_tiny
+from tool_loading import load_tool
+from visualization.viewer_process import free_port, running, write_checkpoint, write_images
 
 from cotap_mm.visualization.feature_browser import GAP, LABEL, PICTURE
-
-TOOL = Path(__file__).resolve().parents[2] / 'tools/viewer.py'
 
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
     """A tiny checkpoint and three images."""
     folder = tmp_path_factory.mktemp('viewer')
-    torch.manual_seed(0)
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
-    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)),
-               folder / 'iter_1.pth')
-    rng = np.random.RandomState(0)
-    (folder / 'images').mkdir()
-    for index in range(3):
-        pixels = rng.randint(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-        Image.fromarray(pixels).save(folder / f'images/{index}.png')
+    write_checkpoint(folder / 'iter_1.pth')
+    write_images(folder / 'images')
     return folder
 
 
-def free_port():
-    with socket.socket() as probe:
-        probe.bind(('127.0.0.1', 0))
-        return probe.getsockname()[1]
-
-
-def viewer(folder, *arguments):
-    return [sys.executable, '-W', 'ignore', str(TOOL), *map(str, arguments)]
-
-
-def sentence(folder, *arguments):
-    """What a viewer that cannot start says."""
+def test_mistakes_get_a_sentence(folder, monkeypatch):
     pytest.importorskip('gradio')
-    done = subprocess.run(viewer(folder, *arguments), capture_output=True, text=True, timeout=120)
-    assert done.returncode == 1 and 'Traceback' not in done.stderr
-    return done.stderr
+    monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
+    viewer = load_tool('viewer')
 
+    def sentence(images, *arguments):
+        """What a viewer that cannot start says."""
+        with pytest.raises(SystemExit) as end:
+            viewer.main([str(folder / 'iter_1.pth'), str(folder / images), '--device', 'cpu',
+                         '--port', *map(str, arguments)])
+        return str(end.value)
 
-def test_mistakes_get_a_sentence(folder):
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f'cannot serve on 127.0.0.1:{port}' in sentence(
-            folder, folder / 'iter_1.pth', folder / 'images', '--port', port)
-    (folder / 'empty').mkdir()
-    assert 'holds no image' in sentence(folder, folder / 'iter_1.pth', folder / 'empty', '--port',
-                                        free_port())
+        assert f'cannot serve on 127.0.0.1:{port}' in sentence('images', port)
+    for name in ('empty', 'damaged'):
+        (folder / name).mkdir()
+    (folder / 'damaged/a.jpg').write_bytes(b'no image')
+    port = free_port()
+    assert 'holds no image' in sentence('empty', port)
+    assert 'none of the first 1 images can be read' in sentence('damaged', port)
+    assert 'none of the 1 images can be read' in sentence('damaged', port, '--size', 32, 32)
 
 
 @pytest.fixture(scope='module')
@@ -72,33 +55,20 @@ def page(folder):
     if not browser or not driver:
         pytest.skip('chromium and chromedriver are not installed '
                     '(apt-get install chromium chromium-driver)')
-    port = free_port()
-    server = subprocess.Popen(
-        viewer(folder, f'one={folder}/iter_1.pth', folder / 'images', '--compare',
-               f'two=random:{folder}/iter_1.pth', '--port', port, '--shown', 2, '--device', 'cpu'),
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    window = None
-    try:
-        for _ in range(240):
-            with socket.socket() as probe:
-                if probe.connect_ex(('127.0.0.1', port)) == 0:
-                    break
-            assert server.poll() is None, server.stdout.read()
-            time.sleep(0.5)
-        options = webdriver.ChromeOptions()
-        options.binary_location = browser
-        for option in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage',
-                       '--disable-gpu', '--window-size=1200,1100'):
-            options.add_argument(option)
+    options = webdriver.ChromeOptions()
+    options.binary_location = browser
+    for option in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu',
+                   '--window-size=1200,1100'):
+        options.add_argument(option)
+    with running(folder / 'log', f'one={folder}/iter_1.pth', folder / 'images', '--compare',
+                 f'two=random:{folder}/iter_1.pth', '--shown', 2) as port:
         window = webdriver.Chrome(options=options,
                                   service=webdriver.chrome.service.Service(driver))
-        window.get(f'http://127.0.0.1:{port}/')
-        yield window
-    finally:
-        if window is not None:
+        try:
+            window.get(f'http://127.0.0.1:{port}/')
+            yield window
+        finally:
             window.quit()
-        server.terminate()
-        server.wait(30)
 
 
 def sheet(window):

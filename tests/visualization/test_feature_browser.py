@@ -4,16 +4,19 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder
 from tiny import build_tiny
 
+from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
 from cotap_mm.visualization.canvas import colorize
 from cotap_mm.visualization.feature_browser import (
     GAP,
     LABEL,
     PICTURE,
+    CannotDraw,
     FeatureBrowser,
     Point,
     _broken,
 )
+from cotap_mm.visualization.kept_values import KeptValues
 
 
 class Photos:
@@ -127,6 +130,70 @@ def test_what_cannot_be_shown():
 def test_a_point_of_an_image_that_is_gone_moves_to_the_last():
     found = browser()
     assert found.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
+
+
+def test_bounds():
+    found = browser()
+    for wrong, message in ((dict(chosen=[0] * 25), 'at most 24 images, got 25'),
+                           (dict(chosen=[3]), r'images are 0\.\.2, got \[3\]'),
+                           (dict(chosen=[-1]), 'images are 0'),
+                           (dict(count=1), '2 to 24 clusters'),
+                           (dict(count=25), '2 to 24 clusters'),
+                           (dict(number=-1), 'prototypes count from 0')):
+        with pytest.raises(CannotDraw, match=message):
+            found.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
+
+
+def test_an_image_that_cannot_be_read_is_named_without_its_path():
+    found = browser()
+
+    def fail(index, enough=None):
+        raise BadImage('/private/folder/1.png: truncated')
+
+    found.draw([0], 'similarity', Point(0, 0, 0))
+    found.source.read = fail
+    with pytest.raises(CannotDraw, match='^folder/1.png cannot be read, it is damaged'):
+        found.draw([0, 1], 'similarity', Point(0, 0, 0))
+    assert found.is_readable(0) and not found.is_readable(1)
+    found.draw([0], 'similarity', Point(0, 0, 0))
+
+
+def test_little_memory_changes_no_drawing():
+    small = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(), (32, 32), most_bytes=1)
+    large = browser()
+    for mode in ('similarity', 'components', 'clusters'):
+        sheets = [each.draw([2, 0, 1], mode, Point(1, 0.5, 0.5), count=3).sheet
+                  for each in (small, large)]
+        assert (sheets[0] == sheets[1]).all()
+    assert small._kept.bytes < large._kept.bytes
+
+
+def test_the_frame_leaves_the_patch_free():
+    found = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
+    sheet = found.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
+    middle = int(4.5 * PICTURE / 8)
+    patch = picture(sheet, 1, 0)[middle - 15:middle + 15, middle - 15:middle + 15]
+    assert (patch == patch[0, 0]).all()
+
+
+def test_values_asked_for_last_are_kept():
+    kept = KeptValues(100)
+    for name in 'abc':
+        kept[name] = np.zeros(40, np.uint8)
+    assert list(map(kept.__contains__, 'abc')) == [False, True, True] and kept.bytes == 80
+    assert len(kept['b']) == 40
+    kept['d'] = torch.zeros(10)
+    assert list(map(kept.__contains__, 'bcd')) == [True, False, True] and kept.bytes == 80
+    kept['b'] = [np.zeros(5, np.uint8)] * 2
+    assert kept.bytes == 50 and len(kept) == 2
+    kept['large'] = np.zeros(1000)
+    assert len(kept) == 1 and kept.bytes == 8000
+    calls = []
+    for _ in range(2):
+        assert kept.once('once', lambda: calls.append(1) or np.zeros(3)).shape == (3, )
+    assert len(calls) == 1
+    with pytest.raises(ValueError, match='must be positive, got 0'):
+        KeptValues(0)
 
 
 def test_long_names_are_broken():
