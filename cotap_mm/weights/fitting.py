@@ -56,7 +56,8 @@ class LoadReport:
 
 
 def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
-        teacher: Optional[Dict[str, Tensor]] = None) -> None:
+        teacher: Optional[Dict[str, Tensor]] = None,
+        grid: Optional[Tuple[int, int]] = None) -> None:
     """Copy tensors in our layout into a model.
 
     Args:
@@ -65,14 +66,17 @@ def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
         report (LoadReport): Filled here.
         teacher (dict[str, Tensor], optional): Tensors for the algorithm's teacher. By
             default it becomes a copy of the student.
+        grid (tuple[int, int], optional): Rows and columns of the position embeddings, if the
+            file states them. By default they are guessed.
 
     Raises:
         ValueError: If a part does not fit; the model is unchanged then.
     """
-    plans = [_plan(model, tensors, report)]
+    plans = [_plan(model, tensors, report, grid)]
     has_teacher = hasattr(model, 'teacher') and hasattr(model, 'student')
     if has_teacher and teacher is not None:
-        plans.append(_plan(model.teacher, teacher, LoadReport(f'{report.source}, teacher')))
+        plans.append(
+            _plan(model.teacher, teacher, LoadReport(f'{report.source}, teacher'), grid))
     with torch.no_grad():
         _copy(plans[0])
         if has_teacher:
@@ -88,12 +92,12 @@ def _copy(plan: List[Tuple[Tensor, Tensor]]) -> None:
         place.copy_(value)
 
 
-def _plan(model: nn.Module, tensors: Dict[str, Tensor],
-          report: LoadReport) -> List[Tuple[Tensor, Tensor]]:
+def _plan(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
+          grid: Optional[Tuple[int, int]]) -> List[Tuple[Tensor, Tensor]]:
     """Pairs of parameter and value, after all checks."""
     places = _places(model)
     tensors = dict(tensors)
-    _resize(tensors, places, getattr(model, 'backbone', model), report)
+    _resize(tensors, places, getattr(model, 'backbone', model), report, grid)
     _adapt_channels(tensors, places, report)
     for name in tensors:
         if name in places:
@@ -127,17 +131,22 @@ def _places(model: nn.Module) -> Dict[str, nn.Parameter]:
 
 
 def _resize(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], backbone: nn.Module,
-            report: LoadReport) -> None:
+            report: LoadReport, grid: Optional[Tuple[int, int]]) -> None:
     """Bring position embeddings to the model's grid; what is no grid is refused later."""
     name = 'backbone.pos_embed'
-    if name not in tensors or name not in places or tensors[name].shape == places[name].shape:
+    if name not in tensors or name not in places:
         return
     value, extra = tensors[name], backbone.num_extra_tokens
     if value.ndim != 3 or value.shape[2] != places[name].shape[2]:
         return
     target = tuple(backbone.patch_resolution)
-    source = _guess_grid(value.shape[1] - extra, target)
-    if source is not None:
+    if grid is not None and extra + grid[0] * grid[1] == value.shape[1]:
+        source: Optional[Tuple[int, int]] = grid
+    elif value.shape == places[name].shape:
+        source = target
+    else:
+        source = _guess_grid(value.shape[1] - extra, target)
+    if source is not None and source != target:
         tensors[name] = resize_position_embedding(value, source, target, extra)
         report.resized.append(name)
 
@@ -194,6 +203,9 @@ def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
         remedies.append('Build the backbone with qkv_bias=False, as the file\'s attention has none')
     elif lacking and set(lacking) <= set(_FINAL_NORM):
         remedies.append('Build the backbone with final_norm=False, as the file has no final norm')
+    elif not (lacking or surplus) and _same_but_grid(different, tensors, places):
+        remedies.append('The grid of the file\'s position embeddings is not known: set img_size of '
+                        'the backbone to the one that they were trained for')
     elif lacking or surplus or any(name.startswith('backbone.') for name in different):
         remedies.append('Set arch and patch_size of the backbone to the file\'s')
     for part in ('neck.', 'head.patch.', 'head.cls.'):
@@ -206,6 +218,14 @@ def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
             remedies.append(f'Build {part[:-1]} with the sizes of the file\'s, or load only the '
                             'backbone (tools/convert.py --to mmpretrain)')
     return problems, remedies
+
+
+def _same_but_grid(different: List[str], tensors: Dict[str, Tensor],
+                   places: Dict[str, nn.Parameter]) -> bool:
+    """Whether the backbones differ in nothing but the number of position embeddings."""
+    name = 'backbone.pos_embed'
+    return [other for other in different if other.startswith('backbone.')] == [name] and (
+        tensors[name].shape[2:] == places[name].shape[2:])
 
 
 def _describe(tensors: Dict[str, Tensor]) -> str:

@@ -3,6 +3,7 @@ from typing import Dict, Optional, Tuple
 
 from torch import Tensor, nn
 
+from .architecture import stated_grid
 from .fitting import LoadReport, fit
 from .naming import rename
 from .reading import Checkpoint, read_checkpoint
@@ -37,8 +38,11 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, source: str = 'aut
         FileNotFoundError: If there is no such file, or a URL cannot be had.
         ValueError: If the file is unsafe, damaged, of another source, or does not fit.
     """
-    tensors, teacher, report = read_in_our_names(checkpoint, source, branch, trust)
-    fit(model, tensors, report, teacher)
+    content = read_checkpoint(checkpoint, trust)
+    tensors, teacher, report = read_in_our_names(content, source, branch)
+    meta = content.get('meta')
+    fit(model, tensors, report, teacher,
+        stated_grid(tensors, meta if isinstance(meta, dict) else None))
     return report
 
 

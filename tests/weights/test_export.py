@@ -177,6 +177,54 @@ def test_layer_scale_and_final_norm_travel_to_timm(images, tmp_path):
         convert(origin.state_dict(), tmp_path / 'hf', to='hf')
 
 
+@pytest.fixture
+def wide(tmp_path):
+    """What fine-tuning at 3 x 5 patches saves: the grid is in its config only."""
+    torch.manual_seed(0)
+    arch = dict(embed_dims=64, num_layers=1, num_heads=1, feedforward_channels=64)
+    vit = CoTAPViT(arch=arch, img_size=(33, 70), patch_size=PATCH, num_prototypes=2, out_type='raw')
+    for value in vit.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    weights = {f'backbone.{name}': value for name, value in vit.state_dict().items()}
+    config = "model = dict(type='EncoderDecoder', backbone=dict(img_size=(33, 70)))"
+    torch.save(dict(state_dict=weights, meta=dict(cfg=config)), tmp_path / 'iter_1.pth')
+    return tmp_path / 'iter_1.pth', vit.eval()
+
+
+def test_position_embeddings_that_are_no_square(wide, tmp_path):
+    path, vit = wide
+    images = torch.randn(2, 3, 48, 80)
+    with torch.no_grad():
+        wanted, = vit(images)
+        cls, patches = cotap_mm.load(path)(images)
+        same(cls, wanted[:, 0])
+        same(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
+        convert(path, tmp_path / 'a.safetensors', to='safetensors')
+        same(cotap_mm.load(tmp_path / 'a.safetensors')(images).cls, wanted[:, 0])
+        convert(path, tmp_path / 'a.pt', to='torchscript', size=(48, 80))
+        same(torch.jit.load(str(tmp_path / 'a.pt'))(images)[0], wanted[:, 0])
+        wanted, = vit(images[..., :48])
+        convert(path, tmp_path / 'b.pt', to='torchscript', size=(48, 48))
+        same(torch.jit.load(str(tmp_path / 'b.pt'))(images[..., :48])[0], wanted[:, 0])
+
+
+def test_hugging_face_gets_the_grid(wide, tmp_path):
+    transformers = pytest.importorskip('transformers')
+    path, vit = wide
+    convert(path, tmp_path / 'hf', to='hf')
+    model = transformers.ViTModel.from_pretrained(tmp_path / 'hf', add_pooling_layer=False).eval()
+    images = torch.randn(2, 3, 48, 80)
+    with torch.no_grad():
+        found = model(images).last_hidden_state  # behind the norm of weight 1
+    same(found, torch.nn.functional.layer_norm(plain(vit, images), (64, ), eps=1e-6))
+
+
+def test_a_grid_that_nothing_states(wide):
+    weights = torch.load(wide[0], weights_only=True)['state_dict']
+    with pytest.raises(ValueError, match='the 15 position embeddings are no square grid.* meta'):
+        cotap_mm.load(weights)
+
+
 def test_wrong_requests(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r'must be called \*.onnx, got a.pth'):
         convert(checkpoint, tmp_path / 'a.pth', to='onnx')

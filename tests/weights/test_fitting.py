@@ -84,7 +84,27 @@ def test_position_embeddings_of_a_wide_grid():
 
 
 def test_position_embeddings_of_no_grid_are_refused():
-    refused(small_vit(DINOViT), timm_names(tokens=1 + 17), 'pos_embed is (1, 18, 16)')
+    refused(small_vit(DINOViT), timm_names(tokens=1 + 17), 'pos_embed is (1, 18, 16)',
+            'set img_size of the backbone to the one')
+
+
+def test_the_grid_that_a_file_states_counts():
+    """2 x 8 patches look like 4 x 4, and 3 x 5 like nothing."""
+    for size, config in (((16, 64), 'img_size=(16, 64)'), ((24, 40), 'img_size=[24, 40]')):
+        wide = small_vit(DINOViT, img_size=size)
+        torch.nn.init.normal_(wide.pos_embed)
+        file = dict(state_dict=wide.state_dict(),
+                    meta=dict(cfg=f'model = dict(backbone=dict({config}))'))
+        model = small_vit(DINOViT)
+        assert load_pretrained(model, file).resized == ['backbone.pos_embed']
+        grid = tuple(side // 8 for side in size)
+        wanted = resize_position_embedding(wide.pos_embed, grid, (4, 4))
+        assert torch.equal(model.pos_embed, wanted)
+        again = small_vit(DINOViT, img_size=size)
+        assert not load_pretrained(again, file).resized
+        assert torch.equal(again.pos_embed, wide.pos_embed)
+    file['meta']['cfg'] = 'model = dict(backbone=dict(img_size=(24, 48)))'  # not the weights'
+    refused(small_vit(DINOViT), file, 'set img_size of the backbone')
 
 
 def test_half_precision_and_numpy_weights_are_taken():
