@@ -65,10 +65,13 @@ def balance(kernels: Sequence[Tensor], num_iters: int = 3) -> Tensor:
     tiny = torch.finfo(kernels[0].dtype).tiny
     row_scales = [kernel.new_ones(len(kernel)) for kernel in kernels]
     cluster_scale = kernels[0].new_ones(kernels[0].shape[1])
-    for _ in range(num_iters):
-        mass = torch.stack([row @ kernel for row, kernel in zip(row_scales, kernels)]).sum(dim=0)
-        mass = all_reduce_sum(mass)
-        # A common factor cancels out in the rows; without this one the scales drift apart.
-        cluster_scale = mass.sum() / mass.clamp_min(tiny)  # (K,)
-        row_scales = [(kernel @ cluster_scale).clamp_min(tiny).reciprocal() for kernel in kernels]
+    # Mixed precision would round the sums, and copy all blocks in every round to do so.
+    with torch.autocast(kernels[0].device.type, enabled=False):
+        for _ in range(num_iters):
+            mass = torch.stack([row @ kernel for row, kernel in zip(row_scales, kernels)])
+            mass = all_reduce_sum(mass.sum(dim=0))
+            # A common factor cancels out in the rows; without this one the scales drift apart.
+            cluster_scale = mass.sum() / mass.clamp_min(tiny)  # (K,)
+            row_scales = [(kernel @ cluster_scale).clamp_min(tiny).reciprocal()
+                          for kernel in kernels]
     return row_scales[-1][:, None] * kernels[-1] * cluster_scale

@@ -39,7 +39,8 @@ def spherical_kmeans(samples: Tensor, num_clusters: int, max_iters: int = 100,
     centers = random_samples(num_clusters)
     assigned = samples.new_full((num_samples, ), -1, dtype=torch.long)
     for _ in range(max_iters):
-        nearest = (samples @ centers.T).argmax(dim=1)  # (N,)
+        with torch.autocast(samples.device.type, enabled=False):
+            nearest = (samples @ centers.T).argmax(dim=1)  # (N,)
         if torch.equal(nearest, assigned):
             break
         assigned = nearest

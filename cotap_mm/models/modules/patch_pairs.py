@@ -54,7 +54,8 @@ class PatchPairSampler(nn.Module):
 
         Yields:
             tuple[Tensor, Tensor, Tensor]: For each pool size the student's
-            similarities, the teacher's, and whether the pair is of neighbours, all (P,).
+            similarities, the teacher's (both float32), and whether the pair is of neighbours,
+            all (P,).
 
         Raises:
             ValueError: If a pool size exceeds the patch grid.
@@ -91,4 +92,6 @@ class PatchPairSampler(nn.Module):
         image, positive = F.normalize(tokens, dim=-1, eps=_EPS).chunk(2)  # (B, topk, K) each
         itself = torch.arange(len(positive), device=positive.device)[None]
         partners = positive[torch.cat([itself, others])]  # (1 + R, B, topk, K)
-        return torch.einsum('bik,rbjk->rbij', image, partners)
+        # Half precision would tie pairs whose order the loss is about.
+        with torch.autocast(image.device.type, enabled=False):
+            return torch.einsum('bik,rbjk->rbij', image, partners)
