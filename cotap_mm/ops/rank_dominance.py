@@ -90,10 +90,12 @@ def _levels(pairs: SortedPairs, bound: Tensor) -> Iterator[Level]:
         start = torch.arange(nodes, device=place.device)[:, None]
         place, bound = place.view(nodes, width), bound.view(nodes, width)
         is_left = torch.zeros(nodes, width + 1, dtype=torch.uint8, device=place.device)
-        is_left.view(-1)[(place[:, :width // 2] + start * (width + 1) + 1)] = 1
-        lefts = is_left.cumsum(dim=1).view(-1)  # in front of each place
-        left_place = lefts[place + start * (width + 1)]
-        left_bound = lefts[bound + start * (width + 1)]
+        lefts = place[:, :width // 2] + start * (width + 1) + 1
+        # Not is_left.view(-1)[lefts] = 1, which copies the 1 to a GPU and waits for it.
+        is_left.view(-1).scatter_(0, lefts.flatten(), 1)
+        count = is_left.cumsum(dim=1).view(-1)  # lefts in front of each place
+        left_place = count[place + start * (width + 1)]
+        left_bound = count[bound + start * (width + 1)]
 
         def split(left: Tensor, all_: Tensor) -> Tuple[Tensor, Tensor]:
             """Siblings in front, and own kind in front, (nodes, 2, L) each."""

@@ -1,14 +1,16 @@
 """Keys that change how a step is computed do not change what; a step never waits for the device."""
-import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
 from tiny import build_tiny, make_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from cotap_mm.engine import compile_parts
-from cotap_mm.models import DINOViT
-from cotap_mm.ops import cls_through_block
+from cotap_mm.models import DINOViT, PatchPairSampler
+from cotap_mm.models.modules import AssignmentQueue
+from cotap_mm.ops import cls_through_block, spherical_kmeans
 
 
 def warm_model(**backbone):
@@ -85,11 +87,38 @@ def test_plain_attention_holds_its_weights():
 
 def test_bfloat16_is_close(plain):
     model = warm_model()
+    torch.manual_seed(3)
     with torch.autocast('cpu', dtype=torch.bfloat16):
         losses = model.loss(make_inputs(seed=9))
     for name, value in losses.items():
         assert value.dtype == torch.float32
         torch.testing.assert_close(value, plain[0][name], rtol=0.05, atol=0.02, msg=name)
+    sum(losses.values()).backward()
+    for name, param in model.named_parameters():
+        if param.grad is not None:
+            one, other = param.grad.flatten(), plain[1][name].flatten()
+            assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.95, name
+
+
+def test_what_sums_and_compares_stays_in_full_precision():
+    torch.manual_seed(0)
+    queue = AssignmentQueue(64, 8, temperature=0.05, per_step=64)
+    queue.remember(torch.rand(64, 8) * 2 - 1, torch.arange(64))
+    batch, scores = torch.rand(16, 8) * 2 - 1, torch.randn(4, 2, 6, 4, 4)
+
+    def work():
+        torch.manual_seed(1)
+        assignment, _ = queue.assign(batch)
+        centers = spherical_kmeans(torch.randn(40, 6), 3)
+        (pred, target, _), = PatchPairSampler((4, ), topk=None)(scores, scores + 0.1, scores)
+        return assignment, centers, pred, target
+
+    wanted = work()
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        got = work()
+    for one, other in zip(got, wanted):
+        assert one.dtype == torch.float32
+        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)
 
 
 def test_cls_alone_through_the_last_block():
@@ -144,17 +173,90 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     optimizer.step()
 
 
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-def test_a_step_never_waits_for_a_real_device():
-    model = warm_model().cuda()
-    inputs = {name: {key: value.cuda() for key, value in views.items()}
+class OnAnotherDevice(NoWaiting):
+    """Raises also where a GPU would wait for numbers from the host: PyTorch's ``meta`` is one.
+
+    Tensors on ``meta`` have shapes and no numbers. Of a GPU's rules they keep that devices do not
+    mix, but a list of numbers comes over unseen; so every tensor must be known, as one that was
+    there before or that was computed from such ones.
+    """
+
+    def __init__(self, *there):
+        super().__init__()
+        self.known = {self.storage(each): each for each in there}  # kept, so that none moves in
+
+    @staticmethod
+    def storage(tensor):
+        return tensor.untyped_storage()._cdata
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        for each in tensors:
+            if each.device.type == 'meta' and self.storage(each) not in self.known:
+                raise AssertionError(f'{func} waits for numbers that come from Python')
+        is_copy = str(func).startswith(('aten._to_copy', 'aten.copy_'))
+        if not is_copy and len({each.device.type for each in tensors if each.ndim}) > 1:
+            raise AssertionError(f'{func} mixes devices')
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        results = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+        is_patient = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
+        if is_copy and not is_patient and len({each.device for each in tensors + results}) > 1:
+            raise AssertionError(f'{func} waits until the numbers are on the other device')
+        self.known.update((self.storage(each), each) for each in results)
+        return made
+
+
+def test_the_watch_on_another_device_sees_what_waits():
+    there = torch.ones(4, 5, device='meta')
+    for work in (lambda: there[:, [0, 2]], lambda: there[torch.arange(2)],
+                 lambda: there + torch.ones(5), lambda: torch.ones(5).to('meta'),
+                 lambda: there * torch.tensor([2.0], device='meta')):
+        with OnAnotherDevice(there), pytest.raises(AssertionError, match='waits|mixes'):
+            work()
+    with OnAnotherDevice(there):
+        there[:, 1:] + torch.ones(4).to('meta', non_blocking=True)
+        there[torch.arange(2, device='meta')] * 2
+
+
+@pytest.mark.parametrize('method', ['pairs', 'sums'])
+@pytest.mark.parametrize('topk', [3, None])
+def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
+    model = warm_model()
+    model.losses['patch_ranking'].method, model.pairs.topk = method, topk
+    model = model.to('meta')
+    inputs = {name: {key: value.to('meta') for key, value in views.items()}
               for name, views in make_inputs(seed=4).items()}
-    for _ in range(2):
-        sum(model.loss(copy.copy(inputs)).values()).backward()
-    torch.cuda.set_sync_debug_mode('error')
-    try:
+    there = [*model.parameters(), *model.buffers(), *tree_leaves(inputs)]
+    monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # knows no such device
+    with OnAnotherDevice(*there):
         sum(model.loss(inputs).values()).backward()
         model.teacher.update(model.student, 0.9)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('method', ['auto', 'sums'])
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_a_step_never_waits_for_a_real_device(method, dtype):
+    model = warm_model().cuda()
+    model.losses['patch_ranking'].method = method
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
+    inputs = {name: {key: value.cuda() for key, value in views.items()}
+              for name, views in make_inputs(seed=4).items()}
+
+    def step():
+        with torch.autocast('cuda', dtype=dtype, enabled=dtype != torch.float32):
+            total = sum(model.loss(inputs).values())
+        optimizer.zero_grad()
+        total.backward()
+        optimizer.step()
+        model.teacher.update(model.student, 0.9)
+
+    for _ in range(2):  # compiles, and reads once what does not change later
+        step()
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        step()
     finally:
         torch.cuda.set_sync_debug_mode('default')
+    assert all(torch.isfinite(param).all() for param in model.parameters())

@@ -1,5 +1,5 @@
 """Predict the teacher's cluster assignment of one view from another view."""
-from typing import Optional
+from typing import List, Optional
 
 import torch
 from torch import Tensor, nn
@@ -109,9 +109,7 @@ class PatchClusterLoss(ClusterAssignmentLoss):
             Tensor: A scalar.
         """
         in_global, in_other = boxes
-        num_images, num_global = global_scores.shape[:2]
-        num_views = in_global.shape[2]
-        others = [[v for v in range(num_views) if v != g] for g in range(num_global)]
+        num_global, num_views = in_global.shape[1:3]
         if num_views < 2:
             raise ValueError('a global crop needs another crop to be compared with')
 
@@ -121,20 +119,33 @@ class PatchClusterLoss(ClusterAssignmentLoss):
                             self.roi_size).unflatten(0, maps.shape[:2]).flatten(4)
 
         # Every pair of a global crop and another crop, (I, G, V - 1, ...).
-        box = torch.stack([in_global[:, g, others[g]] for g in range(num_global)], dim=1)
+        box = torch.stack([_without(in_global[:, g], g) for g in range(num_global)], dim=1)
         teacher = torch.cat([assignment, foreground.to(assignment.dtype)[:, :, None]], dim=2)
         aligned = cells(teacher, box)
         mask = aligned[..., -1, :] >= self.foreground_threshold  # (I, G, V - 1, cells)
 
-        student = [cells(global_scores, in_other[:, :num_global])]
-        if local_scores is not None:
-            student.append(cells(local_scores, in_other[:, num_global:]))
-        predicted = torch.cat(student, dim=1)  # (I, V, G, K, cells)
-        predicted = torch.stack([predicted[:, others[g], g] for g in range(num_global)], dim=1)
+        box = torch.stack([_without(in_other[:, v], v) for v in range(num_global)], dim=1)
+        by_global = cells(global_scores, box)  # (I, G, G - 1, K, cells)
+        by_local = None if local_scores is None else cells(
+            local_scores, in_other[:, num_global:])  # (I, L, G, K, cells)
+        pairs: List[Tensor] = []
+        for g in range(num_global):
+            # The boxes of crop v leave out v itself, so those behind it moved up.
+            pairs += [by_global[:, v, g - (g > v)] for v in range(num_global) if v != g]
+            pairs += [] if by_local is None else by_local[:, :, g].unbind(1)
+        predicted = torch.stack(pairs, dim=1).unflatten(1, (num_global, -1))
 
         cost = self.cost(predicted.transpose(3, 4), aligned[..., :-1, :].transpose(3, 4)) * mask
         # Mean over the kept cells of a pair of crops, then over the pairs.
         return (cost.sum(dim=(0, 3)) / mask.sum(dim=(0, 3)).clamp_min(1)).mean()
+
+
+def _without(views: Tensor, left_out: int) -> Tensor:
+    """All views but one, (I, V, ...) -> (I, V - 1, ...).
+
+    Slices: a list of indices would have to travel to the device, which makes the host wait.
+    """
+    return torch.cat([views[:, :left_out], views[:, left_out + 1:]], dim=1)
 
 
 @MODELS.register_module()

@@ -95,6 +95,27 @@ def test_patch_by_hand():
     assert got == pytest.approx(sum(means) / 2)
 
 
+def test_patch_by_hand_with_more_global_crops():
+    """Which box belongs to which pair: every crop has cells of its own patches only."""
+    torch.manual_seed(0)
+    scores = torch.rand(1, 3, 4, 2, 2).double()
+    assignment = torch.rand(1, 3, 4, 2, 2).double().softmax(2)
+    whole = torch.tensor([0., 0., 16., 16.]).double()
+    quarter = torch.tensor([[0., 0., 8., 8.], [8., 0., 16., 8.], [0., 8., 8., 16.]]).double()
+    in_global = whole.expand(1, 3, 3, 4).clone()
+    in_other = whole.expand(1, 3, 3, 4).clone()
+    in_other[0, 2] = quarter  # crop 2 has a place of its own in common with crops 0 and 1
+    got = PatchClusterLoss(roi_size=1)(scores, None, assignment, torch.ones(1, 3, 2, 2),
+                                       (in_global, in_other), 8).item()
+    total = []
+    for g, v in ((g, v) for g in range(3) for v in range(3) if v != g):
+        patches = scores[0, v].flatten(1)
+        predicted = patches[:, g] if v == 2 else patches.mean(dim=1)  # patch g is its box with g
+        total.append(cross_entropy(predicted.tolist(),
+                                   assignment[0, g].flatten(1).mean(dim=1).tolist(), 0.1))
+    assert got == pytest.approx(sum(total) / 6)
+
+
 def test_patch_uses_local_crops_and_ignores_scores_under_background():
     case = patch_case()
     loss_fn = PatchClusterLoss(roi_size=4)
