@@ -75,7 +75,7 @@ def rename(family: str, tensors: Dict[str, Tensor]) -> Renamed:
     """
     if family in ('cotap_mm', 'mmpretrain'):
         start = 'backbone.' if family == 'mmpretrain' else ''
-        ours = {start + name: value for name, value in tensors.items()}
+        ours = {start + _from_mmseg(name): value for name, value in tensors.items()}
         dropped = [name for name in ours
                    if name.startswith('backbone.') and _FOREIGN.match(name[len('backbone.'):])]
         return Renamed({n: v for n, v in ours.items() if n not in dropped}, [], dropped)
@@ -133,6 +133,13 @@ def rename_released(name: str, depth: int = 12) -> Optional[str]:
             return f'neck.{_FILTER[part]}.{kind}' if int(index) == depth - 1 else None
         return f'backbone.layers.{index}.{_BLOCK[part]}.{kind}' if part in _BLOCK else ''
     return None if _FOREIGN.match(name) else ''
+
+
+def _from_mmseg(name: str) -> str:
+    """MMSegmentation's ViT differs from MMPretrain's in the names of its attention."""
+    return re.sub(r'^(layers\.\d+\.attn)\.attn\.(in_proj_|out_proj\.)',
+                  lambda found: found[1] + {'in_proj_': '.qkv.', 'out_proj.': '.proj.'}[found[2]],
+                  name)
 
 
 def _check_gain(name: str, gain: Tensor) -> None:

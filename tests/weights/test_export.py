@@ -102,7 +102,7 @@ def test_mmseg(vit, checkpoint, images, tmp_path):
 def test_round_trips(vit, checkpoint, tmp_path):
     """What we write for others we also read."""
     for to, name in (('timm', 'a.pth'), ('hf', 'hf'), ('mmpretrain', 'b.pth'),
-                     ('safetensors', 'c.safetensors'), ('cotap', 'd.pth')):
+                     ('safetensors', 'c.safetensors'), ('cotap', 'd.pth'), ('mmseg', 'e.pth')):
         convert(checkpoint, tmp_path / name, to=to)
         file = tmp_path / name / 'model.safetensors' if to == 'hf' else tmp_path / name
         encoder = cotap_mm.load(file)
