@@ -1,9 +1,11 @@
 """A trained network as a file for others: small, with its origin, told apart by its name."""
+import hashlib
 from pathlib import Path
-from typing import Optional, Union
+from typing import Dict, Optional, Union
 
 import mmengine
 import torch
+from torch import Tensor
 
 from cotap_mm.files import checksum, whole_file
 from cotap_mm.version import __version__
@@ -19,7 +21,8 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
 
     Of a pre-training checkpoint one branch is kept, with filter and heads, without queues
     and template bank; of a checkpoint of MMSegmentation, MMDetection or MMPretrain the
-    whole model. Optimiser, schedules and logs go.
+    whole model. Optimiser, schedules and logs go. The meta keep the config and where training
+    stood, and get the licence, versions, and the hash of the weights.
 
     Args:
         checkpoint (str | Path): What training has saved.
@@ -53,10 +56,22 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
         meta.update(branch=branch or 'student', architecture=architecture_of(state, found))
     elif branch is not None:
         raise ValueError(f'{checkpoint} has no teacher, so it has no branches; leave branch out')
-    meta.update(license=license, versions=dict(
+    weights = {name: value.detach().clone().contiguous() for name, value in state.items()}
+    meta.update(license=license, sha256=weights_hash(weights), versions=dict(
         cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)))
     with whole_file(out) as unfinished:
-        torch.save(dict(meta=meta, state_dict={
-            name: value.detach().clone().contiguous() for name, value in state.items()}),
-            unfinished)
+        torch.save(dict(meta=meta, state_dict=weights), unfinished)
     return out.replace(out.with_name(f'{out.stem}-{checksum(out)[:8]}.pth'))
+
+
+def weights_hash(weights: Dict[str, Tensor]) -> str:
+    """SHA-256 of names and values in the order of the names, in hexadecimal.
+
+    It stays when the same weights are saved anew, which changes the hash of the file.
+    """
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        value = weights[name].detach().cpu().contiguous()
+        digest.update(name.encode())
+        digest.update(value.flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()

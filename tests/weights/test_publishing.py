@@ -7,6 +7,7 @@ from tiny import build_tiny
 
 import cotap_mm
 from cotap_mm.weights import load_pretrained, publish
+from cotap_mm.weights.publishing import weights_hash
 
 CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
 
@@ -38,12 +39,21 @@ def test_one_branch_without_what_only_training_needs(trained, tmp_path, branch):
     assert meta['license'] == 'Apache-2.0' and meta['cfg'] == CONFIG and meta['iter'] == 7
     assert meta['versions']['cotap_mm'] == cotap_mm.__version__
     assert meta['branch'] == (branch or 'student')
+    assert meta['sha256'] == weights_hash(content['state_dict'])
     again = build_tiny()
     assert not load_pretrained(again, out).missing
     source = model.teacher if branch == 'teacher' else model
     for name, value in content['state_dict'].items():
         assert torch.equal(value, source.state_dict()[name]), name
     assert cotap_mm.load(out).network.layers[0].attn.num_heads == 2
+
+
+def test_the_hash_is_of_names_and_values():
+    weights = {'b': torch.arange(3.), 'a': torch.tensor(True), 'c': torch.ones(2).bfloat16()}
+    known = hashlib.sha256(b'a\x01' + b'b' + torch.arange(3.).numpy().tobytes()
+                           + b'c' + b'\x80\x3f' * 2)
+    assert weights_hash(weights) == known.hexdigest()
+    assert weights_hash({**weights, 'a': torch.tensor(False)}) != known.hexdigest()
 
 
 def test_a_model_of_another_library_is_kept_whole(tmp_path):

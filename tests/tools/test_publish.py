@@ -1,0 +1,43 @@
+"""tools/publish.py prints the file it wrote, and says what is wrong in one sentence."""
+import sys
+
+import pytest
+import torch
+from tiny import build_tiny
+from tool_loading import load_tool
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs the tool in this process, in a folder of its own."""
+
+    def start(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, 'argv', ['publish.py', *arguments])
+        load_tool('publish').main()
+
+    return start
+
+
+def test_publish_names_the_file_it_wrote(run, tmp_path, capsys):
+    model = build_tiny()
+    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+    torch.save(dict(state_dict=model.state_dict(), optimizer={}, meta=dict(cfg=config)),
+               tmp_path / 'iter_1.pth')
+    run('iter_1.pth', 'tiny.pth', '--license', 'MIT', '--branch', 'teacher')
+    written = tmp_path / capsys.readouterr().out.strip()
+    assert written.name.startswith('tiny-') and written.is_file()
+    content = torch.load(written, weights_only=True)
+    assert content['meta']['license'] == 'MIT' and content['meta']['branch'] == 'teacher'
+    assert torch.equal(content['state_dict']['backbone.pos_embed'],
+                       model.teacher.backbone.pos_embed)
+
+
+def test_mistakes_end_in_one_sentence(run):
+    with pytest.raises(SystemExit, match='error: checkpoint nowhere.pth is not a file'):
+        run('nowhere.pth', 'tiny.pth', '--license', 'MIT')
+    with pytest.raises(SystemExit, match='error: license must be named'):
+        run('nowhere.pth', 'tiny.pth', '--license', '')
+    with pytest.raises(SystemExit) as ended:  # argparse: the licence is no choice
+        run('nowhere.pth', 'tiny.pth')
+    assert ended.value.code == 2
