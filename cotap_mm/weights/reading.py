@@ -57,7 +57,8 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
         path = Path(name).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f'checkpoint {name} is not a file; give the path of a '
-                                'checkpoint, a URL, or a state dict')
+                                'checkpoint, a URL, or a state dict (init_cfg.checkpoint of a '
+                                'config; COTAP_CHECKPOINT=FILE for those of configs/downstream)')
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(
         path, trust)
     if not isinstance(content, dict):
