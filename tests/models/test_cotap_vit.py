@@ -1,4 +1,7 @@
 """The backbone downstream: equal to pre-training, any size, frozen parts, windows, depths."""
+import subprocess
+import sys
+
 import pytest
 import torch
 from mmengine.registry import DefaultScope
@@ -101,13 +104,50 @@ def test_frozen_stages():
     assert torch.equal(model(images)[0], model(images)[0])
 
 
-def test_checkpointing_changes_nothing():
-    images, gradients = torch.randn(2, 3, 32, 32), []
-    for with_cp in (False, True):
-        model = small(with_cp=with_cp)
-        model(images)[0].square().mean().backward()
-        gradients.append(model.layers[0].attn.qkv.weight.grad)
-    torch.testing.assert_close(gradients[0], gradients[1])
+@pytest.mark.parametrize('options', [{}, dict(drop_path_rate=0.5), dict(window_size=2),
+                                     dict(frozen_stages=1)])
+@pytest.mark.parametrize('with_cp', [True, 'mlp'])
+def test_checkpointing_changes_nothing(with_cp, options):
+    """Also with blocks dropped at random: the second pass drops the same ones."""
+    images, gradients = torch.randn(4, 3, 40, 24), []
+    for value in (False, with_cp):
+        model = small(with_cp=value, out_indices=(1, 3), **options)
+        model.train()
+        torch.manual_seed(3)
+        sum(level.square().mean() + level.pow(3).mean() for level in model(images)).backward()
+        gradients.append({name: value.grad for name, value in model.named_parameters()
+                          if value.grad is not None})
+    assert gradients[0].keys() == gradients[1].keys() and gradients[0]
+    for name, wanted in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], wanted, msg=name)
+
+
+def test_drop_path_only_in_training():
+    """The rate grows from block to block; the filter shares the last block's."""
+    model, images = small(drop_path_rate=0.5), torch.randn(2, 3, 32, 32)
+    rates = [layer.attn.out_drop.drop_prob for layer in model.layers]
+    assert rates == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
+    model.train()
+    assert not torch.equal(model(images)[0], model(images)[0])
+    model.eval()
+    assert torch.equal(model(images)[0], model(images)[0])
+    tokens = torch.randn(64, 4, 16)
+    model.train()
+    patches = model.neck.filter_patches(tokens, (2, 2), model.last_block)
+    patches = patches.unflatten(2, (2, 16))  # of x and x', up to a common norm
+    same = (patches[:, :, 0] - patches[:, :, 1]).abs().amax(dim=(1, 2)) < 1e-5
+    assert 0 < same.sum() < 64  # attention and MLP both dropped: x' is x
+
+
+@pytest.mark.parametrize('out_type', ['featmap', 'cls_token', 'raw'])
+def test_half_precision(out_type):
+    model = small(out_type=out_type, window_size=2, with_cp=True)
+    images = torch.randn(2, 3, 40, 33)
+    exact, = model(images)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        rough, = model(images)
+    rough.float().square().mean().backward()
+    assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
 
 
 def test_windows():
@@ -136,8 +176,9 @@ def test_default_global_blocks_are_vitdet_s():
     assert model.global_blocks == {2, 5, 8, 11}
 
 
-def test_depths():
-    model = small()
+@pytest.mark.parametrize('options', [{}, dict(pre_norm=True)])
+def test_depths(options):
+    model = small(**options)
     depth = {name: model.get_layer_depth('backbone.' + name, 'backbone.')[0]
              for name, _ in model.named_parameters()}
     for name, found in depth.items():
@@ -168,6 +209,57 @@ def test_builds_by_its_prefix_in_every_scope(scope):
         model = MODELS.parent.build(dict(
             type='cotap_mm.CoTAPViT', arch=ARCH, img_size=32, patch_size=8, num_prototypes=2))
     assert isinstance(model, CoTAPViT)
+
+
+@pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
+@pytest.mark.parametrize('branch', ['student', 'teacher'])
+def test_init_cfg_chooses_the_branch_of_a_training_checkpoint(scope, branch, tmp_path):
+    algorithm = build_tiny()
+    for network in (algorithm, algorithm.teacher):
+        for value in network.parameters():
+            torch.nn.init.normal_(value)
+    torch.save(dict(state_dict=algorithm.state_dict(), meta={}), tmp_path / 'iter_1.pth')
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.parent.build(dict(
+            type='cotap_mm.CoTAPViT', arch=dict(ARCH, num_layers=2), img_size=32, patch_size=8,
+            num_prototypes=2, init_cfg=dict(
+                type='cotap_mm.PretrainedViT', checkpoint=str(tmp_path / 'iter_1.pth'),
+                branch=branch)))
+        model.init_weights()
+    source = algorithm.teacher if branch == 'teacher' else algorithm
+    for name, value in model.state_dict().items():
+        whole = name if name.startswith('neck.') else f'backbone.{name}'
+        assert torch.equal(value, source.state_dict()[whole]), name
+
+
+_ALONE = """
+import sys
+from mmpretrain.utils import dependency
+dependency.WITH_MULTIMODAL = False  # as where transformers is not installed
+for scope in ('mmseg', 'mmdet', 'mmpretrain'):
+    __import__(scope + '.models')
+    assert 'cotap_mm' not in sys.modules or scope != 'mmseg'
+    from mmengine.registry import MODELS, DefaultScope
+    with DefaultScope.overwrite_default_scope(scope):
+        model = MODELS.build(dict(
+            type='cotap_mm.CoTAPViT', img_size=32, patch_size=8, num_prototypes=2,
+            arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32),
+            init_cfg=dict(type='cotap_mm.PretrainedViT', checkpoint=sys.argv[1])))
+        model.init_weights()
+    print(scope, float(model.cls_token[0, 0, 0]))
+"""
+
+
+@pytest.mark.slow
+def test_the_prefix_is_all_that_a_fresh_process_needs(tmp_path):
+    model = small()
+    torch.save(model.state_dict(), tmp_path / 'vit.pth')
+    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', _ALONE, tmp_path / 'vit.pth'],
+                          capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr[-2000:]
+    value = float(model.cls_token[0, 0, 0])
+    for scope in ('mmseg', 'mmdet', 'mmpretrain'):
+        assert f'{scope} {value}\n' in done.stdout
 
 
 def test_init_cfg_loads_and_says_what_stayed_random(tmp_path):

@@ -130,6 +130,8 @@ class CoTAPViT(DINOViT):
         """
         if param_name.startswith(prefix + 'neck.'):
             return self.num_layers, self.num_layers + 2
+        if param_name.startswith(prefix + 'pre_norm.'):  # the parent counts it with the heads
+            return 0, self.num_layers + 2
         return super().get_layer_depth(param_name, prefix)
 
     def _filtered(self, tokens: Tensor, grid: Tuple[int, int]) -> Tensor:
