@@ -25,7 +25,8 @@ test: .setup-full
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 test-faults: .setup-full
-	COTAP_KILLS=200 $(PYTHON) -m pytest -s tests/engine/test_safe_checkpoints.py
+	COTAP_KILLS=200 $(PYTHON) -m pytest -s tests/engine/test_safe_checkpoints.py \
+		tests/engine/test_killed_trainings.py
 
 lint: .setup-full
 	$(PYTHON) -m ruff check .

@@ -63,6 +63,19 @@ class SignalHook(Hook):
                 os.kill(process, getattr(signal, self.name))
 
 
+@HOOKS.register_module(force=True)
+class ReportHook(Hook):
+    """Tells which iterations are done, before anything of them is saved.
+
+    ``tell`` is set by the process that trains, since a config cannot hold a pipe.
+    """
+
+    tell = None
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        type(self).tell(runner.iter + 1)
+
+
 @DATASETS.register_module(force=True)
 class CrashingScenes(ToyScenes):
     """A decoder that takes its process down with it, in a worker, at the sixth image."""

@@ -78,7 +78,8 @@ class SafeCheckpointHook(CheckpointHook):
             run_state.restore_run_state(runner.model, self._resumed, runner.seed)
             self._resumed = None
         if self._is_local() and is_main_process():
-            for path in Path(self.out_dir).glob(f'{UNFINISHED}*.pth*'):
+            for path in (*Path(self.out_dir).glob(f'{UNFINISHED}*.pth*'),
+                         *Path(runner.work_dir).glob(f'{UNFINISHED}*-last_checkpoint')):
                 path.unlink()
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:

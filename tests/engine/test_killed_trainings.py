@@ -1,0 +1,151 @@
+"""A training is killed over and over, and always goes on from a whole checkpoint."""
+import multiprocessing
+import os
+import random
+import signal
+import statistics
+import sys
+import time
+
+import pytest
+import torch
+from engine import resume_work
+from engine.test_exact_resume import assert_same, saved
+from mmengine.config import Config
+
+from cotap_mm.engine import SafeCheckpointHook
+from cotap_mm.engine.checkpoint_files import damage, newest_good_checkpoint
+from cotap_mm.files import UNFINISHED
+
+KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
+ITERS = 21  # of one training; with 200 kills there are several trainings
+INTERVAL = 2  # of checkpoints, as in resume_work
+PATIENCE = 120  # seconds of silence after which a training counts as hanging
+OPTIONS = {
+    'default_hooks.checkpoint.max_keep_ckpts': 1,  # it must stay until the next is there
+    'hooks': [dict(type='NonFiniteHook'), dict(type='PreemptionHook'),
+              dict(type='ReportHook', _scope_='mmengine')]}
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, 'fork') or torch.cuda.is_available(),
+    reason='forks trainings, which is possible on Linux and macOS and without CUDA')
+
+
+@pytest.fixture
+def whole(tmp_path, monkeypatch):
+    """A training without a kill: its folder, and how many seconds it takes to save.
+
+    It imports what a training imports late, for all the forks that follow.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # OpenMP's threads would not live through a fork
+    # Most of the time that a Runner needs to start goes into making its config pretty.
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
+    seconds, save = [], SafeCheckpointHook.after_train_iter
+
+    def timed(*arguments, **options):
+        start = time.monotonic()
+        save(*arguments, **options)
+        seconds.append(time.monotonic() - start)
+
+    monkeypatch.setattr(resume_work.ReportHook, 'tell', lambda iteration: None)
+    monkeypatch.setattr(SafeCheckpointHook, 'after_train_iter', timed)
+    resume_work.train(tmp_path / 'whole', ITERS, **OPTIONS)
+    monkeypatch.setattr(SafeCheckpointHook, 'after_train_iter', save)
+    yield tmp_path / 'whole', statistics.median(seconds[INTERVAL - 1::INTERVAL])
+    torch.set_num_threads(threads)
+
+
+def train_in_a_process(folder, num_workers, pipe):
+    """One try: what a job script does, whatever happened before."""
+    sys.stdout = sys.stderr = open(folder.with_suffix('.out'), 'a')
+    resume_work.ReportHook.tell = pipe.send
+    resume_work.train(folder, ITERS, resume=True, num_workers=num_workers, **OPTIONS)
+
+
+class Try:
+    """A training in a process of its own; ``reports`` are the iterations that it told of."""
+
+    def __init__(self, folder, num_workers):
+        context = multiprocessing.get_context('fork')
+        self.pipe, sender = context.Pipe(duplex=False)
+        self.process = context.Process(target=train_in_a_process,
+                                       args=(folder, num_workers, sender))
+        self.process.start()
+        sender.close()
+        self.folder, self.reports = folder, []
+
+    def hear(self, seconds):
+        """Take one report, if there is one within that time; whether there was."""
+        try:
+            if not self.pipe.poll(seconds):
+                return False
+            self.reports.append(self.pipe.recv())
+            return True
+        except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+            return False
+
+    def kill_behind(self, num_reports, delay, while_writing=False):
+        """Kill it then, or when a file is begun after that; False if it came to its end before."""
+        while len(self.reports) < num_reports and self.hear(PATIENCE):
+            pass
+        if len(self.reports) == num_reports:
+            while while_writing and not unfinished(self.folder) and not self.hear(0):
+                pass
+            time.sleep(delay)
+            self.process.kill()
+        self.process.join(PATIENCE)
+        while self.hear(0):
+            pass
+        self.pipe.close()
+        output = self.folder.with_suffix('.out').read_text()[-3000:]
+        assert self.process.exitcode in (0, -signal.SIGKILL), output
+        return self.process.exitcode != 0
+
+
+def unfinished(folder, process='*'):
+    """Files that some process has begun to write; its number is in their names."""
+    return list(folder.glob(f'{UNFINISHED}{process}-*'))
+
+
+def newest_iteration(folder):
+    path = newest_good_checkpoint(folder)
+    return 0 if path is None else torch.load(path, weights_only=True)['meta']['iter']
+
+
+def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
+    """A third of the kills wait for a checkpoint that is begun, a third come around a save."""
+    (whole_folder, save_time), draw = whole, random.Random(1)
+    kills = runs = within_saves = again = won = 0
+    while kills < KILLS:
+        folder, kept, is_running = tmp_path / f'killed{runs}', 0, True
+        while is_running:
+            # The report of an iteration comes in front of its save; the first one of a try is of
+            # an odd iteration, which is not saved.
+            reports, latest, while_writing = draw.choice([
+                (INTERVAL, save_time / 2, True), (INTERVAL, 2 * save_time, False),
+                (draw.randint(0, 2 * INTERVAL), 2 * save_time, False)])
+            if kills == KILLS:
+                reports = ITERS + 1
+            current = Try(folder, num_workers=int(kills % 5 == 4))
+            is_running = current.kill_behind(reports, draw.uniform(0, latest), while_writing)
+            done = max([kept, *current.reports])
+            assert current.reports[:1] in ([], [kept + 1]), 'it went on from another iteration'
+            assert current.reports == list(range(kept + 1, done + 1))
+            if not is_running:
+                break
+            kills += 1
+            within_saves += bool(unfinished(folder, current.process.pid))
+            now = newest_iteration(folder)
+            assert max(kept, done - INTERVAL) <= now <= done, (
+                f'kill {kills}: {done} iterations were done, {kept} saved before, {now} now')
+            again, won, kept = again + done - now, won + now - kept, now
+        assert not unfinished(folder)
+        assert all(damage(path) is None for path in folder.glob('iter_*.pth'))
+        assert_same(saved(folder, ITERS), saved(whole_folder, ITERS))
+        runs += 1
+    with capsys.disabled():
+        print(f'\n{kills} kills of {runs} trainings, {within_saves} of them while a checkpoint was '
+              f'being written; between kills {won} iterations were kept, {again} done again')
+    assert within_saves > 0, 'no kill hit the writing, so nothing was tested'
+    assert won >= KILLS / 4, 'killed trainings hardly go on'
