@@ -38,6 +38,7 @@ from cotap_mm.evaluation.protocols import (
     settings_of,
     table,
 )
+from cotap_mm.evaluation.shared_failure import ended_together
 from cotap_mm.files import whole_file
 from cotap_mm.ops import rank
 from cotap_mm.visualization.canvas import save_png
@@ -118,16 +119,17 @@ def check_settings(args: argparse.Namespace) -> None:
                          f'setting; known are {", ".join(sorted(known))}')
 
 
-def result_file(out: Path, protocol: str, data: EvaluationData, name: str, encoder: Any,
-                options: Dict[str, Any]) -> Path:
-    """One file for each protocol, data, weights and settings."""
+def result_file(args: argparse.Namespace, protocol: str, data: EvaluationData, name: str,
+                encoder: Any, options: Dict[str, Any]) -> Path:
+    """One file for each protocol, data and their place, weights and settings."""
     sizes = [len(part) for part in (data.train, data.val) if part is not None]
-    key = [protocol, data.name, name, encoder.weights_hash(), type(encoder).__name__,
+    place = [args.data, str(Path(args.root).resolve()) if args.root else '', list(data.classes)]
+    key = [protocol, place, name, encoder.weights_hash(), type(encoder).__name__, args.num_heads,
            getattr(getattr(encoder, 'network', None), 'neck', None) is not None, sizes,
            sorted((key, str(value)) for key, value in options.items())]
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
     plain = re.sub(r'[^A-Za-z0-9._-]+', '-', f'{protocol}_{data.name}_{name}')
-    return out / f'{plain}_{digest}.json'
+    return Path(args.out) / f'{plain}_{digest}.json'
 
 
 def measure(args: argparse.Namespace) -> List[Result]:
@@ -137,7 +139,6 @@ def measure(args: argparse.Namespace) -> List[Result]:
     check_settings(args)
     backbones = parse_backbones([*args.backbones, *args.compare])
     data = load_data(args.data, args.root, args.classes, args.limit)
-    out = Path(args.out)
     results = []
     for name, checkpoint, output in backbones:
         torch.manual_seed(args.seed)
@@ -145,7 +146,7 @@ def measure(args: argparse.Namespace) -> List[Result]:
                                 trust=args.trust, num_heads=args.num_heads, output=output)
         for protocol in args.protocol:
             options = options_of(protocol, args)
-            file = result_file(out, protocol, data, name, encoder, options)
+            file = result_file(args, protocol, data, name, encoder, options)
             if file.is_file():
                 results.append(Result(**json.loads(file.read_text())))
                 say(f'{name}, {protocol}: measured before, see {file}')
@@ -183,7 +184,8 @@ def show(results: List[Result], out: Path) -> None:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(), joined_processes(args.device) as args.device:
-        results = measure(args)
+        with ended_together():
+            results = measure(args)
         is_first = rank() == 0
     if is_first:
         show(results, Path(args.out))

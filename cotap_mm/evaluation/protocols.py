@@ -5,7 +5,7 @@ import inspect
 import math
 import time
 from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from cotap_mm.machine import describe_versions
 
@@ -19,6 +19,7 @@ from .foreground import foreground
 from .label_propagation import label_propagation
 from .linear_segmentation import linear_segmentation
 from .overclustering import overclustering
+from .shared_failure import ended_together
 
 
 class Protocol(NamedTuple):
@@ -111,6 +112,8 @@ def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 
 
     Raises:
         ValueError: If protocol or option is unknown, or the data are of another kind.
+
+    An error on one of several ranks ends them all, see :func:`ended_together`.
     """
     chosen = find_protocol(protocol)
     if data.kind != chosen.kind:
@@ -133,7 +136,8 @@ def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 
                          f'{", ".join(known)}')
     given.update(options)
     start = time.monotonic()
-    scores = chosen.measure(encoder, *parts, **given)
+    with ended_together():
+        scores = chosen.measure(encoder, *parts, **given)
     seconds = time.monotonic() - start
     headline = chosen.headline if chosen.headline in scores else next(iter(scores))
     variant = {**known, **given}.get('variant')
@@ -164,10 +168,15 @@ def table(results: Sequence[Result]) -> List[List[str]]:
     columns = list(dict.fromkeys((each.protocol, each.data, each.metric) for each in results))
     rows = [['backbone', *(f'{protocol} {metric}, {data}' for protocol, data, metric in columns)]]
     for name in dict.fromkeys(each.backbone for each in results):
-        cells = {(each.protocol, each.data, each.metric): f'{each.value:.2f}'
+        cells = {(each.protocol, each.data, each.metric): _cell(each.value)
                  for each in results if each.backbone == name}
         rows.append([name, *(cells.get(column, '-') for column in columns)])
     return rows
+
+
+def _cell(value: Optional[float]) -> str:
+    """Two decimals; a dash for what is not a number, which a JSON holds as None."""
+    return '-' if value is None or math.isnan(value) else f'{value:.2f}'
 
 
 def _plain(value: Any) -> Any:

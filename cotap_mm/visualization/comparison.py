@@ -1,6 +1,7 @@
 """Several backbones side by side, one panel for each measure."""
 from __future__ import annotations
 
+import math
 from typing import Any, List, Sequence
 
 from .canvas import FAINT, INK, SERIES, Pixels, new_figure, render, styled
@@ -11,7 +12,8 @@ def comparison_figure(results: Sequence[Any]) -> Pixels:
     """Bars of the headline values.
 
     Args:
-        results (sequence): :class:`cotap_mm.evaluation.protocols.Result`, at least one.
+        results (sequence): :class:`cotap_mm.evaluation.protocols.Result`, at least one. What
+            is not a number has no bar.
 
     Returns:
         np.ndarray: uint8, shape (H, W, 3).
@@ -43,7 +45,8 @@ def comparison_figure(results: Sequence[Any]) -> Pixels:
 
 
 def _bars(axis: Any, found: Sequence[Any], names: List[str], colors: dict) -> None:
-    largest = max(each.value for each in found)
+    found = [each for each in found if each.value is not None and not math.isnan(each.value)]
+    largest = max((each.value for each in found), default=0)
     for each in found:
         row = names.index(each.backbone)
         axis.barh(row, each.value, color=colors[each.backbone], height=0.62)

@@ -77,6 +77,42 @@ def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, c
     assert capsys.readouterr().out.count('measured before') == 6
 
 
+def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsys):
+    """What a file of results is for says where the images are, too."""
+    for place in ('one', 'two'):
+        for index in range(2):
+            shade = torch.randint(2, (32, 32), dtype=torch.uint8) * 200
+            for kind, pixels in (('images', shade[..., None].expand(-1, -1, 3)),
+                                 ('labels', shade // 200)):
+                path = tmp_path / place / kind / f'val/{index}.png'
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels.contiguous().numpy()).save(path)
+    common = [checkpoint, '--protocol', 'dispersion', '--data', 'folder', '--set', 'purity=0.5',
+              '--classes']
+    calls = [(*common, 'dark', 'bright', '--root', tmp_path / 'one'),
+             (*common, 'dark', 'bright', '--root', tmp_path / 'two'),
+             (*common, 'a', 'b', '--root', tmp_path / 'one'),
+             (*common, 'a', 'b', '--root', tmp_path / 'one', '--num-heads', 1)]
+    for number, arguments in enumerate(calls):
+        assert len(run(tool, tmp_path, *arguments)) == number + 1
+    assert 'measured before' not in capsys.readouterr().out
+
+
+def test_what_is_not_a_number_gets_a_dash(tool, checkpoint, tmp_path, capsys):
+    path = tmp_path / 'data'
+    for kind in ('images', 'labels'):
+        (path / kind / 'val').mkdir(parents=True)
+        Image.new('RGB' if kind == 'images' else 'L', (32, 32), 0 if kind == 'images' else 255
+                  ).save(path / kind / 'val/a.png')
+    arguments = [f'a={checkpoint}', f'b={checkpoint}@backbone', '--protocol', 'overclustering',
+                 '--data', 'folder', '--root', path, '--classes', 'x', 'y', '--set',
+                 'num_clusters=[2]', 'seeds=[0]', 'kmeans=sklearn']
+    for _ in range(2):  # the second time from the files
+        results = run(tool, tmp_path, *arguments)
+        assert [each['value'] for each in results] == [None, None]
+        assert '-' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize('arguments, message', [
     (['--protocol', 'hummingbird', '--data', 'toy'], 'protocol must be one of dense-retrieval'),
     (['--protocol', 'knn', '--data', 'toy'], 'knn needs data for classification, toy is for '

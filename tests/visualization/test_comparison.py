@@ -27,5 +27,6 @@ def test_a_panel_for_each_protocol_and_gaps_where_nothing_was_measured():
     one = comparison_figure([result('one', 20.), result('two', 40.)])
     many = comparison_figure([result('one', 20., str(i)) for i in range(4)] + [result('two', 3.)])
     assert many.shape[0] > one.shape[0] and many.shape[1] > one.shape[1]
+    assert comparison_figure([result('one', None), result('two', float('nan'))]).ndim == 3
     with pytest.raises(ValueError, match='at least one result'):
         comparison_figure([])

@@ -1,0 +1,55 @@
+"""Two processes of which one fails; importable by the processes."""
+import os
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes
+
+
+class OneBad:
+    """Images of which the one that rank 1 reads first is damaged."""
+
+    def __init__(self):
+        self.samples = noise_scenes(6)
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, index):
+        if index == 1:
+            raise ValueError('image 1 is damaged')
+        return self.samples[index]
+
+
+def entry(rank, port, folder, work):
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+    log = os.open(Path(folder) / f'{rank}.log', os.O_WRONLY | os.O_CREAT)
+    os.dup2(log, 2)
+    sys.stderr = os.fdopen(2, 'w', buffering=1)
+    torch.set_num_threads(1)
+    dist.init_process_group('gloo', rank=rank, world_size=2)
+    work(rank)
+    dist.barrier()
+
+
+def measure(rank):
+    from cotap_mm.evaluation import evaluate
+    from cotap_mm.evaluation.data import EvaluationData
+    good = EvaluationData('good', 'segmentation', 'abc', noise_scenes(4))
+    options = dict(purity=0.4, layers=False)
+    evaluate(PixelEncoder(), good, 'dispersion', **options)  # nothing happens before
+    evaluate(PixelEncoder(), good._replace(val=OneBad()), 'dispersion', **options)
+
+
+def all_fail_alike(rank):
+    from cotap_mm.evaluation.shared_failure import ended_together
+    for _ in range(2):  # the second has nothing to do with the first
+        try:
+            with ended_together():
+                raise ValueError('the same mistake')
+        except ValueError:
+            pass
+        with ended_together():
+            dist.barrier()
