@@ -36,6 +36,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from cotap_mm.datasets import ToyScenes, read_image
+from cotap_mm.registry import DATASETS
 
 from .labeled_images import IGNORE_LABEL, ImageMaskFolder, LabeledScenes
 from .pictures import resize_image, to_pixels
@@ -97,6 +98,7 @@ class MMSegImages:
                     label=torch.from_numpy(label.astype(np.uint8)))
 
 
+@DATASETS.register_module()
 class ClassFolder:
     """Images in one folder a class, as ImageNet: short side resized, centre crop.
 

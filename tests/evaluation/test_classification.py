@@ -5,7 +5,7 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder
 
 from cotap_mm.evaluation import knn_classification, linear_classification
-from cotap_mm.evaluation.classification import cls_features
+from cotap_mm.evaluation.classification import CLSFeatures, _accuracy, cls_features
 
 
 def images(count, seed=0, spread=60):
@@ -79,6 +79,64 @@ def test_linear_layer_learns_and_reports_the_last_epoch():
     again = linear_classification(PixelEncoder(), images(60), images(30, 1), 3, epochs=best,
                                   lr=0.1, train_batch=16)
     assert again['top1'] == noisy['best_of_epochs']['top1']
+
+
+def linear_by_hand(known, asked, epochs, lr, batch, seed, num_classes=3):
+    """Gradients of softmax and Adam written out, one sample at a time; top-1 of each epoch."""
+    generator = torch.Generator().manual_seed(seed)
+    start = torch.empty(num_classes, known.features.shape[1]).normal_(0, 0.01, generator=generator)
+    values = [[*row, 0.] for row in start.tolist()]  # weights and bias of each class
+    first, second = ([[0.] * len(row) for row in values] for _ in range(2))
+    step, curve = 0, []
+
+    def scores(feature):
+        inputs = [*feature.tolist(), 1.]
+        return inputs, [sum(w * x for w, x in zip(row, inputs)) for row in values]
+
+    for _ in range(epochs):
+        order = torch.randperm(len(known.labels), generator=generator).tolist()
+        for chosen in (order[i:i + batch] for i in range(0, len(order), batch)):
+            gradient = [[0.] * len(row) for row in values]
+            for i in chosen:
+                inputs, logits = scores(known.features[i])
+                total = sum(math.exp(logit - max(logits)) for logit in logits)
+                for c in range(num_classes):
+                    error = math.exp(logits[c] - max(logits)) / total - float(c == known.labels[i])
+                    for j, x in enumerate(inputs):
+                        gradient[c][j] += error * float(x) / len(chosen)
+            step += 1
+            for c, row in enumerate(values):
+                for j in range(len(row)):
+                    g = float(gradient[c][j])
+                    first[c][j] = 0.9 * first[c][j] + 0.1 * g
+                    second[c][j] = 0.999 * second[c][j] + 0.001 * g * g
+                    mean = first[c][j] / (1 - 0.9**step)
+                    row[j] -= lr * mean / (math.sqrt(second[c][j] / (1 - 0.999**step)) + 1e-8)
+        hits = 0
+        for feature, label in zip(asked.features, asked.labels):
+            logits = scores(feature)[1]
+            hits += logits.index(max(logits)) == int(label)
+        curve.append(100 * hits / len(asked.labels))
+    return curve
+
+
+def test_linear_layer_matches_a_slow_training():
+    train, val = images(31), images(40, seed=1)
+    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    curve = linear_by_hand(known, asked, epochs=4, lr=0.05, batch=8, seed=3)
+    assert len(set(curve)) > 1 and 40 < curve[-1] < 95  # not trivial
+    for epochs in (1, 4):
+        found = linear_classification(PixelEncoder(), train, val, 3, epochs=epochs, lr=0.05,
+                                      train_batch=8, seed=3)
+        assert found['top1'] == pytest.approx(curve[epochs - 1])
+        assert found['best_of_epochs'] == dict(top1=pytest.approx(max(curve[:epochs])),
+                                               epoch=curve.index(max(curve[:epochs])) + 1)
+
+
+def test_top5_counts_the_first_five():
+    logits = torch.arange(7., 0, -1).repeat(7, 1)  # class 0 is always first, class 6 last
+    found = _accuracy(torch.nn.Identity(), CLSFeatures(logits, torch.arange(7)))
+    assert found['top1'] == pytest.approx(100 / 7) and found['top5'] == pytest.approx(500 / 7)
 
 
 def test_shuffled_labels_are_at_chance():

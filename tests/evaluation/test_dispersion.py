@@ -104,6 +104,16 @@ def test_every_block_is_measured():
     for layer in found['layers']:
         parts = [layer[key] for key in ('within_instance', 'between_instances', 'between_classes')]
         assert sum(parts) == pytest.approx(100)
+    for number, layer in enumerate(found['layers']):
+        def block(images, number=number):
+            return images.mean(dim=(2, 3)), ViTEncoder(vit).layers(images)[number]
+
+        alone = PixelEncoder()
+        alone._encode = block
+        wanted = dispersion(alone, scenes(3), 3)
+        assert {key: layer[key] for key in wanted if key != 'layers'} == pytest.approx(
+            {key: value for key, value in wanted.items() if key != 'layers'}, rel=1e-4)
+    assert found['layers'][0]['variance'] != pytest.approx(found['layers'][1]['variance'])
     assert 'layers' in found and not dispersion(ViTEncoder(vit), scenes(3), 3, layers=False)[
         'layers']
 

@@ -1,63 +1,21 @@
 import json
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from mmengine.model import BaseModel
-from mmengine.runner import Runner
-from torch import nn
+from evaluation import hooked_training
+from evaluation.dense_rank_work import moving_clip
+from evaluation.hooked_training import labeled, make_hook, run
+from evaluation.pixel_scenes import noise_scenes
+from PIL import Image
+from rank_work import on_two_ranks
+from tiny import build_tiny
 
 from cotap_mm.evaluation import EvaluationHook
 from cotap_mm.evaluation.evaluation_hook import preserve_random_state
-
-
-class NoisyModel(BaseModel):
-    """Learns from random numbers, so that a disturbed random state shows in its weights."""
-    patch_size = 4
-
-    def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(3))
-        self.dropout = nn.Dropout(0.5)
-
-    def forward(self, inputs, data_samples=None, mode='loss'):
-        assert self.training and self.dropout.training
-        return dict(loss=(self.dropout(torch.rand(3) + self.weight)**2).sum())
-
-    def encode(self, images, branch='student', output='filter'):
-        assert not self.dropout.training
-        torch.rand(7), np.random.rand(), random.random()
-        patches = nn.functional.avg_pool2d(images, self.patch_size) + self.weight.view(3, 1, 1)
-        return patches.mean(dim=(2, 3)), patches
-
-
-def labeled(count=3):
-    label = torch.arange(64).view(8, 8) % 2
-    image = (label * 200).to(torch.uint8).expand(3, 8, 8)
-    return [dict(image=image, label=label)] * count
-
-
-def run(work_dir, hooks, iters=5):
-    torch.manual_seed(0)
-    model = NoisyModel()
-    runner = Runner(
-        model, str(work_dir),
-        train_dataloader=dict(
-            dataset=[dict(inputs=torch.zeros(1))] * 20, batch_size=2,
-            sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate')),
-        train_cfg=dict(by_epoch=False, max_iters=iters),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        custom_hooks=hooks, default_hooks=dict(checkpoint=None), randomness=dict(seed=0),
-        experiment_name=work_dir.name)
-    runner.train()
-    return runner
-
-
-def make_hook(**kwargs):
-    options = dict(k=2)
-    return EvaluationHook(labeled(2), 2, train=labeled(), interval=2, options=options, **kwargs)
+from cotap_mm.evaluation.protocols import PROTOCOLS
 
 
 def test_measures_before_at_the_interval_and_at_the_end(tmp_path):
@@ -107,15 +65,89 @@ def test_wrong_arguments_are_refused_before_training():
         EvaluationHook(labeled(2), 2, protocol='knearest')
 
 
-@pytest.mark.parametrize('protocol, name, options', [
-    ('linear-seg', 'linear_seg/mIoU_student', dict(steps=3, train_batch=2)),
-    ('overclustering', 'overclustering/mIoU_K3_student', dict(num_clusters=(3, ), seeds=(0, ))),
-    ('dispersion', 'dispersion/within_instance_student', dict(layers=False, purity=0.5)),
-])
-def test_any_protocol_and_no_trace_of_it(tmp_path, protocol, name, options):
+def whole_images():
+    """Images of two classes, for classification."""
+    return [dict(image=each['image'], label=index % 2) for index, each in enumerate(labeled(4))]
+
+
+SETTINGS = {
+    'dense-retrieval': dict(k=2),
+    'linear-seg': dict(steps=3, train_batch=2),
+    'overclustering': dict(num_clusters=(3, ), seeds=(0, ), kmeans='sklearn'),
+    'dispersion': dict(layers=False, purity=0.5),
+    'correspondence': {},
+    'foreground': {},
+    'knn': dict(k=2),
+    'linear': dict(lr=0.1),
+    'video': dict(image_size=32),
+}
+
+
+def data_for(protocol):
+    """What is scored, and what is learnt from if anything is."""
+    kind = PROTOCOLS[protocol].kind
+    if kind == 'video':
+        return dict(val=[moving_clip()])
+    return dict(val=labeled(2), train=labeled()) if kind == 'segmentation' else dict(
+        val=whole_images(), train=whole_images())
+
+
+@pytest.mark.parametrize('protocol', [name for name in PROTOCOLS if name != 'foreground'])
+def test_any_protocol_and_no_trace_of_it(tmp_path, protocol):
     plain = run(tmp_path / 'plain', [])
-    hook = EvaluationHook(labeled(2), 2, train=labeled(), interval=3, protocol=protocol,
-                          measure=[('student', 'filter')], options=options)
+    hook = EvaluationHook(num_classes=2, interval=3, protocol=protocol, options=SETTINGS[protocol],
+                          measure=[('student', 'filter')], **data_for(protocol))
     measured = run(tmp_path / 'measured', [hook])
     assert torch.equal(plain.model.weight, measured.model.weight)
+    headline = hook.history[0][2].metric
+    name = f'{protocol.replace("-", "_")}/{headline}_student'
     assert 0 <= measured.message_hub.get_scalar(name).current() <= 100
+    assert [step for step, *_ in hook.history] == [0, 3, 5]
+
+
+@pytest.mark.parametrize('protocol', list(PROTOCOLS))
+def test_a_network_in_training_is_measured_and_left_as_it_was(protocol):
+    torch.manual_seed(0)
+    model = build_tiny().train()
+    model.teacher.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [part.training for part in model.modules()]
+    data = data_for(protocol)
+    if PROTOCOLS[protocol].kind == 'segmentation':
+        data = dict(val=noise_scenes(2, 32, num_classes=2), train=noise_scenes(2, 32, 2, seed=1))
+    hook = EvaluationHook(num_classes=2, protocol=protocol, options=SETTINGS[protocol], **data)
+    logged = {}
+
+    runner = SimpleNamespace(
+        model=model, logger=SimpleNamespace(info=print),
+        visualizer=SimpleNamespace(add_scalars=lambda values, step: logged.update(values)),
+        message_hub=SimpleNamespace(update_scalar=lambda name, value: None))
+    draws = torch.get_rng_state()
+    values = hook.evaluate(runner, 7)
+    assert len(values) == 2 and logged == values and all(0 <= v <= 100 for v in values.values())
+    assert torch.equal(draws, torch.get_rng_state())
+    assert modes == [part.training for part in model.modules()]
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+    assert all(each.grad is None for each in model.parameters())
+
+
+@pytest.mark.dist
+def test_two_ranks_train_as_if_nothing_had_been_measured(tmp_path):
+    found = on_two_ranks(hooked_training.trained_weights, tmp_path)
+    for plain, measured in found:
+        assert torch.equal(plain, measured) and plain.abs().sum() > 0
+
+
+def test_classification_from_a_config(tmp_path):
+    for part in ('train', 'val'):
+        for kind in ('cat', 'dog'):
+            (tmp_path / part / kind).mkdir(parents=True)
+            Image.new('RGB', (40, 40), 'red' if kind == 'cat' else 'blue').save(
+                tmp_path / part / kind / 'a.png')
+    config = {part: dict(type='ClassFolder', root=str(tmp_path / part), crop=32)
+              for part in ('train', 'val')}
+    hook = EvaluationHook(num_classes=2, protocol='knn', interval=9, options=dict(k=1),
+                          measure=[('student', 'filter')], **config)
+    runner = run(tmp_path / 'run', [hook])
+    assert runner.message_hub.get_scalar('knn/top1_student').current() == 100

@@ -1,10 +1,14 @@
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from sklearn.cluster import KMeans
+from sklearn.decomposition import PCA
+from sklearn.preprocessing import StandardScaler
 
-from cotap_mm.evaluation import overclustering
+from cotap_mm.evaluation import normalize_images, overclustering
 from cotap_mm.evaluation.overclustering import (
     _as_confusion,
     _standardize_and_reduce,
@@ -23,6 +27,54 @@ def test_perfect_features_give_100(kmeans):
     assert found['mIoU_K3'] == pytest.approx(100)
     assert found['mIoU_hungarian'] == pytest.approx(100)
     assert found['deviation_K3'] == 0
+
+
+def by_hand(encoder, dataset, num_classes, num_clusters, num_components, side, seed, one_to_one):
+    """scikit-learn for the steps before, loops over clusters, classes and pixels for the score."""
+    maps = [encoder(normalize_images(sample['image'][None])).patches[0] for sample in dataset]
+    rows = torch.cat([each.flatten(1).T for each in maps]).numpy()
+    reduced = PCA(num_components).fit_transform(StandardScaler().fit_transform(rows))
+    kmeans = KMeans(num_clusters, n_init=1, max_iter=50, random_state=seed)
+    clusters = kmeans.fit(reduced.astype(np.float32)).labels_
+    pixels = []  # (cluster, class) of each
+    for number, (sample, each) in enumerate(zip(dataset, maps)):
+        height, width = each.shape[1:]
+        grid = clusters[number * height * width:(number + 1) * height * width].reshape(
+            height, width)
+        rows_, columns_ = sample['label'].shape
+        for y in range(side):
+            for x in range(side):
+                label = int(sample['label'][int((y + 0.5) * rows_ / side),
+                                            int((x + 0.5) * columns_ / side)])
+                if label != 255:
+                    pixels.append((int(grid[int((y + 0.5) * height / side),
+                                            int((x + 0.5) * width / side)]), label))
+
+    def mean_iou(names):
+        values = []
+        for kind in range(num_classes):
+            both = sum(names[k] == kind == label for k, label in pixels)
+            either = sum(names[k] == kind or label == kind for k, label in pixels)
+            values.append(both / either)
+        return 100 * sum(values) / len(values)
+
+    if one_to_one:
+        return max(mean_iou(order) for order in itertools.permutations(range(num_classes)))
+    counts = [[pixels.count((k, kind)) for kind in range(num_classes)]
+              for k in range(num_clusters)]
+    return mean_iou([row.index(max(row)) for row in counts])
+
+
+@pytest.mark.parametrize('side', [16, 10])
+def test_matches_a_slow_computation(side):
+    encoder = PixelEncoder(lambda x: torch.cat([x, x[:, :1] * x[:, 1:2] + 0.1 * x], dim=1))
+    dataset = noise_scenes(6)
+    common = dict(num_components=4, seed=7)
+    found = overclustering(encoder, dataset, 3, num_clusters=(9, ), seeds=(7, ),
+                           num_components=4, mask_size=side, kmeans='sklearn')
+    for key, count, one_to_one in (('mIoU_K9', 9, False), ('mIoU_hungarian', 3, True)):
+        wanted = by_hand(encoder, dataset, 3, count, side=side, one_to_one=one_to_one, **common)
+        assert found[key] == pytest.approx(wanted)
 
 
 def test_constant_features_give_the_largest_class():
@@ -54,8 +106,6 @@ def test_left_over_clusters_become_background():
 
 
 def test_reduction_matches_scikit_learn():
-    from sklearn.decomposition import PCA
-    from sklearn.preprocessing import StandardScaler
     torch.manual_seed(0)
     rows = torch.randn(300, 6) @ torch.randn(6, 6) + 3
     found = _standardize_and_reduce(rows, 2)

@@ -1,0 +1,67 @@
+"""A short training with and without measurements; importable by processes of its own."""
+import random
+
+import numpy as np
+import torch
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from torch import nn
+
+from cotap_mm.evaluation import EvaluationHook
+
+
+class NoisyModel(BaseModel):
+    """Learns from random numbers, so that a disturbed random state shows in its weights."""
+    patch_size = 4
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(3))
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, inputs, data_samples=None, mode='loss'):
+        assert self.training and self.dropout.training
+        return dict(loss=(self.dropout(torch.rand(3) + self.weight)**2).sum())
+
+    def encode(self, images, branch='student', output='filter'):
+        assert not self.dropout.training
+        torch.rand(7), np.random.rand(), random.random()
+        patches = nn.functional.avg_pool2d(images, self.patch_size) + self.weight.view(3, 1, 1)
+        return patches.mean(dim=(2, 3)), patches
+
+
+def labeled(count=3):
+    label = torch.arange(64).view(8, 8) % 2
+    image = (label * 200).to(torch.uint8).expand(3, 8, 8)
+    return [dict(image=image, label=label)] * count
+
+
+def run(work_dir, hooks, iters=5):
+    torch.manual_seed(0)
+    model = NoisyModel()
+    runner = Runner(
+        model, str(work_dir),
+        train_dataloader=dict(
+            dataset=[dict(inputs=torch.zeros(1))] * 20, batch_size=2,
+            sampler=dict(type='DefaultSampler', shuffle=True),
+            collate_fn=dict(type='default_collate')),
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
+        custom_hooks=hooks, default_hooks=dict(checkpoint=None), randomness=dict(seed=0),
+        experiment_name=work_dir.name)
+    runner.train()
+    return runner
+
+
+def make_hook(**kwargs):
+    options = dict(k=2)
+    return EvaluationHook(labeled(2), 2, train=labeled(), interval=2, options=options, **kwargs)
+
+
+def trained_weights(rank):
+    """Weights of one of several ranks, without and with measurements."""
+    import tempfile
+    from pathlib import Path
+    with tempfile.TemporaryDirectory() as folder:
+        return [run(Path(folder) / f'{name}{rank}', hooks).model.weight.detach()
+                for name, hooks in (('plain', []), ('measured', [make_hook()]))]
