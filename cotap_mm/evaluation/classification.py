@@ -79,6 +79,9 @@ def knn_classification(encoder: Encoder,
                        faiss_index: Optional[str] = None) -> Dict[str, Any]:
     """Classify images by the labels of the nearest training images.
 
+    Memory: 4 C bytes an image of both data sets, on every rank, and at most 4096 x 4096
+    similarities at a time.
+
     Args:
         encoder (Encoder): Gives the CLS features.
         train: Data set of ``dict(image=uint8 (3, H, W), label=int)``.
@@ -142,7 +145,8 @@ def linear_classification(encoder: Encoder,
                           seed: int = 0) -> Dict[str, Any]:
     """Train a linear layer on CLS features, and classify with it.
 
-    Every rank trains the same layer on all features, which is quick.
+    Every rank trains the same layer on all features, which is quick. Memory: 4 C bytes an image
+    of both data sets, on every rank.
 
     Args:
         encoder (Encoder): Gives the CLS features.

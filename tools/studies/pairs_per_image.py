@@ -36,6 +36,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=int, default=100)
     parser.add_argument('--images', type=int, default=60, help='images that are measured')
+    parser.add_argument('--workers', type=int, default=2, help='processes of one thread; '
+                        'several slow the steps that are timed')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
                         help='config keys of all runs')
     study.add_folders(parser)
@@ -73,7 +75,11 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     """All trainings, with where they were made."""
     jobs = [dict(topk=topk, seed=seed, iters=args.iters, images=args.images,
                  options=dict(args.cfg_options)) for seed in args.seeds for topk in args.topk]
-    runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl')
+    # The neighbours are found once, before workers would each look for them.
+    first = over_dispersion.make_config(dict(jobs[0], data='camvid', variant='all'), args)
+    ensure_neighbors(first, args.work_dir / NAME)
+    runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl',
+                          args.workers)
     return dict(study.machine(), runs=runs)
 
 
