@@ -1,15 +1,17 @@
 """Every downstream config loads, builds at full size, and reads its data."""
 import re
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 from downstream.fake_data import write_for
 from mmengine.config import Config
-from mmengine.registry import DATASETS, METRICS, MODELS, DefaultScope
+from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from mmengine.utils import import_modules_from_strings
 
 from cotap_mm.models import CoTAPViT
+from cotap_mm.registry import TRANSFORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*.py'))
@@ -118,6 +120,9 @@ def test_the_recipes_numbers(monkeypatch):
     assert upernet.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.65
     assert upernet.param_scheduler[0].end == 1500 and upernet.param_scheduler[1].power == 1.0
     assert upernet.model.test_cfg.stride == (341, 341)
+    assert upernet.model.backbone.drop_path_rate == 0.1
+    assert upernet.model.decode_head.channels == 768
+    assert upernet.model.auxiliary_head.loss_decode.loss_weight == 0.4
     small = load(ROOT / 'configs/downstream/ade20k_upernet_vits.py', monkeypatch)
     assert small.optim_wrapper.optimizer.lr == 3e-5
     assert small.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.9
@@ -125,6 +130,18 @@ def test_the_recipes_numbers(monkeypatch):
     assert cascade.optim_wrapper.optimizer.lr == 1e-4
     assert cascade.optim_wrapper.paramwise_cfg.layer_decay_rate == 0.75
     assert cascade.param_scheduler[1].milestones == [8, 11]
+    assert cascade.optim_wrapper.optimizer.weight_decay == 0.05
+    assert cascade.model.backbone.drop_path_rate == 0.2 and cascade.model.backbone.with_cp
+    for head in cascade.model.roi_head.bbox_head:
+        assert (head.num_shared_convs, head.num_shared_fcs, head.norm_cfg.type) == (4, 1, 'SyncBN')
+        assert head.reg_decoded_bbox and not head.reg_class_agnostic
+        assert head.loss_bbox == dict(type='GIoULoss', loss_weight=10.0)
+    flip, choice = cascade.train_dataloader.dataset.pipeline[2:4]
+    assert flip.prob == 0.5
+    assert sorted(short for short, _ in choice.transforms[0][0].scales)[::10] == [480, 800]
+    probe = load(ROOT / 'configs/downstream/imagenet_linear.py', monkeypatch)
+    assert probe.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3)
+    assert not any('Random' in step.type for step in probe.train_dataloader.dataset.pipeline)
     for name, lr, train, test in (('voc_linear', 3e-3, 336, 448), ('ade20k_linear', 3e-3, 336, 448),
                                   ('cocostuff27_linear', 3e-3, 336, 448),
                                   ('cityscapes_linear', 1e-3, 896, 1024),
@@ -135,7 +152,51 @@ def test_the_recipes_numbers(monkeypatch):
         dataset = config.train_dataloader.dataset
         pipeline = dataset.datasets[0].pipeline if 'datasets' in dataset else dataset.pipeline
         assert pipeline[2].scale == train
+        crop = TRANSFORMS.build(pipeline[2])
+        assert crop.area == [0.64, 1.0] and pipeline[3].prob == 0.5
+        if name.endswith('fcn'):
+            assert config.model.decode_head.hidden_channels == (512, 384, 256)
+            assert config.model.decode_head.dropout_ratio == 0.1
         assert config.test_dataloader.dataset.pipeline[1].scale == (test, test)
         assert config.val_dataloader.dataset.pipeline[1].scale == (test, test)
         assert config.model.backbone.frozen_stages == 12
         assert [s.eta_min for s in config.param_scheduler] == ([1e-4] if 'fcn' in name else [])
+
+
+def rates(config, points, epoch):
+    """Learning rate over base rate at some iterations, by the config's own schedulers."""
+    base = config.optim_wrapper.optimizer.lr
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
+    optimizer._opt_called = True  # nothing is trained here
+    length = config.train_cfg.get('max_iters') or config.train_cfg.max_epochs * epoch
+    schedulers = []
+    for part in config.param_scheduler:
+        options = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
+        options.setdefault('end', config.train_cfg.max_epochs if part.by_epoch else length)
+        kind = PARAM_SCHEDULERS.get(part.type)
+        make = (partial(kind.build_iter_from_epoch, epoch_length=epoch)
+                if options.pop('convert_to_iter_based', False) else kind)
+        schedulers.append(make(optimizer, **options))
+    found = {}
+    for step in range(length):
+        if step in points or step == length - 1:
+            found[step if step in points else 'last'] = optimizer.param_groups[0]['lr'] / base
+        for scheduler in schedulers:
+            if not scheduler.by_epoch or (step + 1) % epoch == 0:
+                scheduler.step()
+    return found
+
+
+@pytest.mark.parametrize('name, epoch, wanted', [
+    ('ade20k_upernet', None, {0: 1e-6, 1500: 1.0, 80750: 0.5, 'last': 0.0}),
+    ('voc_upernet', None, {1500: 1.0, 20750: 0.5, 'last': 0.0}),
+    ('voc_linear', None, {0: 1.0, 'last': 1.0}),
+    ('ade20k_fcn', None, {0: 1.0, 'last': 1 / 30}),
+    ('coco_cascade-mask-rcnn', 7330, {0: 1e-3, 500: 1.0, 8 * 7330 - 1: 1.0, 8 * 7330: 0.1,
+                                      11 * 7330: 0.01, 'last': 0.01}),
+    ('imagenet_finetune', 1252, {0: 1e-4, 5 * 1252: 1.0, 'last': 5e-4}),
+])
+def test_learning_rates_over_the_whole_run(name, epoch, wanted, monkeypatch):
+    config = load(ROOT / f'configs/downstream/{name}.py', monkeypatch)
+    found = rates(config, wanted, epoch)
+    assert found == pytest.approx(wanted, rel=1e-2, abs=2e-5)

@@ -11,6 +11,7 @@ import torch
 from downstream.fake_data import write_for
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 from tool_loading import load_tool
 
@@ -21,7 +22,8 @@ ROOT = Path(__file__).resolve().parents[2]
 VIT = dict(
     type='cotap_mm.CoTAPViT', patch_size=8, img_size=32, num_prototypes=2,
     arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32))
-PYRAMID = [dict(type='mmseg.Feature2Pyramid', embed_dim=16, rescales=[4, 2, 1, 0.5]),
+PYRAMID = [dict(type='mmseg.Feature2Pyramid', embed_dim=16, rescales=[4, 2, 1, 0.5],
+                norm_cfg=dict(type='BN')),
            dict(type='FPN', in_channels=[16, 16, 16, 32], out_channels=8, num_outs=5)]
 
 
@@ -120,7 +122,8 @@ def run(tmp_path, monkeypatch):
         torch.save(dict(state_dict=vit.state_dict()), tmp_path / 'init.pth')
         return tmp_path / f'{name}.py', vit.state_dict()
 
-    return prepare
+    yield prepare
+    DefaultScope._instance_dict.clear()  # the tools set it for their whole process
 
 
 def metrics(folder, name, index=-1):
