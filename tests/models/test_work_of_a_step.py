@@ -1,0 +1,100 @@
+"""A step does only what its losses need, and each thing once."""
+from collections import Counter
+
+import torch
+from tiny import build_tiny, make_inputs
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+BATCH = 3
+IMAGES, GLOBALS, LOCALS = 2 * BATCH, 2, 4
+PATCHES, LOCAL_PATCHES = 16, 4  # of crops of 32 and 16 pixels in patches of 8
+
+
+class Counting(TorchDispatchMode):
+    """Counts calls of operators, and remembers the largest tensor that was not there before."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.calls = Counter()
+        self.largest = 0
+        self.there = {each.untyped_storage()._cdata for each in model.state_dict().values()}
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        self.calls[func.overloadpacket._qualified_op_name] += 1
+        for each in tree_leaves(made):
+            if isinstance(each, torch.Tensor) and (
+                    each.untyped_storage()._cdata not in self.there):
+                self.largest = max(self.largest, each.untyped_storage().nbytes())
+        return made
+
+
+def trained(**options):
+    torch.manual_seed(0)
+    model = build_tiny(**options).train()
+    for step in range(2):
+        model.loss(make_inputs(BATCH, seed=step))
+    return model
+
+
+def step(model):
+    sum(model.loss(make_inputs(BATCH, seed=4)).values()).backward()
+    model.teacher.update(model.student, 0.9)
+
+
+def test_each_thing_once():
+    model = trained()
+    with Counting(model) as counting:
+        step(model)
+    calls = counting.calls
+    assert calls['aten::_foreach_lerp_'] == 1
+    # Teacher's globals, student's globals, student's locals; in the backward pass the last two.
+    assert calls['torchvision::roi_align'] == 3
+    assert calls['torchvision::_roi_align_backward'] == 2
+    # Globals have the grid of the embeddings; they learn, so those of the locals change each step.
+    assert calls['aten::upsample_bicubic2d'] == 1
+    assert not calls['aten::nonzero'] and not calls['aten::masked_select']
+
+
+def test_nothing_as_large_as_a_queue_is_made():
+    model = trained(queue_size=200_000)
+    with Counting(model) as counting:
+        step(model)
+    assert 0 < counting.largest < model.patch_queue.features.nbytes / 4
+
+
+def rows_seen(model):
+    """For each part the shapes that go in during one step."""
+    seen = {}
+
+    def watch(name, module):
+        def note(_, inputs):
+            seen.setdefault(name, []).append(tuple(inputs[0].shape[:-1]))
+        module.register_forward_pre_hook(note)
+
+    for name in ('student', 'teacher'):
+        net = model.network(name)
+        watch(f'{name} head patch', net.head['patch'])
+        watch(f'{name} head cls', net.head['cls'])
+        watch(f'{name} first block', net.backbone.layers[0])
+    step(model)
+    return seen
+
+
+def test_forwards_are_shared_and_heads_see_only_what_a_loss_reads():
+    both = 2 * IMAGES  # branches
+    assert rows_seen(trained()) == {
+        'teacher first block': [(both * GLOBALS, 1 + PATCHES)],
+        'student first block': [(both * GLOBALS, 1 + PATCHES), (both * LOCALS, 1 + LOCAL_PATCHES)],
+        'teacher head patch': [(IMAGES * GLOBALS, PATCHES)],
+        'student head patch': [(IMAGES * GLOBALS, PATCHES), (IMAGES * LOCALS, LOCAL_PATCHES)],
+        'teacher head cls': [(IMAGES * GLOBALS,)],
+        'student head cls': [(IMAGES * GLOBALS,), (IMAGES * LOCALS,)],
+    }
+
+
+def test_a_branch_that_no_loss_reads_is_not_computed():
+    seen = rows_seen(trained(losses=dict(patch_ranking=dict(type='PatchRankingLoss'))))
+    assert not [name for name in seen if name.endswith('cls')]
+    assert seen['teacher first block'] == [(IMAGES * GLOBALS, 1 + PATCHES)]
