@@ -38,7 +38,10 @@ def test_perfect_features_give_100():
 
 
 def slow_training(encoder, train, val, variant, steps, lr):
-    """All pixels, one image at a time, without batches or caching; IoU of each class."""
+    """All pixels, one image at a time, without batches or caching.
+
+    Returns weights (3, 3), bias (3,), and the IoU of each class.
+    """
     weight = torch.empty(3, 3).normal_(0, 0.01, generator=torch.Generator().manual_seed(0))
     weight.requires_grad_()
     bias = torch.zeros(3, requires_grad=True)
@@ -89,7 +92,7 @@ def slow_training(encoder, train, val, variant, steps, lr):
         for kind in range(3):
             both[kind] += int(((guess == kind) & (label == kind)).sum())
             either[kind] += int(((guess == kind) | (label == kind)).sum())
-    return [100 * b / e for b, e in zip(both, either)]
+    return weight.detach(), bias.detach(), [100 * b / e for b, e in zip(both, either)]
 
 
 @pytest.mark.parametrize('variant', list(VARIANTS))
@@ -98,7 +101,12 @@ def test_matches_a_slow_training(variant):
     steps, lr = 20, dict(cotap=0.05, dinov2=0.05, leopart=0.3)[variant]
     found = linear_segmentation(PixelEncoder(), train, val, 3, variant, steps=steps, lr=lr,
                                 train_batch=3)
-    wanted = slow_training(PixelEncoder(), train, val, variant, steps, lr)
+    weight, bias, wanted = slow_training(PixelEncoder(), train, val, variant, steps, lr)
+    settings = _settings(variant, steps, lr, 3, None)
+    cached = cache_features(PixelEncoder(), train, 3, None, 2, settings.map_size)
+    layer = train_head(cached, 3, settings, torch.device('cpu'), 0)[-1]
+    torch.testing.assert_close(layer.weight[:, :, 0, 0], weight, rtol=2e-3, atol=2e-4)
+    torch.testing.assert_close(layer.bias, bias, rtol=2e-3, atol=2e-4)
     assert found['IoU'] == pytest.approx(wanted, abs=0.5)  # a pixel may fall either way
     assert len({round(each) for each in wanted}) == 3 and min(wanted) > 5
 
@@ -115,6 +123,16 @@ def test_leopart_scores_at_100_by_100():
     cached = cache_features(PixelEncoder(), noise_scenes(1), 3, None, 1, 100)
     assert isinstance(cached[0], CachedImage)
     assert cached[0].features.shape[1:] == cached[0].label.shape == (100, 100)
+
+
+def test_settings_are_those_of_the_publications():
+    found = {name: (each.optimizer.__name__, each.options, each.batch_size, each.steps, each.decay,
+                    each.warmup) for name, each in VARIANTS.items()}
+    assert found == dict(
+        cotap=('Adam', dict(lr=3e-3), 128, 782, 'constant', 0),  # 100,000 images
+        dinov2=('AdamW', dict(lr=1e-3, weight_decay=1e-3), 16, 40_000, 'linear', 1500),
+        # 25 epochs of VOC's 10,582 images, a tenth of the rate from the 20th on
+        leopart=('SGD', dict(lr=0.01, momentum=0.9, weight_decay=1e-4), 60, 4400, 'step', 0))
 
 
 def test_schedules():
