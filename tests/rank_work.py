@@ -1,4 +1,4 @@
-"""What two gloo processes do in the distributed tests; importable by the processes."""
+"""What gloo processes do in the distributed tests; importable by the processes."""
 import os
 import socket
 from pathlib import Path
@@ -14,10 +14,10 @@ def free_port():
         return sock.getsockname()[1]
 
 
-def entry(rank, work, port, folder):
+def entry(rank, work, port, folder, world):
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
     torch.set_num_threads(1)
-    dist.init_process_group('gloo', rank=rank, world_size=2)
+    dist.init_process_group('gloo', rank=rank, world_size=world)
     try:
         torch.save(work(rank), Path(folder) / f'{rank}.pth')
         dist.barrier()  # rank 0 holds the store that the other may still need
@@ -25,9 +25,14 @@ def entry(rank, work, port, folder):
         dist.destroy_process_group()
 
 
+def on_ranks(work, folder, world):
+    """What ``work(rank)`` returns on each of several processes."""
+    mp.spawn(entry, args=(work, free_port(), str(folder), world), nprocs=world)
+    return [torch.load(Path(folder) / f'{rank}.pth', weights_only=True) for rank in range(world)]
+
+
 def on_two_ranks(work, folder):
-    mp.spawn(entry, args=(work, free_port(), str(folder)), nprocs=2)
-    return [torch.load(Path(folder) / f'{rank}.pth', weights_only=True) for rank in (0, 1)]
+    return on_ranks(work, folder, 2)
 
 
 def scores():

@@ -12,7 +12,8 @@ LOSSES = dict(
     prototype_entropy=dict(type='PrototypeEntropyLoss'))
 
 
-def build_tiny(losses=None, queue_size=64, loss_weights=None, use_filter=True, **backbone):
+def build_tiny(losses=None, queue_size=64, loss_weights=None, use_filter=True, memory=None,
+               **backbone):
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
     head = dict(type='PrototypeHead', hidden_channels=16, out_channels=8)
     neck = (dict(type='ObjectAwareFilter', num_prototypes=2) if use_filter else
@@ -22,9 +23,10 @@ def build_tiny(losses=None, queue_size=64, loss_weights=None, use_filter=True, *
         neck=neck,
         head=dict(patch=dict(head, num_clusters=6), cls=dict(head, num_clusters=10)),
         losses=losses or LOSSES, loss_weights=loss_weights,
-        memory=dict(patch_queue=dict(size=queue_size, temperature=0.05, per_step=16),
-                    cls_queue=dict(size=16, temperature=0.07, per_step=4),
-                    template_bank=dict(size=24, per_step=4)),
+        memory=memory or dict(
+            patch_queue=dict(size=queue_size, temperature=0.05, per_step=16),
+            cls_queue=dict(size=16, temperature=0.07, per_step=4),
+            template_bank=dict(size=24, per_step=4)),
         pairs=dict(pool_sizes=(2, 4), topk=3, num_negatives=2),
         data_preprocessor=dict(type='CoTAPDataPreprocessor', color=None))
 

@@ -19,13 +19,14 @@ from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
 from .correspondence import common_boxes, roi_pool, sample_negatives
 from .foreground import foreground_mask
 from .position import resize_position_embedding
+from .precision import at_least_float32
 from .sinkhorn import balance, sinkhorn
 from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
     'COLOR_DEFAULTS', 'COLOR_DRAWS', 'all_reduce_max', 'all_reduce_min', 'all_reduce_sum',
-    'augment_color', 'balance', 'broadcast', 'cls_attention', 'cls_through_block', 'common_boxes',
-    'continuous_average_precision', 'foreground_mask',
+    'at_least_float32', 'augment_color', 'balance', 'broadcast', 'cls_attention',
+    'cls_through_block', 'common_boxes', 'continuous_average_precision', 'foreground_mask',
     'gather_rows', 'rank', 'rank_statistics', 'resize_position_embedding', 'right_rank_count',
     'roi_pool', 'sample_negatives', 'sinkhorn', 'spherical_kmeans', 'world_size', 'wrong_rank_mass'
 ]

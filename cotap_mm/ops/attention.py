@@ -6,6 +6,8 @@ from typing import Any, Callable, Optional
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .precision import at_least_float32
+
 
 def cls_attention(tokens: Tensor,
                   qkv: nn.Linear,
@@ -39,7 +41,7 @@ def cls_attention(tokens: Tensor,
     query = query if query_norm is None else query_norm(query)
     key = key if key_norm is None else key_norm(key)
     logits = query @ key.transpose(2, 3) * query.shape[-1]**-0.5
-    return logits.float().softmax(dim=-1)[:, :, 0, num_prefix:]
+    return at_least_float32(logits).softmax(dim=-1)[:, :, 0, num_prefix:]
 
 
 def cls_through_block(tokens: Tensor, block: Any) -> Tensor:

@@ -3,6 +3,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
+from .precision import at_least_float32
+
 _BLUR_KERNEL = 7
 
 
@@ -34,7 +36,7 @@ def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) ->
         raise ValueError(f'mass must be in (0, 1], got {mass}')
     if not sigma > 0:
         raise ValueError(f'sigma must be > 0, got {sigma}')
-    attention = attention if attention.dtype == torch.float64 else attention.float()
+    attention = at_least_float32(attention)
     mean = attention.mean(dim=1, keepdim=True)  # (B, heads, H, W) -> (B, 1, H, W)
     height, width = mean.shape[-2:]
     kernel = [min(_BLUR_KERNEL, 2 * side - 1) for side in (width, height)]

@@ -3,6 +3,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 
 def resize_position_embedding(pos_embed: Tensor, source: tuple, target: tuple,
                               num_extra_tokens: int = 1) -> Tensor:
@@ -34,6 +36,6 @@ def resize_position_embedding(pos_embed: Tensor, source: tuple, target: tuple,
     extra, grid = pos_embed[:, :num_extra_tokens], pos_embed[:, num_extra_tokens:]
     grid = grid.unflatten(1, tuple(source)).permute(0, 3, 1, 2)  # (1, N, d) -> (1, d, h0, w0)
     scale = tuple((new + 0.1) / old for new, old in zip(target, source))
-    precise = grid if grid.dtype == torch.float64 else grid.float()
+    precise = at_least_float32(grid)
     resized = F.interpolate(precise, scale_factor=scale, mode='bicubic').to(grid.dtype)
     return torch.cat([extra, resized.flatten(2).transpose(1, 2)], dim=1)  # (1, E + h*w, d)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 
 from .collectives import all_reduce_max, all_reduce_sum
+from .precision import at_least_float32
 
 
 @torch.no_grad()
@@ -37,7 +38,7 @@ def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
         raise ValueError(f'temperature must be > 0, got {temperature}')
     if num_iters < 1:
         raise ValueError(f'num_iters must be >= 1, got {num_iters}')
-    precise = scores if scores.dtype == torch.float64 else scores.float()
+    precise = at_least_float32(scores)
     logits = precise / temperature
     # One common shift for all ranks cancels out and keeps exp() finite.
     peak = all_reduce_max(logits.max() if logits.numel() else logits.new_tensor(-1e30))

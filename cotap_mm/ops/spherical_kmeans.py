@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .precision import at_least_float32
+
 
 @torch.no_grad()
 def spherical_kmeans(samples: Tensor, num_clusters: int, max_iters: int = 100,
@@ -30,7 +32,7 @@ def spherical_kmeans(samples: Tensor, num_clusters: int, max_iters: int = 100,
     if not 1 <= num_clusters <= num_samples:
         raise ValueError(f'num_clusters must be in 1..{num_samples} (the number of samples), '
                          f'got {num_clusters}')
-    samples = F.normalize(samples if samples.dtype == torch.float64 else samples.float(), dim=1)
+    samples = F.normalize(at_least_float32(samples), dim=1)
 
     def random_samples(count: int) -> Tensor:
         chosen = torch.randperm(num_samples, generator=generator)[:count]

@@ -117,9 +117,19 @@ class CoTAP(BaseSelfSupervisor):
             raise ValueError(f'memory.template_bank.size must be at least neck.num_prototypes='
                              f'{neck.num_prototypes}, which start from it, got '
                              f'{self.template_bank.size}')
+        self._freeze_what_no_loss_reads()
         self.draws = RandomDraws()
         self.monitor_now = False  # set by the monitor hook for the steps that it logs
         self._idle_steps = 0
+
+    def _freeze_what_no_loss_reads(self) -> None:
+        """With several ranks DDP would wait for gradients that never come."""
+        for branch, losses in (('patch', _PATCH_LOSSES), ('cls', ('cls_cluster', 'cls_neighbor'))):
+            if not any(name in self.losses for name in losses):
+                self.head[branch].requires_grad_(False)
+                getattr(self.neck, f'norm_{branch}').requires_grad_(False)
+        if 'prototype_entropy' not in self.losses and self.neck.num_prototypes:
+            self.neck.prototypes.requires_grad_(False)
 
     @property
     def student(self) -> Dict[str, nn.Module]:

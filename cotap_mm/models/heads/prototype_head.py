@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
 
 
@@ -45,6 +46,6 @@ class PrototypeHead(BaseModule):
     def forward(self, features: Tensor) -> Tensor:
         """Features (..., C) -> scores in [-1, 1], shape (..., K), at least float32."""
         embedding = self.mlp(features)
-        embedding = embedding if embedding.dtype == torch.float64 else embedding.float()
+        embedding = at_least_float32(embedding)
         with torch.autocast(embedding.device.type, enabled=False):
             return F.linear(F.normalize(embedding, dim=-1), F.normalize(self.centers, dim=-1))

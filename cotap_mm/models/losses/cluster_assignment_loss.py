@@ -4,7 +4,7 @@ from typing import List, Optional
 import torch
 from torch import Tensor, nn
 
-from cotap_mm.ops import roi_pool
+from cotap_mm.ops import all_reduce_sum, at_least_float32, roi_pool, world_size
 from cotap_mm.registry import MODELS
 
 from .finite import check_finite
@@ -58,7 +58,7 @@ class ClusterAssignmentLoss(nn.Module):
         if scores.shape != assignment.shape:
             raise ValueError('scores and assignment must have one shape, got '
                              f'{tuple(scores.shape)} and {tuple(assignment.shape)}')
-        precise = scores if scores.dtype == torch.float64 else scores.float()
+        precise = at_least_float32(scores)
         with torch.autocast(precise.device.type, enabled=False):
             log_share = (precise / self.temperature).log_softmax(dim=-1)
             cost = -(assignment.detach().to(precise.dtype) * log_share).sum(dim=-1)
@@ -73,7 +73,9 @@ class PatchClusterLoss(ClusterAssignmentLoss):
     The teacher's assignment of a global crop and the student's scores of every
     other crop are RoI-aligned over their common box; the cells that lie on the
     foreground of that global crop count. Mean over the other crops, then over the
-    global crops. (The released implementation mixes up whose foreground it uses.)
+    global crops. (The released implementation mixes up whose foreground it uses.) Cells
+    are counted over **all ranks**, so that the ranks of one batch give, in the mean, what
+    one process would.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
@@ -136,8 +138,9 @@ class PatchClusterLoss(ClusterAssignmentLoss):
         predicted = torch.stack(pairs, dim=1).unflatten(1, (num_global, -1))
 
         cost = self.cost(predicted.transpose(3, 4), aligned[..., :-1, :].transpose(3, 4)) * mask
-        # Mean over the kept cells of a pair of crops, then over the pairs.
-        return (cost.sum(dim=(0, 3)) / mask.sum(dim=(0, 3)).clamp_min(1)).mean()
+        # Mean over the kept cells of a pair of crops, on all ranks, then over the pairs.
+        kept = all_reduce_sum(mask.sum(dim=(0, 3)).to(cost.dtype)).clamp_min(1) / world_size()
+        return (cost.sum(dim=(0, 3)) / kept).mean()
 
 
 def _without(views: Tensor, left_out: int) -> Tensor:

@@ -3,6 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
 
 from .finite import check_finite
@@ -49,7 +50,7 @@ class PrototypeEntropyLoss(nn.Module):
             raise ValueError('prototypes (M, d, 3, 3) and templates (T, d, 3, 3) must agree in d '
                              f'and T be >= 1, got {tuple(prototypes.shape)} and '
                              f'{tuple(templates.shape)}')
-        precise = prototypes if prototypes.dtype == torch.float64 else prototypes.float()
+        precise = at_least_float32(prototypes)
         with torch.autocast(precise.device.type, enabled=False):
             left = F.normalize(precise.flatten(1), dim=1)
             right = F.normalize(templates.flatten(1).to(precise.dtype), dim=1)

@@ -4,7 +4,7 @@ from typing import Optional, Tuple
 import torch
 from torch import Tensor
 
-from cotap_mm.ops import balance, world_size
+from cotap_mm.ops import at_least_float32, balance, world_size
 
 from .feature_queue import FeatureQueue
 
@@ -51,12 +51,12 @@ class AssignmentQueue(FeatureQueue):
             scores (Tensor): Teacher scores, cosines, shape (N, K).
 
         Returns:
-            tuple[Tensor, Tensor]: Assignment (N, K), float32, and whether the queue held
-            anything (a float scalar, 1 or 0): without a queue a batch is too small to
-            balance, and the method skips the losses that use it.
+            tuple[Tensor, Tensor]: Assignment (N, K), float32 (float64 for such scores), and
+            whether the queue held anything (a float scalar, 1 or 0): without a queue a batch
+            is too small to balance, and the method skips the losses that use it.
         """
         assignment = balance([self.features, self.to_rows(scores)], self.num_iters)
-        return assignment.float(), (self.num_filled > 0).float()
+        return assignment.to(at_least_float32(scores).dtype), (self.num_filled > 0).float()
 
     @torch.no_grad()
     def remember(self, scores: Tensor, chosen: Tensor, count: Optional[Tensor] = None) -> None:

@@ -5,6 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cotap_mm.ops import at_least_float32
+
 from .random_draws import RandomDraws
 
 _EPS = 1e-5
@@ -72,8 +74,9 @@ class PatchPairSampler(nn.Module):
                 chosen = draws.top_patches(weight, min(self.topk, weight.shape[1]))  # (2B, topk)
             others = draws.negatives(num_images, self.num_negatives)
             others = others.to(student.device, non_blocking=True)
-            pred, target = (self._similarities(self._pool(scores.float(), size), chosen, others)
-                            for scores in (student, teacher))
+            pred, target = (
+                self._similarities(self._pool(at_least_float32(scores), size), chosen, others)
+                for scores in (student, teacher))
             is_neighbor = torch.zeros_like(pred, dtype=torch.bool)
             is_neighbor[0] = True
             yield pred.flatten(), target.flatten(), is_neighbor.flatten()

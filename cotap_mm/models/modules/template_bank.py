@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.ops import all_reduce_min, broadcast, spherical_kmeans
+from cotap_mm.ops import all_reduce_min, at_least_float32, broadcast, spherical_kmeans
 
 from .feature_queue import FeatureQueue
 
@@ -36,7 +36,7 @@ class TemplateBank(FeatureQueue):
             grid (tuple[int, int]): H, W with H*W = N.
             order (Tensor): Random order of the R crops, int64 (R,).
         """
-        maps = patches.detach().float().transpose(1, 2).unflatten(2, grid)  # (R, d, H, W)
+        maps = at_least_float32(patches.detach()).transpose(1, 2).unflatten(2, grid)  # (R, d, H, W)
         templates = F.adaptive_avg_pool2d(maps, 3)[order.to(maps.device, non_blocking=True)]
         self.push(templates[:self.per_step] if self.is_full else templates)
 

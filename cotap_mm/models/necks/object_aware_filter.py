@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
 
 
@@ -119,7 +120,7 @@ class ObjectAwareFilter(BaseModule):
 
     def _softmax(self, logits: Tensor) -> Tensor:
         # The method scales by the number of prototypes, not by the width of a head.
-        precise = logits if logits.dtype == torch.float64 else logits.float()
+        precise = at_least_float32(logits)
         return (precise * self.num_prototypes**-0.5).softmax(dim=-1)
 
     @staticmethod
