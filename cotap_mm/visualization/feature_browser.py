@@ -217,32 +217,40 @@ class FeatureBrowser:
 
     def _prototypes(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
         rows = {}
-        for name in self.encoders:
-            weights = self._shown_maps(name, chosen, 'prototype_attention')
+        found, without = self._those_that_have('prototype_attention', chosen)
+        for name, weights in found.items():
             weights = weights.mean(dim=1)  # (B, heads, h, w, M) -> (B, h, w, M)
             if number >= weights.shape[-1]:
                 raise CannotDraw(f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}')
             rows[name] = self._overlays(chosen, weights[..., number].numpy())
         return self._sheet(chosen, rows, point, f'Attention of each patch to prototype {number} of '
-                           'the object-aware filter, mean over heads; bright is strong.')
+                           f'the object-aware filter, mean over heads; bright is strong.{without}')
 
     def _attention(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
-        rows = {name: self._overlays(chosen, self._shown_maps(
-            name, chosen, 'cls_attention').mean(dim=1).numpy()) for name in self.encoders}
+        found, without = self._those_that_have('cls_attention', chosen)
+        rows = {name: self._overlays(chosen, maps.mean(dim=1).numpy())
+                for name, maps in found.items()}
         return self._sheet(chosen, rows, point, 'Attention of the CLS token in the last block, '
-                           'mean over heads; bright is strong.')
+                           f'mean over heads; bright is strong.{without}')
 
     def _foreground(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
-        rows = {name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(
-            chosen, self._shown_maps(name, chosen, 'foreground'))] for name in self.encoders}
+        found, without = self._those_that_have('foreground', chosen)
+        rows = {name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(chosen, masks)]
+                for name, masks in found.items()}
         return self._sheet(chosen, rows, point, 'In colour: the smallest set of patches that holds '
-                           '60 % of the attention of CLS.')
+                           f'60 % of the attention of CLS.{without}')
 
-    def _shown_maps(self, name: str, chosen: List[int], what: str) -> Tensor:
-        try:
-            return self._maps(name, chosen, what)
-        except NotImplementedError as error:
-            raise CannotDraw(f'{name}: {error}') from error
+    def _those_that_have(self, what: str, chosen: List[int]) -> Tuple[Dict[str, Tensor], str]:
+        """Maps of the encoders that have such, and a sentence on the others."""
+        found, reasons = {}, []
+        for name in self.encoders:
+            try:
+                found[name] = self._maps(name, chosen, what)
+            except NotImplementedError as error:
+                reasons.append(f'{name}: {error}')
+        if not found:
+            raise CannotDraw('; '.join(reasons))
+        return found, ''.join(f' Without {reason}.' for reason in reasons)
 
     def _overlays(self, chosen: List[int], maps: np.ndarray) -> List[Pixels]:
         low, high = float(maps.min()), float(maps.max())

@@ -127,6 +127,19 @@ def test_what_cannot_be_shown():
         found.draw([0], 'umap', Point(0, 0, 0))
 
 
+def test_networks_that_cannot_show_something_are_left_out():
+    torch.manual_seed(0)
+    ours = CoTAPEncoder(build_tiny())
+    both = browser(plain=PixelEncoder(), ours=ours)
+    alone = browser(ours=ours)
+    for mode in ('prototypes', 'attention', 'foreground'):
+        found, wanted = (each.draw([0, 1], mode, Point(5, 0, 0)) for each in (both, alone))
+        assert 'Without plain: PixelEncoder has no' in found.note and 'plain' not in wanted.note
+        assert found.sheet.shape == wanted.sheet.shape
+        assert (picture(found.sheet, 1, 0) == picture(wanted.sheet, 1, 0)).all()
+    assert both.draw([0], 'similarity', Point(0, 0, 0)).sheet.shape[0] == 3 * PICTURE + 2 * GAP
+
+
 def test_a_point_of_an_image_that_is_gone_moves_to_the_last():
     found = browser()
     assert found.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
