@@ -180,6 +180,18 @@ def test_compiled_agrees():
             torch.testing.assert_close(one, other)
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('method', ['auto', 'pairs', 'compiled', 'sums'])
+def test_a_gpu_agrees(method):
+    for name, (p, t) in lists().items():
+        wanted = with_gradient(p, t, 'pairs')
+        for one, other in zip(with_gradient(p.cuda(), t.cuda(), method), wanted):
+            assert one.is_cuda
+            torch.testing.assert_close(one.cpu(), other, rtol=1e-9, msg=name,
+                                       atol=1e-12 + 1e-10 * float(other.abs().max()))
+
+
 @pytest.mark.parametrize('method', ['auto', *WAYS])
 def test_a_constant_changes_nothing_and_noise_costs(method):
     p, t = uniform(700)
