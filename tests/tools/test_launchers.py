@@ -72,6 +72,7 @@ def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again
             words="$*"; words=${{words##*-u */train.py }}
             echo "{name} ${{words/ --launcher slurm/}}" >> {log}
             [ "$(wc -l < {log})" -gt 1 ] || exit 75""")
+        (tmp_path / name).chmod(0o755)
     code, _, error = launch('slurm_train.sh', 'gpus', 'job', 'c.py', '--images', 'a b', **job)
     lines = log.read_text().splitlines()
     assert code == 0, error

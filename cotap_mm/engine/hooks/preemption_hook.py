@@ -3,6 +3,7 @@ import logging
 import os
 import signal
 import threading
+import time
 from typing import Any, Dict, Optional, Sequence
 
 import torch
@@ -18,12 +19,17 @@ from .safe_checkpoint_hook import SafeCheckpointHook
 #: Exit status of a training that was asked to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
 EXIT_STATUS = 75
 
+#: Seconds within which the same signal is no second one: a scheduler signals all processes of a
+#: job, and ``torchrun`` hands what it gets on to those that have it already.
+_SAME_SIGNAL = 3.0
+
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
     """On a signal, finish the step, save, and end; ``tools/train.py`` exits with 75.
 
-    One rank that gets the signal is enough. A second signal ends the process at once;
+    One rank that gets the signal is enough. A second signal, another one or the same after
+    3 seconds, ends the process at once;
     files that are being written then are left behind under another name, and the last
     checkpoint is untouched.
 
@@ -43,6 +49,7 @@ class PreemptionHook(Hook):
                 raise ValueError(f'signals must be names such as SIGTERM, got {name!r}')
         self.signals = [getattr(signal, name) for name in signals]
         self.received: Optional[str] = None
+        self._received_at = 0.0
         self.stopped = False
         self._handlers_before: Dict[int, Any] = {}
 
@@ -55,9 +62,11 @@ class PreemptionHook(Hook):
             self._handlers_before[number] = signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: Any) -> None:
-        if self.received is not None:
+        name = signal.Signals(number).name
+        if self.received is None:
+            self.received, self._received_at = name, time.monotonic()
+        elif name != self.received or time.monotonic() - self._received_at > _SAME_SIGNAL:
             os._exit(128 + number)
-        self.received = signal.Signals(number).name
 
     def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
                          outputs: Optional[dict] = None) -> None:

@@ -1,0 +1,92 @@
+"""Trainings of two CPU processes through the launchers, for tests."""
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from engine import resume_work
+
+ROOT = Path(__file__).resolve().parents[2]
+DIST_TRAIN = ['bash', str(ROOT / 'tools' / 'dist_train.sh')]
+#: What a run must have kept to be the same as another one.
+KEPT = ('state_dict', 'optimizer', 'param_schedulers', 'run_state')
+
+HOOKS = '''
+"""Hooks for what happens to processes of a test."""
+import os
+import signal
+import time
+from pathlib import Path
+
+import torch
+from mmengine.dist import get_rank
+from mmengine.hooks import Hook
+
+from cotap_mm.registry import HOOKS
+
+HERE = Path(__file__).parent
+
+
+@HOOKS.register_module()
+class DieOnceHook(Hook):
+    """Rank 1 is killed in an iteration, unless it has been before."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        mark = HERE / 'has_died'
+        if get_rank() == 1 and runner.iter == 5 and not mark.exists():
+            mark.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+@HOOKS.register_module()
+class WaitHook(Hook):
+    """Tells of an iteration and takes it slowly, so that signals arrive within it."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 3:
+            (HERE / f'rank{get_rank()}_at_3').write_text(str(os.getpid()))
+            end = time.monotonic() + 3
+            while time.monotonic() < end:  # a signal would cut one long sleep short
+                time.sleep(0.1)
+
+
+@HOOKS.register_module()
+class DumpHook(Hook):
+    """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
+
+    def after_train(self, runner):
+        torch.save({name: value.detach() for name, value in runner.model.module.named_parameters()},
+                   HERE / f'rank{get_rank()}.pth')
+'''
+
+
+def write_config(folder, iters=8, hooks=(), **options):
+    """A tiny training of toy scenes in ``folder/tiny.py``, with hooks of :data:`HOOKS`."""
+    (folder / 'test_hooks.py').write_text(HOOKS)
+    config = resume_work.tiny_config(
+        folder / 'run', iters, batch_size=2,
+        hooks=[dict(type='PreemptionHook'), *(dict(type=name) for name in hooks)], **options)
+    config.custom_imports = dict(imports=['test_hooks'], allow_failed_imports=False)
+    config.dump(folder / 'tiny.py')
+    return folder / 'tiny.py'
+
+
+def environment(folder, **variables):
+    """Of a launcher: modules of the repository and of ``folder``, this Python, one thread."""
+    told = ('TORCHELASTIC', 'PET_', 'SLURM', 'GLOO', 'NNODES', 'NODE_RANK', 'MASTER')
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(told)}
+    return dict(kept, PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
+                PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]), **variables)
+
+
+def run(command, folder, **variables):
+    """Run a launcher to its end; returns it with its status and output."""
+    return subprocess.run(command, cwd=folder, env=environment(folder, **variables), text=True,
+                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+
+
+def checkpoint(folder, step):
+    """What must be the same, of ``folder/run/iter_STEP.pth``."""
+    everything = torch.load(folder / 'run' / f'iter_{step}.pth', weights_only=True)
+    return {key: everything[key] for key in KEPT}

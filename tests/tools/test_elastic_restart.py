@@ -1,0 +1,93 @@
+"""Two processes of torchrun: one dies, or all are told to stop; the run is the same afterwards."""
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from engine.test_exact_resume import assert_same
+from rank_work import free_port
+from tools.launched import DIST_TRAIN, ROOT, checkpoint, environment, run, write_config
+
+pytestmark = [pytest.mark.dist, pytest.mark.slow]
+ITERS = 8
+
+
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """The checkpoint of a run that nothing happened to."""
+    folder = tmp_path_factory.mktemp('whole')
+    done = run([*DIST_TRAIN, str(write_config(folder, ITERS)), '2'], folder,
+               MASTER_PORT=str(free_port()))
+    assert done.returncode == 0, done.stdout[-3000:]
+    return checkpoint(folder, ITERS)
+
+
+def steps(folder):
+    """Iterations that were logged, in the order of the attempts."""
+    return [[int(line.split('"step": ')[1].rstrip('}')) for line in path.read_text().splitlines()]
+            for path in sorted((folder / 'run').glob('*/vis_data/scalars.json'))]
+
+
+def test_a_rank_that_is_killed_is_started_again(tmp_path, whole):
+    config = write_config(tmp_path, ITERS, hooks=['DieOnceHook'])
+    done = run([sys.executable, '-m', 'torch.distributed.run', '--max-restarts', '1',
+                '--nproc_per_node', '2', '--master_port', str(free_port()),
+                str(ROOT / 'tools' / 'train.py'), str(config), '--launcher', 'pytorch'], tmp_path)
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert (tmp_path / 'has_died').exists()
+    assert steps(tmp_path) == [[1, 2, 3, 4, 5], [5, 6, 7, 8]]
+    assert_same(checkpoint(tmp_path, ITERS), whole)
+
+
+def wait_for(path, process):
+    deadline = time.monotonic() + 120
+    while not path.exists() or not path.read_text():
+        assert process.poll() is None and time.monotonic() < deadline, f'{path.name} never came'
+        time.sleep(0.05)
+    return int(path.read_text())
+
+
+def stop(folder, command, name, whom):
+    """Train until iteration 4, send a signal to the launcher or to all; the status and output."""
+    with open(folder / 'output', 'w') as output:
+        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output,
+                                   env=environment(folder, MASTER_PORT=str(free_port())))
+    ranks = []
+    try:
+        ranks = [wait_for(folder / f'rank{rank}_at_3', process) for rank in (0, 1)]
+        process.send_signal(getattr(signal, name))
+        if whom == 'all':
+            time.sleep(0.5)  # torchrun has handed it on
+            for rank in ranks:
+                os.kill(rank, getattr(signal, name))
+        status = process.wait(timeout=120)
+        ranks = []
+    finally:
+        process.kill()
+        for rank in ranks:
+            os.kill(rank, signal.SIGKILL)
+    return status, (folder / 'output').read_text()
+
+
+def test_a_signal_saves_and_stops_all_ranks(tmp_path, whole):
+    """As Slurm does, to all processes of a job: each rank gets it twice."""
+    command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
+    status, output = stop(tmp_path, command, 'SIGTERM', 'all')
+    assert status == 1, output[-3000:]  # torchrun's own for a signal, whatever its processes say
+    assert 'SIGTERM: saving iteration 4 and stopping' in output
+    assert steps(tmp_path) == [[1, 2, 3, 4]]
+
+    done = run([*command, '--resume'], tmp_path, MASTER_PORT=str(free_port()))
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert steps(tmp_path)[1:] == [[5, 6, 7, 8]]
+    assert_same(checkpoint(tmp_path, ITERS), whole)
+
+
+def test_the_launcher_hands_sigusr1_on(tmp_path):
+    command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
+    status, output = stop(tmp_path, command, 'SIGUSR1', 'launcher')
+    assert status == 1, output[-3000:]
+    assert 'SIGUSR1: saving iteration 4 and stopping' in output
+    assert checkpoint(tmp_path, 4)['run_state']['world_size'] == 2
