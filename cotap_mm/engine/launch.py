@@ -24,6 +24,7 @@ from cotap_mm.datasets.workers import explained_deaths
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
 from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.engine.network import choose_interface
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
@@ -205,6 +206,7 @@ def start_processes(config: Config) -> None:
     if launcher != 'pytorch':
         raise ValueError(f'launcher {launcher!r} needs GPUs, and none is visible; use '
                          'tools/dist_train.sh to train on several CPU processes')
+    choose_interface()
     dist.init_process_group('gloo', timeout=datetime.timedelta(
         seconds=float(os.environ.get('COTAP_DIST_TIMEOUT', 1800))))
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,

@@ -1,0 +1,59 @@
+"""The network interface by which CPU processes on several machines find each other."""
+import os
+import socket
+import struct
+from typing import Dict, Optional
+
+_VARIABLE = 'GLOO_SOCKET_IFNAME'
+_SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
+
+
+def choose_interface() -> None:
+    """Let gloo listen on the interface towards ``MASTER_ADDR``, unless it has been told one.
+
+    By itself it listens on the address of the machine's own name, which is often a
+    loopback address (as in Debian's ``/etc/hosts``); other machines cannot reach that.
+    On one machine, elsewhere than on Linux, and with IPv6 all stays as it is.
+    """
+    if os.environ.get(_VARIABLE):
+        return
+    address = own_address_towards(os.environ.get('MASTER_ADDR', ''))
+    if address is None or address.startswith('127.'):
+        return
+    for name, other in interface_addresses().items():
+        if other == address:
+            os.environ[_VARIABLE] = name
+
+
+def own_address_towards(host: str) -> Optional[str]:
+    """The IPv4 address that this machine has for another one; nothing is sent.
+
+    Args:
+        host (str): Name or address.
+
+    Returns:
+        str, optional: None if the host is unknown or cannot be reached.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.connect((host, 9))  # only chooses a route
+            return probe.getsockname()[0]
+    except OSError:
+        return None
+
+
+def interface_addresses() -> Dict[str, str]:
+    """IPv4 addresses by the names of this machine's interfaces; empty elsewhere than on Linux."""
+    try:
+        import fcntl
+    except ImportError:
+        return {}
+    found = {}
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        for _, name in socket.if_nameindex():
+            try:
+                answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack('256s', name.encode()))
+            except OSError:  # it has none
+                continue
+            found[name] = socket.inet_ntoa(answer[20:24])
+    return found
