@@ -9,13 +9,14 @@ else
 PYTHON := .venv/bin/python
 endif
 
-.PHONY: help demo test test-faults lint types check
+.PHONY: help demo test test-faults lint types check lock
 
 help:
 	@echo 'make demo   set up what is missing, train CoTAP on toy scenes, write a report'
 	@echo 'make test   set up what is missing (with compiled operators), run the tests'
 	@echo 'make check  lint + types + tests: what CI runs'
 	@echo 'make test-faults  the tests of docs/reliability.md, longer'
+	@echo 'make lock   pin and hash what is installed, in requirements/lock (needs uv)'
 
 demo:
 	@tools/setup_env.sh --lite
@@ -35,6 +36,9 @@ types: .setup-full
 	$(PYTHON) -m mypy cotap_mm/ops cotap_mm/models/losses
 
 check: lint types test
+
+lock: .setup-full
+	PYTHON=$(PYTHON) tools/lock_requirements.sh
 
 .PHONY: .setup-full
 .setup-full:

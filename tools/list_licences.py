@@ -1,0 +1,82 @@
+"""Licences of the packages that this project needs, as they state them.
+
+    python tools/list_licences.py            print the table for the packages that are installed
+    python tools/list_licences.py --write    put it into docs/dependencies.md
+"""
+import argparse
+import re
+from importlib.metadata import Distribution, PackageNotFoundError, distribution
+from pathlib import Path
+from typing import Dict, List, Optional
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGE = ROOT / 'docs' / 'dependencies.md'
+FIRST, LAST = '<!-- table: tools/list_licences.py --write -->\n', '<!-- end of table -->'
+#: File of requirements -> what it is for; the first one that names a package counts.
+NEEDED_FOR = {'runtime': 'pre-training', 'mminstall': 'pre-training',
+              'downstream': 'MMSegmentation, MMDetection', 'viewer': 'viewer',
+              'pack': 'packed images', 'tests': 'tests'}
+#: setup.py and tools/setup_env.sh name these.
+ALWAYS = ('torch', 'torchvision', 'mmcv')
+
+
+def requirements() -> Dict[str, str]:
+    """Every direct dependency, and what it is needed for; optional openmim is left out."""
+    found = dict.fromkeys(ALWAYS, 'pre-training')
+    for name, purpose in NEEDED_FOR.items():
+        for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines():
+            package = re.match(r'[A-Za-z0-9._-]+', line)
+            if package:
+                found.setdefault(package[0], purpose)
+    return found
+
+
+def licence(package: Distribution) -> str:
+    """What a package says in its metadata: the newer field, or a short old one, or classifiers."""
+    data = package.metadata
+    if data.get('License-Expression'):
+        return data['License-Expression']
+    text = (data.get('License') or '').strip()
+    if text and '\n' not in text and len(text) < 60:
+        return text
+    classifiers = [line.split(' :: ')[-1] for line in data.get_all('Classifier') or ()
+                   if line.startswith('License ::')]
+    first = text.splitlines()[0].strip() if text else 'not stated'
+    return ', '.join(classifiers) or first
+
+
+def installed(name: str) -> Optional[Distribution]:
+    """A package's metadata; of mmcv also the build without operators."""
+    for other in (name, f'{name}-lite') if name == 'mmcv' else (name, ):
+        try:
+            return distribution(other)
+        except PackageNotFoundError:
+            continue
+    return None
+
+
+def rows() -> List[str]:
+    """Lines of the table, in the order of the names."""
+    lines = ['| package | tested | licence | for |', '|---|---|---|---|']
+    for name, purpose in sorted(requirements().items()):
+        package = installed(name)
+        cells = (package.version, licence(package)) if package else ('not installed', '')
+        lines.append(f'| {name} | {cells[0]} | {cells[1]} | {purpose} |')
+    return lines
+
+
+def main(argv: Optional[List[str]] = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument('--write', action='store_true', help='into docs/dependencies.md')
+    args = parser.parse_args(argv)
+    table = '\n'.join(rows()) + '\n'
+    if not args.write:
+        print(table, end='')
+        return
+    before, rest = PAGE.read_text(encoding='utf-8').split(FIRST)
+    PAGE.write_text(before + FIRST + table + LAST + rest.split(LAST)[1], encoding='utf-8')
+
+
+if __name__ == '__main__':
+    main()
