@@ -25,9 +25,11 @@ def test_step(tmp_path):
     benchmark(tmp_path, 'step', 'demo', '--batch-size', '2', '--steps', '2', '--warmup', '1',
               '--profile', '3', '--json', 'out.json')
     result = json.loads((tmp_path / 'out.json').read_text())
-    assert result['settings']['batch_size'] == 2 and result['settings']['dtype'] == 'auto'
+    assert result['settings']['batch_size'] == 2
     released, ours = result['rows']
     assert [released['step'], ours['step']] == ['released', 'ours']
+    assert released['dtype'] == ours['dtype'] == 'float32'
+    assert result['settings']['bound'].endswith('TFLOP/s (float32)')
     for row in (released, ours):
         assert row['seconds'] > 0 and row['peak GB'] > 0 and row['images/s'] > 0
         assert row['memory ratio'] > 0
@@ -58,7 +60,8 @@ def test_data(tmp_path):
     rows = {row['what']: row for row in result['rows']}
     assert rows['released, restated']['times faster'] == 1
     assert rows['decoding alone']['time / decoding'] == 1
-    assert rows['ours, JPEGs not reduced']['time / decoding'] > 1
+    assert all(row['images/s of one core'] > 0 for row in result['rows'])
+    assert len(rows) == 6 and {'torchvision', 'pillow'} <= set(result['settings'])
     loaders = json.loads((tmp_path / 'out.json.loader.json').read_text())['rows']
     assert [row['loader'] for row in loaders] == ['0 workers', '1 workers, 2 batches ahead']
     assert all(row['images/s'] > 0 for row in loaders)

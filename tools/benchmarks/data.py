@@ -9,7 +9,9 @@ from typing import Any, Callable, Dict, List
 
 import cv2
 import numpy as np
+import PIL
 import torch
+import torchvision
 from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
@@ -182,7 +184,8 @@ def run(args: argparse.Namespace) -> None:
         paths = [source.root / name for name in source.names]
         with Image.open(paths[0]) as image:
             size = f'{image.width} x {image.height}'
-        settings = dict(images=len(paths), first_image=size, runs=args.runs)
+        settings = dict(images=len(paths), first_image=size, dtype='uint8', runs=args.runs,
+                        torchvision=torchvision.__version__, pillow=PIL.__version__)
         measuring.report('Data pipeline, an image to its 2 global and 4 local crops',
                          compare_ways(paths, args.runs), 'cpu', args.json, **settings)
         jpegs = [path for path in paths if path.suffix.lower() in ('.jpg', '.jpeg')]

@@ -59,4 +59,4 @@ def run(args: argparse.Namespace) -> None:
                 'times faster': round(times['at_once'].median / times[name].median, 2),
                 'same neighbours': f'{(found[name] == found["at_once"]).float().mean():.2%}'})
     measuring.report(f'{K} nearest patches', rows, args.device, args.json,
-                     queries=args.queries, width=args.width, runs=args.runs)
+                     queries=args.queries, width=args.width, dtype='float32', runs=args.runs)

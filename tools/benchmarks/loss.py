@@ -97,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
                 gap = (grads[method] - grads['plain']).abs().max() / grads['plain'].abs().max()
                 row['gradient, largest relative difference'] = f'{float(gap):.0e}'
             rows.append(row)
-    settings: Dict[str, object] = dict(runs=args.runs)
+    settings: Dict[str, object] = dict(dtype='float32', runs=args.runs)
     sums = medians.get('sums', {})
     if {50_000, 400_000} <= set(sums):
         settings['growth exponent 50k to 400k'] = round(exponent(sums, 50_000, 400_000), 2)

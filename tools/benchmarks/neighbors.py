@@ -85,7 +85,8 @@ def run(args: argparse.Namespace) -> None:
                 'same neighbours': f'{same:.2%}' if name == names[-1] else '-'})
     largest, smallest = max(seconds), min(seconds)
     projected = seconds[largest] * (args.target / largest)**2
-    settings = dict(k=K, width=args.width, runs=args.runs, projected_images=args.target,
+    settings = dict(k=K, width=args.width, dtype='float32', runs=args.runs,
+                    projected_images=args.target,
                     projected_seconds_of_one=round(projected),
                     projected_seconds_of_each_rank=round(projected / args.ranks),
                     ranks=args.ranks)
@@ -93,5 +94,4 @@ def run(args: argparse.Namespace) -> None:
         settings['growth_exponent'] = round(
             math.log(seconds[largest] / seconds[smallest]) / math.log(largest / smallest), 2)
     title = f'{K} nearest images; {args.target} are projected from {largest} by the square'
-    measuring.report(title,
-                     rows, args.device, args.json, **settings)
+    measuring.report(title, rows, args.device, args.json, **settings)

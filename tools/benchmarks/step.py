@@ -62,8 +62,8 @@ def fill_queues(model) -> None:
     bank.push(torch.randn_like(bank.features))
 
 
-def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, Any, Dict[str, torch.Tensor]]:
-    """A step of one kind, its model, and its inputs: crops that are coloured and normalised.
+def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, torch.dtype]:
+    """A step of one kind on crops that are coloured and normalised, and what it computes in.
 
     Two kinds made from the same arguments start from equal weights, queues and crops.
     """
@@ -106,7 +106,7 @@ def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, Any, Dict[str, t
         move()
         return losses
 
-    return work, model, views
+    return work, getattr(optim_wrapper, 'cast_dtype', None) or torch.float32
 
 
 def peak(args: argparse.Namespace, kind: str) -> Callable[[], Any]:
@@ -149,8 +149,9 @@ def profile(works: Dict[str, Step], count: int, device: str) -> List[Dict[str, A
     return rows
 
 
-def matmul_rate(dtype: torch.dtype, device: str, size: int) -> float:
+def matmul_rate(dtype: torch.dtype, device: str) -> float:
     """Operations a second of one large matrix product, the bound that shares refer to."""
+    size = 8192 if device.startswith('cuda') else 2048
     a, b = (torch.randn(size, size, dtype=dtype, device=device) for _ in range(2))
     times = measuring.take_turns({'product': lambda: a @ b}, 5, 2, device)['product']
     return 2 * size**3 / min(times.seconds)
@@ -163,13 +164,13 @@ def largest_gap(ours: Dict[str, torch.Tensor], other: Dict[str, torch.Tensor]) -
 
 
 def run(args: argparse.Namespace) -> None:
-    on_gpu = args.device.startswith('cuda')
     kinds = [args.only] if args.only else ['released', 'ours']
     works: Dict[str, Step] = {}
     first: Dict[str, Dict[str, torch.Tensor]] = {}
     flops: Dict[str, int] = {}
+    dtypes: Dict[str, torch.dtype] = {}
     for kind in kinds:
-        works[kind] = prepare(args, kind)[0]
+        works[kind], dtypes[kind] = prepare(args, kind)
         torch.manual_seed(1)
         first[kind] = {name: value.detach() for name, value in works[kind]().items()}
         context = nullcontext() if not args.compile else torch.compiler.set_stance('force_eager')
@@ -179,12 +180,13 @@ def run(args: argparse.Namespace) -> None:
     operators = profile(works, args.profile, args.device) if args.profile else []
     works.clear()
     memory = {kind: measuring.peak_memory(peak, args, kind, device=args.device) for kind in kinds}
-    dtype = torch.float32 if not on_gpu else torch.bfloat16
-    bound = matmul_rate(dtype, args.device, 8192 if on_gpu else 2048)
+    bounds = {dtype: matmul_rate(dtype, args.device) for dtype in set(dtypes.values())}
 
     rows = []
     for kind in kinds:
-        row = {'step': kind, 'seconds': round(times[kind].median, 4),
+        bound = bounds[dtypes[kind]]
+        row = {'step': kind, 'dtype': str(dtypes[kind]).replace('torch.', ''),
+               'seconds': round(times[kind].median, 4),
                'spread': f'{times[kind].spread:.0%}',
                'images/s': round(2 * args.batch_size / times[kind].median, 2),
                'peak GB': round(memory[kind] / measuring.GB, 2),
@@ -199,9 +201,9 @@ def run(args: argparse.Namespace) -> None:
         rows.append(row)
     measuring.report(
         'One training step', rows, args.device, args.json, config=args.config,
-        batch_size=args.batch_size, dtype=args.dtype, compile=args.compile,
-        **args.cfg_options,
-        bound=f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', ''))
+        batch_size=args.batch_size, compile=args.compile, **args.cfg_options,
+        bound=', '.join(f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', '')
+                        for dtype, bound in bounds.items()))
     if operators:
         measuring.report('Where the time goes', operators, args.device,
                          args.json and f'{args.json}.profile.json', config=args.config)
