@@ -24,6 +24,7 @@ from cotap_mm.datasets.workers import explained_deaths
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
 from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
 from cotap_mm.engine.network import choose_interface
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.ops import world_size
@@ -73,11 +74,13 @@ def train(runner: Runner) -> None:
     """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
 
     Raises:
-        RuntimeError: If a process of the loader died, with the images it was reading.
+        RuntimeError: If a process of the loader died, with the images it was reading; if
+            another rank does not answer, with its number.
         SystemExit: In that case with status 75, on rank 0. The other ranks have ended by
             then, since a launcher kills those that are left when one has a bad status.
     """
-    with explained_deaths(lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
+    with explained_losses(lambda: runner.iter), explained_deaths(
+            lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
         runner.train()
     if was_preempted(runner) and is_main_process():
         if world_size() > 1:
@@ -195,20 +198,23 @@ def start_processes(config: Config) -> None:
 
     This happens before the Runner is built, since neighbours are found once for all.
     MMEngine's launcher selects a CUDA device in each process and wraps the model for
-    it; without a GPU the group is made here with gloo, and the wrapper told so.
+    it; without a GPU the group is made here with gloo, and the wrapper told so. A
+    collective that has no answer for ``env_cfg.dist_cfg.timeout`` seconds, or those of the
+    environment variable ``COTAP_DIST_TIMEOUT``, ends the run.
     """
     launcher = config.get('launcher', 'none')
     if launcher == 'none':
         return
+    options = dict(config.get('env_cfg', {}).get('dist_cfg', {}))
+    options['timeout'] = timeout_of(options.get('timeout', 1800))
     if torch.cuda.is_available():
-        init_dist(launcher, **config.get('env_cfg', {}).get('dist_cfg', {}))
+        init_dist(launcher, **options)
         return
     if launcher != 'pytorch':
         raise ValueError(f'launcher {launcher!r} needs GPUs, and none is visible; use '
                          'tools/dist_train.sh to train on several CPU processes')
     choose_interface()
-    dist.init_process_group('gloo', timeout=datetime.timedelta(
-        seconds=float(os.environ.get('COTAP_DIST_TIMEOUT', 1800))))
+    dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=options['timeout']))
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                     broadcast_buffers=False)
     if _replace_sync_bn(config.model):

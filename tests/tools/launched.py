@@ -52,6 +52,15 @@ class WaitHook(Hook):
 
 
 @HOOKS.register_module()
+class StallHook(Hook):
+    """Rank 1 hangs in an iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if get_rank() == 1 and runner.iter == 3:
+            time.sleep(600)
+
+
+@HOOKS.register_module()
 class DumpHook(Hook):
     """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
 

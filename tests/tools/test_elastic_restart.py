@@ -91,3 +91,12 @@ def test_the_launcher_hands_sigusr1_on(tmp_path):
     assert status == 1, output[-3000:]
     assert 'SIGUSR1: saving iteration 4 and stopping' in output
     assert checkpoint(tmp_path, 4)['run_state']['world_size'] == 2
+
+
+def test_a_rank_that_stalls_ends_the_run(tmp_path):
+    config = write_config(tmp_path, ITERS, hooks=['StallHook'])
+    done = run([*DIST_TRAIN, str(config), '2'], tmp_path, MASTER_PORT=str(free_port()),
+               COTAP_DIST_TIMEOUT='10')
+    assert done.returncode == 1
+    assert 'rank 0, iteration 3: rank 1 does not answer: died' in done.stdout, done.stdout[-3000:]
+    assert steps(tmp_path) == [[1, 2, 3]] and (tmp_path / 'run' / 'iter_2.pth').is_file()
