@@ -26,8 +26,9 @@ test: .setup-full
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 test-faults: .setup-full
-	COTAP_KILLS=200 $(PYTHON) -m pytest -s tests/engine/test_safe_checkpoints.py \
-		tests/engine/test_killed_trainings.py
+	COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
+		tests/engine/test_safe_checkpoints.py tests/engine/test_killed_trainings.py \
+		tests/engine/test_soak.py
 
 lint: .setup-full
 	$(PYTHON) -m ruff check .

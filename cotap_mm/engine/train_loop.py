@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from cotap_mm.engine.log_history import KEPT, bound_history
 from cotap_mm.ops import world_size
 from cotap_mm.registry import LOOPS
 
@@ -16,17 +17,20 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     MMEngine's own reads and drops everything that was seen before. The loader's sampler
     must be one that can start anywhere, such as :class:`cotap_mm.datasets.VisitSampler`;
-    with another one this loop does as MMEngine's.
+    with another one this loop does as MMEngine's. Of each logged value it remembers the last
+    ones, so that a long run does not grow; see :func:`bound_history`.
 
     Args:
         runner (Runner): As in the parent, like all other arguments.
+        log_history (int): Values of each kind that are remembered. Defaults to 1000.
 
     Attributes:
         samples_seen (int): Samples that all ranks together have been given since the run began.
     """
 
-    def __init__(self, runner, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, runner, *args: Any, log_history: int = KEPT, **kwargs: Any) -> None:
         super().__init__(runner, *args, **kwargs)
+        self.log_history = log_history
         self.samples_seen = 0
 
     @property
@@ -69,5 +73,6 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     def run_iter(self, data_batch: Any) -> None:
         """One iteration, counted before hooks save the count."""
+        bound_history(self.runner, self.log_history)
         self.samples_seen += self.batch_of_all_ranks
         super().run_iter(data_batch)
