@@ -59,7 +59,7 @@ def test_config_says_what_it_does(path):
     assert config.train_cfg.max_iters == 1000 * kilo
     assert ('coco-in1k' in path.stem) == ('ImageNet' in first)
     width = MODELS.build(config.model.backbone).embed_dims
-    assert width == {'vits': 384, 'vitb': 768}[path.stem[:4]]
+    assert width == {'vits': 384, 'vitb': 768, 'vitl': 1024}[path.stem[:4]]
 
 
 def test_the_paper_s_numbers():

@@ -11,11 +11,13 @@ from .hooks import (
 )
 from .layer_decay import LayerDecayOptimWrapperConstructor
 from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
+from .sharding import CoTAPFSDPStrategy
 from .train_loop import ResumableTrainLoop
 
 __all__ = [
-    'CoTAPOptimWrapperConstructor', 'CompileHook', 'LayerDecayOptimWrapperConstructor',
-    'MixedPrecisionOptimWrapper', 'MonitorHook', 'NonFiniteHook', 'PreemptionHook',
+    'CoTAPFSDPStrategy', 'CoTAPOptimWrapperConstructor', 'CompileHook',
+    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
+    'NonFiniteHook', 'PreemptionHook',
     'ResumableTrainLoop', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook',
     'compile_parts'
 ]

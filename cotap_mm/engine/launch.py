@@ -15,7 +15,7 @@ from mmengine.config import Config, DictAction
 from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 from mmengine.logging import print_log
 from mmengine.registry import init_default_scope
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors, image_source
@@ -52,7 +52,8 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
     return config
 
 
-def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) -> Runner:
+def build_runner(args: argparse.Namespace,
+                 make_config: Callable[[], Config]) -> 'Runner | FlexibleRunner':
     """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
 
     Args:
@@ -67,10 +68,22 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config]) ->
         config = make_config()
         start_processes(config)
         prepare(config)
-        return Runner.from_cfg(config)
+        return runner_of(config)
 
 
-def train(runner: Runner) -> None:
+def runner_of(config: Config) -> 'Runner | FlexibleRunner':
+    """MMEngine's FlexibleRunner if the config has a ``strategy``, such as FSDP, else its Runner.
+
+    A single process shares nothing out, so there the strategy is left out.
+    """
+    if config.get('strategy') and config.get('launcher', 'none') == 'none':
+        print_log(f'strategy {config.strategy.type} is for several processes '
+                  '(tools/dist_train.sh); this one trains without it', logger='current')
+        config.strategy = None
+    return (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
+
+
+def train(runner: 'Runner | FlexibleRunner') -> None:
     """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
 
     Raises:

@@ -7,7 +7,10 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
+from cotap_mm.ops import all_reduce_min
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+
+from .sharding import original_ndim
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -53,7 +56,7 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not param.requires_grad:
                 continue
             is_head = name.startswith('head.')
-            decays = param.ndim > 1 and not name.endswith('.bias')
+            decays = original_ndim(param) > 1 and not name.endswith('.bias')
             group = groups.setdefault((is_head, decays), dict(params=[]))
             group['params'].append(param)
             if is_head:
@@ -87,6 +90,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     def __init__(self, dtype: str = 'auto', **kwargs) -> None:
         choices = ('auto', 'bfloat16', 'float16', 'float32')
         self._is_bad: Optional[torch.Tensor] = None
+        self.is_sharded = False  # each rank has gradients of its own, see CoTAPFSDPStrategy
         if dtype not in choices:
             raise ValueError(f'dtype must be one of {choices}, got {dtype!r}')
         if dtype == 'auto':
@@ -116,6 +120,8 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         grads = [param.grad for group in self.optimizer.param_groups for param in group['params']
                  if param.grad is not None]
         is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
+        if self.is_sharded:
+            is_finite = all_reduce_min(is_finite.int()).bool()
         self._is_bad = ~is_finite
         if self.optimizer.defaults.get('fused'):
             # Where set, the kernel looks at it. With float16 the loss scaler sets its own.

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from cotap_mm.engine.sharding import refuse_sharded
 from cotap_mm.registry import HOOKS
 
 from .data import EvaluationData
@@ -104,7 +105,12 @@ class EvaluationHook(Hook):
         self.history: List[Tuple[int, Tuple[str, str], Result]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Measure where training starts."""
+        """Measure where training starts.
+
+        Raises:
+            ValueError: If the network is shared out among the ranks.
+        """
+        refuse_sharded(runner.model, 'EvaluationHook')
         self.evaluate(runner, runner.iter)
 
     def after_train_iter(self,

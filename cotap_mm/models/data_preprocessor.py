@@ -36,7 +36,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
     def __init__(self, mean: Sequence[float] = (123.675, 116.28, 103.53),
                  std: Sequence[float] = (58.395, 57.12, 57.375),
                  color: 'Optional[dict | str]' = 'default') -> None:
-        super().__init__()
+        super().__init__(non_blocking=True)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
         self.color = None if color is None else _color_options(color)

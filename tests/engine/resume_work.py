@@ -8,7 +8,6 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
-from mmengine.runner import Runner
 from torch.utils.data import get_worker_info
 
 from cotap_mm.datasets import ToyScenes
@@ -128,7 +127,7 @@ def train(folder, iters, resume=False, **options):
         config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                         broadcast_buffers=False)
     launch.prepare(config)
-    runner = Runner.from_cfg(config)
+    runner = launch.runner_of(config)
     try:
         launch.train(runner)
     except Killed:

@@ -7,6 +7,8 @@ from mmengine.model import is_model_wrapper
 
 from cotap_mm.registry import HOOKS
 
+from ..sharding import refuse_sharded
+
 
 @HOOKS.register_module()
 class CompileHook(Hook):
@@ -29,7 +31,12 @@ class CompileHook(Hook):
         self.options = dict(dynamic=False, **options)
 
     def before_train(self, runner) -> None:
-        """Compile, in place."""
+        """Compile, in place.
+
+        Raises:
+            ValueError: If the network is shared out among the ranks.
+        """
+        refuse_sharded(runner.model, 'CompileHook')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         count = compile_parts(model, **self.options)
         print_log(f'torch.compile: {count} parts of student and teacher; the first steps will be '

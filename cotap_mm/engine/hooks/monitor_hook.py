@@ -7,8 +7,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
-from cotap_mm.models.modules import feature_std, prototypes_in_use
 from cotap_mm.registry import HOOKS
+
+from ..sharding import whole_parameters
 
 # Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
 # values of healthy runs.
@@ -83,12 +84,10 @@ class MonitorHook(Hook):
             return
         crops = data_batch['patch']['global_crops'][:self.num_images, 0, 0].movedim(-1, -3)
         images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
-        _, patches = model.encode(images)
-        attention = model.prototype_attention(images).flatten(2, 3)
-        values = dict(
-            feature_std=feature_std(patches.flatten(2).transpose(1, 2).flatten(0, 1)),
-            prototypes_in_use=prototypes_in_use(attention),
-            teacher_distance=model.teacher.distance(model.student))
+        # Through the wrapper, which may have to gather the weights first.
+        values = runner.model(images, mode='monitors')
+        with whole_parameters(runner.model):
+            values['teacher_distance'] = model.teacher.distance(model.student)
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/monitor/{name}', float(value))
         values.update({name[len('monitor/'):]: value for name, value in (outputs or {}).items()

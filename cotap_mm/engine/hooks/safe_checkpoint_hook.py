@@ -61,7 +61,8 @@ class SafeCheckpointHook(CheckpointHook):
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
         """Keep what MMEngine does not restore."""
-        self._resumed = checkpoint if runner._resume and run_state.KEY in checkpoint else None
+        # A copy: FlexibleRunner takes the parts out.
+        self._resumed = dict(checkpoint) if runner._resume and run_state.KEY in checkpoint else None
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add what MMEngine does not save."""

@@ -7,6 +7,8 @@ from mmengine.model import is_model_wrapper
 
 from cotap_mm.registry import HOOKS
 
+from ..sharding import whole_parameters
+
 
 @HOOKS.register_module()
 class TeacherHook(Hook):
@@ -45,5 +47,6 @@ class TeacherHook(Hook):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         decay = self.decay(runner.iter / max(runner.max_iters, 1))
-        model.teacher.update(model.student, decay)
+        with whole_parameters(runner.model):
+            model.teacher.update(model.student, decay)
         runner.message_hub.update_scalar('train/teacher_decay', decay)

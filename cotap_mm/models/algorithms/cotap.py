@@ -18,6 +18,8 @@ from ..modules import (
     RandomDraws,
     TemplateBank,
     assignment_monitors,
+    feature_std,
+    prototypes_in_use,
 )
 
 Views = Dict[str, Tensor]
@@ -334,6 +336,25 @@ class CoTAP(BaseSelfSupervisor):
         else:
             raise ValueError(f"output must be 'filter' or 'backbone', got {output!r}")
         return cls, patches.transpose(1, 2).unflatten(2, grid)
+
+    def forward(self, inputs, data_samples: Optional[list] = None, mode: str = 'tensor'):
+        """As in MMPretrain, and with mode ``'monitors'`` those that no loss computes.
+
+        Args:
+            inputs (dict | Tensor): Views for ``'loss'``, else normalised images (B, 3, h, w).
+            data_samples (list, optional): Unused.
+            mode (str): ``'loss'``, ``'tensor'``, or ``'monitors'``.
+
+        Returns:
+            dict | tuple: For ``'monitors'`` the spread of the student's patches and the share
+            of prototypes in use, each a scalar.
+        """
+        if mode != 'monitors':
+            return super().forward(inputs, data_samples, mode)
+        _, patches = self.encode(inputs)
+        attention = self.prototype_attention(inputs).flatten(2, 3)
+        return dict(feature_std=feature_std(patches.flatten(2).transpose(1, 2).flatten(0, 1)),
+                    prototypes_in_use=prototypes_in_use(attention))
 
     def extract_feat(self, inputs: Tensor) -> Tuple[Tensor, Tensor]:
         """CLS and patch map of the student's filter, see :meth:`encode`."""

@@ -5,6 +5,8 @@ from typing import Dict
 import torch
 from torch import Tensor, nn
 
+_FSDP = '_fsdp_wrapped_module.'  # in the names of modules that FSDP has wrapped
+
 
 class EMATeacher(nn.Module):
     """Exponential moving average of every student parameter.
@@ -34,7 +36,7 @@ class EMATeacher(nn.Module):
         for name, module in parts.items():
             own = dict(getattr(self, name).named_parameters())
             for key, param in module.named_parameters():
-                mine.append(own[key].data)
+                mine.append(own[key.replace(_FSDP, '')].data)
                 theirs.append(param.data)
         return mine, theirs
 
