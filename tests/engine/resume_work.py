@@ -87,7 +87,8 @@ class CrashingScenes(ToyScenes):
         return super().read(index, enough)
 
 
-def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=(), **options):
+def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=(),
+                checkpoint_interval=2, **options):
     """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'demo.py')
@@ -105,8 +106,9 @@ def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=
             dataset=dict(patch=dict(num_images=13, image_size=32), num_neighbors=2,
                          crops=dict(global_size=32, local_size=16))),
         train_cfg=dict(max_iters=iters), work_dir=str(folder),
-        default_hooks=dict(logger=dict(interval=1),
-                           checkpoint=dict(interval=2, max_keep_ckpts=-1)), **options))
+        default_hooks=dict(
+            logger=dict(interval=1),
+            checkpoint=dict(interval=checkpoint_interval, max_keep_ckpts=-1)), **options))
     config.model.init_cfg = None
     config.custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
                            dict(type='ScheduleLengthHook'), *hooks]

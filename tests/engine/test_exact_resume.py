@@ -53,6 +53,17 @@ def test_one_process(tmp_path):
         assert_same(saved(folder, 8), whole)
 
 
+def test_half_precision_and_accumulated_gradients(tmp_path):
+    """A checkpoint is due in iteration 3, in the middle of two, and waits for the next one."""
+    options = dict(optim_wrapper=dict(dtype='bfloat16', accumulative_counts=2))
+    resume_work.train(tmp_path / 'whole', 8, checkpoint_interval=3, **options)
+    folder = tmp_path / 'killed'
+    assert resume_work.train(folder, 8, checkpoint_interval=3, kill_at=5, **options) is None
+    assert sorted(path.name for path in folder.glob('*.pth')) == ['iter_4.pth']
+    resume_work.train(folder, 8, checkpoint_interval=3, resume=True, **options)
+    assert_same(saved(folder, 8), saved(tmp_path / 'whole', 8))
+
+
 def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
     assert resume_work.train(tmp_path, 8, kill_at=6) is None
     read = []

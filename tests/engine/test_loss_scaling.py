@@ -1,0 +1,43 @@
+"""float16's loss scaling is part of a checkpoint. On a CPU its scaler runs as it does on a GPU."""
+import pytest
+import torch
+
+from cotap_mm.engine import MixedPrecisionOptimWrapper
+
+
+def wrapper():
+    """One weight; the scale doubles after two good steps and halves after a bad one."""
+    weight = torch.nn.Parameter(torch.ones(1))
+    optim = MixedPrecisionOptimWrapper(
+        'float32', optimizer=torch.optim.Adam([weight], lr=0.1))
+    optim.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8., growth_interval=2)
+    optim.cast_dtype = torch.float16
+    return optim, weight
+
+
+def step(optim, weight, factor=1.):
+    optim.update_params((weight * factor).sum())
+    return float(weight), optim.loss_scaler.get_scale()
+
+
+def test_bad_steps_halve_the_scale_and_change_nothing():
+    optim, weight = wrapper()
+    first, scale = step(optim, weight)
+    assert first == pytest.approx(0.9, abs=1e-4) and scale == 8
+    assert step(optim, weight, float('inf')) == (first, 4) and optim.left_out
+    assert step(optim, weight)[0] < first and not optim.left_out
+
+
+def test_resumed_in_the_middle_of_growing():
+    whole, weight = wrapper()
+    optim, other = wrapper()
+    for pair in ((whole, weight), (optim, other)):
+        step(*pair, float('inf'))
+        step(*pair)
+    resumed, third = wrapper()
+    resumed.load_state_dict(optim.state_dict())
+    third.data.copy_(other.data)
+    for _ in range(3):
+        expected = step(whole, weight)
+        assert step(resumed, third) == expected
+    assert expected[1] == 16  # 4 after the bad step, doubled twice
