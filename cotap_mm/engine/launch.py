@@ -25,7 +25,7 @@ from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_ch
 from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
-from cotap_mm.engine.network import choose_interface
+from cotap_mm.engine.network import choose_interface, meeting_place
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
@@ -221,13 +221,15 @@ def start_processes(config: Config) -> None:
     options = dict(config.get('env_cfg', {}).get('dist_cfg', {}))
     options['timeout'] = timeout_of(options.get('timeout', 1800))
     if torch.cuda.is_available():
-        init_dist(launcher, **options)
+        place = meeting_place(options['timeout']) if launcher == 'pytorch' else {}
+        init_dist(launcher, **options, **place)
         return
     if launcher != 'pytorch':
         raise ValueError(f'launcher {launcher!r} needs GPUs, and none is visible; use '
                          'tools/dist_train.sh to train on several CPU processes')
     choose_interface()
-    dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=options['timeout']))
+    dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=options['timeout']),
+                            **meeting_place(options['timeout']))
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                     broadcast_buffers=False)
     if _replace_sync_bn(config.model):

@@ -1,11 +1,33 @@
-"""The network interface by which CPU processes on several machines find each other."""
+"""How the processes of one run find each other."""
+import datetime
 import os
 import socket
 import struct
-from typing import Dict, Optional
+from typing import Any, Dict, Optional
+
+import torch.distributed as dist
 
 _VARIABLE = 'GLOO_SOCKET_IFNAME'
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
+
+
+def meeting_place(timeout: float) -> Dict[str, Any]:
+    """The store in which processes that ``torchrun`` has started leave their addresses.
+
+    With a fixed port its restarts share one store. PyTorch (2.11) would read there, by
+    chance, addresses of processes that have died, and the new ones would wait for them.
+
+    Args:
+        timeout (float): Seconds to wait for the store.
+
+    Returns:
+        dict: ``store``, ``rank`` and ``world_size`` for ``init_process_group``.
+    """
+    store, rank, size = next(dist.rendezvous(
+        'env://', timeout=datetime.timedelta(seconds=timeout)))
+    attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
+    return dict(store=dist.PrefixStore(f'cotap_mm/attempt_{attempt}', store), rank=rank,
+                world_size=size)
 
 
 def choose_interface() -> None:
