@@ -85,8 +85,10 @@ def environment(folder, **variables):
     """Of a launcher: modules of the repository and of ``folder``, this Python, one thread."""
     told = ('TORCHELASTIC', 'PET_', 'SLURM', 'GLOO', 'NNODES', 'NODE_RANK', 'MASTER')
     kept = {name: value for name, value in os.environ.items() if not name.startswith(told)}
-    return dict(kept, PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
-                PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]), **variables)
+    kept.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
+                PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
+                COTAP_DIST_TIMEOUT='120')  # what outlives a failed test ends by itself
+    return dict(kept, **variables)
 
 
 def run(command, folder, **variables):
