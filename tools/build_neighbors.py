@@ -16,7 +16,7 @@ import torch
 from cotap_mm.command_line import joined_processes, short_errors
 from cotap_mm.datasets import GlobalEncoder, build_neighbors, open_images
 from cotap_mm.datasets.meeting import OtherRankFailed
-from cotap_mm.engine import launch
+from cotap_mm.engine import run_config
 from cotap_mm.ops import rank
 
 
@@ -48,7 +48,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
     """Config of the backbone, and its checkpoint."""
     if args.backbone.endswith('.py'):
-        model = launch.load_config(args.backbone).model
+        model = run_config.load_config(args.backbone).model
         backbone = model.backbone.to_dict()
         default = (model.get('init_cfg') or {}).get('checkpoint')
     else:

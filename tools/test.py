@@ -9,7 +9,7 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
-from cotap_mm.engine import launch
+from cotap_mm.engine import launch, run_config
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -17,13 +17,13 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                                      formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
     parser.add_argument('checkpoint', help='what training with this config has saved')
-    launch.add_common_arguments(parser)
+    run_config.add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
 def build_config(args: argparse.Namespace) -> Config:
-    config = launch.load_config(args.config)
-    if launch.is_pretraining(config):
+    config = run_config.load_config(args.config)
+    if run_config.is_pretraining(config):
         raise ValueError(f'{args.config} is for pre-training and has no test of its own; its '
                          'features are measured with a config of configs/downstream, or with '
                          'cotap_mm.evaluation.dense_retrieval')
@@ -31,7 +31,7 @@ def build_config(args: argparse.Namespace) -> Config:
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')
     config.model.backbone.init_cfg = None  # all weights come from the checkpoint
     config.load_from = args.checkpoint
-    return launch.finish_config(config, args)
+    return run_config.finish_config(config, args)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

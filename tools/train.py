@@ -13,7 +13,7 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
-from cotap_mm.engine import launch
+from cotap_mm.engine import launch, run_config
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -38,30 +38,30 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the number of images a step')
     parser.add_argument('--seed', type=int, help='of all random draws')
-    launch.add_common_arguments(parser)
+    run_config.add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
 def build_config(args: argparse.Namespace) -> Config:
-    config = launch.load_config(args.config)
+    config = run_config.load_config(args.config)
     options = (args.images, args.cls_images, args.neighbors, args.cls_neighbors)
-    if any(options) and not launch.is_pretraining(config):
+    if any(options) and not run_config.is_pretraining(config):
         raise ValueError(f'--images, --cls-images and their neighbours are for pre-training, and '
                          f'{args.config} is for {config.default_scope}; its data are set in '
                          'the config')
     if args.images:
-        launch.set_images(config, args.images, args.cls_images, args.neighbors,
+        run_config.set_images(config, args.images, args.cls_images, args.neighbors,
                           args.cls_neighbors)
     elif any(options):
         raise ValueError('--cls-images, --neighbors and --cls-neighbors go with --images')
     if args.init:
-        launch.set_init(config, args.init, args.trust)
+        run_config.set_init(config, args.init, args.trust)
     elif args.trust:
         raise ValueError('--trust goes with --init')
     if args.amp:
-        launch.set_mixed_precision(config)
+        run_config.set_mixed_precision(config)
     if args.seed is not None:
-        launch.set_seed(config, args.seed)
+        run_config.set_seed(config, args.seed)
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in config:
             raise ValueError(f'--auto-scale-lr: {args.config} does not say for how many images a '
@@ -69,7 +69,7 @@ def build_config(args: argparse.Namespace) -> Config:
                              'base_batch_size=...) to it')
         config.auto_scale_lr.enable = True
     config.resume = args.resume or launch.is_restart()
-    return launch.finish_config(config, args)
+    return run_config.finish_config(config, args)
 
 
 def main(argv: Optional[List[str]] = None) -> None:

@@ -27,7 +27,7 @@ from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import open_images
 from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
-from cotap_mm.engine import launch
+from cotap_mm.engine import run_config
 from cotap_mm.evaluation import Encoder, ImageMaskFolder
 from cotap_mm.registry import TRANSFORMS, build
 from cotap_mm.visualization import Report, sections
@@ -242,7 +242,7 @@ def show_classes(report: Report, study: Study) -> None:
 def show_crops(report: Report, study: Study) -> None:
     crop = MultiCrop()
     if study.args.config:
-        crops = launch.load_config(study.args.config).train_dataloader.dataset.get('crops', {})
+        crops = run_config.load_config(study.args.config).train_dataloader.dataset.get('crops', {})
         crop = build(TRANSFORMS, dict(crops, type='MultiCrop'))
     random, found = np.random.default_rng(0), []
     images = [study.source.read(i) for i in spread(len(study.source), 3)]

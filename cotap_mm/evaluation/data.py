@@ -276,7 +276,7 @@ def _of_mmseg(name: str, train: Optional[dict], val: dict,
 
 
 def _of_config(path: str) -> EvaluationData:
-    from cotap_mm.engine.launch import load_config
+    from cotap_mm.engine.run_config import load_config
     config = load_config(path)
     try:
         train, val = config.train_dataloader.dataset, config.val_dataloader.dataset

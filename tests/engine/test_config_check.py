@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from cotap_mm.engine import launch
+from cotap_mm.engine import run_config
 from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.engine.hooks import SafeCheckpointHook
 
@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def config_with(**options):
-    config = launch.load_config('vits_folder')
+    config = run_config.load_config('vits_folder')
     config.merge_from_dict(options)
     return config
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from PIL import Image
 from tool_loading import load_tool
 
-from cotap_mm.engine import launch
+from cotap_mm.engine import launch, run_config
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f'''
@@ -143,7 +143,7 @@ def test_unknown_config():
 @pytest.mark.parametrize('name', ['configs/cotap/vits_folder.py', 'vits_folder'])
 def test_config_is_found_from_anywhere(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert launch.load_config(name).train_cfg.max_iters == 100_000
+    assert run_config.load_config(name).train_cfg.max_iters == 100_000
 
 
 def test_options_reach_the_config():
@@ -162,7 +162,7 @@ def test_options_reach_the_config():
 
 def test_seed_keeps_other_randomness():
     config = Config(dict(randomness=dict(seed=0, deterministic=True)))
-    launch.set_seed(config, 5)
+    run_config.set_seed(config, 5)
     assert config.randomness == dict(seed=5, deterministic=True)
 
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from cotap_mm.engine import compile_parts, launch
+from cotap_mm.engine import compile_parts, run_config
 from cotap_mm.registry import MODELS, build
 
 from . import measuring
@@ -68,7 +68,7 @@ def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, torch.dtype]:
     Two kinds made from the same arguments start from equal weights, queues and crops.
     """
     torch.manual_seed(0)
-    config = launch.load_config(args.config)
+    config = run_config.load_config(args.config)
     config.model.init_cfg = None
     if kind == 'ours':
         config.merge_from_dict(args.cfg_options)
