@@ -1,5 +1,6 @@
 import pytest
 import torch
+from engine import resume_work
 from tiny import LOSSES, build_tiny, make_inputs
 
 import cotap_mm
@@ -25,6 +26,15 @@ def test_trains_without_the_filter_and_loads_as_a_plain_vit():
     assert plain.network.neck is None
     wanted = CoTAPEncoder(model, output='backbone')(images)
     torch.testing.assert_close(plain(images).patches, wanted.patches, rtol=1e-4, atol=1e-4)
+
+
+def test_trains_with_all_hooks(tmp_path):
+    runner = resume_work.train(tmp_path, 4, **{
+        'model.neck': dict(_delete_=True, type='NoFilter'),
+        'model.losses.prototype_entropy': None})
+    logged = runner.message_hub.log_scalars
+    assert 'train/monitor/feature_std' in logged and 'train/loss_patch_ranking' in logged
+    assert 'train/monitor/prototypes_in_use' not in logged
 
 
 def test_output_is_the_normalised_token():

@@ -59,15 +59,17 @@ class TrainedNetworks:
             mode (str): ``'loss'``, ``'tensor'``, or ``'monitors'``.
 
         Returns:
-            dict | tuple: For ``'monitors'`` the spread of the student's patches and the share
-            of prototypes in use, each a scalar.
+            dict | tuple: For ``'monitors'`` the spread of the student's patches and, if there
+            are any, the share of prototypes in use, each a scalar.
         """
         if mode != 'monitors':
             return super().forward(inputs, data_samples, mode)
         _, patches = self.encode(inputs)
-        attention = self.prototype_attention(inputs).flatten(2, 3)
-        return dict(feature_std=feature_std(patches.flatten(2).transpose(1, 2).flatten(0, 1)),
-                    prototypes_in_use=prototypes_in_use(attention))
+        found = dict(feature_std=feature_std(patches.flatten(2).transpose(1, 2).flatten(0, 1)))
+        if self.neck.num_prototypes:
+            attention = self.prototype_attention(inputs).flatten(2, 3)
+            found['prototypes_in_use'] = prototypes_in_use(attention)
+        return found
 
     def extract_feat(self, inputs: Tensor) -> Tuple[Tensor, Tensor]:
         """CLS and patch map of the student's filter, see :meth:`encode`."""
