@@ -110,7 +110,7 @@ def test_unknown_signal():
 
 @pytest.mark.parametrize('when, images', [
     ('training', 'toy/train-scene-32px-seed0/000005'),
-    ('neighbours', 'toy/train-scene-32px-seed0/000000, .*/000005, .*')])
+    ('neighbours', '(toy/.*, )?toy/train-scene-32px-seed0/000005, .*')])
 def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images):
     monkeypatch.setenv('COTAP_TEST_CRASH', when)
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
