@@ -32,6 +32,7 @@ OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor',
 OPTIMIZERS = _child('optimizer', root.OPTIMIZERS, _ENGINE_LOCATIONS)
 OPTIM_WRAPPERS = _child('optimizer wrapper', root.OPTIM_WRAPPERS, _ENGINE_LOCATIONS)
 PARAM_SCHEDULERS = _child('parameter scheduler', root.PARAM_SCHEDULERS, _ENGINE_LOCATIONS)
+MODEL_WRAPPERS = _child('model_wrapper', root.MODEL_WRAPPERS, _ENGINE_LOCATIONS)
 STRATEGIES = _child('strategy', root.STRATEGIES, _ENGINE_LOCATIONS)
 VISUALIZERS = _child('visualizer', root.VISUALIZERS, ['cotap_mm.visualization'])
 VISBACKENDS = _child('vis_backend', root.VISBACKENDS, ['cotap_mm.visualization'])

@@ -11,7 +11,11 @@ import torch
 from mmengine._strategy import FSDPStrategy
 from mmengine.device import get_device
 from torch import nn
-from torch.distributed.fsdp import FullyShardedDataParallel
+from torch.distributed.fsdp import (
+    FullOptimStateDictConfig,
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+)
 
 from cotap_mm.ops import all_reduce_sum, broadcast, world_size
 from cotap_mm.registry import STRATEGIES
@@ -77,8 +81,8 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         offload = dict(rank0_only=True, offload_to_cpu=torch.cuda.is_available())
         super().__init__(**kwargs, state_dict_cfg=dict(
             state_dict_type='FULL_STATE_DICT',
-            state_dict_config=dict(type='FullStateDictConfig', **offload),
-            optim_state_dict_config=dict(type='FullOptimStateDictConfig', **offload)))
+            state_dict_config=FullStateDictConfig(**offload),
+            optim_state_dict_config=FullOptimStateDictConfig(**offload)))
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         if model.backbone.with_cp == 'mlp':
