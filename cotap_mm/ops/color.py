@@ -27,7 +27,7 @@ def augment_color(crops: Tensor, draws: Tensor, brightness=0.8, contrast=0.8, sa
     batch. The rows stay on the CPU, so that nothing waits for the device, and only the crops
     that an operation is for are computed.
 
-    Source: CoTAP, https://arxiv.org/abs/2509.09429, Sec. on data; the operations are kornia's,
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; the operations are kornia's,
     those of torchvision's ``ColorJitter``.
 
     Args:
