@@ -75,6 +75,27 @@ def _history_statistic(owner: type, name: str):
     raise pickle.UnpicklingError(f'refused to look up {name!r} of {owner!r}')
 
 
+def _empty_array(kind: type, shape: tuple, code: object):
+    """Stands in for NumPy's ``_reconstruct``, which would make an array of any size.
+
+    Pickles of arrays begin with an empty one; its state, with as many bytes as it needs,
+    follows.
+    """
+    import numpy as np
+    if kind is not np.ndarray or tuple(shape) != (0, ):
+        raise pickle.UnpicklingError(f'refused to make an array of shape {shape!r}')
+    return np.empty(0, np.int8)
+
+
+def _plain_dtype(code: str, *_: object):
+    """Stands in for ``numpy.dtype``: numbers only, no objects, records or texts."""
+    import numpy as np
+    dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 3 else None
+    if dtype is None or dtype.kind not in 'fiub':
+        raise pickle.UnpicklingError(f'refused an array of type {str(code)[:50]!r}')
+    return dtype
+
+
 def safe_globals() -> list:
     """Harmless things that MMEngine's checkpoints hold besides tensors."""
     import numpy as np
@@ -82,11 +103,13 @@ def safe_globals() -> list:
     core = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core')
                                    else 'numpy.core.multiarray')
     kinds = ('float64', 'float32', 'float16', 'int64', 'int32', 'bool', 'uint8')
-    # Pickles name both functions by the module of the numpy that wrote them.
-    rebuilt = [(function, f'numpy.{place}.multiarray.{function.__name__}')
-               for function in (core._reconstruct, core.scalar) for place in ('core', '_core')]
-    return [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(kind)) for kind in kinds),
-            *rebuilt, (_history_statistic, 'builtins.getattr')]
+    # Pickles name functions by the module of the numpy that wrote them.
+    rebuilt = [(function, f'numpy.{place}.multiarray.{name}')
+               for name, function in (('_reconstruct', _empty_array), ('scalar', core.scalar))
+               for place in ('core', '_core')]
+    return [HistoryBuffer, np.ndarray, (_plain_dtype, 'numpy.dtype'),
+            *(type(np.dtype(kind)) for kind in kinds), *rebuilt,
+            (_history_statistic, 'builtins.getattr')]
 
 
 def allow_safe_resume() -> None:

@@ -2,8 +2,12 @@
 import ast
 from typing import Any, Dict, Optional, Tuple
 
+import torch
 from torch import Tensor
 
+from .content import check_network
+
+_MAX_CONFIG = 1 << 20  # characters of a config's text
 _WIDTH_OF_A_HEAD = 64  # of every ViT of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
 
 
@@ -26,14 +30,16 @@ def architecture_of(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
         ``use_filter``, and ``num_prototypes`` with the filter.
 
     Raises:
-        ValueError: If the number of heads or the grid cannot be told.
+        ValueError: If the number of heads or the grid is unknown, or the tensors are not those
+            of a whole network.
     """
+    check_network(tensors)
     patch = tensors['backbone.patch_embed.projection.weight']  # (d, channels, p, p)
     width, channels, size = patch.shape[:3]
     blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
     hidden = tensors['backbone.layers.0.ffn.layers.0.0.weight'].shape[0]
     rows, columns = stated_grid(tensors, meta) or _square_grid(tensors['backbone.pos_embed'])
-    heads = num_heads or _heads_in_meta(meta or {}) or _usual_heads(width)
+    heads = _checked_heads(num_heads or _heads_in_meta(meta or {}) or _usual_heads(width), width)
     prototypes = tensors.get('neck.prototypes')
     found: Dict[str, Any] = dict(
         arch=dict(embed_dims=width, num_layers=len(blocks), num_heads=heads,
@@ -49,13 +55,14 @@ def architecture_of(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
     return found
 
 
-def stated_grid(tensors: Dict[str, Tensor],
-                meta: Optional[dict] = None) -> Optional[Tuple[int, int]]:
+def stated_grid(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
+                with_cls: bool = True) -> Optional[Tuple[int, int]]:
     """Rows and columns of the position embeddings by the ``img_size`` beside the weights.
 
     Args:
         tensors (dict[str, Tensor]): As in :func:`architecture_of`.
         meta (dict, optional): ``meta`` of a checkpoint, with a config or an architecture.
+        with_cls (bool): Whether the first position is that of CLS. Defaults to True.
 
     Returns:
         tuple[int, int] | None: None if no size is stated, or one with another number of patches.
@@ -68,8 +75,35 @@ def stated_grid(tensors: Dict[str, Tensor],
     sides = [stated] * 2 if isinstance(stated, int) else stated
     if not isinstance(sides, (list, tuple)) or [type(side) for side in sides] != [int, int]:
         return None
+    if min(*sides, patch.shape[2]) < 1:
+        return None
     rows, columns = (-(-side // patch.shape[2]) for side in sides)  # sides are padded to patches
-    return (rows, columns) if 1 + rows * columns == positions.shape[1] else None
+    return (rows, columns) if with_cls + rows * columns == positions.shape[1] else None
+
+
+def add_cls_position(tensors: Dict[str, Tensor], meta: Optional[dict] = None) -> Dict[str, Tensor]:
+    """Position embeddings of patches alone get zeros for CLS, which compute the same.
+
+    So DeiT III and timm's ``no_embed_class`` have them. A square number of positions is a
+    grid without CLS, one more than a square a grid with it.
+
+    Args:
+        tensors (dict[str, Tensor]): In the layout of the algorithm.
+        meta (dict, optional): ``meta`` of the checkpoint, which may state the image's size.
+
+    Returns:
+        dict[str, Tensor]: With position embeddings (1, 1 + N, d).
+    """
+    positions = tensors.get('backbone.pos_embed')
+    if positions is None or positions.ndim != 3:
+        return tensors
+    count = positions.shape[1]
+    stated = stated_grid(tensors, meta, with_cls=False)
+    if stated is None and (stated_grid(tensors, meta) is not None
+                           or round(count**0.5)**2 != count):
+        return tensors
+    zeros = positions.new_zeros(1, 1, positions.shape[2])
+    return {**tensors, 'backbone.pos_embed': torch.cat([zeros, positions], dim=1)}
 
 
 def _square_grid(positions: Tensor) -> Tuple[int, int]:
@@ -89,6 +123,13 @@ def _usual_heads(width: int) -> int:
     return width // _WIDTH_OF_A_HEAD
 
 
+def _checked_heads(heads: Any, width: int) -> int:
+    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
+        raise ValueError(f'num_heads must divide the width {width}, got {heads!r}; pass the '
+                         'right num_heads=...')
+    return heads
+
+
 def _heads_in_meta(meta: dict) -> Optional[int]:
     arch = _stated_backbone(meta).get('arch')
     if isinstance(arch, dict):
@@ -103,21 +144,23 @@ def _stated_backbone(meta: dict) -> dict:
     """Arguments of the backbone that a training config or an export of ours states."""
     if isinstance(meta.get('architecture'), dict):
         return meta['architecture']
-    backbone = _literal_assignment(str(meta.get('cfg', '')), 'model').get('backbone')
+    text = meta.get('cfg', '')
+    backbone = _literal_assignment(text if isinstance(text, str) else '', 'model').get('backbone')
     return backbone if isinstance(backbone, dict) else {}
 
 
 def _literal_assignment(text: str, name: str) -> dict:
     """The dict assigned to ``name`` in a config's text, without running it."""
+    # Text of a stranger's file: null bytes, and expressions that are nested without end.
     try:
-        statements = ast.parse(text).body
-    except SyntaxError:
-        return {}
-    for statement in statements:
-        if isinstance(statement, ast.Assign) and isinstance(
-                statement.targets[0], ast.Name) and statement.targets[0].id == name:
-            value = _literal(statement.value)
-            return value if isinstance(value, dict) else {}
+        statements = ast.parse(text[:_MAX_CONFIG]).body
+        for statement in statements:
+            if isinstance(statement, ast.Assign) and isinstance(
+                    statement.targets[0], ast.Name) and statement.targets[0].id == name:
+                value = _literal(statement.value)
+                return value if isinstance(value, dict) else {}
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        pass
     return {}
 
 
@@ -128,8 +171,8 @@ def _literal(node: ast.AST) -> Any:
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_literal(part) for part in node.elts]
     if isinstance(node, ast.Dict):
-        return {_literal(key): _literal(value) for key, value in zip(node.keys, node.values)
-                if key is not None}
+        return {key.value: _literal(value) for key, value in zip(node.keys, node.values)
+                if isinstance(key, ast.Constant)}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
         return {part.arg: _literal(part.value) for part in node.keywords if part.arg}
     return None

@@ -1,4 +1,5 @@
 """Putting renamed tensors into a model, or refusing to."""
+import re
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple
 
@@ -199,15 +200,7 @@ def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
     if surplus:
         problems.append(f'the backbone has no place for {len(surplus)} tensors: '
                         f'{", ".join(surplus[:3])}')
-    if lacking and all(name.endswith('qkv.bias') for name in lacking):
-        remedies.append('Build the backbone with qkv_bias=False, as the file\'s attention has none')
-    elif lacking and set(lacking) <= set(_FINAL_NORM):
-        remedies.append('Build the backbone with final_norm=False, as the file has no final norm')
-    elif not (lacking or surplus) and _same_but_grid(different, tensors, places):
-        remedies.append('The grid of the file\'s position embeddings is not known: set img_size of '
-                        'the backbone to the one that they were trained for')
-    elif lacking or surplus or any(name.startswith('backbone.') for name in different):
-        remedies.append('Set arch and patch_size of the backbone to the file\'s')
+    remedies += _remedies(different, lacking, surplus, tensors, places)
     for part in ('neck.', 'head.patch.', 'head.cls.'):
         present = any(name.startswith(part) for name in report.loaded)
         absent = [name for name in report.missing if name.startswith(part)]
@@ -218,6 +211,45 @@ def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
             remedies.append(f'Build {part[:-1]} with the sizes of the file\'s, or load only the '
                             'backbone (tools/convert.py --to mmpretrain)')
     return problems, remedies
+
+
+#: Tensors that an option of the backbone adds: their names, and the option that has or lacks them.
+_OPTIONS = (
+    (re.compile(r'backbone\.layers\.\d+\.attn\.qkv\.bias$'), 'qkv_bias=True', 'qkv_bias=False'),
+    (re.compile(r'backbone\.ln1\.'), 'final_norm=True', 'final_norm=False'),
+    (re.compile(r'backbone\.pre_norm\.'), 'pre_norm=True', 'pre_norm=False'),
+    (re.compile(r'backbone\.layers\.\d+\.(attn\.gamma1|ffn\.gamma2)\.'),
+     'layer_scale_init_value=1e-5', 'layer_scale_init_value=0.'),
+    (re.compile(r'backbone\.cls_token$'), 'with_cls_token=True', 'with_cls_token=False'))
+
+
+def _remedies(different: List[str], lacking: List[str], surplus: List[str],
+              tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter]) -> List[str]:
+    """Options of the backbone that make it fit, as far as they are known."""
+    options = []
+    for pattern, present, absent in _OPTIONS:
+        for names, option in ((surplus, present), (lacking, absent)):
+            if any(pattern.match(name) for name in names):
+                options.append(option)
+                names[:] = [name for name in names if not pattern.match(name)]
+    remedies = [f'Build the backbone with {", ".join(options)}, as in the file'] if options else []
+    if not (lacking or surplus) and _same_but_grid(different, tensors, places):
+        return [*remedies, 'The grid of the file\'s position embeddings is not known: set img_size '
+                'of the backbone to the one that they were trained for']
+    if lacking or surplus or any(name.startswith('backbone.') for name in different):
+        remedies.append(f'Set the size of the backbone to the file\'s: {_stated_size(tensors)}')
+    return remedies
+
+
+def _stated_size(tensors: Dict[str, Tensor]) -> str:
+    """``arch`` and ``patch_size`` of the network in a file, as far as its tensors show them."""
+    patch = tensors.get('backbone.patch_embed.projection.weight')
+    hidden = tensors.get('backbone.layers.0.ffn.layers.0.0.weight')
+    if patch is None or patch.ndim != 4 or hidden is None or hidden.ndim != 2:
+        return 'arch and patch_size'
+    blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
+    return (f'arch=dict(embed_dims={patch.shape[0]}, num_layers={len(blocks)}, num_heads=N, '
+            f'feedforward_channels={hidden.shape[0]}), patch_size={patch.shape[2]}')
 
 
 def _same_but_grid(different: List[str], tensors: Dict[str, Tensor],

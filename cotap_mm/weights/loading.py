@@ -3,9 +3,10 @@ from typing import Dict, Optional, Tuple
 
 from torch import Tensor, nn
 
-from .architecture import stated_grid
+from .architecture import add_cls_position, stated_grid
+from .content import check_weights
 from .fitting import LoadReport, fit
-from .naming import rename
+from .naming import Renamed, rename
 from .reading import Checkpoint, read_checkpoint
 from .recognition import recognize
 
@@ -55,9 +56,19 @@ def read_in_our_names(
         tuple: Tensors in the algorithm's layout, those of the teacher if the file is one
         of our own training checkpoints, and the report so far.
     """
-    found = recognize(read_checkpoint(checkpoint, trust), source, branch)
-    renamed = rename(found.family, found.tensors)
-    teacher = None if found.teacher is None else rename(found.family, found.teacher).tensors
+    content = read_checkpoint(checkpoint, trust)
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else None
+
+    def in_our_names(tensors: Dict[str, Tensor]) -> Renamed:
+        renamed = rename(found.family, tensors)
+        check_weights(renamed.tensors)
+        if found.family in ('timm', 'hf'):  # in the others the first position is that of CLS
+            renamed = renamed._replace(tensors=add_cls_position(renamed.tensors, meta))
+        return renamed
+
+    found = recognize(content, source, branch)
+    renamed = in_our_names(found.tensors)
+    teacher = None if found.teacher is None else in_our_names(found.teacher).tensors
     report = LoadReport(source=found.family if source == 'auto' else source, branch=found.branch,
                         unexpected=list(renamed.unexpected),
                         dropped=renamed.dropped + found.outside)

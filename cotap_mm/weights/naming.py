@@ -4,7 +4,7 @@ Our layout is the one of :class:`cotap_mm.models.CoTAP`: ``backbone.*`` with
 MMPretrain's ViT names, ``neck.*``, ``head.patch.*``, ``head.cls.*``.
 """
 import re
-from typing import Dict, List, NamedTuple, Optional
+from typing import Dict, Iterable, List, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -44,6 +44,39 @@ _FOREIGN = re.compile(
 _COMPUTING = re.compile(
     r'(embeddings\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
     r'|\w+_tokens?|rope|rel_pos)')
+
+
+# Modules that wrap others and keep a segment in their names: torch.compile, FSDP, activation
+# checkpointing, DDP and DataParallel, DeepSpeed, fairscale.
+_WRAPPERS = frozenset(('_orig_mod', '_checkpoint_wrapped_module', '_fsdp_wrapped_module',
+                       '_fpw_module', '_forward_module', '_module', 'module'))
+
+
+def without_wrappers(names: Iterable[str]) -> Dict[str, str]:
+    """Names without the segments that wrappers add anywhere in them.
+
+    Args:
+        names (Iterable[str]): As in the file.
+
+    Returns:
+        dict[str, str]: New name -> name in the file.
+
+    Raises:
+        ValueError: If two names become one, or FSDP's flattened weights are among them.
+    """
+    plain: Dict[str, str] = {}
+    for name in names:
+        segments = name.split('.')
+        if any(part.startswith('_flat_param') or part == 'flat_param' for part in segments):
+            raise ValueError(f'{name!r} is a flattened shard of FSDP; save a full state dict '
+                             '(FullStateDictConfig, or get_model_state_dict with '
+                             'full_state_dict=True)')
+        new = '.'.join(part for part in segments if part not in _WRAPPERS)
+        if new in plain:
+            raise ValueError(f'{plain[new]!r} and {name!r} are the same tensor but for wrappers '
+                             '(torch.compile, FSDP, DDP); save the state dict of one of them')
+        plain[new] = name
+    return plain
 
 
 class Renamed(NamedTuple):

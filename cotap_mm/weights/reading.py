@@ -16,6 +16,10 @@ from torch.hub import download_url_to_file, get_dir
 
 from cotap_mm.files import torn_archive
 
+from .content import SuspectContent, check_archive, check_content
+from .folders import is_shard, read_folder, read_index, stated_architecture
+from .parts import select_part, split_part
+
 Checkpoint = Union[str, Path, dict]
 
 #: Files that come with the package: ``cotap_mm://toy_vit.pth``.
@@ -25,12 +29,16 @@ DOWNLOAD_TIMEOUT = 30.0
 
 
 def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
-    """Read a file, a URL or a dict that is loaded already.
+    """Read a file, a folder, a URL or a dict that is loaded already.
 
-    Files are read with ``weights_only=True``, which runs no code of theirs.
+    Files are read with ``weights_only=True``, which runs no code of theirs, and what they hold
+    is checked against their size before anything is computed with it.
 
     Args:
-        checkpoint (str | Path | dict): Where the weights are.
+        checkpoint (str | Path | dict): Where the weights are: a file, a folder of Hugging Face
+            or timm (``config.json`` beside ``model.safetensors`` or ``pytorch_model.bin``, whole
+            or in shards), or the index of a sharded checkpoint. ``FILE::NAME`` takes the part
+            under ``NAME`` of a file that holds several networks.
         trust (bool): Unpickle fully if safe reading is refused. A hostile file can then
             run any code on this machine. Defaults to False.
 
@@ -48,21 +56,50 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
     if not isinstance(checkpoint, (str, Path)):
         raise TypeError('checkpoint must be a path, a URL or a state dict, got '
                         f'{type(checkpoint).__name__}')
-    name = str(checkpoint)
+    name, part = split_part(str(checkpoint))
+    path = _local_path(name)
+    try:
+        if path.is_dir():
+            content = read_folder(path, lambda file: _read_file(file, trust))
+        elif path.name.endswith('.index.json'):
+            content = read_index(path, lambda file: _read_file(file, trust))
+        elif not path.is_file():
+            raise FileNotFoundError(
+                f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, or a '
+                'state dict (init_cfg.checkpoint of a config; COTAP_CHECKPOINT=FILE for those of '
+                'configs/downstream)')
+        elif is_shard(path):
+            raise ValueError(f'{path} is {is_shard(path)} of a sharded checkpoint; give the '
+                             'folder that it is in, or its *.index.json')
+        else:
+            content = _read_file(path, trust)
+            content = stated_architecture(path.parent, content) if path.name in (
+                'model.safetensors', 'pytorch_model.bin') else content
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise
+        raise ValueError(f'{path} cannot be read ({error})') from error
+    return select_part(content, part, name) if part else content
+
+
+def _local_path(name: str) -> Path:
     if name.startswith(('http://', 'https://')):
-        path = _download(name)
-    elif name.startswith(SHIPPED):
-        path = Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED):]
-    else:
-        path = Path(name).expanduser()
-    if not path.is_file():
-        raise FileNotFoundError(f'checkpoint {name} is not a file; give the path of a '
-                                'checkpoint, a URL, or a state dict (init_cfg.checkpoint of a '
-                                'config; COTAP_CHECKPOINT=FILE for those of configs/downstream)')
+        return _download(name)
+    if name.startswith(SHIPPED):
+        return Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED):]
+    return Path(name).expanduser()
+
+
+def _read_file(path: Path, trust: bool) -> dict:
+    """What one file holds; refused if that is no dict, or more than a file of its size can."""
     content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(
         path, trust)
     if not isinstance(content, dict):
-        raise ValueError(f'{name} must hold a dict of tensors, got {type(content).__name__}')
+        raise ValueError(f'{path} must hold a dict of tensors, got {type(content).__name__}')
+    try:
+        check_content(content, path.stat().st_size)
+    except SuspectContent as error:
+        raise ValueError(_damaged(path, error)) from error
     return content
 
 
@@ -111,7 +148,8 @@ def _read_safetensors(path: Path) -> dict:
         if stated is None:
             return tensors
         return dict(state_dict=tensors, meta=dict(architecture=json.loads(stated)))
-    except (SafetensorError, OSError, ValueError) as error:
+    # Deep JSON in the header ends in a RecursionError.
+    except (SafetensorError, OSError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(_damaged(path, error)) from error
 
 
@@ -120,6 +158,10 @@ def _read_pickle(path: Path, trust: bool) -> Any:
         start = file.read(2)
     if start != b'PK' and start[:1] != b'\x80':  # zip archive, or a bare pickle
         raise ValueError(_damaged(path, f'it starts with {start!r}'))
+    try:
+        check_archive(path)
+    except SuspectContent as error:
+        raise ValueError(_damaged(path, error)) from error
     # PyTorch itself does not look at the archive's checksums.
     torn = torn_archive(path) if start == b'PK' else None
     if torn is not None:

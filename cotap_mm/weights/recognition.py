@@ -1,9 +1,11 @@
 """What a checkpoint is: whose names it has, and where in it the network lies."""
-from typing import Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Optional
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from .naming import without_wrappers
+from .parts import SEPARATOR, tensor_groups
 
 #: Sources that can be stated, and the family of names that each uses.
 SOURCES = {
@@ -41,6 +43,7 @@ class _Candidate(NamedTuple):
     family: str
     branch: str
     prefix: str
+    place: str  # keys of the containers and prefix
     tensors: Dict[str, Tensor]  # the whole group that it was found in
 
 
@@ -88,29 +91,40 @@ def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None)
                       [name for name in chosen.tensors if name not in inside])
 
 
-def _groups(content: dict) -> Dict[str, dict]:
-    """The dict or dicts of tensors in a file; DINO's full files hold two networks."""
-    for key in ('state_dict', 'model', 'module'):
-        if isinstance(content.get(key), dict):
-            return _groups(content[key])
-    pair = {key: content[key] for key in ('student', 'teacher')
-            if isinstance(content.get(key), dict)}
-    return pair or {'': content}
+def _usual_groups(content: dict) -> Dict[str, Dict[str, Any]]:
+    """Where nearly all files have their weights; DINO's full files hold two networks."""
+    groups, place, seen = tensor_groups(content), '', set()
+    while id(content) not in seen:
+        seen.add(id(content))
+        key = next((key for key in ('state_dict', 'model', 'module')
+                    if isinstance(content.get(key), dict)), None)
+        if key is not None:
+            content, place = content[key], f'{place}.{key}'.lstrip('.')
+    pair = [f'{place}.{key}'.lstrip('.') for key in ('student', 'teacher')
+            if isinstance(content.get(key), dict)]
+    return {name: groups[name] for name in pair or [place] if name in groups}
 
 
 def _candidates(content: dict) -> List[_Candidate]:
+    """ViTs in the usual places, else anywhere in the file."""
+    return (_candidates_in(_usual_groups(content)) or _candidates_in(tensor_groups(content)))
+
+
+def _candidates_in(groups: Dict[str, Dict[str, Any]]) -> List[_Candidate]:
     found = []
-    for group, entries in _groups(content).items():
-        tensors = {name: torch.as_tensor(value) for name, value in entries.items()
-                   if isinstance(name, str) and isinstance(value, (Tensor, np.ndarray))}
+    for group, entries in groups.items():
+        if not any('patch_embed' in name for name in entries):
+            continue
+        names = without_wrappers(entries)
+        tensors = {new: torch.as_tensor(entries[old]) for new, old in names.items()}
         for family, anchor in _ANCHORS:
             for name in tensors:
                 if name == anchor or name.endswith('.' + anchor):
                     prefix = name[:-len(anchor)]
-                    place = group + '.' + prefix
+                    place = f'{group}.{prefix}'.strip('.')
                     branch = next((b for b in ('teacher', 'student') if b in place), '')
                     found.append(_Candidate(_refine(family, prefix, tensors), branch, prefix,
-                                            tensors))
+                                            place, tensors))
     return found
 
 
@@ -135,9 +149,9 @@ def _choose(candidates: List[_Candidate], branch: Optional[str]) -> _Candidate:
     for wanted in order:
         fitting = [c for c in candidates if c.branch == wanted]
         if len(fitting) > 1:
-            raise ValueError(f'the file holds {len(fitting)} ViTs, under '
-                             f'{", ".join(repr(c.prefix) for c in fitting)}; pass the state dict '
-                             'of the one that you want')
+            names = ', '.join(f'FILE{SEPARATOR}{c.place}' if c.place else 'the outermost names'
+                              for c in fitting)
+            raise ValueError(f'the file holds {len(fitting)} ViTs; choose one of them: {names}')
         if fitting:
             return fitting[0]
     raise ValueError(f'the file holds no {branch}, only a {candidates[0].branch}; '

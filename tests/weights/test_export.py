@@ -7,7 +7,7 @@ import torch
 from weights.foreign_weights import timm_names
 
 import cotap_mm
-from cotap_mm.models import CoTAPViT
+from cotap_mm.models import CoTAPViT, DINOViT
 from cotap_mm.weights import convert
 from cotap_mm.weights.architecture import architecture_of
 
@@ -146,9 +146,9 @@ def test_safetensors_carries_the_number_of_heads(tmp_path):
 
 
 def test_heads_are_read_from_a_training_config_without_running_it(tmp_path):
-    tensors = {'backbone.patch_embed.projection.weight': torch.zeros(96, 3, 8, 8),
-               'backbone.layers.0.ffn.layers.0.0.weight': torch.zeros(384, 96),
-               'backbone.pos_embed': torch.zeros(1, 65, 96)}
+    vit = DINOViT(arch=dict(embed_dims=96, num_layers=1, num_heads=3, feedforward_channels=384),
+                  img_size=64, patch_size=8)
+    tensors = {f'backbone.{name}': value for name, value in vit.state_dict().items()}
     mark = tmp_path / 'executed'
     text = (f"open({str(mark)!r}, 'w')\n"
             "model = dict(type='CoTAP', backbone=dict(arch=dict(embed_dims=96, num_heads=3)))")

@@ -20,7 +20,9 @@ def refused(model, content, *patterns):
 def test_wrong_width_names_shapes_and_remedy():
     refused(small_vit(DINOViT), timm_names(width=24), 'shapes differ',
             'backbone.cls_token is (1, 1, 24) in the file and (1, 1, 16) in the model',
-            'a ViT of width 24, 2 blocks, patch 8', 'Set arch and patch_size')
+            'a ViT of width 24, 2 blocks, patch 8',
+            'arch=dict(embed_dims=24, num_layers=2, num_heads=N, feedforward_channels=32), '
+            'patch_size=8')
 
 
 def test_too_few_and_too_many_blocks():
@@ -57,6 +59,25 @@ def test_attention_without_bias():
 
 def test_missing_final_norm():
     refused(small_vit(final_norm=True), timm_names(norm=False), 'final_norm=False')
+
+
+@pytest.mark.parametrize('theirs, ours', [
+    (dict(final_norm=True), dict()), (dict(qkv_bias=False), dict()),
+    (dict(layer_scale_init_value=0.1), dict()), (dict(), dict(layer_scale_init_value=0.1)),
+    (dict(qkv_bias=False, final_norm=False), dict(final_norm=True)),
+    (dict(pre_norm=True), dict()), (dict(), dict(pre_norm=True, final_norm=True))])
+def test_remedies_help(theirs, ours):
+    """What the message says makes the file load."""
+    source, model = (small_vit(**options) for options in (theirs, ours))
+    content = {f'backbone.{name}': value for name, value in source.state_dict().items()}
+    try:
+        load_pretrained(model, content)
+        assert theirs == dict(final_norm=True)  # a norm that the model lacks is skipped
+        return
+    except ValueError as error:
+        remedy = str(error).split('Build the backbone with ')[1].split(', as in the file')[0]
+    options = eval(f'dict({remedy})')
+    assert not load_pretrained(small_vit(**{**ours, **options}), content).missing
 
 
 @pytest.mark.parametrize('kind', [DINOViT, VisionTransformer])

@@ -1,0 +1,186 @@
+"""Check what a file of somebody else holds before anything is computed with it.
+
+A few kilobytes can describe terabytes: tensors with stride 0, many views of one storage,
+compressed archives, arrays of a stated shape without data. What passes these checks takes at
+most :data:`MAX_EXPANSION` times the file's size in memory.
+"""
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+#: Bytes of all tensors over bytes of the file. More than 1, since tied weights are stored once.
+MAX_EXPANSION = 4
+_MAX_ITEMS = 2_000_000  # entries of all containers together
+_SLACK = 1 << 20  # bytes; small files hold tensors that share a storage
+
+
+class SuspectContent(ValueError):
+    """A file whose content is not what a checkpoint of its size can hold."""
+
+
+def check_archive(path: Path) -> None:
+    """Refuse a zip archive that unpacks to more than it is.
+
+    PyTorch and NumPy's ``savez`` store without compression.
+
+    Raises:
+        SuspectContent: If its parts are larger than the file, by what its directory states.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(part.file_size for part in archive.infolist())
+    except Exception:  # damaged in some other way, which its reader reports
+        return
+    size = path.stat().st_size
+    if unpacked > size:
+        raise SuspectContent(f'its parts take {unpacked} bytes unpacked and the file {size}; '
+                             'checkpoints are stored without compression')
+
+
+def check_content(content: Any, file_size: int) -> None:
+    """Refuse tensors that are larger than the file, or have no plain memory.
+
+    Args:
+        content (object): Dicts, lists and tuples of tensors and anything else; they may
+            contain themselves.
+        file_size (int): In bytes.
+
+    Raises:
+        SuspectContent: With the key of the first tensor that is refused.
+    """
+    total, stored, storages = 0, 0, set()
+    for key, value in _tensors(content):
+        if isinstance(value, np.ndarray):
+            if value.dtype.kind not in 'fiub':
+                continue
+            total += value.nbytes
+        else:
+            if value.layout != torch.strided or value.device.type == 'meta' or value.is_quantized \
+                    or value.is_nested:
+                raise SuspectContent(f'{key!r} is a {_kind(value)} tensor; only dense ones are '
+                                     'read')
+            size = value.numel() * value.element_size()
+            storage = value.untyped_storage()
+            if size > storage.nbytes():
+                raise SuspectContent(f'{key!r} has shape {tuple(value.shape)}, but only '
+                                     f'{storage.nbytes()} bytes are stored for it')
+            if storage.data_ptr() not in storages:
+                storages.add(storage.data_ptr())
+                stored += storage.nbytes()
+            total += size
+        if total > MAX_EXPANSION * file_size + _SLACK or stored > file_size + _SLACK:
+            raise SuspectContent(f'the tensors up to {key!r} take {max(total, stored)} bytes, and '
+                                 f'the file has {file_size}')
+
+
+def _tensors(content: Any) -> Iterator[tuple[str, Any]]:
+    """All tensors and arrays of nested containers with their dotted keys, each container once."""
+    waiting, seen, items = [('', content)], set(), 0
+    while waiting:
+        key, value = waiting.pop()
+        if isinstance(value, (Tensor, np.ndarray)):
+            yield key, value
+            continue
+        if not isinstance(value, (dict, list, tuple)) or id(value) in seen:
+            continue
+        seen.add(id(value))
+        items += len(value)
+        if items > _MAX_ITEMS:
+            raise SuspectContent(f'it has more than {_MAX_ITEMS} entries')
+        pairs = value.items() if isinstance(value, dict) else enumerate(value)
+        waiting.extend((f'{key}.{_short(name)}'.lstrip('.'), part) for name, part in pairs)
+
+
+def _short(name: Any) -> str:
+    return name[:200] if isinstance(name, str) else str(name)[:200] if isinstance(
+        name, (int, float)) else type(name).__name__
+
+
+def _kind(value: Tensor) -> str:
+    if value.is_quantized:
+        return 'quantized'
+    if value.is_nested:
+        return 'nested'
+    return 'meta' if value.device.type == 'meta' else str(value.layout).split('.')[-1]
+
+
+def check_weights(tensors: dict[str, Tensor]) -> None:
+    """Refuse a ViT whose weights are not numbers of a plausible shape.
+
+    Args:
+        tensors (dict[str, Tensor]): In the layout of the algorithm (``backbone.*``, ...).
+
+    Raises:
+        ValueError: If a tensor is not of floating-point numbers, or patch embedding, CLS token
+            or position embeddings do not belong together.
+    """
+    for name, value in tensors.items():
+        if not value.is_floating_point():
+            raise ValueError(f'{name} holds {str(value.dtype).split(".")[-1]} values; weights must '
+                             'be floating-point numbers')
+    patch = tensors.get('backbone.patch_embed.projection.weight')
+    if patch is None or patch.ndim != 4 or min(patch.shape) < 1 or patch.shape[2] != patch.shape[3]:
+        raise ValueError('the patch embedding must have shape (width, channels, p, p), got '
+                         f'{"none" if patch is None else tuple(patch.shape)}')
+    width = patch.shape[0]
+    positions = tensors.get('backbone.pos_embed')
+    if positions is not None and (positions.ndim != 3 or positions.shape[0] != 1
+                                  or positions.shape[1] < 1 or positions.shape[2] != width):
+        raise ValueError(f'position embeddings must have shape (1, N, {width}), got '
+                         f'{tuple(positions.shape)}')
+    if 'backbone.cls_token' in tensors:
+        _check_shape(tensors, 'backbone.cls_token', (1, 1, width))
+
+
+def check_network(tensors: dict[str, Tensor]) -> None:
+    """Refuse a ViT that is not whole, or whose tensors do not fit each other.
+
+    A network of the stated sizes is built next, so all that its size depends on must be there.
+
+    Args:
+        tensors (dict[str, Tensor]): As in :func:`check_weights`, which has passed.
+
+    Raises:
+        ValueError: If a tensor is missing or has the wrong shape.
+    """
+    width = tensors['backbone.patch_embed.projection.weight'].shape[0]
+    for name in ('cls_token', 'pos_embed'):
+        if f'backbone.{name}' not in tensors:
+            raise ValueError(f'backbone.{name} is missing')
+    for index in _blocks(tensors):
+        block = f'backbone.layers.{index}.'
+        hidden = tensors.get(f'{block}ffn.layers.0.0.weight')
+        hidden = hidden.shape[0] if hidden is not None and hidden.ndim == 2 else 1
+        for name, shape in (('attn.qkv', (3 * width, width)), ('attn.proj', (width, width)),
+                            ('ffn.layers.0.0', (hidden, width)), ('ffn.layers.1', (width, hidden)),
+                            ('ln1', (width, )), ('ln2', (width, ))):
+            _check_shape(tensors, f'{block}{name}.weight', shape)
+    prototypes = tensors.get('neck.prototypes')
+    if prototypes is not None and (prototypes.ndim != 4 or len(prototypes) < 1
+                                   or tuple(prototypes.shape[1:]) != (width, 3, 3)):
+        raise ValueError(f'object prototypes must have shape (M, {width}, 3, 3), got '
+                         f'{tuple(prototypes.shape)}')
+
+
+def _blocks(tensors: dict[str, Tensor]) -> list[int]:
+    """Numbers of the transformer blocks, which must be 0, 1, 2, ..."""
+    names = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
+    if names != {str(index) for index in range(len(names))} or not names:
+        shown = sorted(names)[:3]
+        raise ValueError(f'the blocks must be numbered from 0 on without a gap, got {len(names)} '
+                         f'blocks{": " if shown else ""}{", ".join(shown)}')
+    return list(range(len(names)))
+
+
+def _check_shape(tensors: dict[str, Tensor], name: str, shape: tuple[int, ...]) -> None:
+    value = tensors.get(name)
+    if value is None:
+        raise ValueError(f'{name} is missing')
+    if tuple(value.shape) != shape or min(shape) < 1:
+        raise ValueError(f'{name} must have shape {shape}, got {tuple(value.shape)}')
