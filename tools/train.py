@@ -5,7 +5,7 @@
     tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
 
 The config's default_scope says which library it is for. A new run with --resume continues the
-newest checkpoint of the work folder; one that torchrun or Slurm restarts does so by itself. On
+last checkpoint of the work folder; one that torchrun or Slurm restarts does so by itself. On
 SIGTERM or SIGUSR1 a pre-training finishes its step, saves, and exits with status 75.
 """
 import argparse
@@ -30,7 +30,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--trust', action='store_true', help='unpickle --init fully: it can run '
                         'code; only for files whose origin you trust')
     parser.add_argument('--resume', action='store_true',
-                        help='continue from the newest checkpoint in the work folder')
+                        help='continue from the last checkpoint in the work folder')
+    parser.add_argument('--overwrite', action='store_true', help='start a new run in a work folder '
+                        'that holds checkpoints of another one; files of the same name are replaced')
+    parser.add_argument('--force', action='store_true', help='train although another process holds '
+                        'the work folder')
     parser.add_argument('--check', action='store_true', help='build everything, train for a few '
                         'steps, tell time and memory, and end; nothing is kept')
     parser.add_argument('--amp', action='store_true', help='mixed precision also where the '
@@ -68,7 +72,7 @@ def build_config(args: argparse.Namespace) -> Config:
                              'step its learning rate is; add auto_scale_lr=dict('
                              'base_batch_size=...) to it')
         config.auto_scale_lr.enable = True
-    config.resume = args.resume or launch.is_restart()
+    config.resume = bool(args.resume or config.get('resume'))
     return run_config.finish_config(config, args)
 
 
@@ -77,7 +81,7 @@ def main(argv: Optional[List[str]] = None) -> None:
     if args.check:
         launch.check(args, lambda: build_config(args))
         return
-    launch.train(launch.build_runner(args, lambda: build_config(args)))
+    launch.train(launch.build_runner(args, lambda: build_config(args), claims=True))
 
 
 if __name__ == '__main__':

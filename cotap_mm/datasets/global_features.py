@@ -17,7 +17,7 @@ from torchvision.transforms import functional as TF
 from cotap_mm.files import checksum, whole_file
 from cotap_mm.registry import MODELS, build
 
-from .image_source import BadImage
+from .image_source import BadImage, fingerprint_of
 from .workers import explained_deaths
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
@@ -161,7 +161,7 @@ def remove_part(part: 'str | Path') -> None:
 def _task(source, encoder, indices: range) -> dict:
     names = '\n'.join(source.name(i) for i in indices)
     return dict(identity=encoder.identity, images=len(indices),
-                names=hashlib.sha256(names.encode()).hexdigest())
+                names=hashlib.sha256(names.encode()).hexdigest(), files=fingerprint_of(source))
 
 
 class _Squares(Dataset):

@@ -5,11 +5,14 @@ and stays the same from run to run, and ``read(i, enough)``, pixels of shape (H,
 uint8 RGB, which raises :class:`BadImage` where there are none. ``enough(height, width)``
 says whether an image of that size would do; then a source may return it at a half, a
 quarter or an eighth of its sides, if that is faster. It may have ``is_there()``, whether
-its files can be reached at all; where they cannot, readers wait.
+its files can be reached at all; where they cannot, readers wait. It may have
+``fingerprint()``, which changes with its images; see :func:`fingerprint_of`.
 """
+import hashlib
 import io
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Callable, List, Optional
 
@@ -21,6 +24,7 @@ from torchvision.io import ImageReadMode, decode_jpeg
 from cotap_mm.registry import DATASETS
 
 IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
+_BLOCK = 1024  # files that one thread asks the disk for
 _ORIENTATION = 0x0112  # EXIF tag
 Enough = Optional[Callable[[int, int], bool]]
 
@@ -128,6 +132,26 @@ def to_rgb(image: Image.Image) -> np.ndarray:
     return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
 
 
+def fingerprint_of(source) -> str:
+    """Digest of an image source that tells whether its images have been changed.
+
+    Args:
+        source (object): Image source; names alone count if it has no ``fingerprint()``.
+
+    Returns:
+        str: Hexadecimal digits; computed once for each object.
+    """
+    known = getattr(source, '_fingerprint', None)
+    if known is None:
+        if hasattr(source, 'fingerprint'):
+            known = source.fingerprint()
+        else:
+            names = '\n'.join(source.name(index) for index in range(len(source)))
+            known = hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()
+        source._fingerprint = known
+    return known
+
+
 @DATASETS.register_module()
 class ImageList:
     """Image files: a folder, a text list, or a COCO json.
@@ -170,10 +194,32 @@ class ImageList:
         """Pixels (H, W, 3), uint8; see :func:`read_image`; raises :class:`BadImage`."""
         return read_image(self.root / self.names[index], enough)
 
+    def fingerprint(self) -> str:
+        """Digest of names, sizes and times of change; asks the disk for each file."""
+        digest = hashlib.sha256()
+        blocks = [self.names[i:i + _BLOCK] for i in range(0, len(self.names), _BLOCK)]
+        with ThreadPoolExecutor(8) as pool:  # a disk of the network answers several at a time
+            for facts in pool.map(lambda block: _file_facts(str(self.root), block), blocks):
+                digest.update(facts)
+        return digest.hexdigest()
+
     def is_there(self) -> bool:
         """Whether the folder is, with images in it; a disk of the network may have gone."""
         some = self.names[::max(len(self.names) // 8, 1)]
         return any((self.root / name).exists() for name in some)
+
+
+def _file_facts(root: str, names: List[str]) -> bytes:
+    """Name, size and time of change of files, one a line."""
+    lines = []
+    for name in names:
+        try:
+            found = os.stat(os.path.join(root, name))
+            facts = f'{found.st_size} {found.st_mtime_ns}'
+        except OSError:
+            facts = 'missing'
+        lines.append(os.fsencode(name) + f'\0{facts}\n'.encode())
+    return b''.join(lines)
 
 
 def _found(root: Path) -> List[str]:

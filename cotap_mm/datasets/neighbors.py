@@ -72,6 +72,21 @@ def load_neighbors(path: 'str | Path', names: Sequence[str], num_neighbors: int 
     return _nearest(path, indices, min(num_neighbors, others))
 
 
+def neighbor_meta(path: 'str | Path') -> Dict:
+    """How a neighbor file was made, as :func:`save_neighbors` was told; empty if it is not ours.
+
+    Raises:
+        OSError, ValueError: If it cannot be read.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return dict(json.loads(str(archive['meta']))) if 'meta' in archive.files else {}
+    except OSError:
+        raise
+    except Exception as error:  # a damaged archive can fail in any way
+        raise ValueError(f'{path} is damaged ({error})') from error
+
+
 def _rebuild(path: Path) -> str:
     return f'rebuild with python tools/build_neighbors.py IMAGES --out {path.name}'
 

@@ -11,7 +11,7 @@ from mmengine.utils import ProgressBar
 
 from cotap_mm.registry import DATASETS
 
-from .image_source import BadImage, Enough, ImageList, decode_image
+from .image_source import BadImage, Enough, ImageList, decode_image, fingerprint_of
 
 PACKED_SUFFIX = '.lmdb'
 _FORMAT, _NAMES = b'format', b'names'
@@ -110,6 +110,12 @@ class PackedImages:
                                'packed')
             return decode_image(data, enough, f'{self.root}: {self.names[index]}')
 
+    def fingerprint(self) -> str:
+        """Digest of names, and of the file's size and time of change."""
+        found = self.root.stat()
+        facts = f'{found.st_size} {found.st_mtime_ns}\n' + '\n'.join(self.names)
+        return hashlib.sha256(facts.encode(errors='surrogateescape')).hexdigest()
+
     def _reader(self) -> Any:
         return _reader(os.path.realpath(self.root), self._inode)
 
@@ -168,7 +174,7 @@ def pack_images(source: ImageList, out: 'str | Path', threads: int = 8) -> List[
     part = out.with_name(f'{out.name}.part')
     names = '\n'.join(source.names).encode('utf-8')
     try:
-        writer = _Writer(part, hashlib.sha256(names).digest())
+        writer = _Writer(part, hashlib.sha256(fingerprint_of(source).encode()).digest())
         try:
             failed = _copy(source, writer, threads)
             writer.put([(_NAMES, names), (_FORMAT, _VERSION)])
@@ -182,7 +188,7 @@ def pack_images(source: ImageList, out: 'str | Path', threads: int = 8) -> List[
 
 
 class _Writer:
-    """An LMDB file that grows as needed; begun again unless it is for the same names."""
+    """An LMDB file that grows as needed; begun again unless it is for the same files."""
 
     def __init__(self, path: Path, digest: bytes) -> None:
         self.path, self.lmdb = path, _import_lmdb()

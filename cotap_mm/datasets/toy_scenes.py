@@ -116,6 +116,10 @@ class ToyScenes:
         """Name of an image; it says all that the pixels depend on."""
         return f'toy/{self.split}-{self.scene}-{self.image_size}px-seed{self.seed}/{index:06d}'
 
+    def fingerprint(self) -> str:
+        """All that the pixels depend on."""
+        return f'toy v{_GENERATOR_VERSION} {self.name(len(self) - 1)}'
+
     def read(self, index: int, enough: Enough = None) -> np.ndarray:
         """One image, RGB uint8, shape (H, W, 3); a copy."""
         return self.images[index].copy()

@@ -11,43 +11,54 @@ from typing import Any, Callable
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
-from mmengine.dist import broadcast_object_list, init_dist, is_main_process
+from mmengine.dist import init_dist, is_main_process
 from mmengine.logging import print_log
 from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.datasets.meeting import OtherRankFailed
+from cotap_mm.datasets.neighbor_search import warn_of_changed_images
 from cotap_mm.datasets.workers import explained_deaths
-from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
 from cotap_mm.engine.config_check import check_config
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
 from cotap_mm.engine.network import choose_interface, meeting_place
+from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
+from cotap_mm.engine.work_folder import claim_folder, release_folder
+from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
 
-def build_runner(args: argparse.Namespace,
-                 make_config: Callable[[], Config]) -> 'Runner | FlexibleRunner':
+def build_runner(args: argparse.Namespace, make_config: Callable[[], Config],
+                 claims: bool = False) -> 'Runner | FlexibleRunner':
     """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
 
     Args:
-        args (argparse.Namespace): With ``local_rank``.
+        args (argparse.Namespace): With ``local_rank``; ``overwrite`` and ``force`` with ``claims``.
         make_config (Callable): Makes the config, which may fail as well.
+        claims (bool): Whether to claim the work folder for a training; see
+            :func:`.claim_folder`. Defaults to False.
 
     Returns:
         Runner: Ready to train or test.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with short_errors(OtherRankFailed):
+    with short_errors(OtherRankFailed, UserError):
         config = make_config()
         start_processes(config)
-        prepare(config)
-        return runner_of(config)
+        try:
+            if claims:
+                claim_folder(config, args.overwrite, args.force)
+            prepare(config)
+            return runner_of(config)
+        except BaseException:
+            release_folder()
+            raise
 
 
 def runner_of(config: Config) -> 'Runner | FlexibleRunner':
@@ -71,9 +82,12 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
         SystemExit: In that case with status 75, on rank 0. The other ranks have ended by
             then, since a launcher kills those that are left when one has a bad status.
     """
-    with explained_losses(lambda: runner.iter), explained_deaths(
-            lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
-        runner.train()
+    try:
+        with explained_losses(lambda: runner.iter), explained_deaths(
+                lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
+            runner.train()
+    finally:
+        release_folder()
     if was_preempted(runner) and is_main_process():
         if world_size() > 1:
             time.sleep(5)
@@ -101,18 +115,6 @@ def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
         found = run_trial(build_runner(args, in_folder))
         if is_main_process():
             print(describe_trial(found, missing))
-
-
-def is_restart() -> bool:
-    """Whether ``torchrun`` or Slurm has started this training again."""
-    return any(int(os.environ.get(name) or 0) > 0
-               for name in ('TORCHELASTIC_RESTART_COUNT', 'SLURM_RESTART_COUNT'))
-
-
-
-
-
-
 
 
 def start_processes(config: Config) -> None:
@@ -170,16 +172,19 @@ def prepare(config: Config) -> None:
     """
     if is_pretraining(config):
         check_config(config)
-    choose_resume(config)
+    gone = choose_resume(config)
     if not is_pretraining(config):
         _check_init(config, config.model.backbone)
+        _forget_init(config, config.model.backbone)
         return
     if not (_check_init(config, config.model) or config.get('load_from')):
         print_log('training starts from random weights; CoTAP is a post-pretraining, and from '
                   'scratch it needs far more images and steps (--init names a checkpoint)',
                   logger='current', level=logging.WARNING)
     dataset = config.train_dataloader.dataset
-    sizes = [len(build(DATASETS, dataset[name])) for name in ('patch', 'cls') if dataset.get(name)]
+    sources = {name: build(DATASETS, dataset[name]) for name in ('patch', 'cls')
+               if dataset.get(name)}
+    sizes = list(map(len, sources.values()))
     world = world_size()
     batch = config.train_dataloader.batch_size
     if not isinstance(batch, int) or batch < 1:
@@ -198,40 +203,28 @@ def prepare(config: Config) -> None:
         print_log(f'with {batch} images a batch there are fewer negatives than the method ranks '
                   'against (num_negatives); a larger batch is better than accumulation',
                   logger='current', level=logging.WARNING)
-    ensure_neighbors(config, config.work_dir)
-
-
-def choose_resume(config: Config) -> None:
-    """Where a run goes on that is to be resumed: from its newest checkpoint that is whole.
-
-    Raises:
-        ValueError: If there are checkpoints and all of them are damaged.
-    """
-    if not config.get('resume') or config.get('load_from'):
-        return
-    chosen = [newest_good_checkpoint(config.work_dir)] if is_main_process() else [None]
-    broadcast_object_list(chosen)  # the others need not read it
-    if chosen[0] is not None:
-        config.load_from = str(chosen[0])
-    elif numbered_checkpoints(config.work_dir):
-        raise ValueError(f'all checkpoints in {config.work_dir} are damaged (see above); train in '
-                         'another --work-dir, or without --resume')
-    else:
-        print_log(f'{config.work_dir} has no checkpoint; training starts from its beginning',
-                  logger='current')
-        config.resume = False
+    for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
+        if config.get('resume') and branch in sources and is_main_process():
+            warn_of_changed_images(dataset[key], sources[branch])
+    ensure_neighbors(config, config.work_dir, used_before=gone)
+    _forget_init(config, config.model)
 
 
 def _check_init(config: Config, part: dict) -> bool:
     """Read the weights that a model or backbone starts from; tell whether there are any.
 
-    A run that goes on where it stopped does not need them, and they may be gone.
+    A run that continues where it stopped does not need them, and they may be gone.
     """
     if config.get('resume'):
-        part['init_cfg'] = None
         return True
     init = part.get('init_cfg')
     if not isinstance(init, dict) or 'PretrainedViT' not in str(init['type']):
         return False
     read_checkpoint(init['checkpoint'], init.get('trust', False))
     return True
+
+
+def _forget_init(config: Config, part: dict) -> None:
+    """A resumed run loads its checkpoint only. After all that is derived from the init."""
+    if config.get('resume'):
+        part['init_cfg'] = None

@@ -5,15 +5,18 @@ and the loader is in the middle of an epoch.
 """
 import logging
 import random
+from pathlib import Path
 from typing import Any, Dict, Optional
 
 import numpy as np
 import torch
+from mmengine.config import Config
 from mmengine.dist import all_gather_object, gather, is_main_process
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from torch import nn
 
+from cotap_mm.datasets.neighbor_search import AUTO_NAME
 from cotap_mm.models.modules import FeatureQueue
 from cotap_mm.ops import rank, world_size
 
@@ -75,6 +78,22 @@ def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -
               f'{", ".join(told)}; random numbers start anew. The order of the images stays; with '
               f'the same batch size a step now sees {now / before:g} times as many',
               logger='current', level=logging.WARNING)
+
+
+def neighbor_files(config: Config) -> Dict[str, str]:
+    """Neighbor files that a training uses, by option of its data set.
+
+    Those that it has found itself lie in its work folder, and only their names are kept.
+
+    Args:
+        config (Config): Of the training, with ``neighbors='auto'`` replaced.
+    """
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    if not isinstance(dataset, dict):
+        return {}
+    files = {key: str(dataset[key]) for key in ('neighbors', 'cls_neighbors') if dataset.get(key)}
+    return {key: Path(path).name if AUTO_NAME.fullmatch(Path(path).name) else path
+            for key, path in files.items()}
 
 
 def random_state() -> Dict[str, Any]:

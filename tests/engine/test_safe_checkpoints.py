@@ -25,10 +25,16 @@ from cotap_mm.files import UNFINISHED
 KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
 
 
+def content(step, size=1000):
+    """What MMEngine resumes from."""
+    return dict(meta=dict(iter=step, epoch=0), message_hub={},
+                state_dict=dict(values=torch.full((size, ), float(step))))
+
+
 def save(folder, step, size=1000):
     path = folder / f'iter_{step}.pth'
     with whole_checkpoint(path) as partial:
-        torch.save(dict(step=step, values=torch.full((size, ), float(step))), partial)
+        torch.save(content(step, size), partial)
     return path
 
 
@@ -75,7 +81,7 @@ def test_replacing_a_checkpoint_leaves_either_good(tmp_path):
     path = save(tmp_path, 3)
     old = path.read_bytes()
     with pytest.raises(KeyboardInterrupt), whole_checkpoint(path) as partial:
-        torch.save(dict(step=3, values=torch.zeros(5)), partial)
+        torch.save(content(3, 5), partial)
         raise KeyboardInterrupt
     assert damage(path) is None and path.read_bytes() == old
     save(tmp_path, 3, size=7)
@@ -131,9 +137,10 @@ def test_killed_at_any_moment(tmp_path):
         except (EOFError, OSError):
             pass
         found = newest_good_checkpoint(folder)
-        content = torch.load(found, weights_only=True)
-        assert found.name == f'iter_{content["step"]}.pth'
-        assert content['step'] in (done, done + 1) and content['values'].unique() == content['step']
+        saved = torch.load(found, weights_only=True)
+        step = saved['meta']['iter']
+        assert found.name == f'iter_{step}.pth'
+        assert step in (done, done + 1) and saved['state_dict']['values'].unique() == step
         caught_writing += any(path.name.startswith(UNFINISHED) for path in folder.iterdir())
     print(f'{KILLS} kills, {caught_writing} of them while a file was being written')
     assert caught_writing > 0, 'no kill hit the writing, so nothing was tested'

@@ -2,6 +2,7 @@
 import inspect
 import logging
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -19,6 +20,9 @@ from cotap_mm.files import UNFINISHED, whole_file
 from cotap_mm.ops import broadcast
 from cotap_mm.registry import HOOKS
 
+#: Last checkpoint whose own step was not skipped, in MMEngine's message hub.
+_LAST_GOOD = 'last_good_ckpt'
+
 
 @HOOKS.register_module()
 class SafeCheckpointHook(CheckpointHook):
@@ -27,6 +31,8 @@ class SafeCheckpointHook(CheckpointHook):
     * A checkpoint is written under another name, brought to the disk, and renamed.
       Beside it is its checksum, ``iter_N.pth.json``.
     * Older checkpoints are deleted after the new one is whole, not before.
+    * While steps are skipped because their gradients are not finite, the last checkpoint
+      before them is kept, too.
     * Where it cannot be written, e.g. on a full disk, the training goes on and tries
       again; at its end it waits for room.
     * It holds the queues and random numbers of all ranks and the place in the data, and
@@ -67,11 +73,17 @@ class SafeCheckpointHook(CheckpointHook):
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
         """Add what MMEngine does not save."""
         if self._run_state is not None:
-            checkpoint[run_state.KEY] = self._run_state
+            checkpoint[run_state.KEY] = dict(
+                self._run_state, neighbors=run_state.neighbor_files(runner.cfg))
 
     def before_train(self, runner) -> None:
         """Restore what MMEngine does not; delete what a killed run left half-written."""
+        kept = list(runner.message_hub.runtime_info.get('keep_ckpt_ids', []))
+        if kept and self.max_keep_ckpts > 0:  # MMEngine would delete those beyond the number
+            runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts:])
         super().before_train(runner)
+        if self._is_local():
+            self.keep_ckpt_ids = deque(kept)
         if self._resumed is not None:
             if isinstance(runner.train_loop, ResumableTrainLoop):
                 # Starting a loader draws random numbers, so before they are restored.
@@ -121,12 +133,17 @@ class SafeCheckpointHook(CheckpointHook):
             super()._save_checkpoint_with_step(runner, step, meta)
             return
         path = Path(self.out_dir) / self.filename_tmpl.format(step)
-        before = dict(keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt)
+        info = runner.message_hub.runtime_info
+        before = dict(keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt,
+                      last_good=info.get(_LAST_GOOD))
+        # While steps are skipped, the one before them stays, whatever else is kept.
+        last_good = before['last_good'] if _is_skipped(runner) else step
         kept = [other for other in self._kept() if other != step] + [step]
         outdated: List[int] = []
         if self.max_keep_ckpts > 0:
-            outdated, kept = kept[:-self.max_keep_ckpts], kept[-self.max_keep_ckpts:]
-        self._note(runner, kept, str(path))
+            outdated = [other for other in kept[:-self.max_keep_ckpts] if other != last_good]
+            kept = [other for other in kept if other not in outdated]
+        self._note(runner, kept, str(path), last_good)
         error = self._write(runner, path, meta)
         if error is not None:
             self._note(runner, **before)
@@ -144,8 +161,11 @@ class SafeCheckpointHook(CheckpointHook):
     def _kept(self) -> List[int]:
         return list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
 
-    def _note(self, runner, keep_ckpt_ids: List[int], last_ckpt: Optional[str]) -> None:
+    def _note(self, runner, keep_ckpt_ids: List[int], last_ckpt: Optional[str],
+              last_good: Optional[int]) -> None:
         """What the checkpoint itself and MMEngine's other code say about checkpoints."""
+        if last_good is not None:
+            runner.message_hub.update_info(_LAST_GOOD, last_good)
         self.last_ckpt = last_ckpt
         if last_ckpt is not None:
             runner.message_hub.update_info('last_ckpt', last_ckpt)
@@ -183,3 +203,8 @@ class SafeCheckpointHook(CheckpointHook):
             time.sleep(min(pause, 60))
             pause *= 2
             self._save_checkpoint_with_step(runner, *self._missing)
+
+
+def _is_skipped(runner) -> bool:
+    """Whether the optimizer has skipped this step; see :class:`MixedPrecisionOptimWrapper`."""
+    return bool(getattr(runner.optim_wrapper, 'left_out', False))

@@ -94,7 +94,9 @@ class PatchPairSampler(nn.Module):
             tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
         image, positive = F.normalize(tokens, dim=-1, eps=_EPS).chunk(2)  # (B, topk, K) each
         itself = torch.arange(len(positive), device=positive.device)[None]
-        partners = positive[torch.cat([itself, others])]  # (1 + R, B, topk, K)
+        index = torch.cat([itself, others])  # (1 + R, B)
+        # The gradient of positive[index] is added up in any order on several threads.
+        partners = positive.index_select(0, index.flatten()).unflatten(0, index.shape)
         # Half precision would tie pairs whose order the loss is about.
         with torch.autocast(image.device.type, enabled=False):
             return torch.einsum('bik,rbjk->rbij', image, partners)
