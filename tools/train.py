@@ -32,7 +32,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--resume', action='store_true',
                         help='continue from the last checkpoint in the work folder')
     parser.add_argument('--overwrite', action='store_true', help='start a new run in a work folder '
-                        'that holds checkpoints of another one; files of the same name are replaced')
+                        'that has checkpoints of another one; replaces files of the same name')
     parser.add_argument('--force', action='store_true', help='train although another process holds '
                         'the work folder')
     parser.add_argument('--check', action='store_true', help='build everything, train for a few '

@@ -90,8 +90,8 @@ def _begun_with(checkpoint: str) -> dict[str, Any]:
         meta, state = content.get('meta', {}), content.get(run_state.KEY) or {}
         files = state.get('neighbors')
         if files is None:  # saved by an earlier version
-            files = {key: value for key, value in re.findall(
-                r"(?<!\w)((?:cls_)?neighbors)\s*=\s*'([^']+\.npz)'", str(meta.get('cfg', '')))}
+            files = dict(re.findall(r"(?<!\w)((?:cls_)?neighbors)\s*=\s*'([^']+\.npz)'",
+                                    str(meta.get('cfg', ''))))
         return dict(seed=meta.get('seed'), neighbors={
             key: str(value) for key, value in files.items() if value and key in _BRANCHES})
     except Exception as error:  # MMEngine tells more, and before torch 2.6 it can read it

@@ -9,6 +9,7 @@ from mmengine.registry import init_default_scope
 
 from cotap_mm.datasets import image_source
 from cotap_mm.engine.config_check import check_overrides
+from cotap_mm.engine.schedules import fit_schedules, training_length
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -21,14 +22,37 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def finish_config(config: Config, args: argparse.Namespace) -> Config:
-    """Put what :func:`add_common_arguments` has read into a config; it wins over all else."""
+    """Put what :func:`add_common_arguments` has read into a config; it wins over all else.
+
+    Values that depend on others are adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
+    """
+    length = training_length(config)
     config.launcher = args.launcher
     config.work_dir = args.work_dir or config.get('work_dir') or str(
         Path('work_dirs') / Path(args.config).stem)
     if args.cfg_options:
         check_overrides(config, args.cfg_options)
         config.merge_from_dict(args.cfg_options)
+    adapt_loaders(config)
+    fit_schedules(config, length)
     return config
+
+
+def adapt_loaders(config: Config) -> None:
+    """Remove what only worker processes have from data loaders without workers.
+
+    So ``num_workers=0`` may be set by itself. For training, validation and test, of any library.
+
+    Args:
+        config (Config): Changed in place.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loaders = config.get(name)
+        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+            if isinstance(loader, dict) and not loader.get('num_workers'):
+                for option in ('persistent_workers', 'prefetch_factor', 'timeout',
+                               'multiprocessing_context'):
+                    loader.pop(option, None)
 
 
 def load_config(name: str) -> Config:

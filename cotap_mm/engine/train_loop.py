@@ -6,6 +6,7 @@ from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from cotap_mm.engine.determinism import deterministic_on_cpu
 from cotap_mm.engine.log_history import KEPT, bound_history
 from cotap_mm.ops import world_size
 from cotap_mm.registry import LOOPS
@@ -56,6 +57,10 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     def run(self) -> nn.Module:
         """Train; returns the model."""
+        with deterministic_on_cpu(self.runner.model):
+            return self._run()
+
+    def _run(self) -> nn.Module:
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
         if self._iter > 0 and not self.samples_seen:  # the checkpoint is another loop's

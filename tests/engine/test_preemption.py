@@ -10,7 +10,7 @@ import pytest
 from engine import resume_work
 from rank_work import on_two_ranks
 
-from cotap_mm.engine import PreemptionHook, launch
+from cotap_mm.engine import PreemptionHook, launch, work_folder
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 
@@ -99,7 +99,7 @@ def test_restarts_are_known(monkeypatch, variables, restarted):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert launch.is_restart() is restarted
+    assert work_folder.is_restart() is restarted
 
 
 def test_unknown_signal():
