@@ -85,7 +85,7 @@ def newest_good_checkpoint(folder: str | Path, templates: tuple[str, ...] = TEMP
     pointed = pointed_name(folder)
     waiting = [(_order(path, pointed, templates), path)
                for path in numbered_checkpoints(folder, templates)
-               if earlier.get(path.name, [])[1:] != _size_and_time(path)]
+               if earlier.get(path.name, [])[2:] != _size_and_time(path)]
     while waiting:
         waiting.sort()
         order, path = waiting.pop()
@@ -93,7 +93,7 @@ def newest_good_checkpoint(folder: str | Path, templates: tuple[str, ...] = TEMP
         if problem is not None:
             print_log(f'{path} {problem}; it is skipped, and the checkpoint before it is used if '
                       'there is one', logger='current', level=logging.WARNING)
-        elif entry is not None and entry.sha256 == earlier.get(path.name, [None])[0]:
+        elif entry is not None and [entry.sha256, entry.written] == earlier.get(path.name, [])[:2]:
             continue
         elif entry is not None and entry.written < order[1]:  # the one that is being replaced
             waiting.append(((order[0], entry.written, *order[2:]), path))
@@ -132,13 +132,13 @@ def stamps(folder: str | Path, templates: tuple[str, ...] = TEMPLATES) -> dict[s
         templates (tuple[str, ...]): As in :func:`newest_good_checkpoint`.
 
     Returns:
-        dict[str, list]: For each name the checksum of its record (or None), its size and
-        its time of change in nanoseconds.
+        dict[str, list]: For each name the checksum and number of its record (None without
+        one), its size, and its time of change in nanoseconds.
     """
     found = {}
     for path in numbered_checkpoints(folder, templates):
-        first = next(iter(_entries(path)), None)
-        found[path.name] = [first and first.sha256, *_size_and_time(path)]
+        first = [[entry.sha256, entry.written] for entry in _entries(path)[:1]]
+        found[path.name] = [*(first or [[None, None]])[0], *_size_and_time(path)]
     return found
 
 

@@ -11,13 +11,9 @@ from mmengine.config import Config
 
 
 @pytest.fixture(autouse=True)
-def two_threads(monkeypatch):
-    """As users train; and a Runner starts faster without a pretty config."""
+def quick_start(monkeypatch):
+    """Most of the time that a Runner needs to start goes into a pretty config."""
     monkeypatch.setattr(Config, 'pretty_text', property(default_runs.plain_text))
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -104,6 +104,111 @@ def test_the_newest_good_one(tmp_path):
     assert newest_good_checkpoint(tmp_path / 'nothing') is None
 
 
+def test_the_last_written_one_and_not_the_largest(tmp_path):
+    """Clocks are set back, and copies lose times: only the records count."""
+    for step in (40, 5, 12):
+        os.utime(save(tmp_path, step), (10**9 - step, ) * 2)
+    assert newest_good_checkpoint(tmp_path).name == 'iter_12.pth'
+    save(tmp_path, 5)  # again, in a run that was resumed from an earlier one
+    assert newest_good_checkpoint(tmp_path).name == 'iter_5.pth'
+    # Killed between the record of a checkpoint and its name, with an older file of that name.
+    old = (tmp_path / 'iter_40.pth').read_bytes()
+    save(tmp_path, 40, size=7)
+    assert newest_good_checkpoint(tmp_path).name == 'iter_40.pth'
+    (tmp_path / 'iter_40.pth').write_bytes(old)
+    assert newest_good_checkpoint(tmp_path).name == 'iter_5.pth'
+    for name in ('iter_5.pth', 'iter_12.pth'):
+        (tmp_path / name).unlink()
+    assert newest_good_checkpoint(tmp_path).name == 'iter_40.pth'
+
+
+def test_the_last_one_by_plain_mmengine(tmp_path):
+    for step in (9, 10, 12, 40):
+        torch.save(content(step), tmp_path / f'iter_{step}.pth')
+    for text, expected in (('/moved/iter_12.pth', 'iter_12.pth'), ('C:\\w\\iter_9.pth\n',
+                                                                    'iter_9.pth'),
+                           ('iter_40.pth', 'iter_40.pth'), ('iter_11.pth', 'iter_10.pth'),
+                           ('', 'iter_40.pth'), ('\0\xff', 'iter_40.pth')):
+        (tmp_path / 'last_checkpoint').write_text(text)
+        assert newest_good_checkpoint(tmp_path).name == expected, text
+    (tmp_path / 'last_checkpoint').write_text('iter_12.pth')
+    flip_a_byte(tmp_path / 'iter_12.pth')
+    assert newest_good_checkpoint(tmp_path).name == 'iter_10.pth'
+
+
+class Bomb:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), 'w')
+
+
+def bad_candidates(folder):
+    """Files by the name of a checkpoint that a training cannot resume from."""
+    fired = folder / 'fired'
+    whole = content(1)
+    code = f'open({str(fired)!r}, "w")'
+    bad = [dict(whole, meta=dict(iter=1, epoch=0, config=code)), Bomb(fired), [], {}, None,
+           dict(whole, extra=Bomb(fired)), *(dict(whole, meta=dict(iter=value, epoch=0))
+                                             for value in ('x', -1, True, None, torch.ones(1))),
+           *({key: value for key, value in whole.items() if key != name} for name in whole),
+           dict(whole, meta=[]), dict(whole, state_dict=3)]
+    for step, each in enumerate(bad, 20):
+        torch.save(each, folder / f'iter_{step}.pth')
+    torch.save(whole, folder / 'iter_50.pth', _use_new_zipfile_serialization=False)
+    (folder / 'iter_51.pth').symlink_to('gone')
+    (folder / 'iter_52.pth').symlink_to('iter_52.pth')
+    (folder / 'iter_53.pth').mkdir()
+    os.mkfifo(folder / 'iter_54.pth')
+    (folder / 'iter_55.pth').write_bytes(b'')
+    # By other names, for other things.
+    for name in ('non_finite_iter_60_rank_0.pth', 'best_iter_61.pth', 'my_iter_62.pth',
+                 'iter_63.pth.bak', 'iter_6_4.pth', 'iter_.pth', 'iter_-65.pth', 'iter_٦٦.pth'):
+        torch.save(whole, folder / name)
+
+
+def test_other_files_are_not_candidates(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr('cotap_mm.engine.checkpoint_files.print_log',
+                        lambda text, **_: said.append(text))
+    save(tmp_path, 3)
+    bad_candidates(tmp_path)
+    assert newest_good_checkpoint(tmp_path).name == 'iter_3.pth'
+    (tmp_path / 'iter_3.pth').unlink()
+    said.clear()
+    assert newest_good_checkpoint(tmp_path) is None
+    assert not (tmp_path / 'fired').exists()
+    assert len(said) == len(list(tmp_path.glob('iter_[2-5]?.pth')))
+    assert all('\n' not in text and 'it is skipped' in text for text in said)
+
+
+def test_any_change_of_a_record(tmp_path):
+    """Never an error; the file itself is whole, and an older one is not taken for a newer."""
+    for step in (2, 4):
+        save(tmp_path, step)
+    (tmp_path / 'last_checkpoint').write_text('iter_4.pth')
+    old = tmp_path / 'iter_2.pth.json'
+    record = old.read_bytes()
+    for place in range(len(record)):
+        data = bytearray(record)
+        data[place] ^= 1 << place % 8
+        old.write_bytes(bytes(data))
+        assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth', bytes(data)
+    entry = json.loads(record)['good'][0]
+    for bad in ('null', '3', '[]', '{"good": 3}', '{"good": {}}', '{"good": [3]}', '{"good": [{}]}',
+                json.dumps(dict(good=[dict(entry, bytes=str(entry['bytes']))])),
+                json.dumps(dict(good=[dict(entry, written=None)])),
+                json.dumps(dict(good=[dict(entry, written=1e400)])), '[' * 10_000, '9' * 5000):
+        old.write_text(bad)
+        assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth', bad
+        assert damage(tmp_path / 'iter_2.pth') is None
+    save(tmp_path, 6)  # numbering goes on beside a damaged record
+    assert newest_good_checkpoint(tmp_path).name == 'iter_6.pth'
+
+
 # ---- kills -----------------------------------------------------------------------------------
 
 

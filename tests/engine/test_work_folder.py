@@ -1,0 +1,158 @@
+"""Two runs in one work folder: one after the other, and at the same time."""
+import json
+import multiprocessing
+import os
+import signal
+
+import pytest
+import torch
+from engine.test_safe_checkpoints import content, save
+from mmengine.config import Config
+
+from cotap_mm.engine import work_folder
+from cotap_mm.engine.resume import choose_resume
+from cotap_mm.engine.work_folder import claim_folder, release_folder
+from cotap_mm.locks import Locked, acquire_lock
+
+
+@pytest.fixture(autouse=True)
+def no_job(monkeypatch):
+    for name in ('TORCHELASTIC_RESTART_COUNT', 'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_ERROR_FILE',
+                 'SLURM_RESTART_COUNT', 'SLURM_JOB_ID'):
+        monkeypatch.delenv(name, raising=False)
+    yield
+    release_folder()
+
+
+def claimed(folder, resume=False, **options):
+    """What a start of tools/train.py does up to the neighbors: the checkpoint it begins from."""
+    config = Config(dict(work_dir=str(folder), resume=resume))
+    try:
+        claim_folder(config, **options)
+        choose_resume(config)
+    finally:
+        release_folder()
+    return os.path.basename(config.load_from) if config.resume else None
+
+
+def test_a_used_folder_is_refused_and_may_be_overwritten(tmp_path):
+    assert claimed(tmp_path) is None
+    for step in (30, 40):
+        save(tmp_path, step)
+    with pytest.raises(ValueError, match=r'holds checkpoints of another run \(iter_40.pth\). Pass '
+                       '--resume .* --work-dir .* or --overwrite'):
+        claimed(tmp_path)
+    assert claimed(tmp_path, resume=True) == 'iter_40.pth'
+    assert claimed(tmp_path, overwrite=True) is None
+    # Killed before it has saved anything: it begins again, and not with the old run's.
+    assert claimed(tmp_path, resume=True) is None
+    for step in (5, 30):  # of the same name as an old one
+        save(tmp_path, step)
+        assert claimed(tmp_path, resume=True) == f'iter_{step}.pth'
+    (tmp_path / 'iter_30.pth').write_bytes(b'torn')
+    assert claimed(tmp_path, resume=True) == 'iter_5.pth'
+    (tmp_path / 'iter_5.pth').write_bytes(b'torn')
+    with pytest.raises(ValueError, match='all checkpoints in .* are damaged'):
+        claimed(tmp_path, resume=True)
+    assert (tmp_path / 'iter_40.pth').is_file()
+
+
+def test_old_checkpoints_without_records(tmp_path):
+    """As MMEngine's own hook saves them, in downstream trainings."""
+    torch.save(content(40), tmp_path / 'epoch_40.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_40.pth'))
+    assert claimed(tmp_path, overwrite=True) is None
+    assert claimed(tmp_path, resume=True) is None
+    torch.save(content(2), tmp_path / 'epoch_2.pth')
+    (tmp_path / 'last_checkpoint').write_text('/elsewhere/epoch_2.pth')
+    assert claimed(tmp_path, resume=True) == 'epoch_2.pth'
+    torch.save(content(41), tmp_path / 'epoch_40.pth')
+    (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_40.pth'))
+    assert claimed(tmp_path, resume=True) == 'epoch_40.pth'
+
+
+@pytest.mark.parametrize('launcher, first, again, other', [
+    ('SLURM', dict(SLURM_JOB_ID='7'), dict(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1'),
+     dict(SLURM_JOB_ID='8', SLURM_RESTART_COUNT='1')),
+    ('TORCHELASTIC', dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/a/attempt_0/0/e'),
+     dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/a/attempt_1/0/e',
+          TORCHELASTIC_RESTART_COUNT='1'),
+     dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/b/attempt_1/0/e',
+          TORCHELASTIC_RESTART_COUNT='1'))])
+def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, first, again, other):
+    def start(variables, **options):
+        with monkeypatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            return claimed(tmp_path, **options)
+
+    assert start(first) is None
+    save(tmp_path, 4)
+    assert start(again) == 'iter_4.pth'
+    # Another job whose first attempt was refused, as it must be, is refused again.
+    for variables in (dict(other, **{f'{launcher}_RESTART_COUNT': '0'}), other):
+        with pytest.raises(ValueError, match='holds checkpoints of another run'):
+            start(variables)
+    assert start(other, resume=True) == 'iter_4.pth'
+    assert start(first, overwrite=True) is None
+    assert start(again, overwrite=True) is None
+    save(tmp_path, 2)
+    assert start(again, overwrite=True) == 'iter_2.pth'
+
+
+def test_checkpoints_in_another_folder_or_by_another_name(tmp_path):
+    hook = dict(out_dir=str(tmp_path / 'out'), filename_tmpl='step-{}.pth')
+    config = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=dict(checkpoint=hook)))
+    (tmp_path / 'out' / 'run').mkdir(parents=True)
+    torch.save(content(3), tmp_path / 'out' / 'run' / 'step-3.pth')
+    with pytest.raises(ValueError, match='holds checkpoints of another run'):
+        claim_folder(config)
+    config.resume = True
+    choose_resume(config)
+    assert config.load_from == str(tmp_path / 'out' / 'run' / 'step-3.pth')
+
+
+def hold(folder, pipe):
+    lock = acquire_lock(folder / '.lock', 'training', '')
+    pipe.send(os.getpid())
+    pipe.recv()
+    del lock
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
+    context = multiprocessing.get_context('fork')
+    ours, theirs = context.Pipe()
+    process = context.Process(target=hold, args=(tmp_path, theirs))
+    process.start()
+    pid = ours.recv()
+    for resume in (False, True):
+        with pytest.raises(Locked, match=rf'is in use by process {pid} on .* \(training, since .*'
+                           'wait for its end, train in another --work-dir, or pass --force'):
+            claimed(tmp_path, resume=resume)
+    said = []
+    monkeypatch.setattr(work_folder, 'print_log', lambda text, **_: said.append(text))
+    assert claimed(tmp_path, force=True) is None
+    assert str(pid) in said[0]
+    os.kill(pid, signal.SIGKILL)
+    process.join()
+    assert claimed(tmp_path) is None
+    assert not (tmp_path / '.lock').exists()
+
+
+def test_folders_that_cannot_be_written(tmp_path):
+    (tmp_path / 'file').write_text('')
+    for folder in (tmp_path / 'file', tmp_path / 'file' / 'run'):
+        with pytest.raises(ValueError, match='the work folder .* cannot be written .* choose another'):
+            claimed(folder)
+
+
+@pytest.mark.parametrize('text', ['', '{', '[1]', '{"earlier_checkpoints": 3, "jobs": "x"}',
+                                  '{"earlier_checkpoints": {"iter_4.pth": 1}}', '[' * 100_000])
+def test_a_damaged_record_is_no_record(tmp_path, text):
+    save(tmp_path, 4)
+    (tmp_path / 'run.json').write_text(text)
+    assert claimed(tmp_path, resume=True) == 'iter_4.pth'
+    assert claimed(tmp_path, overwrite=True) is None
+    assert json.loads((tmp_path / 'run.json').read_text())['earlier_checkpoints'].keys() == {
+        'iter_4.pth'}
