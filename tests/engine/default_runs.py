@@ -35,7 +35,7 @@ def make_init(path, seed=5):
 
 
 def write_toy_config(folder, name, iters=4):
-    """``folder/NAME.py``: the shipped config, but small and short; images and init are as shipped."""
+    """``folder/NAME.py``: the shipped config, but small and short."""
     config = Config.fromfile(CONFIGS / f'{name}.py')
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config.model.backbone.pop('arch')

@@ -5,6 +5,7 @@ import uuid
 from pathlib import Path
 
 from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
@@ -109,7 +110,7 @@ def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=
         default_hooks=dict(
             logger=dict(interval=1),
             checkpoint=dict(interval=checkpoint_interval, max_keep_ckpts=-1)), **options))
-    config.model.init_cfg = None
+    config.model.init_cfg = options.get('model.init_cfg')
     config.custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
                            dict(type='ScheduleLengthHook'), *hooks]
     if kill_at is not None:
@@ -117,7 +118,7 @@ def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=
     return config
 
 
-def train(folder, iters, resume=False, **options):
+def train(folder, iters, resume=False, claims=False, **options):
     """Train; returns the Runner, or None if it was killed."""
     config = tiny_config(folder, iters, **options)
     config.resume = resume
@@ -128,6 +129,8 @@ def train(folder, iters, resume=False, **options):
         os.environ.setdefault('LOCAL_RANK', '0')  # MMEngine asks for it before device_ids
         config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                         broadcast_buffers=False)
+    if claims:
+        launch.claim_folder(config)
     launch.prepare(config)
     runner = launch.runner_of(config)
     try:
@@ -168,3 +171,18 @@ def told_to_stop(rank):
         dict(type='PreemptionHook'),
         dict(type='SignalHook', at=2, rank=1, name='SIGUSR1', _scope_='mmengine')])
     return dict(done=runner.iter, stopped=was_preempted(runner))
+
+
+def two_default_runs(rank):
+    """As :func:`two_runs`, with an init and neighbors that are found; the init is gone at last."""
+    folder = Path(os.environ['COTAP_TEST_FOLDER'])
+    init = {'model.init_cfg': dict(type='PretrainedViT', checkpoint=str(folder / 'init.pth'))}
+    for name, options in (('whole', {}), ('killed', dict(kill_at=5)),
+                          ('killed', dict(resume=True))):
+        if 'resume' in options:
+            barrier()
+            if rank == 0:
+                (folder / 'init.pth').unlink()
+            barrier()
+        train(folder / name, 6, claims=True, **options, **init)
+    return rank

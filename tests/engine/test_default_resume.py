@@ -4,10 +4,11 @@ import shutil
 
 import pytest
 import torch
-from engine import default_runs
+from engine import default_runs, resume_work
 from engine.default_runs import CONFIGS, arguments, make_images, make_init, write_toy_config
 from engine.test_exact_resume import assert_same, saved
 from mmengine.config import Config
+from rank_work import on_two_ranks
 
 
 @pytest.fixture(autouse=True)
@@ -40,3 +41,89 @@ def test_every_shipped_config(folder, name):
     assert_same(saved(folder / 'killed', 4), saved(folder / 'whole', 4))
     assert neighbor_files(folder / 'killed') == neighbor_files(folder / 'whole')
     assert len(neighbor_files(folder / 'whole')) == 1 + ('in1k' in name)
+
+
+@pytest.fixture
+def killed(folder):
+    """A run that was killed after its checkpoint of iteration 2; its options."""
+    write_toy_config(folder, 'vits_folder')
+    words = [*arguments(folder, 'vits_folder'), '--seed', 3, '--work-dir']
+    default_runs.run([*words, folder / 'run'], kill_at=3)
+    return words
+
+
+def test_a_moved_folder_and_changed_times(folder, killed, monkeypatch):
+    said = []
+    monkeypatch.setattr('cotap_mm.datasets.neighbor_search.print_log',
+                        lambda text, **_: said.append(text))
+    shutil.copytree(folder / 'run', folder / 'copy')
+    default_runs.run([*killed, folder / 'copy', '--resume'], may_search=False)
+    assert not said
+    whole = saved(folder / 'copy', 4)
+    shutil.copytree(folder / 'run', folder / 'again')
+    shutil.rmtree(folder / 'run')
+    os.utime(folder / 'images' / '3.png', (1, 1))
+    default_runs.run([*killed, folder / 'again', '--resume'], may_search=False)
+    assert len(said) == 1 and 'images have been changed since' in said[0]
+    assert_same(saved(folder / 'again', 4), whole)
+
+
+def test_neighbors_that_are_gone(folder, killed):
+    [name] = neighbor_files(folder / 'run')
+    shutil.copytree(folder / 'run', folder / 'copy')
+    default_runs.run([*killed, folder / 'run', '--resume'])
+    # Built again from the same images and init, to the same file.
+    (folder / 'copy' / name).unlink()
+    shutil.copytree(folder / 'copy', folder / 'other')
+    default_runs.run([*killed, folder / 'copy', '--resume'])
+    assert neighbor_files(folder / 'copy') == [name]
+    assert_same(saved(folder / 'copy', 4), saved(folder / 'run', 4))
+    # Refused where they would be others.
+    make_init(folder / 'init.pth', seed=6)
+    with pytest.raises(SystemExit, match=f'{name}, which this run was trained with, is gone.*Put '
+                       'the file back .* or choose one with --neighbors'):
+        default_runs.run([*killed, folder / 'other', '--resume'])
+    default_runs.run([*killed[:-1], '--neighbors', folder / 'run' / name, '--work-dir',
+                      folder / 'other', '--resume'], may_search=False)
+    assert_same(saved(folder / 'other', 4)['state_dict'], saved(folder / 'run', 4)['state_dict'])
+
+
+def test_checkpoints_of_an_earlier_version(folder, killed):
+    """They name the neighbor file in their config only, and their records have no numbers."""
+    path = folder / 'run' / 'iter_2.pth'
+    shutil.copytree(folder / 'run', folder / 'new')
+    checkpoint = torch.load(path, weights_only=True)
+    del checkpoint['run_state']['neighbors']
+    torch.save(checkpoint, path)
+    path.with_name('iter_2.pth.json').unlink()
+    (folder / 'run' / 'run.json').unlink()
+    # Its name was another one, too.
+    [name] = neighbor_files(folder / 'run')
+    for folders in ('run', 'new'):
+        default_runs.run([*killed, folder / folders, '--resume'], may_search=False)
+    assert_same(saved(folder / 'run', 4), saved(folder / 'new', 4))
+
+
+def test_other_images_by_the_same_names(folder, killed):
+    """A new run finds neighbors again; also where a file is replaced by one of the same size."""
+    first = neighbor_files(folder / 'run')
+    shutil.rmtree(folder / 'images')
+    make_images(folder / 'images', seed=7)
+    default_runs.run([*killed, folder / 'run', '--overwrite'], kill_at=1)
+    assert len(neighbor_files(folder / 'run')) == 2 and set(first) < set(
+        neighbor_files(folder / 'run'))
+    default_runs.run([*killed, folder / 'run', '--overwrite'], kill_at=1, may_search=False)
+
+
+@pytest.mark.dist
+def test_two_processes(folder, monkeypatch):
+    monkeypatch.setenv('COTAP_TEST_FOLDER', str(folder))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    (folder / 'ranks').mkdir()
+    on_two_ranks(resume_work.two_default_runs, folder / 'ranks')
+    assert_same(saved(folder / 'killed', 6), saved(folder / 'whole', 6))
+    assert neighbor_files(folder / 'killed') == neighbor_files(folder / 'whole')
+    # One process continues it with the same neighbors.
+    monkeypatch.delenv('WORLD_SIZE')
+    resume_work.train(folder / 'killed', 8, resume=True)
+    assert len(neighbor_files(folder / 'killed')) == 1

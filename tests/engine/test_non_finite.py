@@ -92,3 +92,20 @@ def test_queues_do_not_take_bad_rows():
 def test_patience():
     with pytest.raises(ValueError, match='patience must be at least 1, got 0'):
         NonFiniteHook(patience=0)
+
+
+def test_the_checkpoint_before_a_streak_is_kept(tmp_path):
+    """Also by a run that is resumed in the middle of it; of others the newest two."""
+    options = {'checkpoint_interval': 1, 'default_hooks.checkpoint.max_keep_ckpts': 2,
+               'hooks': [dict(type='NonFiniteHook'), resume_work.poison([3, 4, 5, 6])]}
+
+    def steps():
+        found = [path.name.split('.')[0] for path in tmp_path.glob('iter_*.pth*')]
+        assert sorted(found) == sorted(2 * list(set(found))), 'a checkpoint without its record'
+        return sorted({int(name[5:]) for name in found})
+
+    for kill_at, expected in ((3, [2, 3]), (4, [3, 4]), (6, [3, 5, 6]), (7, [3, 6, 7])):
+        assert resume_work.train(tmp_path, 9, resume=True, kill_at=kill_at, **options) is None
+        assert steps() == expected
+    resume_work.train(tmp_path, 8, resume=True, **options)
+    assert steps() == [7, 8]

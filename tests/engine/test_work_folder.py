@@ -143,7 +143,7 @@ def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     for folder in (tmp_path / 'file', tmp_path / 'file' / 'run'):
-        with pytest.raises(ValueError, match='the work folder .* cannot be written .* choose another'):
+        with pytest.raises(ValueError, match='work folder .* cannot be written .* choose another'):
             claimed(folder)
 
 
