@@ -117,7 +117,7 @@ def test_amp_and_accumulation(folder):
 def test_starts_from_an_own_checkpoint(folder):
     train(folder)
     first = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
-    train(folder, '--init', str(folder / 'run' / 'iter_4.pth'), '--cfg-options',
+    train(folder, '--overwrite', '--init', str(folder / 'run' / 'iter_4.pth'), '--cfg-options',
           'train_cfg.max_iters=2', 'optim_wrapper.optimizer.lr=0')
     second = torch.load(folder / 'run' / 'iter_2.pth', weights_only=True)['state_dict']
     torch.testing.assert_close(second['backbone.pos_embed'], first['backbone.pos_embed'],
@@ -169,7 +169,7 @@ def test_seed_keeps_other_randomness():
 def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
     said = []
     monkeypatch.setattr(launch, 'print_log', lambda text, **_: said.append(text))
-    monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_: None)
+    monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_, **__: None)
     train_tool = load_tool('train')
     options = [str(folder / 'tiny.py'), '--images', str(folder / 'images'), '--work-dir',
                str(folder / 'run')]
@@ -178,7 +178,8 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
         assert any('random weights' in text for text in said)
         said.clear()
     (folder / 'run').mkdir()
-    torch.save({}, folder / 'run' / 'iter_2.pth')
+    torch.save(dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
+               folder / 'run' / 'iter_2.pth')
     launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
     assert not any('random weights' in text for text in said)
 

@@ -47,7 +47,8 @@ def run(args: argparse.Namespace) -> None:
                          for option in options if option.startswith('init=')]
                 keys = [option for option in options if not option.startswith('init=')]
                 command = [sys.executable, '-W', 'ignore', str(TRAIN), args.config,
-                           '--seed', str(seed), '--work-dir', str(folder)]
+                           '--seed', str(seed), '--work-dir', str(folder),
+                           '--overwrite']  # of a run that did not come to its end
                 command += ['--init', inits[-1]] if inits else []
                 command += ['--cfg-options', *keys] if keys else []
                 with open(top.parent / f'{top.name}.log', 'a', encoding='utf-8') as log:
