@@ -17,7 +17,13 @@ from cotap_mm.engine.checkpoint_files import (
     pointed_name,
     read_lazily,
 )
-from cotap_mm.engine.work_folder import checkpoint_folder, checkpoint_names, earlier_checkpoints
+from cotap_mm.engine.work_folder import (
+    AUTO,
+    checkpoint_folder,
+    checkpoint_names,
+    earlier_checkpoints,
+    is_restart,
+)
 from cotap_mm.first_rank import on_first_rank
 
 _BRANCHES = dict(neighbors='patch', cls_neighbors='cls')  # option -> branch
@@ -26,12 +32,13 @@ _BRANCHES = dict(neighbors='patch', cls_neighbors='cls')  # option -> branch
 def choose_resume(config: Config) -> dict[str, str]:
     """Choose the checkpoint to resume from, and take from it what the run was begun with.
 
-    That is the one that was written last, see :func:`.newest_good_checkpoint`, unless
-    ``load_from`` names another one. Every rank must call this.
+    That is the one that was written last, see :func:`.newest_good_checkpoint`. With ``--resume``
+    ``load_from`` names another one; a run that a launcher has started again had begun from that
+    one, and continues with its own. Every rank must call this.
 
     Args:
-        config (Config): ``load_from`` and ``randomness.seed`` are set; ``neighbors='auto'``
-            becomes the file that the run has used so far.
+        config (Config): ``resume``, ``load_from`` and ``randomness.seed`` are set;
+            ``neighbors='auto'`` becomes the file that the run has used so far.
 
     Returns:
         dict[str, str]: Neighbor files of the run that are not there any more, by option.
@@ -41,15 +48,18 @@ def choose_resume(config: Config) -> dict[str, str]:
     """
     if not config.get('resume'):
         return {}
-    if not config.get('load_from'):
+    is_typed = config.resume != AUTO and bool(config.get('load_from'))
+    if not is_typed or is_restart():
         chosen = on_first_rank(lambda: _newest(config))
-        if chosen is None:
+        if chosen is not None:
+            print_log(f'resuming from {chosen}', logger='current')
+            config.load_from = chosen
+        elif not is_typed:
             print_log(f'{config.work_dir} has no checkpoint of this run; training starts from its '
                       'beginning', logger='current')
             config.resume = False
             return {}
-        print_log(f'resuming from {chosen}', logger='current')
-        config.load_from = chosen
+    config.resume = True
     begun = on_first_rank(lambda: _begun_with(config.load_from))
     _keep_seed(config, begun.get('seed'))
     return _keep_neighbors(config, begun.get('neighbors') or {})

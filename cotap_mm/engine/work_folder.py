@@ -18,6 +18,8 @@ from cotap_mm.files import whole_file
 from cotap_mm.first_rank import on_first_rank
 from cotap_mm.locks import Lock, Locked, acquire_lock
 
+#: Value of ``resume`` for a run that was started again by a launcher, and not by its user.
+AUTO = 'auto'
 _RECORD = 'run.json'
 _LOCK = '.lock'
 #: Seconds that a restarted run waits for the lock of a machine that has died with it.
@@ -30,7 +32,7 @@ def claim_folder(config: Config, overwrite: bool = False, force: bool = False) -
 
     Every rank must call this. A new run in a folder that holds checkpoints is refused unless
     ``overwrite`` is set; then those that are there already are never resumed from. A run that
-    ``torchrun`` or Slurm has started again resumes: ``config.resume`` is set.
+    ``torchrun`` or Slurm has started again resumes: ``config.resume`` becomes :data:`AUTO`.
 
     Args:
         config (Config): With ``work_dir``; changed in place.
@@ -42,7 +44,8 @@ def claim_folder(config: Config, overwrite: bool = False, force: bool = False) -
         ValueError: If it holds checkpoints of another run, or cannot be written.
     """
     marks = sorted({mark for marks in all_gather_object(_job_marks()) for mark in marks})
-    config.resume = on_first_rank(lambda: _claim(config, overwrite, force, marks))
+    if on_first_rank(lambda: _claim(config, overwrite, force, marks)):
+        config.resume = config.get('resume') or AUTO
 
 
 def release_folder() -> None:

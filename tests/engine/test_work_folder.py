@@ -100,6 +100,25 @@ def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, f
     assert start(again, overwrite=True) == 'iter_2.pth'
 
 
+def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
+    """``load_from`` of a config, or typed with --resume, is where the first attempt began."""
+    def start(resume):
+        config = Config(dict(work_dir=str(tmp_path / 'run'), resume=resume, load_from='other.pth'))
+        claim_folder(config)
+        choose_resume(config)
+        release_folder()
+        return config.resume, os.path.basename(config.load_from)
+
+    monkeypatch.setenv('SLURM_JOB_ID', '7')
+    assert start(False) == (False, 'other.pth') and start(True) == (True, 'other.pth')
+    monkeypatch.setenv('SLURM_RESTART_COUNT', '1')
+    assert start(False) == (False, 'other.pth') and start(True) == (True, 'other.pth')
+    save(tmp_path / 'run', 2)
+    assert start(False) == start(True) == (True, 'iter_2.pth')
+    monkeypatch.delenv('SLURM_RESTART_COUNT')
+    assert start(True) == (True, 'other.pth')
+
+
 def test_checkpoints_in_another_folder_or_by_another_name(tmp_path):
     hook = dict(out_dir=str(tmp_path / 'out'), filename_tmpl='step-{}.pth')
     config = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=dict(checkpoint=hook)))
