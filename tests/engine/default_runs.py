@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from engine.resume_work import Killed
+from engine.resume_work import Killed, plain_text
 from mmengine.config import Config
 from PIL import Image
 from tool_loading import load_tool
@@ -59,11 +59,6 @@ def write_toy_config(folder, name, iters=4):
     config.experiment_name = uuid.uuid4().hex  # MMEngine keeps its log of a name
     (folder / f'{name}.py').write_text(plain_text(config))
     return folder / f'{name}.py'
-
-
-def plain_text(config):
-    """As ``config.pretty_text``, which takes longer than the training."""
-    return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
 
 
 def arguments(folder, name):

@@ -88,6 +88,11 @@ class CrashingScenes(ToyScenes):
         return super().read(index, enough)
 
 
+def plain_text(config):
+    """As ``config.pretty_text``, which takes longer than the training."""
+    return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
+
+
 def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=(),
                 checkpoint_interval=2, **options):
     """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
@@ -175,6 +180,7 @@ def told_to_stop(rank):
 
 def two_default_runs(rank):
     """As :func:`two_runs`, with an init and neighbors that are found; the init is gone at last."""
+    Config.pretty_text = property(plain_text)
     folder = Path(os.environ['COTAP_TEST_FOLDER'])
     init = {'model.init_cfg': dict(type='PretrainedViT', checkpoint=str(folder / 'init.pth'))}
     for name, options in (('whole', {}), ('killed', dict(kill_at=5)),

@@ -14,7 +14,7 @@ from rank_work import on_two_ranks
 @pytest.fixture(autouse=True)
 def quick_start(monkeypatch):
     """Most of the time that a Runner needs to start goes into a pretty config."""
-    monkeypatch.setattr(Config, 'pretty_text', property(default_runs.plain_text))
+    monkeypatch.setattr(Config, 'pretty_text', property(resume_work.plain_text))
 
 
 @pytest.fixture
