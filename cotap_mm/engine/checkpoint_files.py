@@ -157,6 +157,33 @@ def read_lazily(path: str | Path) -> Any:
         return torch.load(path, **options)  # a file system that cannot map files
 
 
+def missing_parts(path: str | Path) -> str | None:
+    """What a whole file lacks for a training to resume from it; None if nothing.
+
+    Args:
+        path (str | Path): A PyTorch archive.
+    """
+    known = getattr(torch.serialization, 'get_safe_globals', list)()
+    if HistoryBuffer not in known:  # before torch 2.6; MMEngine unpickles it there
+        return None
+    try:
+        content = read_lazily(path)
+    except Exception as error:  # a hostile pickle can fail in any way
+        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
+        return f'cannot be loaded safely ({type(error).__name__}: {reason})'
+    parts = content if isinstance(content, dict) else {}
+    for name in ('meta', 'state_dict', 'message_hub'):
+        if not isinstance(parts.get(name), dict):
+            return f'is not a checkpoint of a training (it has no {name!r})'
+    for name in ('iter', 'epoch'):
+        value = parts['meta'].get(name)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+            return f'is not a checkpoint of a training (meta[{name!r}] is {value!r:.50})'
+    if 'config' in parts['meta']:
+        return "holds a config that MMEngine would run as code (meta['config'])"
+    return None
+
+
 class _Entry(NamedTuple):
     """A file that a record allows."""
 
@@ -189,7 +216,7 @@ def _inspect(path: Path) -> tuple[str | None, _Entry | None]:
             return 'is not a file', None
         known = _entries(path)
         problem, entry = _unlike_record(path, known) if known else (torn_archive(path), None)
-        return problem or _missing_parts(path), entry
+        return problem or missing_parts(path), entry
     except OSError as error:
         return f'cannot be read ({type(error).__name__}: {error})', None
 
@@ -203,29 +230,6 @@ def _unlike_record(path: Path, known: list[_Entry]) -> tuple[str | None, _Entry 
         if (entry.bytes, entry.sha256) == (size, digest):
             return None, entry
     return 'does not have its checksum', None
-
-
-def _missing_parts(path: Path) -> str | None:
-    """What a whole file lacks for a training to resume from it."""
-    known = getattr(torch.serialization, 'get_safe_globals', list)()
-    if HistoryBuffer not in known:  # before torch 2.6; MMEngine unpickles it there
-        return None
-    try:
-        content = read_lazily(path)
-    except Exception as error:  # a hostile pickle can fail in any way
-        reason = (str(error).strip() or repr(error)).splitlines()[0][:200]
-        return f'cannot be loaded safely ({type(error).__name__}: {reason})'
-    parts = content if isinstance(content, dict) else {}
-    for name in ('meta', 'state_dict', 'message_hub'):
-        if not isinstance(parts.get(name), dict):
-            return f'is not a checkpoint of a training (it has no {name!r})'
-    for name in ('iter', 'epoch'):
-        value = parts['meta'].get(name)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-            return f'is not a checkpoint of a training (meta[{name!r}] is {value!r:.50})'
-    if 'config' in parts['meta']:
-        return "holds a config that MMEngine would run as code (meta['config'])"
-    return None
 
 
 def _size_and_time(path: Path) -> list:

@@ -184,7 +184,25 @@ def prepare(config: Config) -> None:
     dataset = config.train_dataloader.dataset
     sources = {name: build(DATASETS, dataset[name]) for name in ('patch', 'cls')
                if dataset.get(name)}
-    sizes = list(map(len, sources.values()))
+    _check_batches(config, max(map(len, sources.values())))
+    for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
+        if config.get('resume') and branch in sources and is_main_process():
+            warn_of_changed_images(dataset.get(key) or '', sources[branch])
+    ensure_neighbors(config, config.work_dir, used_before=gone)
+    _forget_init(config, config.model)
+
+
+def _check_batches(config: Config, num_images: int) -> None:
+    """Whether the images fill a batch, and crops are of whole patches.
+
+    Args:
+        config (Config): Of a pre-training.
+        num_images (int): Of the larger branch.
+
+    Raises:
+        ValueError: If not.
+    """
+    dataset = config.train_dataloader.dataset
     world = world_size()
     batch = config.train_dataloader.batch_size
     if not isinstance(batch, int) or batch < 1:
@@ -195,19 +213,14 @@ def prepare(config: Config) -> None:
             raise ValueError(
                 f'train_dataloader.dataset.crops.{name}={crops[name]} must be a multiple of '
                 f'model.backbone.patch_size={patch}, e.g. {max(crops[name] // patch, 1) * patch}')
-    if max(sizes) < batch * world:
-        raise ValueError(f'{max(sizes)} images do not fill one batch of {batch} on each of {world} '
+    if num_images < batch * world:
+        raise ValueError(f'{num_images} images do not fill one batch of {batch} on each of {world} '
                          'processes; add images, or lower it with --cfg-options '
-                         f'train_dataloader.batch_size={max(max(sizes) // world, 1)}')
+                         f'train_dataloader.batch_size={max(num_images // world, 1)}')
     if batch < 1 + config.model.get('pairs', {}).get('num_negatives', 5):
         print_log(f'with {batch} images a batch there are fewer negatives than the method ranks '
                   'against (num_negatives); a larger batch is better than accumulation',
                   logger='current', level=logging.WARNING)
-    for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
-        if config.get('resume') and branch in sources and is_main_process():
-            warn_of_changed_images(dataset[key], sources[branch])
-    ensure_neighbors(config, config.work_dir, used_before=gone)
-    _forget_init(config, config.model)
 
 
 def _check_init(config: Config, part: dict) -> bool:

@@ -12,6 +12,7 @@ from mmengine.logging import print_log
 from cotap_mm.datasets.neighbor_search import AUTO_NAME
 from cotap_mm.engine import run_state
 from cotap_mm.engine.checkpoint_files import (
+    missing_parts,
     newest_good_checkpoint,
     numbered_checkpoints,
     pointed_name,
@@ -95,6 +96,9 @@ def _begun_with(checkpoint: str) -> dict[str, Any]:
     """Seed and neighbor files of the run that saved a checkpoint; empty if they are not told."""
     if not Path(checkpoint).is_file():  # a URL, or MMEngine says what is wrong
         return {}
+    problem = missing_parts(checkpoint)
+    if problem is not None:
+        raise ValueError(f'{checkpoint} {problem}; choose another load_from, or leave it out')
     try:
         content = read_lazily(checkpoint)
         meta, state = content.get('meta', {}), content.get(run_state.KEY) or {}
@@ -123,7 +127,9 @@ def _keep_seed(config: Config, seed: Any) -> None:
 
 def _keep_neighbors(config: Config, files: dict[str, str]) -> dict[str, str]:
     """Use the same files again; returns those that are gone."""
-    dataset = (config.get('train_dataloader') or {}).get('dataset') or {}
+    dataset = (config.get('train_dataloader') or {}).get('dataset')
+    if not isinstance(dataset, dict):
+        return {}
     gone = {}
     for key, branch in _BRANCHES.items():
         if dataset.get(key) != 'auto' or not dataset.get(branch) or key not in files:

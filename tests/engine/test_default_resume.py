@@ -43,6 +43,15 @@ def test_every_shipped_config(folder, name):
     assert len(neighbor_files(folder / 'whole')) == 1 + ('in1k' in name)
 
 
+def test_on_two_threads(folder):
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        test_every_shipped_config(folder, 'vits_folder')
+    finally:
+        torch.set_num_threads(before)
+
+
 @pytest.fixture
 def killed(folder):
     """A run that was killed after its checkpoint of iteration 2; its options."""

@@ -119,6 +119,14 @@ def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
     assert start(True) == (True, 'other.pth')
 
 
+def test_a_chosen_file_must_be_a_checkpoint_of_a_training(tmp_path):
+    """MMEngine would run meta['config'] as code."""
+    torch.save(dict(content(3), meta=dict(iter=3, epoch=0, config='1 / 0')), tmp_path / 'mine.pth')
+    config = Config(dict(work_dir=str(tmp_path), resume=True, load_from=str(tmp_path / 'mine.pth')))
+    with pytest.raises(ValueError, match='mine.pth holds a config that MMEngine would run as code'):
+        choose_resume(config)
+
+
 def test_checkpoints_in_another_folder_or_by_another_name(tmp_path):
     hook = dict(out_dir=str(tmp_path / 'out'), filename_tmpl='step-{}.pth')
     config = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=dict(checkpoint=hook)))
