@@ -33,6 +33,7 @@ _LEFTOVERS = ('unfinished-*', '*.lock', '.lock', '*.features.*', '*.rows.*', '*.
 _WAY_OUT = re.compile(
     r'--?[a-z][a-z-]+|resum|make room|free |delete|remove|restore|mount|again|check|repair|give|'
     r'choose|use |set |lower|another|writable|permission', re.IGNORECASE)
+_NAMES = re.compile(r'/|rank \d|\.(jpg|png|pth|npz|lmdb)')
 # What a run says of interest that ends well.
 _SAID = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
 
@@ -103,7 +104,7 @@ class References:
                         importlib.import_module(name)
                     except Exception:  # made by hand, or of one process only
                         pass
-            self._found[world, packed] = saved(folder / WORK, ITERS), done.counts
+            self._found[world, packed] = _result(folder / WORK), done.counts
         return self._found[world, packed]
 
 
@@ -195,8 +196,11 @@ class _Trial:
                 self._problem(UNCLEAR, f'{where}: exit status {status}')
             if 'Traceback (most recent call last)' in output:
                 self._problem(UNCLEAR, f'{where}: traceback')
-            elif status == 1 and not _WAY_OUT.search(_last_sentence(output)):
-                self._problem(UNCLEAR, f'{where}: no way out in {_last_sentence(output)!r}')
+            elif status == 1:
+                sentence = _last_sentence(output)
+                for rule, what in ((_WAY_OUT, 'way out'), (_NAMES, 'file or rank')):
+                    if not rule.search(sentence):
+                        self._problem(UNCLEAR, f'{where}: no {what} in {sentence!r}')
         if fault is not None and fault.kind in ('kill', 'freeze') and not fault.everywhere \
                 and 1 in found.statuses:
             others = [output for rank, output in enumerate(found.outputs) if rank != fault.rank]
@@ -253,7 +257,7 @@ class _Trial:
         if not self.outcome.data_changed:
             reference = self.references.get(self.case.world, self.case.packed)[0]
             try:
-                assert_same(saved(self.work, ITERS), reference)
+                assert_same(_result(self.work), reference)
             except AssertionError as error:
                 self._problem(LOST, f'another result than the uninterrupted run: {error}')
             except Exception as error:
@@ -263,6 +267,14 @@ class _Trial:
                  if not path.with_suffix('').exists()]
         if left:
             self._problem(LEFTOVERS, ', '.join(left))
+
+
+def _result(work: Path) -> dict:
+    """What must be the same in all runs; the names of files are those of the case."""
+    found = saved(work, ITERS)
+    found['run_state'] = {key: value for key, value in found['run_state'].items()
+                          if key != 'neighbors'}
+    return found
 
 
 def _without_logs(output: str) -> str:

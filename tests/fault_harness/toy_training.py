@@ -1,9 +1,7 @@
 """What the harness trains: a tiny config, twelve images, and a checkpoint to start from."""
 from __future__ import annotations
 
-import io
 import shutil
-from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -36,8 +34,8 @@ def write_inputs(folder: Path) -> None:
         pixels = draw.integers(0, 256, (5, 6, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
         suffix = 'png' if index % 2 else 'jpg'
         Image.fromarray(pixels).save(folder / IMAGES / f'{index:02d}.{suffix}')
-    with redirect_stdout(io.StringIO()):  # a progress bar
-        pack_images(ImageList(folder / IMAGES), folder / PACKED)
+    pack_images(ImageList(folder / IMAGES), folder / PACKED)
+    print()  # after its progress bar
     config = _config()
     config.dump(folder / CONFIG)
     with torch.random.fork_rng(devices=[]):
