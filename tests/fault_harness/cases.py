@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import importlib
-import re
 import shutil
 import sys
 from dataclasses import dataclass, field
@@ -12,7 +11,8 @@ import torch
 from engine.test_exact_resume import assert_same, saved
 from fault_harness import damage, real_commands
 from fault_harness.draw import CLOCK, DISK, FILES, Case, Fault
-from fault_harness.inject import free_space
+from fault_harness.inject import free_space, is_a_kill
+from fault_harness.messages import message_problems, of_interest, without_logs
 from fault_harness.processes import Ranks, Try, mount_small, unmount
 from fault_harness.toy_training import (
     INTERVAL,
@@ -28,14 +28,7 @@ MAX_TRIES = 6
 SAME, CHANGED, LOST, HUNG, EXECUTED, UNCLEAR, LEFTOVERS = (
     'same bits', 'finished on changed data', 'lost', 'hung', 'executed', 'unclear message',
     'leftovers')
-_KILLS = ('kill', 'freeze', *FILES, *CLOCK)
 _LEFTOVERS = ('unfinished-*', '*.lock', '.lock', '*.features.*', '*.rows.*', '*.failed', '*.part')
-_WAY_OUT = re.compile(
-    r'--?[a-z][a-z-]+|resum|make room|free |delete|remove|restore|mount|again|check|repair|give|'
-    r'choose|use |set |lower|another|writable|permission', re.IGNORECASE)
-_NAMES = re.compile(r'/|rank \d|\.(jpg|png|pth|npz|lmdb)')
-# What a run says of interest that ends well.
-_SAID = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
 
 
 @dataclass
@@ -70,9 +63,8 @@ class Outcome:
             lines.append(f'  try {number}: {each.seconds:.1f} s, statuses {each.statuses}, '
                          f'iteration {each.done}')
             for rank, (status, output) in enumerate(zip(each.statuses, each.outputs)):
-                shown = _without_logs(output).splitlines()[-12:] if status else [
-                    line for line in output.splitlines() if _SAID.search(line)]
-                lines += [f'    rank {rank}| {line[:300]}' for line in shown if self.problems]
+                lines += [f'    rank {rank}| {line[:300]}' for line in
+                          of_interest(status, output) if self.problems]
         return '\n'.join([*lines, f'  {self.case.replay}'])
 
 
@@ -142,6 +134,7 @@ class _Trial:
         self.victim: Path | None = None
         self.backup: bytes | None = None
         self.clock_is_back = self.was_remedied = False
+        self.damaged_from = 0  # number of the first try that meets a damaged file
         self.kept = 0  # iteration of the newest checkpoint
 
     def run(self) -> Outcome:
@@ -190,17 +183,14 @@ class _Trial:
             allowed.append(75)
         for rank, (status, output) in enumerate(zip(found.statuses, found.outputs)):
             where = f'try {number}, rank {rank}'
-            if status == -9 and (found.hung or (fault is not None and fault.kind in _KILLS)):
+            if status == -9 and (
+                    found.hung or (fault is not None
+                                   and (is_a_kill(fault) or fault.kind == 'freeze'))):
                 continue
             if status not in allowed:
                 self._problem(UNCLEAR, f'{where}: exit status {status}')
-            if 'Traceback (most recent call last)' in output:
-                self._problem(UNCLEAR, f'{where}: traceback')
-            elif status == 1:
-                sentence = _last_sentence(output)
-                for rule, what in ((_WAY_OUT, 'way out'), (_NAMES, 'file or rank')):
-                    if not rule.search(sentence):
-                        self._problem(UNCLEAR, f'{where}: no {what} in {sentence!r}')
+            for problem in message_problems(status, output):
+                self._problem(UNCLEAR, f'{where}: {problem}')
         if fault is not None and fault.kind in ('kill', 'freeze') and not fault.everywhere \
                 and 1 in found.statuses:
             others = [output for rank, output in enumerate(found.outputs) if rank != fault.rank]
@@ -223,6 +213,7 @@ class _Trial:
         elif fault.kind in FILES:
             victim = damage.find_victim(fault, self.folder)
             self.backup = victim.read_bytes() if victim and victim.is_file() else None
+            self.damaged_from = len(self.outcome.tries)
             self.victim = damage.damage_file(fault, self.folder)
             self.kept = 0 if 'checkpoint' in fault.victim else self.kept
             if self.victim is not None and fault.victim in ('image', 'packed images'):
@@ -243,7 +234,7 @@ class _Trial:
         if self.was_remedied or self.victim is None:
             return
         self.was_remedied = True
-        last = _without_logs(self.outcome.tries[-1].outputs[0])[-3000:]
+        last = without_logs(self.outcome.tries[-1].outputs[0])[-3000:]
         if self.victim.name not in last and str(self.work) not in last:
             self._problem(UNCLEAR, f'{self.victim.name} is not named in the refusal')
         if self.victim.suffix == '.pth' and self.victim.parent == self.work:
@@ -252,6 +243,8 @@ class _Trial:
             self.victim.unlink(missing_ok=True)
         elif self.backup is not None:
             self.victim.write_bytes(self.backup)
+            if not any(each.done for each in self.outcome.tries[self.damaged_from:]):
+                self.outcome.data_changed = False  # nothing was learned from it
 
     def _compare(self) -> None:
         if not self.outcome.data_changed:
@@ -275,19 +268,3 @@ def _result(work: Path) -> dict:
     found['run_state'] = {key: value for key, value in found['run_state'].items()
                           if key != 'neighbors'}
     return found
-
-
-def _without_logs(output: str) -> str:
-    """Without the table of hooks and lines of the log that say how the training goes."""
-    lines = [line for line in output.splitlines()
-             if line.strip() and ' - INFO - ' not in line
-             and not re.match(r'(\(| ---|before_|after_)', line)]
-    return '\n'.join(lines)
-
-
-def _last_sentence(output: str) -> str:
-    """The error that ended a process, as far as can be told."""
-    lines = _without_logs(output).splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith('error:')]
-    return ' '.join(lines[starts[-1]:] if starts else lines[-3:])
-

@@ -23,7 +23,8 @@ VICTIMS = ('newest checkpoint', 'its record', 'older checkpoint', 'last_checkpoi
 POISONED = ('newest checkpoint', 'later checkpoint', 'its record', 'last_checkpoint',
             'neighbor file')
 
-_WEIGHTS = {'kill': 5, 'signal': 4, 'stop': 2, 'freeze': 2, 'full disk': 3, 'cut': 3, 'flip': 3}
+# Of so many faults, each kind comes once or, of these, more often.
+_OFTEN = {'kill': 4, 'signal': 3, 'full disk': 2, 'cut': 2, 'flip': 2}
 _EVERY_REAL = 20  # one case in so many starts the commands as a user does
 
 
@@ -42,7 +43,7 @@ class Fault:
         seconds (float): For which a process is stopped, or images are away.
         signal (str): For ``'signal'``.
         victim (str): File, for :data:`FILES`.
-        spot (float): Byte of that file, in [0, 1).
+        spot (float): Byte of that file, in [0, 1); another draw for other kinds.
     """
     kind: str
     moment: str
@@ -63,6 +64,8 @@ class Fault:
         if self.kind in FILES:
             spot = f' at {self.spot:.3f}' if self.kind in ('cut', 'flip') else ''
             return f'{self.kind} {self.victim}{spot} after a kill ({when})'
+        if self.kind in CLOCK:
+            return f'{self.kind} {"in the run" if self.spot < 0.5 else "after a kill"} ({when})'
         lasts = f', {self.seconds:.1f} s' if self.seconds else ''
         if self.kind in DISK or self.kind == 'one image unreadable':
             lasts = f', for {self.span} events' if self.span else ', until the process ends'
@@ -119,9 +122,8 @@ def draw_case(seed: int, index: int, only: str | None = None) -> Case:
     """
     draw = random.Random(f'{seed}:{index}:{only or ""}')
     real = only is None and index % _EVERY_REAL == _EVERY_REAL - 1
-    kinds = [only] if only else list(PROCESS if real else KINDS)
-    kind = draw.choices(kinds, [_WEIGHTS.get(each, 1.5) for each in kinds])[0]
-    world = draw.choice((1, 1, 2))
+    kind = draw.choice(PROCESS) if real else only or _kind(seed, index)
+    world = 2 if kind == 'freeze' else draw.choice((1, 1, 2))
     workers = 1 if kind in WORKERS or (kind in PROCESS and draw.random() < 0.2) else 0
     packed = draw.random() < 0.25 and kind not in READS
     first = _draw_fault(draw, kind, world, packed)
@@ -131,6 +133,13 @@ def draw_case(seed: int, index: int, only: str | None = None) -> Case:
         again = draw.choice(('kill', 'signal', 'full disk', 'cut', 'flip', 'clock set back'))
         faults.append(_draw_fault(draw, again, world, packed, resumed=True))
     return Case(seed, index, world, packed, workers, real, only, tuple(faults))
+
+
+def _kind(seed: int, index: int) -> str:
+    """All kinds come in turn, in an order that is drawn."""
+    kinds = [kind for kind in KINDS for _ in range(_OFTEN.get(kind, 1))]
+    random.Random(f'{seed}, round {index // len(kinds)}').shuffle(kinds)
+    return kinds[index % len(kinds)]
 
 
 def _draw_fault(draw: random.Random, kind: str, world: int, packed: bool,

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import Callable
 
-from fault_harness.draw import FILES, Fault
+from fault_harness.draw import CLOCK, FILES, Fault
 from fault_harness.toy_training import IMAGES, WORK
 
 DAY = 86400.0
@@ -65,8 +65,10 @@ class Injector:
         if self.kind == 'deleted folder' and not os.path.isdir(self.work):
             return False
         self.report(f'fault {where}')
-        if self.kind == 'kill' or self.kind in FILES or self.kind == 'clock set back':
+        if is_a_kill(self.fault):
             os.kill(os.getpid(), signal.SIGKILL)
+        elif self.kind in CLOCK:
+            set_clock_back()
         elif self.kind in ('stop', 'freeze'):
             os.kill(os.getpid(), signal.SIGSTOP)
         elif self.kind == 'signal':
@@ -127,6 +129,11 @@ class Injector:
             pass
         finally:
             os.close(handle)
+
+
+def is_a_kill(fault: Fault) -> bool:
+    """Whether a fault begins with a kill."""
+    return fault.kind in ('kill', *FILES) or (fault.kind in CLOCK and fault.spot >= 0.5)
 
 
 def free_space(work: Path) -> None:

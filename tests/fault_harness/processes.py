@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Callable
 
 from fault_harness.draw import Fault
-from fault_harness.inject import Injector, set_clock_back
+from fault_harness.inject import Injector, is_a_kill, set_clock_back
 from fault_harness.probes import Probes
 from mmengine.config import Config
 from tool_loading import load_tool
@@ -173,7 +173,7 @@ class Ranks:
                 self.later.append((after, lambda: self._send(alive, signal.SIGCONT)))
             elif fault.kind == 'signal':
                 self._send(others, getattr(signal, fault.signal))
-            elif fault.kind in ('kill', 'cut', 'flip', 'lose', 'hostile', 'clock set back'):
+            elif is_a_kill(fault):
                 self._send(others, signal.SIGKILL)
 
     def _bring_images_back(self) -> None:

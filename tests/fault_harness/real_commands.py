@@ -14,6 +14,7 @@ from fault_harness.toy_training import ROOT
 from rank_work import free_port
 from tools.launched import DIST_TRAIN, environment
 
+_TORCHRUN = 'Traceback (most recent call last):\n  File "<frozen runpy>"'
 LIMIT = 400.0  # seconds; the imports alone take a minute on a busy machine
 
 
@@ -60,7 +61,8 @@ def run(line: list[str], folder: Path, world: int, fault: Fault | None, name: st
             pass
         process.wait()
     found.statuses = [process.returncode]
-    found.outputs = [output.read_text(errors='replace')]
+    # torchrun ends with a traceback of its own when a rank fails.
+    found.outputs = [output.read_text(errors='replace').partition(_TORCHRUN)[0]]
     found.seconds = time.monotonic() - start
     return found
 

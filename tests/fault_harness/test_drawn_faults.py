@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 import torch
 from fault_harness.draw import FILES, KINDS, MOMENTS, draw_case
+from fault_harness.messages import message_problems
 from fault_harness.run import run_cases, summarize
 
 FAULTS = int(os.environ.get('COTAP_FAULTS', 10))  # make test-faults: 200
@@ -21,6 +22,19 @@ def test_a_seed_draws_the_same_again():
     assert all(fault.victim for case in cases for fault in case.faults if fault.kind in FILES)
     assert sum(case.real for case in cases) == 20
     assert draw_case(3, 7, only='kill').faults[0].kind == 'kill'
+
+
+@pytest.mark.parametrize('status, output, problem', [
+    (0, 'all is well', None),
+    (75, 'SIGTERM: saved; --resume continues', None),
+    (1, 'error: w/iter_2.pth is damaged; train in another --work-dir', None),
+    (1, 'error: rank 1 does not answer; resume with --resume', None),
+    (1, 'error: work_dirs/a is damaged', 'no way out'),
+    (1, 'error: make room and resume', 'no file or rank'),
+    (0, 'Traceback (most recent call last):', 'traceback')])
+def test_messages_are_judged(status, output, problem):
+    found = message_problems(status, f'11/28 - mmengine - INFO - a/b --resume\n{output}\n')
+    assert bool(found) == bool(problem) and all(problem in each for each in found)
 
 
 @pytest.mark.dist
