@@ -134,6 +134,7 @@ class _Trial:
         self.victim: Path | None = None
         self.backup: bytes | None = None
         self.clock_is_back = self.was_remedied = False
+        self.bad_images: list[Path] = []
         self.damaged_from = 0  # number of the first try that meets a damaged file
         self.kept = 0  # iteration of the newest checkpoint
 
@@ -189,10 +190,12 @@ class _Trial:
                 continue
             if status not in allowed:
                 self._problem(UNCLEAR, f'{where}: exit status {status}')
-            for problem in message_problems(status, output):
+            # What torchrun says itself is not ours.
+            is_ours = not self.case.real or self.case.world == 1
+            for problem in message_problems(status if is_ours else 0, output):
                 self._problem(UNCLEAR, f'{where}: {problem}')
         if fault is not None and fault.kind in ('kill', 'freeze') and not fault.everywhere \
-                and 1 in found.statuses:
+                and not self.case.real and 1 in found.statuses:
             others = [output for rank, output in enumerate(found.outputs) if rank != fault.rank]
             if not any(f'rank {fault.rank}' in output for output in others):
                 self._problem(UNCLEAR, f'try {number}: rank {fault.rank} is not named')
@@ -208,8 +211,9 @@ class _Trial:
         if fault.kind in CLOCK:
             damage.move_times_on(self.work)
             self.clock_is_back = True
-        elif fault.kind == 'one image unreadable':
+        elif found.hit:
             self.outcome.data_changed = True
+            self.bad_images += map(Path, found.hit)
         elif fault.kind in FILES:
             victim = damage.find_victim(fault, self.folder)
             self.backup = victim.read_bytes() if victim and victim.is_file() else None
@@ -218,6 +222,8 @@ class _Trial:
             self.kept = 0 if 'checkpoint' in fault.victim else self.kept
             if self.victim is not None and fault.victim in ('image', 'packed images'):
                 self.outcome.data_changed = True
+                if fault.kind == 'cut' and fault.victim == 'image':
+                    self.bad_images.append(self.victim)
 
     def _newest(self) -> int:
         """Iteration of the newest checkpoint that PyTorch reads; 0 for none."""
@@ -255,6 +261,9 @@ class _Trial:
                 self._problem(LOST, f'another result than the uninterrupted run: {error}')
             except Exception as error:
                 self._problem(LOST, f'no last checkpoint: {type(error).__name__}: {error}')
+        said = '\n'.join(output for each in self.outcome.tries for output in each.outputs)
+        for path in {path for path in self.bad_images if path.name not in said}:
+            self._problem(UNCLEAR, f'{path.name} could not be read and is nowhere named')
         left = sorted({path.name for pattern in _LEFTOVERS for path in self.work.glob(pattern)})
         left += [path.name for path in self.work.glob('iter_*.pth.json')
                  if not path.with_suffix('').exists()]

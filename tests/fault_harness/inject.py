@@ -35,7 +35,7 @@ class Injector:
         counts (dict): Events of each moment of this rank in an uninterrupted run.
         folder (Path): Of the case.
         report (callable): Called with a line of text for the parent: ``fault ...`` as soon
-            as it happens.
+            as it happens, ``hit ...`` with an image that cannot be read.
         has_tmpfs (bool): The work folder is a small file system of its own.
     """
 
@@ -101,6 +101,8 @@ class Injector:
         if self.kind == 'one image unreadable':
             is_image = path and path.startswith(f'{self.images}{os.sep}')
             if is_image and what == 'open to read' and self.image in (None, path):
+                if self.image is None:
+                    self.report(f'hit {path}')
                 self.image = path
                 self._count_down()
                 raise OSError(errno.EIO, os.strerror(errno.EIO), path)

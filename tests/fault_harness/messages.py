@@ -13,7 +13,7 @@ _WARNING = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)
 
 
 def message_problems(status: int, output: str) -> list[str]:
-    """What is wrong with the output of a process.
+    """What is wrong with the output of a process of ours.
 
     Args:
         status (int): Its exit status.
@@ -34,9 +34,9 @@ def message_problems(status: int, output: str) -> list[str]:
 
 def last_sentence(output: str) -> str:
     """The error that ended a process, as far as can be told."""
-    lines = without_logs(output).splitlines()
-    starts = [number for number, line in enumerate(lines) if line.startswith('error:')]
-    return ' '.join(lines[starts[-1]:] if starts else lines[-3:])
+    text = without_logs(output)
+    start = text.rfind('error: ')  # perhaps after a progress bar
+    return ' '.join(text[start:].splitlines()) if start >= 0 else ' '.join(text.splitlines()[-3:])
 
 
 def without_logs(output: str) -> str:
@@ -47,6 +47,6 @@ def without_logs(output: str) -> str:
 
 def of_interest(status: int, output: str) -> list[str]:
     """The lines of an output to show with a failure."""
-    if status:
+    if status not in (0, 75, -9):
         return [line for line in output.splitlines() if line.strip()][-12:]
     return [line for line in output.splitlines() if _WARNING.search(line)]

@@ -41,6 +41,7 @@ class Try:
         seconds (float): Wall time.
         counts (list[dict]): Events of each rank; only of those that ended by themselves.
         modules (list[str]): What rank 0 had imported at its end.
+        hit (list[str]): Images that could not be read, of all ranks.
     """
     statuses: list[int] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
@@ -50,6 +51,7 @@ class Try:
     seconds: float = 0.0
     counts: list[dict] = field(default_factory=list)
     modules: list[str] = field(default_factory=list)
+    hit: list[str] = field(default_factory=list)
 
 
 class Ranks:
@@ -141,6 +143,8 @@ class Ranks:
         word, _, rest = line.partition(' ')
         if word == 'done':
             self.result.done = max(self.result.done, int(rest))
+        elif word == 'hit':
+            self.result.hit.append(rest)
         elif word == 'end':
             found = json.loads(rest)
             self.result.counts[rank] = found['counts']
