@@ -47,6 +47,7 @@ class Probes:
         self.moment = 'start-up'
         self.counts: dict[str, int] = {}
         self._pid, self._is_busy = os.getpid(), False
+        self._short: set[str] = set()  # files whose last write was short
 
     def event(self, what: str, path: str | None = None) -> None:
         """Count an event and tell the listener; not while it handles another one."""
@@ -85,6 +86,20 @@ class Probes:
                 return text
         return None
 
+    def write(self, path: str, data: memoryview, plain: Callable[[memoryview], Any]) -> int:
+        """Write with an event after a half; a failure is a short write, then an error."""
+        half = 0 if path in self._short else plain(data[:len(data) // 2])
+        try:
+            self.event('write', path)
+        except OSError:
+            if not half:
+                self._short.discard(path)
+                raise
+            self._short.add(path)
+            return half
+        self._short.discard(path)
+        return half + plain(data[half:])
+
     def _audit(self, name: str, arguments: tuple) -> None:
         if name not in _AUDITED or self._is_busy or not arguments:
             return
@@ -98,25 +113,23 @@ class Probes:
         self.event(what, path)
 
     def _watch_writes(self) -> None:
-        plain_open, plain_sync, probes = builtins.open, os.fsync, self
+        plain_open, plain_sync, plain_write, probes = builtins.open, os.fsync, os.write, self
 
         class WatchedFile(io.FileIO):
             """A file whose writes are events, after a half of each."""
 
             def write(self, data: Any) -> int:
-                view = memoryview(data).cast('B')
-                half = super().write(view[:len(view) // 2]) or 0
-                probes.event('write', str(self.name))
-                return half + (super().write(view[half:]) or 0)
+                return probes.write(str(self.name), memoryview(data).cast('B'), super().write)
 
         def watched_open(file: Any, mode: str = 'r', buffering: int = -1,
                          encoding: str | None = None, errors: str | None = None,
-                         newline: str | None = None, *rest: Any, **options: Any) -> Any:
+                         newline: str | None = None, closefd: bool = True,
+                         opener: Any = None) -> Any:
             path = probes.own_path(file)
             if path is None or buffering == 0 or not set(mode) & set('wax+'):
-                return plain_open(file, mode, buffering, encoding, errors, newline, *rest,
-                                  **options)
-            raw = WatchedFile(path, mode.replace('t', '').replace('b', ''))
+                return plain_open(file, mode, buffering, encoding, errors, newline, closefd,
+                                  opener)
+            raw = WatchedFile(path, mode.replace('t', '').replace('b', ''), opener=opener)
             kind = io.BufferedRandom if '+' in mode else io.BufferedWriter
             buffered = kind(raw)
             if 'b' in mode:
@@ -129,8 +142,15 @@ class Probes:
             probes.event('fsync', probes.own_path(_path_of(handle)))
             plain_sync(handle)
 
+        def watched_write(handle: int, data: Any) -> int:
+            path = probes.own_path(_path_of(handle)) if handle > 2 else None
+            if path is None:
+                return plain_write(handle, data)
+            return probes.write(path, memoryview(data).cast('B'),
+                                lambda part: plain_write(handle, part))
+
         builtins.open = io.open = watched_open
-        os.fsync = watched_sync
+        os.fsync, os.write = watched_sync, watched_write
 
     def _watch_steps(self) -> None:
         plain_call, plain_backward = Runner.call_hook, torch.Tensor.backward
