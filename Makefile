@@ -26,7 +26,7 @@ test: .setup-full
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 test-faults: .setup-full
-	COTAP_FAULTS=200 COTAP_KILLS=60 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
+	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
 		tests/fault_harness tests/engine/test_safe_checkpoints.py \
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 

@@ -47,13 +47,15 @@ class Injector:
             self.kind = 'full disk'
         self.at = int(fault.place * counts.get(fault.moment, 1))
         self.work, self.images = str(folder / WORK), str(folder / IMAGES)
-        self.has_happened = self.is_active = False
+        self.is_due = self.has_happened = self.is_active = False
         self.left = fault.span
         self.image: str | None = None
 
     def __call__(self, moment: str, number: int, what: str, path: str | None) -> None:
         """Listen to :class:`~fault_harness.probes.Probes`."""
-        if not self.has_happened and moment == self.fault.moment and number >= self.at:
+        # Later than drawn where there is no process of the loader, or no folder, yet.
+        self.is_due = self.is_due or (moment == self.fault.moment and number >= self.at)
+        if self.is_due and not self.has_happened:
             self.has_happened = self._happen(f'{moment}, event {number}: {what} {path or ""}')
         if self.is_active:
             self._fail(what, path)
