@@ -15,7 +15,7 @@ help:
 	@echo 'make demo   set up what is missing, train CoTAP on toy scenes, write a report'
 	@echo 'make test   set up what is missing (with compiled operators), run the tests'
 	@echo 'make check  lint + types + tests: what CI runs'
-	@echo 'make test-faults  the tests of docs/reliability.md, longer'
+	@echo 'make test-faults  200 faults drawn at random, and the tests of docs/reliability.md, longer'
 	@echo 'make lock   pin and hash what is installed, in requirements/lock (needs uv)'
 
 demo:
@@ -26,9 +26,9 @@ test: .setup-full
 	$(PYTHON) -m pytest $(PYTEST_ARGS)
 
 test-faults: .setup-full
-	COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
-		tests/engine/test_safe_checkpoints.py tests/engine/test_killed_trainings.py \
-		tests/engine/test_soak.py
+	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
+		tests/fault_harness tests/engine/test_safe_checkpoints.py \
+		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
 lint: .setup-full
 	$(PYTHON) -m ruff check .

@@ -17,7 +17,8 @@ from cotap_mm.engine import SafeCheckpointHook
 from cotap_mm.engine.checkpoint_files import damage, newest_good_checkpoint
 from cotap_mm.files import UNFINISHED
 
-KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
+# make test-faults: 200. More kinds of faults, at all moments: tests/fault_harness.
+KILLS = int(os.environ.get('COTAP_KILLS', 10))
 ITERS = 21  # of one training; with 200 kills there are several trainings
 INTERVAL = 2  # of checkpoints, as in resume_work
 PATIENCE = 120  # seconds of silence after which a training counts as hanging

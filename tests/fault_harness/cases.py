@@ -1,0 +1,279 @@
+"""Run a case to its end, and judge what became of the training."""
+from __future__ import annotations
+
+import importlib
+import shutil
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from engine.test_exact_resume import assert_same, saved
+from fault_harness import damage, real_commands
+from fault_harness.draw import CLOCK, DISK, FILES, Case, Fault
+from fault_harness.inject import free_space, is_a_kill
+from fault_harness.messages import message_problems, of_interest, without_logs
+from fault_harness.processes import Ranks, Try, mount_small, unmount
+from fault_harness.toy_training import (
+    INTERVAL,
+    ITERS,
+    WORK,
+    command_line,
+    copy_inputs,
+    write_inputs,
+)
+
+MAX_TRIES = 6
+#: What may come out; the first two are as it should be.
+SAME, CHANGED, LOST, HUNG, EXECUTED, UNCLEAR, LEFTOVERS = (
+    'same bits', 'finished on changed data', 'lost', 'hung', 'executed', 'unclear message',
+    'leftovers')
+_LEFTOVERS = ('unfinished-*', '*.lock', '.lock', '*.features.*', '*.rows.*', '*.failed', '*.part')
+
+
+@dataclass
+class Outcome:
+    """What became of a case.
+
+    Attributes:
+        case (Case): What was drawn.
+        happened (list[str]): Where its faults happened; empty if the training ended before.
+        problems (list[tuple[str, str]]): Column of the summary, and a sentence.
+        tries (list[Try]): All starts of the command.
+        data_changed (bool): The fault changed the data, so that other bits are right.
+    """
+    case: Case
+    happened: list[str] = field(default_factory=list)
+    problems: list[tuple[str, str]] = field(default_factory=list)
+    tries: list[Try] = field(default_factory=list)
+    data_changed: bool = False
+
+    @property
+    def column(self) -> str:
+        """Where it counts in the summary."""
+        if self.problems:
+            return self.problems[0][0]
+        return CHANGED if self.data_changed else SAME
+
+    def describe(self) -> str:
+        """All that is needed to look into a failure."""
+        lines = [str(self.case), *(f'  happened: {where}' for where in self.happened)]
+        lines += [f'  {column}: {sentence}' for column, sentence in self.problems]
+        for number, each in enumerate(self.tries):
+            lines.append(f'  try {number}: {each.seconds:.1f} s, statuses {each.statuses}, '
+                         f'iteration {each.done}')
+            for rank, (status, output) in enumerate(zip(each.statuses, each.outputs)):
+                lines += [f'    rank {rank}| {line[:300]}' for line in
+                          of_interest(status, output) if self.problems]
+        return '\n'.join([*lines, f'  {self.case.replay}'])
+
+
+class References:
+    """Uninterrupted runs, one for each way to train; made when they are first needed.
+
+    Args:
+        folder (Path): Where they are kept, together with the inputs of all cases.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._found: dict[tuple[int, bool], tuple[dict, list[dict]]] = {}
+        self.real_seconds: dict[int, float] = {}
+        torch.set_num_threads(1)  # OpenMP's threads would not live through a fork
+        write_inputs(folder / 'inputs')
+        self.get(1, False)
+
+    def get(self, world: int, packed: bool) -> tuple[dict, list[dict]]:
+        """What its last checkpoint holds, and the events of each rank."""
+        if (world, packed) not in self._found:
+            folder = self.folder / f'{world}-{"packed" if packed else "folder"}'
+            copy_inputs(self.folder / 'inputs', folder)
+            done = Ranks(command_line(folder, packed, 0, False), folder, world, 'whole').run()
+            assert done.statuses == [0] * world, '\n'.join(done.outputs)[-5000:]
+            for name in done.modules:  # what a training imports late, for the forks to follow
+                if name not in sys.modules and '__main__' not in name:
+                    try:
+                        importlib.import_module(name)
+                    except Exception:  # made by hand, or of one process only
+                        pass
+            self._found[world, packed] = _result(folder / WORK), done.counts
+        return self._found[world, packed]
+
+
+def run_case(case: Case, references: References, folder: Path) -> Outcome:
+    """Train with faults, resume by the plain command, and judge.
+
+    Args:
+        case (Case): What happens.
+        references (References): Inputs and uninterrupted runs.
+        folder (Path): Of this case; kept if it fails, else deleted.
+
+    Returns:
+        Outcome: With all problems.
+    """
+    copy_inputs(references.folder / 'inputs', folder)
+    has_tmpfs = any(fault.kind == 'full tmpfs' for fault in case.faults) \
+        and mount_small(folder / WORK)
+    try:
+        outcome = _Trial(case, references, folder, has_tmpfs).run()
+    finally:
+        if has_tmpfs:
+            unmount(folder / WORK)
+    if not outcome.problems:
+        shutil.rmtree(folder)
+    return outcome
+
+
+class _Trial:
+    """The tries of one case."""
+
+    def __init__(self, case: Case, references: References, folder: Path, has_tmpfs: bool) -> None:
+        self.case, self.references, self.folder = case, references, folder
+        self.work, self.has_tmpfs = folder / WORK, has_tmpfs
+        self.outcome = Outcome(case)
+        self.victim: Path | None = None
+        self.backup: bytes | None = None
+        self.clock_is_back = self.was_remedied = False
+        self.bad_images: list[Path] = []
+        self.damaged_from = 0  # number of the first try that meets a damaged file
+        self.kept = 0  # iteration of the newest checkpoint
+
+    def run(self) -> Outcome:
+        faults = list(self.case.faults)
+        is_done = False
+        for number in range(MAX_TRIES):
+            fault = faults.pop(0) if faults else None
+            found = self._start(number, fault)
+            self.outcome.tries.append(found)
+            self.outcome.happened += found.happened
+            if found.hung:
+                self._problem(HUNG, f'try {number} did not end')
+            self._check_messages(number, found, fault if found.happened else None)
+            if fault is not None and found.happened:
+                self._after(fault, found)
+            is_done = found.statuses == [0] * len(found.statuses)
+            if is_done and (not faults or fault is None or not found.happened):
+                break
+            if fault is None and not is_done:
+                self._remedy()
+        if is_done:
+            self._compare()
+        else:
+            self._problem(LOST, f'not finished after {MAX_TRIES} tries')
+        if (self.folder / damage.CANARY).exists():
+            self._problem(EXECUTED, 'code of a file ran')
+        return self.outcome
+
+    def _problem(self, column: str, sentence: str) -> None:
+        self.outcome.problems.append((column, sentence))
+
+    def _start(self, number: int, fault: Fault | None) -> Try:
+        case = self.case
+        line = command_line(self.folder, case.packed, case.workers, resume=number > 0)
+        if case.real:
+            return real_commands.run(line, self.folder, case.world, fault, str(number),
+                                     self.references.real_seconds)
+        counts = self.references.get(case.world, case.packed)[1]
+        return Ranks(line, self.folder, case.world, str(number), fault, counts,
+                     self.clock_is_back, self.has_tmpfs).run()
+
+    def _check_messages(self, number: int, found: Try, fault: Fault | None) -> None:
+        """Whatever ends a try must say what to do, in a sentence."""
+        allowed = [0, 1]
+        if fault is not None and fault.kind == 'signal':
+            allowed.append(75)
+        for rank, (status, output) in enumerate(zip(found.statuses, found.outputs)):
+            where = f'try {number}, rank {rank}'
+            if status == -9 and (
+                    found.hung or (fault is not None
+                                   and (is_a_kill(fault) or fault.kind == 'freeze'))):
+                continue
+            if status not in allowed:
+                self._problem(UNCLEAR, f'{where}: exit status {status}')
+            # What torchrun says itself is not ours.
+            is_ours = not self.case.real or self.case.world == 1
+            for problem in message_problems(status if is_ours else 0, output):
+                self._problem(UNCLEAR, f'{where}: {problem}')
+        if fault is not None and fault.kind in ('kill', 'freeze') and not fault.everywhere \
+                and not self.case.real and 1 in found.statuses:
+            others = [output for rank, output in enumerate(found.outputs) if rank != fault.rank]
+            if not any(f'rank {fault.rank}' in output for output in others):
+                self._problem(UNCLEAR, f'try {number}: rank {fault.rank} is not named')
+
+    def _after(self, fault: Fault, found: Try) -> None:
+        """What was lost, and damage while nothing runs."""
+        if self.has_tmpfs:
+            free_space(self.work)
+        before, self.kept = self.kept, self._newest()
+        if fault.kind not in DISK and self.kept < max(before, found.done - INTERVAL):
+            self._problem(LOST, f'iteration {found.done} was done and {before} saved before; the '
+                          f'newest checkpoint is of {self.kept}')
+        if fault.kind in CLOCK:
+            damage.move_times_on(self.work)
+            self.clock_is_back = True
+        elif found.hit:
+            self.outcome.data_changed = True
+            self.bad_images += map(Path, found.hit)
+        elif fault.kind in FILES:
+            victim = damage.find_victim(fault, self.folder)
+            self.backup = victim.read_bytes() if victim and victim.is_file() else None
+            self.damaged_from = len(self.outcome.tries)
+            self.victim = damage.damage_file(fault, self.folder)
+            self.kept = 0 if 'checkpoint' in fault.victim else self.kept
+            if self.victim is not None and fault.victim in ('image', 'packed images'):
+                self.outcome.data_changed = True
+                if fault.kind == 'cut' and fault.victim == 'image':
+                    self.bad_images.append(self.victim)
+
+    def _newest(self) -> int:
+        """Iteration of the newest checkpoint that PyTorch reads; 0 for none."""
+        steps = [0]
+        for path in self.work.glob('iter_*.pth'):
+            try:
+                steps.append(torch.load(path, weights_only=True)['meta']['iter'])
+            except Exception:  # damaged
+                continue
+        return max(steps)
+
+    def _remedy(self) -> None:
+        """Do what a user does after a refusal: put the damaged file back, or away."""
+        if self.was_remedied or self.victim is None:
+            return
+        self.was_remedied = True
+        last = without_logs(self.outcome.tries[-1].outputs[0])[-3000:]
+        if self.victim.name not in last and str(self.work) not in last:
+            self._problem(UNCLEAR, f'{self.victim.name} is not named in the refusal')
+        if self.victim.suffix == '.pth' and self.victim.parent == self.work:
+            shutil.rmtree(self.work)  # the only checkpoint: train in another folder
+        elif self.victim.suffix == '.npz':
+            self.victim.unlink(missing_ok=True)
+        elif self.backup is not None:
+            self.victim.write_bytes(self.backup)
+            if not any(each.done for each in self.outcome.tries[self.damaged_from:]):
+                self.outcome.data_changed = False  # nothing was learned from it
+
+    def _compare(self) -> None:
+        if not self.outcome.data_changed:
+            reference = self.references.get(self.case.world, self.case.packed)[0]
+            try:
+                assert_same(_result(self.work), reference)
+            except AssertionError as error:
+                self._problem(LOST, f'another result than the uninterrupted run: {error}')
+            except Exception as error:
+                self._problem(LOST, f'no last checkpoint: {type(error).__name__}: {error}')
+        said = '\n'.join(output for each in self.outcome.tries for output in each.outputs)
+        for path in {path for path in self.bad_images if path.name not in said}:
+            self._problem(UNCLEAR, f'{path.name} could not be read and is nowhere named')
+        left = sorted({path.name for pattern in _LEFTOVERS for path in self.work.glob(pattern)})
+        left += [path.name for path in self.work.glob('iter_*.pth.json')
+                 if not path.with_suffix('').exists()]
+        if left:
+            self._problem(LEFTOVERS, ', '.join(left))
+
+
+def _result(work: Path) -> dict:
+    """What must be the same in all runs; the names of files are those of the case."""
+    found = saved(work, ITERS)
+    found['run_state'] = {key: value for key, value in found['run_state'].items()
+                          if key != 'neighbors'}
+    return found

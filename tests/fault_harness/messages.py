@@ -1,0 +1,52 @@
+"""Judge what a command says at its end: one sentence that names what failed and a way out."""
+from __future__ import annotations
+
+import re
+
+_WAY_OUT = re.compile(
+    r'--?[a-z][a-z-]+|resum|make room|free |delete|remove|restore|mount|again|check|repair|give|'
+    r'choose|use |set |lower|another|writable|permission', re.IGNORECASE)
+_NAMES = re.compile(r'/|rank \d|\.(jpg|png|pth|npz|lmdb)')
+_TABLE = re.compile(r'\(| ---|before_|after_|\{|    |-----|System environment|Runtime environment')
+# What a run says of interest that ends well.
+_WARNING = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
+
+
+def message_problems(status: int, output: str) -> list[str]:
+    """What is wrong with the output of a process of ours.
+
+    Args:
+        status (int): Its exit status.
+        output (str): All that it printed.
+
+    Returns:
+        list[str]: Empty if there is no traceback and, for status 1, a sentence that names a
+        file or a rank and says what to do.
+    """
+    if 'Traceback (most recent call last)' in output:
+        return ['traceback']
+    if status != 1:
+        return []
+    sentence = last_sentence(output)
+    return [f'no {what} in {sentence!r}' for rule, what in (
+        (_WAY_OUT, 'way out'), (_NAMES, 'file or rank')) if not rule.search(sentence)]
+
+
+def last_sentence(output: str) -> str:
+    """The error that ended a process, as far as can be told."""
+    text = without_logs(output)
+    start = text.rfind('error: ')  # perhaps after a progress bar
+    return ' '.join(text[start:].splitlines()) if start >= 0 else ' '.join(text.splitlines()[-3:])
+
+
+def without_logs(output: str) -> str:
+    """Without MMEngine's table of hooks and environment, and the log of how training goes."""
+    return '\n'.join(line for line in output.splitlines()
+                     if line.strip() and ' - INFO - ' not in line and not _TABLE.match(line))
+
+
+def of_interest(status: int, output: str) -> list[str]:
+    """The lines of an output to show with a failure."""
+    if status not in (0, 75, -9):
+        return [line for line in output.splitlines() if line.strip()][-12:]
+    return [line for line in output.splitlines() if _WARNING.search(line)]
