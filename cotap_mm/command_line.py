@@ -7,6 +7,8 @@ from typing import Iterator, Type
 import torch
 import torch.distributed as dist
 
+from cotap_mm.rank_watch import timeout_of
+
 _EXPECTED = (FileNotFoundError, ValueError, ImportError)
 
 
@@ -40,11 +42,12 @@ def joined_processes(device: str) -> Iterator[str]:
     if int(os.environ.get('WORLD_SIZE', 1)) == 1:
         yield device
         return
+    from cotap_mm.engine.network import join_group
     on_gpu = device.startswith('cuda')
     if on_gpu:
         device = f'cuda:{os.environ["LOCAL_RANK"]}'
         torch.cuda.set_device(device)
-    dist.init_process_group('nccl' if on_gpu else 'gloo')
+    join_group('nccl' if on_gpu else 'gloo', timeout_of(1800))
     try:
         yield device
     finally:

@@ -1,5 +1,8 @@
 """What two gloo processes do to build one neighbour file; importable by the processes."""
+import os
+import time
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import torch
@@ -28,23 +31,27 @@ class Encoder:
     """Colour as an angle; fails after ``stop_after`` images."""
     identity, image_size, device = 'colour', 8, 'cpu'
 
-    def __init__(self, stop_after=10**9):
-        self.seen, self.stop_after = 0, stop_after
+    def __init__(self, stop_after=10**9, seconds=0):
+        self.seen, self.stop_after, self.seconds = 0, stop_after, seconds
+        self.at_end = lambda: None
 
     def __call__(self, images):
         if self.seen + len(images) > self.stop_after:
             raise ValueError('the network broke')
         self.seen += len(images)
+        time.sleep(self.seconds)
+        if self.seen > 6:
+            self.at_end()
         angle = images.mean(dim=(1, 2, 3)) * 0.5
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
 def build(folder, encoder=None, count=23, broken=(5, )):
     from cotap_mm.datasets import build_neighbors, neighbor_search
-    neighbor_search._PART = 4
     encoder = encoder or Encoder()
-    path = build_neighbors(Colors(count, broken), encoder, Path(folder) / 'n.npz', 3, 2,
-                           num_workers=0)
+    with mock.patch.object(neighbor_search, '_PART', 4):
+        path = build_neighbors(Colors(count, broken), encoder, Path(folder) / 'n.npz', 3, 2,
+                               num_workers=0)
     with np.load(path) as file:
         return dict(indices=torch.from_numpy(file['indices']), seen=encoder.seen)
 
@@ -67,3 +74,32 @@ class OneBreaks(Together):
             build(self.folder, Encoder(stop_after=4 if rank else 10**9))
         except (RuntimeError, ValueError) as error:
             return f'{type(error).__name__}: {error}'
+
+
+class OneIsLost(Together):
+    """Rank 1 dies or is stopped on its way; what rank 0 says of it."""
+
+    def __init__(self, folder, number):
+        super().__init__(folder)
+        self.number = number
+
+    def __call__(self, rank):
+        encoder = Encoder()
+        if rank:
+            encoder.at_end = lambda: os.kill(os.getpid(), self.number)
+        try:
+            build(self.folder, encoder)
+        except RuntimeError as error:
+            (Path(self.folder) / 'said').write_text(f'{type(error).__name__}: {error}')
+            os._exit(1)  # without waiting for the other
+
+
+def build_slowly(folder, identity, delay, errors):
+    """One of several runs that build the same file."""
+    time.sleep(delay)
+    encoder = Encoder(seconds=0.05)
+    encoder.identity = identity
+    try:
+        errors.put((identity, build(folder, encoder)['seen']))
+    except RuntimeError as error:
+        errors.put((identity, str(error)))

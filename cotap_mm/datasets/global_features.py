@@ -2,6 +2,7 @@
 import hashlib
 import json
 import logging
+from contextlib import closing
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
@@ -14,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from cotap_mm.files import checksum, whole_file
+from cotap_mm.files import checksum
+from cotap_mm.rank_watch import show_progress, silence_limit
 from cotap_mm.registry import MODELS, build
 
+from .feature_files import FeatureFile
 from .image_source import BadImage, fingerprint_of
-from .workers import explained_deaths
+from .workers import LoaderWatch, ReadingSigns, explained_deaths
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
@@ -84,84 +87,63 @@ def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> s
 
 
 def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
-                     num_workers: int = 2, indices: Optional[range] = None) -> np.ndarray:
-    """Unit-length features of images, in a memory-mapped file.
+                     num_workers: int = 2, indices: Optional[range] = None) -> FeatureFile:
+    """Unit-length features of images, in a file.
 
-    Interrupted, it goes on where it stopped: ``part`` + ``.json`` says how far the
-    file is filled and for which images and encoder.
+    Interrupted, it goes on where it stopped: a record beside the file says how far it is
+    filled and for which images and encoder.
 
     Args:
         source (object): Image source, see :mod:`cotap_mm.datasets.image_source`.
         encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
             ``image_size`` and ``device``.
-        part (str | Path): The memory-mapped file.
+        part (str | Path): The file.
         batch_size (int): Images a forward pass. Defaults to 32.
         num_workers (int): Reading processes. Defaults to 2.
         indices (range, optional): Images of the source. Defaults to None, all.
 
     Returns:
-        np.ndarray: Features, shape (N, C), float32; a row of zeros where an image
+        FeatureFile: Features, shape (N, C), float32; a row of zeros where an image
         cannot be read.
 
     Raises:
         ValueError: If the encoder gives values that are not finite.
+        UserError: If the disk is full, or a reading process dies or hangs.
     """
-    part = Path(part)
     indices = range(len(source)) if indices is None else indices
-    state = _task(source, encoder, indices)
-    done, width = _progress(part, state)
-    features = None
-    if done:
-        features = np.memmap(part, np.float32, 'r+', shape=(len(indices), width))
-    if done == len(indices):
-        assert features is not None
+    features = feature_file(source, encoder, part, indices)
+    if features.load():
         return features
-    if done:
-        print_log(f'{done} of {len(indices)} features are there already', logger='current')
-    loader = DataLoader(_Squares(source, encoder.image_size, indices[done:]),
-                        batch_size=batch_size, num_workers=num_workers)
-    progress = ProgressBar(len(indices) - done)
-    saved = done
-    def in_flight() -> List[str]:
-        return [source.name(i) for i in indices[done:done + (2 * num_workers + 1) * batch_size]]
-
-    with explained_deaths(in_flight):
-        for images, readable in loader:
-            block = _encode(encoder, images, readable)
-            if features is None:
-                features = np.memmap(part, np.float32, 'w+', shape=(len(indices), block.shape[1]))
-            features[done:done + len(block)] = block
-            done += len(block)
-            progress.update(len(block))
-            if done - saved >= _SAVE_EVERY or done == len(indices):
-                features.flush()
-                _write_progress(part, dict(state, done=done, width=features.shape[1]))
-                saved = done
-    assert features is not None
+    if features.done:
+        print_log(f'{features.done} of {len(indices)} features are there already',
+                  logger='current')
+    dataset = _Squares(source, encoder.image_size, indices[features.done:])
+    watch = LoaderWatch(silence_limit(), lambda: dataset.signs.latest, lambda: dataset.being_read)
+    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    progress = ProgressBar(len(indices) - features.done)
+    saved = features.done
+    with closing(watch), explained_deaths(lambda: dataset.being_read):
+        batches = iter(loader)
+        while not features.is_complete:
+            images, readable = watch.next_batch(batches)
+            features.append(_encode(encoder, images, readable))
+            progress.update(len(images))
+            show_progress()
+            if features.done - saved >= _SAVE_EVERY or features.is_complete:
+                features.save()
+                saved = features.done
     return features
 
 
-def find_features(source, encoder, part: 'str | Path',
-                  indices: Optional[range] = None) -> Optional[np.ndarray]:
-    """What :func:`extract_features` has written, by any process; None until it is complete."""
-    indices = range(len(source)) if indices is None else indices
-    done, width = _progress(Path(part), _task(source, encoder, indices))
-    if done < len(indices):
-        return None
-    return np.memmap(part, np.float32, 'r', shape=(len(indices), width))
+def feature_file(source, encoder, part: 'str | Path', indices: range) -> FeatureFile:
+    """The file of :func:`extract_features`, of which nothing is read yet.
 
-
-def remove_part(part: 'str | Path') -> None:
-    """Delete what :func:`extract_features` left for a next run."""
-    for path in (Path(part), _record(Path(part))):
-        if path.exists():
-            path.unlink()
-
-
-def _task(source, encoder, indices: range) -> dict:
+    Args: As there.
+    """
     names = '\n'.join(source.name(i) for i in indices)
-    return dict(identity=encoder.identity, images=len(indices),
-                names=hashlib.sha256(names.encode()).hexdigest(), files=fingerprint_of(source))
+    task = dict(identity=encoder.identity, files=fingerprint_of(source),
+                names=hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest())
+    return FeatureFile(part, task, len(indices))
 
 
 class _Squares(Dataset):
@@ -169,11 +151,21 @@ class _Squares(Dataset):
 
     def __init__(self, source, size: int, indices: range) -> None:
         self.source, self.size, self.indices = source, size, indices
+        self.signs = ReadingSigns()
 
     def __len__(self) -> int:
         return len(self.indices)
 
+    @property
+    def being_read(self) -> List[str]:
+        """Names of the images that were begun and not finished."""
+        return [self.source.name(index) for index in self.signs.being_read]
+
     def __getitem__(self, index: int) -> Tuple[Tensor, bool]:
+        with self.signs.reading(self.indices[index]):
+            return self._square(index)
+
+    def _square(self, index: int) -> Tuple[Tensor, bool]:
         try:
             pixels = self.source.read(self.indices[index], self._is_enough)
         except BadImage as error:
@@ -197,25 +189,3 @@ def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tenso
                          'checkpoint')
     features[~readable] = 0
     return features.numpy()
-
-
-def _record(part: Path) -> Path:
-    return part.with_name(f'{part.name}.json')
-
-
-def _progress(part: Path, state: dict) -> Tuple[int, int]:
-    """Images done before, and the features' width, if the part file is for ``state``."""
-    try:
-        saved = json.loads(_record(part).read_text(encoding='utf-8'))
-        fits = {key: saved.get(key) for key in state} == state
-        expected = 4 * saved['images'] * saved['width']
-        if fits and part.stat().st_size == expected:
-            return saved['done'], saved['width']
-    except (FileNotFoundError, ValueError, KeyError, AttributeError):
-        pass  # nothing, or nothing whole: from the start
-    return 0, 0
-
-
-def _write_progress(part: Path, saved: dict) -> None:
-    with whole_file(_record(part)) as partial:
-        partial.write_text(json.dumps(saved), encoding='utf-8')

@@ -15,11 +15,11 @@ from cotap_mm.registry import DATASETS, TRANSFORMS, build
 from .image_source import BadImage, Enough, UnreadImage
 from .neighbors import load_neighbors
 from .samplers import Visit
+from .workers import ReadingSigns
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
 _PAUSES = (1, 2, 5, 10, 30, 60)  # seconds; the last one again and again
-_MOST_WORKERS = 256
 
 
 class Branch:
@@ -51,8 +51,7 @@ class Branch:
         self.max_bad_fraction = max_bad_fraction
         self.enough = enough
         self.patience = patience
-        # What each worker is reading, and in front of them the main process; -1 for nothing.
-        self._in_work = torch.full((_MOST_WORKERS + 1, ), -1).share_memory_()
+        self.signs = ReadingSigns()
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
 
     @property
@@ -63,7 +62,7 @@ class Branch:
     @property
     def being_read(self) -> List[str]:
         """Names of the images that workers have begun and not finished to read."""
-        return [self.source.name(i) for i in self._in_work.tolist() if i >= 0]
+        return [self.source.name(i) for i in self.signs.being_read]
 
     def draw_pair(self, index: int, rng: np.random.Generator) -> List[Tuple[int, np.ndarray]]:
         """An image and one of its neighbours, each as index and pixels.
@@ -86,11 +85,9 @@ class Branch:
     def _read(self, index: int) -> Optional[np.ndarray]:
         if self.is_bad[index]:
             return None
-        worker = get_worker_info()
-        place = 0 if worker is None else 1 + worker.id % _MOST_WORKERS
-        self._in_work[place] = index
         try:
-            return self._read_when_there(index)
+            with self.signs.reading(index):
+                return self._read_when_there(index)
         except BadImage as error:
             self.is_bad[index] = True
             print_log(f'cannot decode {error}; another image takes its place', logger='current',
@@ -98,8 +95,6 @@ class Branch:
             if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
                 raise self._too_many() from error
             return None
-        finally:
-            self._in_work[place] = -1
 
     def _read_when_there(self, index: int) -> np.ndarray:
         """Pixels; where not one file but all of them have gone, wait until they are back."""
@@ -120,6 +115,7 @@ class Branch:
                 print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
                           f'for {self.patience - waited:.0f} s more', logger='current',
                           level=logging.WARNING)
+                self.signs.alive()
                 time.sleep(pause)
         return pixels
 
@@ -201,6 +197,11 @@ class NeighborPairs(Dataset):
     def being_read(self) -> List[str]:
         """Images that were begun and not finished, for what is said when a worker dies."""
         return sorted({name for branch in self.branches.values() for name in branch.being_read})
+
+    @property
+    def latest_sign(self) -> float:
+        """When a process last began or finished an image, in seconds of ``time.monotonic``."""
+        return max(branch.signs.latest for branch in self.branches.values())
 
     def __getitem__(self, key: Union[int, Visit]) -> Dict[str, dict]:
         """One sample.

@@ -9,19 +9,23 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.dist import barrier
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
+from cotap_mm.errors import UserError
 from cotap_mm.first_rank import on_first_rank
 from cotap_mm.ops import rank, world_size
 from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
+from cotap_mm.rank_watch import show_progress
 from cotap_mm.registry import DATASETS, build
 
-from .global_features import GlobalEncoder, extract_features, find_features, identity_of
+from .feature_files import FeatureFile
+from .global_features import GlobalEncoder, extract_features, feature_file, identity_of
 from .image_source import fingerprint_of
 from .meeting import Meeting, meet
-from .neighbors import load_neighbors, neighbor_meta, save_neighbors
+from .neighbors import is_neighbor_file_of, load_neighbors, neighbor_meta, save_neighbors
 
 #: Names of the files that ``neighbors='auto'`` builds.
 AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.npz')
@@ -34,9 +38,10 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
 
     Several ranks share the work; they meet in files beside ``out``, so that none of
     them gives up because another one takes long. Memory stays bounded: the features,
-    of 118,287 images at width 768 363 MB, are in memory-mapped files beside ``out``
-    until the end, and the similarities are computed in blocks. A run that was
-    interrupted goes on where it stopped, with any number of ranks.
+    of 118,287 images at width 768 363 MB, are in files beside ``out`` until the end, and
+    the similarities are computed in blocks. A run that was interrupted goes on where it
+    stopped, with any number of ranks. Only one run at a time builds a file: another one
+    waits, and then takes what that has built.
 
     An image that cannot be decoded is nobody's neighbour; its own row holds any images
     that can be, and is not used, since training replaces such an image.
@@ -57,19 +62,31 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
     Raises:
         ValueError: If fewer than 2 images can be decoded.
         ImportError: If faiss is asked for and not installed.
-        RuntimeError: If another rank failed; its error is named.
+        UserError: If another rank failed, died or was stopped; if another run has built
+            something else at ``out`` in the meantime; if the disk is full.
     """
     out = Path(out)
     if num_neighbors < 1:
         raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
-    with meet(out) as others:
+    names = [source.name(i) for i in range(len(source))]
+    # Of rank 0: a rank that expected other files than the others write would wait for ever.
+    source._fingerprint, first_names = on_first_rank(lambda: (fingerprint_of(source), _hash(names)))
+    meta = dict(encoder=encoder.identity, image_size=encoder.image_size, num_images=len(names),
+                images=source._fingerprint)
+    with meet(out, '\n'.join([encoder.identity, *names]), lambda: is_neighbor_file_of(
+            out, names, num_neighbors, meta)) as others:
+        if _hash(names) != first_names:
+            raise UserError(f'rank {rank()} finds {len(names)} images that are not those of rank 0; '
+                            'all ranks must see the same files')
+        if others is None:
+            return out
         if use_faiss:
             import_faiss()
         features = _extract(source, encoder, others, batch_size, num_workers)
-        names = [source.name(i) for i in range(len(source))]
         readable = torch.cat([rows.any(dim=1) for part in features for rows in part.split(4096)])
         num_readable = int(readable.sum())
         if num_readable < 2:
+            barrier()  # all have read the features
             others.leave()  # else the images, once repaired, would not be read again
             raise ValueError(f'neighbours need at least 2 images, {num_readable} of {len(names)} '
                              'can be decoded')
@@ -77,7 +94,7 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
                      len(names) * (rank() + 1) // world_size())
         found = search_neighbors(features, min(num_neighbors, num_readable - 1), encoder.device,
                                  readable, rows=rows, use_faiss=use_faiss)
-        indices = others.collect(found.numpy())
+        indices = others.collect(found.numpy(), len(names))
         if indices is not None:
             if num_readable < len(names):
                 bad = [names[i] for i in (~readable).nonzero().flatten().tolist()]
@@ -85,29 +102,26 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
                           f'neighbours, e.g. {", ".join(bad[:20])}', logger='current',
                           level=logging.WARNING)
             save_neighbors(out, names, indices, dict(
-                encoder=encoder.identity, image_size=encoder.image_size, num_images=len(names),
-                num_readable=num_readable, built=time.strftime('%Y-%m-%d'),
-                images=fingerprint_of(source)))
-        del features
+                meta, num_readable=num_readable, built=time.strftime('%Y-%m-%d')))
         others.leave()
     return out
 
 
+def _hash(names: List[str]) -> str:
+    return hashlib.sha256('\n'.join(names).encode('utf-8', 'surrogateescape')).hexdigest()
+
+
 def _extract(source, encoder, others: 'Meeting', batch_size: int,
-             num_workers: int) -> List[Tensor]:
+             num_workers: int) -> List[FeatureFile]:
     """Features of all images in parts, which the ranks share among each other."""
     parts = {others.features(number): range(start, min(start + _PART, len(source)))
              for number, start in enumerate(range(0, len(source), _PART))}
     for number, (part, indices) in enumerate(parts.items()):
         if number % world_size() == rank():
             extract_features(source, encoder, part, batch_size, num_workers, indices)
-    found = []
-    for part, indices in parts.items():
-        others.wait(lambda: find_features(source, encoder, part, indices) is not None)  # noqa: B023
-        # Mapped for changes that are never written: PyTorch knows no read-only tensors.
-        mapped = find_features(source, encoder, part, indices)
-        assert mapped is not None
-        found.append(torch.from_numpy(np.memmap(part, np.float32, 'c', shape=mapped.shape)))
+    found = [feature_file(source, encoder, part, indices) for part, indices in parts.items()]
+    for file in found:
+        others.wait(file.load)
     return found
 
 
@@ -136,7 +150,7 @@ def search_neighbors(features: Memory, num_neighbors: int, device: str = 'cpu',
     bounds = np.cumsum([0, *map(len, parts)])
     rows = range(int(bounds[-1])) if rows is None else rows
     if use_faiss:
-        whole = torch.cat(parts)
+        whole = torch.cat([part[:] for part in parts])
         candidates = torch.arange(len(whole)) if is_candidate is None \
             else is_candidate.nonzero().flatten()
         index = build_search(whole[candidates], 'Flat')
@@ -155,6 +169,7 @@ def search_neighbors(features: Memory, num_neighbors: int, device: str = 'cpu',
         order = itself.int().argsort(dim=1, stable=True)  # the row itself goes last
         found[start - rows.start:stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
         progress.update(stop - start)
+        show_progress()
     return found
 
 

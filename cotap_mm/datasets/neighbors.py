@@ -1,11 +1,17 @@
 """The neighbour file: which images of a data set look alike."""
 import json
+import math
+import zipfile
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from cotap_mm.files import whole_file
+
+_MOST_NEIGHBORS = 1024  # of an image, in a file
+_LONGEST_NAME = 256  # characters, or the data set's own longest
+_META_BYTES = 1 << 20
 
 
 def save_neighbors(path: 'str | Path', names: Sequence[str], indices: np.ndarray,
@@ -50,25 +56,17 @@ def load_neighbors(path: 'str | Path', names: Sequence[str], num_neighbors: int 
     if not path.is_file():
         raise FileNotFoundError(f'neighbour file {path} does not exist; build it with '
                                 f'tools/build_neighbors.py, or set neighbors=\'auto\'')
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-        meta = dict(json.loads(str(arrays.get('meta', '{}'))))
-    # A damaged archive can fail in any way.
-    except Exception as error:
-        raise ValueError(f'{path} is damaged or no neighbour file ({error}); rebuild it with '
-                         'tools/build_neighbors.py') from error
+    arrays, meta = _read(path, names)
     if 'indices' in arrays and 'names' in arrays:
         indices = _checked(path, arrays['indices'], len(arrays['names']))
         indices = _remapped(path, arrays['names'].tolist(), indices, names)
     elif 'nns' in arrays:
-        _check_count(path, len(arrays['nns']), len(names))
         indices = _checked(path, arrays['nns'], len(names))
     else:
         raise ValueError(f"{path} must hold 'names' and 'indices', or 'nns', got "
                          f'{sorted(arrays)}; build it with tools/build_neighbors.py')
     # An image that could not be read when the file was built is nobody's neighbour.
-    others = min(meta.get('num_readable', len(names)), len(names)) - 1
+    others = meta.get('num_readable', len(names)) - 1
     return _nearest(path, indices, min(num_neighbors, others))
 
 
@@ -79,21 +77,109 @@ def neighbor_meta(path: 'str | Path') -> Dict:
         OSError, ValueError: If it cannot be read.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return dict(json.loads(str(archive['meta']))) if 'meta' in archive.files else {}
+        with zipfile.ZipFile(path) as archive:
+            if 'meta.npy' not in archive.namelist():
+                return {}
+            text = _read_array(Path(path), archive, archive.getinfo('meta.npy'), _META_BYTES, None)
+        return dict(json.loads(str(text)))
     except OSError:
         raise
     except Exception as error:  # a damaged archive can fail in any way
-        raise ValueError(f'{path} is damaged ({error})') from error
+        raise ValueError(f'{path} is damaged ({type(error).__name__}: {error})') from error
+
+
+def is_neighbor_file_of(path: 'str | Path', names: Sequence[str], num_neighbors: int,
+                        meta: Dict) -> bool:
+    """Whether a file holds so many neighbors of these images, and was made in this way.
+
+    Args:
+        path (str | Path): The file.
+        names (Sequence[str]): Images.
+        num_neighbors (int): k.
+        meta (dict): Values that the file's own must have.
+    """
+    try:
+        load_neighbors(path, names, num_neighbors)
+        found = _read(Path(path), names)[1]
+    except (FileNotFoundError, ValueError):
+        return False
+    return all(found.get(key) == value for key, value in meta.items())
+
+
+def _read(path: Path, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict]:
+    """Arrays and meta data of a file for these images.
+
+    The file is not trusted: memory is bounded by the number of images and the length of their
+    names, whatever its headers claim and however well it is compressed.
+
+    Raises:
+        ValueError: If it is damaged, for another number of images, or larger than it can be.
+    """
+    rows = 8 * _MOST_NEIGHBORS * len(names)
+    text = 4 * max(_LONGEST_NAME, max(map(len, names), default=0)) * len(names)
+    arrays = {}
+    try:
+        with zipfile.ZipFile(path) as archive:
+            stored = {info.filename: info for info in archive.infolist()}
+            for name, most in (('names', text), ('indices', rows), ('nns', rows),
+                               ('meta', _META_BYTES)):
+                if f'{name}.npy' in stored:
+                    count = len(names) if name in ('names', 'nns') else None
+                    arrays[name] = _read_array(path, archive, stored[f'{name}.npy'], most, count)
+        meta = dict(json.loads(str(arrays.pop('meta', '{}'))))
+        readable = meta.get('num_readable', len(names))
+        if type(readable) is not int or not 2 <= readable <= len(names):
+            raise ValueError(f'num_readable must be an integer from 2 to {len(names)}, got '
+                             f'{str(readable)[:50]}')
+        if 'names' in arrays and (arrays['names'].dtype.kind != 'U' or arrays['names'].ndim != 1):
+            raise ValueError(f'names must be text of shape (N,), got {arrays["names"].dtype} '
+                             f'{arrays["names"].shape}')
+    except OtherImages:
+        raise
+    # A damaged archive can fail in any way.
+    except Exception as error:
+        raise ValueError(f'{path} is damaged or not a neighbor file ({type(error).__name__}: '
+                         f'{error}); rebuild it with tools/build_neighbors.py') from error
+    return arrays, meta
+
+
+def _read_array(path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int,
+                count: Optional[int]) -> np.ndarray:
+    """One array of an archive, of so many rows and at most ``most`` bytes."""
+    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f'{info.filename} is compressed in a way that NumPy does not use')
+    with archive.open(info) as file:
+        version = np.lib.format.read_magic(file)
+        if version not in ((1, 0), (2, 0)):
+            raise ValueError(f'{info.filename} has version {version} of the npy format, expected '
+                             '1 or 2')
+        shape, is_fortran, dtype = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else
+            np.lib.format.read_array_header_2_0)(file)
+        size = math.prod(shape) * dtype.itemsize
+        if dtype.hasobject or size != info.file_size - file.tell():
+            raise ValueError(f'{info.filename} claims {dtype} {shape}, and holds '
+                             f'{info.file_size - file.tell()} bytes')
+        if count is not None and len(shape):
+            _check_count(path, shape[0], count)
+        if size > most:
+            raise ValueError(f'{info.filename} holds {size} bytes, at most {most} are expected for '
+                             'these images')
+        content = file.read()  # not more than file_size; checks the checksum
+    return np.frombuffer(content, dtype).reshape(shape, order='F' if is_fortran else 'C')
 
 
 def _rebuild(path: Path) -> str:
     return f'rebuild with python tools/build_neighbors.py IMAGES --out {path.name}'
 
 
+class OtherImages(ValueError):
+    """A neighbor file was built for other images."""
+
+
 def _check_count(path: Path, built: int, found: int) -> None:
     if built != found:
-        raise ValueError(f'{path.name} was built for {built} images, the folder holds {found}; '
+        raise OtherImages(f'{path.name} was built for {built} images, the folder holds {found}; '
                          f'{_rebuild(path)}')
 
 

@@ -1,6 +1,5 @@
 """From a config to a Runner that has trained."""
 import argparse
-import datetime
 import logging
 import os
 import sys
@@ -9,7 +8,6 @@ import time
 from typing import Any, Callable
 
 import torch
-import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_main_process
 from mmengine.logging import print_log
@@ -17,19 +15,19 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors
-from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.datasets.neighbor_search import warn_of_changed_images
 from cotap_mm.datasets.workers import explained_deaths
 from cotap_mm.engine.config_check import check_config
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
-from cotap_mm.engine.network import choose_interface, meeting_place
+from cotap_mm.engine.network import choose_interface, join_group, meeting_place
 from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.engine.work_folder import claim_folder, release_folder
 from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
+from cotap_mm.rank_watch import limit_of, start_watch
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
@@ -48,14 +46,15 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config],
         Runner: Ready to train or test.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with short_errors(OtherRankFailed, UserError):
+    with short_errors(UserError):
         config = make_config()
         start_processes(config)
         try:
-            if claims:
-                claim_folder(config, args.overwrite, args.force)
-            prepare(config)
-            return runner_of(config)
+            with explained_losses():
+                if claims:
+                    claim_folder(config, args.overwrite, args.force)
+                prepare(config)
+                return runner_of(config)
         except BaseException:
             release_folder()
             raise
@@ -66,6 +65,7 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
 
     A single process shares nothing out, so there the strategy is left out.
     """
+    limit_loader_waits(config)
     if config.get('strategy') and config.get('launcher', 'none') == 'none':
         print_log(f'strategy {config.strategy.type} is for several processes '
                   '(tools/dist_train.sh); this one trains without it', logger='current')
@@ -117,6 +117,31 @@ def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
             print(describe_trial(found, missing))
 
 
+def limit_loader_waits(config: Config) -> None:
+    """End a run whose loader waits for a worker that was stopped or hangs.
+
+    PyTorch's loaders wait without limit. Here the limit is that for other ranks: as the loader's
+    ``timeout``, or in a pre-training by signs of life, since its workers may wait longer for
+    images on a disk that is out of reach.
+
+    Args:
+        config (Config): Changed in place.
+    """
+    limit = limit_of(timeout_of(config.get('env_cfg', {}).get('dist_cfg', {}).get(
+        'timeout', 1800)))
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loader = config.get(name)
+        if not isinstance(loader, dict):
+            continue
+        if not loader.get('num_workers'):
+            loader.pop('timeout', None)  # PyTorch refuses it without workers
+        elif name == 'train_dataloader' and str(
+                config.get('train_cfg', {}).get('type')).endswith('ResumableTrainLoop'):
+            config.train_cfg.setdefault('loader_patience', limit)
+        else:
+            loader.setdefault('timeout', limit)
+
+
 def start_processes(config: Config) -> None:
     """Connect the processes of one run, if there are several.
 
@@ -133,14 +158,16 @@ def start_processes(config: Config) -> None:
     options['timeout'] = timeout_of(options.get('timeout', 1800))
     if torch.cuda.is_available():
         place = meeting_place(options['timeout']) if launcher == 'pytorch' else {}
-        init_dist(launcher, **options, **place)
+        watch = start_watch(place['rank'], place['world_size'],
+                            options['timeout']) if place else None
+        with explained_losses(watch=watch):
+            init_dist(launcher, **options, **place)
         return
     if launcher != 'pytorch':
         raise ValueError(f'launcher {launcher!r} needs GPUs, and none is visible; use '
                          'tools/dist_train.sh to train on several CPU processes')
     choose_interface()
-    dist.init_process_group('gloo', timeout=datetime.timedelta(seconds=options['timeout']),
-                            **meeting_place(options['timeout']))
+    join_group('gloo', options['timeout'])
     config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
                                     broadcast_buffers=False)
     if _replace_sync_bn(config.model):

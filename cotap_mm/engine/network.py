@@ -7,6 +7,9 @@ from typing import Any, Dict, Optional
 
 import torch.distributed as dist
 
+from cotap_mm.engine.lost_ranks import explained_losses
+from cotap_mm.rank_watch import LostRank, start_watch, within
+
 _VARIABLE = 'GLOO_SOCKET_IFNAME'
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
 
@@ -17,17 +20,47 @@ def meeting_place(timeout: float) -> Dict[str, Any]:
     With a fixed port its restarts share one store. PyTorch (2.11) would read there, by
     chance, addresses of processes that have died, and the new ones would wait for them.
 
+    From here on the ranks watch each other, see :class:`cotap_mm.rank_watch.RankWatch`.
+
     Args:
         timeout (float): Seconds to wait for the store.
 
     Returns:
         dict: ``store``, ``rank`` and ``world_size`` for ``init_process_group``.
+
+    Raises:
+        LostRank: If the store, or some of the other processes, cannot be reached in that time.
     """
-    store, rank, size = next(dist.rendezvous(
-        'env://', timeout=datetime.timedelta(seconds=timeout)))
+    try:
+        store, rank, size = within(timeout + 5, lambda: next(dist.rendezvous(
+            'env://', timeout=datetime.timedelta(seconds=timeout))))
+    except (RuntimeError, TimeoutError) as error:
+        own, count = os.environ.get('RANK', '?'), os.environ.get('WORLD_SIZE', '?')
+        place = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
+        reason = str(error).strip().split('\n')[0][:200]
+        raise LostRank(f'rank {own}: the {count} processes of this run have not met at {place} '
+                       f'within {timeout:.0f} s; one of them, or the process there, died, was '
+                       'stopped, or cannot be reached. Their own output says more '
+                       f'({reason})') from error
+    start_watch(rank, size, timeout)
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
     return dict(store=dist.PrefixStore(f'cotap_mm/attempt_{attempt}', store), rank=rank,
                 world_size=size)
+
+
+def join_group(backend: str, timeout: float) -> None:
+    """Connect processes that ``torchrun`` has started, as one group.
+
+    Args:
+        backend (str): ``'gloo'`` or ``'nccl'``.
+        timeout (float): Seconds to wait for the others, here and in each collective.
+
+    Raises:
+        LostRank: If a process does not come.
+    """
+    place = meeting_place(timeout)
+    with explained_losses(watch=start_watch(place['rank'], place['world_size'], timeout)):
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **place)
 
 
 def choose_interface() -> None:

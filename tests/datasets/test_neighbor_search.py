@@ -1,4 +1,5 @@
 """Neighbours are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
+import errno
 import json
 import sys
 
@@ -17,6 +18,8 @@ from cotap_mm.datasets import (
     search_neighbors,
 )
 from cotap_mm.datasets import neighbor_search as module
+from cotap_mm.datasets.feature_files import FeatureFile
+from cotap_mm.errors import UserError
 
 BACKBONE = dict(
     type='DINOViT', img_size=32, patch_size=8,
@@ -106,13 +109,23 @@ def test_an_interrupted_run_goes_on(arrays, tmp_path, often):
     assert np.array_equal(np.load(out)['indices'], np.load(expected)['indices'])
 
 
-@pytest.mark.parametrize('change', ['encoder', 'images', 'names', 'damaged record', 'cut file'])
-def test_a_changed_task_starts_afresh(arrays, tmp_path, often, change):
+RECORDS = {
+    'done as text': dict(done='8'), 'done beyond the file': dict(done=10**9),
+    'done too large': dict(done=11), 'done negative': dict(done=-1),
+    'done as bool': dict(done=True), 'done not finite': dict(done=float('nan')),
+    'width beyond the file': dict(width=10**9), 'other width': dict(width=1),
+    'no checksum': dict(crc32=None), 'other number': dict(images=8)}
+
+
+@pytest.mark.parametrize('change', ['encoder', 'images', 'names', 'damaged record', 'deep record',
+                                    'list', 'cut file', 'changed file', *RECORDS])
+def test_a_changed_task_starts_afresh(arrays, tmp_path, often, log, change):
     out = tmp_path / 'nn.npz'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(arrays(11), Encoder(stop_after=9), out, 3, 4, num_workers=0)
     source, encoder = arrays(12 if change == 'images' else 11), Encoder()
-    part, record = tmp_path / 'nn.npz.features.00000', tmp_path / 'nn.npz.features.00000.json'
+    part, = tmp_path.glob('nn.npz.features.*.00000')
+    record, = tmp_path.glob('nn.npz.features.*.00000.json')
     if change == 'encoder':
         encoder.identity = 'other'
     elif change == 'names':
@@ -121,8 +134,39 @@ def test_a_changed_task_starts_afresh(arrays, tmp_path, often, change):
         record.write_text(record.read_text()[:20])
     elif change == 'cut file':
         part.write_bytes(part.read_bytes()[:-4])
+    elif change == 'changed file':
+        part.write_bytes(bytes([part.read_bytes()[0] ^ 1]) + part.read_bytes()[1:])
+    elif change == 'deep record':
+        record.write_text('[' * 100_000)
+    elif change == 'list':
+        record.write_text('[1, 2]')
+    elif change in RECORDS:
+        record.write_text(json.dumps(dict(json.loads(record.read_text()), **RECORDS[change])))
     build_neighbors(source, encoder, out, 3, 4, num_workers=0)
     assert encoder.seen == len(source)
+    assert ('its record does not fit' in log.text) == (change not in ('encoder', 'images', 'names'))
+    build_neighbors(source, Encoder(), tmp_path / 'expected.npz', 3, 4, num_workers=0)
+    assert np.array_equal(np.load(out)['indices'], np.load(tmp_path / 'expected.npz')['indices'])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npz', 'nn.npz']
+
+
+def test_a_feature_file_that_is_cut_while_open(tmp_path):
+    file = FeatureFile(tmp_path / 'f', dict(identity='x'), 5)
+    file.append(np.ones((5, 3), np.float32))
+    file.save()
+    assert file[1:3].shape == (2, 3) and [len(rows) for rows in file.split(2)] == [2, 2, 1]
+    for damage in (lambda: (tmp_path / 'f').write_bytes(bytes(30)), (tmp_path / 'f').unlink):
+        damage()  # a memory-mapped file would end the process (SIGBUS)
+        with pytest.raises(UserError, match='f was cut or removed while it was being read'):
+            file[1:3]
+
+
+def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, 'No space left on device')
+    monkeypatch.setattr('cotap_mm.datasets.feature_files.os.ftruncate', full)
+    with pytest.raises(UserError, match='cannot write .*f: No space left on device. Make room'):
+        FeatureFile(tmp_path / 'f', {}, 5).append(np.ones((5, 3), np.float32))
 
 
 def test_all_done_but_not_searched(arrays, tmp_path, monkeypatch):

@@ -1,4 +1,7 @@
 """The neighbour file fits the images, or says that it does not."""
+import re
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -73,9 +76,9 @@ def test_too_few_neighbours(path):
     (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
     (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
     (dict(x=np.zeros(1)), "must hold 'names' and 'indices', or 'nns', got"),
-    (dict(nns=np.array([None] * 4)), 'damaged or no neighbour file'),  # would need unpickling
-    (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or no neighbour file'),
-    (dict(nns=INDICES, meta=np.array('{')), 'damaged or no neighbour file'),
+    (dict(nns=np.array([None] * 4)), 'damaged or not a neighbor file'),  # would need unpickling
+    (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or not a neighbor file'),
+    (dict(nns=INDICES, meta=np.array('{')), 'damaged or not a neighbor file'),
 ])
 def test_wrong_contents(tmp_path, arrays, message):
     np.savez(tmp_path / 'n.npz', **arrays)
@@ -86,7 +89,7 @@ def test_wrong_contents(tmp_path, arrays, message):
 def test_damaged_and_missing_files(path):
     content = path.read_bytes()
     path.write_bytes(content[:len(content) // 2])
-    with pytest.raises(ValueError, match='damaged or no neighbour file .* rebuild'):
+    with pytest.raises(ValueError, match='damaged or not a neighbor file .* rebuild'):
         load_neighbors(path, NAMES, 2)
     path.unlink()
     with pytest.raises(FileNotFoundError, match="build_neighbors.py, or set neighbors='auto'"):
@@ -101,3 +104,58 @@ def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
         save_neighbors(path, NAMES[:2], INDICES[:2])
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
     assert [file.name for file in path.parent.iterdir()] == ['neighbors.npz']
+
+
+@pytest.mark.parametrize('arrays', [
+    dict(nns=np.zeros((4, 1_000_000), np.int32)), dict(nns=np.zeros((4_000_000, 1), np.int32)),
+    dict(names=np.array(['a' * 1_000_000, 'b', 'c', 'd']), indices=INDICES),
+    dict(names=np.array(NAMES), indices=np.zeros((4, 1_000_000), np.int32)),
+    dict(names=np.array(NAMES), indices=np.zeros((4_000_000, 1), np.int32)),
+    dict(names=np.array(['a'] * 1_000_000), indices=INDICES),
+    dict(nns=INDICES, meta=np.array('[' * 1_000_000)),
+    dict(nns=INDICES, x=np.zeros(4_000_000))])
+def test_memory_is_bounded_by_the_number_of_images(tmp_path, arrays):
+    """4 MB and more that are some KB on the disk; the same with 3 GB is refused as fast."""
+    np.savez_compressed(tmp_path / 'n.npz', **arrays)
+    tracemalloc.start()
+    try:
+        load_neighbors(tmp_path / 'n.npz', NAMES, 2)
+        assert 'x' in arrays
+    except ValueError as error:
+        assert 'x' not in arrays
+        assert re.search('expected for these images|built for [41]000000 images', str(error))
+    finally:
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+    assert peak < 1_000_000
+
+
+@pytest.mark.parametrize('meta, message', [
+    ('[' * 100_000, 'RecursionError'), ('{"num_readable": "x"}', 'num_readable must be'),
+    ('{"num_readable": NaN}', 'num_readable must be'), ('{"num_readable": -3}', 'got -3'),
+    ('{"num_readable": 1e9}', 'num_readable must be'), ('{"num_readable": true}', 'got True'),
+    ('{"num_readable": [[[]]]}', 'num_readable must be')])
+def test_hostile_meta_data(tmp_path, meta, message):
+    np.savez(tmp_path / 'n.npz', nns=INDICES, meta=np.array(meta))
+    with pytest.raises(ValueError, match=f'is damaged or not a neighbor file .*{message}'):
+        load_neighbors(tmp_path / 'n.npz', NAMES, 2)
+
+
+@pytest.mark.parametrize('nns, message', [
+    (np.full((4, 2), np.nan), 'got float64'), (np.full((4, 2), np.inf, np.float16), 'got float16'),
+    (np.zeros((4, 2), bool), 'got bool'), (np.zeros((4, 2), complex), 'got complex'),
+    (np.full((4, 2), 2**63 + 1, np.uint64), 'points to images'),
+    (np.array([['1', '2']] * 4), 'got <U1'), (np.zeros((4, 2), 'V8'), 'got |V8'),
+    (np.zeros((4, 2), [('a', 'i4')]), 'integers of shape'), (np.int64(3), 'integers of shape'),
+    (np.zeros((4, 0), int), 'holds 0 neighbours'), (np.zeros((4, 2, 2), int), 'integers of shape')])
+def test_odd_types_and_shapes(tmp_path, nns, message):
+    np.savez(tmp_path / 'n.npz', nns=nns)
+    with pytest.raises(ValueError, match=message):
+        load_neighbors(tmp_path / 'n.npz', NAMES, 2)
+
+
+@pytest.mark.parametrize('convert', [
+    lambda x: np.asfortranarray(x), lambda x: x.astype('>i2'), lambda x: x.astype(np.uint8)])
+def test_other_ways_to_store_integers(tmp_path, convert):
+    np.savez(tmp_path / 'n.npz', nns=convert(INDICES))
+    assert np.array_equal(load_neighbors(tmp_path / 'n.npz', NAMES, 2), INDICES)

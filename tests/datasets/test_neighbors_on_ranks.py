@@ -1,12 +1,17 @@
 """Several ranks share the work on one neighbour file, and hear of each other's failure."""
+import signal
+import time
+
+import numpy as np
 import pytest
 import torch
+from forked_ranks import FORK, Ranks, on_forked_ranks
 from mmengine.config import Config
-from neighbor_rank_work import OneBreaks, Together, build
-from rank_work import on_two_ranks
+from neighbor_rank_work import OneBreaks, OneIsLost, Together, build, build_slowly
 
 from cotap_mm.datasets import ensure_neighbors, neighbor_search
 
+forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 BACKBONE = dict(
     type='DINOViT', img_size=16, patch_size=8,
     arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8))
@@ -26,10 +31,11 @@ def prepared(tmp_path, *names):
     return [tmp_path / name for name in names]
 
 
+@forked
 @pytest.mark.dist
 def test_two_ranks_find_what_one_does_and_share_the_work(tmp_path):
     shared, alone, results = prepared(tmp_path, 'shared', 'alone', 'results')
-    first, second = on_two_ranks(Together(shared), results)
+    first, second = on_forked_ranks(Together(shared), results)
     expected = build(alone)
     for found in (first, second):
         assert torch.equal(found['indices'], expected['indices'])
@@ -37,16 +43,70 @@ def test_two_ranks_find_what_one_does_and_share_the_work(tmp_path):
     assert [path.name for path in shared.iterdir()] == ['n.npz']
 
 
+@forked
 @pytest.mark.dist
 def test_the_others_hear_of_a_failure_and_one_process_goes_on(tmp_path):
     shared, results = prepared(tmp_path, 'shared', 'results')
-    first, second = on_two_ranks(OneBreaks(shared), results)
+    first, second = on_forked_ranks(OneBreaks(shared), results)
     assert second == 'ValueError: the network broke'
-    assert first == ('OtherRankFailed: another rank could not build the neighbours: '
+    assert first == ('OtherRankFailed: neighbors of n.npz: rank 0: process 1 failed, '
                      'ValueError: the network broke')
     found = build(shared)
     assert found['seen'] == 7  # 12 of rank 0 and the first 4 of rank 1 are kept
     assert [path.name for path in shared.iterdir()] == ['n.npz']
+
+
+@forked
+@pytest.mark.dist
+@pytest.mark.parametrize('how', ['SIGKILL', 'SIGSTOP'])
+def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
+    monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+    shared, logs = prepared(tmp_path, 'shared', 'logs')
+    with Ranks(OneIsLost(shared, getattr(signal, how)), logs, timeout=5) as ranks:
+        assert ranks.exit_code(0) == 1, 'hangs'
+        said = (shared / 'said').read_text()
+        assert said.startswith('OtherRankFailed: neighbors of n.npz: rank 0: rank 1 does not '
+                               f'answer: died (out of memory?) or hangs (1: process {ranks.pid(1)}'
+                               ' on '), said
+    assert build(shared)['seen'] < 23  # it goes on where they stopped
+
+
+@forked
+@pytest.mark.parametrize('delay', [0, 0.1, 0.3, 0.6])
+@pytest.mark.parametrize('other', ['same', 'other'])
+def test_two_runs_build_one_file(tmp_path, delay, other):
+    shared, alone = prepared(tmp_path, 'shared', 'alone')
+    results = FORK.Queue()
+    runs = [FORK.Process(target=build_slowly, args=(shared, *args, results))
+            for args in (('same', 0), (other, delay))]
+    for run in runs:
+        run.start()
+    found = [results.get(timeout=120) for _ in runs]
+    for run in runs:
+        run.join(60)
+    if other == 'same':
+        assert sorted(seen for _, seen in found) == [0, 23]
+    else:
+        assert {str(seen) for _, seen in found} == {'23', (
+            f'{shared / "n.npz"} has just been written by another process, for other images or '
+            'settings; give another --out')}
+    with np.load(shared / 'n.npz') as file:
+        assert np.array_equal(file['indices'], build(alone)['indices'])
+    assert [path.name for path in shared.iterdir()] == ['n.npz']
+
+
+@forked
+def test_a_run_that_is_killed_frees_the_file(tmp_path):
+    run = FORK.Process(target=build_slowly, args=(tmp_path, 'same', 0, FORK.Queue()))
+    run.start()
+    while not list(tmp_path.glob('n.npz.features.*.00001')):
+        time.sleep(0.05)
+    run.kill()
+    run.join()
+    assert (tmp_path / 'n.npz.lock').exists()
+    build_slowly(tmp_path, 'same', 0, results := FORK.Queue())
+    assert results.get(timeout=60)[1] < 23
+    assert [path.name for path in tmp_path.iterdir()] == ['n.npz']
 
 
 def test_a_file_that_is_there_is_not_built_again(tmp_path, monkeypatch):

@@ -78,13 +78,17 @@ class ReportHook(Hook):
 
 @DATASETS.register_module(force=True)
 class CrashingScenes(ToyScenes):
-    """A decoder that takes its process down with it, in a worker, at the sixth image."""
+    """A decoder that takes its process down with it, or stops it, in a worker, at the sixth image.
+
+    ``COTAP_TEST_CRASH`` says when and by which signal.
+    """
 
     def read(self, index, enough=None):
-        in_training = os.environ['COTAP_TEST_CRASH'] == 'training'
+        when, name = os.environ['COTAP_TEST_CRASH'].split()
+        in_training = when == 'training'
         is_crop = enough is not None and 'MultiCrop' in str(enough)
         if index == 5 and is_crop is in_training and get_worker_info() is not None:
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), getattr(signal, name))
         return super().read(index, enough)
 
 

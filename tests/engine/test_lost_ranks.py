@@ -1,48 +1,120 @@
-"""A rank that dies or stalls: the others end within the time-out and say which one it is."""
+"""A rank that dies, stalls or fails: the others end within the time-out and say which one."""
+import os
 import re
+import signal
+import time
+from contextlib import ExitStack
 
 import pytest
-from engine.lost_rank_work import collectives
-from rank_work import free_port
-from torch import multiprocessing
+import torch
+import torch.distributed as dist
+from forked_ranks import FORK, Ranks
 
-from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
+from cotap_mm.engine.lost_ranks import LostRank, explained_losses, timeout_of
+from cotap_mm.errors import UserError
+from cotap_mm.rank_watch import limit_of, within
+
+forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 
 
+class Collectives:
+    """Sums until one rank is lost."""
+
+    def __init__(self, folder, lost, how):
+        self.folder, self.lost, self.how = folder, lost, how
+
+    def __call__(self, rank):
+        step = 0
+        with explained_losses(lambda: step):
+            for step in range(100):
+                time.sleep(0.6 if step < 3 else 0)  # they get to know each other
+                if step == 3 and rank == self.lost:
+                    (self.folder / self.how).touch()
+                    self.be_lost()
+                dist.all_reduce(torch.ones(1))
+
+    def be_lost(self):
+        if self.how == 'dies':
+            os.kill(os.getpid(), signal.SIGKILL)
+        if self.how == 'is stopped':
+            os.kill(os.getpid(), signal.SIGSTOP)
+        if self.how == 'fails':
+            raise OSError('the disk is full')
+        time.sleep(600)
+
+
+LOSSES = [('dies', 0), ('stalls', 2), ('is stopped', 0), ('is stopped', 1), ('fails', 1)]
+
+
+@pytest.fixture(scope='module')
+def lost_ranks(tmp_path_factory):
+    """All of them at once, since they mostly wait."""
+    with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
+        patch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+        found = {}
+        for how, lost in LOSSES:
+            folder = tmp_path_factory.mktemp('ranks')
+            found[how, lost] = stack.enter_context(
+                Ranks(Collectives(folder, lost, how), folder, world=3, timeout=8))
+        yield found
+
+
+@forked
 @pytest.mark.dist
-@pytest.mark.parametrize('how, lost', [('dies', 0), ('stalls', 2)])
-def test_the_others_say_which_one(tmp_path, how, lost):
-    world = 3
-    context = multiprocessing.get_context('spawn')
-    port = free_port()
-    processes = [context.Process(target=collectives,
-                                 args=(rank, world, port, tmp_path, lost, how))
-                 for rank in range(world)]
-    try:
-        for process in processes:
-            process.start()
-        for rank, process in enumerate(processes):
-            if rank != lost:
-                process.join(timeout=120)
-                assert process.exitcode == 1, 'hangs'
-    finally:
-        for process in processes:
-            process.kill()
-    assert (tmp_path / 'stalls').exists() == (how == 'stalls')
-    for rank in range(world):
-        if rank != lost:
-            said = (tmp_path / str(rank)).read_text()
-            assert re.match(rf'rank {rank}, iteration 3: rank {lost} does not answer: died '
-                            r'\(out of memory\?\) or hangs', said), said
-            assert '--resume goes on' in said
+@pytest.mark.parametrize('how, lost', LOSSES)
+def test_the_others_say_which_one(lost_ranks, how, lost):
+    ranks = lost_ranks[how, lost]
+    others = [rank for rank in range(3) if rank != lost]
+    codes = [ranks.exit_code(rank) for rank in others]
+    assert (ranks.folder / how).exists()
+    assert codes == [1, 1], 'hangs'
+    for rank in others:
+        said = ranks.log(rank)
+        if how == 'fails':
+            assert 'process 1 failed, OSError: the disk is full' in said
+        else:
+            assert re.search(rf'rank {rank}, iteration 3: rank {lost} does not answer: died \(out '
+                             rf'of memory\?\) or hangs \({lost}: process {ranks.pid(lost)} on ',
+                             said), said
 
 
-def test_other_errors_stay_as_they_are(monkeypatch):
-    monkeypatch.setattr('cotap_mm.engine.lost_ranks.world_size', lambda: 2)
-    for error in (RuntimeError('shapes do not fit'), ValueError('connection closed')):
-        with pytest.raises(type(error)) as caught, explained_losses(lambda: 0):
-            raise error
-        assert caught.value is error
+class Nothing:
+    """Rank 1 dies before it has joined the others."""
+
+    def __call__(self, rank):
+        raise AssertionError('they have not met')
+
+
+@forked
+@pytest.mark.dist
+@pytest.mark.parametrize('variables', [{}, {'TORCHELASTIC_USE_AGENT_STORE': 'True'}])
+def test_processes_that_do_not_meet(tmp_path, variables):
+    store = None
+    with Ranks(Nothing(), tmp_path, timeout=3, absent=1, **variables) as ranks:
+        if variables:
+            store = dist.TCPStore('127.0.0.1', ranks.port, is_master=True, wait_for_workers=False)
+        assert ranks.exit_code(0) == 1
+    said = ranks.log(0)
+    assert ('the 2 processes of this run have not met at 127.0.0.1:' in said if store is None else
+            re.search('rank 0, start-up: rank 1 does not answer', said)), said
+
+
+class OtherErrors:
+    """What has nothing to do with ranks stays as it is."""
+
+    def __call__(self, rank):
+        for error in (RuntimeError('shapes do not fit'), ValueError('connection closed'),
+                      UserError('the loader timed out')):
+            with pytest.raises(type(error)) as caught, explained_losses():
+                raise error
+            assert caught.value is error
+
+
+@forked
+@pytest.mark.dist
+def test_other_errors_stay_as_they_are(tmp_path):
+    with Ranks(OtherErrors(), tmp_path) as ranks:
+        assert [ranks.exit_code(rank) for rank in (0, 1)] == [0, 0], ranks.log(0)
 
 
 def test_time_out(monkeypatch):
@@ -50,7 +122,20 @@ def test_time_out(monkeypatch):
     assert timeout_of(7) == 7
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '2.5')
     assert timeout_of(7) == 2.5
-    for bad in ('-1', 'soon'):
+    for bad in ('-1', 'soon', 'nan', 'inf'):
         monkeypatch.setenv('COTAP_DIST_TIMEOUT', bad)
         with pytest.raises(ValueError, match='COTAP_DIST_TIMEOUT must be a positive number'):
             timeout_of(7)
+    assert limit_of(1800) < 1800
+
+
+def test_a_call_without_a_time_out_is_given_up():
+    assert within(10, lambda: 'done') == 'done'
+    with pytest.raises(TimeoutError):
+        within(0.1, lambda: time.sleep(20))
+    with pytest.raises(LostRank, match='mine'):
+        within(10, lambda: _fail(LostRank('mine')))
+
+
+def _fail(error):
+    raise error

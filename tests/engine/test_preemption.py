@@ -1,4 +1,5 @@
 """A signal makes a run save and stop; a second one ends it at once."""
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ from rank_work import on_two_ranks
 from cotap_mm.engine import PreemptionHook, launch, work_folder
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.errors import UserError
 
 
 def told(at, **options):
@@ -110,10 +112,23 @@ def test_unknown_signal():
 
 @pytest.mark.parametrize('when, images', [
     ('training', 'toy/train-scene-32px-seed0/000005'),
-    ('neighbours', '(toy/.*, )?toy/train-scene-32px-seed0/000005, .*')])
+    ('neighbours', 'toy/train-scene-32px-seed0/000005')])
 def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images):
-    monkeypatch.setenv('COTAP_TEST_CRASH', when)
+    monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGKILL')
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     with pytest.raises(RuntimeError, match='a process of the loader died .*'
                        f'reading one of: {images}. Where .*start again, with --resume'):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
+
+
+@pytest.mark.parametrize('when', ['training', 'neighbours'])
+def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
+    monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGSTOP')
+    monkeypatch.setenv('COTAP_DIST_TIMEOUT', '2')
+    monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+    crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
+    with pytest.raises(UserError, match='no worker of the loader has given a sign of life for '
+                       r'. s; processes \d+ \(stopped by a signal\), reading '
+                       'toy/train-scene-32px-seed0/000005. Look at their disk; start again'):
+        resume_work.train(tmp_path, 6, num_workers=1, **crashing)
+    assert not multiprocessing.active_children()

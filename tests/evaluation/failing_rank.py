@@ -1,9 +1,4 @@
 """Two processes of which one fails; importable by the processes."""
-import os
-import sys
-from pathlib import Path
-
-import torch
 import torch.distributed as dist
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes
 
@@ -21,17 +16,6 @@ class OneBad:
         if index == 1:
             raise ValueError('image 1 is damaged')
         return self.samples[index]
-
-
-def entry(rank, port, folder, work):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
-    log = os.open(Path(folder) / f'{rank}.log', os.O_WRONLY | os.O_CREAT)
-    os.dup2(log, 2)
-    sys.stderr = os.fdopen(2, 'w', buffering=1)
-    torch.set_num_threads(1)
-    dist.init_process_group('gloo', rank=rank, world_size=2)
-    work(rank)
-    dist.barrier()
 
 
 def measure(rank):

@@ -170,10 +170,10 @@ def test_bombs_in_neighbour_files(tmp_path):
                 buffer = io.BytesIO()
                 np.save(buffer, array, allow_pickle=True)
                 archive.writestr(f'{name}.npy', buffer.getvalue())
-        with pytest.raises(ValueError, match='is damaged or no neighbour file'):
+        with pytest.raises(ValueError, match='is damaged or not a neighbor file'):
             load_neighbors(path, NAMES)
         path.write_bytes(pickle.dumps(bomb))
-        with pytest.raises(ValueError, match='is damaged or no neighbour file'):
+        with pytest.raises(ValueError, match='is damaged or not a neighbor file'):
             load_neighbors(path, NAMES)
         assert not target.exists()
 

@@ -1,0 +1,468 @@
+"""Notice a rank that died, was stopped or failed, whatever the other ranks are waiting for."""
+from __future__ import annotations
+
+import atexit
+import datetime
+import faulthandler
+import itertools
+import logging
+import os
+import queue
+import re
+import socket
+import sys
+import threading
+import time
+from contextlib import contextmanager, nullcontext
+from typing import Any, Callable, Iterator, TypeVar
+
+import torch
+import torch.distributed as dist
+
+from cotap_mm.errors import UserError
+from cotap_mm.ops import rank, world_size
+
+#: Environment variable with the seconds after which a wait for another rank gives up.
+TIMEOUT = 'COTAP_DIST_TIMEOUT'
+
+# What gloo, NCCL and torch say when a collective has no answer.
+_NO_ANSWER = re.compile(
+    r'timed out|timeout|connection (closed|reset|refused|was likely closed)|broken pipe|'
+    r'communicator was aborted|socket|remote process exited|no response', re.IGNORECASE)
+T = TypeVar('T')
+_POLL = 0.5  # seconds
+_SHORTEST = 10.0  # seconds of silence that a busy machine may need, whatever the time-out
+_LONGEST_BEAT = 15.0  # seconds between two signs of life
+_BROKEN = 10.0  # seconds to finish after the connection to the store has closed
+_OWN_ERROR = 2.0  # seconds to end by itself after another rank was lost or has failed
+_HEARD = 10.0  # seconds that a rank which fails waits until the others know
+_ANSWER = 5.0  # seconds for the others to say that they wait as well
+_EXIT = 60.0  # seconds for the interpreter to shut down
+_LEFT = 1 << 40  # added to the count of signs of life by a rank that ends
+_numbers = itertools.count()  # all ranks enter the same contexts in the same order
+
+
+class LostRank(UserError):
+    """Another rank died, was stopped, hangs or failed."""
+
+
+def timeout_of(config_timeout: float) -> float:
+    """Seconds after which a collective gives up: ``COTAP_DIST_TIMEOUT``, else the config's.
+
+    Raises:
+        ValueError: If the variable is not a positive number.
+    """
+    given = os.environ.get(TIMEOUT)
+    if not given:
+        return config_timeout
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds < 1e9:
+        raise ValueError(f'{TIMEOUT} must be a positive number of seconds, got {given!r}')
+    return seconds
+
+
+def _agent_holds_store() -> bool:
+    return os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
+
+
+def limit_of(timeout: float) -> float:
+    """Seconds without a sign of life after which a rank or a loader's worker counts as lost.
+
+    Less than the time-out, so that the reason is known before collectives give up.
+    """
+    return max(0.8 * timeout, _SHORTEST)
+
+
+class _Messenger(threading.Thread):
+    """The only thread that talks to the store, on a connection of its own.
+
+    Most operations of a TCPStore have no time-out: where the process that holds it has been
+    stopped they never return. Others see it from ``rounds``, which then stays as it is.
+    """
+
+    def __init__(self, rank: int, size: int, timeout: float) -> None:
+        super().__init__(name='rank watch: messenger', daemon=True)
+        self.rank, self.size, self.timeout = rank, size, timeout
+        self.beat_every = min(max(limit_of(timeout) / 20, _POLL), _LONGEST_BEAT)
+        self.rounds = 0
+        self.broken = ''
+        self.beats = [0] * size
+        self.names = [''] * size
+        self.failures: dict[int, str] = {}
+        self.listening: list[int] = []  # numbers of the contexts that this process is in
+        self.is_working: Callable[[], bool] = lambda: True
+        self.ending = threading.Event()
+        self._jobs: queue.Queue = queue.Queue()
+        self._next_beat = 0.0
+        # Restarts by torchrun share the store.
+        self._prefix = f'cotap_mm/watch/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}'
+
+    def ask(self, job: Callable[[Any], T], seconds: float) -> T | None:
+        """The result of ``job(store)``; None if the store does not answer in that time."""
+        if self.broken:
+            return None
+        answer: queue.Queue = queue.Queue(1)
+        self._jobs.put((job, answer))
+        try:
+            return answer.get(timeout=seconds)
+        except queue.Empty:
+            return None
+
+    def run(self) -> None:
+        try:
+            store = dist.PrefixStore(self._prefix, dist.TCPStore(
+                os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
+                timeout=datetime.timedelta(seconds=self.timeout)))
+            store.set(f'name/{self.rank}', f'process {os.getpid()} on {socket.gethostname()}')
+            # The store may go with rank 0.
+            while not self.ending.is_set() and (_agent_holds_store() or self.beats[0] < _LEFT):
+                self._round(store)
+                self.rounds += 1
+            store.add(f'beat/{self.rank}', _LEFT)
+        except (RuntimeError, ValueError, OSError) as error:
+            self.broken = str(error).strip().split('\n')[0][:200] or type(error).__name__
+
+    def _round(self, store: Any) -> None:
+        try:
+            job, answer = self._jobs.get(timeout=_POLL)
+        except queue.Empty:
+            pass
+        else:
+            answer.put(job(store))
+        if time.monotonic() >= self._next_beat:
+            self._next_beat = time.monotonic() + self.beat_every
+            if self.is_working():
+                store.add(f'beat/{self.rank}', 1)
+            self.beats = [store.add(f'beat/{other}', 0) for other in range(self.size)]
+        else:
+            self.beats[0] = store.add('beat/0', 0)
+        for other, name in enumerate(self.names):
+            if not name and store.check([f'name/{other}']):
+                self.names[other] = store.get(f'name/{other}').decode()
+        for number in list(self.listening):
+            if number not in self.failures and store.check([f'failure/{number}']):
+                self.failures[number] = store.get(f'failure/{number}').decode()
+                store.add(f'failure/{number}/known', 1)
+
+
+class RankWatch:
+    """What this process knows of the other ranks; one for each process group.
+
+    Every rank leaves signs of life in the store of the process group. A rank without one for
+    most of the time-out is lost: :meth:`check` says so to a process that polls, and one that
+    is in a collective, or anything else that cannot be interrupted, is ended with the same
+    sentence, if it is in a context of :func:`ended_together`. Time in which this process
+    itself was stopped does not count.
+
+    Args:
+        rank (int): Of this process.
+        size (int): Number of ranks.
+        timeout (float): Seconds after which waiting for a rank ends.
+    """
+
+    def __init__(self, rank: int, size: int, timeout: float) -> None:
+        self.rank, self.size, self.timeout = rank, size, timeout
+        self.limit = limit_of(timeout)
+        self._messenger = _Messenger(rank, size, timeout)
+        self._messenger.is_working = self._is_working
+        self._contexts: list[tuple[int, Callable[[], str]]] = []
+        self._steps_needed = 0
+        self._last_step = time.monotonic()
+        self._silence = [0.0] * size
+        self._store_silence = 0.0
+        self._seen: tuple[int, list[int]] = (0, [0] * size)
+        self._messenger.start()
+        threading.Thread(target=self._guard, name='rank watch: guard', daemon=True).start()
+
+    def lost(self) -> str:
+        """A clause on the ranks that give no sign of life; '' if all do."""
+        beats = self._messenger.beats
+        if beats[0] < _LEFT:
+            limit = min(_BROKEN, self.limit) if self._messenger.broken else self.limit
+            if self._store_silence > limit:
+                return self.describe_store()
+        return self.describe([other for other, seconds in enumerate(self._silence)
+                              if seconds > self.limit and beats[other] < _LEFT])
+
+    def describe(self, ranks: list[int]) -> str:
+        """A clause on ranks that do not answer; '' if there are none."""
+        if not ranks:
+            return ''
+        known = [f'{each}: {self._messenger.names[each]}' for each in ranks
+                 if self._messenger.names[each]]
+        verb = 'rank {} does' if len(ranks) == 1 else 'ranks {} do'
+        return (f'{verb.format(", ".join(map(str, ranks)))} not answer: died (out of memory?) or '
+                'hangs' + (f' ({", ".join(known)})' if known else ''))
+
+    def describe_store(self) -> str:
+        """The same where the store of the process group does not answer."""
+        place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
+        if _agent_holds_store():
+            return (f'torchrun at {place}, which started rank 0 and holds the store of the run, '
+                    'does not answer: it or its machine died or was stopped')
+        return f'{self.describe([0])} (it holds the store of the run at {place})'
+
+    def missing(self) -> str:
+        """After a collective that failed: a clause on the ranks that do not wait as well."""
+        others = [other for other in range(self.size) if other != self.rank]
+        ask, end = self._messenger.ask, time.monotonic() + _ANSWER
+        if ask(lambda store: store.set(f'waits/{self.rank}', '1') or True, _ANSWER) is None:
+            return self.describe_store()
+        while others and time.monotonic() < end:
+            found = ask(lambda store: [other for other in others  # noqa: B023
+                                       if not store.check([f'waits/{other}'])], _ANSWER)
+            if found is None:
+                return self.describe_store()
+            others = found
+            time.sleep(0.2)
+        return (self.describe(others)
+                or 'the connection to another rank was lost, and all of them answer')
+
+    def failure(self) -> str:
+        """What another rank said of its failure, in a context that this process is in; or ''."""
+        failures = self._messenger.failures
+        return next((failures[number] for number, _ in self._contexts if number in failures), '')
+
+    def check(self, must_stay: bool = False) -> None:
+        """For a loop that waits for other ranks.
+
+        Args:
+            must_stay (bool): Whether a rank that has ended is missed. Defaults to False.
+
+        Raises:
+            LostRank: If one of them failed or gives no sign of life.
+        """
+        self.step()
+        gone = [other for other, beat in enumerate(self._messenger.beats) if beat >= _LEFT]
+        reason = self.failure() or self.lost() or (
+            f'rank {gone[0]} has ended before the others' if must_stay and gone else '')
+        if reason:
+            raise LostRank(f'rank {self.rank}: {reason}')
+
+    def step(self) -> None:
+        """This process makes progress; see :meth:`steps_needed`."""
+        self._last_step = time.monotonic()
+
+    @contextmanager
+    def steps_needed(self) -> Iterator[None]:
+        """In this context the signs of life stop where :meth:`step` is not called for long."""
+        self.step()
+        self._steps_needed += 1
+        try:
+            yield
+        finally:
+            self._steps_needed -= 1
+
+    @contextmanager
+    def context(self, where: Callable[[], str], advice: str) -> Iterator[None]:
+        """What :func:`ended_together` does."""
+        entry = (next(_numbers), where)
+        self._contexts.append(entry)
+        self._messenger.listening.append(entry[0])
+        try:
+            yield
+        except Exception as error:
+            is_own = isinstance(error, UserError) or not (
+                isinstance(error, RuntimeError) and _NO_ANSWER.search(str(error)))
+            if not is_own and self.failure():
+                self._end(self.failure())
+            # From here on this rank ends by its own error.
+            self._contexts.remove(entry)
+            self._messenger.listening.remove(entry[0])
+            if not is_own:
+                reason = str(error).strip().splitlines()[0][:200]
+                raise LostRank(f'rank {self.rank}, {where()}: {self.missing()}. Its own output, '
+                               f'or the log of its machine, says more{advice} '
+                               f'({reason})') from error
+            if not getattr(error, 'is_known_to_all_ranks', isinstance(error, LostRank)):
+                self._tell(entry[0], f'{type(error).__name__}: {error}')
+                error.is_known_to_all_ranks = True  # type: ignore[attr-defined]
+            raise
+        finally:
+            if entry in self._contexts:
+                self._contexts.remove(entry)
+                self._messenger.listening.remove(entry[0])
+
+    def stop(self) -> None:
+        """Say that this rank has ended; at the latest when its interpreter shuts down."""
+        messenger = self._messenger
+        messenger.ending.set()
+        messenger.join(3 * _POLL)
+        if self.rank == 0 and not messenger.broken and not _agent_holds_store():
+            time.sleep(2 * _POLL)  # the store may go with this process, and others look into it
+
+    def _is_working(self) -> bool:
+        return not self._steps_needed or time.monotonic() - self._last_step < max(
+            self.limit, 60.0)
+
+    def _tell(self, number: int, sentence: str) -> None:
+        """Tell the other ranks of a failure, and wait a little until they know."""
+        name = f'failure/{number}'
+        ask, end = self._messenger.ask, time.monotonic() + _HEARD
+        known = ask(lambda store: store.set(name, f'process {self.rank} failed, {sentence}')
+                    or store.add(f'{name}/known', 1), _HEARD)
+        while known is not None and known < self.size and time.monotonic() < end:
+            time.sleep(0.1)
+            known = ask(lambda store: store.add(f'{name}/known', 0), _HEARD)
+
+    def _guard(self) -> None:
+        looked, overdue = time.monotonic(), 0.0
+        while not self._messenger.ending.wait(_POLL):
+            now = time.monotonic()
+            passed = min(now - looked, 4 * _POLL)  # more if this process was stopped
+            looked = now
+            self._listen(passed)
+            failure, lost = self.failure(), self.lost() if self._contexts else ''
+            overdue = overdue + passed if failure or lost else 0.0
+            if overdue > _OWN_ERROR:
+                self._end(failure or lost)
+
+    def _listen(self, passed: float) -> None:
+        rounds, beats = self._messenger.rounds, self._messenger.beats
+        before, seen = self._seen
+        if rounds == before:
+            self._store_silence += passed
+            return
+        passed += min(self._store_silence, 4 * _POLL)
+        self._store_silence = 0.0
+        self._seen = rounds, list(beats)
+        self._silence = [0.0 if new != old or other == self.rank else seconds + passed
+                         for other, (old, new, seconds) in
+                         enumerate(zip(seen, beats, self._silence))]
+
+    def _end(self, reason: str) -> None:
+        """End this process; its main thread may be where nothing can interrupt it."""
+        contexts = list(self._contexts)
+        if not contexts:  # it has just come out of it
+            return
+        _exit_within(5.0)
+        if not self.failure():
+            reason = f'rank {self.rank}, {contexts[0][1]()}: {reason}'
+        print(f'error: {reason}', file=sys.stderr, flush=True)
+        sys.stdout.flush()
+        logging.shutdown()
+        os._exit(1)
+
+
+def within(seconds: float, work: Callable[[], T]) -> T:
+    """``work()``, given up after some seconds, though it may know no time-out itself.
+
+    Raises:
+        TimeoutError: If it takes longer; it then goes on until the process ends.
+    """
+    found: queue.Queue = queue.Queue(1)
+
+    def run() -> None:
+        try:
+            found.put((work(), None))
+        except BaseException as error:
+            found.put((None, error))
+
+    threading.Thread(target=run, daemon=True).start()
+    try:
+        result, error = found.get(timeout=seconds)
+    except queue.Empty:
+        raise TimeoutError(f'no answer within {seconds:.0f} s') from None
+    if error is not None:
+        raise error
+    return result
+
+
+def _exit_within(seconds: float) -> None:
+    """Let the process end after that time, even without a working interpreter."""
+    quiet = open(os.devnull, 'w')
+    faulthandler.dump_traceback_later(seconds, exit=True, file=quiet)
+
+
+_watch: tuple[Any, RankWatch] | None = None
+
+
+def start_watch(rank: int, size: int, timeout: float) -> RankWatch | None:
+    """Watch the other ranks from now on, and let them watch this one.
+
+    Needs the store at ``MASTER_ADDR`` and ``MASTER_PORT``, as all launchers set them.
+
+    Args:
+        rank (int): Of this process.
+        size (int): Number of ranks.
+        timeout (float): Seconds after which waiting for a rank ends.
+
+    Returns:
+        RankWatch, optional: None without such a store.
+    """
+    global _watch
+    address = os.environ.get('MASTER_ADDR'), os.environ.get('MASTER_PORT')
+    if size == 1 or not all(address):
+        return None
+    key = address, rank, size, os.getpid()
+    if _watch is not None and _watch[0] == key:
+        return _watch[1]
+    if _watch is None:
+        atexit.register(_stop_watch)
+    elif _watch[0][-1] == os.getpid():
+        _watch[1].stop()
+    _watch = key, RankWatch(rank, size, timeout)
+    return _watch[1]
+
+
+def _stop_watch() -> None:
+    if _watch is not None and _watch[0][-1] == os.getpid():
+        _exit_within(_EXIT)  # a lost rank can hang the shutdown as well
+        _watch[1].stop()
+
+
+def current_watch() -> RankWatch | None:
+    """The watch of the process group; None for a single process."""
+    if world_size() == 1:
+        return None
+    return start_watch(rank(), world_size(), timeout_of(_timeout_of_group()))
+
+
+def silence_limit() -> float:
+    """Seconds without a sign of life after which something that is waited for counts as lost."""
+    watch = current_watch()
+    return limit_of(timeout_of(1800)) if watch is None else watch.limit
+
+
+def show_progress() -> None:
+    """Tell the watch, if there is one, that this process does not hang."""
+    watch = current_watch()
+    if watch is not None:
+        watch.step()
+
+
+def _timeout_of_group() -> float:
+    try:
+        group = dist.distributed_c10d._get_default_group()
+        device = torch.device('cuda' if dist.get_backend() == 'nccl' else 'cpu')
+        return float(group._get_backend(device).options._timeout.total_seconds())
+    except (AttributeError, RuntimeError):  # PyTorch keeps it elsewhere
+        return 1800.0
+
+
+@contextmanager
+def ended_together(where: Callable[[], str] = lambda: 'waiting for the others', advice: str = '',
+                   watch: RankWatch | None = None) -> Iterator[None]:
+    """End all ranks if one of them raises an error in this context, dies or is stopped.
+
+    The rank that fails raises its error. The others may be in a collective that cannot be
+    interrupted: they print what happened and exit with status 1. Without a process group
+    nothing happens here.
+
+    A rank whose main thread hangs is noticed where a collective with it reaches its time-out.
+
+    Args:
+        where (callable): How far this process is, for the message.
+        advice (str): Added to the message where a rank is lost. Defaults to nothing.
+        watch (RankWatch, optional): Where there is no process group yet. Defaults to that of
+            the process group.
+
+    Raises:
+        LostRank: Instead of the failure of a collective, with the ranks that do not answer.
+    """
+    watch = watch or current_watch()
+    with nullcontext() if watch is None else watch.context(where, advice):
+        yield

@@ -1,0 +1,110 @@
+"""A loader's worker that hangs ends the wait for it; one that is slow, or waits, does not."""
+import multiprocessing
+import os
+import signal
+import time
+from contextlib import closing
+
+import pytest
+import torch
+from mmengine.config import Config
+from torch.utils.data import DataLoader, Dataset
+
+from cotap_mm.datasets import workers
+from cotap_mm.datasets.workers import LoaderWatch, ReadingSigns, explained_deaths
+from cotap_mm.engine.launch import limit_loader_waits
+from cotap_mm.errors import UserError
+
+LIMIT = 2.5
+forked = pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks workers')
+
+
+class Images(Dataset):
+    """Numbers, of which ``bad`` makes its worker do something."""
+
+    def __init__(self, bad, does):
+        self.bad, self.does, self.signs = bad, does, ReadingSigns()
+
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, index):
+        with self.signs.reading(index):
+            if index == self.bad:
+                self.does(self.signs)
+        return torch.tensor(index)
+
+    @property
+    def being_read(self):
+        return [f'{index}.jpg' for index in self.signs.being_read]
+
+
+def stop(signs):
+    os.kill(os.getpid(), signal.SIGSTOP)
+
+
+def hang(signs):
+    time.sleep(600)
+
+
+def wait_for_a_disk(signs):
+    """Longer than the limit, with signs of life."""
+    for _ in range(15):
+        time.sleep(LIMIT / 10)
+        signs.alive()
+
+
+def all_of(dataset, num_workers=2):
+    batches = iter(DataLoader(dataset, 1, num_workers=num_workers))
+    watch = LoaderWatch(LIMIT, lambda: dataset.signs.latest, lambda: dataset.being_read)
+    with closing(watch), explained_deaths(lambda: dataset.being_read):
+        return [int(watch.next_batch(batches)) for _ in range(len(dataset))]
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr(workers, 'print_log', lambda text, **_: lines.append(text))
+    return lines
+
+
+@forked
+@pytest.mark.parametrize('does, state', [(stop, 'stopped by a signal'), (hang, 'running')])
+def test_a_worker_that_hangs(said, does, state):
+    with pytest.raises(UserError, match=f'^no worker of the loader has given a sign of life for . '
+                       rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Look at their disk'):
+        all_of(Images(3, does))
+    assert said and 'reading 3.jpg; waiting ' in said[0]
+    assert not multiprocessing.active_children()  # one would keep this process from its end
+
+
+@forked
+def test_a_worker_that_waits_is_waited_for(said):
+    assert all_of(Images(3, wait_for_a_disk)) == list(range(6))
+
+
+def test_a_loader_with_a_time_out_of_its_own():
+    def late():
+        raise RuntimeError('DataLoader timed out after 1 seconds')
+    with pytest.raises(UserError, match='a process of the loader hangs .DataLoader timed out after '
+                       '1 seconds.. It was reading one of: 3.jpg'), explained_deaths(
+                           lambda: ['3.jpg']):
+        late()
+
+
+def test_every_loader_of_a_config_gets_a_limit(monkeypatch):
+    monkeypatch.setenv('COTAP_DIST_TIMEOUT', '100')
+    config = Config(dict(
+        train_cfg=dict(type='ResumableTrainLoop'), test_dataloader=None,
+        train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=2)))
+    limit_loader_waits(config)
+    assert 'timeout' not in config.train_dataloader
+    assert config.train_cfg.loader_patience == 80 == config.val_dataloader.timeout
+    config = Config(dict(
+        train_cfg=dict(type='IterBasedTrainLoop'), env_cfg=dict(dist_cfg=dict(timeout=50)),
+        train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=0, timeout=9),
+        test_dataloader=dict(num_workers=1, timeout=9)))
+    monkeypatch.delenv('COTAP_DIST_TIMEOUT')
+    limit_loader_waits(config)
+    assert config.train_dataloader.timeout == 40 and 'loader_patience' not in config.train_cfg
+    assert 'timeout' not in config.val_dataloader and config.test_dataloader.timeout == 9
