@@ -1,12 +1,86 @@
-"""Files that are whole or not there."""
+"""Files that are whole or not there, regular files only, and names as bytes."""
 import hashlib
 import os
+import stat
 import zipfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Iterator, Optional
+from typing import BinaryIO, Iterator, Optional
 
 UNFINISHED = 'unfinished-'  # how the names of files begin that are being written
+_KINDS = ((stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'),
+          (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'), (stat.S_ISDIR, 'a folder'))
+
+
+class UnusableFile(ValueError):
+    """A path that is not a regular file, or a file that is larger than its reader allows."""
+
+
+def open_regular(path: 'str | Path', limit: Optional[int] = None) -> BinaryIO:
+    """Open a regular file for reading; never hangs on a pipe, a socket or a device.
+
+    Links are followed, and what they lead to is checked.
+
+    Args:
+        path (str | Path): The file.
+        limit (int, optional): Largest size in bytes. Defaults to None, any.
+
+    Returns:
+        BinaryIO: The open file, to be closed by the caller.
+
+    Raises:
+        UnusableFile: If the path is a folder, pipe, socket or device, or larger than ``limit``.
+        OSError: If it does not exist or cannot be read.
+    """
+    _check_regular(path, os.stat(path), limit)  # some devices react to being opened
+    handle = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0)
+                     | getattr(os, 'O_CLOEXEC', 0) | getattr(os, 'O_BINARY', 0))
+    try:
+        _check_regular(path, os.fstat(handle), limit)  # it may be another one by now
+        return os.fdopen(handle, 'rb')
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: 'str | Path', limit: Optional[int] = None) -> bytes:
+    """Content of a regular file; arguments and errors as of :func:`open_regular`."""
+    with open_regular(path, limit) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def _check_regular(path: 'str | Path', status: os.stat_result, limit: Optional[int]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), 'special')
+        raise UnusableFile(f'{printable(path)} must be a regular file, it is {kind}')
+    if limit is not None and status.st_size > limit:
+        raise UnusableFile(f'{printable(path)} has {status.st_size:,} bytes, more than the '
+                           f'{limit:,} that are read')
+
+
+def name_bytes(name: 'str | Path') -> bytes:
+    """Bytes of a file's name or path, also of one that is not valid UTF-8.
+
+    The one encoding of names for digests, packed files and comparisons; valid names are
+    plain UTF-8 whatever the locale. The inverse is :func:`name_text`.
+    """
+    return str(name).encode('utf-8', 'surrogateescape')
+
+
+def name_text(data: bytes) -> str:
+    """The name whose :func:`name_bytes` are ``data``."""
+    return data.decode('utf-8', 'surrogateescape')
+
+
+def printable(name: 'str | Path') -> str:
+    """A name for messages and pages: valid Unicode in one line.
+
+    Bytes that are not UTF-8 become ``\\xNN``, line breaks and other control characters
+    their escapes; any other name stays as it is.
+    """
+    text = name_bytes(name).decode('utf-8', 'backslashreplace')
+    return ''.join(char if char.isprintable() or char == ' ' else
+                   char.encode('unicode_escape').decode('ascii') for char in text)
 
 
 @contextmanager
