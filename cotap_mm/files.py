@@ -78,7 +78,11 @@ def printable(name: 'str | Path') -> str:
     Bytes that are not UTF-8 become ``\\xNN``, line breaks and other control characters
     their escapes; any other name stays as it is.
     """
-    text = name_bytes(name).decode('utf-8', 'backslashreplace')
+    try:
+        data = name_bytes(name)
+    except UnicodeEncodeError:  # half a surrogate pair, as a json can hold it
+        data = str(name).encode('utf-8', 'backslashreplace')
+    text = data.decode('utf-8', 'backslashreplace')
     return ''.join(char if char.isprintable() or char == ' ' else
                    char.encode('unicode_escape').decode('ascii') for char in text)
 

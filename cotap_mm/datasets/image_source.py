@@ -8,180 +8,99 @@ quarter or an eighth of its sides, if that is faster. It may have ``is_there()``
 its files can be reached at all; where they cannot, readers wait. It may have
 ``fingerprint()``, which changes with its images; see :func:`fingerprint_of`.
 """
-import hashlib
-import io
+from __future__ import annotations
+
+import codecs
 import json
+import logging
 import os
-from concurrent.futures import ThreadPoolExecutor
+import re
 from pathlib import Path
-from typing import Callable, List, Optional
+from typing import List, Optional, Tuple, Union
 
 import numpy as np
-import torch
-from PIL import Image, ImageOps
-from torchvision.io import ImageReadMode, decode_jpeg
+from mmengine.logging import print_log
 
+from cotap_mm.files import UnusableFile, name_text, open_regular, printable, read_regular
 from cotap_mm.registry import DATASETS
 
-IMAGE_SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.ppm', '.tif', '.tiff', '.webp')
-_BLOCK = 1024  # files that one thread asks the disk for
-_ORIENTATION = 0x0112  # EXIF tag
-Enough = Optional[Callable[[int, int], bool]]
+from .image_decoding import (
+    MAX_IMAGE_BYTES,
+    BadImage,
+    Enough,
+    UnreadImage,
+    decode_image,
+    sample_image,
+    to_rgb,
+)
+from .image_formats import (
+    ARCHIVE_SUFFIXES,
+    DEEP_SUFFIXES,
+    IMAGE_SUFFIXES,
+    describe_skipped,
+    report_skipped,
+    suffix_of,
+)
+from .value_range import Option, ValueRange, check_option, find_range, is_usual
+
+__all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageList', 'UnreadImage',
+           'decode_image', 'read_image', 'to_rgb']
+MAX_LIST_BYTES = 1 << 32
+_SAMPLED = 64  # images whose values are looked at
+_LOOKED_AT = 100  # names of a list that are looked for
+_ARCHIVE_STARTS = (b'PK\x03\x04', b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b"7z\xbc\xaf'\x1c", b'Rar!',
+                   b'\x28\xb5\x2f\xfd')
+_WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
-class BadImage(Exception):
-    """An image file that cannot be decoded."""
-
-
-class UnreadImage(BadImage):
-    """An image file that could not even be read, perhaps for a while only."""
-
-
-def read_image(path: 'str | Path', enough: Enough = None) -> np.ndarray:
+def read_image(path: Union[str, Path], enough: Enough = None,
+               value_range: Option = 'auto') -> np.ndarray:
     """Read any image file as RGB.
 
-    Grayscale, CMYK, palette and 16-bit images are converted, transparency is dropped,
-    and the camera's orientation (EXIF) is applied.
+    Grayscale, CMYK and palette images are converted, transparency is dropped, and the
+    camera's orientation (EXIF) is applied. Of a file with several images the first is read.
+    Values of more than 8 bits are scaled, see :mod:`cotap_mm.datasets.value_range`.
 
     Args:
         path (str | Path): The file.
         enough (callable, optional): ``enough(height, width)`` says whether an image of
             that size will do. A JPEG is decoded at an eighth, a quarter or a half of its
             sides if so, which saves most of the work. Defaults to None, full size.
+        value_range: Values that become 0 and 255 where there are more than 8 bits; see
+            :class:`ImageList`. Defaults to ``'auto'``, from this file.
 
     Returns:
         np.ndarray: Pixels, shape (H, W, 3), uint8.
 
     Raises:
-        BadImage: If the file is truncated, or no image.
+        BadImage: If the file is truncated, too large, or not an image.
         UnreadImage: The same where the file is missing or the disk fails.
     """
+    return decode_image(read_image_bytes(path), enough, path, value_range)
+
+
+def read_image_bytes(path: Union[str, Path]) -> bytes:
+    """Content of an image file; errors as of :func:`read_image`."""
     try:
-        data = Path(path).read_bytes()
-    except OSError as error:
-        raise UnreadImage(f'{path}: {type(error).__name__}: {error}') from error
-    return decode_image(data, enough, path)
+        return read_regular(path, MAX_IMAGE_BYTES)
+    except UnusableFile as error:
+        raise BadImage(str(error)) from error
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        raise UnreadImage(f'{printable(path)}: {type(error).__name__}: {error}') from error
 
 
-def decode_image(data: bytes, enough: Enough, name: 'str | Path') -> np.ndarray:
-    """As :func:`read_image`, from a file's content; ``name`` is for the message."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            is_reduced = _reduce(image, enough)
-            if image.format == 'JPEG' and image.mode == 'RGB' and not is_reduced \
-                    and not _is_turned(image):
-                pixels = _decode_whole_jpeg(data)
-                if pixels is not None:
-                    return pixels
-            image.load()
-            return to_rgb(_upright(image))
-    # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
-    except Exception as error:
-        raise BadImage(f'{name}: {type(error).__name__}: {error}') from error
-
-
-def _reduce(image: Image.Image, enough: Enough) -> bool:
-    """Let the JPEG decoder skip frequencies; other formats do not know how."""
-    if enough is None or image.format != 'JPEG':
-        return False
-    width, height = image.size
-    for factor in (8, 4, 2):
-        if enough(height // factor, width // factor):
-            image.draft(None, (width // factor, height // factor))
-            return True
-    return False
-
-
-def _decode_whole_jpeg(data: bytes) -> Optional[np.ndarray]:
-    """What Pillow's decoder gives, a fifth faster; None for Pillow to say what is wrong."""
-    try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8),
-                             ImageReadMode.RGB)  # (3, H, W), channels innermost
-    except RuntimeError:
-        return None
-    return pixels.permute(1, 2, 0).contiguous().numpy()
-
-
-def _is_turned(image: Image.Image) -> bool:
-    try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
-    except Exception:  # pixels are fine, only the note on the camera is damaged
-        return False
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image) if _is_turned(image) else image
-    except Exception:  # as above
-        return image
-
-
-def to_rgb(image: Image.Image) -> np.ndarray:
-    """Pixels of a PIL image as (H, W, 3) uint8."""
-    if image.mode.startswith(('I', 'F')):  # 16 or 32 bits, which PIL would clip at 255
-        values = np.nan_to_num(np.asarray(image, dtype=np.float64))
-        highest = values.max(initial=0)
-        if image.mode.startswith('I;16') or highest > 255:
-            values = values / 257  # 65535 -> 255
-        elif image.mode == 'F' and highest <= 1:
-            values = values * 255
-        gray = np.clip(values.round(), 0, 255).astype(np.uint8)
-        return np.repeat(gray[..., None], 3, axis=2)
-    if image.mode == 'P':  # PIL warns when a palette's transparency is dropped directly
-        image = image.convert('RGBA')
-    return np.array(image if image.mode == 'RGB' else image.convert('RGB'))
-
-
-def fingerprint_of(source) -> str:
-    """Digest of an image source that tells whether its images have been changed.
+class EncodedImages:
+    """Base of sources that hold the contents of image files.
 
     Args:
-        source (object): Image source; names alone count if it has no ``fingerprint()``.
-
-    Returns:
-        str: Hexadecimal digits; computed once for each object.
-    """
-    known = getattr(source, '_fingerprint', None)
-    if known is None:
-        if hasattr(source, 'fingerprint'):
-            known = source.fingerprint()
-        else:
-            names = '\n'.join(source.name(index) for index in range(len(source)))
-            known = hashlib.sha256(names.encode(errors='surrogateescape')).hexdigest()
-        source._fingerprint = known
-    return known
-
-
-@DATASETS.register_module()
-class ImageList:
-    """Image files: a folder, a text list, or a COCO json.
-
-    A folder is read recursively (through links, without hidden files) and sorted by
-    name; a list keeps its order. So an index means the same on every machine.
-
-    Args:
-        root (str | Path): Folder that names are relative to; or a text list or json
-            itself, whose names are then relative to the folder it is in.
-        ann_file (str | Path, optional): A text file with one name a line, or a COCO
-            json whose ``images`` have a ``file_name``.
-
-    Raises:
-        FileNotFoundError: If the folder or the list does not exist, or has no image.
-        ValueError: If the list has the wrong form or names an image twice.
+        names (list[str]): Name of each image.
+        value_range: See :class:`ImageList`.
     """
 
-    def __init__(self, root: 'str | Path', ann_file: 'Optional[str | Path]' = None) -> None:
-        self.root = Path(root).expanduser()
-        if self.root.is_file() and ann_file is None:
-            self.root, ann_file = self.root.parent, self.root
-        if not self.root.is_dir():
-            raise FileNotFoundError(f'image folder {root} does not exist; give an existing folder, '
-                                    'e.g. with --images DIR')
-        self.names = _found(self.root) if ann_file is None else _listed(
-            Path(ann_file).expanduser(), self.root)
-        if not self.names:
-            raise FileNotFoundError(f'{ann_file or root} holds no image; expected files ending in '
-                                    f'{", ".join(IMAGE_SUFFIXES)}')
+    def __init__(self, names: List[str], value_range: Option = 'auto') -> None:
+        self.names = names
+        self.value_range = check_option(value_range)
+        self._found: Optional[Tuple[Option]] = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -190,9 +109,103 @@ class ImageList:
         """Name of an image relative to the root, with forward slashes."""
         return self.names[index]
 
+    def encoded(self, index: int) -> bytes:
+        """Content of an image's file; raises :class:`BadImage` where it cannot be read."""
+        raise NotImplementedError
+
+    def title(self, index: int) -> str:
+        """Where an image comes from, for messages."""
+        raise NotImplementedError
+
     def read(self, index: int, enough: Enough = None) -> np.ndarray:
         """Pixels (H, W, 3), uint8; see :func:`read_image`; raises :class:`BadImage`."""
-        return read_image(self.root / self.names[index], enough)
+        return decode_image(self.encoded(index), enough, self.title(index), self.found_range())
+
+    def found_range(self) -> Option:
+        """The range of values that all images are scaled from, found once and logged.
+
+        It follows from up to 64 images, evenly spread over those whose format can have more
+        than 8 bits, so that every process finds the same.
+
+        Returns:
+            What ``value_range`` has if it is set; else a :class:`ValueRange`, or ``'auto'``,
+            each file by itself, where none of these images has more than 8 bits.
+        """
+        if not (isinstance(self.value_range, str) and self.value_range == 'auto'):
+            return self.value_range
+        if self._found is None:
+            deep = [index for index, name in enumerate(self.names)
+                    if suffix_of(name) in DEEP_SUFFIXES]
+            kept = [deep[i * len(deep) // min(len(deep), _SAMPLED)]
+                    for i in range(min(len(deep), _SAMPLED))]
+            samples, is_complete = [], True
+            for index in kept:
+                try:
+                    found = sample_image(self.encoded(index))
+                except UnreadImage:
+                    is_complete = False
+                except Exception:  # damaged, which is said where it is read
+                    pass
+                else:
+                    samples += [] if found is None else [found]
+            result: Option = find_range(samples) if samples else 'auto'
+            if not samples and not is_complete:
+                return result  # a disk that has gone; asked again at the next image
+            self._found = (result, )
+            self._report(result, len(samples), len(kept))
+        return self._found[0]
+
+    def _report(self, found: Option, deep: int, looked_at: int) -> None:
+        if not isinstance(found, ValueRange):
+            return
+        level = logging.INFO if is_usual(found) else logging.WARNING
+        print_log(f'{deep} of {looked_at} images that were looked at have more than 8 bits; their '
+                  f'values {found} become 0..255 in all images. Set value_range=(low, high) or '
+                  '--value-range LOW HIGH if that is not what you want', logger='current',
+                  level=level)
+
+
+@DATASETS.register_module()
+class ImageList(EncodedImages):
+    """Image files: a folder, a text list, or a COCO json.
+
+    A folder is read recursively (through links, without hidden files) and sorted by
+    name; a list keeps its order. So an index means the same on every machine. Files of a
+    folder that are not read are counted in the log.
+
+    Args:
+        root (str | Path): Folder that names are relative to; or a text list or json
+            itself, whose names are then relative to the folder it is in.
+        ann_file (str | Path, optional): A text file with one name a line, or a COCO
+            json whose ``images`` have a ``file_name``.
+        value_range (str | tuple, optional): How values of more than 8 bits become 0 to 255;
+            (low, high), or three such pairs for red, green and blue; ``'auto'`` finds it from
+            the data set, see :mod:`cotap_mm.datasets.value_range`; None takes the full range
+            of the type. Images with 8 bits stay as they are. Defaults to ``'auto'``.
+
+    Raises:
+        FileNotFoundError: If the folder or the list does not exist, or has no image.
+        ValueError: If the list has the wrong form or names an image twice.
+    """
+
+    def __init__(self, root: Union[str, Path], ann_file: Optional[Union[str, Path]] = None,
+                 value_range: Option = 'auto') -> None:
+        self.root = Path(root).expanduser()
+        if ann_file is None and self.root.exists() and not self.root.is_dir():
+            self.root, ann_file = self.root.parent, self.root
+        if not self.root.is_dir():
+            what = 'is not a folder' if self.root.exists() else 'does not exist'
+            raise FileNotFoundError(f'image folder {printable(root)} {what}; give an existing '
+                                    'folder, e.g. with --images DIR')
+        names = _found(self.root) if ann_file is None else _listed(
+            Path(ann_file).expanduser(), self.root)
+        super().__init__(names, value_range)
+
+    def encoded(self, index: int) -> bytes:
+        return read_image_bytes(self.root / self.names[index])
+
+    def title(self, index: int) -> str:
+        return str(self.root / self.names[index])
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of change; asks the disk for each file."""
@@ -206,7 +219,7 @@ class ImageList:
     def is_there(self) -> bool:
         """Whether the folder is, with images in it; a disk of the network may have gone."""
         some = self.names[::max(len(self.names) // 8, 1)]
-        return any((self.root / name).exists() for name in some)
+        return any(_is_file(self.root / name) for name in some)
 
 
 def _file_facts(root: str, names: List[str]) -> bytes:
@@ -223,46 +236,110 @@ def _file_facts(root: str, names: List[str]) -> bytes:
 
 
 def _found(root: Path) -> List[str]:
-    names, seen = [], set()
+    names, skipped, seen = [], [], set()
     for folder, subfolders, files in os.walk(root, followlinks=True):
         seen.add(os.path.realpath(folder))
         subfolders[:] = [name for name in subfolders  # a link to a folder above would not end
                          if os.path.realpath(os.path.join(folder, name)) not in seen]
         place = Path(folder).relative_to(root)
-        names += [(place / name).as_posix() for name in files
-                  if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.')]
+        for name in files:
+            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
+                names.append((place / name).as_posix())
+            elif not name.startswith('.'):
+                skipped.append(name)
+    if not names:
+        loud, quiet = describe_skipped(skipped)
+        why = '. '.join(part for part in (loud, quiet) if part)
+        raise FileNotFoundError(f'{printable(root)} holds no image; expected files ending in '
+                                f'{", ".join(IMAGE_SUFFIXES)}{f". {why}" if why else ""}')
+    report_skipped(printable(root), skipped)
     return sorted(names)
 
 
 def _listed(path: Path, root: Path) -> List[str]:
-    if not path.is_file():
-        raise FileNotFoundError(f'image list {path} does not exist')
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        raise ValueError(f'expected a folder, a text list or a COCO json, got the image {path}')
-    try:
-        text = path.read_text(encoding='utf-8-sig')
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{path} must be a list of names in UTF-8, got other bytes ({error}); '
-                         'it is damaged, or no list') from error
-    if path.suffix.lower() == '.json':
-        names = _coco_names(path, text)
-    else:
-        names = [line.strip() for line in text.splitlines() if line.strip()]
+    if not path.exists():
+        raise FileNotFoundError(f'image list {printable(path)} does not exist')
+    text = _text_of(path)
+    names = _coco_names(path, text) if path.suffix.lower() == '.json' else _lines(text, root)
+    if not names:
+        raise FileNotFoundError(f'{printable(path)} holds no image: it names none')
     seen = set()
     for name in names:
         if name in seen:
-            raise ValueError(f'{path} names {name} twice, which would be its own neighbour; '
-                             'remove the second')
+            raise ValueError(f'{printable(path)} names {printable(name)} twice, which would be its '
+                             'own neighbour; remove the second')
         seen.add(name)
-    if names and not any((root / name).is_file() for name in names[:100]):
-        raise FileNotFoundError(f'{path} names {names[0]}, which is not in {root}; give the folder '
-                                'that its names are relative to, and the list as ann_file')
+        if '\0' in name or any('\ud800' <= char < '\udc80' or '\udcff' < char <= '\udfff'
+                               for char in name):
+            raise ValueError(f'{printable(path)} names {printable(name)}, and no file can be '
+                             'called so; write the list again, in UTF-8')
+    if not any(_is_file(root / name) for name in names[:_LOOKED_AT]):
+        raise _not_found(path, root, names)
     return names
+
+
+def _text_of(path: Path) -> str:
+    """Content of a list; names that are not UTF-8 stay the bytes that they are."""
+    suffix = path.suffix.lower()
+    if suffix in IMAGE_SUFFIXES:
+        raise ValueError('expected a folder, a text list or a COCO json, got the image '
+                         f'{printable(path)}')
+    with open_regular(path, MAX_LIST_BYTES) as file:
+        start = file.read(1 << 16)
+        if start.startswith(_ARCHIVE_STARTS) or suffix in ARCHIVE_SUFFIXES:
+            raise ValueError(f'{printable(path)} is an archive, and archives are not read: unpack '
+                             'it and give the folder; tools/pack_dataset.py makes one file of it')
+        wide = next((name for mark, name in _WIDE if start.startswith(mark)), None)
+        if b'\0' in start and wide is None:
+            raise ValueError(f'{printable(path)} must be a folder, a text list of names in UTF-8, '
+                             'a COCO json or an *.lmdb of tools/pack_dataset.py, got a binary '
+                             'file; it is damaged, or no list')
+        data = start + file.read(os.fstat(file.fileno()).st_size)
+    if wide:
+        try:
+            return data.decode(wide)
+        except UnicodeDecodeError as error:
+            raise ValueError(f'{printable(path)} must be a list of names in UTF-8, got damaged '
+                             f'UTF-16 ({error})') from error
+    return name_text(data[3:] if data.startswith(codecs.BOM_UTF8) else data)
+
+
+def _lines(text: str, root: Path) -> List[str]:
+    """Names of a text list; spaces around one count where a file is called so."""
+    names = []
+    for raw in re.split('\r?\n', text) if '\n' in text else text.split('\r'):
+        name = raw.strip()
+        if name:
+            names.append(raw if raw != name and _is_file(root / raw) else name)
+    return names
+
+
+def _not_found(path: Path, root: Path, names: List[str]) -> Exception:
+    """Why none of a list's names is a file."""
+    for name in names[:_LOOKED_AT]:
+        for separator in ('\t', ',', ';', ' '):
+            first = name.split(separator, 1)[0].strip('"\' ')
+            if first and first != name and _is_file(root / first):
+                return ValueError(
+                    f'{printable(path)} must have one image name a line and nothing else, got '
+                    f'"{printable(name)}"; keep the names only, e.g. with cut -d '
+                    f'"{printable(separator)}" -f 1 {printable(path.name)} > names.txt')
+    return FileNotFoundError(
+        f'{printable(path)} names {printable(names[0])}, which is not in {printable(root)}; give '
+        'the folder that its names are relative to, and the list with --ann-file (ann_file in a '
+        'config)')
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no file can have
+        return False
 
 
 def _coco_names(path: Path, text: str) -> List[str]:
     try:
         return [str(image['file_name']) for image in json.loads(text)['images']]
-    except (json.JSONDecodeError, KeyError, TypeError) as error:
-        raise ValueError(f'{path} must be a COCO json with images[].file_name, '
+    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
+        raise ValueError(f'{printable(path)} must be a COCO json with images[].file_name, '
                          f'got {type(error).__name__}: {error}') from error

@@ -141,7 +141,7 @@ def test_wrong_files(folder, tmp_path):
         PackedImages(tmp_path / 'other.lmdb')
     with pytest.raises(ValueError, match='lmdb, got'):
         pack_images(ImageList(folder), tmp_path / 'a.db')
-    with pytest.raises(ValueError, match='leave ann_file out'):
+    with pytest.raises(ValueError, match='remove --ann-file'):
         image_source(tmp_path / 'a.lmdb', 'list.txt')
 
 

@@ -1,0 +1,101 @@
+"""Which files are images that can be read here, and what to do about the others."""
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from typing import Iterable
+
+from mmengine.logging import print_log
+from PIL import Image, features
+
+try:  # iPhone photos; optional
+    import pillow_heif
+    pillow_heif.register_heif_opener()
+    _HAS_HEIF = True
+except ImportError:
+    _HAS_HEIF = False
+
+# What Pillow must have been built with, and the remedy where it was not.
+_OPTIONAL = {
+    '.avif': (features.check('avif'), 'pip install "pillow>=11.3"'),
+    '.heic': (_HAS_HEIF, 'pip install pillow-heif'),
+    '.heif': (_HAS_HEIF, 'pip install pillow-heif'),
+    '.hif': (_HAS_HEIF, 'pip install pillow-heif'),
+    '.j2k': (features.check('jpg_2000'), 'install a Pillow with JPEG 2000'),
+    '.jp2': (features.check('jpg_2000'), 'install a Pillow with JPEG 2000'),
+    '.webp': (features.check('webp'), 'install a Pillow with WebP'),
+}
+_ALWAYS = ('.apng', '.bmp', '.dib', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pfm',
+           '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff')
+
+#: Endings of the files that a folder's list takes; in small letters.
+IMAGE_SUFFIXES = tuple(sorted([*_ALWAYS, *(suffix for suffix, (can_read, _) in _OPTIONAL.items()
+                                           if can_read)]))
+#: Endings of files whose values can have more than 8 bits.
+DEEP_SUFFIXES = ('.apng', '.j2k', '.jp2', '.pfm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff')
+
+_CONVERT = 'convert them to JPEG, PNG or TIFF'
+_FRAMES = 'extract their frames as JPEG or PNG'
+ARCHIVE_SUFFIXES = ('.7z', '.bz2', '.gz', '.rar', '.tar', '.tgz', '.txz', '.xz', '.zip', '.zst')
+# Files that somebody may take for images: they are never skipped in silence.
+_REMEDIES = {
+    **{suffix: remedy for suffix, (can_read, remedy) in _OPTIONAL.items() if not can_read},
+    **dict.fromkeys(
+        ('.3fr', '.ai', '.arw', '.bpg', '.cr2', '.cr3', '.dcm', '.dng', '.eps', '.exr', '.fits',
+         '.hdr', '.ico', '.jpc', '.jpf', '.jpx', '.j2c', '.jxl', '.jxr', '.mpo', '.nef', '.nii',
+         '.npy', '.npz', '.nrw', '.orf', '.pcx', '.pdf', '.pef', '.psd', '.qoi', '.raf', '.raw',
+         '.rw2', '.sgi', '.srw', '.svg', '.tga', '.wdp', '.xcf'), _CONVERT),
+    **dict.fromkeys(('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv'),
+                    _FRAMES),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, 'archives are not read, unpack them'),
+    **dict.fromkeys(('.h5', '.hdf5', '.lmdb', '.mdb', '.parquet', '.rec', '.tfrecord'),
+                    'give a packed file itself, or the folder of the images'),
+}
+
+#: Never decoded, whatever a file is called: these run other programs or hold no pixels.
+_REFUSED = ('BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF')
+
+
+def decodable_formats() -> list[str]:
+    """Names of the formats that Pillow may try on a file's content."""
+    Image.init()
+    return [name for name in Image.ID if name not in _REFUSED]
+
+
+def suffix_of(name: str) -> str:
+    """Ending of a name in small letters, with its dot; '' without one."""
+    base = name.rpartition('/')[2]
+    _, dot, ending = base.rpartition('.')
+    return (dot + ending).lower()
+
+
+def describe_skipped(names: Iterable[str]) -> tuple[str, str]:
+    """Count files that are not in a list of images, by their endings.
+
+    Args:
+        names (iterable): Names of the files.
+
+    Returns:
+        tuple: A sentence about those that look like images, and one about the others; ''
+        where there are none.
+    """
+    counts = Counter(suffix_of(name) for name in names)
+    images = {suffix: count for suffix, count in counts.items() if suffix in _REMEDIES}
+    by_remedy: dict[str, list[str]] = {}
+    for suffix, count in sorted(images.items(), key=lambda item: (-item[1], item[0])):
+        by_remedy.setdefault(_REMEDIES[suffix], []).append(f'{count} {suffix}')
+    loud = '; '.join(f'{", ".join(group)} ({remedy})' for remedy, group in by_remedy.items())
+    rest = sum(counts.values()) - sum(images.values())
+    quiet = ', '.join(f'{count} {suffix or "without an ending"}'
+                      for suffix, count in counts.most_common() if suffix not in images)
+    return (f'skipped {sum(images.values())} files that are not read: {loud}' if images else '',
+            f'{rest} other files are not images: {quiet}' if rest else '')
+
+
+def report_skipped(root: str, names: Iterable[str]) -> None:
+    """Log once what a folder's list of images does not take."""
+    loud, quiet = describe_skipped(names)
+    if loud:
+        print_log(f'{root}: {loud}', logger='current', level=logging.WARNING)
+    if quiet:
+        print_log(f'{root}: {quiet}', logger='current', level=logging.DEBUG)
