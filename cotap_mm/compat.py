@@ -1,8 +1,9 @@
 """Version checks and mends of known breakages; imported before anything else.
 
-The only place that knows about versions. Two breakages of the wider ecosystem are
-mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints, and
-``import mmpretrain.models`` dies beside transformers 5.
+The only place that knows about versions. Three breakages of the wider ecosystem are
+mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
+``import mmpretrain.models`` dies beside transformers 5, and MMEngine's log loses lines
+that hold file names which are not UTF-8.
 """
 import importlib
 import importlib.metadata
@@ -139,6 +140,24 @@ def mend_multimodal_import() -> None:
     dependency.WITH_MULTIMODAL = False
 
 
+def log_any_name() -> None:
+    """Let MMEngine's log hold file names that are not UTF-8; their bytes are escaped.
+
+    Its streams encode strictly, and Python's logging drops a line that they refuse.
+    """
+    from mmengine.logging.logger import MMFormatter
+    plain = MMFormatter.format
+    if getattr(plain, 'escapes', False):
+        return
+
+    def escaped(self, record) -> str:
+        return plain(self, record).encode('utf-8', 'backslashreplace').decode('utf-8')
+
+    escaped.escapes = True  # type: ignore[attr-defined]
+    MMFormatter.format = escaped
+
+
 check_versions()
 allow_safe_resume()
+log_any_name()
 mend_multimodal_import()

@@ -27,6 +27,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'json, *.lmdb')
     parser.add_argument('--out', required=True, help='neighbour file to write, *.npz')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
+    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
+                        'images of more than 8 bits: values that become black and white (default: '
+                        'found from the images)')
     parser.add_argument('--backbone', default='configs/cotap/vitb_coco.py',
                         help='config whose backbone and initial weights are used (default: '
                         '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
@@ -65,7 +68,7 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(OtherRankFailed), joined_processes(args.device) as args.device:
-        source = open_images(args.images, args.ann_file)
+        source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         backbone, checkpoint = choose_backbone(args)
         encoder = GlobalEncoder(backbone, checkpoint, args.image_size, args.device,
                                 trust=args.trust)

@@ -23,6 +23,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--images', help='train on this folder of images (read recursively), '
                         'text list, COCO json or packed file (*.lmdb)')
     parser.add_argument('--cls-images', help='other images for the CLS branch')
+    parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
+    parser.add_argument('--cls-ann-file', help='likewise for --cls-images')
+    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
+                        'images of more than 8 bits: values that become black and white (default: '
+                        'found from the images)')
     parser.add_argument('--neighbors', help='neighbour file of --images; built if not given')
     parser.add_argument('--cls-neighbors', help='neighbour file of --cls-images')
     parser.add_argument('--init', metavar='CHECKPOINT',
@@ -48,16 +53,21 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 def build_config(args: argparse.Namespace) -> Config:
     config = run_config.load_config(args.config)
-    options = (args.images, args.cls_images, args.neighbors, args.cls_neighbors)
+    options = (args.images, args.cls_images, args.neighbors, args.cls_neighbors, args.ann_file,
+               args.cls_ann_file, args.value_range)
     if any(options) and not run_config.is_pretraining(config):
-        raise ValueError(f'--images, --cls-images and their neighbours are for pre-training, and '
-                         f'{args.config} is for {config.default_scope}; its data are set in '
-                         'the config')
+        raise ValueError('--images, --cls-images and the options that go with them are for '
+                         f'pre-training, and {args.config} is for {config.default_scope}; its data '
+                         'are set in the config')
+    if args.cls_ann_file and not args.cls_images:
+        raise ValueError('--cls-ann-file goes with --cls-images')
     if args.images:
         run_config.set_images(config, args.images, args.cls_images, args.neighbors,
-                          args.cls_neighbors)
+                          args.cls_neighbors, args.ann_file, args.cls_ann_file,
+                          args.value_range)
     elif any(options):
-        raise ValueError('--cls-images, --neighbors and --cls-neighbors go with --images')
+        raise ValueError('--cls-images, --neighbors, --cls-neighbors, --ann-file and --value-range '
+                         'go with --images')
     if args.init:
         run_config.set_init(config, args.init, args.trust)
     elif args.trust:

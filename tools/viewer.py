@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import socket
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Sequence
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ import cotap_mm
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ImageList, open_images
 from cotap_mm.datasets.image_source import BadImage
+from cotap_mm.files import printable
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 from cotap_mm.visualization.feature_browser import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.image_set import common_size, spread
@@ -41,6 +42,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'object-aware filter; by default with, where there is one')
     parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of all images; by '
                         'default that of the first one, its longer side at most 448')
+    parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
+    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
+                        'images of more than 8 bits: values that become black and white (default: '
+                        'found from the images)')
     parser.add_argument('--shown', type=int, default=4, help='images at the start')
     parser.add_argument('--follow-links', action='store_true', help='show images too that lie '
                         'outside of the folder, where links or the list lead there')
@@ -58,21 +63,22 @@ def make_browser(args: argparse.Namespace) -> FeatureBrowser:
         torch.manual_seed(0)  # of random: weights
         encoders[name] = cotap_mm.load(checkpoint, device=args.device, output=args.output,
                                        num_heads=args.num_heads)
-    source = open_source(args.images, args.follow_links)
+    source = open_source(args.images, args.follow_links, args.ann_file, args.value_range)
     size = tuple(args.size) if args.size else common_size(
         first_readable(source), max(encoder.patch_size for encoder in encoders.values()))
     return FeatureBrowser(encoders, source, size)
 
 
-def open_source(images: str, follow_links: bool) -> Any:
+def open_source(images: str, follow_links: bool, ann_file: Optional[str] = None,
+                value_range: Optional[Sequence[float]] = None) -> Any:
     """The images; those that lie outside of their folder only if asked for."""
-    source = open_images(images)
+    source = open_images(images, ann_file, value_range or 'auto')
     if follow_links or not isinstance(source, ImageList):
         return source
     source = InsideFolder(source)
     if source.left_out:
         print(f'without {len(source.left_out)} images that lie outside of {images}, the first is '
-              f'{source.left_out[0]} (--follow-links shows them)')
+              f'{printable(source.left_out[0])} (--follow-links shows them)')
     return source
 
 
@@ -92,7 +98,7 @@ def choose_shown(browser: FeatureBrowser, limit: int) -> List[int]:
     wanted = spread(len(browser.source), min(limit, MOST_SHOWN))
     shown = [index for index in wanted if browser.is_readable(index)]
     for index in sorted(set(wanted) - set(shown)):
-        print(f'without {browser.source.name(index)}, which cannot be read')
+        print(f'without {browser.names[index]}, which cannot be read')
     if shown:
         return shown
     for index in range(len(browser.source)):

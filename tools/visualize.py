@@ -54,6 +54,10 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
     parser.add_argument('--images', required=True, help='folder (read recursively), text list or '
                         'COCO json')
+    parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
+    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
+                        'images of more than 8 bits: values that become black and white (default: '
+                        'found from the images)')
     parser.add_argument('--out', required=True, help='folder for report.html and the PNG files')
     parser.add_argument('--kinds', nargs='+', choices=list(KINDS), metavar='KIND',
                         help=', '.join(KINDS))
@@ -97,7 +101,7 @@ class Study:
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.checkpoints = named_checkpoints(args.checkpoints)
-        self.source = open_images(args.images)
+        self.source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         self.labels = ImageMaskFolder(args.images, args.labels) if args.labels else None
         options = dict(device=args.device, branch=args.branch, output=args.output,
                        trust=args.trust, num_heads=args.num_heads)

@@ -11,17 +11,26 @@ its files can be reached at all; where they cannot, readers wait. It may have
 from __future__ import annotations
 
 import codecs
+import hashlib
 import json
 import logging
 import os
 import re
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import List, Optional, Tuple, Union
+from typing import Any, List, Optional, Tuple, Union
 
 import numpy as np
 from mmengine.logging import print_log
 
-from cotap_mm.files import UnusableFile, name_text, open_regular, printable, read_regular
+from cotap_mm.files import (
+    UnusableFile,
+    name_bytes,
+    name_text,
+    open_regular,
+    printable,
+    read_regular,
+)
 from cotap_mm.registry import DATASETS
 
 from .image_decoding import (
@@ -44,8 +53,9 @@ from .image_formats import (
 from .value_range import Option, ValueRange, check_option, find_range, is_usual
 
 __all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageList', 'UnreadImage',
-           'decode_image', 'read_image', 'to_rgb']
+           'decode_image', 'fingerprint_of', 'prepare', 'read_image', 'to_rgb']
 MAX_LIST_BYTES = 1 << 32
+_BLOCK = 1024  # files that one thread asks the disk for
 _SAMPLED = 64  # images whose values are looked at
 _LOOKED_AT = 100  # names of a list that are looked for
 _ARCHIVE_STARTS = (b'PK\x03\x04', b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b"7z\xbc\xaf'\x1c", b'Rar!',
@@ -87,6 +97,35 @@ def read_image_bytes(path: Union[str, Path]) -> bytes:
         raise BadImage(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UnreadImage(f'{printable(path)}: {type(error).__name__}: {error}') from error
+
+
+def fingerprint_of(source: Any) -> str:
+    """Digest of an image source that tells whether its images have been changed.
+
+    Args:
+        source (object): Image source; names alone count if it has no ``fingerprint()``.
+
+    Returns:
+        str: Hexadecimal digits; computed once for each object.
+    """
+    known = getattr(source, '_fingerprint', None)
+    if known is None:
+        if hasattr(source, 'fingerprint'):
+            known = source.fingerprint()
+        else:
+            names = '\n'.join(source.name(index) for index in range(len(source)))
+            known = hashlib.sha256(name_bytes(names)).hexdigest()
+        source._fingerprint = known
+    return known
+
+
+def prepare(source: Any) -> Option:
+    """Find the range of values of a source before other processes get copies of it.
+
+    Returns:
+        See :meth:`EncodedImages.found_range`; ``'auto'`` for a source without one.
+    """
+    return source.found_range() if hasattr(source, 'found_range') else 'auto'
 
 
 class EncodedImages:
@@ -209,7 +248,7 @@ class ImageList(EncodedImages):
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of change; asks the disk for each file."""
-        digest = hashlib.sha256()
+        digest = hashlib.sha256(range_key(self.value_range))
         blocks = [self.names[i:i + _BLOCK] for i in range(0, len(self.names), _BLOCK)]
         with ThreadPoolExecutor(8) as pool:  # a disk of the network answers several at a time
             for facts in pool.map(lambda block: _file_facts(str(self.root), block), blocks):
@@ -222,6 +261,11 @@ class ImageList(EncodedImages):
         return any(_is_file(self.root / name) for name in some)
 
 
+def range_key(value_range: Option) -> bytes:
+    """What an option adds to a digest; nothing for the default."""
+    return b'' if isinstance(value_range, str) else f'{value_range}\n'.encode()
+
+
 def _file_facts(root: str, names: List[str]) -> bytes:
     """Name, size and time of change of files, one a line."""
     lines = []
@@ -231,7 +275,7 @@ def _file_facts(root: str, names: List[str]) -> bytes:
             facts = f'{found.st_size} {found.st_mtime_ns}'
         except OSError:
             facts = 'missing'
-        lines.append(os.fsencode(name) + f'\0{facts}\n'.encode())
+        lines.append(name_bytes(name) + f'\0{facts}\n'.encode())
     return b''.join(lines)
 
 

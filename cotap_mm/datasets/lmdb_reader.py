@@ -159,15 +159,15 @@ class LmdbReader:
             raise DamagedLmdb(f'its page {number} is damaged')
         return page
 
-    def _place_of_value(self, page: bytes, index: int, number: int) -> tuple[int, int]:
-        """Offset and size in the file."""
+    def _place_of_value(self, page: bytes, index: int, number: int) -> tuple[int, int, int]:
+        """First overflow page, or 0 where the value is in ``page``; offset in it, and size."""
         offset, node = _node(page, index, number)
         size = node[0] | node[1] << 16
         start = offset + _NODE.size + node[3]
         if not node[2] & _IS_BIG:
             if node[2] or start + size > len(page):
                 raise DamagedLmdb(f'its page {number} is damaged')
-            return number * len(page) + start, size
+            return 0, start, size
         if start + 8 > len(page):
             raise DamagedLmdb(f'its page {number} is damaged')
         first = int.from_bytes(page[start:start + 8], 'little')
@@ -175,20 +175,19 @@ class LmdbReader:
         if not 2 <= first <= self._current.last_page \
                 or first * len(page) + _HEADER.size + size > length:
             raise DamagedLmdb(f'page {first} lies beyond its end, it was cut or not wholly copied')
-        return first * len(page) + _HEADER.size, size
+        return first, _HEADER.size, size
 
     def _value(self, page: bytes, index: int, number: int, limit: Optional[int]) -> bytes:
-        start, size = self._place_of_value(page, index, number)
+        first, start, size = self._place_of_value(page, index, number)
         if limit is not None and size > limit:
             raise DamagedLmdb(f'a value has {size:,} bytes, more than the {limit:,} that are read')
-        first, inside = divmod(start, len(page))
-        if first == number:
-            return page[inside:inside + size]
-        data = self._read(start - _HEADER.size, _HEADER.size + size)
+        if not first:
+            return page[start:start + size]
+        data = self._read(first * len(page), start + size)
         own, _, flags, *_ = _HEADER.unpack_from(data)
         if own != first or flags & (_BRANCH | _LEAF | _OVERFLOW) != _OVERFLOW:
             raise DamagedLmdb(f'its page {first} is damaged')
-        return data[_HEADER.size:]
+        return data[start:]
 
     def _read(self, offset: int, size: int) -> bytes:
         data = self._read_some(offset, size)

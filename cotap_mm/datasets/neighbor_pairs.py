@@ -9,10 +9,11 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
+from cotap_mm.files import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
-from .image_source import BadImage, Enough, UnreadImage
+from .image_source import BadImage, Enough, UnreadImage, prepare
 from .neighbors import load_neighbors
 from .samplers import Visit
 from .workers import ReadingSigns
@@ -46,6 +47,7 @@ class Branch:
         self.source = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
+        prepare(self.source)
         names = [self.source.name(i) for i in range(len(self.source))]
         self.neighbors = load_neighbors(neighbors, names, num_neighbors)
         self.max_bad_fraction = max_bad_fraction
@@ -121,7 +123,7 @@ class Branch:
 
     def _too_many(self) -> RuntimeError:
         names = self.bad_images
-        shown = '\n  '.join(names[:50])
+        shown = '\n  '.join(map(printable, names[:50]))
         more = f'\n  and {len(names) - 50} more, all in the log' if len(names) > 50 else ''
         return RuntimeError(
             f'{len(names)} of {len(self.source)} images cannot be decoded; '

@@ -14,18 +14,17 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
-from cotap_mm.errors import UserError
-from cotap_mm.first_rank import on_first_rank
+from cotap_mm.files import name_bytes, printable
 from cotap_mm.ops import rank, world_size
 from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
 from cotap_mm.rank_watch import show_progress
 from cotap_mm.registry import DATASETS, build
 
-from .feature_files import FeatureFile
-from .global_features import GlobalEncoder, extract_features, feature_file, identity_of
-from .image_source import fingerprint_of
+from .global_features import GlobalEncoder, extract_features, find_features, identity_of
+from .image_source import prepare
 from .meeting import Meeting, meet
-from .neighbors import is_neighbor_file_of, load_neighbors, neighbor_meta, save_neighbors
+from .neighbors import load_neighbors, save_neighbors
+from .value_range import ValueRange
 
 #: Names of the files that ``neighbors='auto'`` builds.
 AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.npz')
@@ -97,7 +96,7 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
         indices = others.collect(found.numpy(), len(names))
         if indices is not None:
             if num_readable < len(names):
-                bad = [names[i] for i in (~readable).nonzero().flatten().tolist()]
+                bad = [printable(names[i]) for i in (~readable).nonzero().flatten().tolist()]
                 print_log(f'{len(bad)} of {len(names)} images cannot be decoded and are no '
                           f'neighbours, e.g. {", ".join(bad[:20])}', logger='current',
                           level=logging.WARNING)
@@ -229,18 +228,15 @@ def _ensure(cfg: Config, branch: str, work_dir: Path, device: Optional[str],
     init = cfg.model.get('init_cfg') or {}
     num_neighbors, size = dataset.get('num_neighbors', 7), backbone.get('img_size', 224)
     source = build(DATASETS, dataset[branch])
+    found = prepare(source)
+    if isinstance(found, ValueRange):  # stored with the run
+        dataset[branch].value_range = found.as_option()
     names = [source.name(i) for i in range(len(source))]
-
-    def look() -> Tuple[str, bool]:
-        identity = identity_of(backbone, init.get('checkpoint'), size)
-        place = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
-        if used_before is not None:
-            place = _same_again(place, used_before, _digest_of_names(
-                identity, num_neighbors, names))
-        return str(place), place.is_file()
-
-    found, is_there = on_first_rank(look)
-    out = Path(found)
+    identity = identity_of(backbone, init.get('checkpoint'), size)
+    digest = hashlib.sha256(name_bytes('\n'.join([identity, str(num_neighbors), *names])))
+    out = work_dir / f'neighbors_{branch}_{digest.hexdigest()[:12]}.npz'
+    is_there = out.is_file()
+    barrier()  # all ranks have looked before one of them writes it
     if not is_there:
         print_log(f"neighbors='auto': comparing the {len(source)} images of the {branch} branch "
                   f'with the initial backbone, once; kept in {out}', logger='current')

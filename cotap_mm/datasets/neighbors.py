@@ -7,7 +7,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
-from cotap_mm.files import whole_file
+from cotap_mm.files import printable, whole_file
 
 _MOST_NEIGHBORS = 1024  # of an image, in a file
 _LONGEST_NAME = 256  # characters, or the data set's own longest
@@ -205,7 +205,7 @@ def _remapped(path: Path, stored: List[str], indices: np.ndarray,
     gone = [name for name in stored if name not in place]
     if gone or len(set(stored)) != len(stored):
         raise ValueError(f'{path.name} was built for other images: {len(gone)} are not in the '
-                         f'folder now, e.g. {(gone or stored)[0]}; {_rebuild(path)}')
+                         f'folder now, e.g. {printable((gone or stored)[0])}; {_rebuild(path)}')
     new = np.array([place[name] for name in stored])  # stored index -> ours
     ordered = np.empty_like(indices)
     ordered[new] = new[indices]

@@ -15,7 +15,7 @@ from cotap_mm.locks import acquire_lock
 from cotap_mm.registry import DATASETS
 
 from .image_decoding import MAX_IMAGE_BYTES, BadImage, UnreadImage
-from .image_source import EncodedImages, ImageList, read_image_bytes
+from .image_source import EncodedImages, ImageList, range_key, read_image_bytes
 from .lmdb_reader import DamagedLmdb, LmdbReader
 from .value_range import Option
 
@@ -106,6 +106,13 @@ class PackedImages(EncodedImages):
     def title(self, index: int) -> str:
         """Where an image comes from, for messages."""
         return f'{self.root}: {self.names[index]}'
+
+    def fingerprint(self) -> str:
+        """Digest of names, and of size and time of change of the file."""
+        status = self._open().status
+        facts = f'{status.st_size} {status.st_mtime_ns}\n'.encode()
+        names = b'\0'.join(map(name_bytes, self.names))
+        return hashlib.sha256(range_key(self.value_range) + facts + names).hexdigest()
 
     def is_there(self) -> bool:
         """Whether the file can be reached; a disk of the network may have gone."""

@@ -1,7 +1,7 @@
 """A config, and what command-line options change in it."""
 import argparse
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 import torch
 from mmengine.config import Config, DictAction
@@ -92,7 +92,9 @@ def is_pretraining(config: Config) -> bool:
 
 
 def set_images(config: Config, images: str, cls_images: Optional[str] = None,
-               neighbors: Optional[str] = None, cls_neighbors: Optional[str] = None) -> None:
+               neighbors: Optional[str] = None, cls_neighbors: Optional[str] = None,
+               ann_file: Optional[str] = None, cls_ann_file: Optional[str] = None,
+               value_range: Optional[Sequence[float]] = None) -> None:
     """Train on other folders than the config's.
 
     Args:
@@ -102,11 +104,16 @@ def set_images(config: Config, images: str, cls_images: Optional[str] = None,
         cls_images (str, optional): Likewise for the CLS branch.
         neighbors (str, optional): Neighbour file of ``images``; built if None.
         cls_neighbors (str, optional): Neighbour file of ``cls_images``; built if None.
+        ann_file (str, optional): Text list or COCO json of the images in ``images``.
+        cls_ann_file (str, optional): Likewise for ``cls_images``.
+        value_range (sequence, optional): (low, high) of values of more than 8 bits, for both;
+            found from the images if None.
     """
     dataset = config.train_dataloader.dataset
-    dataset.patch = image_source(images)
+    values = 'auto' if value_range is None else list(value_range)
+    dataset.patch = image_source(images, ann_file, values)
     dataset.neighbors = neighbors or 'auto'
-    dataset.cls = image_source(cls_images) if cls_images else None
+    dataset.cls = image_source(cls_images, cls_ann_file, values) if cls_images else None
     dataset.cls_neighbors = (cls_neighbors or 'auto') if cls_images else None
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.evaluation.encoder import Encoder
+from cotap_mm.files import printable
 
 from .canvas import Pixels, colorize, resize
 from .clusters import cluster_overlay, joint_clusters, match_clusters
@@ -83,8 +84,8 @@ class FeatureBrowser:
 
     @property
     def names(self) -> List[str]:
-        """Names of all images."""
-        return [self.source.name(i) for i in range(len(self.source))]
+        """Names of all images, as they are shown."""
+        return [printable(self.source.name(i)) for i in range(len(self.source))]
 
     def draw(self, chosen: Sequence[int], mode: str, point: Point, number: int = 0,
              count: int = 8) -> Drawing:
@@ -162,8 +163,8 @@ class FeatureBrowser:
             try:
                 return read_images(self.source, [index], self.size).pixels[0]
             except BadImage as error:  # whose sentence may hold the path
-                raise CannotDraw(f'{self.source.name(index)} cannot be read, it is damaged, too '
-                                 'large or gone; choose another image') from error
+                raise CannotDraw(f'{printable(self.source.name(index))} cannot be read, it is '
+                                 'damaged, too large or gone; choose another image') from error
 
         return self._kept.once(('photo', index), read)
 

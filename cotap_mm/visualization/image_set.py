@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cotap_mm.evaluation.encoder import Encoder, normalize_images
 from cotap_mm.evaluation.pictures import Size, resize_image, to_pixels
+from cotap_mm.files import printable
 
 from .canvas import Pixels
 from .high_resolution import encode_large
@@ -77,7 +78,7 @@ def read_images(source: Any, indices: Sequence[int], size: Size,
     pixels = [resize_image(to_pixels(source.read(i)), size).permute(1, 2, 0).numpy()
               for i in indices]
     found = None if labels is None else [labels[i]['label'] for i in indices]
-    return ImageSet([PurePosixPath(source.name(i)).stem for i in indices], pixels, found)
+    return ImageSet([printable(PurePosixPath(source.name(i)).stem) for i in indices], pixels, found)
 
 
 def to_batch(images: Sequence[Pixels]) -> Tensor:

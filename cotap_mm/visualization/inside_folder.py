@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, List
 
 from cotap_mm.datasets.image_source import BadImage, Enough, ImageList
+from cotap_mm.files import printable
 
 
 class InsideFolder:
@@ -57,7 +58,7 @@ class InsideFolder:
         """
         name = self.name(index)
         if not self._is_inside(os.path.realpath(self.source.root / name)):
-            raise BadImage(f'{name} has become a link to a file outside of the folder')
+            raise BadImage(f'{printable(name)} has become a link to a file outside of the folder')
         return self.source.read(self._indices[index], enough)
 
     def _is_inside(self, path: str) -> bool:

@@ -1,0 +1,78 @@
+"""Only regular files are opened; every name has bytes and can be shown."""
+import os
+import socket
+
+import pytest
+from faults import time_limit
+
+from cotap_mm.files import (
+    UnusableFile,
+    name_bytes,
+    name_text,
+    open_regular,
+    printable,
+    read_regular,
+)
+
+
+def special(kind, path):
+    if kind == 'named pipe':
+        os.mkfifo(path)
+    elif kind == 'socket':
+        place = os.getcwd()
+        os.chdir(path.parent)  # a socket's path is short
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind(path.name)
+        os.chdir(place)
+    elif kind == 'device':
+        os.symlink('/dev/zero', path)
+    else:
+        path.mkdir()
+    return path
+
+
+@pytest.mark.parametrize('kind', ['named pipe', 'socket', 'device', 'folder'])
+@pytest.mark.parametrize('through_link', [False, True])
+def test_special_files_are_refused_at_once(tmp_path, kind, through_link):
+    path = special(kind, tmp_path / 'photo.jpg')
+    if through_link:
+        os.symlink(path, tmp_path / 'link.jpg')
+        path = tmp_path / 'link.jpg'
+    with time_limit(30), pytest.raises(UnusableFile, match=f'{path.name} must be .* is a {kind}'):
+        open_regular(path)
+
+
+def test_a_pipe_that_takes_the_place_of_a_file(tmp_path, monkeypatch):
+    """Between the first look and the opening."""
+    path, other = special('named pipe', tmp_path / 'pipe'), tmp_path / 'file'
+    other.write_bytes(b'x')
+    status = os.stat(other)
+    monkeypatch.setattr('cotap_mm.files.os.stat', lambda *_: status)
+    with time_limit(30), pytest.raises(UnusableFile, match='named pipe'):
+        open_regular(path)
+
+
+def test_size_is_known_before_anything_is_read(tmp_path):
+    path = tmp_path / 'sparse'
+    with open(path, 'wb') as file:
+        file.truncate(30 << 30)
+    with pytest.raises(UnusableFile, match='32,212,254,720 bytes, more than the 1,000'):
+        read_regular(path, 1000)
+    path.write_bytes(b'0123456789')
+    assert read_regular(path, 10) == b'0123456789' == read_regular(path)
+
+
+@pytest.mark.parametrize('data, shown', [
+    (b'caf\xe9.jpg', 'caf\\xe9.jpg'), ('café 😀.jpg'.encode(), 'café 😀.jpg'),
+    (b'two\nlines', 'two\\nlines'), (b'\x1b[31mred', '\\x1b[31mred'), (b'', ''),
+    ('e\u0301'.encode(), 'e\u0301'), ('\u2028\u202e'.encode(), '\\u2028\\u202e'),
+    (b'\xff\xfe\x80', '\\xff\\xfe\\x80'), (b' "a\' b ', ' "a\' b ')])
+def test_names(data, shown):
+    name = os.fsdecode(data)
+    assert name_text(data) == name and name_bytes(name) == data
+    assert printable(name) == shown
+    printable(name).encode('utf-8')
+
+
+def test_half_a_surrogate_pair_is_shown_too():
+    assert printable('a\ud800') == 'a\\ud800'
