@@ -1,7 +1,7 @@
 """Content of an image file -> RGB pixels of 8 bits.
 
-Memory: at most :data:`MAX_IMAGE_BYTES` for the file and about 24 bytes a pixel for at most
-:data:`MAX_IMAGE_PIXELS`; usual are 7 (PNG, BMP) to 10 (JPEG). Larger files and images are
+Memory: at most :data:`MAX_IMAGE_BYTES` for the file and 20 bytes a pixel (lossless WebP; 8 to
+13 for other formats) for at most :data:`MAX_IMAGE_PIXELS`. Larger files and images are
 refused before they are read. The environment variables ``COTAP_MAX_IMAGE_BYTES`` and
 ``COTAP_MAX_IMAGE_PIXELS`` change both limits.
 """
@@ -39,7 +39,7 @@ MAX_IMAGE_BYTES = int(os.environ.get('COTAP_MAX_IMAGE_BYTES', 1 << 30))
 MAX_IMAGE_PIXELS = int(os.environ.get('COTAP_MAX_IMAGE_PIXELS', 178_956_970))  # Pillow's limit
 if MAX_IMAGE_PIXELS > 178_956_970:
     Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # it refuses twice as many
-_STRIP = 1 << 22  # pixels that are converted at a time
+_STRIP = 1 << 20  # pixels that are converted at a time
 _ORIENTATION = 0x0112  # EXIF tag
 _WIDTH, _HEIGHT, _BITS, _SAMPLES, _SAMPLE_FORMAT, _NO_DATA = 256, 257, 258, 277, 339, 42113
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
@@ -84,6 +84,9 @@ def decode_image(data: bytes, enough: Enough, name: Union[str, Path],
                 if pixels is not None:
                     return pixels
             return _pixels(image, data, name, value_range)
+    except UnidentifiedImageError as error:
+        raise BadImage(f'{printable(name)}: not an image, or of a format that is not '
+                       'read') from error
     # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise BadImage(f'{printable(name)}: {type(error).__name__}: {error}') from error
@@ -187,8 +190,9 @@ def _pixels(image: Image.Image, data: bytes, name: Union[str, Path],
         if values is not None:
             found = _chosen(sample(values, missing), name, value_range)
             if values.ndim == 2 or found != ValueRange((0, ), (65535, )):
-                scaled = Image.fromarray(to_8_bits(values, found))
-                return to_rgb(_turned_as(scaled, image))
+                scaled = to_8_bits(values, found)
+                return to_rgb(_turned_as(Image.fromarray(scaled), image)) if _is_turned(
+                    image) else scaled
             # Three bands that fill their 16 bits: as Pillow has converted them.
     image.load()
     return to_rgb(_upright(image))
@@ -223,7 +227,7 @@ def _deep_values(image: Image.Image, data: bytes) -> Optional[np.ndarray]:
                              'to 16-bit integers or 32-bit floats')
         return None
     if values.ndim == 3:
-        values = values[..., [2, 1, 0]] if values.shape[2] >= 3 else values[..., 0]
+        values = values[..., 2::-1] if values.shape[2] >= 3 else values[..., 0]  # BGR(A) -> RGB
     return values
 
 
@@ -274,7 +278,5 @@ def _upright(image: Image.Image) -> Image.Image:
 
 def _turned_as(pixels: Image.Image, original: Image.Image) -> Image.Image:
     """Apply the orientation of the file to pixels that were decoded without it."""
-    if not _is_turned(original):
-        return pixels
     pixels.getexif()[_ORIENTATION] = original.getexif()[_ORIENTATION]
     return _upright(pixels)

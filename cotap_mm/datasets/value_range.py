@@ -21,7 +21,7 @@ from typing import NamedTuple, Sequence, Union
 import numpy as np
 
 _MOST = 65_536  # values of an image that are looked at
-_STRIP = 1 << 22  # values that are converted at a time
+_STRIP = 1 << 20  # values that are converted at a time
 _HUGE = 1e30  # larger ones stand for "no data"
 _INTEGER_TOPS = ((255, .25), (1023, .9), (4095, .9), (16383, .9), (65535, .25))
 _FLOAT_TOPS = ((1, .25), (255, .25), (65535, .25))
@@ -99,22 +99,23 @@ def sample(values: np.ndarray, missing: float | None = None) -> Samples:
         values (np.ndarray): Shape (H, W) or (H, W, bands).
         missing (float, optional): Value that stands for "no data". Defaults to None.
     """
-    bands = values.reshape(-1, 1 if values.ndim == 2 else values.shape[2])
+    bands = values[..., None] if values.ndim == 2 else values
     is_integer = values.dtype.kind in 'iu'
-    step = max(1, len(bands) // _MOST) | 1  # odd, so that no column is favored
-    some = bands[::step].astype(np.float64)
+    step = int(np.sqrt(max(bands[..., 0].size // _MOST, 1))) | 1  # odd, as patterns are even
+    some = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float64)
     use = np.isfinite(some) & (np.abs(some) < _HUGE)
     if missing is not None:
         use &= some != missing
     some = some[use.all(axis=1)]
-    if is_integer and missing is None and len(bands):
-        ends = bands.min(axis=0).astype(np.float64), bands.max(axis=0).astype(np.float64)
+    if is_integer and missing is None and bands.size:
+        ends = np.array([[each.min(), each.max()] for each in np.moveaxis(bands, 2, 0)], float).T
     elif len(some):
-        ends = some.min(axis=0), some.max(axis=0)
+        ends = np.stack([some.min(axis=0), some.max(axis=0)])
     else:
-        ends = np.zeros(bands.shape[1]), np.zeros(bands.shape[1])
+        ends = np.zeros((2, bands.shape[2]))
+    lowest, highest = ends
     full = 1. if not is_integer else 65535. if values.dtype == np.uint16 else 255.
-    return Samples(some, *ends, is_integer, full)
+    return Samples(some, lowest, highest, is_integer, full)
 
 
 def find_range(images: Sequence[Samples]) -> ValueRange:
@@ -165,12 +166,13 @@ def to_8_bits(values: np.ndarray, found: ValueRange) -> np.ndarray:
     if values.ndim == 2 and len(low) == 3:  # gray among images whose bands differ
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     out = np.empty((*values.shape[:2], 3), np.uint8)
-    if values.dtype == np.uint16 and len(low) == 1:
-        out[:] = np.atleast_3d(_scaled(np.arange(65536), low, high)[values])
-        return out
+    table = _scaled(np.arange(65536), low, high) \
+        if values.dtype == np.uint16 and len(low) == 1 else None
     rows = max(1, _STRIP // max(values[:1].size, 1))
     for top in range(0, len(values), rows):
-        out[top:top + rows] = np.atleast_3d(_scaled(values[top:top + rows], low, high))
+        strip = values[top:top + rows]
+        scaled = _scaled(strip, low, high) if table is None else table[strip]
+        out[top:top + rows] = np.atleast_3d(scaled)
     return out
 
 
