@@ -66,7 +66,7 @@ def suffix_of(name: str) -> str:
     """Ending of a name in small letters, with its dot; '' without one."""
     base = name.rpartition('/')[2]
     _, dot, ending = base.rpartition('.')
-    return (dot + ending).lower()
+    return (dot + ending).lower() if dot else ''
 
 
 def describe_skipped(names: Iterable[str]) -> tuple[str, str]:

@@ -285,7 +285,6 @@ def test_features_are_those_of_8_bits(tmp_path):
     """Of a tiny ViT: cosine above 0.9999 for every patch."""
     from mmengine.config import Config  # noqa: F401
 
-    from cotap_mm.datasets import GlobalEncoder
     encoder = GlobalEncoder(dict(type='DINOViT', arch=dict(
         embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64), img_size=64,
         patch_size=16), image_size=64)

@@ -1,0 +1,71 @@
+"""What an error tells users to type exists."""
+import ast
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+OPTION = re.compile(r'(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]')
+# Options of other programs that our messages name.
+FOREIGN = {'--max-restarts', '--nproc_per_node', '--nproc-per-node', '--no-build-isolation',
+           '--index-url', '--upgrade', '--export', '--signal', '--requeue'}
+SAYS = {'print_log', 'print', 'warn', 'exit', 'error', 'warning', 'SystemExit', 'get'}
+
+
+def sources():
+    return [path for top in ('cotap_mm', 'tools') for path in sorted((ROOT / top).rglob('*.py'))
+            if '.mim' not in path.parts]
+
+
+def called(node):
+    function = node.func
+    return getattr(function, 'attr', getattr(function, 'id', ''))
+
+
+def options():
+    """All that any parser takes."""
+    found = set()
+    for path in sources():
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Call) and called(node) == 'add_argument':
+                found |= {each.value for each in node.args if isinstance(each, ast.Constant)
+                          and str(each.value).startswith('--')}
+    for path in (ROOT / 'tools').glob('*.sh'):
+        found |= set(OPTION.findall(path.read_text(encoding='utf-8')))
+    return found
+
+
+def messages(path):
+    """Line and text of what a file raises, logs or returns as an error."""
+    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        is_said = isinstance(node, ast.Call) and (
+            called(node) in SAYS or called(node).endswith(('Error', 'Image', 'Warning', 'Found')))
+        if is_said or isinstance(node, (ast.Raise, ast.Return)):
+            yield node.lineno, ast.unparse(node)
+
+
+KNOWN = options()
+
+
+def test_the_parsers_are_found():
+    assert {'--images', '--ann-file', '--value-range', '--work-dir', '--help-me'} - KNOWN == {
+        '--help-me'}
+
+
+def test_options_in_messages_exist():
+    wrong = [(path.name, line, option) for path in sources() for line, text in messages(path)
+             for option in OPTION.findall(text) if option not in KNOWN | FOREIGN]
+    assert not wrong, f'messages name options that no tool has: {wrong}'
+
+
+def test_tools_in_messages_exist():
+    for path in sources():
+        for _, text in messages(path):
+            for tool in re.findall(r'\btools/[\w/]+\.(?:py|sh)\b', text):
+                assert (ROOT / tool).is_file(), (path.name, text)
+
+
+def test_images_take_a_list_wherever_they_are_given():
+    """`ann_file` is not only for configs: each tool that takes images of users has the option."""
+    for tool in ('train', 'build_neighbors', 'pack_dataset', 'visualize', 'viewer'):
+        text = (ROOT / 'tools' / f'{tool}.py').read_text(encoding='utf-8')
+        assert "'--ann-file'" in text, tool
