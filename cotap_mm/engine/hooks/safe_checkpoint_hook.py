@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from cotap_mm.engine import run_state
 from cotap_mm.engine.checkpoint_files import remove_checkpoint, whole_checkpoint
 from cotap_mm.engine.train_loop import ResumableTrainLoop
-from cotap_mm.files import UNFINISHED, whole_file
+from cotap_mm.files import UNFINISHED, name_bytes, whole_file
 from cotap_mm.ops import broadcast
 from cotap_mm.registry import HOOKS
 
@@ -185,7 +185,7 @@ class SafeCheckpointHook(CheckpointHook):
                 with whole_checkpoint(path) as partial:
                     runner.save_checkpoint(str(partial.parent), partial.name, **options)
                 with whole_file(Path(runner.work_dir) / 'last_checkpoint') as partial:
-                    partial.write_text(str(path), encoding='utf-8')
+                    partial.write_bytes(name_bytes(path))
             except OSError as error:
                 problem = f'{type(error).__name__}: {error}'
         else:
