@@ -156,6 +156,10 @@ def _odd_tiff(data: bytes) -> Optional[Image.Image]:
                          'with gdal_translate -b 3 -b 2 -b 1')
     image = _CvImage()
     image._size, image._mode = (tags[_WIDTH], tags[_HEIGHT]), 'F'
+    size = tags[_WIDTH] * tags[_HEIGHT] * bands * tags.get(_BITS, (8, ))[0] // 8
+    if size > 8 * MAX_IMAGE_PIXELS:
+        raise ValueError(f'a TIFF of {size:,} bytes, more than the {8 * MAX_IMAGE_PIXELS:,} that '
+                         'are read; COTAP_MAX_IMAGE_PIXELS changes the limit')
     image.tag_v2 = tags
     return image
 

@@ -10,27 +10,17 @@ its files can be reached at all; where they cannot, readers wait. It may have
 """
 from __future__ import annotations
 
-import codecs
 import hashlib
-import json
 import logging
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, List, Optional, Tuple, Union
+from typing import Any, List, Optional, Sequence, Tuple, Union
 
 import numpy as np
 from mmengine.logging import print_log
 
-from cotap_mm.files import (
-    UnusableFile,
-    name_bytes,
-    name_text,
-    open_regular,
-    printable,
-    read_regular,
-)
+from cotap_mm.files import UnusableFile, name_bytes, printable, read_regular
 from cotap_mm.registry import DATASETS
 
 from .image_decoding import (
@@ -42,25 +32,15 @@ from .image_decoding import (
     sample_image,
     to_rgb,
 )
-from .image_formats import (
-    ARCHIVE_SUFFIXES,
-    DEEP_SUFFIXES,
-    IMAGE_SUFFIXES,
-    describe_skipped,
-    report_skipped,
-    suffix_of,
-)
+from .image_formats import DEEP_SUFFIXES, IMAGE_SUFFIXES, suffix_of
+from .image_lists import find_images, is_file, listed_images
 from .value_range import Option, ValueRange, check_option, find_range, is_usual
 
-__all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageList', 'UnreadImage',
+__all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageFiles', 'ImageList',
+           'UnreadImage',
            'decode_image', 'fingerprint_of', 'prepare', 'read_image', 'to_rgb']
-MAX_LIST_BYTES = 1 << 32
 _BLOCK = 1024  # files that one thread asks the disk for
 _SAMPLED = 64  # images whose values are looked at
-_LOOKED_AT = 100  # names of a list that are looked for
-_ARCHIVE_STARTS = (b'PK\x03\x04', b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b"7z\xbc\xaf'\x1c", b'Rar!',
-                   b'\x28\xb5\x2f\xfd')
-_WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
 def read_image(path: Union[str, Path], enough: Enough = None,
@@ -236,7 +216,7 @@ class ImageList(EncodedImages):
             what = 'is not a folder' if self.root.exists() else 'does not exist'
             raise FileNotFoundError(f'image folder {printable(root)} {what}; give an existing '
                                     'folder, e.g. with --images DIR')
-        names = _found(self.root) if ann_file is None else _listed(
+        names = find_images(self.root) if ann_file is None else listed_images(
             Path(ann_file).expanduser(), self.root)
         super().__init__(names, value_range)
 
@@ -258,7 +238,25 @@ class ImageList(EncodedImages):
     def is_there(self) -> bool:
         """Whether the folder is, with images in it; a disk of the network may have gone."""
         some = self.names[::max(len(self.names) // 8, 1)]
-        return any(_is_file(self.root / name) for name in some)
+        return any(is_file(self.root / name) for name in some)
+
+
+class ImageFiles(EncodedImages):
+    """Image files of any folders, in the order that they are given.
+
+    Args:
+        paths (sequence): The files.
+        value_range: See :class:`ImageList`.
+    """
+
+    def __init__(self, paths: Sequence[Union[str, Path]], value_range: Option = 'auto') -> None:
+        super().__init__([str(path) for path in paths], value_range)
+
+    def encoded(self, index: int) -> bytes:
+        return read_image_bytes(self.names[index])
+
+    def title(self, index: int) -> str:
+        return self.names[index]
 
 
 def range_key(value_range: Option) -> bytes:
@@ -277,113 +275,3 @@ def _file_facts(root: str, names: List[str]) -> bytes:
             facts = 'missing'
         lines.append(name_bytes(name) + f'\0{facts}\n'.encode())
     return b''.join(lines)
-
-
-def _found(root: Path) -> List[str]:
-    names, skipped, seen = [], [], set()
-    for folder, subfolders, files in os.walk(root, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [name for name in subfolders  # a link to a folder above would not end
-                         if os.path.realpath(os.path.join(folder, name)) not in seen]
-        place = Path(folder).relative_to(root)
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
-                names.append((place / name).as_posix())
-            elif not name.startswith('.'):
-                skipped.append(name)
-    if not names:
-        loud, quiet = describe_skipped(skipped)
-        why = '. '.join(part for part in (loud, quiet) if part)
-        raise FileNotFoundError(f'{printable(root)} holds no image; expected files ending in '
-                                f'{", ".join(IMAGE_SUFFIXES)}{f". {why}" if why else ""}')
-    report_skipped(printable(root), skipped)
-    return sorted(names)
-
-
-def _listed(path: Path, root: Path) -> List[str]:
-    if not path.exists():
-        raise FileNotFoundError(f'image list {printable(path)} does not exist')
-    text = _text_of(path)
-    names = _coco_names(path, text) if path.suffix.lower() == '.json' else _lines(text, root)
-    if not names:
-        raise FileNotFoundError(f'{printable(path)} holds no image: it names none')
-    seen = set()
-    for name in names:
-        if name in seen:
-            raise ValueError(f'{printable(path)} names {printable(name)} twice, which would be its '
-                             'own neighbour; remove the second')
-        seen.add(name)
-        if '\0' in name or any('\ud800' <= char < '\udc80' or '\udcff' < char <= '\udfff'
-                               for char in name):
-            raise ValueError(f'{printable(path)} names {printable(name)}, and no file can be '
-                             'called so; write the list again, in UTF-8')
-    if not any(_is_file(root / name) for name in names[:_LOOKED_AT]):
-        raise _not_found(path, root, names)
-    return names
-
-
-def _text_of(path: Path) -> str:
-    """Content of a list; names that are not UTF-8 stay the bytes that they are."""
-    suffix = path.suffix.lower()
-    if suffix in IMAGE_SUFFIXES:
-        raise ValueError('expected a folder, a text list or a COCO json, got the image '
-                         f'{printable(path)}')
-    with open_regular(path, MAX_LIST_BYTES) as file:
-        start = file.read(1 << 16)
-        if start.startswith(_ARCHIVE_STARTS) or suffix in ARCHIVE_SUFFIXES:
-            raise ValueError(f'{printable(path)} is an archive, and archives are not read: unpack '
-                             'it and give the folder; tools/pack_dataset.py makes one file of it')
-        wide = next((name for mark, name in _WIDE if start.startswith(mark)), None)
-        if b'\0' in start and wide is None:
-            raise ValueError(f'{printable(path)} must be a folder, a text list of names in UTF-8, '
-                             'a COCO json or an *.lmdb of tools/pack_dataset.py, got a binary '
-                             'file; it is damaged, or no list')
-        data = start + file.read(os.fstat(file.fileno()).st_size)
-    if wide:
-        try:
-            return data.decode(wide)
-        except UnicodeDecodeError as error:
-            raise ValueError(f'{printable(path)} must be a list of names in UTF-8, got damaged '
-                             f'UTF-16 ({error})') from error
-    return name_text(data[3:] if data.startswith(codecs.BOM_UTF8) else data)
-
-
-def _lines(text: str, root: Path) -> List[str]:
-    """Names of a text list; spaces around one count where a file is called so."""
-    names = []
-    for raw in re.split('\r?\n', text) if '\n' in text else text.split('\r'):
-        name = raw.strip()
-        if name:
-            names.append(raw if raw != name and _is_file(root / raw) else name)
-    return names
-
-
-def _not_found(path: Path, root: Path, names: List[str]) -> Exception:
-    """Why none of a list's names is a file."""
-    for name in names[:_LOOKED_AT]:
-        for separator in ('\t', ',', ';', ' '):
-            first = name.split(separator, 1)[0].strip('"\' ')
-            if first and first != name and _is_file(root / first):
-                return ValueError(
-                    f'{printable(path)} must have one image name a line and nothing else, got '
-                    f'"{printable(name)}"; keep the names only, e.g. with cut -d '
-                    f'"{printable(separator)}" -f 1 {printable(path.name)} > names.txt')
-    return FileNotFoundError(
-        f'{printable(path)} names {printable(names[0])}, which is not in {printable(root)}; give '
-        'the folder that its names are relative to, and the list with --ann-file (ann_file in a '
-        'config)')
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name that no file can have
-        return False
-
-
-def _coco_names(path: Path, text: str) -> List[str]:
-    try:
-        return [str(image['file_name']) for image in json.loads(text)['images']]
-    except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'{printable(path)} must be a COCO json with images[].file_name, '
-                         f'got {type(error).__name__}: {error}') from error

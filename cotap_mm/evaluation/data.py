@@ -36,6 +36,7 @@ from torch import Tensor
 from torchvision.datasets import ImageFolder
 
 from cotap_mm.datasets import ToyScenes, read_image
+from cotap_mm.datasets.image_source import ImageFiles
 from cotap_mm.registry import DATASETS
 
 from .labeled_images import IGNORE_LABEL, ImageMaskFolder, LabeledScenes
@@ -117,14 +118,15 @@ class ClassFolder:
                                     'class')
         found = ImageFolder(str(root))  # raises FileNotFoundError for an empty class
         self.classes, self.samples, self.crop = tuple(found.classes), found.samples, crop
+        self.images = ImageFiles([path for path, _ in found.samples])
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> Dict[str, Any]:
         """Image (uint8, (3, crop, crop)) and label (int)."""
-        path, label = self.samples[index]
-        image = to_pixels(path)
+        label = self.samples[index][1]
+        image = to_pixels(self.images.read(index))
         height, width = image.shape[1:]
         short = round(self.crop * 256 / 224)
         scale = short / min(height, width)

@@ -30,6 +30,7 @@ STYLE: Dict[str, Any] = {
     'figure.titlesize': 11.5,
     'figure.titleweight': 'bold',
     'text.color': INK,
+    'text.parse_math': False,  # names of files and classes hold dollar signs
     'xtick.color': FAINT,
     'ytick.color': FAINT,
     'xtick.labelsize': 8,

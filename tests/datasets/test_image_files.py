@@ -210,6 +210,16 @@ def test_lists_with_labels(photos, tmp_path, line):
         ImageList(photos, path)
 
 
+def test_folders_that_cannot_be_listed_are_named(photos, log, monkeypatch):
+    def walk(root, onerror, followlinks):
+        onerror(PermissionError(13, 'Permission denied', str(photos / 'closed')))
+        return [(str(photos), [], ['a.png'])]
+
+    monkeypatch.setattr('cotap_mm.datasets.image_lists.os.walk', walk)
+    assert ImageList(photos).names == ['a.png']
+    assert 'skipped 1 folders that cannot be listed' in log.text and 'closed (Perm' in log.text
+
+
 def test_a_folder_for_which_the_list_was_not_made(photos, tmp_path):
     path = tmp_path / 'train.txt'
     path.write_text('x.png\n')

@@ -22,6 +22,7 @@ from cotap_mm.datasets import (
     value_range,
 )
 from cotap_mm.datasets.image_source import fingerprint_of
+from cotap_mm.evaluation.data import ClassFolder
 from cotap_mm.evaluation.pictures import to_pixels
 
 
@@ -126,6 +127,16 @@ def test_one_range_for_a_data_set(tmp_path, bands, name):
             expected = each if bands == 3 else each[..., None]
             assert np.abs(images.read(index) - expected).max() <= 1
         assert images.found_range() == source.found_range()
+
+
+def test_classes_in_folders_have_one_range(tmp_path):
+    for name, factor in (('cat', 16), ('dog', 4)):
+        (tmp_path / name).mkdir()
+        Image.fromarray((photo(size=(64, 64)) * factor).astype(np.uint16)).save(
+            tmp_path / name / 'a.png')
+    images = ClassFolder(tmp_path, crop=56)
+    bright, dark = (images[i]['image'].float() for i in range(2))
+    assert bright.max() > 240 and (bright / 4 - dark).abs().max() <= 2
 
 
 def test_the_range_is_logged_once_with_a_way_out(tmp_path, log):

@@ -60,3 +60,7 @@ def test_colorize_ends_and_constant():
     assert colors[0, 0].tolist() == [68, 1, 84] and colors[0, 2].tolist() == [253, 231, 37]
     assert (colors[0, 3] == colors[0, 2]).all()
     assert len(np.unique(colorize(np.ones((2, 2)), 1, 1))) <= 3
+
+
+def test_dollar_signs_in_names_are_no_formulas():
+    image_grid([[flat(255, 0, 0)]], [r'$\\undefined$ $_^$ 5$ {z}'], title=r'a$\\frac$b$')

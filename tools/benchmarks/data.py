@@ -182,8 +182,8 @@ def run(args: argparse.Namespace) -> None:
         source = ImageList(args.images or made)
         source.names = source.names[:args.count]
         paths = [source.root / name for name in source.names]
-        with Image.open(paths[0]) as image:
-            size = f'{image.width} x {image.height}'
+        height, width, _ = read_image(paths[0]).shape
+        size = f'{width} x {height}'
         settings = dict(images=len(paths), first_image=size, dtype='uint8', runs=args.runs,
                         torchvision=torchvision.__version__, pillow=PIL.__version__)
         measuring.report('Data pipeline, an image to its 2 global and 4 local crops',
