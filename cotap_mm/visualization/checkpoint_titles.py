@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Dict, List, Tuple
 
+from cotap_mm.files import printable
+
 
 def named_checkpoints(arguments: List[str]) -> Dict[str, str]:
     """Title -> checkpoint of each ``[NAME=]CHECKPOINT``.
@@ -18,9 +20,10 @@ def named_checkpoints(arguments: List[str]) -> Dict[str, str]:
     stems = [_title(checkpoint, 1) for _, checkpoint in split]
     found: Dict[str, str] = {}
     for (name, checkpoint), stem in zip(split, stems):
-        title = name or (stem if stems.count(stem) == 1 else _title(checkpoint, 2))
+        title = printable(name or (stem if stems.count(stem) == 1 else _title(checkpoint, 2)))
         if title in found:
-            raise ValueError(f'two checkpoints are called {title!r}; write NAME={checkpoint}')
+            raise ValueError(f'two checkpoints are called {title!r}; write '
+                             f'NAME={printable(checkpoint)}')
         found[title] = checkpoint
     return found
 

@@ -138,7 +138,8 @@ class Report:
         page = folder / 'report.html'
         page.write_text(
             _PAGE.format(title=escape(self.title), intro=escape(self.intro),
-                         sections='\n'.join(self.sections)), encoding='utf-8')
+                         sections='\n'.join(self.sections)),
+            encoding='utf-8', errors='backslashreplace')  # paths that are not UTF-8
         return page
 
 

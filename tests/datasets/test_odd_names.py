@@ -22,6 +22,8 @@ from cotap_mm.datasets import (
 )
 from cotap_mm.datasets.image_source import fingerprint_of
 from cotap_mm.datasets.neighbor_search import ensure_neighbors
+from cotap_mm.visualization import Report
+from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 from cotap_mm.visualization.feature_browser import CannotDraw, FeatureBrowser
 from cotap_mm.visualization.image_set import read_images
 from cotap_mm.visualization.inside_folder import InsideFolder
@@ -158,6 +160,15 @@ def test_viewer_and_reports(folder):
     with pytest.raises(CannotDraw, match='cannot be read') as failed:
         browser._photo(0)
     str(failed.value).encode('utf-8')
+
+
+def test_reports_of_such_checkpoints(tmp_path):
+    checkpoints = named_checkpoints([os.fsdecode(b'work\xe9/caf\xe9.pth'), 'a=b.pth'])
+    assert list(checkpoints) == ['caf\\xe9', 'a']
+    report = Report('title', f'of {list(checkpoints.values())[0]}')
+    report.add_table('table', 'sentence', ['name', 'path'], list(checkpoints.items()))
+    page = report.save(tmp_path / os.fsdecode(b'out\xe9'))
+    assert 'caf\\udce9.pth' in page.read_text(encoding='utf-8')
 
 
 def test_names_in_the_neighbor_file_stay_what_they_are(folder, tmp_path):
