@@ -15,11 +15,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from cotap_mm.files import checksum, name_bytes, whole_file
+from cotap_mm.files import checksum
+from cotap_mm.rank_watch import show_progress, silence_limit
 from cotap_mm.registry import MODELS, build
 
-from .image_source import BadImage, prepare
-from .workers import explained_deaths
+from .feature_files import FeatureFile
+from .image_source import BadImage, fingerprint_of, prepare
+from .workers import LoaderWatch, ReadingSigns, explained_deaths
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
@@ -139,8 +141,9 @@ def feature_file(source, encoder, part: 'str | Path', indices: range) -> Feature
     Args: As there.
     """
     names = '\n'.join(source.name(i) for i in indices)
-    return dict(identity=encoder.identity, images=len(indices),
-                names=hashlib.sha256(name_bytes(names)).hexdigest())
+    task = dict(identity=encoder.identity, files=fingerprint_of(source),
+                names=hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest())
+    return FeatureFile(part, task, len(indices))
 
 
 class _Squares(Dataset):
@@ -148,6 +151,7 @@ class _Squares(Dataset):
 
     def __init__(self, source, size: int, indices: range) -> None:
         self.source, self.size, self.indices = source, size, indices
+        self.signs = ReadingSigns()
         prepare(source)
 
     def __len__(self) -> int:

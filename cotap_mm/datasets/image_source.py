@@ -228,7 +228,7 @@ class ImageList(EncodedImages):
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of change; asks the disk for each file."""
-        digest = hashlib.sha256(range_key(self.value_range))
+        digest = hashlib.sha256(range_key(self.found_range()))
         blocks = [self.names[i:i + _BLOCK] for i in range(0, len(self.names), _BLOCK)]
         with ThreadPoolExecutor(8) as pool:  # a disk of the network answers several at a time
             for facts in pool.map(lambda block: _file_facts(str(self.root), block), blocks):
@@ -260,7 +260,7 @@ class ImageFiles(EncodedImages):
 
 
 def range_key(value_range: Option) -> bytes:
-    """What an option adds to a digest; nothing for the default."""
+    """What a range adds to a digest; nothing where all images have 8 bits."""
     return b'' if isinstance(value_range, str) else f'{value_range}\n'.encode()
 
 

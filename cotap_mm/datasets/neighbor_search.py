@@ -14,16 +14,19 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
-from cotap_mm.files import name_bytes, printable
+from cotap_mm.errors import UserError
+from cotap_mm.files import printable
+from cotap_mm.first_rank import on_first_rank
 from cotap_mm.ops import rank, world_size
 from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
 from cotap_mm.rank_watch import show_progress
 from cotap_mm.registry import DATASETS, build
 
-from .global_features import GlobalEncoder, extract_features, find_features, identity_of
-from .image_source import prepare
+from .feature_files import FeatureFile
+from .global_features import GlobalEncoder, extract_features, feature_file, identity_of
+from .image_source import fingerprint_of, prepare
 from .meeting import Meeting, meet
-from .neighbors import load_neighbors, save_neighbors
+from .neighbors import is_neighbor_file_of, load_neighbors, neighbor_meta, save_neighbors
 from .value_range import ValueRange
 
 #: Names of the files that ``neighbors='auto'`` builds.
@@ -101,7 +104,8 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
                           f'neighbours, e.g. {", ".join(bad[:20])}', logger='current',
                           level=logging.WARNING)
             save_neighbors(out, names, indices, dict(
-                meta, num_readable=num_readable, built=time.strftime('%Y-%m-%d')))
+                meta, num_readable=num_readable, built=time.strftime('%Y-%m-%d'),
+                value_range=str(prepare(source))))
         others.leave()
     return out
 
@@ -228,15 +232,22 @@ def _ensure(cfg: Config, branch: str, work_dir: Path, device: Optional[str],
     init = cfg.model.get('init_cfg') or {}
     num_neighbors, size = dataset.get('num_neighbors', 7), backbone.get('img_size', 224)
     source = build(DATASETS, dataset[branch])
-    found = prepare(source)
-    if isinstance(found, ValueRange):  # stored with the run
-        dataset[branch].value_range = found.as_option()
+    values = on_first_rank(lambda: prepare(source))
+    if isinstance(values, ValueRange):  # stored with the run
+        source.value_range = values
+        dataset[branch].value_range = values.as_option()
     names = [source.name(i) for i in range(len(source))]
-    identity = identity_of(backbone, init.get('checkpoint'), size)
-    digest = hashlib.sha256(name_bytes('\n'.join([identity, str(num_neighbors), *names])))
-    out = work_dir / f'neighbors_{branch}_{digest.hexdigest()[:12]}.npz'
-    is_there = out.is_file()
-    barrier()  # all ranks have looked before one of them writes it
+
+    def look() -> Tuple[str, bool]:
+        identity = identity_of(backbone, init.get('checkpoint'), size)
+        place = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
+        if used_before is not None:
+            place = _same_again(place, used_before, _digest_of_names(
+                identity, num_neighbors, names))
+        return str(place), place.is_file()
+
+    found, is_there = on_first_rank(look)
+    out = Path(found)
     if not is_there:
         print_log(f"neighbors='auto': comparing the {len(source)} images of the {branch} branch "
                   f'with the initial backbone, once; kept in {out}', logger='current')

@@ -15,7 +15,13 @@ from cotap_mm.locks import acquire_lock
 from cotap_mm.registry import DATASETS
 
 from .image_decoding import MAX_IMAGE_BYTES, BadImage, UnreadImage
-from .image_source import EncodedImages, ImageList, range_key, read_image_bytes
+from .image_source import (
+    EncodedImages,
+    ImageList,
+    fingerprint_of,
+    range_key,
+    read_image_bytes,
+)
 from .lmdb_reader import DamagedLmdb, LmdbReader
 from .value_range import Option
 
@@ -112,7 +118,7 @@ class PackedImages(EncodedImages):
         status = self._open().status
         facts = f'{status.st_size} {status.st_mtime_ns}\n'.encode()
         names = b'\0'.join(map(name_bytes, self.names))
-        return hashlib.sha256(range_key(self.value_range) + facts + names).hexdigest()
+        return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
 
     def is_there(self) -> bool:
         """Whether the file can be reached; a disk of the network may have gone."""
@@ -199,7 +205,7 @@ def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> L
 def _pack(source: ImageList, out: Path, threads: int) -> List[str]:
     part = out.with_name(f'{out.name}.part')
     names = _SEPARATORS[_VERSION].join(map(name_bytes, source.names))
-    writer = _Writer(part, hashlib.sha256(names).digest())
+    writer = _Writer(part, hashlib.sha256(fingerprint_of(source).encode()).digest())
     try:
         failed = _copy(source, writer, threads)
         writer.put([(_NAMES, names), (_FORMAT, _VERSION)])
