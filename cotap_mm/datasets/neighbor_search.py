@@ -78,8 +78,8 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
     with meet(out, '\n'.join([encoder.identity, *names]), lambda: is_neighbor_file_of(
             out, names, num_neighbors, meta)) as others:
         if _hash(names) != first_names:
-            raise UserError(f'rank {rank()} finds {len(names)} images that are not those of rank 0; '
-                            'all ranks must see the same files')
+            raise UserError(f'rank {rank()} finds {len(names)} images that are not those of rank '
+                            '0; all ranks must see the same files')
         if others is None:
             return out
         if use_faiss:
