@@ -77,27 +77,36 @@ class References:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._found: dict[tuple[int, bool], tuple[dict, list[dict]]] = {}
+        self._found: dict[tuple[int, bool, bool], tuple[dict, list[dict]]] = {}
         self.real_seconds: dict[int, float] = {}
         torch.set_num_threads(1)  # OpenMP's threads would not live through a fork
         write_inputs(folder / 'inputs')
-        self.get(1, False)
+        self.result(1, False)
 
-    def get(self, world: int, packed: bool) -> tuple[dict, list[dict]]:
-        """What its last checkpoint holds, and the events of each rank."""
-        if (world, packed) not in self._found:
-            folder = self.folder / f'{world}-{"packed" if packed else "folder"}'
-            copy_inputs(self.folder / 'inputs', folder)
-            done = Ranks(command_line(folder, packed, 0, False), folder, world, 'whole').run()
+    def result(self, world: int, packed: bool) -> dict:
+        """What its last checkpoint holds; the loader has no processes."""
+        return self._get(world, packed, 0)[0]
+
+    def counts(self, case: Case) -> list[dict]:
+        """The events of each rank, with as many processes of the loader as in a case."""
+        return self._get(case.world, case.packed, case.workers)[1]
+
+    def _get(self, world: int, packed: bool, workers: int) -> tuple[dict, list[dict]]:
+        key = world, packed, bool(workers)
+        if key not in self._found:
+            name = f'{world}-{"packed" if packed else "folder"}-{workers}'
+            copy_inputs(self.folder / 'inputs', self.folder / name)
+            done = Ranks(command_line(self.folder / name, packed, workers, False),
+                         self.folder / name, world, 'whole').run()
             assert done.statuses == [0] * world, '\n'.join(done.outputs)[-5000:]
-            for name in done.modules:  # what a training imports late, for the forks to follow
-                if name not in sys.modules and '__main__' not in name:
+            for module in done.modules:  # what a training imports late, for the forks to follow
+                if module not in sys.modules and '__main__' not in module:
                     try:
-                        importlib.import_module(name)
+                        importlib.import_module(module)
                     except Exception:  # made by hand, or of one process only
                         pass
-            self._found[world, packed] = _result(folder / WORK), done.counts
-        return self._found[world, packed]
+            self._found[key] = _result(self.folder / name / WORK), done.counts
+        return self._found[key]
 
 
 def run_case(case: Case, references: References, folder: Path) -> Outcome:
@@ -173,7 +182,7 @@ class _Trial:
         if case.real:
             return real_commands.run(line, self.folder, case.world, fault, str(number),
                                      self.references.real_seconds)
-        counts = self.references.get(case.world, case.packed)[1]
+        counts = self.references.counts(case)
         return Ranks(line, self.folder, case.world, str(number), fault, counts,
                      self.clock_is_back, self.has_tmpfs).run()
 
@@ -254,7 +263,7 @@ class _Trial:
 
     def _compare(self) -> None:
         if not self.outcome.data_changed:
-            reference = self.references.get(self.case.world, self.case.packed)[0]
+            reference = self.references.result(self.case.world, self.case.packed)
             try:
                 assert_same(_result(self.work), reference)
             except AssertionError as error:

@@ -75,6 +75,9 @@ def _strike(process: subprocess.Popen, fault: Fault, delay: float, found: Try) -
     except subprocess.TimeoutExpired:
         pass
     ranks = _children(process.pid)
+    while not (ranks or fault.everywhere) and process.poll() is None:  # torchrun still imports
+        time.sleep(0.1)
+        ranks = _children(process.pid)
     whom = ranks[fault.rank % len(ranks)] if ranks and not fault.everywhere else process.pid
     found.happened.append(f'{fault.kind} of process {whom} of {[process.pid, *ranks]} after '
                           f'{delay:.1f} s')
