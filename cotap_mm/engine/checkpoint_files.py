@@ -83,9 +83,13 @@ def newest_good_checkpoint(folder: str | Path, templates: tuple[str, ...] = TEMP
     """
     folder, earlier = Path(folder), of_earlier_runs or {}
     pointed = pointed_name(folder)
-    waiting = [(_order(path, pointed, templates), path)
-               for path in numbered_checkpoints(folder, templates)
-               if earlier.get(path.name, [])[2:] != _size_and_time(path)]
+    paths = [path for path in numbered_checkpoints(folder, templates)
+             if earlier.get(path.name, [])[2:] != _size_and_time(path)]
+    # Only where nothing says which was the last, a file without a record is placed by its step.
+    numbers = [] if pointed in [path.name for path in paths] else [
+        (_step(path.name, templates), entry.written)
+        for path in paths for entry in _entries(path)[:1]]
+    waiting = [(_order(path, pointed, templates, numbers), path) for path in paths]
     while waiting:
         waiting.sort()
         order, path = waiting.pop()
@@ -200,10 +204,13 @@ def _step(name: str, templates: tuple[str, ...]) -> int | None:
     return None
 
 
-def _order(path: Path, pointed: str | None, templates: tuple[str, ...]) -> tuple:
+def _order(path: Path, pointed: str | None, templates: tuple[str, ...],
+           numbers: list[tuple]) -> tuple:
     """Sorts checkpoints by when they were written, the last one last."""
     step, last = _step(path.name, templates), _step(pointed or '', templates)
-    written = next((entry.written for entry in _entries(path)), 0)
+    written = next((entry.written for entry in _entries(path)), None)
+    if written is None:
+        written = max((number + 0.5 for other, number in numbers if other < step), default=0)
     is_pointed = path.name == pointed
     # Our hook writes a record before it changes what is pointed to; without one it was MMEngine's.
     return (is_pointed and not written, written, is_pointed, last is None or step <= last, step)

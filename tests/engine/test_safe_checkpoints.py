@@ -122,6 +122,18 @@ def test_the_last_written_one_and_not_the_largest(tmp_path):
     assert newest_good_checkpoint(tmp_path).name == 'iter_40.pth'
 
 
+def test_a_record_that_is_lost(tmp_path):
+    for step in (4, 6, 8):
+        save(tmp_path, step)
+    (tmp_path / 'iter_6.pth.json').unlink()
+    assert newest_good_checkpoint(tmp_path).name == 'iter_8.pth'
+    (tmp_path / 'last_checkpoint').write_text('iter_8.pth')
+    (tmp_path / 'iter_8.pth').unlink()
+    assert newest_good_checkpoint(tmp_path).name == 'iter_6.pth'
+    (tmp_path / 'last_checkpoint').write_text('iter_4.pth')  # iter_6 is of who knows whom
+    assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth'
+
+
 def test_the_last_one_by_plain_mmengine(tmp_path):
     for step in (9, 10, 12, 40):
         torch.save(content(step), tmp_path / f'iter_{step}.pth')
