@@ -1,32 +1,227 @@
-"""What the command-line tools have in common."""
+"""What the command-line tools have in common: how they read arguments and how they end.
+
+A tool's ``main`` is decorated with :func:`tool`. What a user can act on ends it with one
+sentence on stderr: exit status 2 for a wrong command line, 1 for everything else. An
+unexpected exception keeps its traceback and adds versions.
+"""
+from __future__ import annotations
+
+import functools
+import importlib.metadata
 import os
+import platform
+import re
+import select
+import signal
 import sys
+import time
 from contextlib import contextmanager
-from typing import Iterator, Type
+from typing import Any, Callable, Iterator, Type
 
 import torch
 import torch.distributed as dist
 
+from cotap_mm.error_text import sentence_of
+from cotap_mm.errors import UserError
 from cotap_mm.rank_watch import timeout_of
 
-_EXPECTED = (FileNotFoundError, ValueError, ImportError)
+HINT = '(COTAP_TRACEBACK=1 shows where)'
+_SETUP = (OSError, ValueError, ImportError)  # what a user can act on before a run has started
+_VERSIONS = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain',
+             'mmsegmentation', 'mmdet', 'numpy')
+_BROKEN_PIPE = 128 + signal.SIGPIPE if hasattr(signal, 'SIGPIPE') else 1
+_INTERRUPTED = 128 + signal.SIGINT
+
+
+def tool(main: Callable[..., None]) -> Callable[..., None]:
+    """Decorate the ``main`` of a tool, so that it ends as all tools do.
+
+    * :class:`~cotap_mm.errors.UserError` and lack of memory: one sentence, status 1.
+    * Ctrl-C: a short line, status 130.
+    * A closed pipe behind stdout, as with ``| head``: nothing, status 141.
+    * Another exception is unexpected: its traceback, then versions and where to report it.
+
+    With the environment variable ``COTAP_TRACEBACK`` set, all exceptions keep their traceback.
+    Of several processes with the same sentence only the first one prints it.
+
+    Args:
+        main (callable): Takes the arguments of the tool, or None for those of the process.
+
+    Returns:
+        callable: The same with these endings.
+    """
+    @functools.wraps(main)
+    def run(*args: Any, **kwargs: Any) -> None:
+        try:
+            with _endings():
+                main(*args, **kwargs)
+                sys.stdout.flush()
+        except SystemExit as end:
+            _wait_for_first_rank(end)
+            raise
+        except BaseException:
+            sys.excepthook = _print_unexpected
+            raise
+
+    return run
 
 
 @contextmanager
-def short_errors(*more: Type[Exception]) -> Iterator[None]:
-    """End the program with the sentence of an error that a user can mend, without a traceback.
+def _endings() -> Iterator[None]:
+    """Turn what is expected into SystemExit."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        if _rank() == 0:
+            print('interrupted', file=sys.stderr)
+        sys.exit(_INTERRUPTED)
+    except BrokenPipeError:
+        if not _stdout_is_closed():
+            raise
+        sys.exit(_BROKEN_PIPE)
+    except Exception as error:
+        if os.environ.get('COTAP_TRACEBACK') or not _is_for_user(error):
+            raise
+        raise _end_of(error) from error
 
-    With the environment variable ``COTAP_TRACEBACK`` set, errors stay as they are.
+
+@contextmanager
+def short_errors(*more: Type[Exception],
+                 until: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """End the program with the sentence of an error that a user can act on, without a traceback.
+
+    While a run is set up, that is every OSError, ValueError and ImportError, and what the
+    OpenMMLab packages raise for parts of a config that cannot be built. With the environment
+    variable ``COTAP_TRACEBACK`` set, errors stay as they are.
 
     Args:
-        *more: Types of errors besides FileNotFoundError, ValueError and ImportError.
+        *more: Further types of errors.
+        until (callable): Whether the set-up is over; then these errors are unexpected, and
+            only a UserError ends in its sentence. Defaults to never.
     """
     try:
         yield
-    except (*_EXPECTED, *more) as error:
-        if os.environ.get('COTAP_TRACEBACK'):
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        expected = _is_for_user(error) or not until() and (
+            isinstance(error, (*_SETUP, *more)) or _is_of_config(error))
+        if os.environ.get('COTAP_TRACEBACK') or not expected:
             raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')
+        raise _end_of(error) from error
+
+
+def _end_of(error: BaseException) -> SystemExit:
+    sentence = sentence_of(error)
+    if _is_out_of_memory(error):
+        sentence = ('out of memory; use a smaller batch, smaller images, or another device '
+                    f'({sentence})')
+    return SystemExit(f'error: {sentence}\n{HINT}')
+
+
+def _is_for_user(error: BaseException) -> bool:
+    return isinstance(error, UserError) or _is_out_of_memory(error)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+
+
+def _is_of_config(error: BaseException) -> bool:
+    """Whether a config cannot be built: a wrong type, option or value of a part.
+
+    MMEngine raises KeyError for types that are in no registry, Python raises TypeError for
+    options that a class does not have, and the OpenMMLab packages assert their values.
+    """
+    text = str(error)
+    return (isinstance(error, KeyError) and ' registry. Please check whether ' in text
+            or isinstance(error, TypeError) and re.search(
+                r'unexpected keyword argument|missing \d+ required', text) is not None
+            or isinstance(error, AssertionError) and bool(text))
+
+
+# ---- several processes ---------------------------------------------------------------------
+
+
+def _rank() -> int:
+    """This process's number among those that a launcher started; 0 for one alone."""
+    for size, number in (('WORLD_SIZE', 'RANK'), ('SLURM_NTASKS', 'SLURM_PROCID')):
+        try:
+            if int(os.environ.get(size, 1)) > 1:
+                return int(os.environ.get(number, 0))
+        except ValueError:
+            continue
+    return 0
+
+
+def _wait_for_first_rank(end: SystemExit, seconds: float = 3.) -> None:
+    """Name the rank, and give rank 0 time to end with the same sentence.
+
+    A launcher then ends the others, and the sentence is printed once.
+    """
+    number = _rank()
+    if number == 0 or not isinstance(end.code, str):
+        return
+    try:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    except ValueError:  # not in the main thread
+        pass
+    time.sleep(seconds)
+    end.code = f'rank {number}: {end.code}'
+    end.args = (end.code, )
+
+
+# ---- what is unexpected --------------------------------------------------------------------
+
+
+def describe_environment() -> str:
+    """Versions, platform and command, in one line, for a report."""
+    found = [f'python {platform.python_version()}']
+    for name in ('cotap_mm', *_VERSIONS):
+        try:
+            found.append(f'{name} {importlib.metadata.version(name)}')
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    cuda = f'CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPUs'
+    return ', '.join([*found, cuda, platform.platform()])
+
+
+def _tracker() -> str:
+    """Where the installed package says that its issues are reported."""
+    try:
+        metadata = importlib.metadata.metadata('cotap_mm')
+    except importlib.metadata.PackageNotFoundError:
+        metadata = {}
+    home = metadata.get('Home-page')
+    if home and home.startswith('http'):
+        return f'{home.rstrip("/")}/issues'
+    return 'the issue tracker of the place that you have cotap_mm from'
+
+
+def _print_unexpected(kind: Type[BaseException], error: BaseException, trace: Any) -> None:
+    """Print the traceback, and what a report of it needs."""
+    sys.__excepthook__(kind, error, trace)
+    number = _rank()
+    where = f' (rank {number})' if number else ''
+    print(f'\nThis error was not expected{where}. If it is not explained above, report it with the '
+          f'traceback at {_tracker()}\n'
+          f'command: {" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}\n'
+          f'versions: {describe_environment()}', file=sys.stderr)
+
+
+def _stdout_is_closed() -> bool:
+    """Whether nobody reads stdout any more; then nothing more is written to it."""
+    try:
+        number = sys.stdout.fileno()
+        poll = select.poll()
+        poll.register(number, 0)
+        closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
+    except (OSError, ValueError, AttributeError):  # not a file, or Windows
+        return False
+    if closed:  # Python flushes once more when it ends
+        os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+    return closed
 
 
 @contextmanager

@@ -22,29 +22,33 @@ Candidates of one table took turns in one run, so their ratios hold on a busy ma
 different runs do not compare. Results: docs/benchmarks.md.
 """
 import argparse
+from typing import List, Optional
 
-import torch
 from benchmarks import data, eval, loss, neighbors, step, transfer
+
+from cotap_mm.arguments import Parser, add_device, out_file
+from cotap_mm.command_line import short_errors, tool
 
 KINDS = dict(loss=loss, step=step, data=data, neighbors=neighbors, eval=eval, transfer=transfer)
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     kinds = parser.add_subparsers(dest='kind', required=True)
     for name, kind in KINDS.items():
         own = kinds.add_parser(name, help=kind.__doc__)
         kind.add_arguments(own)
         if name != 'transfer':
-            own.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-            own.add_argument('--json', help='also write the results to this file')
-    return parser.parse_args()
+            add_device(own)
+            own.add_argument('--json', type=out_file(), help='also write the results to this file')
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
-    KINDS[args.kind].run(args)
+@tool
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    with short_errors():
+        KINDS[args.kind].run(args)
 
 
 if __name__ == '__main__':

@@ -11,9 +11,8 @@ again, with any number of processes.
 import argparse
 from typing import List, Optional, Tuple
 
-import torch
-
-from cotap_mm.command_line import joined_processes, short_errors
+from cotap_mm.arguments import Parser, add_device, out_file, positive_int, whole_number
+from cotap_mm.command_line import joined_processes, short_errors, tool
 from cotap_mm.datasets import GlobalEncoder, build_neighbors, open_images
 from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.engine import run_config
@@ -21,11 +20,11 @@ from cotap_mm.ops import rank
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO '
                         'json, *.lmdb')
-    parser.add_argument('--out', required=True, help='neighbour file to write, *.npz')
+    parser.add_argument('--out', type=out_file('.npz'), required=True,
+                        help='neighbour file to write, *.npz')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
                         'images of more than 8 bits: values that become black and white (default: '
@@ -34,14 +33,14 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='config whose backbone and initial weights are used (default: '
                         '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
                         'ViT-S, deit-base ViT-B')
-    parser.add_argument('--patch-size', type=int, default=16, help='with an arch')
+    parser.add_argument('--patch-size', type=positive_int, default=16, help='with an arch')
     parser.add_argument('--checkpoint', help="other weights of any supported source (file or URL); "
                         "'none' for random ones")
-    parser.add_argument('--num-neighbors', type=int, default=7)
-    parser.add_argument('--image-size', type=int, default=224)
-    parser.add_argument('--batch-size', type=int, default=32)
-    parser.add_argument('--workers', type=int, default=2)
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    parser.add_argument('--num-neighbors', type=positive_int, default=7)
+    parser.add_argument('--image-size', type=positive_int, default=224)
+    parser.add_argument('--batch-size', type=positive_int, default=32)
+    parser.add_argument('--workers', type=whole_number(0), default=2)
+    add_device(parser)
     parser.add_argument('--faiss', action='store_true', help='search with faiss')
     parser.add_argument('--trust', action='store_true',
                         help='unpickle the checkpoint fully: it can run code; known files only')
@@ -55,6 +54,11 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
         backbone = model.backbone.to_dict()
         default = (model.get('init_cfg') or {}).get('checkpoint')
     else:
+        from mmpretrain.models.backbones import VisionTransformer  # after cotap_mm, see compat.py
+        known = VisionTransformer.arch_zoo
+        if args.backbone not in known:
+            raise ValueError('--backbone must be a config (*.py) or an arch of MMPretrain, '
+                             f'{", ".join(known)}, got {args.backbone!r}')
         backbone = dict(type='cotap_mm.DINOViT', arch=args.backbone, patch_size=args.patch_size,
                         img_size=args.image_size)
         default = None
@@ -65,6 +69,7 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
     return backbone, None if checkpoint == 'none' else checkpoint
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(OtherRankFailed), joined_processes(args.device) as args.device:

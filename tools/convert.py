@@ -8,15 +8,19 @@ files. This is for people who want a file.
     python tools/convert.py dino_deitsmall16_pretrain.pth dino_vits16 --to hf
 """
 import argparse
+from pathlib import Path
+from typing import List, Optional
 
+from cotap_mm.arguments import Parser, out_path, positive_int
+from cotap_mm.command_line import short_errors, tool
 from cotap_mm.weights import SOURCES, TARGETS, convert
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='file or URL to read')
-    parser.add_argument('out', help='file to write: *.pth or *.safetensors, *.onnx, *.pt; a '
+    parser.add_argument('out', type=out_path,
+                        help='file to write: *.pth or *.safetensors, *.onnx, *.pt; a '
                         'folder for hf')
     parser.add_argument('--to', default='cotap', choices=list(TARGETS),
                         help='plain ViT for mmpretrain, mmseg, timm, hf; with the filter as '
@@ -26,23 +30,27 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--branch', choices=['student', 'teacher'],
                         help='which network of a file with both; by default the student of CoTAP '
                         'and the teacher of DINO, iBOT and Mugs')
-    parser.add_argument('--size', type=int, nargs=2, default=(224, 224), metavar=('H', 'W'),
+    parser.add_argument('--size', type=positive_int, nargs=2, default=(224, 224),
+                        metavar=('H', 'W'),
                         help='size of the images of onnx and torchscript (default: 224 224)')
-    parser.add_argument('--num-heads', type=int, help='attention heads, if the file does not tell')
+    parser.add_argument('--num-heads', type=positive_int,
+                        help='attention heads, if the file does not tell')
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
     parser.add_argument('--trust', action='store_true',
                         help='unpickle the checkpoint fully: it can run code; known files only')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
-    try:
+@tool
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    with short_errors():
+        if Path(args.out).resolve() == Path(args.checkpoint).resolve():
+            raise ValueError(f'{args.out} is the checkpoint itself; give another name for the '
+                             'result')
         report = convert(args.checkpoint, args.out, args.to, args.overwrite, source=args.source,
                          branch=args.branch, trust=args.trust, num_heads=args.num_heads,
                          size=args.size)
-    except (OSError, ImportError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
     print(f'{args.checkpoint} -> {args.out}: {report}')
 
 

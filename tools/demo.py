@@ -23,7 +23,10 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import nn
 
+from cotap_mm.arguments import Parser, out_folder, positive_int, whole_number
+from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.engine import run_config
 from cotap_mm.evaluation import (
     CoTAPEncoder,
     Encoder,
@@ -72,12 +75,11 @@ class DemoHook(Hook):
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('--config', default=str(ROOT / 'configs/cotap/demo.py'))
-    parser.add_argument('--work-dir', default='work_dirs/demo')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--iters', type=int, help='instead of the number in the config')
+    parser.add_argument('--work-dir', type=out_folder, default='work_dirs/demo')
+    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0])
+    parser.add_argument('--iters', type=positive_int, help='instead of the number in the config')
     parser.add_argument('--from-scratch', action='store_true', help='random initial weights')
     return parser.parse_args(argv)
 
@@ -87,7 +89,8 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     config = copy.deepcopy(config)
     config.work_dir = str(folder)
     config.randomness = dict(seed=seed)
-    ensure_neighbors(config, folder)
+    with short_errors():
+        ensure_neighbors(config, folder)
     config.experiment_name = f'demo_seed_{seed}'
     config.log_level = 'WARNING'  # the progress bar and the report say the rest
     runner, hook = Runner.from_cfg(config), DemoHook()
@@ -169,19 +172,27 @@ def print_table(rows: List[list]) -> None:
         print(f'{name:<28}{value:>8.2f}{spread:>9}{gain:>15}')
 
 
-def main(argv: Optional[List[str]] = None) -> None:
-    args = parse_args(argv)
-    folder = Path(args.work_dir)
-    config = Config.fromfile(args.config)
-    if args.iters is not None:
-        config.train_cfg.max_iters = args.iters
+def read_config(args: argparse.Namespace) -> Config:
+    """The config with what the command line changes in it."""
+    config = run_config.load_config(args.config)
     if 'demo' not in config:
         raise ValueError(f'{args.config} must have demo=dict(memory=..., test=...), two configs of '
                          'ToyScenes or a data set like it; see configs/cotap/demo.py')
+    if args.iters is not None:
+        config.train_cfg.max_iters = args.iters
     if args.from_scratch:
         config.model.init_cfg = None
-    scenes = build(DATASETS, config.demo.test)
-    memory = LabeledScenes(build(DATASETS, config.demo.memory))
+    return config
+
+
+@tool
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    folder = Path(args.work_dir)
+    with short_errors():
+        config = read_config(args)
+        scenes = build(DATASETS, config.demo.test)
+        memory = LabeledScenes(build(DATASETS, config.demo.memory))
     scores, first = {}, None
     for number, seed in enumerate(args.seeds, start=1):
         print(f'seed {seed} ({number} of {len(args.seeds)}): '

@@ -22,12 +22,12 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
-from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
 import cotap_mm
-from cotap_mm.command_line import joined_processes, short_errors
+from cotap_mm.arguments import KeyValues, Parser, add_device, out_folder, positive_int, whole_number
+from cotap_mm.command_line import joined_processes, short_errors, tool
 from cotap_mm.evaluation.batches import progress_bars
 from cotap_mm.evaluation.data import EvaluationData, load_data
 from cotap_mm.evaluation.protocols import (
@@ -47,9 +47,7 @@ from cotap_mm.visualization.comparison import comparison_figure
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter,
-        epilog='protocols: ' + ', '.join(PROTOCOLS))
+    parser = Parser(description=__doc__, epilog='protocols: ' + ', '.join(PROTOCOLS))
     parser.add_argument('backbones', nargs='+', metavar='BACKBONE')
     parser.add_argument('--compare', nargs='+', default=[], metavar='BACKBONE',
                         help='further backbones, for one table and one plot')
@@ -58,19 +56,22 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'MMSegmentation; a wrong name lists the known ones')
     parser.add_argument('--root', help='folder of the data')
     parser.add_argument('--classes', nargs='+', help="class names of --data folder")
-    parser.add_argument('--limit', type=int, help='at most this many images of each part')
-    parser.add_argument('--image-size', type=int, nargs='+', metavar='PIXELS',
+    parser.add_argument('--limit', type=positive_int, help='at most this many images of each part')
+    parser.add_argument('--image-size', type=positive_int, nargs='+', metavar='PIXELS',
                         help='side of a square, or height and width')
-    parser.add_argument('--set', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
+    parser.add_argument('--set', nargs='+', action=KeyValues, default={}, metavar='KEY=VALUE',
                         help='settings of the protocols; one that a protocol does not have is '
                         'for the others')
-    parser.add_argument('--num-heads', type=int, help='attention heads, where a file does not tell')
+    parser.add_argument('--num-heads', type=positive_int,
+                        help='attention heads, where a file does not tell')
     parser.add_argument('--branch', choices=['student', 'teacher'])
     parser.add_argument('--trust', action='store_true', help='unpickle files fully: it can run '
                         'code; only for files whose origin you trust')
-    parser.add_argument('--seed', type=int, default=0, help='of random: weights')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--out', default='work_dirs/evaluation', help='folder of the results')
+    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0,
+                        metavar='N', help='of random: weights')
+    add_device(parser)
+    parser.add_argument('--out', type=out_folder, default='work_dirs/evaluation',
+                        help='folder of the results')
     args = parser.parse_args(argv)
     if args.image_size and len(args.image_size) > 2:
         parser.error('--image-size takes one or two numbers')
@@ -181,6 +182,7 @@ def show(results: List[Result], out: Path) -> None:
         print(f'plot: {out / "comparison.png"}')
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(), joined_processes(args.device) as args.device:

@@ -7,23 +7,24 @@ Files are copied as they are. Training from it draws the same samples as from th
 position of the file; neighbour files fit both. An interrupted run goes on where it stopped when it
 is started again.
 """
-import argparse
 import os
 from typing import List, Optional
 
-from cotap_mm.command_line import short_errors
+from cotap_mm.arguments import Parser, out_file, positive_int
+from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ImageList, pack_images
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
-    parser.add_argument('--out', required=True, help='file to write, *.lmdb')
+    parser.add_argument('--out', type=out_file(), required=True,
+                        help='file to write, *.lmdb')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
-    parser.add_argument('--threads', type=int, default=8, help='files read at a time')
+    parser.add_argument('--threads', type=positive_int, default=8, help='files read at a time')
     args = parser.parse_args(argv)
-    with short_errors(OSError):
+    with short_errors():
         source = ImageList(args.images, args.ann_file)
         failed = pack_images(source, args.out, args.threads)
     size = os.path.getsize(args.out) / 2**30

@@ -6,29 +6,30 @@ Optimiser, schedules, queues and the other branch go; config, versions and licen
 weights. The file's hash becomes part of its name. The config may name folders of your machine.
 """
 import argparse
+from typing import List, Optional
 
+from cotap_mm.arguments import Parser, out_file
+from cotap_mm.command_line import short_errors, tool
 from cotap_mm.weights import publish
 
 
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+    parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='what training has saved')
-    parser.add_argument('out', help='NAME.pth; written as NAME-HASH.pth')
+    parser.add_argument('out', type=out_file('.pth'), help='NAME.pth; written as NAME-HASH.pth')
     parser.add_argument('--license', required=True, help='of the weights, e.g. Apache-2.0')
     parser.add_argument('--branch', choices=['student', 'teacher'],
                         help='of a pre-training checkpoint; the student by default')
     parser.add_argument('--trust', action='store_true',
                         help='unpickle the checkpoint fully: it can run code; known files only')
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
-    try:
+@tool
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    with short_errors():
         print(publish(args.checkpoint, args.out, args.license, args.branch, args.trust))
-    except (OSError, ImportError, ValueError) as error:
-        raise SystemExit(f'error: {error}') from error
 
 
 if __name__ == '__main__':

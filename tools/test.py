@@ -9,12 +9,13 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
+from cotap_mm.arguments import Parser
+from cotap_mm.command_line import tool
 from cotap_mm.engine import launch, run_config
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
     parser.add_argument('checkpoint', help='what training with this config has saved')
     run_config.add_common_arguments(parser)
@@ -34,9 +35,10 @@ def build_config(args: argparse.Namespace) -> Config:
     return run_config.finish_config(config, args)
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    launch.build_runner(args, lambda: build_config(args)).test()
+    launch.test(launch.build_runner(args, lambda: build_config(args)))
 
 
 if __name__ == '__main__':

@@ -13,12 +13,13 @@ from typing import List, Optional
 
 from mmengine.config import Config
 
+from cotap_mm.arguments import Parser, whole_number
+from cotap_mm.command_line import tool
 from cotap_mm.engine import launch, run_config
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
     parser.add_argument('--images', help='train on this folder of images (read recursively), '
                         'text list, COCO json or packed file (*.lmdb)')
@@ -46,7 +47,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'config has none (and on a CPU)')
     parser.add_argument('--auto-scale-lr', action='store_true',
                         help='scale the learning rate with the number of images a step')
-    parser.add_argument('--seed', type=int, help='of all random draws')
+    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N',
+                        help='of all random draws')
     run_config.add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -86,6 +88,7 @@ def build_config(args: argparse.Namespace) -> Config:
     return run_config.finish_config(config, args)
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     if args.check:

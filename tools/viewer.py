@@ -12,14 +12,14 @@ folder (--follow-links shows those too).
 from __future__ import annotations
 
 import argparse
-import socket
 from typing import Any, List, Optional, Sequence
 
 import numpy as np
 import torch
 
 import cotap_mm
-from cotap_mm.command_line import short_errors
+from cotap_mm.arguments import Parser, add_device, positive_int, whole_number
+from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ImageList, open_images
 from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.files import printable
@@ -27,12 +27,12 @@ from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 from cotap_mm.visualization.feature_browser import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.image_set import common_size, spread
 from cotap_mm.visualization.inside_folder import InsideFolder
+from cotap_mm.visualization.page_address import check_port, host_name, root_path
 from cotap_mm.visualization.page_guard import is_loopback
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', metavar='[NAME=]CHECKPOINT')
     parser.add_argument('images', help='folder (read recursively), text list, COCO json or '
                         '*.lmdb')
@@ -40,19 +40,30 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='further rows')
     parser.add_argument('--output', choices=['filter', 'backbone'], help='with or without the '
                         'object-aware filter; by default with, where there is one')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of all images; by '
+    parser.add_argument('--size', type=positive_int, nargs=2, metavar=('H', 'W'),
+                        help='of all images; by '
                         'default that of the first one, its longer side at most 448')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
                         'images of more than 8 bits: values that become black and white (default: '
                         'found from the images)')
-    parser.add_argument('--shown', type=int, default=4, help='images at the start')
+    parser.add_argument('--shown', type=positive_int, default=4, help='images at the start')
     parser.add_argument('--follow-links', action='store_true', help='show images too that lie '
                         'outside of the folder, where links or the list lead there')
-    parser.add_argument('--num-heads', type=int, help='attention heads, where a file does not tell')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
-    parser.add_argument('--host', default='127.0.0.1')
-    parser.add_argument('--port', type=int, default=7860)
+    parser.add_argument('--num-heads', type=positive_int,
+                        help='attention heads, where a file does not tell')
+    add_device(parser)
+    parser.add_argument('--host', default='127.0.0.1', help='address or name to listen at '
+                        '(default: %(default)s, this machine only)')
+    parser.add_argument('--port', type=whole_number(0, 65535), default=7860, metavar='N',
+                        help='TCP port, 0 for any free one (default: %(default)s)')
+    parser.add_argument('--allow-host', action='append', default=[], type=host_name,
+                        metavar='NAME[:PORT]', help='name under which a reverse proxy shows the '
+                        'page; may be repeated. With it, requests under other names than these '
+                        'and those of this machine are refused')
+    parser.add_argument('--root-path', type=root_path, metavar='/PATH|URL',
+                        help='path under which a reverse proxy shows the page, or its whole URL '
+                        'if the proxy does not send X-Forwarded-Proto and X-Forwarded-Host')
     return parser.parse_args(argv)
 
 
@@ -107,29 +118,20 @@ def choose_shown(browser: FeatureBrowser, limit: int) -> List[int]:
     raise BadImage(f'none of the {len(browser.source)} images can be read')
 
 
-def check_port(host: str, port: int) -> None:
-    """Refuse a port that is taken before anything is computed."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise ValueError(f'cannot serve on {host}:{port} ({error.strerror}); choose another '
-                             'with --port') from error
-
-
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):
         from cotap_mm.visualization.browser_page import build_page, serve
-        check_port(args.host, args.port)
+        args.port = check_port(args.host, args.port)
         browser = make_browser(args)
         page = build_page(browser, choose_shown(browser, args.shown),
                           'Features of ' + ' and '.join(browser.encoders))
     if not is_loopback(args.host):
         print('Anybody who reaches this machine can see the images; there is no password.')
-    print(f'open http://{args.host}:{args.port} (Ctrl-C ends)', flush=True)
-    serve(page, args.host, args.port)
+    shown = f'[{args.host}]' if ':' in args.host else args.host
+    print(f'open http://{shown}:{args.port} (Ctrl-C ends)', flush=True)
+    serve(page, args.host, args.port, names=args.allow_host, root_path=args.root_path or '')
 
 
 if __name__ == '__main__':

@@ -15,6 +15,7 @@ classes (patches on a plane, coloured by class; needs --labels). By default all 
 from __future__ import annotations
 
 import argparse
+import math
 from functools import cached_property
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -23,7 +24,8 @@ import torch
 from torch import Tensor
 
 import cotap_mm
-from cotap_mm.command_line import short_errors
+from cotap_mm.arguments import Parser, add_device, out_folder, positive_int
+from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import open_images
 from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
@@ -43,14 +45,15 @@ from cotap_mm.visualization.image_set import (
     spread,
 )
 
+LARGEST_SIDE = 16384  # pixels, of an image that is encoded
+
 
 class CannotShow(ValueError):
     """A kind of picture that these checkpoints, images or options do not allow."""
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
     parser.add_argument('--images', required=True, help='folder (read recursively), text list or '
                         'COCO json')
@@ -58,36 +61,42 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
                         'images of more than 8 bits: values that become black and white (default: '
                         'found from the images)')
-    parser.add_argument('--out', required=True, help='folder for report.html and the PNG files')
+    parser.add_argument('--out', type=out_folder, required=True,
+                        help='folder for report.html and the PNG files')
     parser.add_argument('--kinds', nargs='+', choices=list(KINDS), metavar='KIND',
                         help=', '.join(KINDS))
     parser.add_argument('--labels', help='folder of masks with the names of the images: class '
                         'indices, 255 is ignored')
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='of class 0, 1, ...')
-    parser.add_argument('--size', type=int, nargs=2, metavar=('H', 'W'), help='of all images; by '
+    parser.add_argument('--size', type=positive_int, nargs=2, metavar=('H', 'W'),
+                        help='of all images; by '
                         'default that of the first one, its longer side at most 448')
-    parser.add_argument('--limit', type=int, default=6, help='images to show, evenly spread '
+    parser.add_argument('--limit', type=int, default=6,
+                        help='images to show, evenly spread '
                         '(default: %(default)s)')
-    parser.add_argument('--pool', type=int, default=60, help='images to search for prototypes and '
+    parser.add_argument('--pool', type=positive_int, default=60,
+                        help='images to search for prototypes and '
                         'classes (default: %(default)s)')
     parser.add_argument('--patch', type=int, nargs=3, metavar=('IMAGE', 'ROW', 'COL'),
                         help='for similarity: number of the image in the report, and place on the '
                         'grid of the first checkpoint, all from 0; by default an object, by the '
                         'labels or the foreground mask')
-    parser.add_argument('--clusters', type=int, default=12, help='default: %(default)s')
+    parser.add_argument('--clusters', type=positive_int, default=12, help='default: %(default)s')
     parser.add_argument('--projection', choices=METHODS, default='lda', help='for classes: linear '
                         'discriminants (default) or principal components')
-    parser.add_argument('--scale', type=float, default=1.0, help='encode images this much larger')
-    parser.add_argument('--window', type=int, help='encode in overlapping windows of this many '
+    parser.add_argument('--scale', type=float, default=1.0,
+                        help='encode images this much larger')
+    parser.add_argument('--window', type=positive_int,
+                        help='encode in overlapping windows of this many '
                         'pixels, averaged (pca, similarity, clusters, compare, classes)')
     parser.add_argument('--config', help='training config whose crops are shown')
     parser.add_argument('--output', choices=('filter', 'backbone'), help='features after the '
                         'object-aware filter (default where there is one) or before it')
     parser.add_argument('--branch', choices=('student', 'teacher'), help='where a file has both')
-    parser.add_argument('--num-heads', type=int, help='where a file does not tell')
+    parser.add_argument('--num-heads', type=positive_int, help='where a file does not tell')
     parser.add_argument('--trust', action='store_true',
                         help='unpickle the checkpoints fully: they can run code; known files only')
-    parser.add_argument('--device', default='cuda' if torch.cuda.is_available() else 'cpu')
+    add_device(parser)
     return parser.parse_args(argv)
 
 
@@ -112,9 +121,12 @@ class Study:
         patch_size = next(iter(self.encoders.values())).patch_size
         first = self.source.read(0)
         height, width = args.size or common_size(first, patch_size)
-        if not args.scale > 0:
+        if not 0 < args.scale < math.inf:
             raise ValueError(f'--scale must be positive, got {args.scale}')
         self.size = round(height * args.scale), round(width * args.scale)
+        if not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
+            raise ValueError(f'images must have 1 to {LARGEST_SIDE} pixels a side, got '
+                             f'{self.size[0]} x {self.size[1]}; change --size or --scale')
         self.shown = self._read(args.limit)
 
     def _read(self, limit: int) -> ImageSet:
@@ -246,7 +258,10 @@ def show_classes(report: Report, study: Study) -> None:
 def show_crops(report: Report, study: Study) -> None:
     crop = MultiCrop()
     if study.args.config:
-        crops = run_config.load_config(study.args.config).train_dataloader.dataset.get('crops', {})
+        config = run_config.load_config(study.args.config)
+        if not run_config.is_pretraining(config):
+            raise CannotShow(f'{study.args.config} does not pre-train; give one of configs/cotap')
+        crops = config.train_dataloader.dataset.get('crops', {})
         crop = build(TRANSFORMS, dict(crops, type='MultiCrop'))
     random, found = np.random.default_rng(0), []
     images = [study.source.read(i) for i in spread(len(study.source), 3)]
@@ -296,6 +311,7 @@ def make_report(study: Study) -> Report:
     return report
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):

@@ -1,6 +1,7 @@
 """Mistakes in a config, found and named before anything is built."""
 import difflib
 import inspect
+import math
 from typing import (
     Any,
     Collection,
@@ -43,6 +44,14 @@ _TAKEN_OUT = {
     'train_dataloader': {'num_batch_per_epoch', 'disable_subprocess_warning'},
     'default_hooks': {'priority'}, 'custom_hooks': {'priority'}, 'train_cfg': {'by_epoch'}}
 
+#: Smallest values of numbers; an int stands for whole numbers.
+_SMALLEST: Dict[str, Dict[str, Union[int, float]]] = {
+    'optim_wrapper.optimizer': dict(lr=0., weight_decay=0., eps=0.),
+    'train_cfg': dict(max_iters=1, max_epochs=1, val_interval=1),
+    'train_dataloader': dict(num_workers=0, prefetch_factor=1),
+    'train_dataloader.dataset.crops': dict(global_size=1, local_size=1),
+    'model.backbone': dict(patch_size=1)}
+
 
 def check_config(config: Config) -> None:
     """Look for keys that nobody reads and values of a wrong type, in our classes.
@@ -58,10 +67,7 @@ def check_config(config: Config) -> None:
         kind = _kind(place, options)
         if kind is not None:
             found += _mistakes(place, options, kind)
-        elif place == 'optim_wrapper.optimizer':
-            found += [f'{place}.{key}: expected a number, got {options[key]!r}'
-                      for key in ('lr', 'weight_decay', 'eps')
-                      if not _fits(options.get(key, 0.), float)]
+        found += _out_of_range(place, options)
     if found:
         raise ValueError('the config cannot be right:\n  ' + '\n  '.join(found))
 
@@ -77,11 +83,31 @@ def check_overrides(config: Config, options: Dict[str, Any]) -> None:
         ValueError: With the first one, and what may be meant.
     """
     known = set(config) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
-    for key in options:
+    for key, value in options.items():
         first = key.split('.')[0]
         if first not in known:
             raise ValueError(f'--cfg-options {key}: the config has no {first!r}'
                              f'{_meant(first, known)}')
+        part: Any = config
+        for word in key.split('.'):
+            part = part.get(word) if isinstance(part, (dict, Config)) else None
+        if isinstance(part, dict) and value is not None and not isinstance(value, dict):
+            raise ValueError(f'--cfg-options {key}: this is a part with keys of its own, e.g. '
+                             f'{key}.{next(iter(part), "type")}, got {value!r}')
+
+
+def _out_of_range(place: str, options: dict) -> List[str]:
+    """Numbers that nothing can be trained with."""
+    found = []
+    for key, low in _SMALLEST.get(place, {}).items():
+        value = options.get(key)
+        if value is None or isinstance(value, dict):
+            continue
+        whole = isinstance(low, int)
+        if not _fits(value, int if whole else float) or not low <= value < math.inf:
+            found.append(f'{place}.{key}: expected a {"whole " if whole else ""}number >= {low}, '
+                         f'got {value!r}')
+    return found
 
 
 def _dicts(part: Any, place: str) -> Iterator[Tuple[str, dict]]:
@@ -108,8 +134,14 @@ def _kind(place: str, options: dict) -> Optional[type]:
     found = registry.get(name[-1])  # or MMEngine's
     if found is None:
         raise ValueError(f'{place}.type: there is no {options["type"]!r}'
-                         f'{_meant(name[-1], registry.module_dict)}')
+                         f'{_meant(name[-1], _names(registry))}')
     return found if found.__module__.startswith('cotap_mm') else None
+
+
+def _names(registry: Registry) -> Set[str]:
+    """What a registry and those above it hold."""
+    found = set(registry.module_dict)
+    return found | _names(registry.parent) if registry.parent is not None else found
 
 
 def _registry(place: str) -> Optional[Registry]:
@@ -177,5 +209,7 @@ def _name(wanted: Any) -> str:
 
 
 def _meant(key: str, known: Collection[str]) -> str:
-    near = difflib.get_close_matches(key, sorted(known), 1)
-    return f'; did you mean {near[0]!r}?' if near else f'; there are {", ".join(sorted(known))}'
+    lower = {each.lower(): each for each in sorted(known)}
+    near = difflib.get_close_matches(key.lower(), lower, 1)
+    return (f'; did you mean {lower[near[0]]!r}?' if near else
+            f'; there are {", ".join(sorted(known))}')

@@ -5,12 +5,14 @@ import os
 import sys
 import tempfile
 import time
-from typing import Any, Callable
+from typing import Any, Callable, ContextManager
 
 import torch
 from mmengine.config import Config
 from mmengine.dist import init_dist, is_main_process
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from mmengine.model import is_model_wrapper
 from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm.command_line import short_errors
@@ -73,6 +75,24 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
     return (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
 
 
+class _Progress(Hook):
+    """Notice when the set-up of a training, which builds its parts when needed, is over."""
+    has_started = False
+
+    def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
+        """Remember that the first step has begun."""
+        self.has_started = True
+
+    before_val_iter = before_test_iter = before_train_iter
+
+
+def _short_until_first_step(runner: 'Runner | FlexibleRunner') -> ContextManager[None]:
+    """Sentences for errors of what a Runner builds only when it starts."""
+    progress = _Progress()
+    runner.register_hook(progress)
+    return short_errors(until=lambda: progress.has_started)
+
+
 def train(runner: 'Runner | FlexibleRunner') -> None:
     """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
 
@@ -83,8 +103,9 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
             then, since a launcher kills those that are left when one has a bad status.
     """
     try:
-        with explained_losses(lambda: runner.iter), explained_deaths(
-                lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
+        with _short_until_first_step(runner), explained_losses(lambda: runner.iter), \
+                explained_deaths(
+                    lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
             runner.train()
     finally:
         release_folder()
@@ -92,6 +113,30 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
         if world_size() > 1:
             time.sleep(5)
         sys.exit(EXIT_STATUS)
+
+
+def test(runner: 'Runner | FlexibleRunner') -> None:
+    """Test with the checkpoint of the config.
+
+    MMEngine only warns of weights that a checkpoint lacks, and measures random ones.
+
+    Raises:
+        SystemExit: If the checkpoint does not fit the model, or data are missing.
+    """
+    with _short_until_first_step(runner):
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        checkpoint = runner._load_from
+        found = read_checkpoint(checkpoint)
+        names = {name[7:] if name.startswith('module.') else name
+                 for name in found.get('state_dict', found)}
+        wanted = [name[7:] if name.startswith('module.') else name
+                  for name, _ in model.named_parameters()]
+        missing = [name for name in wanted if name not in names]
+        if missing:
+            raise ValueError(f'{checkpoint} does not fit the config: it lacks {len(missing)} of '
+                             f'{len(wanted)} weights, the first is {missing[0]}; give what '
+                             'training with this config has saved')
+        runner.test()
 
 
 def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:

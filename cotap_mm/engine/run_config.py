@@ -1,21 +1,26 @@
 """A config, and what command-line options change in it."""
 import argparse
+import os
+import traceback
 from pathlib import Path
 from typing import Optional, Sequence
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from cotap_mm.arguments import KeyValues, nearest, out_folder
 from cotap_mm.datasets import image_source
 from cotap_mm.engine.config_check import check_overrides
 from cotap_mm.engine.schedules import fit_schedules, training_length
+from cotap_mm.error_text import sentence_of
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that training and testing share."""
-    parser.add_argument('--work-dir', help='logs and checkpoints; work_dirs/CONFIG by default')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction,
+    parser.add_argument('--work-dir', type=out_folder,
+                        help='logs and checkpoints; work_dirs/CONFIG by default')
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
                         help='override config keys: key=value ...')
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
@@ -26,6 +31,11 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
 
     Values that depend on others are adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
     """
+    for launcher, variable, starter in (('pytorch', 'RANK', 'dist_train.sh'),
+                                        ('slurm', 'SLURM_PROCID', 'slurm_train.sh')):
+        if args.launcher == launcher and variable not in os.environ:
+            raise ValueError(f'--launcher {launcher} needs the environment variable {variable}, '
+                             f'which is not set; start the processes with tools/{starter}')
     length = training_length(config)
     config.launcher = args.launcher
     config.work_dir = args.work_dir or config.get('work_dir') or str(
@@ -76,14 +86,35 @@ def load_config(name: str) -> Config:
                    for folder in folders]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
+        if Path(name).is_dir():
+            raise ValueError(f'the config must be a file, got the folder {name}')
         known = {folder: sorted({file.stem for top in shipped
                                  for file in (top / 'configs' / folder).glob('*.py')})
                  for folder in folders}
-        raise FileNotFoundError(f'config {name} does not exist; there are ' + ' and '.join(
+        meant = nearest(Path(name).stem, [each for names in known.values() for each in names])
+        raise FileNotFoundError(f'config {name} does not exist{meant}; there are ' + ' and '.join(
             f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()))
-    config = Config.fromfile(path)
+    config = _read(path)
+    if 'model' not in config:
+        raise ValueError(f'config {name} sets no model; start from one of configs/cotap')
     init_default_scope(config.get('default_scope', 'cotap_mm'))
     return config
+
+
+def _read(path: Path) -> Config:
+    """Read a config file, which may hold any mistake that a program can have."""
+    if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise ValueError(f'the config must be a file *.py, *.json or *.yaml, got {path}')
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError:  # of _base_
+        raise
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
+                 if Path(frame.filename).resolve() == path.resolve()]
+        where = f' (line {lines[-1]})' if lines else ''
+        raise ValueError(f'config {path} cannot be read: {type(error).__name__}: '
+                         f'{sentence_of(error)}{where}') from error
 
 
 def is_pretraining(config: Config) -> bool:

@@ -18,6 +18,7 @@ from .feature_browser import (
     Point,
 )
 from .page_guard import PageGuard
+from .page_sessions import MOST_SESSIONS, MOST_WAITING, PageSessions
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # tells nobody; read when gradio is imported
 try:
@@ -50,17 +51,22 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
     modes = [mode for mode in browser.modes if mode != 'prototypes' or prototypes]
     start = Point(0, 0.5, 0.5)
 
-    def draw(chosen: List[int], mode: str, number: float, count: float,
-             point: Point) -> Tuple[Any, str]:
+    def draw(chosen: Any, mode: Any, number: Any, count: Any, point: Point) -> Tuple[Any, str]:
+        page.cotap_sessions.make_room()
         try:
-            drawing = browser.draw(sorted(chosen), mode, Point(*point), int(number), int(count))
+            drawing = browser.draw(_indices(chosen), f'{mode}'[:50], Point(*point), _whole(number),
+                                   _whole(count))
         except CannotDraw as error:
             raise gradio.Error(f'{error}', print_exception=False) from error
         return drawing.sheet, drawing.note
 
-    def click(chosen: List[int], mode: str, number: float, count: float, point: Point,
-              event: gradio.SelectData) -> Tuple[Any, str, Point]:
-        found = browser.locate(*event.index, len(chosen))
+    def click(chosen: Any, mode: Any, number: Any, count: Any, point: Point,
+              event: gradio.EventData) -> Tuple[Any, str, Point]:
+        try:
+            x, y = (_whole(each) for each in event._data['index'])
+            found = browser.locate(x, y, len(_indices(chosen)))
+        except (TypeError, ValueError, KeyError) as error:  # CannotDraw is a ValueError
+            raise gradio.Error('click into a picture', print_exception=False) from error
         point = Point(*point) if found is None else found
         return (*draw(chosen, mode, number, count, point), point)
 
@@ -88,16 +94,36 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
                                  elem_id='images')
         point = gradio.State(start)
         inputs = [chosen, mode, number, count, point]
+        for part in (chosen, mode, number, count):
+            # Gradio would print a traceback for a value that the part does not offer.
+            part.preprocess = lambda value: value
         mode.change(lambda each: (gradio.update(visible=each == 'prototypes'),
                                   gradio.update(visible=each == 'clusters')),
                     mode, [number, count])
         for part in (mode, chosen, number, count):
             part.change(draw, inputs, [sheet, note], show_progress='hidden')
         sheet.select(click, inputs, [sheet, note, point], show_progress='hidden')
+    page.cotap_sessions = PageSessions(page)
+    page.queue(max_size=MOST_WAITING, default_concurrency_limit=1)
     return page
 
 
-def serve(page: Any, host: str, port: int, wait: bool = True) -> None:
+def _whole(value: Any) -> int:
+    """A number that a request holds; ``CannotDraw`` if it is none."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise CannotDraw('a number is expected')
+    return int(value)  # finite, see page_calls.py
+
+
+def _indices(chosen: Any) -> List[int]:
+    """Chosen images in their order; ``CannotDraw`` if these are no numbers."""
+    if not isinstance(chosen, list):
+        raise CannotDraw('a list of images is expected')
+    return sorted(map(_whole, chosen))
+
+
+def serve(page: Any, host: str, port: int, wait: bool = True, names: Sequence[str] = (),
+          root_path: str = '') -> None:
     """Serve a page, and nothing else; see :class:`PageGuard`.
 
     Args:
@@ -105,6 +131,8 @@ def serve(page: Any, host: str, port: int, wait: bool = True) -> None:
         host (str): Address to listen at, ``127.0.0.1`` for this machine only.
         port (int): TCP port.
         wait (bool): Until interrupted; else ``page.close()`` ends it. Defaults to True.
+        names (sequence): Names under which a reverse proxy shows the page. Defaults to none.
+        root_path (str): Path, or URL, under which a reverse proxy shows it. Defaults to none.
 
     Raises:
         OSError: If the port is taken.
@@ -112,7 +140,11 @@ def serve(page: Any, host: str, port: int, wait: bool = True) -> None:
     page.launch(server_name=host, server_port=port, share=False, quiet=True, show_error=False,
                 max_file_size=0, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
                 enable_monitoring=False, theme=page.cotap_theme, css=_STYLE,
-                app_kwargs=dict(middleware=[Middleware(PageGuard, host=host)]),
+                root_path=root_path, state_session_capacity=MOST_SESSIONS,
+                app_kwargs=dict(middleware=[Middleware(
+                    PageGuard, host=host, names=names, root_path=root_path,
+                    inputs={number: len(each.inputs) for number, each in page.fns.items()},
+                    sessions=page.cotap_sessions)]),
                 prevent_thread_lock=not wait)
 
 

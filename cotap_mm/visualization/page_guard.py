@@ -7,17 +7,24 @@ that the page makes; anything else gets a short refusal that says nothing of thi
 from __future__ import annotations
 
 import re
-from typing import Any, Awaitable, Callable, Dict, List, Optional, Sequence, Tuple
-from urllib.parse import urlsplit
+from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from urllib.parse import parse_qs, urlsplit
+
+from .page_calls import SESSION, BadCall, parse_call
+from .page_sessions import PageSessions
 
 MOST_BYTES = 65536  # of the body of a request; the page's own are about 300
+MOST_OPEN = 100  # requests at a time; a browser has about two
 
 _ANSWERED = {
-    'GET': re.compile(r'/|/config|/theme\.css|/manifest\.json|/favicon\.ico|/(assets|static)/.+|'
-                      r'/gradio_api/(app_id|startup-events|queue/data|heartbeat/\w+)'),
+    'GET': re.compile(r'/|/config|/theme\.css|/manifest\.json|/favicon\.ico|'
+                      r'/(assets|static)/[\w./@+-]+|'
+                      r'/gradio_api/(app_id|startup-events|queue/data|heartbeat/[\w-]{1,64})',
+                      re.ASCII),
     'HEAD': re.compile('/'),
     'POST': re.compile('/gradio_api/queue/join'),
 }
+_ANSWERS = '/gradio_api/queue/data'
 _HEADERS = {
     'cache-control': 'no-store',  # photographs are not to stay on a disk
     'content-security-policy': "frame-ancestors 'none'",
@@ -27,6 +34,8 @@ _HEADERS = {
 _LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 Receive = Callable[[], Awaitable[Dict[str, Any]]]
 Send = Callable[[Dict[str, Any]], Awaitable[None]]
+Refusal = Tuple[int, str]
+_NOTHING: Refusal = (404, 'There is nothing here.')
 
 
 class PageGuard:
@@ -38,37 +47,103 @@ class PageGuard:
     Args:
         app: The ASGI application behind it.
         host (str): Address that the server is bound to.
+        names (sequence): Names, or NAME:PORT, under which a reverse proxy shows the page.
+            With any, requests under all names but these and the machine's own are refused,
+            whatever the address. Defaults to none.
+        root_path (str): Path, or URL, under which a reverse proxy shows the page; a proxy
+            may leave it in the paths of its requests. Defaults to none.
+        inputs (mapping, optional): Functions of the page: number -> number of inputs.
+        sessions (PageSessions, optional): What is kept for the users; unlimited by default.
     """
 
-    def __init__(self, app: Any, host: str) -> None:
-        self.app = app
-        self.hosts = (*_LOOPBACK, host) if is_loopback(host) else None
+    def __init__(self, app: Any, host: str, names: Sequence[str] = (), root_path: str = '',
+                 inputs: Optional[Mapping[int, int]] = None,
+                 sessions: Optional[PageSessions] = None) -> None:
+        self.app, self.inputs, self.sessions = app, inputs, sessions
+        self.names = tuple(name.lower() for name in names)
+        self.hosts = (*_LOOPBACK, host) if is_loopback(host) or names else None
+        self.prefix = urlsplit(root_path).path.rstrip('/')
+        self._open = 0
 
     async def __call__(self, scope: Dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
         if scope['type'] == 'lifespan':
             await self.app(scope, receive, send)
         elif scope['type'] == 'http':  # and no web sockets
-            headers = {key.decode('latin-1'): value.decode('latin-1')
-                       for key, value in scope['headers']}
-            refusal = self._refusal(scope['method'], scope['path'], headers)
-            body = None if refusal else await _whole_body(receive)
-            if refusal or body is None:
-                await _refuse(send, *(refusal or (413, 'The request is too large.')))
-            else:
-                await self.app(scope, _again(body, receive), _with_headers(send))
+            if self._open >= MOST_OPEN:
+                await _refuse(send, 503, 'Too many requests at a time.')
+                return
+            self._open += 1
+            try:
+                await self._answer(self._plain(scope), receive, send)
+            finally:
+                self._open -= 1
 
-    def _refusal(self, method: str, path: str,
-                 headers: Dict[str, str]) -> Optional[Tuple[int, str]]:
+    async def _answer(self, scope: Dict[str, Any], receive: Receive, send: Send) -> None:
+        headers = _headers(scope)
+        refusal = self._refusal(scope['method'], scope['path'], headers)
+        body = None if refusal else await _whole_body(receive)
+        if not refusal and body is None:
+            refusal = 413, 'The request is too large.'
+        session = ''
+        if not refusal and scope['method'] == 'POST':
+            try:
+                session, body = parse_call(body, headers.get('content-type', ''), self.inputs)
+                refusal = self.sessions and self.sessions.join(session)
+            except BadCall as bad:
+                refusal = bad.status, bad.sentence
+        elif not refusal and scope['path'] == _ANSWERS:
+            session = parse_qs(scope['query_string'].decode('latin-1')).get('session_hash', [''])[0]
+            if not SESSION.fullmatch(session) or self.sessions and not self.sessions.may_read(
+                    session):
+                refusal = _NOTHING
+        if refusal:
+            await _refuse(send, *refusal)
+        elif scope['path'] == _ANSWERS and self.sessions:
+            self.sessions.start_reading(session)
+            try:
+                await self.app(scope, _again(body, receive), _with_headers(send))
+            finally:
+                self.sessions.stop_reading(session)
+        else:
+            await self.app(scope, _again(body, receive), _with_headers(send))
+
+    def _plain(self, scope: Dict[str, Any]) -> Dict[str, Any]:
+        """A request without the prefix of a proxy, and without what the page never asks for."""
+        path = scope['path']
+        if self.prefix and (path == self.prefix or path.startswith(f'{self.prefix}/')):
+            path = path[len(self.prefix):] or '/'
+        query = scope.get('query_string', b'')
+        if path.rstrip('/') != _ANSWERS and query not in (b'__theme=light', b'__theme=dark'):
+            query = b''
+        drop = {b'x-gradio-server', *(() if self.names else (
+            b'x-forwarded-host', b'x-forwarded-proto'))}
+        headers = [(key, value) for key, value in scope['headers'] if key.lower() not in drop]
+        return dict(scope, path=path.rstrip('/') or '/', raw_path=path.encode(),
+                    query_string=query, headers=headers)
+
+    def _refusal(self, method: str, path: str, headers: Dict[str, str]) -> Optional[Refusal]:
         host, origin = headers.get('host', ''), headers.get('origin')
-        if self.hosts is not None and _name(host) not in self.hosts:
-            return 403, 'This page is for the machine that it runs on.'
-        if origin is not None and urlsplit(origin).netloc != host:
-            return 403, 'Requests from other pages are not answered.'
+        for name in (host, headers.get('x-forwarded-host', host)):
+            if self.hosts is not None and not self._is_own(name):
+                return 403, 'This page is for the machine that it runs on.'
+            if not _name(name):
+                return 400, 'The request names no host.'
+        if origin is not None:
+            place = _netloc(origin)
+            if place != host and not self._is_allowed(place):
+                return 403, 'Requests from other pages are not answered.'
         pattern = _ANSWERED.get(method)
-        if pattern is None or '..' in path or not pattern.fullmatch(path.rstrip('/') or '/'):
-            return 404, 'There is nothing here.'
+        if pattern is None or '..' in path or not pattern.fullmatch(path):
+            return _NOTHING
         return None
+
+    def _is_own(self, place: str) -> bool:
+        return _name(place) in self.hosts or self._is_allowed(place)
+
+    def _is_allowed(self, place: str) -> bool:
+        """Whether a host, with its port if it has one, is one that the user has named."""
+        return place.lower() in self.names or _name(place) in self.names
 
 
 def is_loopback(host: str) -> bool:
@@ -76,12 +151,28 @@ def is_loopback(host: str) -> bool:
     return host in _LOOPBACK or re.fullmatch(r'127(\.\d{1,3}){3}', host) is not None
 
 
+def _headers(scope: Dict[str, Any]) -> Dict[str, str]:
+    return {key.decode('latin-1'): value.decode('latin-1') for key, value in scope['headers']}
+
+
 def _name(host: str) -> str:
     """``[::1]:80`` -> ``::1``; '' for what is no name."""
+    if not re.fullmatch(r'[\w.\[\]:-]+', host, re.ASCII):
+        return ''
     try:
-        return urlsplit(f'//{host}').hostname or ''
+        found = urlsplit(f'//{host}')
+        return (found.hostname or '') if found.port != 0 else ''
+    except ValueError:  # also of a port that is out of range
+        return ''
+
+
+def _netloc(origin: str) -> str:
+    """``https://name:80`` -> ``name:80``; '' for what is no address of a page."""
+    try:
+        found = urlsplit(origin)
     except ValueError:
         return ''
+    return found.netloc if found.scheme in ('http', 'https') else ''
 
 
 async def _whole_body(receive: Receive) -> Optional[bytes]:

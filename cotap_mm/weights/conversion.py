@@ -102,7 +102,7 @@ def _stated(tensors: Dict[str, Tensor], meta: Optional[dict], num_heads: Optiona
     try:
         return dict(architecture=architecture_of(tensors, meta, num_heads))
     except ValueError:
-        if needed:
+        if needed or num_heads:
             raise
         return {}
 

@@ -1,5 +1,6 @@
 """A trained network as a file for others: small, with its origin, told apart by its name."""
 import hashlib
+import os
 from pathlib import Path
 from typing import Dict, Optional, Union
 
@@ -7,7 +8,7 @@ import mmengine
 import torch
 from torch import Tensor
 
-from cotap_mm.files import checksum, whole_file
+from cotap_mm.files import UNFINISHED, checksum, whole_file
 from cotap_mm.version import __version__
 
 from .architecture import architecture_of
@@ -59,9 +60,11 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
     weights = {name: value.detach().clone().contiguous() for name, value in state.items()}
     meta.update(license=license, sha256=weights_hash(weights), versions=dict(
         cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)))
-    with whole_file(out) as unfinished:
+    # Not written as ``out``, which may exist, and may be the checkpoint itself.
+    draft = out.with_name(f'{UNFINISHED}{os.getpid()}-draft-{out.name}')
+    with whole_file(draft) as unfinished:
         torch.save(dict(meta=meta, state_dict=weights), unfinished)
-    return out.replace(out.with_name(f'{out.stem}-{checksum(out)[:8]}.pth'))
+    return draft.replace(out.with_name(f'{out.stem}-{checksum(draft)[:8]}.pth'))
 
 
 def weights_hash(weights: Dict[str, Tensor]) -> str:

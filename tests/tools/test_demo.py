@@ -91,5 +91,5 @@ def test_defaults(demo):
 def test_config_without_test_scenes_is_refused(demo, tmp_path):
     config = tmp_path / 'empty.py'
     config.write_text('model = dict()')
-    with pytest.raises(ValueError, match='demo=dict'):
+    with pytest.raises(SystemExit, match='error: .*demo=dict'):
         demo.main(['--config', str(config)])

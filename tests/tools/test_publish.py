@@ -37,7 +37,20 @@ def test_mistakes_end_in_one_sentence(run):
     with pytest.raises(SystemExit, match='error: checkpoint nowhere.pth is not a file'):
         run('nowhere.pth', 'tiny.pth', '--license', 'MIT')
     with pytest.raises(SystemExit, match='error: license must be named'):
-        run('nowhere.pth', 'tiny.pth', '--license', '')
+        run('nowhere.pth', 'tiny.pth', '--license', ' ')
     with pytest.raises(SystemExit) as ended:  # argparse: the licence is no choice
         run('nowhere.pth', 'tiny.pth')
     assert ended.value.code == 2
+
+
+def test_existing_files_stay(run, tmp_path):
+    """The result has another name than the one that is given, which may be the checkpoint's."""
+    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+    for name in ('iter_1.pth', 'mine.pth'):
+        torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)),
+                   tmp_path / name)
+    before = {name: (tmp_path / name).read_bytes() for name in ('iter_1.pth', 'mine.pth')}
+    for name in before:
+        run('iter_1.pth', name, '--license', 'MIT')
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+    assert len(list(tmp_path.glob('*-????????.pth'))) == 2 == len(list(tmp_path.iterdir())) - 2

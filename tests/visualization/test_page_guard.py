@@ -1,17 +1,23 @@
 """What the guard lets through; over real connections in test_viewer_server.py."""
+import argparse
 import asyncio
+import socket
 
 import pytest
 
-from cotap_mm.visualization.page_guard import PageGuard, is_loopback
+from cotap_mm.visualization.page_address import check_port, host_name, root_path
+from cotap_mm.visualization.page_guard import MOST_OPEN, PageGuard, is_loopback
 
 
-def ask(bound, path='/', method='GET', kind='http', **headers):
+def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', passed=None,
+        **headers):
     """Status of the answer of a guard in front of an application that answers 200."""
     sent, reached = [], []
 
     async def app(scope, receive, send):
         reached.append(await receive())
+        if passed is not None:
+            passed.extend(scope['headers'])
         await send(dict(type='http.response.start', status=200, headers=[]))
 
     async def receive():
@@ -22,7 +28,7 @@ def ask(bound, path='/', method='GET', kind='http', **headers):
 
     scope = dict(type=kind, method=method, path=path,
                  headers=[(key.encode(), value.encode()) for key, value in headers.items()])
-    asyncio.run(PageGuard(app, bound)(scope, receive, send))
+    asyncio.run(PageGuard(app, bound, names, root_path)(scope, receive, send))
     if reached:
         assert reached[0]['body'] == b'hello'
     return sent[0]['status'] if sent else None
@@ -47,3 +53,104 @@ def test_a_server_for_others_answers_to_any_name_but_only_its_own_pages():
 
 def test_no_web_sockets():
     assert ask('127.0.0.1', kind='websocket', host='127.0.0.1') is None
+
+
+def test_behind_a_proxy_exactly_the_named_hosts_are_answered():
+    def status(**headers):
+        return ask('127.0.0.1', names=('viewer.example.org', 'other.example:8443'),
+                   root_path='/look', **headers)
+
+    assert status(host='viewer.example.org') == 200
+    assert status(host='VIEWER.example.org:443', origin='https://viewer.example.org') == 200
+    assert status(host='other.example:8443') == 200
+    assert status(host='127.0.0.1:80', origin='https://viewer.example.org') == 200
+    assert status(host='127.0.0.1:80', path='/look/config') == 200
+    assert status(host='127.0.0.1:80', path='/look') == 200
+    for headers in (dict(host='other.example'), dict(host='other.example:8444'),
+                    dict(host='example.org'), dict(host='x.viewer.example.org'),
+                    dict(host='viewer.example.org.evil'),
+                    dict(host='127.0.0.1', origin='https://example.org'),
+                    {'host': '127.0.0.1', 'x-forwarded-host': 'example.org'}):
+        assert status(**headers) == 403, headers
+    assert status(host='127.0.0.1', path='/look/../secret') == 404
+    # At an address for all, the names still are the only ones.
+    assert ask('0.0.0.0', names=('viewer.example.org', ), host='viewer.example.org') == 200
+    assert ask('0.0.0.0', names=('viewer.example.org', ), host='example.org') == 403
+
+
+@pytest.mark.parametrize('host', ['', 'a b', 'example:99999', 'example:x', '[::1', 'x@y', 'a/b'])
+def test_a_host_that_is_no_name(host):
+    assert ask('0.0.0.0', host=host) == 400
+
+
+def test_headers_that_choose_another_server_are_dropped():
+    passed = []
+    ask('127.0.0.1', host='127.0.0.1', passed=passed,
+        **{'x-gradio-server': 'http://[', 'x-forwarded-proto': 'https'})
+    assert dict(passed) == {b'host': b'127.0.0.1'}
+
+
+def test_too_many_requests_at_a_time():
+    async def work():
+        release, answers = asyncio.Event(), []
+
+        async def app(scope, receive, send):
+            await release.wait()
+            await send(dict(type='http.response.start', status=200, headers=[]))
+
+        async def receive():
+            return dict(type='http.request', body=b'')
+
+        async def send(message):
+            answers.append(message.get('status'))
+
+        guard = PageGuard(app, '127.0.0.1')
+        scope = dict(type='http', method='GET', path='/', headers=[(b'host', b'127.0.0.1')])
+        waiting = [asyncio.create_task(guard(scope, receive, send)) for _ in range(MOST_OPEN)]
+        await asyncio.sleep(0)
+        await guard(scope, receive, send)
+        assert answers[0] == 503
+        release.set()
+        await asyncio.gather(*waiting)
+        await guard(scope, receive, send)
+        assert answers[-1] == 200 and answers.count(503) == 1
+
+    asyncio.run(work())
+
+
+@pytest.mark.parametrize('text', ['*', 'https://example.org', 'a b', 'example:0', 'example:99999',
+                                  'example/x', 'user@example', ''])
+def test_names_that_no_browser_sends(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        host_name(text)
+
+
+@pytest.mark.parametrize('text', ['viewer', '//evil', '/a/../b', '/a?b', 'ftp://x/y', 'https://',
+                                  'https://a b/c', 'https://example:0/', '/a b', '/é'])
+def test_paths_that_no_proxy_has(text):
+    with pytest.raises(argparse.ArgumentTypeError):
+        root_path(text)
+
+
+def test_names_and_paths_of_a_proxy():
+    assert host_name('Images.Example.org:8443') == 'images.example.org:8443'
+    assert host_name('bücher.example') == 'xn--bcher-kva.example'
+    assert root_path('/viewer/') == '/viewer'
+    assert root_path('https://example.org/a/b') == 'https://example.org/a/b'
+
+
+def test_addresses_that_cannot_be_served_at():
+    assert check_port('127.0.0.1', 0) > 0
+    with socket.socket() as taken:
+        taken.bind(('127.0.0.1', 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ValueError,
+                           match=f'127.0.0.1:{port} .* --port, ([0-9]+) is free') as busy:
+            check_port('127.0.0.1', port)
+        assert check_port('127.0.0.1', int(str(busy.value).split()[-3])) > port
+    for host in ('no-such-host.invalid', 'a' * 70, '999.1.1.1'):
+        with pytest.raises(ValueError, match=f'--host {host} cannot be resolved'):
+            check_port(host, 7860)
+    with pytest.raises(ValueError, match='another --host'):
+        check_port('192.0.2.1', 7860)  # an address of nobody's machine

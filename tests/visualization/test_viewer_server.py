@@ -204,6 +204,26 @@ def test_answers_say_nothing_of_this_machine(client, place):
         assert status >= 400 and not leaks(place, headers, answer)
 
 
+def test_malformed_calls_get_4xx_and_leave_the_terminal_quiet(client, place):
+    good = dict(data=[[0], 'similarity', 0, 8, None], fn_index=1, session_hash='s')
+    bodies = ['', '[]', '{"data":NaN}', '{"data":[1e999]}', '[' * 30_000,
+              *(json.dumps(dict(good, **wrong)) for wrong in (
+                  dict(fn_index=10_000), dict(fn_index=-1), dict(fn_index=None), dict(data=[]),
+                  dict(session_hash=None), dict(trigger_id=2**70), dict(event_data=[])))]
+    for body in bodies:
+        status, headers, answer = client.ask('/gradio_api/queue/join', 'POST', body)
+        assert 400 <= status < 500 and not leaks(place, headers, answer), body[:60]
+    for path in ('/gradio_api/queue/data?session_hash=unknown', '/assets/%00', '/%ff', '/x'):
+        assert client.ask(path)[0] == 404
+    assert client.ask('/gradio_api/queue/join', 'POST', json.dumps(good),
+                      {'Content-Type': 'text/plain'})[0] == 415
+    for chosen, number in (('x', 0), ([0], 'x'), ([[0]], 0), (None, None), ([10**30], 0)):
+        assert not client.draw(chosen, number=number)['success']
+    assert client.draw([0])['success']
+    log = (place / 'log').read_text()
+    assert 'Traceback' not in log and 'Exception' not in log
+
+
 def test_list_that_leads_outside(place, tmp_path):
     from tool_loading import load_tool
     viewer = load_tool('viewer')

@@ -9,6 +9,7 @@ from typing import Callable, Dict, List
 import torch
 from torch import Tensor
 
+from cotap_mm.arguments import out_file, positive_int, whole_number
 from cotap_mm.ops import continuous_average_precision
 
 from . import measuring
@@ -17,17 +18,18 @@ _EPS = 1e-5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--pairs', type=int, nargs='+',
+    parser.add_argument('--pairs', type=positive_int, nargs='+',
                         default=[128, 256, 512, 1024, 4200, 50_000, 100_000, 200_000, 400_000,
                                  1_000_000], help='lengths of the list')
     parser.add_argument('--methods', nargs='+', default=['pairs', 'sums'],
                         choices=['pairs', 'compiled', 'sums'])
-    parser.add_argument('--longest-plain', type=int, default=5000,
+    parser.add_argument('--longest-plain', type=whole_number(0), default=5000,
                         help='longest list for the plain form, which needs 30 GB for 20000 pairs')
-    parser.add_argument('--longest-pairs', type=int, default=20_000,
+    parser.add_argument('--longest-pairs', type=whole_number(0), default=20_000,
                         help='longest list for comparing all pairs')
-    parser.add_argument('--runs', type=int, default=7)
-    parser.add_argument('--plot', help='PNG of the growth of time and memory')
+    parser.add_argument('--runs', type=positive_int, default=7)
+    parser.add_argument('--plot', type=out_file('.png'),
+                        help='PNG of the growth of time and memory')
 
 
 def plain(pred: Tensor, target: Tensor, tau: float = 0.5, threshold: float = -0.2,

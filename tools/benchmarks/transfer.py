@@ -8,6 +8,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cotap_mm.arguments import out_folder, whole_number
+from cotap_mm.engine.run_config import load_config
+from cotap_mm.errors import UserError
+
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 
 
@@ -17,8 +21,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
                         metavar=('NAME', 'KEY=VALUE'), help='init=FILE or init=none ({seed} '
                         'in FILE is the seed), and config keys that this start needs')
     parser.add_argument('--metric', default='mIoU', help='as the log calls it')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2])
-    parser.add_argument('--work-dir', help='work_dirs/transfer/CONFIG by default')
+    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1, 2])
+    parser.add_argument('--work-dir', type=out_folder, help='work_dirs/transfer/CONFIG by default')
 
 
 def last_metric(folder: Path, name: str) -> float:
@@ -33,7 +37,18 @@ def last_metric(folder: Path, name: str) -> float:
     return 100 * values[-1] if name.startswith('coco/') else values[-1]
 
 
+def check(args: argparse.Namespace) -> None:
+    """Refuse what no training can be started with, before the first one."""
+    load_config(args.config)
+    for name, *options in args.variant:
+        wrong = [option for option in options if not option.partition('=')[2]]
+        if wrong:
+            raise ValueError(f'--variant {name}: expected KEY=VALUE after the name, got '
+                             f'{wrong[0]!r}')
+
+
 def run(args: argparse.Namespace) -> None:
+    check(args)
     top = Path(args.work_dir or Path('work_dirs') / 'transfer' / Path(args.config).stem)
     rows = []
     for name, *options in args.variant:
@@ -51,8 +66,12 @@ def run(args: argparse.Namespace) -> None:
                            '--overwrite']  # of a run that did not come to its end
                 command += ['--init', inits[-1]] if inits else []
                 command += ['--cfg-options', *keys] if keys else []
-                with open(top.parent / f'{top.name}.log', 'a', encoding='utf-8') as log:
-                    subprocess.run(command, check=True, stdout=log, stderr=log)
+                file = top.parent / f'{top.name}.log'
+                with open(file, 'a', encoding='utf-8') as log:
+                    done_well = subprocess.run(command, stdout=log, stderr=log).returncode == 0
+                if not done_well:
+                    raise UserError(f'{name}, seed {seed}: the training failed; {file} ends with '
+                                    'the reason')
                 done.write_text(json.dumps({args.metric: last_metric(folder, args.metric)}))
             values.append(json.loads(done.read_text())[args.metric])
             print(f'{name}, seed {seed}: {args.metric} {values[-1]:.2f}', flush=True)

@@ -34,6 +34,9 @@ from noise_tables import (
 from noisy_targets import DATA
 from small_student import SETTINGS, raw_precision, train_and_measure
 
+from cotap_mm.arguments import Parser, device, positive_float, positive_int, whole_number
+from cotap_mm.command_line import tool
+
 NAME = 'noise_tolerance'
 TUNING_SEED = 1000
 Record = study.Record
@@ -41,20 +44,20 @@ Cell = Dict[str, Any]  # a condition with an objective
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1, 2, 3, 4])
+    parser = Parser(description=__doc__)
+    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--data', nargs='+', choices=DATA, default=list(DATA))
-    parser.add_argument('--imbalance', type=float, nargs='+', default=[1., 50.])
+    parser.add_argument('--imbalance', type=positive_float, nargs='+', default=[1., 50.])
     parser.add_argument('--objectives', nargs='+', choices=list(SETTINGS), default=list(SETTINGS))
-    parser.add_argument('--lrs', type=float, nargs='+', default=[1e-2, 3e-2],
+    parser.add_argument('--lrs', type=positive_float, nargs='+', default=[1e-2, 3e-2],
                         help='the first serves while margin or temperature is chosen')
-    parser.add_argument('--steps', type=int, default=200)
-    parser.add_argument('--batch', type=int, default=24)
-    parser.add_argument('--train-size', type=int, default=0, help='0: 1000 (mixture), 260 (digits)')
-    parser.add_argument('--held-out', type=int, default=500)
-    parser.add_argument('--device', default='cpu')
-    parser.add_argument('--workers', type=int, default=2, help='processes of one thread')
+    parser.add_argument('--steps', type=positive_int, default=200)
+    parser.add_argument('--batch', type=positive_int, default=24)
+    parser.add_argument('--train-size', type=whole_number(0), default=0,
+                        help='0: 1000 (mixture), 260 (digits)')
+    parser.add_argument('--held-out', type=positive_int, default=500)
+    parser.add_argument('--device', type=device, default='cpu')
+    parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread')
     parser.add_argument('--quick', action='store_true', help='toy sizes; proves nothing')
     study.add_folders(parser)
     args = parser.parse_args(argv)
@@ -205,6 +208,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
     study.fill_page(out / f'{NAME}.md', 'results', text)
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     if args.quick and args.out == study.DOCS:

@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import study
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.runner import Runner
 
+from cotap_mm.arguments import KeyValues, Parser, positive_int, whole_number
+from cotap_mm.command_line import tool
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.evaluation import EvaluationHook
 
@@ -43,15 +45,14 @@ SHOWN = ('within_instance', 'between_classes', 'silhouette', 'effective_rank')
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('--data', nargs='+', choices=['toy', 'camvid'], default=['toy'])
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0])
-    parser.add_argument('--iters', type=int, default=100)
-    parser.add_argument('--interval', type=int, default=25)
-    parser.add_argument('--images', type=int, default=60, help='images that are measured')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0])
+    parser.add_argument('--iters', type=positive_int, default=100)
+    parser.add_argument('--interval', type=positive_int, default=25)
+    parser.add_argument('--images', type=positive_int, default=60, help='images that are measured')
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, default={},
                         help='config keys of all runs')
     study.add_folders(parser)
     return parser.parse_args(argv)
@@ -166,6 +167,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
     study.fill_page(out / f'{NAME}.md', 'results', study.markdown_table(header, rows))
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     study.finish(NAME, parse_args(argv), run, report)
 

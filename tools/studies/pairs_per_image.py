@@ -17,9 +17,10 @@ from typing import Any, Dict, List, Optional
 
 import over_dispersion
 import study
-from mmengine.config import DictAction
 from mmengine.runner import Runner
 
+from cotap_mm.arguments import KeyValues, Parser, positive_int, whole_number
+from cotap_mm.command_line import tool
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.models import PatchPairSampler
 
@@ -28,17 +29,16 @@ ALL = 0  # stands for all patches, in the JSON too
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
-    parser.add_argument('--topk', type=int, nargs='+', default=[1, 5, 20, ALL],
+    parser.add_argument('--topk', type=whole_number(0), nargs='+', default=[1, 5, 20, ALL],
                         help='patches an image; 0 is all')
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--iters', type=int, default=100)
-    parser.add_argument('--images', type=int, default=60, help='images that are measured')
-    parser.add_argument('--workers', type=int, default=2, help='processes of one thread; '
+    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1])
+    parser.add_argument('--iters', type=positive_int, default=100)
+    parser.add_argument('--images', type=positive_int, default=60, help='images that are measured')
+    parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread; '
                         'several slow the steps that are timed')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={},
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, default={},
                         help='config keys of all runs')
     study.add_folders(parser)
     return parser.parse_args(argv)
@@ -113,6 +113,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
                       size=(3.6, 2.6))
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     study.finish(NAME, parse_args(argv), run, report)
 

@@ -22,6 +22,8 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import cotap_mm  # noqa: F401  (registers everything)
+from cotap_mm.arguments import Parser, positive_int, whole_number
+from cotap_mm.command_line import tool
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
 from cotap_mm.registry import DATASETS, build
@@ -52,17 +54,17 @@ PARAMETERS: Dict[str, Parameter] = {
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__)
     parser.add_argument('--config', default=str(study.ROOT / 'configs/cotap/demo.py'))
     parser.add_argument('--parameters', nargs='+', choices=list(PARAMETERS),
                         default=list(PARAMETERS))
-    parser.add_argument('--seeds', type=int, nargs='+', default=[0, 1])
-    parser.add_argument('--iters', type=int, default=120)
-    parser.add_argument('--batch-size', type=int, default=8)
-    parser.add_argument('--train-images', type=int, default=500)
-    parser.add_argument('--images', type=int, default=80, help='of the memory, and to segment')
-    parser.add_argument('--workers', type=int, default=2, help='processes of one thread')
+    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1])
+    parser.add_argument('--iters', type=positive_int, default=120)
+    parser.add_argument('--batch-size', type=positive_int, default=8)
+    parser.add_argument('--train-images', type=positive_int, default=500)
+    parser.add_argument('--images', type=positive_int, default=80,
+                        help='of the memory, and to segment')
+    parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread')
     study.add_folders(parser)
     return parser.parse_args(argv)
 
@@ -225,6 +227,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
     study.fill_page(out / f'{NAME}.md', 'results', text)
 
 
+@tool
 def main(argv: Optional[List[str]] = None) -> None:
     study.finish(NAME, parse_args(argv), run, report)
 

@@ -23,6 +23,8 @@ import torch
 from matplotlib.lines import Line2D
 from mmengine.utils import ProgressBar
 
+from cotap_mm.arguments import out_folder
+from cotap_mm.command_line import short_errors
 from cotap_mm.machine import describe_machine
 from cotap_mm.visualization.canvas import INK, SERIES, new_figure, render, save_png, styled
 
@@ -147,8 +149,10 @@ def read_json(path: Path) -> Dict[str, Any]:
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Arguments that all studies have."""
-    parser.add_argument('--out', type=Path, default=DOCS, help='folder of the results')
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/studies'))
+    parser.add_argument('--out', type=lambda text: Path(out_folder(text)), default=DOCS,
+                        metavar='DIR', help='folder of the results')
+    parser.add_argument('--work-dir', type=lambda text: Path(out_folder(text)),
+                        default=Path('work_dirs/studies'), metavar='DIR')
     parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
 
 
@@ -163,9 +167,10 @@ def finish(name: str, args: argparse.Namespace, run: Callable[[Any], Dict[str, A
         report (callable): Results and folder -> page and plot.
     """
     path = args.out / f'{name}.json'
-    if not args.plot_only:
-        write_json(path, run(args))
-    report(read_json(path), args.out)
+    with short_errors():
+        if not args.plot_only:
+            write_json(path, run(args))
+        report(read_json(path), args.out)
     print(f'results: {args.out / name}.md, .png and .json')
 
 

@@ -1,0 +1,72 @@
+"""Reduce any exception to the one sentence that a user needs, without a traceback."""
+from __future__ import annotations
+
+import re
+
+LONGEST = 1500  # characters of a sentence; the rest is cut
+#: Import name -> what pip calls it, where the two differ.
+_PIP_NAMES = {'cv2': 'opencv-python', 'PIL': 'pillow', 'faiss': 'faiss-cpu',
+              'sklearn': 'scikit-learn', 'gradio': '"gradio>=6"', 'yaml': 'pyyaml',
+              'mmseg': 'mmsegmentation'}
+
+
+def sentence_of(error: BaseException) -> str:
+    """Describe an exception in one line.
+
+    An exception that a worker of a DataLoader raised arrives with the worker's traceback in its
+    message; only the original sentence is kept of it. Errors of the operating system get their
+    file, missing packages the command that installs them.
+
+    Args:
+        error (BaseException): Any exception.
+
+    Returns:
+        str: One line of at most ``LONGEST`` characters; the name of the type if the exception
+        has no message.
+    """
+    text = one_line(_text(error))
+    return text or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    """Join the lines of a message; an indented line is an entry of a list.
+
+    Args:
+        text (str): A message of any length.
+
+    Returns:
+        str: One line of at most ``LONGEST`` characters.
+    """
+    text = re.sub(r':\s*\n\s+', ': ', text.strip())
+    text = re.sub(r'[;,]?\s*\n\s{2,}', '; ', text)
+    text = ' '.join(text.split())
+    return text if len(text) <= LONGEST else f'{text[:LONGEST - 4]} ...'
+
+
+def _text(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        files = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ': '.join([*files, error.strerror])
+    if isinstance(error, ModuleNotFoundError) and f'{error}'.startswith('No module named'):
+        package = (error.name or '').split('.')[0]
+        return f'{error}; install it with: pip install {_PIP_NAMES.get(package, package)}'
+    if isinstance(error, KeyError) and ' registry. Please check whether ' in str(error):
+        return (f'{str(error.args[0]).split(". Please check", 1)[0]}; check the type and the '
+                'default_scope of the config')
+    if isinstance(error, KeyError) and len(error.args) == 1 and isinstance(error.args[0], str):
+        return _of_worker(error, error.args[0])  # str() would add quotes
+    return _of_worker(error, str(error))
+
+
+def _of_worker(error: BaseException, text: str) -> str:
+    """Cut the traceback of another process, or a quoted one, out of a message."""
+    mark = 'Traceback (most recent call last)'
+    if mark not in text:
+        return text
+    # The last line without indentation that looks like "package.Type: sentence".
+    found = list(re.finditer(r'^[A-Za-z_][\w.]*: ', text[text.rindex(mark):], re.MULTILINE))
+    name = type(error).__name__
+    own = [match for match in found if match[0][:-2].split('.')[-1] == name]
+    if own or found:
+        return text[text.rindex(mark) + (own or found)[-1].end():]
+    return text[:text.index(mark)]
