@@ -64,7 +64,7 @@ class Outcome:
                          f'iteration {each.done}')
             for rank, (status, output) in enumerate(zip(each.statuses, each.outputs)):
                 lines += [f'    rank {rank}| {line[:300]}' for line in
-                          of_interest(status, output) if self.problems]
+                          of_interest(status, output, each.hung) if self.problems]
         return '\n'.join([*lines, f'  {self.case.replay}'])
 
 

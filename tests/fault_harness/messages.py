@@ -45,8 +45,10 @@ def without_logs(output: str) -> str:
                      if line.strip() and ' - INFO - ' not in line and not _TABLE.match(line))
 
 
-def of_interest(status: int, output: str) -> list[str]:
-    """The lines of an output to show with a failure."""
+def of_interest(status: int, output: str, hung: bool = False) -> list[str]:
+    """The lines of an output to show with a failure; of one that hung, where it did."""
+    if hung:
+        return output[output.rfind('most recent call first') + 1:].splitlines()[-40:]
     if status not in (0, 75, -9):
         return [line for line in output.splitlines() if line.strip()][-12:]
     return [line for line in output.splitlines() if _WARNING.search(line)]
