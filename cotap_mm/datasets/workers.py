@@ -228,10 +228,7 @@ def explained_deaths(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        death: Optional[BaseException] = error
-        # It may have been taken for another.
-        while death is not None and not (_is_death(death) or _is_timeout(death)):
-            death = None if isinstance(death, UserError) else death.__cause__ or death.__context__
+        death = _find_death(error)
         if death is None:
             raise
         reading = ", ".join(being_read()) or "nothing"
@@ -244,6 +241,18 @@ def explained_deaths(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
             f'{reading}. Where it was killed for lack of memory, '
             'fewer train_dataloader.num_workers help; else look at these images. Nothing that was '
             'saved is lost: start again, with --resume') from error
+
+
+def _find_death(error: BaseException) -> Optional[BaseException]:
+    """PyTorch's error about a worker, which may have been taken for another one."""
+    link: Optional[BaseException] = error
+    seen: list = []  # causes and contexts may form a circle
+    while link is not None and not any(link is other for other in seen):
+        if _is_death(link) or _is_timeout(link):
+            return link
+        seen.append(link)
+        link = None if isinstance(link, UserError) else link.__cause__ or link.__context__
+    return None
 
 
 def _is_death(error: BaseException) -> bool:

@@ -7,6 +7,7 @@ from contextlib import closing
 
 import pytest
 import torch
+from faults import time_limit
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
@@ -108,3 +109,12 @@ def test_every_loader_of_a_config_gets_a_limit(monkeypatch):
     limit_loader_waits(config)
     assert config.train_dataloader.timeout == 40 and 'loader_patience' not in config.train_cfg
     assert 'timeout' not in config.val_dataloader and config.test_dataloader.timeout == 9
+
+
+def test_errors_that_caused_each_other_end():
+    """Only a circle of contexts is broken by Python itself."""
+    error, cause = OSError('unreachable'), ValueError('unreadable')
+    error.__cause__, cause.__context__ = cause, error
+    with time_limit(20), pytest.raises(OSError) as caught, explained_deaths(list):
+        raise error
+    assert caught.value is error
