@@ -24,6 +24,7 @@ from mmengine.utils import ProgressBar
 from torch import nn
 
 from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.engine import launch
 from cotap_mm.evaluation import (
     CoTAPEncoder,
     Encoder,
@@ -93,7 +94,7 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     runner, hook = Runner.from_cfg(config), DemoHook()
     runner.register_hook(hook)
     start = time.monotonic()
-    runner.train()
+    launch.train(runner)
     minutes = (time.monotonic() - start) / 60
     after = runner.model.module if is_model_wrapper(runner.model) else runner.model
     random = build(MODELS, config.model.backbone)

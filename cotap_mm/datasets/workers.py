@@ -18,6 +18,7 @@ from torch.utils.data import get_worker_info
 
 from cotap_mm.errors import UserError
 from cotap_mm.registry import FUNCTIONS
+from cotap_mm.signals import on_signal_in_child
 
 _MOST_WORKERS = 256
 _LOOK = 30.0  # seconds after which a process that waits for a batch looks at its workers
@@ -56,6 +57,9 @@ def start_worker(worker_id: int, **_: Any) -> None:
 def _on_sigterm(number: int, frame: Any) -> None:
     if not _needed:
         os._exit(0)
+
+
+on_signal_in_child(_on_sigterm)  # from the first moment of a forked worker
 
 
 class ReadingSigns:

@@ -283,7 +283,7 @@ def names(folder):
 
 
 def test_the_newest_are_kept(tmp_path):
-    tmp_path.joinpath(f'{UNFINISHED}7-iter_3.pth').write_bytes(b'of a run that was killed')
+    tmp_path.joinpath(f'{UNFINISHED}{10**9}-iter_3.pth').write_bytes(b'of a run that was killed')
     make_runner(tmp_path).train()
     assert names(tmp_path) == ['iter_10.pth', 'iter_10.pth.json', 'iter_8.pth', 'iter_8.pth.json']
     saved = torch.load(tmp_path / 'iter_10.pth', weights_only=False)
@@ -341,8 +341,9 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
         return len(tries) in (2, 3)
 
     full_disk(monkeypatch, is_full)
+    clock = iter(range(0, 1000))  # seconds
     monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook.time',
-                        SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None))
+                        SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     make_runner(tmp_path, iters=3, final_wait=60.).train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_3.pth']
     saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
