@@ -69,21 +69,32 @@ class Outage:
             self._is_reporting = False
 
 
-class WholeLineHandler(logging.FileHandler):
-    """A log file in which each record is there or not, and that may vanish and come back.
+class _WholeLines:
+    """What a log handler takes for its open file; each text is in the file wholly or not at all.
 
-    Args:
-        path (str): The file.
+    Opened anew for each, so that a file which vanishes comes back.
     """
 
     def __init__(self, path: str) -> None:
-        super().__init__(path, mode='a', encoding='utf-8', delay=True)
-        self.outage = Outage(f'the log file {path}')
+        self._path = path
+        self._outage = Outage(f'the log file {path}')
 
-    def emit(self, record: logging.LogRecord) -> None:
-        """Append a record; on a full disk it is lost."""
-        with self.outage.survived():
-            append_whole(self.baseFilename, self.format(record) + self.terminator)
+    def write(self, text: str) -> None:
+        with self._outage.survived():
+            append_whole(self._path, text)
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        self._outage.finish()
+
+
+class _SurvivingHandler(logging.FileHandler):
+    """A log file that may fail."""
+
+    def _open(self) -> Any:
+        return _WholeLines(self.baseFilename)
 
 
 def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
@@ -101,7 +112,7 @@ def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
 def _guarded_handler(handler: logging.Handler) -> logging.Handler:
     if type(handler) is not logging.FileHandler:
         return handler
-    guarded = WholeLineHandler(handler.baseFilename)
+    guarded = _SurvivingHandler(handler.baseFilename, encoding='utf-8')
     guarded.setLevel(handler.level)
     guarded.setFormatter(handler.formatter)
     for each in handler.filters:
