@@ -9,7 +9,6 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
-from cotap_mm import signals
 from cotap_mm.errors import UserError
 from cotap_mm.files import printable
 from cotap_mm.ops import COLOR_DRAWS
@@ -18,7 +17,7 @@ from cotap_mm.registry import DATASETS, TRANSFORMS, build
 from .image_source import BadImage, Enough, UnreadImage, prepare
 from .neighbors import load_neighbors
 from .samplers import Visit
-from .workers import ReadingSigns
+from .workers import ReadingSigns, sleep
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
@@ -120,7 +119,7 @@ class Branch:
                           f'for {self.patience - waited:.0f} s more', logger='current',
                           level=logging.WARNING)
                 self.signs.alive()
-                signals.sleep(pause)
+                sleep(pause)
         return pixels
 
     def _too_many(self) -> UserError:
