@@ -35,7 +35,7 @@ def explained_stops(saved: Callable[[], str] = str) -> Iterator[None]:
         remedy = _remedy(error)
         if not remedy:
             raise
-        reason = f'{type(error).__name__}: {sentence_of(str(error))}'.strip(': ')
+        reason = f'{type(error).__name__}: {sentence_of(str(error))}'.rstrip(': .')
         raise UserError(f'{reason}. {remedy}. {saved()}'.strip('. ')) from error
 
 

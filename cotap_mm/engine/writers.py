@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+import threading
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -105,8 +106,21 @@ def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
         visualizer (Visualizer): Likewise each of its backends, one by one.
     """
     logger.handlers[:] = map(_guarded_handler, logger.handlers)
+    if threading.excepthook is not _hide_writing_threads:
+        _excepthook_before[:] = [threading.excepthook]
+        threading.excepthook = _hide_writing_threads
     for name, backend in visualizer._vis_backends.items():
         _guard_backend(backend, Outage(f'{type(backend).__name__} {name!r}'))
+
+
+_excepthook_before: list[Callable] = []
+
+
+def _hide_writing_threads(error: Any) -> None:
+    """TensorBoard's thread prints its error, which is raised and reported in the main one too."""
+    is_known = isinstance(error.exc_value, OSError) and 'AsyncWriter' in type(error.thread).__name__
+    if not is_known:
+        _excepthook_before[0](error)
 
 
 def _guarded_handler(handler: logging.Handler) -> logging.Handler:

@@ -158,7 +158,9 @@ def test_whatever_it_is_doing(tmp_path, monkeypatch, phase):
         status = status_of(pid)
     output = (tmp_path / 'output').read_text()
     assert heard == 'waiting\n' and status == 75, output[-3000:]
-    assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth')) == checkpoints
+    found = sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))
+    # A worker reads ahead, so there the training may be an iteration behind.
+    assert found == checkpoints or checkpoints and 'worker' in phase and found == checkpoints[:1]
     assert 'Traceback' not in output
     assert re.search(said, output), output[-3000:]
 
