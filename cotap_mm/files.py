@@ -1,4 +1,5 @@
 """Files that are whole or not there, regular files only, and names as bytes."""
+import errno
 import hashlib
 import os
 import stat
@@ -7,7 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, Iterator, Optional
 
-UNFINISHED = 'unfinished-'  # how the names of files begin that are being written
+from cotap_mm.leftovers import UNFINISHED, partial_path, remove_unfinished
+
+__all__ = [
+    'UNFINISHED', 'UnusableFile', 'append_whole', 'checksum', 'name_bytes', 'name_text',
+    'open_regular', 'printable', 'read_regular', 'torn_archive', 'whole_file'
+]
+
 _KINDS = ((stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'),
           (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'), (stat.S_ISDIR, 'a folder'))
 
@@ -91,6 +98,8 @@ def printable(name: 'str | Path') -> str:
 def whole_file(path: 'str | Path') -> Iterator[Path]:
     """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
 
+    What an earlier process left of it when it was killed is deleted.
+
     Args:
         path (str | Path): The file; its folder is made.
 
@@ -100,7 +109,8 @@ def whole_file(path: 'str | Path') -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f'{UNFINISHED}{os.getpid()}-{path.name}')
+    remove_unfinished(path)
+    partial = partial_path(path)
     try:
         yield partial
         with open(partial, 'rb+') as file:
@@ -122,6 +132,32 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     except OSError:
         pass
+    finally:
+        os.close(handle)
+
+
+def append_whole(path: 'str | Path', text: str) -> None:
+    """Append to a text file; where that fails, nothing of it stays.
+
+    Args:
+        path (str | Path): The file; made with its folder if it is missing.
+        text (str): Lines.
+
+    Raises:
+        OSError: If not all of it can be written.
+    """
+    path = Path(path)
+    data = text.encode('utf-8', 'backslashreplace')
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if os.write(handle, data) < len(data):
+            os.ftruncate(handle, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
     finally:
         os.close(handle)
 

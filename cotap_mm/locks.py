@@ -148,6 +148,11 @@ def locked(path: str | Path, purpose: str,
         lock.release()
 
 
+def is_held(path: str | Path) -> bool:
+    """Whether this process holds the lock of a path; locking it anew would end that."""
+    return os.path.realpath(path) in _held
+
+
 def _lock(handle: int) -> bool:
     """Lock an open file without waiting; True where the file system knows no locks."""
     if fcntl is None:

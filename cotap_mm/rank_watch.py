@@ -21,6 +21,7 @@ import torch.distributed as dist
 
 from cotap_mm.errors import UserError
 from cotap_mm.ops import rank, world_size
+from cotap_mm.signals import Stopped
 
 #: Environment variable with the seconds after which a wait for another rank gives up.
 TIMEOUT = 'COTAP_DIST_TIMEOUT'
@@ -264,6 +265,11 @@ class RankWatch:
         self._messenger.listening.append(entry[0])
         try:
             yield
+        except Stopped as stopped:  # by a signal to this rank; the others must not wait for it
+            self._contexts.remove(entry)
+            self._messenger.listening.remove(entry[0])
+            self._tell(entry[0], str(stopped))
+            raise
         except Exception as error:
             is_own = isinstance(error, UserError) or not (
                 isinstance(error, RuntimeError) and _NO_ANSWER.search(str(error)))

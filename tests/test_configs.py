@@ -38,7 +38,7 @@ def test_config_builds(path):
     config = shrink(load(path))
     model = MODELS.build(config.model)
     build_optim_wrapper(model, config.optim_wrapper)
-    for hook in config.custom_hooks:
+    for hook in [*config.default_hooks.values(), *config.get('custom_hooks', [])]:
         if 'data/camvid' not in str(hook):  # labelled images that need not be here
             HOOKS.build(hook)
     assert config.train_cfg.max_iters > 0
@@ -76,7 +76,7 @@ def test_the_paper_s_numbers():
     assert (memory.patch_queue.size, memory.cls_queue.size) == (262144, 32768)
     assert (memory.patch_queue.temperature, memory.cls_queue.temperature) == (0.05, 0.07)
     assert memory.template_bank.size == 1024
-    teacher = next(hook for hook in config.custom_hooks if hook.type == 'TeacherHook')
+    teacher = config.default_hooks.teacher
     assert (teacher.start, teacher.end) == (0.9997, 0.9999)
 
 

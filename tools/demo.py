@@ -26,7 +26,7 @@ from torch import nn
 from cotap_mm.arguments import Parser, out_folder, positive_int, whole_number
 from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ensure_neighbors
-from cotap_mm.engine import run_config
+from cotap_mm.engine import launch, run_config
 from cotap_mm.evaluation import (
     CoTAPEncoder,
     Encoder,
@@ -96,7 +96,7 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     runner, hook = Runner.from_cfg(config), DemoHook()
     runner.register_hook(hook)
     start = time.monotonic()
-    runner.train()
+    launch.train(runner)
     minutes = (time.monotonic() - start) / 60
     after = runner.model.module if is_model_wrapper(runner.model) else runner.model
     random = build(MODELS, config.model.backbone)

@@ -6,16 +6,31 @@
 
 The config's default_scope says which library it is for. A new run with --resume continues the
 last checkpoint of the work folder; one that torchrun or Slurm restarts does so by itself. On
-SIGTERM or SIGUSR1 a pre-training finishes its step, saves, and exits with status 75.
+SIGTERM or SIGUSR1 a pre-training finishes its step, saves, and exits with status 75; so does a
+command that has not begun to train, and has nothing to save.
 """
 import argparse
-from typing import List, Optional
+import os
+import signal
+from typing import Any, List, Optional
 
-from mmengine.config import Config
 
-from cotap_mm.arguments import Parser, whole_number
-from cotap_mm.command_line import tool
-from cotap_mm.engine import launch, run_config
+def _stop_early(number: int, frame: Any) -> None:
+    os.write(2, b'stopped by a signal with status 75. Nothing had to be saved; start again with '
+                b'the same command\n')
+    os._exit(75)
+
+
+if __name__ == '__main__':  # the imports take seconds; later cotap_mm.signals listens
+    for _name in ('SIGTERM', 'SIGUSR1'):
+        if hasattr(signal, _name):
+            signal.signal(getattr(signal, _name), _stop_early)
+
+from mmengine.config import Config  # noqa: E402
+
+from cotap_mm.arguments import Parser, whole_number  # noqa: E402
+from cotap_mm.command_line import tool  # noqa: E402
+from cotap_mm.engine import launch, run_config  # noqa: E402
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -91,10 +106,7 @@ def build_config(args: argparse.Namespace) -> Config:
 @tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    if args.check:
-        launch.check(args, lambda: build_config(args))
-        return
-    launch.train(launch.build_runner(args, lambda: build_config(args), claims=True))
+    launch.train_command(args, lambda: build_config(args))
 
 
 if __name__ == '__main__':

@@ -1,19 +1,18 @@
 # What every run shares: hooks, logs, seeds.
 default_scope = 'cotap_mm'
 
+# A leaf config changes one option: default_hooks = dict(teacher=dict(start=0.99)).
 default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='SafeCheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2),
-    sampler_seed=dict(type='DistSamplerSeedHook'))
-custom_hooks = [
-    dict(type='NonFiniteHook'),
-    dict(type='TeacherHook', start=0.9997, end=0.9999),
-    dict(type='MonitorHook', interval=50),
-    dict(type='ScheduleLengthHook'),
-    dict(type='PreemptionHook'),
-]
+    sampler_seed=dict(type='DistSamplerSeedHook'),
+    non_finite=dict(type='NonFiniteHook'),
+    teacher=dict(type='TeacherHook', start=0.9997, end=0.9999),
+    monitor=dict(type='MonitorHook', interval=50),
+    schedule_length=dict(type='ScheduleLengthHook'),
+    preemption=dict(type='PreemptionHook'))
 
 log_processor = dict(by_epoch=False, window_size=50)
 # TensorBoard: --cfg-options vis_backends.1.type=TensorboardVisBackend

@@ -25,10 +25,8 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False),
 ]
 labels = dict(type='ImageMaskFolder', images=root + '/images/train', labels=root + '/labels/train')
+default_hooks = dict(teacher=dict(start=0.985, end=0.996))
 custom_hooks = [
-    dict(type='TeacherHook', start=0.985, end=0.996),
-    dict(type='MonitorHook', interval=50),
-    dict(type='ScheduleLengthHook'),
     dict(
         type='EvaluationHook', interval=150, num_classes=11, train=labels,
         val=dict(type='ImageMaskFolder', images=root + '/images/val', labels=root + '/labels/val'),

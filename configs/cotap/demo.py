@@ -14,14 +14,13 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.05, by_epoch=False, end=20),
     dict(type='CosineAnnealingLR', eta_min=1e-5, by_epoch=False),
 ]
-default_hooks = dict(logger=dict(interval=20), checkpoint=dict(interval=1000))
+default_hooks = dict(
+    logger=dict(interval=20), checkpoint=dict(interval=1000), monitor=dict(interval=20),
+    teacher=dict(start=0.985, end=0.996))
 
 labelled = dict(type='ToyScenes', num_images=200)
 demo = dict(memory=dict(split='memory', **labelled), test=dict(split='test', **labelled))
 custom_hooks = [
-    dict(type='TeacherHook', start=0.985, end=0.996),
-    dict(type='MonitorHook', interval=20),
-    dict(type='ScheduleLengthHook'),
     dict(
         type='EvaluationHook', interval=100, num_classes=9, train=demo['memory'],
         val=dict(type='ToyScenes', split='val', num_images=60)),

@@ -9,6 +9,7 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
+from cotap_mm.errors import UserError
 from cotap_mm.files import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
@@ -16,7 +17,7 @@ from cotap_mm.registry import DATASETS, TRANSFORMS, build
 from .image_source import BadImage, Enough, UnreadImage, prepare
 from .neighbors import load_neighbors
 from .samplers import Visit
-from .workers import ReadingSigns
+from .workers import ReadingSigns, sleep
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
@@ -72,7 +73,7 @@ class Branch:
         A bad neighbour is replaced by another neighbour, a bad image by another image.
 
         Raises:
-            RuntimeError: If too many images are bad.
+            UserError: If too many images are bad.
         """
         for _ in range(_MAX_TRIES):
             image = self._read(index)
@@ -111,21 +112,21 @@ class Branch:
                 if is_there():
                     raise
                 if waited > self.patience:
-                    raise RuntimeError(f'{error}: the images have been out of reach for '
-                                       f'{waited:.0f} s; mount their disk and resume') from error
+                    raise UserError(f'{error}: the images have been out of reach for '
+                                    f'{waited:.0f} s; mount their disk and resume') from error
                 pause = next(pauses)
                 print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
                           f'for {self.patience - waited:.0f} s more', logger='current',
                           level=logging.WARNING)
                 self.signs.alive()
-                time.sleep(pause)
+                sleep(pause)
         return pixels
 
-    def _too_many(self) -> RuntimeError:
+    def _too_many(self) -> UserError:
         names = self.bad_images
         shown = '\n  '.join(map(printable, names[:50]))
         more = f'\n  and {len(names) - 50} more, all in the log' if len(names) > 50 else ''
-        return RuntimeError(
+        return UserError(
             f'{len(names)} of {len(self.source)} images cannot be decoded; '
             f'max_bad_fraction={self.max_bad_fraction} allows '
             f'{int(max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)))}. Repair them, or '

@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from contextlib import contextmanager
+from multiprocessing import parent_process
 from pathlib import Path
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
@@ -16,9 +17,11 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import get_worker_info
 
+from cotap_mm import signals
 from cotap_mm.errors import UserError
 from cotap_mm.registry import FUNCTIONS
 
+_POLL = 0.5  # seconds
 _MOST_WORKERS = 256
 _LOOK = 30.0  # seconds after which a process that waits for a batch looks at its workers
 
@@ -56,6 +59,23 @@ def start_worker(worker_id: int, **_: Any) -> None:
 def _on_sigterm(number: int, frame: Any) -> None:
     if not _needed:
         os._exit(0)
+
+
+signals.on_signal_in_child(_on_sigterm)  # from the first moment of a forked worker
+
+
+def sleep(seconds: float) -> None:
+    """Wait; a signal ends that (:func:`cotap_mm.signals.sleep`), in a worker its parent's death.
+
+    Args:
+        seconds (float): How long.
+    """
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        signals.sleep(min(_POLL, max(end - time.monotonic(), 0)))
+        parent = parent_process() if get_worker_info() is not None else None
+        if parent is not None and not parent.is_alive():
+            os._exit(1)
 
 
 class ReadingSigns:

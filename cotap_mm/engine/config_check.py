@@ -88,6 +88,12 @@ def check_overrides(config: Config, options: Dict[str, Any]) -> None:
         if first not in known:
             raise ValueError(f'--cfg-options {key}: the config has no {first!r}'
                              f'{_meant(first, known)}')
+        index = key.split('.')[1:2]
+        count = len(config.get('custom_hooks') or [])
+        if first == 'custom_hooks' and index and not (
+                index[0].isdigit() and int(index[0]) < count):
+            raise ValueError(f'--cfg-options {key}: the config has {count} custom_hooks; the hooks '
+                             'of every run have names, e.g. default_hooks.teacher.start=0.99')
         part: Any = config
         for word in key.split('.'):
             part = part.get(word) if isinstance(part, (dict, Config)) else None

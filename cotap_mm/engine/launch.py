@@ -15,18 +15,22 @@ from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.runner import FlexibleRunner, Runner
 
+from cotap_mm import signals
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.datasets.neighbor_search import warn_of_changed_images
-from cotap_mm.datasets.workers import explained_deaths
+from cotap_mm.datasets.workers import explained_deaths, keep_workers
 from cotap_mm.engine.config_check import check_config
-from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.engine.hooks import EXIT_STATUS, PreemptionHook, last_checkpoint, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
 from cotap_mm.engine.network import choose_interface, join_group, meeting_place
+from cotap_mm.engine.protecting_hooks import complete_hooks
 from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
+from cotap_mm.engine.stops import explained_stops, short_stops
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.engine.work_folder import claim_folder, release_folder
+from cotap_mm.engine.writers import check_work_dir, guard_writers
 from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
 from cotap_mm.rank_watch import limit_of, start_watch
@@ -72,7 +76,37 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
         print_log(f'strategy {config.strategy.type} is for several processes '
                   '(tools/dist_train.sh); this one trains without it', logger='current')
         config.strategy = None
-    return (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
+    runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
+    guard_writers(runner.logger, runner.visualizer)
+    return runner
+
+
+def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
+    """The whole of ``tools/train.py``: build, train or check, and end in a sentence.
+
+    Signals are obeyed all along, see :mod:`cotap_mm.signals`.
+
+    Args:
+        args (argparse.Namespace): As in :func:`build_runner`, and ``check``.
+        make_config (Callable): Likewise.
+
+    Raises:
+        SystemExit: Status 1 where the user has to act; 75 after a signal; 130 after Ctrl-C.
+    """
+    def writable_config() -> Config:
+        config = make_config()
+        check_work_dir(config.work_dir)
+        return config
+
+    keep_workers(True)
+    try:
+        with signals.listening(), short_stops():
+            if args.check:
+                check(args, make_config)
+            else:
+                train(build_runner(args, writable_config, claims=True))
+    finally:
+        keep_workers(False)
 
 
 class _Progress(Hook):
@@ -97,17 +131,21 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
     """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
 
     Raises:
-        RuntimeError: If a process of the loader died, with the images it was reading; if
-            another rank does not answer, with its number.
-        SystemExit: In that case with status 75, on rank 0. The other ranks have ended by
+        UserError: If the training has to stop for a reason that the user can act on: bad
+            images, a diverged loss, memory or a disk that is full, a process of the loader
+            that died, another rank that does not answer.
+        SystemExit: After a signal, with status 75, on rank 0. The other ranks have ended by
             then, since a launcher kills those that are left when one has a bad status.
     """
     try:
-        with _short_until_first_step(runner), explained_losses(lambda: runner.iter), \
-                explained_deaths(
+        with explained_stops(lambda: last_checkpoint(runner)), _short_until_first_step(
+                runner), explained_losses(lambda: runner.iter), explained_deaths(
                     lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
             runner.train()
     finally:
+        for hook in runner.hooks:
+            if isinstance(hook, PreemptionHook):
+                hook.close()
         release_folder()
     if was_preempted(runner) and is_main_process():
         if world_size() > 1:
@@ -153,6 +191,7 @@ def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
             config = make_config()
             config.update(work_dir=folder, resume=False)
             if is_pretraining(config):
+                complete_hooks(config)
                 check_config(config)
                 missing.extend(stand_in_neighbors(config, folder))
             return config
@@ -243,6 +282,7 @@ def prepare(config: Config) -> None:
         ValueError: If there are too few images for one batch, or files do not fit.
     """
     if is_pretraining(config):
+        complete_hooks(config)
         check_config(config)
     gone = choose_resume(config)
     if not is_pretraining(config):

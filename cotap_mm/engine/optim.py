@@ -1,8 +1,10 @@
 """Parameter groups and mixed precision."""
+import logging
 from typing import Dict, List, Optional, Tuple
 
 import torch
 from mmengine.device import is_cuda_available
+from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
@@ -90,6 +92,8 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     def __init__(self, dtype: str = 'auto', **kwargs) -> None:
         choices = ('auto', 'bfloat16', 'float16', 'float32')
         self._is_bad: Optional[torch.Tensor] = None
+        self.is_watched = False  # by a NonFiniteHook, which logs skipped steps
+        self._num_unwatched = 0
         self.is_sharded = False  # each rank has gradients of its own, see CoTAPFSDPStrategy
         if dtype not in choices:
             raise ValueError(f'dtype must be one of {choices}, got {dtype!r}')
@@ -117,6 +121,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
 
     def step(self, **kwargs) -> None:
         """The optimiser's step, unless a gradient is NaN or infinite."""
+        self._warn_of_last_step()
         grads = [param.grad for group in self.optimizer.param_groups for param in group['params']
                  if param.grad is not None]
         is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
@@ -129,6 +134,15 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
             super().step(**kwargs)
         elif self.loss_scaler.is_enabled() or is_finite:
             super().step(**kwargs)
+
+    def _warn_of_last_step(self) -> None:
+        """Log a skipped step where no hook does; one step late, so that a GPU need not wait."""
+        if self.is_watched or not self.left_out:
+            return
+        self._num_unwatched += 1
+        print_log(f'gradients were not finite, and the step was skipped ({self._num_unwatched} '
+                  'in all); with NonFiniteHook the log has the losses and the images, and the '
+                  'training stops if that goes on', logger='current', level=logging.WARNING)
 
     @property
     def left_out(self) -> bool:

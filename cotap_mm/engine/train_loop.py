@@ -1,16 +1,19 @@
 """The training loop: MMEngine's, which goes on at the right sample."""
 import logging
-from typing import Any
+from typing import Any, Callable, Optional, TypeVar
 
 from mmengine.logging import print_log
 from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
+from cotap_mm import signals
 from cotap_mm.datasets.workers import LoaderWatch
 from cotap_mm.engine.determinism import deterministic_on_cpu
 from cotap_mm.engine.log_history import KEPT, bound_history
 from cotap_mm.ops import world_size
 from cotap_mm.registry import LOOPS
+
+T = TypeVar('T')
 
 
 @LOOPS.register_module()
@@ -75,14 +78,31 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                             lambda: getattr(dataset, 'being_read', []))
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            self.run_iter(watch.next_batch(self.dataloader_iterator))
+            batch = self._between_steps(lambda: watch.next_batch(self.dataloader_iterator))
+            if self.stop_training:
+                break
+            self.run_iter(batch)
             self._decide_current_val_interval()
             if (self.runner.val_loop is not None and self._iter >= self.val_begin
                     and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)):
-                self.runner.val_loop.run()
+                self._between_steps(self.runner.val_loop.run)
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _between_steps(self, act: Callable[[], T]) -> Optional[T]:
+        """What ``act()`` returns; where a signal interrupts it, save, stop, and return None."""
+        # Gradients that are being accumulated cannot be saved, so they are completed first.
+        alone = world_size() == 1 and self.runner.optim_wrapper.should_update()
+        try:
+            with signals.interruptible(alone):
+                return act()
+        except signals.Stopped:
+            stoppers = [hook for hook in self.runner.hooks if hasattr(hook, 'stop_between_steps')]
+            if not stoppers:
+                raise
+            stoppers[0].stop_between_steps(self.runner)
+            return None
 
     def run_iter(self, data_batch: Any) -> None:
         """One iteration, counted before hooks save the count."""

@@ -10,6 +10,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from cotap_mm import signals
 from cotap_mm.datasets import save_neighbors
 from cotap_mm.machine import peak_bytes
 from cotap_mm.ops import world_size
@@ -92,6 +93,8 @@ def run_trial(runner: Runner) -> Dict[str, float]:
     runner.register_hook(watch)
     try:
         runner.train()
+        if signals.received():
+            raise signals.Stopped(signals.received())
     except _Enough:
         runner.call_hook('after_train')
     except torch.cuda.OutOfMemoryError as error:

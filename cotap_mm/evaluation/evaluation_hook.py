@@ -11,7 +11,9 @@ from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
+from cotap_mm import signals
 from cotap_mm.engine.sharding import refuse_sharded
+from cotap_mm.ops import world_size
 from cotap_mm.registry import HOOKS
 
 from .data import EvaluationData
@@ -111,7 +113,7 @@ class EvaluationHook(Hook):
             ValueError: If the network is shared out among the ranks.
         """
         refuse_sharded(runner.model, 'EvaluationHook')
-        self.evaluate(runner, runner.iter)
+        self._evaluate_unless_stopped(runner, runner.iter)
 
     def after_train_iter(self,
                          runner: Runner,
@@ -120,7 +122,18 @@ class EvaluationHook(Hook):
                          outputs: Optional[dict] = None) -> None:
         """Measure every ``interval`` iterations, and after the last one."""
         if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
-            self.evaluate(runner, runner.iter + 1)
+            self._evaluate_unless_stopped(runner, runner.iter + 1)
+
+    def _evaluate_unless_stopped(self, runner: Runner, step: int) -> None:
+        """Measure; after a signal in a training, leave that to the run that continues it."""
+        try:
+            with signals.interruptible(alone=world_size() == 1):
+                self.evaluate(runner, step)
+        except signals.Stopped:
+            if not signals.is_deferred():  # nobody would save
+                raise
+            runner.logger.warning(f'iteration {step}: evaluation interrupted by a signal; the '
+                                  'resumed run measures again')
 
     def evaluate(self, runner: Runner, step: int) -> Dict[str, float]:
         """Measure now and log.

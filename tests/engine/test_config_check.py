@@ -42,7 +42,7 @@ def test_ours_are_right(path, monkeypatch):
     ('optim_wrapper.acumulative_counts', 3, "optim_wrapper.acumulative_counts: .* mean 'accumul"),
     ('optim_wrapper.dtype', 16, "optim_wrapper.dtype: expected str, got 16"),
     ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number, got 'abc'"),
-    ('custom_hooks.1.stop', 0.99, 'custom_hooks.1.stop: TeacherHook has no such option'),
+    ('default_hooks.teacher.stop', 0.99, 'hooks.teacher.stop: TeacherHook has no such option'),
     ('train_cfg.max_iter', 5, "train_cfg.max_iter: ResumableTrainLoop .* mean 'max_iters'"),
     ('model.losses.patch_ranking.type', 'PatchRankinLoss',
      "patch_ranking.type: there is no 'PatchRankinLoss'; did you mean 'PatchRankingLoss'"),
@@ -61,7 +61,7 @@ def test_all_at_once():
 def test_what_is_not_ours_is_left_alone():
     check_config(config_with(**{
         'default_hooks.timer.anything': 3, 'param_scheduler.0.anything': 3, 'mine': dict(a=1),
-        'optim_wrapper.optimizer.anything': 2, 'custom_hooks.0.priority': 'LOW',
+        'optim_wrapper.optimizer.anything': 2, 'default_hooks.teacher.priority': 'LOW',
         'model.backbone.arch': 'mine', 'model.losses.patch_ranking': None}))
 
 
@@ -70,6 +70,8 @@ def test_options_that_name_nothing():
     check_overrides(config, {'model.x': 1, 'val_cfg.type': 'ValLoop'})
     with pytest.raises(ValueError, match="modle.x: the config has no 'modle'; did you mean 'mod"):
         check_overrides(config, {'modle.x': 1})
+    with pytest.raises(ValueError, match='custom_hooks.1.start: the config has 0 .* default_hooks'):
+        check_overrides(config, {'custom_hooks.1.start': 1})
 
 
 def test_checkpoint_hook():

@@ -2,9 +2,6 @@
 import multiprocessing
 import os
 import signal
-import subprocess
-import sys
-import time
 from types import SimpleNamespace
 
 import pytest
@@ -49,38 +46,6 @@ def test_one_rank_is_enough(tmp_path, monkeypatch):
     found = on_two_ranks(resume_work.told_to_stop, tmp_path)
     assert found == [dict(done=3, stopped=True)] * 2
     assert newest_good_checkpoint(tmp_path / 'run').name == 'iter_3.pth'
-
-
-SLEEPER = '''
-import time
-from types import SimpleNamespace
-from cotap_mm.engine import PreemptionHook
-hook = PreemptionHook()
-hook.before_train(SimpleNamespace())
-print("ready", flush=True)
-while True:
-    if hook.received:
-        print(hook.received, flush=True)
-        hook.received = hook.received
-        time.sleep(60)
-    time.sleep(0.01)
-'''
-
-
-def test_a_second_signal_ends_it_at_once():
-    process = subprocess.Popen([sys.executable, '-W', 'ignore', '-c', SLEEPER], text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    try:
-        assert process.stdout.readline() == 'ready\n'
-        process.send_signal(signal.SIGUSR1)
-        assert process.stdout.readline() == 'SIGUSR1\n'
-        time.sleep(0.1)
-        assert process.poll() is None
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(timeout=20) == 128 + signal.SIGTERM
-    finally:
-        process.kill()
-        process.stdout.close()
 
 
 def test_exit_status(monkeypatch):

@@ -295,7 +295,7 @@ def names(folder):
 
 
 def test_the_newest_are_kept(tmp_path):
-    tmp_path.joinpath(f'{UNFINISHED}7-iter_3.pth').write_bytes(b'of a run that was killed')
+    tmp_path.joinpath(f'{UNFINISHED}{10**9}-iter_3.pth').write_bytes(b'of a run that was killed')
     make_runner(tmp_path).train()
     assert names(tmp_path) == ['iter_10.pth', 'iter_10.pth.json', 'iter_8.pth', 'iter_8.pth.json']
     saved = torch.load(tmp_path / 'iter_10.pth', weights_only=False)
@@ -338,7 +338,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
 def test_what_was_saved_before_stays_while_the_disk_is_full(tmp_path, monkeypatch):
     full_disk(monkeypatch, lambda step: step >= 6)
     runner = make_runner(tmp_path, iters=9, final_wait=0.)
-    with pytest.raises(OSError, match='could not be written .* make room and resume'):
+    with pytest.raises(OSError, match='could not be written .* make room and use --resume'):
         runner.train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_4.pth']
     assert damage(tmp_path / 'iter_4.pth') is None
@@ -353,8 +353,9 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
         return len(tries) in (2, 3)
 
     full_disk(monkeypatch, is_full)
+    clock = iter(range(1000))  # seconds
     monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook.time',
-                        SimpleNamespace(monotonic=time.monotonic, sleep=lambda seconds: None))
+                        SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
     make_runner(tmp_path, iters=3, final_wait=60.).train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_3.pth']
     saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)

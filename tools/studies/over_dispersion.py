@@ -75,9 +75,8 @@ def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     config.experiment_name = '_'.join(
         str(job[key]).replace(' ', '_') for key in ('data', 'variant', 'seed'))
     config.work_dir = str(args.work_dir / NAME / config.experiment_name)
-    config.custom_hooks = [hook for hook in config.custom_hooks if hook.type in (
-        'TeacherHook', 'ScheduleLengthHook')]
-    config.default_hooks.checkpoint = None
+    config.custom_hooks = []
+    config.default_hooks.update(checkpoint=None, monitor=None, preemption=None)
     config.log_level = 'ERROR'
     config.merge_from_dict(args.cfg_options)
     return config

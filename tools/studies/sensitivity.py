@@ -93,9 +93,8 @@ def make_config(job: Dict[str, Any]) -> Config:
     config.train_dataloader.batch_size = job['batch_size']
     config.train_dataloader.dataset.patch.num_images = job['train_images']
     config.randomness = dict(seed=job['seed'])
-    config.custom_hooks = [hook for hook in config.get('custom_hooks', [])
-                           if hook.type in ('TeacherHook', 'ScheduleLengthHook')]
-    config.default_hooks.checkpoint = None
+    config.custom_hooks = []
+    config.default_hooks.update(checkpoint=None, monitor=None, preemption=None)
     config.log_level = 'ERROR'
     config.work_dir = str(Path(job['work_dir']) / NAME)
     # MMEngine keeps one runner for each name.

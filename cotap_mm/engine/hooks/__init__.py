@@ -2,11 +2,12 @@ from .compile_hook import CompileHook, compile_parts
 from .monitor_hook import MonitorHook
 from .non_finite_hook import NonFiniteHook
 from .preemption_hook import EXIT_STATUS, PreemptionHook, was_preempted
-from .safe_checkpoint_hook import SafeCheckpointHook
+from .safe_checkpoint_hook import SafeCheckpointHook, last_checkpoint
 from .schedule_length_hook import ScheduleLengthHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
     'EXIT_STATUS', 'CompileHook', 'MonitorHook', 'NonFiniteHook', 'PreemptionHook',
-    'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts', 'was_preempted'
+    'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts',
+    'last_checkpoint', 'was_preempted'
 ]

@@ -11,6 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from cotap_mm.errors import UserError
 from cotap_mm.files import whole_file
 from cotap_mm.ops import rank
 from cotap_mm.registry import HOOKS
@@ -18,6 +19,10 @@ from cotap_mm.registry import HOOKS
 _ADVICE = ("lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or "
            "train with optim_wrapper.dtype='bfloat16' or 'float32'; look at the images if the same "
            'ones come up again')
+
+
+class Diverged(UserError, FloatingPointError):
+    """Losses or gradients are not finite, again and again."""
 
 
 @HOOKS.register_module()
@@ -53,7 +58,7 @@ class NonFiniteHook(Hook):
         """Look at the step that was done, or left out.
 
         Raises:
-            FloatingPointError: If the training cannot go on.
+            Diverged: If the training cannot continue.
         """
         if not hasattr(runner.optim_wrapper, 'left_out'):
             self._look_at_losses(runner, outputs)
@@ -72,21 +77,33 @@ class NonFiniteHook(Hook):
                   f'{_describe(ranks)}', logger='current', level=logging.WARNING)
         if self.in_a_row >= self.patience:
             bundle = self._save_bundle(runner, data_batch, ranks)
-            raise FloatingPointError(
+            raise Diverged(
                 f'iteration {runner.iter + 1}: {self.in_a_row} steps in a row had gradients that '
-                f'are not finite. Resume from the last checkpoint, and {_ADVICE}. {bundle} holds '
-                'what is needed to look into it')
+                f'are not finite. Resume from the last checkpoint, and {_ADVICE}. {bundle}')
 
     @staticmethod
     def _look_at_losses(runner, outputs: Optional[dict]) -> None:
         bad = [f'{name} = {value}' for name, value in _losses(outputs).items()
                if not math.isfinite(value)]
         if bad:
-            raise FloatingPointError(f'iteration {runner.iter + 1}: {", ".join(bad)}. Resume from '
-                                     f'the last checkpoint, and {_ADVICE}')
+            raise Diverged(f'iteration {runner.iter + 1}: {", ".join(bad)}. Resume from '
+                           f'the last checkpoint, and {_ADVICE}')
+
+    def before_train(self, runner) -> None:
+        """The wrapper need not warn of skipped steps by itself."""
+        if hasattr(runner.optim_wrapper, 'left_out'):
+            runner.optim_wrapper.is_watched = True
+
+    def _save_bundle(self, runner, data_batch: Any, ranks: List[dict]) -> str:
+        """Write the bundle; a sentence on where it is, or why it is not."""
+        try:
+            path = self._write_bundle(runner, data_batch, ranks)
+            return f'{path} holds what is needed to look into it'
+        except (OSError, RuntimeError) as error:  # PyTorch's archive writer raises the latter
+            return f'The bundle that shows what happened could not be written ({error})'
 
     @staticmethod
-    def _save_bundle(runner, data_batch: Any, ranks: List[dict]) -> Path:
+    def _write_bundle(runner, data_batch: Any, ranks: List[dict]) -> Path:
         path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
         with whole_file(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(data_batch, partial)

@@ -13,15 +13,24 @@ from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from cotap_mm import signals
 from cotap_mm.engine import run_state
 from cotap_mm.engine.checkpoint_files import remove_checkpoint, whole_checkpoint
 from cotap_mm.engine.train_loop import ResumableTrainLoop
-from cotap_mm.files import UNFINISHED, name_bytes, whole_file
-from cotap_mm.ops import broadcast
+from cotap_mm.errors import UserError
+from cotap_mm.files import name_bytes, whole_file
+from cotap_mm.leftovers import remove_leftovers
+from cotap_mm.ops import all_reduce_max, broadcast
 from cotap_mm.registry import HOOKS
 
 #: Last checkpoint whose own step was not skipped, in MMEngine's message hub.
 _LAST_GOOD = 'last_good_ckpt'
+_POLL = 0.5  # seconds
+_WAIT, _TRY, _GIVE_UP, _STOP = range(4)  # while the disk is full; the highest of all ranks counts
+
+
+class LastCheckpointLost(UserError, OSError):
+    """The end of a training could not be saved."""
 
 
 @HOOKS.register_module()
@@ -91,9 +100,11 @@ class SafeCheckpointHook(CheckpointHook):
             run_state.restore_run_state(runner.model, self._resumed, runner.seed)
             self._resumed = None
         if self._is_local() and is_main_process():
-            for path in (*Path(self.out_dir).glob(f'{UNFINISHED}*.pth*'),
-                         *Path(runner.work_dir).glob(f'{UNFINISHED}*-last_checkpoint')):
-                path.unlink()
+            removed = [name for folder in sorted({str(self.out_dir), str(runner.work_dir)})
+                       for name in remove_leftovers(folder)]
+            if removed:
+                print_log(f'removed what a killed run left behind: {", ".join(removed)}',
+                          logger='current')
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save as MMEngine's hook does, or try again."""
@@ -106,15 +117,21 @@ class SafeCheckpointHook(CheckpointHook):
         """Not before the last checkpoint is written.
 
         Raises:
-            OSError: If it cannot be written for ``final_wait`` seconds.
+            LastCheckpointLost: If it cannot be written for ``final_wait`` seconds, or until a
+                signal asks to stop.
         """
         self._wait_for_room(runner)
         super().after_train(runner)
 
-    def save_now(self, runner) -> None:
-        """Save this iteration, unless it is saved already."""
-        if self._saved != runner.iter + 1:
-            self._save_checkpoint(runner)
+    def save_now(self, runner, done: int) -> None:
+        """Save a training that stops, unless this is saved already.
+
+        Args:
+            runner (Runner): After a step, or between two.
+            done (int): Iterations done.
+        """
+        if self._saved != done:
+            self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=done))
 
     def _save_checkpoint(self, runner) -> None:
         if not self.by_epoch and not runner.optim_wrapper.should_update():
@@ -194,15 +211,34 @@ class SafeCheckpointHook(CheckpointHook):
         return (problem or 'rank 0 says so') if failed else None
 
     def _wait_for_room(self, runner) -> None:
-        deadline = time.monotonic() + self.final_wait
-        pause = 1.0
+        start, pause, next_try = time.monotonic(), 1.0, 1.0
         while self._next_try:
-            if time.monotonic() > deadline:
-                raise OSError(f'the last checkpoint could not be written to {self.out_dir} for '
-                              f'{self.final_wait:.0f} s; make room and resume from the one before')
-            time.sleep(min(pause, 60))
-            pause *= 2
-            self._save_checkpoint_with_step(runner, *self._missing)
+            waited, asked = time.monotonic() - start, signals.received()
+            step = (_STOP if asked else _GIVE_UP if waited > self.final_wait else
+                    _TRY if waited >= next_try else _WAIT)
+            # Ranks decide together, since all of them take part in saving.
+            step = int(all_reduce_max(torch.tensor(float(step))))
+            failed = f'iteration {self._missing[0]} could not be written to {self.out_dir}'
+            if step == _STOP:
+                raise signals.Stopped(asked or 'a signal on another rank',
+                                      f'{failed}; make room. {last_checkpoint(runner)}')
+            if step == _GIVE_UP:
+                raise LastCheckpointLost(f'{failed} for {self.final_wait:.0f} s; make room and '
+                                         f'use --resume. {last_checkpoint(runner)}')
+            if step == _TRY:
+                pause = min(2 * pause, 60.)
+                next_try = waited + pause
+                self._save_checkpoint_with_step(runner, *self._missing)
+            else:
+                time.sleep(_POLL)
+
+
+def last_checkpoint(runner) -> str:
+    """Where a training that stops can be continued, as a sentence without its period."""
+    path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
+    if path and ('://' in path or Path(path).exists()):
+        return f'The last checkpoint is {path}, and --resume continues from it'
+    return 'There is no checkpoint yet; start again with the same command'
 
 
 def _is_skipped(runner) -> bool:

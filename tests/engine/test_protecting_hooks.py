@@ -1,0 +1,85 @@
+"""Every pre-training has the hooks that protect it, whatever its config says."""
+import pytest
+from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+
+from cotap_mm.engine import TeacherHook, run_config
+from cotap_mm.engine.protecting_hooks import OURS, complete_hooks
+from cotap_mm.registry import HOOKS
+
+
+class MyTeacherHook(TeacherHook):
+    """Of a user."""
+
+
+@pytest.fixture
+def said(monkeypatch):
+    lines = []
+    monkeypatch.setattr('cotap_mm.engine.protecting_hooks.print_log',
+                        lambda text, **_: lines.append(text))
+    return lines
+
+
+def complete(config, **options):
+    config = run_config.load_config(config) if isinstance(config, str) else Config(config)
+    config.merge_from_dict(options)
+    complete_hooks(config)
+    return config
+
+
+def types(config):
+    return [hook['type'].split('.')[-1] for hook in config.default_hooks.values()]
+
+
+@pytest.mark.parametrize('name', ['vits_folder', 'demo', 'camvid_small', 'raccoon_small'])
+def test_ours_are_complete(name, said):
+    assert set(OURS.values()) < set(types(complete(name))) and not said
+
+
+@pytest.mark.parametrize('config', [dict(), dict(default_hooks=None, custom_hooks=None), dict(
+    default_hooks=dict(logger=dict(type='LoggerHook')), custom_hooks=[dict(type='EMAHook')])])
+def test_what_is_missing_is_added(config, said):
+    found = complete(config)
+    assert set(OURS.values()) <= set(types(found)) and len(said) == len(OURS)
+    assert [hook['type'] for hook in found.get('custom_hooks') or []] in ([], ['EMAHook'])
+    assert all(HOOKS.build(dict(hook)) for hook in found.default_hooks.values())
+
+
+def test_a_config_that_lists_our_hooks_itself(said):
+    """As one had to before they had names: the user's own options, in the order of before."""
+    before = list(complete('vits_folder').default_hooks)
+    found = complete('vits_folder', custom_hooks=[
+        dict(type='MonitorHook', interval=3), dict(type='cotap_mm.TeacherHook', start=0.5),
+        dict(type='ScheduleLengthHook'), dict(type='EMAHook')])
+    assert list(found.default_hooks) == before
+    assert found.default_hooks.teacher == dict(type='cotap_mm.TeacherHook', start=0.5)
+    assert found.default_hooks.monitor.interval == 3
+    assert [hook.type for hook in found.custom_hooks] == ['EMAHook']
+    assert len(said) == 3 and 'default_hooks = dict(teacher=dict(...))' in said[1]
+
+
+def test_a_hook_that_derives_from_ours_takes_its_place(said):
+    HOOKS.register_module(module=MyTeacherHook, force=True)
+    found = complete('vits_folder', custom_hooks=[dict(type='MyTeacherHook')])
+    assert types(found).count('TeacherHook') == 0 and types(found).count('MyTeacherHook') == 1
+    found = complete(dict(default_hooks=dict(mine=dict(type='MyTeacherHook'))))
+    assert 'teacher' not in found.default_hooks
+
+
+def test_plain_checkpoints_become_safe_ones(said):
+    found = complete('vits_folder', **{
+        'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=7)})
+    assert found.default_hooks.checkpoint == dict(
+        type='cotap_mm.SafeCheckpointHook', interval=7) and len(said) == 1
+    assert issubclass(HOOKS.get('SafeCheckpointHook'), CheckpointHook)
+
+
+@pytest.mark.parametrize('options, message', [
+    ({'default_hooks.teacher': None}, 'default_hooks.teacher must not be None'),
+    ({'default_hooks.sampler_seed': None}, 'sampler_seed must not be None'),
+    ({'default_hooks.techer.start': 0.9}, 'needs a type; did you mean default_hooks.teacher'),
+    ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'names TeacherHook twice')])
+def test_a_run_without_protection_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        complete('vits_folder', **options)
+    complete('vits_folder', **{'default_hooks.monitor': None, 'default_hooks.timer': None})

@@ -1,0 +1,72 @@
+"""What killed runs leave behind is removed; what somebody is writing or continuing is not."""
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from cotap_mm.files import whole_file
+from cotap_mm.leftovers import UNFINISHED, partial_path, remove_leftovers
+from cotap_mm.locks import Lock, acquire_lock
+
+DEAD = 10**9  # no process has that number
+
+
+def test_only_what_is_dead_goes(tmp_path):
+    host = partial_path(tmp_path / 'x').name.split('-')[2]
+    dead = [
+        f'{UNFINISHED}{DEAD}-iter_3.pth', f'{UNFINISHED}{DEAD}-{host}-iter_3.pth.json',
+        f'{UNFINISHED}{os.getpid()}-{host}-last_checkpoint',  # of a container started again
+        'iter_4.pth.json', 'a.npz.features.1234.00000', 'a.npz.features.1234.00000.json',
+        'a.npz.rows.x.0of2.npy', 'b.npz.rows.0of2.npy', 'b.npz.failed']
+    alive = [
+        f'{UNFINISHED}{os.getppid()}-{host}-iter_5.pth', f'{UNFINISHED}{DEAD}-@other-iter_5.pth',
+        f'{UNFINISHED}notes.txt', 'iter_6.pth', 'iter_6.pth.json', 'a.npz',
+        'b.npz.features.00000', 'non_finite_iter_3.json', 'demo.py']
+    for name in dead + alive:
+        (tmp_path / name).write_text('')
+    (tmp_path / 'folder.rows.1').mkdir()
+    assert sorted(remove_leftovers(tmp_path)) == sorted(dead)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*alive, 'folder.rows.1'])
+    old = time.time() - 30 * 86400
+    for name in ('b.npz.features.00000', f'{UNFINISHED}{DEAD}-@other-iter_5.pth'):
+        os.utime(tmp_path / name, (old, old))
+    assert len(remove_leftovers(tmp_path)) == 2
+    assert remove_leftovers(tmp_path / 'missing') == []
+
+
+def test_a_build_that_lives_keeps_its_parts(tmp_path):
+    """Of another process, which holds the lock; that of this process is not lost either."""
+    text = ('import sys, fcntl; file = open(sys.argv[1], "w"); '
+            'fcntl.lockf(file, fcntl.LOCK_EX); print("ready", flush=True); sys.stdin.read()')
+    part = tmp_path / 'a.npz.rows.0of2.npy'
+    part.write_text('')
+    process = subprocess.Popen([sys.executable, '-S', '-c', text, str(tmp_path / 'a.npz.lock')],
+                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        process.stdout.readline()
+        mine = acquire_lock(tmp_path / '.lock', 'training', 'wait')
+        assert remove_leftovers(tmp_path) == [] and part.exists()
+        assert (tmp_path / '.lock').exists() and (tmp_path / 'a.npz.lock').exists()
+    finally:
+        process.communicate()
+    mine.release()
+    assert remove_leftovers(tmp_path) == [part.name]
+    assert list(tmp_path.iterdir()) == [] and Lock(tmp_path / '.lock', 'training').acquire()
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
+def test_the_next_writer_of_a_file_removes_them(tmp_path):
+    pid = os.fork()
+    if pid == 0:
+        with whole_file(tmp_path / 'out.json') as partial:
+            partial.write_text('half')
+            os._exit(0)
+    os.waitpid(pid, 0)
+    assert len(list(tmp_path.glob(f'{UNFINISHED}{pid}-*-out.json'))) == 1
+    (tmp_path / f'{UNFINISHED}{os.getppid()}-out.json').write_text('of another process')
+    with whole_file(tmp_path / 'out.json') as partial:
+        partial.write_text('whole')
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        'out.json', f'{UNFINISHED}{os.getppid()}-out.json']

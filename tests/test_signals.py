@@ -1,0 +1,154 @@
+"""Signals are obeyed wherever the main thread is, and a second one ends the process."""
+import collections
+import ctypes
+import itertools
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from cotap_mm import signals
+from cotap_mm.datasets.workers import keep_workers
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSIX')
+
+
+def in_child(act):
+    """Exit status and output of a forked process that runs ``act(tell)``."""
+    read, write = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        status = 99
+        try:
+            act(lambda text: os.write(write, f'{text}\n'.encode()))
+            status = 0
+        except SystemExit as stopped:
+            status = stopped.code
+        finally:
+            os._exit(status)
+    os.close(write)
+    return pid, read
+
+
+def result(pid, read):
+    _, status = os.waitpid(pid, 0)
+    with os.fdopen(read) as file:
+        return os.waitstatus_to_exitcode(status), file.read()
+
+
+def hear(read):
+    return os.read(read, 100).decode()
+
+
+def test_it_interrupts_where_nothing_can_be_lost():
+    with signals.listening():
+        with pytest.raises(signals.Stopped, match='SIGTERM: stopped with status 75. Nothing had'):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(60)
+        assert signals.received() == 'SIGTERM'
+        with pytest.raises(signals.Stopped):
+            signals.sleep(60)
+    assert signals.received() == '' and not signals.is_listening()
+    assert threading.active_count() == 1 or 'signals' not in [
+        thread.name for thread in threading.enumerate()]
+
+
+def test_a_step_is_not_interrupted():
+    with signals.listening(['SIGUSR1']), signals.deferred():
+        os.kill(os.getpid(), signal.SIGUSR1)
+        signals.sleep(0)
+        signals.check()
+        assert signals.received() == 'SIGUSR1'
+        with signals.interruptible(alone=False):  # other ranks would wait
+            signals.check()
+        with pytest.raises(signals.Stopped), signals.interruptible():
+            time.sleep(60)
+        assert signals.is_deferred()
+
+
+def test_handlers_of_before_come_back():
+    before = {name: signal.getsignal(getattr(signal, name)) for name in signals.SIGNALS}
+    with signals.listening(), signals.listening(['SIGTERM', 'SIGHUP']):
+        assert signal.getsignal(signal.SIGHUP) is signal.getsignal(signal.SIGTERM)
+    for name, handler in before.items():
+        assert signal.getsignal(getattr(signal, name)) == handler
+    assert signal.getsignal(signal.SIGHUP) == signal.SIG_DFL
+
+
+def test_elsewhere_than_in_the_main_thread_nothing_happens():
+    found = []
+
+    def listen():
+        with signals.listening():
+            found.append(signals.is_listening())
+    thread = threading.Thread(target=listen)
+    thread.start()
+    thread.join()
+    assert found == [False]
+
+
+@pytest.mark.parametrize('second, status', [
+    (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGUSR1, None)])
+def test_a_second_signal_ends_it_at_once(second, status):
+    """Another one does; the same within three seconds is what launchers send twice."""
+    def act(tell):
+        with signals.listening(), signals.deferred():
+            tell('ready')
+            threading.Event().wait(4)
+            tell(signals.received())
+
+    pid, read = in_child(act)
+    assert hear(read) == 'ready\n'
+    os.kill(pid, signal.SIGUSR1)
+    time.sleep(0.5)
+    os.kill(pid, second)
+    assert result(pid, read) == ((status, '') if status else (0, 'SIGUSR1\n'))
+
+
+def wait_in_c():
+    """Like a barrier: no bytecode is run, so the handler in Python is not called."""
+    collections.deque(map(ctypes.CDLL(None).usleep, itertools.repeat(100_000, 600)), maxlen=0)
+
+
+@pytest.mark.parametrize('alone', [True, False])
+def test_a_main_thread_that_cannot_react(monkeypatch, alone):
+    """It is in C, or among ranks that would wait for it."""
+    monkeypatch.setattr(signals, 'PATIENCE', 1.)
+
+    def act(tell):
+        os.dup2(write_end, 2)
+        with signals.listening(), signals.deferred():
+            signals.set_advice(lambda: 'The last checkpoint is x')
+            with signals.interruptible(alone):
+                tell('ready')
+                wait_in_c()
+
+    read_end, write_end = os.pipe()
+    pid, read = in_child(act)
+    os.close(write_end)
+    assert hear(read) == 'ready\n'
+    os.kill(pid, signal.SIGTERM)
+    assert result(pid, read)[0] == 75
+    with os.fdopen(read_end) as file:
+        assert file.read() == 'SIGTERM: stopped with status 75. The last checkpoint is x\n'
+
+
+def test_a_forked_worker_is_not_the_one_that_was_asked():
+    def act(tell):
+        tell('ready')
+        time.sleep(1.5)
+        tell(f'{signals.is_listening()} {signals.received()!r}')
+
+    keep_workers(True)
+    try:
+        with signals.listening():
+            pid, read = in_child(act)
+            assert hear(read) == 'ready\n'
+            os.kill(pid, signal.SIGTERM)
+            os.kill(pid, signal.SIGUSR1)
+            assert result(pid, read) == (0, "False ''\n")
+            assert signals.received() == ''
+    finally:
+        keep_workers(False)

@@ -1,0 +1,179 @@
+"""SIGTERM ends the command tools/train.py with status 75, whatever it is doing."""
+import errno
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from engine import resume_work
+from mmengine.config import Config
+from mmengine.runner import Runner
+from tool_loading import load_tool
+
+from cotap_mm.datasets import ToyScenes
+from cotap_mm.datasets.image_source import UnreadImage
+from cotap_mm.evaluation import EvaluationHook
+from cotap_mm.registry import DATASETS, HOOKS
+
+ROOT = Path(__file__).resolve().parents[2]
+LIMIT = 120  # seconds; it takes one or two on an idle machine
+TELL = []  # where a forked command says that it is waiting
+
+pytestmark = pytest.mark.skipif(
+    not hasattr(os, 'fork') or torch.cuda.is_available(),
+    reason='forks trainings, which is possible on Linux and macOS and without CUDA')
+
+
+def tell():
+    os.write(TELL[0], b'waiting\n')
+
+
+@DATASETS.register_module(force=True)
+class HangingScenes(ToyScenes):
+    """Images that take for ever while neighbors are found."""
+
+    def read(self, index, enough=None):
+        if 'MultiCrop' not in str(enough):
+            tell()
+            time.sleep(600)
+        return super().read(index, enough)
+
+
+@DATASETS.register_module(force=True)
+class VanishingScenes(ToyScenes):
+    """Images on a disk that goes away in the fourth iteration."""
+
+    count = 0
+
+    def read(self, index, enough=None):
+        if 'MultiCrop' in str(enough):
+            type(self).count += 1
+            if self.count > 50:
+                tell()
+                raise UnreadImage('the disk has gone')
+        return super().read(index, enough)
+
+    def is_there(self):
+        return self.count <= 50
+
+
+@HOOKS.register_module(force=True)
+class HangingEvaluation(EvaluationHook):
+    """An evaluation that takes for ever."""
+
+    def __init__(self, at):
+        super().__init__([], 2, [], interval=1)
+        self.at = at
+
+    def evaluate(self, runner, step):
+        if step == self.at:
+            tell()
+            time.sleep(600)
+
+
+def full_disk(*arguments, **options):
+    tell()
+    raise OSError(errno.ENOSPC, 'No space left on device')
+
+
+def scenes(kind, num_workers=0):
+    return dict(num_workers=num_workers, **{'train_dataloader.dataset.patch.type': kind})
+
+
+def hook(at):
+    return dict(hooks=[dict(type='HangingEvaluation', at=at)])
+
+
+#: What it is doing, the config's options, checkpoints afterwards, and what it says.
+PHASES = {
+    'finding neighbors': (scenes('HangingScenes'), [], 'Nothing had to be saved'),
+    'finding neighbors in a worker': (scenes('HangingScenes', 1), [], 'Nothing had to be saved'),
+    'first evaluation': (hook(0), [], 'Nothing had to be saved'),
+    'evaluation': (hook(3), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
+    'images out of reach': (
+        scenes('VanishingScenes'), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
+    'images out of reach of a worker': (
+        scenes('VanishingScenes', 1), ['iter_2.pth', 'iter_3.pth'], 'the disk has gone'),
+    'disk full at the end': (dict(checkpoint_interval=100), [],
+                             'iteration 4 could not be written .* make room'),
+}
+
+
+def command(config, output):
+    """In a forked process: tools/train.py."""
+    status = 99
+    try:
+        handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(handle, 1)
+        os.dup2(handle, 2)
+        sys.stdout = sys.stderr = os.fdopen(handle, 'w', buffering=1)
+        load_tool('train').main([str(config), '--work-dir', str(config.parent / 'run')])
+        status = 0
+    except SystemExit as stopped:
+        status = stopped.code if isinstance(stopped.code, int) else 1
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        os._exit(status)
+
+
+def status_of(pid):
+    deadline = time.monotonic() + LIMIT
+    while time.monotonic() < deadline:
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.1)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 'hangs'
+
+
+@pytest.mark.parametrize('phase', PHASES)
+def test_whatever_it_is_doing(tmp_path, monkeypatch, phase):
+    options, checkpoints, said = PHASES[phase]
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
+    if phase.startswith('disk'):
+        monkeypatch.setattr(Runner, 'save_checkpoint', full_disk)
+    config = resume_work.tiny_config(tmp_path / 'run', 4, **options)
+    (tmp_path / 'tiny.json').write_text(json.dumps(config._cfg_dict.to_dict()))
+    read, write = os.pipe()
+    TELL[:] = [write]
+    pid = os.fork()
+    if pid == 0:
+        command(tmp_path / 'tiny.json', tmp_path / 'output')
+    os.close(write)
+    with os.fdopen(read) as file:
+        heard = file.readline()
+        time.sleep(0.3)
+        os.kill(pid, signal.SIGTERM)
+        status = status_of(pid)
+    output = (tmp_path / 'output').read_text()
+    assert heard == 'waiting\n' and status == 75, output[-3000:]
+    found = sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))
+    # A worker reads ahead, so there the training may be an iteration behind.
+    assert found == checkpoints or checkpoints and 'worker' in phase and found == checkpoints[:1]
+    assert 'Traceback' not in output
+    assert re.search(said, output), output[-3000:]
+
+
+def test_before_anything_is_imported(tmp_path):
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / 'tools' / 'train.py'), 'demo', '--work-dir', str(tmp_path)],
+        stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(1)  # of the ten that it takes to start
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=LIMIT)
+    finally:
+        process.kill()
+    assert process.returncode == 75 and 'Nothing had to be saved' in said
+    assert list(tmp_path.iterdir()) == []
