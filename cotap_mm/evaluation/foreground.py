@@ -20,11 +20,13 @@ from torch import Tensor
 from cotap_mm.ops import all_reduce_sum, foreground_mask
 
 from .batches import batches
+from .class_presence import watch_classes
 from .encoder import Encoder
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 from .pictures import Size
 
 
+@watch_classes()
 def foreground(encoder: Encoder,
                dataset: Any,
                num_classes: int,
