@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
+from mmengine.config import DictAction
 from rich.console import Console
 from rich.table import Table
 
@@ -37,7 +38,7 @@ from cotap_mm.evaluation.protocols import (
     settings_of,
     table,
 )
-from cotap_mm.evaluation.settings import KeyValues, nearest
+from cotap_mm.evaluation.settings import nearest
 from cotap_mm.evaluation.shared_failure import ended_together
 from cotap_mm.files import whole_file
 from cotap_mm.ops import rank
@@ -61,7 +62,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--limit', type=int, help='at most this many images of each part')
     parser.add_argument('--image-size', type=int, nargs='+', metavar='PIXELS',
                         help='side of a square, or height and width')
-    parser.add_argument('--set', nargs='+', action=KeyValues, default={}, metavar='KEY=VALUE',
+    parser.add_argument('--set', nargs='+', action=DictAction, default={}, metavar='KEY=VALUE',
                         help='settings of the protocols; one that a protocol does not have is '
                         'for the others')
     parser.add_argument('--num-heads', type=int, help='attention heads, where a file does not tell')

@@ -13,14 +13,17 @@ import torch.distributed as dist
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, init_dist, is_main_process
 from mmengine.logging import print_log
+from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.datasets.workers import explained_deaths
+from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.checkpoint_files import newest_good_checkpoint, numbered_checkpoints
 from cotap_mm.engine.config_check import check_config
+from cotap_mm.engine.downstream_check import prepare_downstream
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
 from cotap_mm.engine.network import choose_interface, meeting_place
@@ -59,6 +62,8 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
         print_log(f'strategy {config.strategy.type} is for several processes '
                   '(tools/dist_train.sh); this one trains without it', logger='current')
         config.strategy = None
+    if config.get('runner_type'):  # a library's own, as mim builds it
+        return RUNNERS.build(config)
     return (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
 
 
@@ -172,7 +177,9 @@ def prepare(config: Config) -> None:
         check_config(config)
     choose_resume(config)
     if not is_pretraining(config):
-        _check_init(config, config.model.backbone)
+        prepare_downstream(config)
+        for backbone in find_backbones(config.model):
+            _check_init(config, backbone)
         return
     if not (_check_init(config, config.model) or config.get('load_from')):
         print_log('training starts from random weights; CoTAP is a post-pretraining, and from '

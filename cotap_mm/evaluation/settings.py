@@ -1,7 +1,6 @@
 """Settings of the protocols, checked against the annotations of their functions."""
 from __future__ import annotations
 
-import argparse
 import collections.abc
 import difflib
 import inspect
@@ -14,7 +13,6 @@ from typing import (
     Dict,
     List,
     NamedTuple,
-    Optional,
     Sequence,
     Tuple,
     Union,
@@ -24,7 +22,6 @@ from typing import (
 )
 
 import torch
-from mmengine.config import DictAction
 
 
 class Range(NamedTuple):
@@ -189,26 +186,3 @@ def _numbers(value: Any) -> List[Any]:
     if isinstance(value, (list, tuple)):
         return [each for item in value for each in _numbers(item)]
     return [value] if isinstance(value, numbers.Real) and not isinstance(value, bool) else []
-
-
-class KeyValues(DictAction):
-    """``KEY=VALUE ...`` of a command line; what cannot be read ends in argparse's sentence."""
-
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any,
-                 option_string: Optional[str] = None) -> None:
-        """Parse all pairs.
-
-        Raises:
-            SystemExit: By argparse, if a pair has no "=" or its brackets do not match.
-        """
-        for pair in values or ():
-            key, separator, value = pair.partition('=')
-            if not separator or not key:
-                parser.error(f'{option_string} takes KEY=VALUE, got {pair!r}')
-            if any(value.count(opening) != value.count(closing) for opening, closing in
-                   ('()', '[]')):
-                parser.error(f'{option_string} {pair}: brackets do not match')
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (ValueError, AssertionError) as error:
-            parser.error(f'{option_string} {" ".join(values or ())}: {error}')
