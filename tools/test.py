@@ -44,7 +44,7 @@ def build_config(args: argparse.Namespace) -> Config:
     config.load_from = args.checkpoint
     run_config.finish_config(config, args)
     set_backbones_init(config.model, None)  # all weights come from the checkpoint
-    testing.check_testable(config, args.config)
+    testing.keep_test_only(config, args.config)
     if args.show or args.show_dir:
         testing.draw_predictions(config, args.show_dir, args.show, args.wait_time)
     if args.tta:

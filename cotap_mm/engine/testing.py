@@ -23,8 +23,12 @@ _LIBRARIES: Dict[str, Tuple[str, str, dict]] = {
 _SAVING = ('IoUMetric', 'CityscapesMetric', 'DepthMetric')  # metrics with an output_dir
 
 
-def check_testable(config: Config, name: str) -> None:
-    """Refuse a config that has nothing to test.
+def keep_test_only(config: Config, name: str) -> None:
+    """Remove what is for training, such as data that may be on another machine.
+
+    Args:
+        config (Config): Changed in place.
+        name (str): Of the config, for messages.
 
     Raises:
         ValueError: If test_dataloader, test_evaluator or test_cfg is missing.
@@ -34,6 +38,9 @@ def check_testable(config: Config, name: str) -> None:
     if missing:
         raise ValueError(f'{name} has no {", ".join(missing)}, which a test needs; often they are '
                          'those of the validation: test_dataloader = val_dataloader')
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+                'val_dataloader', 'val_cfg', 'val_evaluator'):
+        config[key] = None
 
 
 def draw_predictions(config: Config, folder: Optional[str], show: bool = False,
