@@ -181,7 +181,8 @@ def _scores(sums: Tensor, heads: int, prototypes: int, num_images: int,
     count = int(sums[0])
     if not count:
         raise ValueError(f'none of {num_images} images shows a foreground class '
-                         f'{list(classes)}; check foreground_classes')
+                         f'{list(classes)}; check foreground_classes and the values of the '
+                         'masks (255 is ignored)')
     means = (100 * sums / count).tolist()
     found: Dict[str, Any] = {}
     if heads:

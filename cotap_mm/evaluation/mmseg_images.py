@@ -108,7 +108,8 @@ def mmseg_images(name: str, part: Dict[str, Any]) -> Union[MMSegImages, Concaten
     for inner in inner_datasets(part):
         root = inner.get('data_root') or '.'
         try:
-            dataset = DATASETS.build({'_scope_': 'mmseg', **inner, 'pipeline': []})
+            dataset = DATASETS.build({'_scope_': 'mmseg', **inner, 'pipeline': [],
+                                      'serialize_data': False})  # which fails on no images
             found.append(MMSegImages(dataset))
         except (AssertionError, FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(f'{name} is not complete in {root}: {error}. See the table in '

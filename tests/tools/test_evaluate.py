@@ -101,7 +101,8 @@ def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsy
 @pytest.mark.parametrize('value, message', [
     (255, 'the labels of dataset show no class at all, only 1024 ignored'),
     (0, "the labels of dataset show only class 'x' \\(0\\)")])
-def test_labels_without_classes_are_refused(tool, checkpoint, tmp_path, value, message, monkeypatch):
+def test_labels_without_classes_are_refused(tool, checkpoint, tmp_path, value, message,
+                                            monkeypatch):
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     path = tmp_path / 'data'
     for kind in ('images', 'labels'):
