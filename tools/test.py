@@ -46,6 +46,9 @@ def build_config(args: argparse.Namespace) -> Config:
     set_backbones_init(config.model, None)  # all weights come from the checkpoint
     testing.keep_test_only(config, args.config)
     if args.show or args.show_dir:
+        if args.tta and config.default_scope == 'mmpretrain':
+            raise ValueError('--show-dir and --tta do not go together for mmpretrain, which draws '
+                             'single views; run them one after the other')
         testing.draw_predictions(config, args.show_dir, args.show, args.wait_time)
     if args.tta:
         testing.augment(config)

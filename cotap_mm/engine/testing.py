@@ -62,7 +62,7 @@ def draw_predictions(config: Config, folder: Optional[str], show: bool = False,
         raise ValueError(f'--show-dir {folder} must be a folder, got a file')
     config.setdefault('visualizer', ConfigDict(
         type=visualizer, name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
-    if config.default_scope == 'mmpretrain':
+    if config.default_scope == 'mmpretrain':  # its hook draws the batch that the model gets
         hook.update(enable=True, out_dir=place)
         return
     hook.update(draw=True)
