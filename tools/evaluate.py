@@ -33,11 +33,12 @@ from cotap_mm.evaluation.data import EvaluationData, load_data
 from cotap_mm.evaluation.protocols import (
     PROTOCOLS,
     Result,
+    check_options,
     evaluate,
-    find_protocol,
     settings_of,
     table,
 )
+from cotap_mm.evaluation.settings import nearest
 from cotap_mm.evaluation.shared_failure import ended_together
 from cotap_mm.files import whole_file
 from cotap_mm.ops import rank
@@ -108,16 +109,18 @@ def options_of(protocol: str, args: argparse.Namespace) -> Dict[str, Any]:
     if args.image_size:
         size = args.image_size
         options['image_size'] = size[0] if len(size) == 1 else tuple(size)
-    return options
+    return check_options(protocol, options)
 
 
-def check_settings(args: argparse.Namespace) -> None:
-    """Refuse settings that no protocol has, before anything is computed."""
-    known = {key for name in args.protocol for key in settings_of(name)}
-    unknown = sorted(set(args.set) - known)
-    if unknown:
-        raise ValueError(f'--set {", ".join(unknown)}: {", ".join(args.protocol)} has no such '
-                         f'setting; known are {", ".join(sorted(known))}')
+def check_arguments(args: argparse.Namespace) -> None:
+    """Refuse unknown protocols and wrong settings before anything is computed."""
+    known = {key: None for name in args.protocol for key in settings_of(name)}
+    for key in args.set:
+        if key not in known:
+            raise ValueError(f'--set {key}: {", ".join(args.protocol)} has no such setting'
+                             f'{nearest(key, known)}')
+    for protocol in args.protocol:
+        options_of(protocol, args)
 
 
 def result_file(args: argparse.Namespace, protocol: str, data: EvaluationData, name: str,
@@ -135,9 +138,7 @@ def result_file(args: argparse.Namespace, protocol: str, data: EvaluationData, n
 
 def measure(args: argparse.Namespace) -> List[Result]:
     """All protocols of all backbones."""
-    for protocol in args.protocol:
-        find_protocol(protocol)
-    check_settings(args)
+    check_arguments(args)
     backbones = parse_backbones([*args.backbones, *args.compare])
     data = load_data(args.data, args.root, args.classes, args.limit)
     results = []
@@ -150,6 +151,8 @@ def measure(args: argparse.Namespace) -> List[Result]:
             file = result_file(args, protocol, data, name, encoder, options)
             if file.is_file():
                 results.append(Result(**json.loads(file.read_text())))
+                for sentence in results[-1].scores.get('warnings', []):
+                    say(f'warning: {sentence}')
                 say(f'{name}, {protocol}: measured before, see {file}')
                 continue
             with progress_bars():

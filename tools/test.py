@@ -1,7 +1,11 @@
 """Test a trained model of MMSegmentation, MMDetection or MMPretrain.
 
     python tools/test.py configs/downstream/ade20k_upernet.py work_dirs/.../iter_160000.pth
+    python tools/test.py CONFIG CHECKPOINT --tta --show-dir pictures --out predictions
     tools/dist_test.sh configs/downstream/ade20k_upernet.py work_dirs/.../iter_160000.pth 8
+
+Options are those of ``mim test``. With --out, MMSegmentation writes a PNG of class indices for
+each image into a folder, the others a pickle file. With --show-dir every image is drawn.
 """
 import argparse
 from pathlib import Path
@@ -11,13 +15,21 @@ from mmengine.config import Config
 
 from cotap_mm.arguments import Parser
 from cotap_mm.command_line import tool
-from cotap_mm.engine import launch, run_config
+from cotap_mm.engine import launch, run_config, testing
+from cotap_mm.engine.backbones import set_backbones_init
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
     parser.add_argument('checkpoint', help='what training with this config has saved')
+    parser.add_argument('--tta', action='store_true', help="test-time augmentation: the config's "
+                        'tta_model and tta_pipeline, or flips if it has none')
+    parser.add_argument('--out', metavar='PATH', help='save predictions: a folder '
+                        '(MMSegmentation) or a .pkl file (MMDetection, MMPretrain)')
+    parser.add_argument('--show', action='store_true', help='show predictions in a window')
+    parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds for --show')
     run_config.add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -30,15 +42,27 @@ def build_config(args: argparse.Namespace) -> Config:
                          'cotap_mm.evaluation.dense_retrieval')
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')
-    config.model.backbone.init_cfg = None  # all weights come from the checkpoint
     config.load_from = args.checkpoint
-    return run_config.finish_config(config, args)
+    run_config.finish_config(config, args)
+    set_backbones_init(config.model, None)  # all weights come from the checkpoint
+    testing.keep_test_only(config, args.config)
+    if args.show or args.show_dir:
+        if args.tta and config.default_scope == 'mmpretrain':
+            raise ValueError('--show-dir and --tta do not go together for mmpretrain, which draws '
+                             'single views; run them one after the other')
+        testing.draw_predictions(config, args.show_dir, args.show, args.wait_time)
+    if args.tta:
+        testing.augment(config)
+    if args.out:
+        testing.save_predictions(config, args.out)
+    return config
 
 
 @tool
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
-    launch.test(launch.build_runner(args, lambda: build_config(args)))
+    runner = launch.build_runner(args, lambda: build_config(args))
+    launch.test(runner, lambda: testing.test(runner, args.out))
 
 
 if __name__ == '__main__':

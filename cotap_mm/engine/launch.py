@@ -13,6 +13,7 @@ from mmengine.dist import init_dist, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
+from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm import signals
@@ -20,7 +21,9 @@ from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.datasets.neighbor_search import warn_of_changed_images
 from cotap_mm.datasets.workers import explained_deaths, keep_workers
+from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.config_check import check_config
+from cotap_mm.engine.downstream_check import prepare_downstream
 from cotap_mm.engine.hooks import EXIT_STATUS, PreemptionHook, last_checkpoint, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
 from cotap_mm.engine.network import choose_interface, join_group, meeting_place
@@ -76,7 +79,10 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
         print_log(f'strategy {config.strategy.type} is for several processes '
                   '(tools/dist_train.sh); this one trains without it', logger='current')
         config.strategy = None
-    runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
+    if config.get('runner_type'):  # a library's own, as mim builds it
+        runner = RUNNERS.build(config)
+    else:
+        runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
     guard_writers(runner.logger, runner.visualizer)
     return runner
 
@@ -153,10 +159,14 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
         sys.exit(EXIT_STATUS)
 
 
-def test(runner: 'Runner | FlexibleRunner') -> None:
+def test(runner: 'Runner | FlexibleRunner', run: Callable[[], Any]) -> None:
     """Test with the checkpoint of the config.
 
     MMEngine only warns of weights that a checkpoint lacks, and measures random ones.
+
+    Args:
+        runner (Runner): Ready to test.
+        run (callable): Tests.
 
     Raises:
         SystemExit: If the checkpoint does not fit the model, or data are missing.
@@ -174,7 +184,7 @@ def test(runner: 'Runner | FlexibleRunner') -> None:
             raise ValueError(f'{checkpoint} does not fit the config: it lacks {len(missing)} of '
                              f'{len(wanted)} weights, the first is {missing[0]}; give what '
                              'training with this config has saved')
-        runner.test()
+        run()
 
 
 def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
@@ -286,8 +296,10 @@ def prepare(config: Config) -> None:
         check_config(config)
     gone = choose_resume(config)
     if not is_pretraining(config):
-        _check_init(config, config.model.backbone)
-        _forget_init(config, config.model.backbone)
+        prepare_downstream(config)
+        for backbone in find_backbones(config.model):
+            _check_init(config, backbone)
+            _forget_init(config, backbone)
         return
     if not (_check_init(config, config.model) or config.get('load_from')):
         print_log('training starts from random weights; CoTAP is a post-pretraining, and from '

@@ -9,6 +9,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
+from cotap_mm.low_precision_operators import allow_low_precision_operators
 from cotap_mm.ops import all_reduce_min
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
 
@@ -112,6 +113,8 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         self._scale_update_param = None
         self.loss_scaler = torch.cuda.amp.GradScaler(enabled=False)
         self.cast_dtype = getattr(torch, dtype)
+        if dtype == 'bfloat16' and not is_cuda_available():
+            allow_low_precision_operators()
 
     def optim_context(self, model: nn.Module):
         """Autocast in the chosen precision; none at all for float32."""

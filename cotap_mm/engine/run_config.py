@@ -11,6 +11,7 @@ from mmengine.registry import init_default_scope
 
 from cotap_mm.arguments import KeyValues, nearest, out_folder
 from cotap_mm.datasets import image_source
+from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.config_check import check_overrides
 from cotap_mm.engine.schedules import fit_schedules, training_length
 from cotap_mm.error_text import sentence_of
@@ -153,9 +154,13 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
 
     Downstream it is the backbone that starts from it.
     """
-    part = config.model if is_pretraining(config) else config.model.backbone
-    part.init_cfg = None if checkpoint == 'none' else dict(
+    init_cfg = None if checkpoint == 'none' else dict(
         type='cotap_mm.PretrainedViT', checkpoint=checkpoint, trust=trust)
+    if is_pretraining(config):
+        config.model.init_cfg = init_cfg
+    elif not set_backbones_init(config.model, init_cfg):
+        raise ValueError(f'--init: the model {config.model.get("type")} has no backbone that '
+                         'could start from a checkpoint; set init_cfg in its config')
 
 
 def set_seed(config: Config, seed: int) -> None:

@@ -19,6 +19,7 @@ from cotap_mm.ops import all_reduce_sum, broadcast, gather_rows
 from cotap_mm.ops.nearest import BLOCK_SIZE, build_search
 
 from .batches import batches, my_share, with_progress
+from .class_presence import watch_classes
 from .encoder import Encoder
 from .pictures import Size
 
@@ -65,6 +66,7 @@ def cls_features(encoder: Encoder, dataset: Any, num_classes: int,
     return CLSFeatures(features[order], numbers[order, 1])
 
 
+@watch_classes(maps=False)
 @torch.no_grad()
 def knn_classification(encoder: Encoder,
                        train: Any,
@@ -133,6 +135,7 @@ def knn_classification(encoder: Encoder,
     return result
 
 
+@watch_classes(maps=False)
 def linear_classification(encoder: Encoder,
                           train: Any,
                           val: Any,

@@ -18,6 +18,7 @@ from cotap_mm.ops import all_reduce_sum, gather_rows
 from cotap_mm.ops.nearest import nearest
 
 from .batches import batches
+from .class_presence import watch_classes
 from .encoder import Encoder, normalize_images
 from .patch_labels import patch_labels
 from .pictures import Size, resize_image
@@ -25,6 +26,7 @@ from .pictures import Size, resize_image
 PAIRS = ('consecutive', 'nearest')
 
 
+@watch_classes()
 def correspondence(encoder: Encoder,
                    dataset: Any,
                    num_classes: int,
@@ -185,6 +187,9 @@ def _scores(sums: Tensor, num_classes: int) -> Dict[str, Any]:
     if not patches.sum():
         raise ValueError('no pair of images has a class in common that fills a patch; lower purity '
                          'or enlarge the images, or choose other pairs')
+    if not matched.sum():
+        raise ValueError(f'none of {int(patches.sum())} patches is matched in both directions; '
+                         'pass mutual=False')
     accuracy = 100 * right / matched  # 0 / 0 is NaN: a class without match
     return dict(
         accuracy=accuracy.nanmean().item(),

@@ -27,19 +27,17 @@ its train and val data sets are used.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 from torchvision.datasets import ImageFolder
 
-from cotap_mm.datasets import ToyScenes, read_image
+from cotap_mm.datasets import ToyScenes
 from cotap_mm.datasets.image_source import ImageFiles
 from cotap_mm.registry import DATASETS
 
-from .labeled_images import IGNORE_LABEL, ImageMaskFolder, LabeledScenes
+from .labeled_images import ImageMaskFolder, LabeledScenes
+from .mmseg_images import mmseg_images
 from .pictures import resize_image, to_pixels
 from .video_clips import VideoClips
 
@@ -64,39 +62,6 @@ class EvaluationData(NamedTuple):
     val: Any
     train: Any = None
     foreground: Sequence[int] = ()
-
-
-class MMSegImages:
-    """Images and label maps of a data set of MMSegmentation, without its pipeline.
-
-    Args:
-        dataset (BaseSegDataset): Finds files and maps labels.
-    """
-
-    def __init__(self, dataset: Any) -> None:
-        self.dataset = dataset
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
-        """Image (uint8, (3, H, W)) and label (uint8, (H, W), 255 ignored)."""
-        info = self.dataset.get_data_info(index)
-        with Image.open(info['seg_map_path']) as mask:
-            label = np.array(mask)
-        if label.ndim != 2:
-            raise ValueError(f'{info["seg_map_path"]} must have one channel of class indices, got '
-                             f'an array of shape {label.shape}')
-        label = label.astype(np.int64)
-        if info['reduce_zero_label']:  # 0 is "other"
-            label = np.where((label == 0) | (label == IGNORE_LABEL), IGNORE_LABEL, label - 1)
-        if info['label_map']:
-            table = np.arange(256)
-            for old, new in info['label_map'].items():
-                table[old] = new
-            label = table[label]
-        return dict(image=to_pixels(read_image(info['img_path'])),
-                    label=torch.from_numpy(label.astype(np.uint8)))
 
 
 @DATASETS.register_module()
@@ -152,6 +117,11 @@ class Subset:
     def __getitem__(self, index: int) -> Any:
         """Item of the whole data set."""
         return self.dataset[self.indices[index]]
+
+    def label_file(self, index: int) -> str:
+        """As that of the whole data set, '' if it has none."""
+        find = getattr(self.dataset, 'label_file', None)
+        return find(self.indices[index]) if find else ''
 
 
 def load_data(name: str, root: Optional[Union[str, Path]] = None,
@@ -252,27 +222,12 @@ def _mmseg(name: str, root: Path, classes: Optional[Sequence[str]]) -> Evaluatio
     return _of_mmseg(name, train, val, things)
 
 
-def _of_mmseg(name: str, train: Optional[dict], val: dict,
-              things: Sequence[int] = ()) -> EvaluationData:
-    try:
-        import mmseg.datasets  # noqa: F401  (registers them)
-        from mmseg.registry import DATASETS
-
-        import cotap_mm.downstream  # noqa: F401
-    except ImportError as error:
-        raise ValueError(f'{name} is read through MMSegmentation, which cannot be imported '
-                         f'({error}); see the README on installing it') from error
-    sets: List[Any] = []
-    for part in (train, val):
-        try:
-            sets.append(part and MMSegImages(DATASETS.build(
-                {'_scope_': 'mmseg', **part, 'pipeline': []})))
-        except (AssertionError, FileNotFoundError) as error:
-            raise FileNotFoundError(f'{name} is not complete in {part["data_root"]}: {error}. See '
-                                    'the table in cotap_mm/evaluation/data.py') from error
-    classes = tuple(sets[1].dataset.metainfo['classes'])
-    if not len(sets[1]):
-        raise FileNotFoundError(f'{name} has no validation images in {val["data_root"]}')
+def _of_mmseg(name: str, train: dict, val: dict, things: Sequence[int] = ()) -> EvaluationData:
+    sets = [mmseg_images(name, part) for part in (train, val)]
+    if sets[0].classes != sets[1].classes:
+        raise ValueError(f'train and val of {name} must have the same classes, got '
+                         f'{sets[0].classes} and {sets[1].classes}')
+    classes = sets[1].classes
     return EvaluationData(name, 'segmentation', classes, sets[1], sets[0],
                           tuple(things or range(1, len(classes))))
 

@@ -22,6 +22,7 @@ from cotap_mm.ops import all_reduce_sum, gather_rows
 from cotap_mm.ops.nearest import BLOCK_SIZE, Search, build_search
 
 from .batches import batches
+from .class_presence import watch_classes
 from .encoder import Encoder
 from .patch_labels import label_from_shares, patch_labels
 from .pictures import Size, resize_image
@@ -117,6 +118,7 @@ def build_memory(encoder: Encoder,
     return bank, all_shares
 
 
+@watch_classes()
 @torch.no_grad()
 def dense_retrieval(encoder: Encoder,
                     memory: Any,

@@ -19,6 +19,7 @@ from torch import Tensor
 from cotap_mm.ops import all_reduce_sum, gather_rows
 
 from .batches import batches
+from .class_presence import watch_classes
 from .encoder import Encoder
 from .patch_labels import patch_labels
 from .pictures import Size
@@ -58,6 +59,7 @@ class _Sums:
         self.sample = [gather_rows(torch.cat([torch.zeros(0, width), *self.sample]))]
 
 
+@watch_classes(least=1)
 def dispersion(encoder: Encoder,
                dataset: Any,
                num_classes: int,

@@ -18,7 +18,7 @@ from cotap_mm.registry import HOOKS
 
 from .data import EvaluationData
 from .labeled_images import build_labeled
-from .protocols import Result, evaluate, find_protocol, settings_of
+from .protocols import Result, check_options, evaluate, find_protocol
 from .vit_encoders import CoTAPEncoder
 
 
@@ -91,10 +91,7 @@ class EvaluationHook(Hook):
         if interval < 1:
             raise ValueError(f'interval must be at least 1 iteration, got {interval}')
         found = find_protocol(protocol)
-        unknown = sorted(set(options or {}) - set(settings_of(protocol)))
-        if unknown:
-            raise ValueError(f'{protocol} has no option {", ".join(unknown)}; it has '
-                             f'{", ".join(settings_of(protocol))}')
+        self.options = check_options(protocol, dict(options or {}))
         if found.learns and train is None:
             raise ValueError(f'{protocol} learns from labelled images: give train as well as val')
         self.protocol = protocol
@@ -103,7 +100,6 @@ class EvaluationHook(Hook):
             None if train is None else build_labeled(train))
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
-        self.options = dict(options or {})
         self.history: List[Tuple[int, Tuple[str, str], Result]] = []
 
     def before_train(self, runner: Runner) -> None:

@@ -20,11 +20,13 @@ from torch import Tensor
 from cotap_mm.ops import all_reduce_sum, foreground_mask
 
 from .batches import batches
+from .class_presence import watch_classes
 from .encoder import Encoder
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 from .pictures import Size
 
 
+@watch_classes()
 def foreground(encoder: Encoder,
                dataset: Any,
                num_classes: int,
@@ -179,7 +181,8 @@ def _scores(sums: Tensor, heads: int, prototypes: int, num_images: int,
     count = int(sums[0])
     if not count:
         raise ValueError(f'none of {num_images} images shows a foreground class '
-                         f'{list(classes)}; check foreground_classes')
+                         f'{list(classes)}; check foreground_classes and the values of the '
+                         'masks (255 is ignored)')
     means = (100 * sums / count).tolist()
     found: Dict[str, Any] = {}
     if heads:

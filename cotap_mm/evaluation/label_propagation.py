@@ -14,6 +14,7 @@ for some rows of patches at a time.
 """
 from __future__ import annotations
 
+import logging
 import math
 from collections import deque
 from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Union
@@ -21,14 +22,15 @@ from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.logging import print_log
 from scipy import ndimage
 from torch import Tensor
 
-from cotap_mm.ops import gather_rows
+from cotap_mm.ops import all_reduce_sum, gather_rows
 
 from .batches import my_share, with_progress
 from .encoder import Encoder, normalize_images
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 from .pictures import Picture, Size, resize_image, to_pixels
 from .video_clips import Clip
 
@@ -84,24 +86,33 @@ def label_propagation(encoder: Encoder,
             is of another size than the first.
     """
     rows: List[List[float]] = []
+    num_unlabeled = torch.zeros(1, dtype=torch.long)
     for index in with_progress(my_share(len(dataset)), 'clips'):
         clip = dataset[index]
         if not len(clip.scored):
             continue
         masks = propagate(encoder, clip.frames, clip.mask(0), short_side, multiple, num_previous,
                           radius, topk, temperature, image_size, batch_size)
-        rows += [[index, *scores] for scores in _score_clip(clip, masks)]
+        scores, unlabeled = _score_clip(clip, masks)
+        rows += [[index, *each] for each in scores]
+        num_unlabeled += unlabeled
     table = gather_rows(torch.tensor(rows, dtype=torch.double).view(-1, 1 + len(SCORES)))
     table = table[table[:, 0].argsort(stable=True)]  # as in the data set, on any number of ranks
     if not len(table):
         raise ValueError(f'none of {len(dataset)} clips has a mask besides that of its first '
-                         'frame to be scored by; propagate() makes masks without scores')
+                         'frame to be scored by (with a pixel that is not 255, ignored); '
+                         'propagate() makes masks without scores')
     means = dict(zip(SCORES, (100 * table[:, 1:].mean(dim=0)).tolist()))
     both = 100 * table[:, [1 + SCORES.index('J'), 1 + SCORES.index('F')]].mean(dim=1)
     clips = {dataset[int(index)].name: both[table[:, 0] == index].mean().item()
              for index in table[:, 0].unique()}
-    return {'J&F': (means['J'] + means['F']) / 2, **means, 'num_objects': len(table),
-            'clips': clips}
+    found = {'J&F': (means['J'] + means['F']) / 2, **means, 'num_objects': len(table),
+             'clips': clips}
+    if int(all_reduce_sum(num_unlabeled)):
+        found['warnings'] = [f'{int(num_unlabeled)} masks are 255 (ignored) everywhere; their '
+                             'frames are not scored']
+        print_log(found['warnings'][0], logger='current', level=logging.WARNING)
+    return found
 
 
 def propagate(encoder: Encoder,
@@ -276,11 +287,11 @@ def _nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(mask[None, None].double(), tuple(size), mode='nearest-exact')[0, 0].long()
 
 
-def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> List[List[float]]:
-    """For each object the values of ``SCORES``, 0 to 1."""
+def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> Tuple[List[List[float]], int]:
+    """For each object the values of ``SCORES``, 0 to 1; number of frames without any label."""
     objects = clip.objects()
     frames: List[List[Tuple[float, float]]] = []
-    scored = set(clip.scored)
+    unlabeled, scored = 0, set(clip.scored)
     for index, mask in enumerate(masks):
         if index not in scored:
             continue
@@ -289,11 +300,16 @@ def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> List[List[float]]:
             raise ValueError(f'{clip.masks[index]} must be as large as the first mask, '
                              f'{tuple(mask.shape)}, got {tuple(truth.shape)}')
         known = truth != IGNORE_LABEL
+        if not known.any():  # two empty masks would agree
+            unlabeled += 1
+            continue
         pairs = [(((mask == each) & known).numpy(), (truth == each).numpy()) for each in objects]
         frames.append([(region_similarity(*pair), boundary_measure(*pair)) for pair in pairs])
+    if not frames:
+        return [], unlabeled
     table = np.array(frames)  # (frames, objects, 2)
     return [[*_statistics(table[:, i, 0]), *_statistics(table[:, i, 1])]
-            for i in range(len(objects))]
+            for i in range(len(objects))], unlabeled
 
 
 def _statistics(values: np.ndarray) -> Tuple[float, float, float]:

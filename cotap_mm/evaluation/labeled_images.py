@@ -6,23 +6,23 @@ from typing import Any, Dict, Optional, Union
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from cotap_mm.datasets import ImageList
 from cotap_mm.registry import DATASETS, build
 
+from .label_files import IGNORE_LABEL, read_label
 from .pictures import Size, resize_image
 
-IGNORE_LABEL = 255
+__all__ = ['IGNORE_LABEL', 'ImageMaskFolder', 'LabeledScenes', 'build_labeled']
 
 
 @DATASETS.register_module()
 class ImageMaskFolder:
     """A folder of images and a folder of label masks with the same stems.
 
-    A mask is a one-channel image whose values are class indices; 255 is ignored.
-    Only images are resized: predictions are brought to the size of the masks.
+    A mask is an image of class indices, see :func:`~.label_files.read_label`; 255 is
+    ignored. Only images are resized: predictions are brought to the size of the masks.
 
     Args:
         images (str | Path): Folder of images, read recursively.
@@ -64,19 +64,19 @@ class ImageMaskFolder:
         """Read one image and its mask.
 
         Returns:
-            dict: image (uint8, (3, h, w)) and label (uint8, (H, W)).
+            dict: image (uint8, (3, h, w)) and label (int64, (H, W)).
 
         Raises:
-            ValueError: If the mask has more than one channel.
+            ValueError: If the mask cannot be used, see :func:`~.label_files.read_label`.
         """
-        mask_path = self.masks[index]
         pixels = torch.from_numpy(self.images.read(self.indices[index])).permute(2, 0, 1)
-        with Image.open(mask_path) as mask:
-            label = np.array(mask)
-        if label.ndim != 2:
-            raise ValueError(f'{mask_path} must have one channel of class indices, got an array '
-                             f'of shape {label.shape}')
-        return dict(image=resize_image(pixels, self.image_size), label=torch.from_numpy(label))
+        height, width = pixels.shape[1:]
+        label = read_label(self.masks[index], (height, width))
+        return dict(image=resize_image(pixels, self.image_size), label=label)
+
+    def label_file(self, index: int) -> str:
+        """Path of a mask, for messages."""
+        return str(self.masks[index])
 
 
 class LabeledScenes:

@@ -25,8 +25,9 @@ from torch import Tensor, nn
 from cotap_mm.ops import all_reduce_sum, broadcast, rank, world_size
 
 from .batches import batches, with_progress
+from .class_presence import watch_classes
 from .encoder import Encoder
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 from .pictures import Size
 from .segmentation_scores import confusion_matrix, segmentation_scores
 
@@ -71,6 +72,7 @@ class CachedImage(NamedTuple):
     label: Tensor
 
 
+@watch_classes()
 def linear_segmentation(encoder: Encoder,
                         train: Any,
                         val: Any,

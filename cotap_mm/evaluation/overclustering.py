@@ -20,8 +20,9 @@ from torch import Tensor
 from cotap_mm.ops import all_reduce_sum, broadcast, gather_rows, rank
 
 from .batches import batches
+from .class_presence import watch_classes
 from .encoder import Encoder
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 from .pictures import Size
 from .segmentation_scores import segmentation_scores
 
@@ -36,6 +37,7 @@ class _Features(NamedTuple):
     masks: List[Tensor]
 
 
+@watch_classes()
 def overclustering(encoder: Encoder,
                    dataset: Any,
                    num_classes: int,
@@ -81,6 +83,9 @@ def overclustering(encoder: Encoder,
     """
     if kmeans not in KMEANS:
         raise ValueError(f'kmeans must be one of {", ".join(KMEANS)}, got {kmeans!r}')
+    if not 0 <= background < num_classes:
+        raise ValueError(f'background must be one of the classes 0..{num_classes - 1}, got '
+                         f'{background}')
     if not len(dataset) or not seeds:
         raise ValueError(f'there must be images and seeds, got {len(dataset)} and {len(seeds)}')
     found = _reduced_features(encoder, dataset, num_components, mask_size, image_size, batch_size)

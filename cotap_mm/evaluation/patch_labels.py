@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 
 
 def patch_labels(label: Tensor, grid: Tuple[int, int], num_classes: int) -> Tensor:

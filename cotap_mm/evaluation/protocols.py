@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
 from cotap_mm.machine import describe_versions
 
+from .class_presence import class_names
 from .classification import knn_classification, linear_classification
 from .correspondence import correspondence
 from .data import EvaluationData
@@ -19,6 +20,7 @@ from .foreground import foreground
 from .label_propagation import label_propagation
 from .linear_segmentation import linear_segmentation
 from .overclustering import overclustering
+from .settings import check_settings, defaults_of
 from .shared_failure import ended_together
 
 
@@ -111,7 +113,8 @@ def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 
         Result: The scores and all settings.
 
     Raises:
-        ValueError: If protocol or option is unknown, or the data are of another kind.
+        ValueError: If the protocol is unknown, an option is unknown, of a wrong type or out of
+            range, the data are of another kind, or their labels show too few classes.
 
     An error on one of several ranks ends them all, see :func:`ended_together`.
     """
@@ -130,13 +133,9 @@ def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 
         given['num_classes'] = len(data.classes)
     if 'foreground_classes' in known and data.foreground:
         given['foreground_classes'] = list(data.foreground)
-    unknown = sorted(set(options) - set(known))
-    if unknown:
-        raise ValueError(f'{protocol} has no option {", ".join(unknown)}; it has '
-                         f'{", ".join(known)}')
-    given.update(options)
+    given.update(check_options(protocol, options))
     start = time.monotonic()
-    with ended_together():
+    with ended_together(), class_names(data.classes):
         scores = chosen.measure(encoder, *parts, **given)
     seconds = time.monotonic() - start
     headline = chosen.headline if chosen.headline in scores else next(iter(scores))
@@ -158,9 +157,12 @@ def find_protocol(name: str) -> Protocol:
 
 def settings_of(protocol: str) -> Dict[str, Any]:
     """Options of a protocol with their defaults."""
-    parameters = inspect.signature(find_protocol(protocol).measure).parameters.values()
-    return {each.name: each.default for each in parameters
-            if each.default is not inspect.Parameter.empty}
+    return defaults_of(find_protocol(protocol).measure)
+
+
+def check_options(protocol: str, options: Dict[str, Any]) -> Dict[str, Any]:
+    """Settings of a protocol in their annotated types, see :func:`~.settings.check_settings`."""
+    return check_settings(protocol, find_protocol(protocol).measure, options)
 
 
 def table(results: Sequence[Result]) -> List[List[str]]:

@@ -10,7 +10,7 @@ from typing import Dict, List, Union
 import torch
 from torch import Tensor
 
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:

@@ -7,16 +7,14 @@ from pathlib import Path
 from statistics import median
 from typing import Dict, List, Sequence, Tuple, Union
 
-import numpy as np
-import torch
-from PIL import Image
 from torch import Tensor
 
 from cotap_mm.datasets import ImageList
 from cotap_mm.registry import DATASETS
 
-from .labeled_images import IGNORE_LABEL
+from .label_files import IGNORE_LABEL, read_label
 
+read_mask = read_label  # earlier name
 # A drive is cut where frames are farther apart than this many times the usual.
 LONGEST_GAP = 1.5
 
@@ -42,7 +40,7 @@ class Clip:
 
     def mask(self, index: int) -> Tensor:
         """Objects or classes of a frame's pixels, 255 ignored; int64, shape (H, W)."""
-        mask = read_mask(self.masks[index])
+        mask = read_label(self.masks[index])
         return (mask > 0).long() if self.binary else mask
 
     def objects(self) -> List[int]:
@@ -57,20 +55,6 @@ class Clip:
             raise ValueError(f'the first mask of {self.name}, {self.masks[0]}, shows no object; '
                              'its values must be object numbers, 0 for none, 255 for ignored')
         return sorted(values)
-
-
-def read_mask(path: Path) -> Tensor:
-    """Values of a mask, of a palette image the indices; int64, shape (H, W).
-
-    Raises:
-        ValueError: If the file has more than one channel.
-    """
-    with Image.open(path) as image:
-        values = np.array(image)
-    if values.ndim != 2:
-        raise ValueError(f'{path} must have one channel or a palette, its values object numbers; '
-                         f'got an array of shape {values.shape}')
-    return torch.from_numpy(values.astype(np.int64))
 
 
 class VideoClips:
@@ -129,7 +113,7 @@ class VideoClips:
             FileNotFoundError: If there is no frame, or the first has no mask.
         """
         frames, masks = _frames_and_masks(Path(root) / 'frames', Path(root) / 'masks')
-        binary = set(read_mask(masks[0]).unique().tolist()) == {0, IGNORE_LABEL}
+        binary = set(read_label(masks[0]).unique().tolist()) == {0, IGNORE_LABEL}
         scored = [index for index in masks if index]
         return cls([Clip(Path(root).resolve().name, frames, masks, scored, binary=binary)])
 

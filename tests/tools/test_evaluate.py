@@ -8,7 +8,7 @@ from PIL import Image
 from tiny import build_tiny
 from tool_loading import load_tool
 
-from cotap_mm.evaluation.protocols import PROTOCOLS
+from cotap_mm.evaluation.protocols import PROTOCOLS, Result, table
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -98,19 +98,29 @@ def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsy
     assert 'measured before' not in capsys.readouterr().out
 
 
-def test_what_is_not_a_number_gets_a_dash(tool, checkpoint, tmp_path, capsys):
+@pytest.mark.parametrize('value, message', [
+    (255, 'the labels of dataset show no class at all, only 1024 ignored'),
+    (0, "the labels of dataset show only class 'x' \\(0\\)")])
+def test_labels_without_classes_are_refused(tool, checkpoint, tmp_path, value, message,
+                                            monkeypatch):
+    monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     path = tmp_path / 'data'
     for kind in ('images', 'labels'):
         (path / kind / 'val').mkdir(parents=True)
-        Image.new('RGB' if kind == 'images' else 'L', (32, 32), 0 if kind == 'images' else 255
+        Image.new('RGB' if kind == 'images' else 'L', (32, 32), 0 if kind == 'images' else value
                   ).save(path / kind / 'val/a.png')
-    arguments = [f'a={checkpoint}', f'b={checkpoint}@backbone', '--protocol', 'overclustering',
-                 '--data', 'folder', '--root', path, '--classes', 'x', 'y', '--set',
-                 'num_clusters=[2]', 'seeds=[0]', 'kmeans=sklearn']
-    for _ in range(2):  # the second time from the files
-        results = run(tool, tmp_path, *arguments)
-        assert [each['value'] for each in results] == [None, None]
-        assert '-' in capsys.readouterr().out
+    with pytest.raises(SystemExit, match=message):
+        run(tool, tmp_path, checkpoint, '--protocol', 'overclustering', '--data', 'folder',
+            '--root', path, '--classes', 'x', 'y', '--set', 'num_clusters=2', 'seeds=0',
+            'kmeans=sklearn')
+    assert not list((tmp_path / 'out').glob('*.json'))
+
+
+def test_what_is_not_a_number_gets_a_dash():
+    values = dict(backbone='a', data='d', parameters={}, weights='', images={}, source='',
+                  seconds=1., protocol='p', metric='m', scores={})
+    rows = table([Result(value=float('nan'), **values), Result(value=None, **values)])
+    assert rows[1][1] == '-' and Result(value=float('nan'), **values).to_json()['value'] is None
 
 
 @pytest.mark.parametrize('arguments, message', [
@@ -120,6 +130,9 @@ def test_what_is_not_a_number_gets_a_dash(tool, checkpoint, tmp_path, capsys):
     (['--protocol', 'knn', '--data', 'imagenet'], 'data must be one of'),
     (['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'], '--set kk: knn has no such'),
     (['--protocol', 'knn', '--data', 'classes', '--root', 'nowhere'], '--root DIR'),
+    (['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'], 'did you mean k\\?'),
+    (['--protocol', 'knn', 'linear', '--data', 'toy-classes', '--set', 'epochs=many'],
+     "epochs of linear must be an integer, got 'many'"),
 ])
 def test_what_cannot_be_measured(tool, checkpoint, tmp_path, arguments, message, monkeypatch):
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)

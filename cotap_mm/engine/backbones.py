@@ -1,0 +1,68 @@
+"""Find the backbones in the config of any OpenMMLab model, however deeply they are wrapped."""
+from __future__ import annotations
+
+from typing import Any, Dict, Iterator, List, Tuple
+
+
+def find_backbones(model: Any) -> List[Dict[str, Any]]:
+    """The configs of all backbones of a model that are trained or tested.
+
+    They are under ``backbone`` of a plain model; below ``module`` of a test-time-augmentation
+    or LoRA model, ``detector`` of a semi-supervised one, ``architecture`` or ``student``
+    of a distiller, ``model`` of a wrapper. The fixed teacher of a distiller (any key that
+    starts with ``teacher``) is not among them: it has weights of its own.
+
+    Args:
+        model (dict): Config of the model.
+
+    Returns:
+        list[dict]: The configs themselves, not copies, in the order of the config. Empty if
+        the model has no ``backbone``.
+    """
+    return list(_walk(model))
+
+
+def set_backbones_init(model: Any, init_cfg: Any) -> int:
+    """Let all backbones start from other weights.
+
+    Args:
+        model (dict): Config of the model; changed in place.
+        init_cfg (dict, optional): Config of a weight initializer, None for random weights.
+
+    Returns:
+        int: Number of backbones.
+    """
+    found = find_backbones(model)
+    for backbone in found:
+        backbone['init_cfg'] = None if init_cfg is None else dict(init_cfg)
+    return len(found)
+
+
+def _walk(part: Any) -> Iterator[Dict[str, Any]]:
+    if isinstance(part, (list, tuple)):
+        for each in part:
+            yield from _walk(each)
+    if not isinstance(part, dict):
+        return
+    for key, value in part.items():
+        if str(key).startswith('teacher'):
+            continue
+        if key == 'backbone' and isinstance(value, dict) and 'type' in value:
+            yield _unwrapped(value)
+        else:
+            yield from _walk(value)
+
+
+def _unwrapped(backbone: Dict[str, Any]) -> Dict[str, Any]:
+    """The network inside a wrapper such as LoRAModel(module=...)."""
+    while isinstance(backbone.get('module'), dict):
+        backbone = backbone['module']
+    return backbone
+
+
+def wrapper_and_model(model: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
+    """Name of a test-time-augmentation wrapper ('' if there is none), and the model inside."""
+    name = str(model.get('type'))
+    if 'TTA' in name.split('.')[-1] and isinstance(model.get('module'), dict):
+        return name, model['module']
+    return '', model

@@ -1,0 +1,112 @@
+"""What the checks of downstream data share."""
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+
+from PIL import Image
+
+SAMPLE = 64  # files of a data set that are opened
+EXIST = 1000  # files whose existence is checked
+_ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are swapped
+
+
+class Findings:
+    """What the checks found.
+
+    Attributes:
+        errors (list): Problems that make the run impossible, in sentences.
+        warnings (list): What is suspicious.
+        class_orders (dict): Name of a part -> the part, and its classes in the order in which
+            they are numbered.
+    """
+
+    def __init__(self) -> None:
+        self.errors: List[str] = []
+        self.warnings: List[str] = []
+        self.class_orders: Dict[str, Tuple[Part, Tuple[str, ...]]] = {}
+
+
+class Part(NamedTuple):
+    """One data set of a run.
+
+    Attributes:
+        name (str): 'train', 'val' or 'test'.
+        config (dict): Of the data set, without wrappers.
+        heads (tuple): Of the model, see :func:`heads_of`.
+    """
+    name: str
+    config: Dict[str, Any]
+    heads: Tuple[Any, ...]
+
+    def __str__(self) -> str:
+        kind = self.config.get('type')
+        return f'{self.name} data ({kind if isinstance(kind, str) else kind.__name__})'
+
+    def reads_labels(self) -> bool:
+        """Whether the pipeline loads annotations in the library's usual way."""
+        return any(_name(step) == 'LoadAnnotations' for step in steps_of(
+            self.config.get('pipeline')))
+
+    def option(self, key: str) -> bool:
+        """Whether a step that loads annotations has an option switched on."""
+        return any(_name(step) == 'LoadAnnotations' and step.get(key)
+                   for step in steps_of(self.config.get('pipeline')))
+
+
+def steps_of(pipeline: Any) -> Iterator[Dict[str, Any]]:
+    """All steps of a pipeline, nested ones too."""
+    if isinstance(pipeline, (list, tuple)):
+        for each in pipeline:
+            yield from steps_of(each)
+    elif isinstance(pipeline, dict):
+        if 'type' in pipeline:
+            yield pipeline
+        for value in pipeline.values():
+            yield from steps_of(value)
+
+
+def spread(items: Sequence[Any], most: int) -> List[Any]:
+    """At most ``most`` items, evenly spread."""
+    kept = min(most, len(items))
+    return [items[i * len(items) // kept] for i in range(kept)]
+
+
+def image_size(path: str) -> Tuple[int, int]:
+    """Height and width of an image as it is shown, from its header.
+
+    Raises:
+        ValueError: If the file is not an image.
+    """
+    try:
+        if not Path(path).is_file():
+            raise ValueError('not a regular file')
+        with Image.open(path) as image:
+            width, height = image.size
+            turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except Exception as error:  # decoders raise many types
+        raise ValueError(f'image {path} cannot be read ({type(error).__name__}: {error}); remove '
+                         'it, or replace it') from error
+    return (width, height) if turned else (height, width)
+
+
+def missing_files(paths: Sequence[str]) -> List[str]:
+    """Those of up to :data:`EXIST` paths that do not exist."""
+    return [path for path in spread(paths, EXIST) if not Path(path).exists()]
+
+
+def counted(missing: Sequence[str], of: int, what: str) -> str:
+    """Sentence about missing files."""
+    share = f'{len(missing)} of {min(of, EXIST)}' + (' sampled' if of > EXIST else '')
+    return f'{share} {what} do not exist, the first is {missing[0]}'
+
+
+def names(values: Sequence[Any], most: int = 12) -> str:
+    """A list for a sentence, shortened."""
+    more = f', ... ({len(values)} in all)' if len(values) > most else ''
+    return ', '.join(map(str, values[:most])) + more
+
+
+def _name(step: Any) -> str:
+    kind = step.get('type') if isinstance(step, dict) else step
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

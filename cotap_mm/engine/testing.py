@@ -1,0 +1,197 @@
+"""What ``tools/test.py`` offers beside scores: augmentation, saved predictions, pictures."""
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Tuple
+
+from mmengine.config import Config, ConfigDict
+
+from cotap_mm.datasets.wrapped import inner_datasets
+from cotap_mm.engine.backbones import wrapper_and_model
+from cotap_mm.evaluation.presence_metric import ClassPresence
+
+#: Library -> hook that draws, visualizer, model that merges augmented predictions, its options.
+_LIBRARIES: Dict[str, Tuple[str, str, dict]] = {
+    'mmseg': ('SegVisualizationHook', 'SegLocalVisualizer', dict(type='SegTTAModel')),
+    'mmdet': ('DetVisualizationHook', 'DetLocalVisualizer', dict(
+        type='DetTTAModel',
+        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))),
+    'mmpretrain': ('VisualizationHook', 'UniversalVisualizer', dict(
+        type='mmpretrain.AverageClsScoreTTA')),
+}
+_SAVING = ('IoUMetric', 'CityscapesMetric', 'DepthMetric')  # metrics with an output_dir
+
+
+def keep_test_only(config: Config, name: str) -> None:
+    """Remove what is for training, such as data that may be on another machine.
+
+    Args:
+        config (Config): Changed in place.
+        name (str): Of the config, for messages.
+
+    Raises:
+        ValueError: If test_dataloader, test_evaluator or test_cfg is missing.
+    """
+    missing = [key for key in ('test_dataloader', 'test_evaluator', 'test_cfg')
+               if config.get(key) is None]
+    if missing:
+        raise ValueError(f'{name} has no {", ".join(missing)}, which a test needs; often they are '
+                         'those of the validation: test_dataloader = val_dataloader')
+    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
+                'val_dataloader', 'val_cfg', 'val_evaluator'):
+        config[key] = None
+
+
+def draw_predictions(config: Config, folder: Optional[str], show: bool = False,
+                     wait_time: float = 2) -> None:
+    """Draw the prediction of every image, with the library's hook.
+
+    Args:
+        config (Config): Changed in place.
+        folder (str, optional): Where pictures go.
+        show (bool): Whether they are shown in a window. Defaults to False.
+        wait_time (float): Seconds that one is shown. Defaults to 2.
+    """
+    hook_type, visualizer, _ = _library(config, '--show-dir')
+    hooks = config.setdefault('default_hooks', ConfigDict())
+    hook = hooks.setdefault('visualization', ConfigDict(type=hook_type))
+    hook.update(show=show, wait_time=wait_time, interval=1)
+    place = None if folder is None else str(Path(folder).resolve())
+    if place is not None and Path(place).exists() and not Path(place).is_dir():
+        raise ValueError(f'--show-dir {folder} must be a folder, got a file')
+    config.setdefault('visualizer', ConfigDict(
+        type=visualizer, name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+    if config.default_scope == 'mmpretrain':  # its hook draws the batch that the model gets
+        hook.update(enable=True, out_dir=place)
+        return
+    hook.update(draw=True)
+    if config.default_scope == 'mmdet':
+        hook.update(test_out_dir=place)
+    elif place is not None:
+        config.visualizer.save_dir = place
+
+
+def augment(config: Config) -> None:
+    """Test with test-time augmentation, as the config describes it, else with flips.
+
+    Args:
+        config (Config): Changed in place: the model is wrapped once, and gets the pipeline.
+
+    Raises:
+        ValueError: If the pipeline cannot be augmented.
+    """
+    default_model = _library(config, '--tta')[2]
+    inner = inner_datasets(config.test_dataloader.dataset)
+    has_wrapper = bool(wrapper_and_model(config.model)[0])
+    if not has_wrapper:
+        wrapper = dict(config.get('tta_model') or default_model)
+        config.model = ConfigDict({**wrapper, 'module': config.model})
+    for dataset in inner:
+        if config.get('tta_pipeline'):
+            dataset.pipeline = copy.deepcopy(config.tta_pipeline)
+        elif not any(_name(step) == 'TestTimeAug' for step in dataset.get('pipeline') or ()):
+            dataset.pipeline = flipped(dataset.get('pipeline') or [])
+
+
+def flipped(pipeline: List[dict]) -> List[dict]:
+    """A test pipeline that gives each image as it is and mirrored.
+
+    Args:
+        pipeline (list): Of one view; its last step packs.
+
+    Returns:
+        list: With TestTimeAug at its end. Labels are loaded after the flip: they stay as
+        they are, and predictions are flipped back.
+
+    Raises:
+        ValueError: If the last step does not pack.
+    """
+    steps = [dict(step) for step in copy.deepcopy(pipeline)]
+    if not steps or not _name(steps[-1]).startswith('Pack'):
+        raise ValueError('--tta needs a test pipeline that ends with a Pack... step, got '
+                         f'{[_name(step) for step in steps]}; give the config a tta_pipeline')
+    labels = [step for step in steps if _name(step) == 'LoadAnnotations']
+    packed = steps[-1]
+    if 'meta_keys' in packed:
+        packed['meta_keys'] = tuple(dict.fromkeys(
+            (*packed['meta_keys'], 'flip', 'flip_direction')))
+    elif _name(packed) == 'PackDetInputs':
+        packed['meta_keys'] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
+                               'flip', 'flip_direction')
+    before = [step for step in steps[:-1] if step not in labels]
+    flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+    views = [flips, *([each] for each in labels), [packed]]
+    return [*before, dict(type='TestTimeAug', transforms=views)]
+
+
+def save_predictions(config: Config, path: str) -> None:
+    """Let MMSegmentation's metrics write what is predicted, or check the name of the file.
+
+    Args:
+        config (Config): Changed in place.
+        path (str): A folder for MMSegmentation, a pickle file for the others.
+
+    Raises:
+        ValueError: If the path is of the other kind, or no metric can write.
+    """
+    if config.default_scope != 'mmseg':
+        if Path(path).suffix not in ('.pkl', '.pickle'):
+            raise ValueError(f'--out must end with .pkl or .pickle for {config.default_scope}, '
+                             f'got {path}')
+        if not Path(path).resolve().parent.is_dir():
+            Path(path).resolve().parent.mkdir(parents=True)
+        return
+    if Path(path).exists() and not Path(path).is_dir() or Path(path).suffix == '.pkl':
+        raise ValueError('--out is a folder for mmseg, which gets a PNG for each image, got '
+                         f'{path}')
+    metrics = config.test_evaluator
+    metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
+    saving = [metric for metric in metrics if _name(metric) in _SAVING]
+    if not saving:
+        raise ValueError(f'--out needs one of the metrics {", ".join(_SAVING)} in test_evaluator, '
+                         f'got {", ".join(map(_name, metrics))}')
+    saving[0].output_dir = path
+
+
+def test(runner: Any, out: Optional[str] = None) -> Dict[str, float]:
+    """Test, warn about classes that no label shows, and save predictions.
+
+    Args:
+        runner (Runner): Ready to test.
+        out (str, optional): Pickle file of predictions, except for MMSegmentation.
+
+    Returns:
+        dict: Scores.
+
+    Raises:
+        MeaninglessScore: After the test, if the labels show too few classes for its scores to
+            mean anything.
+    """
+    metrics = runner.test_evaluator.metrics
+    scope = runner.cfg.get('default_scope')
+    if out and scope == 'mmdet':
+        from mmdet.evaluation import DumpDetResults
+        metrics.append(DumpDetResults(out_file_path=out))
+    elif out and scope != 'mmseg':
+        from mmengine.evaluator import DumpResults
+        metrics.append(DumpResults(out_file_path=out))
+    presence = ClassPresence()
+    presence.dataset_meta = runner.test_evaluator.dataset_meta
+    metrics.append(presence)
+    scores = runner.test()
+    presence.report()
+    return scores
+
+
+def _library(config: Config, option: str) -> Tuple[str, str, dict]:
+    if config.get('default_scope') not in _LIBRARIES:
+        raise ValueError(f'{option} knows {", ".join(_LIBRARIES)}, got a config with '
+                         f'default_scope={config.get("default_scope")!r}')
+    return _LIBRARIES[config.default_scope]
+
+
+def _name(part: Any) -> str:
+    """Type of a config without its scope."""
+    kind = part.get('type') if isinstance(part, dict) else part
+    return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

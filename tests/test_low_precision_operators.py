@@ -1,0 +1,80 @@
+"""Operators of MMCV on a CPU in bfloat16 and float16 give what float32 gives."""
+import pytest
+import torch
+
+ops = pytest.importorskip('mmcv.ops')
+pytest.importorskip('mmcv._ext')
+
+from cotap_mm.low_precision_operators import allow_low_precision_operators  # noqa: E402
+
+
+@pytest.fixture(scope='module', autouse=True)
+def allowed():
+    allow_low_precision_operators()
+    assert allow_low_precision_operators() == 0  # once is enough
+
+
+BOXES = torch.tensor([[0., 0., 8., 8.], [1., 1., 8., 8.], [4., 4., 12., 12.]])
+SCORES = torch.tensor([0.875, 0.75, 0.5])  # exact in bfloat16
+ROIS = torch.cat([torch.zeros(3, 1), BOXES], dim=1)
+
+
+def deform(values):
+    weight = torch.ones(2, 3, 3, 3, dtype=values.dtype)
+    offset = torch.zeros(1, 18, 14, 14, dtype=values.dtype)
+    return ops.deform_conv2d(values, offset, weight)
+
+
+def modulated(values):
+    weight = torch.ones(2, 3, 3, 3, dtype=values.dtype)
+    offset = torch.zeros(1, 18, 14, 14, dtype=values.dtype)
+    mask = torch.ones(1, 9, 14, 14, dtype=values.dtype)
+    return ops.modulated_deform_conv2d(values, offset, mask, weight, None, 1, 0, 1, 1, 1)
+
+
+#: Name -> what is computed of values (1, 3, 16, 16) of some precision.
+OPERATORS = {
+    'nms': lambda v: ops.nms(BOXES, SCORES.to(v.dtype), 0.5)[0],
+    'batched_nms': lambda v: ops.batched_nms(
+        BOXES, SCORES.to(v.dtype), torch.zeros(3).long(), dict(type='nms', iou_threshold=0.5))[0],
+    'soft_nms': lambda v: ops.soft_nms(BOXES, SCORES.to(v.dtype), 0.5)[0],
+    'nms_rotated': lambda v: ops.nms_rotated(
+        torch.cat([BOXES, torch.zeros(3, 1)], 1), SCORES.to(v.dtype), 0.5)[0],
+    'roi_align': lambda v: ops.roi_align(v, ROIS.to(v.dtype), (2, 2), 1.0, 0, 'avg', True),
+    'roi_align of float32 boxes': lambda v: ops.roi_align(v, ROIS, (2, 2), 1.0, 0, 'avg', True),
+    'deform_conv2d': deform,
+    'modulated_deform_conv2d': modulated,
+    'bbox_overlaps': lambda v: ops.bbox_overlaps(BOXES.to(v.dtype), BOXES.to(v.dtype)),
+}
+
+
+@pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize('name', OPERATORS)
+def test_as_in_float32(name, dtype):
+    values = torch.arange(768.).view(1, 3, 16, 16) % 16  # exact in bfloat16
+    wanted = OPERATORS[name](values)
+    given = values.to(dtype)
+    found = OPERATORS[name](given)
+    assert torch.equal(given, values.to(dtype))  # arguments stay as they are
+    assert found.shape == wanted.shape
+    torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+
+
+def test_gradients_under_autocast():
+    """The operator's arguments are needed again in the backward pass."""
+    values = torch.rand(1, 3, 16, 16, requires_grad=True)
+    layer = torch.nn.Conv2d(3, 3, 1)
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        features = layer(values).relu()
+        ops.roi_align(features, ROIS, (2, 2), 1.0, 0, 'avg', True).float().square().sum().backward()
+    low = values.grad.clone()
+    values.grad = None
+    features = layer(values).relu()
+    ops.roi_align(features, ROIS, (2, 2), 1.0, 0, 'avg', True).square().sum().backward()
+    torch.testing.assert_close(low, values.grad, rtol=0.1, atol=0.05)
+
+
+def test_float32_is_passed_on():
+    values = torch.rand(1, 3, 16, 16)
+    found = ops.roi_align(values, ROIS, (2, 2), 1.0, 0, 'avg', True)
+    assert found.dtype == torch.float32 and found.shape == (3, 3, 2, 2)
