@@ -7,6 +7,7 @@ unexpected exception keeps its traceback and adds versions.
 from __future__ import annotations
 
 import functools
+import hashlib
 import importlib.metadata
 import os
 import platform
@@ -16,6 +17,7 @@ import signal
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Callable, Iterator, Type
 
 import torch
@@ -57,7 +59,7 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
                 main(*args, **kwargs)
                 sys.stdout.flush()
         except SystemExit as end:
-            _wait_for_first_rank(end)
+            _say_once(end)
             raise
         except BaseException:
             sys.excepthook = _print_unexpected
@@ -155,21 +157,32 @@ def _rank() -> int:
     return 0
 
 
-def _wait_for_first_rank(end: SystemExit, seconds: float = 3.) -> None:
-    """Name the rank, and give rank 0 time to end with the same sentence.
+def _say_once(end: SystemExit, seconds: float = 3.) -> None:
+    """Let one of the processes that end with the same sentence print it, with its rank.
 
-    A launcher then ends the others, and the sentence is printed once.
+    Processes of torchrun share a folder that tells who was first. Elsewhere rank 0 gets some
+    time to end; a launcher that then ends the others keeps them from printing.
     """
     number = _rank()
-    if number == 0 or not isinstance(end.code, str):
+    if not isinstance(end.code, str):
         return
-    try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    except ValueError:  # not in the main thread
-        pass
-    time.sleep(seconds)
-    end.code = f'rank {number}: {end.code}'
-    end.args = (end.code, )
+    code: 'str | int' = f'rank {number}: {end.code}' if number else end.code
+    file = os.environ.get('TORCHELASTIC_ERROR_FILE')
+    if file and int(os.environ.get('WORLD_SIZE', 1)) > 1:
+        name = hashlib.sha256(end.code.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
+        try:
+            os.close(os.open(Path(file).parent.parent / f'said_{name}', os.O_CREAT | os.O_EXCL))
+        except FileExistsError:
+            code = 1
+        except OSError:
+            pass
+    elif number:
+        try:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        except ValueError:  # not in the main thread
+            pass
+        time.sleep(seconds)
+    end.code, end.args = code, (code, )
 
 
 # ---- what is unexpected --------------------------------------------------------------------

@@ -43,7 +43,8 @@ class FailingData(Dataset):
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ('COTAP_TRACEBACK', 'RANK', 'WORLD_SIZE', 'SLURM_NTASKS', 'SLURM_PROCID'):
+    for name in ('COTAP_TRACEBACK', 'TORCHELASTIC_ERROR_FILE', 'RANK',
+                  'WORLD_SIZE', 'SLURM_NTASKS', 'SLURM_PROCID'):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
 
@@ -139,6 +140,18 @@ def test_the_first_rank_speaks_for_all(monkeypatch):
         assert end_of(UserError('x'), during_setup).startswith('rank 1: error: x')
     assert slept == [3., 3.]  # a launcher ends it before, if rank 0 has ended with the same
     assert end_of(SystemExit(75)) == 75 and len(slept) == 2
+
+
+def test_ranks_of_torchrun_say_a_sentence_once(monkeypatch, tmp_path):
+    """The folder is torchrun's; the first rank that ends speaks, whichever it is."""
+    monkeypatch.setenv('WORLD_SIZE', '3')
+    codes = []
+    for number, error in ((2, 'x'), (0, 'x'), (1, 'x'), (1, 'y')):
+        monkeypatch.setenv('RANK', str(number))
+        monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / f'{number}/error.json'))
+        codes.append(end_of(UserError(error)))
+    assert codes[0].startswith('rank 2: error: x') and codes[1:3] == [1, 1]
+    assert codes[3].startswith('rank 1: error: y')
 
 
 SCRIPT = '''
