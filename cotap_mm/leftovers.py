@@ -13,6 +13,7 @@ from cotap_mm.locks import Lock, is_held
 UNFINISHED = 'unfinished-'  # how the names of files begin that are being written
 _OWNER = re.compile(rf'{UNFINISHED}(\d+)-(?:@([^-]*)-)?')
 _BUILD = re.compile(r'(?P<out>.+)\.(?P<kind>features|rows|failed)(\..*)?$')
+_AUTO = re.compile(r'neighbors_\w+_[0-9a-f]{12}\.npz')  # built by a run, which has its own by now
 _OLD = 7 * 86400.0  # seconds after which nobody continues half a build
 
 
@@ -100,7 +101,8 @@ def _is_of_dead_build(path: Path) -> bool:
     if part is None or not part['out'].endswith('.npz'):
         return False
     out = path.with_name(part['out'])
-    if part['kind'] == 'features' and not out.exists() and _age(path) < _OLD:
+    if part['kind'] == 'features' and not out.exists() and _age(path) < _OLD \
+            and not _AUTO.fullmatch(part['out']):
         return False
     return _take_over(out.with_name(f'{out.name}.lock'))
 

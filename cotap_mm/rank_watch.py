@@ -241,7 +241,7 @@ class RankWatch:
         reason = self.failure() or self.lost() or (
             f'rank {gone[0]} has ended before the others' if must_stay and gone else '')
         if reason:
-            raise LostRank(f'rank {self.rank}: {reason}')
+            raise LostRank(with_way_out(f'rank {self.rank}: {reason}'))
 
     def step(self) -> None:
         """This process makes progress; see :meth:`steps_needed`."""
@@ -349,10 +349,18 @@ class RankWatch:
         late.start()
         if not self.failure():
             reason = f'rank {self.rank}, {contexts[0][1]()}: {reason}'
-        print(f'error: {reason}', file=sys.stderr, flush=True)
+        print(f'error: {with_way_out(reason)}', file=sys.stderr, flush=True)
         sys.stdout.flush()
         logging.shutdown()
         os._exit(1)
+
+
+def with_way_out(reason: str) -> str:
+    """What to do where another rank failed, unless its sentence says so."""
+    if re.search(r'resume|start again', reason):
+        return reason
+    return (f'{reason.rstrip(". ")}. See its own output, then start again (a training: with '
+            '--resume)')
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:

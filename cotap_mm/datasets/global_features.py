@@ -21,6 +21,7 @@ from cotap_mm.registry import MODELS, build
 
 from .feature_files import FeatureFile
 from .image_source import BadImage, fingerprint_of, prepare
+from .patient_reading import read_when_there
 from .workers import LoaderWatch, ReadingSigns, explained_deaths
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
@@ -168,7 +169,7 @@ class _Squares(Dataset):
 
     def _square(self, index: int) -> Tuple[Tensor, bool]:
         try:
-            pixels = self.source.read(self.indices[index], self._is_enough)
+            pixels = read_when_there(self.source, self.indices[index], self._is_enough, self.signs)
         except BadImage as error:
             print_log(f'cannot decode {error}; it will be no neighbour', logger='current',
                       level=logging.WARNING)

@@ -1,7 +1,5 @@
 """One training sample: an image and a neighbour of it, for each branch."""
-import itertools
 import logging
-import time
 from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
@@ -14,14 +12,14 @@ from cotap_mm.files import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
-from .image_source import BadImage, Enough, UnreadImage, prepare
+from .image_source import BadImage, Enough, prepare
 from .neighbors import load_neighbors
+from .patient_reading import PATIENCE, read_when_there
 from .samplers import Visit
-from .workers import ReadingSigns, sleep
+from .workers import ReadingSigns
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
-_PAUSES = (1, 2, 5, 10, 30, 60)  # seconds; the last one again and again
 
 
 class Branch:
@@ -44,7 +42,7 @@ class Branch:
 
     def __init__(self, source, neighbors: str, num_neighbors: int,
                  max_bad_fraction: float, enough: Enough = None,
-                 patience: float = 3600) -> None:
+                 patience: float = PATIENCE) -> None:
         self.source = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
@@ -90,7 +88,8 @@ class Branch:
             return None
         try:
             with self.signs.reading(index):
-                return self._read_when_there(index)
+                return read_when_there(self.source, index, self.enough, self.signs,
+                                       self.patience)
         except BadImage as error:
             self.is_bad[index] = True
             print_log(f'cannot decode {error}; another image takes its place', logger='current',
@@ -98,29 +97,6 @@ class Branch:
             if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
                 raise self._too_many() from error
             return None
-
-    def _read_when_there(self, index: int) -> np.ndarray:
-        """Pixels; where not one file but all of them have gone, wait until they are back."""
-        is_there = getattr(self.source, 'is_there', lambda: True)
-        start, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
-        while True:
-            try:
-                pixels = self.source.read(index, self.enough)
-                break
-            except UnreadImage as error:
-                waited = time.monotonic() - start
-                if is_there():
-                    raise
-                if waited > self.patience:
-                    raise UserError(f'{error}: the images have been out of reach for '
-                                    f'{waited:.0f} s; mount their disk and resume') from error
-                pause = next(pauses)
-                print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
-                          f'for {self.patience - waited:.0f} s more', logger='current',
-                          level=logging.WARNING)
-                self.signs.alive()
-                sleep(pause)
-        return pixels
 
     def _too_many(self) -> UserError:
         names = self.bad_images
@@ -175,7 +151,7 @@ class NeighborPairs(Dataset):
     def __init__(self, patch: dict, neighbors: Optional[str], cls: Optional[dict] = None,
                  cls_neighbors: Optional[str] = None, num_neighbors: int = 7,
                  crops: Optional[dict] = None, max_bad_fraction: float = 0.01,
-                 reduce_jpeg: bool = True, patience: float = 3600) -> None:
+                 reduce_jpeg: bool = True, patience: float = PATIENCE) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):

@@ -4,14 +4,22 @@ import time
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from cotap_mm.datasets import ImageList, NeighborPairs, neighbor_pairs, save_neighbors
+from cotap_mm.datasets import (
+    ImageList,
+    NeighborPairs,
+    neighbor_pairs,
+    patient_reading,
+    save_neighbors,
+)
+from cotap_mm.datasets.global_features import extract_features
 
 
 @pytest.fixture
 def pairs(tmp_path, monkeypatch):
-    monkeypatch.setattr(neighbor_pairs, '_PAUSES', (0.05, 0.1))
+    monkeypatch.setattr(patient_reading, '_PAUSES', (0.05, 0.1))
     folder = tmp_path / 'images'
     folder.mkdir()
     for index in range(10):
@@ -31,7 +39,8 @@ def pairs(tmp_path, monkeypatch):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(neighbor_pairs, 'print_log', lambda text, **_: lines.append(text))
+    for module in (neighbor_pairs, patient_reading):
+        monkeypatch.setattr(module, 'print_log', lambda text, **_: lines.append(text))
     return lines
 
 
@@ -82,3 +91,31 @@ def test_what_is_being_read(pairs, monkeypatch):
     monkeypatch.setattr(ImageList, 'read', look)
     data[4]
     assert seen[0] == ['4.png'] and data.being_read == []
+
+
+def test_the_search_for_neighbors_waits_too(pairs, said, tmp_path):
+    """Images that are away for a moment are not taken for damaged ones."""
+    source, away = ImageList(pairs.folder), pairs.folder.with_name('away')
+
+    class Encoder:
+        identity, image_size, device = 'means', 8, 'cpu'
+
+        def __call__(self, images):
+            return images.mean((2, 3)) + torch.tensor([3., 0, 0])
+
+    wanted = extract_features(source, Encoder(), tmp_path / 'a', num_workers=0)[:]
+    read, calls = ImageList.read, []
+
+    def lose_the_folder(self, index, enough=None):
+        calls.append(index)
+        if len(calls) == 3:
+            pairs.folder.rename(away)
+        elif len(calls) == 6:
+            away.rename(pairs.folder)
+        return read(self, index, enough)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ImageList, 'read', lose_the_folder)
+        found = extract_features(source, Encoder(), tmp_path / 'b', num_workers=0)[:]
+    assert torch.equal(torch.as_tensor(found), torch.as_tensor(wanted))
+    assert found.any(1).all() and 'trying again' in said[0]
