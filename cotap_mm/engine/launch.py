@@ -32,7 +32,7 @@ from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
 from cotap_mm.engine.stops import explained_stops, short_stops
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
-from cotap_mm.engine.work_folder import claim_folder, release_folder
+from cotap_mm.engine.work_folder import abandon_folder, claim_folder, release_folder
 from cotap_mm.engine.writers import check_work_dir, guard_writers
 from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
@@ -65,7 +65,7 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config],
                 prepare(config)
                 return runner_of(config)
         except BaseException:
-            release_folder()
+            abandon_folder()
             raise
 
 

@@ -25,6 +25,7 @@ _LOCK = '.lock'
 #: Seconds that a restarted run waits for the lock of a machine that has died with it.
 _PATIENCE = 60.0
 _held: list[Lock] = []
+_made: list[Path] = []  # folders that did not exist before
 
 
 def claim_folder(config: Config, overwrite: bool = False, force: bool = False) -> None:
@@ -52,6 +53,19 @@ def release_folder() -> None:
     """Let other trainings have the folders that :func:`claim_folder` has claimed."""
     while _held:
         _held.pop().release()
+
+
+def abandon_folder() -> None:
+    """Release the folder of a run that could not begin; a new one that is empty is removed."""
+    release_folder()
+    while _made:
+        folder = _made.pop()
+        try:
+            if [path.name for path in folder.iterdir()] == [_RECORD]:
+                (folder / _RECORD).unlink()
+            folder.rmdir()
+        except OSError:  # it holds more, such as neighbors
+            continue
 
 
 def is_restart() -> bool:
@@ -83,6 +97,7 @@ def _claim(config: Config, overwrite: bool, force: bool, marks: list[str]) -> bo
     """On rank 0; whether to resume."""
     folder = Path(config.work_dir)
     try:
+        _made[:] = [] if folder.exists() else [folder]
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, force)
         if config.get('resume') or _is_begun_by(marks, folder):

@@ -53,6 +53,8 @@ MISTAKES = {
           for name, said in NO_IMAGES.items()),
         (f'{TRAIN} --seed x', 2, "--seed: must be a whole number .* got 'x'"),
         (f'{TRAIN} --seed -1', 2, "got '-1'"),
+        (f'{TRAIN} --value-range 1', 2, '--value-range: expected 2 arguments'),
+        (f'{TRAIN} --value-range 9 1', 1, '9'), (f'{TRAIN} --value-range nan 1', 1, 'nan'),
         (f'{TRAIN} --trust', 1, '--trust goes with --init'),
         (f'{TRAIN} --device cuda', 2, 'unrecognized arguments: --device cuda'),
         (f'{TRAIN} --resume iter_1.pth', 2, 'unrecognized arguments: iter_1.pth'),
