@@ -1,5 +1,6 @@
 """What an error tells users to type exists."""
 import ast
+import functools
 import re
 from pathlib import Path
 
@@ -16,6 +17,11 @@ def sources():
             if '.mim' not in path.parts]
 
 
+@functools.lru_cache(maxsize=None)
+def parsed(path):
+    return ast.parse(path.read_text(encoding='utf-8'))
+
+
 def called(node):
     function = node.func
     return getattr(function, 'attr', getattr(function, 'id', ''))
@@ -25,7 +31,7 @@ def options():
     """All that any parser takes."""
     found = set()
     for path in sources():
-        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+        for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and called(node) == 'add_argument':
                 found |= {each.value for each in node.args if isinstance(each, ast.Constant)
                           and str(each.value).startswith('--')}
@@ -34,13 +40,16 @@ def options():
     return found
 
 
+@functools.lru_cache(maxsize=None)
 def messages(path):
     """Line and text of what a file raises, logs or returns as an error."""
-    for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+    found = []
+    for node in ast.walk(parsed(path)):
         is_said = isinstance(node, ast.Call) and (
             called(node) in SAYS or called(node).endswith(('Error', 'Image', 'Warning', 'Found')))
         if is_said or isinstance(node, (ast.Raise, ast.Return)):
-            yield node.lineno, ast.unparse(node)
+            found.append((node.lineno, ast.unparse(node)))
+    return found
 
 
 KNOWN = options()
