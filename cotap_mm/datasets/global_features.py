@@ -22,7 +22,7 @@ from cotap_mm.registry import MODELS, build
 from .feature_files import FeatureFile
 from .image_source import BadImage, fingerprint_of, prepare
 from .patient_reading import read_when_there
-from .workers import LoaderWatch, ReadingSigns, explained_deaths
+from .workers import LoaderWatch, ReadingSigns, explained_deaths, warning_level
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
@@ -172,7 +172,7 @@ class _Squares(Dataset):
             pixels = read_when_there(self.source, self.indices[index], self._is_enough, self.signs)
         except BadImage as error:
             print_log(f'cannot decode {error}; it will be no neighbour', logger='current',
-                      level=logging.WARNING)
+                      level=warning_level())
             return torch.zeros(3, self.size, self.size), False
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         # Cropped first: resized first, an image of 1 x 5000 pixels would fill the memory.

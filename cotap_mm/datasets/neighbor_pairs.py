@@ -1,5 +1,4 @@
 """One training sample: an image and a neighbour of it, for each branch."""
-import logging
 from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
@@ -16,7 +15,7 @@ from .image_source import BadImage, Enough, prepare
 from .neighbors import load_neighbors
 from .patient_reading import PATIENCE, read_when_there
 from .samplers import Visit
-from .workers import ReadingSigns
+from .workers import ReadingSigns, warning_level
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
@@ -93,7 +92,7 @@ class Branch:
         except BadImage as error:
             self.is_bad[index] = True
             print_log(f'cannot decode {error}; another image takes its place', logger='current',
-                      level=logging.WARNING)
+                      level=warning_level())
             if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
                 raise self._too_many() from error
             return None

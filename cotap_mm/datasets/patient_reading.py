@@ -2,7 +2,6 @@
 from __future__ import annotations
 
 import itertools
-import logging
 import time
 from typing import Any
 
@@ -12,7 +11,7 @@ from mmengine.logging import print_log
 from cotap_mm.errors import UserError
 
 from .image_source import Enough, UnreadImage
-from .workers import ReadingSigns, sleep
+from .workers import ReadingSigns, sleep, warning_level
 
 PATIENCE = 3600.0  # seconds
 _PAUSES = (1, 2, 5, 10, 30, 60)  # seconds; the last one again and again
@@ -51,6 +50,6 @@ def read_when_there(source: Any, index: int, enough: Enough, signs: ReadingSigns
             pause = next(pauses)
             print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
                       f'for {patience - waited:.0f} s more', logger='current',
-                      level=logging.WARNING)
+                      level=warning_level())
             signs.alive()
             sleep(pause)

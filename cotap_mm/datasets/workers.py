@@ -19,6 +19,7 @@ from torch.utils.data import get_worker_info
 
 from cotap_mm import signals
 from cotap_mm.errors import UserError
+from cotap_mm.ops import rank
 from cotap_mm.registry import FUNCTIONS
 
 _POLL = 0.5  # seconds
@@ -27,6 +28,11 @@ _LOOK = 30.0  # seconds after which a process that waits for a batch looks at it
 
 # In memory that forked workers share. 1 while workers must survive a SIGTERM.
 _needed = torch.zeros(1, dtype=torch.uint8).share_memory_()
+
+
+def warning_level() -> int:
+    """Level of a warning about a rank's own files; above rank 0 MMEngine shows only errors."""
+    return logging.ERROR if rank() else logging.WARNING
 
 
 def keep_workers(needed: bool) -> None:
