@@ -10,6 +10,7 @@ import pytest
 import torch
 from engine import resume_work
 from engine.test_exact_resume import assert_same, saved
+from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
@@ -136,6 +137,12 @@ def test_a_work_folder_that_cannot_be(tmp_path, kind):
 # ---- a whole training ------------------------------------------------------------------------
 
 
+@pytest.fixture
+def quick(monkeypatch):
+    """Most of the time that a Runner needs to start goes into making its config pretty."""
+    monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
+
+
 @HOOKS.register_module(force=True)
 class DiskHook(Hook):
     """Calls something before an iteration."""
@@ -153,7 +160,7 @@ def train(folder, iters=8, disk=(), **options):
             type='mmengine.Visualizer', vis_backends=backends()), **options)
 
 
-def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch):
+def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
     """From iteration 4 to 6 nothing can be written; the save of iteration 6 is retried."""
     is_full = []
 
@@ -202,7 +209,7 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', str(folder)], check=False)
 
 
-def test_a_disk_that_is_really_full(tmp_path, small_disk):
+def test_a_disk_that_is_really_full(tmp_path, small_disk, quick):
     """Filled after the first checkpoint: to the end; and killed, freed and resumed."""
     disk, fill, free = small_disk
     train(tmp_path / 'whole')
