@@ -45,6 +45,19 @@ def test_the_optimiser_leaves_it_out(optimizer, bad):
     assert not torch.equal(state()[0][0], before[0][0])
 
 
+def test_a_skipped_step_is_never_silent(monkeypatch):
+    """Also where no NonFiniteHook looks."""
+    said = []
+    monkeypatch.setattr('cotap_mm.engine.optim.print_log', lambda text, **_: said.append(text))
+    model = torch.nn.Linear(3, 2)
+    for is_watched in (False, True):
+        wrapper = wrapper_of(model)
+        wrapper.is_watched = is_watched
+        for factor in (float('nan'), float('nan'), 1.):
+            wrapper.update_params((model(torch.ones(1, 3)) * factor).sum())
+        assert len(said) == 2 and 'was skipped (2 in all)' in said[1]
+
+
 def test_a_training_goes_on(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr('cotap_mm.engine.hooks.non_finite_hook.print_log',

@@ -294,4 +294,4 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         if self._idle_steps == self.teacher_patience and not self.teacher.num_updates:
             raise RuntimeError(
                 f'the teacher has not moved in {self.teacher_patience} steps: nobody calls '
-                "teacher.update(). Add dict(type='cotap_mm.TeacherHook') to custom_hooks.")
+                "teacher.update(). Add teacher=dict(type='cotap_mm.TeacherHook') to default_hooks.")
