@@ -36,10 +36,10 @@ class Range(NamedTuple):
 
     def __str__(self) -> str:
         lower = f'at least {self.low:g}' if self.closed else f'more than {self.low:g}'
-        return lower if self.high == math.inf else f'{lower} and at most {self.high:g}'
+        return lower if self.high == math.inf else f'{lower} and at most {self.high:,}'
 
 
-_COUNT, _NOT_NEGATIVE = Range(1), Range(0)
+_COUNT, _NOT_NEGATIVE = Range(1, high=10**9), Range(0, high=10**9)
 _POSITIVE, _SHARE = Range(0, closed=False), Range(0, closed=False, high=1)
 _SEED = Range(0, high=2**32 - 1)
 #: Ranges of all numbers of a setting; a name means the same in every protocol.
@@ -47,7 +47,7 @@ RANGES = {
     'image_size': _COUNT, 'batch_size': _COUNT, 'k': _COUNT, 'memory_size': _COUNT,
     'augmentation_epochs': _NOT_NEGATIVE, 'temperature': _POSITIVE, 'steps': _COUNT,
     'lr': _POSITIVE, 'train_batch': _COUNT, 'num_clusters': _COUNT, 'seeds': _SEED,
-    'seed': _SEED, 'num_components': _COUNT, 'mask_size': _COUNT,
+    'seed': _SEED, 'num_components': _COUNT, 'mask_size': Range(1, high=10_000),
     'background': _NOT_NEGATIVE, 'max_patches': _COUNT, 'purity': _SHARE, 'sample_size': _COUNT,
     'foreground_classes': _NOT_NEGATIVE, 'mass': _SHARE, 'sigma': _POSITIVE, 'step': _COUNT,
     'grid_k': _COUNT, 'grid_temperature': _POSITIVE, 'epochs': _COUNT, 'short_side': _COUNT,

@@ -83,7 +83,7 @@ def test_what_fits(protocol, key, given, wanted):
                                      "one or several integers as A,B, got 'b'"),
     ('dense-retrieval', dict(image_size=[1, 2, 3]), 'an integer or 2 integers as .A,B. or None'),
     ('dense-retrieval', dict(device='gpu'), 'device of dense-retrieval must be a name or a device'),
-    ('dense-retrieval', dict(k=0), 'k of dense-retrieval must be at least 1, got 0'),
+    ('dense-retrieval', dict(k=0), 'k of dense-retrieval must be at least 1 and .*,000, got 0'),
     ('foreground', dict(mass=1.5), 'mass of foreground must be more than 0 and at most 1'),
     ('correspondence', dict(mutual=1), 'must be True or False, got 1'),
 ])

@@ -1,0 +1,8 @@
+"""Fixtures of the downstream tests."""
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def unformatted_configs(monkeypatch):
+    """MMEngine formats each config that it logs or saves, which takes seconds of every run."""
+    monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))
