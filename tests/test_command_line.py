@@ -196,11 +196,11 @@ def test_errors_of_workers_are_cut_to_their_sentence():
     for error in (DiskIsFull(sentence), UserError('Traceback is a word')):
         with pytest.raises(UserError) as caught:
             list(DataLoader(FailingData(error), num_workers=1))
-        assert 'Original Traceback' in str(caught.value)
         assert sentence_of(caught.value) == one_line(str(error))
         assert end_of(caught.value).splitlines()[0] == f'error: {one_line(str(error))}'
     with pytest.raises(ValueError) as caught:
         list(DataLoader(FailingData(ValueError('bad\nvalue')), num_workers=1))
+    assert 'Original Traceback' in str(caught.value)
     assert sentence_of(caught.value) == 'bad value'
 
 

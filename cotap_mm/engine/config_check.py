@@ -110,9 +110,11 @@ def _out_of_range(place: str, options: dict) -> List[str]:
         if value is None or isinstance(value, dict):
             continue
         whole = isinstance(low, int)
-        if not _fits(value, int if whole else float) or not low <= value < math.inf:
-            found.append(f'{place}.{key}: expected a {"whole " if whole else ""}number >= {low}, '
-                         f'got {value!r}')
+        wanted = 'a whole number' if whole else 'a number'
+        if not _fits(value, int if whole else float):
+            found.append(f'{place}.{key}: expected {wanted}, got {value!r}')
+        elif not low <= value < math.inf:
+            found.append(f'{place}.{key}: expected {wanted} >= {low:g}, got {value!r}')
     return found
 
 

@@ -32,7 +32,12 @@ from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
 from cotap_mm.engine.stops import explained_stops, short_stops
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
-from cotap_mm.engine.work_folder import abandon_folder, claim_folder, release_folder
+from cotap_mm.engine.work_folder import (
+    abandon_folder,
+    claim_folder,
+    note_folder,
+    release_folder,
+)
 from cotap_mm.engine.writers import check_work_dir, guard_writers
 from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
@@ -101,6 +106,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
     """
     def writable_config() -> Config:
         config = make_config()
+        note_folder(config.work_dir)
         check_work_dir(config.work_dir)
         return config
 

@@ -55,6 +55,12 @@ def release_folder() -> None:
         _held.pop().release()
 
 
+def note_folder(folder: str | Path) -> None:
+    """Remember whether a work folder is new, before anything makes it."""
+    is_first = int(os.environ.get('RANK') or 0) == 0
+    _made[:] = [Path(folder)] if is_first and not os.path.lexists(folder) else []
+
+
 def abandon_folder() -> None:
     """Release the folder of a run that could not begin; a new one that is empty is removed."""
     release_folder()
@@ -97,7 +103,6 @@ def _claim(config: Config, overwrite: bool, force: bool, marks: list[str]) -> bo
     """On rank 0; whether to resume."""
     folder = Path(config.work_dir)
     try:
-        _made[:] = [] if folder.exists() else [folder]
         folder.mkdir(parents=True, exist_ok=True)
         _lock(folder, force)
         if config.get('resume') or _is_begun_by(marks, folder):

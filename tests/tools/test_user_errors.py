@@ -111,7 +111,7 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --image-size -1', 2, "--image-size: .* got '-1'"),
         (f'iter_1.pth {MEASURE} --image-size 8 8 8', 2, 'one or two numbers'),
         (f'iter_1.pth {MEASURE} --set purity', 2, "KEY=VALUE, got 'purity'"),
-        (f'iter_1.pth {MEASURE} --set puritty=1', 1, 'puritty.* known are .*purity'),
+        (f'iter_1.pth {MEASURE} --set puritty=1', 1, 'puritty.* did you mean purity'),
         (f'iter_1.pth {MEASURE} --branch teachr', 2, 'did you mean teacher'),
         (f'iter_1.pth {MEASURE} --num-heads 5', 1, 'must divide the width .* got 5'),
         (f'iter_1.pth {MEASURE} --seed -1', 2, "got '-1'"),
