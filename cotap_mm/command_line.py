@@ -54,6 +54,7 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     """
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> None:
+        _print_any_name()
         try:
             with _endings():
                 main(*args, **kwargs)
@@ -111,6 +112,12 @@ def short_errors(*more: Type[Exception],
         if os.environ.get('COTAP_TRACEBACK') or not expected:
             raise
         raise _end_of(error) from error
+
+
+def _print_any_name() -> None:
+    """Let print() show paths that are not UTF-8, as stderr does, instead of failing."""
+    if getattr(sys.stdout, 'errors', None) == 'strict' and hasattr(sys.stdout, 'reconfigure'):
+        sys.stdout.reconfigure(errors='backslashreplace')
 
 
 def _end_of(error: BaseException) -> SystemExit:

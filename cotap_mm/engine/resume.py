@@ -25,6 +25,7 @@ from cotap_mm.engine.work_folder import (
     earlier_checkpoints,
     is_restart,
 )
+from cotap_mm.files import name_text
 from cotap_mm.first_rank import on_first_rank
 
 _BRANCHES = dict(neighbors='patch', cls_neighbors='cls')  # option -> branch
@@ -86,7 +87,7 @@ def _newest(config: Config) -> str | None:
 def _remote(config: Config) -> str | None:
     """The last checkpoint where MMEngine's file backends keep them elsewhere."""
     try:
-        place = (Path(config.work_dir) / 'last_checkpoint').read_text(encoding='utf-8').strip()
+        place = name_text((Path(config.work_dir) / 'last_checkpoint').read_bytes()).strip()
     except (OSError, ValueError):
         return None
     return place if pointed_name(config.work_dir) and '://' in place else None
