@@ -122,6 +122,8 @@ def _print_any_name() -> None:
 
 def _end_of(error: BaseException) -> SystemExit:
     sentence = sentence_of(error)
+    if isinstance(error, OSError) and error.errno is not None and error.strerror:
+        sentence += '; check that it exists, can be used and has room, then start again'
     if _is_out_of_memory(error):
         sentence = ('out of memory; use a smaller batch, smaller images, or another device '
                     f'({sentence})')

@@ -54,19 +54,24 @@ def _text(error: BaseException) -> str:
         return (f'{str(error.args[0]).split(". Please check", 1)[0]}; check the type and the '
                 'default_scope of the config')
     if isinstance(error, KeyError) and len(error.args) == 1 and isinstance(error.args[0], str):
-        return _of_worker(error, error.args[0])  # str() would add quotes
-    return _of_worker(error, str(error))
+        return of_worker(error.args[0], type(error).__name__)  # str() would add quotes
+    return of_worker(str(error), type(error).__name__)
 
 
-def _of_worker(error: BaseException, text: str) -> str:
-    """Cut the traceback of another process, or a quoted one, out of a message."""
+def of_worker(text: str, name: str) -> str:
+    """Cut the traceback of another process, or a quoted one, out of a message.
+
+    Args:
+        text (str): Message; one that PyTorch has raised again for a loader's process holds its
+            traceback, whose last line that names an error has the original message.
+        name (str): Of the error's type.
+    """
     mark = 'Traceback (most recent call last)'
     if mark not in text:
         return text
     # The last line without indentation that looks like "package.Type: sentence".
     found = list(re.finditer(r'^[A-Za-z_][\w.]*: ', text[text.rindex(mark):], re.MULTILINE))
-    name = type(error).__name__
     own = [match for match in found if match[0][:-2].split('.')[-1] == name]
     if own or found:
-        return text[text.rindex(mark) + (own or found)[-1].end():]
+        return text[text.rindex(mark) + (own or found)[-1].end():].strip()
     return text[:text.index(mark)]

@@ -1,7 +1,7 @@
 """Errors whose message is all a user needs: they end a tool in one line, without a traceback."""
 from __future__ import annotations
 
-import re
+from cotap_mm.error_text import of_worker
 
 
 class UserError(RuntimeError):
@@ -14,18 +14,5 @@ class UserError(RuntimeError):
     """
 
     def __init__(self, *args: object) -> None:
-        super().__init__(*(sentence_of(arg) if isinstance(arg, str) else arg for arg in args))
-
-
-def sentence_of(text: str) -> str:
-    """The message of an error, also of one that PyTorch has raised again for a loader's process.
-
-    Args:
-        text (str): Message; from a loader's process it holds a traceback, whose last
-            line that names an error has the message.
-    """
-    if not (text.startswith('Caught ') and 'Traceback (most recent call last)' in text):
-        return text
-    name = text.split()[1]
-    places = list(re.finditer(rf'^(?:\w+\.)*{re.escape(name)}: ', text, re.MULTILINE))
-    return text[places[-1].end():].strip() if places else text
+        name = type(self).__name__
+        super().__init__(*(of_worker(arg, name) if isinstance(arg, str) else arg for arg in args))

@@ -10,7 +10,8 @@ from typing import Callable, Iterator
 import torch
 
 from cotap_mm import signals
-from cotap_mm.errors import UserError, sentence_of
+from cotap_mm.error_text import of_worker
+from cotap_mm.errors import UserError
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|"
                         r'unable to allocate|insufficient shared memory', re.IGNORECASE)
@@ -35,7 +36,8 @@ def explained_stops(saved: Callable[[], str] = str) -> Iterator[None]:
         remedy = _remedy(error)
         if not remedy:
             raise
-        reason = f'{type(error).__name__}: {sentence_of(str(error))}'.rstrip(': .')
+        name = type(error).__name__
+        reason = f'{name}: {of_worker(str(error), name)}'.rstrip(': .')
         raise UserError(f'{reason}. {remedy}. {saved()}'.strip('. ')) from error
 
 

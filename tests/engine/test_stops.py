@@ -13,7 +13,7 @@ from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.engine.hooks.non_finite_hook import Diverged
 from cotap_mm.engine.hooks.safe_checkpoint_hook import LastCheckpointLost
 from cotap_mm.engine.stops import explained_stops, short_stops
-from cotap_mm.errors import UserError, sentence_of
+from cotap_mm.errors import UserError
 from cotap_mm.registry import DATASETS
 
 
@@ -42,7 +42,7 @@ def test_a_sentence_lives_through_a_loader_s_process():
     with pytest.raises(UserError) as found:
         next(iter(loader))
     assert str(found.value) == '3 of 5 images: bad.\n  a.jpg\n  UserError: b.jpg'
-    assert sentence_of('Caught up') == 'Caught up'
+    assert str(UserError('Caught up')) == 'Caught up'
 
 
 @pytest.mark.parametrize('error, said', [

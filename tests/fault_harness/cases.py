@@ -262,6 +262,8 @@ class _Trial:
                 self.outcome.data_changed = False  # nothing was learned from it
 
     def _compare(self) -> None:
+        if self.bad_images and self.outcome.data_changed and self._is_as_uninterrupted():
+            self.bad_images = set()  # a second try has read them
         if not self.outcome.data_changed:
             reference = self.references.result(self.case.world, self.case.packed)
             try:
@@ -278,6 +280,15 @@ class _Trial:
                  if not path.with_suffix('').exists()]
         if left:
             self._problem(LEFTOVERS, ', '.join(left))
+
+
+    def _is_as_uninterrupted(self) -> bool:
+        try:
+            assert_same(_result(self.work), self.references.result(
+                self.case.world, self.case.packed))
+        except Exception:
+            return False
+        return True
 
 
 def _result(work: Path) -> dict:
