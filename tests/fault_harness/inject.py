@@ -1,6 +1,7 @@
 """What each fault does, inside of the training process that it happens to."""
 from __future__ import annotations
 
+import contextlib
 import errno
 import multiprocessing
 import os
@@ -76,7 +77,8 @@ class Injector:
         elif self.kind == 'signal':
             os.kill(os.getpid(), getattr(signal, self.fault.signal))
         elif self.kind == 'images away':
-            os.rename(self.images, f'{self.images}.away')
+            with contextlib.suppress(FileNotFoundError):  # another rank was first
+                os.rename(self.images, f'{self.images}.away')
         elif self.kind == 'deleted folder':
             shutil.rmtree(self.work, ignore_errors=True)
         else:

@@ -8,6 +8,8 @@ _WAY_OUT = re.compile(
     r'choose|use |set |lower|another|writable|permission', re.IGNORECASE)
 _NAMES = re.compile(r'/|rank \d|\.(jpg|png|pth|npz|lmdb)')
 _TABLE = re.compile(r'\(| ---|before_|after_|\{|    |-----|System environment|Runtime environment')
+_IGNORED = re.compile(r'Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__.*?\n'
+                      r'RuntimeError: DataLoader worker [^\n]*', re.DOTALL)
 # What a run says of interest that ends well.
 _WARNING = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
 
@@ -23,7 +25,8 @@ def message_problems(status: int, output: str) -> list[str]:
         list[str]: Empty if there is no traceback and, for status 1, a sentence that names a
         file or a rank and says what to do.
     """
-    if 'Traceback (most recent call last)' in output:
+    # PyTorch's iterator, on a worker that was killed when nobody needed it any more.
+    if 'Traceback (most recent call last)' in _IGNORED.sub('', output):
         return ['traceback']
     if status != 1:
         return []
