@@ -9,6 +9,8 @@ else
 PYTHON := .venv/bin/python
 endif
 
+PYTEST_WORKERS ?= 2
+
 .PHONY: help demo test test-faults lint types check lock
 
 help:
@@ -23,7 +25,7 @@ demo:
 	$(PYTHON) -W ignore tools/demo.py $(DEMO_ARGS)
 
 test: .setup-full
-	$(PYTHON) -m pytest $(PYTEST_ARGS)
+	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 test-faults: .setup-full
 	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \

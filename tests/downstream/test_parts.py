@@ -26,7 +26,8 @@ def test_bottleneck_head():
 
 
 def test_bottleneck_head_wants_multiples_of_four():
-    with pytest.raises(ValueError, match='multiples of 4, got 6'):
+    with pytest.raises(ValueError, match='multiples of 4, got 6'), \
+            DefaultScope.overwrite_default_scope('mmseg'):
         BottleneckFCNHead(in_channels=32, hidden_channels=(6, ), num_classes=5)
 
 

@@ -6,7 +6,7 @@ import re
 _WAY_OUT = re.compile(
     r'--?[a-z][a-z-]+|resum|make room|free |delete|remove|restore|mount|again|check|repair|give|'
     r'choose|use |set |lower|another|writable|permission', re.IGNORECASE)
-_NAMES = re.compile(r'/|rank \d|\.(jpg|png|pth|npz|lmdb)')
+_NAMES = re.compile(r'/|loader|rank \d|\.(jpg|png|pth|npz|lmdb)')
 _TABLE = re.compile(r'\(| ---|before_|after_|\{|    |-----|System environment|Runtime environment')
 _IGNORED = re.compile(r'Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__.*?\n'
                       r'RuntimeError: DataLoader worker [^\n]*', re.DOTALL)
