@@ -35,6 +35,7 @@ from .pictures import Picture, Size, resize_image, to_pixels
 from .video_clips import Clip
 
 # Entries of the affinity that are computed at a time: 64 MB of float32.
+_ROUNDING = 1e-5  # of shares of labels, which add up to 1, in float32
 AFFINITY_SIZE = 2**24
 BOUNDARY_TOLERANCE = 0.008  # of the diagonal of the frame
 SCORES = ('J', 'J_recall', 'J_decay', 'F', 'F_recall', 'F_decay')
@@ -279,7 +280,8 @@ def _propagate(encoder: Encoder, frames: Sequence[Picture], mask: Tensor, size: 
         large = F.interpolate(soft[None], pixels, mode='bilinear', align_corners=False)[0]
         low, high = large.flatten(1).aminmax(dim=1)
         low, span = low[:, None, None], (high - low)[:, None, None]
-        large = torch.where(span > 0, (large - low) / span.clamp_min(1e-12), large)
+        # The same everywhere but for rounding: stretched, noise would look like an object.
+        large = torch.where(span > _ROUNDING, (large - low) / span.clamp_min(_ROUNDING), large)
         yield _nearest(values[large.argmax(dim=0).cpu()], mask.shape)
 
 
