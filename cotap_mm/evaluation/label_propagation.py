@@ -34,8 +34,8 @@ from .label_files import IGNORE_LABEL
 from .pictures import Picture, Size, resize_image, to_pixels
 from .video_clips import Clip
 
-# Entries of the affinity that are computed at a time: 64 MB of float32.
 _ROUNDING = 1e-5  # of shares of labels, which add up to 1, in float32
+# Entries of the affinity that are computed at a time: 64 MB of float32.
 AFFINITY_SIZE = 2**24
 BOUNDARY_TOLERANCE = 0.008  # of the diagonal of the frame
 SCORES = ('J', 'J_recall', 'J_decay', 'F', 'F_recall', 'F_decay')
