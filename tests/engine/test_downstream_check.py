@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from downstream.fake_data import detection_folder, imagenet, segmentation_folder, voc
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cotap_mm.engine.dataset_findings import look_through
@@ -292,5 +293,8 @@ def test_real_data(shared_data, monkeypatch):
     monkeypatch.setenv('RACCOON', str(shared_data / 'data/raccoon'))
     from cotap_mm.engine.run_config import load_config
     monkeypatch.setattr('cotap_mm.engine.dataset_findings.SECONDS', 0)
-    for name in ('camvid_linear', 'raccoon_mask-rcnn'):
-        assert look_at(load_config(name)) == ([], [])
+    try:
+        for name in ('camvid_linear', 'raccoon_mask-rcnn'):
+            assert look_at(load_config(name)) == ([], [])
+    finally:
+        DefaultScope._instance_dict.clear()  # which reading a config sets

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from evaluation.pixel_scenes import noise_scenes
+from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cotap_mm.engine.run_config import load_config
@@ -108,7 +109,8 @@ def wrapped(tmp_path, monkeypatch):
         config.dump(tmp_path / 'wrapped.py')
         return load_data(str(tmp_path / 'wrapped.py'))
 
-    return load
+    yield load
+    DefaultScope._instance_dict.clear()  # which reading a config sets
 
 
 @pytest.mark.parametrize('wrap, count', [
