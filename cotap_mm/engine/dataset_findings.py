@@ -43,7 +43,7 @@ class Part(NamedTuple):
 
     def __str__(self) -> str:
         kind = self.config.get('type')
-        return f'{self.name} data ({kind if isinstance(kind, str) else kind.__name__})'
+        return f'{self.name} data ({getattr(kind, "__name__", kind)})'
 
     def reads_labels(self) -> bool:
         """Whether the pipeline loads annotations in the library's usual way."""
