@@ -5,7 +5,16 @@ import os
 from pathlib import Path
 from typing import Any, List
 
-from .dataset_findings import SAMPLE, Findings, Part, counted, image_size, missing_files, spread
+from .dataset_findings import (
+    SAMPLE,
+    Findings,
+    Part,
+    counted,
+    image_size,
+    look_through,
+    missing_files,
+    spread,
+)
 
 
 def check_classification(part: Part, findings: Findings) -> None:
@@ -89,7 +98,7 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
 
 
 def _check_files(part: Part, images: List[str], findings: Findings) -> None:
-    for path in spread(images, SAMPLE):
+    for path in look_through(images):
         try:
             image_size(path)
         except ValueError as error:

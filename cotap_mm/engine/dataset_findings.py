@@ -1,12 +1,14 @@
 """What the checks of downstream data share."""
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
 from PIL import Image
 
-SAMPLE = 64  # files of a data set that are opened
+SAMPLE = 64  # files of a data set that are opened in any case
+SECONDS = 5.0  # spent on opening more of them, so that small data sets are seen whole
 EXIST = 1000  # files whose existence is checked
 _ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are swapped
 
@@ -41,7 +43,7 @@ class Part(NamedTuple):
 
     def __str__(self) -> str:
         kind = self.config.get('type')
-        return f'{self.name} data ({kind if isinstance(kind, str) else kind.__name__})'
+        return f'{self.name} data ({getattr(kind, "__name__", kind)})'
 
     def reads_labels(self) -> bool:
         """Whether the pipeline loads annotations in the library's usual way."""
@@ -70,6 +72,20 @@ def spread(items: Sequence[Any], most: int) -> List[Any]:
     """At most ``most`` items, evenly spread."""
     kept = min(most, len(items))
     return [items[i * len(items) // kept] for i in range(kept)]
+
+
+def look_through(items: Sequence[Any]) -> Iterator[Any]:
+    """:data:`SAMPLE` items, evenly spread, then the others for :data:`SECONDS`."""
+    start = time.monotonic()
+    first = {i * len(items) // SAMPLE for i in range(SAMPLE)} if len(items) > SAMPLE else set()
+    for index in sorted(first):
+        yield items[index]
+    for index, item in enumerate(items):
+        if index in first:
+            continue
+        if first and time.monotonic() - start > SECONDS:
+            return
+        yield item
 
 
 def image_size(path: str) -> Tuple[int, int]:

@@ -12,6 +12,7 @@ from .dataset_findings import (
     Part,
     counted,
     image_size,
+    look_through,
     missing_files,
     names,
     spread,
@@ -191,7 +192,7 @@ def _check_images(part: Part, paths: List[str], findings: Findings) -> None:
         findings.errors.append(f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
                                'relative to data_root)')
         return
-    for path in spread(paths, SAMPLE):
+    for path in look_through(paths):
         try:
             image_size(path)
         except ValueError as error:

@@ -7,14 +7,13 @@ from cotap_mm.evaluation.label_files import read_label
 from cotap_mm.evaluation.mmseg_images import map_label
 
 from .dataset_findings import (
-    SAMPLE,
     Findings,
     Part,
     counted,
     image_size,
+    look_through,
     missing_files,
     names,
-    spread,
 )
 
 
@@ -73,8 +72,9 @@ def _check_masks(part: Part, dataset: Any, infos: Sequence[Dict[str, Any]],
         return
     limit = min((max(head.num_classes, 2) for head in part.heads), default=256)
     seen: Dict[int, int] = {}
-    sample = spread(infos, SAMPLE)
-    for info in sample:
+    count = 0
+    for info in look_through(infos):
+        count += 1
         try:
             values = map_label(read_label(info['seg_map_path'], image_size(info['img_path'])),
                                info)
@@ -87,9 +87,9 @@ def _check_masks(part: Part, dataset: Any, infos: Sequence[Dict[str, Any]],
         if wrong:
             findings.errors.append(_out_of_range(part, info, wrong, limit, dataset))
             return
-        for value, count in zip(present.tolist(), counts.tolist()):
-            seen[value] = seen.get(value, 0) + count
-    _judge(part, dataset, seen, len(sample), findings)
+        for value, pixels in zip(present.tolist(), counts.tolist()):
+            seen[value] = seen.get(value, 0) + pixels
+    _judge(part, dataset, seen, count, findings)
 
 
 def _out_of_range(part: Part, info: Dict[str, Any], wrong: List[int], limit: int,

@@ -117,6 +117,9 @@ def mmseg_images(name: str, part: Dict[str, Any]) -> Union[MMSegImages, Concaten
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f'{inner.get("type")} of {name} is not a data set of MMSegmentation '
                              f'({type(error).__name__}: {error})') from error
+        if len(dataset) and not dataset.get_data_info(0).get('seg_map_path'):
+            raise ValueError(f'{inner.get("type")} of {name} has no label masks: its data_prefix '
+                             'has no seg_map_path')
         if not len(dataset):
             raise FileNotFoundError(
                 f'{name} has no images in {root}: expected files ending in '

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from downstream.fake_data import detection_folder, imagenet, segmentation_folder, voc
 from mmengine.config import Config
+from mmengine.registry import DefaultScope
 from PIL import Image
 
+from cotap_mm.engine.dataset_findings import look_through
 from cotap_mm.engine.downstream_check import heads_of, look_at, prepare_downstream
 
 pytest.importorskip('mmseg')
@@ -93,6 +95,17 @@ def test_bad_masks(seg, kind):
     change(seg)
     with pytest.raises(ValueError, match=message):
         prepare_downstream(seg_config(seg))
+
+
+def test_more_masks_than_the_sample(tmp_path, monkeypatch):
+    """All of a small data set are opened; of a large one an even sample."""
+    segmentation_folder(tmp_path, 3, count=80)
+    mask(tmp_path, full(9), 'train/1')
+    assert 'train/1.png has the values 9' in look_at(seg_config(tmp_path))[0][0]
+    monkeypatch.setattr('cotap_mm.engine.dataset_findings.SECONDS', 0)
+    assert len(list(look_through(range(1000)))) == 64
+    assert list(look_through(range(1000)))[:3] == [0, 15, 31]
+    assert sorted(look_through(range(50))) == list(range(50))
 
 
 def test_masks_of_0_and_255_are_named(seg):
@@ -279,5 +292,9 @@ def test_real_data(shared_data, monkeypatch):
     monkeypatch.setenv('CAMVID', str(shared_data / 'data/camvid'))
     monkeypatch.setenv('RACCOON', str(shared_data / 'data/raccoon'))
     from cotap_mm.engine.run_config import load_config
-    for name in ('camvid_linear', 'raccoon_mask-rcnn'):
-        assert look_at(load_config(name)) == ([], [])
+    monkeypatch.setattr('cotap_mm.engine.dataset_findings.SECONDS', 0)
+    try:
+        for name in ('camvid_linear', 'raccoon_mask-rcnn'):
+            assert look_at(load_config(name)) == ([], [])
+    finally:
+        DefaultScope._instance_dict.clear()  # which reading a config sets

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
 from evaluation.pixel_scenes import noise_scenes
+from mmengine.registry import DefaultScope
 from PIL import Image
 
+from cotap_mm.engine.run_config import load_config
 from cotap_mm.evaluation import ImageMaskFolder, load_data
 from cotap_mm.evaluation.data import ClassFolder, Subset
 
@@ -89,6 +91,54 @@ def test_config_of_mmsegmentation(tmp_path, monkeypatch):
     assert found.val[0]['label'].unique().tolist() == [0, 10, 255]
     with pytest.raises(ValueError, match='not of MMSegmentation'):
         load_data('configs/downstream/raccoon_mask-rcnn.py')
+
+
+@pytest.fixture
+def wrapped(tmp_path, monkeypatch):
+    """Write a config whose training set is wrapped, and load its data."""
+    for part in ('train', 'val'):
+        for name, value in (('a', 0), ('b', 1)):
+            write(tmp_path / 'images' / part / f'{name}.jpg', PHOTO)
+            write(tmp_path / 'labels' / part / f'{name}.png', labels(value, 10, 255))
+    monkeypatch.setenv('CAMVID', str(tmp_path))
+
+    def load(wrap):
+        config = load_config('configs/downstream/camvid_linear.py')
+        for loader in (config.train_dataloader, config.val_dataloader):
+            loader.dataset = wrap(loader.dataset.to_dict())
+        config.dump(tmp_path / 'wrapped.py')
+        return load_data(str(tmp_path / 'wrapped.py'))
+
+    yield load
+    DefaultScope._instance_dict.clear()  # which reading a config sets
+
+
+@pytest.mark.parametrize('wrap, count', [
+    (lambda inner: dict(type='RepeatDataset', times=40, dataset=inner), 2),
+    (lambda inner: dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]), 2),
+    (lambda inner: dict(type='ConcatDataset', datasets=[inner, dict(
+        type='RepeatDataset', times=3, dataset=inner)]), 4),
+])
+def test_wrapped_data_sets(wrapped, wrap, count):
+    found = wrapped(wrap)
+    assert len(found.train) == len(found.val) == count and found.classes[10] == 'bicyclist'
+    last = found.val[count - 1]['label']
+    assert last.unique().tolist() == [1, 10, 255]
+    assert found.val.label_file(count - 1).endswith('val/b.png')
+
+
+@pytest.mark.parametrize('wrap, message', [
+    (lambda inner: dict(type='KFoldDataset', dataset=inner, fold=0), 'selects a part'),
+    (lambda inner: dict(inner, data_prefix=dict(img_path='images/train')), 'no label masks'),
+    (lambda inner: dict(inner, img_suffix='.tif'), 'no images in .* files ending in .tif'),
+    (lambda inner: dict(inner, metainfo=None), 'has no class names'),
+    (lambda inner: dict(inner, type='NoSuchDataset'), 'NoSuchDataset of wrapped is not a data set'),
+    (lambda inner: dict(type='ConcatDataset', datasets=[inner, dict(inner, metainfo=dict(
+        classes=('a', 'b')))]), 'must have the same classes'),
+])
+def test_data_sets_that_cannot_be_used(wrapped, wrap, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        wrapped(wrap)
 
 
 def test_toy():
