@@ -97,9 +97,10 @@ class OneIsLost(Together):
 def build_slowly(folder, identity, delay, errors):
     """One of several runs that build the same file."""
     time.sleep(delay)
+    start = time.monotonic()
     encoder = Encoder(seconds=0.05)
     encoder.identity = identity
     try:
-        errors.put((identity, build(folder, encoder)['seen']))
+        errors.put((build(folder, encoder)['seen'], start, time.monotonic()))
     except RuntimeError as error:
-        errors.put((identity, str(error)))
+        errors.put((str(error), start, time.monotonic()))

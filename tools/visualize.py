@@ -258,7 +258,7 @@ def show_classes(report: Report, study: Study) -> None:
 def show_crops(report: Report, study: Study) -> None:
     crop = MultiCrop()
     if study.args.config:
-        config = run_config.load_config(study.args.config)
+        config = run_config.load_config(study.args.config, needs_model=False)
         if not run_config.is_pretraining(config):
             raise CannotShow(f'{study.args.config} does not pre-train; give one of configs/cotap')
         crops = config.train_dataloader.dataset.get('crops', {})

@@ -116,7 +116,9 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
             if args.check:
                 check(args, make_config)
             else:
-                train(build_runner(args, writable_config, claims=True))
+                runner = build_runner(args, writable_config, claims=True)
+                with _short_until_first_step(runner):
+                    train(runner)
     finally:
         keep_workers(False)
 
@@ -150,9 +152,9 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
             then, since a launcher kills those that are left when one has a bad status.
     """
     try:
-        with explained_stops(lambda: last_checkpoint(runner)), _short_until_first_step(
-                runner), explained_losses(lambda: runner.iter), explained_deaths(
-                    lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
+        with explained_stops(lambda: last_checkpoint(runner)), explained_losses(
+                lambda: runner.iter), explained_deaths(
+                lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
             runner.train()
     finally:
         for hook in runner.hooks:

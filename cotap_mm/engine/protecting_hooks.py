@@ -57,6 +57,8 @@ def complete_hooks(config: Config) -> None:
             hooks[key]['type'] = f'cotap_mm.{name}'
             print_log(f'default_hooks.{key}: {name} takes the place of {_INSTEAD[key]}, with the '
                       'same options', logger='current', level=logging.WARNING)
+    for key in [key for key in OURS if key in hooks and hooks[key] is None]:
+        hooks.pop(key)  # MMEngine takes None for hooks of its own only
 
 
 def _take_over_custom(config: Config) -> None:

@@ -66,17 +66,19 @@ def adapt_loaders(config: Config) -> None:
                     loader.pop(option, None)
 
 
-def load_config(name: str) -> Config:
+def load_config(name: str, needs_model: bool = True) -> Config:
     """Read a config by path, or by its path or name inside the installed package.
 
     Args:
         name (str): E.g. ``configs/cotap/vits_folder.py``, or ``vits_folder``.
+        needs_model (bool): Whether a config without a model is refused. Defaults to True.
 
     Returns:
         Config: The config; its default scope is active.
 
     Raises:
         FileNotFoundError: If there is none; the known ones are listed.
+        ValueError: If it is not a config, or has no model where one is needed.
     """
     package = Path(__file__).resolve().parents[1]
     shipped = [package / '.mim', package.parent]
@@ -96,7 +98,7 @@ def load_config(name: str) -> Config:
         raise FileNotFoundError(f'config {name} does not exist{meant}; there are ' + ' and '.join(
             f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()))
     config = _read(path)
-    if 'model' not in config:
+    if needs_model and 'model' not in config:
         raise ValueError(f'config {name} sets no model; start from one of configs/cotap')
     init_default_scope(config.get('default_scope', 'cotap_mm'))
     return config

@@ -54,7 +54,7 @@ def write_toy_config(folder, name, iters=4):
     if config.train_dataloader.dataset.patch.type == 'ToyScenes':
         config.train_dataloader.dataset.patch.update(num_images=9, image_size=32)
     config.train_dataloader.persistent_workers = False
-    config.custom_hooks = [hook for hook in config.custom_hooks
+    config.custom_hooks = [hook for hook in config.get('custom_hooks', [])
                            if hook['type'] != 'EvaluationHook']  # its labels are not here
     config.experiment_name = uuid.uuid4().hex  # MMEngine keeps its log of a name
     (folder / f'{name}.py').write_text(plain_text(config))

@@ -137,7 +137,7 @@ def test_wrong_statements_are_answered():
         load_pretrained(model, STUDENT, source='hf')
     with pytest.raises(ValueError, match='holds no student, only a teacher'):
         load_pretrained(model, dict(teacher=TEACHER), branch='student')
-    with pytest.raises(ValueError, match="holds 2 ViTs, under 'a.', 'b.'"):
+    with pytest.raises(ValueError, match="holds 2 ViTs; choose one of them: FILE::a, FILE::b"):
         load_pretrained(model, {**under('a.', STUDENT), **under('b.', TEACHER)})
     with pytest.raises(ValueError, match='no ViT found.*conv1.weight'):
         load_pretrained(model, {'conv1.weight': torch.zeros(8, 3, PATCH, PATCH)})

@@ -76,7 +76,9 @@ def make_config(job: study.Job, args: argparse.Namespace) -> Config:
         str(job[key]).replace(' ', '_') for key in ('data', 'variant', 'seed'))
     config.work_dir = str(args.work_dir / NAME / config.experiment_name)
     config.custom_hooks = []
-    config.default_hooks.update(checkpoint=None, monitor=None, preemption=None)
+    config.default_hooks.checkpoint = None
+    for name in ('monitor', 'preemption'):  # MMEngine takes None for its own hooks only
+        config.default_hooks.pop(name)
     config.log_level = 'ERROR'
     config.merge_from_dict(args.cfg_options)
     return config

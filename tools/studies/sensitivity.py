@@ -94,7 +94,9 @@ def make_config(job: Dict[str, Any]) -> Config:
     config.train_dataloader.dataset.patch.num_images = job['train_images']
     config.randomness = dict(seed=job['seed'])
     config.custom_hooks = []
-    config.default_hooks.update(checkpoint=None, monitor=None, preemption=None)
+    config.default_hooks.checkpoint = None
+    for name in ('monitor', 'preemption'):  # MMEngine takes None for its own hooks only
+        config.default_hooks.pop(name)
     config.log_level = 'ERROR'
     config.work_dir = str(Path(job['work_dir']) / NAME)
     # MMEngine keeps one runner for each name.
