@@ -86,10 +86,16 @@ class Lock:
         if self._count:
             return
         _held.pop(os.path.realpath(self.path), None)
-        try:
-            self.path.unlink()
-        except OSError:
-            pass
+        for pause in (0.1, 0.5, None):  # a disk of the network may be away for a moment
+            try:
+                self.path.unlink()
+            except FileNotFoundError:
+                break
+            except OSError:
+                if pause is not None:
+                    time.sleep(pause)
+                    continue
+            break
         os.close(self._handle)
         self._handle = -1
 

@@ -41,7 +41,7 @@ def test_ours_are_right(path, monkeypatch):
     ('train_dataloader.dataset.patch.roots', 3, "patch.roots: ImageList .* mean 'root'"),
     ('optim_wrapper.acumulative_counts', 3, "optim_wrapper.acumulative_counts: .* mean 'accumul"),
     ('optim_wrapper.dtype', 16, "optim_wrapper.dtype: expected str, got 16"),
-    ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number .*got 'abc'"),
+    ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number.*, got 'abc'"),
     ('default_hooks.teacher.stop', 0.99, 'hooks.teacher.stop: TeacherHook has no such option'),
     ('train_cfg.max_iter', 5, "train_cfg.max_iter: ResumableTrainLoop .* mean 'max_iters'"),
     ('model.losses.patch_ranking.type', 'PatchRankinLoss',
