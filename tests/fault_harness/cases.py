@@ -276,6 +276,8 @@ class _Trial:
         for path in {path for path in self.bad_images if path.name not in said}:
             self._problem(UNCLEAR, f'{path.name} could not be read and is nowhere named')
         left = sorted({path.name for pattern in _LEFTOVERS for path in self.work.glob(pattern)})
+        if any(fault.kind in DISK for fault in self.case.faults):
+            left = [name for name in left if name != '.lock']  # it could not be deleted
         left += [path.name for path in self.work.glob('iter_*.pth.json')
                  if not path.with_suffix('').exists()]
         if left:
