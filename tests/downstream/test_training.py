@@ -207,7 +207,8 @@ def test_weights_of_another_width_stop_before_training(run, tmp_path):
     wide = CoTAPViT(**{**{key: value for key, value in VIT.items() if key != 'type'},
                        'arch': dict(VIT['arch'], embed_dims=32)})
     torch.save(dict(state_dict=wide.state_dict()), tmp_path / 'wide.pth')
-    with pytest.raises(ValueError, match=r'does not fit .* a ViT of width 32, .* Set arch'):
+    with pytest.raises(SystemExit, match=r'does not fit .* a ViT of width 32, .* Set the size of '
+                       r'the backbone .*embed_dims=32'):
         tool('train')([str(config), '--init', str(tmp_path / 'wide.pth'), '--work-dir',
                        str(tmp_path / 'run')])
     assert not list((tmp_path / 'run').glob('*.pth'))

@@ -89,11 +89,13 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
 @pytest.mark.parametrize('when', ['training', 'neighbours'])
 def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGSTOP')
-    monkeypatch.setenv('COTAP_DIST_TIMEOUT', '2')
+    monkeypatch.setenv('COTAP_DIST_TIMEOUT', '4')
     monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     with pytest.raises(UserError, match='no worker of the loader has given a sign of life for '
-                       r'. s; processes \d+ \(stopped by a signal\), reading '
+                       r'\d+ s; processes \d+ \(stopped by a signal\), reading '
                        'toy/train-scene-32px-seed0/000005. Look at their disk; start again'):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
+    for child in multiprocessing.active_children():
+        child.join(20)
     assert not multiprocessing.active_children()
