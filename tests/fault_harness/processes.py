@@ -171,11 +171,13 @@ class Ranks:
         elif not fault.everywhere:
             if fault.kind == 'stop':
                 self.later.append((after, lambda: self._send(alive, signal.SIGCONT)))
-        elif is_first:
-            if fault.kind == 'stop':
+        elif fault.kind == 'stop':
+            if is_first:
                 self._send(others, signal.SIGSTOP)
-                self.later.append((after, lambda: self._send(alive, signal.SIGCONT)))
-            elif fault.kind == 'signal':
+            # Each may also stop itself, and after the others have been woken up.
+            self.later.append((after, lambda: self._send(alive, signal.SIGCONT)))
+        elif is_first:
+            if fault.kind == 'signal':
                 self._send(others, getattr(signal, fault.signal))
             elif is_a_kill(fault):
                 self._send(others, signal.SIGKILL)
