@@ -91,7 +91,7 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
                      num_workers: int = 2, indices: Optional[range] = None) -> FeatureFile:
     """Unit-length features of images, in a file.
 
-    Interrupted, it goes on where it stopped: a record beside the file says how far it is
+    Interrupted, it resumes where it stopped: a record beside the file says how far it is
     filled and for which images and encoder.
 
     Args:

@@ -41,7 +41,7 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
     Several ranks share the work; they meet in files beside ``out``, so that none of
     them gives up because another one takes long. Memory stays bounded: the features,
     of 118,287 images at width 768 363 MB, are in files beside ``out`` until the end, and
-    the similarities are computed in blocks. A run that was interrupted goes on where it
+    the similarities are computed in blocks. A run that was interrupted resumes where it
     stopped, with any number of ranks. Only one run at a time builds a file: another one
     waits, and then takes what that has built.
 

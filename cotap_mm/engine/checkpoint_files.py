@@ -256,7 +256,7 @@ def _sum(good: list) -> str:
 
 
 def _entries(path: Path) -> list[_Entry]:
-    """Files that the record allows; empty if there is no record, or a damaged one."""
+    """Files that the record allows; empty if the record is missing or damaged."""
     try:
         record = _record(path)
         if not stat.S_ISREG(record.stat().st_mode) or record.stat().st_size > 1 << 16:
