@@ -23,6 +23,7 @@ from typing import Any, Callable, Iterator, Type
 import torch
 import torch.distributed as dist
 
+from cotap_mm import signals
 from cotap_mm.error_text import sentence_of
 from cotap_mm.errors import UserError
 from cotap_mm.rank_watch import timeout_of
@@ -40,6 +41,7 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
 
     * :class:`~cotap_mm.errors.UserError` and lack of memory: one sentence, status 1.
     * Ctrl-C: a short line, status 130.
+    * A signal that asks it to stop (:mod:`cotap_mm.signals`): a sentence, status 75.
     * A closed pipe behind stdout, as with ``| head``: nothing, status 141.
     * Another exception is unexpected: its traceback, then versions and where to report it.
 
@@ -56,7 +58,7 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         _print_any_name()
         try:
-            with _endings():
+            with _endings(), signals.listening(to_the_end=main.__module__ == '__main__'):
                 main(*args, **kwargs)
                 sys.stdout.flush()
         except SystemExit as end:
@@ -74,10 +76,15 @@ def _endings() -> Iterator[None]:
     """Turn what is expected into SystemExit."""
     try:
         yield
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
+        if os.environ.get('COTAP_TRACEBACK'):
+            raise
         if _rank() == 0:
-            print('interrupted', file=sys.stderr)
+            print('; '.join(['interrupted', *map(str, interrupt.args)]), file=sys.stderr)
         sys.exit(_INTERRUPTED)
+    except signals.Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        raise
     except BrokenPipeError:
         if not _stdout_is_closed():
             raise

@@ -142,7 +142,7 @@ def on_signal_in_child(handler: Callable[[int, Any], None]) -> None:
 
 
 @contextmanager
-def listening(names: Sequence[str] = SIGNALS) -> Iterator[None]:
+def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Iterator[None]:
     """Obey signals that ask this process to stop, until the context ends.
 
     Contexts may be nested: an inner one adds its signals. Outside of the main thread, which
@@ -150,6 +150,8 @@ def listening(names: Sequence[str] = SIGNALS) -> Iterator[None]:
 
     Args:
         names (Sequence[str]): Signals. Defaults to :data:`SIGNALS`.
+        to_the_end (bool): Whether the process ends with this context. Then signals are ignored
+            after it, which would change the status of a run that is over. Defaults to False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -165,7 +167,8 @@ def listening(names: Sequence[str] = SIGNALS) -> Iterator[None]:
         yield
     finally:
         for number in added:
-            signal.signal(number, _state.handlers_before.pop(number) or signal.SIG_DFL)
+            before = _state.handlers_before.pop(number) or signal.SIG_DFL
+            signal.signal(number, signal.SIG_IGN if to_the_end else before)
         if is_outermost:
             _stop_watching()
 

@@ -1,5 +1,6 @@
 """How tools read their arguments and how they end."""
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cotap_mm import command_line
+from cotap_mm import command_line, signals
 from cotap_mm.arguments import (
     KeyValues,
     Parser,
@@ -121,6 +122,47 @@ def test_tracebacks_on_request(monkeypatch):
 def test_ctrl_c(capsys):
     assert end_of(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == 'interrupted\n'
+    assert end_of(KeyboardInterrupt('--resume continues')) == 130
+    assert capsys.readouterr().err == 'interrupted; --resume continues\n'
+
+
+@pytest.mark.parametrize('name', signals.SIGNALS)
+def test_a_signal_that_asks_to_stop(capsys, name):
+    def main():
+        os.kill(os.getpid(), getattr(signal, name))
+        time.sleep(30)
+
+    before = signal.getsignal(getattr(signal, name))
+    with pytest.raises(SystemExit) as end:
+        tool(main)()
+    assert end.value.code == 75
+    assert capsys.readouterr().err == (
+        f'{name}: stopped with status 75. Nothing had to be saved; start again with the same '
+        'command\n')
+    assert signal.getsignal(getattr(signal, name)) == before
+
+
+@pytest.mark.parametrize('is_stopped, status', [(False, 0), (True, 75)])
+def test_signals_do_not_change_the_status_of_a_command_that_is_over(is_stopped, status):
+    script = f'''
+import os, signal
+from cotap_mm.command_line import tool
+
+class AtTheVeryEnd:
+    def __del__(self):
+        for name in {signals.SIGNALS}:
+            os.kill(os.getpid(), getattr(signal, name))
+
+@tool
+def main():
+    if {is_stopped}:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+if __name__ == '__main__':
+    os.at_the_end = AtTheVeryEnd()
+    main()
+'''
+    assert subprocess.run([sys.executable, '-c', script]).returncode == status
 
 
 def test_other_statuses_stay():

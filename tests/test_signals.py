@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -107,6 +108,17 @@ def test_a_second_signal_ends_it_at_once(second, status):
     assert result(pid, read) == ((status, '') if status else (0, 'SIGUSR1\n'))
 
 
+def is_in_c(pid):
+    """Whether the main thread has slept some times in :func:`wait_in_c`."""
+    def sleeps():
+        lines = Path(f'/proc/{pid}/status').read_text().splitlines()
+        return int(next(line for line in lines if line.startswith('voluntary')).split()[1])
+    before, end = sleeps(), time.monotonic() + 30
+    while sleeps() < before + 8 and time.monotonic() < end:
+        time.sleep(0.1)
+    return time.monotonic() < end
+
+
 def wait_in_c():
     """Like a barrier: no bytecode is run, so the handler in Python is not called."""
     collections.deque(map(ctypes.CDLL(None).usleep, itertools.repeat(100_000, 600)), maxlen=0)
@@ -128,7 +140,7 @@ def test_a_main_thread_that_cannot_react(monkeypatch, alone):
     read_end, write_end = os.pipe()
     pid, read = in_child(act)
     os.close(write_end)
-    assert hear(read) == 'ready\n'
+    assert hear(read) == 'ready\n' and is_in_c(pid)
     os.kill(pid, signal.SIGTERM)
     assert result(pid, read)[0] == 75
     with os.fdopen(read_end) as file:

@@ -2,7 +2,6 @@
 import hashlib
 import json
 import logging
-from contextlib import closing
 from pathlib import Path
 from typing import Callable, List, Optional, Tuple
 
@@ -21,8 +20,9 @@ from cotap_mm.registry import MODELS, build
 
 from .feature_files import FeatureFile
 from .image_source import BadImage, fingerprint_of, prepare
+from .loader_watch import explained_deaths, watch_loader
 from .patient_reading import read_when_there
-from .workers import LoaderWatch, ReadingSigns, explained_deaths, warning_level
+from .workers import ReadingSigns, warning_level
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
@@ -119,14 +119,12 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
         print_log(f'{features.done} of {len(indices)} features are there already',
                   logger='current')
     dataset = _Squares(source, encoder.image_size, indices[features.done:])
-    watch = LoaderWatch(silence_limit(), lambda: dataset.signs.latest, lambda: dataset.being_read)
-    loader = DataLoader(dataset, batch_size=batch_size, num_workers=num_workers)
+    loader = watch_loader(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers),
+                          silence_limit())
     progress = ProgressBar(len(indices) - features.done)
     saved = features.done
-    with closing(watch), explained_deaths(lambda: dataset.being_read):
-        batches = iter(loader)
-        while not features.is_complete:
-            images, readable = watch.next_batch(batches)
+    with explained_deaths(lambda: dataset.being_read):
+        for images, readable in loader:
             features.append(_encode(encoder, images, readable))
             progress.update(len(images))
             show_progress()
@@ -162,6 +160,11 @@ class _Squares(Dataset):
     def being_read(self) -> List[str]:
         """Names of the images that were begun and not finished."""
         return [self.source.name(index) for index in self.signs.being_read]
+
+    @property
+    def latest_sign(self) -> float:
+        """When a process last began or finished an image, in seconds of ``time.monotonic``."""
+        return self.signs.latest
 
     def __getitem__(self, index: int) -> Tuple[Tensor, bool]:
         with self.signs.reading(self.indices[index]):

@@ -19,8 +19,9 @@ from mmengine.runner import FlexibleRunner, Runner
 from cotap_mm import signals
 from cotap_mm.command_line import short_errors
 from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
 from cotap_mm.datasets.neighbor_search import warn_of_changed_images
-from cotap_mm.datasets.workers import explained_deaths, keep_workers
+from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.config_check import check_config
 from cotap_mm.engine.downstream_check import prepare_downstream
@@ -30,7 +31,7 @@ from cotap_mm.engine.network import choose_interface, join_group, meeting_place
 from cotap_mm.engine.protecting_hooks import complete_hooks
 from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
-from cotap_mm.engine.stops import explained_stops, short_stops
+from cotap_mm.engine.stops import explained_stops
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.engine.work_folder import (
     abandon_folder,
@@ -79,7 +80,7 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
 
     A single process shares nothing out, so there the strategy is left out.
     """
-    limit_loader_waits(config)
+    patience = limit_loader_waits(config)
     if config.get('strategy') and config.get('launcher', 'none') == 'none':
         print_log(f'strategy {config.strategy.type} is for several processes '
                   '(tools/dist_train.sh); this one trains without it', logger='current')
@@ -89,6 +90,9 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
     else:
         runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
     guard_writers(runner.logger, runner.visualizer)
+    build_loader = runner.build_dataloader  # loops call it when they are needed
+    runner.build_dataloader = lambda *args, **kwargs: watch_loader(
+        build_loader(*args, **kwargs), patience)
     return runner
 
 
@@ -102,7 +106,9 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
         make_config (Callable): Likewise.
 
     Raises:
-        SystemExit: Status 1 where the user has to act; 75 after a signal; 130 after Ctrl-C.
+        UserError: Where the user has to act.
+        SystemExit: Status 75 after a signal.
+        KeyboardInterrupt: After Ctrl-C, with what to do.
     """
     def writable_config() -> Config:
         config = make_config()
@@ -112,13 +118,15 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
 
     keep_workers(True)
     try:
-        with signals.listening(), short_stops():
+        with signals.listening(), explained_stops():
             if args.check:
                 check(args, make_config)
             else:
                 runner = build_runner(args, writable_config, claims=True)
                 with _short_until_first_step(runner):
                     train(runner)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt('--resume continues from the last checkpoint') from interrupt
     finally:
         keep_workers(False)
 
@@ -192,7 +200,8 @@ def test(runner: 'Runner | FlexibleRunner', run: Callable[[], Any]) -> None:
             raise ValueError(f'{checkpoint} does not fit the config: it lacks {len(missing)} of '
                              f'{len(wanted)} weights, the first is {missing[0]}; give what '
                              'training with this config has saved')
-        run()
+        with explained_deaths(lambda: getattr(runner.test_dataloader.dataset, 'being_read', [])):
+            run()
 
 
 def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
@@ -219,15 +228,18 @@ def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
             print(describe_trial(found, missing))
 
 
-def limit_loader_waits(config: Config) -> None:
+def limit_loader_waits(config: Config) -> float:
     """End a run whose loader waits for a worker that was stopped or hangs.
 
-    PyTorch's loaders wait without limit. Here the limit is that for other ranks: as the loader's
-    ``timeout``, or in a pre-training by signs of life, since its workers may wait longer for
-    images on a disk that is out of reach.
+    PyTorch's loaders wait without limit. Here the limit is that for other ranks, for signs of
+    life (:class:`.LoaderWatch`) and as the loader's ``timeout``; not for the images of a
+    pre-training, whose workers may wait longer for a disk that is out of reach.
 
     Args:
         config (Config): Changed in place.
+
+    Returns:
+        float: The limit, in seconds.
     """
     limit = limit_of(timeout_of(config.get('env_cfg', {}).get('dist_cfg', {}).get(
         'timeout', 1800)))
@@ -237,11 +249,10 @@ def limit_loader_waits(config: Config) -> None:
             continue
         if not loader.get('num_workers'):
             loader.pop('timeout', None)  # PyTorch refuses it without workers
-        elif name == 'train_dataloader' and str(
+        elif name != 'train_dataloader' or not str(
                 config.get('train_cfg', {}).get('type')).endswith('ResumableTrainLoop'):
-            config.train_cfg.setdefault('loader_patience', limit)
-        else:
             loader.setdefault('timeout', limit)
+    return limit
 
 
 def start_processes(config: Config) -> None:

@@ -1,21 +1,17 @@
 """Why a training stopped, for its user: one sentence instead of a traceback."""
 from __future__ import annotations
 
-import os
 import re
-import sys
 from contextlib import contextmanager
 from typing import Callable, Iterator
 
 import torch
 
-from cotap_mm import signals
 from cotap_mm.error_text import of_worker
 from cotap_mm.errors import UserError
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|"
                         r'unable to allocate|insufficient shared memory', re.IGNORECASE)
-_INTERRUPTED = 130  # exit status after Ctrl-C: 128 + SIGINT
 
 
 @contextmanager
@@ -50,29 +46,3 @@ def _remedy(error: BaseException) -> str:
     if isinstance(error, OSError):
         return 'Check that this file or address exists, may be used, and has room'
     return ''
-
-
-@contextmanager
-def short_stops() -> Iterator[None]:
-    """End the program in one sentence where its user has to act, a signal came, or Ctrl-C.
-
-    With the environment variable ``COTAP_TRACEBACK`` set, errors stay as they are.
-
-    Raises:
-        SystemExit: With status 1, 75 or 130.
-    """
-    try:
-        with explained_stops():
-            yield
-    except signals.Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        raise
-    except KeyboardInterrupt:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        print('interrupted; --resume continues from the last checkpoint', file=sys.stderr)
-        sys.exit(_INTERRUPTED)
-    except UserError as error:
-        if os.environ.get('COTAP_TRACEBACK'):
-            raise
-        sys.exit(f'error: {error}\n(COTAP_TRACEBACK=1 shows where)')

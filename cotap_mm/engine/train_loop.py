@@ -7,7 +7,6 @@ from mmengine.runner import IterBasedTrainLoop
 from torch import nn
 
 from cotap_mm import signals
-from cotap_mm.datasets.workers import LoaderWatch
 from cotap_mm.engine.determinism import deterministic_on_cpu
 from cotap_mm.engine.log_history import KEPT, bound_history
 from cotap_mm.ops import world_size
@@ -28,18 +27,14 @@ class ResumableTrainLoop(IterBasedTrainLoop):
     Args:
         runner (Runner): As in the parent, like all other arguments.
         log_history (int): Values of each kind that are remembered. Defaults to 1000.
-        loader_patience (float): Seconds without a sign of life of the loader's workers after
-            which the training stops. Defaults to 1440.
 
     Attributes:
         samples_seen (int): Samples that all ranks together have been given since the run began.
     """
 
-    def __init__(self, runner, *args: Any, log_history: int = KEPT,
-                 loader_patience: float = 1440, **kwargs: Any) -> None:
+    def __init__(self, runner, *args: Any, log_history: int = KEPT, **kwargs: Any) -> None:
         super().__init__(runner, *args, **kwargs)
         self.log_history = log_history
-        self.loader_patience = loader_patience
         self.samples_seen = 0
 
     @property
@@ -73,12 +68,9 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         if self._iter > 0 and not self.samples_seen:  # the checkpoint is another loop's
             self.start_from(self._iter * self.batch_of_all_ranks)
-        dataset = self.dataloader.dataset
-        watch = LoaderWatch(self.loader_patience, lambda: getattr(dataset, 'latest_sign', 0.0),
-                            lambda: getattr(dataset, 'being_read', []))
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
-            batch = self._between_steps(lambda: watch.next_batch(self.dataloader_iterator))
+            batch = self._between_steps(lambda: next(self.dataloader_iterator))
             if self.stop_training:
                 break
             self.run_iter(batch)

@@ -3,7 +3,6 @@ import multiprocessing
 import os
 import signal
 import time
-from contextlib import closing
 
 import pytest
 import torch
@@ -11,8 +10,9 @@ from faults import time_limit
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
-from cotap_mm.datasets import workers
-from cotap_mm.datasets.workers import LoaderWatch, ReadingSigns, explained_deaths
+from cotap_mm.datasets import loader_watch
+from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
+from cotap_mm.datasets.workers import ReadingSigns
 from cotap_mm.engine.launch import limit_loader_waits
 from cotap_mm.errors import UserError
 
@@ -36,6 +36,10 @@ class Images(Dataset):
         return torch.tensor(index)
 
     @property
+    def latest_sign(self):
+        return self.signs.latest
+
+    @property
     def being_read(self):
         return [f'{index}.jpg' for index in self.signs.being_read]
 
@@ -56,16 +60,17 @@ def wait_for_a_disk(signs):
 
 
 def all_of(dataset, num_workers=2):
-    batches = iter(DataLoader(dataset, 1, num_workers=num_workers))
-    watch = LoaderWatch(LIMIT, lambda: dataset.signs.latest, lambda: dataset.being_read)
-    with closing(watch), explained_deaths(lambda: dataset.being_read):
-        return [int(watch.next_batch(batches)) for _ in range(len(dataset))]
+    loader = watch_loader(DataLoader(dataset, 1, num_workers=num_workers), LIMIT)
+    with explained_deaths(lambda: dataset.being_read):
+        return [int(batch) for batch in loader]
 
 
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr(workers, 'print_log', lambda text, **_: lines.append(text))
+    # An idle worker wakes that often.
+    monkeypatch.setattr('torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL', LIMIT / 5)
+    monkeypatch.setattr(loader_watch, 'print_log', lambda text, **_: lines.append(text))
     return lines
 
 
@@ -77,6 +82,65 @@ def test_a_worker_that_hangs(said, does, state):
         all_of(Images(3, does))
     assert said and 'reading 3.jpg; waiting ' in said[0]
     assert not multiprocessing.active_children()  # one would keep this process from its end
+
+
+class Unwatched(Images):
+    """As a data set of another library: what its workers do is not known."""
+    latest_sign = being_read = property()
+
+    def __getitem__(self, index):
+        if index == self.bad:
+            self.does(self.signs)
+        return torch.tensor(index)
+
+
+def compute(signs):
+    end = time.monotonic() + 1.5 * LIMIT
+    while time.monotonic() < end:
+        pass
+
+
+@forked
+@pytest.mark.parametrize('does', [stop, hang])
+def test_a_worker_of_any_data_set_that_hangs(said, does):
+    with pytest.raises(UserError, match='^no worker of the loader has given a sign of life for . '
+                       's; processes .*, reading nothing that is known. Look at their disk'):
+        list(watch_loader(DataLoader(Unwatched(3, does), 1, num_workers=2), LIMIT))
+    assert not multiprocessing.active_children()
+
+
+@forked
+def test_a_stopped_worker_whose_batches_are_ready(said):
+    """Taking a tensor from it has no limit in PyTorch, whatever ``timeout`` says."""
+    batches = iter(watch_loader(DataLoader(Unwatched(9, hang), 1, num_workers=1, timeout=600,
+                                           prefetch_factor=4), LIMIT))
+    worker, = multiprocessing.active_children()
+    time.sleep(1)
+    os.kill(worker.pid, signal.SIGSTOP)
+    with time_limit(60), pytest.raises(UserError, match=rf'{worker.pid} .stopped by a signal.'):
+        list(batches)
+
+
+@forked
+def test_a_worker_of_any_data_set_that_computes_or_idles(said):
+    loader = watch_loader(DataLoader(Unwatched(3, compute), 1, num_workers=2), LIMIT)
+    assert [int(batch) for batch in loader] == list(range(6))
+    assert [int(batch) for batch in loader] == list(range(6)), 'a second epoch'
+
+
+@forked
+def test_workers_of_other_loaders_are_left_alone(said):
+    others = iter(DataLoader(Images(9, hang), 1, num_workers=1))
+    other, = multiprocessing.active_children()
+    with pytest.raises(UserError) as raised:
+        all_of(Images(3, stop), num_workers=1)
+    assert str(other.pid) not in str(raised.value) and other.is_alive()
+    assert len(list(others)) == 6
+
+
+def test_what_is_no_loader_is_not_watched():
+    assert watch_loader([1, 2], LIMIT) == [1, 2]
+    assert [int(batch) for batch in watch_loader(DataLoader(torch.arange(3)), LIMIT)] == [0, 1, 2]
 
 
 @forked
@@ -98,16 +162,15 @@ def test_every_loader_of_a_config_gets_a_limit(monkeypatch):
     config = Config(dict(
         train_cfg=dict(type='ResumableTrainLoop'), test_dataloader=None,
         train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=2)))
-    limit_loader_waits(config)
+    assert limit_loader_waits(config) == 80 == config.val_dataloader.timeout
     assert 'timeout' not in config.train_dataloader
-    assert config.train_cfg.loader_patience == 80 == config.val_dataloader.timeout
     config = Config(dict(
         train_cfg=dict(type='IterBasedTrainLoop'), env_cfg=dict(dist_cfg=dict(timeout=50)),
         train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=0, timeout=9),
         test_dataloader=dict(num_workers=1, timeout=9)))
     monkeypatch.delenv('COTAP_DIST_TIMEOUT')
     limit_loader_waits(config)
-    assert config.train_dataloader.timeout == 40 and 'loader_patience' not in config.train_cfg
+    assert config.train_dataloader.timeout == 40
     assert 'timeout' not in config.val_dataloader and config.test_dataloader.timeout == 9
 
 

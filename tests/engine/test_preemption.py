@@ -82,7 +82,7 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGKILL')
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     with pytest.raises(RuntimeError, match='a process of the loader died .*'
-                       f'reading one of: {images}. Where .*start again, with --resume'):
+                       f'reading one of: {images}. Where .*start again, a training with --resume'):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
 
 

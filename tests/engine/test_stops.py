@@ -12,7 +12,7 @@ from cotap_mm.datasets import ToyScenes
 from cotap_mm.datasets.image_source import BadImage
 from cotap_mm.engine.hooks.non_finite_hook import Diverged
 from cotap_mm.engine.hooks.safe_checkpoint_hook import LastCheckpointLost
-from cotap_mm.engine.stops import explained_stops, short_stops
+from cotap_mm.engine.stops import explained_stops
 from cotap_mm.errors import UserError
 from cotap_mm.registry import DATASETS
 
@@ -61,20 +61,8 @@ def test_errors_of_the_machine(error, said):
 
 @pytest.mark.parametrize('error', [RuntimeError('size mismatch'), ValueError('x'), KeyError('y')])
 def test_others_keep_their_traceback(error):
-    with pytest.raises(type(error)), short_stops():
+    with pytest.raises(type(error)), explained_stops():
         raise error
-
-
-def test_exit_status(monkeypatch, capsys):
-    with pytest.raises(SystemExit, match='^error: why\n') as stopped, short_stops():
-        raise UserError('why')
-    assert isinstance(stopped.value.code, str)  # status 1
-    with pytest.raises(SystemExit) as stopped, short_stops():
-        raise KeyboardInterrupt
-    assert stopped.value.code == 130 and 'interrupted; --resume' in capsys.readouterr().err
-    monkeypatch.setenv('COTAP_TRACEBACK', '1')
-    with pytest.raises(UserError), short_stops():
-        raise UserError('why')
 
 
 @pytest.mark.parametrize('kind, num_workers, said', [
