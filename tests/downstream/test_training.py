@@ -1,6 +1,8 @@
 """Downstream configs at toy size: train, validate, save, resume, test, by our own tools."""
 import json
+import multiprocessing
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -9,12 +11,15 @@ from pathlib import Path
 import pytest
 import torch
 from downstream.fake_data import write_for
+from faults import time_limit
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.registry import DefaultScope
+from mmengine.registry import TRANSFORMS, DefaultScope
 from mmengine.visualization import Visualizer
 from tool_loading import load_tool
+from torch.utils.data import get_worker_info
 
+from cotap_mm.datasets.wrapped import inner_datasets
 from cotap_mm.models import CoTAPViT
 from cotap_mm.registry import MODELS, build
 
@@ -212,3 +217,38 @@ def test_weights_of_another_width_stop_before_training(run, tmp_path):
         tool('train')([str(config), '--init', str(tmp_path / 'wide.pth'), '--work-dir',
                        str(tmp_path / 'run')])
     assert not list((tmp_path / 'run').glob('*.pth'))
+
+
+@TRANSFORMS.register_module()
+class StopsItsWorker:
+    """A step of a pipeline in which a worker is stopped."""
+
+    def __call__(self, results):
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return results
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks workers')
+@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+def test_a_worker_that_hangs_ends_the_run(run, tmp_path, monkeypatch, split):
+    path, _ = run('voc_linear')
+    arguments = [str(path), '--work-dir', str(tmp_path / 'run')]
+    if split == 'test':
+        tool('train')([*arguments, '--init', str(tmp_path / 'init.pth')])
+        arguments.insert(1, str(tmp_path / 'run' / 'iter_2.pth'))
+    else:
+        arguments += ['--init', str(tmp_path / 'init.pth')]
+    config = Config.fromfile(path)
+    config[f'{split}_dataloader'].num_workers = 1
+    for dataset in inner_datasets(config[f'{split}_dataloader'].dataset):
+        dataset.pipeline.insert(0, dict(type='StopsItsWorker'))
+    config.dump(path)
+    monkeypatch.setenv('COTAP_DIST_TIMEOUT', '6')
+    monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+    monkeypatch.setattr('torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL', 1.)
+    with time_limit(60), pytest.raises(SystemExit, match=(
+            '^error: (a process of the loader hangs .DataLoader timed out after|no worker of the '
+            'loader has given a sign of life for)')):
+        tool('test' if split == 'test' else 'train')(arguments)
+    assert not multiprocessing.active_children()
