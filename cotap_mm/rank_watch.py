@@ -460,7 +460,8 @@ def _timeout_of_group() -> float:
 
 
 @contextmanager
-def ended_together(where: Callable[[], str] = lambda: 'waiting for the others', advice: str = '',
+def ended_together(where: Callable[[], str] = lambda: 'waiting for the others',
+                   advice: str = '; start again, a training with --resume',
                    watch: RankWatch | None = None) -> Iterator[None]:
     """End all ranks if one of them raises an error in this context, dies or is stopped.
 
@@ -472,7 +473,7 @@ def ended_together(where: Callable[[], str] = lambda: 'waiting for the others', 
 
     Args:
         where (callable): How far this process is, for the message.
-        advice (str): Added to the message where a rank is lost. Defaults to nothing.
+        advice (str): Added to the message where a rank is lost.
         watch (RankWatch, optional): Where there is no process group yet. Defaults to that of
             the process group.
 
