@@ -228,8 +228,9 @@ def _remedies(different: List[str], lacking: List[str], surplus: List[str],
     """Options of the backbone that make it fit, as far as they are known."""
     options = []
     for pattern, present, absent in _OPTIONS:
-        for names, option in ((surplus, present), (lacking, absent)):
-            if any(pattern.match(name) for name in names):
+        for names, option, others in ((surplus, present, places), (lacking, absent, tensors)):
+            # Where the other side has some of them, it only has fewer blocks.
+            if any(map(pattern.match, names)) and not any(map(pattern.match, others)):
                 options.append(option)
                 names[:] = [name for name in names if not pattern.match(name)]
     remedies = [f'Build the backbone with {", ".join(options)}, as in the file'] if options else []

@@ -136,3 +136,9 @@ def test_half_precision_and_numpy_weights_are_taken():
     assert torch.allclose(model.cls_token, params['cls_token'], atol=1e-3)
     load_pretrained(model, {name: value.numpy() for name, value in params.items()})
     assert torch.equal(model.cls_token, params['cls_token'])
+
+
+def test_fewer_blocks_are_not_taken_for_an_option():
+    with pytest.raises(ValueError) as refusal:
+        load_pretrained(small_vit(DINOViT), timm_names(depth=1))
+    assert 'num_layers=1' in str(refusal.value) and 'qkv_bias' not in str(refusal.value)

@@ -1,0 +1,191 @@
+"""Checkpoints of an earlier state of the code, which every later state must read.
+
+    python tests/old_checkpoints.py FOLDER       # a new set, where a new kind of file appears
+
+``tests/data/checkpoints/1`` was written when format 1 of the training checkpoints was current:
+
+* ``run/``: a pre-training of the shipped config ``vits_folder`` at toy size, stopped after 2 of 4
+  steps, with its neighbors.
+* ``downstream.pth``: MMSegmentation's linear head, after 2 steps.
+* ``published-*.pth``: the teacher, as tools/publish.py hands it on.
+* ``expected.json``: what came out of them then.
+"""
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Iterator
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+if __name__ == '__main__':
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from downstream.fake_data import write_for
+from downstream.test_training import VIT, shrink
+from engine.default_runs import arguments, make_images, make_init, run, write_toy_config
+from tool_loading import load_tool
+
+from cotap_mm.registry import MODELS, build
+
+ROOT = Path(__file__).resolve().parents[1]
+OLD = Path(__file__).resolve().parent / 'data' / 'checkpoints' / '1'
+CONFIG = 'vits_folder'
+#: Format of tools/convert.py -> name of the file that it writes.
+TARGETS = dict(timm='timm.pth', hf='hf', mmseg='mmseg.pth', safetensors='filter.safetensors')
+
+
+@contextlib.contextmanager
+def in_folder(folder: Path) -> Iterator[None]:
+    """Work in a folder, so that no path of a machine gets into a checkpoint."""
+    before = os.getcwd()
+    os.chdir(folder)
+    try:
+        yield
+    finally:
+        os.chdir(before)
+        DefaultScope._instance_dict.clear()
+
+
+def fingerprint(tensors: dict[str, Any]) -> dict[str, float]:
+    """One number of each tensor, which a change of any element changes: a random projection."""
+    numbers = {}
+    for name, value in tensors.items():
+        if torch.is_tensor(value):
+            seed = int.from_bytes(hashlib.sha256(str(tuple(value.shape)).encode()).digest()[:4],
+                                  'big')
+            weights = np.random.default_rng(seed).standard_normal(value.numel())
+            numbers[name] = float(weights @ value.detach().double().flatten().numpy())
+    return numbers
+
+
+def prepare(folder: Path) -> list[str]:
+    """Images, init and config of the pre-training; options that start it."""
+    make_images(folder / 'images')
+    make_init(folder / 'init.pth')
+    with in_folder(folder):
+        write_toy_config(Path(), CONFIG)
+        return [*arguments(Path(), CONFIG), '--seed', '3', '--work-dir', 'run']
+
+
+def resume(folder: Path) -> dict[str, float]:
+    """Train steps 3 and 4; the tensors of ``iter_4.pth``."""
+    with in_folder(folder):
+        run([*arguments(Path(), CONFIG), '--work-dir', 'run', '--resume'], may_search=False)
+        return fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
+
+
+def downstream_config(folder: Path) -> str:
+    """MMSegmentation's linear probe at toy size, with its data; its name in the folder."""
+    write_for('voc_linear', folder)
+    config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))
+    config.dump(folder / 'linear.py')
+    return 'linear.py'
+
+
+def downstream_scores(checkpoint: Path, folder: Path) -> dict[str, float]:
+    """What tools/test.py measures on the made-up data."""
+    with in_folder(folder):
+        load_tool('test').main([downstream_config(folder), str(checkpoint), '--work-dir', 'tested'])
+        record, = folder.glob('tested/*/*.json')
+        return {name: value for name, value in json.loads(record.read_text()).items()
+                if name in ('aAcc', 'mIoU', 'mAcc')}
+
+
+def features(checkpoint: Path, **options: Any) -> dict[str, float]:
+    """What ``cotap_mm.load`` makes of one image."""
+    import cotap_mm
+    image = (torch.arange(3 * 32 * 32).view(1, 3, 32, 32) ** 2 % 256).byte()
+    encoder = cotap_mm.load(str(checkpoint), device='cpu', **options)
+    cls, patches = encoder.encode(image)
+    return fingerprint(dict(cls=cls, patches=patches))
+
+
+def converted(checkpoint: Path, folder: Path) -> dict[str, dict[str, float]]:
+    """Tensors of what tools/convert.py writes."""
+    from safetensors.torch import load_file
+    results = {}
+    for target, name in TARGETS.items():
+        load_tool('convert').main([str(checkpoint), str(folder / name), '--to', target])
+        path = folder / name / 'model.safetensors' if target == 'hf' else folder / name
+        tensors = load_file(path) if path.suffix == '.safetensors' else torch.load(
+            path, weights_only=True)
+        results[target] = fingerprint(tensors.get('state_dict', tensors))
+    return results
+
+
+def scores(checkpoint: Path, folder: Path) -> dict[str, float]:
+    """Dense retrieval on toy scenes by tools/evaluate.py."""
+    load_tool('evaluate').main([
+        str(checkpoint), '--protocol', 'dense-retrieval', '--data', 'toy', '--limit', '6',
+        '--image-size', '32', '--set', 'k=3', '--out', str(folder), '--device', 'cpu'])
+    result, = folder.glob('*.json')
+    found = json.loads(result.read_text())['scores']
+    return {name: value for name, value in found.items() if isinstance(value, (int, float))}
+
+
+def outcomes(stored: Path, folder: Path) -> dict[str, Any]:
+    """All numbers that come out of a set of files.
+
+    Args:
+        stored (Path): The set.
+        folder (Path): For what is written.
+    """
+    prepare(folder)
+    shutil.copytree(stored / 'run', folder / 'run')
+    first, (published, ) = folder / 'run' / 'iter_2.pth', stored.glob('published-*.pth')
+    return dict(
+        resumed=resume(folder), student=features(first), teacher=features(first, branch='teacher'),
+        published=features(published), converted=converted(published, folder),
+        retrieval=scores(published, folder / 'scores'),
+        downstream=downstream_scores(stored / 'downstream.pth', folder))
+
+
+def write(folder: Path) -> None:
+    """A new set of files.
+
+    Args:
+        folder (Path): New.
+    """
+    work = folder / 'work'
+    work.mkdir(parents=True)
+    words = prepare(work)
+    with in_folder(work):
+        run(words)
+        whole = fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
+        load_tool('publish').main(['run/iter_4.pth', '../published.pth', '--license', 'MIT',
+                                   '--branch', 'teacher'])
+        for name in ('iter_4.pth', 'iter_4.pth.json'):
+            Path('run', name).unlink()
+        Path('run', 'last_checkpoint').write_text('iter_2.pth')
+        shutil.copytree('run', '../run', ignore=shutil.ignore_patterns('2*', '*.py', '.lock'))
+        torch.manual_seed(0)
+        torch.save(dict(state_dict=build(MODELS, VIT).state_dict()), 'vit.pth')
+        load_tool('train').main([downstream_config(work), '--init', 'vit.pth', '--work-dir',
+                                 'linear', '--seed', '0'])
+        shutil.move('linear/iter_2.pth', '../downstream.pth')
+    shutil.rmtree(work)
+    results = outcomes(folder, folder / 'work')
+    shutil.rmtree(work)
+    if results['resumed'] != whole:
+        raise AssertionError('the resumed run differs from the one that was not stopped')
+    (folder / 'expected.json').write_text(json.dumps(results, indent=1) + '\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
+    parser.add_argument('folder', type=Path)
+    write(parser.parse_args().folder.resolve())
+
+
+if __name__ == '__main__':
+    main()
