@@ -117,7 +117,7 @@ def whole_file(path: 'str | Path') -> Iterator[Path]:
             os.fsync(file.fileno())
         os.replace(partial, path)
     finally:
-        if partial.exists():
+        if os.path.exists(partial):
             partial.unlink()
     _sync_folder(path.parent)
 

@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import glob
+import json
 import os
 import re
 import socket
@@ -14,6 +15,7 @@ UNFINISHED = 'unfinished-'  # how the names of files begin that are being writte
 _OWNER = re.compile(rf'{UNFINISHED}(\d+)-(?:@([^-]*)-)?')
 _BUILD = re.compile(r'(?P<out>.+)\.(?P<kind>features|rows|failed)(\..*)?$')
 _AUTO = re.compile(r'neighbors_\w+_[0-9a-f]{12}\.npz')  # built by a run, which has its own by now
+_LOCKS = ('.npz.lock', '.lmdb.lock')  # names of our lock files end so, beside `.lock` itself
 _OLD = 7 * 86400.0  # seconds after which nobody continues half a build
 
 
@@ -55,9 +57,10 @@ def remove_leftovers(folder: 'str | Path') -> list[str]:
         if path.name.startswith(UNFINISHED):
             is_left = _is_dead(path, own_is_dead=True)
         elif path.name.endswith('.pth.json'):
-            is_left = not path.with_suffix('').exists()
-        elif path.name.endswith('.lock'):
-            _take_over(path)
+            is_left = not path.with_suffix('').exists() and _holds(path, 'good', 'sum')
+        elif path.name == '.lock' or path.name.endswith(_LOCKS):
+            if _holds(path, 'host', 'pid', 'purpose'):
+                _take_over(path)
             continue
         else:
             is_left = _is_of_dead_build(path)
@@ -105,6 +108,16 @@ def _is_of_dead_build(path: Path) -> bool:
             and not _AUTO.fullmatch(part['out']):
         return False
     return _take_over(out.with_name(f'{out.name}.lock'))
+
+
+def _holds(path: Path, *keys: str) -> bool:
+    """Whether a file is one of ours: a JSON object with these keys, and not somebody else's."""
+    try:
+        with open(path, encoding='utf-8') as file:
+            content = json.loads(file.read(1 << 16))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and all(key in content for key in keys)
 
 
 def _take_over(path: Path) -> bool:

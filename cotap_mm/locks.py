@@ -22,7 +22,8 @@ except ImportError:  # not on Windows
 
 _POLL = 0.5  # seconds
 _REPORT = 30.0  # seconds between two messages of a process that waits
-_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
+_HELD = (errno.EACCES, errno.EAGAIN)
 _held: dict[str, 'Lock'] = {}  # by this process
 
 
@@ -57,7 +58,12 @@ class Lock:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         while True:
             handle = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
-            if not _lock(handle):
+            try:
+                is_ours = _lock(handle)
+            except OSError:
+                os.close(handle)
+                raise
+            if not is_ours:
                 os.close(handle)
                 return False
             try:
@@ -160,11 +166,17 @@ def is_held(path: str | Path) -> bool:
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file without waiting; True where the file system knows no locks."""
+    """Lock an open file without waiting; True where the file system knows no locks.
+
+    Raises:
+        OSError: If it fails for another reason than that somebody else has it.
+    """
     if fcntl is None:
         return True
     try:
         fcntl.lockf(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
+        if error.errno not in (*_UNSUPPORTED, *_HELD):
+            raise
         return error.errno in _UNSUPPORTED
     return True

@@ -1,4 +1,5 @@
 """What killed runs leave behind is removed; what somebody is writing or continuing is not."""
+import json
 import os
 import subprocess
 import sys
@@ -26,6 +27,7 @@ def test_only_what_is_dead_goes(tmp_path):
         'b.npz.features.00000', 'non_finite_iter_3.json', 'demo.py']
     for name in dead + alive:
         (tmp_path / name).write_text('')
+    (tmp_path / 'iter_4.pth.json').write_text('{"good": [], "sum": ""}')
     (tmp_path / 'folder.rows.1').mkdir()
     assert sorted(remove_leftovers(tmp_path)) == sorted(dead)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*alive, 'folder.rows.1'])
@@ -54,6 +56,17 @@ def test_a_build_that_lives_keeps_its_parts(tmp_path):
     mine.release()
     assert remove_leftovers(tmp_path) == [part.name]
     assert list(tmp_path.iterdir()) == [] and Lock(tmp_path / '.lock', 'training').acquire()
+
+
+def test_files_of_others_stay(tmp_path):
+    """Whose names look like ours, as in ``--work-dir .``."""
+    files = {'uv.lock': 'version = 1', 'poetry.lock': '', 'Cargo.lock': '# This', 'x.npz.lock': 'x',
+             '.lock': 'mine', 'model.pth.json': '{"trained": 1}', 'other.pth.json': 'not json',
+             'yarn.lock': json.dumps(dict(host='h', pid=1, purpose='p'))}
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    assert remove_leftovers(tmp_path) == []
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == files
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')

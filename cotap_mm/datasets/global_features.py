@@ -22,7 +22,7 @@ from .feature_files import FeatureFile
 from .image_source import BadImage, fingerprint_of, prepare
 from .loader_watch import explained_deaths, watch_loader
 from .patient_reading import read_when_there
-from .workers import ReadingSigns, warning_level
+from .workers import ReadingSigns, start_worker, surviving_workers, warning_level
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
@@ -119,11 +119,12 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
         print_log(f'{features.done} of {len(indices)} features are there already',
                   logger='current')
     dataset = _Squares(source, encoder.image_size, indices[features.done:])
-    loader = watch_loader(DataLoader(dataset, batch_size=batch_size, num_workers=num_workers),
-                          silence_limit())
+    loader = watch_loader(DataLoader(
+        dataset, batch_size=batch_size, num_workers=num_workers, worker_init_fn=start_worker),
+        silence_limit())
     progress = ProgressBar(len(indices) - features.done)
     saved = features.done
-    with explained_deaths(lambda: dataset.being_read):
+    with surviving_workers(), explained_deaths(lambda: dataset.being_read):
         for images, readable in loader:
             features.append(_encode(encoder, images, readable))
             progress.update(len(images))

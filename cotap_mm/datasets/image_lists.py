@@ -31,9 +31,12 @@ def find_images(root: Path) -> List[str]:
     names, skipped, seen = [], [], set()
     closed: List[OSError] = []
     for folder, subfolders, files in os.walk(root, onerror=closed.append, followlinks=True):
-        seen.add(os.path.realpath(folder))
-        subfolders[:] = [name for name in subfolders  # a link to a folder above would not end
-                         if os.path.realpath(os.path.join(folder, name)) not in seen]
+        real = os.path.realpath(folder)
+        if real in seen:  # a link to a folder above would not end
+            subfolders[:] = []
+            continue
+        seen.add(real)
+        subfolders.sort()  # of a folder and links to it the first counts, on every machine
         place = Path(folder).relative_to(root)
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):

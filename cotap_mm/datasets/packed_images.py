@@ -122,7 +122,7 @@ class PackedImages(EncodedImages):
 
     def is_there(self) -> bool:
         """Whether the file can be reached; a disk of the network may have gone."""
-        return self.root.exists()
+        return os.path.exists(self.root)  # not Path.exists, which raises for a stale handle
 
     def _open(self) -> LmdbReader:
         if self._reader is None:

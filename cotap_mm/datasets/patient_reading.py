@@ -51,5 +51,7 @@ def read_when_there(source: Any, index: int, enough: Enough, signs: ReadingSigns
             print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
                       f'for {patience - waited:.0f} s more', logger='current',
                       level=warning_level())
-            signs.alive()
-            sleep(pause)
+            end = time.monotonic() + pause
+            while time.monotonic() < end:  # the loader's watch may be patient for less than that
+                signs.alive()
+                sleep(min(1., max(end - time.monotonic(), 0)))

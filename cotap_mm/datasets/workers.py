@@ -1,6 +1,7 @@
 """How a loader's worker starts, and what it does about signals."""
 import atexit
 import logging
+import mmap
 import os
 import signal
 import time
@@ -18,8 +19,9 @@ from cotap_mm.registry import FUNCTIONS
 _POLL = 0.5  # seconds
 _MOST_WORKERS = 256
 
-# In memory that forked workers share. 1 while workers must survive a SIGTERM.
-_needed = torch.zeros(1, dtype=torch.uint8).share_memory_()
+# In memory that forked workers share, also where /dev/shm is full. 1 while workers must survive
+# a SIGTERM.
+_needed = mmap.mmap(-1, 1)
 
 
 def warning_level() -> int:
@@ -33,7 +35,18 @@ def keep_workers(needed: bool) -> None:
     Schedulers and ``torchrun`` send it to all processes of a training. A worker that died
     of it would end the training in the middle of a step, before it can save.
     """
-    _needed.fill_(int(needed))
+    _needed[0] = int(needed)
+
+
+@contextmanager
+def surviving_workers() -> Iterator[None]:
+    """Let the workers live through a SIGTERM within this context; see :func:`keep_workers`."""
+    before = bool(_needed[0])
+    keep_workers(True)
+    try:
+        yield
+    finally:
+        keep_workers(before)
 
 
 # Runs before multiprocessing ends its workers with a SIGTERM and waits for them.
@@ -55,7 +68,7 @@ def start_worker(worker_id: int, **_: Any) -> None:
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
-    if not _needed:
+    if not _needed[0]:
         os._exit(0)
 
 
@@ -76,6 +89,11 @@ def sleep(seconds: float) -> None:
             os._exit(1)
 
 
+def _shared(dtype: torch.dtype) -> torch.Tensor:
+    """8 bytes for each worker and the main process, zeros."""
+    return torch.frombuffer(mmap.mmap(-1, 8 * (_MOST_WORKERS + 1)), dtype=dtype)
+
+
 class ReadingSigns:
     """What each worker of a loader is reading, and when it last showed that it lives.
 
@@ -84,8 +102,8 @@ class ReadingSigns:
 
     def __init__(self) -> None:
         # The main process comes first; -1 for nothing.
-        self._index = torch.full((_MOST_WORKERS + 1, ), -1).share_memory_()
-        self._time = torch.zeros(_MOST_WORKERS + 1, dtype=torch.float64).share_memory_()
+        self._index = _shared(torch.int64).fill_(-1)
+        self._time = _shared(torch.float64)
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:

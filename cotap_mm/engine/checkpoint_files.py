@@ -50,8 +50,7 @@ def whole_checkpoint(path: str | Path) -> Iterator[Path]:
 def remove_checkpoint(path: str | Path) -> None:
     """Delete a checkpoint and its record, if they are there."""
     for file in (Path(path), _record(Path(path))):
-        if file.exists():
-            file.unlink()
+        file.unlink(missing_ok=True)
 
 
 def damage(path: str | Path) -> str | None:

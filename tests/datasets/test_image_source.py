@@ -2,12 +2,14 @@
 import importlib
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, ImageList, read_image
+from cotap_mm.datasets.image_lists import find_images
 from cotap_mm.registry import DATASETS
 
 
@@ -170,6 +172,24 @@ def test_folder_is_recursive_and_sorted(photos):
     assert names == ['a.png', 'b.jpg', 'c.PNG', 'd.jpeg', 'more/a.png', 'more/e.webp']
     assert source.read(0)[0, 0].tolist() == [40, 40, 40]
     assert source.read(4)[0, 0].tolist() == [160, 160, 160]
+
+
+@pytest.mark.parametrize('order', [('a', 'b'), ('b', 'a')])
+def test_the_order_of_the_disk_does_not_count(photos, tmp_path, monkeypatch, order):
+    """Which of a folder and a link to it is met first must not depend on the machine."""
+    for name in 'ab':
+        (tmp_path / 'root' / name).mkdir(parents=True)
+    shutil.copy(next(photos.rglob('*.jpg')), tmp_path / 'root' / 'b' / 'x.jpg')
+    os.symlink('../b', tmp_path / 'root' / 'a' / 'link')
+    walk = os.walk
+
+    def in_order(*args, **options):
+        for folder, subfolders, files in walk(*args, **options):
+            subfolders.sort(key=lambda name: order.index(name) if name in order else -1)
+            yield folder, subfolders, files
+
+    monkeypatch.setattr(os, 'walk', in_order)
+    assert find_images(tmp_path / 'root') == ['a/link/x.jpg']
 
 
 def test_folder_follows_links_without_turning_in_circles(photos, tmp_path):

@@ -1,6 +1,8 @@
 """One file that is missing is replaced; a folder that is missing is waited for."""
+import os
 import threading
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +13,13 @@ from cotap_mm.datasets import (
     ImageList,
     NeighborPairs,
     neighbor_pairs,
+    packed_images,
     patient_reading,
     save_neighbors,
 )
 from cotap_mm.datasets.global_features import extract_features
+from cotap_mm.datasets.image_source import UnreadImage
+from cotap_mm.errors import UserError
 
 
 @pytest.fixture
@@ -61,6 +66,39 @@ def test_waits_until_the_folder_is_back(pairs, said):
     assert sample['patch']['path'][0] == '3.png' and not data.branches['patch'].bad_images
     assert len(said) >= 2 and 'none of the images can be reached; trying again in 0.05 s' in said[0]
     assert 'trying again in 0.1 s' in said[1]
+
+
+def test_signs_of_life_come_while_it_waits(pairs, said, monkeypatch):
+    """More often than any pause is long, since the loader's watch may be patient for less."""
+    now, signs, naps = [0.], [], []
+    monkeypatch.setattr(patient_reading, '_PAUSES', (30, 60))
+    monkeypatch.setattr(patient_reading, 'time', SimpleNamespace(monotonic=lambda: now[0]))
+
+    def sleep(seconds):
+        naps.append(seconds)
+        now[0] += seconds
+
+    monkeypatch.setattr(patient_reading, 'sleep', sleep)
+
+    def read(index, enough):
+        raise UnreadImage('0.png')
+
+    source = SimpleNamespace(read=read, is_there=lambda: False)
+    with pytest.raises(UserError, match='out of reach for 9. s'):
+        patient_reading.read_when_there(source, 0, None, SimpleNamespace(
+            alive=lambda: signs.append(now[0])), patience=80)
+    assert max(naps) <= 1 and len(signs) == 90
+
+
+def test_a_stale_handle_of_a_packed_file_is_waited_for(tmp_path, monkeypatch):
+    packed = packed_images.PackedImages.__new__(packed_images.PackedImages)
+    packed.root = tmp_path / 'x.lmdb'
+
+    def stale(*_, **__):
+        raise OSError(116, 'Stale file handle')
+
+    monkeypatch.setattr(os, 'stat', stale)
+    assert packed.is_there() is False
 
 
 def test_an_empty_mount_point_is_no_folder_of_bad_images(pairs, said):

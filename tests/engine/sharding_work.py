@@ -5,6 +5,8 @@ from pathlib import Path
 from engine import resume_work
 from mmengine.runner import FlexibleRunner
 
+from cotap_mm.engine.hooks import safe_checkpoint_hook
+
 STRATEGY = dict(type='cotap_mm.CoTAPFSDPStrategy')
 
 
@@ -34,6 +36,30 @@ def bad_numbers(rank):
         dict(type='NonFiniteHook'), resume_work.poison(at=[2], rank=1)])
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteHook')
     return dict(skipped=hook.total)
+
+
+def diverged(rank):
+    """A NaN on one rank, and no patience."""
+    train('diverged', 4, strategy=STRATEGY, hooks=[
+        dict(type='NonFiniteHook', patience=1), resume_work.poison(at=[2], rank=1)])
+
+
+def no_folder(rank):
+    """A disk on which rank 0 cannot even begin to save, for one checkpoint."""
+    whole_checkpoint, calls = safe_checkpoint_hook.whole_checkpoint, []
+
+    def fails_once(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(20, 'Not a directory', str(path))
+        return whole_checkpoint(path)
+
+    safe_checkpoint_hook.whole_checkpoint = fails_once
+    try:
+        train('no_folder', 4, strategy=STRATEGY)
+    finally:
+        safe_checkpoint_hook.whole_checkpoint = whole_checkpoint
+    return len(calls)
 
 
 def whole_networks(rank):

@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -360,6 +361,32 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_3.pth']
     saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
     assert saved['meta']['iter'] == 3 and saved['state_dict']['weight'] == -3
+
+
+def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_training(tmp_path, monkeypatch):
+    said, unlink = [], Path.unlink
+    monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
+                        lambda text, **options: said.append(text))
+
+    def fails(path, *args, **options):
+        if path.name == 'iter_2.pth':
+            raise OSError(30, 'Read-only file system', str(path))
+        unlink(path, *args, **options)
+
+    monkeypatch.setattr(Path, 'unlink', fails)
+    make_runner(tmp_path, iters=8).train()
+    assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_6.pth', 'iter_8.pth']
+    assert len(said) == 1 and 'iter_2.pth is outdated and cannot be deleted' in said[0]
+
+
+def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
+    """Under its own number, and not under that of the save which failed."""
+    full_disk(monkeypatch, lambda step: step == 4)
+    monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook._POLL', 0.01)
+    make_runner(tmp_path, iters=5, save_last=False, final_wait=60.).train()
+    assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_5.pth']
+    saved = torch.load(tmp_path / 'iter_5.pth', weights_only=False)
+    assert saved['meta']['iter'] == 5 and saved['state_dict']['weight'] == -5
 
 
 def test_bad_interval():

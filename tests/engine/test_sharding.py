@@ -1,4 +1,5 @@
 """FSDP: two ranks that share the weights train as two that do not."""
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ from engine.test_exact_resume import assert_same, saved
 from mmengine.runner import Runner
 from rank_work import on_two_ranks
 from tiny import build_tiny
+from torch.multiprocessing import ProcessExitedException
 
 from cotap_mm.engine import CoTAPFSDPStrategy
 
@@ -55,6 +57,23 @@ def test_a_step_with_bad_numbers_is_left_out_on_both(tmp_path, ranks):
     assert [found['skipped'] for found in ranks(sharding_work.bad_numbers)] == [1, 1]
     assert all(value.isfinite().all() for value in saved(tmp_path / 'bad', 4)['state_dict'].values()
                if value.is_floating_point())
+
+
+@pytest.mark.dist
+def test_the_bundle_of_a_diverged_training(tmp_path, ranks):
+    """Its weights are gathered by all ranks."""
+    with pytest.raises(ProcessExitedException):
+        ranks(sharding_work.diverged)
+    bundle, = (tmp_path / 'diverged').glob('non_finite_iter_*.json')
+    assert json.loads(bundle.read_text())['weights_that_are_not_finite'] == []
+
+
+@pytest.mark.dist
+def test_a_checkpoint_that_cannot_be_begun(tmp_path, ranks):
+    assert ranks(sharding_work.no_folder) == [2, 0]  # calls of rank 0, which alone writes
+    assert [path.name for path in (tmp_path / 'no_folder').glob('*.pth')] == ['iter_4.pth']
+    assert all(value.isfinite().all()
+               for value in saved(tmp_path / 'no_folder', 4)['state_dict'].values())
 
 
 def test_what_it_cannot_do(monkeypatch):

@@ -40,6 +40,22 @@ def test_queue_is_first_in_first_out(counts):
     assert queue.is_full == (len(wanted) == 8)
 
 
+@pytest.mark.parametrize('value', [float('nan'), float('inf')])
+@pytest.mark.parametrize('count', [None, 2])
+def test_rows_that_are_not_finite_leave_the_queue_as_it_is(value, count):
+    queue = FeatureQueue(4, (1, ))
+    count = None if count is None else torch.tensor(count)
+    for start in ([], [[1.], [2.]]):
+        if start:
+            queue.push(torch.tensor(start))
+        before = {name: buffer.clone() for name, buffer in queue.state_dict().items()}
+        queue.push(torch.tensor([[3.], [value], [4.]]), count)
+        assert all(torch.equal(buffer, before[name])
+                   for name, buffer in queue.state_dict().items())
+    queue.push(torch.tensor([[3.], [4.], [value]]), torch.tensor(2))  # beyond the count
+    assert queue.newest_first().flatten().tolist() == [3, 4, 1, 2]
+
+
 @pytest.mark.parametrize('size', [4, 8, 20])
 def test_queue_state_loads_into_another_size(size):
     queue = FeatureQueue(8, (2, ))

@@ -107,9 +107,10 @@ class NonFiniteHook(Hook):
         path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
         with whole_file(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(data_batch, partial)
+        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        state = model.state_dict()  # with FSDP all ranks take part in it
         if is_main_process():
-            model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-            bad = [name for name, value in model.state_dict().items()
+            bad = [name for name, value in state.items()
                    if value.is_floating_point() and not value.isfinite().all()]
             with whole_file(path) as partial:
                 partial.write_text(json.dumps(dict(

@@ -1,8 +1,10 @@
 """Checkpoints that survive a crash, in a training that survives a full disk."""
 import inspect
 import logging
+import os
 import time
 from collections import deque
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -173,7 +175,7 @@ class SafeCheckpointHook(CheckpointHook):
         self._next_try, self._saved = 0, step
         if is_main_process():
             for other in outdated:
-                remove_checkpoint(path.with_name(self.filename_tmpl.format(other)))
+                _remove(path.with_name(self.filename_tmpl.format(other)))
 
     def _kept(self) -> List[int]:
         return list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
@@ -193,25 +195,35 @@ class SafeCheckpointHook(CheckpointHook):
 
     def _write(self, runner, path: Path, meta: dict) -> Optional[str]:
         """What went wrong, on all ranks alike; None if nothing did."""
-        problem = ''
         options = dict(save_optimizer=self.save_optimizer,
                        save_param_scheduler=self.save_param_scheduler, meta=dict(meta),
                        by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+        # With FSDP all ranks gather the weights, so they must agree before they begin.
+        files, partial = ExitStack(), path
+        problem = ''
         if is_main_process():
             try:
-                with whole_checkpoint(path) as partial:
-                    runner.save_checkpoint(str(partial.parent), partial.name, **options)
+                partial = files.enter_context(whole_checkpoint(path))
+            except OSError as error:
+                problem = _describe(error)
+        problem = _on_all_ranks(problem)
+        if problem:
+            return problem
+        try:
+            with files:
+                runner.save_checkpoint(str(partial.parent), partial.name, **options)
+            if is_main_process():
                 with whole_file(Path(runner.work_dir) / 'last_checkpoint') as partial:
                     partial.write_bytes(name_bytes(path))
-            except OSError as error:
-                problem = f'{type(error).__name__}: {error}'
-        else:
-            runner.save_checkpoint(str(path.parent), path.name, **options)
-        failed = broadcast(torch.tensor(float(bool(problem))))
-        return (problem or 'rank 0 says so') if failed else None
+        except OSError as error:
+            problem = _describe(error)
+        return _on_all_ranks(problem) or None
 
     def _wait_for_room(self, runner) -> None:
         start, pause, next_try = time.monotonic(), 1.0, 1.0
+        done = runner.epoch if self.by_epoch else runner.iter
+        if self._next_try and self._missing[0] != done:  # what is saved is what there is now
+            self._missing = done, dict(epoch=runner.epoch, iter=runner.iter)
         while self._next_try:
             waited, asked = time.monotonic() - start, signals.received()
             step = (_STOP if asked else _GIVE_UP if waited > self.final_wait else
@@ -236,9 +248,28 @@ class SafeCheckpointHook(CheckpointHook):
 def last_checkpoint(runner) -> str:
     """Where a training that stops can be continued, as a sentence without its period."""
     path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
-    if path and ('://' in path or Path(path).exists()):
+    if path and ('://' in path or os.path.exists(path)):
         return f'The last checkpoint is {path}, and --resume continues from it'
     return 'There is no checkpoint yet; start again with the same command'
+
+
+def _describe(error: OSError) -> str:
+    return f'{type(error).__name__}: {error}'
+
+
+def _on_all_ranks(problem: str) -> str:
+    """What went wrong on rank 0; '' if nothing did."""
+    failed = broadcast(torch.tensor(float(bool(problem))))
+    return (problem or 'rank 0 could not write it') if failed else ''
+
+
+def _remove(path: Path) -> None:
+    """Delete an outdated checkpoint; one that cannot be deleted only takes room."""
+    try:
+        remove_checkpoint(path)
+    except OSError as error:
+        print_log(f'{path} is outdated and cannot be deleted ({error}); delete it by hand',
+                  logger='current', level=logging.WARNING)
 
 
 def _is_skipped(runner) -> bool:

@@ -46,7 +46,7 @@ class FeatureQueue(nn.Module):
     def push(self, rows: Tensor, count: Optional[Tensor] = None) -> None:
         """Add rows; the first row counts as the newest.
 
-        A row that is not finite is not stored; what was in its place stays.
+        If a row is not finite, none is stored: the step that it comes from does not count.
 
         Args:
             rows (Tensor): Shape (R, *shape); only the first ``size`` rows are kept.
@@ -61,11 +61,12 @@ class FeatureQueue(nn.Module):
                              f'{tuple(rows.shape)}')
         rows = rows[:self.size].to(self.features.dtype)
         index = torch.arange(len(rows), device=rows.device)
-        stored = len(rows) if count is None else count.clamp(max=len(rows))
+        stored = torch.as_tensor(len(rows), device=rows.device) if count is None else count.clamp(
+            max=len(rows))
+        is_finite = rows.flatten(1).isfinite().all(dim=1) | (index >= stored)
+        stored = stored * is_finite.all()
         places = (self.cursor + stored - 1 - index) % self.size
-        is_new = rows.flatten(1).isfinite().all(dim=1)
-        if count is not None:
-            is_new &= index < stored  # the others' places hold the newest old rows
+        is_new = index < stored  # the places of others hold the newest old rows
         is_new = is_new.view(-1, *[1] * (rows.ndim - 1))
         self.features[places] = torch.where(is_new, rows, self.features[places])
         self.cursor.copy_((self.cursor + stored) % self.size)
