@@ -13,7 +13,7 @@ from mmengine.model import is_model_wrapper
 
 from cotap_mm.errors import UserError
 from cotap_mm.files import whole_file
-from cotap_mm.ops import rank
+from cotap_mm.ops import broadcast, rank
 from cotap_mm.registry import HOOKS
 
 _ADVICE = ("lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or "
@@ -101,6 +101,8 @@ class NonFiniteHook(Hook):
             return f'{path} holds what is needed to look into it'
         except (OSError, RuntimeError) as error:  # PyTorch's archive writer raises the latter
             return f'The bundle that shows what happened could not be written ({error})'
+        finally:  # a rank that ends now would end the others, in the middle of writing
+            broadcast(torch.zeros(()))
 
     @staticmethod
     def _write_bundle(runner, data_batch: Any, ranks: List[dict]) -> Path:
