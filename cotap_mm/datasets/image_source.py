@@ -114,10 +114,15 @@ class EncodedImages:
     Args:
         names (list[str]): Name of each image.
         value_range: See :class:`ImageList`.
+
+    Attributes:
+        ranges (EncodedImages, optional): Source whose range is taken, see
+            :class:`JoinedImages`.
     """
 
     def __init__(self, names: List[str], value_range: Option = 'auto') -> None:
         self.names = names
+        self.ranges: Optional[EncodedImages] = None
         self.value_range = check_option(value_range)
         self._found: Optional[Tuple[Option]] = None
 
@@ -152,6 +157,8 @@ class EncodedImages:
         """
         if not (isinstance(self.value_range, str) and self.value_range == 'auto'):
             return self.value_range
+        if self.ranges is not None:
+            return self.ranges.found_range()
         if self._found is None:
             deep = [index for index, name in enumerate(self.names)
                     if suffix_of(name) in DEEP_SUFFIXES]
