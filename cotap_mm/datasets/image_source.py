@@ -23,6 +23,7 @@ from mmengine.logging import print_log
 from cotap_mm.files import UnusableFile, name_bytes, printable, read_regular
 from cotap_mm.registry import DATASETS
 
+from .fingerprints import fingerprint_of, range_key
 from .image_decoding import (
     MAX_IMAGE_BYTES,
     BadImage,
@@ -38,7 +39,7 @@ from .value_range import Option, ValueRange, check_option, find_range, is_usual
 
 __all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageFiles', 'ImageList',
            'UnreadImage',
-           'decode_image', 'fingerprint_of', 'prepare', 'read_image', 'to_rgb']
+           'decode_image', 'fingerprint_of', 'prepare', 'range_key', 'read_image', 'to_rgb']
 _BLOCK = 1024  # files that one thread asks the disk for
 _SAMPLED = 64  # images whose values are looked at
 
@@ -77,26 +78,6 @@ def read_image_bytes(path: Union[str, Path]) -> bytes:
         raise BadImage(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
         raise UnreadImage(f'{printable(path)}: {type(error).__name__}: {error}') from error
-
-
-def fingerprint_of(source: Any) -> str:
-    """Digest of an image source that tells whether its images have been changed.
-
-    Args:
-        source (object): Image source; names alone count if it has no ``fingerprint()``.
-
-    Returns:
-        str: Hexadecimal digits; computed once for each object.
-    """
-    known = getattr(source, '_fingerprint', None)
-    if known is None:
-        if hasattr(source, 'fingerprint'):
-            known = source.fingerprint()
-        else:
-            names = '\n'.join(source.name(index) for index in range(len(source)))
-            known = hashlib.sha256(name_bytes(names)).hexdigest()
-        source._fingerprint = known
-    return known
 
 
 def prepare(source: Any) -> Option:
@@ -264,11 +245,6 @@ class ImageFiles(EncodedImages):
 
     def title(self, index: int) -> str:
         return self.names[index]
-
-
-def range_key(value_range: Option) -> bytes:
-    """What a range adds to a digest; nothing where all images have 8 bits."""
-    return b'' if isinstance(value_range, str) else f'{value_range}\n'.encode()
 
 
 def _file_facts(root: str, names: List[str]) -> bytes:
