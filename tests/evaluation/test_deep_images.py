@@ -5,6 +5,7 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder
 from mmengine.config import Config
 from PIL import Image
+from tool_loading import load_tool
 
 from cotap_mm.evaluation import VideoClips, load_data
 from cotap_mm.evaluation.label_propagation import label_propagation, propagate
@@ -144,6 +145,24 @@ def test_images_of_mmsegmentation_are_those_of_8_bits(tmp_path, kind, wrap):
         for index, pixels in enumerate(bright_and_dark()):
             found = part[index]['image'].numpy()
             assert found.dtype == np.uint8 and np.abs(found - pixels).max() <= 1
+
+
+def test_the_range_of_data_is_an_option(tmp_path):
+    write_images(tmp_path / 'images/val', '12 bits in 16')
+    write_labels(tmp_path / 'labels/val')
+    data = load_data('folder', tmp_path, ['a', 'b', 'c'], value_range=(0, 16380))
+    assert data.val[0]['image'].max() == 64  # 4095 of 16380
+    with pytest.raises(ValueError, match="value_range must be 'auto', None, "):
+        load_data('folder', tmp_path, ['a', 'b', 'c'], value_range=(3, 1))
+
+
+def test_results_of_other_ranges_are_other_files(tmp_path):
+    tool = load_tool('evaluate')
+    data = load_data('toy')
+    names = [tool.result_file(tool.parse_args(['x', '--protocol', 'knn', '--data', 'toy', *more]),
+                              'knn', data, 'x', PixelEncoder(), {}).name
+             for more in ([], ['--value-range', '0', '9'], ['--value-range', '0', '8'])]
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize('name', ['folder', 'config', 'classes'])
