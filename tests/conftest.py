@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.logging import MMLogger
 
 import cotap_mm  # noqa: F401  (before anybody imports mmpretrain.models: see compat.py)
 
@@ -18,6 +19,15 @@ def shared_data():
     if not (SHARED / 'data').is_dir():
         pytest.skip(f'{_NEEDS_SHARED} (COTAP_SHARED_DIR names the folder)')
     return SHARED
+
+
+@pytest.fixture
+def log(caplog):
+    """What is printed through MMEngine's logger, which hands nothing on to Python's root."""
+    logger = MMLogger.get_current_instance()
+    logger.addHandler(caplog.handler)
+    yield caplog
+    logger.removeHandler(caplog.handler)
 
 
 @pytest.hookimpl(hookwrapper=True)

@@ -58,6 +58,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--root', help='folder of the data')
     parser.add_argument('--classes', nargs='+', help="class names of --data folder")
     parser.add_argument('--limit', type=positive_int, help='at most this many images of each part')
+    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
+                        'images of more than 8 bits: values that become black and white (default: '
+                        'found from the images)')
     parser.add_argument('--image-size', type=positive_int, nargs='+', metavar='PIXELS',
                         help='side of a square, or height and width')
     parser.add_argument('--set', nargs='+', action=KeyValues, default={}, metavar='KEY=VALUE',
@@ -131,6 +134,8 @@ def result_file(args: argparse.Namespace, protocol: str, data: EvaluationData, n
     key = [protocol, place, name, encoder.weights_hash(), type(encoder).__name__, args.num_heads,
            getattr(getattr(encoder, 'network', None), 'neck', None) is not None, sizes,
            sorted((key, str(value)) for key, value in options.items())]
+    if args.value_range:
+        key.append(args.value_range)
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
     plain = re.sub(r'[^A-Za-z0-9._-]+', '-', f'{protocol}_{data.name}_{name}')
     return Path(args.out) / f'{plain}_{digest}.json'
@@ -140,7 +145,8 @@ def measure(args: argparse.Namespace) -> List[Result]:
     """All protocols of all backbones."""
     check_arguments(args)
     backbones = parse_backbones([*args.backbones, *args.compare])
-    data = load_data(args.data, args.root, args.classes, args.limit)
+    data = load_data(args.data, args.root, args.classes, args.limit,
+                     args.value_range or 'auto')
     results = []
     for name, checkpoint, output in backbones:
         torch.manual_seed(args.seed)

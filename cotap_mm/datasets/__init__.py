@@ -7,12 +7,12 @@ from .neighbors import load_neighbors, save_neighbors
 from .packed_images import PackedImages, image_source, open_images, pack_images
 from .samplers import Visit, VisitSampler
 from .toy_scenes import ToyScenes
-from .transforms import MultiCrop
+from .transforms import LoadImage, MultiCrop
 from .workers import start_worker
 
 __all__ = [
-    'BadImage', 'GlobalEncoder', 'ImageList', 'MultiCrop', 'NeighborPairs', 'PackedImages',
-    'ToyScenes', 'Visit', 'VisitSampler', 'build_neighbors', 'ensure_neighbors', 'image_source',
-    'load_neighbors', 'open_images', 'pack_images', 'read_image', 'save_neighbors',
-    'search_neighbors', 'start_worker'
+    'BadImage', 'GlobalEncoder', 'ImageList', 'LoadImage', 'MultiCrop', 'NeighborPairs',
+    'PackedImages', 'ToyScenes', 'Visit', 'VisitSampler', 'build_neighbors', 'ensure_neighbors',
+    'image_source', 'load_neighbors', 'open_images', 'pack_images', 'read_image',
+    'save_neighbors', 'search_neighbors', 'start_worker'
 ]

@@ -11,7 +11,7 @@ import io
 import logging
 import os
 from pathlib import Path
-from typing import Callable, Optional, Union
+from typing import Callable, NamedTuple, Optional, Union
 
 import cv2
 import numpy as np
@@ -90,6 +90,26 @@ def decode_image(data: bytes, enough: Enough, name: Union[str, Path],
     # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise BadImage(f'{printable(name)}: {type(error).__name__}: {error}') from error
+
+
+class Header(NamedTuple):
+    """Size of an image as it is shown, and whether its values have more than 8 bits."""
+    height: int
+    width: int
+    is_deep: bool
+
+
+def image_header(data: bytes) -> Header:
+    """What a file's content states without being decoded.
+
+    Raises:
+        Exception: Of any type, if it is not an image.
+    """
+    with _opened(data) as image:
+        width, height = image.size
+        if _orientation(image) >= 5:
+            width, height = height, width
+        return Header(height, width, _is_deep(image))
 
 
 def sample_image(data: bytes) -> Optional[Samples]:
@@ -266,11 +286,15 @@ def _scaled(values: Samples, pixels: np.ndarray, name: str, value_range: Option)
     return to_8_bits(pixels, _chosen(values, name, check_option(value_range)))
 
 
-def _is_turned(image: Image.Image) -> bool:
+def _orientation(image: Image.Image) -> int:
     try:
-        return image.getexif().get(_ORIENTATION, 1) != 1
+        return image.getexif().get(_ORIENTATION, 1)
     except Exception:  # pixels are fine, only the note on the camera is damaged
-        return False
+        return 1
+
+
+def _is_turned(image: Image.Image) -> bool:
+    return _orientation(image) != 1
 
 
 def _upright(image: Image.Image) -> Image.Image:

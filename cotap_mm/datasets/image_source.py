@@ -23,6 +23,7 @@ from mmengine.logging import print_log
 from cotap_mm.files import UnusableFile, name_bytes, printable, read_regular
 from cotap_mm.registry import DATASETS
 
+from .fingerprints import fingerprint_of, range_key
 from .image_decoding import (
     MAX_IMAGE_BYTES,
     BadImage,
@@ -38,7 +39,7 @@ from .value_range import Option, ValueRange, check_option, find_range, is_usual
 
 __all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageFiles', 'ImageList',
            'UnreadImage',
-           'decode_image', 'fingerprint_of', 'prepare', 'read_image', 'to_rgb']
+           'decode_image', 'fingerprint_of', 'prepare', 'range_key', 'read_image', 'to_rgb']
 _BLOCK = 1024  # files that one thread asks the disk for
 _SAMPLED = 64  # images whose values are looked at
 
@@ -79,26 +80,6 @@ def read_image_bytes(path: Union[str, Path]) -> bytes:
         raise UnreadImage(f'{printable(path)}: {type(error).__name__}: {error}') from error
 
 
-def fingerprint_of(source: Any) -> str:
-    """Digest of an image source that tells whether its images have been changed.
-
-    Args:
-        source (object): Image source; names alone count if it has no ``fingerprint()``.
-
-    Returns:
-        str: Hexadecimal digits; computed once for each object.
-    """
-    known = getattr(source, '_fingerprint', None)
-    if known is None:
-        if hasattr(source, 'fingerprint'):
-            known = source.fingerprint()
-        else:
-            names = '\n'.join(source.name(index) for index in range(len(source)))
-            known = hashlib.sha256(name_bytes(names)).hexdigest()
-        source._fingerprint = known
-    return known
-
-
 def prepare(source: Any) -> Option:
     """Find the range of values of a source before other processes get copies of it.
 
@@ -114,10 +95,15 @@ class EncodedImages:
     Args:
         names (list[str]): Name of each image.
         value_range: See :class:`ImageList`.
+
+    Attributes:
+        ranges (EncodedImages, optional): Source whose range is taken, see
+            :class:`JoinedImages`.
     """
 
     def __init__(self, names: List[str], value_range: Option = 'auto') -> None:
         self.names = names
+        self.ranges: Optional[EncodedImages] = None
         self.value_range = check_option(value_range)
         self._found: Optional[Tuple[Option]] = None
 
@@ -152,6 +138,8 @@ class EncodedImages:
         """
         if not (isinstance(self.value_range, str) and self.value_range == 'auto'):
             return self.value_range
+        if self.ranges is not None:
+            return self.ranges.found_range()
         if self._found is None:
             deep = [index for index, name in enumerate(self.names)
                     if suffix_of(name) in DEEP_SUFFIXES]
@@ -257,11 +245,6 @@ class ImageFiles(EncodedImages):
 
     def title(self, index: int) -> str:
         return self.names[index]
-
-
-def range_key(value_range: Option) -> bytes:
-    """What a range adds to a digest; nothing where all images have 8 bits."""
-    return b'' if isinstance(value_range, str) else f'{value_range}\n'.encode()
 
 
 def _file_facts(root: str, names: List[str]) -> bytes:

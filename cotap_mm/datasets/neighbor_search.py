@@ -182,7 +182,7 @@ def ensure_neighbors(cfg: Config, work_dir: 'str | Path', device: Optional[str] 
 
     The initial backbone of the config computes the features. The file is kept in
     ``work_dir``, which all ranks must see, and used again while backbone and images, by their
-    names, sizes and times of change, stay the same.
+    names, sizes and times of change (or contents, see :mod:`.fingerprints`), stay the same.
 
     Args:
         cfg (Config): Changed in place (``train_dataloader.dataset``).
@@ -219,10 +219,10 @@ def warn_of_changed_images(path: 'str | Path', source) -> None:
         then = neighbor_meta(path).get('images')
     except (OSError, ValueError):  # those who read the file say so
         return
-    if then is not None and then != fingerprint_of(source):
-        print_log(f'images have been changed since {path} was built (their sizes or times '
-                  'differ); it is used all the same, since this run was begun with it. A new run '
-                  'in another work folder finds neighbors again', logger='current',
+    if then is not None and then != fingerprint_of(source, like=then):
+        print_log(f'images have been changed since {path} was built (their contents, sizes or '
+                  'times differ); it is used all the same, since this run was begun with it. A new '
+                  'run in another work folder finds neighbors again', logger='current',
                   level=logging.WARNING)
 
 

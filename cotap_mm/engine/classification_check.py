@@ -2,6 +2,7 @@
 from __future__ import annotations
 
 import os
+from itertools import islice
 from pathlib import Path
 from typing import Any, List
 
@@ -15,6 +16,7 @@ from .dataset_findings import (
     missing_files,
     spread,
 )
+from .depth_check import look_at_depth
 
 
 def check_classification(part: Part, findings: Findings) -> None:
@@ -86,18 +88,20 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
         return
     images = []
     for folder in spread(folders, SAMPLE):
-        first = next((file for file in folder.rglob('*')
-                      if file.name.lower().endswith(dataset.extensions)), None)
-        if first is None:
+        files = (str(file) for file in folder.rglob('*')
+                 if file.name.lower().endswith(dataset.extensions))
+        some = list(islice(files, max(1, SAMPLE // len(folders))))
+        if not some:
             findings.errors.append(f'{part}: the class folder {folder} has no image ending with '
                                    f'{", ".join(sorted(dataset.extensions))}')
             return
-        images.append(str(first))
+        images += some
     _check_files(part, images, findings)
     _compare(part, len(folders), f'{root} has {len(folders)} class folders', findings)
 
 
 def _check_files(part: Part, images: List[str], findings: Findings) -> None:
+    look_at_depth(part, images, findings)
     for path in look_through(images):
         try:
             image_size(path)

@@ -5,7 +5,11 @@ import time
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
+
+from cotap_mm.datasets.image_decoding import image_header
+from cotap_mm.datasets.image_source import read_image_bytes
+from cotap_mm.datasets.value_range import Samples
 
 SAMPLE = 64  # files of a data set that are opened in any case
 SECONDS = 5.0  # spent on opening more of them, so that small data sets are seen whole
@@ -21,12 +25,14 @@ class Findings:
         warnings (list): What is suspicious.
         class_orders (dict): Name of a part -> the part, and its classes in the order in which
             they are numbered.
+        deep_images (list): Images with more than 8 bits among those that were looked at.
     """
 
     def __init__(self) -> None:
         self.errors: List[str] = []
         self.warnings: List[str] = []
         self.class_orders: Dict[str, Tuple[Part, Tuple[str, ...]]] = {}
+        self.deep_images: List[DeepImage] = []
 
 
 class Part(NamedTuple):
@@ -47,13 +53,20 @@ class Part(NamedTuple):
 
     def reads_labels(self) -> bool:
         """Whether the pipeline loads annotations in the library's usual way."""
-        return any(_name(step) == 'LoadAnnotations' for step in steps_of(
+        return any(name_of(step) == 'LoadAnnotations' for step in steps_of(
             self.config.get('pipeline')))
 
     def option(self, key: str) -> bool:
         """Whether a step that loads annotations has an option switched on."""
-        return any(_name(step) == 'LoadAnnotations' and step.get(key)
+        return any(name_of(step) == 'LoadAnnotations' and step.get(key)
                    for step in steps_of(self.config.get('pipeline')))
+
+
+class DeepImage(NamedTuple):
+    """An image with more than 8 bits: its data set, its path, and some of its values."""
+    part: Part
+    path: str
+    values: Samples
 
 
 def steps_of(pipeline: Any) -> Iterator[Dict[str, Any]]:
@@ -100,10 +113,19 @@ def image_size(path: str) -> Tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
             turned = image.getexif().get(_ORIENTATION, 1) >= 5
+    except UnidentifiedImageError as error:  # perhaps a TIFF that only OpenCV reads
+        try:
+            return image_header(read_image_bytes(path))[:2]
+        except Exception:
+            raise _unreadable(path, error) from error
     except Exception as error:  # decoders raise many types
-        raise ValueError(f'image {path} cannot be read ({type(error).__name__}: {error}); remove '
-                         'it, or replace it') from error
+        raise _unreadable(path, error) from error
     return (width, height) if turned else (height, width)
+
+
+def _unreadable(path: str, error: Exception) -> ValueError:
+    return ValueError(f'image {path} cannot be read ({type(error).__name__}: {error}); remove it, '
+                      'or replace it')
 
 
 def missing_files(paths: Sequence[str]) -> List[str]:
@@ -123,6 +145,7 @@ def names(values: Sequence[Any], most: int = 12) -> str:
     return ', '.join(map(str, values[:most])) + more
 
 
-def _name(step: Any) -> str:
+def name_of(step: Any) -> str:
+    """Type of a step without its scope."""
     kind = step.get('type') if isinstance(step, dict) else step
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

@@ -17,6 +17,7 @@ from .dataset_findings import (
     names,
     spread,
 )
+from .depth_check import look_at_depth
 
 
 def check_detection(part: Part, findings: Findings) -> None:
@@ -192,6 +193,7 @@ def _check_images(part: Part, paths: List[str], findings: Findings) -> None:
         findings.errors.append(f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
                                'relative to data_root)')
         return
+    look_at_depth(part, paths, findings)
     for path in look_through(paths):
         try:
             image_size(path)

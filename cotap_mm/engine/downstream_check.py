@@ -19,6 +19,7 @@ from cotap_mm.datasets.wrapped import inner_datasets
 from .backbones import wrapper_and_model
 from .classification_check import check_classification
 from .dataset_findings import Findings, Part
+from .depth_check import judge_depth, range_of, set_value_range
 from .detection_check import check_detection, compare_parts
 from .segmentation_check import check_segmentation
 
@@ -38,21 +39,26 @@ def prepare_downstream(config: Config) -> None:
     """Refuse data that a downstream run could not use, and warn about suspicious ones.
 
     Args:
-        config (Config): Of MMSegmentation, MMDetection or MMPretrain; not changed. A config
-            without ``train_dataloader`` is tested, and its test data are looked at.
+        config (Config): Of MMSegmentation, MMDetection or MMPretrain. Changed only if images
+            have more than 8 bits, see :func:`.set_value_range`. A config without
+            ``train_dataloader`` is tested, and its test data are looked at.
 
     Raises:
         ValueError: With all problems; the same on every rank.
     """
     _refuse_augmented(config)
-    found = [look_at(config)] if is_main_process() else [None]
+    found = [None]
+    if is_main_process():
+        findings = _examine(config)
+        found = [(*_sentences(findings), range_of(findings))]
     broadcast_object_list(found)
-    errors, warnings = found[0]
+    errors, warnings, value_range = found[0]
     for sentence in warnings:
         print_log(sentence, logger='current', level=logging.WARNING)
     if errors:
         raise ValueError('\n  '.join(['the data cannot be used:', *errors]) if len(errors) > 1
                          else errors[0])
+    set_value_range(config, value_range)
 
 
 def look_at(config: Config) -> Tuple[List[str], List[str]]:
@@ -64,10 +70,18 @@ def look_at(config: Config) -> Tuple[List[str], List[str]]:
     Returns:
         tuple: What makes the run impossible, and what is suspicious.
     """
+    return _sentences(_examine(config))
+
+
+def _sentences(findings: Findings) -> Tuple[List[str], List[str]]:
+    return list(dict.fromkeys(findings.errors)), list(dict.fromkeys(findings.warnings))
+
+
+def _examine(config: Config) -> Findings:
     findings = Findings()
     check = _CHECKS.get(config.get('default_scope', ''))
     if check is None:
-        return [], []
+        return findings
     parts: List[Part] = []
     for name in ('train', 'val') if config.get('train_dataloader') else ('test', ):
         loader = config.get(f'{name}_dataloader')
@@ -83,7 +97,8 @@ def look_at(config: Config) -> Tuple[List[str], List[str]]:
         _look_at_part(check, part, findings)
     if check is check_detection:
         compare_parts(findings)
-    return list(dict.fromkeys(findings.errors)), list(dict.fromkeys(findings.warnings))
+    judge_depth(findings)
+    return findings
 
 
 def heads_of(model: Any, key: str = 'model') -> Iterator[Head]:

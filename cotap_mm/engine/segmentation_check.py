@@ -15,6 +15,7 @@ from .dataset_findings import (
     missing_files,
     names,
 )
+from .depth_check import look_at_depth
 
 
 def check_segmentation(part: Part, findings: Findings) -> None:
@@ -45,6 +46,7 @@ def check_segmentation(part: Part, findings: Findings) -> None:
     if gone:
         findings.errors.append(f'{part}: {counted(gone, len(infos), "images")}')
         return
+    look_at_depth(part, [info['img_path'] for info in infos], findings)
     _check_heads(part, dataset, findings)
     if part.reads_labels():
         _check_masks(part, dataset, infos, findings)

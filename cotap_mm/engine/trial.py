@@ -102,12 +102,14 @@ def run_trial(runner: Runner) -> Dict[str, float]:
             f'a step does not fit into the memory of the GPU ({error}). Lower '
             'train_dataloader.batch_size, or set model.backbone.with_cp=True') from error
     on_gpu = torch.cuda.is_available()
+    loader = runner.train_dataloader  # without batch_size where it has a batch_sampler
+    batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
     count = sum(param.numel() for param in runner.model.parameters() if param.requires_grad)
     return dict(
         seconds=statistics.median(watch.seconds[1:] or watch.seconds),
         waiting=statistics.median(watch.waiting[1:] or watch.waiting),
         iterations=runner.max_iters, parameters=count,
-        samples=runner.train_dataloader.batch_size * world_size(),
+        samples=batch * world_size(),
         memory=torch.cuda.max_memory_allocated() if on_gpu else peak_bytes(),
         available=torch.cuda.get_device_properties(0).total_memory if on_gpu else 0)
 

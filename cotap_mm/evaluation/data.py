@@ -34,6 +34,8 @@ from torchvision.datasets import ImageFolder
 
 from cotap_mm.datasets import ToyScenes
 from cotap_mm.datasets.image_source import ImageFiles
+from cotap_mm.datasets.joined_images import share_range
+from cotap_mm.datasets.value_range import Option
 from cotap_mm.registry import DATASETS
 
 from .labeled_images import ImageMaskFolder, LabeledScenes
@@ -72,18 +74,20 @@ class ClassFolder:
         root (str | Path): Folder of class folders.
         crop (int): Side of the crop in pixels; the short side becomes crop * 256 / 224.
             Defaults to 224.
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``.
 
     Raises:
         FileNotFoundError: If there is no folder with images.
     """
 
-    def __init__(self, root: Union[str, Path], crop: int = 224) -> None:
+    def __init__(self, root: Union[str, Path], crop: int = 224,
+                 value_range: Option = 'auto') -> None:
         if not Path(root).is_dir():
             raise FileNotFoundError(f'{root} does not exist; it should hold a folder for each '
                                     'class')
         found = ImageFolder(str(root))  # raises FileNotFoundError for an empty class
         self.classes, self.samples, self.crop = tuple(found.classes), found.samples, crop
-        self.images = ImageFiles([path for path, _ in found.samples])
+        self.images = ImageFiles([path for path, _ in found.samples], value_range)
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -126,7 +130,8 @@ class Subset:
 
 def load_data(name: str, root: Optional[Union[str, Path]] = None,
               classes: Optional[Sequence[str]] = None,
-              limit: Optional[int] = None) -> EvaluationData:
+              limit: Optional[int] = None,
+              value_range: Option = 'auto') -> EvaluationData:
     """Find a data set by name.
 
     Args:
@@ -135,13 +140,17 @@ def load_data(name: str, root: Optional[Union[str, Path]] = None,
             configs expect it, below ``data``.
         classes (sequence, optional): Class names of ``folder``.
         limit (int, optional): At most this many images of each part, evenly spread.
+        value_range: How values of more than 8 bits become 0 to 255, see
+            :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one range that is
+            found from the images of train and val together.
 
     Returns:
         EvaluationData: The data sets and their classes.
 
     Raises:
         FileNotFoundError: If folders or files are missing.
-        ValueError: If the name is unknown, or ``folder`` comes without classes.
+        ValueError: If the name is unknown, ``folder`` comes without classes, or
+            ``value_range`` has the wrong form.
     """
     if name.endswith('.py'):
         found = _of_config(name)
@@ -155,6 +164,7 @@ def load_data(name: str, root: Optional[Union[str, Path]] = None,
     else:
         raise ValueError(f'data must be one of {", ".join(_LOADERS)}, or a config file of '
                          f'MMSegmentation, got {name!r}')
+    share_range((found.train, found.val), value_range)
     if limit is not None:
         found = found._replace(
             val=Subset(found.val, limit), train=found.train and Subset(found.train, limit))

@@ -12,6 +12,7 @@ from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from cotap_mm import signals
+from cotap_mm.datasets.joined_images import share_range
 from cotap_mm.engine.sharding import refuse_sharded
 from cotap_mm.ops import world_size
 from cotap_mm.registry import HOOKS
@@ -98,6 +99,7 @@ class EvaluationHook(Hook):
         self.data = EvaluationData(
             'val', found.kind, [str(i) for i in range(num_classes)], build_labeled(val),
             None if train is None else build_labeled(train))
+        share_range((self.data.train, self.data.val))
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
         self.history: List[Tuple[int, Tuple[str, str], Result]] = []

@@ -26,13 +26,14 @@ from mmengine.logging import print_log
 from scipy import ndimage
 from torch import Tensor
 
+from cotap_mm.datasets.value_range import Option
 from cotap_mm.ops import all_reduce_sum, gather_rows
 
 from .batches import my_share, with_progress
 from .encoder import Encoder, normalize_images
 from .label_files import IGNORE_LABEL
 from .pictures import Picture, Size, resize_image, to_pixels
-from .video_clips import Clip
+from .video_clips import Clip, with_one_range
 
 _ROUNDING = 1e-5  # of shares of labels, which add up to 1, in float32
 # Entries of the affinity that are computed at a time: 64 MB of float32.
@@ -93,7 +94,8 @@ def label_propagation(encoder: Encoder,
         if not len(clip.scored):
             continue
         masks = propagate(encoder, clip.frames, clip.mask(0), short_side, multiple, num_previous,
-                          radius, topk, temperature, image_size, batch_size)
+                          radius, topk, temperature, image_size, batch_size,
+                          getattr(clip, 'value_range', 'auto'))
         scores, unlabeled = _score_clip(clip, masks)
         rows += [[index, *each] for each in scores]
         num_unlabeled += unlabeled
@@ -126,7 +128,8 @@ def propagate(encoder: Encoder,
               topk: int = 5,
               temperature: float = 0.1,
               image_size: Optional[Size] = None,
-              batch_size: int = 4) -> Iterator[Tensor]:
+              batch_size: int = 4,
+              value_range: Option = 'auto') -> Iterator[Tensor]:
     """Carry the mask of the first frame through a clip; needs no other mask.
 
     ::
@@ -140,6 +143,7 @@ def propagate(encoder: Encoder,
             shape (H, W). 0 competes with the objects as one of them.
         short_side, multiple, num_previous, radius, topk, temperature, image_size, batch_size:
             As in :func:`label_propagation`.
+        value_range: Of a list of files, see :class:`~cotap_mm.datasets.ImageList`.
 
     Yields:
         Tensor: The mask of each frame, the first one's unchanged, int64, shape (H, W), on
@@ -163,6 +167,7 @@ def propagate(encoder: Encoder,
     if mask.ndim != 2 or bool((mask == IGNORE_LABEL).all()):
         raise ValueError('first_mask must have shape (H, W) and values besides 255, got '
                          f'{tuple(mask.shape)}')
+    frames = with_one_range(frames, value_range)
     if image_size is None:
         height, width = to_pixels(frames[0]).shape[1:]
         image_size = frame_size(height, width, short_side, multiple)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from cotap_mm.datasets import ImageList
+from cotap_mm.datasets.value_range import Option
 from cotap_mm.registry import DATASETS, build
 
 from .label_files import IGNORE_LABEL, read_label
@@ -31,6 +32,7 @@ class ImageMaskFolder:
             images are resized, in pixels. Defaults to None (as they are).
         limit (int, optional): Keep this many images, evenly spread over the sorted
             names. Defaults to None (all).
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``.
 
     Raises:
         FileNotFoundError: If there is no image, or an image has no mask.
@@ -41,10 +43,11 @@ class ImageMaskFolder:
                  images: Union[str, Path],
                  labels: Union[str, Path],
                  image_size: Optional[Size] = None,
-                 limit: Optional[int] = None) -> None:
+                 limit: Optional[int] = None,
+                 value_range: Option = 'auto') -> None:
         if limit is not None and limit < 1:
             raise ValueError(f'limit must be positive or None (all), got {limit}')
-        self.images = ImageList(images)
+        self.images = ImageList(images, value_range=value_range)
         count = len(self.images)
         kept = count if limit is None else min(limit, count)
         self.indices = [i * count // kept for i in range(kept)]

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import ConcatDataset
 
-from cotap_mm.datasets import read_image
+from cotap_mm.datasets.image_source import ImageFiles
+from cotap_mm.datasets.joined_images import JoinedImages
 from cotap_mm.datasets.wrapped import inner_datasets
 
 from .label_files import IGNORE_LABEL, read_label
@@ -20,6 +21,9 @@ class MMSegImages:
 
     Args:
         dataset (BaseSegDataset): Finds files and maps labels.
+
+    Attributes:
+        images (ImageFiles): The images, scaled from one range of values.
     """
 
     def __init__(self, dataset: Any) -> None:
@@ -28,6 +32,10 @@ class MMSegImages:
         if not self.classes:
             raise ValueError(f'{type(dataset).__name__} has no class names; give them as '
                              "metainfo=dict(classes=('NAME', ...))")
+        # The list itself where there is one: get_data_info copies, and COCO has 118,000 images.
+        infos = getattr(dataset, 'data_list', None) or map(dataset.get_data_info,
+                                                           range(len(dataset)))
+        self.images = ImageFiles([info['img_path'] for info in infos])
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -35,7 +43,7 @@ class MMSegImages:
     def __getitem__(self, index: int) -> Dict[str, Tensor]:
         """Image (uint8, (3, H, W)) and label (int64, (H, W), 255 ignored)."""
         info = self.dataset.get_data_info(index)
-        image = to_pixels(read_image(info['img_path']))
+        image = to_pixels(self.images.read(index))
         label = read_label(info['seg_map_path'], (image.shape[1], image.shape[2]))
         return dict(image=image, label=map_label(label, info))
 
@@ -68,12 +76,14 @@ class ConcatenatedImages(ConcatDataset):
     """Several data sets of labeled images with the same classes, one after the other.
 
     Args:
-        parts (sequence[MMSegImages]): At least one, none of them empty.
+        parts (sequence[MMSegImages]): At least one, none of them empty; their images are
+            scaled from one range of values.
     """
 
     def __init__(self, parts: Sequence[MMSegImages]) -> None:
         super().__init__(parts)
         self.classes = parts[0].classes
+        self.images = JoinedImages([part.images for part in parts])
 
     def label_file(self, index: int) -> str:
         """Path of a mask, for messages."""

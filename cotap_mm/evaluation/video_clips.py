@@ -2,14 +2,17 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Sequence, Tuple, Union
 
+import numpy as np
 from torch import Tensor
 
 from cotap_mm.datasets import ImageList
+from cotap_mm.datasets.image_source import ImageFiles
+from cotap_mm.datasets.value_range import Option
 from cotap_mm.registry import DATASETS
 
 from .label_files import IGNORE_LABEL, read_label
@@ -30,6 +33,8 @@ class Clip:
         scored (sequence): Indices of the frames whose masks are compared.
         background (bool): Whether 0 means "no object"; else it is a class as any other.
         binary (bool): Whether masks are 0 and 255, and 255 is the object. Defaults to False.
+        value_range: How values of more than 8 bits become 0 to 255, see
+            :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one range for the clip.
     """
     name: str
     frames: Sequence[Path]
@@ -37,6 +42,7 @@ class Clip:
     scored: Sequence[int]
     background: bool = True
     binary: bool = False
+    value_range: Option = 'auto'
 
     def mask(self, index: int) -> Tensor:
         """Objects or classes of a frame's pixels, 255 ignored; int64, shape (H, W)."""
@@ -57,6 +63,33 @@ class Clip:
         return sorted(values)
 
 
+class ClipFrames:
+    """Pixels of a clip's frames, read when they are asked for and scaled from one range.
+
+    Args:
+        frames (sequence): Image files.
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, found
+            from these files.
+    """
+
+    def __init__(self, frames: Sequence[Union[str, Path]], value_range: Option = 'auto') -> None:
+        self.images = ImageFiles(frames, value_range)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """RGB pixels, uint8, shape (H, W, 3)."""
+        return self.images.read(index)
+
+
+def with_one_range(frames: Sequence[Any], value_range: Option = 'auto') -> Sequence[Any]:
+    """:class:`ClipFrames` of a list of files; other pictures stay as they are."""
+    if isinstance(frames, (list, tuple)) and all(isinstance(each, (str, Path)) for each in frames):
+        return ClipFrames(frames, value_range)
+    return frames
+
+
 class VideoClips:
     """A list of clips. ``davis``, ``camvid`` and ``folder`` find them in folders.
 
@@ -64,20 +97,27 @@ class VideoClips:
 
     Args:
         clips (sequence): The clips.
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one
+            range for the frames of all clips.
     """
 
-    def __init__(self, clips: Sequence[Clip]) -> None:
+    def __init__(self, clips: Sequence[Clip], value_range: Option = 'auto') -> None:
         self.clips = list(clips)
+        self.images = ImageFiles([frame for clip in self.clips for frame in clip.frames],
+                                 value_range)
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> Clip:
-        return self.clips[index]
+        clip = self.clips[index]
+        if isinstance(clip.value_range, str):
+            clip = replace(clip, value_range=self.images.found_range())
+        return clip
 
     @classmethod
     def davis(cls, root: Union[str, Path], split: str = 'val',
-              resolution: str = '480p') -> VideoClips:
+              resolution: str = '480p', value_range: Option = 'auto') -> VideoClips:
         """DAVIS-2017, https://davischallenge.org; as there, first and last frame are not scored.
 
         Args:
@@ -85,6 +125,7 @@ class VideoClips:
                 ``ImageSets/2017/val.txt``.
             split (str): Name of the text file. Defaults to 'val'.
             resolution (str): Name of the two folders. Defaults to '480p'.
+            value_range: See the class. Defaults to ``'auto'``.
 
         Raises:
             FileNotFoundError: If the list, a clip, or the mask of a first frame is missing.
@@ -99,10 +140,10 @@ class VideoClips:
                                               Path(root) / 'Annotations' / resolution / name)
             scored = [index for index in masks if 0 < index < len(frames) - 1]
             clips.append(Clip(name, frames, masks, scored))
-        return cls(clips)
+        return cls(clips, value_range)
 
     @classmethod
-    def folder(cls, root: Union[str, Path]) -> VideoClips:
+    def folder(cls, root: Union[str, Path], value_range: Option = 'auto') -> VideoClips:
         """One clip of your own: ``root/frames/*`` and ``root/masks/*.png`` of the same names.
 
         Frames are in the order of the numbers in their names (2 before 10). The first needs
@@ -115,11 +156,12 @@ class VideoClips:
         frames, masks = _frames_and_masks(Path(root) / 'frames', Path(root) / 'masks')
         binary = set(read_label(masks[0]).unique().tolist()) == {0, IGNORE_LABEL}
         scored = [index for index in masks if index]
-        return cls([Clip(Path(root).resolve().name, frames, masks, scored, binary=binary)])
+        return cls([Clip(Path(root).resolve().name, frames, masks, scored, binary=binary)],
+                   value_range)
 
     @classmethod
     def camvid(cls, root: Union[str, Path], split: str = 'val',
-               max_length: int = 25) -> VideoClips:
+               max_length: int = 25, value_range: Option = 'auto') -> VideoClips:
         """Drives of CamVid: labelled frames in a row, classes instead of objects.
 
         File names are DRIVE_FRAME, such as 0001TP_006690 or Seq05VD_f00000. A drive is cut
@@ -131,6 +173,7 @@ class VideoClips:
             root (str | Path): Holds ``images/SPLIT`` and ``labels/SPLIT`` (PNG).
             split (str): Folder. Defaults to 'val'.
             max_length (int): Frames of a clip at most, >= 2. Defaults to 25.
+            value_range: See the class. Defaults to ``'auto'``.
 
         Raises:
             FileNotFoundError: If folders or a mask are missing.
@@ -153,7 +196,7 @@ class VideoClips:
                          for index, frame in enumerate(frames)}
                 clips.append(Clip(f'{drive}_{part[0][0]}', frames, masks,
                                   range(1, len(frames)), background=False))
-        return cls(clips)
+        return cls(clips, value_range)
 
 
 DATASETS.register_module('DAVISClips', module=VideoClips.davis)

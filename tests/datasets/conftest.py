@@ -1,7 +1,6 @@
 """Small image folders, and neighbours that can be told by heart."""
 import numpy as np
 import pytest
-from mmengine.logging import MMLogger
 from PIL import Image
 
 from cotap_mm.datasets import save_neighbors
@@ -55,12 +54,3 @@ def photos(tmp_path):
         pixels = np.full((20, 30, 3), 40 * i, dtype=np.uint8)
         Image.fromarray(pixels).save(folder / name)
     return folder
-
-
-@pytest.fixture
-def log(caplog):
-    """What is printed through MMEngine's logger, which hands nothing on to Python's root."""
-    logger = MMLogger.get_current_instance()
-    logger.addHandler(caplog.handler)
-    yield caplog
-    logger.removeHandler(caplog.handler)

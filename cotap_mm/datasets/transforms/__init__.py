@@ -1,3 +1,4 @@
+from .load_image import LoadImage
 from .multi_crop import MultiCrop
 
-__all__ = ['MultiCrop']
+__all__ = ['LoadImage', 'MultiCrop']

@@ -1,0 +1,95 @@
+"""Read images in pipelines of MMSegmentation, MMDetection and MMPretrain as everywhere here."""
+from __future__ import annotations
+
+from typing import Any, Dict, Optional
+
+import numpy as np
+
+from cotap_mm.registry import TRANSFORMS
+
+from ..image_decoding import BadImage, decode_image, image_header, sample_image
+from ..image_source import read_image_bytes
+from ..value_range import Option, check_option, find_range
+
+
+@TRANSFORMS.register_module()
+class LoadImage:
+    """Stands in for ``LoadImageFromFile``; values of more than 8 bits keep their contrast.
+
+    MMCV's transform shifts integers of 16 bits to 8, so that 12 bits are black, and fails on
+    floats. Here they are scaled linearly, and limits and formats are those of
+    :func:`cotap_mm.datasets.read_image`::
+
+        train_pipeline = [dict(type='cotap_mm.LoadImage', value_range=(0, 4095)), ...]
+
+    A transform sees one file at a time and cannot know the range of the data set. With
+    ``'auto'``, ``tools/train.py`` finds it from the training images and stores the numbers in
+    the config; without numbers only images with 8 bits are read.
+
+    Args:
+        value_range: (low, high), the values that become 0 and 255; three such pairs for red,
+            green and blue; None for the full range of the type; or ``'auto'``. Images with 8
+            bits stay as they are. Defaults to ``'auto'``.
+        to_float32 (bool): Whether ``img`` becomes float32, still 0 to 255. Defaults to False.
+        ignore_empty (bool): Whether an image that cannot be read is skipped, as by MMCV.
+            Defaults to False.
+        backend_args (dict, optional): Accepted for a local disk only. Defaults to None.
+
+    Raises:
+        ValueError: If ``value_range`` has the wrong form, or files are not on a local disk.
+    """
+
+    def __init__(self, value_range: Option = 'auto', to_float32: bool = False,
+                 ignore_empty: bool = False,
+                 backend_args: Optional[Dict[str, Any]] = None) -> None:
+        if backend_args and backend_args.get('backend', 'local') != 'local':
+            raise ValueError('cotap_mm.LoadImage reads from a local disk, got backend_args='
+                             f'{backend_args}; copy or mount the images')
+        self.value_range = check_option(value_range)
+        self.to_float32, self.ignore_empty = to_float32, ignore_empty
+
+    def __call__(self, results: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+        """Read ``results['img_path']``.
+
+        Args:
+            results (dict): Gets ``img``, BGR, uint8, shape (H, W, 3), and ``img_shape`` and
+                ``ori_shape``, (H, W).
+
+        Returns:
+            dict: The same; None for an unreadable image with ``ignore_empty``.
+
+        Raises:
+            BadImage: If the image cannot be read.
+            ValueError: If it has more than 8 bits, and ``value_range`` is ``'auto'``.
+        """
+        path = results['img_path']
+        try:
+            data = read_image_bytes(path)
+            pixels = decode_image(data, None, path, self._range_for(data, path))
+        except BadImage:
+            if self.ignore_empty:
+                return None
+            raise
+        image = np.ascontiguousarray(pixels[..., ::-1])  # RGB -> BGR
+        results['img'] = image.astype(np.float32) if self.to_float32 else image
+        results['img_shape'] = results['ori_shape'] = image.shape[:2]
+        return results
+
+    def _range_for(self, data: bytes, path: str) -> Option:
+        if not isinstance(self.value_range, str):
+            return self.value_range
+        try:
+            values = sample_image(data) if image_header(data).is_deep else None
+        except Exception:  # damaged, which the decoder reports
+            values = None
+        if values is None:
+            return self.value_range
+        raise ValueError(
+            f'{path} has more than 8 bits (values {find_range([values])}), so cotap_mm.LoadImage '
+            'needs value_range=(low, high), the same numbers for all images of training and '
+            'test; tools/train.py finds them from the training images, logs them, and stores '
+            'them in the config in its work folder')
+
+    def __repr__(self) -> str:
+        return (f'{type(self).__name__}(value_range={self.value_range!r}, to_float32='
+                f'{self.to_float32}, ignore_empty={self.ignore_empty})')

@@ -1,0 +1,105 @@
+"""Changed images are noticed by sizes and times, or by their contents on request."""
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cotap_mm import signals
+from cotap_mm.datasets import ImageList, PackedImages, ToyScenes, pack_images, save_neighbors
+from cotap_mm.datasets.image_source import fingerprint_of
+from cotap_mm.datasets.neighbor_search import warn_of_changed_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in 'abc':
+        save(tmp_path / 'images' / f'{name}.bmp', ord(name))
+    return tmp_path / 'images'
+
+
+def save(path, seed):
+    """A file whose size is the same for any content."""
+    path.parent.mkdir(exist_ok=True)
+    Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
+
+
+def replace(path):
+    """Other pixels; size and time of change stay."""
+    status = path.stat()
+    save(path, 0)
+    os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert path.stat().st_size == status.st_size
+
+
+def found(folder):
+    return fingerprint_of(ImageList(folder))
+
+
+@pytest.mark.parametrize('value, notices', [('1', True), ('0', False), ('', False),
+                                            (None, False)])
+def test_a_replaced_image_of_the_same_size_and_time(folder, monkeypatch, value, notices):
+    if value is not None:
+        monkeypatch.setenv('COTAP_HASH_IMAGES', value)
+    before = found(folder)
+    assert found(folder) == before
+    replace(folder / 'b.bmp')
+    assert (found(folder) != before) == notices
+
+
+def test_contents_do_not_depend_on_times_and_places(folder, tmp_path, monkeypatch):
+    times = found(folder)
+    monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
+    contents = found(folder)
+    assert contents != times
+    shutil.copytree(folder, tmp_path / 'copy', copy_function=shutil.copyfile)
+    os.utime(tmp_path / 'copy' / 'a.bmp', (1, 1))
+    assert found(tmp_path / 'copy') == contents
+    (tmp_path / 'copy' / 'a.bmp').rename(tmp_path / 'copy' / 'd.bmp')
+    assert found(tmp_path / 'copy') != contents
+    pytest.importorskip('lmdb')
+    pack_images(ImageList(folder), tmp_path / 'packed.lmdb')
+    assert fingerprint_of(PackedImages(tmp_path / 'packed.lmdb')) == contents
+
+
+def test_the_range_of_values_counts_too(folder, monkeypatch):
+    monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
+    assert fingerprint_of(ImageList(folder, value_range=(0, 9))) != found(folder)
+
+
+def test_sources_without_files_and_unreadable_files(folder, monkeypatch):
+    scenes = ToyScenes('memory', 2, image_size=32)
+    before = fingerprint_of(scenes)
+    monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
+    assert fingerprint_of(ToyScenes('memory', 2, image_size=32)) == before
+    source = ImageList(folder)
+    whole = found(folder)
+    (folder / 'a.bmp').unlink()
+    assert fingerprint_of(source) != whole
+
+
+def test_a_signal_ends_it(folder, monkeypatch):
+    monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
+    monkeypatch.setattr(signals, 'received', lambda: 15)
+    with pytest.raises(signals.Stopped):
+        found(folder)
+
+
+@pytest.mark.parametrize('hashed', ['0', '1'])
+def test_a_resumed_run_compares_as_its_neighbors_were_found(folder, tmp_path, monkeypatch, log,
+                                                            hashed):
+    """Whether or not the variable is set when it is resumed."""
+    monkeypatch.setenv('COTAP_HASH_IMAGES', hashed)
+    path = tmp_path / f'neighbors_patch_{"0" * 12}.npz'
+    save_neighbors(path, ['a.bmp', 'b.bmp', 'c.bmp'], np.array([[1], [2], [0]]),
+                   dict(images=found(folder)))
+    monkeypatch.setenv('COTAP_HASH_IMAGES', str(1 - int(hashed)))
+    warn_of_changed_images(path, ImageList(folder))
+    assert 'images have been changed' not in log.text
+    os.utime(folder / 'a.bmp', (1, 1))
+    warn_of_changed_images(path, ImageList(folder))
+    assert ('images have been changed' in log.text) == (hashed == '0')
+    save(folder / 'a.bmp', 0)
+    warn_of_changed_images(path, ImageList(folder))
+    assert 'images have been changed' in log.text

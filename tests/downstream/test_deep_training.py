@@ -1,0 +1,52 @@
+"""Trainings of other libraries on images of more than 8 bits, by tools/train.py."""
+import json
+
+import numpy as np
+import pytest
+from downstream.test_training import run, tool  # noqa: F401  (a fixture)
+from mmengine.config import Config
+from PIL import Image
+
+
+def to_12_bits(root):
+    """Each JPEG becomes a PNG of 16 bits, gray, with values up to 4095."""
+    for path in sorted(root.rglob('*.jpg')):
+        values = np.asarray(Image.open(path).convert('L'), dtype=float)
+        values = (values - values.min()) / (values.max() - values.min()) * 4095
+        Image.fromarray(values.round().astype(np.uint16)).save(path.with_suffix('.png'))
+        path.unlink()
+    for path in root.glob('*.json'):  # of COCO
+        found = json.loads(path.read_text())
+        for image in found['images']:
+            image['file_name'] = image['file_name'].replace('.jpg', '.png')
+        path.write_text(json.dumps(found))
+
+
+@pytest.mark.parametrize('name', ['camvid_linear', 'custom_mask-rcnn'])
+def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
+    """The library's transform is warned of; ours gets the range, which is stored."""
+    path, _ = run(name)
+    to_12_bits(tmp_path / 'data' / name.split('_')[0])
+    path.write_text(path.read_text().replace("img_suffix='.jpg'", "img_suffix='.png'"))
+    arguments = ['--work-dir', str(tmp_path / 'run'), '--init', str(tmp_path / 'init.pth')]
+    tool('train')([str(path), *arguments, '--check'])
+    said = capfd.readouterr()
+    warnings = [line for line in (said.out + said.err).splitlines()
+                if 'more than 8 bits, which LoadImageFromFile' in line]
+    assert len(warnings) == 2 and all(
+        "dict(type='cotap_mm.LoadImage', value_range=[0.0, 4095.0])" in line for line in warnings)
+
+    path.write_text(path.read_text().replace('LoadImageFromFile', 'cotap_mm.LoadImage'))
+    tool('train')([str(path), *arguments])
+    said = capfd.readouterr()
+    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said.out + said.err
+    assert 'which LoadImageFromFile' not in said.out + said.err
+    stored = Config.fromfile(tmp_path / 'run' / path.name)
+    for part in ('train', 'val', 'test'):
+        step = stored[f'{part}_dataloader'].dataset.pipeline[0]
+        assert step.type == 'cotap_mm.LoadImage' and step.value_range == [0, 4095]
+    checkpoint = next((tmp_path / 'run').glob('*.pth'))
+    with pytest.raises(SystemExit, match='test with the config that the training has stored'):
+        tool('test')([str(path), str(checkpoint), '--work-dir', str(tmp_path / 'tested')])
+    tool('test')([str(tmp_path / 'run' / path.name), str(checkpoint), '--work-dir',
+                  str(tmp_path / 'tested')])
