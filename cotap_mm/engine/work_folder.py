@@ -6,8 +6,9 @@ import logging
 import os
 import socket
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
@@ -72,6 +73,35 @@ def abandon_folder() -> None:
             folder.rmdir()
         except OSError:  # it holds more, such as neighbors
             continue
+
+
+@contextmanager
+def held_folder(folder: str | Path, purpose: str = 'training', lock: str = _LOCK) -> Iterator[None]:
+    """Hold the lock of a folder while something other than ``tools/train.py`` writes there.
+
+    A new folder that is still empty at the end is removed.
+
+    Args:
+        folder (str | Path): Made with those above it.
+        purpose (str): What is going to be done, for the messages of others. Defaults to
+            ``'training'``.
+        lock (str): Name of the lock file. Defaults to that of :func:`claim_folder`.
+
+    Raises:
+        Locked: If another process holds it.
+    """
+    folder = Path(folder)
+    new = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    held = acquire_lock(folder / lock, purpose, 'wait for its end, or give another --work-dir')
+    try:
+        yield
+    finally:
+        held.release()
+        for each in new:
+            try:
+                each.rmdir()
+            except OSError:  # it holds something
+                break
 
 
 def is_restart() -> bool:

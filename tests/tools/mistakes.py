@@ -26,6 +26,57 @@ optim_wrapper = dict(accumulative_counts=1)
 train_cfg = dict(max_iters=4)
 '''
 
+FOLDERS = '--out so --work-dir sw'
+#: Mistakes with what all studies take, and with the arguments of each.
+_OF_ALL_STUDIES = [
+    ('--out file', 2, 'file is a file'), ('--work-dir file/x', 2, 'below the file'),
+    (f'{FOLDERS} --plot-only', 1, 'without --plot-only first'),
+    ('--out broken --plot-only', 1, 'must hold the results of this study, and is not JSON'),
+    ('--out notes', 1, 'must have one line <!-- begin results -->'),
+    ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--sed 1', 2, '--seeds'),
+    ('--seeds', 2, '--seeds: expected at least one'),
+    ('--seeds 4294967296', 2, r"in \[0, 4294967295\], got '4294967296'"),
+    ('--plot_only', 2, 'did you mean --plot-only'),
+    ('x', 2, 'takes nothing'), ("--out ''", 2, 'is empty')]
+_ONE_STEP = f'{FOLDERS} --workers 1 --seeds 0 --imbalance 50 --steps 1'
+STUDY_MISTAKES = {
+    'noise_tolerance': [
+        (f'{FOLDERS} --data mixtur', 2, 'did you mean mixture'),
+        (f'{FOLDERS} --objectives cotap', 2, 'did you mean CoTAP'),
+        (f'{FOLDERS} --objectives MSE', 2, '--objectives must contain CoTAP.*got MSE'),
+        (f'{FOLDERS} --lrs nan', 2, "must be a number > 0, got 'nan'"),
+        (f'{FOLDERS} --batch 1', 2, ">= 2, got '1'"),
+        (f'{FOLDERS} --held-out 19', 2, ">= 20, got '19'"),
+        (f'{FOLDERS} --seeds 1000', 2, 'seed 1000 is for tuning'),
+        (f'{FOLDERS} --device cuda:9', 2, 'cuda:9'),
+        (f'{_ONE_STEP} --imbalance 0.5', 1, 'imbalance must be >= 1, got 0.5'),
+        (f'{_ONE_STEP} --data digits --train-size 10000', 1, 'digits leave 95 .* lower train_size'),
+        ('--quick', 1, 'give --out another folder')],
+    'over_dispersion': [
+        (f'{FOLDERS} --data toyy', 2, 'did you mean toy'),
+        (f'{FOLDERS} --data camvid --camvid images', 1, '--camvid images .* has no images/train'),
+        (f'{FOLDERS} --iters 0', 2, "got '0'"), (f'{FOLDERS} --interval 0', 2, "got '0'"),
+        (f'{FOLDERS} --cfg-options x', 2, "KEY=VALUE, got 'x'"),
+        (f'{FOLDERS} --cfg-options modell.x=1', 1, "did you mean 'model'"),
+        (f'{FOLDERS} --cfg-options train_cfg.max_iters=x', 1, "max_iters.* got 'x'")],
+    'pairs_per_image': [
+        (f'{FOLDERS} --camvid nowhere', 1, '--camvid nowhere .* has no images/train'),
+        (f'{FOLDERS} --camvid picture.png', 1, '--camvid picture.png must be a folder'),
+        (f'{FOLDERS} --topk -1', 2, "got '-1'"), (f'{FOLDERS} --iters x', 2, "got 'x'"),
+        (f'{FOLDERS} --workers 0', 2, "got '0'"),
+        (f'{FOLDERS} --cfg-options a=[1', 2, "not balanced in 'a=.1'")],
+    'sensitivity': [
+        (f'{FOLDERS} --config nowhere.py', 1, 'nowhere.py does not exist'),
+        (f'{FOLDERS} --config images', 1, 'got the folder images'),
+        (f'{FOLDERS} --config syntax.py', 1, 'SyntaxError'),
+        (f'{FOLDERS} --config empty.py', 1, 'sets no model'),
+        (f'{FOLDERS} --config tiny.py', 1, '--config tiny.py must train on toy scenes'),
+        (f'{FOLDERS} --parameters taau', 2, 'did you mean tau'),
+        (f'{FOLDERS} --batch-size 9 --train-images 4', 2, 'at most --train-images, 4, got 9')],
+}
+STUDY_MISTAKES = {f'studies/{name}': _OF_ALL_STUDIES + rows for name, rows in
+                  STUDY_MISTAKES.items()}
+
 
 def write_checkpoint(path):
     torch.manual_seed(0)
@@ -61,6 +112,10 @@ def write_everything(folder):
             'name.py': 'model = dcit()\n', 'base.py': "_base_ = './nowhere.py'\n",
             'empty.py': '', 'notes.yaml': 'a: [1', 'study.json': '{'}.items():
         (folder / name).write_text(text)
+    for name in ('noise_tolerance', 'over_dispersion', 'pairs_per_image', 'sensitivity'):
+        for place, text in (('broken', '{'), ('notes', 'by hand')):
+            (folder / place).mkdir(exist_ok=True)
+            (folder / place / f'{name}.{"json" if place == "broken" else "md"}').write_text(text)
     with zipfile.ZipFile(folder / 'archive.pth', 'w') as archive:
         archive.writestr('hello.txt', 'hello')
     (folder / 'images.zip').write_bytes((folder / 'archive.pth').read_bytes())

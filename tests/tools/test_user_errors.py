@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from tool_loading import TOOLS, load_tool
-from tools.mistakes import ending, listing, write_everything
+from tools.mistakes import STUDY_MISTAKES, ending, listing, write_everything
 
 TRAIN = 'tiny.py --images images --work-dir run'
 MEASURE = '--protocol dispersion --data folder --root data --classes a b --out out --device cpu'
@@ -252,12 +252,7 @@ MISTAKES = {
         ('transfer nowhere.py --variant a', 1, 'nowhere.py does not exist'),
         ('transfer tiny.py --variant a init', 1, "KEY=VALUE .* got 'init'"),
         ('transfer tiny.py --variant a --seeds x', 2, "got 'x'")],
-    **{f'studies/{name}': [
-        ('--out file', 2, 'file is a file'), ('--work-dir file/x', 2, 'below the file'),
-        ('--out so --work-dir sw --plot-only', 1, 'without --plot-only first'),
-        ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--sed 1', 2, '--seeds'),
-        ('x', 2, 'takes nothing'), ("--out ''", 2, 'is empty')]
-        for name in ('noise_tolerance', 'over_dispersion', 'pairs_per_image', 'sensitivity')},
+    **STUDY_MISTAKES,
 }
 ROWS = [pytest.param(tool, *row, id=f'{tool} {row[0][:60]}')
         for tool, rows in MISTAKES.items() for row in rows]
