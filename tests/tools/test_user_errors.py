@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from tool_loading import TOOLS, load_tool
-from tools.mistakes import STUDY_MISTAKES, ending, listing, write_everything
+from tools.mistakes import STUDY_MISTAKES, WRONG_OPTIONS, ending, listing, write_everything
 
 TRAIN = 'tiny.py --images images --work-dir run'
 MEASURE = '--protocol dispersion --data folder --root data --classes a b --out out --device cpu'
@@ -77,7 +77,8 @@ MISTAKES = {
             ('model.type=CoTaP', "did you mean 'CoTAP'"),
             ('model.neck.num_prototypes=x', "num_prototypes.*got 'x'"),
             ('model.backbone.patch_size=0', 'patch_size.* got 0'),
-            ('model.backbone=1', 'model.backbone: this is a part with keys of its own'))),
+            ('model.backbone=1', 'model.backbone: this is a part with keys of its own'),
+            *WRONG_OPTIONS)),
         ('camvid_linear --images images', 1, 'camvid_linear is for mmseg')],
     'test': [
         ('', 2, 'required: config, checkpoint'),
@@ -312,16 +313,21 @@ def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arg
 
 @pytest.mark.parametrize('option, said', [
     ('model.neck.num_prototypes=0', 'no prototypes'),
-    ('optim_wrapper.optimizer.foo=1', "unexpected keyword argument 'foo'"),
-    ('visualizer.type=Foo', 'Foo is not in the .*registry; check the type')])
-def test_what_a_runner_refuses_is_one_sentence(tools, tmp_path, capsys, monkeypatch, option, said):
-    """These are found late; the log of the run stays."""
+    ('randomness.foo=1', '--cfg-options randomness.foo=1: .* unexpected keyword argument'),
+    ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2, 1')])
+def test_what_a_runner_refuses_leaves_only_neighbors(tools, tmp_path, capsys, monkeypatch, option,
+                                                     said):
+    """Neighbors can take hours to find, and the next try needs them."""
     monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers hold an earlier stderr
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'tiny.py').write_text('mine')
     status, sentences, everything = ending(tools('train').main, [
         'tiny.py', '--images', 'images', '--work-dir', tmp_path / 'run', '--cfg-options', option],
         capsys)
     assert status == 1 and len(sentences) == 1 and re.search(said, sentences[0]), everything
     assert 'Traceback' not in everything
+    left = [name for name, _ in listing(tmp_path / 'run')]
+    assert left == [next(name for name in left if name.startswith('neighbors_')), 'tiny.py']
 
 
 def test_a_neighbor_file_that_does_not_exist(tools, tmp_path, capsys):
