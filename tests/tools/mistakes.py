@@ -158,7 +158,8 @@ def write_everything(folder):
     (folder / 'empty').mkdir()
     (folder / 'texts').mkdir()
     for name, text in {
-            'texts/a.txt': 'hello', 'file': 'x', 'zero.pth': '', 'list.txt': 'nowhere/a.jpg\n',
+            'texts/a.txt': 'hello', 'texts/report.html': '<html>my own</html>',
+            'file': 'x', 'zero.pth': '', 'list.txt': 'nowhere/a.jpg\n',
             'page.pth': '<!DOCTYPE html><html><body>404 Not Found</body></html>',
             'broken.json': '{"images": [', 'other.json': '[1, 2]', 'bad.npz': 'no archive',
             'bad.lmdb': 'no data base', 'tiny.py': CONFIG, 'syntax.py': 'model = dict(\n',

@@ -113,6 +113,8 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --image-size 8 8 8', 2, 'one or two numbers'),
         (f'iter_1.pth {MEASURE} --set purity', 2, "KEY=VALUE, got 'purity'"),
         (f'iter_1.pth {MEASURE} --set puritty=1', 1, 'puritty.* did you mean purity'),
+        *((f'iter_1.pth {MEASURE} --set purity={value}', 1, f'purity of .* must be .* got {value}')
+          for value in ('nan', 'inf', '-1', '0', '1.5')),
         (f'iter_1.pth {MEASURE} --branch teachr', 2, 'did you mean teacher'),
         (f'iter_1.pth {MEASURE} --num-heads 5', 1, 'must divide the width .* got 5'),
         (f'iter_1.pth {MEASURE} --seed -1', 2, "got '-1'"),
@@ -148,6 +150,7 @@ MISTAKES = {
         (f'iter_1.pth {LOOK} --patch 9 0 0 --kinds similarity', 1, 'got 9 0 0'),
         (f'iter_1.pth {LOOK} --config camvid_linear --kinds crops', 1, 'does not pre-train'),
         (f'iter_1.pth {LOOK} --out file', 2, 'file is a file'),
+        (f'iter_1.pth {LOOK} --out texts', 1, 'report.html exists and is not a report of'),
         (f'iter_1.pth {LOOK} --device cuda:9', 2, 'cuda:9')],
     'viewer': [
         ('', 2, 'required'),
@@ -208,6 +211,10 @@ MISTAKES = {
           for name, said in NO_CHECKPOINTS.items() if name != 'head.pth'),
         (f'images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
         (f'images {NEIGHBORS} --out images', 2, 'images is a folder'),
+        *((f'images {NEIGHBORS} --out {name}', 1, f'{name} exists and is not a neighbor file')
+          for name in ('bad.npz', 'other.npz')),
+        (f'images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
+        (f'images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
         (f'images {NEIGHBORS} --out file/n.npz', 2, 'below the file'),
         (f'images {NEIGHBORS} --backbone tny.py', 1, 'tny.py does not exist'),
         (f'images {NEIGHBORS} --backbone deit-smal', 1, "deit-small.* got 'deit-smal'"),
@@ -223,6 +230,7 @@ MISTAKES = {
         *((f'{name} --out o.lmdb', 1, said) for name, said in NO_IMAGES.items()),
         ('images --out o.zip', 1, '.lmdb, got o.zip'),
         ('images --out images', 2, 'images is a folder'),
+        ('images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
         ('images --out file/o.lmdb', 2, 'below the file'),
         ('images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
         ('images --out o.lmdb --threads 0', 2, "got '0'"),
