@@ -48,7 +48,8 @@ class GlobalEncoder:
                  device: str = 'cpu', source: str = 'auto', trust: bool = False) -> None:
         from cotap_mm.weights import load_pretrained
         patch = backbone.get('patch_size', 16)
-        if isinstance(patch, int) and image_size % patch:  # the last pixels would be ignored
+        # The last pixels would be ignored.
+        if isinstance(patch, int) and isinstance(image_size, int) and image_size % patch:
             lower = image_size // patch * patch
             raise ValueError(f'image_size (--image-size) must be a multiple of the patch size, '
                              f'{patch}, got {image_size}; use '
