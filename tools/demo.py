@@ -27,6 +27,8 @@ from cotap_mm.arguments import Parser, out_folder, positive_int, whole_number
 from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.engine import launch, run_config
+from cotap_mm.engine.config_check import check_config
+from cotap_mm.engine.config_values import check_values
 from cotap_mm.engine.work_folder import held_folder
 from cotap_mm.evaluation import (
     CoTAPEncoder,
@@ -184,6 +186,8 @@ def read_config(args: argparse.Namespace) -> Config:
         config.train_cfg.max_iters = args.iters
     if args.from_scratch:
         config.model.init_cfg = None
+    check_values(config)
+    check_config(config)
     return config
 
 

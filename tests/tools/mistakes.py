@@ -26,6 +26,11 @@ optim_wrapper = dict(accumulative_counts=1)
 train_cfg = dict(max_iters=4)
 '''
 
+#: A demo whose optimizer cannot be built.
+BETAS = CONFIG + '''
+optim_wrapper = dict(accumulative_counts=1, optimizer=dict(betas=1))
+demo = dict(memory=dict(type='ToyScenes'), test=dict(type='ToyScenes'))
+'''
 FOLDERS = '--out so --work-dir sw'
 #: Mistakes with what all studies take, and with the arguments of each.
 _OF_ALL_STUDIES = [
@@ -164,7 +169,7 @@ def write_everything(folder):
             'broken.json': '{"images": [', 'other.json': '[1, 2]', 'bad.npz': 'no archive',
             'bad.lmdb': 'no data base', 'tiny.py': CONFIG, 'syntax.py': 'model = dict(\n',
             'name.py': 'model = dcit()\n', 'base.py': "_base_ = './nowhere.py'\n",
-            'empty.py': '', 'notes.yaml': 'a: [1', 'study.json': '{'}.items():
+            'empty.py': '', 'betas.py': BETAS, 'notes.yaml': 'a: [1', 'study.json': '{'}.items():
         (folder / name).write_text(text)
     for name in ('noise_tolerance', 'over_dispersion', 'pairs_per_image', 'sensitivity'):
         for place, text in (('broken', '{'), ('notes', 'by hand')):

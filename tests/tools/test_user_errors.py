@@ -243,6 +243,7 @@ MISTAKES = {
         ('--config tiny.py', 1, 'demo=dict'),
         ('--config syntax.py', 1, 'SyntaxError'),
         ('--config empty.py', 1, 'sets no model'),
+        ('--config betas.py', 1, 'optim_wrapper.optimizer.betas: expected two numbers'),
         ('--seeds', 2, '--seeds: expected at least one'),
         ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--seeds 1.5', 2, "got '1.5'"),
         ('--iters 0', 2, "got '0'"), ('--iters x', 2, "got 'x'"),
