@@ -17,6 +17,7 @@ from cotap_mm.datasets import GlobalEncoder, build_neighbors, open_images
 from cotap_mm.datasets.meeting import OtherRankFailed
 from cotap_mm.engine import run_config
 from cotap_mm.ops import rank
+from cotap_mm.replacing import add_overwrite, check_replaceable, is_neighbor_file
 
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
@@ -24,7 +25,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO '
                         'json, *.lmdb')
     parser.add_argument('--out', type=out_file('.npz'), required=True,
-                        help='neighbour file to write, *.npz')
+                        help='neighbour file to write, *.npz; an earlier one is replaced')
+    add_overwrite(parser)
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
                         'images of more than 8 bits: values that become black and white (default: '
@@ -37,7 +39,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--checkpoint', help="other weights of any supported source (file or URL); "
                         "'none' for random ones")
     parser.add_argument('--num-neighbors', type=positive_int, default=7)
-    parser.add_argument('--image-size', type=positive_int, default=224)
+    parser.add_argument('--image-size', type=positive_int, default=224, metavar='PIXELS',
+                        help='side of the squares, a multiple of the patch size (default: '
+                        '%(default)s)')
     parser.add_argument('--batch-size', type=positive_int, default=32)
     parser.add_argument('--workers', type=whole_number(0), default=2)
     add_device(parser)
@@ -73,6 +77,7 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(OtherRankFailed), joined_processes(args.device) as args.device:
+        check_replaceable(args.out, is_neighbor_file, 'a neighbor file', args.overwrite)
         source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         backbone, checkpoint = choose_backbone(args)
         encoder = GlobalEncoder(backbone, checkpoint, args.image_size, args.device,

@@ -27,6 +27,9 @@ from cotap_mm.arguments import Parser, out_folder, positive_int, whole_number
 from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ensure_neighbors
 from cotap_mm.engine import launch, run_config
+from cotap_mm.engine.config_check import check_config
+from cotap_mm.engine.config_values import check_values
+from cotap_mm.engine.work_folder import held_folder
 from cotap_mm.evaluation import (
     CoTAPEncoder,
     Encoder,
@@ -34,6 +37,7 @@ from cotap_mm.evaluation import (
     ViTEncoder,
     dense_retrieval,
 )
+from cotap_mm.files import whole_file
 from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, before_after, curves, read_scalars
 
@@ -78,7 +82,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--config', default=str(ROOT / 'configs/cotap/demo.py'))
     parser.add_argument('--work-dir', type=out_folder, default='work_dirs/demo')
-    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0])
+    parser.add_argument('--seeds', type=whole_number(0, 2**32 - 1), nargs='+', default=[0])
     parser.add_argument('--iters', type=positive_int, help='instead of the number in the config')
     parser.add_argument('--from-scratch', action='store_true', help='random initial weights')
     return parser.parse_args(argv)
@@ -182,18 +186,16 @@ def read_config(args: argparse.Namespace) -> Config:
         config.train_cfg.max_iters = args.iters
     if args.from_scratch:
         config.model.init_cfg = None
+    check_values(config)
+    check_config(config)
     return config
 
 
-@tool
-def main(argv: Optional[List[str]] = None) -> None:
-    args = parse_args(argv)
+def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any) -> None:
+    """Train and measure with each seed, then write the report."""
     folder = Path(args.work_dir)
-    with short_errors():
-        config = read_config(args)
-        scenes = build(DATASETS, config.demo.test)
-        memory = LabeledScenes(build(DATASETS, config.demo.memory))
-    scores, first = {}, None
+    scores: Dict[int, Dict[str, dict]] = {}
+    first = None
     for number, seed in enumerate(args.seeds, start=1):
         print(f'seed {seed} ({number} of {len(args.seeds)}): '
               f'training {config.train_cfg.max_iters} iterations')
@@ -211,9 +213,22 @@ def main(argv: Optional[List[str]] = None) -> None:
         config=args.config, iterations=config.train_cfg.max_iters,
         from_scratch=args.from_scratch, minutes=first.minutes,
         seeds={seed: named(found, scenes.CLASSES) for seed, found in scores.items()})
-    (folder / 'results.json').write_text(json.dumps(results, indent=2))
+    with whole_file(folder / 'results.json') as partial:
+        partial.write_text(json.dumps(results, indent=2))
     print_table(rows)
     print(f'\nreport: {page}\nnumbers: {folder / "results.json"}')
+
+
+@tool
+def main(argv: Optional[List[str]] = None) -> None:
+    args = parse_args(argv)
+    folder = Path(args.work_dir)
+    with short_errors():
+        config = read_config(args)
+        scenes = build(DATASETS, config.demo.test)
+        memory = LabeledScenes(build(DATASETS, config.demo.memory))
+    with held_folder(folder):
+        run_demo(args, config, scenes, memory)
 
 
 if __name__ == '__main__':

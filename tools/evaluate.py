@@ -62,7 +62,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'images of more than 8 bits: values that become black and white (default: '
                         'found from the images)')
     parser.add_argument('--image-size', type=positive_int, nargs='+', metavar='PIXELS',
-                        help='side of a square, or height and width')
+                        help='side of a square, or height and width; images are resized on to the '
+                        'nearest multiples of the patch size')
     parser.add_argument('--set', nargs='+', action=KeyValues, default={}, metavar='KEY=VALUE',
                         help='settings of the protocols; one that a protocol does not have is '
                         'for the others')
@@ -156,7 +157,7 @@ def measure(args: argparse.Namespace) -> List[Result]:
             options = options_of(protocol, args)
             file = result_file(args, protocol, data, name, encoder, options)
             if file.is_file():
-                results.append(Result(**json.loads(file.read_text())))
+                results.append(read_result(file))
                 for sentence in results[-1].scores.get('warnings', []):
                     say(f'warning: {sentence}')
                 say(f'{name}, {protocol}: measured before, see {file}')
@@ -170,6 +171,19 @@ def measure(args: argparse.Namespace) -> List[Result]:
                 with whole_file(file) as unfinished:
                     unfinished.write_text(json.dumps(found.to_json(), indent=2))
     return results
+
+
+def read_result(file: Path) -> Result:
+    """A result that is written already.
+
+    Raises:
+        ValueError: If the file is something else, or damaged.
+    """
+    try:
+        return Result(**json.loads(file.read_text(encoding='utf-8')))
+    except (ValueError, TypeError, RecursionError) as error:
+        raise ValueError(f'{file} must hold a result of this tool and does not ({error}); delete '
+                         'it to measure again, or give another --out') from error
 
 
 def say(text: str) -> None:

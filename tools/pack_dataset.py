@@ -13,6 +13,7 @@ from typing import List, Optional
 from cotap_mm.arguments import Parser, out_file, positive_int
 from cotap_mm.command_line import short_errors, tool
 from cotap_mm.datasets import ImageList, pack_images
+from cotap_mm.replacing import add_overwrite, check_replaceable, is_packed_file
 
 
 @tool
@@ -20,11 +21,13 @@ def main(argv: Optional[List[str]] = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
     parser.add_argument('--out', type=out_file(), required=True,
-                        help='file to write, *.lmdb')
+                        help='file to write, *.lmdb; an earlier one is replaced')
+    add_overwrite(parser)
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--threads', type=positive_int, default=8, help='files read at a time')
     args = parser.parse_args(argv)
     with short_errors():
+        check_replaceable(args.out, is_packed_file, 'a file of packed images', args.overwrite)
         source = ImageList(args.images, args.ann_file)
         failed = pack_images(source, args.out, args.threads)
     size = os.path.getsize(args.out) / 2**30

@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import math
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
@@ -32,6 +33,7 @@ from cotap_mm.datasets.transforms import MultiCrop
 from cotap_mm.engine import run_config
 from cotap_mm.evaluation import Encoder, ImageMaskFolder
 from cotap_mm.registry import TRANSFORMS, build
+from cotap_mm.replacing import add_overwrite, check_replaceable, is_report
 from cotap_mm.visualization import Report, sections
 from cotap_mm.visualization.before_after import choose_example
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints
@@ -62,7 +64,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         'images of more than 8 bits: values that become black and white (default: '
                         'found from the images)')
     parser.add_argument('--out', type=out_folder, required=True,
-                        help='folder for report.html and the PNG files')
+                        help='folder for report.html and the PNG files; those of an earlier '
+                        'report are replaced')
+    add_overwrite(parser)
     parser.add_argument('--kinds', nargs='+', choices=list(KINDS), metavar='KIND',
                         help=', '.join(KINDS))
     parser.add_argument('--labels', help='folder of masks with the names of the images: class '
@@ -70,7 +74,8 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='of class 0, 1, ...')
     parser.add_argument('--size', type=positive_int, nargs=2, metavar=('H', 'W'),
                         help='of all images; by '
-                        'default that of the first one, its longer side at most 448')
+                        'default that of the first one, its longer side at most 448. Networks get '
+                        'it rounded to whole patches')
     parser.add_argument('--limit', type=int, default=6,
                         help='images to show, evenly spread '
                         '(default: %(default)s)')
@@ -315,6 +320,8 @@ def make_report(study: Study) -> Report:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):
+        check_replaceable(Path(args.out) / 'report.html', is_report, 'a report of this tool',
+                          args.overwrite)
         page = make_report(Study(args)).save(args.out)
     print(f'report: {page}')
 

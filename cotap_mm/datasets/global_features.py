@@ -41,12 +41,19 @@ class GlobalEncoder:
 
     Raises:
         FileNotFoundError: If the checkpoint cannot be had.
-        ValueError: If it does not fit.
+        ValueError: If it does not fit, or ``image_size`` is not a multiple of the patch size.
     """
 
     def __init__(self, backbone: dict, checkpoint: Optional[str] = None, image_size: int = 224,
                  device: str = 'cpu', source: str = 'auto', trust: bool = False) -> None:
         from cotap_mm.weights import load_pretrained
+        patch = backbone.get('patch_size', 16)
+        # The last pixels would be ignored.
+        if isinstance(patch, int) and isinstance(image_size, int) and image_size % patch:
+            lower = image_size // patch * patch
+            raise ValueError(f'image_size (--image-size) must be a multiple of the patch size, '
+                             f'{patch}, got {image_size}; use '
+                             f'{f"{lower} or " if lower else ""}{lower + patch}')
         self.image_size = image_size
         self.device = device
         self.identity = identity_of(backbone, checkpoint, image_size)

@@ -139,8 +139,8 @@ def _read(path: Path, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict
     # A damaged archive can fail in any way.
     except Exception as error:
         raise ValueError(f'{path} is damaged or not a neighbor file ({type(error).__name__}: '
-                         f'{error}); rebuild it with tools/build_neighbors.py; if a training '
-                         'has found it by itself, delete it and start again') from error
+                         f'{error}); rebuild it with tools/build_neighbors.py --overwrite; if a '
+                         'training has found it by itself, delete it and start again') from error
     return arrays, meta
 
 

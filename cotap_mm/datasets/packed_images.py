@@ -80,7 +80,7 @@ class PackedImages(EncodedImages):
             super().__init__(self._names(reader), value_range)
         except DamagedLmdb as error:
             raise ValueError(f'{printable(root)} is damaged or no LMDB file: {error}; make it '
-                             'again with tools/pack_dataset.py') from error
+                             'again with tools/pack_dataset.py --overwrite') from error
 
     def _names(self, reader: LmdbReader) -> List[str]:
         version, names = reader.get(_FORMAT), reader.get(_NAMES)

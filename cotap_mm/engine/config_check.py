@@ -18,7 +18,7 @@ from typing import (
 )
 
 from mmengine.config import Config
-from mmengine.registry import Registry
+from mmengine.registry import LOG_PROCESSORS, VISBACKENDS, VISUALIZERS, Registry
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
@@ -32,6 +32,8 @@ _REGISTRIES = (
     ('train_dataloader.sampler', ours.DATA_SAMPLERS), ('train_dataloader.dataset', ours.DATASETS),
     ('default_hooks', ours.HOOKS), ('custom_hooks', ours.HOOKS), ('train_cfg', ours.LOOPS),
     ('param_scheduler', ours.PARAM_SCHEDULERS), ('data_preprocessor', ours.MODELS),
+    ('visualizer.vis_backends', VISBACKENDS), ('visualizer', VISUALIZERS),
+    ('log_processor', LOG_PROCESSORS),
     ('model', ours.MODELS))
 #: Parts without a type of their own.
 _OPTIONS = {
@@ -42,7 +44,8 @@ _OPTIONS = {
 _TAKEN_OUT = {
     'optim_wrapper': {'constructor', 'paramwise_cfg'},
     'train_dataloader': {'num_batch_per_epoch', 'disable_subprocess_warning'},
-    'default_hooks': {'priority'}, 'custom_hooks': {'priority'}, 'train_cfg': {'by_epoch'}}
+    'default_hooks': {'priority'}, 'custom_hooks': {'priority'}, 'train_cfg': {'by_epoch'},
+    'param_scheduler': {'convert_to_iter_based'}}
 
 #: Smallest values of numbers; an int stands for whole numbers.
 _SMALLEST: Dict[str, Dict[str, Union[int, float]]] = {
@@ -130,7 +133,7 @@ def _dicts(part: Any, place: str) -> Iterator[Tuple[str, dict]]:
 
 
 def _kind(place: str, options: dict) -> Optional[type]:
-    """The class that is built from a dict, if it is ours."""
+    """The class that is built from a dict, if that is known."""
     if place in _OPTIONS:
         return _OPTIONS[place]
     registry = _registry(place)
@@ -143,7 +146,8 @@ def _kind(place: str, options: dict) -> Optional[type]:
     if found is None:
         raise ValueError(f'{place}.type: there is no {options["type"]!r}'
                          f'{_meant(name[-1], _names(registry))}')
-    return found if found.__module__.startswith('cotap_mm') else None
+    # Of OpenMMLab's and PyTorch's classes only the names of options are known.
+    return found if inspect.isclass(found) else None
 
 
 def _names(registry: Registry) -> Set[str]:

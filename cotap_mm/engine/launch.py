@@ -5,7 +5,8 @@ import os
 import sys
 import tempfile
 import time
-from typing import Any, Callable, ContextManager
+from contextlib import contextmanager
+from typing import Any, Callable, Iterator, Optional
 
 import torch
 from mmengine.config import Config
@@ -24,6 +25,7 @@ from cotap_mm.datasets.neighbor_search import warn_of_changed_images
 from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.config_check import check_config
+from cotap_mm.engine.config_values import explained_options
 from cotap_mm.engine.downstream_check import prepare_downstream
 from cotap_mm.engine.hooks import EXIT_STATUS, PreemptionHook, last_checkpoint, was_preempted
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
@@ -68,8 +70,9 @@ def build_runner(args: argparse.Namespace, make_config: Callable[[], Config],
             with explained_losses():
                 if claims:
                     claim_folder(config, args.overwrite, args.force)
-                prepare(config)
-                return runner_of(config)
+                with explained_options(args.cfg_options):
+                    prepare(config)
+                    return runner_of(config)
         except BaseException:
             abandon_folder()
             raise
@@ -112,7 +115,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
     """
     def writable_config() -> Config:
         config = make_config()
-        note_folder(config.work_dir)
+        note_folder(config)
         check_work_dir(config.work_dir)
         return config
 
@@ -123,7 +126,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
                 check(args, make_config)
             else:
                 runner = build_runner(args, writable_config, claims=True)
-                with _short_until_first_step(runner):
+                with _short_until_first_step(runner, args.cfg_options):
                     train(runner)
     except KeyboardInterrupt as interrupt:
         raise KeyboardInterrupt('--resume continues from the last checkpoint') from interrupt
@@ -142,11 +145,22 @@ class _Progress(Hook):
     before_val_iter = before_test_iter = before_train_iter
 
 
-def _short_until_first_step(runner: 'Runner | FlexibleRunner') -> ContextManager[None]:
-    """Sentences for errors of what a Runner builds only when it starts."""
+@contextmanager
+def _short_until_first_step(runner: 'Runner | FlexibleRunner',
+                            options: Optional[dict] = None) -> Iterator[None]:
+    """Sentences for errors of what a Runner builds only when it starts.
+
+    Args:
+        runner (Runner): Ready to train or test.
+        options (dict, optional): Of ``--cfg-options``, which may be what is wrong.
+    """
     progress = _Progress()
     runner.register_hook(progress)
-    return short_errors(until=lambda: progress.has_started)
+    def has_started() -> bool:
+        return progress.has_started
+
+    with short_errors(until=has_started), explained_options(options, has_started):
+        yield
 
 
 def train(runner: 'Runner | FlexibleRunner') -> None:
@@ -164,6 +178,10 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
                 lambda: runner.iter), explained_deaths(
                 lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
             runner.train()
+    except Exception:
+        if any(isinstance(hook, _Progress) and not hook.has_started for hook in runner.hooks):
+            abandon_folder()
+        raise
     finally:
         for hook in runner.hooks:
             if isinstance(hook, PreemptionHook):

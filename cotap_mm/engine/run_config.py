@@ -13,6 +13,7 @@ from cotap_mm.arguments import KeyValues, nearest, out_folder
 from cotap_mm.datasets import image_source
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.config_check import check_overrides
+from cotap_mm.engine.config_values import check_values, explained_options
 from cotap_mm.engine.schedules import fit_schedules, training_length
 from cotap_mm.error_text import sentence_of
 
@@ -30,7 +31,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 def finish_config(config: Config, args: argparse.Namespace) -> Config:
     """Put what :func:`add_common_arguments` has read into a config; it wins over all else.
 
-    Values that depend on others are adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
+    Values of a wrong kind are refused (:func:`.check_values`), those that depend on others are
+    adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
     """
     for launcher, variable, starter in (('pytorch', 'RANK', 'dist_train.sh'),
                                         ('slurm', 'SLURM_PROCID', 'slurm_train.sh')):
@@ -43,7 +45,9 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
         Path('work_dirs') / Path(args.config).stem)
     if args.cfg_options:
         check_overrides(config, args.cfg_options)
-        config.merge_from_dict(args.cfg_options)
+        with explained_options(args.cfg_options):
+            config.merge_from_dict(args.cfg_options)
+    check_values(config)
     adapt_loaders(config)
     fit_schedules(config, length)
     return config

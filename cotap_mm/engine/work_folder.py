@@ -4,10 +4,13 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
+import shutil
 import socket
 import time
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Iterator, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process
@@ -18,6 +21,15 @@ from cotap_mm.files import whole_file
 from cotap_mm.first_rank import on_first_rank
 from cotap_mm.locks import Lock, Locked, acquire_lock
 
+
+class _Before(NamedTuple):
+    """A work folder before a run: whether it is new, what is in it, and what a run adds."""
+    folder: Path
+    is_new: bool
+    names: set[str]
+    written: set[str]
+
+
 #: Value of ``resume`` for a run that was started again by a launcher, and not by its user.
 AUTO = 'auto'
 _RECORD = 'run.json'
@@ -25,7 +37,8 @@ _LOCK = '.lock'
 #: Seconds that a restarted run waits for the lock of a machine that has died with it.
 _PATIENCE = 60.0
 _held: list[Lock] = []
-_made: list[Path] = []  # folders that did not exist before
+_before: list[_Before] = []
+_LOG_FOLDER = re.compile(r'\d{8}_\d{6}')  # of MMEngine's runner
 
 
 def claim_folder(config: Config, overwrite: bool = False, force: bool = False) -> None:
@@ -55,23 +68,67 @@ def release_folder() -> None:
         _held.pop().release()
 
 
-def note_folder(folder: str | Path) -> None:
-    """Remember whether a work folder is new, before anything makes it."""
-    is_first = int(os.environ.get('RANK') or 0) == 0
-    _made[:] = [Path(folder)] if is_first and not os.path.lexists(folder) else []
+def note_folder(config: Config) -> None:
+    """Remember what is in the work folder of a run, before anything is written there."""
+    folder, copy = Path(config.work_dir), os.path.basename(config.filename or '')
+    _before.clear()
+    if int(os.environ.get('RANK') or 0) == 0:
+        names = os.listdir(folder) if folder.is_dir() else []
+        _before.append(_Before(folder, not os.path.lexists(folder), {*names}, {_RECORD, copy}))
 
 
 def abandon_folder() -> None:
-    """Release the folder of a run that could not begin; a new one that is empty is removed."""
+    """Release the folder of a run that could not begin, and remove what that run wrote there.
+
+    Its log folder, its copy of the config and its record go; neighbors stay, since the next
+    try needs them. A new folder that is empty then is removed.
+    """
+    while _before:
+        folder, is_new, names, written = _before.pop()
+        # With --force another process may write there, and the folder is not held.
+        for path in sorted(folder.iterdir()) if _held and folder.is_dir() else ():
+            if path.name in names:
+                continue
+            if _LOG_FOLDER.fullmatch(path.name):
+                shutil.rmtree(path, ignore_errors=True)
+            elif path.name in written:
+                path.unlink()
+        release_folder()
+        if is_new:
+            try:
+                folder.rmdir()
+            except OSError:  # it holds more, such as neighbors
+                pass
     release_folder()
-    while _made:
-        folder = _made.pop()
-        try:
-            if [path.name for path in folder.iterdir()] == [_RECORD]:
-                (folder / _RECORD).unlink()
-            folder.rmdir()
-        except OSError:  # it holds more, such as neighbors
-            continue
+
+
+@contextmanager
+def held_folder(folder: str | Path, purpose: str = 'training', lock: str = _LOCK) -> Iterator[None]:
+    """Hold the lock of a folder while something other than ``tools/train.py`` writes there.
+
+    A new folder that is still empty at the end is removed.
+
+    Args:
+        folder (str | Path): Made with those above it.
+        purpose (str): What is going to be done, for the messages of others. Defaults to
+            ``'training'``.
+        lock (str): Name of the lock file. Defaults to that of :func:`claim_folder`.
+
+    Raises:
+        Locked: If another process holds it.
+    """
+    folder = Path(folder)
+    new = [each for each in (folder, *folder.parents) if not os.path.lexists(each)]
+    held = acquire_lock(folder / lock, purpose, 'wait for its end, or give another --work-dir')
+    try:
+        yield
+    finally:
+        held.release()
+        for each in new:
+            try:
+                each.rmdir()
+            except OSError:  # it holds something
+                break
 
 
 def is_restart() -> bool:

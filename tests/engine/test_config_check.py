@@ -58,10 +58,17 @@ def test_all_at_once():
     assert str(found.value).count('\n  model.pairs.') == 2
 
 
+@pytest.mark.parametrize('key', ['default_hooks.timer', 'param_scheduler.0',
+                                 'optim_wrapper.optimizer'])
+def test_options_of_other_libraries_are_known_by_name(key):
+    with pytest.raises(ValueError, match=f'{key}.anything: .* has no such option'):
+        check_config(config_with(**{f'{key}.anything': 3}))
+
+
 def test_what_is_not_ours_is_left_alone():
     check_config(config_with(**{
-        'default_hooks.timer.anything': 3, 'param_scheduler.0.anything': 3, 'mine': dict(a=1),
-        'optim_wrapper.optimizer.anything': 2, 'default_hooks.teacher.priority': 'LOW',
+        'mine': dict(a=1), 'default_hooks.teacher.priority': 'LOW',
+        'param_scheduler.0.convert_to_iter_based': True, 'optim_wrapper.optimizer.amsgrad': 2,
         'model.backbone.arch': 'mine', 'model.losses.patch_ranking': None}))
 
 

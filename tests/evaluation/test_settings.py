@@ -1,4 +1,5 @@
 """Every setting of every protocol is checked against its annotation, in one sentence."""
+import math
 from typing import get_args, get_origin, get_type_hints
 
 import pytest
@@ -90,3 +91,12 @@ def test_what_fits(protocol, key, given, wanted):
 def test_sentences(protocol, options, message):
     with pytest.raises(ValueError, match=message):
         check_options(protocol, options)
+
+
+@pytest.mark.parametrize('protocol', PROTOCOLS)
+def test_no_number_is_without_limits(protocol):
+    """NaN, infinity and negative numbers are refused by name for every setting."""
+    for key in settings_of(protocol):
+        for value in (math.nan, math.inf, -1, (1, math.nan)):
+            with pytest.raises(ValueError, match=f'{key} of {protocol} must be .*, got '):
+                check_options(protocol, {key: value})

@@ -75,7 +75,7 @@ def test_check_tries_everything_and_keeps_nothing(folder, capsys):
     assert sorted(folder.rglob('*')) == before
     for options, message in ((('model.pairs.topk=x', ), 'model.pairs.topk: expected int or None'),
                              (('train_dataloader.dataset.crops.local_size=15', ), 'e.g. 8'),
-                             (('train_dataloader.batch_size=0', ), 'a number from 1 on, got 0')):
+                             (('train_dataloader.batch_size=0', ), 'a whole number >= 1, got 0')):
         with pytest.raises(SystemExit, match=message):
             train(folder, '--check', '--cfg-options', *options)
 

@@ -10,7 +10,7 @@ import sys
 
 import pytest
 from tool_loading import TOOLS, load_tool
-from tools.mistakes import ending, listing, write_everything
+from tools.mistakes import STUDY_MISTAKES, WRONG_OPTIONS, ending, listing, write_everything
 
 TRAIN = 'tiny.py --images images --work-dir run'
 MEASURE = '--protocol dispersion --data folder --root data --classes a b --out out --device cpu'
@@ -77,7 +77,8 @@ MISTAKES = {
             ('model.type=CoTaP', "did you mean 'CoTAP'"),
             ('model.neck.num_prototypes=x', "num_prototypes.*got 'x'"),
             ('model.backbone.patch_size=0', 'patch_size.* got 0'),
-            ('model.backbone=1', 'model.backbone: this is a part with keys of its own'))),
+            ('model.backbone=1', 'model.backbone: this is a part with keys of its own'),
+            *WRONG_OPTIONS)),
         ('camvid_linear --images images', 1, 'camvid_linear is for mmseg')],
     'test': [
         ('', 2, 'required: config, checkpoint'),
@@ -112,6 +113,8 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --image-size 8 8 8', 2, 'one or two numbers'),
         (f'iter_1.pth {MEASURE} --set purity', 2, "KEY=VALUE, got 'purity'"),
         (f'iter_1.pth {MEASURE} --set puritty=1', 1, 'puritty.* did you mean purity'),
+        *((f'iter_1.pth {MEASURE} --set purity={value}', 1, f'purity of .* must be .* got {value}')
+          for value in ('nan', 'inf', '-1', '0', '1.5')),
         (f'iter_1.pth {MEASURE} --branch teachr', 2, 'did you mean teacher'),
         (f'iter_1.pth {MEASURE} --num-heads 5', 1, 'must divide the width .* got 5'),
         (f'iter_1.pth {MEASURE} --seed -1', 2, "got '-1'"),
@@ -147,6 +150,7 @@ MISTAKES = {
         (f'iter_1.pth {LOOK} --patch 9 0 0 --kinds similarity', 1, 'got 9 0 0'),
         (f'iter_1.pth {LOOK} --config camvid_linear --kinds crops', 1, 'does not pre-train'),
         (f'iter_1.pth {LOOK} --out file', 2, 'file is a file'),
+        (f'iter_1.pth {LOOK} --out texts', 1, 'report.html exists and is not a report of'),
         (f'iter_1.pth {LOOK} --device cuda:9', 2, 'cuda:9')],
     'viewer': [
         ('', 2, 'required'),
@@ -207,6 +211,10 @@ MISTAKES = {
           for name, said in NO_CHECKPOINTS.items() if name != 'head.pth'),
         (f'images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
         (f'images {NEIGHBORS} --out images', 2, 'images is a folder'),
+        *((f'images {NEIGHBORS} --out {name}', 1, f'{name} exists and is not a neighbor file')
+          for name in ('bad.npz', 'other.npz')),
+        (f'images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
+        (f'images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
         (f'images {NEIGHBORS} --out file/n.npz', 2, 'below the file'),
         (f'images {NEIGHBORS} --backbone tny.py', 1, 'tny.py does not exist'),
         (f'images {NEIGHBORS} --backbone deit-smal', 1, "deit-small.* got 'deit-smal'"),
@@ -222,6 +230,7 @@ MISTAKES = {
         *((f'{name} --out o.lmdb', 1, said) for name, said in NO_IMAGES.items()),
         ('images --out o.zip', 1, '.lmdb, got o.zip'),
         ('images --out images', 2, 'images is a folder'),
+        ('images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
         ('images --out file/o.lmdb', 2, 'below the file'),
         ('images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
         ('images --out o.lmdb --threads 0', 2, "got '0'"),
@@ -234,6 +243,7 @@ MISTAKES = {
         ('--config tiny.py', 1, 'demo=dict'),
         ('--config syntax.py', 1, 'SyntaxError'),
         ('--config empty.py', 1, 'sets no model'),
+        ('--config betas.py', 1, 'optim_wrapper.optimizer.betas: expected two numbers'),
         ('--seeds', 2, '--seeds: expected at least one'),
         ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--seeds 1.5', 2, "got '1.5'"),
         ('--iters 0', 2, "got '0'"), ('--iters x', 2, "got 'x'"),
@@ -252,12 +262,7 @@ MISTAKES = {
         ('transfer nowhere.py --variant a', 1, 'nowhere.py does not exist'),
         ('transfer tiny.py --variant a init', 1, "KEY=VALUE .* got 'init'"),
         ('transfer tiny.py --variant a --seeds x', 2, "got 'x'")],
-    **{f'studies/{name}': [
-        ('--out file', 2, 'file is a file'), ('--work-dir file/x', 2, 'below the file'),
-        ('--out so --work-dir sw --plot-only', 1, 'without --plot-only first'),
-        ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--sed 1', 2, '--seeds'),
-        ('x', 2, 'takes nothing'), ("--out ''", 2, 'is empty')]
-        for name in ('noise_tolerance', 'over_dispersion', 'pairs_per_image', 'sensitivity')},
+    **STUDY_MISTAKES,
 }
 ROWS = [pytest.param(tool, *row, id=f'{tool} {row[0][:60]}')
         for tool, rows in MISTAKES.items() for row in rows]
@@ -317,16 +322,21 @@ def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arg
 
 @pytest.mark.parametrize('option, said', [
     ('model.neck.num_prototypes=0', 'no prototypes'),
-    ('optim_wrapper.optimizer.foo=1', "unexpected keyword argument 'foo'"),
-    ('visualizer.type=Foo', 'Foo is not in the .*registry; check the type')])
-def test_what_a_runner_refuses_is_one_sentence(tools, tmp_path, capsys, monkeypatch, option, said):
-    """These are found late; the log of the run stays."""
+    ('randomness.foo=1', '--cfg-options randomness.foo=1: .* unexpected keyword argument'),
+    ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2, 1')])
+def test_what_a_runner_refuses_leaves_only_neighbors(tools, tmp_path, capsys, monkeypatch, option,
+                                                     said):
+    """Neighbors can take hours to find, and the next try needs them."""
     monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers hold an earlier stderr
+    (tmp_path / 'run').mkdir()
+    (tmp_path / 'run' / 'tiny.py').write_text('mine')
     status, sentences, everything = ending(tools('train').main, [
         'tiny.py', '--images', 'images', '--work-dir', tmp_path / 'run', '--cfg-options', option],
         capsys)
     assert status == 1 and len(sentences) == 1 and re.search(said, sentences[0]), everything
     assert 'Traceback' not in everything
+    left = [name for name, _ in listing(tmp_path / 'run')]
+    assert left == [next(name for name in left if name.startswith('neighbors_')), 'tiny.py']
 
 
 def test_a_neighbor_file_that_does_not_exist(tools, tmp_path, capsys):

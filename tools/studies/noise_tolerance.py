@@ -31,7 +31,7 @@ from noise_tables import (
     untouched,
     verdicts,
 )
-from noisy_targets import DATA
+from noisy_targets import DATA, NUM_CLASSES, make_task
 from small_student import SETTINGS, raw_precision, train_and_measure
 
 from cotap_mm.arguments import Parser, device, positive_float, positive_int, whole_number
@@ -45,17 +45,18 @@ Cell = Dict[str, Any]  # a condition with an objective
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1, 2, 3, 4])
+    parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--data', nargs='+', choices=DATA, default=list(DATA))
     parser.add_argument('--imbalance', type=positive_float, nargs='+', default=[1., 50.])
     parser.add_argument('--objectives', nargs='+', choices=list(SETTINGS), default=list(SETTINGS))
     parser.add_argument('--lrs', type=positive_float, nargs='+', default=[1e-2, 3e-2],
                         help='the first serves while margin or temperature is chosen')
     parser.add_argument('--steps', type=positive_int, default=200)
-    parser.add_argument('--batch', type=positive_int, default=24)
+    parser.add_argument('--batch', type=whole_number(2), default=24)
     parser.add_argument('--train-size', type=whole_number(0), default=0,
                         help='0: 1000 (mixture), 260 (digits)')
-    parser.add_argument('--held-out', type=positive_int, default=500)
+    parser.add_argument('--held-out', type=whole_number(2 * NUM_CLASSES), default=500,
+                        help='samples of the validation, and of the test of the mixture')
     parser.add_argument('--device', type=device, default='cpu')
     parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread')
     parser.add_argument('--quick', action='store_true', help='toy sizes; proves nothing')
@@ -63,6 +64,9 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if TUNING_SEED in args.seeds:
         parser.error(f'seed {TUNING_SEED} is for tuning; choose others')
+    if OURS not in args.objectives:
+        parser.error(f'--objectives must contain {OURS}, which the others are compared with, got '
+                     f'{" ".join(args.objectives)}')
     if args.quick:
         args.seeds, args.data, args.imbalance, args.lrs = [0, 1], ['mixture'], [50.], [3e-3]
         args.steps, args.batch, args.train_size, args.held_out, args.workers = 4, 12, 120, 60, 1
@@ -127,6 +131,9 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
         dict: ``runs`` (of the seeds), ``trials`` (of tuning), ``raw`` (precision of untrained
         features), and what they were made with.
     """
+    for data, imbalance in itertools.product(args.data, args.imbalance):
+        for seed in (TUNING_SEED, *args.seeds):  # sizes that do not work are refused now
+            make_task(data, imbalance, seed, args.train_size, args.held_out)
     store = args.work_dir / f'{NAME}{"_quick" if args.quick else ""}.jsonl'
     wanted = [dict(condition, objective=name)
               for condition in conditions(args) for name in args.objectives]

@@ -116,7 +116,7 @@ def make_task(data: str, imbalance: float, seed: int, train_size: int = 0,
     sizes = class_sizes(train_size or _TRAIN[data], imbalance, order)
     if data == 'digits' and sizes.max() > 95:
         raise ValueError('digits leave 95 training samples a class, but the largest class needs '
-                         f'{sizes.max()}; lower train_size or imbalance')
+                         f'{sizes.max()}; lower train_size (--train-size) or imbalance')
     draw = _draw_mixture if data == 'mixture' else _draw_digits
     parts = draw(sizes, held_out, random)
     mean = parts[0][0].mean(axis=0)

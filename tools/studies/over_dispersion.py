@@ -20,9 +20,10 @@ import study
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from cotap_mm.arguments import KeyValues, Parser, positive_int, whole_number
+from cotap_mm.arguments import KeyValues, Parser, positive_int
 from cotap_mm.command_line import tool
 from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.engine.config_check import check_config, check_overrides
 from cotap_mm.evaluation import EvaluationHook
 
 NAME = 'over_dispersion'
@@ -48,7 +49,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--data', nargs='+', choices=['toy', 'camvid'], default=['toy'])
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
-    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0])
+    parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0])
     parser.add_argument('--iters', type=positive_int, default=100)
     parser.add_argument('--interval', type=positive_int, default=25)
     parser.add_argument('--images', type=positive_int, default=60, help='images that are measured')
@@ -80,8 +81,23 @@ def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     for name in ('monitor', 'preemption'):  # MMEngine takes None for its own hooks only
         config.default_hooks.pop(name)
     config.log_level = 'ERROR'
+    check_overrides(config, args.cfg_options)
     config.merge_from_dict(args.cfg_options)
+    check_config(config)
     return config
+
+
+def check_camvid(root: str) -> None:
+    """Look for CamVid before anything is computed.
+
+    Raises:
+        FileNotFoundError: If a folder of images or labels is missing.
+    """
+    for name in ('images/train', 'images/val', 'labels/train', 'labels/val'):
+        if not (Path(root) / name).is_dir():
+            raise FileNotFoundError(f'--camvid {root} must be a folder with images/train, '
+                                    'images/val, labels/train and labels/val, and has no '
+                                    f'{name}; give another folder')
 
 
 def make_hooks(job: study.Job, args: argparse.Namespace) -> List[EvaluationHook]:
@@ -130,6 +146,10 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     jobs = [dict(data=data, variant=variant, seed=seed, iters=args.iters, interval=args.interval,
                  images=args.images, options=dict(args.cfg_options))
             for data in args.data for seed in args.seeds for variant in VARIANTS]
+    if 'camvid' in args.data:
+        check_camvid(args.camvid)
+    for job in jobs:
+        make_config(job, args)
     runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl')
     return dict(study.machine(), runs=runs)
 

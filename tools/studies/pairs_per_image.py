@@ -33,7 +33,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
     parser.add_argument('--topk', type=whole_number(0), nargs='+', default=[1, 5, 20, ALL],
                         help='patches an image; 0 is all')
-    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1])
+    parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=positive_int, default=100)
     parser.add_argument('--images', type=positive_int, default=60, help='images that are measured')
     parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread; '
@@ -75,6 +75,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     """All trainings, with where they were made."""
     jobs = [dict(topk=topk, seed=seed, iters=args.iters, images=args.images,
                  options=dict(args.cfg_options)) for seed in args.seeds for topk in args.topk]
+    over_dispersion.check_camvid(args.camvid)
     # The neighbours are found once, before workers would each look for them.
     first = over_dispersion.make_config(dict(jobs[0], data='camvid', variant='all'), args)
     ensure_neighbors(first, args.work_dir / NAME)

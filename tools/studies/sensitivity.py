@@ -22,9 +22,10 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 import cotap_mm  # noqa: F401  (registers everything)
-from cotap_mm.arguments import Parser, positive_int, whole_number
+from cotap_mm.arguments import Parser, positive_int
 from cotap_mm.command_line import tool
 from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.engine.run_config import load_config
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
 from cotap_mm.registry import DATASETS, build
 
@@ -58,7 +59,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--config', default=str(study.ROOT / 'configs/cotap/demo.py'))
     parser.add_argument('--parameters', nargs='+', choices=list(PARAMETERS),
                         default=list(PARAMETERS))
-    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1])
+    parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=positive_int, default=120)
     parser.add_argument('--batch-size', type=positive_int, default=8)
     parser.add_argument('--train-images', type=positive_int, default=500)
@@ -66,19 +67,37 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
                         help='of the memory, and to segment')
     parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread')
     study.add_folders(parser)
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if args.batch_size > args.train_images:
+        parser.error(f'--batch-size must be at most --train-images, {args.train_images}, got '
+                     f'{args.batch_size}')
+    return args
+
+
+def read_config(name: str) -> Config:
+    """The config to start from.
+
+    Raises:
+        ValueError: If it does not train on scenes that can be counted and measured on.
+    """
+    config = load_config(name)
+    images = config.get('train_dataloader', {}).get('dataset', {}).get('patch') or {}
+    if 'demo' not in config or not str(images.get('type')).endswith('ToyScenes'):
+        raise ValueError(f'--config {name} must train on toy scenes and have demo=dict(memory=..., '
+                         'test=...); give one that starts from configs/cotap/demo.py')
+    return config
 
 
 def lookup(config: Any, key: str) -> Any:
     """Value of a dotted key.
 
     Raises:
-        KeyError: If the config has no such key.
+        ValueError: If the config has no such key.
     """
     for part in key.split('.'):
         if part not in config:
-            raise KeyError(f'the config has no {key}: nothing called {part!r}; it has '
-                           f'{sorted(config)}')
+            raise ValueError(f'the config has no {key}: nothing called {part!r}; it has '
+                             f'{sorted(config)}')
         config = config[part]
     return tuple(config) if isinstance(config, list) else config
 
@@ -148,9 +167,10 @@ def make_jobs(args: argparse.Namespace) -> List[Dict[str, Any]]:
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
     """All runs, the defaults of the config, and what they were made with."""
-    config = Config.fromfile(args.config)
+    config = read_config(args.config)
+    args.config = str(Path(config.filename).resolve())
     # Work directory and absolute path of the config are no part of a result.
-    places = dict(work_dir=str(args.work_dir), config=str(Path(args.config).resolve()))
+    places = dict(work_dir=str(args.work_dir), config=args.config)
     jobs = make_jobs(args)
     print(f'{len(jobs)} runs')
     # The neighbours are found once, before the workers would each look for them.

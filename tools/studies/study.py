@@ -9,29 +9,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import multiprocessing
-import os
 import re
 import statistics
-import threading
-import time
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
 
-import torch
 from matplotlib.lines import Line2D
-from mmengine.utils import ProgressBar
+from study_runs import Job, Record, run_jobs
 
-from cotap_mm.arguments import out_folder
+from cotap_mm.arguments import out_folder, whole_number
 from cotap_mm.command_line import short_errors
+from cotap_mm.engine.work_folder import held_folder
+from cotap_mm.files import whole_file
 from cotap_mm.machine import describe_machine
 from cotap_mm.visualization.canvas import INK, SERIES, new_figure, render, save_png, styled
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs' / 'studies'
-Job = Dict[str, Any]
-Record = Dict[str, Any]  # a job with its results
+__all__ = [
+    'DOCS', 'ROOT', 'Job', 'Panel', 'Record', 'Summary', 'add_folders', 'fill_page', 'finish',
+    'machine', 'markdown_table', 'plot_panels', 'read_json', 'run_jobs', 'seed', 'series_style',
+    'shown', 'summarize', 'write_json'
+]
+#: Type of an argument: a seed that NumPy and PyTorch take.
+seed = whole_number(0, 2**32 - 1)
 
 
 class Summary(NamedTuple):
@@ -41,77 +42,7 @@ class Summary(NamedTuple):
     count: int
 
 
-# ---- runs ----------------------------------------------------------------------------------
-
-
-def _key(job: Job) -> str:
-    return json.dumps(job, sort_keys=True)
-
-
-def _start_worker() -> None:
-    """One thread, and no life after the process that started this one, however that ends."""
-    torch.set_num_threads(1)
-    parent = multiprocessing.parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-def _timed(work: Callable[[Job], Dict[str, float]], job: Job) -> Record:
-    start = time.monotonic()
-    results = work(job)
-    return dict(job, **results, seconds=round(time.monotonic() - start, 3))
-
-
-def run_jobs(work: Callable[[Job], Dict[str, float]],
-             jobs: Sequence[Job],
-             store: Path,
-             workers: int = 1) -> List[Record]:
-    """Run what has not been run yet; every finished run is kept at once.
-
-    Args:
-        work (callable): Job -> numbers. With several workers it must be importable by name.
-        jobs (sequence): What to run; equal jobs are run once.
-        store (Path): JSON lines, one a finished run. Delete it after a change of the code.
-        workers (int): Processes, each with one thread; 1 runs here. Defaults to 1.
-
-    Returns:
-        list[dict]: Job, results and ``seconds`` of each job, in the order of ``jobs``.
-
-    Raises:
-        ValueError: If ``workers`` is below 1.
-    """
-    if workers < 1:
-        raise ValueError(f'workers must be >= 1, got {workers}')
-    store.parent.mkdir(parents=True, exist_ok=True)
-    lines = store.read_text().splitlines() if store.is_file() else []
-    done = {_key(line['job']): line['record'] for line in map(json.loads, lines)}
-    todo = list({_key(job): job for job in jobs if _key(job) not in done}.values())
-    bar = ProgressBar(len(todo)) if todo else None
-    with open(store, 'a', encoding='utf-8') as file:
-
-        def keep(job: Job, record: Record) -> None:
-            done[_key(job)] = record
-            file.write(json.dumps(dict(job=job, record=record)) + '\n')
-            file.flush()
-            bar.update()
-
-        if workers == 1:
-            for job in todo:
-                keep(job, _timed(work, job))
-        elif todo:
-            # Spawned, since a fork of a process that holds threads or a GPU can hang.
-            with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'),
-                                     _start_worker) as pool:
-                running = {pool.submit(_timed, work, job): job for job in todo}
-                for future in as_completed(running):
-                    keep(running[future], future.result())
-    if bar is not None:
-        bar.file.write('\n')
-    return [done[_key(job)] for job in jobs]
+# ---- results -----------------------------------------------------------------------------
 
 
 def machine(device: str = 'cpu') -> Dict[str, str]:
@@ -129,8 +60,8 @@ def write_json(path: Path, results: Dict[str, Any]) -> None:
         return json.dumps(value)
 
     body = ',\n'.join(f' {json.dumps(key)}: {lines(value)}' for key, value in results.items())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f'{{\n{body}\n}}\n', encoding='utf-8')
+    with whole_file(path) as partial:
+        partial.write_text(f'{{\n{body}\n}}\n', encoding='utf-8')
 
 
 def read_json(path: Path) -> Dict[str, Any]:
@@ -138,10 +69,19 @@ def read_json(path: Path) -> Dict[str, Any]:
 
     Raises:
         FileNotFoundError: If the study has not been run.
+        ValueError: If the file is not one of a study.
     """
     if not path.is_file():
         raise FileNotFoundError(f'{path} does not exist; run the study without --plot-only first')
-    return json.loads(path.read_text())
+    try:
+        found = json.loads(path.read_text(encoding='utf-8'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} must hold the results of this study, and is not JSON ({error}); '
+                         'run the study without --plot-only') from error
+    if not isinstance(found, dict) or not isinstance(found.get('runs'), list):
+        raise ValueError(f'{path} must hold the results of this study, and has no runs; run the '
+                         'study without --plot-only')
+    return found
 
 
 # ---- numbers -------------------------------------------------------------------------------
@@ -168,8 +108,12 @@ def finish(name: str, args: argparse.Namespace, run: Callable[[Any], Dict[str, A
     """
     path = args.out / f'{name}.json'
     with short_errors():
+        if args.plot_only:
+            read_json(path)
+        check_page(args.out / f'{name}.md', 'results')
         if not args.plot_only:
-            write_json(path, run(args))
+            with held_folder(args.work_dir, name, f'.{name}.lock'):
+                write_json(path, run(args))
         report(read_json(path), args.out)
     print(f'results: {args.out / name}.md, .png and .json')
 
@@ -220,14 +164,28 @@ def fill_page(path: Path, name: str, text: str) -> None:
         ValueError: If the page has no such marks.
     """
     begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
+    page, pattern = check_page(path, name)
+    with whole_file(path) as partial:
+        partial.write_text(pattern.sub(lambda _: f'{begin}\n{text.strip()}\n{end}', page),
+                           encoding='utf-8')
+
+
+def check_page(path: Path, name: str) -> Tuple[str, 're.Pattern[str]']:
+    """Read a page that :func:`fill_page` can fill; before a study runs for hours.
+
+    Returns:
+        tuple: The text, and a pattern of what is replaced.
+
+    Raises:
+        ValueError: If the page has no such marks.
+    """
+    begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
     page = path.read_text(encoding='utf-8') if path.is_file() else f'{begin}\n{end}\n'
     pattern = re.compile(re.escape(begin) + '.*?' + re.escape(end), re.S)
     if len(pattern.findall(page)) != 1:
-        raise ValueError(f'{path} must have one line {begin} and one line {end} behind it; '
+        raise ValueError(f'{path} must have one line {begin} and one line {end} after it; '
                          'what stands between them is written by the study')
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(pattern.sub(lambda _: f'{begin}\n{text.strip()}\n{end}', page),
-                    encoding='utf-8')
+    return page, pattern
 
 
 # ---- plots ---------------------------------------------------------------------------------

@@ -10,14 +10,13 @@ from typing import Any, List, Optional, Tuple
 
 import torch
 from mmengine.dist import is_main_process
-from mmengine.fileio import LocalBackend
-from mmengine.hooks import CheckpointHook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from cotap_mm import signals
 from cotap_mm.engine import run_state
 from cotap_mm.engine.checkpoint_files import remove_checkpoint, whole_checkpoint
+from cotap_mm.engine.hooks.best_checkpoints import BestCheckpointHook
 from cotap_mm.engine.train_loop import ResumableTrainLoop
 from cotap_mm.errors import UserError
 from cotap_mm.files import name_bytes, whole_file
@@ -36,7 +35,7 @@ class LastCheckpointLost(UserError, OSError):
 
 
 @HOOKS.register_module()
-class SafeCheckpointHook(CheckpointHook):
+class SafeCheckpointHook(BestCheckpointHook):
     """Save so that nothing is lost, whenever the process or the disk gives up.
 
     * A checkpoint is written under another name, brought to the disk, and renamed.
@@ -45,7 +44,8 @@ class SafeCheckpointHook(CheckpointHook):
     * While steps are skipped because their gradients are not finite, the last checkpoint
       before them is kept, too.
     * Where it cannot be written, e.g. on a full disk, the training goes on and tries
-      again; at its end it waits for room.
+      again; at its end it waits for room. The same holds for the best checkpoint and
+      published ones (``save_best``, ``published_keys``), which are not waited for.
     * It holds the queues and random numbers of all ranks and the place in the data, and
       a run that resumes from it is the run that was interrupted.
 
@@ -141,9 +141,6 @@ class SafeCheckpointHook(CheckpointHook):
             self._next_try = runner.iter + 2
             return
         super()._save_checkpoint(runner)
-
-    def _is_local(self) -> bool:
-        return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         self._run_state = run_state.gather_run_state(

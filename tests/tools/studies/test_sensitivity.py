@@ -51,7 +51,7 @@ def test_values_reach_the_network(tmp_path, name, read):
 
 
 def test_unknown_key(tmp_path):
-    with pytest.raises(KeyError, match="no model.pairs.topn: nothing called 'topn'.*num_negatives"):
+    with pytest.raises(ValueError, match="no model.pairs.topn: .* 'topn'.*num_negatives"):
         sensitivity.make_config(dict(JOB, key='model.pairs.topn', value=3, work_dir=str(tmp_path)))
 
 

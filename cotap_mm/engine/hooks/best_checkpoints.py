@@ -1,0 +1,144 @@
+"""The best checkpoint and published ones, in a training that survives a full disk."""
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any, Iterator
+
+import torch
+from mmengine.dist import is_main_process, master_only
+from mmengine.fileio import LocalBackend
+from mmengine.hooks import CheckpointHook
+from mmengine.logging import print_log
+from mmengine.runner import save_checkpoint
+from mmengine.runner.checkpoint import _load_checkpoint
+
+from cotap_mm.files import whole_file
+from cotap_mm.ops import broadcast
+
+
+class _NotSaved(Exception):
+    """The best checkpoint could not be written; raised on all ranks alike."""
+
+
+class BestCheckpointHook(CheckpointHook):
+    """MMEngine's hook, whose best and published checkpoints are whole or not there.
+
+    MMEngine deletes the best checkpoint before the new one is written, and a full disk ends the
+    training. Here the old one stays until then. Elsewhere than on a local disk files are
+    written as MMEngine's hook does.
+    """
+
+    def _is_local(self) -> bool:
+        return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None
+
+    def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        if not self.save_best or not self._is_local():
+            super()._save_best_checkpoint(runner, metrics)
+            return
+        info = runner.message_hub.runtime_info
+        before = {key: value for key, value in info.items() if key.startswith('best_')}
+        old = dict(self._best())
+        for key in old:  # MMEngine deletes what is named here
+            self._set_best(key, None)
+        written: list[Path] = []
+        plain_save = runner.save_checkpoint
+
+        def save(out_dir: str, filename: str, **options: Any) -> None:
+            if not filename.startswith('best_'):
+                plain_save(out_dir, filename, **options)
+                return
+            written.append(Path(out_dir) / filename)
+            problem = self._write_best(plain_save, written[-1], options)
+            if problem is not None:
+                raise _NotSaved(problem)
+
+        runner.save_checkpoint = save
+        try:
+            super()._save_best_checkpoint(runner, metrics)
+        except _NotSaved as error:
+            for key in [key for key in info if key.startswith('best_')]:
+                info.pop(key)
+            info.update(before)
+            for key, path in old.items():
+                self._set_best(key, path)
+            _remove(written, kept=old.values())
+            print_log(f'{written[-1]} cannot be written: {error}. Training continues, and the best '
+                      'checkpoint before it is kept; make room on the disk', logger='current',
+                      level=logging.ERROR)
+        else:
+            for key, path in old.items():
+                if dict(self._best())[key] is None:
+                    self._set_best(key, path)
+            _remove(old.values(), kept=[path for _, path in self._best()])
+        finally:
+            del runner.save_checkpoint
+
+    def _best(self) -> Iterator[tuple[str, str | None]]:
+        """Indicator -> path of its best checkpoint so far; '' for the only indicator."""
+        if len(self.key_indicators) == 1:
+            yield '', self.best_ckpt_path
+        else:
+            yield from self.best_ckpt_path_dict.items()
+
+    def _set_best(self, key: str, path: str | None) -> None:
+        if key:
+            self.best_ckpt_path_dict[key] = path
+        else:
+            self.best_ckpt_path = path
+
+    @staticmethod
+    def _write_best(plain_save: Any, path: Path, options: dict) -> str | None:
+        """What went wrong, on all ranks alike; None if nothing did."""
+        problem = ''
+        if is_main_process():
+            try:
+                with whole_file(path) as partial:
+                    plain_save(str(partial.parent), partial.name, **options)
+            except OSError as error:
+                problem = f'{type(error).__name__}: {error}'
+        else:
+            plain_save(str(path.parent), path.name, **options)
+        failed = broadcast(torch.tensor(float(bool(problem))))
+        return (problem or 'rank 0 says so') if failed else None
+
+    @master_only
+    def _publish_model(self, runner, ckpt_path: str) -> None:
+        if not self._is_local():
+            super()._publish_model(runner, ckpt_path)
+            return
+        try:
+            content = _load_checkpoint(ckpt_path, map_location='cpu')
+            kept = {key: value for key, value in content.items() if key in self.published_keys}
+            digest = hashlib.sha256(pickle.dumps(kept)).hexdigest()
+            path = Path(ckpt_path).with_name(f'{Path(ckpt_path).stem}-{digest[:8]}.pth')
+            with whole_file(path) as partial:
+                save_checkpoint(kept, str(partial))
+        except OSError as error:
+            print_log(f'{ckpt_path} cannot be published ({type(error).__name__}: {error}). The '
+                      'training is complete and its checkpoints are kept; make room and use '
+                      'tools/publish.py', logger='current', level=logging.ERROR)
+            return
+        print_log(f'{ckpt_path} is published as {path} with {", ".join(kept) or "no keys"}',
+                  logger='current')
+
+
+def _remove(paths: Any, kept: Any) -> None:
+    """Delete checkpoints on the first rank, except those that are kept."""
+    if not is_main_process():
+        return
+    kept = {str(path) for path in kept if path}
+    for path in map(Path, filter(None, paths)):
+        try:
+            if str(path) in kept:
+                continue
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)
+        except OSError as error:
+            print_log(f'{path} cannot be deleted ({error})', logger='current',
+                      level=logging.WARNING)

@@ -1,0 +1,114 @@
+"""A full disk ends neither a training with save_best nor one that publishes."""
+import random
+
+import pytest
+import torch
+from engine.test_safe_checkpoints import Line
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from cotap_mm.engine import SafeCheckpointHook
+from cotap_mm.files import UNFINISHED
+
+
+class Score(Hook):
+    """Report each step's number as the score of a validation."""
+    priority = 'LOW'
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        hook = next(each for each in runner.hooks if isinstance(each, SafeCheckpointHook))
+        hook.after_val_epoch(runner, dict(score=runner.iter, other=-runner.iter))
+
+
+def train(folder, **options):
+    hook = dict(type='cotap_mm.SafeCheckpointHook', by_epoch=False, interval=2, **options)
+    runner = Runner(
+        Line(), str(folder), train_dataloader=dict(
+            batch_size=1, num_workers=0, sampler=dict(type='InfiniteSampler'),
+            dataset=[dict(inputs=torch.zeros(1))] * 4),
+        train_cfg=dict(by_epoch=False, max_iters=6), default_hooks=dict(checkpoint=hook),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.)), log_level='WARNING',
+        default_scope='cotap_mm', experiment_name=f'best_{folder.name}_{random.random()}')
+    runner.register_hook(Score())
+    runner.train()
+    return runner
+
+
+def names(folder, start):
+    assert not [path for path in folder.iterdir() if path.name.startswith(UNFINISHED)]
+    return sorted(path.name for path in folder.iterdir() if path.name.startswith(start))
+
+
+@pytest.fixture
+def said(monkeypatch):
+    found = []
+    monkeypatch.setattr('cotap_mm.engine.hooks.best_checkpoints.print_log',
+                        lambda text, **options: found.append(text))
+    return found
+
+
+def full_disk_for(monkeypatch, is_full):
+    """Writing a best checkpoint fails half-way in some iterations."""
+    plain = Runner.save_checkpoint
+
+    def save(self, out_dir, filename, *args, **options):
+        plain(self, out_dir, filename, *args, **options)
+        if 'best_' in filename and is_full(self.iter):
+            with open(f'{out_dir}/{filename}', 'rb+') as file:
+                file.truncate(100)
+            raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(Runner, 'save_checkpoint', save)
+
+
+def test_the_best_one_replaces_the_one_before(tmp_path):
+    runner = train(tmp_path, save_best='score', rule='greater')
+    assert names(tmp_path, 'best_') == ['best_score_iter_5.pth']
+    info = runner.message_hub.runtime_info
+    assert info['best_score'] == 5 and info['best_ckpt'] == str(tmp_path / 'best_score_iter_5.pth')
+    saved = torch.load(tmp_path / 'best_score_iter_5.pth', weights_only=False)
+    assert saved['state_dict']['weight'] == -6
+
+
+def test_the_best_one_stays_while_the_disk_is_full(tmp_path, monkeypatch, said):
+    full_disk_for(monkeypatch, lambda step: step >= 3)
+    runner = train(tmp_path, save_best='score', rule='greater')
+    assert runner.iter == 6 and names(tmp_path, 'best_') == ['best_score_iter_2.pth']
+    saved = torch.load(tmp_path / 'best_score_iter_2.pth', weights_only=False)
+    assert saved['state_dict']['weight'] == -3
+    info = runner.message_hub.runtime_info
+    assert info['best_score'] == 2 and info['best_ckpt'] == str(tmp_path / 'best_score_iter_2.pth')
+    assert len(said) == 3 and 'No space left on device' in said[0]
+    assert 'the best checkpoint before it is kept' in said[0]
+
+
+def test_a_full_disk_for_a_while(tmp_path, monkeypatch, said):
+    full_disk_for(monkeypatch, lambda step: step in (0, 2))
+    train(tmp_path, save_best='score', rule='greater')
+    assert names(tmp_path, 'best_') == ['best_score_iter_5.pth'] and len(said) == 2
+
+
+def test_two_scores(tmp_path, monkeypatch, said):
+    full_disk_for(monkeypatch, lambda step: step == 5)
+    runner = train(tmp_path, save_best=['score', 'other'], rule='greater')
+    assert names(tmp_path, 'best_') == ['best_other_iter_0.pth', 'best_score_iter_4.pth']
+    assert runner.message_hub.runtime_info['best_score_other'] == 0
+
+
+def test_published_or_not(tmp_path, monkeypatch, said):
+    (tmp_path / 'a').mkdir()
+    train(tmp_path / 'a', published_keys=['state_dict', 'meta'], save_best='score', rule='greater')
+    published = [name for name in names(tmp_path / 'a', '') if '.pth' in name and '-' in name]
+    assert [name.split('-')[0] for name in published] == ['best_score_iter_5', 'iter_6']
+    assert set(torch.load(tmp_path / 'a' / published[0], weights_only=False)) == {
+        'state_dict', 'meta'}
+
+    def full(*args, **options):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr('cotap_mm.engine.hooks.best_checkpoints.save_checkpoint', full)
+    (tmp_path / 'b').mkdir()
+    said.clear()
+    assert train(tmp_path / 'b', published_keys=['state_dict']).iter == 6
+    assert not [name for name in names(tmp_path / 'b', '') if '.pth' in name and '-' in name]
+    assert len(said) == 1 and 'cannot be published (OSError' in said[0]
