@@ -9,7 +9,7 @@ from engine.test_exact_resume import assert_same, saved
 from mmengine.runner import Runner
 from rank_work import on_two_ranks
 from tiny import build_tiny
-from torch.multiprocessing import ProcessExitedException
+from torch.multiprocessing.spawn import ProcessException
 
 from cotap_mm.engine import CoTAPFSDPStrategy
 
@@ -62,7 +62,7 @@ def test_a_step_with_bad_numbers_is_left_out_on_both(tmp_path, ranks):
 @pytest.mark.dist
 def test_the_bundle_of_a_diverged_training(tmp_path, ranks):
     """Its weights are gathered by all ranks."""
-    with pytest.raises(ProcessExitedException):
+    with pytest.raises(ProcessException):
         ranks(sharding_work.diverged)
     bundle, = (tmp_path / 'diverged').glob('non_finite_iter_*.json')
     assert json.loads(bundle.read_text())['weights_that_are_not_finite'] == []
