@@ -1,8 +1,28 @@
 """The tools are scripts, not a package; tests import them by their file."""
+import contextlib
+import functools
 import importlib.util
+import io
+import sys
 from pathlib import Path
 
 TOOLS = Path(__file__).resolve().parent.parent / 'tools'
+
+
+@functools.lru_cache(maxsize=None)
+def help_of(name):
+    """What ``tools/NAME.py --help`` prints, in this process, which has imported most already."""
+    text, words, path = io.StringIO(), sys.argv, list(sys.path)
+    sys.argv = [f'{name}.py', '--help']
+    sys.path.insert(0, str(TOOLS))
+    try:
+        with contextlib.redirect_stdout(text):
+            load_tool(name).main()
+    except SystemExit as ended:
+        assert not ended.code, ended.code
+    finally:
+        sys.argv, sys.path[:] = words, path
+    return text.getvalue()
 
 
 def load_tool(name):

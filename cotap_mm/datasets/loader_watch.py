@@ -168,6 +168,9 @@ class _WatchedBatches:
     def __len__(self) -> int:
         return len(self._batches)  # type: ignore[arg-type]
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__['_batches'], name)
+
     def __del__(self) -> None:
         self._watch.close()
 

@@ -17,7 +17,19 @@ from cotap_mm.engine.launch import limit_loader_waits
 from cotap_mm.errors import UserError
 
 LIMIT = 2.5
+_before = set()  # children that other tests have left
 forked = pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks workers')
+
+
+@pytest.fixture(autouse=True)
+def _remember_children():
+    _before.clear()
+    _before.update(multiprocessing.active_children())
+
+
+def new_children():
+    """Processes of this test."""
+    return set(multiprocessing.active_children()) - _before
 
 
 class Images(Dataset):
@@ -81,7 +93,7 @@ def test_a_worker_that_hangs(said, does, state):
                        rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Look at their disk'):
         all_of(Images(3, does))
     assert said and 'reading 3.jpg; waiting ' in said[0]
-    assert not multiprocessing.active_children()  # one would keep this process from its end
+    assert not new_children()  # one would keep this process from its end
 
 
 class Unwatched(Images):
@@ -106,7 +118,7 @@ def test_a_worker_of_any_data_set_that_hangs(said, does):
     with pytest.raises(UserError, match='^no worker of the loader has given a sign of life for . '
                        's; processes .*, reading nothing that is known. Look at their disk'):
         list(watch_loader(DataLoader(Unwatched(3, does), 1, num_workers=2), LIMIT))
-    assert not multiprocessing.active_children()
+    assert not new_children()
 
 
 @forked
@@ -114,7 +126,7 @@ def test_a_stopped_worker_whose_batches_are_ready(said):
     """Taking a tensor from it has no limit in PyTorch, whatever ``timeout`` says."""
     batches = iter(watch_loader(DataLoader(Unwatched(9, hang), 1, num_workers=1, timeout=600,
                                            prefetch_factor=4), LIMIT))
-    worker, = multiprocessing.active_children()
+    worker, = new_children()
     time.sleep(1)
     os.kill(worker.pid, signal.SIGSTOP)
     with time_limit(60), pytest.raises(UserError, match=rf'{worker.pid} .stopped by a signal.'):
@@ -131,7 +143,7 @@ def test_a_worker_of_any_data_set_that_computes_or_idles(said):
 @forked
 def test_workers_of_other_loaders_are_left_alone(said):
     others = iter(DataLoader(Images(9, hang), 1, num_workers=1))
-    other, = multiprocessing.active_children()
+    other, = new_children()
     with pytest.raises(UserError) as raised:
         all_of(Images(3, stop), num_workers=1)
     assert str(other.pid) not in str(raised.value) and other.is_alive()
