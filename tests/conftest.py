@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from mmengine.config import Config
 from mmengine.logging import MMLogger
 
 import cotap_mm  # noqa: F401  (before anybody imports mmpretrain.models: see compat.py)
@@ -40,6 +41,12 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f'skipped for missing data, but {SHARED.name}/ is there'
 
 
+def plain_text(config):
+    """As ``config.pretty_text``, which takes longer than the trainings of these tests."""
+    return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
+
+
 def pytest_configure(config):
+    Config.pretty_text = property(plain_text)
     # The tensors are tiny: more threads would only wait for each other.
     torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))

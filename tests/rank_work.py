@@ -27,7 +27,10 @@ def entry(rank, work, port, folder, world):
 
 def on_ranks(work, folder, world):
     """What ``work(rank)`` returns on each of several processes."""
-    mp.spawn(entry, args=(work, free_port(), str(folder), world), nprocs=world)
+    # Forked ranks need not import anything. Nothing of the parent waits for a thread there, since
+    # tests use one thread each.
+    mp.start_processes(entry, args=(work, free_port(), str(folder), world), nprocs=world,
+                       start_method='fork' if hasattr(os, 'fork') else 'spawn')
     return [torch.load(Path(folder) / f'{rank}.pth', weights_only=True) for rank in range(world)]
 
 
