@@ -42,7 +42,7 @@ from cotap_mm.engine.work_folder import (
 from cotap_mm.engine.writers import check_work_dir, guard_writers
 from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
-from cotap_mm.rank_watch import limit_of, start_watch
+from cotap_mm.rank_watch import current_watch, limit_of, start_watch
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
@@ -170,7 +170,10 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
                 hook.close()
         release_folder()
     if was_preempted(runner) and is_main_process():
-        if world_size() > 1:
+        watch = current_watch()
+        if watch is not None:
+            watch.wait_to_be_last()
+        elif world_size() > 1:
             time.sleep(5)
         sys.exit(EXIT_STATUS)
 
