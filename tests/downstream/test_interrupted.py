@@ -24,6 +24,7 @@ class InterruptHook(Hook):
 
     priority = 'VERY_HIGH'
     when = None
+    validated = 0
 
     def _kill(self, where, count):
         if self.when == (where, count):
@@ -36,6 +37,7 @@ class InterruptHook(Hook):
         self._kill('step', runner.iter + 1)
 
     def before_val_iter(self, runner, batch_idx, data_batch=None):
+        type(self).validated += 1
         self._kill('validation', runner.iter)
 
 
@@ -68,14 +70,16 @@ def interrupt(monkeypatch, capsys, arguments, where, at):
 
 
 @pytest.mark.parametrize('where, at, done', [
-    ('step', 3, 3), ('between', 3, 3), ('validation', 4, 4)])
+    ('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)])
 def test_a_loop_over_iterations_is_saved(
         run, monkeypatch, capsys, where, at, done):
     path, _ = run('voc_linear')
     folder, arguments = write(path, **{
         'train_cfg.max_iters': 6, 'train_cfg.val_interval': 4,
         'default_hooks.checkpoint.interval': 100})
+    monkeypatch.setattr(InterruptHook, 'validated', 0)
     interrupt(monkeypatch, capsys, arguments, where, at)
+    assert InterruptHook.validated == (where == 'validation')
     assert checkpoints(folder) == [f'iter_{done}.pth']
     tool('train')([*arguments, '--resume'])
     assert checkpoints(folder) == [f'iter_{done}.pth', 'iter_6.pth']

@@ -52,7 +52,7 @@ class LoopPreemptionHook(PreemptionHook):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
             is_last = runner.iter + 1 >= runner.max_iters
         else:
-            is_last = batch_idx + 1 >= len(runner.train_dataloader)
+            is_last = _is_last(batch_idx, runner.train_dataloader)
         if is_last or self.stopped:  # what follows saves
             return
         if not _is_by_iterations(runner):
@@ -65,14 +65,20 @@ class LoopPreemptionHook(PreemptionHook):
             self._raise_if_asked()
 
     def before_val_epoch(self, runner) -> None:
-        """A validation may be interrupted."""
+        """A validation may be interrupted; a run that has been saved and stops has none.
+
+        Raises:
+            Stopped: After that, on all ranks.
+        """
+        if self.stopped:
+            raise signals.Stopped(self.received or 'a signal on another rank')
         self._is_validating = True
         self._allow(runner)
 
     def after_val_iter(self, runner, batch_idx: int, data_batch: Any = None,
                        outputs: Optional[Any] = None) -> None:
         """The best checkpoint is saved after the last batch, and that is not interrupted."""
-        if batch_idx + 1 >= len(runner.val_dataloader):
+        if _is_last(batch_idx, runner.val_dataloader):
             self._forbid()
 
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
@@ -125,3 +131,11 @@ class LoopPreemptionHook(PreemptionHook):
 
 def _is_by_iterations(runner) -> bool:
     return isinstance(runner.train_loop, IterBasedTrainLoop)
+
+
+def _is_last(batch_idx: int, loader: Any) -> bool:
+    """Whether a loader, which need not know its length, has given its last batch."""
+    try:
+        return batch_idx + 1 >= len(loader)
+    except TypeError:
+        return False
