@@ -2,14 +2,12 @@
 from __future__ import annotations
 
 import atexit
-import datetime
 import faulthandler
 import itertools
 import logging
 import os
 import queue
 import re
-import socket
 import sys
 import threading
 import time
@@ -19,9 +17,11 @@ from typing import Any, Callable, Iterator, TypeVar
 import torch
 import torch.distributed as dist
 
+from cotap_mm import signals
 from cotap_mm.errors import UserError
 from cotap_mm.ops import rank, world_size
-from cotap_mm.signals import Stopped
+from cotap_mm.rank_messenger import LEFT, POLL, Messenger, agent_holds_store
+from cotap_mm.signals import EXIT_STATUS, Stopped
 
 #: Environment variable with the seconds after which a wait for another rank gives up.
 TIMEOUT = 'COTAP_DIST_TIMEOUT'
@@ -31,15 +31,14 @@ _NO_ANSWER = re.compile(
     r'timed out|timeout|connection (closed|reset|refused|was likely closed)|broken pipe|'
     r'communicator was aborted|socket|remote process exited|no response', re.IGNORECASE)
 T = TypeVar('T')
-_POLL = 0.5  # seconds
 _SHORTEST = 10.0  # seconds of silence that a busy machine may need, whatever the time-out
-_LONGEST_BEAT = 15.0  # seconds between two signs of life
 _BROKEN = 10.0  # seconds to finish after the connection to the store has closed
 _OWN_ERROR = 2.0  # seconds to end by itself after another rank was lost or has failed
 _HEARD = 10.0  # seconds that a rank which fails waits until the others know
+_ALL_LEFT = 10.0  # seconds that rank 0 waits in a stop until the others have ended
 _ANSWER = 5.0  # seconds for the others to say that they wait as well
 _EXIT = 60.0  # seconds for the interpreter to shut down
-_LEFT = 1 << 40  # added to the count of signs of life by a rank that ends
+_STOPPED = 'stopped by '  # begins what is told of a rank that a signal stops
 _numbers = itertools.count()  # all ranks enter the same contexts in the same order
 
 
@@ -65,88 +64,12 @@ def timeout_of(config_timeout: float) -> float:
     return seconds
 
 
-def _agent_holds_store() -> bool:
-    return os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
-
-
 def limit_of(timeout: float) -> float:
     """Seconds without a sign of life after which a rank or a loader's worker counts as lost.
 
     Less than the time-out, so that the reason is known before collectives give up.
     """
     return max(0.8 * timeout, _SHORTEST)
-
-
-class _Messenger(threading.Thread):
-    """The only thread that talks to the store, on a connection of its own.
-
-    Most operations of a TCPStore have no time-out: where the process that holds it has been
-    stopped they never return. Others see it from ``rounds``, which then stays as it is.
-    """
-
-    def __init__(self, rank: int, size: int, timeout: float) -> None:
-        super().__init__(name='rank watch: messenger', daemon=True)
-        self.rank, self.size, self.timeout = rank, size, timeout
-        self.beat_every = min(max(limit_of(timeout) / 20, _POLL), _LONGEST_BEAT)
-        self.rounds = 0
-        self.broken = ''
-        self.beats = [0] * size
-        self.names = [''] * size
-        self.failures: dict[int, str] = {}
-        self.listening: list[int] = []  # numbers of the contexts that this process is in
-        self.is_working: Callable[[], bool] = lambda: True
-        self.ending = threading.Event()
-        self._jobs: queue.Queue = queue.Queue()
-        self._next_beat = 0.0
-        # Restarts by torchrun share the store.
-        self._prefix = f'cotap_mm/watch/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}'
-
-    def ask(self, job: Callable[[Any], T], seconds: float) -> T | None:
-        """The result of ``job(store)``; None if the store does not answer in that time."""
-        if self.broken:
-            return None
-        answer: queue.Queue = queue.Queue(1)
-        self._jobs.put((job, answer))
-        try:
-            return answer.get(timeout=seconds)
-        except queue.Empty:
-            return None
-
-    def run(self) -> None:
-        try:
-            store = dist.PrefixStore(self._prefix, dist.TCPStore(
-                os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
-                timeout=datetime.timedelta(seconds=self.timeout)))
-            store.set(f'name/{self.rank}', f'process {os.getpid()} on {socket.gethostname()}')
-            # The store may go with rank 0.
-            while not self.ending.is_set() and (_agent_holds_store() or self.beats[0] < _LEFT):
-                self._round(store)
-                self.rounds += 1
-            store.add(f'beat/{self.rank}', _LEFT)
-        except (RuntimeError, ValueError, OSError) as error:
-            self.broken = str(error).strip().split('\n')[0][:200] or type(error).__name__
-
-    def _round(self, store: Any) -> None:
-        try:
-            job, answer = self._jobs.get(timeout=_POLL)
-        except queue.Empty:
-            pass
-        else:
-            answer.put(job(store))
-        if time.monotonic() >= self._next_beat:
-            self._next_beat = time.monotonic() + self.beat_every
-            if self.is_working():
-                store.add(f'beat/{self.rank}', 1)
-            self.beats = [store.add(f'beat/{other}', 0) for other in range(self.size)]
-        else:
-            self.beats[0] = store.add('beat/0', 0)
-        for other, name in enumerate(self.names):
-            if not name and store.check([f'name/{other}']):
-                self.names[other] = store.get(f'name/{other}').decode()
-        for number in list(self.listening):
-            if number not in self.failures and store.check([f'failure/{number}']):
-                self.failures[number] = store.get(f'failure/{number}').decode()
-                store.add(f'failure/{number}/known', 1)
 
 
 class RankWatch:
@@ -167,7 +90,7 @@ class RankWatch:
     def __init__(self, rank: int, size: int, timeout: float) -> None:
         self.rank, self.size, self.timeout = rank, size, timeout
         self.limit = limit_of(timeout)
-        self._messenger = _Messenger(rank, size, timeout)
+        self._messenger = Messenger(rank, size, timeout, self.limit / 20)
         self._messenger.is_working = self._is_working
         self._contexts: list[tuple[int, Callable[[], str]]] = []
         self._steps_needed = 0
@@ -181,12 +104,12 @@ class RankWatch:
     def lost(self) -> str:
         """A clause on the ranks that give no sign of life; '' if all do."""
         beats = self._messenger.beats
-        if beats[0] < _LEFT:
+        if beats[0] < LEFT:
             limit = min(_BROKEN, self.limit) if self._messenger.broken else self.limit
             if self._store_silence > limit:
                 return self.describe_store()
         return self.describe([other for other, seconds in enumerate(self._silence)
-                              if seconds > self.limit and beats[other] < _LEFT])
+                              if seconds > self.limit and beats[other] < LEFT])
 
     def describe(self, ranks: list[int]) -> str:
         """A clause on ranks that do not answer; '' if there are none."""
@@ -201,7 +124,7 @@ class RankWatch:
     def describe_store(self) -> str:
         """The same where the store of the process group does not answer."""
         place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
-        if _agent_holds_store():
+        if agent_holds_store():
             return (f'torchrun at {place}, which started rank 0 and holds the store of the run, '
                     'does not answer: it or its machine died or was stopped')
         return f'{self.describe([0])} (it holds the store of the run at {place})'
@@ -235,9 +158,12 @@ class RankWatch:
 
         Raises:
             LostRank: If one of them failed or gives no sign of life.
+            Stopped: If a signal has stopped one of them.
         """
         self.step()
-        gone = [other for other, beat in enumerate(self._messenger.beats) if beat >= _LEFT]
+        if self.failure().startswith(_STOPPED):
+            raise Stopped(self.failure()[len(_STOPPED):])
+        gone = [other for other, beat in enumerate(self._messenger.beats) if beat >= LEFT]
         reason = self.failure() or self.lost() or (
             f'rank {gone[0]} has ended before the others' if must_stay and gone else '')
         if reason:
@@ -265,10 +191,9 @@ class RankWatch:
         self._messenger.listening.append(entry[0])
         try:
             yield
-        except Stopped as stopped:  # by a signal to this rank; the others must not wait for it
-            self._contexts.remove(entry)
-            self._messenger.listening.remove(entry[0])
-            self._tell(entry[0], str(stopped))
+        except Stopped as stopped:
+            self._forget(entry)
+            self._stop_together(stopped, [entry[0]])
             raise
         except Exception as error:
             is_own = isinstance(error, UserError) or not (
@@ -276,49 +201,81 @@ class RankWatch:
             if not is_own and self.failure():
                 self._end(self.failure())
             # From here on this rank ends by its own error.
-            self._contexts.remove(entry)
-            self._messenger.listening.remove(entry[0])
+            self._forget(entry)
+            if not is_own and signals.received():  # as the others do
+                stopped = Stopped(signals.received())
+                self._stop_together(stopped, [entry[0]])
+                raise stopped from error
             if not is_own:
                 reason = str(error).strip().splitlines()[0][:200]
                 raise LostRank(f'rank {self.rank}, {where()}: {self.missing()}. Its own output, '
                                f'or the log of its machine, says more{advice} '
                                f'({reason})') from error
             if not getattr(error, 'is_known_to_all_ranks', isinstance(error, LostRank)):
-                self._tell(entry[0], f'{type(error).__name__}: {error}')
+                self._messenger.tell(entry[0], f'process {self.rank} failed, '
+                                     f'{type(error).__name__}: {error}', _HEARD)
                 error.is_known_to_all_ranks = True  # type: ignore[attr-defined]
             raise
         finally:
-            if entry in self._contexts:
-                self._contexts.remove(entry)
-                self._messenger.listening.remove(entry[0])
+            self._forget(entry)
+
+    def _forget(self, entry: tuple[int, Callable[[], str]]) -> None:
+        if entry in self._contexts:
+            self._contexts.remove(entry)
+            self._messenger.listening.remove(entry[0])
+
+    def _stop_together(self, stopped: Stopped, numbers: list[int]) -> None:
+        """Stop all ranks after a signal to this one, and set its exit status.
+
+        A launcher may kill the ranks that are left when one has a bad status, and then reports
+        that they were killed. So the others exit with 0, and rank 0 after them with 75.
+        """
+        if getattr(stopped, 'is_known_to_all_ranks', False):
+            return
+        text = f'{_STOPPED}{stopped.name}'
+        if ' on rank ' not in text:
+            text += f' on rank {self.rank}'
+        if any(self._messenger.tell(number, text, _HEARD) for number in numbers):
+            stopped.is_known_to_all_ranks = True  # type: ignore[attr-defined]
+            stopped.code = 0 if self.rank else EXIT_STATUS
+            self.wait_to_be_last()
+
+    def wait_to_be_last(self) -> None:
+        """On rank 0, where a run stops after a signal: wait until the others have ended."""
+        if self.rank == 0 and self._messenger.wait_until_left(_ALL_LEFT):
+            time.sleep(2 * POLL)  # they are about to
+
+    def leave(self, name: str) -> int:
+        """Stop all ranks, since a signal ends this one while its main thread cannot react.
+
+        Args:
+            name (str): The signal.
+
+        Returns:
+            int: Exit status of this process.
+        """
+        stopped = Stopped(name)
+        self._stop_together(stopped, [number for number, _ in reversed(self._contexts)])
+        self.stop()
+        return int(stopped.code or 0)
 
     def stop(self) -> None:
         """Say that this rank has ended; at the latest when its interpreter shuts down."""
         messenger = self._messenger
         messenger.ending.set()
-        messenger.join(3 * _POLL)
-        if self.rank == 0 and not messenger.broken and not _agent_holds_store():
-            time.sleep(2 * _POLL)  # the store may go with this process, and others look into it
+        messenger.join(3 * POLL)
+        if self.rank == 0 and not messenger.broken and not agent_holds_store():
+            time.sleep(2 * POLL)  # the store may go with this process, and others look into it
 
     def _is_working(self) -> bool:
         return not self._steps_needed or time.monotonic() - self._last_step < max(
             self.limit, 60.0)
 
-    def _tell(self, number: int, sentence: str) -> None:
-        """Tell the other ranks of a failure, and wait a little until they know."""
-        name = f'failure/{number}'
-        ask, end = self._messenger.ask, time.monotonic() + _HEARD
-        known = ask(lambda store: store.set(name, f'process {self.rank} failed, {sentence}')
-                    or store.add(f'{name}/known', 1), _HEARD)
-        while known is not None and known < self.size and time.monotonic() < end:
-            time.sleep(0.1)
-            known = ask(lambda store: store.add(f'{name}/known', 0), _HEARD)
-
     def _guard(self) -> None:
         looked, overdue = time.monotonic(), 0.0
-        while not self._messenger.ending.wait(_POLL):
+        while not self._messenger.ending.wait(POLL):
             now = time.monotonic()
-            passed = min(now - looked, 4 * _POLL)  # more if this process was stopped
+            passed = min(now - looked, 4 * POLL)  # more if this process was stopped
             looked = now
             self._listen(passed)
             failure, lost = self.failure(), self.lost() if self._contexts else ''
@@ -332,7 +289,7 @@ class RankWatch:
         if rounds == before:
             self._store_silence += passed
             return
-        passed += min(self._store_silence, 4 * _POLL)
+        passed += min(self._store_silence, 4 * POLL)
         self._store_silence = 0.0
         self._seen = rounds, list(beats)
         self._silence = [0.0 if new != old or other == self.rank else seconds + passed
@@ -344,15 +301,27 @@ class RankWatch:
         contexts = list(self._contexts)
         if not contexts:  # it has just come out of it
             return
-        late = threading.Timer(5.0, os._exit, (1, ))  # somebody may hold the lock of an output
+        failure, name = self.failure(), signals.received()
+        status = 1
+        if failure.startswith(_STOPPED):
+            name, status = failure[len(_STOPPED):], 0 if self.rank else EXIT_STATUS
+        elif name:  # what happened to the other rank may follow from the signal
+            status = EXIT_STATUS
+        # Somebody may hold the lock of an output.
+        late = threading.Timer(5.0 + (_ALL_LEFT if status != 1 else 0), os._exit, (status, ))
         late.daemon = True
         late.start()
-        if not self.failure():
-            reason = f'rank {self.rank}, {contexts[0][1]()}: {reason}'
-        print(f'error: {with_way_out(reason)}', file=sys.stderr, flush=True)
+        if not failure.startswith(_STOPPED) and (failure or not name):
+            if not failure:
+                reason = f'rank {self.rank}, {contexts[0][1]()}: {reason}'
+            print(f'error: {with_way_out(reason)}', file=sys.stderr, flush=True)
+        if status != 1:
+            print(signals.describe(name), file=sys.stderr, flush=True)
+            self.wait_to_be_last()
+            self.stop()
         sys.stdout.flush()
         logging.shutdown()
-        os._exit(1)
+        os._exit(status)
 
 
 def with_way_out(reason: str) -> str:
@@ -421,6 +390,7 @@ def start_watch(rank: int, size: int, timeout: float) -> RankWatch | None:
     elif _watch[0][-1] == os.getpid():
         _watch[1].stop()
     _watch = key, RankWatch(rank, size, timeout)
+    signals.set_farewell(_leave)
     return _watch[1]
 
 
@@ -428,6 +398,13 @@ def _stop_watch() -> None:
     if _watch is not None and _watch[0][-1] == os.getpid():
         _exit_within(_EXIT)  # a lost rank can hang the shutdown as well
         _watch[1].stop()
+
+
+def _leave(name: str) -> int:
+    """Exit status of a process that a signal ends; see :meth:`RankWatch.leave`."""
+    if _watch is None or _watch[0][-1] != os.getpid():
+        return EXIT_STATUS
+    return _watch[1].leave(name)
 
 
 def current_watch() -> RankWatch | None:
@@ -466,8 +443,9 @@ def ended_together(where: Callable[[], str] = lambda: 'waiting for the others',
     """End all ranks if one of them raises an error in this context, dies or is stopped.
 
     The rank that fails raises its error. The others may be in a collective that cannot be
-    interrupted: they print what happened and exit with status 1. Without a process group
-    nothing happens here.
+    interrupted: they print what happened and exit with status 1. After a signal to one of them
+    they print that instead and exit with status 0, and rank 0 after them with 75. Without a
+    process group nothing happens here.
 
     A rank whose main thread hangs is noticed where a collective with it reaches its time-out.
 

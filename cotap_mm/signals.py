@@ -44,6 +44,7 @@ class Stopped(SystemExit):
 
     def __init__(self, name: str, advice: str = '') -> None:
         super().__init__(EXIT_STATUS)
+        self.name = name
         self.sentence = describe(name, advice)
 
     def __str__(self) -> str:
@@ -58,7 +59,8 @@ class _State:
         self.wakeup_before = -1
         self.pipe: tuple[int, int] | None = None
         self.watcher: threading.Thread | None = None
-        self.received = ''
+        self.received = ''  # by the main thread
+        self.noticed = ''  # by the watching thread, which is not held up by calls of C
         self.received_at = 0.0
         self.raises = True  # whether a signal interrupts the main thread
         self.patience: float | None = PATIENCE  # seconds until the process is ended; None: never
@@ -71,12 +73,13 @@ def _nothing_saved() -> str:
 
 
 _state = _State()
+_farewell: list[Callable[[str], int]] = []  # what set_farewell has set
 _in_children: list[Callable[[int, Any], None]] = []  # what SIGTERM does there, if anything
 
 
 def received() -> str:
     """Name of the signal that asked this process to stop; '' if there was none."""
-    return _state.received
+    return _state.received or _state.noticed
 
 
 def is_listening() -> bool:
@@ -130,6 +133,16 @@ def set_advice(advice: Callable[[], str] | None) -> None:
             which says that nothing had to be saved.
     """
     _state.advice = advice or _nothing_saved
+
+
+def set_farewell(act: Callable[[str], int]) -> None:
+    """Set what is done before this process is ended while its main thread does not react.
+
+    Args:
+        act (callable): Takes the name of the signal and returns the exit status. Called in a
+            thread.
+    """
+    _farewell[:] = [act]
 
 
 def on_signal_in_child(handler: Callable[[int, Any], None]) -> None:
@@ -219,7 +232,7 @@ def _start_watching() -> None:
     read, write = os.pipe()
     os.set_blocking(read, False)
     os.set_blocking(write, False)
-    _state.pipe, _state.received = (read, write), ''
+    _state.pipe, _state.received, _state.noticed = (read, write), '', ''
     # Written to by the interpreter, whatever the main thread is doing.
     _state.wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     _state.watcher = threading.Thread(target=_watch, args=(read, ), daemon=True, name='signals')
@@ -233,14 +246,14 @@ def _stop_watching() -> None:
     _state.watcher.join()
     for end in _state.pipe:
         os.close(end)
-    _state.pipe, _state.watcher, _state.received = None, None, ''
+    _state.pipe, _state.watcher, _state.received, _state.noticed = None, None, '', ''
     _state.raises, _state.patience = True, PATIENCE
     set_advice(None)
 
 
 def _watch(pipe: int) -> None:
     """Until a 0 comes: end the process on a second signal, or where it does not react."""
-    first, first_at = 0, 0.0
+    first, first_at, is_ending = 0, 0.0, False
     while True:
         ready = select.select([pipe], [], [], _POLL if first else None)[0]
         for number in os.read(pipe, 64) if ready else b'':
@@ -250,20 +263,25 @@ def _watch(pipe: int) -> None:
                 continue
             if not first:
                 first, first_at = number, time.monotonic()
+                _state.noticed = signal.Signals(number).name
             elif number != first or time.monotonic() - first_at > SAME_SIGNAL:
                 os._exit(128 + number)
         patience = _state.patience
-        if first and patience is not None and time.monotonic() - max(
+        if first and not is_ending and patience is not None and time.monotonic() - max(
                 first_at, _state.since) > patience:
-            _exit(signal.Signals(first).name)
+            is_ending = True  # in another thread, since a second signal may still come
+            threading.Thread(target=_exit, args=(_state.noticed, ), daemon=True).start()
 
 
 def _exit(name: str) -> None:
     """End the process while its main thread cannot."""
+    status = EXIT_STATUS
     try:
         os.write(2, f'{describe(name)}\n'.encode(errors='replace'))
+        for act in _farewell:
+            status = act(name)
     finally:
-        os._exit(EXIT_STATUS)
+        os._exit(status)
 
 
 def _in_child() -> None:

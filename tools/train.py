@@ -6,8 +6,8 @@
 
 The config's default_scope says which library it is for. A new run with --resume continues the
 last checkpoint of the work folder; one that torchrun or Slurm restarts does so by itself. On
-SIGTERM or SIGUSR1 a pre-training finishes its step, saves, and exits with status 75; so does a
-command that has not begun to train, and has nothing to save.
+SIGTERM or SIGUSR1 a training finishes its step, saves, and exits with status 75; one by epochs
+does not save, and continues from its last checkpoint.
 """
 import argparse
 import os

@@ -27,12 +27,19 @@ from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.config_check import check_config
 from cotap_mm.engine.config_values import explained_options
 from cotap_mm.engine.downstream_check import prepare_downstream
-from cotap_mm.engine.hooks import EXIT_STATUS, PreemptionHook, last_checkpoint, was_preempted
+from cotap_mm.engine.hooks import (
+    EXIT_STATUS,
+    LoopPreemptionHook,
+    PreemptionHook,
+    last_checkpoint,
+    was_preempted,
+)
 from cotap_mm.engine.lost_ranks import explained_losses, timeout_of
 from cotap_mm.engine.network import choose_interface, join_group, meeting_place
-from cotap_mm.engine.protecting_hooks import complete_hooks
+from cotap_mm.engine.protecting_hooks import complete_downstream_hooks, complete_hooks
 from cotap_mm.engine.resume import choose_resume
 from cotap_mm.engine.run_config import is_pretraining
+from cotap_mm.engine.slurm import set_variables_from_slurm
 from cotap_mm.engine.stops import explained_stops
 from cotap_mm.engine.trial import describe_trial, run_trial, stand_in_neighbors
 from cotap_mm.engine.work_folder import (
@@ -44,7 +51,7 @@ from cotap_mm.engine.work_folder import (
 from cotap_mm.engine.writers import check_work_dir, guard_writers
 from cotap_mm.errors import UserError
 from cotap_mm.ops import world_size
-from cotap_mm.rank_watch import limit_of, start_watch
+from cotap_mm.rank_watch import current_watch, limit_of, start_watch
 from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
@@ -173,11 +180,12 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
         SystemExit: After a signal, with status 75, on rank 0. The other ranks have ended by
             then, since a launcher kills those that are left when one has a bad status.
     """
+    signals.set_advice(lambda: last_checkpoint(runner))
     try:
         with explained_stops(lambda: last_checkpoint(runner)), explained_losses(
                 lambda: runner.iter), explained_deaths(
                 lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
-            runner.train()
+            _train(runner)
     except Exception:
         if any(isinstance(hook, _Progress) and not hook.has_started for hook in runner.hooks):
             abandon_folder()
@@ -188,9 +196,24 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
                 hook.close()
         release_folder()
     if was_preempted(runner) and is_main_process():
-        if world_size() > 1:
+        watch = current_watch()
+        if watch is not None:
+            watch.wait_to_be_last()
+        elif world_size() > 1:
             time.sleep(5)
         sys.exit(EXIT_STATUS)
+
+
+def _train(runner: 'Runner | FlexibleRunner') -> None:
+    """Train; where a signal interrupts MMEngine's own loop between two steps, save if possible."""
+    try:
+        runner.train()
+    except signals.Stopped:
+        stoppers = [hook for hook in runner.hooks
+                    if isinstance(hook, LoopPreemptionHook) and hook.is_between_steps]
+        if not stoppers or world_size() > 1:
+            raise
+        stoppers[0].stop_between_steps(runner)
 
 
 def test(runner: 'Runner | FlexibleRunner', run: Callable[[], Any]) -> None:
@@ -276,17 +299,21 @@ def limit_loader_waits(config: Config) -> float:
 def start_processes(config: Config) -> None:
     """Connect the processes of one run, if there are several.
 
-    This happens before the Runner is built, since neighbours are found once for all.
-    MMEngine's launcher selects a CUDA device in each process and wraps the model for
-    it; without a GPU the group is made here with gloo, and the wrapper told so. A
-    collective that has no answer for ``env_cfg.dist_cfg.timeout`` seconds, or those of the
-    environment variable ``COTAP_DIST_TIMEOUT``, ends the run.
+    This happens before the Runner is built, since neighbors are found once for all.
+    MMEngine's launcher selects a CUDA device in each process and wraps the model for it, for
+    Slurm as for ``torchrun`` (see :func:`.set_variables_from_slurm`). Without a GPU the group is
+    made here with gloo, and the wrapper is told so. A collective that has no answer for
+    ``env_cfg.dist_cfg.timeout`` seconds, or those of the environment variable
+    ``COTAP_DIST_TIMEOUT``, ends the run.
     """
     launcher = config.get('launcher', 'none')
     if launcher == 'none':
         return
     options = dict(config.get('env_cfg', {}).get('dist_cfg', {}))
     options['timeout'] = timeout_of(options.get('timeout', 1800))
+    if launcher == 'slurm':
+        set_variables_from_slurm(options.pop('port', None))
+        launcher = 'pytorch'
     if torch.cuda.is_available():
         place = meeting_place(options['timeout']) if launcher == 'pytorch' else {}
         watch = start_watch(place['rank'], place['world_size'],
@@ -331,6 +358,8 @@ def prepare(config: Config) -> None:
     if is_pretraining(config):
         complete_hooks(config)
         check_config(config)
+    elif config.get('train_dataloader'):
+        complete_downstream_hooks(config)
     gone = choose_resume(config)
     if not is_pretraining(config):
         prepare_downstream(config)

@@ -1,4 +1,4 @@
-"""The hooks that a pre-training cannot do without, in every config."""
+"""The hooks that a training cannot do without, in every config."""
 from __future__ import annotations
 
 import difflib
@@ -59,6 +59,27 @@ def complete_hooks(config: Config) -> None:
                       'same options', logger='current', level=logging.WARNING)
     for key in [key for key in OURS if key in hooks and hooks[key] is None]:
         hooks.pop(key)  # MMEngine takes None for hooks of its own only
+
+
+def complete_downstream_hooks(config: Config) -> None:
+    """Let a downstream training save whole checkpoints and stop after a signal.
+
+    Its CheckpointHook becomes a SafeCheckpointHook with the same options, and it gets a
+    LoopPreemptionHook. What the config switches off stays off.
+
+    Args:
+        config (Config): Of a downstream training; ``default_hooks`` is changed.
+    """
+    if not config.get('default_hooks'):
+        config.default_hooks = {}
+    hooks = config.default_hooks
+    if 'checkpoint' not in hooks or _name(hooks.checkpoint) == 'CheckpointHook':
+        hooks.checkpoint = dict(hooks.get('checkpoint') or {}, type='cotap_mm.SafeCheckpointHook')
+    others = [*hooks.values(), *(config.get('custom_hooks') or [])]
+    if 'preemption' not in hooks and 'PreemptionHook' not in map(_name, others):
+        hooks.preemption = dict(type='cotap_mm.LoopPreemptionHook')
+    elif hooks.get('preemption', {}) is None:
+        hooks.pop('preemption')  # MMEngine takes None for hooks of its own only
 
 
 def _take_over_custom(config: Config) -> None:

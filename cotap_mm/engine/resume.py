@@ -18,6 +18,7 @@ from cotap_mm.engine.checkpoint_files import (
     pointed_name,
     read_lazily,
 )
+from cotap_mm.engine.typed_checkpoint import passed_over
 from cotap_mm.engine.work_folder import (
     AUTO,
     checkpoint_folder,
@@ -36,7 +37,7 @@ def choose_resume(config: Config) -> dict[str, str]:
 
     That is the one that was written last, see :func:`.newest_good_checkpoint`. With ``--resume``
     ``load_from`` names another one; a run that a launcher has started again had begun from that
-    one, and continues with its own. Every rank must call this.
+    one, and continues with what it has saved since. Every rank must call this.
 
     Args:
         config (Config): ``resume``, ``load_from`` and ``randomness.seed`` are set;
@@ -51,8 +52,9 @@ def choose_resume(config: Config) -> dict[str, str]:
     if not config.get('resume'):
         return {}
     is_typed = config.resume != AUTO and bool(config.get('load_from'))
+    others = passed_over(config) if is_typed else {}
     if not is_typed or is_restart():
-        chosen = on_first_rank(lambda: _newest(config))
+        chosen = on_first_rank(lambda: _newest(config, others))
         if chosen is not None:
             print_log(f'resuming from {chosen}', logger='current')
             config.load_from = chosen
@@ -67,12 +69,13 @@ def choose_resume(config: Config) -> dict[str, str]:
     return _keep_neighbors(config, begun.get('neighbors') or {})
 
 
-def _newest(config: Config) -> str | None:
+def _newest(config: Config, others: dict[str, list]) -> str | None:
+    """The last checkpoint, but none of ``others``, instead of which ``load_from`` was typed."""
     folder, names = checkpoint_folder(config), checkpoint_names(config)
-    earlier = earlier_checkpoints(config.work_dir)
+    earlier = {**earlier_checkpoints(config.work_dir), **others}
     chosen = newest_good_checkpoint(folder, names, earlier)
-    if chosen is not None:
-        return str(chosen)
+    if chosen is not None or others:
+        return None if chosen is None else str(chosen)
     there = numbered_checkpoints(folder, names)
     if any(path.name not in earlier for path in there):
         raise ValueError(f'all checkpoints in {folder} are damaged (see above); train in another '

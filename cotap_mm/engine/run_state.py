@@ -74,10 +74,11 @@ def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -
         queue.share_out(parts, rank(), now)
         told.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
     _seed(seed, rank(), state['samples_seen'])
-    print_log(f'resuming on {now} ranks what ran on {before}: merged and shared out anew '
-              f'{", ".join(told)}; random numbers start anew. The order of the images stays; with '
-              f'the same batch size a step now sees {now / before:g} times as many',
-              logger='current', level=logging.WARNING)
+    queues = f': merged and shared out anew {", ".join(told)}; ' if told else '; '
+    order = (f'. The order of the images stays; with the same batch size a step now sees '
+             f'{now / before:g} times as many' if state['samples_seen'] else '')
+    print_log(f'resuming on {now} ranks what ran on {before}{queues}random numbers start '
+              f'anew{order}', logger='current', level=logging.WARNING)
 
 
 def neighbor_files(config: Config) -> Dict[str, str]:

@@ -119,6 +119,37 @@ def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
     assert start(True) == (True, 'other.pth')
 
 
+@pytest.mark.parametrize('launcher', ['slurm', 'torchrun'])
+def test_restarts_of_a_run_that_went_back_to_an_older_checkpoint(tmp_path, monkeypatch, launcher):
+    """Until they have saved anything, they go back to it as well."""
+    def start(load_from='iter_10.pth'):
+        config = Config(dict(work_dir=str(tmp_path), resume=True, load_from=load_from and str(
+            tmp_path / load_from)))
+        claim_folder(config)
+        choose_resume(config)
+        release_folder()
+        return os.path.basename(config.load_from)
+
+    name = dict(slurm='SLURM_RESTART_COUNT', torchrun='TORCHELASTIC_RESTART_COUNT')[launcher]
+    monkeypatch.setenv(*dict(slurm=('SLURM_JOB_ID', '7'), torchrun=(
+        'TORCHELASTIC_RUN_ID', 'none'))[launcher])
+    for step in (10, 20, 30):
+        save(tmp_path, step)
+    assert start() == 'iter_10.pth'
+    monkeypatch.setenv(name, '1')
+    assert start() == start() == 'iter_10.pth'
+    save(tmp_path, 20)  # replaces the one that was given up
+    assert start() == 'iter_20.pth'
+    monkeypatch.setenv(name, '0')
+    assert start() == 'iter_10.pth'  # its user types it again, after all
+    monkeypatch.setenv(name, '1')
+    assert start() == 'iter_10.pth'
+    assert start('iter_30.pth') == 'iter_30.pth'  # the first attempt died before it was noted
+    assert start(None) == 'iter_20.pth'
+    monkeypatch.setenv(name, '0')
+    assert start(None) == 'iter_20.pth'  # without load_from as ever
+
+
 def test_a_chosen_file_must_be_a_checkpoint_of_a_training(tmp_path):
     """MMEngine would run meta['config'] as code."""
     torch.save(dict(content(3), meta=dict(iter=3, epoch=0, config='1 / 0')), tmp_path / 'mine.pth')

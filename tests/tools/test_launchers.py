@@ -77,8 +77,18 @@ def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again
     lines = log.read_text().splitlines()
     assert code == 0, error
     assert lines == (again if len(again) == 2 else ['srun c.py --images a b', *again])
-    assert '--signal=USR1@120' in (TOOLS / 'slurm_train.sh').read_text().replace(
-        '"${GRACE:-120}"', '120')
+
+
+@pytest.mark.parametrize('variables, asked, warns', [
+    ({}, ['--signal=USR1@120'], False), (dict(GRACE='60'), ['--signal=USR1@60'], False),
+    (dict(SLURM_JOB_ID='7'), [], True),
+    (dict(SLURM_JOB_ID='7', SBATCH_SIGNAL='USR1@9'), [], False)])
+def test_slurm_train_asks_for_a_signal_where_srun_can(launch, variables, asked, warns):
+    """It has no effect on a step of an allocation that is there already, such as sbatch's."""
+    code, words, error = launch('slurm_train.sh', 'gpus', 'job', 'c.py', **variables)
+    assert code == 0 and [word for word in words if word.startswith('--signal')] == asked
+    assert ('submitted with sbatch --requeue --signal=USR1@120 (without B:)' in error) == warns
+    assert warns or not error
 
 
 def test_slurm_train_hands_on_other_failures(launch, tmp_path):

@@ -95,7 +95,7 @@ def hook(at):
 PHASES = {
     'finding neighbors': (scenes('HangingScenes'), [], 'Nothing had to be saved'),
     'finding neighbors in a worker': (scenes('HangingScenes', 1), [], 'Nothing had to be saved'),
-    'first evaluation': (hook(0), [], 'Nothing had to be saved'),
+    'first evaluation': (hook(0), [], 'There is no checkpoint yet; start again with the same'),
     'evaluation': (hook(3), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
     'images out of reach': (
         scenes('VanishingScenes'), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),

@@ -1,4 +1,5 @@
 from .compile_hook import CompileHook, compile_parts
+from .loop_preemption_hook import LoopPreemptionHook
 from .monitor_hook import MonitorHook
 from .non_finite_hook import NonFiniteHook
 from .preemption_hook import EXIT_STATUS, PreemptionHook, was_preempted
@@ -7,7 +8,7 @@ from .schedule_length_hook import ScheduleLengthHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
-    'EXIT_STATUS', 'CompileHook', 'MonitorHook', 'NonFiniteHook', 'PreemptionHook',
-    'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts',
+    'EXIT_STATUS', 'CompileHook', 'LoopPreemptionHook', 'MonitorHook', 'NonFiniteHook',
+    'PreemptionHook', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts',
     'last_checkpoint', 'was_preempted'
 ]

@@ -1,0 +1,164 @@
+"""Downstream trainings that are told to stop, or whose disk is full, lose little."""
+# ruff: noqa: F811
+import errno
+import os
+import signal
+
+import pytest
+import torch
+from downstream.test_training import run, tool  # noqa: F401 (a fixture)
+from mmengine.config import Config
+from mmengine.hooks import EMAHook, Hook
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+
+from cotap_mm.engine.checkpoint_files import damage
+from cotap_mm.engine.protecting_hooks import complete_downstream_hooks
+
+pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSIX')
+
+
+@HOOKS.register_module(force=True)
+class InterruptHook(Hook):
+    """What a scheduler sends in a step, between two of them, or in a validation."""
+
+    priority = 'VERY_HIGH'
+    when = None
+    validated = 0
+
+    def _kill(self, where, count):
+        if self.when == (where, count):
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        self._kill('between', runner.iter)
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        self._kill('step', runner.iter + 1)
+
+    def before_val_iter(self, runner, batch_idx, data_batch=None):
+        type(self).validated += 1
+        self._kill('validation', runner.iter)
+
+
+def write(path, **options):
+    """Change a config file; returns the work folder and arguments of a training."""
+    config = Config.fromfile(path)
+    config.merge_from_dict(dict(options, custom_hooks=[dict(type='InterruptHook')]))
+    config.dump(path)
+    folder = path.parent / 'run'
+    return folder, [str(path), '--work-dir', str(folder), '--seed', '0', '--init',
+                    str(path.parent / 'init.pth')]
+
+
+def checkpoints(folder):
+    found = sorted(path.name for path in folder.glob('*.pth'))
+    assert all(damage(folder / name) is None for name in found)
+    assert all((folder / f'{name}.json').is_file() for name in found), 'not written whole'
+    return found
+
+
+def interrupt(monkeypatch, capsys, arguments, where, at):
+    """Train until a signal; returns what is printed for the user."""
+    with monkeypatch.context() as patch:
+        patch.setattr(InterruptHook, 'when', (where, at))
+        with pytest.raises(SystemExit) as ended:
+            tool('train')(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 75, said
+    return said
+
+
+@pytest.mark.parametrize('where, at, done', [
+    ('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)])
+def test_a_loop_over_iterations_is_saved(
+        run, monkeypatch, capsys, where, at, done):
+    path, _ = run('voc_linear')
+    folder, arguments = write(path, **{
+        'train_cfg.max_iters': 6, 'train_cfg.val_interval': 4,
+        'default_hooks.checkpoint.interval': 100})
+    monkeypatch.setattr(InterruptHook, 'validated', 0)
+    interrupt(monkeypatch, capsys, arguments, where, at)
+    assert InterruptHook.validated == (where == 'validation')
+    assert checkpoints(folder) == [f'iter_{done}.pth']
+    tool('train')([*arguments, '--resume'])
+    assert checkpoints(folder) == [f'iter_{done}.pth', 'iter_6.pth']
+
+
+def test_weights_that_are_swapped_for_a_validation_are_not_saved(
+        run, monkeypatch, capsys):
+    path, _ = run('voc_linear')
+    folder, arguments = write(path, **{
+        'train_cfg.max_iters': 6, 'train_cfg.val_interval': 4,
+        'default_hooks.checkpoint.interval': 3, 'default_hooks.ema': dict(type='EMAHook')})
+    assert issubclass(HOOKS.get('EMAHook'), EMAHook)
+    said = interrupt(monkeypatch, capsys, arguments, 'validation', 4)
+    assert f'The last checkpoint is {folder / "iter_3.pth"}, and --resume continues' in said
+    assert checkpoints(folder) == ['iter_3.pth']
+
+
+@pytest.mark.parametrize('where, at', [('step', 3), ('between', 3), ('step', 2)])
+def test_a_loop_over_epochs_goes_back_to_its_last_epoch(
+        run, monkeypatch, capsys, where, at):
+    """Two steps an epoch; a signal in the last one is obeyed after that epoch is saved."""
+    path, _ = run('imagenet_linear')
+    folder, arguments = write(path, **{'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 1})
+    said = interrupt(monkeypatch, capsys, arguments, where, at)
+    assert (f'SIGUSR1: stopped with status 75. The last checkpoint is {folder / "epoch_1.pth"}, '
+            'and --resume continues from it') in said
+    assert checkpoints(folder) == ['epoch_1.pth']
+    tool('train')([*arguments, '--resume'])
+    assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
+
+
+def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):
+    path, _ = run('imagenet_linear')
+    folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
+    said = interrupt(monkeypatch, capsys, arguments, 'step', 1)
+    assert 'There is no checkpoint yet; start again with the same command' in said
+    tool('train')(arguments)
+    assert checkpoints(folder) == ['epoch_1.pth']
+
+
+def test_a_full_disk_does_not_end_it(run, monkeypatch):
+    path, _ = run('imagenet_linear')
+    folder, arguments = write(path, **{'train_cfg.max_epochs': 2})
+    save, calls = Runner.save_checkpoint, []
+
+    def full_once(self, *args, **options):
+        calls.append(args)
+        if len(calls) == 1:
+            raise OSError(errno.ENOSPC, 'No space left on device')
+        save(self, *args, **options)
+
+    monkeypatch.setattr(Runner, 'save_checkpoint', full_once)
+    tool('train')(arguments)
+    assert checkpoints(folder) == ['epoch_2.pth']
+
+
+def test_a_torn_checkpoint_is_passed_over(run):
+    path, _ = run('voc_linear')
+    folder, arguments = write(path, **{'default_hooks.checkpoint.interval': 1})
+    tool('train')(arguments)
+    content = bytearray((folder / 'iter_2.pth').read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / 'iter_2.pth').write_bytes(content)
+    tool('train')([*arguments, '--resume'])
+    assert torch.load(folder / 'iter_2.pth', weights_only=True)['meta']['iter'] == 2
+    assert checkpoints(folder) == ['iter_1.pth', 'iter_2.pth']
+
+
+def test_the_options_of_a_config_stay():
+    config = Config(dict(default_hooks=dict(
+        checkpoint=dict(type='CheckpointHook', interval=7, save_best='auto'))))
+    complete_downstream_hooks(config)
+    assert config.default_hooks == dict(
+        checkpoint=dict(type='cotap_mm.SafeCheckpointHook', interval=7, save_best='auto'),
+        preemption=dict(type='cotap_mm.LoopPreemptionHook'))
+    config = Config(dict(default_hooks=dict(checkpoint=None, preemption=None)))
+    complete_downstream_hooks(config)
+    assert config.default_hooks == dict(checkpoint=None)
+    config = Config(dict(default_hooks=dict(checkpoint=dict(type='mine.Hook')), custom_hooks=[
+        dict(type='cotap_mm.PreemptionHook')]))
+    complete_downstream_hooks(config)
+    assert config.default_hooks == dict(checkpoint=dict(type='mine.Hook'))

@@ -1,0 +1,77 @@
+"""A signal stops all ranks as a stop and not as a failure, wherever each of them is."""
+import collections
+import ctypes
+import itertools
+import os
+import signal
+import time
+
+import pytest
+import torch.distributed as dist
+from forked_ranks import FORK, Ranks
+
+from cotap_mm import signals
+from cotap_mm.command_line import tool
+from cotap_mm.engine.lost_ranks import explained_losses
+from cotap_mm.rank_watch import current_watch
+
+pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks processes')]
+
+
+class Waits:
+    """Each rank waits: in Python, in a loop that polls, in a barrier, or in another call of C.
+
+    Args:
+        folder (Path): Where each rank touches a file when it waits.
+        places (Sequence[str]): Of each rank: ``'python'``, ``'polls'``, ``'barrier'`` or ``'c'``.
+    """
+
+    def __init__(self, folder, places):
+        self.folder, self.places = folder, places
+
+    @tool
+    def _wait(self, rank):
+        with explained_losses():
+            dist.barrier()
+            (self.folder / f'waits_{rank}').touch()
+            if self.places[rank] == 'barrier':
+                dist.barrier()
+            if self.places[rank] == 'c':
+                collections.deque(map(ctypes.CDLL(None).usleep, itertools.repeat(100_000, 600)), 0)
+            for _ in range(6000):
+                time.sleep(0.1)
+                if self.places[rank] == 'polls':
+                    current_watch().check()
+
+    def __call__(self, rank):
+        try:
+            self._wait(rank)
+        finally:
+            (self.folder / f'ended_{rank}').touch()
+
+
+@pytest.mark.parametrize('places, signaled', [
+    (('python', 'barrier', 'barrier'), (0, 1, 2)),
+    (('barrier', 'python', 'barrier'), (0, 1, 2)),
+    (('c', 'c', 'c'), (0, 1, 2)),
+    (('barrier', 'polls', 'python'), (2, ))])
+def test_rank_0_ends_last_and_with_status_75(tmp_path, monkeypatch, places, signaled):
+    """Launchers kill the ranks that are left when one has a bad status."""
+    if 'c' in places:
+        monkeypatch.setattr(signals, 'PATIENCE', 4.)
+        monkeypatch.setattr(signals._state, 'patience', 4.)
+    monkeypatch.setattr('cotap_mm.rank_watch._ALL_LEFT', 5.)  # forked tests skip atexit
+    with Ranks(Waits(tmp_path, places), tmp_path, world=3, timeout=60) as ranks:
+        for rank in range(3):
+            ranks.wait_for(tmp_path / f'waits_{rank}')
+        time.sleep(0.5)
+        for rank in signaled:
+            os.kill(ranks.pid(rank), signal.SIGUSR1)
+        codes = {rank: ranks.exit_code(rank, 40) for rank in (1, 2)}
+        is_last = ranks.processes[0].is_alive()
+        codes[0] = ranks.exit_code(0, 40)
+    logs = [ranks.log(rank) for rank in range(3)]
+    assert codes == {0: 75, 1: 0, 2: 0} and is_last, logs
+    for log in logs:
+        assert 'SIGUSR1' in log and 'stopped with status 75. Nothing had to be saved' in log
+        assert 'error' not in log and 'failed' not in log
