@@ -6,12 +6,20 @@ import pytest
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.registry import DefaultScope
 
 import cotap_mm  # noqa: F401  (before anybody imports mmpretrain.models: see compat.py)
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('COTAP_SHARED_DIR', ROOT.parent / 'shared'))
 _NEEDS_SHARED = 'shared data is not here'
+
+
+@pytest.fixture(autouse=True)
+def _own_scope():
+    """Tools set a default scope for their whole process."""
+    yield
+    DefaultScope._instance_dict.clear()
 
 
 @pytest.fixture

@@ -6,6 +6,9 @@ import io
 import sys
 from pathlib import Path
 
+from mmengine.logging import MMLogger
+from mmengine.visualization import Visualizer
+
 TOOLS = Path(__file__).resolve().parent.parent / 'tools'
 
 
@@ -23,6 +26,15 @@ def help_of(name):
     finally:
         sys.argv, sys.path[:] = words, path
     return text.getvalue()
+
+
+def forget_runs():
+    """Drop what MMEngine keeps of runs in this process, by a name that has only seconds in it."""
+    kinds = [Visualizer, MMLogger]
+    while kinds:
+        kind = kinds.pop()
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
 
 
 def load_tool(name):

@@ -27,7 +27,7 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     """The library's transform is warned of; ours gets the range, which is stored."""
     path, _ = run(name)
     to_12_bits(tmp_path / 'data' / name.split('_')[0])
-    path.write_text(path.read_text().replace("img_suffix='.jpg'", "img_suffix='.png'"))
+    path.write_text(path.read_text().replace("'.jpg'", "'.png'"))
     arguments = ['--work-dir', str(tmp_path / 'run'), '--init', str(tmp_path / 'init.pth')]
     tool('train')([str(path), *arguments, '--check'])
     said = capfd.readouterr()

@@ -13,10 +13,8 @@ import torch
 from downstream.fake_data import write_for
 from faults import time_limit
 from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.registry import TRANSFORMS, DefaultScope
-from mmengine.visualization import Visualizer
-from tool_loading import load_tool
+from tool_loading import forget_runs, load_tool
 from torch.utils.data import get_worker_info
 
 from cotap_mm.datasets.wrapped import inner_datasets
@@ -34,11 +32,7 @@ PYRAMID = [dict(type='mmseg.Feature2Pyramid', embed_dim=16, rescales=[4, 2, 1, 0
 
 def tool(name):
     """The tool's main; what MMEngine keeps of an earlier run in this process is forgotten."""
-    kinds = [Visualizer, MMLogger]
-    while kinds:
-        kind = kinds.pop()
-        kind._instance_dict.clear()
-        kinds += kind.__subclasses__()
+    forget_runs()
     return load_tool(name).main
 
 
@@ -219,7 +213,7 @@ def test_weights_of_another_width_stop_before_training(run, tmp_path):
     assert not list((tmp_path / 'run').glob('*.pth'))
 
 
-@TRANSFORMS.register_module()
+@TRANSFORMS.register_module(force=True)
 class StopsItsWorker:
     """A step of a pipeline in which a worker is stopped."""
 

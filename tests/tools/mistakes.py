@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image
 from tiny import build_tiny
+from tool_loading import forget_runs
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f'''
@@ -195,6 +196,7 @@ def ending(main, arguments, capsys):
         tuple: Exit status, 'exception' if it ends in one; the sentences; all of stderr.
     """
     capsys.readouterr()
+    forget_runs()
     status, text = 0, ''
     try:
         main([str(each) for each in arguments])

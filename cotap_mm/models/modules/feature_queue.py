@@ -61,10 +61,9 @@ class FeatureQueue(nn.Module):
                              f'{tuple(rows.shape)}')
         rows = rows[:self.size].to(self.features.dtype)
         index = torch.arange(len(rows), device=rows.device)
-        stored = torch.as_tensor(len(rows), device=rows.device) if count is None else count.clamp(
-            max=len(rows))
+        stored = len(rows) if count is None else count.clamp(max=len(rows))
         is_finite = rows.flatten(1).isfinite().all(dim=1) | (index >= stored)
-        stored = stored * is_finite.all()
+        stored = is_finite.all() * stored
         places = (self.cursor + stored - 1 - index) % self.size
         is_new = index < stored  # the places of others hold the newest old rows
         is_new = is_new.view(-1, *[1] * (rows.ndim - 1))
