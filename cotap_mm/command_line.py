@@ -131,6 +131,8 @@ def _end_of(error: BaseException) -> SystemExit:
     sentence = sentence_of(error)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         sentence += '; check that it exists, can be used and has room, then start again'
+    if _is_dead_worker(error):
+        sentence = f'{sentence}; look at the memory of the machine, then start again'
     if _is_out_of_memory(error):
         sentence = ('out of memory; use a smaller batch, smaller images, or another device '
                     f'({sentence})')
@@ -138,7 +140,12 @@ def _end_of(error: BaseException) -> SystemExit:
 
 
 def _is_for_user(error: BaseException) -> bool:
-    return isinstance(error, UserError) or _is_out_of_memory(error)
+    return isinstance(error, UserError) or _is_out_of_memory(error) or _is_dead_worker(error)
+
+
+def _is_dead_worker(error: BaseException) -> bool:
+    """Whether PyTorch has noticed a killed worker, which it does anywhere, also at the end."""
+    return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -111,6 +111,12 @@ def test_lack_of_memory_is_no_bug():
         tool(lambda: torch.empty(2**46))()
 
 
+def test_a_worker_that_is_killed_when_nobody_waits_for_it():
+    text = end_of(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '))
+    assert text.startswith('error: DataLoader worker (pid 7) is killed by signal: Killed')
+    assert 'start again' in text
+
+
 def test_tracebacks_on_request(monkeypatch):
     monkeypatch.setenv('COTAP_TRACEBACK', '1')
     with pytest.raises(UserError):

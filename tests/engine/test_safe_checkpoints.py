@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
@@ -22,6 +23,7 @@ from cotap_mm.engine.checkpoint_files import (
     whole_checkpoint,
 )
 from cotap_mm.files import UNFINISHED
+from cotap_mm.leftovers import partial_path
 
 KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
 
@@ -432,3 +434,15 @@ def test_the_record_is_plain_json(tmp_path):
     make_runner(tmp_path, iters=2).train()
     record = json.loads((tmp_path / 'iter_2.pth.json').read_text())
     assert record['good'][0]['bytes'] == (tmp_path / 'iter_2.pth').stat().st_size
+
+
+def test_unfinished_files_of_this_run_go_at_its_end(tmp_path, monkeypatch):
+    """A disk in trouble may have kept one from being deleted."""
+    class Leave(Hook):
+        def after_train_iter(self, runner, *args, **kwargs):
+            partial_path(tmp_path / 'iter_2.pth').write_bytes(b'half')
+
+    runner = make_runner(tmp_path, iters=3)
+    runner.register_hook(Leave())
+    runner.train()
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(UNFINISHED)]

@@ -57,6 +57,7 @@ class Injector:
         # Later than drawn where there is no process of the loader, or no folder, yet.
         self.is_due = self.is_due or (moment == self.fault.moment and number >= self.at)
         if self.is_due and not self.has_happened:
+            self.has_happened = True  # a signal raises from within
             self.has_happened = self._happen(f'{moment}, event {number}: {what} {path or ""}')
         if self.is_active:
             self._fail(what, path)
@@ -77,7 +78,8 @@ class Injector:
         elif self.kind == 'signal':
             os.kill(os.getpid(), getattr(signal, self.fault.signal))
         elif self.kind == 'images away':
-            with contextlib.suppress(FileNotFoundError):  # another rank was first
+            with contextlib.suppress(FileNotFoundError, FileExistsError):  # another rank was first
+                os.mkdir(f'{self.images}.once')
                 os.rename(self.images, f'{self.images}.away')
         elif self.kind == 'deleted folder':
             shutil.rmtree(self.work, ignore_errors=True)

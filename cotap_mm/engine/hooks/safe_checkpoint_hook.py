@@ -4,7 +4,7 @@ import logging
 import os
 import time
 from collections import deque
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -101,12 +101,17 @@ class SafeCheckpointHook(BestCheckpointHook):
                 runner.train_loop.start_from(self._resumed[run_state.KEY]['samples_seen'])
             run_state.restore_run_state(runner.model, self._resumed, runner.seed)
             self._resumed = None
-        if self._is_local() and is_main_process():
-            removed = [name for folder in sorted({str(self.out_dir), str(runner.work_dir)})
-                       for name in remove_leftovers(folder)]
-            if removed:
-                print_log(f'removed what a killed run left behind: {", ".join(removed)}',
-                          logger='current')
+        removed = self._remove_leftovers(runner)
+        if removed:
+            print_log(f'removed what a killed run left behind: {", ".join(removed)}',
+                      logger='current')
+
+    def _remove_leftovers(self, runner) -> List[str]:
+        """Names of unfinished files of dead processes and of this one, which are deleted."""
+        if not self._is_local() or not is_main_process():
+            return []
+        return [name for folder in sorted({str(self.out_dir), str(runner.work_dir)})
+                for name in remove_leftovers(folder)]
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save as MMEngine's hook does, or try again."""
@@ -124,6 +129,8 @@ class SafeCheckpointHook(BestCheckpointHook):
         """
         self._wait_for_room(runner)
         super().after_train(runner)
+        with suppress(OSError):  # what could be neither finished nor deleted on a disk in trouble
+            self._remove_leftovers(runner)
 
     def save_now(self, runner, done: int) -> None:
         """Save a training that stops, unless this is saved already.
