@@ -2,6 +2,7 @@
 import collections
 import ctypes
 import itertools
+import multiprocessing
 import os
 import signal
 import threading
@@ -9,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from faults import time_limit
 
 from cotap_mm import signals
 from cotap_mm.datasets.workers import keep_workers
@@ -145,6 +147,18 @@ def test_a_main_thread_that_cannot_react(monkeypatch, alone):
     assert result(pid, read)[0] == 75
     with os.fdopen(read_end) as file:
         assert file.read() == 'SIGTERM: stopped with status 75. The last checkpoint is x\n'
+
+
+def test_other_children_than_workers_of_a_loader_obey_their_parent():
+    """A Pool, as metrics of MMDetection start it, waits for processes that it has terminated."""
+    keep_workers(True)
+    try:
+        with time_limit(30), signals.listening():
+            for _ in range(5):
+                with multiprocessing.get_context('fork').Pool(6) as pool:
+                    assert pool.map(abs, [-1, -2]) == [1, 2]
+    finally:
+        keep_workers(False)
 
 
 def test_a_forked_worker_is_not_the_one_that_was_asked():

@@ -252,6 +252,8 @@ def explained_deaths(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
         death = _find_death(error)
         if death is None:
             raise
+        if threading.current_thread() is threading.main_thread() and hasattr(signal, 'SIGCHLD'):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's would raise it once more
         reading = ", ".join(being_read()) or "nothing"
         if _is_timeout(death):
             _kill(_children())

@@ -2,6 +2,7 @@
 import atexit
 import logging
 import mmap
+import multiprocessing
 import os
 import signal
 import time
@@ -11,6 +12,7 @@ from typing import Any, Iterator, List
 
 import torch
 from torch.utils.data import get_worker_info
+from torch.utils.data._utils.worker import _worker_loop
 
 from cotap_mm import signals
 from cotap_mm.ops import rank
@@ -68,8 +70,17 @@ def start_worker(worker_id: int, **_: Any) -> None:
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
-    if not _needed[0]:
+    if not (_needed[0] and _may_be_of_a_loader()):
         os._exit(0)
+
+
+def _may_be_of_a_loader() -> bool:
+    """Whether this child is not known to be another's, such as of a Pool, which would wait for it.
+
+    Until it knows itself what it is for, right after the fork, it may be.
+    """
+    target = getattr(multiprocessing.current_process(), '_target', None)
+    return target is None or target is _worker_loop
 
 
 signals.on_signal_in_child(_on_sigterm)  # from the first moment of a forked worker
