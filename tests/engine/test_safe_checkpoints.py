@@ -3,6 +3,7 @@ import json
 import multiprocessing
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -389,6 +390,22 @@ def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_5.pth']
     saved = torch.load(tmp_path / 'iter_5.pth', weights_only=False)
     assert saved['meta']['iter'] == 5 and saved['state_dict']['weight'] == -5
+
+
+def test_a_folder_that_is_deleted_during_the_last_save(tmp_path, monkeypatch):
+    write = SafeCheckpointHook._write
+
+    def deleted(self, runner, path, meta):
+        outcome = write(self, runner, path, meta)
+        if path.name == 'iter_4.pth' and not (tmp_path / 'deleted').exists():
+            shutil.rmtree(tmp_path / 'run')
+            (tmp_path / 'deleted').touch()
+        return outcome
+
+    monkeypatch.setattr(SafeCheckpointHook, '_write', deleted)
+    make_runner(tmp_path / 'run', iters=4).train()
+    assert names(tmp_path / 'run') == ['iter_4.pth', 'iter_4.pth.json']
+    assert damage(tmp_path / 'run' / 'iter_4.pth') is None
 
 
 def test_bad_interval():

@@ -129,8 +129,20 @@ class SafeCheckpointHook(BestCheckpointHook):
         """
         self._wait_for_room(runner)
         super().after_train(runner)
+        if self._is_local() and self._saved and self._has_vanished():
+            print_log(f'{self.last_ckpt} has been deleted by somebody else; saving once more',
+                      logger='current', level=logging.WARNING)
+            done = runner.epoch if self.by_epoch else runner.iter
+            self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch,
+                                                               iter=runner.iter))
+            self._wait_for_room(runner)
         with suppress(OSError):  # what could be neither finished nor deleted on a disk in trouble
             self._remove_leftovers(runner)
+
+    def _has_vanished(self) -> bool:
+        """Whether rank 0 misses the last checkpoint, e.g. of a folder that was deleted."""
+        is_missing = is_main_process() and not os.path.exists(str(self.last_ckpt))
+        return bool(broadcast(torch.tensor(float(is_missing))))
 
     def save_now(self, runner, done: int) -> None:
         """Save a training that stops, unless this is saved already.
