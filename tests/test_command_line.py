@@ -113,8 +113,8 @@ def test_lack_of_memory_is_no_bug():
 
 def test_a_worker_that_is_killed_when_nobody_waits_for_it():
     text = end_of(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '))
-    assert text.startswith('error: DataLoader worker (pid 7) is killed by signal: Killed')
-    assert 'start again' in text
+    assert text.startswith('error: a process of the loader died (DataLoader worker (pid 7) is '
+                           'killed by signal: Killed); look at') and 'start again' in text
 
 
 def test_tracebacks_on_request(monkeypatch):
