@@ -132,8 +132,8 @@ def _end_of(error: BaseException) -> SystemExit:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         sentence += '; check that it exists, can be used and has room, then start again'
     if _is_dead_worker(error):
-        sentence = (f'a process of the loader died ({sentence.rstrip(". ")}); look at the memory of the '
-                    'machine, then start again')
+        sentence = (f'a process of the loader died ({sentence.rstrip(". ")}); look at the memory '
+                    'of the machine, then start again')
     if _is_out_of_memory(error):
         sentence = ('out of memory; use a smaller batch, smaller images, or another device '
                     f'({sentence})')
