@@ -35,6 +35,7 @@ from downstream.test_training import VIT, shrink
 from engine.default_runs import arguments, make_images, make_init, run, write_toy_config
 from tool_loading import load_tool
 
+from cotap_mm.engine.checkpoint_files import whole_checkpoint
 from cotap_mm.registry import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -82,6 +83,24 @@ def resume(folder: Path) -> dict[str, float]:
     with in_folder(folder):
         run([*arguments(Path(), CONFIG), '--work-dir', 'run', '--resume'], may_search=False)
         return fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
+
+
+def forget_folder(path: Path, name: str, has_record: bool = False) -> None:
+    """Write a checkpoint anew without the absolute path that MMEngine notes in it.
+
+    Args:
+        path (Path): The checkpoint.
+        name (str): Instead of that path.
+        has_record (bool): Whether it is one of ours with a record. Defaults to False.
+    """
+    content = torch.load(path, weights_only=False)  # just written by this process
+    content['message_hub']['runtime_info']['last_ckpt'] = name
+    path.with_name(f'{path.name}.json').unlink(missing_ok=True)
+    if has_record:
+        with whole_checkpoint(path) as partial:
+            torch.save(content, partial)
+    else:
+        torch.save(content, path)
 
 
 def downstream_config(folder: Path) -> str:
@@ -173,6 +192,8 @@ def write(folder: Path) -> None:
         load_tool('train').main([downstream_config(work), '--init', 'vit.pth', '--work-dir',
                                  'linear', '--seed', '0'])
         shutil.move('linear/iter_2.pth', '../downstream.pth')
+    forget_folder(folder / 'run' / 'iter_2.pth', 'run/iter_2.pth', has_record=True)
+    forget_folder(folder / 'downstream.pth', 'linear/iter_2.pth')
     shutil.rmtree(work)
     results = outcomes(folder, folder / 'work')
     shutil.rmtree(work)
