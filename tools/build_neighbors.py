@@ -25,7 +25,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO '
                         'json, *.lmdb')
     parser.add_argument('--out', type=out_file('.npz'), required=True,
-                        help='neighbour file to write, *.npz; an earlier one is replaced')
+                        help='neighbor file to write (*.npz); replaces an existing neighbor file')
     add_overwrite(parser)
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '

@@ -50,7 +50,7 @@ def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -
     """Give each rank its queues and random numbers back.
 
     On as many ranks as before everything is as it was. On another number, queues are
-    merged, newest rows first, and shared out anew, and random numbers start from ``seed``,
+    merged, newest rows first, and redistributed, and random numbers start from ``seed``,
     the rank and the number of samples seen; the log says so.
 
     Args:
@@ -74,7 +74,7 @@ def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -
         queue.share_out(parts, rank(), now)
         told.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
     _seed(seed, rank(), state['samples_seen'])
-    queues = f': merged and shared out anew {", ".join(told)}; ' if told else '; '
+    queues = f': merged and redistributed {", ".join(told)}; ' if told else '; '
     order = (f'. The order of the images stays; with the same batch size a step now sees '
              f'{now / before:g} times as many' if state['samples_seen'] else '')
     print_log(f'resuming on {now} ranks what ran on {before}{queues}random numbers start '
