@@ -1,4 +1,5 @@
 """Packaging of cotap_mm; ships configs and tools the way the MM packages do."""
+
 import os
 import shutil
 from pathlib import Path

@@ -1,4 +1,5 @@
 """CoTAP post-pretraining of vision transformers as an OpenMMLab plugin."""
+
 from typing import Any
 
 from . import compat  # noqa: F401  (checks versions and mends known breakages first)
@@ -11,5 +12,6 @@ def __getattr__(name: str) -> Any:
     """``cotap_mm.load``; imported on first use, since it needs all models."""
     if name == 'load':
         from .hub import load
+
         return load
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

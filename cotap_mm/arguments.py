@@ -1,4 +1,5 @@
 """Arguments of the command-line tools: a parser with helpful errors, and checked types."""
+
 from __future__ import annotations
 
 import argparse
@@ -30,8 +31,10 @@ class Parser(argparse.ArgumentParser):
         args = self._given = list(sys.argv[1:] if args is None else args)
         if '' in args:
             index = args.index('')
-            self.error(f'argument {index + 1}{f", after {args[index - 1]!r}," if index else ""} is '
-                       'empty; is a shell variable unset?')
+            self.error(
+                f'argument {index + 1}{f", after {args[index - 1]!r}," if index else ""} is '
+                'empty; is a shell variable unset?'
+            )
         return super().parse_known_args(args, namespace)
 
     def error(self, message: str) -> NoReturn:
@@ -41,28 +44,45 @@ class Parser(argparse.ArgumentParser):
 
     def _meant(self, message: str) -> str:
         """The nearest option or choice, for a message of argparse."""
-        options = [text for action in self._actions for text in action.option_strings
-                   if text.startswith('--')]
+        options = [
+            text
+            for action in self._actions
+            for text in action.option_strings
+            if text.startswith('--')
+        ]
         if 'arguments are required' in message:  # argparse tells these before those it cannot read
             given = [text.split('=')[0] for text in self._given if text.startswith('--')]
-            unknown = [text for text in given
-                       if not any(option.startswith(text) for option in options)]
-            return f'; {unknown[0]} is unknown{_nearest_option(unknown[0], options)}' \
-                if unknown else ''
+            unknown = [
+                text for text in given if not any(option.startswith(text) for option in options)
+            ]
+            return (
+                f'; {unknown[0]} is unknown{_nearest_option(unknown[0], options)}'
+                if unknown
+                else ''
+            )
         unknown = re.search(r'unrecognized arguments: (.*)', message)
         if unknown:
             first = unknown[1].split()[0].split('=')[0]
             if first.startswith('-'):
                 return _nearest_option(first, options)
-            names = ' '.join(str(action.metavar or action.dest) for action in self._actions
-                             if not action.option_strings)
+            names = ' '.join(
+                str(action.metavar or action.dest)
+                for action in self._actions
+                if not action.option_strings
+            )
             return f'; without an option this tool takes {names or "nothing"}'
         choice = re.search(r"argument (\S+): invalid choice: '(.*?)' \(", message)
         if choice:
             names = choice[1].split('/')
-            known = next((action.choices for action in self._actions
-                          if action.choices and ({*action.option_strings, action.dest,
-                                                  action.metavar} & set(names))), ())
+            known = next(
+                (
+                    action.choices
+                    for action in self._actions
+                    if action.choices
+                    and ({*action.option_strings, action.dest, action.metavar} & set(names))
+                ),
+                (),
+            )
             return nearest(choice[2], map(str, known))
         return ''
 
@@ -83,14 +103,22 @@ def _nearest_option(name: str, options: Iterable[str]) -> str:
 class KeyValues(DictAction):
     """MMEngine's ``KEY=VALUE`` action; what it cannot parse is an error of the command line."""
 
-    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace,
-                 values: Any, option_string: Optional[str] = None) -> None:
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
         """Add the pairs to the dictionary of the option."""
         for text in values or ():
             key, mark, value = text.partition('=')
             if not mark or not key.strip():
-                raise argparse.ArgumentError(self, f'needs KEY=VALUE, got {text!r}; arguments '
-                                             'without an option go before this one')
+                raise argparse.ArgumentError(
+                    self,
+                    f'needs KEY=VALUE, got {text!r}; arguments '
+                    'without an option go before this one',
+                )
             if any(value.count(left) != value.count(right) for left, right in ('()', '[]')):
                 raise argparse.ArgumentError(self, f'brackets are not balanced in {text!r}')
         super().__call__(parser, namespace, values, option_string)
@@ -152,6 +180,7 @@ def out_file(*suffixes: str) -> Callable[[str], str]:
     Returns:
         callable: Text -> the same text.
     """
+
     def parse(text: str) -> str:
         path = Path(text)
         if _exists(path) and path.is_dir():
@@ -182,8 +211,9 @@ def _check_writable(folder: Path) -> None:
     """Refuse a folder that cannot be made or written to; nothing is made."""
     nearest_one = next(each for each in (folder, *folder.absolute().parents) if _exists(each))
     if not nearest_one.is_dir():
-        raise argparse.ArgumentTypeError(f'nothing can be written below the file {nearest_one}; '
-                                         'give another folder')
+        raise argparse.ArgumentTypeError(
+            f'nothing can be written below the file {nearest_one}; give another folder'
+        )
     if not os.access(nearest_one, os.W_OK | os.X_OK):
         raise argparse.ArgumentTypeError(f'{nearest_one} cannot be written to; give another folder')
 
@@ -199,19 +229,25 @@ def device(text: str) -> str:
         if not number:
             raise argparse.ArgumentTypeError(f'{text} needs a GPU, and PyTorch sees none; use cpu')
         if (found.index or 0) >= number:
-            raise argparse.ArgumentTypeError(f'{text} does not exist; there are cuda:0 to '
-                                             f'cuda:{number - 1}')
+            raise argparse.ArgumentTypeError(
+                f'{text} does not exist; there are cuda:0 to cuda:{number - 1}'
+            )
         return text
     try:
         torch.zeros(1, device=found).cpu()
     except Exception:
-        raise argparse.ArgumentTypeError(f'{text} cannot be used on this machine; use cpu or '
-                                         'cuda') from None
+        raise argparse.ArgumentTypeError(
+            f'{text} cannot be used on this machine; use cpu or cuda'
+        ) from None
     return text
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
     """Add ``--device``; a GPU by default where there is one."""
-    parser.add_argument('--device', type=device, metavar='DEVICE',
-                        default='cuda' if torch.cuda.is_available() else 'cpu',
-                        help='cpu, cuda or cuda:N (default: %(default)s)')
+    parser.add_argument(
+        '--device',
+        type=device,
+        metavar='DEVICE',
+        default='cuda' if torch.cuda.is_available() else 'cpu',
+        help='cpu, cuda or cuda:N (default: %(default)s)',
+    )

@@ -4,6 +4,7 @@ A tool's ``main`` is decorated with :func:`tool`. What a user can act on ends it
 sentence on stderr: exit status 2 for a wrong command line, 1 for everything else. An
 unexpected exception keeps its traceback and adds versions.
 """
+
 from __future__ import annotations
 
 import functools
@@ -30,8 +31,17 @@ from cotap_mm.rank_watch import timeout_of
 
 HINT = '(COTAP_TRACEBACK=1 shows where)'
 _SETUP = (OSError, ValueError, ImportError)  # what a user can act on before a run has started
-_VERSIONS = ('torch', 'torchvision', 'mmengine', 'mmcv', 'mmcv-lite', 'mmpretrain',
-             'mmsegmentation', 'mmdet', 'numpy')
+_VERSIONS = (
+    'torch',
+    'torchvision',
+    'mmengine',
+    'mmcv',
+    'mmcv-lite',
+    'mmpretrain',
+    'mmsegmentation',
+    'mmdet',
+    'numpy',
+)
 _BROKEN_PIPE = 128 + signal.SIGPIPE if hasattr(signal, 'SIGPIPE') else 1
 _INTERRUPTED = 128 + signal.SIGINT
 
@@ -54,6 +64,7 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     Returns:
         callable: The same with these endings.
     """
+
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> None:
         _print_any_name()
@@ -96,8 +107,9 @@ def _endings() -> Iterator[None]:
 
 
 @contextmanager
-def short_errors(*more: Type[Exception],
-                 until: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def short_errors(
+    *more: Type[Exception], until: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """End the program with the sentence of an error that a user can act on, without a traceback.
 
     While a run is set up, that is every OSError, ValueError and ImportError, and what the
@@ -114,8 +126,11 @@ def short_errors(*more: Type[Exception],
     except BrokenPipeError:
         raise
     except Exception as error:
-        expected = _is_for_user(error) or not until() and (
-            isinstance(error, (*_SETUP, *more)) or _is_of_config(error))
+        expected = (
+            _is_for_user(error)
+            or not until()
+            and (isinstance(error, (*_SETUP, *more)) or _is_of_config(error))
+        )
         if os.environ.get('COTAP_TRACEBACK') or not expected:
             raise
         raise _end_of(error) from error
@@ -132,11 +147,14 @@ def _end_of(error: BaseException) -> SystemExit:
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         sentence += '; check that it exists, can be used and has room, then start again'
     if _is_dead_worker(error):
-        sentence = (f'a process of the loader died ({sentence.rstrip(". ")}); look at the memory '
-                    'of the machine, then start again')
+        sentence = (
+            f'a process of the loader died ({sentence.rstrip(". ")}); look at the memory '
+            'of the machine, then start again'
+        )
     if _is_out_of_memory(error):
-        sentence = ('out of memory; use a smaller batch, smaller images, or another device '
-                    f'({sentence})')
+        sentence = (
+            f'out of memory; use a smaller batch, smaller images, or another device ({sentence})'
+        )
     return SystemExit(f'error: {sentence}\n{HINT}')
 
 
@@ -151,7 +169,8 @@ def _is_dead_worker(error: BaseException) -> bool:
 
 def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
-        isinstance(error, RuntimeError) and "can't allocate memory" in str(error))
+        isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
+    )
 
 
 def _is_of_config(error: BaseException) -> bool:
@@ -161,10 +180,14 @@ def _is_of_config(error: BaseException) -> bool:
     options that a class does not have, and the OpenMMLab packages assert their values.
     """
     text = str(error)
-    return (isinstance(error, KeyError) and ' registry. Please check whether ' in text
-            or isinstance(error, TypeError) and re.search(
-                r'unexpected keyword argument|missing \d+ required', text) is not None
-            or isinstance(error, AssertionError) and bool(text))
+    return (
+        isinstance(error, KeyError)
+        and ' registry. Please check whether ' in text
+        or isinstance(error, TypeError)
+        and re.search(r'unexpected keyword argument|missing \d+ required', text) is not None
+        or isinstance(error, AssertionError)
+        and bool(text)
+    )
 
 
 # ---- several processes ---------------------------------------------------------------------
@@ -181,7 +204,7 @@ def _rank() -> int:
     return 0
 
 
-def _say_once(end: SystemExit, seconds: float = 3.) -> None:
+def _say_once(end: SystemExit, seconds: float = 3.0) -> None:
     """Let one of the processes that end with the same sentence print it, with its rank.
 
     Processes of torchrun share a folder that tells who was first. Elsewhere rank 0 gets some
@@ -206,7 +229,7 @@ def _say_once(end: SystemExit, seconds: float = 3.) -> None:
         except ValueError:  # not in the main thread
             pass
         time.sleep(seconds)
-    end.code, end.args = code, (code, )
+    end.code, end.args = code, (code,)
 
 
 # ---- what is unexpected --------------------------------------------------------------------
@@ -241,10 +264,13 @@ def _print_unexpected(kind: Type[BaseException], error: BaseException, trace: An
     sys.__excepthook__(kind, error, trace)
     number = _rank()
     where = f' (rank {number})' if number else ''
-    print(f'\nThis error was not expected{where}. If it is not explained above, report it with the '
-          f'traceback at {_tracker()}\n'
-          f'command: {" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}\n'
-          f'versions: {describe_environment()}', file=sys.stderr)
+    print(
+        f'\nThis error was not expected{where}. If it is not explained above, report it with the '
+        f'traceback at {_tracker()}\n'
+        f'command: {" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}\n'
+        f'versions: {describe_environment()}',
+        file=sys.stderr,
+    )
 
 
 def _stdout_is_closed() -> bool:
@@ -275,6 +301,7 @@ def joined_processes(device: str) -> Iterator[str]:
         yield device
         return
     from cotap_mm.engine.network import join_group
+
     on_gpu = device.startswith('cuda')
     if on_gpu:
         device = f'cuda:{os.environ["LOCAL_RANK"]}'

@@ -5,6 +5,7 @@ mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
 ``import mmpretrain.models`` dies beside transformers 5, and MMEngine's log loses lines
 that hold file names which are not UTF-8.
 """
+
 import importlib
 import importlib.metadata
 import importlib.util
@@ -14,12 +15,15 @@ from typing import List, Optional, Tuple
 
 #: Import name, lowest version, distributions that provide it, what to do.
 REQUIREMENTS: 'List[Tuple[str, str, Tuple[str, ...], str]]' = [
-    ('torch', '2.1', ('torch', ), 'pip install "torch>=2.1"'),
-    ('mmengine', '0.10.6', ('mmengine', 'onedl-mmengine', 'mmengine-lite'),
-     'pip install "mmengine>=0.10.6"'),
+    ('torch', '2.1', ('torch',), 'pip install "torch>=2.1"'),
+    (
+        'mmengine',
+        '0.10.6',
+        ('mmengine', 'onedl-mmengine', 'mmengine-lite'),
+        'pip install "mmengine>=0.10.6"',
+    ),
     ('mmcv', '2.0.0', ('mmcv', 'mmcv-lite', 'onedl-mmcv'), 'run tools/setup_env.sh'),
-    ('mmpretrain', '1.2.0', ('mmpretrain', 'onedl-mmpretrain'),
-     'pip install "mmpretrain>=1.2.0"'),
+    ('mmpretrain', '1.2.0', ('mmpretrain', 'onedl-mmpretrain'), 'pip install "mmpretrain>=1.2.0"'),
 ]
 
 
@@ -59,9 +63,11 @@ def check_versions() -> None:
     if problems:
         raise ImportError('cotap_mm cannot start. ' + '; '.join(problems) + '.')
     if importlib.util.find_spec('pkg_resources') is None:
-        warnings.warn('setuptools >= 81 has no pkg_resources, which MMEngine needs for configs '
-                      'that inherit from another package: pip install "setuptools<81"',
-                      stacklevel=2)
+        warnings.warn(
+            'setuptools >= 81 has no pkg_resources, which MMEngine needs for configs '
+            'that inherit from another package: pip install "setuptools<81"',
+            stacklevel=2,
+        )
 
 
 def _history_statistic(owner: type, name: str):
@@ -71,6 +77,7 @@ def _history_statistic(owner: type, name: str):
     The real ``getattr`` would let a hostile file reach anything.
     """
     from mmengine.logging.history_buffer import HistoryBuffer
+
     if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'refused to look up {name!r} of {owner!r}')
@@ -83,7 +90,8 @@ def _empty_array(kind: type, shape: tuple, code: object):
     follows.
     """
     import numpy as np
-    if kind is not np.ndarray or tuple(shape) != (0, ):
+
+    if kind is not np.ndarray or tuple(shape) != (0,):
         raise pickle.UnpicklingError(f'refused to make an array of shape {shape!r}')
     return np.empty(0, np.int8)
 
@@ -91,6 +99,7 @@ def _empty_array(kind: type, shape: tuple, code: object):
 def _plain_dtype(code: str, *_: object):
     """Stands in for ``numpy.dtype``: numbers only, no objects, records or texts."""
     import numpy as np
+
     dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 3 else None
     if dtype is None or dtype.kind not in 'fiub':
         raise pickle.UnpicklingError(f'refused an array of type {str(code)[:50]!r}')
@@ -101,16 +110,25 @@ def safe_globals() -> list:
     """Harmless things that MMEngine's checkpoints hold besides tensors."""
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
-    core = importlib.import_module('numpy._core.multiarray' if hasattr(np, '_core')
-                                   else 'numpy.core.multiarray')
+
+    core = importlib.import_module(
+        'numpy._core.multiarray' if hasattr(np, '_core') else 'numpy.core.multiarray'
+    )
     kinds = ('float64', 'float32', 'float16', 'int64', 'int32', 'bool', 'uint8')
     # Pickles name functions by the module of the numpy that wrote them.
-    rebuilt = [(function, f'numpy.{place}.multiarray.{name}')
-               for name, function in (('_reconstruct', _empty_array), ('scalar', core.scalar))
-               for place in ('core', '_core')]
-    return [HistoryBuffer, np.ndarray, (_plain_dtype, 'numpy.dtype'),
-            *(type(np.dtype(kind)) for kind in kinds), *rebuilt,
-            (_history_statistic, 'builtins.getattr')]
+    rebuilt = [
+        (function, f'numpy.{place}.multiarray.{name}')
+        for name, function in (('_reconstruct', _empty_array), ('scalar', core.scalar))
+        for place in ('core', '_core')
+    ]
+    return [
+        HistoryBuffer,
+        np.ndarray,
+        (_plain_dtype, 'numpy.dtype'),
+        *(type(np.dtype(kind)) for kind in kinds),
+        *rebuilt,
+        (_history_statistic, 'builtins.getattr'),
+    ]
 
 
 def allow_safe_resume() -> None:
@@ -121,6 +139,7 @@ def allow_safe_resume() -> None:
     globals; safe loading stays on.
     """
     import torch
+
     found = _numbers(torch.__version__)
     if found >= (2, 6):
         torch.serialization.add_safe_globals(safe_globals())
@@ -133,10 +152,11 @@ def mend_multimodal_import() -> None:
     installed, and that file does not fit recent transformers. Its multimodal part is
     switched off when, and only when, transformers is that new.
     """
-    found = installed_version(('transformers', ))
+    found = installed_version(('transformers',))
     if found is None or _numbers(found) < (4, 49):
         return
     from mmpretrain.utils import dependency
+
     dependency.WITH_MULTIMODAL = False
 
 
@@ -146,6 +166,7 @@ def log_any_name() -> None:
     Its streams encode strictly, and Python's logging drops a line that they refuse.
     """
     from mmengine.logging.logger import MMFormatter
+
     plain = MMFormatter.format
     if getattr(plain, 'escapes', False):
         return

@@ -1,13 +1,20 @@
 """Reduce any exception to the one sentence that a user needs, without a traceback."""
+
 from __future__ import annotations
 
 import re
 
 LONGEST = 1500  # characters of a sentence; the rest is cut
 #: Import name -> what pip calls it, where the two differ.
-_PIP_NAMES = {'cv2': 'opencv-python', 'PIL': 'pillow', 'faiss': 'faiss-cpu',
-              'sklearn': 'scikit-learn', 'gradio': '"gradio>=6"', 'yaml': 'pyyaml',
-              'mmseg': 'mmsegmentation'}
+_PIP_NAMES = {
+    'cv2': 'opencv-python',
+    'PIL': 'pillow',
+    'faiss': 'faiss-cpu',
+    'sklearn': 'scikit-learn',
+    'gradio': '"gradio>=6"',
+    'yaml': 'pyyaml',
+    'mmseg': 'mmsegmentation',
+}
 
 
 def sentence_of(error: BaseException) -> str:
@@ -40,7 +47,7 @@ def one_line(text: str) -> str:
     text = re.sub(r':\s*\n\s+', ': ', text.strip())
     text = re.sub(r'[;,]?\s*\n\s{2,}', '; ', text)
     text = ' '.join(text.split())
-    return text if len(text) <= LONGEST else f'{text[:LONGEST - 4]} ...'
+    return text if len(text) <= LONGEST else f'{text[: LONGEST - 4]} ...'
 
 
 def _text(error: BaseException) -> str:
@@ -51,8 +58,10 @@ def _text(error: BaseException) -> str:
         package = (error.name or '').split('.')[0]
         return f'{error}; install it with: pip install {_PIP_NAMES.get(package, package)}'
     if isinstance(error, KeyError) and ' registry. Please check whether ' in str(error):
-        return (f'{str(error.args[0]).split(". Please check", 1)[0]}; check the type and the '
-                'default_scope of the config')
+        return (
+            f'{str(error.args[0]).split(". Please check", 1)[0]}; check the type and the '
+            'default_scope of the config'
+        )
     if isinstance(error, KeyError) and len(error.args) == 1 and isinstance(error.args[0], str):
         return of_worker(error.args[0], type(error).__name__)  # str() would add quotes
     return of_worker(str(error), type(error).__name__)
@@ -70,8 +79,8 @@ def of_worker(text: str, name: str) -> str:
     if mark not in text:
         return text
     # The last line without indentation that looks like "package.Type: sentence".
-    found = list(re.finditer(r'^[A-Za-z_][\w.]*: ', text[text.rindex(mark):], re.MULTILINE))
+    found = list(re.finditer(r'^[A-Za-z_][\w.]*: ', text[text.rindex(mark) :], re.MULTILINE))
     own = [match for match in found if match[0][:-2].split('.')[-1] == name]
     if own or found:
-        return text[text.rindex(mark) + (own or found)[-1].end():].strip()
-    return text[:text.index(mark)]
+        return text[text.rindex(mark) + (own or found)[-1].end() :].strip()
+    return text[: text.index(mark)]

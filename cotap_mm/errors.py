@@ -1,4 +1,5 @@
 """Errors whose message is all a user needs: they end a tool in one line, without a traceback."""
+
 from __future__ import annotations
 
 from cotap_mm.error_text import of_worker

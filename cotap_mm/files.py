@@ -1,4 +1,5 @@
 """Files that are whole or not there, regular files only, and names as bytes."""
+
 import errno
 import hashlib
 import os
@@ -11,12 +12,26 @@ from typing import BinaryIO, Iterator, Optional
 from cotap_mm.leftovers import UNFINISHED, partial_path, remove_unfinished
 
 __all__ = [
-    'UNFINISHED', 'UnusableFile', 'append_whole', 'checksum', 'name_bytes', 'name_text',
-    'open_regular', 'printable', 'read_regular', 'torn_archive', 'whole_file'
+    'UNFINISHED',
+    'UnusableFile',
+    'append_whole',
+    'checksum',
+    'name_bytes',
+    'name_text',
+    'open_regular',
+    'printable',
+    'read_regular',
+    'torn_archive',
+    'whole_file',
 ]
 
-_KINDS = ((stat.S_ISFIFO, 'a named pipe'), (stat.S_ISSOCK, 'a socket'),
-          (stat.S_ISCHR, 'a device'), (stat.S_ISBLK, 'a device'), (stat.S_ISDIR, 'a folder'))
+_KINDS = (
+    (stat.S_ISFIFO, 'a named pipe'),
+    (stat.S_ISSOCK, 'a socket'),
+    (stat.S_ISCHR, 'a device'),
+    (stat.S_ISBLK, 'a device'),
+    (stat.S_ISDIR, 'a folder'),
+)
 
 
 class UnusableFile(ValueError):
@@ -40,8 +55,13 @@ def open_regular(path: 'str | Path', limit: Optional[int] = None) -> BinaryIO:
         OSError: If it does not exist or cannot be read.
     """
     _check_regular(path, os.stat(path), limit)  # some devices react to being opened
-    handle = os.open(path, os.O_RDONLY | getattr(os, 'O_NONBLOCK', 0)
-                     | getattr(os, 'O_CLOEXEC', 0) | getattr(os, 'O_BINARY', 0))
+    handle = os.open(
+        path,
+        os.O_RDONLY
+        | getattr(os, 'O_NONBLOCK', 0)
+        | getattr(os, 'O_CLOEXEC', 0)
+        | getattr(os, 'O_BINARY', 0),
+    )
     try:
         _check_regular(path, os.fstat(handle), limit)  # it may be another one by now
         return os.fdopen(handle, 'rb')
@@ -61,8 +81,9 @@ def _check_regular(path: 'str | Path', status: os.stat_result, limit: Optional[i
         kind = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), 'special')
         raise UnusableFile(f'{printable(path)} must be a regular file, it is {kind}')
     if limit is not None and status.st_size > limit:
-        raise UnusableFile(f'{printable(path)} has {status.st_size:,} bytes, more than the '
-                           f'{limit:,} that are read')
+        raise UnusableFile(
+            f'{printable(path)} has {status.st_size:,} bytes, more than the {limit:,} that are read'
+        )
 
 
 def name_bytes(name: 'str | Path') -> bytes:
@@ -90,8 +111,10 @@ def printable(name: 'str | Path') -> str:
     except UnicodeEncodeError:  # half a surrogate pair, as a json can hold it
         data = str(name).encode('utf-8', 'backslashreplace')
     text = data.decode('utf-8', 'backslashreplace')
-    return ''.join(char if char.isprintable() or char == ' ' else
-                   char.encode('unicode_escape').decode('ascii') for char in text)
+    return ''.join(
+        char if char.isprintable() or char == ' ' else char.encode('unicode_escape').decode('ascii')
+        for char in text
+    )
 
 
 @contextmanager

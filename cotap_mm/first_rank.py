@@ -1,4 +1,5 @@
 """Let rank 0 do something once, and tell the other ranks what came of it."""
+
 from __future__ import annotations
 
 from typing import Any, Callable

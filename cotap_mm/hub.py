@@ -1,4 +1,5 @@
 """An encoder by file or name, without any config."""
+
 from __future__ import annotations
 
 import logging
@@ -28,16 +29,23 @@ class PretrainedEncoder(ViTEncoder):
         report (LoadReport): What was loaded and what was left.
     """
 
-    def __init__(self, network: CoTAPViT, report: LoadReport,
-                 final_norm: Optional[nn.Module] = None) -> None:
+    def __init__(
+        self, network: CoTAPViT, report: LoadReport, final_norm: Optional[nn.Module] = None
+    ) -> None:
         super().__init__(network, final_norm)
         self.network = network
         self.report = report
 
 
-def load(checkpoint: Checkpoint, device: Union[str, torch.device] = 'cpu',
-         branch: Optional[str] = None, source: str = 'auto', trust: bool = False,
-         num_heads: Optional[int] = None, output: Optional[str] = None) -> Encoder:
+def load(
+    checkpoint: Checkpoint,
+    device: Union[str, torch.device] = 'cpu',
+    branch: Optional[str] = None,
+    source: str = 'auto',
+    trust: bool = False,
+    num_heads: Optional[int] = None,
+    output: Optional[str] = None,
+) -> Encoder:
     """Load a network of any supported source as an encoder.
 
     ::
@@ -76,17 +84,20 @@ def load(checkpoint: Checkpoint, device: Union[str, torch.device] = 'cpu',
     name = str(checkpoint) if not isinstance(checkpoint, dict) else ''
     pretrained = not name.startswith(RANDOM)
     if not pretrained:
-        name = checkpoint = name[len(RANDOM):]
+        name = checkpoint = name[len(RANDOM) :]
     if name.startswith(TIMM):
         if output == 'filter':
             raise ValueError(f'{name} has no object-aware filter; leave output out')
-        return _load_timm(name[len(TIMM):], pretrained, device)
+        return _load_timm(name[len(TIMM) :], pretrained, device)
     options = dict(use_filter=False) if output == 'backbone' else {}
-    network, report, final_norm = build_network(checkpoint, branch, source, trust, num_heads,
-                                                pretrained, **options)
+    network, report, final_norm = build_network(
+        checkpoint, branch, source, trust, num_heads, pretrained, **options
+    )
     if output == 'filter' and network.neck is None:
-        raise ValueError(f"output='filter': {name or 'the state dict'} has no object-aware "
-                         'filter; leave output out')
+        raise ValueError(
+            f"output='filter': {name or 'the state dict'} has no object-aware "
+            'filter; leave output out'
+        )
     if final_norm is not None:
         final_norm.to(device)
     return PretrainedEncoder(network.to(device), report, final_norm)
@@ -98,9 +109,15 @@ class _Built(NamedTuple):
     final_norm: Optional[nn.Module]
 
 
-def build_network(checkpoint: Checkpoint, branch: Optional[str] = None, source: str = 'auto',
-                  trust: bool = False, num_heads: Optional[int] = None, pretrained: bool = True,
-                  **options: Any) -> _Built:
+def build_network(
+    checkpoint: Checkpoint,
+    branch: Optional[str] = None,
+    source: str = 'auto',
+    trust: bool = False,
+    num_heads: Optional[int] = None,
+    pretrained: bool = True,
+    **options: Any,
+) -> _Built:
     """The network of a checkpoint, in eval mode; arguments as in :func:`load`.
 
     ``pretrained=False`` leaves the weights random; ``options`` are further arguments of
@@ -127,8 +144,9 @@ def _final_norm(tensors: dict, pretrained: bool) -> Optional[nn.Module]:
         return None
     norm = nn.LayerNorm(len(tensors['backbone.ln1.weight']), eps=1e-6)
     if pretrained:
-        norm.load_state_dict({part: tensors[f'backbone.ln1.{part}'].float()
-                              for part in ('weight', 'bias')})
+        norm.load_state_dict(
+            {part: tensors[f'backbone.ln1.{part}'].float() for part in ('weight', 'bias')}
+        )
     return norm.eval().requires_grad_(False)
 
 
@@ -140,18 +158,21 @@ def _load_timm(name: str, pretrained: bool, device: Union[str, torch.device]) ->
     known = timm.list_models(name.split('.')[0])
     if not known:
         near = timm.list_models(f'*{name.split("_")[0]}*')[:5]
-        raise ValueError(f'timm {timm.__version__} has no model {name!r}; near ones: '
-                         f'{", ".join(near) or "none"}')
+        raise ValueError(
+            f'timm {timm.__version__} has no model {name!r}; near ones: {", ".join(near) or "none"}'
+        )
     try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0,
-                                  dynamic_img_size=True)
+        model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
-        raise ValueError(f'timm model {name} does not take images of any size '
-                         f'(dynamic_img_size); choose a ViT. timm says: {error}') from error
+        raise ValueError(
+            f'timm model {name} does not take images of any size '
+            f'(dynamic_img_size); choose a ViT. timm says: {error}'
+        ) from error
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
             f'weights of timm model {name} could not be had ({error}); check the connection and '
-            'the name, or download the file elsewhere and give its path') from error
+            'the name, or download the file elsewhere and give its path'
+        ) from error
     return TimmEncoder(model.to(device).eval().requires_grad_(False))
 
 

@@ -1,4 +1,5 @@
 """Temporary files: how they are called, and removing those that killed processes left behind."""
+
 from __future__ import annotations
 
 import glob
@@ -104,8 +105,12 @@ def _is_of_dead_build(path: Path) -> bool:
     if part is None or not part['out'].endswith('.npz'):
         return False
     out = path.with_name(part['out'])
-    if part['kind'] == 'features' and not out.exists() and _age(path) < _OLD \
-            and not _AUTO.fullmatch(part['out']):
+    if (
+        part['kind'] == 'features'
+        and not out.exists()
+        and _age(path) < _OLD
+        and not _AUTO.fullmatch(part['out'])
+    ):
         return False
     return _take_over(out.with_name(f'{out.name}.lock'))
 

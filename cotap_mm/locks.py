@@ -1,4 +1,5 @@
 """Locks on files and folders: one process writes, and the others know which one it is."""
+
 from __future__ import annotations
 
 import errno
@@ -74,8 +75,14 @@ class Lock:
                 break
             os.close(handle)
         self._handle, self._count = handle, 1
-        text = json.dumps(dict(host=socket.gethostname(), pid=os.getpid(), purpose=self.purpose,
-                               since=time.strftime('%Y-%m-%d %H:%M:%S')))
+        text = json.dumps(
+            dict(
+                host=socket.gethostname(),
+                pid=os.getpid(),
+                purpose=self.purpose,
+                since=time.strftime('%Y-%m-%d %H:%M:%S'),
+            )
+        )
         try:
             os.ftruncate(handle, 0)
             os.write(handle, text.encode())
@@ -109,8 +116,10 @@ class Lock:
         """Who holds it, as far as the file says."""
         try:
             found = json.loads(self.path.read_text(encoding='utf-8'))
-            return (f'process {found["pid"]} on {found["host"]} ({found["purpose"]}, since '
-                    f'{found["since"]})')
+            return (
+                f'process {found["pid"]} on {found["host"]} ({found["purpose"]}, since '
+                f'{found["since"]})'
+            )
         except (OSError, ValueError, KeyError, TypeError):
             return 'another process'
 
@@ -136,8 +145,9 @@ def acquire_lock(path: str | Path, purpose: str, remedy: str) -> Lock:
 
 
 @contextmanager
-def locked(path: str | Path, purpose: str,
-           check: Callable[[], None] = lambda: None) -> Iterator[None]:
+def locked(
+    path: str | Path, purpose: str, check: Callable[[], None] = lambda: None
+) -> Iterator[None]:
     """Hold a lock; wait while another process has it, and say for whom.
 
     Args:
@@ -149,8 +159,11 @@ def locked(path: str | Path, purpose: str,
     next_report = time.monotonic()
     while not lock.acquire():
         if time.monotonic() >= next_report:
-            print_log(f'{purpose}: waiting for {lock.owner()}, which holds {path}',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                f'{purpose}: waiting for {lock.owner()}, which holds {path}',
+                logger='current',
+                level=logging.WARNING,
+            )
             next_report = time.monotonic() + _REPORT
         check()
         time.sleep(_POLL)

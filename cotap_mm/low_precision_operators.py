@@ -5,6 +5,7 @@ under autocast, ``nms`` gets float32 boxes with bfloat16 scores and raises "expe
 Float but found BFloat16". All of them are called through one module, ``mmcv._ext``, so that one
 wrapper around its functions covers every operator.
 """
+
 from __future__ import annotations
 
 import functools
@@ -48,7 +49,7 @@ def _in_float32(operator: Callable[..., Any]) -> Callable[..., Any]:
         if not any(_is_low(each) for each in given):
             return operator(*args, **kwargs)
         wide, casts = _widened(given)
-        found = operator(*wide[:len(args)], **dict(zip(kwargs, wide[len(args):])))
+        found = operator(*wide[: len(args)], **dict(zip(kwargs, wide[len(args) :])))
         for narrow, value in casts:
             # Operators write into some arguments. The others must not be touched: autograd
             # refuses a backward pass through tensors that have changed.

@@ -1,4 +1,5 @@
 """Where and with what a figure was measured."""
+
 import os
 import platform
 import resource
@@ -13,8 +14,9 @@ from .version import __version__
 
 def describe_versions() -> Dict[str, str]:
     """Versions that a result depends on."""
-    return dict(python=platform.python_version(), torch=str(torch.__version__),
-                cotap_mm=__version__)
+    return dict(
+        python=platform.python_version(), torch=str(torch.__version__), cotap_mm=__version__
+    )
 
 
 def describe_machine(device: str = 'cpu') -> Dict[str, str]:
@@ -23,8 +25,11 @@ def describe_machine(device: str = 'cpu') -> Dict[str, str]:
     Args:
         device (str): Where it was measured. Defaults to 'cpu'.
     """
-    name = (torch.cuda.get_device_name() if device.startswith('cuda') else
-            f'{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads')
+    name = (
+        torch.cuda.get_device_name()
+        if device.startswith('cuda')
+        else f'{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads'
+    )
     return dict(machine=name, **describe_versions(), date=time.strftime('%Y-%m-%d'))
 
 

@@ -1,4 +1,5 @@
 """The thread of a rank that exchanges signs of life and failures with the other ranks."""
+
 from __future__ import annotations
 
 import datetime
@@ -66,9 +67,15 @@ class Messenger(threading.Thread):
 
     def run(self) -> None:
         try:
-            store = dist.PrefixStore(self._prefix, dist.TCPStore(
-                os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT']), is_master=False,
-                timeout=datetime.timedelta(seconds=self.timeout)))
+            store = dist.PrefixStore(
+                self._prefix,
+                dist.TCPStore(
+                    os.environ['MASTER_ADDR'],
+                    int(os.environ['MASTER_PORT']),
+                    is_master=False,
+                    timeout=datetime.timedelta(seconds=self.timeout),
+                ),
+            )
             store.set(f'name/{self.rank}', f'process {os.getpid()} on {socket.gethostname()}')
             # The store may go with rank 0.
             while not self.ending.is_set() and (agent_holds_store() or self.beats[0] < LEFT):
@@ -111,6 +118,7 @@ class Messenger(threading.Thread):
         Returns:
             bool: Whether all ranks know or have ended.
         """
+
         def start(store: Any) -> bool:
             if number not in self.failures:
                 self.failures[number] = text
@@ -119,8 +127,10 @@ class Messenger(threading.Thread):
             return True
 
         def is_known(store: Any) -> bool:
-            return all(store.check([f'failure/{number}/known/{other}'])
-                       or self._has_left(store, other) for other in range(self.size))
+            return all(
+                store.check([f'failure/{number}/known/{other}']) or self._has_left(store, other)
+                for other in range(self.size)
+            )
 
         end = time.monotonic() + seconds
         if self.ask(start, seconds) is None:
@@ -136,8 +146,12 @@ class Messenger(threading.Thread):
         """Wait until all other ranks have ended; whether they have."""
         end = time.monotonic() + seconds
         while time.monotonic() < end:
-            left = self.ask(lambda store: all(self._has_left(store, other) for other in range(
-                self.size) if other != self.rank), seconds)
+            left = self.ask(
+                lambda store: all(
+                    self._has_left(store, other) for other in range(self.size) if other != self.rank
+                ),
+                seconds,
+            )
             if left is not False:
                 return bool(left)
             time.sleep(0.1)

@@ -1,4 +1,5 @@
 """Notice a rank that died, was stopped or failed, whatever the other ranks are waiting for."""
+
 from __future__ import annotations
 
 import atexit
@@ -29,7 +30,9 @@ TIMEOUT = 'COTAP_DIST_TIMEOUT'
 # What gloo, NCCL and torch say when a collective has no answer.
 _NO_ANSWER = re.compile(
     r'timed out|timeout|connection (closed|reset|refused|was likely closed)|broken pipe|'
-    r'communicator was aborted|socket|remote process exited|no response', re.IGNORECASE)
+    r'communicator was aborted|socket|remote process exited|no response',
+    re.IGNORECASE,
+)
 T = TypeVar('T')
 _SHORTEST = 10.0  # seconds of silence that a busy machine may need, whatever the time-out
 _BROKEN = 10.0  # seconds to finish after the connection to the store has closed
@@ -108,25 +111,37 @@ class RankWatch:
             limit = min(_BROKEN, self.limit) if self._messenger.broken else self.limit
             if self._store_silence > limit:
                 return self.describe_store()
-        return self.describe([other for other, seconds in enumerate(self._silence)
-                              if seconds > self.limit and beats[other] < LEFT])
+        return self.describe(
+            [
+                other
+                for other, seconds in enumerate(self._silence)
+                if seconds > self.limit and beats[other] < LEFT
+            ]
+        )
 
     def describe(self, ranks: list[int]) -> str:
         """A clause on ranks that do not answer; '' if there are none."""
         if not ranks:
             return ''
-        known = [f'{each}: {self._messenger.names[each]}' for each in ranks
-                 if self._messenger.names[each]]
+        known = [
+            f'{each}: {self._messenger.names[each]}'
+            for each in ranks
+            if self._messenger.names[each]
+        ]
         verb = 'rank {} does' if len(ranks) == 1 else 'ranks {} do'
-        return (f'{verb.format(", ".join(map(str, ranks)))} not answer: died (out of memory?) or '
-                'hangs' + (f' ({", ".join(known)})' if known else ''))
+        return (
+            f'{verb.format(", ".join(map(str, ranks)))} not answer: died (out of memory?) or '
+            'hangs' + (f' ({", ".join(known)})' if known else '')
+        )
 
     def describe_store(self) -> str:
         """The same where the store of the process group does not answer."""
         place = f'{os.environ["MASTER_ADDR"]}:{os.environ["MASTER_PORT"]}'
         if agent_holds_store():
-            return (f'torchrun at {place}, which started rank 0 and holds the store of the run, '
-                    'does not answer: it or its machine died or was stopped')
+            return (
+                f'torchrun at {place}, which started rank 0 and holds the store of the run, '
+                'does not answer: it or its machine died or was stopped'
+            )
         return f'{self.describe([0])} (it holds the store of the run at {place})'
 
     def missing(self) -> str:
@@ -136,14 +151,22 @@ class RankWatch:
         if ask(lambda store: store.set(f'waits/{self.rank}', '1') or True, _ANSWER) is None:
             return self.describe_store()
         while others and time.monotonic() < end:
-            found = ask(lambda store: [other for other in others  # noqa: B023
-                                       if not store.check([f'waits/{other}'])], _ANSWER)
+            found = ask(
+                lambda store: [
+                    other
+                    for other in others  # noqa: B023
+                    if not store.check([f'waits/{other}'])
+                ],
+                _ANSWER,
+            )
             if found is None:
                 return self.describe_store()
             others = found
             time.sleep(0.2)
-        return (self.describe(others)
-                or 'the connection to another rank was lost, and all of them answer')
+        return (
+            self.describe(others)
+            or 'the connection to another rank was lost, and all of them answer'
+        )
 
     def failure(self) -> str:
         """What another rank said of its failure, in a context that this process is in; or ''."""
@@ -162,10 +185,13 @@ class RankWatch:
         """
         self.step()
         if self.failure().startswith(_STOPPED):
-            raise Stopped(self.failure()[len(_STOPPED):])
+            raise Stopped(self.failure()[len(_STOPPED) :])
         gone = [other for other, beat in enumerate(self._messenger.beats) if beat >= LEFT]
-        reason = self.failure() or self.lost() or (
-            f'rank {gone[0]} has ended before the others' if must_stay and gone else '')
+        reason = (
+            self.failure()
+            or self.lost()
+            or (f'rank {gone[0]} has ended before the others' if must_stay and gone else '')
+        )
         if reason:
             raise LostRank(with_way_out(f'rank {self.rank}: {reason}'))
 
@@ -197,7 +223,8 @@ class RankWatch:
             raise
         except Exception as error:
             is_own = isinstance(error, UserError) or not (
-                isinstance(error, RuntimeError) and _NO_ANSWER.search(str(error)))
+                isinstance(error, RuntimeError) and _NO_ANSWER.search(str(error))
+            )
             if not is_own and self.failure():
                 self._end(self.failure())
             # From here on this rank ends by its own error.
@@ -208,12 +235,15 @@ class RankWatch:
                 raise stopped from error
             if not is_own:
                 reason = str(error).strip().splitlines()[0][:200]
-                raise LostRank(f'rank {self.rank}, {where()}: {self.missing()}. Its own output, '
-                               f'or the log of its machine, says more{advice} '
-                               f'({reason})') from error
+                raise LostRank(
+                    f'rank {self.rank}, {where()}: {self.missing()}. Its own output, '
+                    f'or the log of its machine, says more{advice} '
+                    f'({reason})'
+                ) from error
             if not getattr(error, 'is_known_to_all_ranks', isinstance(error, LostRank)):
-                self._messenger.tell(entry[0], f'process {self.rank} failed, '
-                                     f'{type(error).__name__}: {error}', _HEARD)
+                self._messenger.tell(
+                    entry[0], f'process {self.rank} failed, {type(error).__name__}: {error}', _HEARD
+                )
                 error.is_known_to_all_ranks = True  # type: ignore[attr-defined]
             raise
         finally:
@@ -268,8 +298,7 @@ class RankWatch:
             time.sleep(2 * POLL)  # the store may go with this process, and others look into it
 
     def _is_working(self) -> bool:
-        return not self._steps_needed or time.monotonic() - self._last_step < max(
-            self.limit, 60.0)
+        return not self._steps_needed or time.monotonic() - self._last_step < max(self.limit, 60.0)
 
     def _guard(self) -> None:
         looked, overdue = time.monotonic(), 0.0
@@ -292,9 +321,10 @@ class RankWatch:
         passed += min(self._store_silence, 4 * POLL)
         self._store_silence = 0.0
         self._seen = rounds, list(beats)
-        self._silence = [0.0 if new != old or other == self.rank else seconds + passed
-                         for other, (old, new, seconds) in
-                         enumerate(zip(seen, beats, self._silence))]
+        self._silence = [
+            0.0 if new != old or other == self.rank else seconds + passed
+            for other, (old, new, seconds) in enumerate(zip(seen, beats, self._silence))
+        ]
 
     def _end(self, reason: str) -> None:
         """End this process; its main thread may be where nothing can interrupt it."""
@@ -304,11 +334,11 @@ class RankWatch:
         failure, name = self.failure(), signals.received()
         status = 1
         if failure.startswith(_STOPPED):
-            name, status = failure[len(_STOPPED):], 0 if self.rank else EXIT_STATUS
+            name, status = failure[len(_STOPPED) :], 0 if self.rank else EXIT_STATUS
         elif name:  # what happened to the other rank may follow from the signal
             status = EXIT_STATUS
         # Somebody may hold the lock of an output.
-        late = threading.Timer(5.0 + (_ALL_LEFT if status != 1 else 0), os._exit, (status, ))
+        late = threading.Timer(5.0 + (_ALL_LEFT if status != 1 else 0), os._exit, (status,))
         late.daemon = True
         late.start()
         if not failure.startswith(_STOPPED) and (failure or not name):
@@ -328,8 +358,9 @@ def with_way_out(reason: str) -> str:
     """What to do where another rank failed, unless its sentence says so."""
     if re.search(r'resume|start again', reason):
         return reason
-    return (f'{reason.rstrip(". ")}. See its own output, then start again (a training: with '
-            '--resume)')
+    return (
+        f'{reason.rstrip(". ")}. See its own output, then start again (a training: with --resume)'
+    )
 
 
 def within(seconds: float, work: Callable[[], T]) -> T:
@@ -437,9 +468,11 @@ def _timeout_of_group() -> float:
 
 
 @contextmanager
-def ended_together(where: Callable[[], str] = lambda: 'waiting for the others',
-                   advice: str = '; start again, a training with --resume',
-                   watch: RankWatch | None = None) -> Iterator[None]:
+def ended_together(
+    where: Callable[[], str] = lambda: 'waiting for the others',
+    advice: str = '; start again, a training with --resume',
+    watch: RankWatch | None = None,
+) -> Iterator[None]:
     """End all ranks if one of them raises an error in this context, dies or is stopped.
 
     The rank that fails raises its error. The others may be in a collective that cannot be

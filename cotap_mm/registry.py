@@ -6,6 +6,7 @@ MMSegmentation and MMDetection alike, without ``custom_imports``. Keep this file
 free of other imports: MMEngine imports it on its own and hides an ImportError
 raised here behind "X is not in the registry".
 """
+
 from mmengine import registry as root
 
 _MODEL_LOCATIONS = ['cotap_mm.models']
@@ -18,8 +19,7 @@ def _child(kind: str, parent: root.Registry, locations: list) -> root.Registry:
 
 
 MODELS = _child('model', root.MODELS, _MODEL_LOCATIONS)
-WEIGHT_INITIALIZERS = _child('weight initializer', root.WEIGHT_INITIALIZERS,
-                             ['cotap_mm.weights'])
+WEIGHT_INITIALIZERS = _child('weight initializer', root.WEIGHT_INITIALIZERS, ['cotap_mm.weights'])
 DATASETS = _child('dataset', root.DATASETS, _DATA_LOCATIONS)
 TRANSFORMS = _child('transform', root.TRANSFORMS, _DATA_LOCATIONS)
 FUNCTIONS = _child('function', root.FUNCTIONS, _DATA_LOCATIONS)
@@ -27,8 +27,9 @@ DATA_SAMPLERS = _child('data sampler', root.DATA_SAMPLERS, _DATA_LOCATIONS)
 HOOKS = _child('hook', root.HOOKS, _ENGINE_LOCATIONS)
 LOOPS = _child('loop', root.LOOPS, _ENGINE_LOCATIONS)
 METRICS = _child('metric', root.METRICS, ['cotap_mm.evaluation'])
-OPTIM_WRAPPER_CONSTRUCTORS = _child('optimizer wrapper constructor',
-                                    root.OPTIM_WRAPPER_CONSTRUCTORS, _ENGINE_LOCATIONS)
+OPTIM_WRAPPER_CONSTRUCTORS = _child(
+    'optimizer wrapper constructor', root.OPTIM_WRAPPER_CONSTRUCTORS, _ENGINE_LOCATIONS
+)
 OPTIMIZERS = _child('optimizer', root.OPTIMIZERS, _ENGINE_LOCATIONS)
 OPTIM_WRAPPERS = _child('optimizer wrapper', root.OPTIM_WRAPPERS, _ENGINE_LOCATIONS)
 PARAM_SCHEDULERS = _child('parameter scheduler', root.PARAM_SCHEDULERS, _ENGINE_LOCATIONS)

@@ -1,4 +1,5 @@
 """Which existing file a tool may replace: one that it has written itself."""
+
 from __future__ import annotations
 
 import argparse
@@ -12,12 +13,16 @@ from cotap_mm.files import printable
 
 def add_overwrite(parser: argparse.ArgumentParser) -> None:
     """Add ``--overwrite``."""
-    parser.add_argument('--overwrite', action='store_true', help='replace an existing file also '
-                        'where this tool has not written it')
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='replace an existing file also where this tool has not written it',
+    )
 
 
-def check_replaceable(path: str | Path, is_ours: Callable[[Path], bool], what: str,
-                      overwrite: bool = False) -> None:
+def check_replaceable(
+    path: str | Path, is_ours: Callable[[Path], bool], what: str, overwrite: bool = False
+) -> None:
     """Refuse to replace a file that somebody else has written; before anything is computed.
 
     Args:
@@ -38,8 +43,10 @@ def check_replaceable(path: str | Path, is_ours: Callable[[Path], bool], what: s
     except (ValueError, OSError, zipfile.BadZipFile):
         replaceable = False
     if not replaceable:
-        raise ValueError(f'{printable(path)} exists and is not {what} that can be read; give '
-                         'another name, or pass --overwrite to replace it')
+        raise ValueError(
+            f'{printable(path)} exists and is not {what} that can be read; give '
+            'another name, or pass --overwrite to replace it'
+        )
 
 
 def is_neighbor_file(path: Path) -> bool:
@@ -51,6 +58,7 @@ def is_neighbor_file(path: Path) -> bool:
 def is_packed_file(path: Path) -> bool:
     """Whether :func:`.pack_images` has written a file, of whatever images."""
     from cotap_mm.datasets import PackedImages  # needs lmdb
+
     PackedImages(path)
     return True
 

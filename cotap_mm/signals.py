@@ -10,6 +10,7 @@ A thread watches the main thread, which does not react while it is in a call of 
 barrier: it exits the process after :data:`PATIENCE` seconds where nothing can be saved, and at
 once on a second signal.
 """
+
 from __future__ import annotations
 
 import os
@@ -235,7 +236,7 @@ def _start_watching() -> None:
     _state.pipe, _state.received, _state.noticed = (read, write), '', ''
     # Written to by the interpreter, whatever the main thread is doing.
     _state.wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    _state.watcher = threading.Thread(target=_watch, args=(read, ), daemon=True, name='signals')
+    _state.watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name='signals')
     _state.watcher.start()
 
 
@@ -267,10 +268,14 @@ def _watch(pipe: int) -> None:
             elif number != first or time.monotonic() - first_at > SAME_SIGNAL:
                 os._exit(128 + number)
         patience = _state.patience
-        if first and not is_ending and patience is not None and time.monotonic() - max(
-                first_at, _state.since) > patience:
+        if (
+            first
+            and not is_ending
+            and patience is not None
+            and time.monotonic() - max(first_at, _state.since) > patience
+        ):
             is_ending = True  # in another thread, since a second signal may still come
-            threading.Thread(target=_exit, args=(_state.noticed, ), daemon=True).start()
+            threading.Thread(target=_exit, args=(_state.noticed,), daemon=True).start()
 
 
 def _exit(name: str) -> None:

@@ -1,4 +1,5 @@
 """How files get damaged, for tests that try many."""
+
 import random
 from contextlib import contextmanager
 
@@ -13,7 +14,7 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
     start = draw.randrange(size)
     stop = min(size, start + draw.randrange(1, 200))
     if kind == 'cut':
-        return content[:draw.choice([0, 1, 2, 10, start])]
+        return content[: draw.choice([0, 1, 2, 10, start])]
     if kind in ('flip', 'flip many'):
         for _ in range(1 if kind == 'flip' else 40):
             data[draw.randrange(size)] ^= 1 << draw.randrange(8)
@@ -29,7 +30,7 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
         return content + content[start:]
     if kind == 'header':
         place = draw.randrange(min(size, 60))
-        data[place:place + 4] = draw.choice([b'\xff' * 4, bytes(4), draw.randbytes(4)])
+        data[place : place + 4] = draw.choice([b'\xff' * 4, bytes(4), draw.randbytes(4)])
         return bytes(data)
     return draw.randbytes(size)
 
@@ -41,6 +42,7 @@ def time_limit(seconds):
 
     def late(*_):
         raise AssertionError(f'not done within {seconds} s')
+
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)
     try:

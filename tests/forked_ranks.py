@@ -1,4 +1,5 @@
 """Ranks that are forked from the warm test process, which costs a tenth of starting them anew."""
+
 import multiprocessing
 import os
 import sys
@@ -14,8 +15,13 @@ FORK = multiprocessing.get_context('fork') if hasattr(os, 'fork') else None
 
 
 def _entry(work, rank, world, port, folder, timeout, variables):
-    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port), RANK=str(rank),
-                      WORLD_SIZE=str(world), **variables)
+    os.environ.update(
+        MASTER_ADDR='127.0.0.1',
+        MASTER_PORT=str(port),
+        RANK=str(rank),
+        WORLD_SIZE=str(world),
+        **variables,
+    )
     log = os.open(folder / f'{rank}.log', os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -43,8 +49,12 @@ class Ranks:
         torch.set_num_threads(1)  # OpenMP's threads do not live through a fork
         self.folder, self.port = folder, free_port()
         folder.mkdir(exist_ok=True)
-        self.processes = [FORK.Process(target=_entry, args=(
-            work, rank, world, self.port, folder, timeout, variables)) for rank in range(world)]
+        self.processes = [
+            FORK.Process(
+                target=_entry, args=(work, rank, world, self.port, folder, timeout, variables)
+            )
+            for rank in range(world)
+        ]
         self.started = [process for rank, process in enumerate(self.processes) if rank != absent]
         for process in self.started:
             process.start()

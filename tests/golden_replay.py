@@ -1,4 +1,5 @@
 """Build our CoTAP at the size of the vectors and replay their training steps."""
+
 import ast
 import re
 from types import SimpleNamespace
@@ -25,31 +26,48 @@ def tiny_cotap(params, num_heads, img_size, memory=None, pairs=None, roi_size=6)
 
     def head(index):
         prefix = f'projection_heads.{index}.'
-        return dict(type='PrototypeHead', in_channels=2 * width,
-                    num_clusters=len(params[prefix + 'last_layer.weight_v']),
-                    hidden_channels=len(params[prefix + 'projection_head.0.weight']),
-                    out_channels=len(params[prefix + 'projection_head.4.weight']))
+        return dict(
+            type='PrototypeHead',
+            in_channels=2 * width,
+            num_clusters=len(params[prefix + 'last_layer.weight_v']),
+            hidden_channels=len(params[prefix + 'projection_head.0.weight']),
+            out_channels=len(params[prefix + 'projection_head.4.weight']),
+        )
 
     return CoTAP(
-        backbone=dict(type='DINOViT', img_size=img_size, patch_size=patch_size,
-                      arch=dict(embed_dims=width, num_layers=depth, num_heads=num_heads,
-                                feedforward_channels=len(params['blocks.0.mlp.fc1.weight']))),
-        neck=dict(type='ObjectAwareFilter', in_channels=width,
-                  num_prototypes=len(params['kernel'])),
+        backbone=dict(
+            type='DINOViT',
+            img_size=img_size,
+            patch_size=patch_size,
+            arch=dict(
+                embed_dims=width,
+                num_layers=depth,
+                num_heads=num_heads,
+                feedforward_channels=len(params['blocks.0.mlp.fc1.weight']),
+            ),
+        ),
+        neck=dict(
+            type='ObjectAwareFilter', in_channels=width, num_prototypes=len(params['kernel'])
+        ),
         head=dict(patch=head(0), cls=head(1)),
         losses=dict(
-            patch_cluster=dict(type='PatchClusterLoss', roi_size=roi_size,
-                               foreground_threshold=1.0),
+            patch_cluster=dict(
+                type='PatchClusterLoss', roi_size=roi_size, foreground_threshold=1.0
+            ),
             cls_cluster=dict(type='ClsClusterLoss'),
             patch_ranking=dict(type='PatchRankingLoss'),
             cls_neighbor=dict(type='NeighborClusterLoss'),
-            prototype_entropy=dict(type='PrototypeEntropyLoss')),
-        memory=memory or dict(
+            prototype_entropy=dict(type='PrototypeEntropyLoss'),
+        ),
+        memory=memory
+        or dict(
             patch_queue=dict(size=8, temperature=0.05, per_step=8),
             cls_queue=dict(size=8, temperature=0.07, per_step=8),
-            template_bank=dict(size=8)),
+            template_bank=dict(size=8),
+        ),
         pairs=pairs,
-        data_preprocessor=dict(type='CoTAPDataPreprocessor', color=None, **IMAGENET))
+        data_preprocessor=dict(type='CoTAPDataPreprocessor', color=None, **IMAGENET),
+    )
 
 
 def load_released(model, params):
@@ -103,7 +121,8 @@ class RecordedDraws(RandomDraws):
         crop, patch = mask.nonzero(as_tuple=True)
         ours = self.our_crop[crop] * mask.shape[1] + patch
         assert torch.equal(ours.sort().values, foreground.nonzero()[:, 0]), (
-            'the foreground differs from the recorded one')
+            'the foreground differs from the recorded one'
+        )
         chosen = ours[self._recorded('MemoryBankPatch')][:count]
         return chosen, torch.tensor(len(chosen))
 
@@ -124,12 +143,16 @@ def step_inputs(z, step, model):
     for branch in ('patch', 'cls'):
         global_crops, local_crops = (
             model.data_preprocessor.normalize(
-                image_major(z[f'crops_{branch}_{kind}'][step - 1]).float())
-            for kind in ('gc', 'lc'))
-        inputs[branch] = dict(student_global=global_crops, student_local=local_crops,
-                              teacher_global=global_crops)
-    inputs['patch'].update(common_global=z['boxes_gc'][step - 1],
-                           common_other=z['boxes_all'][step - 1])
+                image_major(z[f'crops_{branch}_{kind}'][step - 1]).float()
+            )
+            for kind in ('gc', 'lc')
+        )
+        inputs[branch] = dict(
+            student_global=global_crops, student_local=local_crops, teacher_global=global_crops
+        )
+    inputs['patch'].update(
+        common_global=z['boxes_gc'][step - 1], common_other=z['boxes_all'][step - 1]
+    )
     return inputs
 
 
@@ -138,20 +161,34 @@ def replay_training(z, change=lambda model: None):
     config = read_config(z)
     initial = {key[5:]: value for key, value in z.items() if key.startswith('init.')}
     model = tiny_cotap(
-        initial, config['heads'], config['img'], roi_size=config['roi'],
-        memory=dict(patch_queue=dict(size=config['pq'], temperature=0.05, per_step=2048),
-                    cls_queue=dict(size=config['cq'], temperature=0.07, per_step=100),
-                    template_bank=dict(size=config['bank'], per_step=32)),
-        pairs=dict(pool_sizes=config['pool'], topk=config['topk'],
-                   num_negatives=z['step1_neg_perms'].shape[1]))
+        initial,
+        config['heads'],
+        config['img'],
+        roi_size=config['roi'],
+        memory=dict(
+            patch_queue=dict(size=config['pq'], temperature=0.05, per_step=2048),
+            cls_queue=dict(size=config['cq'], temperature=0.07, per_step=100),
+            template_bank=dict(size=config['bank'], per_step=32),
+        ),
+        pairs=dict(
+            pool_sizes=config['pool'],
+            topk=config['topk'],
+            num_negatives=z['step1_neg_perms'].shape[1],
+        ),
+    )
     load_released(model, initial)
     model.train()
     change(model)
     num_global, num_images = z['crops_patch_gc'].shape[2:4]
     draws = model.draws = RecordedDraws(z, num_images, num_global)
-    optim = build_optim_wrapper(model, dict(
-        type='OptimWrapper', constructor='cotap_mm.CoTAPOptimWrapperConstructor',
-        optimizer=dict(type='AdamW', lr=3e-5, weight_decay=0.024)))
+    optim = build_optim_wrapper(
+        model,
+        dict(
+            type='OptimWrapper',
+            constructor='cotap_mm.CoTAPOptimWrapperConstructor',
+            optimizer=dict(type='AdamW', lr=3e-5, weight_decay=0.024),
+        ),
+    )
     names = z['param_names'].tolist()
     losses, norms, arrays = [], {}, {}
 
@@ -164,25 +201,45 @@ def replay_training(z, change=lambda model: None):
         inputs = step_inputs(z, step, model)
         with mock.patch('cotap_mm.models.modules.template_bank.spherical_kmeans', recorded_kmeans):
             terms = model.loss(inputs)
-        columns = [terms['loss_' + name] for name in (
-            'patch_cluster', 'cls_cluster', 'patch_ranking', 'cls_neighbor', 'prototype_entropy')]
+        columns = [
+            terms['loss_' + name]
+            for name in (
+                'patch_cluster',
+                'cls_cluster',
+                'patch_ranking',
+                'cls_neighbor',
+                'prototype_entropy',
+            )
+        ]
         total = sum(columns)
         losses.append(torch.stack([*columns, total]).detach())
         optim.zero_grad()
         total.backward()
         parameters = by_released_name(model, names)
-        norms[step] = {name: p.grad.norm() for name, p in parameters.items()
-                       if p.grad is not None}
+        norms[step] = {name: p.grad.norm() for name, p in parameters.items() if p.grad is not None}
         if step == 1:
-            arrays.update({f'grad_step1.{name}': p.grad.clone() for name, p in parameters.items()
-                           if f'grad_step1.{name}' in z})
-            arrays.update(patch_queue_after_step1=model.patch_queue.newest_scores(),
-                          cls_queue_after_step1=model.cls_queue.newest_scores())
+            arrays.update(
+                {
+                    f'grad_step1.{name}': p.grad.clone()
+                    for name, p in parameters.items()
+                    if f'grad_step1.{name}' in z
+                }
+            )
+            arrays.update(
+                patch_queue_after_step1=model.patch_queue.newest_scores(),
+                cls_queue_after_step1=model.cls_queue.newest_scores(),
+            )
         optim.step()
         model.teacher.update(model.student, config['ema'])
-    arrays.update(patch_queue_final=model.patch_queue.newest_scores(),
-                  cls_queue_final=model.cls_queue.newest_scores(),
-                  bank_final=model.template_bank.newest_first())
-    return SimpleNamespace(losses=torch.stack(losses), gradient_norms=norms, arrays=arrays,
-                           student=by_released_name(model, names),
-                           teacher=by_released_name(model.teacher, names))
+    arrays.update(
+        patch_queue_final=model.patch_queue.newest_scores(),
+        cls_queue_final=model.cls_queue.newest_scores(),
+        bank_final=model.template_bank.newest_first(),
+    )
+    return SimpleNamespace(
+        losses=torch.stack(losses),
+        gradient_norms=norms,
+        arrays=arrays,
+        student=by_released_name(model, names),
+        teacher=by_released_name(model.teacher, names),
+    )

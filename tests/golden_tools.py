@@ -1,4 +1,5 @@
 """Reading reference vectors and comparing with them."""
+
 import numpy as np
 import torch
 
@@ -7,8 +8,10 @@ def load_vectors(path):
     """All arrays of a file: numbers as tensors, text as numpy arrays."""
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
-    return {name: torch.from_numpy(np.array(array)) if array.dtype.kind in 'fiub' else array
-            for name, array in arrays.items()}
+    return {
+        name: torch.from_numpy(np.array(array)) if array.dtype.kind in 'fiub' else array
+        for name, array in arrays.items()
+    }
 
 
 class Errors:

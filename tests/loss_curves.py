@@ -5,6 +5,7 @@
 The trainings are those of the small configs, with six images a batch, one thread, and pictures
 that are drawn here, so that no data set and no image decoder takes part.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -28,8 +29,10 @@ CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'cotap'
 STEPS = 20
 #: Curve -> config, and height and width of its images; None for the toy scenes of the config.
 SETTINGS = {
-    'demo': ('demo', None), 'camvid': ('camvid_small', (180, 240)),
-    'raccoon': ('raccoon_small', (200, 150))}
+    'demo': ('demo', None),
+    'camvid': ('camvid_small', (180, 240)),
+    'raccoon': ('raccoon_small', (200, 150)),
+}
 
 
 @HOOKS.register_module(force=True)
@@ -44,8 +47,9 @@ class LossRecorder(Hook):
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         """One row."""
-        self.rows.append({name: float(value) for name, value in outputs.items()
-                          if name.startswith('loss')})
+        self.rows.append(
+            {name: float(value) for name, value in outputs.items() if name.startswith('loss')}
+        )
 
 
 def draw_images(folder: Path, size: tuple[int, int], count: int = 12) -> Path:
@@ -63,8 +67,9 @@ def draw_images(folder: Path, size: tuple[int, int], count: int = 12) -> Path:
         for _ in range(6):
             top, left = rng.integers(0, size[0] - 30), rng.integers(0, size[1] - 30)
             height, width = rng.integers(20, 90, 2)
-            pixels[top:top + height, left:left + width] = (
-                rng.integers(0, 200, 3) + rng.integers(0, 56, 3))
+            pixels[top : top + height, left : left + width] = rng.integers(
+                0, 200, 3
+            ) + rng.integers(0, 56, 3)
         Image.fromarray(pixels.astype(np.uint8)).save(folder / f'{index}.png')
     return folder
 
@@ -78,11 +83,21 @@ def train(name: str, folder: Path) -> list[dict[str, float]]:
     """
     config, size = SETTINGS[name]
     path = folder / f'{config}.py'
-    path.write_text(f"_base_ = {str(CONFIGS / path.name)!r}\n"
-                    "custom_hooks = [dict(type='mmengine.LossRecorder')]\n")
-    line = [str(path), '--work-dir', str(folder / 'run'), '--seed', '0', '--cfg-options',
-            'train_dataloader.batch_size=6', 'train_dataloader.num_workers=0',
-            f'train_cfg.max_iters={STEPS}']
+    path.write_text(
+        f'_base_ = {str(CONFIGS / path.name)!r}\n'
+        "custom_hooks = [dict(type='mmengine.LossRecorder')]\n"
+    )
+    line = [
+        str(path),
+        '--work-dir',
+        str(folder / 'run'),
+        '--seed',
+        '0',
+        '--cfg-options',
+        'train_dataloader.batch_size=6',
+        'train_dataloader.num_workers=0',
+        f'train_cfg.max_iters={STEPS}',
+    ]
     if size is None:
         line += ['train_dataloader.dataset.patch.num_images=12']
     else:

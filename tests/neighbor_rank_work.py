@@ -1,4 +1,5 @@
 """What two gloo processes do to build one neighbour file; importable by the processes."""
+
 import os
 import time
 from pathlib import Path
@@ -23,12 +24,14 @@ class Colors:
     def read(self, index, enough=None):
         if index in self.broken:
             from cotap_mm.datasets import BadImage
+
             raise BadImage(f'{index}.png')
         return np.full((8, 8, 3), (index * 37) % 256, dtype=np.uint8)
 
 
 class Encoder:
     """Colour as an angle; fails after ``stop_after`` images."""
+
     identity, image_size, device = 'colour', 8, 'cpu'
 
     def __init__(self, stop_after=10**9, seconds=0):
@@ -46,12 +49,14 @@ class Encoder:
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
-def build(folder, encoder=None, count=23, broken=(5, )):
+def build(folder, encoder=None, count=23, broken=(5,)):
     from cotap_mm.datasets import build_neighbors, neighbor_search
+
     encoder = encoder or Encoder()
     with mock.patch.object(neighbor_search, '_PART', 4):
-        path = build_neighbors(Colors(count, broken), encoder, Path(folder) / 'n.npz', 3, 2,
-                               num_workers=0)
+        path = build_neighbors(
+            Colors(count, broken), encoder, Path(folder) / 'n.npz', 3, 2, num_workers=0
+        )
     with np.load(path) as file:
         return dict(indices=torch.from_numpy(file['indices']), seen=encoder.seen)
 

@@ -10,6 +10,7 @@
 * ``published-*.pth``: the teacher, as tools/publish.py hands it on.
 * ``expected.json``: what came out of them then.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -62,8 +63,9 @@ def fingerprint(tensors: dict[str, Any]) -> dict[str, float]:
     numbers = {}
     for name, value in tensors.items():
         if torch.is_tensor(value):
-            seed = int.from_bytes(hashlib.sha256(str(tuple(value.shape)).encode()).digest()[:4],
-                                  'big')
+            seed = int.from_bytes(
+                hashlib.sha256(str(tuple(value.shape)).encode()).digest()[:4], 'big'
+            )
             weights = np.random.default_rng(seed).standard_normal(value.numel())
             numbers[name] = float(weights @ value.detach().double().flatten().numpy())
     return numbers
@@ -115,14 +117,18 @@ def downstream_scores(checkpoint: Path, folder: Path) -> dict[str, float]:
     """What tools/test.py measures on the made-up data."""
     with in_folder(folder):
         load_tool('test').main([downstream_config(folder), str(checkpoint), '--work-dir', 'tested'])
-        record, = folder.glob('tested/*/*.json')
-        return {name: value for name, value in json.loads(record.read_text()).items()
-                if name in ('aAcc', 'mIoU', 'mAcc')}
+        (record,) = folder.glob('tested/*/*.json')
+        return {
+            name: value
+            for name, value in json.loads(record.read_text()).items()
+            if name in ('aAcc', 'mIoU', 'mAcc')
+        }
 
 
 def features(checkpoint: Path, **options: Any) -> dict[str, float]:
     """What ``cotap_mm.load`` makes of one image."""
     import cotap_mm
+
     image = (torch.arange(3 * 32 * 32).view(1, 3, 32, 32) ** 2 % 256).byte()
     encoder = cotap_mm.load(str(checkpoint), device='cpu', **options)
     cls, patches = encoder.encode(image)
@@ -132,22 +138,42 @@ def features(checkpoint: Path, **options: Any) -> dict[str, float]:
 def converted(checkpoint: Path, folder: Path) -> dict[str, dict[str, float]]:
     """Tensors of what tools/convert.py writes."""
     from safetensors.torch import load_file
+
     results = {}
     for target, name in TARGETS.items():
         load_tool('convert').main([str(checkpoint), str(folder / name), '--to', target])
         path = folder / name / 'model.safetensors' if target == 'hf' else folder / name
-        tensors = load_file(path) if path.suffix == '.safetensors' else torch.load(
-            path, weights_only=True)
+        tensors = (
+            load_file(path)
+            if path.suffix == '.safetensors'
+            else torch.load(path, weights_only=True)
+        )
         results[target] = fingerprint(tensors.get('state_dict', tensors))
     return results
 
 
 def scores(checkpoint: Path, folder: Path) -> dict[str, float]:
     """Dense retrieval on toy scenes by tools/evaluate.py."""
-    load_tool('evaluate').main([
-        str(checkpoint), '--protocol', 'dense-retrieval', '--data', 'toy', '--limit', '6',
-        '--image-size', '32', '--set', 'k=3', '--out', str(folder), '--device', 'cpu'])
-    result, = folder.glob('*.json')
+    load_tool('evaluate').main(
+        [
+            str(checkpoint),
+            '--protocol',
+            'dense-retrieval',
+            '--data',
+            'toy',
+            '--limit',
+            '6',
+            '--image-size',
+            '32',
+            '--set',
+            'k=3',
+            '--out',
+            str(folder),
+            '--device',
+            'cpu',
+        ]
+    )
+    (result,) = folder.glob('*.json')
     found = json.loads(result.read_text())['scores']
     return {name: value for name, value in found.items() if isinstance(value, (int, float))}
 
@@ -161,12 +187,16 @@ def outcomes(stored: Path, folder: Path) -> dict[str, Any]:
     """
     prepare(folder)
     shutil.copytree(stored / 'run', folder / 'run')
-    first, (published, ) = folder / 'run' / 'iter_2.pth', stored.glob('published-*.pth')
+    first, (published,) = folder / 'run' / 'iter_2.pth', stored.glob('published-*.pth')
     return dict(
-        resumed=resume(folder), student=features(first), teacher=features(first, branch='teacher'),
-        published=features(published), converted=converted(published, folder),
+        resumed=resume(folder),
+        student=features(first),
+        teacher=features(first, branch='teacher'),
+        published=features(published),
+        converted=converted(published, folder),
         retrieval=scores(published, folder / 'scores'),
-        downstream=downstream_scores(stored / 'downstream.pth', folder))
+        downstream=downstream_scores(stored / 'downstream.pth', folder),
+    )
 
 
 def write(folder: Path) -> None:
@@ -181,16 +211,18 @@ def write(folder: Path) -> None:
     with in_folder(work):
         run(words)
         whole = fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
-        load_tool('publish').main(['run/iter_4.pth', '../published.pth', '--license', 'MIT',
-                                   '--branch', 'teacher'])
+        load_tool('publish').main(
+            ['run/iter_4.pth', '../published.pth', '--license', 'MIT', '--branch', 'teacher']
+        )
         for name in ('iter_4.pth', 'iter_4.pth.json'):
             Path('run', name).unlink()
         Path('run', 'last_checkpoint').write_text('iter_2.pth')
         shutil.copytree('run', '../run', ignore=shutil.ignore_patterns('2*', '*.py', '.lock'))
         torch.manual_seed(0)
         torch.save(dict(state_dict=build(MODELS, VIT).state_dict()), 'vit.pth')
-        load_tool('train').main([downstream_config(work), '--init', 'vit.pth', '--work-dir',
-                                 'linear', '--seed', '0'])
+        load_tool('train').main(
+            [downstream_config(work), '--init', 'vit.pth', '--work-dir', 'linear', '--seed', '0']
+        )
         shutil.move('linear/iter_2.pth', '../downstream.pth')
     forget_folder(folder / 'run' / 'iter_2.pth', 'run/iter_2.pth', has_record=True)
     forget_folder(folder / 'downstream.pth', 'linear/iter_2.pth')

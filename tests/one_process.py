@@ -3,6 +3,7 @@
 What the method defines for each GPU, the list of ranked pairs and the template bank, is kept apart
 for each rank's share of the batch; everything else is computed on the whole batch at once.
 """
+
 import torch
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper
@@ -12,9 +13,11 @@ from torch import nn
 from cotap_mm.models.modules import RandomDraws
 
 IMAGES = 2  # of each rank and branch; as many positives
-MEMORY = dict(patch_queue=dict(temperature=0.05, per_step=10_000),
-              cls_queue=dict(temperature=0.07, per_step=10_000),
-              template_bank=dict(size=12, per_step=3))
+MEMORY = dict(
+    patch_queue=dict(temperature=0.05, per_step=10_000),
+    cls_queue=dict(temperature=0.07, per_step=10_000),
+    template_bank=dict(size=12, per_step=3),
+)
 
 
 class SameDraws(RandomDraws):
@@ -28,8 +31,12 @@ class SameDraws(RandomDraws):
         return first, foreground[first].sum()
 
     def negatives(self, num_images, num_negatives):
-        return torch.stack([(torch.arange(num_images) + 1 + i) % num_images
-                            for i in range(min(num_negatives, num_images - 1))])
+        return torch.stack(
+            [
+                (torch.arange(num_images) + 1 + i) % num_images
+                for i in range(min(num_negatives, num_images - 1))
+            ]
+        )
 
 
 def share(batch, world, rank):
@@ -46,8 +53,9 @@ class PairsOfEachRank(nn.Module):
 
     def forward(self, student, teacher, foreground, draws):
         for rank in range(self.world):
-            yield from self.pairs(*(share(each, self.world, rank)
-                                    for each in (student, teacher, foreground)), draws)
+            yield from self.pairs(
+                *(share(each, self.world, rank) for each in (student, teacher, foreground)), draws
+            )
 
 
 class BankOfEachRank(nn.Module):
@@ -86,8 +94,11 @@ def build(world, losses, seed=0):
     """The queues hold what ``world`` ranks hold together."""
     torch.manual_seed(seed)
     rows = world * IMAGES * 2 * 2  # CLS tokens of a step, on all ranks
-    memory = dict(MEMORY, patch_queue=dict(MEMORY['patch_queue'], size=16 * rows * 8),
-                  cls_queue=dict(MEMORY['cls_queue'], size=2 * rows))
+    memory = dict(
+        MEMORY,
+        patch_queue=dict(MEMORY['patch_queue'], size=16 * rows * 8),
+        cls_queue=dict(MEMORY['cls_queue'], size=2 * rows),
+    )
     model = build_tiny({name: LOSSES[name] for name in losses}, memory=memory)
     model.draws = SameDraws()
     return model.double()  # so that what is chosen by a threshold is chosen alike
@@ -96,13 +107,24 @@ def build(world, losses, seed=0):
 def train(model, inputs_of, steps, accumulate):
     """Some steps; the losses of each, the gradients of each update, and the end."""
     net = getattr(model, 'module', model)
-    optim = build_optim_wrapper(net, dict(
-        type='cotap_mm.MixedPrecisionOptimWrapper', accumulative_counts=accumulate,
-        optimizer=dict(type='SGD', lr=1e-3)))
+    optim = build_optim_wrapper(
+        net,
+        dict(
+            type='cotap_mm.MixedPrecisionOptimWrapper',
+            accumulative_counts=accumulate,
+            optimizer=dict(type='SGD', lr=1e-3),
+        ),
+    )
     losses, gradients = [], []
-    optim.optimizer.register_step_pre_hook(lambda *_: gradients.append(
-        {name: param.grad.clone() for name, param in net.named_parameters()
-         if param.grad is not None}))
+    optim.optimizer.register_step_pre_hook(
+        lambda *_: gradients.append(
+            {
+                name: param.grad.clone()
+                for name, param in net.named_parameters()
+                if param.grad is not None
+            }
+        )
+    )
     for step in range(steps):
         with optim.optim_context(model):
             terms = model(inputs_of(step), mode='loss')
@@ -110,9 +132,13 @@ def train(model, inputs_of, steps, accumulate):
         optim.update_params(sum(terms.values()))
         if (step + 1) % accumulate == 0:
             net.teacher.update(net.student, 0.9)
-    return dict(losses=losses, gradients=gradients, weights=dict(net.named_parameters()),
-                patch_queue=net.patch_queue.newest_first(),
-                cls_queue=net.cls_queue.newest_first())
+    return dict(
+        losses=losses,
+        gradients=gradients,
+        weights=dict(net.named_parameters()),
+        patch_queue=net.patch_queue.newest_first(),
+        cls_queue=net.cls_queue.newest_first(),
+    )
 
 
 class OneAfterAnother:
@@ -134,8 +160,10 @@ class OnRanks:
 
     def inputs(self, step, rank):
         inputs = make_inputs(IMAGES, seed=100 * step + rank)
-        return {branch: {key: value.double() for key, value in views.items()}
-                for branch, views in inputs.items()}
+        return {
+            branch: {key: value.double() for key, value in views.items()}
+            for branch, views in inputs.items()
+        }
 
     def __call__(self, rank):
         model = MMDistributedDataParallel(build(self.world, self.losses), broadcast_buffers=False)
@@ -143,10 +171,16 @@ class OnRanks:
 
     def alone(self):
         """The same training in one process."""
+
         def whole(step):
             parts = [self.inputs(step, rank) for rank in range(self.world)]
-            return {branch: {key: self.joined([part[branch][key] for part in parts])
-                             for key in parts[0][branch]} for branch in parts[0]}
+            return {
+                branch: {
+                    key: self.joined([part[branch][key] for part in parts])
+                    for key in parts[0][branch]
+                }
+                for branch in parts[0]
+            }
 
         model = build(self.world, self.losses)
         model.pairs = PairsOfEachRank(model.pairs, self.world)

@@ -1,4 +1,5 @@
 """What gloo processes do in the distributed tests; importable by the processes."""
+
 import os
 import socket
 from pathlib import Path
@@ -29,8 +30,12 @@ def on_ranks(work, folder, world):
     """What ``work(rank)`` returns on each of several processes."""
     # Forked ranks need not import anything. Nothing of the parent waits for a thread there, since
     # tests use one thread each.
-    mp.start_processes(entry, args=(work, free_port(), str(folder), world), nprocs=world,
-                       start_method='fork' if hasattr(os, 'fork') else 'spawn')
+    mp.start_processes(
+        entry,
+        args=(work, free_port(), str(folder), world),
+        nprocs=world,
+        start_method='fork' if hasattr(os, 'fork') else 'spawn',
+    )
     return [torch.load(Path(folder) / f'{rank}.pth', weights_only=True) for rank in range(world)]
 
 
@@ -45,11 +50,13 @@ def scores():
 
 def sinkhorn_half(rank):
     from cotap_mm.ops import sinkhorn
+
     return sinkhorn(scores().chunk(2)[rank], 0.05)
 
 
 def train_three_steps(rank):
     from tiny import build_tiny, make_inputs
+
     torch.manual_seed(0)  # the same start on both ranks
     model = build_tiny()
     wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)

@@ -1,4 +1,5 @@
 """How tools read their arguments and how they end."""
+
 import os
 import signal
 import subprocess
@@ -44,14 +45,21 @@ class FailingData(Dataset):
 
 @pytest.fixture(autouse=True)
 def alone(monkeypatch):
-    for name in ('COTAP_TRACEBACK', 'TORCHELASTIC_ERROR_FILE', 'RANK',
-                  'WORLD_SIZE', 'SLURM_NTASKS', 'SLURM_PROCID'):
+    for name in (
+        'COTAP_TRACEBACK',
+        'TORCHELASTIC_ERROR_FILE',
+        'RANK',
+        'WORLD_SIZE',
+        'SLURM_NTASKS',
+        'SLURM_PROCID',
+    ):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
 
 
 def end_of(error, during_setup=False, **options):
     """Status, or text, that a tool ends with when an error is raised in it."""
+
     @tool
     def main():
         if during_setup:
@@ -73,17 +81,25 @@ def test_an_error_for_the_user_is_one_sentence_whenever_it_happens():
     assert end_of(UserError('x'), during_setup=True) == 'error: x\n(COTAP_TRACEBACK=1 shows where)'
 
 
-@pytest.mark.parametrize('error, said', [
-    (ValueError('k must be positive'), 'k must be positive'),
-    (FileNotFoundError('a is missing'), 'a is missing'),
-    (PermissionError(13, 'Permission denied', 'a.npz'), 'a.npz: Permission denied'),
-    (OSError(28, 'No space left on device', 'a.npz'), 'a.npz: No space left on device'),
-    (NotADirectoryError(20, 'Not a directory', 'f/x'), 'f/x: Not a directory'),
-    (ModuleNotFoundError("No module named 'lmdb'", name='lmdb'), 'pip install lmdb'),
-    (KeyError('Foo is not in the mmengine::model registry. Please check whether the value ...'),
-     'error: Foo is not in the mmengine::model registry; check the type'),
-    (TypeError("f() got an unexpected keyword argument 'x'"), 'unexpected keyword argument'),
-    (AssertionError('Arch x is not in default archs'), 'Arch x is not')])
+@pytest.mark.parametrize(
+    'error, said',
+    [
+        (ValueError('k must be positive'), 'k must be positive'),
+        (FileNotFoundError('a is missing'), 'a is missing'),
+        (PermissionError(13, 'Permission denied', 'a.npz'), 'a.npz: Permission denied'),
+        (OSError(28, 'No space left on device', 'a.npz'), 'a.npz: No space left on device'),
+        (NotADirectoryError(20, 'Not a directory', 'f/x'), 'f/x: Not a directory'),
+        (ModuleNotFoundError("No module named 'lmdb'", name='lmdb'), 'pip install lmdb'),
+        (
+            KeyError(
+                'Foo is not in the mmengine::model registry. Please check whether the value ...'
+            ),
+            'error: Foo is not in the mmengine::model registry; check the type',
+        ),
+        (TypeError("f() got an unexpected keyword argument 'x'"), 'unexpected keyword argument'),
+        (AssertionError('Arch x is not in default archs'), 'Arch x is not'),
+    ],
+)
 def test_set_up_ends_in_a_sentence_and_a_running_tool_does_not(error, said):
     assert said in end_of(error, during_setup=True)
     with pytest.raises(type(error)):  # later it is unexpected
@@ -92,8 +108,17 @@ def test_set_up_ends_in_a_sentence_and_a_running_tool_does_not(error, said):
         raise error
 
 
-@pytest.mark.parametrize('error', [AssertionError(), KeyError('x'), TypeError('x'),
-                                   ZeroDivisionError('x'), RuntimeError('x'), IndexError('x')])
+@pytest.mark.parametrize(
+    'error',
+    [
+        AssertionError(),
+        KeyError('x'),
+        TypeError('x'),
+        ZeroDivisionError('x'),
+        RuntimeError('x'),
+        IndexError('x'),
+    ],
+)
 def test_other_errors_are_unexpected_even_in_the_set_up(error):
     with pytest.raises(type(error)), short_errors():
         raise error
@@ -113,8 +138,13 @@ def test_lack_of_memory_is_no_bug():
 
 def test_a_worker_that_is_killed_when_nobody_waits_for_it():
     text = end_of(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '))
-    assert text.startswith('error: a process of the loader died (DataLoader worker (pid 7) is '
-                           'killed by signal: Killed); look at') and 'start again' in text
+    assert (
+        text.startswith(
+            'error: a process of the loader died (DataLoader worker (pid 7) is '
+            'killed by signal: Killed); look at'
+        )
+        and 'start again' in text
+    )
 
 
 def test_tracebacks_on_request(monkeypatch):
@@ -144,13 +174,14 @@ def test_a_signal_that_asks_to_stop(capsys, name):
     assert end.value.code == 75
     assert capsys.readouterr().err == (
         f'{name}: stopped with status 75. Nothing had to be saved; start again with the same '
-        'command\n')
+        'command\n'
+    )
     assert signal.getsignal(getattr(signal, name)) == before
 
 
 @pytest.mark.parametrize('is_stopped, status', [(False, 0), (True, 75)])
 def test_signals_do_not_change_the_status_of_a_command_that_is_over(is_stopped, status):
-    script = f'''
+    script = f"""
 import os, signal
 from cotap_mm.command_line import tool
 
@@ -167,7 +198,7 @@ def main():
 if __name__ == '__main__':
     os.at_the_end = AtTheVeryEnd()
     main()
-'''
+"""
     assert subprocess.run([sys.executable, '-c', script]).returncode == status
 
 
@@ -186,7 +217,7 @@ def test_the_first_rank_speaks_for_all(monkeypatch):
     monkeypatch.setenv('RANK', '1')
     for during_setup in (False, True):
         assert end_of(UserError('x'), during_setup).startswith('rank 1: error: x')
-    assert slept == [3., 3.]  # a launcher ends it before, if rank 0 has ended with the same
+    assert slept == [3.0, 3.0]  # a launcher ends it before, if rank 0 has ended with the same
     assert end_of(SystemExit(75)) == 75 and len(slept) == 2
 
 
@@ -202,7 +233,7 @@ def test_ranks_of_torchrun_say_a_sentence_once(monkeypatch, tmp_path):
     assert codes[3].startswith('rank 1: error: y')
 
 
-SCRIPT = '''
+SCRIPT = """
 import sys
 from cotap_mm.command_line import tool
 
@@ -214,7 +245,7 @@ def main():
     raise ZeroDivisionError('deep inside')
 
 main()
-'''
+"""
 
 
 def test_unexpected_errors_and_closed_pipes_of_a_process(tmp_path):
@@ -230,9 +261,14 @@ def test_unexpected_errors_and_closed_pipes_of_a_process(tmp_path):
     for name in ('python 3', 'cotap_mm', 'torch 2', 'mmengine 0', 'numpy'):
         assert name in report
     if os.name == 'posix':
-        piped = subprocess.run(f'{sys.executable} {script} pipe | head -2; echo ${{PIPESTATUS[0]}}',
-                               shell=True, executable='/bin/bash', capture_output=True, text=True,
-                               timeout=300)
+        piped = subprocess.run(
+            f'{sys.executable} {script} pipe | head -2; echo ${{PIPESTATUS[0]}}',
+            shell=True,
+            executable='/bin/bash',
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
         assert piped.stdout.split() == ['0', '1', '141'] and piped.stderr == ''
 
 
@@ -252,18 +288,32 @@ def test_errors_of_workers_are_cut_to_their_sentence():
     assert sentence_of(caught.value) == 'bad value'
 
 
-@pytest.mark.parametrize('error, said', [
-    (ValueError('a\n  b\n  c'), 'a; b; c'), (ValueError('these:\n  b\n  c'), 'these: b; c'),
-    (ValueError('  a \n b  '), 'a b'), (ValueError(), 'ValueError'), (KeyError('key x'), 'key x'),
-    (FileNotFoundError(2, 'No such file or directory', 'a'), 'a: No such file or directory'),
-    (OSError(18, 'Cross-device link', 'a', None, 'b'), 'a: b: Cross-device link'),
-    (OSError('plain'), 'plain'),
-    (RuntimeError('it failed\nTraceback (most recent call last):\n  File "x", line 1\n'
-                  'mod.Error: deep\nlines'), 'deep lines'),
-    (RuntimeError('it failed\nTraceback (most recent call last):\n  File "x"'), 'it failed'),
-    (ModuleNotFoundError("No module named 'faiss'", name='faiss'),
-     "No module named 'faiss'; install it with: pip install faiss-cpu"),
-    (ValueError('caf\udce9.jpg'), 'caf\udce9.jpg')])
+@pytest.mark.parametrize(
+    'error, said',
+    [
+        (ValueError('a\n  b\n  c'), 'a; b; c'),
+        (ValueError('these:\n  b\n  c'), 'these: b; c'),
+        (ValueError('  a \n b  '), 'a b'),
+        (ValueError(), 'ValueError'),
+        (KeyError('key x'), 'key x'),
+        (FileNotFoundError(2, 'No such file or directory', 'a'), 'a: No such file or directory'),
+        (OSError(18, 'Cross-device link', 'a', None, 'b'), 'a: b: Cross-device link'),
+        (OSError('plain'), 'plain'),
+        (
+            RuntimeError(
+                'it failed\nTraceback (most recent call last):\n  File "x", line 1\n'
+                'mod.Error: deep\nlines'
+            ),
+            'deep lines',
+        ),
+        (RuntimeError('it failed\nTraceback (most recent call last):\n  File "x"'), 'it failed'),
+        (
+            ModuleNotFoundError("No module named 'faiss'", name='faiss'),
+            "No module named 'faiss'; install it with: pip install faiss-cpu",
+        ),
+        (ValueError('caf\udce9.jpg'), 'caf\udce9.jpg'),
+    ],
+)
 def test_sentences(error, said):
     assert sentence_of(error) == said
 
@@ -278,6 +328,7 @@ def test_long_messages_are_cut():
 @pytest.fixture
 def refusal(capsys):
     """What a parser prints of wrong arguments."""
+
     def refuse(*arguments, **options):
         parser = Parser(prog='some_tool')
         parser.add_argument('config', nargs='?')
@@ -309,9 +360,15 @@ def test_an_empty_argument_is_not_the_current_folder(refusal):
     assert 'argument 1 is empty' in refusal('')
 
 
-@pytest.mark.parametrize('text, said', [
-    ('x', "needs KEY=VALUE, got 'x'"), ('=1', "got '=1'"), ('a=[1', 'not balanced'),
-    ('a=(1,2', 'not balanced')])
+@pytest.mark.parametrize(
+    'text, said',
+    [
+        ('x', "needs KEY=VALUE, got 'x'"),
+        ('=1', "got '=1'"),
+        ('a=[1', 'not balanced'),
+        ('a=(1,2', 'not balanced'),
+    ],
+)
 def test_pairs_of_key_and_value(refusal, text, said):
     assert said in refusal('--set', 'b=1', text)
 
@@ -323,11 +380,25 @@ def test_good_pairs():
     assert found == {'a': 1, 'b.c': [1, (2, 'x')], 'd': '=', 'e': 1e-3}
 
 
-@pytest.mark.parametrize('kind, text', [
-    (whole_number(1), '0'), (whole_number(1), '1.0'), (whole_number(1), 'nan'),
-    (whole_number(1), ' '), (whole_number(0, 65535), '65536'), (whole_number(0, 65535), '-1'),
-    (positive_float, 'nan'), (positive_float, 'inf'), (positive_float, '0'), (positive_float, 'x'),
-    (device, 'gpu'), (device, 'cuda:99'), (device, 'meta'), (device, 'cpu:x')])
+@pytest.mark.parametrize(
+    'kind, text',
+    [
+        (whole_number(1), '0'),
+        (whole_number(1), '1.0'),
+        (whole_number(1), 'nan'),
+        (whole_number(1), ' '),
+        (whole_number(0, 65535), '65536'),
+        (whole_number(0, 65535), '-1'),
+        (positive_float, 'nan'),
+        (positive_float, 'inf'),
+        (positive_float, '0'),
+        (positive_float, 'x'),
+        (device, 'gpu'),
+        (device, 'cuda:99'),
+        (device, 'meta'),
+        (device, 'cpu:x'),
+    ],
+)
 def test_values_out_of_range(refusal, kind, text):
     assert repr(text) in refusal(f'--x={text}', x=kind) or text in refusal(f'--x={text}', x=kind)
 

@@ -1,4 +1,5 @@
 """Versions and known breakages."""
+
 import subprocess
 import sys
 from unittest import mock
@@ -15,10 +16,13 @@ def test_installed_versions_are_fine():
     compat.check_versions()
 
 
-@pytest.mark.parametrize('found, message', [
-    (None, r'mmengine >= 0.10.6 is needed and not installed: pip install'),
-    ('0.10.5', r'mmengine >= 0.10.6 is needed, 0.10.5 is installed: pip install'),
-])
+@pytest.mark.parametrize(
+    'found, message',
+    [
+        (None, r'mmengine >= 0.10.6 is needed and not installed: pip install'),
+        ('0.10.5', r'mmengine >= 0.10.6 is needed, 0.10.5 is installed: pip install'),
+    ],
+)
 def test_one_sentence_for_each_problem(found, message):
     real = compat.installed_version
 
@@ -51,8 +55,9 @@ def test_a_fork_satisfies_the_check():
 
 def test_mmengine_checkpoints_load_safely(tmp_path):
     buffer = HistoryBuffer([1.0, 2.0], [1, 1])
-    content = dict(message_hub=dict(loss=buffer), value=np.float64(3), array=np.arange(3),
-                   tensor=torch.ones(2))
+    content = dict(
+        message_hub=dict(loss=buffer), value=np.float64(3), array=np.arange(3), tensor=torch.ones(2)
+    )
     torch.save(content, tmp_path / 'runner.pth')
     loaded = torch.load(tmp_path / 'runner.pth', weights_only=True)
     assert loaded['message_hub']['loss'].mean() == 1.5
@@ -77,8 +82,9 @@ def test_mmpretrain_models_import_beside_transformers():
     pytest.importorskip('transformers')
     pytest.importorskip('pycocotools')
     code = 'import cotap_mm.models, mmpretrain.models, transformers; print("fine")'
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
+    )
     assert done.returncode == 0 and 'fine' in done.stdout, done.stderr[-2000:]
 
 
@@ -86,9 +92,12 @@ def test_mmpretrain_models_import_beside_transformers():
 def test_types_resolve_from_sibling_scopes(scope):
     """As from another library's config with ``custom_imports = dict(imports=['cotap_mm'])``,
     which beside transformers 5 also keeps that library itself importable."""
-    code = ('import sys, cotap_mm; from mmengine.registry import MODELS, init_default_scope; '
-            'init_default_scope(sys.argv[1]); '
-            'print(MODELS.build(dict(type="cotap_mm.PatchRankingLoss")).tau)')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', code, scope],
-                          capture_output=True, text=True)
+    code = (
+        'import sys, cotap_mm; from mmengine.registry import MODELS, init_default_scope; '
+        'init_default_scope(sys.argv[1]); '
+        'print(MODELS.build(dict(type="cotap_mm.PatchRankingLoss")).tau)'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', code, scope], capture_output=True, text=True
+    )
     assert done.returncode == 0 and '0.5' in done.stdout, done.stderr[-2000:]

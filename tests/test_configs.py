@@ -1,4 +1,5 @@
 """Every config loads and builds; the full-size one makes a step."""
+
 import re
 from pathlib import Path
 
@@ -11,8 +12,9 @@ from mmengine.registry import init_default_scope
 from cotap_mm.registry import HOOKS, MODELS
 
 ROOT = Path(__file__).resolve().parent.parent
-CONFIGS = sorted(path for folder in ('cotap', 'toy_vit')
-                 for path in (ROOT / 'configs' / folder).glob('*.py'))
+CONFIGS = sorted(
+    path for folder in ('cotap', 'toy_vit') for path in (ROOT / 'configs' / folder).glob('*.py')
+)
 
 
 def load(path):
@@ -25,7 +27,8 @@ def load(path):
 def shrink(config):
     """The same config at toy size: what it names must still build."""
     config.model.backbone.update(
-        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+    )
     for head in config.model.head.values():
         head.update(num_clusters=8, hidden_channels=8, out_channels=4)
     for queue in ('patch_queue', 'cls_queue'):
@@ -87,11 +90,12 @@ def test_full_size_vit_b_makes_a_step():
     optim_wrapper = build_optim_wrapper(model, config.optim_wrapper)
 
     def branch():
-        corner = torch.tensor([0., 0., 300., 300.])
+        corner = torch.tensor([0.0, 0.0, 300.0, 300.0])
         return dict(
             global_crops=torch.randint(0, 256, (1, 2, 2, 224, 224, 3), dtype=torch.uint8),
             local_crops=torch.randint(0, 256, (1, 2, 4, 96, 96, 3), dtype=torch.uint8),
-            boxes=corner.expand(1, 2, 6, 4).clone())
+            boxes=corner.expand(1, 2, 6, 4).clone(),
+        )
 
     batch = dict(patch=branch(), cls=branch())
     logs = model.train_step(batch, optim_wrapper=optim_wrapper)
@@ -99,23 +103,44 @@ def test_full_size_vit_b_makes_a_step():
     assert logs['loss_prototype_entropy'] > 0
 
 
-@pytest.mark.parametrize('key, value, seen', [
-    ('default_hooks.compile.type', 'CompileHook', lambda config, model: HOOKS.build(
-        config.default_hooks.compile)),
-    ('model.backbone.with_cp', True, lambda config, model: model.backbone.with_cp),
-    ('model.backbone.with_cp', 'mlp', lambda config, model: model.backbone.with_cp == 'mlp'),
-    ('model.backbone.fused_attention', False, lambda config, model: 'pyimpl' in str(
-        model.backbone.layers[0].attn.scaled_dot_product_attention)),
-    ('model.backbone.channels_last', True, lambda config, model: model.backbone.channels_last),
-    ('model.losses.patch_ranking.method', 'sums', lambda config, model: model.losses[
-        'patch_ranking'].method == 'sums'),
-    ('model.pairs.topk', None, lambda config, model: model.pairs.topk is None),
-    ('optim_wrapper.dtype', 'bfloat16', lambda config, model: build_optim_wrapper(
-        model, config.optim_wrapper).cast_dtype == torch.bfloat16),
-])
+@pytest.mark.parametrize(
+    'key, value, seen',
+    [
+        (
+            'default_hooks.compile.type',
+            'CompileHook',
+            lambda config, model: HOOKS.build(config.default_hooks.compile),
+        ),
+        ('model.backbone.with_cp', True, lambda config, model: model.backbone.with_cp),
+        ('model.backbone.with_cp', 'mlp', lambda config, model: model.backbone.with_cp == 'mlp'),
+        (
+            'model.backbone.fused_attention',
+            False,
+            lambda config, model: (
+                'pyimpl' in str(model.backbone.layers[0].attn.scaled_dot_product_attention)
+            ),
+        ),
+        ('model.backbone.channels_last', True, lambda config, model: model.backbone.channels_last),
+        (
+            'model.losses.patch_ranking.method',
+            'sums',
+            lambda config, model: model.losses['patch_ranking'].method == 'sums',
+        ),
+        ('model.pairs.topk', None, lambda config, model: model.pairs.topk is None),
+        (
+            'optim_wrapper.dtype',
+            'bfloat16',
+            lambda config, model: (
+                build_optim_wrapper(model, config.optim_wrapper).cast_dtype == torch.bfloat16
+            ),
+        ),
+    ],
+)
 def test_keys_for_speed(key, value, seen):
-    assert f'`{key}' in (ROOT / 'README.md').read_text() or f'{key}=' in (
-        ROOT / 'README.md').read_text()
+    assert (
+        f'`{key}' in (ROOT / 'README.md').read_text()
+        or f'{key}=' in (ROOT / 'README.md').read_text()
+    )
     config = shrink(load(ROOT / 'configs/cotap/vits_coco.py'))
     config.merge_from_dict({key: value})
     assert seen(config, MODELS.build(config.model))

@@ -1,4 +1,5 @@
 """Two gloo processes: collectives agree with one process, weights stay the same on both."""
+
 import pytest
 import torch
 from rank_work import on_two_ranks, scores, sinkhorn_half, train_three_steps
@@ -8,6 +9,7 @@ pytestmark = pytest.mark.dist
 
 def test_sinkhorn_on_halves_equals_the_whole(tmp_path):
     from cotap_mm.ops import sinkhorn
+
     halves = on_two_ranks(sinkhorn_half, tmp_path)
     torch.testing.assert_close(torch.cat(halves), sinkhorn(scores(), 0.05), rtol=1e-5, atol=1e-6)
 

@@ -1,4 +1,5 @@
 """Python in the documents runs and does what the text says."""
+
 import re
 from pathlib import Path
 
@@ -27,7 +28,7 @@ def test_links_lead_somewhere(page):
 
 
 def test_ranking_loss_by_itself():
-    block, = re.findall(r'```python\n(.*?)```', (DOCS / 'ranking_loss.md').read_text(), re.S)
+    (block,) = re.findall(r'```python\n(.*?)```', (DOCS / 'ranking_loss.md').read_text(), re.S)
     names = {}
     exec(block, names)  # noqa: S102
     losses = names['losses']

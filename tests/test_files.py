@@ -1,4 +1,5 @@
 """Only regular files are opened; every name has bytes and can be shown."""
+
 import os
 import socket
 
@@ -62,11 +63,20 @@ def test_size_is_known_before_anything_is_read(tmp_path):
     assert read_regular(path, 10) == b'0123456789' == read_regular(path)
 
 
-@pytest.mark.parametrize('data, shown', [
-    (b'caf\xe9.jpg', 'caf\\xe9.jpg'), ('café 😀.jpg'.encode(), 'café 😀.jpg'),
-    (b'two\nlines', 'two\\nlines'), (b'\x1b[31mred', '\\x1b[31mred'), (b'', ''),
-    ('e\u0301'.encode(), 'e\u0301'), ('\u2028\u202e'.encode(), '\\u2028\\u202e'),
-    (b'\xff\xfe\x80', '\\xff\\xfe\\x80'), (b' "a\' b ', ' "a\' b ')])
+@pytest.mark.parametrize(
+    'data, shown',
+    [
+        (b'caf\xe9.jpg', 'caf\\xe9.jpg'),
+        ('café 😀.jpg'.encode(), 'café 😀.jpg'),
+        (b'two\nlines', 'two\\nlines'),
+        (b'\x1b[31mred', '\\x1b[31mred'),
+        (b'', ''),
+        ('e\u0301'.encode(), 'e\u0301'),
+        ('\u2028\u202e'.encode(), '\\u2028\\u202e'),
+        (b'\xff\xfe\x80', '\\xff\\xfe\\x80'),
+        (b' "a\' b ', ' "a\' b '),
+    ],
+)
 def test_names(data, shown):
     name = os.fsdecode(data)
     assert name_text(data) == name and name_bytes(name) == data

@@ -3,6 +3,7 @@
 Shapes, sizes and configurations are read from the arrays, so the tests run on any
 directory with these file names and keys: ``COTAP_GOLDEN_DIR=DIR pytest tests/test_golden.py``.
 """
+
 import os
 import re
 from pathlib import Path
@@ -45,8 +46,18 @@ def vectors(pattern):
 
 @vectors('*.npz')
 def test_every_file_is_covered(path):
-    known = ('cotap_loss_', 'crop_boxes', 'entropy', 'foreground_mask', 'inner_losses',
-             'intra_losses', 'oaf_block', 'sinkhorn', 'train_steps', 'vit')
+    known = (
+        'cotap_loss_',
+        'crop_boxes',
+        'entropy',
+        'foreground_mask',
+        'inner_losses',
+        'intra_losses',
+        'oaf_block',
+        'sinkhorn',
+        'train_steps',
+        'vit',
+    )
     assert path.stem.startswith(known), f'no test reads {path.name}'
 
 
@@ -54,8 +65,7 @@ def test_every_file_is_covered(path):
 @vectors('cotap_loss_*.npz')
 def test_ranking_loss(path, method):
     z, errors = load_vectors(path), Errors(path)
-    loss_fn = PatchRankingLoss(float(z['tau']), float(z['weight_thres']), float(z['alpha']),
-                               method)
+    loss_fn = PatchRankingLoss(float(z['tau']), float(z['weight_thres']), float(z['alpha']), method)
     for suffix, dtype in (('', z['t'].dtype), ('_hi', torch.float64)):
         p = z['p'].to(dtype, copy=True).requires_grad_()
         t = z['t'].to(dtype)
@@ -65,8 +75,12 @@ def test_ranking_loss(path, method):
         # The authors' float64 run keeps two float32 roundings (see its README key).
         tight = 1e-10 if exact else 1e-8 if dtype == torch.float64 else SINGLE
         errors.check('loss' + suffix, loss, z['loss' + suffix], tight)
-        errors.check('grad_p' + suffix, p.grad, z['grad_p' + suffix],
-                     1e-10 if exact else 1e-7 if dtype == torch.float64 else GRADIENT)
+        errors.check(
+            'grad_p' + suffix,
+            p.grad,
+            z['grad_p' + suffix],
+            1e-10 if exact else 1e-7 if dtype == torch.float64 else GRADIENT,
+        )
     p, t = z['p'], z['t']
     wrong, right = ops.rank_statistics(p, t, float(z['tau']), method)
     errors.check('loss_pn', wrong, z['loss_pn'], SINGLE)
@@ -77,16 +91,22 @@ def test_ranking_loss(path, method):
 @vectors('oaf_block.npz')
 def test_object_aware_filter(path):
     from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
+
     z, errors = load_vectors(path), Errors(path)
     width, heads = z['x'].shape[-1], int(z['num_heads'])
     hidden = z['param.mlp.fc1.weight'].shape[0]
     block = TransformerEncoderLayer(width, heads, hidden, norm_cfg=dict(type='LN', eps=1e-6))
     neck = ObjectAwareFilter(width, len(z['kernel']))
     names = {
-        'norm1': block.ln1, 'norm2': block.ln2, 'attn.qkv': block.attn.qkv,
-        'attn.proj': block.attn.proj, 'mlp.fc1': block.ffn.layers[0][0],
-        'mlp.fc2': block.ffn.layers[1], 'norm_in': neck.norm_prototypes,
-        'norm_out_patch': neck.norm_patch, 'norm_out_cls': neck.norm_cls
+        'norm1': block.ln1,
+        'norm2': block.ln2,
+        'attn.qkv': block.attn.qkv,
+        'attn.proj': block.attn.proj,
+        'mlp.fc1': block.ffn.layers[0][0],
+        'mlp.fc2': block.ffn.layers[1],
+        'norm_in': neck.norm_prototypes,
+        'norm_out_patch': neck.norm_patch,
+        'norm_out_cls': neck.norm_cls,
     }
     with torch.no_grad():
         neck.prototypes.copy_(z['kernel'])
@@ -94,7 +114,7 @@ def test_object_aware_filter(path):
             layer.weight.copy_(z[f'param.{name}.weight'])
             layer.bias.copy_(z[f'param.{name}.bias'])
     x = z['x'].requires_grad_()
-    side = int(round((x.shape[1] - 1)**0.5))
+    side = int(round((x.shape[1] - 1) ** 0.5))
     grid = (side, side)
     out = block(x)
     errors.check('block_out', out, z['block_out'], SINGLE)
@@ -115,7 +135,7 @@ def test_object_aware_filter(path):
             if name == 'attn.qkv' and kind == 'bias':
                 # A key bias has no gradient but rounding: compare the rest.
                 keep = torch.ones_like(got, dtype=torch.bool)
-                keep[width:2 * width] = False
+                keep[width : 2 * width] = False
                 wanted, got = wanted[keep], got[keep]
             errors.check(f'grad.{name}.{kind}', got, wanted, GRADIENT)
     errors.report()
@@ -183,8 +203,9 @@ def test_prototype_entropy(path):
 @vectors('crop_boxes.npz')
 def test_crop_boxes(path):
     z, errors = load_vectors(path), Errors(path)
-    sizes = [int(size) for size, count in zip(z['size_crops'], z['nmb_crops'])
-             for _ in range(int(count))]
+    sizes = [
+        int(size) for size, count in zip(z['size_crops'], z['nmb_crops']) for _ in range(int(count))
+    ]
     gc, other = ops.common_boxes(z['crop_boxes_abs'], sizes, int(z['nmb_crops'][0]))
     errors.check('boxes_gc', gc, z['boxes_gc'], SINGLE)
     errors.check('boxes_all', other, z['boxes_all'], SINGLE)
@@ -210,9 +231,14 @@ def test_cluster_losses(path):
         mask = z['foreground'] if suffix == '_maskfix' else torch.ones_like(z['foreground'])
         loss_fn = PatchClusterLoss(0.1, z['aligned_keep'].shape[-1], foreground_threshold=1.0)
         patch_size = round(float(z['boxes_gc'][0, 0, 0, 2]) / width)  # a crop's box in itself
-        loss = loss_fn(image_major(student_gc, num_global), image_major(student_lc, num_local),
-                       image_major(assignment, num_global), image_major(mask, num_global)[:, :, 0],
-                       (z['boxes_gc'], z['boxes_all']), patch_size)
+        loss = loss_fn(
+            image_major(student_gc, num_global),
+            image_major(student_lc, num_local),
+            image_major(assignment, num_global),
+            image_major(mask, num_global)[:, :, 0],
+            (z['boxes_gc'], z['boxes_all']),
+            patch_size,
+        )
         loss.backward()
         errors.check('loss_patch_inner' + suffix, loss, z['loss_patch_inner' + suffix], SINGLE)
         for name, tensor in (('gc', student_gc), ('lc', student_lc)):
@@ -244,8 +270,12 @@ def test_losses_between_neighbors(path):
     z, errors = load_vectors(path), Errors(path)
     student, positive = z['stu'].requires_grad_(), z['stu_pos'].requires_grad_()
     sampler = PatchPairSampler(z['pool_ks'].tolist(), int(z['topk']), z['neg_perms'].shape[1])
-    pairs = sampler(torch.cat([student, positive]), torch.cat([z['tea'], z['tea_pos']]),
-                    torch.cat([z['foreground'], z['foreground_pos']]), Replayed(z['neg_perms']))
+    pairs = sampler(
+        torch.cat([student, positive]),
+        torch.cat([z['tea'], z['tea_pos']]),
+        torch.cat([z['foreground'], z['foreground_pos']]),
+        Replayed(z['neg_perms']),
+    )
     losses = []
     for size, (pred, target, is_neighbor) in zip(z['pool_ks'].tolist(), pairs):
         losses.append(PatchRankingLoss()(pred, target, is_neighbor))
@@ -264,7 +294,8 @@ def test_losses_between_neighbors(path):
 
     cls, cls_pos = z['cls_stu'].requires_grad_(), z['cls_stu_pos'].requires_grad_()
     loss = NeighborClusterLoss(float(z['temperature_cls']))(
-        torch.cat([cls, cls_pos]), torch.cat([z['cls_tea'], z['cls_tea_pos']]))
+        torch.cat([cls, cls_pos]), torch.cat([z['cls_tea'], z['cls_tea_pos']])
+    )
     loss.backward()
     errors.check('loss_cls_intra', loss, z['loss_cls_intra'], SINGLE)
     errors.check('grad_cls_stu', cls.grad, z['grad_cls_stu'], GRADIENT)
@@ -278,8 +309,9 @@ def test_spherical_kmeans(path):
     recorded = sorted(key for key in z if re.match(r'step\d+_perm\d+_cluster$', key))
     draws = iter([z[key] for key in recorded])
     with mock.patch('torch.randperm', lambda count, generator=None: next(draws)):
-        centers = ops.spherical_kmeans(z['bank_at_kmeans'].flatten(1),
-                                       len(z['kernel_after_kmeans']))
+        centers = ops.spherical_kmeans(
+            z['bank_at_kmeans'].flatten(1), len(z['kernel_after_kmeans'])
+        )
     errors.check('kernel_after_kmeans', centers, z['kernel_after_kmeans'].flatten(1), SINGLE)
     errors.report()
 
@@ -287,6 +319,7 @@ def test_spherical_kmeans(path):
 def set_method(method):
     def change(model):
         model.losses['patch_ranking'].method = method
+
     return change
 
 
@@ -295,6 +328,7 @@ def set_backbone(key, value=True):
         for network in (model.backbone, model.teacher.backbone):
             assert getattr(network, key) is False
             setattr(network, key, value)
+
     return change
 
 
@@ -309,10 +343,15 @@ def compile_all(model):
 
 
 MODES = dict(
-    plain=lambda model: None, all_pairs=set_method('pairs'), dominance_sums=set_method('sums'),
-    checkpointed=set_backbone('with_cp'), checkpointed_mlp=set_backbone('with_cp', 'mlp'),
-    plain_attention=plain_attention, channels_last=set_backbone('channels_last'),
-    compiled=compile_all)
+    plain=lambda model: None,
+    all_pairs=set_method('pairs'),
+    dominance_sums=set_method('sums'),
+    checkpointed=set_backbone('with_cp'),
+    checkpointed_mlp=set_backbone('with_cp', 'mlp'),
+    plain_attention=plain_attention,
+    channels_last=set_backbone('channels_last'),
+    compiled=compile_all,
+)
 
 
 @pytest.mark.parametrize('mode', MODES)

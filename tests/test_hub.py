@@ -1,4 +1,5 @@
 """cotap_mm.load: an encoder from a file, in a few lines."""
+
 import numpy as np
 import pytest
 import timm
@@ -18,8 +19,9 @@ def checkpoint(tmp_path):
         for value in network.parameters():
             torch.nn.init.normal_(value, std=0.2)
     config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
-    torch.save(dict(state_dict=algorithm.state_dict(), meta=dict(cfg=config)),
-               tmp_path / 'iter_1.pth')
+    torch.save(
+        dict(state_dict=algorithm.state_dict(), meta=dict(cfg=config)), tmp_path / 'iter_1.pth'
+    )
     return tmp_path / 'iter_1.pth', algorithm.eval()
 
 
@@ -33,8 +35,15 @@ def test_features_are_those_of_pre_training(checkpoint, tmp_path, branch):
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     with torch.no_grad():
         wanted = algorithm.encode(normalize_images(batch), branch)
-    for picture in (tmp_path / 'photo.png', str(tmp_path / 'photo.png'), Image.fromarray(pixels),
-                    pixels, batch[0], batch, [pixels]):
+    for picture in (
+        tmp_path / 'photo.png',
+        str(tmp_path / 'photo.png'),
+        Image.fromarray(pixels),
+        pixels,
+        batch[0],
+        batch,
+        [pixels],
+    ):
         cls, patches = encoder.encode(picture)
         assert cls.shape == (1, 32) and patches.shape == (1, 32, 5, 7)
         torch.testing.assert_close(cls, wanted[0], rtol=1e-5, atol=1e-5)
@@ -50,13 +59,16 @@ def test_pictures_of_different_sizes(checkpoint):
     assert encoder.encode(pictures, size=(32, 64)).patches.shape == (2, 32, 4, 8)
 
 
-@pytest.mark.parametrize('images, error, message', [
-    ([], ValueError, 'at least one image'),
-    (np.zeros((4, 4), np.uint8), ValueError, r'\(H, W, 3\), got \(4, 4\)'),
-    (torch.zeros(4, 4), ValueError, r'\(B, 3, H, W\), got \(4, 4\)'),
-    (torch.zeros(3, 8, 8), TypeError, 'must be uint8 pixels'),
-    (3, TypeError, 'got int'),
-])
+@pytest.mark.parametrize(
+    'images, error, message',
+    [
+        ([], ValueError, 'at least one image'),
+        (np.zeros((4, 4), np.uint8), ValueError, r'\(H, W, 3\), got \(4, 4\)'),
+        (torch.zeros(4, 4), ValueError, r'\(B, 3, H, W\), got \(4, 4\)'),
+        (torch.zeros(3, 8, 8), TypeError, 'must be uint8 pixels'),
+        (3, TypeError, 'got int'),
+    ],
+)
 def test_wrong_pictures(checkpoint, images, error, message):
     encoder = cotap_mm.load(checkpoint[0])
     with pytest.raises(error, match=message):
@@ -88,15 +100,18 @@ def test_random_weights_of_the_same_architecture(checkpoint):
     encoder = cotap_mm.load(f'random:{checkpoint[0]}')
     pretrained = cotap_mm.load(checkpoint[0])
     assert encoder.weights_hash() != pretrained.weights_hash()
-    shapes = [{name: value.shape for name, value in each.network.state_dict().items()}
-              for each in (encoder, pretrained)]
+    shapes = [
+        {name: value.shape for name, value in each.network.state_dict().items()}
+        for each in (encoder, pretrained)
+    ]
     assert shapes[0] == shapes[1]
     assert encoder.report.missing and not encoder.report.loaded
 
 
 def test_final_norm_of_plain_files():
     model = timm.models.vision_transformer.VisionTransformer(
-        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0).eval()
+        img_size=32, patch_size=8, embed_dim=64, depth=2, num_heads=1, num_classes=0
+    ).eval()
     torch.nn.init.normal_(model.norm.weight, 1)
     encoder = cotap_mm.load(model.state_dict())
     images = torch.randn(2, 3, 32, 32)

@@ -1,4 +1,5 @@
 """What killed runs leave behind is removed; what somebody is writing or continuing is not."""
+
 import json
 import os
 import subprocess
@@ -17,14 +18,27 @@ DEAD = 10**9  # no process has that number
 def test_only_what_is_dead_goes(tmp_path):
     host = partial_path(tmp_path / 'x').name.split('-')[2]
     dead = [
-        f'{UNFINISHED}{DEAD}-iter_3.pth', f'{UNFINISHED}{DEAD}-{host}-iter_3.pth.json',
+        f'{UNFINISHED}{DEAD}-iter_3.pth',
+        f'{UNFINISHED}{DEAD}-{host}-iter_3.pth.json',
         f'{UNFINISHED}{os.getpid()}-{host}-last_checkpoint',  # of a container started again
-        'iter_4.pth.json', 'a.npz.features.1234.00000', 'a.npz.features.1234.00000.json',
-        'a.npz.rows.x.0of2.npy', 'b.npz.rows.0of2.npy', 'b.npz.failed']
+        'iter_4.pth.json',
+        'a.npz.features.1234.00000',
+        'a.npz.features.1234.00000.json',
+        'a.npz.rows.x.0of2.npy',
+        'b.npz.rows.0of2.npy',
+        'b.npz.failed',
+    ]
     alive = [
-        f'{UNFINISHED}{os.getppid()}-{host}-iter_5.pth', f'{UNFINISHED}{DEAD}-@other-iter_5.pth',
-        f'{UNFINISHED}notes.txt', 'iter_6.pth', 'iter_6.pth.json', 'a.npz',
-        'b.npz.features.00000', 'non_finite_iter_3.json', 'demo.py']
+        f'{UNFINISHED}{os.getppid()}-{host}-iter_5.pth',
+        f'{UNFINISHED}{DEAD}-@other-iter_5.pth',
+        f'{UNFINISHED}notes.txt',
+        'iter_6.pth',
+        'iter_6.pth.json',
+        'a.npz',
+        'b.npz.features.00000',
+        'non_finite_iter_3.json',
+        'demo.py',
+    ]
     for name in dead + alive:
         (tmp_path / name).write_text('')
     (tmp_path / 'iter_4.pth.json').write_text('{"good": [], "sum": ""}')
@@ -40,12 +54,17 @@ def test_only_what_is_dead_goes(tmp_path):
 
 def test_a_build_that_lives_keeps_its_parts(tmp_path):
     """Of another process, which holds the lock; that of this process is not lost either."""
-    text = ('import sys, fcntl; file = open(sys.argv[1], "w"); '
-            'fcntl.lockf(file, fcntl.LOCK_EX); print("ready", flush=True); sys.stdin.read()')
+    text = (
+        'import sys, fcntl; file = open(sys.argv[1], "w"); '
+        'fcntl.lockf(file, fcntl.LOCK_EX); print("ready", flush=True); sys.stdin.read()'
+    )
     part = tmp_path / 'a.npz.rows.0of2.npy'
     part.write_text('')
-    process = subprocess.Popen([sys.executable, '-S', '-c', text, str(tmp_path / 'a.npz.lock')],
-                               stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    process = subprocess.Popen(
+        [sys.executable, '-S', '-c', text, str(tmp_path / 'a.npz.lock')],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
     try:
         process.stdout.readline()
         mine = acquire_lock(tmp_path / '.lock', 'training', 'wait')
@@ -60,9 +79,16 @@ def test_a_build_that_lives_keeps_its_parts(tmp_path):
 
 def test_files_of_others_stay(tmp_path):
     """Whose names look like ours, as in ``--work-dir .``."""
-    files = {'uv.lock': 'version = 1', 'poetry.lock': '', 'Cargo.lock': '# This', 'x.npz.lock': 'x',
-             '.lock': 'mine', 'model.pth.json': '{"trained": 1}', 'other.pth.json': 'not json',
-             'yarn.lock': json.dumps(dict(host='h', pid=1, purpose='p'))}
+    files = {
+        'uv.lock': 'version = 1',
+        'poetry.lock': '',
+        'Cargo.lock': '# This',
+        'x.npz.lock': 'x',
+        '.lock': 'mine',
+        'model.pth.json': '{"trained": 1}',
+        'other.pth.json': 'not json',
+        'yarn.lock': json.dumps(dict(host='h', pid=1, purpose='p')),
+    }
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     assert remove_leftovers(tmp_path) == []
@@ -82,4 +108,6 @@ def test_the_next_writer_of_a_file_removes_them(tmp_path):
     with whole_file(tmp_path / 'out.json') as partial:
         partial.write_text('whole')
     assert sorted(path.name for path in tmp_path.iterdir()) == [
-        'out.json', f'{UNFINISHED}{os.getppid()}-out.json']
+        'out.json',
+        f'{UNFINISHED}{os.getppid()}-out.json',
+    ]

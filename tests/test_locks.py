@@ -1,4 +1,5 @@
 """Locks: one holder, named to the others, gone with its process."""
+
 import multiprocessing
 import os
 import signal
@@ -36,8 +37,11 @@ def holder(tmp_path):
 
 
 def test_names_the_holder_and_ends_with_it(tmp_path, holder):
-    with pytest.raises(Locked, match=f'{tmp_path} is in use by process {holder.pid} on .* '
-                       r'\(training, since .*\); use another --work-dir') as caught:
+    with pytest.raises(
+        Locked,
+        match=f'{tmp_path} is in use by process {holder.pid} on .* '
+        r'\(training, since .*\); use another --work-dir',
+    ) as caught:
         acquire_lock(tmp_path / 'run.lock', 'training', 'use another --work-dir')
     assert isinstance(caught.value, UserError)
     holder.kill()
@@ -58,7 +62,8 @@ def test_waits_for_the_holder(tmp_path, holder, monkeypatch):
     with locked(tmp_path / 'run.lock', 'packing images', check):
         assert not holder.is_alive()
     assert len(said) == 1 and said[0].startswith(
-        f'packing images: waiting for process {holder.pid} on ')
+        f'packing images: waiting for process {holder.pid} on '
+    )
 
 
 def test_a_process_may_lock_twice(tmp_path):
@@ -66,9 +71,9 @@ def test_a_process_may_lock_twice(tmp_path):
     first, second = (acquire_lock(path, 'training', '') for _ in range(2))
     assert first is second
     first.release()
-    assert not FORK.Pool(1).apply(_is_free, (path, ))
+    assert not FORK.Pool(1).apply(_is_free, (path,))
     second.release()
-    assert FORK.Pool(1).apply(_is_free, (path, ))
+    assert FORK.Pool(1).apply(_is_free, (path,))
 
 
 def _is_free(path):

@@ -1,4 +1,5 @@
 """The losses of whole trainings stay what they are; see loss_curves.py."""
+
 import loss_curves
 import pytest
 
@@ -13,7 +14,7 @@ def test_golden_loss_curve(tmp_path, name):
 
 
 def test_a_curve_is_written_as_it_is(tmp_path, monkeypatch):
-    rows = [dict(loss=1 / 3, loss_x=1e-7), dict(loss=2.5, loss_x=-1.)]
+    rows = [dict(loss=1 / 3, loss_x=1e-7), dict(loss=2.5, loss_x=-1.0)]
     monkeypatch.setattr(loss_curves, 'CURVES', tmp_path)
     loss_curves.write('x', rows)
     assert loss_curves.read('x') == rows

@@ -1,4 +1,5 @@
 """Operators of MMCV on a CPU in bfloat16 and float16 give what float32 gives."""
+
 import pytest
 import torch
 
@@ -14,7 +15,7 @@ def allowed():
     assert allow_low_precision_operators() == 0  # once is enough
 
 
-BOXES = torch.tensor([[0., 0., 8., 8.], [1., 1., 8., 8.], [4., 4., 12., 12.]])
+BOXES = torch.tensor([[0.0, 0.0, 8.0, 8.0], [1.0, 1.0, 8.0, 8.0], [4.0, 4.0, 12.0, 12.0]])
 SCORES = torch.tensor([0.875, 0.75, 0.5])  # exact in bfloat16
 ROIS = torch.cat([torch.zeros(3, 1), BOXES], dim=1)
 
@@ -36,10 +37,12 @@ def modulated(values):
 OPERATORS = {
     'nms': lambda v: ops.nms(BOXES, SCORES.to(v.dtype), 0.5)[0],
     'batched_nms': lambda v: ops.batched_nms(
-        BOXES, SCORES.to(v.dtype), torch.zeros(3).long(), dict(type='nms', iou_threshold=0.5))[0],
+        BOXES, SCORES.to(v.dtype), torch.zeros(3).long(), dict(type='nms', iou_threshold=0.5)
+    )[0],
     'soft_nms': lambda v: ops.soft_nms(BOXES, SCORES.to(v.dtype), 0.5)[0],
     'nms_rotated': lambda v: ops.nms_rotated(
-        torch.cat([BOXES, torch.zeros(3, 1)], 1), SCORES.to(v.dtype), 0.5)[0],
+        torch.cat([BOXES, torch.zeros(3, 1)], 1), SCORES.to(v.dtype), 0.5
+    )[0],
     'roi_align': lambda v: ops.roi_align(v, ROIS.to(v.dtype), (2, 2), 1.0, 0, 'avg', True),
     'roi_align of float32 boxes': lambda v: ops.roi_align(v, ROIS, (2, 2), 1.0, 0, 'avg', True),
     'deform_conv2d': deform,
@@ -51,7 +54,7 @@ OPERATORS = {
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('name', OPERATORS)
 def test_as_in_float32(name, dtype):
-    values = torch.arange(768.).view(1, 3, 16, 16) % 16  # exact in bfloat16
+    values = torch.arange(768.0).view(1, 3, 16, 16) % 16  # exact in bfloat16
     wanted = OPERATORS[name](values)
     given = values.to(dtype)
     found = OPERATORS[name](given)

@@ -1,4 +1,5 @@
 """Checkpoints that earlier states of the code have written; see old_checkpoints.py."""
+
 import json
 
 import old_checkpoints
@@ -9,14 +10,17 @@ KEPT = sorted(old_checkpoints.OLD.parent.iterdir())
 
 @pytest.fixture(scope='module')
 def outcomes(tmp_path_factory):
-    return {folder.name: old_checkpoints.outcomes(folder, tmp_path_factory.mktemp(folder.name))
-            for folder in KEPT}
+    return {
+        folder.name: old_checkpoints.outcomes(folder, tmp_path_factory.mktemp(folder.name))
+        for folder in KEPT
+    }
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('folder', KEPT, ids=lambda folder: folder.name)
-@pytest.mark.parametrize('what', ['resumed', 'student', 'teacher', 'published', 'retrieval',
-                                  'downstream'])
+@pytest.mark.parametrize(
+    'what', ['resumed', 'student', 'teacher', 'published', 'retrieval', 'downstream']
+)
 def test_they_give_the_same_numbers(outcomes, folder, what):
     expected = json.loads((folder / 'expected.json').read_text())
     assert outcomes[folder.name][what] == pytest.approx(expected[what], rel=1e-4, abs=1e-5)

@@ -1,4 +1,5 @@
 """What users install: requirements, wheel contents, set-up script, shared-data rule."""
+
 import os
 import re
 import shutil
@@ -22,24 +23,44 @@ def wheel_names(tmp_path_factory):
         shutil.copytree(ROOT / name, copy / name, ignore=ignore)
     for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'):
         shutil.copy(ROOT / name, copy)
-    subprocess.run([sys.executable, '-m', 'pip', 'wheel', '-q', '--no-deps',
-                    '--no-build-isolation', '-w', str(copy / 'out'), str(copy)], check=True)
-    wheel, = (copy / 'out').glob('cotap_mm-*.whl')
+    subprocess.run(
+        [
+            sys.executable,
+            '-m',
+            'pip',
+            'wheel',
+            '-q',
+            '--no-deps',
+            '--no-build-isolation',
+            '-w',
+            str(copy / 'out'),
+            str(copy),
+        ],
+        check=True,
+    )
+    (wheel,) = (copy / 'out').glob('cotap_mm-*.whl')
     return zipfile.ZipFile(wheel).namelist()
 
 
 @pytest.mark.slow
 def test_wheel_ships_configs_and_tools(wheel_names):
-    for name in ('cotap_mm/.mim/configs/cotap/vitb_coco.py', 'cotap_mm/.mim/tools/train.py',
-                 'cotap_mm/.mim/tools/dist_train.sh', 'cotap_mm/models/algorithms/cotap.py'):
+    for name in (
+        'cotap_mm/.mim/configs/cotap/vitb_coco.py',
+        'cotap_mm/.mim/tools/train.py',
+        'cotap_mm/.mim/tools/dist_train.sh',
+        'cotap_mm/models/algorithms/cotap.py',
+    ):
         assert name in wheel_names, name
     assert not [name for name in wheel_names if name.startswith('tests')]
 
 
 @pytest.mark.slow
 def test_wheel_ships_every_asset(wheel_names):
-    assets = [path.relative_to(ROOT).as_posix()
-              for path in (ROOT / 'cotap_mm' / 'assets').rglob('*') if path.is_file()]
+    assets = [
+        path.relative_to(ROOT).as_posix()
+        for path in (ROOT / 'cotap_mm' / 'assets').rglob('*')
+        if path.is_file()
+    ]
     assert 'cotap_mm/assets/toy_vit.pth' in assets
     assert set(assets) <= set(wheel_names)
 
@@ -61,8 +82,12 @@ def setup_env(tmp_path):
     script = shutil.copy(ROOT / 'tools' / 'setup_env.sh', tmp_path / 'tools')
 
     def run(*arguments, **environment):
-        done = subprocess.run(['bash', str(script), '--dry-run', *arguments], text=True,
-                              capture_output=True, env={'PATH': SYSTEM_PATH, **environment})
+        done = subprocess.run(
+            ['bash', str(script), '--dry-run', *arguments],
+            text=True,
+            capture_output=True,
+            env={'PATH': SYSTEM_PATH, **environment},
+        )
         assert not (tmp_path / '.venv').exists()
         return done
 
@@ -88,7 +113,7 @@ def test_full_compiles_the_operators(setup_env, tmp_path):
     compiler = fake_python(tmp_path / 'bin', '0', name='my-c++')
     done = setup_env('--full', PYTHON=sys.executable, CXX=compiler)
     assert done.returncode == 0, done.stderr
-    build, = (line for line in done.stdout.splitlines() if 'MMCV_WITH_OPS=1' in line)
+    (build,) = (line for line in done.stdout.splitlines() if 'MMCV_WITH_OPS=1' in line)
     for setting in ('CFLAGS=-O1 -g0', '--no-build-isolation', 'mmcv==2.1.0', 'MAX_JOBS='):
         assert setting in build
     assert 'mmsegmentation' in done.stdout and 'mmcv-lite' not in done.stdout
@@ -155,11 +180,16 @@ def test_skipping_for_data_that_are_there_fails(tmp_path, has_shared, line):
     (tmp_path / 'repository' / 'tests').mkdir(parents=True)
     shutil.copy(ROOT / 'tests' / 'conftest.py', tmp_path / 'repository' / 'tests')
     (tmp_path / 'repository' / 'tests' / 'test_one.py').write_text(
-        'def test_one(shared_data):\n    pass\n')
+        'def test_one(shared_data):\n    pass\n'
+    )
     if has_shared:
         (tmp_path / 'shared').mkdir()
     environment = {k: v for k, v in os.environ.items() if k != 'COTAP_SHARED_DIR'}
-    done = subprocess.run([sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '.'],
-                          cwd=tmp_path / 'repository', env=environment, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        [sys.executable, '-m', 'pytest', '-q', '-p', 'no:cacheprovider', '.'],
+        cwd=tmp_path / 'repository',
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
     assert line in done.stdout, done.stdout

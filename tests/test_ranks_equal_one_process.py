@@ -1,4 +1,5 @@
 """Two and four gloo processes train as one process does with the whole batch."""
+
 import pytest
 import torch
 from one_process import OneAfterAnother, OnRanks
@@ -42,8 +43,14 @@ def test_losses_gradients_weights_and_queues(tmp_path, world, accumulate):
 
 def test_no_parameter_is_unused(tmp_path):
     """DDP would wait for gradients of parameters that no loss reads."""
-    works = [OnRanks(2, losses, steps=3, accumulate=1) for losses in (
-        ('patch_cluster', 'patch_ranking'), ('cls_cluster', ), ('patch_ranking', 'cls_neighbor'))]
+    works = [
+        OnRanks(2, losses, steps=3, accumulate=1)
+        for losses in (
+            ('patch_cluster', 'patch_ranking'),
+            ('cls_cluster',),
+            ('patch_ranking', 'cls_neighbor'),
+        )
+    ]
     ranks = on_ranks(OneAfterAnother(works), tmp_path, 2)
     for work, one, other in zip(works, *ranks):
         for name, weight in work.alone()['weights'].items():

@@ -1,4 +1,5 @@
 """The README's commands and links point to things that exist."""
+
 import re
 from pathlib import Path
 
@@ -6,8 +7,11 @@ import pytest
 from tool_loading import help_of
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = ['README.md', 'CONTRIBUTING.md', *(
-    str(path.relative_to(ROOT)) for path in sorted((ROOT / 'docs').rglob('*.md')))]
+DOCUMENTS = [
+    'README.md',
+    'CONTRIBUTING.md',
+    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / 'docs').rglob('*.md'))),
+]
 
 
 def commands():

@@ -1,4 +1,5 @@
 """Tools replace only what they have written themselves."""
+
 import numpy as np
 import pytest
 
@@ -36,6 +37,7 @@ def test_packed_images(tmp_path):
     from PIL import Image
 
     from cotap_mm.datasets import ImageList, pack_images
+
     (tmp_path / 'images').mkdir()
     Image.new('RGB', (8, 8)).save(tmp_path / 'images/a.png')
     path = tmp_path / 'a.lmdb'

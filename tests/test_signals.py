@@ -1,4 +1,5 @@
 """Signals are obeyed wherever the main thread is, and a second one ends the process."""
+
 import collections
 import ctypes
 import itertools
@@ -55,7 +56,8 @@ def test_it_interrupts_where_nothing_can_be_lost():
             signals.sleep(60)
     assert signals.received() == '' and not signals.is_listening()
     assert threading.active_count() == 1 or 'signals' not in [
-        thread.name for thread in threading.enumerate()]
+        thread.name for thread in threading.enumerate()
+    ]
 
 
 def test_a_step_is_not_interrupted():
@@ -86,16 +88,19 @@ def test_elsewhere_than_in_the_main_thread_nothing_happens():
     def listen():
         with signals.listening():
             found.append(signals.is_listening())
+
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
     assert found == [False]
 
 
-@pytest.mark.parametrize('second, status', [
-    (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGUSR1, None)])
+@pytest.mark.parametrize(
+    'second, status', [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGUSR1, None)]
+)
 def test_a_second_signal_ends_it_at_once(second, status):
     """Another one does; the same within three seconds is what launchers send twice."""
+
     def act(tell):
         with signals.listening(), signals.deferred():
             tell('ready')
@@ -112,9 +117,11 @@ def test_a_second_signal_ends_it_at_once(second, status):
 
 def is_in_c(pid):
     """Whether the main thread has slept some times in :func:`wait_in_c`."""
+
     def sleeps():
         lines = Path(f'/proc/{pid}/status').read_text().splitlines()
         return int(next(line for line in lines if line.startswith('voluntary')).split()[1])
+
     before, end = sleeps(), time.monotonic() + 30
     while sleeps() < before + 8 and time.monotonic() < end:
         time.sleep(0.1)
@@ -129,7 +136,7 @@ def wait_in_c():
 @pytest.mark.parametrize('alone', [True, False])
 def test_a_main_thread_that_cannot_react(monkeypatch, alone):
     """It is in C, or among ranks that would wait for it."""
-    monkeypatch.setattr(signals, 'PATIENCE', 1.)
+    monkeypatch.setattr(signals, 'PATIENCE', 1.0)
 
     def act(tell):
         os.dup2(write_end, 2)

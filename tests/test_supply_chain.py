@@ -1,4 +1,5 @@
 """Pinned and hashed requirements, licences, and no network at import."""
+
 import re
 import subprocess
 import sys
@@ -38,8 +39,12 @@ def lock(name='linux-cp311'):
 
 def ranges():
     """Every line of requirements/*.txt."""
-    return [Requirement(line) for path in sorted(REQUIREMENTS.glob('*.txt'))
-            for line in path.read_text().splitlines() if line and not line.startswith('#')]
+    return [
+        Requirement(line)
+        for path in sorted(REQUIREMENTS.glob('*.txt'))
+        for line in path.read_text().splitlines()
+        if line and not line.startswith('#')
+    ]
 
 
 @pytest.mark.parametrize('path', LOCKS, ids=lambda path: path.stem)
@@ -49,10 +54,17 @@ def test_every_line_is_pinned_and_hashed(path):
     assert '://' not in text and 'index-url' not in text and ' @ ' not in text
 
 
-@pytest.mark.parametrize('bad', [
-    'numpy>=2 \\\n    --hash=sha256:' + 64 * 'a', 'numpy==2.0', 'numpy==2.0 --hash=sha256:abc',
-    'numpy @ https://example.org/numpy.whl', '--index-url https://example.org/simple',
-    'numpy==2.0 --hash=md5:' + 32 * 'a'])
+@pytest.mark.parametrize(
+    'bad',
+    [
+        'numpy>=2 \\\n    --hash=sha256:' + 64 * 'a',
+        'numpy==2.0',
+        'numpy==2.0 --hash=sha256:abc',
+        'numpy @ https://example.org/numpy.whl',
+        '--index-url https://example.org/simple',
+        'numpy==2.0 --hash=md5:' + 32 * 'a',
+    ],
+)
 def test_the_check_of_the_lock_can_fail(bad):
     with pytest.raises(AssertionError):
         pins(bad)
@@ -94,7 +106,7 @@ def test_the_table_of_licences_is_complete():
 
 
 #: An audit hook cannot be taken off again, hence a process of its own.
-OFFLINE = '''
+OFFLINE = """
 import socket, sys
 
 def refuse(event, arguments):
@@ -106,14 +118,22 @@ def refuse(event, arguments):
             os._exit(3)
 
 sys.addaudithook(refuse)
-'''
+"""
 
 
-@pytest.mark.parametrize('code, status', [
-    ('import cotap_mm, cotap_mm.models, cotap_mm.evaluation, cotap_mm.engine.launch', 0),
-    ('import socket; socket.create_connection(("127.0.0.1", 9))', 3),
-    ('from urllib.request import urlopen; urlopen("http://127.0.0.1:9")', 3)])
+@pytest.mark.parametrize(
+    'code, status',
+    [
+        ('import cotap_mm, cotap_mm.models, cotap_mm.evaluation, cotap_mm.engine.launch', 0),
+        ('import socket; socket.create_connection(("127.0.0.1", 9))', 3),
+        ('from urllib.request import urlopen; urlopen("http://127.0.0.1:9")', 3),
+    ],
+)
 def test_imports_use_no_network(code, status):
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', OFFLINE + code], text=True,
-                          capture_output=True, cwd=ROOT)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', OFFLINE + code],
+        text=True,
+        capture_output=True,
+        cwd=ROOT,
+    )
     assert done.returncode == status, done.stdout + done.stderr[-2000:]

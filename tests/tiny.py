@@ -1,4 +1,5 @@
 """A CoTAP of a few thousand parameters, and one batch for it."""
+
 import torch
 
 from cotap_mm.models import CoTAP
@@ -9,26 +10,31 @@ LOSSES = dict(
     cls_cluster=dict(type='ClsClusterLoss'),
     patch_ranking=dict(type='PatchRankingLoss'),
     cls_neighbor=dict(type='NeighborClusterLoss'),
-    prototype_entropy=dict(type='PrototypeEntropyLoss'))
+    prototype_entropy=dict(type='PrototypeEntropyLoss'),
+)
 
 
-def build_tiny(losses=None, queue_size=64, loss_weights=None, use_filter=True, memory=None,
-               **backbone):
+def build_tiny(
+    losses=None, queue_size=64, loss_weights=None, use_filter=True, memory=None, **backbone
+):
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
     head = dict(type='PrototypeHead', hidden_channels=16, out_channels=8)
-    neck = (dict(type='ObjectAwareFilter', num_prototypes=2) if use_filter else
-            dict(type='NoFilter'))
+    neck = dict(type='ObjectAwareFilter', num_prototypes=2) if use_filter else dict(type='NoFilter')
     return CoTAP(
         backbone=dict(type='DINOViT', arch=arch, img_size=32, patch_size=8, **backbone),
         neck=neck,
         head=dict(patch=dict(head, num_clusters=6), cls=dict(head, num_clusters=10)),
-        losses=losses or LOSSES, loss_weights=loss_weights,
-        memory=memory or dict(
+        losses=losses or LOSSES,
+        loss_weights=loss_weights,
+        memory=memory
+        or dict(
             patch_queue=dict(size=queue_size, temperature=0.05, per_step=16),
             cls_queue=dict(size=16, temperature=0.07, per_step=4),
-            template_bank=dict(size=24, per_step=4)),
+            template_bank=dict(size=24, per_step=4),
+        ),
         pairs=dict(pool_sizes=(2, 4), topk=3, num_negatives=2),
-        data_preprocessor=dict(type='CoTAPDataPreprocessor', color=None))
+        data_preprocessor=dict(type='CoTAPDataPreprocessor', color=None),
+    )
 
 
 def make_inputs(batch=3, seed=0):
@@ -37,10 +43,20 @@ def make_inputs(batch=3, seed=0):
     for name in ('patch', 'cls'):
         global_crops = torch.randn(2 * batch, 2, 3, 32, 32, generator=generator)
         inputs[name] = dict(
-            student_global=global_crops, teacher_global=global_crops,
-            student_local=torch.randn(2 * batch, 4, 3, 16, 16, generator=generator))
-    boxes = torch.tensor([[0., 0., 32., 32.], [4., 4., 40., 40.], [6., 6., 22., 22.],
-                          [8., 8., 24., 24.], [10., 6., 26., 22.], [12., 9., 28., 25.]])
+            student_global=global_crops,
+            teacher_global=global_crops,
+            student_local=torch.randn(2 * batch, 4, 3, 16, 16, generator=generator),
+        )
+    boxes = torch.tensor(
+        [
+            [0.0, 0.0, 32.0, 32.0],
+            [4.0, 4.0, 40.0, 40.0],
+            [6.0, 6.0, 22.0, 22.0],
+            [8.0, 8.0, 24.0, 24.0],
+            [10.0, 6.0, 26.0, 22.0],
+            [12.0, 9.0, 28.0, 25.0],
+        ]
+    )
     boxes = boxes.expand(2 * batch, 6, 4)
     in_global, in_other = common_boxes(boxes, [32, 32, 16, 16, 16, 16], 2)
     inputs['patch'].update(common_global=in_global, common_other=in_other)

@@ -1,4 +1,5 @@
 """The tools are scripts, not a package; tests import them by their file."""
+
 import contextlib
 import functools
 import importlib.util

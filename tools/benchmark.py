@@ -21,6 +21,7 @@ A run that is finished already is not repeated.
 Candidates of one table took turns in one run, so their ratios hold on a busy machine; timings of
 different runs do not compare. Results: docs/benchmarks.md.
 """
+
 import argparse
 from typing import List, Optional
 

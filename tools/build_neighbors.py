@@ -8,6 +8,7 @@
 Several processes share the work. An interrupted run goes on where it stopped when it is started
 again, with any number of processes.
 """
+
 import argparse
 from typing import List, Optional, Tuple
 
@@ -22,32 +23,55 @@ from cotap_mm.replacing import add_overwrite, check_replaceable, is_neighbor_fil
 
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
-    parser.add_argument('images', help='folder of images (read recursively), text list, COCO '
-                        'json, *.lmdb')
-    parser.add_argument('--out', type=out_file('.npz'), required=True,
-                        help='neighbor file to write (*.npz); replaces an existing neighbor file')
+    parser.add_argument(
+        'images', help='folder of images (read recursively), text list, COCO json, *.lmdb'
+    )
+    parser.add_argument(
+        '--out',
+        type=out_file('.npz'),
+        required=True,
+        help='neighbor file to write (*.npz); replaces an existing neighbor file',
+    )
     add_overwrite(parser)
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
-    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
-                        'images of more than 8 bits: values that become black and white (default: '
-                        'found from the images)')
-    parser.add_argument('--backbone', default='configs/cotap/vitb_coco.py',
-                        help='config whose backbone and initial weights are used (default: '
-                        '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
-                        'ViT-S, deit-base ViT-B')
+    parser.add_argument(
+        '--value-range',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='for '
+        'images of more than 8 bits: values that become black and white (default: '
+        'found from the images)',
+    )
+    parser.add_argument(
+        '--backbone',
+        default='configs/cotap/vitb_coco.py',
+        help='config whose backbone and initial weights are used (default: '
+        '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
+        'ViT-S, deit-base ViT-B',
+    )
     parser.add_argument('--patch-size', type=positive_int, default=16, help='with an arch')
-    parser.add_argument('--checkpoint', help="other weights of any supported source (file or URL); "
-                        "'none' for random ones")
+    parser.add_argument(
+        '--checkpoint',
+        help="other weights of any supported source (file or URL); 'none' for random ones",
+    )
     parser.add_argument('--num-neighbors', type=positive_int, default=7)
-    parser.add_argument('--image-size', type=positive_int, default=224, metavar='PIXELS',
-                        help='side of the squares, a multiple of the patch size (default: '
-                        '%(default)s)')
+    parser.add_argument(
+        '--image-size',
+        type=positive_int,
+        default=224,
+        metavar='PIXELS',
+        help='side of the squares, a multiple of the patch size (default: %(default)s)',
+    )
     parser.add_argument('--batch-size', type=positive_int, default=32)
     parser.add_argument('--workers', type=whole_number(0), default=2)
     add_device(parser)
     parser.add_argument('--faiss', action='store_true', help='search with faiss')
-    parser.add_argument('--trust', action='store_true',
-                        help='unpickle the checkpoint fully: it can run code; known files only')
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='unpickle the checkpoint fully: it can run code; known files only',
+    )
     return parser.parse_args(argv)
 
 
@@ -59,17 +83,26 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
         default = (model.get('init_cfg') or {}).get('checkpoint')
     else:
         from mmpretrain.models.backbones import VisionTransformer  # after cotap_mm, see compat.py
+
         known = VisionTransformer.arch_zoo
         if args.backbone not in known:
-            raise ValueError('--backbone must be a config (*.py) or an arch of MMPretrain, '
-                             f'{", ".join(known)}, got {args.backbone!r}')
-        backbone = dict(type='cotap_mm.DINOViT', arch=args.backbone, patch_size=args.patch_size,
-                        img_size=args.image_size)
+            raise ValueError(
+                '--backbone must be a config (*.py) or an arch of MMPretrain, '
+                f'{", ".join(known)}, got {args.backbone!r}'
+            )
+        backbone = dict(
+            type='cotap_mm.DINOViT',
+            arch=args.backbone,
+            patch_size=args.patch_size,
+            img_size=args.image_size,
+        )
         default = None
     checkpoint = args.checkpoint or default
     if not checkpoint:
-        raise ValueError(f"--backbone {args.backbone} needs weights: give --checkpoint FILE, or "
-                         "'none' for random ones")
+        raise ValueError(
+            f'--backbone {args.backbone} needs weights: give --checkpoint FILE, or '
+            "'none' for random ones"
+        )
     return backbone, None if checkpoint == 'none' else checkpoint
 
 
@@ -80,10 +113,12 @@ def main(argv: Optional[List[str]] = None) -> None:
         check_replaceable(args.out, is_neighbor_file, 'a neighbor file', args.overwrite)
         source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         backbone, checkpoint = choose_backbone(args)
-        encoder = GlobalEncoder(backbone, checkpoint, args.image_size, args.device,
-                                trust=args.trust)
-        out = build_neighbors(source, encoder, args.out, args.num_neighbors, args.batch_size,
-                              args.workers, args.faiss)
+        encoder = GlobalEncoder(
+            backbone, checkpoint, args.image_size, args.device, trust=args.trust
+        )
+        out = build_neighbors(
+            source, encoder, args.out, args.num_neighbors, args.batch_size, args.workers, args.faiss
+        )
         is_first = rank() == 0
     if is_first:
         print(f'\n{len(source)} images -> {out}')

@@ -6,6 +6,7 @@
 
 The report is ``work_dirs/demo/report.html``; ``results.json`` beside it has all numbers.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -56,6 +57,7 @@ MEASURED = {
 
 class Trained(NamedTuple):
     """One run: random weights, the network as training found it and as training left it."""
+
     random: nn.Module
     before: nn.Module
     after: nn.Module
@@ -105,8 +107,9 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     after = runner.model.module if is_model_wrapper(runner.model) else runner.model
     random = build(MODELS, config.model.backbone)
     random.init_weights()
-    return Trained(random, hook.before, after, Path(runner.work_dir), minutes,
-                   runner.train_dataloader.dataset)
+    return Trained(
+        random, hook.before, after, Path(runner.work_dir), minutes, runner.train_dataloader.dataset
+    )
 
 
 def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> Dict[str, dict]:
@@ -115,15 +118,19 @@ def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> Dict[s
     encoders: Dict[str, Encoder] = {REFERENCE: ViTEncoder(run.random)}
     for name, (when, branch, output) in MEASURED.items():
         encoders[name] = CoTAPEncoder(networks[when], branch, output)
-    return {name: dense_retrieval(encoder, memory, queries, num_classes)
-            for name, encoder in encoders.items()}
+    return {
+        name: dense_retrieval(encoder, memory, queries, num_classes)
+        for name, encoder in encoders.items()
+    }
 
 
 def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
     """Scores with names of classes; one that never occurs is left out (JSON has no NaN)."""
     return {
-        name: dict(found, IoU={label: value for label, value in zip(classes, found['IoU'])
-                               if value == value})
+        name: dict(
+            found,
+            IoU={label: value for label, value in zip(classes, found['IoU']) if value == value},
+        )
         for name, found in scores.items()
     }
 
@@ -131,8 +138,9 @@ def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
 def summarize(scores: Dict[int, Dict[str, dict]]) -> List[list]:
     """Rows (name, mean mIoU, spread, gain over the init), each in points of mIoU."""
     rows = []
-    values = {name: [each[name]['mIoU'] for each in scores.values()]
-              for name in [REFERENCE, *MEASURED]}
+    values = {
+        name: [each[name]['mIoU'] for each in scores.values()] for name in [REFERENCE, *MEASURED]
+    }
     start = values['init, backbone']
     for name, found in values.items():
         gains = [value - first for value, first in zip(found, start)]
@@ -153,20 +161,33 @@ def make_report(run: Trained, rows: List[list], scenes: Any, memory: Any, intro:
         'memory, nothing is trained for it. Spread: standard deviation over seeds, of training '
         'and of the random weights. '
         'In bold: the best.',
-        ['features', 'mIoU', 'spread', 'against init'], rows,
-        strong=[max(range(len(rows)), key=lambda i: rows[i][1])])
+        ['features', 'mIoU', 'spread', 'against init'],
+        rows,
+        strong=[max(range(len(rows)), key=lambda i: rows[i][1])],
+    )
     before_after.add_crops(report, run.dataset)
     before_after.add_foreground(report, networks, images)
     before_after.add_components(report, networks, images)
     example = before_after.choose_example(
-        CoTAPEncoder(run.before, 'student', 'backbone'), images, labels, scenes.CLASSES)
+        CoTAPEncoder(run.before, 'student', 'backbone'), images, labels, scenes.CLASSES
+    )
     before_after.add_similarity(report, networks, images, example)
     before_after.add_retrieval(
-        report, {'before,\nbackbone': CoTAPEncoder(run.before, 'student', 'backbone'),
-                 'after,\nfilter': CoTAPEncoder(run.after, 'student', 'filter')}, memory, scenes)
+        report,
+        {
+            'before,\nbackbone': CoTAPEncoder(run.before, 'student', 'backbone'),
+            'after,\nfilter': CoTAPEncoder(run.after, 'student', 'filter'),
+        },
+        memory,
+        scenes,
+    )
     before_after.add_prototypes(report, run.after, images)
-    report.add_picture('curves', 'Losses and monitors', 'What was logged while training.',
-                       curves(read_scalars(run.work_dir)))
+    report.add_picture(
+        'curves',
+        'Losses and monitors',
+        'What was logged while training.',
+        curves(read_scalars(run.work_dir)),
+    )
     return report
 
 
@@ -180,8 +201,10 @@ def read_config(args: argparse.Namespace) -> Config:
     """The config with what the command line changes in it."""
     config = run_config.load_config(args.config)
     if 'demo' not in config:
-        raise ValueError(f'{args.config} must have demo=dict(memory=..., test=...), two configs of '
-                         'ToyScenes or a data set like it; see configs/cotap/demo.py')
+        raise ValueError(
+            f'{args.config} must have demo=dict(memory=..., test=...), two configs of '
+            'ToyScenes or a data set like it; see configs/cotap/demo.py'
+        )
     if args.iters is not None:
         config.train_cfg.max_iters = args.iters
     if args.from_scratch:
@@ -197,22 +220,29 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
     scores: Dict[int, Dict[str, dict]] = {}
     first = None
     for number, seed in enumerate(args.seeds, start=1):
-        print(f'seed {seed} ({number} of {len(args.seeds)}): '
-              f'training {config.train_cfg.max_iters} iterations')
+        print(
+            f'seed {seed} ({number} of {len(args.seeds)}): '
+            f'training {config.train_cfg.max_iters} iterations'
+        )
         run = train(config, seed, folder / f'seed_{seed}')
         print(f'\ntrained in {run.minutes:.1f} minutes; measuring on {len(scenes)} test scenes')
         scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
         first = first or run
     rows = summarize(scores)
     start = 'the shipped self-supervised init' if config.model.get('init_cfg') else 'random weights'
-    intro = (f'A small ViT, started from {start}, trained with CoTAP for '
-             f'{config.train_cfg.max_iters} iterations without any label, seed '
-             f'{", ".join(map(str, args.seeds))}. The pictures are of seed {args.seeds[0]}.')
+    intro = (
+        f'A small ViT, started from {start}, trained with CoTAP for '
+        f'{config.train_cfg.max_iters} iterations without any label, seed '
+        f'{", ".join(map(str, args.seeds))}. The pictures are of seed {args.seeds[0]}.'
+    )
     page = make_report(first, rows, scenes, memory, intro).save(folder)
     results = dict(
-        config=args.config, iterations=config.train_cfg.max_iters,
-        from_scratch=args.from_scratch, minutes=first.minutes,
-        seeds={seed: named(found, scenes.CLASSES) for seed, found in scores.items()})
+        config=args.config,
+        iterations=config.train_cfg.max_iters,
+        from_scratch=args.from_scratch,
+        minutes=first.minutes,
+        seeds={seed: named(found, scenes.CLASSES) for seed, found in scores.items()},
+    )
     with whole_file(folder / 'results.json') as partial:
         partial.write_text(json.dumps(results, indent=2))
     print_table(rows)

@@ -12,6 +12,7 @@ either; NAME=BACKBONE gives it a name, and BACKBONE@backbone measures it without
 object-aware filter. Results are printed and written as one JSON file each; what is written
 already, of the same weights and settings, is not measured again.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -50,33 +51,63 @@ from cotap_mm.visualization.comparison import comparison_figure
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog='protocols: ' + ', '.join(PROTOCOLS))
     parser.add_argument('backbones', nargs='+', metavar='BACKBONE')
-    parser.add_argument('--compare', nargs='+', default=[], metavar='BACKBONE',
-                        help='further backbones, for one table and one plot')
+    parser.add_argument(
+        '--compare',
+        nargs='+',
+        default=[],
+        metavar='BACKBONE',
+        help='further backbones, for one table and one plot',
+    )
     parser.add_argument('--protocol', nargs='+', required=True, metavar='PROTOCOL')
-    parser.add_argument('--data', required=True, help='name of a data set, or a config of '
-                        'MMSegmentation; a wrong name lists the known ones')
+    parser.add_argument(
+        '--data',
+        required=True,
+        help='name of a data set, or a config of MMSegmentation; a wrong name lists the known ones',
+    )
     parser.add_argument('--root', help='folder of the data')
-    parser.add_argument('--classes', nargs='+', help="class names of --data folder")
+    parser.add_argument('--classes', nargs='+', help='class names of --data folder')
     parser.add_argument('--limit', type=positive_int, help='at most this many images of each part')
-    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
-                        'images of more than 8 bits: values that become black and white (default: '
-                        'found from the images)')
-    parser.add_argument('--image-size', type=positive_int, nargs='+', metavar='PIXELS',
-                        help='side of a square, or height and width; images are resized on to the '
-                        'nearest multiples of the patch size')
-    parser.add_argument('--set', nargs='+', action=KeyValues, default={}, metavar='KEY=VALUE',
-                        help='settings of the protocols; one that a protocol does not have is '
-                        'for the others')
-    parser.add_argument('--num-heads', type=positive_int,
-                        help='attention heads, where a file does not tell')
+    parser.add_argument(
+        '--value-range',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='for '
+        'images of more than 8 bits: values that become black and white (default: '
+        'found from the images)',
+    )
+    parser.add_argument(
+        '--image-size',
+        type=positive_int,
+        nargs='+',
+        metavar='PIXELS',
+        help='side of a square, or height and width; images are resized on to the '
+        'nearest multiples of the patch size',
+    )
+    parser.add_argument(
+        '--set',
+        nargs='+',
+        action=KeyValues,
+        default={},
+        metavar='KEY=VALUE',
+        help='settings of the protocols; one that a protocol does not have is for the others',
+    )
+    parser.add_argument(
+        '--num-heads', type=positive_int, help='attention heads, where a file does not tell'
+    )
     parser.add_argument('--branch', choices=['student', 'teacher'])
-    parser.add_argument('--trust', action='store_true', help='unpickle files fully: it can run '
-                        'code; only for files whose origin you trust')
-    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), default=0,
-                        metavar='N', help='of random: weights')
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='unpickle files fully: it can run code; only for files whose origin you trust',
+    )
+    parser.add_argument(
+        '--seed', type=whole_number(0, 2**32 - 1), default=0, metavar='N', help='of random: weights'
+    )
     add_device(parser)
-    parser.add_argument('--out', type=out_folder, default='work_dirs/evaluation',
-                        help='folder of the results')
+    parser.add_argument(
+        '--out', type=out_folder, default='work_dirs/evaluation', help='folder of the results'
+    )
     args = parser.parse_args(argv)
     if args.image_size and len(args.image_size) > 2:
         parser.error('--image-size takes one or two numbers')
@@ -85,6 +116,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 class Backbone(NamedTuple):
     """One thing to measure: its title, what ``cotap_mm.load`` takes, and which output."""
+
     title: str
     checkpoint: str
     output: Optional[str]
@@ -121,20 +153,35 @@ def check_arguments(args: argparse.Namespace) -> None:
     known = {key: None for name in args.protocol for key in settings_of(name)}
     for key in args.set:
         if key not in known:
-            raise ValueError(f'--set {key}: {", ".join(args.protocol)} has no such setting'
-                             f'{nearest(key, known)}')
+            raise ValueError(
+                f'--set {key}: {", ".join(args.protocol)} has no such setting{nearest(key, known)}'
+            )
     for protocol in args.protocol:
         options_of(protocol, args)
 
 
-def result_file(args: argparse.Namespace, protocol: str, data: EvaluationData, name: str,
-                encoder: Any, options: Dict[str, Any]) -> Path:
+def result_file(
+    args: argparse.Namespace,
+    protocol: str,
+    data: EvaluationData,
+    name: str,
+    encoder: Any,
+    options: Dict[str, Any],
+) -> Path:
     """One file for each protocol, data and their place, weights and settings."""
     sizes = [len(part) for part in (data.train, data.val) if part is not None]
     place = [args.data, str(Path(args.root).resolve()) if args.root else '', list(data.classes)]
-    key = [protocol, place, name, encoder.weights_hash(), type(encoder).__name__, args.num_heads,
-           getattr(getattr(encoder, 'network', None), 'neck', None) is not None, sizes,
-           sorted((key, str(value)) for key, value in options.items())]
+    key = [
+        protocol,
+        place,
+        name,
+        encoder.weights_hash(),
+        type(encoder).__name__,
+        args.num_heads,
+        getattr(getattr(encoder, 'network', None), 'neck', None) is not None,
+        sizes,
+        sorted((key, str(value)) for key, value in options.items()),
+    ]
     if args.value_range:
         key.append(args.value_range)
     digest = hashlib.sha256(repr(key).encode()).hexdigest()[:8]
@@ -146,13 +193,18 @@ def measure(args: argparse.Namespace) -> List[Result]:
     """All protocols of all backbones."""
     check_arguments(args)
     backbones = parse_backbones([*args.backbones, *args.compare])
-    data = load_data(args.data, args.root, args.classes, args.limit,
-                     args.value_range or 'auto')
+    data = load_data(args.data, args.root, args.classes, args.limit, args.value_range or 'auto')
     results = []
     for name, checkpoint, output in backbones:
         torch.manual_seed(args.seed)
-        encoder = cotap_mm.load(checkpoint, device=args.device, branch=args.branch,
-                                trust=args.trust, num_heads=args.num_heads, output=output)
+        encoder = cotap_mm.load(
+            checkpoint,
+            device=args.device,
+            branch=args.branch,
+            trust=args.trust,
+            num_heads=args.num_heads,
+            output=output,
+        )
         for protocol in args.protocol:
             options = options_of(protocol, args)
             file = result_file(args, protocol, data, name, encoder, options)
@@ -165,8 +217,10 @@ def measure(args: argparse.Namespace) -> List[Result]:
             with progress_bars():
                 found = evaluate(encoder, data, protocol, name, **options)
             results.append(found)
-            say(f'{name}, {found.protocol} on {found.data}: {found.metric} {found.value:.2f} '
-                f'({found.seconds:.0f} s)')
+            say(
+                f'{name}, {found.protocol} on {found.data}: {found.metric} {found.value:.2f} '
+                f'({found.seconds:.0f} s)'
+            )
             if rank() == 0:
                 with whole_file(file) as unfinished:
                     unfinished.write_text(json.dumps(found.to_json(), indent=2))
@@ -182,8 +236,10 @@ def read_result(file: Path) -> Result:
     try:
         return Result(**json.loads(file.read_text(encoding='utf-8')))
     except (ValueError, TypeError, RecursionError) as error:
-        raise ValueError(f'{file} must hold a result of this tool and does not ({error}); delete '
-                         'it to measure again, or give another --out') from error
+        raise ValueError(
+            f'{file} must hold a result of this tool and does not ({error}); delete '
+            'it to measure again, or give another --out'
+        ) from error
 
 
 def say(text: str) -> None:

@@ -1,8 +1,9 @@
 """Licences of the packages that this project needs, as they state them.
 
-    python tools/list_licences.py            print the table for the packages that are installed
-    python tools/list_licences.py --write    put it into docs/dependencies.md
+python tools/list_licences.py            print the table for the packages that are installed
+python tools/list_licences.py --write    put it into docs/dependencies.md
 """
+
 import argparse
 import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
@@ -13,9 +14,14 @@ ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / 'docs' / 'dependencies.md'
 FIRST, LAST = '<!-- table: tools/list_licences.py --write -->\n', '<!-- end of table -->'
 #: File of requirements -> what it is for; the first one that names a package counts.
-NEEDED_FOR = {'runtime': 'pre-training', 'mminstall': 'pre-training',
-              'downstream': 'MMSegmentation, MMDetection', 'viewer': 'viewer',
-              'pack': 'packed images', 'tests': 'tests'}
+NEEDED_FOR = {
+    'runtime': 'pre-training',
+    'mminstall': 'pre-training',
+    'downstream': 'MMSegmentation, MMDetection',
+    'viewer': 'viewer',
+    'pack': 'packed images',
+    'tests': 'tests',
+}
 #: setup.py and tools/setup_env.sh name these.
 ALWAYS = ('torch', 'torchvision', 'mmcv')
 
@@ -39,15 +45,18 @@ def licence(package: Distribution) -> str:
     text = (data.get('License') or '').strip()
     if text and '\n' not in text and len(text) < 60:
         return text
-    classifiers = [line.split(' :: ')[-1] for line in data.get_all('Classifier') or ()
-                   if line.startswith('License ::')]
+    classifiers = [
+        line.split(' :: ')[-1]
+        for line in data.get_all('Classifier') or ()
+        if line.startswith('License ::')
+    ]
     first = text.splitlines()[0].strip() if text else 'not stated'
     return ', '.join(classifiers) or first
 
 
 def installed(name: str) -> Optional[Distribution]:
     """A package's metadata; of mmcv also the build without operators."""
-    for other in (name, f'{name}-lite') if name == 'mmcv' else (name, ):
+    for other in (name, f'{name}-lite') if name == 'mmcv' else (name,):
         try:
             return distribution(other)
         except PackageNotFoundError:
@@ -66,8 +75,9 @@ def rows() -> List[str]:
 
 
 def main(argv: Optional[List[str]] = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--write', action='store_true', help='into docs/dependencies.md')
     args = parser.parse_args(argv)
     table = '\n'.join(rows()) + '\n'

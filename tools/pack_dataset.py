@@ -7,6 +7,7 @@ Files are copied as they are. Training from it draws the same samples as from th
 position of the file; neighbour files fit both. An interrupted run goes on where it stopped when it
 is started again.
 """
+
 import os
 from typing import List, Optional
 
@@ -20,8 +21,12 @@ from cotap_mm.replacing import add_overwrite, check_replaceable, is_packed_file
 def main(argv: Optional[List[str]] = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
-    parser.add_argument('--out', type=out_file(), required=True,
-                        help='file to write, *.lmdb; an earlier one is replaced')
+    parser.add_argument(
+        '--out',
+        type=out_file(),
+        required=True,
+        help='file to write, *.lmdb; an earlier one is replaced',
+    )
     add_overwrite(parser)
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--threads', type=positive_int, default=8, help='files read at a time')
@@ -33,8 +38,10 @@ def main(argv: Optional[List[str]] = None) -> None:
     size = os.path.getsize(args.out) / 2**30
     print(f'\n{len(source)} images -> {args.out}, {size:.2f} GB')
     if failed:
-        print(f'{len(failed)} of them could not be read and will count as bad images:\n  '
-              + '\n  '.join(failed[:20]))
+        print(
+            f'{len(failed)} of them could not be read and will count as bad images:\n  '
+            + '\n  '.join(failed[:20])
+        )
 
 
 if __name__ == '__main__':

@@ -5,6 +5,7 @@
 Optimiser, schedules, queues and the other branch go; config, versions and licence stay beside the
 weights. The file's hash becomes part of its name. The config may name folders of your machine.
 """
+
 import argparse
 from typing import List, Optional
 
@@ -18,10 +19,16 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='what training has saved')
     parser.add_argument('out', type=out_file('.pth'), help='NAME.pth; written as NAME-HASH.pth')
     parser.add_argument('--license', required=True, help='of the weights, e.g. Apache-2.0')
-    parser.add_argument('--branch', choices=['student', 'teacher'],
-                        help='of a pre-training checkpoint; the student by default')
-    parser.add_argument('--trust', action='store_true',
-                        help='unpickle the checkpoint fully: it can run code; known files only')
+    parser.add_argument(
+        '--branch',
+        choices=['student', 'teacher'],
+        help='of a pre-training checkpoint; the student by default',
+    )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='unpickle the checkpoint fully: it can run code; known files only',
+    )
     return parser.parse_args(argv)
 
 

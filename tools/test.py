@@ -7,6 +7,7 @@
 Options are those of ``mim test``. With --out, MMSegmentation writes a PNG of class indices for
 each image into a folder, the others a pickle file. With --show-dir every image is drawn.
 """
+
 import argparse
 from pathlib import Path
 from typing import List, Optional
@@ -23,10 +24,17 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
     parser.add_argument('checkpoint', help='what training with this config has saved')
-    parser.add_argument('--tta', action='store_true', help="test-time augmentation: the config's "
-                        'tta_model and tta_pipeline, or flips if it has none')
-    parser.add_argument('--out', metavar='PATH', help='save predictions: a folder '
-                        '(MMSegmentation) or a .pkl file (MMDetection, MMPretrain)')
+    parser.add_argument(
+        '--tta',
+        action='store_true',
+        help="test-time augmentation: the config's "
+        'tta_model and tta_pipeline, or flips if it has none',
+    )
+    parser.add_argument(
+        '--out',
+        metavar='PATH',
+        help='save predictions: a folder (MMSegmentation) or a .pkl file (MMDetection, MMPretrain)',
+    )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
     parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for --show')
@@ -37,9 +45,11 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 def build_config(args: argparse.Namespace) -> Config:
     config = run_config.load_config(args.config)
     if run_config.is_pretraining(config):
-        raise ValueError(f'{args.config} is for pre-training and has no test of its own; its '
-                         'features are measured with a config of configs/downstream, or with '
-                         'cotap_mm.evaluation.dense_retrieval')
+        raise ValueError(
+            f'{args.config} is for pre-training and has no test of its own; its '
+            'features are measured with a config of configs/downstream, or with '
+            'cotap_mm.evaluation.dense_retrieval'
+        )
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')
     config.load_from = args.checkpoint
@@ -48,8 +58,10 @@ def build_config(args: argparse.Namespace) -> Config:
     testing.keep_test_only(config, args.config)
     if args.show or args.show_dir:
         if args.tta and config.default_scope == 'mmpretrain':
-            raise ValueError('--show-dir and --tta do not go together for mmpretrain, which draws '
-                             'single views; run them one after the other')
+            raise ValueError(
+                '--show-dir and --tta do not go together for mmpretrain, which draws '
+                'single views; run them one after the other'
+            )
         testing.draw_predictions(config, args.show_dir, args.show, args.wait_time)
     if args.tta:
         testing.augment(config)

@@ -9,6 +9,7 @@ last checkpoint of the work folder; one that torchrun or Slurm restarts does so 
 SIGTERM or SIGUSR1 a training finishes its step, saves, and exits with status 75; one by epochs
 does not save, and continues from its last checkpoint.
 """
+
 import argparse
 import os
 import signal
@@ -16,8 +17,11 @@ from typing import Any, List, Optional
 
 
 def _stop_early(number: int, frame: Any) -> None:
-    os.write(2, b'stopped by a signal with status 75. Nothing had to be saved; start again with '
-                b'the same command\n')
+    os.write(
+        2,
+        b'stopped by a signal with status 75. Nothing had to be saved; start again with '
+        b'the same command\n',
+    )
     os._exit(75)
 
 
@@ -36,55 +40,105 @@ from cotap_mm.engine import launch, run_config  # noqa: E402
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
-    parser.add_argument('--images', help='train on this folder of images (read recursively), '
-                        'text list, COCO json or packed file (*.lmdb)')
+    parser.add_argument(
+        '--images',
+        help='train on this folder of images (read recursively), '
+        'text list, COCO json or packed file (*.lmdb)',
+    )
     parser.add_argument('--cls-images', help='other images for the CLS branch')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
     parser.add_argument('--cls-ann-file', help='likewise for --cls-images')
-    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
-                        'images of more than 8 bits: values that become black and white (default: '
-                        'found from the images)')
+    parser.add_argument(
+        '--value-range',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='for '
+        'images of more than 8 bits: values that become black and white (default: '
+        'found from the images)',
+    )
     parser.add_argument('--neighbors', help='neighbour file of --images; built if not given')
     parser.add_argument('--cls-neighbors', help='neighbour file of --cls-images')
-    parser.add_argument('--init', metavar='CHECKPOINT',
-                        help="weights to start from (file or URL), 'none' for random weights")
-    parser.add_argument('--trust', action='store_true', help='unpickle --init fully: it can run '
-                        'code; only for files whose origin you trust')
-    parser.add_argument('--resume', action='store_true',
-                        help='continue from the last checkpoint in the work folder')
-    parser.add_argument('--overwrite', action='store_true', help='start a new run in a work folder '
-                        'that has checkpoints of another one; replaces files of the same name')
-    parser.add_argument('--force', action='store_true', help='train although another process holds '
-                        'the work folder')
-    parser.add_argument('--check', action='store_true', help='build everything, train for a few '
-                        'steps, tell time and memory, and end; nothing is kept')
-    parser.add_argument('--amp', action='store_true', help='mixed precision also where the '
-                        'config has none (and on a CPU)')
-    parser.add_argument('--auto-scale-lr', action='store_true',
-                        help='scale the learning rate with the number of images a step')
-    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N',
-                        help='of all random draws')
+    parser.add_argument(
+        '--init',
+        metavar='CHECKPOINT',
+        help="weights to start from (file or URL), 'none' for random weights",
+    )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='unpickle --init fully: it can run code; only for files whose origin you trust',
+    )
+    parser.add_argument(
+        '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
+    )
+    parser.add_argument(
+        '--overwrite',
+        action='store_true',
+        help='start a new run in a work folder '
+        'that has checkpoints of another one; replaces files of the same name',
+    )
+    parser.add_argument(
+        '--force', action='store_true', help='train although another process holds the work folder'
+    )
+    parser.add_argument(
+        '--check',
+        action='store_true',
+        help='build everything, train for a few '
+        'steps, tell time and memory, and end; nothing is kept',
+    )
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='mixed precision also where the config has none (and on a CPU)',
+    )
+    parser.add_argument(
+        '--auto-scale-lr',
+        action='store_true',
+        help='scale the learning rate with the number of images a step',
+    )
+    parser.add_argument(
+        '--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='of all random draws'
+    )
     run_config.add_common_arguments(parser)
     return parser.parse_args(argv)
 
 
 def build_config(args: argparse.Namespace) -> Config:
     config = run_config.load_config(args.config)
-    options = (args.images, args.cls_images, args.neighbors, args.cls_neighbors, args.ann_file,
-               args.cls_ann_file, args.value_range)
+    options = (
+        args.images,
+        args.cls_images,
+        args.neighbors,
+        args.cls_neighbors,
+        args.ann_file,
+        args.cls_ann_file,
+        args.value_range,
+    )
     if any(options) and not run_config.is_pretraining(config):
-        raise ValueError('--images, --cls-images and the options that go with them are for '
-                         f'pre-training, and {args.config} is for {config.default_scope}; its data '
-                         'are set in the config')
+        raise ValueError(
+            '--images, --cls-images and the options that go with them are for '
+            f'pre-training, and {args.config} is for {config.default_scope}; its data '
+            'are set in the config'
+        )
     if args.cls_ann_file and not args.cls_images:
         raise ValueError('--cls-ann-file goes with --cls-images')
     if args.images:
-        run_config.set_images(config, args.images, args.cls_images, args.neighbors,
-                          args.cls_neighbors, args.ann_file, args.cls_ann_file,
-                          args.value_range)
+        run_config.set_images(
+            config,
+            args.images,
+            args.cls_images,
+            args.neighbors,
+            args.cls_neighbors,
+            args.ann_file,
+            args.cls_ann_file,
+            args.value_range,
+        )
     elif any(options):
-        raise ValueError('--cls-images, --neighbors, --cls-neighbors, --ann-file and --value-range '
-                         'go with --images')
+        raise ValueError(
+            '--cls-images, --neighbors, --cls-neighbors, --ann-file and --value-range '
+            'go with --images'
+        )
     if args.init:
         run_config.set_init(config, args.init, args.trust)
     elif args.trust:
@@ -95,9 +149,11 @@ def build_config(args: argparse.Namespace) -> Config:
         run_config.set_seed(config, args.seed)
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in config:
-            raise ValueError(f'--auto-scale-lr: {args.config} does not say for how many images a '
-                             'step its learning rate is; add auto_scale_lr=dict('
-                             'base_batch_size=...) to it')
+            raise ValueError(
+                f'--auto-scale-lr: {args.config} does not say for how many images a '
+                'step its learning rate is; add auto_scale_lr=dict('
+                'base_batch_size=...) to it'
+            )
         config.auto_scale_lr.enable = True
     config.resume = bool(args.resume or config.get('resume'))
     return run_config.finish_config(config, args)

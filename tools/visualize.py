@@ -12,6 +12,7 @@ prototypes (patches and maps of each), attention (of CLS, with the foreground ma
 pre-training sees), clusters (k-means of patches), compare (two or more checkpoints side by side),
 classes (patches on a plane, coloured by class; needs --labels). By default all that are possible.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -57,50 +58,88 @@ class CannotShow(ValueError):
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
-    parser.add_argument('--images', required=True, help='folder (read recursively), text list or '
-                        'COCO json')
+    parser.add_argument(
+        '--images', required=True, help='folder (read recursively), text list or COCO json'
+    )
     parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
-    parser.add_argument('--value-range', type=float, nargs=2, metavar=('LOW', 'HIGH'), help='for '
-                        'images of more than 8 bits: values that become black and white (default: '
-                        'found from the images)')
-    parser.add_argument('--out', type=out_folder, required=True,
-                        help='folder for report.html and the PNG files; those of an earlier '
-                        'report are replaced')
+    parser.add_argument(
+        '--value-range',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='for '
+        'images of more than 8 bits: values that become black and white (default: '
+        'found from the images)',
+    )
+    parser.add_argument(
+        '--out',
+        type=out_folder,
+        required=True,
+        help='folder for report.html and the PNG files; those of an earlier report are replaced',
+    )
     add_overwrite(parser)
-    parser.add_argument('--kinds', nargs='+', choices=list(KINDS), metavar='KIND',
-                        help=', '.join(KINDS))
-    parser.add_argument('--labels', help='folder of masks with the names of the images: class '
-                        'indices, 255 is ignored')
+    parser.add_argument(
+        '--kinds', nargs='+', choices=list(KINDS), metavar='KIND', help=', '.join(KINDS)
+    )
+    parser.add_argument(
+        '--labels',
+        help='folder of masks with the names of the images: class indices, 255 is ignored',
+    )
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='of class 0, 1, ...')
-    parser.add_argument('--size', type=positive_int, nargs=2, metavar=('H', 'W'),
-                        help='of all images; by '
-                        'default that of the first one, its longer side at most 448. Networks get '
-                        'it rounded to whole patches')
-    parser.add_argument('--limit', type=int, default=6,
-                        help='images to show, evenly spread '
-                        '(default: %(default)s)')
-    parser.add_argument('--pool', type=positive_int, default=60,
-                        help='images to search for prototypes and '
-                        'classes (default: %(default)s)')
-    parser.add_argument('--patch', type=int, nargs=3, metavar=('IMAGE', 'ROW', 'COL'),
-                        help='for similarity: number of the image in the report, and place on the '
-                        'grid of the first checkpoint, all from 0; by default an object, by the '
-                        'labels or the foreground mask')
+    parser.add_argument(
+        '--size',
+        type=positive_int,
+        nargs=2,
+        metavar=('H', 'W'),
+        help='of all images; by '
+        'default that of the first one, its longer side at most 448. Networks get '
+        'it rounded to whole patches',
+    )
+    parser.add_argument(
+        '--limit', type=int, default=6, help='images to show, evenly spread (default: %(default)s)'
+    )
+    parser.add_argument(
+        '--pool',
+        type=positive_int,
+        default=60,
+        help='images to search for prototypes and classes (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--patch',
+        type=int,
+        nargs=3,
+        metavar=('IMAGE', 'ROW', 'COL'),
+        help='for similarity: number of the image in the report, and place on the '
+        'grid of the first checkpoint, all from 0; by default an object, by the '
+        'labels or the foreground mask',
+    )
     parser.add_argument('--clusters', type=positive_int, default=12, help='default: %(default)s')
-    parser.add_argument('--projection', choices=METHODS, default='lda', help='for classes: linear '
-                        'discriminants (default) or principal components')
-    parser.add_argument('--scale', type=float, default=1.0,
-                        help='encode images this much larger')
-    parser.add_argument('--window', type=positive_int,
-                        help='encode in overlapping windows of this many '
-                        'pixels, averaged (pca, similarity, clusters, compare, classes)')
+    parser.add_argument(
+        '--projection',
+        choices=METHODS,
+        default='lda',
+        help='for classes: linear discriminants (default) or principal components',
+    )
+    parser.add_argument('--scale', type=float, default=1.0, help='encode images this much larger')
+    parser.add_argument(
+        '--window',
+        type=positive_int,
+        help='encode in overlapping windows of this many '
+        'pixels, averaged (pca, similarity, clusters, compare, classes)',
+    )
     parser.add_argument('--config', help='training config whose crops are shown')
-    parser.add_argument('--output', choices=('filter', 'backbone'), help='features after the '
-                        'object-aware filter (default where there is one) or before it')
+    parser.add_argument(
+        '--output',
+        choices=('filter', 'backbone'),
+        help='features after the object-aware filter (default where there is one) or before it',
+    )
     parser.add_argument('--branch', choices=('student', 'teacher'), help='where a file has both')
     parser.add_argument('--num-heads', type=positive_int, help='where a file does not tell')
-    parser.add_argument('--trust', action='store_true',
-                        help='unpickle the checkpoints fully: they can run code; known files only')
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='unpickle the checkpoints fully: they can run code; known files only',
+    )
     add_device(parser)
     return parser.parse_args(argv)
 
@@ -117,12 +156,18 @@ class Study:
         self.checkpoints = named_checkpoints(args.checkpoints)
         self.source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         self.labels = ImageMaskFolder(args.images, args.labels) if args.labels else None
-        options = dict(device=args.device, branch=args.branch, output=args.output,
-                       trust=args.trust, num_heads=args.num_heads)
+        options = dict(
+            device=args.device,
+            branch=args.branch,
+            output=args.output,
+            trust=args.trust,
+            num_heads=args.num_heads,
+        )
         torch.manual_seed(0)  # random weights are the same in every run
         self.encoders: Dict[str, Encoder] = {
             name: cotap_mm.load(checkpoint, **options)
-            for name, checkpoint in self.checkpoints.items()}
+            for name, checkpoint in self.checkpoints.items()
+        }
         patch_size = next(iter(self.encoders.values())).patch_size
         first = self.source.read(0)
         height, width = args.size or common_size(first, patch_size)
@@ -130,8 +175,10 @@ class Study:
             raise ValueError(f'--scale must be positive, got {args.scale}')
         self.size = round(height * args.scale), round(width * args.scale)
         if not 1 <= min(self.size) <= max(self.size) <= LARGEST_SIDE:
-            raise ValueError(f'images must have 1 to {LARGEST_SIDE} pixels a side, got '
-                             f'{self.size[0]} x {self.size[1]}; change --size or --scale')
+            raise ValueError(
+                f'images must have 1 to {LARGEST_SIDE} pixels a side, got '
+                f'{self.size[0]} x {self.size[1]}; change --size or --scale'
+            )
         self.shown = self._read(args.limit)
 
     def _read(self, limit: int) -> ImageSet:
@@ -145,8 +192,10 @@ class Study:
     @cached_property
     def features(self) -> Dict[str, Tensor]:
         """Patch features of the shown images for each checkpoint."""
-        return {name: encode_images(encoder, self.shown.pixels, self.args.window)
-                for name, encoder in self.encoders.items()}
+        return {
+            name: encode_images(encoder, self.shown.pixels, self.args.window)
+            for name, encoder in self.encoders.items()
+        }
 
     @cached_property
     def classes(self) -> List[str]:
@@ -155,8 +204,10 @@ class Study:
         highest = max((int(label.max()) for label in labels if len(label)), default=-1)
         names = self.args.classes or [f'class {index}' for index in range(highest + 1)]
         if highest >= len(names):
-            raise ValueError(f'--classes names {len(names)} classes, but the labels go up to class '
-                             f'{highest}, counted from 0; name all {highest + 1}')
+            raise ValueError(
+                f'--classes names {len(names)} classes, but the labels go up to class '
+                f'{highest}, counted from 0; name all {highest + 1}'
+            )
         return names
 
     @cached_property
@@ -166,11 +217,13 @@ class Study:
         grid = encoder.grid(*self.size)
         if self.args.patch:
             image, row, column = self.args.patch
-            if not (0 <= image < len(self.shown.pixels) and 0 <= row < grid[0]
-                    and 0 <= column < grid[1]):
+            if not (
+                0 <= image < len(self.shown.pixels) and 0 <= row < grid[0] and 0 <= column < grid[1]
+            ):
                 raise ValueError(
                     f'--patch must be an image 0..{len(self.shown.pixels) - 1} and a place on the '
-                    f'{grid[0]} x {grid[1]} grid, from 0, got {image} {row} {column}')
+                    f'{grid[0]} x {grid[1]} grid, from 0, got {image} {row} {column}'
+                )
             return (image, row, column), ''
         if self.labels is not None:
             found = choose_example(encoder, self.shown.pixels, self.shown.labels, self.classes)
@@ -196,8 +249,9 @@ class Study:
         return found
 
 
-def _middle_of_foreground(encoder: Encoder, images: ImageSet,
-                          grid: Tuple[int, int]) -> Tuple[int, int]:
+def _middle_of_foreground(
+    encoder: Encoder, images: ImageSet, grid: Tuple[int, int]
+) -> Tuple[int, int]:
     """The foreground patch of the first image that is nearest to its middle."""
     middle = np.array(grid) // 2
     try:
@@ -224,14 +278,17 @@ def show_clusters(report: Report, study: Study) -> None:
 def show_comparison(report: Report, study: Study) -> None:
     if len(study.encoders) < 2:
         raise CannotShow('needs two checkpoints or more, got one')
-    sections.add_comparison(report, study.shown, study.features, study.patch[0],
-                            study.args.clusters)
+    sections.add_comparison(
+        report, study.shown, study.features, study.patch[0], study.args.clusters
+    )
 
 
 def show_attention(report: Report, study: Study) -> None:
     def compute(encoder: Encoder) -> Tuple[Tensor, Tensor]:
-        return (in_batches(encoder.cls_attention, study.shown.pixels),
-                in_batches(encoder.foreground, study.shown.pixels))
+        return (
+            in_batches(encoder.cls_attention, study.shown.pixels),
+            in_batches(encoder.foreground, study.shown.pixels),
+        )
 
     for number, (name, found) in enumerate(study.each_that_can(compute).items()):
         sections.add_attention(report, study.shown, name, *found, number)
@@ -253,9 +310,12 @@ def show_classes(report: Report, study: Study) -> None:
         raise CannotShow('needs --labels')
     pool, planes = study.pool, {}
     for name, encoder in study.encoders.items():
-        parts = [labeled_patches(encode_images(encoder, [image], study.args.window), label,
-                                 len(study.classes), index)
-                 for index, (image, label) in enumerate(zip(pool.pixels, pool.labels))]
+        parts = [
+            labeled_patches(
+                encode_images(encoder, [image], study.args.window), label, len(study.classes), index
+            )
+            for index, (image, label) in enumerate(zip(pool.pixels, pool.labels))
+        ]
         planes[name] = project(join(parts), study.args.projection)
     sections.add_classes(report, planes, study.classes, len(pool.pixels), study.args.projection)
 
@@ -279,8 +339,15 @@ def show_crops(report: Report, study: Study) -> None:
 
 # In the order of the report.
 KINDS: Dict[str, Callable[[Report, Study], None]] = dict(
-    compare=show_comparison, pca=show_pca, similarity=show_similarity, clusters=show_clusters,
-    attention=show_attention, prototypes=show_prototypes, classes=show_classes, crops=show_crops)
+    compare=show_comparison,
+    pca=show_pca,
+    similarity=show_similarity,
+    clusters=show_clusters,
+    attention=show_attention,
+    prototypes=show_prototypes,
+    classes=show_classes,
+    crops=show_crops,
+)
 
 
 def make_report(study: Study) -> Report:
@@ -290,18 +357,29 @@ def make_report(study: Study) -> Report:
         CannotShow: If a kind that was asked for is not possible.
     """
     args = study.args
-    text = (f'{len(study.shown.pixels)} of {len(study.source)} images, evenly spread, all resized '
-            f'to {study.size[0]} x {study.size[1]} pixels (height x width) whatever their shape'
-            + (f', encoded in overlapping windows of {args.window} pixels' if args.window else '')
-            + '.')
+    text = (
+        f'{len(study.shown.pixels)} of {len(study.source)} images, evenly spread, all resized '
+        f'to {study.size[0]} x {study.size[1]} pixels (height x width) whatever their shape'
+        + (f', encoded in overlapping windows of {args.window} pixels' if args.window else '')
+        + '.'
+    )
     print(text)
     report = Report('Patch features', text)
     report.add_table(
-        'Checkpoints', 'Channels are those of the features that are shown.',
+        'Checkpoints',
+        'Channels are those of the features that are shown.',
         ['name', 'checkpoint', 'patch', 'channels', 'patches'],
-        [[name, study.checkpoints[name], f'{encoder.patch_size} px', study.features[name].shape[1],
-          ' x '.join(str(side) for side in study.features[name].shape[2:])]
-         for name, encoder in study.encoders.items()])
+        [
+            [
+                name,
+                study.checkpoints[name],
+                f'{encoder.patch_size} px',
+                study.features[name].shape[1],
+                ' x '.join(str(side) for side in study.features[name].shape[2:]),
+            ]
+            for name, encoder in study.encoders.items()
+        ],
+    )
     for kind, show in KINDS.items():
         if args.kinds and kind not in args.kinds:
             continue
@@ -320,8 +398,9 @@ def make_report(study: Study) -> Report:
 def main(argv: Optional[List[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):
-        check_replaceable(Path(args.out) / 'report.html', is_report, 'a report of this tool',
-                          args.overwrite)
+        check_replaceable(
+            Path(args.out) / 'report.html', is_report, 'a report of this tool', args.overwrite
+        )
         page = make_report(Study(args)).save(args.out)
     print(f'report: {page}')
 

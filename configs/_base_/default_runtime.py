@@ -12,7 +12,8 @@ default_hooks = dict(
     teacher=dict(type='TeacherHook', start=0.9997, end=0.9999),
     monitor=dict(type='MonitorHook', interval=50),
     schedule_length=dict(type='ScheduleLengthHook'),
-    preemption=dict(type='PreemptionHook'))
+    preemption=dict(type='PreemptionHook'),
+)
 
 log_processor = dict(by_epoch=False, window_size=50)
 # TensorBoard: --cfg-options vis_backends.1.type=TensorboardVisBackend

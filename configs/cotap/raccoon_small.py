@@ -3,5 +3,6 @@
 _base_ = './camvid_small.py'
 root = '{{$RACCOON:data/raccoon}}'  # images/ and train.json
 train_dataloader = dict(
-    dataset=dict(patch=dict(root=root + '/images', ann_file=root + '/train.json')))
+    dataset=dict(patch=dict(root=root + '/images', ann_file=root + '/train.json'))
+)
 custom_hooks = []  # no labels to measure on

@@ -1,12 +1,16 @@
 # ViT-B/16 from DINO, COCO for both branches: 8 GPUs x 16 images, 210k iterations.
 _base_ = [
-    '../_base_/models/vit-base-p16.py', '../_base_/datasets/coco.py',
-    '../_base_/schedules/cotap_240k.py', '../_base_/default_runtime.py'
+    '../_base_/models/vit-base-p16.py',
+    '../_base_/datasets/coco.py',
+    '../_base_/schedules/cotap_240k.py',
+    '../_base_/default_runtime.py',
 ]
 model = dict(
     init_cfg=dict(
         type='PretrainedViT',
-        checkpoint='https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth'))
+        checkpoint='https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth',
+    )
+)
 train_dataloader = dict(batch_size=16)
 auto_scale_lr = dict(base_batch_size=128)
 train_cfg = dict(max_iters=210_000)

@@ -3,7 +3,8 @@
 _base_ = './vits_coco.py'
 model = dict(
     backbone=dict(with_cp=True),  # activation checkpointing
-    memory=dict(patch_queue=dict(size=65536), cls_queue=dict(size=8192)))
+    memory=dict(patch_queue=dict(size=65536), cls_queue=dict(size=8192)),
+)
 train_dataloader = dict(batch_size=8)
 optim_wrapper = dict(accumulative_counts=4)
 train_cfg = dict(max_iters=100_000)

@@ -4,14 +4,15 @@
 # Set the two variables below, DATA_ROOT also by the environment:
 #   DATA_ROOT=/my/data/ mim train mmdet configs/downstream/custom_mask-rcnn.py
 _base_ = [
-    './_base_/mask-rcnn_vitb.py', './_base_/coco_ms-crop.py',
-    './_base_/schedule_detection_1x.py', 'mmdet::_base_/default_runtime.py'
+    './_base_/mask-rcnn_vitb.py',
+    './_base_/coco_ms-crop.py',
+    './_base_/schedule_detection_1x.py',
+    'mmdet::_base_/default_runtime.py',
 ]
 data_root = '{{$DATA_ROOT:data/custom}}'
-classes = ('object', )
+classes = ('object',)
 
-dataset = dict(
-    data_root=data_root, metainfo=dict(classes=classes), data_prefix=dict(img='images/'))
+dataset = dict(data_root=data_root, metainfo=dict(classes=classes), data_prefix=dict(img='images/'))
 train_dataloader = dict(dataset=dict(dataset, ann_file='train.json'))
 val_dataloader = dict(dataset=dict(dataset, ann_file='val.json'))
 test_dataloader = val_dataloader
@@ -20,5 +21,7 @@ test_evaluator = val_evaluator
 model = dict(
     neck=[dict(_base_.pyramid[0], norm_cfg=dict(type='BN')), _base_.pyramid[1]],
     roi_head=dict(
-        bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes))))
+        bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes))
+    ),
+)
 default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_best='auto'))

@@ -4,8 +4,10 @@
 # Set the two variables below, DATA_ROOT also by the environment:
 #   DATA_ROOT=/my/data mim train mmseg configs/downstream/custom_upernet.py
 _base_ = [
-    'mmseg::_base_/datasets/ade20k.py', 'mmseg::_base_/default_runtime.py',
-    './_base_/upernet_vitb.py', './_base_/schedule_upernet.py'
+    'mmseg::_base_/datasets/ade20k.py',
+    'mmseg::_base_/default_runtime.py',
+    './_base_/upernet_vitb.py',
+    './_base_/schedule_upernet.py',
 ]
 data_root = '{{$DATA_ROOT:data/custom}}'
 classes = ('background', 'object')
@@ -26,21 +28,34 @@ test_pipeline = [
     dict(type='PackSegInputs'),
 ]
 dataset = dict(
-    _delete_=True, type='BaseSegDataset', data_root=data_root, metainfo=dict(classes=classes),
-    img_suffix='.jpg', seg_map_suffix='.png', reduce_zero_label=False)
+    _delete_=True,
+    type='BaseSegDataset',
+    data_root=data_root,
+    metainfo=dict(classes=classes),
+    img_suffix='.jpg',
+    seg_map_suffix='.png',
+    reduce_zero_label=False,
+)
 train_dataloader = dict(
     batch_size=4,
     dataset=dict(
-        dataset, data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
-        pipeline=train_pipeline))
+        dataset,
+        data_prefix=dict(img_path='images/train', seg_map_path='labels/train'),
+        pipeline=train_pipeline,
+    ),
+)
 val_dataloader = dict(
     dataset=dict(
-        dataset, data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
-        pipeline=test_pipeline))
+        dataset,
+        data_prefix=dict(img_path='images/val', seg_map_path='labels/val'),
+        pipeline=test_pipeline,
+    )
+)
 test_dataloader = val_dataloader
 model = dict(
     decode_head=dict(num_classes=len(classes), norm_cfg=dict(type='BN')),
     auxiliary_head=dict(num_classes=len(classes), norm_cfg=dict(type='BN')),
-    neck=dict(norm_cfg=dict(type='BN')))
+    neck=dict(norm_cfg=dict(type='BN')),
+)
 train_cfg = dict(max_iters=40000, val_interval=4000)
 default_hooks = dict(checkpoint=dict(interval=4000))

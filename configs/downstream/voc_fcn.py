@@ -1,7 +1,9 @@
 # VOC 2012, frozen, FCN head, 1 GPU x 128 images, 400k samples (method of the paper).
 _base_ = [
-    './_base_/voc_square.py', 'mmseg::_base_/default_runtime.py', './_base_/fcn_vits.py',
-    './_base_/schedule_frozen_fcn.py'
+    './_base_/voc_square.py',
+    'mmseg::_base_/default_runtime.py',
+    './_base_/fcn_vits.py',
+    './_base_/schedule_frozen_fcn.py',
 ]
 
 # This protocol tests VOC at the training size.

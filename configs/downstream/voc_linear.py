@@ -1,5 +1,7 @@
 # VOC 2012, frozen, linear head, 1 GPU x 128 images, 100k samples (method of the paper).
 _base_ = [
-    './_base_/voc_square.py', 'mmseg::_base_/default_runtime.py', './_base_/linear_vits.py',
-    './_base_/schedule_frozen.py'
+    './_base_/voc_square.py',
+    'mmseg::_base_/default_runtime.py',
+    './_base_/linear_vits.py',
+    './_base_/schedule_frozen.py',
 ]

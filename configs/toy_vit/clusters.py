@@ -4,5 +4,6 @@
 #   python tools/convert.py work_dirs/toy_vit/iter_350.pth toy_vit.pth --to mmpretrain
 _base_ = '../cotap/demo.py'
 model = dict(
-    init_cfg=None, losses=dict(patch_ranking=None, cls_neighbor=None, prototype_entropy=None))
+    init_cfg=None, losses=dict(patch_ranking=None, cls_neighbor=None, prototype_entropy=None)
+)
 train_dataloader = dict(dataset=dict(patch=dict(scene='single')))

@@ -1,4 +1,5 @@
 """Images, their neighbours, and crops; importing it registers all of them."""
+
 from .global_features import GlobalEncoder
 from .image_source import BadImage, ImageList, read_image
 from .neighbor_pairs import NeighborPairs
@@ -11,8 +12,24 @@ from .transforms import LoadImage, MultiCrop
 from .workers import start_worker
 
 __all__ = [
-    'BadImage', 'GlobalEncoder', 'ImageList', 'LoadImage', 'MultiCrop', 'NeighborPairs',
-    'PackedImages', 'ToyScenes', 'Visit', 'VisitSampler', 'build_neighbors', 'ensure_neighbors',
-    'image_source', 'load_neighbors', 'open_images', 'pack_images', 'read_image',
-    'save_neighbors', 'search_neighbors', 'start_worker'
+    'BadImage',
+    'GlobalEncoder',
+    'ImageList',
+    'LoadImage',
+    'MultiCrop',
+    'NeighborPairs',
+    'PackedImages',
+    'ToyScenes',
+    'Visit',
+    'VisitSampler',
+    'build_neighbors',
+    'ensure_neighbors',
+    'image_source',
+    'load_neighbors',
+    'open_images',
+    'pack_images',
+    'read_image',
+    'save_neighbors',
+    'search_neighbors',
+    'start_worker',
 ]

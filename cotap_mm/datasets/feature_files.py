@@ -1,4 +1,5 @@
 """Features of images on disk: written in blocks, resumed, read in slices."""
+
 from __future__ import annotations
 
 import errno
@@ -70,8 +71,10 @@ class FeatureFile:
                 reason = f'{type(error).__name__}: {error}'
             if reason and reason != self._said:
                 self._said = reason
-                print_log(f'{self.path} is computed again: its record does not fit ({reason})',
-                          logger='current')
+                print_log(
+                    f'{self.path} is computed again: its record does not fit ({reason})',
+                    logger='current',
+                )
         return self.is_complete
 
     def _take_over(self, record: object) -> str:
@@ -80,8 +83,12 @@ class FeatureFile:
             return f'a record must be a dictionary, got {type(record).__name__}'
         if any(record.get(key) != value for key, value in self.task.items()):
             return ''
-        for key, low, high in (('images', self.count, self.count), ('done', 1, self.count),
-                               ('width', 1, _WIDEST), ('crc32', 0, (1 << 32) - 1)):
+        for key, low, high in (
+            ('images', self.count, self.count),
+            ('done', 1, self.count),
+            ('width', 1, _WIDEST),
+            ('crc32', 0, (1 << 32) - 1),
+        ):
             value = record.get(key)
             if type(value) is not int or not low <= value <= high:
                 return f'{key} must be an integer from {low} to {high}, got {str(value)[:50]}'
@@ -91,7 +98,7 @@ class FeatureFile:
             return f'expected {4 * self.count * self.width} bytes, got {size}'
         checksum = 0
         for start in range(0, record['done'], _CHECKED):
-            rows = self[start:min(start + _CHECKED, record['done'])]
+            rows = self[start : min(start + _CHECKED, record['done'])]
             checksum = zlib.crc32(rows.numpy().tobytes(), checksum)
         if checksum != record['crc32']:
             self.width = 0
@@ -131,17 +138,28 @@ class FeatureFile:
             with open(self.path, 'rb+') as file:
                 os.fsync(file.fileno())
             with whole_file(self.record) as partial:
-                partial.write_text(json.dumps(dict(
-                    self.task, images=self.count, done=self.done, width=self.width,
-                    crc32=self._checksum)), encoding='utf-8')
+                partial.write_text(
+                    json.dumps(
+                        dict(
+                            self.task,
+                            images=self.count,
+                            done=self.done,
+                            width=self.width,
+                            crc32=self._checksum,
+                        )
+                    ),
+                    encoding='utf-8',
+                )
         except OSError as error:
             raise self._explained(error) from error
 
     def _explained(self, error: OSError) -> Exception:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             return error
-        return UserError(f'cannot write {self.path}: {error.strerror}. Make room and start again; '
-                         'the features that are saved are kept')
+        return UserError(
+            f'cannot write {self.path}: {error.strerror}. Make room and start again; '
+            'the features that are saved are kept'
+        )
 
     def __getitem__(self, rows: slice) -> Tensor:
         """Rows as a tensor in memory.
@@ -161,10 +179,12 @@ class FeatureFile:
             except FileNotFoundError:
                 pass
         if read != found.nbytes:
-            raise UserError(f'{self.path} was cut or removed while it was being read; start '
-                            'again, to compute its features again')
+            raise UserError(
+                f'{self.path} was cut or removed while it was being read; start '
+                'again, to compute its features again'
+            )
         return torch.from_numpy(found)
 
     def split(self, size: int) -> Iterator[Tensor]:
         """All rows, ``size`` at a time, as a tensor's ``split`` gives them."""
-        return (self[start:start + size] for start in range(0, self.count, size))
+        return (self[start : start + size] for start in range(0, self.count, size))

@@ -4,6 +4,7 @@ By default names, sizes and times of change count, which takes seconds. With the
 variable ``COTAP_HASH_IMAGES=1`` the contents count instead: every file is read once, copies of
 a folder are the same images, and so are a folder and its packed file.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -36,8 +37,11 @@ def fingerprint_of(source: Any, like: Optional[str] = None) -> str:
         str: Hexadecimal digits, after a word for digests of contents; computed once for each
         object.
     """
-    wanted = os.environ.get('COTAP_HASH_IMAGES', '0') not in ('', '0') if like is None \
+    wanted = (
+        os.environ.get('COTAP_HASH_IMAGES', '0') not in ('', '0')
+        if like is None
         else like.startswith(_OF_CONTENTS)
+    )
     wanted = wanted and hasattr(source, 'encoded')
     known = getattr(source, '_fingerprint', None)
     if known is None or known.startswith(_OF_CONTENTS) != wanted:
@@ -58,8 +62,11 @@ def range_key(value_range: Option) -> bytes:
 
 
 def _hash_contents(source: Any) -> str:
-    print_log(f'hashing the contents of {len(source)} images (COTAP_HASH_IMAGES)',
-              logger='current', level=logging.INFO)
+    print_log(
+        f'hashing the contents of {len(source)} images (COTAP_HASH_IMAGES)',
+        logger='current',
+        level=logging.INFO,
+    )
 
     def fact(index: int) -> bytes:
         try:

@@ -1,4 +1,5 @@
 """Global features of all images of a source, by a frozen ViT."""
+
 import hashlib
 import json
 import logging
@@ -44,16 +45,26 @@ class GlobalEncoder:
         ValueError: If it does not fit, or ``image_size`` is not a multiple of the patch size.
     """
 
-    def __init__(self, backbone: dict, checkpoint: Optional[str] = None, image_size: int = 224,
-                 device: str = 'cpu', source: str = 'auto', trust: bool = False) -> None:
+    def __init__(
+        self,
+        backbone: dict,
+        checkpoint: Optional[str] = None,
+        image_size: int = 224,
+        device: str = 'cpu',
+        source: str = 'auto',
+        trust: bool = False,
+    ) -> None:
         from cotap_mm.weights import load_pretrained
+
         patch = backbone.get('patch_size', 16)
         # The last pixels would be ignored.
         if isinstance(patch, int) and isinstance(image_size, int) and image_size % patch:
             lower = image_size // patch * patch
-            raise ValueError(f'image_size (--image-size) must be a multiple of the patch size, '
-                             f'{patch}, got {image_size}; use '
-                             f'{f"{lower} or " if lower else ""}{lower + patch}')
+            raise ValueError(
+                f'image_size (--image-size) must be a multiple of the patch size, '
+                f'{patch}, got {image_size}; use '
+                f'{f"{lower} or " if lower else ""}{lower + patch}'
+            )
         self.image_size = image_size
         self.device = device
         self.identity = identity_of(backbone, checkpoint, image_size)
@@ -64,9 +75,12 @@ class GlobalEncoder:
             report = load_pretrained(self.model, checkpoint, source=source, trust=trust)
             print_log(f'neighbour features from {checkpoint}: {report}', logger='current')
         else:
-            print_log('neighbour features come from a random network, which sees little more than '
-                      'colour; give a checkpoint for real use', logger='current',
-                      level=logging.WARNING)
+            print_log(
+                'neighbour features come from a random network, which sees little more than '
+                'colour; give a checkpoint for real use',
+                logger='current',
+                level=logging.WARNING,
+            )
         self.model.to(device).eval()
 
     @torch.no_grad()
@@ -94,8 +108,14 @@ def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> s
     return json.dumps([network, checkpoint, weights, image_size], sort_keys=True, default=str)
 
 
-def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
-                     num_workers: int = 2, indices: Optional[range] = None) -> FeatureFile:
+def extract_features(
+    source,
+    encoder,
+    part: 'str | Path',
+    batch_size: int = 32,
+    num_workers: int = 2,
+    indices: Optional[range] = None,
+) -> FeatureFile:
     """Unit-length features of images, in a file.
 
     Interrupted, it resumes where it stopped: a record beside the file says how far it is
@@ -123,12 +143,14 @@ def extract_features(source, encoder, part: 'str | Path', batch_size: int = 32,
     if features.load():
         return features
     if features.done:
-        print_log(f'{features.done} of {len(indices)} features are there already',
-                  logger='current')
-    dataset = _Squares(source, encoder.image_size, indices[features.done:])
-    loader = watch_loader(DataLoader(
-        dataset, batch_size=batch_size, num_workers=num_workers, worker_init_fn=start_worker),
-        silence_limit())
+        print_log(f'{features.done} of {len(indices)} features are there already', logger='current')
+    dataset = _Squares(source, encoder.image_size, indices[features.done :])
+    loader = watch_loader(
+        DataLoader(
+            dataset, batch_size=batch_size, num_workers=num_workers, worker_init_fn=start_worker
+        ),
+        silence_limit(),
+    )
     progress = ProgressBar(len(indices) - features.done)
     saved = features.done
     with surviving_workers(), explained_deaths(lambda: dataset.being_read):
@@ -148,8 +170,11 @@ def feature_file(source, encoder, part: 'str | Path', indices: range) -> Feature
     Args: As there.
     """
     names = '\n'.join(source.name(i) for i in indices)
-    task = dict(identity=encoder.identity, files=fingerprint_of(source),
-                names=hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest())
+    task = dict(
+        identity=encoder.identity,
+        files=fingerprint_of(source),
+        names=hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest(),
+    )
     return FeatureFile(part, task, len(indices))
 
 
@@ -182,8 +207,11 @@ class _Squares(Dataset):
         try:
             pixels = read_when_there(self.source, self.indices[index], self._is_enough, self.signs)
         except BadImage as error:
-            print_log(f'cannot decode {error}; it will be no neighbour', logger='current',
-                      level=warning_level())
+            print_log(
+                f'cannot decode {error}; it will be no neighbour',
+                logger='current',
+                level=warning_level(),
+            )
             return torch.zeros(3, self.size, self.size), False
         image = torch.from_numpy(pixels).permute(2, 0, 1)
         # Cropped first: resized first, an image of 1 x 5000 pixels would fill the memory.
@@ -198,7 +226,8 @@ class _Squares(Dataset):
 def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tensor) -> np.ndarray:
     features = F.normalize(encoder(images.to(encoder.device)).float(), dim=1).cpu()  # type: ignore
     if not bool(features[readable].isfinite().all()):
-        raise ValueError('the backbone gives global features that are not finite; check its '
-                         'checkpoint')
+        raise ValueError(
+            'the backbone gives global features that are not finite; check its checkpoint'
+        )
     features[~readable] = 0
     return features.numpy()

@@ -5,6 +5,7 @@ Memory: at most :data:`MAX_IMAGE_BYTES` for the file and 20 bytes a pixel (lossl
 refused before they are read. The environment variables ``COTAP_MAX_IMAGE_BYTES`` and
 ``COTAP_MAX_IMAGE_PIXELS`` change both limits.
 """
+
 from __future__ import annotations
 
 import io
@@ -56,8 +57,9 @@ class UnreadImage(BadImage):
     """An image file that could not even be read, perhaps for a while only."""
 
 
-def decode_image(data: bytes, enough: Enough, name: Union[str, Path],
-                 value_range: Option = 'auto') -> np.ndarray:
+def decode_image(
+    data: bytes, enough: Enough, name: Union[str, Path], value_range: Option = 'auto'
+) -> np.ndarray:
     """Decode a file's content.
 
     Args:
@@ -78,15 +80,20 @@ def decode_image(data: bytes, enough: Enough, name: Union[str, Path],
     try:
         with _opened(data) as image:
             is_reduced = _reduce(image, enough)
-            if image.format == 'JPEG' and image.mode == 'RGB' and not is_reduced \
-                    and not _is_turned(image):
+            if (
+                image.format == 'JPEG'
+                and image.mode == 'RGB'
+                and not is_reduced
+                and not _is_turned(image)
+            ):
                 pixels = _decode_whole_jpeg(data)
                 if pixels is not None:
                     return pixels
             return _pixels(image, data, name, value_range)
     except UnidentifiedImageError as error:
-        raise BadImage(f'{printable(name)}: not an image, or of a format that is not '
-                       'read') from error
+        raise BadImage(
+            f'{printable(name)}: not an image, or of a format that is not read'
+        ) from error
     # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
     except Exception as error:
         raise BadImage(f'{printable(name)}: {type(error).__name__}: {error}') from error
@@ -94,6 +101,7 @@ def decode_image(data: bytes, enough: Enough, name: Union[str, Path],
 
 class Header(NamedTuple):
     """Size of an image as it is shown, and whether its values have more than 8 bits."""
+
     height: int
     width: int
     is_deep: bool
@@ -138,7 +146,7 @@ def to_rgb(image: Image.Image, value_range: Option = 'auto') -> np.ndarray:
         strip = image if box == (0, 0, width, height) else image.crop(box)
         if strip.mode == 'P':  # PIL warns when a palette's transparency is dropped directly
             strip = strip.convert('RGBA')
-        out[top:top + rows] = np.asarray(strip if strip.mode == 'RGB' else strip.convert('RGB'))
+        out[top : top + rows] = np.asarray(strip if strip.mode == 'RGB' else strip.convert('RGB'))
     return out
 
 
@@ -151,8 +159,10 @@ def _opened(data: bytes) -> Image.Image:
             raise
     width, height = image.size
     if width * height > MAX_IMAGE_PIXELS:
-        raise ValueError(f'{width} x {height} pixels are more than the {MAX_IMAGE_PIXELS:,} that '
-                         'are read; COTAP_MAX_IMAGE_PIXELS changes the limit')
+        raise ValueError(
+            f'{width} x {height} pixels are more than the {MAX_IMAGE_PIXELS:,} that '
+            'are read; COTAP_MAX_IMAGE_PIXELS changes the limit'
+        )
     return image
 
 
@@ -172,14 +182,18 @@ def _odd_tiff(data: bytes) -> Optional[Image.Image]:
     tags.load(file)
     bands = tags.get(_SAMPLES, 1)
     if bands not in (1, 3, 4):
-        raise ValueError(f'a TIFF of {bands} bands; 1, 3 or 4 are read: choose three of them, e.g. '
-                         'with gdal_translate -b 3 -b 2 -b 1')
+        raise ValueError(
+            f'a TIFF of {bands} bands; 1, 3 or 4 are read: choose three of them, e.g. '
+            'with gdal_translate -b 3 -b 2 -b 1'
+        )
     image = _CvImage()
     image._size, image._mode = (tags[_WIDTH], tags[_HEIGHT]), 'F'
-    size = tags[_WIDTH] * tags[_HEIGHT] * bands * tags.get(_BITS, (8, ))[0] // 8
+    size = tags[_WIDTH] * tags[_HEIGHT] * bands * tags.get(_BITS, (8,))[0] // 8
     if size > 8 * MAX_IMAGE_PIXELS:
-        raise ValueError(f'a TIFF of {size:,} bytes, more than the {8 * MAX_IMAGE_PIXELS:,} that '
-                         'are read; COTAP_MAX_IMAGE_PIXELS changes the limit')
+        raise ValueError(
+            f'a TIFF of {size:,} bytes, more than the {8 * MAX_IMAGE_PIXELS:,} that '
+            'are read; COTAP_MAX_IMAGE_PIXELS changes the limit'
+        )
     image.tag_v2 = tags
     return image
 
@@ -199,24 +213,29 @@ def _reduce(image: Image.Image, enough: Enough) -> bool:
 def _decode_whole_jpeg(data: bytes) -> Optional[np.ndarray]:
     """What Pillow's decoder gives, a fifth faster; None for Pillow to say what is wrong."""
     try:
-        pixels = decode_jpeg(torch.frombuffer(bytearray(data), dtype=torch.uint8),
-                             ImageReadMode.RGB)  # (3, H, W), channels innermost
+        pixels = decode_jpeg(
+            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
+        )  # (3, H, W), channels innermost
     except RuntimeError:
         return None
     return pixels.permute(1, 2, 0).contiguous().numpy()
 
 
-def _pixels(image: Image.Image, data: bytes, name: Union[str, Path],
-            value_range: Option) -> np.ndarray:
+def _pixels(
+    image: Image.Image, data: bytes, name: Union[str, Path], value_range: Option
+) -> np.ndarray:
     if _is_deep(image):
         missing = _no_data_value(image)
         values = _deep_values(image, data)
         if values is not None:
             found = _chosen(sample(values, missing), name, value_range)
-            if values.ndim == 2 or found != ValueRange((0, ), (65535, )):
+            if values.ndim == 2 or found != ValueRange((0,), (65535,)):
                 scaled = to_8_bits(values, found)
-                return to_rgb(_turned_as(Image.fromarray(scaled), image)) if _is_turned(
-                    image) else scaled
+                return (
+                    to_rgb(_turned_as(Image.fromarray(scaled), image))
+                    if _is_turned(image)
+                    else scaled
+                )
             # Three bands that fill their 16 bits: as Pillow has converted them.
     image.load()
     return to_rgb(_upright(image))
@@ -229,15 +248,18 @@ def _is_deep(image: Image.Image) -> bool:
     tiles = getattr(image, 'tile', None)
     args = tiles[0].args if tiles else ''
     raw = str(args[0] if isinstance(args, tuple) and args else args)
-    return ';16' in raw and raw.startswith(('LA', 'RGB')) or (
-        image.mode == 'L' and _sample_format(image) == _SIGNED)
+    return (
+        ';16' in raw
+        and raw.startswith(('LA', 'RGB'))
+        or (image.mode == 'L' and _sample_format(image) == _SIGNED)
+    )
 
 
 def _deep_values(image: Image.Image, data: bytes) -> Optional[np.ndarray]:
     """Values as they are stored, shape (H, W) or (H, W, 3); None if OpenCV cannot read them."""
     if not isinstance(image, _CvImage):
         tags = getattr(image, 'tag_v2', {})
-        is_unsigned = _sample_format(image) != _SIGNED and tags.get(_BITS) == (32, )
+        is_unsigned = _sample_format(image) != _SIGNED and tags.get(_BITS) == (32,)
         image.load()  # raises what is wrong with the file
         if image.mode.startswith('F') or image.mode.startswith('I'):
             values = np.asarray(image)
@@ -247,8 +269,10 @@ def _deep_values(image: Image.Image, data: bytes) -> Optional[np.ndarray]:
     values = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if values is None or values.shape[:2] != image.size[::-1]:
         if isinstance(image, _CvImage):
-            raise ValueError('a TIFF of a kind that neither Pillow nor OpenCV reads; convert it '
-                             'to 16-bit integers or 32-bit floats')
+            raise ValueError(
+                'a TIFF of a kind that neither Pillow nor OpenCV reads; convert it '
+                'to 16-bit integers or 32-bit floats'
+            )
         return None
     if values.ndim == 3:
         values = values[..., 2::-1] if values.shape[2] >= 3 else values[..., 0]  # BGR(A) -> RGB
@@ -276,9 +300,13 @@ def _chosen(values: Samples, name: Union[str, Path], value_range: Option) -> Val
     found = find_range([values])
     if not is_usual(found) and not _said:
         _said.add('range')
-        print_log(f'{printable(name)} has more than 8 bits and fills a part of its type: '
-                  f'{found} become 0..255. So it is done for each such file; value_range=(low, '
-                  'high) sets another range', logger='current', level=logging.WARNING)
+        print_log(
+            f'{printable(name)} has more than 8 bits and fills a part of its type: '
+            f'{found} become 0..255. So it is done for each such file; value_range=(low, '
+            'high) sets another range',
+            logger='current',
+            level=logging.WARNING,
+        )
     return found
 
 

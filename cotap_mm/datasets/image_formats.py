@@ -1,4 +1,5 @@
 """Which files are images that can be read here, and what to do about the others."""
+
 from __future__ import annotations
 
 import logging
@@ -10,6 +11,7 @@ from PIL import Image, features
 
 try:  # iPhone photos; optional
     import pillow_heif
+
     pillow_heif.register_heif_opener()
     _HAS_HEIF = True
 except ImportError:
@@ -25,12 +27,29 @@ _OPTIONAL = {
     '.jp2': (features.check('jpg_2000'), 'install a Pillow with JPEG 2000'),
     '.webp': (features.check('webp'), 'install a Pillow with WebP'),
 }
-_ALWAYS = ('.apng', '.bmp', '.dib', '.gif', '.jfif', '.jpe', '.jpeg', '.jpg', '.pbm', '.pfm',
-           '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff')
+_ALWAYS = (
+    '.apng',
+    '.bmp',
+    '.dib',
+    '.gif',
+    '.jfif',
+    '.jpe',
+    '.jpeg',
+    '.jpg',
+    '.pbm',
+    '.pfm',
+    '.pgm',
+    '.png',
+    '.pnm',
+    '.ppm',
+    '.tif',
+    '.tiff',
+)
 
 #: Endings of the files that a folder's list takes; in small letters.
-IMAGE_SUFFIXES = tuple(sorted([*_ALWAYS, *(suffix for suffix, (can_read, _) in _OPTIONAL.items()
-                                           if can_read)]))
+IMAGE_SUFFIXES = tuple(
+    sorted([*_ALWAYS, *(suffix for suffix, (can_read, _) in _OPTIONAL.items() if can_read)])
+)
 #: Endings of files whose values can have more than 8 bits.
 DEEP_SUFFIXES = ('.apng', '.j2k', '.jp2', '.pfm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff')
 
@@ -41,15 +60,58 @@ ARCHIVE_SUFFIXES = ('.7z', '.bz2', '.gz', '.rar', '.tar', '.tgz', '.txz', '.xz',
 _REMEDIES = {
     **{suffix: remedy for suffix, (can_read, remedy) in _OPTIONAL.items() if not can_read},
     **dict.fromkeys(
-        ('.3fr', '.ai', '.arw', '.bpg', '.cr2', '.cr3', '.dcm', '.dng', '.eps', '.exr', '.fits',
-         '.hdr', '.ico', '.jpc', '.jpf', '.jpx', '.j2c', '.jxl', '.jxr', '.mpo', '.nef', '.nii',
-         '.npy', '.npz', '.nrw', '.orf', '.pcx', '.pdf', '.pef', '.psd', '.qoi', '.raf', '.raw',
-         '.rw2', '.sgi', '.srw', '.svg', '.tga', '.wdp', '.xcf'), _CONVERT),
-    **dict.fromkeys(('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv'),
-                    _FRAMES),
+        (
+            '.3fr',
+            '.ai',
+            '.arw',
+            '.bpg',
+            '.cr2',
+            '.cr3',
+            '.dcm',
+            '.dng',
+            '.eps',
+            '.exr',
+            '.fits',
+            '.hdr',
+            '.ico',
+            '.jpc',
+            '.jpf',
+            '.jpx',
+            '.j2c',
+            '.jxl',
+            '.jxr',
+            '.mpo',
+            '.nef',
+            '.nii',
+            '.npy',
+            '.npz',
+            '.nrw',
+            '.orf',
+            '.pcx',
+            '.pdf',
+            '.pef',
+            '.psd',
+            '.qoi',
+            '.raf',
+            '.raw',
+            '.rw2',
+            '.sgi',
+            '.srw',
+            '.svg',
+            '.tga',
+            '.wdp',
+            '.xcf',
+        ),
+        _CONVERT,
+    ),
+    **dict.fromkeys(
+        ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv'), _FRAMES
+    ),
     **dict.fromkeys(ARCHIVE_SUFFIXES, 'archives are not read, unpack them'),
-    **dict.fromkeys(('.h5', '.hdf5', '.lmdb', '.mdb', '.parquet', '.rec', '.tfrecord'),
-                    'give a packed file itself, or the folder of the images'),
+    **dict.fromkeys(
+        ('.h5', '.hdf5', '.lmdb', '.mdb', '.parquet', '.rec', '.tfrecord'),
+        'give a packed file itself, or the folder of the images',
+    ),
 }
 
 #: Never decoded, whatever a file is called: these run other programs or hold no pixels.
@@ -86,10 +148,15 @@ def describe_skipped(names: Iterable[str]) -> tuple[str, str]:
         by_remedy.setdefault(_REMEDIES[suffix], []).append(f'{count} {suffix}')
     loud = '; '.join(f'{", ".join(group)} ({remedy})' for remedy, group in by_remedy.items())
     rest = sum(counts.values()) - sum(images.values())
-    quiet = ', '.join(f'{count} {suffix or "without an ending"}'
-                      for suffix, count in counts.most_common() if suffix not in images)
-    return (f'skipped {sum(images.values())} files that are not read: {loud}' if images else '',
-            f'{rest} other files are not images: {quiet}' if rest else '')
+    quiet = ', '.join(
+        f'{count} {suffix or "without an ending"}'
+        for suffix, count in counts.most_common()
+        if suffix not in images
+    )
+    return (
+        f'skipped {sum(images.values())} files that are not read: {loud}' if images else '',
+        f'{rest} other files are not images: {quiet}' if rest else '',
+    )
 
 
 def report_skipped(root: str, names: Iterable[str]) -> None:

@@ -1,4 +1,5 @@
 """Names of the images of a folder, a text list or a COCO json."""
+
 from __future__ import annotations
 
 import codecs
@@ -17,8 +18,15 @@ from .image_formats import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, describe_skipped, r
 
 MAX_LIST_BYTES = 1 << 32
 _LOOKED_AT = 100  # names of a list that are looked for
-_ARCHIVE_STARTS = (b'PK\x03\x04', b'\x1f\x8b', b'BZh', b'\xfd7zXZ', b"7z\xbc\xaf'\x1c", b'Rar!',
-                   b'\x28\xb5\x2f\xfd')
+_ARCHIVE_STARTS = (
+    b'PK\x03\x04',
+    b'\x1f\x8b',
+    b'BZh',
+    b'\xfd7zXZ',
+    b"7z\xbc\xaf'\x1c",
+    b'Rar!',
+    b'\x28\xb5\x2f\xfd',
+)
 _WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
@@ -47,13 +55,18 @@ def find_images(root: Path) -> List[str]:
         loud, quiet = describe_skipped(skipped)
         cannot = f'{closed[0]}' if closed else ''
         why = '. '.join(part for part in (cannot, loud, quiet) if part)
-        raise FileNotFoundError(f'{printable(root)} holds no image; expected files ending in '
-                                f'{", ".join(IMAGE_SUFFIXES)}{f". {why}" if why else ""}')
+        raise FileNotFoundError(
+            f'{printable(root)} holds no image; expected files ending in '
+            f'{", ".join(IMAGE_SUFFIXES)}{f". {why}" if why else ""}'
+        )
     report_skipped(printable(root), skipped)
     if closed:
-        print_log(f'{printable(root)}: skipped {len(closed)} folders that cannot be listed, the '
-                  f'first is {printable(str(closed[0].filename))} ({closed[0].strerror})',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            f'{printable(root)}: skipped {len(closed)} folders that cannot be listed, the '
+            f'first is {printable(str(closed[0].filename))} ({closed[0].strerror})',
+            logger='current',
+            level=logging.WARNING,
+        )
     return sorted(names)
 
 
@@ -77,13 +90,18 @@ def listed_images(path: Path, root: Path) -> List[str]:
     seen = set()
     for name in names:
         if name in seen:
-            raise ValueError(f'{printable(path)} names {printable(name)} twice, which would be its '
-                             'own neighbour; remove the second')
+            raise ValueError(
+                f'{printable(path)} names {printable(name)} twice, which would be its '
+                'own neighbour; remove the second'
+            )
         seen.add(name)
-        if '\0' in name or any('\ud800' <= char < '\udc80' or '\udcff' < char <= '\udfff'
-                               for char in name):
-            raise ValueError(f'{printable(path)} names {printable(name)}, and no file can be '
-                             'called so; write the list again, in UTF-8')
+        if '\0' in name or any(
+            '\ud800' <= char < '\udc80' or '\udcff' < char <= '\udfff' for char in name
+        ):
+            raise ValueError(
+                f'{printable(path)} names {printable(name)}, and no file can be '
+                'called so; write the list again, in UTF-8'
+            )
     if not any(is_file(root / name) for name in names[:_LOOKED_AT]):
         raise _not_found(path, root, names)
     return names
@@ -93,25 +111,31 @@ def _text_of(path: Path) -> str:
     """Content of a list; names that are not UTF-8 stay the bytes that they are."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
-        raise ValueError('expected a folder, a text list or a COCO json, got the image '
-                         f'{printable(path)}')
+        raise ValueError(
+            f'expected a folder, a text list or a COCO json, got the image {printable(path)}'
+        )
     with open_regular(path, MAX_LIST_BYTES) as file:
         start = file.read(1 << 16)
         if start.startswith(_ARCHIVE_STARTS) or suffix in ARCHIVE_SUFFIXES:
-            raise ValueError(f'{printable(path)} is an archive, and archives are not read: unpack '
-                             'it and give the folder; tools/pack_dataset.py makes one file of it')
+            raise ValueError(
+                f'{printable(path)} is an archive, and archives are not read: unpack '
+                'it and give the folder; tools/pack_dataset.py makes one file of it'
+            )
         wide = next((name for mark, name in _WIDE if start.startswith(mark)), None)
         if b'\0' in start and wide is None:
-            raise ValueError(f'{printable(path)} must be a folder, a text list of names in UTF-8, '
-                             'a COCO json or an *.lmdb of tools/pack_dataset.py, got a binary '
-                             'file; it is damaged, or no list')
+            raise ValueError(
+                f'{printable(path)} must be a folder, a text list of names in UTF-8, '
+                'a COCO json or an *.lmdb of tools/pack_dataset.py, got a binary '
+                'file; it is damaged, or no list'
+            )
         data = start + file.read(os.fstat(file.fileno()).st_size)
     if wide:
         try:
             return data.decode(wide)
         except UnicodeDecodeError as error:
-            raise ValueError(f'{printable(path)} must be a list of names in UTF-8, got damaged '
-                             f'UTF-16 ({error})') from error
+            raise ValueError(
+                f'{printable(path)} must be a list of names in UTF-8, got damaged UTF-16 ({error})'
+            ) from error
     return name_text(data[3:] if data.startswith(codecs.BOM_UTF8) else data)
 
 
@@ -132,14 +156,20 @@ def _not_found(path: Path, root: Path, names: List[str]) -> Exception:
             first = name.split(separator, 1)[0].strip('"\' ')
             if first and first != name and is_file(root / first):
                 cut = 'cut -f 1' if separator == '\t' else f'cut -d "{separator}" -f 1'
-                remedy = f'keep the names only, e.g. with {cut} {printable(path.name)} > ' \
-                    'names.txt' if separator in name else 'remove the quotes'
-                return ValueError(f'{printable(path)} must have one image name a line and nothing '
-                                  f'else, got {printable(name)}; {remedy}')
+                remedy = (
+                    f'keep the names only, e.g. with {cut} {printable(path.name)} > names.txt'
+                    if separator in name
+                    else 'remove the quotes'
+                )
+                return ValueError(
+                    f'{printable(path)} must have one image name a line and nothing '
+                    f'else, got {printable(name)}; {remedy}'
+                )
     return FileNotFoundError(
         f'{printable(path)} names {printable(names[0])}, which is not in {printable(root)}; give '
         'the folder that its names are relative to, and the list with --ann-file (ann_file in a '
-        'config)')
+        'config)'
+    )
 
 
 def is_file(path: Path) -> bool:
@@ -154,5 +184,7 @@ def _coco_names(path: Path, text: str) -> List[str]:
     try:
         return [str(image['file_name']) for image in json.loads(text)['images']]
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:
-        raise ValueError(f'{printable(path)} must be a COCO json with images[].file_name, '
-                         f'got {type(error).__name__}: {error}') from error
+        raise ValueError(
+            f'{printable(path)} must be a COCO json with images[].file_name, '
+            f'got {type(error).__name__}: {error}'
+        ) from error

@@ -8,6 +8,7 @@ quarter or an eighth of its sides, if that is faster. It may have ``is_there()``
 its files can be reached at all; where they cannot, readers wait. It may have
 ``fingerprint()``, which changes with its images; see :func:`fingerprint_of`.
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -37,15 +38,28 @@ from .image_formats import DEEP_SUFFIXES, IMAGE_SUFFIXES, suffix_of
 from .image_lists import find_images, is_file, listed_images
 from .value_range import Option, ValueRange, check_option, find_range, is_usual
 
-__all__ = ['IMAGE_SUFFIXES', 'BadImage', 'EncodedImages', 'Enough', 'ImageFiles', 'ImageList',
-           'UnreadImage',
-           'decode_image', 'fingerprint_of', 'prepare', 'range_key', 'read_image', 'to_rgb']
+__all__ = [
+    'IMAGE_SUFFIXES',
+    'BadImage',
+    'EncodedImages',
+    'Enough',
+    'ImageFiles',
+    'ImageList',
+    'UnreadImage',
+    'decode_image',
+    'fingerprint_of',
+    'prepare',
+    'range_key',
+    'read_image',
+    'to_rgb',
+]
 _BLOCK = 1024  # files that one thread asks the disk for
 _SAMPLED = 64  # images whose values are looked at
 
 
-def read_image(path: Union[str, Path], enough: Enough = None,
-               value_range: Option = 'auto') -> np.ndarray:
+def read_image(
+    path: Union[str, Path], enough: Enough = None, value_range: Option = 'auto'
+) -> np.ndarray:
     """Read any image file as RGB.
 
     Grayscale, CMYK and palette images are converted, transparency is dropped, and the
@@ -141,10 +155,13 @@ class EncodedImages:
         if self.ranges is not None:
             return self.ranges.found_range()
         if self._found is None:
-            deep = [index for index, name in enumerate(self.names)
-                    if suffix_of(name) in DEEP_SUFFIXES]
-            kept = [deep[i * len(deep) // min(len(deep), _SAMPLED)]
-                    for i in range(min(len(deep), _SAMPLED))]
+            deep = [
+                index for index, name in enumerate(self.names) if suffix_of(name) in DEEP_SUFFIXES
+            ]
+            kept = [
+                deep[i * len(deep) // min(len(deep), _SAMPLED)]
+                for i in range(min(len(deep), _SAMPLED))
+            ]
             samples, is_complete = [], True
             for index in kept:
                 try:
@@ -158,7 +175,7 @@ class EncodedImages:
             result: Option = find_range(samples) if samples else 'auto'
             if not samples and not is_complete:
                 return result  # a disk that has gone; asked again at the next image
-            self._found = (result, )
+            self._found = (result,)
             self._report(result, len(samples), len(kept))
         return self._found[0]
 
@@ -166,10 +183,13 @@ class EncodedImages:
         if not isinstance(found, ValueRange):
             return
         level = logging.INFO if is_usual(found) else logging.WARNING
-        print_log(f'{deep} of {looked_at} images that were looked at have more than 8 bits; their '
-                  f'values {found} become 0..255 in all images. Set value_range=(low, high) or '
-                  '--value-range LOW HIGH if that is not what you want', logger='current',
-                  level=level)
+        print_log(
+            f'{deep} of {looked_at} images that were looked at have more than 8 bits; their '
+            f'values {found} become 0..255 in all images. Set value_range=(low, high) or '
+            '--value-range LOW HIGH if that is not what you want',
+            logger='current',
+            level=level,
+        )
 
 
 @DATASETS.register_module()
@@ -195,17 +215,26 @@ class ImageList(EncodedImages):
         ValueError: If the list has the wrong form or names an image twice.
     """
 
-    def __init__(self, root: Union[str, Path], ann_file: Optional[Union[str, Path]] = None,
-                 value_range: Option = 'auto') -> None:
+    def __init__(
+        self,
+        root: Union[str, Path],
+        ann_file: Optional[Union[str, Path]] = None,
+        value_range: Option = 'auto',
+    ) -> None:
         self.root = Path(root).expanduser()
         if ann_file is None and self.root.exists() and not self.root.is_dir():
             self.root, ann_file = self.root.parent, self.root
         if not self.root.is_dir():
             what = 'is not a folder' if self.root.exists() else 'does not exist'
-            raise FileNotFoundError(f'image folder {printable(root)} {what}; give an existing '
-                                    'folder, e.g. with --images DIR')
-        names = find_images(self.root) if ann_file is None else listed_images(
-            Path(ann_file).expanduser(), self.root)
+            raise FileNotFoundError(
+                f'image folder {printable(root)} {what}; give an existing '
+                'folder, e.g. with --images DIR'
+            )
+        names = (
+            find_images(self.root)
+            if ann_file is None
+            else listed_images(Path(ann_file).expanduser(), self.root)
+        )
         super().__init__(names, value_range)
 
     def encoded(self, index: int) -> bytes:
@@ -217,7 +246,7 @@ class ImageList(EncodedImages):
     def fingerprint(self) -> str:
         """Digest of names, sizes and times of change; asks the disk for each file."""
         digest = hashlib.sha256(range_key(self.found_range()))
-        blocks = [self.names[i:i + _BLOCK] for i in range(0, len(self.names), _BLOCK)]
+        blocks = [self.names[i : i + _BLOCK] for i in range(0, len(self.names), _BLOCK)]
         with ThreadPoolExecutor(8) as pool:  # a disk of the network answers several at a time
             for facts in pool.map(lambda block: _file_facts(str(self.root), block), blocks):
                 digest.update(facts)
@@ -225,7 +254,7 @@ class ImageList(EncodedImages):
 
     def is_there(self) -> bool:
         """Whether the folder is, with images in it; a disk of the network may have gone."""
-        some = self.names[::max(len(self.names) // 8, 1)]
+        some = self.names[:: max(len(self.names) // 8, 1)]
         return any(is_file(self.root / name) for name in some)
 
 

@@ -1,4 +1,5 @@
 """Several image sources that are scaled from one range of values, such as train and val."""
+
 from __future__ import annotations
 
 import bisect
@@ -50,6 +51,7 @@ def share_range(datasets: Sequence[Any], value_range: Option = 'auto') -> None:
     Raises:
         ValueError: If ``value_range`` has the wrong form.
     """
-    sources = [each.images for each in datasets
-               if isinstance(getattr(each, 'images', None), EncodedImages)]
+    sources = [
+        each.images for each in datasets if isinstance(getattr(each, 'images', None), EncodedImages)
+    ]
     JoinedImages(sources, value_range)

@@ -5,6 +5,7 @@ the page numbers that it finds. Here each page is read with bounds, so that any 
 an error that can be caught. Format: LMDB 0.9, ``lmdb.h`` and ``mdb.c`` of
 https://git.openldap.org/openldap/openldap (data version 1, 64 bits, little-endian).
 """
+
 from __future__ import annotations
 
 import os
@@ -153,8 +154,12 @@ class LmdbReader:
             raise DamagedLmdb(f'it has no page {number}')
         page = self._read(number * size, size)
         own, _, flags, lower, upper = _HEADER.unpack_from(page)
-        is_whole = own == number and flags & (_BRANCH | _LEAF | _OVERFLOW) in (_BRANCH, _LEAF) \
-            and _HEADER.size < lower <= upper <= size and lower % 2 == 0
+        is_whole = (
+            own == number
+            and flags & (_BRANCH | _LEAF | _OVERFLOW) in (_BRANCH, _LEAF)
+            and _HEADER.size < lower <= upper <= size
+            and lower % 2 == 0
+        )
         if not is_whole:
             raise DamagedLmdb(f'its page {number} is damaged')
         return page
@@ -170,10 +175,12 @@ class LmdbReader:
             return 0, start, size
         if start + 8 > len(page):
             raise DamagedLmdb(f'its page {number} is damaged')
-        first = int.from_bytes(page[start:start + 8], 'little')
+        first = int.from_bytes(page[start : start + 8], 'little')
         length = os.fstat(self._file.fileno()).st_size
-        if not 2 <= first <= self._current.last_page \
-                or first * len(page) + _HEADER.size + size > length:
+        if (
+            not 2 <= first <= self._current.last_page
+            or first * len(page) + _HEADER.size + size > length
+        ):
             raise DamagedLmdb(f'page {first} lies beyond its end, it was cut or not wholly copied')
         return first, _HEADER.size, size
 
@@ -182,7 +189,7 @@ class LmdbReader:
         if limit is not None and size > limit:
             raise DamagedLmdb(f'a value has {size:,} bytes, more than the {limit:,} that are read')
         if not first:
-            return page[start:start + size]
+            return page[start : start + size]
         data = self._read(first * len(page), start + size)
         own, _, flags, *_ = _HEADER.unpack_from(data)
         if own != first or flags & (_BRANCH | _LEAF | _OVERFLOW) != _OVERFLOW:
@@ -194,8 +201,10 @@ class LmdbReader:
         while len(data) < size:  # a read gives 2 GiB at most
             more = self._read_some(offset + len(data), size - len(data))
             if not more:
-                raise DamagedLmdb(f'it ends at byte {offset + len(data)}, before its data do; it '
-                                  'was cut or not wholly copied')
+                raise DamagedLmdb(
+                    f'it ends at byte {offset + len(data)}, before its data do; it '
+                    'was cut or not wholly copied'
+                )
             data += more
         return data
 
@@ -217,7 +226,7 @@ def _count(page: bytes) -> int:
 
 def _node(page: bytes, index: int, number: int) -> tuple[int, tuple[int, ...]]:
     """Offset and header of a node."""
-    offset = int.from_bytes(page[_HEADER.size + 2 * index:_HEADER.size + 2 * index + 2], 'little')
+    offset = int.from_bytes(page[_HEADER.size + 2 * index : _HEADER.size + 2 * index + 2], 'little')
     if not _HEADER.size <= offset <= len(page) - _NODE.size:
         raise DamagedLmdb(f'its page {number} is damaged')
     node = _NODE.unpack_from(page, offset)
@@ -228,7 +237,7 @@ def _node(page: bytes, index: int, number: int) -> tuple[int, tuple[int, ...]]:
 
 def _key(page: bytes, index: int, number: int) -> bytes:
     offset, node = _node(page, index, number)
-    return page[offset + _NODE.size:offset + _NODE.size + node[3]]
+    return page[offset + _NODE.size : offset + _NODE.size + node[3]]
 
 
 def _child(page: bytes, index: int, number: int) -> int:

@@ -1,4 +1,5 @@
 """Workers of a data loader that hang or die: noticed, ended, and named with what they read."""
+
 from __future__ import annotations
 
 import logging
@@ -35,8 +36,12 @@ class LoaderWatch:
         being_read (callable): Names of images, for the message. Defaults to none.
     """
 
-    def __init__(self, limit: float, latest_sign: Callable[[], float] | None = None,
-                 being_read: Callable[[], Sequence[str]] = tuple) -> None:
+    def __init__(
+        self,
+        limit: float,
+        latest_sign: Callable[[], float] | None = None,
+        being_read: Callable[[], Sequence[str]] = tuple,
+    ) -> None:
         self.limit, self._being_read = limit, being_read
         self._latest_sign = latest_sign or _ProcessSigns(self._workers).latest
         self._batches: Any = None  # what is waited for
@@ -91,12 +96,17 @@ class LoaderWatch:
                 return
             if silence > 2 * pause and warned != since:
                 warned = since
-                print_log(f'{self._describe(silence)}; waiting {self.limit - silence:.0f} s more',
-                          logger='current', level=logging.WARNING)
+                print_log(
+                    f'{self._describe(silence)}; waiting {self.limit - silence:.0f} s more',
+                    logger='current',
+                    level=logging.WARNING,
+                )
 
     def _end(self, silence: float) -> None:
-        self._reason = (f'{self._describe(silence)}. Look at their disk; start again, a '
-                        'training with --resume, or with fewer num_workers')
+        self._reason = (
+            f'{self._describe(silence)}. Look at their disk; start again, a '
+            'training with --resume, or with fewer num_workers'
+        )
         for worker in self._workers():
             worker.kill()  # the main thread is told of it, wherever it waits
         if not self._closed.wait(_LOOK) and self._since is not None:
@@ -104,13 +114,20 @@ class LoaderWatch:
             os._exit(1)  # a disk that does not answer keeps the worker, and whoever waits for it
 
     def _describe(self, seconds: float) -> str:
-        states = {'T': 'stopped by a signal', 't': 'stopped by a debugger',
-                  'D': 'waiting for a disk', 'Z': 'dead'}
-        workers = [f'{child.pid} ({states.get(_state(child.pid), "running")})'
-                   for child in self._workers()]
-        return (f'no worker of the loader has given a sign of life for {seconds:.0f} s; processes '
-                f'{", ".join(sorted(workers)) or "unknown"}, reading '
-                f'{", ".join(self._being_read()) or "nothing that is known"}')
+        states = {
+            'T': 'stopped by a signal',
+            't': 'stopped by a debugger',
+            'D': 'waiting for a disk',
+            'Z': 'dead',
+        }
+        workers = [
+            f'{child.pid} ({states.get(_state(child.pid), "running")})' for child in self._workers()
+        ]
+        return (
+            f'no worker of the loader has given a sign of life for {seconds:.0f} s; processes '
+            f'{", ".join(sorted(workers)) or "unknown"}, reading '
+            f'{", ".join(self._being_read()) or "nothing that is known"}'
+        )
 
 
 class _ProcessSigns:
@@ -141,12 +158,16 @@ class _ProcessSigns:
 
 class WatchedLoader(DataLoader):
     """A loader whose iterators end their wait for workers that hang; see :func:`watch_loader`."""
+
     patience = 0.0
 
     def __iter__(self) -> Iterator:
         batches = super().__iter__()
-        return _WatchedBatches(batches, LoaderWatch(
-            self.patience, *_signs_of(self.dataset))) if self.num_workers else batches
+        return (
+            _WatchedBatches(batches, LoaderWatch(self.patience, *_signs_of(self.dataset)))
+            if self.num_workers
+            else batches
+        )
 
 
 class _WatchedBatches:
@@ -254,17 +275,19 @@ def explained_deaths(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
             raise
         if threading.current_thread() is threading.main_thread() and hasattr(signal, 'SIGCHLD'):
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's would raise it once more
-        reading = ", ".join(being_read()) or "nothing"
+        reading = ', '.join(being_read()) or 'nothing'
         if _is_timeout(death):
             _kill(_children())
             raise UserError(
                 f'a process of the loader hangs ({death}). It was reading one of: {reading}. Look '
-                'at their disk; start again, a training with --resume') from error
+                'at their disk; start again, a training with --resume'
+            ) from error
         raise UserError(
             f'a process of the loader died ({death}). It was reading one of: '
             f'{reading}. Where it was killed for lack of memory, '
             'fewer train_dataloader.num_workers help; else look at these images. Nothing that was '
-            'saved is lost: start again, a training with --resume') from error
+            'saved is lost: start again, a training with --resume'
+        ) from error
 
 
 def _find_death(error: BaseException) -> BaseException | None:

@@ -4,6 +4,7 @@ Not by collectives, which give up after 10 to 30 minutes; reading ImageNet takes
 may work for as long as it needs; without a sign of life it counts as lost, see
 :mod:`cotap_mm.rank_watch`.
 """
+
 from __future__ import annotations
 
 import glob
@@ -86,8 +87,10 @@ class Meeting:
         self.wait(lambda: all(path.is_file() for path in paths))
         found = np.concatenate([np.load(path, allow_pickle=False) for path in paths])
         if found.shape != (count, rows.shape[1]):
-            raise RuntimeError(f'the ranks found neighbors of shape {found.shape}, expected '
-                               f'{(count, rows.shape[1])}; do all of them see the same images?')
+            raise RuntimeError(
+                f'the ranks found neighbors of shape {found.shape}, expected '
+                f'{(count, rows.shape[1])}; do all of them see the same images?'
+            )
         return found
 
     def leave(self) -> None:
@@ -98,8 +101,7 @@ class Meeting:
         _remove(self.out, 'features', 'rows')
 
     def _rows(self, of_rank: int) -> Path:
-        return self.out.with_name(
-            f'{self.out.name}.rows.{self.name}.{of_rank}of{world_size()}.npy')
+        return self.out.with_name(f'{self.out.name}.rows.{self.name}.{of_rank}of{world_size()}.npy')
 
 
 @contextmanager
@@ -122,8 +124,10 @@ def meet(out: Path, task: str, is_wanted: Callable[[], bool]) -> Iterator[Meetin
         LostRank: If a rank failed, died or was stopped.
     """
     watch = current_watch()
-    with ended_together(lambda: f'finding the neighbors of {out.name}'), _lock_of_ranks(
-            out, is_wanted) as said:
+    with (
+        ended_together(lambda: f'finding the neighbors of {out.name}'),
+        _lock_of_ranks(out, is_wanted) as said,
+    ):
         if said == _THERE:
             yield None
             return
@@ -141,13 +145,14 @@ def _lock_of_ranks(out: Path, is_wanted: Callable[[], bool]) -> Iterator[str]:
         yield said
         return
     before = _stamp(out)
-    with locked(out.with_name(f'{out.name}.lock'), f'building {out.name}',
-                lambda: _agreed(_WAIT)):
+    with locked(out.with_name(f'{out.name}.lock'), f'building {out.name}', lambda: _agreed(_WAIT)):
         said = uuid.uuid4().hex[:8]
         if _stamp(out) != before:
             if not is_wanted():
-                raise UserError(f'{out} has just been written by another process, for other '
-                                'images or settings; give another --out')
+                raise UserError(
+                    f'{out} has just been written by another process, for other '
+                    'images or settings; give another --out'
+                )
             print_log(f'{out} has been built by another process; using it', logger='current')
             said = _THERE
         else:

@@ -1,4 +1,5 @@
 """One training sample: an image and a neighbour of it, for each branch."""
+
 from typing import Dict, List, Optional, Tuple, Union
 
 import numpy as np
@@ -39,9 +40,15 @@ class Branch:
         ValueError: If there are too few images, or the neighbours do not fit them.
     """
 
-    def __init__(self, source, neighbors: str, num_neighbors: int,
-                 max_bad_fraction: float, enough: Enough = None,
-                 patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        source,
+        neighbors: str,
+        num_neighbors: int,
+        max_bad_fraction: float,
+        enough: Enough = None,
+        patience: float = PATIENCE,
+    ) -> None:
         self.source = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
@@ -87,12 +94,14 @@ class Branch:
             return None
         try:
             with self.signs.reading(index):
-                return read_when_there(self.source, index, self.enough, self.signs,
-                                       self.patience)
+                return read_when_there(self.source, index, self.enough, self.signs, self.patience)
         except BadImage as error:
             self.is_bad[index] = True
-            print_log(f'cannot decode {error}; another image takes its place', logger='current',
-                      level=warning_level())
+            print_log(
+                f'cannot decode {error}; another image takes its place',
+                logger='current',
+                level=warning_level(),
+            )
             if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
                 raise self._too_many() from error
             return None
@@ -105,7 +114,8 @@ class Branch:
             f'{len(names)} of {len(self.source)} images cannot be decoded; '
             f'max_bad_fraction={self.max_bad_fraction} allows '
             f'{int(max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)))}. Repair them, or '
-            f'remove them and rebuild the neighbours:\n  {shown}{more}')
+            f'remove them and rebuild the neighbours:\n  {shown}{more}'
+        )
 
 
 @DATASETS.register_module()
@@ -147,10 +157,18 @@ class NeighborPairs(Dataset):
         ValueError: If neighbours are missing, do not fit, or are still ``'auto'``.
     """
 
-    def __init__(self, patch: dict, neighbors: Optional[str], cls: Optional[dict] = None,
-                 cls_neighbors: Optional[str] = None, num_neighbors: int = 7,
-                 crops: Optional[dict] = None, max_bad_fraction: float = 0.01,
-                 reduce_jpeg: bool = True, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        patch: dict,
+        neighbors: Optional[str],
+        cls: Optional[dict] = None,
+        cls_neighbors: Optional[str] = None,
+        num_neighbors: int = 7,
+        crops: Optional[dict] = None,
+        max_bad_fraction: float = 0.01,
+        reduce_jpeg: bool = True,
+        patience: float = PATIENCE,
+    ) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):
@@ -159,13 +177,17 @@ class NeighborPairs(Dataset):
                 raise ValueError(
                     f'{name} must be a neighbour file, got {value!r}: tools/train.py builds it '
                     "for 'auto'; elsewhere run tools/build_neighbors.py IMAGES --out FILE.npz "
-                    'first')
+                    'first'
+                )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
         enough = self.crop.is_enough if reduce_jpeg else None
-        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction, enough,
-                     patience)
-        self.branches = dict(patch=own, cls=own if cls is None else Branch(
-            cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough, patience))
+        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction, enough, patience)
+        self.branches = dict(
+            patch=own,
+            cls=own
+            if cls is None
+            else Branch(cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough, patience),
+        )
         self._num_draws = 0
 
     def __len__(self) -> int:
@@ -195,8 +217,10 @@ class NeighborPairs(Dataset):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
         else:
             index, rng = key, self._generator(key)
-        sample = {name: self._sample(branch, index % len(branch.source), rng)
-                  for name, branch in self.branches.items()}
+        sample = {
+            name: self._sample(branch, index % len(branch.source), rng)
+            for name, branch in self.branches.items()
+        }
         for part in sample.values():  # behind the crops, whose draws stay what they were
             shape = (*part['boxes'].shape[:2], COLOR_DRAWS)
             part['color_draws'] = torch.from_numpy(rng.random(shape, dtype=np.float32))
@@ -218,5 +242,9 @@ class NeighborPairs(Dataset):
         pair = branch.draw_pair(index, rng)
         parts = [self.crop(pixels, rng) for _, pixels in pair]
         global_crops, local_crops, boxes = (torch.stack(part) for part in zip(*parts))
-        return dict(global_crops=global_crops, local_crops=local_crops, boxes=boxes,
-                    path=[branch.source.name(place) for place, _ in pair])
+        return dict(
+            global_crops=global_crops,
+            local_crops=local_crops,
+            boxes=boxes,
+            path=[branch.source.name(place) for place, _ in pair],
+        )

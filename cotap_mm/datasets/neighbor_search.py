@@ -1,4 +1,5 @@
 """Which images look alike: exact cosine neighbours of their global features."""
+
 import hashlib
 import logging
 import re
@@ -34,8 +35,15 @@ AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.npz')
 _PART = 8192  # images whose features one rank computes at a time
 
 
-def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
-                    batch_size: int = 32, num_workers: int = 2, use_faiss: bool = False) -> Path:
+def build_neighbors(
+    source,
+    encoder,
+    out: 'str | Path',
+    num_neighbors: int = 7,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    use_faiss: bool = False,
+) -> Path:
     """Compute and write the neighbour file of an image source.
 
     Several ranks share the work; they meet in files beside ``out``, so that none of
@@ -73,13 +81,22 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
     names = [source.name(i) for i in range(len(source))]
     # Of rank 0: a rank that expected other files than the others write would wait for ever.
     source._fingerprint, first_names = on_first_rank(lambda: (fingerprint_of(source), _hash(names)))
-    meta = dict(encoder=encoder.identity, image_size=encoder.image_size, num_images=len(names),
-                images=source._fingerprint)
-    with meet(out, '\n'.join([encoder.identity, *names]), lambda: is_neighbor_file_of(
-            out, names, num_neighbors, meta)) as others:
+    meta = dict(
+        encoder=encoder.identity,
+        image_size=encoder.image_size,
+        num_images=len(names),
+        images=source._fingerprint,
+    )
+    with meet(
+        out,
+        '\n'.join([encoder.identity, *names]),
+        lambda: is_neighbor_file_of(out, names, num_neighbors, meta),
+    ) as others:
         if _hash(names) != first_names:
-            raise UserError(f'rank {rank()} finds {len(names)} images that are not those of rank '
-                            '0; all ranks must see the same files')
+            raise UserError(
+                f'rank {rank()} finds {len(names)} images that are not those of rank '
+                '0; all ranks must see the same files'
+            )
         if others is None:
             return out
         if use_faiss:
@@ -90,22 +107,39 @@ def build_neighbors(source, encoder, out: 'str | Path', num_neighbors: int = 7,
         if num_readable < 2:
             barrier()  # all have read the features
             others.leave()  # else the images, once repaired, would not be read again
-            raise ValueError(f'neighbours need at least 2 images, {num_readable} of {len(names)} '
-                             'can be decoded')
-        rows = range(len(names) * rank() // world_size(),
-                     len(names) * (rank() + 1) // world_size())
-        found = search_neighbors(features, min(num_neighbors, num_readable - 1), encoder.device,
-                                 readable, rows=rows, use_faiss=use_faiss)
+            raise ValueError(
+                f'neighbours need at least 2 images, {num_readable} of {len(names)} can be decoded'
+            )
+        rows = range(len(names) * rank() // world_size(), len(names) * (rank() + 1) // world_size())
+        found = search_neighbors(
+            features,
+            min(num_neighbors, num_readable - 1),
+            encoder.device,
+            readable,
+            rows=rows,
+            use_faiss=use_faiss,
+        )
         indices = others.collect(found.numpy(), len(names))
         if indices is not None:
             if num_readable < len(names):
                 bad = [printable(names[i]) for i in (~readable).nonzero().flatten().tolist()]
-                print_log(f'{len(bad)} of {len(names)} images cannot be decoded and are no '
-                          f'neighbours, e.g. {", ".join(bad[:20])}', logger='current',
-                          level=logging.WARNING)
-            save_neighbors(out, names, indices, dict(
-                meta, num_readable=num_readable, built=time.strftime('%Y-%m-%d'),
-                value_range=str(prepare(source))))
+                print_log(
+                    f'{len(bad)} of {len(names)} images cannot be decoded and are no '
+                    f'neighbours, e.g. {", ".join(bad[:20])}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            save_neighbors(
+                out,
+                names,
+                indices,
+                dict(
+                    meta,
+                    num_readable=num_readable,
+                    built=time.strftime('%Y-%m-%d'),
+                    value_range=str(prepare(source)),
+                ),
+            )
         others.leave()
     return out
 
@@ -114,11 +148,14 @@ def _hash(names: List[str]) -> str:
     return hashlib.sha256('\n'.join(names).encode('utf-8', 'surrogateescape')).hexdigest()
 
 
-def _extract(source, encoder, others: 'Meeting', batch_size: int,
-             num_workers: int) -> List[FeatureFile]:
+def _extract(
+    source, encoder, others: 'Meeting', batch_size: int, num_workers: int
+) -> List[FeatureFile]:
     """Features of all images in parts, which the ranks share among each other."""
-    parts = {others.features(number): range(start, min(start + _PART, len(source)))
-             for number, start in enumerate(range(0, len(source), _PART))}
+    parts = {
+        others.features(number): range(start, min(start + _PART, len(source)))
+        for number, start in enumerate(range(0, len(source), _PART))
+    }
     for number, (part, indices) in enumerate(parts.items()):
         if number % world_size() == rank():
             extract_features(source, encoder, part, batch_size, num_workers, indices)
@@ -129,9 +166,15 @@ def _extract(source, encoder, others: 'Meeting', batch_size: int,
 
 
 @torch.no_grad()
-def search_neighbors(features: Memory, num_neighbors: int, device: str = 'cpu',
-                     is_candidate: Optional[Tensor] = None, block: Optional[int] = None,
-                     rows: Optional[range] = None, use_faiss: bool = False) -> Tensor:
+def search_neighbors(
+    features: Memory,
+    num_neighbors: int,
+    device: str = 'cpu',
+    is_candidate: Optional[Tensor] = None,
+    block: Optional[int] = None,
+    rows: Optional[range] = None,
+    use_faiss: bool = False,
+) -> Tensor:
     """Exact nearest neighbours by cosine, without the whole matrix of similarities.
 
     Args:
@@ -154,30 +197,39 @@ def search_neighbors(features: Memory, num_neighbors: int, device: str = 'cpu',
     rows = range(int(bounds[-1])) if rows is None else rows
     if use_faiss:
         whole = torch.cat([part[:] for part in parts])
-        candidates = torch.arange(len(whole)) if is_candidate is None \
-            else is_candidate.nonzero().flatten()
+        candidates = (
+            torch.arange(len(whole)) if is_candidate is None else is_candidate.nonzero().flatten()
+        )
         index = build_search(whole[candidates], 'Flat')
     found = torch.empty(len(rows), num_neighbors, dtype=torch.long)
     progress = ProgressBar(len(rows))
     step = block or BLOCK_SIZE
     for start in range(rows.start, rows.stop, step):
         stop = min(start + step, rows.stop)
-        queries = torch.cat([part[max(start - low, 0):max(stop - low, 0)]
-                             for part, low in zip(parts, bounds.tolist())]).to(device)
+        queries = torch.cat(
+            [
+                part[max(start - low, 0) : max(stop - low, 0)]
+                for part, low in zip(parts, bounds.tolist())
+            ]
+        ).to(device)
         if use_faiss:
             near = candidates[index(queries, num_neighbors + 1)[1].cpu()]
         else:
             near = nearest(queries, parts, num_neighbors + 1, block, is_candidate)[1].cpu()
         itself = near == torch.arange(start, stop)[:, None]
         order = itself.int().argsort(dim=1, stable=True)  # the row itself goes last
-        found[start - rows.start:stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
+        found[start - rows.start : stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
         progress.update(stop - start)
         show_progress()
     return found
 
 
-def ensure_neighbors(cfg: Config, work_dir: 'str | Path', device: Optional[str] = None,
-                     used_before: Optional[Dict[str, str]] = None) -> None:
+def ensure_neighbors(
+    cfg: Config,
+    work_dir: 'str | Path',
+    device: Optional[str] = None,
+    used_before: Optional[Dict[str, str]] = None,
+) -> None:
     """Build what a config calls ``neighbors='auto'`` and put the file's path in its place.
 
     The initial backbone of the config computes the features. The file is kept in
@@ -201,8 +253,9 @@ def ensure_neighbors(cfg: Config, work_dir: 'str | Path', device: Optional[str] 
         if not dataset.get(branch):
             continue
         if dataset.get(key) == 'auto':
-            dataset[key] = str(_ensure(cfg, branch, Path(work_dir), device,
-                                       (used_before or {}).get(key)))
+            dataset[key] = str(
+                _ensure(cfg, branch, Path(work_dir), device, (used_before or {}).get(key))
+            )
 
 
 def warn_of_changed_images(path: 'str | Path', source) -> None:
@@ -220,14 +273,18 @@ def warn_of_changed_images(path: 'str | Path', source) -> None:
     except (OSError, ValueError):  # those who read the file say so
         return
     if then is not None and then != fingerprint_of(source, like=then):
-        print_log(f'images have been changed since {path} was built (their contents, sizes or '
-                  'times differ); it is used all the same, since this run was begun with it. A new '
-                  'run in another work folder finds neighbors again', logger='current',
-                  level=logging.WARNING)
+        print_log(
+            f'images have been changed since {path} was built (their contents, sizes or '
+            'times differ); it is used all the same, since this run was begun with it. A new '
+            'run in another work folder finds neighbors again',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
-def _ensure(cfg: Config, branch: str, work_dir: Path, device: Optional[str],
-            used_before: Optional[str]) -> Path:
+def _ensure(
+    cfg: Config, branch: str, work_dir: Path, device: Optional[str], used_before: Optional[str]
+) -> Path:
     dataset, backbone = cfg.train_dataloader.dataset, cfg.model.backbone
     init = cfg.model.get('init_cfg') or {}
     num_neighbors, size = dataset.get('num_neighbors', 7), backbone.get('img_size', 224)
@@ -242,20 +299,34 @@ def _ensure(cfg: Config, branch: str, work_dir: Path, device: Optional[str],
         identity = identity_of(backbone, init.get('checkpoint'), size)
         place = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
         if used_before is not None:
-            place = _same_again(place, used_before, _digest_of_names(
-                identity, num_neighbors, names))
+            place = _same_again(
+                place, used_before, _digest_of_names(identity, num_neighbors, names)
+            )
         return str(place), place.is_file()
 
     found, is_there = on_first_rank(look)
     out = Path(found)
     if not is_there:
-        print_log(f"neighbors='auto': comparing the {len(source)} images of the {branch} branch "
-                  f'with the initial backbone, once; kept in {out}', logger='current')
-        encoder = GlobalEncoder(backbone, init.get('checkpoint'), size, device or (
-            'cuda' if torch.cuda.is_available() else 'cpu'), init.get('source', 'auto'),
-            init.get('trust', False))
-        build_neighbors(source, encoder, out, num_neighbors,
-                        num_workers=cfg.train_dataloader.get('num_workers', 0))
+        print_log(
+            f"neighbors='auto': comparing the {len(source)} images of the {branch} branch "
+            f'with the initial backbone, once; kept in {out}',
+            logger='current',
+        )
+        encoder = GlobalEncoder(
+            backbone,
+            init.get('checkpoint'),
+            size,
+            device or ('cuda' if torch.cuda.is_available() else 'cpu'),
+            init.get('source', 'auto'),
+            init.get('trust', False),
+        )
+        build_neighbors(
+            source,
+            encoder,
+            out,
+            num_neighbors,
+            num_workers=cfg.train_dataloader.get('num_workers', 0),
+        )
         torch.cuda.empty_cache()
     load_neighbors(out, names, num_neighbors)
     return out
@@ -276,13 +347,17 @@ def _digest_of_names(identity: str, num_neighbors: int, names: List[str]) -> str
 def _same_again(place: Path, used_before: str, digest_before: str) -> Path:
     """Where to build a file again that a run was trained with, if it will be the same."""
     name = Path(used_before).name
-    if name not in (place.name, f'{place.name[:-len(digest_before) - 4]}{digest_before}.npz'):
+    if name not in (place.name, f'{place.name[: -len(digest_before) - 4]}{digest_before}.npz'):
         raise ValueError(
             f'the neighbor file {used_before}, which this run was trained with, is gone, and its '
             'init checkpoint, images or options are not what it was built from, so that other '
             'neighbors would be found. Put the file back into the work folder, or choose one with '
-            '--neighbors (--cls-neighbors)')
-    print_log(f'the neighbor file {used_before}, which this run was trained with, is gone; it is '
-              'built again from the same images and init', logger='current',
-              level=logging.WARNING)
+            '--neighbors (--cls-neighbors)'
+        )
+    print_log(
+        f'the neighbor file {used_before}, which this run was trained with, is gone; it is '
+        'built again from the same images and init',
+        logger='current',
+        level=logging.WARNING,
+    )
     return place.with_name(name)

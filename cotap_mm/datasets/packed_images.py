@@ -1,4 +1,5 @@
 """Millions of image files in one: an LMDB of the files' bytes, read at random."""
+
 from __future__ import annotations
 
 import hashlib
@@ -38,8 +39,9 @@ def _import_lmdb() -> Any:
     try:
         import lmdb
     except ImportError as error:
-        raise ImportError('packing images needs lmdb, which is not installed: pip install '
-                          'lmdb') from error
+        raise ImportError(
+            'packing images needs lmdb, which is not installed: pip install lmdb'
+        ) from error
     return lmdb
 
 
@@ -69,8 +71,10 @@ class PackedImages(EncodedImages):
     def __init__(self, root: Union[str, Path], value_range: Option = 'auto') -> None:
         self.root = Path(root).expanduser()
         if not self.root.exists():
-            raise FileNotFoundError(f'packed images {printable(root)} do not exist; make them with '
-                                    'tools/pack_dataset.py IMAGES --out FILE.lmdb')
+            raise FileNotFoundError(
+                f'packed images {printable(root)} do not exist; make them with '
+                'tools/pack_dataset.py IMAGES --out FILE.lmdb'
+            )
         self._reader: Optional[LmdbReader] = None
         self._opened_as: Optional[Tuple[int, ...]] = None
         try:
@@ -79,19 +83,24 @@ class PackedImages(EncodedImages):
                 reader.check()
             super().__init__(self._names(reader), value_range)
         except DamagedLmdb as error:
-            raise ValueError(f'{printable(root)} is damaged or no LMDB file: {error}; make it '
-                             'again with tools/pack_dataset.py --overwrite') from error
+            raise ValueError(
+                f'{printable(root)} is damaged or no LMDB file: {error}; make it '
+                'again with tools/pack_dataset.py --overwrite'
+            ) from error
 
     def _names(self, reader: LmdbReader) -> List[str]:
         version, names = reader.get(_FORMAT), reader.get(_NAMES)
         if version not in _SEPARATORS or names is None:
-            raise ValueError(f'{printable(self.root)} holds no images packed by '
-                             f'tools/pack_dataset.py, format {version!r} instead of {_VERSION!r}')
+            raise ValueError(
+                f'{printable(self.root)} holds no images packed by '
+                f'tools/pack_dataset.py, format {version!r} instead of {_VERSION!r}'
+            )
         found = [name_text(name) for name in names.split(_SEPARATORS[version])]
         count = reader.entries - 2
         if count != len(found):
-            raise ValueError(f'{printable(self.root)} names {len(found)} images and holds {count}; '
-                             'make it again')
+            raise ValueError(
+                f'{printable(self.root)} names {len(found)} images and holds {count}; make it again'
+            )
         return found
 
     def encoded(self, index: int) -> bytes:
@@ -99,12 +108,14 @@ class PackedImages(EncodedImages):
         try:
             data = self._open().get(_key(index), MAX_IMAGE_BYTES)
         except (DamagedLmdb, UnusableFile) as error:
-            raise BadImage(f'{printable(self.title(index))}: the packed file is damaged: '
-                           f'{error}') from error
+            raise BadImage(
+                f'{printable(self.title(index))}: the packed file is damaged: {error}'
+            ) from error
         except OSError as error:
             self._reader = None  # the handle of a network disk that was away stays bad
-            raise UnreadImage(f'{printable(self.title(index))}: {type(error).__name__}: '
-                              f'{error}') from error
+            raise UnreadImage(
+                f'{printable(self.title(index))}: {type(error).__name__}: {error}'
+            ) from error
         if not data:
             raise BadImage(f'{printable(self.title(index))}: could not be read when it was packed')
         return data
@@ -137,8 +148,11 @@ class PackedImages(EncodedImages):
         return dict(self.__dict__, _reader=None)  # other processes open it again
 
 
-def image_source(path: Union[str, Path], ann_file: Optional[Union[str, Path]] = None,
-                 value_range: Option = 'auto') -> dict:
+def image_source(
+    path: Union[str, Path],
+    ann_file: Optional[Union[str, Path]] = None,
+    value_range: Option = 'auto',
+) -> dict:
     """Config of the image source at a path: packed images or files.
 
     Args:
@@ -149,8 +163,10 @@ def image_source(path: Union[str, Path], ann_file: Optional[Union[str, Path]] = 
     source: Dict[str, Any] = dict(type='ImageList', root=str(path))
     if Path(path).suffix == PACKED_SUFFIX and not Path(path).is_dir():
         if ann_file is not None:
-            raise ValueError(f'{printable(path)} has its own list of images; remove --ann-file '
-                             f'(ann_file in a config), got {printable(ann_file)}')
+            raise ValueError(
+                f'{printable(path)} has its own list of images; remove --ann-file '
+                f'(ann_file in a config), got {printable(ann_file)}'
+            )
         source['type'] = 'PackedImages'
     if ann_file is not None:
         source['ann_file'] = str(ann_file)
@@ -159,8 +175,11 @@ def image_source(path: Union[str, Path], ann_file: Optional[Union[str, Path]] = 
     return source
 
 
-def open_images(path: Union[str, Path], ann_file: Optional[Union[str, Path]] = None,
-                value_range: Option = 'auto') -> Union[ImageList, PackedImages]:
+def open_images(
+    path: Union[str, Path],
+    ann_file: Optional[Union[str, Path]] = None,
+    value_range: Option = 'auto',
+) -> Union[ImageList, PackedImages]:
     """The image source at a path; see :func:`image_source`."""
     options = image_source(path, ann_file, value_range)
     return (PackedImages if options.pop('type') == 'PackedImages' else ImageList)(**options)
@@ -191,13 +210,18 @@ def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> L
     lmdb = _import_lmdb()
     if out.suffix != PACKED_SUFFIX:
         raise ValueError(f'packed images are called *{PACKED_SUFFIX}, got {out}')
-    lock = acquire_lock(out.with_name(f'{out.name}.lock'), f'packing {printable(out.name)}',
-                        'wait for it, or write another file')
+    lock = acquire_lock(
+        out.with_name(f'{out.name}.lock'),
+        f'packing {printable(out.name)}',
+        'wait for it, or write another file',
+    )
     try:
         return _pack(source, out, threads)
     except lmdb.Error as error:
-        raise OSError(f'cannot write {printable(out)}.part: {error}; make room and start again, '
-                      'what is written so far is kept') from error
+        raise OSError(
+            f'cannot write {printable(out)}.part: {error}; make room and start again, '
+            'what is written so far is kept'
+        ) from error
     finally:
         lock.release()
 
@@ -244,8 +268,14 @@ class _Writer:
 
     def _open(self, map_size: int) -> Any:
         # No lock file: one process writes, before the others read.
-        return self.lmdb.open(name_bytes(self.path), subdir=False, lock=False, readahead=False,
-                              meminit=False, map_size=map_size)
+        return self.lmdb.open(
+            name_bytes(self.path),
+            subdir=False,
+            lock=False,
+            readahead=False,
+            meminit=False,
+            map_size=map_size,
+        )
 
     def put(self, items: List[Tuple[bytes, bytes]]) -> None:
         """Write all items or none."""

@@ -1,4 +1,5 @@
 """Read an image, and wait where not one file but all of them are out of reach."""
+
 from __future__ import annotations
 
 import itertools
@@ -17,8 +18,9 @@ PATIENCE = 3600.0  # seconds
 _PAUSES = (1, 2, 5, 10, 30, 60)  # seconds; the last one again and again
 
 
-def read_when_there(source: Any, index: int, enough: Enough, signs: ReadingSigns,
-                    patience: float = PATIENCE) -> np.ndarray:
+def read_when_there(
+    source: Any, index: int, enough: Enough, signs: ReadingSigns, patience: float = PATIENCE
+) -> np.ndarray:
     """Pixels of an image; waits while a disk of the network has gone.
 
     Args:
@@ -45,13 +47,18 @@ def read_when_there(source: Any, index: int, enough: Enough, signs: ReadingSigns
                 return source.read(index, enough)  # they may have come back in between
             waited = time.monotonic() - start
             if waited > patience:
-                raise UserError(f'{error}: the images have been out of reach for {waited:.0f} s; '
-                                'mount their disk and resume') from error
+                raise UserError(
+                    f'{error}: the images have been out of reach for {waited:.0f} s; '
+                    'mount their disk and resume'
+                ) from error
             pause = next(pauses)
-            print_log(f'{error}: none of the images can be reached; trying again in {pause} s, '
-                      f'for {patience - waited:.0f} s more', logger='current',
-                      level=warning_level())
+            print_log(
+                f'{error}: none of the images can be reached; trying again in {pause} s, '
+                f'for {patience - waited:.0f} s more',
+                logger='current',
+                level=warning_level(),
+            )
             end = time.monotonic() + pause
             while time.monotonic() < end:  # the loader's watch may be patient for less than that
                 signs.alive()
-                sleep(min(1., max(end - time.monotonic(), 0)))
+                sleep(min(1.0, max(end - time.monotonic(), 0)))

@@ -1,4 +1,5 @@
 """The order of samples, and what their random draws follow from."""
+
 import itertools
 from typing import Iterator, NamedTuple, Optional, Sized
 

@@ -1,4 +1,5 @@
 """An embedded data set: textured objects on textured grounds, with masks."""
+
 from __future__ import annotations
 
 import colorsys
@@ -20,9 +21,9 @@ _SCENES = ('scene', 'single')
 # Part of the cache's file name: raise it when a pixel changes.
 _GENERATOR_VERSION = 5
 # Largest tilt of an object, and of a texture against its object, in radians.
-_TILT = .2
+_TILT = 0.2
 # Contrast of a ground's texture against an object's.
-_GROUND_CONTRAST = .45
+_GROUND_CONTRAST = 0.45
 
 
 class _Ground(NamedTuple):
@@ -83,17 +84,28 @@ class ToyScenes:
     """
 
     CLASSES = tuple(kind.name for kind in _GROUNDS + _OBJECTS)
-    PALETTE = ((96, 160, 64), (214, 190, 140), (150, 120, 100), (230, 60, 60), (240, 150, 40),
-               (250, 230, 80), (150, 220, 220), (120, 70, 200), (240, 120, 200))
+    PALETTE = (
+        (96, 160, 64),
+        (214, 190, 140),
+        (150, 120, 100),
+        (230, 60, 60),
+        (240, 150, 40),
+        (250, 230, 80),
+        (150, 220, 220),
+        (120, 70, 200),
+        (240, 120, 200),
+    )
     num_classes = len(CLASSES)
 
-    def __init__(self,
-                 split: str = 'train',
-                 num_images: int = 2000,
-                 image_size: int = 96,
-                 scene: str = 'scene',
-                 seed: int = 0,
-                 cache_dir: Optional[str] = None) -> None:
+    def __init__(
+        self,
+        split: str = 'train',
+        num_images: int = 2000,
+        image_size: int = 96,
+        scene: str = 'scene',
+        seed: int = 0,
+        cache_dir: Optional[str] = None,
+    ) -> None:
         for key, value, valid in (('split', split, _SPLITS), ('scene', scene, _SCENES)):
             if value not in valid:
                 raise ValueError(f'{key} must be one of {valid}, got {value!r}')
@@ -128,19 +140,24 @@ class ToyScenes:
         """Class of each pixel, an index into ``CLASSES``, uint8, shape (H, W); a copy."""
         return self.labels[index].copy()
 
-    def _load_or_draw(self, num_images: int,
-                      cache_dir: Optional[str]) -> Tuple[np.ndarray, np.ndarray]:
+    def _load_or_draw(
+        self, num_images: int, cache_dir: Optional[str]
+    ) -> Tuple[np.ndarray, np.ndarray]:
         if cache_dir is None:
             return self._draw_all(num_images)
-        path = osp.join(cache_dir, f'toy_v{_GENERATOR_VERSION}_{self.split}_{self.scene}_'
-                        f'{num_images}x{self.image_size}px_seed{self.seed}.npz')
+        path = osp.join(
+            cache_dir,
+            f'toy_v{_GENERATOR_VERSION}_{self.split}_{self.scene}_'
+            f'{num_images}x{self.image_size}px_seed{self.seed}.npz',
+        )
         if osp.isfile(path):
             try:
                 with np.load(path) as stored:
                     return stored['images'], stored['labels']
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-                warnings.warn(f'cannot read {path} ({error}); ToyScenes draws the images again',
-                              stacklevel=3)
+                warnings.warn(
+                    f'cannot read {path} ({error}); ToyScenes draws the images again', stacklevel=3
+                )
         images, labels = self._draw_all(num_images)
         with whole_file(path) as partial:  # other processes never see half a file
             np.savez(partial, images=images, labels=labels)
@@ -158,8 +175,9 @@ class ToyScenes:
         return images, labels
 
 
-def draw_scene(rng: np.random.RandomState, size: int,
-               single: bool) -> Tuple[np.ndarray, np.ndarray]:
+def draw_scene(
+    rng: np.random.RandomState, size: int, single: bool
+) -> Tuple[np.ndarray, np.ndarray]:
     """Draw one image.
 
     Args:
@@ -170,62 +188,71 @@ def draw_scene(rng: np.random.RandomState, size: int,
     Returns:
         tuple: Image, uint8 (H, W, 3), and classes, uint8 (H, W).
     """
-    rows, columns = np.mgrid[:size, :size] + .5
+    rows, columns = np.mgrid[:size, :size] + 0.5
     kind = rng.randint(len(_GROUNDS))
     ground = _GROUNDS[kind]
     image = _paint(rng, ground.texture, columns, rows, size, _GROUND_CONTRAST)  # (H, W, 1)
     label = np.full((size, size), kind, np.uint8)
     for x, y, radius in _place(rng, size, single):
-        kind = int(rng.choice(ground.objects)) if rng.uniform() < .7 \
-            else rng.randint(len(_OBJECTS))
+        kind = (
+            int(rng.choice(ground.objects)) if rng.uniform() < 0.7 else rng.randint(len(_OBJECTS))
+        )
         angle = rng.uniform(-_TILT, _TILT)
         along = (columns - x) * np.cos(angle) + (rows - y) * np.sin(angle)
         across = (rows - y) * np.cos(angle) - (columns - x) * np.sin(angle)
         distance = _OBJECTS[kind].shape(along / radius, across / radius) * radius  # in pixels
-        alpha = np.clip(.5 - distance, 0., 1.)[..., None]
+        alpha = np.clip(0.5 - distance, 0.0, 1.0)[..., None]
         paint = _paint(rng, _OBJECTS[kind].texture, along, across, size)
         image = image + alpha * (paint - image)
-        label[distance < 0.] = len(_GROUNDS) + kind
+        label[distance < 0.0] = len(_GROUNDS) + kind
     image = image * _light(rng, columns, rows, size)  # (H, W, 1) -> (H, W, 3)
-    image = image + rng.normal(scale=2., size=image.shape)
-    return np.clip(image.round(), 0., 255.).astype(np.uint8), label
+    image = image + rng.normal(scale=2.0, size=image.shape)
+    return np.clip(image.round(), 0.0, 255.0).astype(np.uint8), label
 
 
-def _paint(rng: np.random.RandomState, texture: Callable, x: np.ndarray, y: np.ndarray,
-           size: int, contrast: float = 1.) -> np.ndarray:
+def _paint(
+    rng: np.random.RandomState,
+    texture: Callable,
+    x: np.ndarray,
+    y: np.ndarray,
+    size: int,
+    contrast: float = 1.0,
+) -> np.ndarray:
     """Two random greys, blended by a texture of random period and direction."""
-    period = size * rng.uniform(.055, .085)
+    period = size * rng.uniform(0.055, 0.085)
     angle = rng.uniform(-_TILT, _TILT)
-    u = (x * np.cos(angle) + y * np.sin(angle)) / period + rng.uniform(0., 8.)
-    v = (y * np.cos(angle) - x * np.sin(angle)) / period + rng.uniform(0., 8.)
-    field = .5 + contrast * (texture(u, v, rng)[..., None] - .5)
-    dark, bright = 255. * rng.uniform(.15, .35), 255. * rng.uniform(.75, .95)
+    u = (x * np.cos(angle) + y * np.sin(angle)) / period + rng.uniform(0.0, 8.0)
+    v = (y * np.cos(angle) - x * np.sin(angle)) / period + rng.uniform(0.0, 8.0)
+    field = 0.5 + contrast * (texture(u, v, rng)[..., None] - 0.5)
+    dark, bright = 255.0 * rng.uniform(0.15, 0.35), 255.0 * rng.uniform(0.75, 0.95)
     return dark + field * (bright - dark)
 
 
-def _place(rng: np.random.RandomState, size: int,
-           single: bool) -> List[Tuple[float, float, float]]:
+def _place(rng: np.random.RandomState, size: int, single: bool) -> List[Tuple[float, float, float]]:
     """Centres and radii in pixels; overlaps are rare, objects may leave the image."""
     if single:
-        x, y = rng.uniform(.4, .6, 2) * size
-        return [(x, y, rng.uniform(.28, .42) * size)]
+        x, y = rng.uniform(0.4, 0.6, 2) * size
+        return [(x, y, rng.uniform(0.28, 0.42) * size)]
     placed: List[Tuple[float, float, float]] = []
     wanted = rng.randint(2, 4)
     for _ in range(4 * wanted):
-        x, y = rng.uniform(.1, .9, 2) * size
-        radius = rng.uniform(.22, .36) * size
-        if all(np.hypot(x - a, y - b) > .8 * (radius + r) for a, b, r in placed):
+        x, y = rng.uniform(0.1, 0.9, 2) * size
+        radius = rng.uniform(0.22, 0.36) * size
+        if all(np.hypot(x - a, y - b) > 0.8 * (radius + r) for a, b, r in placed):
             placed.append((x, y, radius))
         if len(placed) == wanted:
             break
     return placed
 
 
-def _light(rng: np.random.RandomState, columns: np.ndarray, rows: np.ndarray,
-           size: int) -> np.ndarray:
+def _light(
+    rng: np.random.RandomState, columns: np.ndarray, rows: np.ndarray, size: int
+) -> np.ndarray:
     """Light of the whole image, a colour that falls off to one side, (H, W, 3)."""
-    colour = np.array(colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0., .7), rng.uniform(.4, 1.)))
-    angle = rng.uniform(0., 2. * np.pi)
-    slope = rng.uniform(0., .1)
-    side = (columns / size - .5) * np.cos(angle) + (rows / size - .5) * np.sin(angle)
-    return (1. + slope * side)[..., None] * colour
+    colour = np.array(
+        colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.7), rng.uniform(0.4, 1.0))
+    )
+    angle = rng.uniform(0.0, 2.0 * np.pi)
+    slope = rng.uniform(0.0, 0.1)
+    side = (columns / size - 0.5) * np.cos(angle) + (rows / size - 0.5) * np.sin(angle)
+    return (1.0 + slope * side)[..., None] * colour

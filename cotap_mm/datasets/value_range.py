@@ -14,6 +14,7 @@ file's own "no data" value):
 3. Otherwise low to high, from 0 where low is within a tenth of high.
 4. Bands of which one fills less than an eighth of the common range get a range each.
 """
+
 from __future__ import annotations
 
 from typing import NamedTuple, Sequence, Union
@@ -23,8 +24,8 @@ import numpy as np
 _MOST = 65_536  # values of an image that are looked at
 _STRIP = 1 << 20  # values that are converted at a time
 _HUGE = 1e30  # larger ones stand for "no data"
-_INTEGER_TOPS = ((255, .25), (1023, .9), (4095, .9), (16383, .9), (65535, .25))
-_FLOAT_TOPS = ((1, .25), (255, .25), (65535, .25))
+_INTEGER_TOPS = ((255, 0.25), (1023, 0.9), (4095, 0.9), (16383, 0.9), (65535, 0.25))
+_FLOAT_TOPS = ((1, 0.25), (255, 0.25), (65535, 0.25))
 
 
 class ValueRange(NamedTuple):
@@ -34,6 +35,7 @@ class ValueRange(NamedTuple):
         low (tuple): Of 1 or 3 numbers.
         high (tuple): As many, each above its low.
     """
+
     low: tuple[float, ...]
     high: tuple[float, ...]
 
@@ -57,6 +59,7 @@ class Samples(NamedTuple):
         full (float): Lowest white of such files: 65535 for unsigned 16 bits, 255 for other
             integers, 1 for floats.
     """
+
     values: np.ndarray
     lowest: np.ndarray
     highest: np.ndarray
@@ -77,19 +80,27 @@ def check_option(option: Option) -> Option:
     Raises:
         ValueError: If it is something else.
     """
-    if option is None or isinstance(option, ValueRange) or \
-            (isinstance(option, str) and option == 'auto'):
+    if (
+        option is None
+        or isinstance(option, ValueRange)
+        or (isinstance(option, str) and option == 'auto')
+    ):
         return option
     try:
         pairs = np.asarray(option, dtype=np.float64)
         pairs = pairs[None] if pairs.ndim == 1 else pairs
-        if pairs.shape in ((1, 2), (3, 2)) and np.isfinite(pairs).all() \
-                and (pairs[:, 0] < pairs[:, 1]).all():
+        if (
+            pairs.shape in ((1, 2), (3, 2))
+            and np.isfinite(pairs).all()
+            and (pairs[:, 0] < pairs[:, 1]).all()
+        ):
             return ValueRange(tuple(pairs[:, 0].tolist()), tuple(pairs[:, 1].tolist()))
     except (TypeError, ValueError):
         pass
-    raise ValueError("value_range must be 'auto', None, (low, high) with low < high, or three such "
-                     f'pairs for red, green and blue, got {option!r}')
+    raise ValueError(
+        "value_range must be 'auto', None, (low, high) with low < high, or three such "
+        f'pairs for red, green and blue, got {option!r}'
+    )
 
 
 def sample(values: np.ndarray, missing: float | None = None) -> Samples:
@@ -114,7 +125,7 @@ def sample(values: np.ndarray, missing: float | None = None) -> Samples:
     else:
         ends = np.zeros((2, bands.shape[2]))
     lowest, highest = ends
-    full = 1. if not is_integer else 65535. if values.dtype == np.uint16 else 255.
+    full = 1.0 if not is_integer else 65535.0 if values.dtype == np.uint16 else 255.0
     return Samples(some, lowest, highest, is_integer, full)
 
 
@@ -126,19 +137,29 @@ def find_range(images: Sequence[Samples]) -> ValueRange:
     """
     is_integer = all(image.is_integer for image in images)
     bands = {image.values.shape[1] for image in images}
-    together = _range_of([image.values.reshape(-1) for image in images],
-                         min(image.lowest.min() for image in images),
-                         max(image.highest.max() for image in images), is_integer, images[0].full)
+    together = _range_of(
+        [image.values.reshape(-1) for image in images],
+        min(image.lowest.min() for image in images),
+        max(image.highest.max() for image in images),
+        is_integer,
+        images[0].full,
+    )
     if bands != {3} or together == (0, 65535):
-        return ValueRange((together[0], ), (together[1], ))
-    each = [_range_of([image.values[:, band] for image in images],
-                      min(image.lowest[band] for image in images),
-                      max(image.highest[band] for image in images), is_integer, images[0].full)
-            for band in range(3)]
+        return ValueRange((together[0],), (together[1],))
+    each = [
+        _range_of(
+            [image.values[:, band] for image in images],
+            min(image.lowest[band] for image in images),
+            max(image.highest[band] for image in images),
+            is_integer,
+            images[0].full,
+        )
+        for band in range(3)
+    ]
     widths = [min(high, together[1]) - max(low, together[0]) for low, high in each]
     if min(widths) < (together[1] - together[0]) / 8:
         return ValueRange(tuple(low for low, _ in each), tuple(high for _, high in each))
-    return ValueRange((together[0], ), (together[1], ))
+    return ValueRange((together[0],), (together[1],))
 
 
 def is_usual(found: ValueRange) -> bool:
@@ -149,7 +170,7 @@ def is_usual(found: ValueRange) -> bool:
 def full_range(image: Samples) -> ValueRange:
     """Range of the type that a file stores, whatever its values fill of it."""
     highest = float(image.highest.max(initial=0))
-    return ValueRange((0., ), (_top_of_one_value(highest, image.is_integer, image.full), ))
+    return ValueRange((0.0,), (_top_of_one_value(highest, image.is_integer, image.full),))
 
 
 def to_8_bits(values: np.ndarray, found: ValueRange) -> np.ndarray:
@@ -166,13 +187,16 @@ def to_8_bits(values: np.ndarray, found: ValueRange) -> np.ndarray:
     if values.ndim == 2 and len(low) == 3:  # gray among images whose bands differ
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     out = np.empty((*values.shape[:2], 3), np.uint8)
-    table = _scaled(np.arange(65536), low, high) \
-        if values.dtype == np.uint16 and len(low) == 1 else None
+    table = (
+        _scaled(np.arange(65536), low, high)
+        if values.dtype == np.uint16 and len(low) == 1
+        else None
+    )
     rows = max(1, _STRIP // max(values[:1].size, 1))
     for top in range(0, len(values), rows):
-        strip = values[top:top + rows]
+        strip = values[top : top + rows]
         scaled = _scaled(strip, low, high) if table is None else table[strip]
-        out[top:top + rows] = np.atleast_3d(scaled)
+        out[top : top + rows] = np.atleast_3d(scaled)
     return out
 
 
@@ -185,27 +209,28 @@ def _scaled(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray
     return np.clip(np.nan_to_num(scaled, nan=0).round(), 0, 255).astype(np.uint8)
 
 
-def _range_of(values: list[np.ndarray], lowest: float, highest: float, is_integer: bool,
-              full: float) -> tuple[float, float]:
+def _range_of(
+    values: list[np.ndarray], lowest: float, highest: float, is_integer: bool, full: float
+) -> tuple[float, float]:
     low, high = float(lowest), float(highest)
     joined = np.concatenate(values)
     if len(joined):
-        inner = np.percentile(joined, (.1, 99.9))
+        inner = np.percentile(joined, (0.1, 99.9))
         if inner[1] - inner[0] < (high - low) / 2 and inner[1] > inner[0]:
             low, high = float(inner[0]), float(inner[1])
     width = high - low
     if width <= 0:  # one value only has no contrast to be found
-        return 0., _top_of_one_value(high, is_integer, full)
+        return 0.0, _top_of_one_value(high, is_integer, full)
     if low >= 0:
         for top, share in _INTEGER_TOPS if is_integer else _FLOAT_TOPS:
-            reaches = high > share * top if share > .5 else True
+            reaches = high > share * top if share > 0.5 else True
             if high <= top and width > top / 4 and reaches:
-                return 0., float(top)
+                return 0.0, float(top)
         if low <= high / 10:
-            low = 0.
+            low = 0.0
     return low, high
 
 
 def _top_of_one_value(value: float, is_integer: bool, full: float) -> float:
-    tops = (full, 65535.) if is_integer else (1., 255., 65535.)
-    return next((top for top in tops if value <= top), max(value, 1.))
+    tops = (full, 65535.0) if is_integer else (1.0, 255.0, 65535.0)
+    return next((top for top in tops if value <= top), max(value, 1.0))

@@ -1,4 +1,5 @@
 """How a loader's worker starts, and what it does about signals."""
+
 import atexit
 import logging
 import mmap

@@ -1,10 +1,11 @@
 """Find the data sets inside wrappers such as RepeatDataset, in configs of any OpenMMLab library."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, List
 
 #: Wrappers that choose samples by an argument of their own.
-_CHOOSING = ('KFoldDataset', )
+_CHOOSING = ('KFoldDataset',)
 
 
 def inner_datasets(dataset: Dict[str, Any]) -> List[Dict[str, Any]]:
@@ -24,12 +25,16 @@ def inner_datasets(dataset: Dict[str, Any]) -> List[Dict[str, Any]]:
         ValueError: If a wrapper holds no data set, or selects samples by itself.
     """
     if not isinstance(dataset, dict):
-        raise ValueError('a data set must be a dict with a type, got '
-                         f'{type(dataset).__name__}: {str(dataset)[:80]}')
+        raise ValueError(
+            'a data set must be a dict with a type, got '
+            f'{type(dataset).__name__}: {str(dataset)[:80]}'
+        )
     name = str(dataset.get('type'))
     if name.split('.')[-1] in _CHOOSING:
-        raise ValueError(f'{name} selects a part of its images, so its data set cannot be used '
-                         'without it; give the folders of the two parts')
+        raise ValueError(
+            f'{name} selects a part of its images, so its data set cannot be used '
+            'without it; give the folders of the two parts'
+        )
     if 'datasets' in dataset:
         inner = dataset['datasets']
     elif 'dataset' in dataset:

@@ -2,6 +2,7 @@
 
 Needs MMSegmentation; configs import it by ``custom_imports``.
 """
+
 from .bottleneck_head import BottleneckFCNHead
 from .coco_stuff27 import COCOStuff27Dataset
 from .random_resized_crop import RandomResizedCropSeg

@@ -1,4 +1,5 @@
 """The paper's convolutional probe: bottleneck blocks that double the map."""
+
 from typing import Sequence
 
 import torch.nn.functional as F
@@ -25,27 +26,36 @@ class BottleneckFCNHead(BaseDecodeHead):
             to 0.1, ``align_corners`` to False.
     """
 
-    def __init__(self, in_channels: int, hidden_channels: Sequence[int] = (512, 384, 256),
-                 **kwargs) -> None:
+    def __init__(
+        self, in_channels: int, hidden_channels: Sequence[int] = (512, 384, 256), **kwargs
+    ) -> None:
         kwargs.setdefault('align_corners', False)
         super().__init__(in_channels=in_channels, channels=hidden_channels[-1], **kwargs)
         self.blocks = nn.ModuleList(
             self._block(before, after)
-            for before, after in zip((in_channels, *hidden_channels), hidden_channels))
+            for before, after in zip((in_channels, *hidden_channels), hidden_channels)
+        )
 
     @staticmethod
     def _block(before: int, after: int) -> nn.Module:
         if after % Bottleneck.expansion:
-            raise ValueError(f'hidden_channels must be multiples of {Bottleneck.expansion}, got '
-                             f'{after}')
-        shortcut = None if before == after else nn.Sequential(
-            nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
+            raise ValueError(
+                f'hidden_channels must be multiples of {Bottleneck.expansion}, got {after}'
+            )
+        shortcut = (
+            None
+            if before == after
+            else nn.Sequential(nn.Conv2d(before, after, 1, bias=False), nn.BatchNorm2d(after))
+        )
         return Bottleneck(before, after // Bottleneck.expansion, downsample=shortcut)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
         """Levels of the backbone -> logits (B, num_classes, 8H, 8W) with three blocks."""
         features = self._transform_inputs(inputs)
         for block in self.blocks:
-            features = block(F.interpolate(features, scale_factor=2, mode='bilinear',
-                                           align_corners=self.align_corners))
+            features = block(
+                F.interpolate(
+                    features, scale_factor=2, mode='bilinear', align_corners=self.align_corners
+                )
+            )
         return self.cls_seg(features)

@@ -1,4 +1,5 @@
 """COCO-Stuff with the 27 classes of unsupervised segmentation."""
+
 from typing import Dict, Optional, Sequence
 
 from mmseg.datasets import COCOStuffDataset
@@ -9,37 +10,116 @@ from cotap_mm.registry import DATASETS
 _THINGS = {
     'electronic': ('tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone'),
     'appliance': ('microwave', 'oven', 'toaster', 'sink', 'refrigerator'),
-    'food': ('banana', 'apple', 'sandwich', 'orange', 'broccoli', 'carrot', 'hot dog', 'pizza',
-             'donut', 'cake'),
+    'food': (
+        'banana',
+        'apple',
+        'sandwich',
+        'orange',
+        'broccoli',
+        'carrot',
+        'hot dog',
+        'pizza',
+        'donut',
+        'cake',
+    ),
     'furniture': ('chair', 'couch', 'potted plant', 'bed', 'dining table', 'toilet'),
     'indoor': ('book', 'clock', 'vase', 'scissors', 'teddy bear', 'hair drier', 'toothbrush'),
     'kitchen': ('bottle', 'wine glass', 'cup', 'fork', 'knife', 'spoon', 'bowl'),
     'accessory': ('backpack', 'umbrella', 'handbag', 'tie', 'suitcase'),
-    'animal': ('bird', 'cat', 'dog', 'horse', 'sheep', 'cow', 'elephant', 'bear', 'zebra',
-               'giraffe'),
+    'animal': (
+        'bird',
+        'cat',
+        'dog',
+        'horse',
+        'sheep',
+        'cow',
+        'elephant',
+        'bear',
+        'zebra',
+        'giraffe',
+    ),
     'outdoor': ('traffic light', 'fire hydrant', 'stop sign', 'parking meter', 'bench'),
-    'person': ('person', ),
-    'sports': ('frisbee', 'skis', 'snowboard', 'sports ball', 'kite', 'baseball bat',
-               'baseball glove', 'skateboard', 'surfboard', 'tennis racket'),
+    'person': ('person',),
+    'sports': (
+        'frisbee',
+        'skis',
+        'snowboard',
+        'sports ball',
+        'kite',
+        'baseball bat',
+        'baseball glove',
+        'skateboard',
+        'surfboard',
+        'tennis racket',
+    ),
     'vehicle': ('bicycle', 'car', 'motorcycle', 'airplane', 'bus', 'train', 'truck', 'boat'),
 }
 _STUFF = {
     'ceiling': ('ceiling-other', 'ceiling-tile'),
     'floor': ('carpet', 'floor-marble', 'floor-other', 'floor-stone', 'floor-tile', 'floor-wood'),
     'food-stuff': ('food-other', 'fruit', 'salad', 'vegetable'),
-    'furniture-stuff': ('cabinet', 'counter', 'cupboard', 'desk-stuff', 'door-stuff',
-                        'furniture-other', 'light', 'mirror-stuff', 'shelf', 'stairs', 'table'),
+    'furniture-stuff': (
+        'cabinet',
+        'counter',
+        'cupboard',
+        'desk-stuff',
+        'door-stuff',
+        'furniture-other',
+        'light',
+        'mirror-stuff',
+        'shelf',
+        'stairs',
+        'table',
+    ),
     'raw-material': ('cardboard', 'metal', 'paper', 'plastic'),
-    'textile': ('banner', 'blanket', 'cloth', 'clothes', 'curtain', 'mat', 'napkin', 'pillow',
-                'rug', 'textile-other', 'towel'),
-    'wall': ('wall-brick', 'wall-concrete', 'wall-other', 'wall-panel', 'wall-stone',
-             'wall-tile', 'wall-wood'),
+    'textile': (
+        'banner',
+        'blanket',
+        'cloth',
+        'clothes',
+        'curtain',
+        'mat',
+        'napkin',
+        'pillow',
+        'rug',
+        'textile-other',
+        'towel',
+    ),
+    'wall': (
+        'wall-brick',
+        'wall-concrete',
+        'wall-other',
+        'wall-panel',
+        'wall-stone',
+        'wall-tile',
+        'wall-wood',
+    ),
     'window': ('window-blind', 'window-other'),
     'building': ('bridge', 'building-other', 'house', 'roof', 'skyscraper', 'tent'),
-    'ground': ('dirt', 'gravel', 'ground-other', 'mud', 'pavement', 'platform', 'playingfield',
-               'railroad', 'road', 'sand', 'snow'),
-    'plant': ('branch', 'bush', 'flower', 'grass', 'leaves', 'moss', 'plant-other', 'straw',
-              'tree'),
+    'ground': (
+        'dirt',
+        'gravel',
+        'ground-other',
+        'mud',
+        'pavement',
+        'platform',
+        'playingfield',
+        'railroad',
+        'road',
+        'sand',
+        'snow',
+    ),
+    'plant': (
+        'branch',
+        'bush',
+        'flower',
+        'grass',
+        'leaves',
+        'moss',
+        'plant-other',
+        'straw',
+        'tree',
+    ),
     'sky': ('clouds', 'sky-other'),
     'solid': ('hill', 'mountain', 'rock', 'solid-other', 'stone', 'wood'),
     'structural': ('cage', 'fence', 'net', 'railing', 'structural-other'),
@@ -71,8 +151,10 @@ class COCOStuff27Dataset(COCOStuffDataset):
 
     def __init__(self, **kwargs) -> None:
         if (kwargs.get('metainfo') or {}).get('classes'):
-            raise ValueError('COCOStuff27Dataset has its 27 classes; use mmseg.COCOStuffDataset '
-                             'for a selection of the 171')
+            raise ValueError(
+                'COCOStuff27Dataset has its 27 classes; use mmseg.COCOStuffDataset '
+                'for a selection of the 171'
+            )
         super().__init__(**kwargs)
 
     @classmethod

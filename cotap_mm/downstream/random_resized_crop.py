@@ -1,4 +1,5 @@
 """Random resized crop of an image and its label map."""
+
 from typing import Sequence, Tuple, Union
 
 import mmcv
@@ -28,8 +29,12 @@ class RandomResizedCropSeg(BaseTransform):
         ratio (Sequence[float]): Range of width over height. Defaults to (3/4, 4/3).
     """
 
-    def __init__(self, scale: Union[int, Tuple[int, int]], area: Sequence[float] = (0.64, 1.0),
-                 ratio: Sequence[float] = (3 / 4, 4 / 3)) -> None:
+    def __init__(
+        self,
+        scale: Union[int, Tuple[int, int]],
+        area: Sequence[float] = (0.64, 1.0),
+        ratio: Sequence[float] = (3 / 4, 4 / 3),
+    ) -> None:
         self.scale = (scale, scale) if isinstance(scale, int) else tuple(scale)
         self.area, self.ratio = list(area), list(ratio)
         if not 0 < area[0] <= area[1] <= 1:
@@ -45,8 +50,9 @@ class RandomResizedCropSeg(BaseTransform):
         top, left, height, width = self._box(results['img'])
         size = (self.scale[1], self.scale[0])
         for name in ('img', *results.get('seg_fields', [])):
-            part = results[name][top:top + height, left:left + width]
+            part = results[name][top : top + height, left : left + width]
             results[name] = mmcv.imresize(
-                part, size, interpolation='bilinear' if name == 'img' else 'nearest')
+                part, size, interpolation='bilinear' if name == 'img' else 'nearest'
+            )
         results['img_shape'] = results['img'].shape[:2]
         return results

@@ -1,4 +1,5 @@
 """What depends on time: hooks, parameter groups, precision."""
+
 from .hooks import (
     CompileHook,
     MonitorHook,
@@ -15,9 +16,17 @@ from .sharding import CoTAPFSDPStrategy
 from .train_loop import ResumableTrainLoop
 
 __all__ = [
-    'CoTAPFSDPStrategy', 'CoTAPOptimWrapperConstructor', 'CompileHook',
-    'LayerDecayOptimWrapperConstructor', 'MixedPrecisionOptimWrapper', 'MonitorHook',
-    'NonFiniteHook', 'PreemptionHook',
-    'ResumableTrainLoop', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook',
-    'compile_parts'
+    'CoTAPFSDPStrategy',
+    'CoTAPOptimWrapperConstructor',
+    'CompileHook',
+    'LayerDecayOptimWrapperConstructor',
+    'MixedPrecisionOptimWrapper',
+    'MonitorHook',
+    'NonFiniteHook',
+    'PreemptionHook',
+    'ResumableTrainLoop',
+    'SafeCheckpointHook',
+    'ScheduleLengthHook',
+    'TeacherHook',
+    'compile_parts',
 ]

@@ -1,4 +1,5 @@
 """Find the backbones in the config of any OpenMMLab model, however deeply they are wrapped."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, Tuple

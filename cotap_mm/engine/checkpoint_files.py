@@ -1,4 +1,5 @@
 """Checkpoints with a checksum beside them, and finding the one that was written last."""
+
 from __future__ import annotations
 
 import hashlib
@@ -37,8 +38,11 @@ def whole_checkpoint(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     with whole_file(path) as partial:
         yield partial
-        numbers = [entry.written for other in path.parent.glob('*.pth.json')
-                   for entry in _entries(other.with_suffix(''))]
+        numbers = [
+            entry.written
+            for other in path.parent.glob('*.pth.json')
+            for entry in _entries(other.with_suffix(''))
+        ]
         entry = _Entry(partial.stat().st_size, checksum(partial), 1 + max(numbers, default=0))
         # Before the checkpoint gets its name, which is never without its record. Where it
         # replaces another one, either is good until then.
@@ -63,8 +67,11 @@ def damage(path: str | Path) -> str | None:
     return _inspect(Path(path))[0]
 
 
-def newest_good_checkpoint(folder: str | Path, templates: tuple[str, ...] = TEMPLATES,
-                           of_earlier_runs: Mapping[str, list] | None = None) -> Path | None:
+def newest_good_checkpoint(
+    folder: str | Path,
+    templates: tuple[str, ...] = TEMPLATES,
+    of_earlier_runs: Mapping[str, list] | None = None,
+) -> Path | None:
     """The checkpoint that was written last, of those that a training can resume from.
 
     Others are named in the log and skipped. The order is that of the numbers in the records.
@@ -82,20 +89,33 @@ def newest_good_checkpoint(folder: str | Path, templates: tuple[str, ...] = TEMP
     """
     folder, earlier = Path(folder), of_earlier_runs or {}
     pointed = pointed_name(folder)
-    paths = [path for path in numbered_checkpoints(folder, templates)
-             if earlier.get(path.name, [])[2:] != _size_and_time(path)]
+    paths = [
+        path
+        for path in numbered_checkpoints(folder, templates)
+        if earlier.get(path.name, [])[2:] != _size_and_time(path)
+    ]
     # Only where nothing says which was the last, a file without a record is placed by its step.
-    numbers = [] if pointed in [path.name for path in paths] else [
-        (_step(path.name, templates), entry.written)
-        for path in paths for entry in _entries(path)[:1]]
+    numbers = (
+        []
+        if pointed in [path.name for path in paths]
+        else [
+            (_step(path.name, templates), entry.written)
+            for path in paths
+            for entry in _entries(path)[:1]
+        ]
+    )
     waiting = [(_order(path, pointed, templates, numbers), path) for path in paths]
     while waiting:
         waiting.sort()
         order, path = waiting.pop()
         problem, entry = _inspect(path)
         if problem is not None:
-            print_log(f'{path} {problem}; it is skipped, and the checkpoint before it is used if '
-                      'there is one', logger='current', level=logging.WARNING)
+            print_log(
+                f'{path} {problem}; it is skipped, and the checkpoint before it is used if '
+                'there is one',
+                logger='current',
+                level=logging.WARNING,
+            )
         elif entry is not None and [entry.sha256, entry.written] == earlier.get(path.name, [])[:2]:
             continue
         elif entry is not None and entry.written < order[1]:  # the one that is being replaced
@@ -105,16 +125,19 @@ def newest_good_checkpoint(folder: str | Path, templates: tuple[str, ...] = TEMP
     return None
 
 
-def numbered_checkpoints(folder: str | Path,
-                         templates: tuple[str, ...] = TEMPLATES) -> list[Path]:
+def numbered_checkpoints(folder: str | Path, templates: tuple[str, ...] = TEMPLATES) -> list[Path]:
     """Files of a folder with the names of checkpoints, the largest step first.
 
     Args:
         folder (str | Path): It need not exist.
         templates (tuple[str, ...]): As in :func:`newest_good_checkpoint`.
     """
-    found = [(step, path.name, path) for path in Path(folder).glob('*')
-             for step in [_step(path.name, templates)] if step is not None]
+    found = [
+        (step, path.name, path)
+        for path in Path(folder).glob('*')
+        for step in [_step(path.name, templates)]
+        if step is not None
+    ]
     return [path for _, _, path in sorted(found, reverse=True)]
 
 
@@ -203,8 +226,9 @@ def _step(name: str, templates: tuple[str, ...]) -> int | None:
     return None
 
 
-def _order(path: Path, pointed: str | None, templates: tuple[str, ...],
-           numbers: list[tuple]) -> tuple:
+def _order(
+    path: Path, pointed: str | None, templates: tuple[str, ...], numbers: list[tuple]
+) -> tuple:
     """Sorts checkpoints by when they were written, the last one last."""
     step, last = _step(path.name, templates), _step(pointed or '', templates)
     written = next((entry.written for entry in _entries(path)), None)

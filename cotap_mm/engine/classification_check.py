@@ -1,4 +1,5 @@
 """Look at a data set of MMPretrain: are there images, and as many classes as the head has?"""
+
 from __future__ import annotations
 
 import os
@@ -30,18 +31,24 @@ def check_classification(part: Part, findings: Findings) -> None:
     """
     from mmpretrain.datasets import CustomDataset
     from mmpretrain.registry import DATASETS
+
     kind = part.config.get('type')
     found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if found is None or not issubclass(found, CustomDataset) or \
-            found.load_data_list is not CustomDataset.load_data_list:
+    if (
+        found is None
+        or not issubclass(found, CustomDataset)
+        or found.load_data_list is not CustomDataset.load_data_list
+    ):
         return
-    dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmpretrain',
-                              'lazy_init': True})
+    dataset = DATASETS.build(
+        {**part.config, 'pipeline': [], '_scope_': 'mmpretrain', 'lazy_init': True}
+    )
     if not dataset.with_label:
         return
     if not Path(dataset.img_prefix).is_dir():
-        findings.errors.append(f'{part}: the folder {dataset.img_prefix} does not exist '
-                               '(data_root and data_prefix)')
+        findings.errors.append(
+            f'{part}: the folder {dataset.img_prefix} does not exist (data_root and data_prefix)'
+        )
     elif dataset.ann_file:
         _check_list(part, dataset, findings)
     else:
@@ -58,8 +65,10 @@ def _check_list(part: Part, dataset: Any, findings: Findings) -> None:
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, label = line.strip().rpartition(' ')
         if not name or not label.isdigit():
-            findings.errors.append(f'{part}: line {number} of {path} must be "NAME LABEL" with an '
-                                   f'integer label, got {line[:80]!r}')
+            findings.errors.append(
+                f'{part}: line {number} of {path} must be "NAME LABEL" with an '
+                f'integer label, got {line[:80]!r}'
+            )
             return
         images.append(os.path.join(dataset.img_prefix, name))
         highest = max(highest, int(label))
@@ -84,16 +93,22 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
     if classes is not None and len(classes) != len(folders):
         findings.errors.append(
             f'{part}: {root} has {len(folders)} folders, but there are {len(classes)} class names; '
-            "use type='CustomDataset', or metainfo=dict(classes=[...]) with these folders")
+            "use type='CustomDataset', or metainfo=dict(classes=[...]) with these folders"
+        )
         return
     images = []
     for folder in spread(folders, SAMPLE):
-        files = (str(file) for file in folder.rglob('*')
-                 if file.name.lower().endswith(dataset.extensions))
+        files = (
+            str(file)
+            for file in folder.rglob('*')
+            if file.name.lower().endswith(dataset.extensions)
+        )
         some = list(islice(files, max(1, SAMPLE // len(folders))))
         if not some:
-            findings.errors.append(f'{part}: the class folder {folder} has no image ending with '
-                                   f'{", ".join(sorted(dataset.extensions))}')
+            findings.errors.append(
+                f'{part}: the class folder {folder} has no image ending with '
+                f'{", ".join(sorted(dataset.extensions))}'
+            )
             return
         images += some
     _check_files(part, images, findings)
@@ -113,5 +128,6 @@ def _check_files(part: Part, images: List[str], findings: Findings) -> None:
 def _compare(part: Part, count: int, what: str, findings: Findings) -> None:
     for head in part.heads:
         if count > head.num_classes:
-            findings.errors.append(f'{part}: {what}, but {head.key}.num_classes='
-                                   f'{head.num_classes}; set it to {count}')
+            findings.errors.append(
+                f'{part}: {what}, but {head.key}.num_classes={head.num_classes}; set it to {count}'
+            )

@@ -1,4 +1,5 @@
 """Mistakes in a config, found and named before anything is built."""
+
 import difflib
 import inspect
 import math
@@ -28,32 +29,47 @@ from cotap_mm.models.modules import AssignmentQueue, PatchPairSampler, TemplateB
 
 #: Where the parts of a config are built from, by the first or last words of their place.
 _REGISTRIES = (
-    ('optim_wrapper.optimizer', ours.OPTIMIZERS), ('optim_wrapper', ours.OPTIM_WRAPPERS),
-    ('train_dataloader.sampler', ours.DATA_SAMPLERS), ('train_dataloader.dataset', ours.DATASETS),
-    ('default_hooks', ours.HOOKS), ('custom_hooks', ours.HOOKS), ('train_cfg', ours.LOOPS),
-    ('param_scheduler', ours.PARAM_SCHEDULERS), ('data_preprocessor', ours.MODELS),
-    ('visualizer.vis_backends', VISBACKENDS), ('visualizer', VISUALIZERS),
+    ('optim_wrapper.optimizer', ours.OPTIMIZERS),
+    ('optim_wrapper', ours.OPTIM_WRAPPERS),
+    ('train_dataloader.sampler', ours.DATA_SAMPLERS),
+    ('train_dataloader.dataset', ours.DATASETS),
+    ('default_hooks', ours.HOOKS),
+    ('custom_hooks', ours.HOOKS),
+    ('train_cfg', ours.LOOPS),
+    ('param_scheduler', ours.PARAM_SCHEDULERS),
+    ('data_preprocessor', ours.MODELS),
+    ('visualizer.vis_backends', VISBACKENDS),
+    ('visualizer', VISUALIZERS),
     ('log_processor', LOG_PROCESSORS),
-    ('model', ours.MODELS))
+    ('model', ours.MODELS),
+)
 #: Parts without a type of their own.
 _OPTIONS = {
-    'model.pairs': PatchPairSampler, 'model.memory.patch_queue': AssignmentQueue,
-    'model.memory.cls_queue': AssignmentQueue, 'model.memory.template_bank': TemplateBank,
-    'train_dataloader.dataset.crops': MultiCrop, 'train_dataloader': DataLoader}
+    'model.pairs': PatchPairSampler,
+    'model.memory.patch_queue': AssignmentQueue,
+    'model.memory.cls_queue': AssignmentQueue,
+    'model.memory.template_bank': TemplateBank,
+    'train_dataloader.dataset.crops': MultiCrop,
+    'train_dataloader': DataLoader,
+}
 #: Keys that MMEngine takes out before it builds a part.
 _TAKEN_OUT = {
     'optim_wrapper': {'constructor', 'paramwise_cfg'},
     'train_dataloader': {'num_batch_per_epoch', 'disable_subprocess_warning'},
-    'default_hooks': {'priority'}, 'custom_hooks': {'priority'}, 'train_cfg': {'by_epoch'},
-    'param_scheduler': {'convert_to_iter_based'}}
+    'default_hooks': {'priority'},
+    'custom_hooks': {'priority'},
+    'train_cfg': {'by_epoch'},
+    'param_scheduler': {'convert_to_iter_based'},
+}
 
 #: Smallest values of numbers; an int stands for whole numbers.
 _SMALLEST: Dict[str, Dict[str, Union[int, float]]] = {
-    'optim_wrapper.optimizer': dict(lr=0., weight_decay=0., eps=0.),
+    'optim_wrapper.optimizer': dict(lr=0.0, weight_decay=0.0, eps=0.0),
     'train_cfg': dict(max_iters=1, max_epochs=1, val_interval=1),
     'train_dataloader': dict(num_workers=0, prefetch_factor=1),
     'train_dataloader.dataset.crops': dict(global_size=1, local_size=1),
-    'model.backbone': dict(patch_size=1)}
+    'model.backbone': dict(patch_size=1),
+}
 
 
 def check_config(config: Config) -> None:
@@ -89,20 +105,24 @@ def check_overrides(config: Config, options: Dict[str, Any]) -> None:
     for key, value in options.items():
         first = key.split('.')[0]
         if first not in known:
-            raise ValueError(f'--cfg-options {key}: the config has no {first!r}'
-                             f'{_meant(first, known)}')
+            raise ValueError(
+                f'--cfg-options {key}: the config has no {first!r}{_meant(first, known)}'
+            )
         index = key.split('.')[1:2]
         count = len(config.get('custom_hooks') or [])
-        if first == 'custom_hooks' and index and not (
-                index[0].isdigit() and int(index[0]) < count):
-            raise ValueError(f'--cfg-options {key}: the config has {count} custom_hooks; the hooks '
-                             'of every run have names, e.g. default_hooks.teacher.start=0.99')
+        if first == 'custom_hooks' and index and not (index[0].isdigit() and int(index[0]) < count):
+            raise ValueError(
+                f'--cfg-options {key}: the config has {count} custom_hooks; the hooks '
+                'of every run have names, e.g. default_hooks.teacher.start=0.99'
+            )
         part: Any = config
         for word in key.split('.'):
             part = part.get(word) if isinstance(part, (dict, Config)) else None
         if isinstance(part, dict) and value is not None and not isinstance(value, dict):
-            raise ValueError(f'--cfg-options {key}: this is a part with keys of its own, e.g. '
-                             f'{key}.{next(iter(part), "type")}, got {value!r}')
+            raise ValueError(
+                f'--cfg-options {key}: this is a part with keys of its own, e.g. '
+                f'{key}.{next(iter(part), "type")}, got {value!r}'
+            )
 
 
 def _out_of_range(place: str, options: dict) -> List[str]:
@@ -144,8 +164,9 @@ def _kind(place: str, options: dict) -> Optional[type]:
         return None
     found = registry.get(name[-1])  # or MMEngine's
     if found is None:
-        raise ValueError(f'{place}.type: there is no {options["type"]!r}'
-                         f'{_meant(name[-1], _names(registry))}')
+        raise ValueError(
+            f'{place}.type: there is no {options["type"]!r}{_meant(name[-1], _names(registry))}'
+        )
     # Of OpenMMLab's and PyTorch's classes only the names of options are known.
     return found if inspect.isclass(found) else None
 
@@ -162,14 +183,21 @@ def _registry(place: str) -> Optional[Registry]:
         return ours.WEIGHT_INITIALIZERS
     if words[0] in ('default_hooks', 'custom_hooks') and len(words) > 2:
         return None  # what a hook builds is its own affair
-    return next((registry for start, registry in _REGISTRIES
-                 if place == start or place.startswith(f'{start}.')), None)
+    return next(
+        (
+            registry
+            for start, registry in _REGISTRIES
+            if place == start or place.startswith(f'{start}.')
+        ),
+        None,
+    )
 
 
 def _mistakes(place: str, options: dict, kind: type) -> List[str]:
     known, hints, is_open = _arguments(kind)
     known |= {'type', '_scope_'} | next(
-        (keys for start, keys in _TAKEN_OUT.items() if place.split('.')[0] == start), set())
+        (keys for start, keys in _TAKEN_OUT.items() if place.split('.')[0] == start), set()
+    )
     found = []
     for key, value in options.items():
         if key not in known and not is_open:
@@ -202,15 +230,17 @@ def _fits(value: Any, wanted: Any) -> bool:
     origin = get_origin(wanted) or wanted
     if origin in (int, float):
         return not isinstance(value, bool) and isinstance(
-            value, (int, float) if origin is float else int)
+            value, (int, float) if origin is float else int
+        )
     if origin in (bool, str, type(None)):
         return isinstance(value, origin)
     if inspect.isclass(origin) and issubclass(origin, dict):
         return isinstance(value, dict)
     if origin in (list, tuple) or inspect.isclass(origin) and origin.__name__ == 'Sequence':
         items = [each for each in get_args(wanted) if each is not Ellipsis]
-        return isinstance(value, (list, tuple)) and (len(items) != 1 or all(
-            _fits(each, items[0]) for each in value))
+        return isinstance(value, (list, tuple)) and (
+            len(items) != 1 or all(_fits(each, items[0]) for each in value)
+        )
     return True
 
 
@@ -223,5 +253,6 @@ def _name(wanted: Any) -> str:
 def _meant(key: str, known: Collection[str]) -> str:
     lower = {each.lower(): each for each in sorted(known)}
     near = difflib.get_close_matches(key.lower(), lower, 1)
-    return (f'; did you mean {lower[near[0]]!r}?' if near else
-            f'; there are {", ".join(sorted(known))}')
+    return (
+        f'; did you mean {lower[near[0]]!r}?' if near else f'; there are {", ".join(sorted(known))}'
+    )

@@ -1,4 +1,5 @@
 """Values of a config that are of a wrong kind or out of range, found before anything uses them."""
+
 from __future__ import annotations
 
 import logging
@@ -15,14 +16,19 @@ from cotap_mm.error_text import sentence_of
 
 class Kind(NamedTuple):
     """What a value must be: in words, and as a test."""
+
     wanted: str
     holds: Callable[[Any], bool]
 
 
 def _whole(low: int, high: float = math.inf) -> Kind:
     limits = f'>= {low}' if high == math.inf else f'in [{low}, {high}]'
-    return Kind(f'a whole number {limits}', lambda value: isinstance(
-        value, int) and not isinstance(value, bool) and low <= value <= high)
+    return Kind(
+        f'a whole number {limits}',
+        lambda value: (
+            isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+        ),
+    )
 
 
 def _number(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Kind:
@@ -33,9 +39,13 @@ def _number(low: float, high: float = math.inf, above: bool = False, below: bool
         wanted = f'a number in {"(" if above else "["}{low:g}, {high:g}{")" if below else "]"}'
 
     def holds(value: Any) -> bool:
-        return (isinstance(value, (int, float)) and not isinstance(value, bool)
-                and low <= value <= high and not (above and value == low)
-                and not (below and value == high))
+        return (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and low <= value <= high
+            and not (above and value == low)
+            and not (below and value == high)
+        )
 
     return Kind(wanted, holds)
 
@@ -45,74 +55,133 @@ def _one_of(*choices: str) -> Kind:
 
 
 def _or(first: Kind, value: Any) -> Kind:
-    return Kind(f'{first.wanted}, or {value}',
-                lambda found: type(found) is type(value) and found == value or first.holds(found))
+    return Kind(
+        f'{first.wanted}, or {value}',
+        lambda found: type(found) is type(value) and found == value or first.holds(found),
+    )
 
 
 _FLAG = Kind('True or False', lambda value: isinstance(value, bool))
 _TEXT = Kind('a text', lambda value: isinstance(value, str) and bool(value))
-_TEXTS = Kind('a text or a list of them', lambda value: _TEXT.holds(value) or (
-    isinstance(value, (list, tuple)) and all(map(_TEXT.holds, value))))
+_TEXTS = Kind(
+    'a text or a list of them',
+    lambda value: (
+        _TEXT.holds(value) or (isinstance(value, (list, tuple)) and all(map(_TEXT.holds, value)))
+    ),
+)
 _PART = Kind('a part with keys of its own', lambda value: isinstance(value, dict))
-_PARTS = Kind('a list of parts with keys of their own', lambda value: isinstance(
-    value, (list, tuple)) and all(isinstance(each, dict) for each in value))
-_COLORS = Kind('a list of numbers, one for each channel', lambda value: isinstance(
-    value, (list, tuple)) and all(_number(-math.inf).holds(each) for each in value))
-_SIDES = Kind('a whole number >= 1, or two', lambda value: _whole(1).holds(value) or (
-    isinstance(value, (list, tuple)) and len(value) == 2 and all(map(_whole(1).holds, value))))
-_BETAS = Kind('two numbers in [0, 1)', lambda value: isinstance(value, (list, tuple)) and len(
-    value) == 2 and all(_number(0, 1, below=True).holds(each) for each in value))
-_TEMPLATE = Kind('a text with {} for the number', lambda value: isinstance(
-    value, str) and '{}' in value)
-_FILE = Kind('a file that exists, or an address', lambda value: isinstance(value, str) and (
-    '://' in value or Path(value).exists()))
-_LEVELS = Kind('one of DEBUG, INFO, WARNING, ERROR, CRITICAL', lambda value: isinstance(
-    value, int) and not isinstance(value, bool) or isinstance(logging.getLevelName(
-        str(value).upper()), int))
+_PARTS = Kind(
+    'a list of parts with keys of their own',
+    lambda value: (
+        isinstance(value, (list, tuple)) and all(isinstance(each, dict) for each in value)
+    ),
+)
+_COLORS = Kind(
+    'a list of numbers, one for each channel',
+    lambda value: (
+        isinstance(value, (list, tuple)) and all(_number(-math.inf).holds(each) for each in value)
+    ),
+)
+_SIDES = Kind(
+    'a whole number >= 1, or two',
+    lambda value: (
+        _whole(1).holds(value)
+        or (
+            isinstance(value, (list, tuple))
+            and len(value) == 2
+            and all(map(_whole(1).holds, value))
+        )
+    ),
+)
+_BETAS = Kind(
+    'two numbers in [0, 1)',
+    lambda value: (
+        isinstance(value, (list, tuple))
+        and len(value) == 2
+        and all(_number(0, 1, below=True).holds(each) for each in value)
+    ),
+)
+_TEMPLATE = Kind(
+    'a text with {} for the number', lambda value: isinstance(value, str) and '{}' in value
+)
+_FILE = Kind(
+    'a file that exists, or an address',
+    lambda value: isinstance(value, str) and ('://' in value or Path(value).exists()),
+)
+_LEVELS = Kind(
+    'one of DEBUG, INFO, WARNING, ERROR, CRITICAL',
+    lambda value: (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        or isinstance(logging.getLevelName(str(value).upper()), int)
+    ),
+)
 
 #: Patterns of dotted keys -> kind; what is None is the default and not looked at.
 _KINDS: dict[str, Kind] = {
-    'log_level': _LEVELS, 'load_from': _FILE, 'resume': _FLAG, 'work_dir': _TEXT,
-    'experiment_name': _TEXT, 'default_scope': _TEXT,
+    'log_level': _LEVELS,
+    'load_from': _FILE,
+    'resume': _FLAG,
+    'work_dir': _TEXT,
+    'experiment_name': _TEXT,
+    'default_scope': _TEXT,
     'launcher': _one_of('none', 'pytorch', 'slurm', 'mpi'),
-    'randomness.seed': _whole(0, 2**32 - 1), 'randomness.deterministic': _FLAG,
+    'randomness.seed': _whole(0, 2**32 - 1),
+    'randomness.deterministic': _FLAG,
     'randomness.diff_rank_seed': _FLAG,
-    'auto_scale_lr.enable': _FLAG, 'auto_scale_lr.base_batch_size': _whole(1),
-    'env_cfg.cudnn_benchmark': _FLAG, 'env_cfg.dist_cfg.timeout': _number(0, above=True),
+    'auto_scale_lr.enable': _FLAG,
+    'auto_scale_lr.base_batch_size': _whole(1),
+    'env_cfg.cudnn_benchmark': _FLAG,
+    'env_cfg.dist_cfg.timeout': _number(0, above=True),
     'env_cfg.mp_cfg.mp_start_method': _one_of('fork', 'spawn', 'forkserver'),
     'env_cfg.mp_cfg.opencv_num_threads': _whole(0),
-    'optim_wrapper.clip_grad': _PART, 'optim_wrapper.clip_grad.max_norm': _number(0, above=True),
-    'optim_wrapper.accumulative_counts': _whole(1), 'optim_wrapper.optimizer.betas': _BETAS,
-    'train_dataloader.batch_size': _whole(1), 'train_dataloader.num_workers': _whole(0),
-    'train_cfg.max_iters': _whole(1), 'train_cfg.max_epochs': _whole(1),
-    '*_dataloader.pin_memory': _FLAG, '*_dataloader.drop_last': _FLAG,
-    '*_dataloader.persistent_workers': _FLAG, '*_dataloader.shuffle': _FLAG,
+    'optim_wrapper.clip_grad': _PART,
+    'optim_wrapper.clip_grad.max_norm': _number(0, above=True),
+    'optim_wrapper.accumulative_counts': _whole(1),
+    'optim_wrapper.optimizer.betas': _BETAS,
+    'train_dataloader.batch_size': _whole(1),
+    'train_dataloader.num_workers': _whole(0),
+    'train_cfg.max_iters': _whole(1),
+    'train_cfg.max_epochs': _whole(1),
+    '*_dataloader.pin_memory': _FLAG,
+    '*_dataloader.drop_last': _FLAG,
+    '*_dataloader.persistent_workers': _FLAG,
+    '*_dataloader.shuffle': _FLAG,
     'default_hooks.checkpoint.interval': _or(_whole(1), -1),
     'default_hooks.checkpoint.max_keep_ckpts': _or(_whole(1), -1),
     'default_hooks.checkpoint.filename_tmpl': _TEMPLATE,
-    'default_hooks.checkpoint.out_dir': _TEXT, 'default_hooks.checkpoint.by_epoch': _FLAG,
+    'default_hooks.checkpoint.out_dir': _TEXT,
+    'default_hooks.checkpoint.by_epoch': _FLAG,
     'default_hooks.checkpoint.save_best': _TEXTS,
     'default_hooks.checkpoint.published_keys': _TEXTS,
     'default_hooks.logger.interval': _whole(1),
-    'default_hooks.teacher.start': _number(0, 1), 'default_hooks.teacher.end': _number(0, 1),
-    'log_processor.window_size': _whole(1), 'log_processor.by_epoch': _FLAG,
+    'default_hooks.teacher.start': _number(0, 1),
+    'default_hooks.teacher.end': _number(0, 1),
+    'log_processor.window_size': _whole(1),
+    'log_processor.by_epoch': _FLAG,
     'visualizer.vis_backends': _PARTS,
     'param_scheduler': Kind(_PARTS.wanted, lambda value: _PART.holds(value) or _PARTS.holds(value)),
-    'param_scheduler.*.begin': _whole(0), 'param_scheduler.*.by_epoch': _FLAG,
-    'param_scheduler.*.end': Kind('a whole number >= 0', lambda value: value == math.inf
-                                  or _whole(0).holds(value)),
-    'model.data_preprocessor.mean': _COLORS, 'model.data_preprocessor.std': _COLORS,
+    'param_scheduler.*.begin': _whole(0),
+    'param_scheduler.*.by_epoch': _FLAG,
+    'param_scheduler.*.end': Kind(
+        'a whole number >= 0', lambda value: value == math.inf or _whole(0).holds(value)
+    ),
+    'model.data_preprocessor.mean': _COLORS,
+    'model.data_preprocessor.std': _COLORS,
 }
 #: Only of a pre-training; in other libraries these keys may mean something else.
 _OURS: dict[str, Kind] = {
     'optim_wrapper.dtype': _one_of('auto', 'bfloat16', 'float16', 'float32'),
     'train_cfg.by_epoch': Kind('no such key, since train_cfg.type says it', lambda value: False),
-    'model.backbone.arch.embed_dims': _whole(1), 'model.backbone.arch.num_heads': _whole(1),
+    'model.backbone.arch.embed_dims': _whole(1),
+    'model.backbone.arch.num_heads': _whole(1),
     'model.backbone.arch.num_layers': _whole(1),
     'model.backbone.arch.feedforward_channels': _whole(1),
-    'model.backbone.img_size': _SIDES, 'model.backbone.drop_rate': _number(0, 1, below=True),
+    'model.backbone.img_size': _SIDES,
+    'model.backbone.drop_rate': _number(0, 1, below=True),
     'model.backbone.drop_path_rate': _number(0, 1, below=True),
-    'model.head.*.num_clusters': _whole(1), 'model.loss_weights.*': _number(0),
+    'model.head.*.num_clusters': _whole(1),
+    'model.loss_weights.*': _number(0),
 }
 
 
@@ -132,9 +201,19 @@ def check_values(config: Config) -> None:
     for key, value in _values(config._cfg_dict.to_dict(), ''):
         if key.split('.')[-1] == 'type' and not (isinstance(value, str) or callable(value)):
             found.append(f'{key}: expected the name of a class, got {value!r}')
-        kind = None if value is None else kinds.get(key) or next(
-            (kind for pattern, kind in kinds.items() if '*' in pattern
-             and fnmatchcase(key, pattern)), None)
+        kind = (
+            None
+            if value is None
+            else kinds.get(key)
+            or next(
+                (
+                    kind
+                    for pattern, kind in kinds.items()
+                    if '*' in pattern and fnmatchcase(key, pattern)
+                ),
+                None,
+            )
+        )
         if kind is not None and not kind.holds(value):
             found.append(f'{key}: expected {kind.wanted}, got {value!r}')
     if not found:
@@ -144,8 +223,9 @@ def check_values(config: Config) -> None:
 
 
 @contextmanager
-def explained_options(options: dict[str, Any] | None,
-                      until: Callable[[], bool] = lambda: False) -> Iterator[None]:
+def explained_options(
+    options: dict[str, Any] | None, until: Callable[[], bool] = lambda: False
+) -> Iterator[None]:
     """Name the options of the command line where nothing can be built with them.
 
     Other classes than ours tell a value of a wrong kind only by an error of Python.
@@ -163,9 +243,11 @@ def explained_options(options: dict[str, Any] | None,
         if not options or until():
             raise
         given = ' '.join(f'{key}={value}' for key, value in options.items())
-        raise ValueError(f'nothing can be built with --cfg-options {given}: '
-                         f'{type(error).__name__}: {sentence_of(error)}; if the error names none '
-                         'of them, leave them out one by one') from error
+        raise ValueError(
+            f'nothing can be built with --cfg-options {given}: '
+            f'{type(error).__name__}: {sentence_of(error)}; if the error names none '
+            'of them, leave them out one by one'
+        ) from error
 
 
 def _heads(config: Config) -> list[str]:
@@ -183,8 +265,13 @@ def _heads(config: Config) -> list[str]:
 
 def _values(part: Any, key: str) -> Iterator[tuple[str, Any]]:
     """All values of a config with their dotted keys, parts before what is in them."""
-    items = part.items() if isinstance(part, dict) else enumerate(part) if isinstance(
-        part, (list, tuple)) else ()
+    items = (
+        part.items()
+        if isinstance(part, dict)
+        else enumerate(part)
+        if isinstance(part, (list, tuple))
+        else ()
+    )
     for name, value in items:
         inner = f'{key}.{name}'.lstrip('.')
         yield inner, value

@@ -1,4 +1,5 @@
 """What the checks of downstream data share."""
+
 from __future__ import annotations
 
 import time
@@ -43,6 +44,7 @@ class Part(NamedTuple):
         config (dict): Of the data set, without wrappers.
         heads (tuple): Of the model, see :func:`heads_of`.
     """
+
     name: str
     config: Dict[str, Any]
     heads: Tuple[Any, ...]
@@ -53,17 +55,21 @@ class Part(NamedTuple):
 
     def reads_labels(self) -> bool:
         """Whether the pipeline loads annotations in the library's usual way."""
-        return any(name_of(step) == 'LoadAnnotations' for step in steps_of(
-            self.config.get('pipeline')))
+        return any(
+            name_of(step) == 'LoadAnnotations' for step in steps_of(self.config.get('pipeline'))
+        )
 
     def option(self, key: str) -> bool:
         """Whether a step that loads annotations has an option switched on."""
-        return any(name_of(step) == 'LoadAnnotations' and step.get(key)
-                   for step in steps_of(self.config.get('pipeline')))
+        return any(
+            name_of(step) == 'LoadAnnotations' and step.get(key)
+            for step in steps_of(self.config.get('pipeline'))
+        )
 
 
 class DeepImage(NamedTuple):
     """An image with more than 8 bits: its data set, its path, and some of its values."""
+
     part: Part
     path: str
     values: Samples
@@ -124,8 +130,9 @@ def image_size(path: str) -> Tuple[int, int]:
 
 
 def _unreadable(path: str, error: Exception) -> ValueError:
-    return ValueError(f'image {path} cannot be read ({type(error).__name__}: {error}); remove it, '
-                      'or replace it')
+    return ValueError(
+        f'image {path} cannot be read ({type(error).__name__}: {error}); remove it, or replace it'
+    )
 
 
 def missing_files(paths: Sequence[str]) -> List[str]:

@@ -1,4 +1,5 @@
 """Images with more than 8 bits in downstream data: who reads them, and from which range."""
+
 from __future__ import annotations
 
 import logging
@@ -67,12 +68,14 @@ def judge_depth(findings: Findings) -> None:
                 f'{image.part}: image {image.path} has more than 8 bits, which LoadImageFromFile '
                 f"shifts, clips or refuses; use dict(type='{_OURS}', value_range="
                 f'{found.as_option()}) in its place in every pipeline ({found} are the values of '
-                'the images that were looked at)')
+                'the images that were looked at)'
+            )
         if image.part.name == 'test' and any(map(_is_open, steps)):
             findings.errors.append(
-                f"{image.part}: image {image.path} has more than 8 bits, and {_OURS} has "
+                f'{image.part}: image {image.path} has more than 8 bits, and {_OURS} has '
                 "value_range='auto'; test with the config that the training has stored in its "
-                f'work folder, or set value_range as there (these images alone: {found})')
+                f'work folder, or set value_range as there (these images alone: {found})'
+            )
 
 
 def set_value_range(config: Config, found: Optional[ValueRange]) -> None:
@@ -88,10 +91,13 @@ def set_value_range(config: Config, found: Optional[ValueRange]) -> None:
     for step in steps:
         step['value_range'] = found.as_option()
     if steps:
-        print_log(f'images have more than 8 bits; their values {found} become 0..255 in each '
-                  f'{_OURS}, in training, validation and test. Set its value_range=(low, high) if '
-                  'that is not what you want', logger='current',
-                  level=logging.INFO if is_usual(found) else logging.WARNING)
+        print_log(
+            f'images have more than 8 bits; their values {found} become 0..255 in each '
+            f'{_OURS}, in training, validation and test. Set its value_range=(low, high) if '
+            'that is not what you want',
+            logger='current',
+            level=logging.INFO if is_usual(found) else logging.WARNING,
+        )
 
 
 def _is_open(step: Dict[str, Any]) -> bool:
@@ -101,9 +107,13 @@ def _is_open(step: Dict[str, Any]) -> bool:
 
 def _loses_bits(step: Dict[str, Any], images: List[DeepImage], found: ValueRange) -> bool:
     """Whether a step is MMCV's transform, with settings that do not keep 16 bits."""
-    if name_of(step) != 'LoadImageFromFile' or step.get('color_type') == 'unchanged' or \
-            step.get('imdecode_backend') == 'tifffile':
+    if (
+        name_of(step) != 'LoadImageFromFile'
+        or step.get('color_type') == 'unchanged'
+        or step.get('imdecode_backend') == 'tifffile'
+    ):
         return False
-    fills_16_bits = found == ValueRange((0, ), (65535, )) and all(
-        each.values.is_integer and each.values.full == 65535 for each in images)
+    fills_16_bits = found == ValueRange((0,), (65535,)) and all(
+        each.values.is_integer and each.values.full == 65535 for each in images
+    )
     return not (fills_16_bits and step.get('imdecode_backend', 'cv2') in ('cv2', None))

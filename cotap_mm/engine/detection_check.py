@@ -1,4 +1,5 @@
 """Look at a data set of MMDetection: do the classes and boxes of its annotations fit the config?"""
+
 from __future__ import annotations
 
 import json
@@ -32,19 +33,23 @@ def check_detection(part: Part, findings: Findings) -> None:
     """
     from mmdet.datasets import BaseDetDataset, CocoDataset, XMLDataset
     from mmdet.registry import DATASETS
+
     kind = part.config.get('type')
     found = DATASETS.get(kind) if isinstance(kind, str) else kind
     if found is None or not issubclass(found, BaseDetDataset):
         return
-    dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmdet',
-                              'lazy_init': True})
+    dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmdet', 'lazy_init': True})
     if not Path(dataset.ann_file).is_file():
-        findings.errors.append(f'{part}: the annotation file {dataset.ann_file} does not exist '
-                               '(ann_file, relative to data_root)')
+        findings.errors.append(
+            f'{part}: the annotation file {dataset.ann_file} does not exist '
+            '(ann_file, relative to data_root)'
+        )
         return
     if isinstance(dataset.metainfo.get('classes'), str):
-        findings.errors.append(f'{part}: metainfo.classes must be a list of names, got the text '
-                               f'{dataset.metainfo["classes"]!r}; write ("NAME", )')
+        findings.errors.append(
+            f'{part}: metainfo.classes must be a list of names, got the text '
+            f'{dataset.metainfo["classes"]!r}; write ("NAME", )'
+        )
         return
     if found.load_data_list is CocoDataset.load_data_list:
         _check_coco(part, dataset, findings)
@@ -63,7 +68,8 @@ def compare_parts(findings: Findings) -> None:
             findings.errors.append(
                 f'{first} and {second} number the classes differently: {names(one)} and '
                 f'{names(other)}; MMDetection counts the categories of each json that are among '
-                'metainfo.classes, in the order of the json')
+                'metainfo.classes, in the order of the json'
+            )
 
 
 def read_coco(path: str) -> Dict[str, Any]:
@@ -82,8 +88,11 @@ def read_coco(path: str) -> Dict[str, Any]:
         found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not a COCO json: {type(error).__name__}: {error}') from error
-    wanted = dict(images=('id', 'file_name', 'height', 'width'), categories=('id', 'name'),
-                  annotations=('id', 'image_id', 'category_id', 'bbox', 'area'))
+    wanted = dict(
+        images=('id', 'file_name', 'height', 'width'),
+        categories=('id', 'name'),
+        annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
+    )
     for key, fields in wanted.items():
         rows = found.get(key) if isinstance(found, dict) else None
         if key != 'images' and rows is None and isinstance(found, dict):
@@ -93,8 +102,10 @@ def read_coco(path: str) -> Dict[str, Any]:
         for row in rows:
             lacks = [field for field in fields if not isinstance(row, dict) or field not in row]
             if lacks:
-                raise ValueError(f'{path}: {key} must have {", ".join(fields)}; {lacks[0]} is '
-                                 f'missing in {str(row)[:80]}')
+                raise ValueError(
+                    f'{path}: {key} must have {", ".join(fields)}; {lacks[0]} is '
+                    f'missing in {str(row)[:80]}'
+                )
     return found
 
 
@@ -109,8 +120,9 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
         findings.errors.append(f'{part}: {path} lists no images')
         return
     folder = dataset.data_prefix.get('img', '')
-    _check_images(part, [os.path.join(folder, str(row['file_name'])) for row in found['images']],
-                  findings)
+    _check_images(
+        part, [os.path.join(folder, str(row['file_name'])) for row in found['images']], findings
+    )
     if not part.reads_labels() and part.name == 'train':
         return  # unlabeled images
     classes = list(dataset.metainfo.get('classes') or ())
@@ -120,46 +132,65 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
         findings.errors.append(
             f'{part}: none of the classes of the config ({names(classes)}) is a category of {path} '
             f'({names(theirs)}); set metainfo=dict(classes=(...)) of every data set to these '
-            'names, and num_classes of the heads to their number')
+            'names, and num_classes of the heads to their number'
+        )
         return
     findings.class_orders.setdefault(part.name, (part, tuple(present)))
     if len(present) < len(classes):
         absent = [name for name in classes if name not in present]
-        findings.warnings.append(f'{part}: {len(absent)} of {len(classes)} classes of the config '
-                                 f'({names(absent)}) are no categories of {path} ({names(theirs)})')
+        findings.warnings.append(
+            f'{part}: {len(absent)} of {len(classes)} classes of the config '
+            f'({names(absent)}) are no categories of {path} ({names(theirs)})'
+        )
     _check_numbers(part, len(present), findings)
     numbers = {row['id'] for row in found['categories'] if row['name'] in present}
     boxes = [row for row in found['annotations'] if row['category_id'] in numbers]
     _check_boxes(part, path, found, boxes, findings)
 
 
-def _check_boxes(part: Part, path: str, found: Dict[str, Any], boxes: List[dict],
-                 findings: Findings) -> None:
+def _check_boxes(
+    part: Part, path: str, found: Dict[str, Any], boxes: List[dict], findings: Findings
+) -> None:
     total = len(found['annotations'])
     known = {row['id'] for row in found['images']}
     placed = [row for row in boxes if row['image_id'] in known]
     usable = [row for row in placed if _is_usable(row)]
     if not usable:
-        why = (f'none of its {total} annotations is a box of a class of the config' if not boxes
-               else f'its {len(boxes)} boxes belong to no image of the file' if not placed
-               else f'all {len(placed)} boxes are ignored, or smaller than a pixel')
+        why = (
+            f'none of its {total} annotations is a box of a class of the config'
+            if not boxes
+            else f'its {len(boxes)} boxes belong to no image of the file'
+            if not placed
+            else f'all {len(placed)} boxes are ignored, or smaller than a pixel'
+        )
         findings.errors.append(f'{part}: {path} has no box to learn or score: {why}')
         return
     if len(usable) < len(placed):
-        findings.warnings.append(f'{part}: {len(placed) - len(usable)} of {len(placed)} boxes of '
-                                 f'{path} are ignored or smaller than a pixel')
+        findings.warnings.append(
+            f'{part}: {len(placed) - len(usable)} of {len(placed)} boxes of '
+            f'{path} are ignored or smaller than a pixel'
+        )
     if part.option('with_mask') and part.name == 'train':
         bare = sum(not row.get('segmentation') for row in usable)
         if bare:
-            findings.errors.append(f'{part}: {bare} of {len(usable)} annotations of {path} have no '
-                                   'segmentation, and the pipeline loads masks '
-                                   '(LoadAnnotations.with_mask)')
+            findings.errors.append(
+                f'{part}: {bare} of {len(usable)} annotations of {path} have no '
+                'segmentation, and the pipeline loads masks '
+                '(LoadAnnotations.with_mask)'
+            )
 
 
 def _is_usable(row: Dict[str, Any]) -> bool:
     box = row['bbox']
-    return (not row.get('ignore') and not row.get('iscrowd') and isinstance(box, list)
-            and len(box) == 4 and box[2] >= 1 and box[3] >= 1 and row['area'] > 0)
+    return (
+        not row.get('ignore')
+        and not row.get('iscrowd')
+        and isinstance(box, list)
+        and len(box) == 4
+        and box[2] >= 1
+        and box[3] >= 1
+        and row['area'] > 0
+    )
 
 
 def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
@@ -171,15 +202,16 @@ def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
     _check_images(part, [info['img_path'] for info in infos if 'img_path' in info], findings)
     classes = dataset.metainfo.get('classes') or ()
     _check_numbers(part, len(classes), findings)
-    if all('instances' in info for info in infos) and not any(
-            info['instances'] for info in infos):
+    if all('instances' in info for info in infos) and not any(info['instances'] for info in infos):
         findings.errors.append(
             f'{part}: {len(infos)} images of {dataset.ann_file} have no box of the classes of the '
-            f'config ({names(classes)}){_names_in_xml(infos)}')
+            f'config ({names(classes)}){_names_in_xml(infos)}'
+        )
 
 
 def _names_in_xml(infos: Sequence[Dict[str, Any]]) -> str:
     from xml.etree import ElementTree
+
     theirs: Dict[str, None] = {}
     for info in spread([each for each in infos if 'xml_path' in each], SAMPLE) if infos else ():
         for node in ElementTree.parse(info['xml_path']).getroot().findall('object/name'):
@@ -190,8 +222,10 @@ def _names_in_xml(infos: Sequence[Dict[str, Any]]) -> str:
 def _check_images(part: Part, paths: List[str], findings: Findings) -> None:
     gone = missing_files(paths)
     if gone:
-        findings.errors.append(f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
-                               'relative to data_root)')
+        findings.errors.append(
+            f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
+            'relative to data_root)'
+        )
         return
     look_at_depth(part, paths, findings)
     for path in look_through(paths):
@@ -208,7 +242,9 @@ def _check_numbers(part: Part, count: int, findings: Findings) -> None:
         if head.num_classes < count:
             findings.errors.append(
                 f'{head.key}.num_classes={head.num_classes}, but {part} has boxes of {count} '
-                f'classes; set it to {count}')
+                f'classes; set it to {count}'
+            )
         elif head.num_classes > count:
-            findings.warnings.append(f'{head.key}.num_classes={head.num_classes}, but {part} has '
-                                     f'{count} classes')
+            findings.warnings.append(
+                f'{head.key}.num_classes={head.num_classes}, but {part} has {count} classes'
+            )

@@ -1,4 +1,5 @@
 """The same bits from run to run on a CPU."""
+
 from __future__ import annotations
 
 from contextlib import contextmanager

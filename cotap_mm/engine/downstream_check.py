@@ -4,6 +4,7 @@ What MMSegmentation, MMDetection and MMPretrain would report as "need at least o
 "Target 2 is out of bounds" or not at all (an epoch without boxes) is found here within
 seconds: files are sampled, annotation files are read once, on rank 0.
 """
+
 from __future__ import annotations
 
 import logging
@@ -24,13 +25,25 @@ from .detection_check import check_detection, compare_parts
 from .segmentation_check import check_segmentation
 
 _CHECKS: Dict[str, Callable[[Part, Findings], None]] = {
-    'mmseg': check_segmentation, 'mmdet': check_detection, 'mmpretrain': check_classification}
-_NOT_SCORING = ('rpn_head', 'semantic_head', 'backbone', 'neck', 'data_preprocessor', 'train_cfg',
-                'test_cfg', 'loss_cls')
+    'mmseg': check_segmentation,
+    'mmdet': check_detection,
+    'mmpretrain': check_classification,
+}
+_NOT_SCORING = (
+    'rpn_head',
+    'semantic_head',
+    'backbone',
+    'neck',
+    'data_preprocessor',
+    'train_cfg',
+    'test_cfg',
+    'loss_cls',
+)
 
 
 class Head(NamedTuple):
     """A part of a model that distinguishes classes: its key, and how many."""
+
     key: str
     num_classes: int
 
@@ -56,8 +69,9 @@ def prepare_downstream(config: Config) -> None:
     for sentence in warnings:
         print_log(sentence, logger='current', level=logging.WARNING)
     if errors:
-        raise ValueError('\n  '.join(['the data cannot be used:', *errors]) if len(errors) > 1
-                         else errors[0])
+        raise ValueError(
+            '\n  '.join(['the data cannot be used:', *errors]) if len(errors) > 1 else errors[0]
+        )
     set_value_range(config, value_range)
 
 
@@ -83,13 +97,15 @@ def _examine(config: Config) -> Findings:
     if check is None:
         return findings
     parts: List[Part] = []
-    for name in ('train', 'val') if config.get('train_dataloader') else ('test', ):
+    for name in ('train', 'val') if config.get('train_dataloader') else ('test',):
         loader = config.get(f'{name}_dataloader')
         if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):
             continue
         try:
-            parts += [Part(name, inner, tuple(heads_of(config.model)))
-                      for inner in inner_datasets(loader['dataset'])]
+            parts += [
+                Part(name, inner, tuple(heads_of(config.model)))
+                for inner in inner_datasets(loader['dataset'])
+            ]
         except ValueError as error:  # a wrapper that cannot be looked into
             findings.warnings.append(f'{name}_dataloader was not checked: {error}')
     _check_metric_files(config, findings)
@@ -117,8 +133,12 @@ def heads_of(model: Any, key: str = 'model') -> Iterator[Head]:
     if not isinstance(model, dict):
         return
     count = model.get('num_classes')
-    if isinstance(count, int) and 'type' in model and not model.get('class_agnostic') \
-            and not {'language_model', 'text_encoder'} & set(model):
+    if (
+        isinstance(count, int)
+        and 'type' in model
+        and not model.get('class_agnostic')
+        and not {'language_model', 'text_encoder'} & set(model)
+    ):
         yield Head(key, count)
     if {'language_model', 'text_encoder'} & set(model):
         return  # open vocabulary: labels are words
@@ -127,19 +147,22 @@ def heads_of(model: Any, key: str = 'model') -> Iterator[Head]:
             yield from heads_of(value, f'{key}.{name}')
 
 
-def _look_at_part(check: Callable[[Part, Findings], None], part: Part,
-                  findings: Findings) -> None:
+def _look_at_part(check: Callable[[Part, Findings], None], part: Part, findings: Findings) -> None:
     backend = part.config.get('backend_args') or {}
     if backend.get('backend', 'local') != 'local':
-        findings.warnings.append(f'{part.name} data are read through {backend["backend"]} and '
-                                 'were not checked')
+        findings.warnings.append(
+            f'{part.name} data are read through {backend["backend"]} and were not checked'
+        )
         return
     try:
         check(part, findings)
     except (OSError, AssertionError) as error:
         root = part.config.get('data_root') or '.'
-        why = (f'{error.filename}: {error.strerror}' if isinstance(error, OSError)
-               else str(error) or 'a file or folder is missing')
+        why = (
+            f'{error.filename}: {error.strerror}'
+            if isinstance(error, OSError)
+            else str(error) or 'a file or folder is missing'
+        )
         findings.errors.append(f'{part} is not complete in {root}: {why}')
     except Exception as error:
         # Whatever a library's own data set raises here, it raises again when the run is built.
@@ -161,5 +184,7 @@ def _check_metric_files(config: Config, findings: Findings) -> None:
 def _refuse_augmented(config: Config) -> None:
     wrapper, _ = wrapper_and_model(config.model)
     if wrapper and config.get('train_dataloader'):
-        raise ValueError(f'model {wrapper} augments tests and cannot be trained; train the model '
-                         'in its module=..., and test with --tta')
+        raise ValueError(
+            f'model {wrapper} augments tests and cannot be trained; train the model '
+            'in its module=..., and test with --tta'
+        )

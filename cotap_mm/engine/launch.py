@@ -1,4 +1,5 @@
 """From a config to a Runner that has trained."""
+
 import argparse
 import logging
 import os
@@ -56,8 +57,9 @@ from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
 
-def build_runner(args: argparse.Namespace, make_config: Callable[[], Config],
-                 claims: bool = False) -> 'Runner | FlexibleRunner':
+def build_runner(
+    args: argparse.Namespace, make_config: Callable[[], Config], claims: bool = False
+) -> 'Runner | FlexibleRunner':
     """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
 
     Args:
@@ -92,8 +94,11 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
     """
     patience = limit_loader_waits(config)
     if config.get('strategy') and config.get('launcher', 'none') == 'none':
-        print_log(f'strategy {config.strategy.type} is for several processes '
-                  '(tools/dist_train.sh); this one trains without it', logger='current')
+        print_log(
+            f'strategy {config.strategy.type} is for several processes '
+            '(tools/dist_train.sh); this one trains without it',
+            logger='current',
+        )
         config.strategy = None
     if config.get('runner_type'):  # a library's own, as mim builds it
         runner = RUNNERS.build(config)
@@ -102,7 +107,8 @@ def runner_of(config: Config) -> 'Runner | FlexibleRunner':
     guard_writers(runner.logger, runner.visualizer)
     build_loader = runner.build_dataloader  # loops call it when they are needed
     runner.build_dataloader = lambda *args, **kwargs: watch_loader(
-        build_loader(*args, **kwargs), patience)
+        build_loader(*args, **kwargs), patience
+    )
     return runner
 
 
@@ -120,6 +126,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
         SystemExit: Status 75 after a signal.
         KeyboardInterrupt: After Ctrl-C, with what to do.
     """
+
     def writable_config() -> Config:
         config = make_config()
         note_folder(config)
@@ -143,6 +150,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
 
 class _Progress(Hook):
     """Notice when the set-up of a training, which builds its parts when needed, is over."""
+
     has_started = False
 
     def before_train_iter(self, *args: Any, **kwargs: Any) -> None:
@@ -153,8 +161,9 @@ class _Progress(Hook):
 
 
 @contextmanager
-def _short_until_first_step(runner: 'Runner | FlexibleRunner',
-                            options: Optional[dict] = None) -> Iterator[None]:
+def _short_until_first_step(
+    runner: 'Runner | FlexibleRunner', options: Optional[dict] = None
+) -> Iterator[None]:
     """Sentences for errors of what a Runner builds only when it starts.
 
     Args:
@@ -163,6 +172,7 @@ def _short_until_first_step(runner: 'Runner | FlexibleRunner',
     """
     progress = _Progress()
     runner.register_hook(progress)
+
     def has_started() -> bool:
         return progress.has_started
 
@@ -182,9 +192,11 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
     """
     signals.set_advice(lambda: last_checkpoint(runner))
     try:
-        with explained_stops(lambda: last_checkpoint(runner)), explained_losses(
-                lambda: runner.iter), explained_deaths(
-                lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])):
+        with (
+            explained_stops(lambda: last_checkpoint(runner)),
+            explained_losses(lambda: runner.iter),
+            explained_deaths(lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])),
+        ):
             _train(runner)
     except Exception:
         if any(isinstance(hook, _Progress) and not hook.has_started for hook in runner.hooks):
@@ -209,8 +221,11 @@ def _train(runner: 'Runner | FlexibleRunner') -> None:
     try:
         runner.train()
     except signals.Stopped:
-        stoppers = [hook for hook in runner.hooks
-                    if isinstance(hook, LoopPreemptionHook) and hook.is_between_steps]
+        stoppers = [
+            hook
+            for hook in runner.hooks
+            if isinstance(hook, LoopPreemptionHook) and hook.is_between_steps
+        ]
         if not stoppers or world_size() > 1:
             raise
         stoppers[0].stop_between_steps(runner)
@@ -232,15 +247,20 @@ def test(runner: 'Runner | FlexibleRunner', run: Callable[[], Any]) -> None:
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         checkpoint = runner._load_from
         found = read_checkpoint(checkpoint)
-        names = {name[7:] if name.startswith('module.') else name
-                 for name in found.get('state_dict', found)}
-        wanted = [name[7:] if name.startswith('module.') else name
-                  for name, _ in model.named_parameters()]
+        names = {
+            name[7:] if name.startswith('module.') else name
+            for name in found.get('state_dict', found)
+        }
+        wanted = [
+            name[7:] if name.startswith('module.') else name for name, _ in model.named_parameters()
+        ]
         missing = [name for name in wanted if name not in names]
         if missing:
-            raise ValueError(f'{checkpoint} does not fit the config: it lacks {len(missing)} of '
-                             f'{len(wanted)} weights, the first is {missing[0]}; give what '
-                             'training with this config has saved')
+            raise ValueError(
+                f'{checkpoint} does not fit the config: it lacks {len(missing)} of '
+                f'{len(wanted)} weights, the first is {missing[0]}; give what '
+                'training with this config has saved'
+            )
         with explained_deaths(lambda: getattr(runner.test_dataloader.dataset, 'being_read', [])):
             run()
 
@@ -282,8 +302,7 @@ def limit_loader_waits(config: Config) -> float:
     Returns:
         float: The limit, in seconds.
     """
-    limit = limit_of(timeout_of(config.get('env_cfg', {}).get('dist_cfg', {}).get(
-        'timeout', 1800)))
+    limit = limit_of(timeout_of(config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)))
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         loader = config.get(name)
         if not isinstance(loader, dict):
@@ -291,7 +310,8 @@ def limit_loader_waits(config: Config) -> float:
         if not loader.get('num_workers'):
             loader.pop('timeout', None)  # PyTorch refuses it without workers
         elif name != 'train_dataloader' or not str(
-                config.get('train_cfg', {}).get('type')).endswith('ResumableTrainLoop'):
+            config.get('train_cfg', {}).get('type')
+        ).endswith('ResumableTrainLoop'):
             loader.setdefault('timeout', limit)
     return limit
 
@@ -316,21 +336,28 @@ def start_processes(config: Config) -> None:
         launcher = 'pytorch'
     if torch.cuda.is_available():
         place = meeting_place(options['timeout']) if launcher == 'pytorch' else {}
-        watch = start_watch(place['rank'], place['world_size'],
-                            options['timeout']) if place else None
+        watch = (
+            start_watch(place['rank'], place['world_size'], options['timeout']) if place else None
+        )
         with explained_losses(watch=watch):
             init_dist(launcher, **options, **place)
         return
     if launcher != 'pytorch':
-        raise ValueError(f'launcher {launcher!r} needs GPUs, and none is visible; use '
-                         'tools/dist_train.sh to train on several CPU processes')
+        raise ValueError(
+            f'launcher {launcher!r} needs GPUs, and none is visible; use '
+            'tools/dist_train.sh to train on several CPU processes'
+        )
     choose_interface()
     join_group('gloo', options['timeout'])
-    config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
-                                    broadcast_buffers=False)
+    config.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+    )
     if _replace_sync_bn(config.model):
-        print_log('SyncBN needs GPUs; each CPU process normalises its own images with BN instead',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            'SyncBN needs GPUs; each CPU process normalises its own images with BN instead',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _replace_sync_bn(part: Any) -> int:
@@ -368,12 +395,16 @@ def prepare(config: Config) -> None:
             _forget_init(config, backbone)
         return
     if not (_check_init(config, config.model) or config.get('load_from')):
-        print_log('training starts from random weights; CoTAP is a post-pretraining, and from '
-                  'scratch it needs far more images and steps (--init names a checkpoint)',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            'training starts from random weights; CoTAP is a post-pretraining, and from '
+            'scratch it needs far more images and steps (--init names a checkpoint)',
+            logger='current',
+            level=logging.WARNING,
+        )
     dataset = config.train_dataloader.dataset
-    sources = {name: build(DATASETS, dataset[name]) for name in ('patch', 'cls')
-               if dataset.get(name)}
+    sources = {
+        name: build(DATASETS, dataset[name]) for name in ('patch', 'cls') if dataset.get(name)
+    }
     _check_batches(config, max(map(len, sources.values())))
     for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
         if config.get('resume') and branch in sources and is_main_process():
@@ -402,15 +433,21 @@ def _check_batches(config: Config, num_images: int) -> None:
         if crops.get(name, patch) % patch:
             raise ValueError(
                 f'train_dataloader.dataset.crops.{name}={crops[name]} must be a multiple of '
-                f'model.backbone.patch_size={patch}, e.g. {max(crops[name] // patch, 1) * patch}')
+                f'model.backbone.patch_size={patch}, e.g. {max(crops[name] // patch, 1) * patch}'
+            )
     if num_images < batch * world:
-        raise ValueError(f'{num_images} images do not fill one batch of {batch} on each of {world} '
-                         'processes; add images, or lower it with --cfg-options '
-                         f'train_dataloader.batch_size={max(num_images // world, 1)}')
+        raise ValueError(
+            f'{num_images} images do not fill one batch of {batch} on each of {world} '
+            'processes; add images, or lower it with --cfg-options '
+            f'train_dataloader.batch_size={max(num_images // world, 1)}'
+        )
     if batch < 1 + config.model.get('pairs', {}).get('num_negatives', 5):
-        print_log(f'with {batch} images a batch there are fewer negatives than the method ranks '
-                  'against (num_negatives); a larger batch is better than accumulation',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            f'with {batch} images a batch there are fewer negatives than the method ranks '
+            'against (num_negatives); a larger batch is better than accumulation',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _check_init(config: Config, part: dict) -> bool:

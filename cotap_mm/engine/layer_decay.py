@@ -1,4 +1,5 @@
 """Layer-wise learning-rate decay in any OpenMMLab project."""
+
 from typing import List, Optional
 
 from mmengine.model import is_model_wrapper
@@ -31,25 +32,40 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             optimiser's ``weight_decay`` is not stated.
     """
 
-    _KEYS = ('layer_decay_rate', 'norm_decay_mult', 'bias_decay_mult', 'flat_decay_mult',
-             'custom_keys')
+    _KEYS = (
+        'layer_decay_rate',
+        'norm_decay_mult',
+        'bias_decay_mult',
+        'flat_decay_mult',
+        'custom_keys',
+    )
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
         unknown = sorted(set(paramwise_cfg) - set(self._KEYS))
         if unknown:
-            raise ValueError(f'paramwise_cfg of LayerDecayOptimWrapperConstructor knows '
-                             f'{", ".join(self._KEYS)}, got {", ".join(unknown)}')
+            raise ValueError(
+                f'paramwise_cfg of LayerDecayOptimWrapperConstructor knows '
+                f'{", ".join(self._KEYS)}, got {", ".join(unknown)}'
+            )
         rate = paramwise_cfg.setdefault('layer_decay_rate', 1.0)
         if not 0 < rate <= 1:
             raise ValueError(f'layer_decay_rate must be above 0 and at most 1, got {rate}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_wd is None:
-            raise ValueError('layer-wise learning rates need the weight_decay of the optimizer '
-                             'stated: add it to optim_wrapper.optimizer, weight_decay=0. for none')
+            raise ValueError(
+                'layer-wise learning rates need the weight_decay of the optimizer '
+                'stated: add it to optim_wrapper.optimizer, weight_decay=0. for none'
+            )
 
-    def add_params(self, params: List[dict], module: nn.Module, prefix: str = '',
-                   get_layer_depth=None, **kwargs) -> None:
+    def add_params(
+        self,
+        params: List[dict],
+        module: nn.Module,
+        prefix: str = '',
+        get_layer_depth=None,
+        **kwargs,
+    ) -> None:
         """Make one group for each parameter that learns.
 
         Raises:
@@ -66,7 +82,9 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
             return model.get_layer_depth
         backbone = getattr(model, 'backbone', None)
         if not hasattr(backbone, 'get_layer_depth'):
-            raise TypeError('layer-wise learning rates need a backbone with get_layer_depth, such '
-                            f'as cotap_mm.CoTAPViT or mmpretrain.VisionTransformer, got '
-                            f'{type(backbone).__name__}')
+            raise TypeError(
+                'layer-wise learning rates need a backbone with get_layer_depth, such '
+                f'as cotap_mm.CoTAPViT or mmpretrain.VisionTransformer, got '
+                f'{type(backbone).__name__}'
+            )
         return lambda name: backbone.get_layer_depth(name, 'backbone.')

@@ -1,4 +1,5 @@
 """How much of each logged value is remembered."""
+
 from typing import Any, List
 
 #: Values of each kind that a training remembers, unless its log asks for longer windows.

@@ -1,4 +1,5 @@
 """Identify the rank that died or hung when a collective of a training fails."""
+
 from __future__ import annotations
 
 from contextlib import contextmanager
@@ -10,8 +11,9 @@ __all__ = ['TIMEOUT', 'LostRank', 'explained_losses', 'timeout_of']
 
 
 @contextmanager
-def explained_losses(iteration: Callable[[], int] | None = None,
-                     watch: RankWatch | None = None) -> Iterator[None]:
+def explained_losses(
+    iteration: Callable[[], int] | None = None, watch: RankWatch | None = None
+) -> Iterator[None]:
     """End all ranks of a training where one of them fails, dies or hangs, and say which one.
 
     See :func:`cotap_mm.rank_watch.ended_together`.
@@ -25,6 +27,7 @@ def explained_losses(iteration: Callable[[], int] | None = None,
     Raises:
         LostRank: Instead of the failure of a collective, with a sentence.
     """
+
     def where() -> str:
         return 'start-up' if iteration is None else f'iteration {iteration()}'
 

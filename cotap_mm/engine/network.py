@@ -1,4 +1,5 @@
 """How the processes of one run find each other."""
+
 import datetime
 import os
 import socket
@@ -32,20 +33,25 @@ def meeting_place(timeout: float) -> Dict[str, Any]:
         LostRank: If the store, or some of the other processes, cannot be reached in that time.
     """
     try:
-        store, rank, size = within(timeout + 5, lambda: next(dist.rendezvous(
-            'env://', timeout=datetime.timedelta(seconds=timeout))))
+        store, rank, size = within(
+            timeout + 5,
+            lambda: next(dist.rendezvous('env://', timeout=datetime.timedelta(seconds=timeout))),
+        )
     except (RuntimeError, TimeoutError) as error:
         own, count = os.environ.get('RANK', '?'), os.environ.get('WORLD_SIZE', '?')
         place = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
         reason = str(error).strip().split('\n')[0][:200]
-        raise LostRank(f'rank {own}: the {count} processes of this run have not met at {place} '
-                       f'within {timeout:.0f} s; one of them, or the process there, died, was '
-                       'stopped, or cannot be reached. Their own output says more '
-                       f'({reason})') from error
+        raise LostRank(
+            f'rank {own}: the {count} processes of this run have not met at {place} '
+            f'within {timeout:.0f} s; one of them, or the process there, died, was '
+            'stopped, or cannot be reached. Their own output says more '
+            f'({reason})'
+        ) from error
     start_watch(rank, size, timeout)
     attempt = os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')
-    return dict(store=dist.PrefixStore(f'cotap_mm/attempt_{attempt}', store), rank=rank,
-                world_size=size)
+    return dict(
+        store=dist.PrefixStore(f'cotap_mm/attempt_{attempt}', store), rank=rank, world_size=size
+    )
 
 
 def join_group(backend: str, timeout: float) -> None:

@@ -1,4 +1,5 @@
 """Parameter groups and mixed precision."""
+
 import logging
 from typing import Dict, List, Optional, Tuple
 
@@ -37,8 +38,10 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         paramwise_cfg = dict(paramwise_cfg or {})
         self.head_lr_mult = paramwise_cfg.pop('head_lr_mult', 10.0)
         if paramwise_cfg:
-            raise ValueError('paramwise_cfg of CoTAPOptimWrapperConstructor knows head_lr_mult '
-                             f'only, got {sorted(paramwise_cfg)}')
+            raise ValueError(
+                'paramwise_cfg of CoTAPOptimWrapperConstructor knows head_lr_mult '
+                f'only, got {sorted(paramwise_cfg)}'
+            )
         super().__init__(optim_wrapper_cfg, None)
         # A non-empty value makes the parent call add_params, where the groups are made.
         self.paramwise_cfg = dict(head_lr_mult=self.head_lr_mult)
@@ -50,8 +53,9 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             self.optimizer_cfg.setdefault('fused', True)
         return super().__call__(model)
 
-    def add_params(self, params: List[dict], module: nn.Module, prefix: str = '',
-                   is_dcn_module=None) -> None:
+    def add_params(
+        self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module=None
+    ) -> None:
         """Sort the trainable parameters of ``module`` into at most four groups."""
         module = module.module if is_model_wrapper(module) else module
         groups: Dict[Tuple[bool, bool], dict] = {}
@@ -125,8 +129,12 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     def step(self, **kwargs) -> None:
         """The optimiser's step, unless a gradient is NaN or infinite."""
         self._warn_of_last_step()
-        grads = [param.grad for group in self.optimizer.param_groups for param in group['params']
-                 if param.grad is not None]
+        grads = [
+            param.grad
+            for group in self.optimizer.param_groups
+            for param in group['params']
+            if param.grad is not None
+        ]
         is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
         if self.is_sharded:
             is_finite = all_reduce_min(is_finite.int()).bool()
@@ -143,9 +151,13 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         if self.is_watched or not self.left_out:
             return
         self._num_unwatched += 1
-        print_log(f'gradients were not finite, and the step was skipped ({self._num_unwatched} '
-                  'in all); with NonFiniteHook the log has the losses and the images, and the '
-                  'training stops if that goes on', logger='current', level=logging.WARNING)
+        print_log(
+            f'gradients were not finite, and the step was skipped ({self._num_unwatched} '
+            'in all); with NonFiniteHook the log has the losses and the images, and the '
+            'training stops if that goes on',
+            logger='current',
+            level=logging.WARNING,
+        )
 
     @property
     def left_out(self) -> bool:

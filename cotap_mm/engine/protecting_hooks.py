@@ -1,4 +1,5 @@
 """The hooks that a training cannot do without, in every config."""
+
 from __future__ import annotations
 
 import difflib
@@ -12,9 +13,13 @@ from cotap_mm.registry import HOOKS
 
 #: Key in ``default_hooks`` -> our hook. The order is that of hooks with the same priority.
 OURS = dict(
-    non_finite='NonFiniteHook', teacher='TeacherHook', monitor='MonitorHook',
-    schedule_length='ScheduleLengthHook', preemption='PreemptionHook',
-    checkpoint='SafeCheckpointHook')
+    non_finite='NonFiniteHook',
+    teacher='TeacherHook',
+    monitor='MonitorHook',
+    schedule_length='ScheduleLengthHook',
+    preemption='PreemptionHook',
+    checkpoint='SafeCheckpointHook',
+)
 #: Those of MMEngine, which adds them unless a config says None.
 _THEIRS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
 _OPTIONAL = ('monitor', 'timer', 'logger')  # they only show something
@@ -42,21 +47,34 @@ def complete_hooks(config: Config) -> None:
         if isinstance(hook, dict) and 'type' not in hook:
             known = sorted({*OURS, *_THEIRS})
             near = difflib.get_close_matches(key, known, 1)
-            raise ValueError(f'default_hooks.{key}: a hook needs a type' + (
-                f'; did you mean default_hooks.{near[0]}?' if near and near[0] != key else
-                f', such as {OURS.get(key, "LoggerHook")!r}'))
+            raise ValueError(
+                f'default_hooks.{key}: a hook needs a type'
+                + (
+                    f'; did you mean default_hooks.{near[0]}?'
+                    if near and near[0] != key
+                    else f', such as {OURS.get(key, "LoggerHook")!r}'
+                )
+            )
         if hook is None and key in (*OURS, *_THEIRS) and key not in _OPTIONAL:
-            raise ValueError(f'default_hooks.{key} must not be None: a training needs '
-                             f'{OURS.get(key, "this hook of MMEngine")}. Remove that line')
+            raise ValueError(
+                f'default_hooks.{key} must not be None: a training needs '
+                f'{OURS.get(key, "this hook of MMEngine")}. Remove that line'
+            )
     for key, name in OURS.items():
         if key not in hooks and name not in map(_name, hooks.values()):
             hooks[key] = dict(type=f'cotap_mm.{name}')
-            print_log(f'the config has no {name}; it is added with its defaults '
-                      f'(default_hooks.{key})', logger='current')
+            print_log(
+                f'the config has no {name}; it is added with its defaults (default_hooks.{key})',
+                logger='current',
+            )
         elif _name(hooks.get(key)) == _INSTEAD.get(key):
             hooks[key]['type'] = f'cotap_mm.{name}'
-            print_log(f'default_hooks.{key}: {name} takes the place of {_INSTEAD[key]}, with the '
-                      'same options', logger='current', level=logging.WARNING)
+            print_log(
+                f'default_hooks.{key}: {name} takes the place of {_INSTEAD[key]}, with the '
+                'same options',
+                logger='current',
+                level=logging.WARNING,
+            )
     for key in [key for key in OURS if key in hooks and hooks[key] is None]:
         hooks.pop(key)  # MMEngine takes None for hooks of its own only
 
@@ -98,10 +116,13 @@ def _take_over_custom(config: Config) -> None:
             if key != keys[name]:  # under a name of the user's own
                 config.default_hooks.pop(key)
         config.default_hooks[keys[name]] = hook
-        print_log(f'custom_hooks: {name} belongs into default_hooks and will not be taken from '
-                  f'here after the next release; write default_hooks = dict({keys[name]}='
-                  'dict(...)) with the options that differ', logger='current',
-                  level=logging.WARNING)
+        print_log(
+            f'custom_hooks: {name} belongs into default_hooks and will not be taken from '
+            f'here after the next release; write default_hooks = dict({keys[name]}='
+            'dict(...)) with the options that differ',
+            logger='current',
+            level=logging.WARNING,
+        )
     if seen:
         config.custom_hooks = others
 

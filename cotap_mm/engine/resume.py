@@ -1,4 +1,5 @@
 """Where an interrupted run continues, and with what it was begun."""
+
 from __future__ import annotations
 
 import logging
@@ -59,8 +60,11 @@ def choose_resume(config: Config) -> dict[str, str]:
             print_log(f'resuming from {chosen}', logger='current')
             config.load_from = chosen
         elif not is_typed:
-            print_log(f'{config.work_dir} has no checkpoint of this run; training starts from its '
-                      'beginning', logger='current')
+            print_log(
+                f'{config.work_dir} has no checkpoint of this run; training starts from its '
+                'beginning',
+                logger='current',
+            )
             config.resume = False
             return {}
     config.resume = True
@@ -78,12 +82,17 @@ def _newest(config: Config, others: dict[str, list]) -> str | None:
         return None if chosen is None else str(chosen)
     there = numbered_checkpoints(folder, names)
     if any(path.name not in earlier for path in there):
-        raise ValueError(f'all checkpoints in {folder} are damaged (see above); train in another '
-                         '--work-dir, or without --resume and with --overwrite')
+        raise ValueError(
+            f'all checkpoints in {folder} are damaged (see above); train in another '
+            '--work-dir, or without --resume and with --overwrite'
+        )
     if there:
-        print_log(f'{there[0]} and all other checkpoints there are of an earlier run; to continue '
-                  f'that one, add --cfg-options load_from={there[0]}', logger='current',
-                  level=logging.WARNING)
+        print_log(
+            f'{there[0]} and all other checkpoints there are of an earlier run; to continue '
+            f'that one, add --cfg-options load_from={there[0]}',
+            logger='current',
+            level=logging.WARNING,
+        )
     return _remote(config)
 
 
@@ -108,13 +117,23 @@ def _begun_with(checkpoint: str) -> dict[str, Any]:
         meta, state = content.get('meta', {}), content.get(run_state.KEY) or {}
         files = state.get('neighbors')
         if files is None:  # saved by an earlier version
-            files = dict(re.findall(r"(?<!\w)((?:cls_)?neighbors)\s*=\s*'([^']+\.npz)'",
-                                    str(meta.get('cfg', ''))))
-        return dict(seed=meta.get('seed'), neighbors={
-            key: str(value) for key, value in files.items() if value and key in _BRANCHES})
+            files = dict(
+                re.findall(
+                    r"(?<!\w)((?:cls_)?neighbors)\s*=\s*'([^']+\.npz)'", str(meta.get('cfg', ''))
+                )
+            )
+        return dict(
+            seed=meta.get('seed'),
+            neighbors={
+                key: str(value) for key, value in files.items() if value and key in _BRANCHES
+            },
+        )
     except Exception as error:  # MMEngine tells more, and before torch 2.6 it can read it
-        print_log(f'{checkpoint} does not tell how its run was begun ({type(error).__name__}: '
-                  f'{error})', logger='current', level=logging.WARNING)
+        print_log(
+            f'{checkpoint} does not tell how its run was begun ({type(error).__name__}: {error})',
+            logger='current',
+            level=logging.WARNING,
+        )
         return {}
 
 
@@ -124,8 +143,12 @@ def _keep_seed(config: Config, seed: Any) -> None:
         return
     stated = config.get('randomness') or {}
     if stated.get('seed') != seed:
-        print_log(f'this run was begun with the seed {seed}, and continues with it instead of '
-                  f'{stated.get("seed")}', logger='current', level=logging.WARNING)
+        print_log(
+            f'this run was begun with the seed {seed}, and continues with it instead of '
+            f'{stated.get("seed")}',
+            logger='current',
+            level=logging.WARNING,
+        )
         config.randomness = dict(stated, seed=seed)
 
 

@@ -1,4 +1,5 @@
 """A config, and what command-line options change in it."""
+
 import argparse
 import os
 import traceback
@@ -20,10 +21,16 @@ from cotap_mm.error_text import sentence_of
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Options that training and testing share."""
-    parser.add_argument('--work-dir', type=out_folder,
-                        help='logs and checkpoints; work_dirs/CONFIG by default')
-    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, metavar='KEY=VALUE',
-                        help='override config keys: key=value ...')
+    parser.add_argument(
+        '--work-dir', type=out_folder, help='logs and checkpoints; work_dirs/CONFIG by default'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        metavar='KEY=VALUE',
+        help='override config keys: key=value ...',
+    )
     parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
 
@@ -34,15 +41,20 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
     Values of a wrong kind are refused (:func:`.check_values`), those that depend on others are
     adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
     """
-    for launcher, variable, starter in (('pytorch', 'RANK', 'dist_train.sh'),
-                                        ('slurm', 'SLURM_PROCID', 'slurm_train.sh')):
+    for launcher, variable, starter in (
+        ('pytorch', 'RANK', 'dist_train.sh'),
+        ('slurm', 'SLURM_PROCID', 'slurm_train.sh'),
+    ):
         if args.launcher == launcher and variable not in os.environ:
-            raise ValueError(f'--launcher {launcher} needs the environment variable {variable}, '
-                             f'which is not set; start the processes with tools/{starter}')
+            raise ValueError(
+                f'--launcher {launcher} needs the environment variable {variable}, '
+                f'which is not set; start the processes with tools/{starter}'
+            )
     length = training_length(config)
     config.launcher = args.launcher
-    config.work_dir = args.work_dir or config.get('work_dir') or str(
-        Path('work_dirs') / Path(args.config).stem)
+    config.work_dir = (
+        args.work_dir or config.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
     if args.cfg_options:
         check_overrides(config, args.cfg_options)
         with explained_options(args.cfg_options):
@@ -65,8 +77,12 @@ def adapt_loaders(config: Config) -> None:
         loaders = config.get(name)
         for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
             if isinstance(loader, dict) and not loader.get('num_workers'):
-                for option in ('persistent_workers', 'prefetch_factor', 'timeout',
-                               'multiprocessing_context'):
+                for option in (
+                    'persistent_workers',
+                    'prefetch_factor',
+                    'timeout',
+                    'multiprocessing_context',
+                ):
                     loader.pop(option, None)
 
 
@@ -89,18 +105,28 @@ def load_config(name: str, needs_model: bool = True) -> Config:
     folders = ('cotap', 'downstream')
     places = [Path(name), *(top / name for top in shipped)]
     if Path(name).name == name:
-        places += [top / 'configs' / folder / f'{Path(name).stem}.py' for top in shipped
-                   for folder in folders]
+        places += [
+            top / 'configs' / folder / f'{Path(name).stem}.py'
+            for top in shipped
+            for folder in folders
+        ]
     path = next((place for place in places if place.is_file()), None)
     if path is None:
         if Path(name).is_dir():
             raise ValueError(f'the config must be a file, got the folder {name}')
-        known = {folder: sorted({file.stem for top in shipped
-                                 for file in (top / 'configs' / folder).glob('*.py')})
-                 for folder in folders}
+        known = {
+            folder: sorted(
+                {file.stem for top in shipped for file in (top / 'configs' / folder).glob('*.py')}
+            )
+            for folder in folders
+        }
         meant = nearest(Path(name).stem, [each for names in known.values() for each in names])
-        raise FileNotFoundError(f'config {name} does not exist{meant}; there are ' + ' and '.join(
-            f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()))
+        raise FileNotFoundError(
+            f'config {name} does not exist{meant}; there are '
+            + ' and '.join(
+                f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()
+            )
+        )
     config = _read(path)
     if needs_model and 'model' not in config:
         raise ValueError(f'config {name} sets no model; start from one of configs/cotap')
@@ -117,11 +143,15 @@ def _read(path: Path) -> Config:
     except FileNotFoundError:  # of _base_
         raise
     except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__)
-                 if Path(frame.filename).resolve() == path.resolve()]
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).resolve() == path.resolve()
+        ]
         where = f' (line {lines[-1]})' if lines else ''
-        raise ValueError(f'config {path} cannot be read: {type(error).__name__}: '
-                         f'{sentence_of(error)}{where}') from error
+        raise ValueError(
+            f'config {path} cannot be read: {type(error).__name__}: {sentence_of(error)}{where}'
+        ) from error
 
 
 def is_pretraining(config: Config) -> bool:
@@ -129,10 +159,16 @@ def is_pretraining(config: Config) -> bool:
     return config.get('default_scope', 'cotap_mm') == 'cotap_mm'
 
 
-def set_images(config: Config, images: str, cls_images: Optional[str] = None,
-               neighbors: Optional[str] = None, cls_neighbors: Optional[str] = None,
-               ann_file: Optional[str] = None, cls_ann_file: Optional[str] = None,
-               value_range: Optional[Sequence[float]] = None) -> None:
+def set_images(
+    config: Config,
+    images: str,
+    cls_images: Optional[str] = None,
+    neighbors: Optional[str] = None,
+    cls_neighbors: Optional[str] = None,
+    ann_file: Optional[str] = None,
+    cls_ann_file: Optional[str] = None,
+    value_range: Optional[Sequence[float]] = None,
+) -> None:
     """Train on other folders than the config's.
 
     Args:
@@ -160,13 +196,18 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
 
     Downstream it is the backbone that starts from it.
     """
-    init_cfg = None if checkpoint == 'none' else dict(
-        type='cotap_mm.PretrainedViT', checkpoint=checkpoint, trust=trust)
+    init_cfg = (
+        None
+        if checkpoint == 'none'
+        else dict(type='cotap_mm.PretrainedViT', checkpoint=checkpoint, trust=trust)
+    )
     if is_pretraining(config):
         config.model.init_cfg = init_cfg
     elif not set_backbones_init(config.model, init_cfg):
-        raise ValueError(f'--init: the model {config.model.get("type")} has no backbone that '
-                         'could start from a checkpoint; set init_cfg in its config')
+        raise ValueError(
+            f'--init: the model {config.model.get("type")} has no backbone that '
+            'could start from a checkpoint; set init_cfg in its config'
+        )
 
 
 def set_seed(config: Config, seed: int) -> None:

@@ -3,6 +3,7 @@
 MMEngine saves what rank 0 has. Every rank has its own queues and its own random numbers,
 and the loader is in the middle of an epoch.
 """
+
 import logging
 import random
 from pathlib import Path
@@ -34,16 +35,27 @@ def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[Dict[str, 
         dict, optional: On rank 0, what :func:`restore_run_state` finds in the checkpoint
         under :data:`KEY`; elsewhere None.
     """
-    queues = {name: {key: gather(value) for key, value in queue.state_dict().items()}
-              for name, queue in _queues(model).items()}
+    queues = {
+        name: {key: gather(value) for key, value in queue.state_dict().items()}
+        for name, queue in _queues(model).items()
+    }
     numbers = all_gather_object(random_state())
     if not is_main_process():
         return None
     # The queues of rank 0 are in the checkpoint's state dict already.
-    others = {name: [{key: values[other].cpu() for key, values in state.items()}
-                     for other in range(1, world_size())] for name, state in queues.items()}
-    return dict(world_size=world_size(), samples_seen=samples_seen, random=numbers,
-                queues_of_other_ranks=others)
+    others = {
+        name: [
+            {key: values[other].cpu() for key, values in state.items()}
+            for other in range(1, world_size())
+        ]
+        for name, state in queues.items()
+    }
+    return dict(
+        world_size=world_size(),
+        samples_seen=samples_seen,
+        random=numbers,
+        queues_of_other_ranks=others,
+    )
 
 
 def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -> None:
@@ -75,10 +87,17 @@ def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -
         told.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
     _seed(seed, rank(), state['samples_seen'])
     queues = f': merged and redistributed {", ".join(told)}; ' if told else '; '
-    order = (f'. The order of the images stays; with the same batch size a step now sees '
-             f'{now / before:g} times as many' if state['samples_seen'] else '')
-    print_log(f'resuming on {now} ranks what ran on {before}{queues}random numbers start '
-              f'anew{order}', logger='current', level=logging.WARNING)
+    order = (
+        f'. The order of the images stays; with the same batch size a step now sees '
+        f'{now / before:g} times as many'
+        if state['samples_seen']
+        else ''
+    )
+    print_log(
+        f'resuming on {now} ranks what ran on {before}{queues}random numbers start anew{order}',
+        logger='current',
+        level=logging.WARNING,
+    )
 
 
 def neighbor_files(config: Config) -> Dict[str, str]:
@@ -93,8 +112,10 @@ def neighbor_files(config: Config) -> Dict[str, str]:
     if not isinstance(dataset, dict):
         return {}
     files = {key: str(dataset[key]) for key in ('neighbors', 'cls_neighbors') if dataset.get(key)}
-    return {key: Path(path).name if AUTO_NAME.fullmatch(Path(path).name) else path
-            for key, path in files.items()}
+    return {
+        key: Path(path).name if AUTO_NAME.fullmatch(Path(path).name) else path
+        for key, path in files.items()
+    }
 
 
 def random_state() -> Dict[str, Any]:
@@ -105,7 +126,8 @@ def random_state() -> Dict[str, Any]:
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         numpy=(torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(gauss)),
-        python=(version, torch.tensor(numbers), next_gauss))
+        python=(version, torch.tensor(numbers), next_gauss),
+    )
 
 
 def set_random_state(state: Dict[str, Any]) -> None:

@@ -1,4 +1,5 @@
 """Schedules of a config that fit the length of its training."""
+
 from __future__ import annotations
 
 import logging
@@ -21,9 +22,11 @@ def training_length(config: Config) -> tuple[str, Any]:
     stated = config.get('train_cfg') or {}
     units = [name for name in ('max_iters', 'max_epochs') if stated.get(name) is not None]
     if len(units) > 1:
-        raise ValueError(f'train_cfg must have either max_iters or max_epochs, got max_iters='
-                         f'{stated.max_iters} and max_epochs={stated.max_epochs}; change the one '
-                         'that the config has')
+        raise ValueError(
+            f'train_cfg must have either max_iters or max_epochs, got max_iters='
+            f'{stated.max_iters} and max_epochs={stated.max_epochs}; change the one '
+            'that the config has'
+        )
     return (units[0], stated[units[0]]) if units else ('', None)
 
 
@@ -46,14 +49,19 @@ def fit_schedules(config: Config, usual: tuple[str, Any]) -> None:
         return
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
         raise ValueError(f'train_cfg.{unit} must be a number from 1 on, got {length!r}')
-    late = [each for each in _schedules(config.get('param_scheduler'))
-            if _counts(each, unit) and each.get('begin', 0) >= each.get('end', length)]
+    late = [
+        each
+        for each in _schedules(config.get('param_scheduler'))
+        if _counts(each, unit) and each.get('begin', 0) >= each.get('end', length)
+    ]
     if not late:
         return
     if usual[0] != unit or not isinstance(usual[1], int) or length >= usual[1]:
-        raise ValueError(f'param_scheduler: {late[0].get("type")} begins at '
-                         f'{late[0].get("begin", 0)}, and the training ends at train_cfg.{unit}='
-                         f'{length}; make it begin earlier')
+        raise ValueError(
+            f'param_scheduler: {late[0].get("type")} begins at '
+            f'{late[0].get("begin", 0)}, and the training ends at train_cfg.{unit}='
+            f'{length}; make it begin earlier'
+        )
     config.param_scheduler = _shrunk(config.param_scheduler, unit, length / usual[1])
 
 
@@ -91,9 +99,16 @@ def _scaled(schedule: dict, unit: str, factor: float) -> list[dict]:
     if 'milestones' in schedule:
         changed['milestones'] = [max(int(step * factor), 1) for step in schedule['milestones']]
     is_left = changed.get('end', 1 << 62) > changed.get('begin', 0)
-    print_log(f'param_scheduler: {schedule["type"]} from {schedule.get("begin", 0)} to '
-              f'{schedule.get("end", "the end")} is '
-              + (f'now from {changed.get("begin", 0)} to {changed.get("end", "the end")}' if is_left
-                 else 'left out') + f', for a training of {factor:g} times the length',
-              logger='current', level=logging.WARNING)
+    print_log(
+        f'param_scheduler: {schedule["type"]} from {schedule.get("begin", 0)} to '
+        f'{schedule.get("end", "the end")} is '
+        + (
+            f'now from {changed.get("begin", 0)} to {changed.get("end", "the end")}'
+            if is_left
+            else 'left out'
+        )
+        + f', for a training of {factor:g} times the length',
+        logger='current',
+        level=logging.WARNING,
+    )
     return [changed] if is_left else []

@@ -4,6 +4,7 @@ For ViT-L and larger. Only the student's backbone and heads are shared out, whic
 gradients and the optimiser's two moments are; the teacher, which has neither, and the small
 filter stand on every rank as a whole.
 """
+
 from contextlib import contextmanager
 from typing import Any, Dict, Iterator, List, Set
 
@@ -21,8 +22,16 @@ from cotap_mm.ops import all_reduce_sum, broadcast, world_size
 from cotap_mm.registry import STRATEGIES
 
 #: Parts of CoTAP that are the same, and whole, on every rank.
-_WHOLE = ('neck', 'teacher', 'losses', 'pairs', 'patch_queue', 'cls_queue', 'template_bank',
-          'data_preprocessor')
+_WHOLE = (
+    'neck',
+    'teacher',
+    'losses',
+    'pairs',
+    'patch_queue',
+    'cls_queue',
+    'template_bank',
+    'data_preprocessor',
+)
 
 
 @contextmanager
@@ -52,8 +61,10 @@ def refuse_sharded(model: nn.Module, what: str) -> None:
         ValueError: If the model's parameters are shared out.
     """
     if isinstance(model, FullyShardedDataParallel):
-        raise ValueError(f'{what} needs the whole network on every rank, and the config\'s '
-                         'strategy shares it out; remove one of the two')
+        raise ValueError(
+            f"{what} needs the whole network on every rank, and the config's "
+            'strategy shares it out; remove one of the two'
+        )
 
 
 def original_ndim(param: nn.Parameter) -> int:
@@ -79,15 +90,21 @@ class CoTAPFSDPStrategy(FSDPStrategy):
     def __init__(self, **kwargs) -> None:
         # On a CPU, moving what is gathered to the CPU is no copy, and is freed while it is read.
         offload = dict(rank0_only=True, offload_to_cpu=torch.cuda.is_available())
-        super().__init__(**kwargs, state_dict_cfg=dict(
-            state_dict_type='FULL_STATE_DICT',
-            state_dict_config=FullStateDictConfig(**offload),
-            optim_state_dict_config=FullOptimStateDictConfig(**offload)))
+        super().__init__(
+            **kwargs,
+            state_dict_cfg=dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=FullStateDictConfig(**offload),
+                optim_state_dict_config=FullOptimStateDictConfig(**offload),
+            ),
+        )
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         if model.backbone.with_cp == 'mlp':
-            raise ValueError("model.backbone.with_cp='mlp' reads parts of a block, and FSDP "
-                             'gathers whole blocks; use with_cp=True')
+            raise ValueError(
+                "model.backbone.with_cp='mlp' reads parts of a block, and FSDP "
+                'gathers whole blocks; use with_cp=True'
+            )
         model = model.to(get_device())
         for tensor in (*model.parameters(), *model.buffers()):
             broadcast(tensor.data)
@@ -97,11 +114,13 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         units.update(model.head.children())
         on_gpu = torch.cuda.is_available()
         self.model_wrapper = {
-            'type': 'MMFullyShardedDataParallel', 'use_orig_params': True,
+            'type': 'MMFullyShardedDataParallel',
+            'use_orig_params': True,
             'device_id': torch.cuda.current_device() if on_gpu else torch.device('cpu'),
             'auto_wrap_policy': lambda module, recurse, **_: recurse or module in units,
             'ignored_modules': [getattr(model, name) for name in _WHOLE],
-            **(self.model_wrapper or {})}
+            **(self.model_wrapper or {}),
+        }
         return super()._wrap_model(model)
 
     def build_optim_wrapper(self, optim_wrapper, model=None):
@@ -112,11 +131,15 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         """
         built = super().build_optim_wrapper(optim_wrapper, model)
         if built.clip_grad_kwargs:
-            raise ValueError('optim_wrapper.clip_grad needs whole gradients, and FSDP has pieces '
-                             'of them on each rank; remove it, or the strategy')
+            raise ValueError(
+                'optim_wrapper.clip_grad needs whole gradients, and FSDP has pieces '
+                'of them on each rank; remove it, or the strategy'
+            )
         if getattr(built, 'cast_dtype', None) is torch.float16:
-            raise ValueError('float16 with FSDP is not supported; use '
-                             "optim_wrapper.dtype='bfloat16' or 'float32'")
+            raise ValueError(
+                'float16 with FSDP is not supported; use '
+                "optim_wrapper.dtype='bfloat16' or 'float32'"
+            )
         built.is_sharded = True
         for param in model.module.neck.parameters():
             if param.requires_grad:
@@ -138,24 +161,37 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         settings = state_dict.pop('base_param_settings', self.optim_wrapper.base_param_settings)
         named = _renamed(state_dict, dict(enumerate(self._names())))
         # Not the parent's: it has the order of arguments of PyTorch 2.0.
-        self.optim_wrapper.load_state_dict(FullyShardedDataParallel.optim_state_dict_to_load(
-            model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=named))
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=named
+            )
+        )
         self.optim_wrapper.base_param_settings = settings
 
     def _names(self) -> List[str]:
         """Names of the optimiser's parameters, in its order."""
-        names = {param: name.replace('_fsdp_wrapped_module.', '')
-                 for name, param in self.model.module.named_parameters()}
-        return [names[param] for group in self.optim_wrapper.optimizer.param_groups
-                for param in group['params']]
+        names = {
+            param: name.replace('_fsdp_wrapped_module.', '')
+            for name, param in self.model.module.named_parameters()
+        }
+        return [
+            names[param]
+            for group in self.optim_wrapper.optimizer.param_groups
+            for param in group['params']
+        ]
 
 
 def _renamed(state: dict, names: Dict[Any, Any]) -> dict:
     """An optimiser's state with other keys for its parameters."""
-    groups = [dict(group, params=[names[key] for key in group['params']])
-              for group in state['param_groups']]
-    return dict(state, state={names[key]: value for key, value in state['state'].items()},
-                param_groups=groups)
+    groups = [
+        dict(group, params=[names[key] for key in group['params']])
+        for group in state['param_groups']
+    ]
+    return dict(
+        state,
+        state={names[key]: value for key, value in state['state'].items()},
+        param_groups=groups,
+    )
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 """What Slurm tells a process of a step, as the variables that ``torchrun`` would set."""
+
 from __future__ import annotations
 
 import os
@@ -26,29 +27,40 @@ def set_variables_from_slurm(port: int | None = None) -> None:
         number, count = int(os.environ['SLURM_PROCID']), int(os.environ['SLURM_NTASKS'])
         local = int(os.environ.get('SLURM_LOCALID') or number % max(torch.cuda.device_count(), 1))
     except (KeyError, ValueError) as error:
-        raise ValueError("launcher 'slurm' needs the numbers that srun sets, such as SLURM_PROCID "
-                         f'and SLURM_NTASKS ({error}); start with tools/slurm_train.sh') from error
+        raise ValueError(
+            "launcher 'slurm' needs the numbers that srun sets, such as SLURM_PROCID "
+            f'and SLURM_NTASKS ({error}); start with tools/slurm_train.sh'
+        ) from error
     os.environ.update(RANK=str(number), WORLD_SIZE=str(count), LOCAL_RANK=str(local))
     os.environ['MASTER_PORT'] = str(
-        port or os.environ.get('MASTER_PORT') or os.environ.get('PORT') or _PORT)
+        port or os.environ.get('MASTER_PORT') or os.environ.get('PORT') or _PORT
+    )
     if not os.environ.get('MASTER_ADDR'):
         os.environ['MASTER_ADDR'] = _first_node()
 
 
 def _first_node() -> str:
-    names = next((os.environ[name] for name in (
-        'SLURM_STEP_NODELIST', 'SLURM_JOB_NODELIST', 'SLURM_NODELIST') if os.environ.get(name)), '')
+    names = next(
+        (
+            os.environ[name]
+            for name in ('SLURM_STEP_NODELIST', 'SLURM_JOB_NODELIST', 'SLURM_NODELIST')
+            if os.environ.get(name)
+        ),
+        '',
+    )
     if re.fullmatch(r'[\w.-]+', names):
         return names
     reason = 'SLURM_STEP_NODELIST is not set'
     if names:
         try:
-            done = subprocess.run(['scontrol', 'show', 'hostnames', names], capture_output=True,
-                                  text=True, timeout=60)
+            done = subprocess.run(
+                ['scontrol', 'show', 'hostnames', names], capture_output=True, text=True, timeout=60
+            )
             if done.returncode == 0 and done.stdout.strip():
                 return done.stdout.split()[0]
             reason = f'scontrol show hostnames {names}: {done.stderr.strip() or "no answer"}'
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = f'scontrol show hostnames {names}: {error}'
-    raise ValueError(f'the first node of the Slurm job is not known ({reason}); set MASTER_ADDR to '
-                     'its name')
+    raise ValueError(
+        f'the first node of the Slurm job is not known ({reason}); set MASTER_ADDR to its name'
+    )

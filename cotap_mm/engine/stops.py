@@ -1,4 +1,5 @@
 """Why a training stopped, for its user: one sentence instead of a traceback."""
+
 from __future__ import annotations
 
 import re
@@ -10,8 +11,11 @@ import torch
 from cotap_mm.error_text import of_worker
 from cotap_mm.errors import UserError
 
-_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory|"
-                        r'unable to allocate|insufficient shared memory', re.IGNORECASE)
+_NO_MEMORY = re.compile(
+    r"out of memory|can't allocate memory|not enough memory|"
+    r'unable to allocate|insufficient shared memory',
+    re.IGNORECASE,
+)
 
 
 @contextmanager
@@ -40,9 +44,11 @@ def explained_stops(saved: Callable[[], str] = str) -> Iterator[None]:
 def _remedy(error: BaseException) -> str:
     """What to do about it; '' for an error of another kind."""
     if isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
-            isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))):
-        return ('Lower train_dataloader.batch_size or num_workers, or set '
-                'model.backbone.with_cp=True')
+        isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error))
+    ):
+        return (
+            'Lower train_dataloader.batch_size or num_workers, or set model.backbone.with_cp=True'
+        )
     if isinstance(error, OSError):
         return 'Check that this file or address exists, may be used, and has room'
     return ''

@@ -1,4 +1,5 @@
 """What ``tools/test.py`` offers beside scores: augmentation, saved predictions, pictures."""
+
 from __future__ import annotations
 
 import copy
@@ -14,11 +15,19 @@ from cotap_mm.evaluation.presence_metric import ClassPresence
 #: Library -> hook that draws, visualizer, model that merges augmented predictions, its options.
 _LIBRARIES: Dict[str, Tuple[str, str, dict]] = {
     'mmseg': ('SegVisualizationHook', 'SegLocalVisualizer', dict(type='SegTTAModel')),
-    'mmdet': ('DetVisualizationHook', 'DetLocalVisualizer', dict(
-        type='DetTTAModel',
-        tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))),
-    'mmpretrain': ('VisualizationHook', 'UniversalVisualizer', dict(
-        type='mmpretrain.AverageClsScoreTTA')),
+    'mmdet': (
+        'DetVisualizationHook',
+        'DetLocalVisualizer',
+        dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        ),
+    ),
+    'mmpretrain': (
+        'VisualizationHook',
+        'UniversalVisualizer',
+        dict(type='mmpretrain.AverageClsScoreTTA'),
+    ),
 }
 _SAVING = ('IoUMetric', 'CityscapesMetric', 'DepthMetric')  # metrics with an output_dir
 
@@ -33,18 +42,29 @@ def keep_test_only(config: Config, name: str) -> None:
     Raises:
         ValueError: If test_dataloader, test_evaluator or test_cfg is missing.
     """
-    missing = [key for key in ('test_dataloader', 'test_evaluator', 'test_cfg')
-               if config.get(key) is None]
+    missing = [
+        key for key in ('test_dataloader', 'test_evaluator', 'test_cfg') if config.get(key) is None
+    ]
     if missing:
-        raise ValueError(f'{name} has no {", ".join(missing)}, which a test needs; often they are '
-                         'those of the validation: test_dataloader = val_dataloader')
-    for key in ('train_dataloader', 'train_cfg', 'optim_wrapper', 'param_scheduler',
-                'val_dataloader', 'val_cfg', 'val_evaluator'):
+        raise ValueError(
+            f'{name} has no {", ".join(missing)}, which a test needs; often they are '
+            'those of the validation: test_dataloader = val_dataloader'
+        )
+    for key in (
+        'train_dataloader',
+        'train_cfg',
+        'optim_wrapper',
+        'param_scheduler',
+        'val_dataloader',
+        'val_cfg',
+        'val_evaluator',
+    ):
         config[key] = None
 
 
-def draw_predictions(config: Config, folder: Optional[str], show: bool = False,
-                     wait_time: float = 2) -> None:
+def draw_predictions(
+    config: Config, folder: Optional[str], show: bool = False, wait_time: float = 2
+) -> None:
     """Draw the prediction of every image, with the library's hook.
 
     Args:
@@ -60,8 +80,10 @@ def draw_predictions(config: Config, folder: Optional[str], show: bool = False,
     place = None if folder is None else str(Path(folder).resolve())
     if place is not None and Path(place).exists() and not Path(place).is_dir():
         raise ValueError(f'--show-dir {folder} must be a folder, got a file')
-    config.setdefault('visualizer', ConfigDict(
-        type=visualizer, name='visualizer', vis_backends=[dict(type='LocalVisBackend')]))
+    config.setdefault(
+        'visualizer',
+        ConfigDict(type=visualizer, name='visualizer', vis_backends=[dict(type='LocalVisBackend')]),
+    )
     if config.default_scope == 'mmpretrain':  # its hook draws the batch that the model gets
         hook.update(enable=True, out_dir=place)
         return
@@ -109,18 +131,26 @@ def flipped(pipeline: List[dict]) -> List[dict]:
     """
     steps = [dict(step) for step in copy.deepcopy(pipeline)]
     if not steps or not _name(steps[-1]).startswith('Pack'):
-        raise ValueError('--tta needs a test pipeline that ends with a Pack... step, got '
-                         f'{[_name(step) for step in steps]}; give the config a tta_pipeline')
+        raise ValueError(
+            '--tta needs a test pipeline that ends with a Pack... step, got '
+            f'{[_name(step) for step in steps]}; give the config a tta_pipeline'
+        )
     labels = [step for step in steps if _name(step) == 'LoadAnnotations']
     packed = steps[-1]
     if 'meta_keys' in packed:
-        packed['meta_keys'] = tuple(dict.fromkeys(
-            (*packed['meta_keys'], 'flip', 'flip_direction')))
+        packed['meta_keys'] = tuple(dict.fromkeys((*packed['meta_keys'], 'flip', 'flip_direction')))
     elif _name(packed) == 'PackDetInputs':
-        packed['meta_keys'] = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor',
-                               'flip', 'flip_direction')
+        packed['meta_keys'] = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+            'flip',
+            'flip_direction',
+        )
     before = [step for step in steps[:-1] if step not in labels]
-    flips = [dict(type='RandomFlip', prob=1.), dict(type='RandomFlip', prob=0.)]
+    flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
     views = [flips, *([each] for each in labels), [packed]]
     return [*before, dict(type='TestTimeAug', transforms=views)]
 
@@ -137,20 +167,24 @@ def save_predictions(config: Config, path: str) -> None:
     """
     if config.default_scope != 'mmseg':
         if Path(path).suffix not in ('.pkl', '.pickle'):
-            raise ValueError(f'--out must end with .pkl or .pickle for {config.default_scope}, '
-                             f'got {path}')
+            raise ValueError(
+                f'--out must end with .pkl or .pickle for {config.default_scope}, got {path}'
+            )
         if not Path(path).resolve().parent.is_dir():
             Path(path).resolve().parent.mkdir(parents=True)
         return
     if Path(path).exists() and not Path(path).is_dir() or Path(path).suffix == '.pkl':
-        raise ValueError('--out is a folder for mmseg, which gets a PNG for each image, got '
-                         f'{path}')
+        raise ValueError(
+            f'--out is a folder for mmseg, which gets a PNG for each image, got {path}'
+        )
     metrics = config.test_evaluator
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
     saving = [metric for metric in metrics if _name(metric) in _SAVING]
     if not saving:
-        raise ValueError(f'--out needs one of the metrics {", ".join(_SAVING)} in test_evaluator, '
-                         f'got {", ".join(map(_name, metrics))}')
+        raise ValueError(
+            f'--out needs one of the metrics {", ".join(_SAVING)} in test_evaluator, '
+            f'got {", ".join(map(_name, metrics))}'
+        )
     saving[0].output_dir = path
 
 
@@ -172,9 +206,11 @@ def test(runner: Any, out: Optional[str] = None) -> Dict[str, float]:
     scope = runner.cfg.get('default_scope')
     if out and scope == 'mmdet':
         from mmdet.evaluation import DumpDetResults
+
         metrics.append(DumpDetResults(out_file_path=out))
     elif out and scope != 'mmseg':
         from mmengine.evaluator import DumpResults
+
         metrics.append(DumpResults(out_file_path=out))
     presence = ClassPresence()
     presence.dataset_meta = runner.test_evaluator.dataset_meta
@@ -186,8 +222,10 @@ def test(runner: Any, out: Optional[str] = None) -> Dict[str, float]:
 
 def _library(config: Config, option: str) -> Tuple[str, str, dict]:
     if config.get('default_scope') not in _LIBRARIES:
-        raise ValueError(f'{option} knows {", ".join(_LIBRARIES)}, got a config with '
-                         f'default_scope={config.get("default_scope")!r}')
+        raise ValueError(
+            f'{option} knows {", ".join(_LIBRARIES)}, got a config with '
+            f'default_scope={config.get("default_scope")!r}'
+        )
     return _LIBRARIES[config.default_scope]
 
 

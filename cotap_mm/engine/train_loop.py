@@ -1,4 +1,5 @@
 """The training loop: MMEngine's, which goes on at the right sample."""
+
 import logging
 from typing import Any, Callable, Optional, TypeVar
 
@@ -52,9 +53,12 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             print_log(f'the loader goes on behind {samples_seen} samples', logger='current')
             return
         batches = samples_seen // self.batch_of_all_ranks
-        print_log(f'{type(self.dataloader.sampler).__name__} cannot start in the middle: reading '
-                  f'{batches} batches that were seen before', logger='current',
-                  level=logging.WARNING)
+        print_log(
+            f'{type(self.dataloader.sampler).__name__} cannot start in the middle: reading '
+            f'{batches} batches that were seen before',
+            logger='current',
+            level=logging.WARNING,
+        )
         for _ in range(batches):
             next(self.dataloader_iterator)
 
@@ -75,8 +79,11 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 break
             self.run_iter(batch)
             self._decide_current_val_interval()
-            if (self.runner.val_loop is not None and self._iter >= self.val_begin
-                    and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)):
+            if (
+                self.runner.val_loop is not None
+                and self._iter >= self.val_begin
+                and (self._iter % self.val_interval == 0 or self._iter == self._max_iters)
+            ):
                 self._between_steps(self.runner.val_loop.run)
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')

@@ -1,4 +1,5 @@
 """A few steps of a training that leave nothing behind: does it run, how long, how much memory."""
+
 import statistics
 import time
 from pathlib import Path
@@ -39,8 +40,9 @@ class _Watch(Hook):
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
         self._behind_data = time.perf_counter()
 
-    def after_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
@@ -68,8 +70,11 @@ def stand_in_neighbors(config: Config, folder: 'str | Path') -> List[str]:
             count = len(source)
             nearest = np.arange(1, min(count, dataset.get('num_neighbors', 7) + 1))
             dataset[key] = str(Path(folder) / f'{key}.npz')
-            save_neighbors(dataset[key], [source.name(index) for index in range(count)],
-                           (np.arange(count)[:, None] + nearest) % count)
+            save_neighbors(
+                dataset[key],
+                [source.name(index) for index in range(count)],
+                (np.arange(count)[:, None] + nearest) % count,
+            )
             missing.append(f'{branch} ({count} images)')
     return missing
 
@@ -100,7 +105,8 @@ def run_trial(runner: Runner) -> Dict[str, float]:
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(
             f'a step does not fit into the memory of the GPU ({error}). Lower '
-            'train_dataloader.batch_size, or set model.backbone.with_cp=True') from error
+            'train_dataloader.batch_size, or set model.backbone.with_cp=True'
+        ) from error
     on_gpu = torch.cuda.is_available()
     loader = runner.train_dataloader  # without batch_size where it has a batch_sampler
     batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
@@ -108,10 +114,12 @@ def run_trial(runner: Runner) -> Dict[str, float]:
     return dict(
         seconds=statistics.median(watch.seconds[1:] or watch.seconds),
         waiting=statistics.median(watch.waiting[1:] or watch.waiting),
-        iterations=runner.max_iters, parameters=count,
+        iterations=runner.max_iters,
+        parameters=count,
         samples=batch * world_size(),
         memory=torch.cuda.max_memory_allocated() if on_gpu else peak_bytes(),
-        available=torch.cuda.get_device_properties(0).total_memory if on_gpu else 0)
+        available=torch.cuda.get_device_properties(0).total_memory if on_gpu else 0,
+    )
 
 
 def describe_trial(found: Dict[str, float], missing: List[str]) -> str:
@@ -125,7 +133,8 @@ def describe_trial(found: Dict[str, float], missing: List[str]) -> str:
         f'{found["samples"]:.0f} samples a step',
         f'a step takes {found["seconds"]:.2f} s, of which {found["waiting"]:.2f} s are waiting for '
         f'data; {found["iterations"]:.0f} iterations are about {hours:.1f} hours',
-        f'memory at its peak, in this process: {memory}']
+        f'memory at its peak, in this process: {memory}',
+    ]
     if found['waiting'] > 0.2 * found['seconds']:
         lines.append('the loader is too slow: more train_dataloader.num_workers may help')
     if missing:

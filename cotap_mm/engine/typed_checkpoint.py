@@ -1,4 +1,5 @@
 """A checkpoint that was typed with ``--resume``, and restarts of the run that began from it."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -43,8 +44,11 @@ def _passed_over(config: Config, marks: list[str]) -> dict[str, list]:
     noted = record.get(_KEY)
     if is_restart() and isinstance(noted, dict) and noted.get('load_from') == typed:
         jobs, there = noted.get('jobs'), noted.get('there')
-        if isinstance(jobs, list) and isinstance(there, dict) and (
-                not marks or any(mark in jobs for mark in marks)):
+        if (
+            isinstance(jobs, list)
+            and isinstance(there, dict)
+            and (not marks or any(mark in jobs for mark in marks))
+        ):
             return {name: value for name, value in there.items() if isinstance(value, list)}
     there = stamps(checkpoint_folder(config), checkpoint_names(config))
     _write_record(folder, dict(record, **{_KEY: dict(load_from=typed, jobs=marks, there=there)}))

@@ -1,4 +1,5 @@
 """One run in a work folder at a time, and no mix-up with the runs before it."""
+
 from __future__ import annotations
 
 import json
@@ -24,6 +25,7 @@ from cotap_mm.locks import Lock, Locked, acquire_lock
 
 class _Before(NamedTuple):
     """A work folder before a run: whether it is new, what is in it, and what a run adds."""
+
     folder: Path
     is_new: bool
     names: set[str]
@@ -146,14 +148,17 @@ def checkpoint_folder(config: Config) -> Path:
 def checkpoint_names(config: Config) -> tuple[str, ...]:
     """Templates of the names that a run gives its checkpoints."""
     own = _checkpoint_options(config).get('filename_tmpl')
-    return (own, ) if isinstance(own, str) and '{}' in own else TEMPLATES
+    return (own,) if isinstance(own, str) and '{}' in own else TEMPLATES
 
 
 def earlier_checkpoints(work_dir: str | Path) -> dict[str, list]:
     """Checkpoints that were in a work folder when its run began; see :func:`.stamps`."""
     found = _read_record(Path(work_dir)).get('earlier_checkpoints')
-    return {name: value for name, value in found.items() if isinstance(value, list)} \
-        if isinstance(found, dict) else {}
+    return (
+        {name: value for name, value in found.items() if isinstance(value, list)}
+        if isinstance(found, dict)
+        else {}
+    )
 
 
 def _claim(config: Config, overwrite: bool, force: bool, marks: list[str]) -> bool:
@@ -171,21 +176,32 @@ def _claim(config: Config, overwrite: bool, force: bool, marks: list[str]) -> bo
             raise ValueError(
                 f'{found[0].parent} holds checkpoints of another run ({found[0].name}). Pass '
                 '--resume to continue it, another --work-dir for a new run, or --overwrite for a '
-                'new run that replaces files of the same name')
-        _write_record(folder, dict(
-            started=time.strftime('%Y-%m-%d %H:%M:%S'), jobs=marks,
-            earlier_checkpoints={name: stamp for place in places
-                                 for name, stamp in stamps(place, names).items()}))
+                'new run that replaces files of the same name'
+            )
+        _write_record(
+            folder,
+            dict(
+                started=time.strftime('%Y-%m-%d %H:%M:%S'),
+                jobs=marks,
+                earlier_checkpoints={
+                    name: stamp for place in places for name, stamp in stamps(place, names).items()
+                },
+            ),
+        )
     except OSError as error:
-        raise ValueError(f'the work folder {folder} cannot be written '
-                         f'({type(error).__name__}: {error}); choose another --work-dir') from error
+        raise ValueError(
+            f'the work folder {folder} cannot be written '
+            f'({type(error).__name__}: {error}); choose another --work-dir'
+        ) from error
     return False
 
 
 def _lock(folder: Path, force: bool) -> None:
-    remedy = ('wait for its end, train in another --work-dir, or pass --force if that process '
-              'does not write there')
-    deadline = time.monotonic() + (_PATIENCE if is_restart() else 0.)
+    remedy = (
+        'wait for its end, train in another --work-dir, or pass --force if that process '
+        'does not write there'
+    )
+    deadline = time.monotonic() + (_PATIENCE if is_restart() else 0.0)
     while True:
         try:
             _held.append(acquire_lock(folder / _LOCK, 'training', remedy))
@@ -235,8 +251,11 @@ def _read_record(folder: Path) -> dict[str, Any]:
         return {}
     except (OSError, ValueError, RecursionError) as error:
         if is_main_process():
-            print_log(f'{path} is damaged ({error}); earlier runs in this folder are not known',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                f'{path} is damaged ({error}); earlier runs in this folder are not known',
+                logger='current',
+                level=logging.WARNING,
+            )
         return {}
     return found if isinstance(found, dict) else {}
 

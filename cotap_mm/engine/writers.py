@@ -4,6 +4,7 @@ Logs and scalars are not worth a training. Where the disk is full, read-only, or
 lines that cannot be written are lost and counted; a warning says so once, and another one that
 all is well again. Checkpoints have their own rule: :class:`cotap_mm.engine.SafeCheckpointHook`.
 """
+
 from __future__ import annotations
 
 import logging
@@ -46,20 +47,26 @@ class Outage:
         except OSError as error:
             self.lost += 1
             if self.lost == 1:
-                self._report(f'{self.what} cannot be written ({type(error).__name__}: {error}). '
-                             'Training continues; what it would write is lost until that works '
-                             'again', logging.ERROR)
+                self._report(
+                    f'{self.what} cannot be written ({type(error).__name__}: {error}). '
+                    'Training continues; what it would write is lost until that works '
+                    'again',
+                    logging.ERROR,
+                )
         else:
             if self.lost and not self._is_reporting:
                 lost, self.lost = self.lost, 0
-                self._report(f'{self.what} can be written again; {lost} records were lost',
-                             logging.WARNING)
+                self._report(
+                    f'{self.what} can be written again; {lost} records were lost', logging.WARNING
+                )
 
     def finish(self) -> None:
         """Report what is lost for good."""
         if self.lost:
-            self._report(f'{self.what}: the last {self.lost} records could not be written and are '
-                         'lost', logging.WARNING)
+            self._report(
+                f'{self.what}: the last {self.lost} records could not be written and are lost',
+                logging.WARNING,
+            )
             self.lost = 0
 
     def _report(self, text: str, level: int) -> None:
@@ -197,6 +204,8 @@ def check_work_dir(folder: 'str | Path') -> None:
     try:
         check_folder(folder)
     except OSError as error:
-        raise UserError(f'the work folder {folder} must be one that can be written to: '
-                        f'{error.strerror or error}; free space, or choose another one with '
-                        '--work-dir') from error
+        raise UserError(
+            f'the work folder {folder} must be one that can be written to: '
+            f'{error.strerror or error}; free space, or choose another one with '
+            '--work-dir'
+        ) from error

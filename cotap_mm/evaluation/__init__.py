@@ -1,4 +1,5 @@
 """Measures of any backbone, over one encoder contract, in training and after it."""
+
 from .classification import knn_classification, linear_classification
 from .correspondence import correspondence
 from .data import EvaluationData, load_data
@@ -17,10 +18,33 @@ from .video_clips import Clip, VideoClips
 from .vit_encoders import CoTAPEncoder, TimmEncoder, ViTEncoder
 
 __all__ = [
-    'PROTOCOLS', 'Clip', 'CoTAPEncoder', 'Encoder', 'EncoderOutput', 'EvaluationData',
-    'EvaluationHook', 'ImageMaskFolder', 'LabeledScenes', 'Result', 'TimmEncoder', 'VideoClips',
-    'ViTEncoder', 'build_labeled', 'confusion_matrix', 'correspondence', 'dense_retrieval',
-    'dispersion', 'evaluate', 'foreground', 'knn_classification', 'label_propagation',
-    'linear_classification', 'linear_segmentation', 'load_data', 'normalize_images',
-    'overclustering', 'propagate', 'segmentation_scores'
+    'PROTOCOLS',
+    'Clip',
+    'CoTAPEncoder',
+    'Encoder',
+    'EncoderOutput',
+    'EvaluationData',
+    'EvaluationHook',
+    'ImageMaskFolder',
+    'LabeledScenes',
+    'Result',
+    'TimmEncoder',
+    'VideoClips',
+    'ViTEncoder',
+    'build_labeled',
+    'confusion_matrix',
+    'correspondence',
+    'dense_retrieval',
+    'dispersion',
+    'evaluate',
+    'foreground',
+    'knn_classification',
+    'label_propagation',
+    'linear_classification',
+    'linear_segmentation',
+    'load_data',
+    'normalize_images',
+    'overclustering',
+    'propagate',
+    'segmentation_scores',
 ]

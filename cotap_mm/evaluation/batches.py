@@ -1,4 +1,5 @@
 """How every evaluation reads a data set: in batches, shared out to ranks, with progress."""
+
 from __future__ import annotations
 
 from contextlib import contextmanager
@@ -26,6 +27,7 @@ class Batch(NamedTuple):
         images (Tensor): Normalised, shape (B, 3, H, W).
         labels (list): The label of each, as the data set gives it.
     """
+
     indices: List[int]
     images: Tensor
     labels: List[Any]
@@ -55,10 +57,9 @@ def my_share(count: int) -> range:
     return range(rank(), count, world_size())
 
 
-def batches(dataset: Any,
-            batch_size: int = 16,
-            image_size: Optional[Size] = None,
-            what: str = 'images') -> Iterator[Batch]:
+def batches(
+    dataset: Any, batch_size: int = 16, image_size: Optional[Size] = None, what: str = 'images'
+) -> Iterator[Batch]:
     """This rank's share of a data set, batch by batch.
 
     A batch holds one image size: where images differ, batches are smaller.

@@ -4,6 +4,7 @@ Every protocol reads its labels through :class:`WatchedLabels`, which checks the
 counts the classes. After the measurement, :func:`review_classes` warns about absent classes
 by name, and refuses scores that any constant answer would get.
 """
+
 from __future__ import annotations
 
 import functools
@@ -83,8 +84,10 @@ class WatchedLabels:
                 where = f' in {find(index)}' if find and find(index) else ''
                 ignorable = '' if ignored is None else f' or {ignored} (ignored)'
                 wrong = highest if highest >= self.num_classes else lowest
-                raise ValueError(f'labels must be 0..{self.num_classes - 1}{ignorable}, got '
-                                 f'{wrong}{where}; check num_classes and the masks')
+                raise ValueError(
+                    f'labels must be 0..{self.num_classes - 1}{ignorable}, got '
+                    f'{wrong}{where}; check num_classes and the masks'
+                )
             self.counts[:-1] += torch.bincount(kept.cpu(), minlength=self.num_classes)
         self.counts[-1] += len(label) - len(kept)
 
@@ -115,11 +118,14 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
                     parts[name] = WatchedLabels(bound.arguments[name], num_classes)
                     bound.arguments[name] = parts[name]
             scores = measure(*bound.args, **bound.kwargs)
-            found = review_classes({name: all_reduce_sum(part.counts)
-                                    for name, part in parts.items()}, least)
-            found += [f'{key} is not a number: the images do not show enough for it'
-                      for key, value in scores.items()
-                      if isinstance(value, float) and math.isnan(value)]
+            found = review_classes(
+                {name: all_reduce_sum(part.counts) for name, part in parts.items()}, least
+            )
+            found += [
+                f'{key} is not a number: the images do not show enough for it'
+                for key, value in scores.items()
+                if isinstance(value, float) and math.isnan(value)
+            ]
             for sentence in found:
                 print_log(sentence, logger='current', level=logging.WARNING)
             return {**scores, 'warnings': found} if found else scores
@@ -151,8 +157,10 @@ def review_classes(counts: Dict[str, Tensor], least: int = 2) -> List[str]:
     total = torch.stack([seen[:-1] for seen in counts.values()]).sum(dim=0)
     warnings = []
     if not total.all():
-        warnings.append(f'{_listed(total == 0)} in no label of {" and ".join(counts)}, and so not '
-                        'scored; check the class names and the values of the masks')
+        warnings.append(
+            f'{_listed(total == 0)} in no label of {" and ".join(counts)}, and so not '
+            'scored; check the class names and the values of the masks'
+        )
     for name, seen in scored.items():
         only_learned = (seen[:-1] == 0) & (total > 0)
         if only_learned.any():
@@ -160,8 +168,9 @@ def review_classes(counts: Dict[str, Tensor], least: int = 2) -> List[str]:
     if learned is not None:
         never_learned = (counts[learned][:-1] == 0) & (total > 0)
         if never_learned.any():
-            warnings.append(f'{_listed(never_learned)} in no label of {learned}, and so cannot be '
-                            'recognized')
+            warnings.append(
+                f'{_listed(never_learned)} in no label of {learned}, and so cannot be recognized'
+            )
     return warnings
 
 
@@ -170,13 +179,20 @@ def _refuse_too_few(name: str, seen: Tensor, needed: int) -> None:
     if present >= needed:
         return
     if not present:
-        raise MeaninglessScore(f'the labels of {name} show no class at all, only {int(seen[-1])} '
-                               'ignored (255) pixels, so nothing can be scored')
-    remedy = (f'. The other {int(seen[-1])} pixels are 255, which is ignored: masks of 0 and 255 '
-              'must become 0 and 1' if seen[-1] else '')
+        raise MeaninglessScore(
+            f'the labels of {name} show no class at all, only {int(seen[-1])} '
+            'ignored (255) pixels, so nothing can be scored'
+        )
+    remedy = (
+        f'. The other {int(seen[-1])} pixels are 255, which is ignored: masks of 0 and 255 '
+        'must become 0 and 1'
+        if seen[-1]
+        else ''
+    )
     raise MeaninglessScore(
         f'the labels of {name} show only {_listed(seen[:-1] > 0, verb="")}; at least {needed} '
-        f'classes must occur for a score to mean anything{remedy}')
+        f'classes must occur for a score to mean anything{remedy}'
+    )
 
 
 def _listed(which: Tensor, verb: str = ' is| are') -> str:
@@ -194,5 +210,7 @@ def _check_number(num_classes: Any, maps: bool) -> None:
     if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
         raise ValueError(f'num_classes must be a positive integer, got {num_classes!r}')
     if maps and num_classes > IGNORE_LABEL:
-        raise ValueError(f'num_classes must be at most {IGNORE_LABEL}, since label {IGNORE_LABEL} '
-                         f'is ignored, got {num_classes}; merge classes')
+        raise ValueError(
+            f'num_classes must be at most {IGNORE_LABEL}, since label {IGNORE_LABEL} '
+            f'is ignored, got {num_classes}; merge classes'
+        )

@@ -7,6 +7,7 @@ Linear: Adam, one epoch, no augmentation, the protocol of CoTAP, https://arxiv.o
 Publications often report the best k, T or epoch, chosen on the validation images. The
 headline here is at fixed settings and the last epoch; the best is given beside it, by its name.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence
@@ -31,13 +32,19 @@ class CLSFeatures(NamedTuple):
         features (Tensor): Shape (N, C), float32.
         labels (Tensor): Class of each, shape (N,), int64.
     """
+
     features: Tensor
     labels: Tensor
 
 
 @torch.no_grad()
-def cls_features(encoder: Encoder, dataset: Any, num_classes: int,
-                 image_size: Optional[Size] = None, batch_size: int = 16) -> CLSFeatures:
+def cls_features(
+    encoder: Encoder,
+    dataset: Any,
+    num_classes: int,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+) -> CLSFeatures:
     """CLS features of a data set of ``dict(image=uint8 (3, H, W), label=int)``.
 
     Memory: 4 C bytes an image, on every rank.
@@ -68,17 +75,19 @@ def cls_features(encoder: Encoder, dataset: Any, num_classes: int,
 
 @watch_classes(maps=False)
 @torch.no_grad()
-def knn_classification(encoder: Encoder,
-                       train: Any,
-                       val: Any,
-                       num_classes: int,
-                       k: int = 20,
-                       temperature: float = 0.07,
-                       grid_k: Sequence[int] = (5, 10, 20, 50, 100),
-                       grid_temperature: Sequence[float] = (0.05, 0.07, 0.1, 0.2),
-                       image_size: Optional[Size] = None,
-                       batch_size: int = 16,
-                       faiss_index: Optional[str] = None) -> Dict[str, Any]:
+def knn_classification(
+    encoder: Encoder,
+    train: Any,
+    val: Any,
+    num_classes: int,
+    k: int = 20,
+    temperature: float = 0.07,
+    grid_k: Sequence[int] = (5, 10, 20, 50, 100),
+    grid_temperature: Sequence[float] = (0.05, 0.07, 0.1, 0.2),
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+    faiss_index: Optional[str] = None,
+) -> Dict[str, Any]:
     """Classify images by the labels of the nearest training images.
 
     Memory: 4 C bytes an image of both data sets, on every rank, and at most 4096 x 4096
@@ -115,8 +124,9 @@ def knn_classification(encoder: Encoder,
     grid = [(each, t) for each in grid_k if each <= len(memory.labels) for t in grid_temperature]
     settings = [(k, temperature), *grid]
     hits = torch.zeros(len(settings), 2, dtype=torch.long, device=memory.features.device)
-    mine = torch.tensor(list(my_share(len(queries.labels))), dtype=torch.long,
-                        device=queries.labels.device)
+    mine = torch.tensor(
+        list(my_share(len(queries.labels))), dtype=torch.long, device=queries.labels.device
+    )
     for part in mine.split(BLOCK_SIZE):
         rows = F.normalize(queries.features[part], dim=1)
         similarity, index = search(rows, max(each for each, _ in settings))
@@ -130,22 +140,25 @@ def knn_classification(encoder: Encoder,
     result: Dict[str, Any] = dict(top1=shares[0, 0].item(), top5=shares[0, 1].item())
     if grid:
         best = int(shares[1:, 0].argmax())
-        result['best_of_grid'] = dict(top1=shares[1 + best, 0].item(), k=grid[best][0],
-                                      temperature=grid[best][1])
+        result['best_of_grid'] = dict(
+            top1=shares[1 + best, 0].item(), k=grid[best][0], temperature=grid[best][1]
+        )
     return result
 
 
 @watch_classes(maps=False)
-def linear_classification(encoder: Encoder,
-                          train: Any,
-                          val: Any,
-                          num_classes: int,
-                          epochs: int = 1,
-                          lr: float = 1e-3,
-                          train_batch: int = 256,
-                          image_size: Optional[Size] = None,
-                          batch_size: int = 16,
-                          seed: int = 0) -> Dict[str, Any]:
+def linear_classification(
+    encoder: Encoder,
+    train: Any,
+    val: Any,
+    num_classes: int,
+    epochs: int = 1,
+    lr: float = 1e-3,
+    train_batch: int = 256,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Dict[str, Any]:
     """Train a linear layer on CLS features, and classify with it.
 
     Every rank trains the same layer on all features, which is quick. Memory: 4 C bytes an image

@@ -6,6 +6,7 @@ match is right where both show the same class. A protocol of our own, after sema
 correspondence on labelled parts as in Amir et al., https://arxiv.org/abs/2112.05814, with classes
 of patches for parts; its numbers compare only with each other.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple
@@ -27,15 +28,17 @@ PAIRS = ('consecutive', 'nearest')
 
 
 @watch_classes()
-def correspondence(encoder: Encoder,
-                   dataset: Any,
-                   num_classes: int,
-                   pairs: str = 'consecutive',
-                   step: int = 1,
-                   purity: float = 0.5,
-                   mutual: bool = False,
-                   image_size: Optional[Size] = None,
-                   batch_size: int = 16) -> Dict[str, Any]:
+def correspondence(
+    encoder: Encoder,
+    dataset: Any,
+    num_classes: int,
+    pairs: str = 'consecutive',
+    step: int = 1,
+    purity: float = 0.5,
+    mutual: bool = False,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+) -> Dict[str, Any]:
     """Match the patches of pairs of images, and score the matches by class.
 
     A patch takes part if one class has at least ``purity`` of its labelled pixels. Patches of
@@ -79,27 +82,41 @@ def correspondence(encoder: Encoder,
     if step < 1:
         raise ValueError(f'step must be at least 1, got {step}')
     if len(dataset) < 2 or (pairs == 'consecutive' and len(dataset) <= step):
-        raise ValueError(f'there must be more than {step if pairs == "consecutive" else 1} '
-                         f'images to make pairs, got {len(dataset)}')
-    chosen = (_nearest_pairs(encoder, dataset, image_size, batch_size) if pairs == 'nearest'
-              else [(i, i + step) for i in range(len(dataset) - step)])
+        raise ValueError(
+            f'there must be more than {step if pairs == "consecutive" else 1} '
+            f'images to make pairs, got {len(dataset)}'
+        )
+    chosen = (
+        _nearest_pairs(encoder, dataset, image_size, batch_size)
+        if pairs == 'nearest'
+        else [(i, i + step) for i in range(len(dataset) - step)]
+    )
     # For each class: right matches, matches, patches, sum of chances. Last: pairs.
     sums = torch.zeros(4 * num_classes + 1, dtype=torch.double)
-    for _, images, others in batches(_Pairs(dataset, chosen, image_size), batch_size, image_size,
-                                     'correspondence'):
+    for _, images, others in batches(
+        _Pairs(dataset, chosen, image_size), batch_size, image_size, 'correspondence'
+    ):
         maps = encoder(images).patches
         second = _encode(encoder, [other['image'] for other in others])
         for a, b, other in zip(maps, second, others):
-            classes, found = (_dominant(label, each, num_classes, purity)
-                              for label, each in zip(other['labels'], (a, b)))
+            classes, found = (
+                _dominant(label, each, num_classes, purity)
+                for label, each in zip(other['labels'], (a, b))
+            )
             counts = match_patches(a, b, classes, found, num_classes, mutual)
             sums[:-1] += counts.flatten()
             sums[-1] += bool(counts[2].any())
     return _scores(all_reduce_sum(sums), num_classes)
 
 
-def match_patches(first: Tensor, second: Tensor, first_classes: Tensor, second_classes: Tensor,
-                  num_classes: int, mutual: bool = False) -> Tensor:
+def match_patches(
+    first: Tensor,
+    second: Tensor,
+    first_classes: Tensor,
+    second_classes: Tensor,
+    num_classes: int,
+    mutual: bool = False,
+) -> Tensor:
     """Match the patches of two images.
 
     Args:
@@ -119,8 +136,10 @@ def match_patches(first: Tensor, second: Tensor, first_classes: Tensor, second_c
     asked = torch.isin(classes, others).nonzero()[:, 0]
     if not len(asked):
         return counts
-    rows, bank = (F.normalize(each.flatten(1).T[known.to(each.device) >= 0], dim=1)  # (n, C)
-                  for each, known in ((first, first_classes), (second, second_classes)))
+    rows, bank = (
+        F.normalize(each.flatten(1).T[known.to(each.device) >= 0], dim=1)  # (n, C)
+        for each, known in ((first, first_classes), (second, second_classes))
+    )
     match = nearest(rows[asked.to(rows.device)], bank, 1)[1][:, 0].cpu()
     kinds = classes[asked]
     counts[2] = torch.bincount(kinds, minlength=num_classes)
@@ -137,8 +156,9 @@ def match_patches(first: Tensor, second: Tensor, first_classes: Tensor, second_c
 class _Pairs:
     """Pairs of images as a data set: the label of the first holds the second."""
 
-    def __init__(self, dataset: Any, pairs: List[Tuple[int, int]],
-                 image_size: Optional[Size]) -> None:
+    def __init__(
+        self, dataset: Any, pairs: List[Tuple[int, int]], image_size: Optional[Size]
+    ) -> None:
         self.dataset, self.pairs, self.image_size = dataset, pairs, image_size
 
     def __len__(self) -> int:
@@ -146,9 +166,13 @@ class _Pairs:
 
     def __getitem__(self, index: int) -> Dict[str, Any]:
         first, second = (self.dataset[i] for i in self.pairs[index])
-        return dict(image=first['image'],
-                    label=dict(image=resize_image(second['image'], self.image_size),
-                               labels=(first['label'], second['label'])))
+        return dict(
+            image=first['image'],
+            label=dict(
+                image=resize_image(second['image'], self.image_size),
+                labels=(first['label'], second['label']),
+            ),
+        )
 
 
 def _encode(encoder: Encoder, images: List[Tensor]) -> List[Tensor]:
@@ -166,8 +190,9 @@ def _dominant(label: Tensor, patches: Tensor, num_classes: int, purity: float) -
 
 
 @torch.no_grad()
-def _nearest_pairs(encoder: Encoder, dataset: Any, image_size: Optional[Size],
-                   batch_size: int) -> List[Tuple[int, int]]:
+def _nearest_pairs(
+    encoder: Encoder, dataset: Any, image_size: Optional[Size], batch_size: int
+) -> List[Tuple[int, int]]:
     """Each image and the other one with the most similar CLS, the same on every rank."""
     side = encoder.patch_size
     rows = [encoder(torch.zeros(1, 3, side, side)).cls[:0]]  # there may be fewer images than ranks
@@ -185,11 +210,14 @@ def _nearest_pairs(encoder: Encoder, dataset: Any, image_size: Optional[Size],
 def _scores(sums: Tensor, num_classes: int) -> Dict[str, Any]:
     right, matched, patches, chance = sums[:-1].view(4, num_classes)
     if not patches.sum():
-        raise ValueError('no pair of images has a class in common that fills a patch; lower purity '
-                         'or enlarge the images, or choose other pairs')
+        raise ValueError(
+            'no pair of images has a class in common that fills a patch; lower purity '
+            'or enlarge the images, or choose other pairs'
+        )
     if not matched.sum():
-        raise ValueError(f'none of {int(patches.sum())} patches is matched in both directions; '
-                         'pass mutual=False')
+        raise ValueError(
+            f'none of {int(patches.sum())} patches is matched in both directions; pass mutual=False'
+        )
     accuracy = 100 * right / matched  # 0 / 0 is NaN: a class without match
     return dict(
         accuracy=accuracy.nanmean().item(),
@@ -197,4 +225,7 @@ def _scores(sums: Tensor, num_classes: int) -> Dict[str, Any]:
         chance=(100 * chance / matched).nanmean().item(),
         patch_chance=(100 * chance.sum() / matched.sum()).item(),
         matched=(100 * matched.sum() / patches.sum()).item(),
-        classes=accuracy.tolist(), num_pairs=int(sums[-1]), num_patches=int(patches.sum()))
+        classes=accuracy.tolist(),
+        num_pairs=int(sums[-1]),
+        num_patches=int(patches.sum()),
+    )

@@ -24,6 +24,7 @@ name                      folders below the root
 Or a downstream config of MMSegmentation, such as ``configs/downstream/ade20k_linear.py``:
 its train and val data sets are used.
 """
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -43,8 +44,19 @@ from .mmseg_images import mmseg_images
 from .pictures import resize_image, to_pixels
 from .video_clips import VideoClips
 
-CAMVID = ('sky', 'building', 'pole', 'road', 'pavement', 'tree', 'sign', 'fence', 'car',
-          'pedestrian', 'bicyclist')
+CAMVID = (
+    'sky',
+    'building',
+    'pole',
+    'road',
+    'pavement',
+    'tree',
+    'sign',
+    'fence',
+    'car',
+    'pedestrian',
+    'bicyclist',
+)
 
 
 class EvaluationData(NamedTuple):
@@ -58,6 +70,7 @@ class EvaluationData(NamedTuple):
         train: Data set that is learnt from, if there is one.
         foreground (tuple): Classes that are objects, for the foreground protocol.
     """
+
     name: str
     kind: str
     classes: Sequence[str]
@@ -80,11 +93,13 @@ class ClassFolder:
         FileNotFoundError: If there is no folder with images.
     """
 
-    def __init__(self, root: Union[str, Path], crop: int = 224,
-                 value_range: Option = 'auto') -> None:
+    def __init__(
+        self, root: Union[str, Path], crop: int = 224, value_range: Option = 'auto'
+    ) -> None:
         if not Path(root).is_dir():
-            raise FileNotFoundError(f'{root} does not exist; it should hold a folder for each '
-                                    'class')
+            raise FileNotFoundError(
+                f'{root} does not exist; it should hold a folder for each class'
+            )
         found = ImageFolder(str(root))  # raises FileNotFoundError for an empty class
         self.classes, self.samples, self.crop = tuple(found.classes), found.samples, crop
         self.images = ImageFiles([path for path, _ in found.samples], value_range)
@@ -99,10 +114,11 @@ class ClassFolder:
         height, width = image.shape[1:]
         short = round(self.crop * 256 / 224)
         scale = short / min(height, width)
-        image = resize_image(image, (max(short, round(height * scale)),
-                                     max(short, round(width * scale))))
+        image = resize_image(
+            image, (max(short, round(height * scale)), max(short, round(width * scale)))
+        )
         top, left = ((side - self.crop) // 2 for side in image.shape[1:])
-        return dict(image=image[:, top:top + self.crop, left:left + self.crop], label=label)
+        return dict(image=image[:, top : top + self.crop, left : left + self.crop], label=label)
 
 
 class Subset:
@@ -128,10 +144,13 @@ class Subset:
         return find(self.indices[index]) if find else ''
 
 
-def load_data(name: str, root: Optional[Union[str, Path]] = None,
-              classes: Optional[Sequence[str]] = None,
-              limit: Optional[int] = None,
-              value_range: Option = 'auto') -> EvaluationData:
+def load_data(
+    name: str,
+    root: Optional[Union[str, Path]] = None,
+    classes: Optional[Sequence[str]] = None,
+    limit: Optional[int] = None,
+    value_range: Option = 'auto',
+) -> EvaluationData:
     """Find a data set by name.
 
     Args:
@@ -158,16 +177,21 @@ def load_data(name: str, root: Optional[Union[str, Path]] = None,
         where, load = _LOADERS[name]
         folder = Path(root or where)
         if where and not folder.is_dir():
-            raise FileNotFoundError(f'{name} is expected in {folder}, which does not exist; give '
-                                    'its place as root (--root DIR)')
+            raise FileNotFoundError(
+                f'{name} is expected in {folder}, which does not exist; give '
+                'its place as root (--root DIR)'
+            )
         found = load(name, folder, classes)
     else:
-        raise ValueError(f'data must be one of {", ".join(_LOADERS)}, or a config file of '
-                         f'MMSegmentation, got {name!r}')
+        raise ValueError(
+            f'data must be one of {", ".join(_LOADERS)}, or a config file of '
+            f'MMSegmentation, got {name!r}'
+        )
     share_range((found.train, found.val), value_range)
     if limit is not None:
         found = found._replace(
-            val=Subset(found.val, limit), train=found.train and Subset(found.train, limit))
+            val=Subset(found.val, limit), train=found.train and Subset(found.train, limit)
+        )
     return found
 
 
@@ -176,15 +200,27 @@ def _folder(name: str, root: Path, classes: Optional[Sequence[str]]) -> Evaluati
         classes = CAMVID
     if not classes:
         raise ValueError("data 'folder' needs the names of its classes: --classes NAME NAME ...")
-    parts = [ImageMaskFolder(root / 'images' / part, root / 'labels' / part)
-             if (root / 'images' / part).is_dir() else None for part in ('train', 'val')]
+    parts = [
+        ImageMaskFolder(root / 'images' / part, root / 'labels' / part)
+        if (root / 'images' / part).is_dir()
+        else None
+        for part in ('train', 'val')
+    ]
     if parts[1] is None:
-        raise FileNotFoundError(f'{root / "images" / "val"} does not exist; expected images/val '
-                                'and labels/val, and images/train and labels/train to learn from')
+        raise FileNotFoundError(
+            f'{root / "images" / "val"} does not exist; expected images/val '
+            'and labels/val, and images/train and labels/train to learn from'
+        )
     things = range(2, 11) if name == 'camvid' else range(1, len(classes))
     skipped = {'road', 'pavement', 'tree', 'fence'} if name == 'camvid' else set()
-    return EvaluationData(name, 'segmentation', tuple(classes), parts[1], parts[0],
-                          tuple(i for i in things if classes[i] not in skipped))
+    return EvaluationData(
+        name,
+        'segmentation',
+        tuple(classes),
+        parts[1],
+        parts[0],
+        tuple(i for i in things if classes[i] not in skipped),
+    )
 
 
 def _toy(name: str, root: Path, classes: Optional[Sequence[str]]) -> EvaluationData:
@@ -192,8 +228,9 @@ def _toy(name: str, root: Path, classes: Optional[Sequence[str]]) -> EvaluationD
     if name == 'toy':
         train, val = (LabeledScenes(ToyScenes(split, 200)) for split in ('memory', 'test'))
         return EvaluationData(name, 'segmentation', names, val, train, tuple(range(3, len(names))))
-    train, val = (_ToyObjects(ToyScenes(split, 400, scene='single'))
-                  for split in ('memory', 'test'))
+    train, val = (
+        _ToyObjects(ToyScenes(split, 400, scene='single')) for split in ('memory', 'test')
+    )
     return EvaluationData(name, 'classification', names[3:], val, train)
 
 
@@ -215,14 +252,19 @@ class _ToyObjects:
 def _class_folders(name: str, root: Path, classes: Optional[Sequence[str]]) -> EvaluationData:
     train, val = ClassFolder(root / 'train'), ClassFolder(root / 'val')
     if train.classes != val.classes:
-        raise ValueError(f'{root}/train and {root}/val must hold the same classes, got '
-                         f'{len(train.classes)} and {len(val.classes)}')
+        raise ValueError(
+            f'{root}/train and {root}/val must hold the same classes, got '
+            f'{len(train.classes)} and {len(val.classes)}'
+        )
     return EvaluationData(name, 'classification', train.classes, val, train)
 
 
 def _videos(name: str, root: Path, classes: Optional[Sequence[str]]) -> EvaluationData:
-    clips = {'davis': VideoClips.davis, 'camvid-video': VideoClips.camvid,
-             'clip': VideoClips.folder}[name](root)
+    clips = {
+        'davis': VideoClips.davis,
+        'camvid-video': VideoClips.camvid,
+        'clip': VideoClips.folder,
+    }[name](root)
     return EvaluationData(name, 'video', CAMVID if name == 'camvid-video' else (), clips)
 
 
@@ -235,31 +277,41 @@ def _mmseg(name: str, root: Path, classes: Optional[Sequence[str]]) -> Evaluatio
 def _of_mmseg(name: str, train: dict, val: dict, things: Sequence[int] = ()) -> EvaluationData:
     sets = [mmseg_images(name, part) for part in (train, val)]
     if sets[0].classes != sets[1].classes:
-        raise ValueError(f'train and val of {name} must have the same classes, got '
-                         f'{sets[0].classes} and {sets[1].classes}')
+        raise ValueError(
+            f'train and val of {name} must have the same classes, got '
+            f'{sets[0].classes} and {sets[1].classes}'
+        )
     classes = sets[1].classes
-    return EvaluationData(name, 'segmentation', classes, sets[1], sets[0],
-                          tuple(things or range(1, len(classes))))
+    return EvaluationData(
+        name, 'segmentation', classes, sets[1], sets[0], tuple(things or range(1, len(classes)))
+    )
 
 
 def _of_config(path: str) -> EvaluationData:
     from cotap_mm.engine.run_config import load_config
+
     config = load_config(path)
     try:
         train, val = config.train_dataloader.dataset, config.val_dataloader.dataset
     except AttributeError as error:
-        raise ValueError(f'{path} has no train_dataloader and val_dataloader; give a config of '
-                         'MMSegmentation') from error
-    if 'segmentation' not in str(config.get('model', {}).get('data_preprocessor')).lower() and \
-            config.get('default_scope') != 'mmseg':
-        raise ValueError(f'{path} is a config of {config.get("default_scope")}, not of '
-                         'MMSegmentation')
+        raise ValueError(
+            f'{path} has no train_dataloader and val_dataloader; give a config of MMSegmentation'
+        ) from error
+    if (
+        'segmentation' not in str(config.get('model', {}).get('data_preprocessor')).lower()
+        and config.get('default_scope') != 'mmseg'
+    ):
+        raise ValueError(
+            f'{path} is a config of {config.get("default_scope")}, not of MMSegmentation'
+        )
     return _of_mmseg(Path(path).stem, dict(train), dict(val))
 
 
 def _voc(part: str, labels: str) -> dict:
-    return dict(ann_file=f'ImageSets/Segmentation/{part}.txt',
-                data_prefix=dict(img_path='JPEGImages', seg_map_path=labels))
+    return dict(
+        ann_file=f'ImageSets/Segmentation/{part}.txt',
+        data_prefix=dict(img_path='JPEGImages', seg_map_path=labels),
+    )
 
 
 def _prefix(images: str, labels: str) -> dict:
@@ -269,26 +321,46 @@ def _prefix(images: str, labels: str) -> dict:
 _COCO = [_prefix(f'images/{part}', f'annotations/{part}') for part in ('train2017', 'val2017')]
 # Name -> class of MMSegmentation, its train and val options, object classes (default: not 0).
 _MMSEG = {
-    'voc': ('PascalVOCDataset', [_voc('train', 'SegmentationClass'),
-                                 _voc('val', 'SegmentationClass')], ()),
-    'vocaug': ('PascalVOCDataset', [_voc('trainaug', 'SegmentationClassAug'),
-                                    _voc('val', 'SegmentationClass')], ()),
-    'ade20k': ('ADE20KDataset', [_prefix('images/training', 'annotations/training'),
-                                 _prefix('images/validation', 'annotations/validation')], ()),
+    'voc': (
+        'PascalVOCDataset',
+        [_voc('train', 'SegmentationClass'), _voc('val', 'SegmentationClass')],
+        (),
+    ),
+    'vocaug': (
+        'PascalVOCDataset',
+        [_voc('trainaug', 'SegmentationClassAug'), _voc('val', 'SegmentationClass')],
+        (),
+    ),
+    'ade20k': (
+        'ADE20KDataset',
+        [
+            _prefix('images/training', 'annotations/training'),
+            _prefix('images/validation', 'annotations/validation'),
+        ],
+        (),
+    ),
     'cocostuff27': ('cotap_mm.COCOStuff27Dataset', _COCO, range(12)),
     'cocostuff171': ('COCOStuffDataset', _COCO, range(80)),
-    'cityscapes': ('CityscapesDataset', [_prefix('leftImg8bit/train', 'gtFine/train'),
-                                         _prefix('leftImg8bit/val', 'gtFine/val')],
-                   range(11, 19)),
+    'cityscapes': (
+        'CityscapesDataset',
+        [_prefix('leftImg8bit/train', 'gtFine/train'), _prefix('leftImg8bit/val', 'gtFine/val')],
+        range(11, 19),
+    ),
 }
 # Name -> default root ('' for none) and loader.
 _LOADERS: Dict[str, Any] = {
-    'camvid': ('data/camvid', _folder), 'folder': ('data', _folder),
-    'voc': ('data/VOCdevkit/VOC2012', _mmseg), 'vocaug': ('data/VOCdevkit/VOC2012', _mmseg),
+    'camvid': ('data/camvid', _folder),
+    'folder': ('data', _folder),
+    'voc': ('data/VOCdevkit/VOC2012', _mmseg),
+    'vocaug': ('data/VOCdevkit/VOC2012', _mmseg),
     'ade20k': ('data/ade/ADEChallengeData2016', _mmseg),
     'cocostuff27': ('data/coco_stuff164k', _mmseg),
-    'cocostuff171': ('data/coco_stuff164k', _mmseg), 'cityscapes': ('data/cityscapes', _mmseg),
-    'toy': ('', _toy), 'toy-classes': ('', _toy), 'classes': ('data/imagenet', _class_folders),
-    'davis': ('data/DAVIS', _videos), 'camvid-video': ('data/camvid', _videos),
+    'cocostuff171': ('data/coco_stuff164k', _mmseg),
+    'cityscapes': ('data/cityscapes', _mmseg),
+    'toy': ('', _toy),
+    'toy-classes': ('', _toy),
+    'classes': ('data/imagenet', _class_folders),
+    'davis': ('data/DAVIS', _videos),
+    'camvid-video': ('data/camvid', _videos),
     'clip': ('data/clip', _videos),
 }

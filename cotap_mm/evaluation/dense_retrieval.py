@@ -8,6 +8,7 @@ Two points differ from the widespread reimplementation: pixels labelled 255 are 
 out of the memory (not counted as class 0), and by default images are used once,
 without augmentation.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Tuple, Union
@@ -61,24 +62,31 @@ class AugmentedImages:
         sample = self.dataset[index % len(self.dataset)]
         image = resize_image(sample['image'], self.image_size)
         size = image.shape[1:]
-        label = F.interpolate(sample['label'][None, None].float(), size=tuple(size),
-                              mode='nearest')[0].to(sample['label'].dtype)
-        transform = v2.Compose([v2.RandomResizedCrop(tuple(size), scale=(0.5, 1), antialias=True),
-                                v2.RandomHorizontalFlip()])
+        label = F.interpolate(
+            sample['label'][None, None].float(), size=tuple(size), mode='nearest'
+        )[0].to(sample['label'].dtype)
+        transform = v2.Compose(
+            [
+                v2.RandomResizedCrop(tuple(size), scale=(0.5, 1), antialias=True),
+                v2.RandomHorizontalFlip(),
+            ]
+        )
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed * 1_000_003 + index)
             image, label = transform(Image(image), Mask(label))
         return dict(image=image.as_subclass(Tensor), label=label.as_subclass(Tensor)[0])
 
 
-def build_memory(encoder: Encoder,
-                 memory: Any,
-                 num_classes: int,
-                 memory_size: Optional[int] = None,
-                 image_size: Optional[Size] = None,
-                 batch_size: int = 16,
-                 device: Optional[torch.device] = None,
-                 seed: int = 0) -> Tuple[Tensor, Tensor]:
+def build_memory(
+    encoder: Encoder,
+    memory: Any,
+    num_classes: int,
+    memory_size: Optional[int] = None,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+    device: Optional[torch.device] = None,
+    seed: int = 0,
+) -> Tuple[Tensor, Tensor]:
     """Encode the labelled images; arguments as in :func:`dense_retrieval`.
 
     Returns:
@@ -99,8 +107,7 @@ def build_memory(encoder: Encoder,
             kept = share.sum(dim=1).nonzero().squeeze(1)
             if memory_size is not None:
                 # Equal parts for all images, to the last patch.
-                part = ((index + 1) * memory_size // len(memory) -
-                        index * memory_size // len(memory))
+                part = (index + 1) * memory_size // len(memory) - index * memory_size // len(memory)
                 # Seeded by image, so that the number of ranks changes nothing.
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
                 if part < len(kept):
@@ -110,8 +117,10 @@ def build_memory(encoder: Encoder,
             shares.append(share[kept].to(device))
     if not features:  # fewer images than ranks
         width = encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size)).patches.shape[1]
-        features, shares = [torch.zeros(0, width, device=device)], [
-            torch.zeros(0, num_classes, device=device)]
+        features, shares = (
+            [torch.zeros(0, width, device=device)],
+            [torch.zeros(0, num_classes, device=device)],
+        )
     bank, all_shares = gather_rows(torch.cat(features)), gather_rows(torch.cat(shares))
     if not len(bank):
         raise ValueError(f'the memory of {len(memory)} images has no patch with a labelled pixel')
@@ -120,19 +129,21 @@ def build_memory(encoder: Encoder,
 
 @watch_classes()
 @torch.no_grad()
-def dense_retrieval(encoder: Encoder,
-                    memory: Any,
-                    queries: Any,
-                    num_classes: int,
-                    k: int = 30,
-                    temperature: float = 0.02,
-                    memory_size: Optional[int] = None,
-                    augmentation_epochs: int = 0,
-                    image_size: Optional[Size] = None,
-                    batch_size: int = 16,
-                    device: Union[str, torch.device, None] = None,
-                    faiss_index: Optional[str] = None,
-                    seed: int = 0) -> Dict[str, Any]:
+def dense_retrieval(
+    encoder: Encoder,
+    memory: Any,
+    queries: Any,
+    num_classes: int,
+    k: int = 30,
+    temperature: float = 0.02,
+    memory_size: Optional[int] = None,
+    augmentation_epochs: int = 0,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+    device: Union[str, torch.device, None] = None,
+    faiss_index: Optional[str] = None,
+    seed: int = 0,
+) -> Dict[str, Any]:
     """Segment the queries by the nearest patches of the memory.
 
     The labels of the k most similar patches (cosine) are averaged with weights
@@ -182,13 +193,15 @@ def dense_retrieval(encoder: Encoder,
     if temperature <= 0:
         raise ValueError(f'temperature must be positive, got {temperature}')
     if not len(memory) or not len(queries):
-        raise ValueError('memory and queries must hold images, got '
-                         f'{len(memory)} and {len(queries)}')
+        raise ValueError(
+            f'memory and queries must hold images, got {len(memory)} and {len(queries)}'
+        )
     device = torch.device(device) if device is not None else encoder.device
     if augmentation_epochs:
         memory = AugmentedImages(memory, augmentation_epochs, image_size, seed)
-    bank, shares = build_memory(encoder, memory, num_classes, memory_size, image_size, batch_size,
-                                device, seed)
+    bank, shares = build_memory(
+        encoder, memory, num_classes, memory_size, image_size, batch_size, device, seed
+    )
     search = build_search(bank, faiss_index)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
     for _, images, labels in batches(queries, batch_size, image_size, 'retrieval'):
@@ -199,8 +212,9 @@ def dense_retrieval(encoder: Encoder,
     return dict(segmentation_scores(all_reduce_sum(confusion)), num_memory=len(bank))
 
 
-def retrieve_labels(patches: Tensor, bank: Tensor, shares: Tensor, k: int,
-                    temperature: float) -> Tensor:
+def retrieve_labels(
+    patches: Tensor, bank: Tensor, shares: Tensor, k: int, temperature: float
+) -> Tensor:
     """Soft label of every patch from its nearest patches in the memory.
 
     Args:

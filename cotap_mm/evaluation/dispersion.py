@@ -6,6 +6,7 @@ The variance of L2-normalised patch features is split into three parts that add 
 100 %: within instances, between the instances of a class, and between classes (analysis of
 variance). An instance is a connected area of one class in one image.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, List, Optional, Sequence, Tuple
@@ -37,8 +38,9 @@ class _Sums:
         self.instances = torch.zeros((), dtype=torch.double)  # sum of |sum|^2 / n
         self.sample: List[Tensor] = []  # rows [features, class]
 
-    def add(self, rows: Tensor, classes: Tensor, instances: Tensor, positions: Tensor,
-            kept: Tensor) -> None:
+    def add(
+        self, rows: Tensor, classes: Tensor, instances: Tensor, positions: Tensor, kept: Tensor
+    ) -> None:
         """Patches of one image: features (n, d), and class, instance, position bin (n,)."""
         rows = rows.double()
         counted = torch.cat([rows, torch.ones(len(rows), 1).double()], dim=1)
@@ -60,15 +62,17 @@ class _Sums:
 
 
 @watch_classes(least=1)
-def dispersion(encoder: Encoder,
-               dataset: Any,
-               num_classes: int,
-               purity: float = 0.75,
-               layers: bool = True,
-               sample_size: int = 5000,
-               image_size: Optional[Size] = None,
-               batch_size: int = 16,
-               seed: int = 0) -> Dict[str, Any]:
+def dispersion(
+    encoder: Encoder,
+    dataset: Any,
+    num_classes: int,
+    purity: float = 0.75,
+    layers: bool = True,
+    sample_size: int = 5000,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Dict[str, Any]:
     """Split the variance of patch features, for every block and for the encoder's output.
 
     Memory: a few (d, d) and (classes, d) tables a layer in float64, and ``sample_size`` rows.
@@ -123,14 +127,17 @@ def dispersion(encoder: Encoder,
     for layer in sums:
         layer.reduce()
     if not sums[-1].classes[:, -1].sum():
-        raise ValueError(f'no patch of {len(dataset)} images is to {100 * purity:.0f} % of one '
-                         'class; lower purity, or enlarge the images')
+        raise ValueError(
+            f'no patch of {len(dataset)} images is to {100 * purity:.0f} % of one '
+            'class; lower purity, or enlarge the images'
+        )
     found = [_summary(layer) for layer in sums]
     return dict(found[-1], layers=found[:-1])
 
 
-def patch_instances(label: Tensor, grid: Tuple[int, int], num_classes: int,
-                    purity: float) -> Tuple[Tensor, Tensor]:
+def patch_instances(
+    label: Tensor, grid: Tuple[int, int], num_classes: int, purity: float
+) -> Tuple[Tensor, Tensor]:
     """Class and instance of each patch.
 
     Args:
@@ -194,7 +201,8 @@ def _summary(sums: _Sums) -> Dict[str, float]:
         position=(100 * (by_position - mean.square().sum()) / total).item(),
         variance=total.item(),
         silhouette=_silhouette(sums.sample[0], sums.classes),
-        effective_rank=torch.special.entr(spectrum).sum().exp().item())
+        effective_rank=torch.special.entr(spectrum).sum().exp().item(),
+    )
 
 
 def _silhouette(sample: Tensor, classes: Tensor) -> float:

@@ -1,4 +1,5 @@
 """The one contract between a backbone and every evaluation or picture."""
+
 from __future__ import annotations
 
 import hashlib
@@ -26,6 +27,7 @@ class EncoderOutput(NamedTuple):
         patches (Tensor): One feature for each patch, shape (B, C, h, w). The grid
             covers the whole image.
     """
+
     cls: Tensor
     patches: Tensor
 
@@ -43,8 +45,9 @@ def normalize_images(images: Tensor) -> Tensor:
         TypeError: If the pixels are not uint8: a second normalisation would go unnoticed.
     """
     if images.dtype != torch.uint8:
-        raise TypeError(f'images must be uint8 pixels 0-255, got {images.dtype}; '
-                        'normalise an image once only')
+        raise TypeError(
+            f'images must be uint8 pixels 0-255, got {images.dtype}; normalise an image once only'
+        )
     mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
     std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
     return (images.float() / 255 - mean) / std
@@ -87,6 +90,7 @@ class Encoder(ABC):
 
     def grid(self, height: int, width: int) -> Tuple[int, int]:
         """Number of patches (h, w) of an image of ``height`` x ``width`` pixels."""
+
         def count(side: int) -> int:
             # Halves go up; round() would send 1.5 and 2.5 patches both to 2.
             return max(1, (2 * side + self.patch_size) // (2 * self.patch_size))
@@ -112,8 +116,11 @@ class Encoder(ABC):
             cls, patches = self._encode(images)  # (B, C), (B, C, h, w)
         return EncoderOutput(cls.float(), patches.float())
 
-    def encode(self, images: Union[Picture, Sequence[Picture]],
-               size: Optional[Union[int, Tuple[int, int]]] = None) -> EncoderOutput:
+    def encode(
+        self,
+        images: Union[Picture, Sequence[Picture]],
+        size: Optional[Union[int, Tuple[int, int]]] = None,
+    ) -> EncoderOutput:
         """Features of pictures, with everything done to them that the network expects.
 
         Args:
@@ -144,8 +151,9 @@ class Encoder(ABC):
         Raises:
             NotImplementedError: If the network is no ViT.
         """
-        raise NotImplementedError(f'{type(self).__name__} cannot show single layers: its network '
-                                  'is not a ViT of blocks')
+        raise NotImplementedError(
+            f'{type(self).__name__} cannot show single layers: its network is not a ViT of blocks'
+        )
 
     def cls_attention(self, images: Tensor) -> Tensor:
         """Attention of CLS to the patches in the last block.
@@ -159,8 +167,9 @@ class Encoder(ABC):
         Raises:
             NotImplementedError: If the network has no CLS token or no such attention.
         """
-        raise NotImplementedError(f'{type(self).__name__} has no CLS token whose attention could '
-                                  'be shown')
+        raise NotImplementedError(
+            f'{type(self).__name__} has no CLS token whose attention could be shown'
+        )
 
     def prototype_attention(self, images: Tensor) -> Tensor:
         """What each patch attends to in the object-aware filter.
@@ -174,8 +183,10 @@ class Encoder(ABC):
         Raises:
             NotImplementedError: If the network has no object-aware filter.
         """
-        raise NotImplementedError(f'{type(self).__name__} has no object-aware filter; prototypes '
-                                  'exist only in networks trained by CoTAP')
+        raise NotImplementedError(
+            f'{type(self).__name__} has no object-aware filter; prototypes '
+            'exist only in networks trained by CoTAP'
+        )
 
     def foreground(self, images: Tensor, mass: float = 0.6) -> Tensor:
         """Patches that hold ``mass`` of CLS's attention, bool, shape (B, h, w).
@@ -195,15 +206,18 @@ class Encoder(ABC):
     def _fit(self, images: Tensor) -> Tensor:
         """Check images, bring them to the device and to whole patches."""
         if images.ndim != 4 or images.shape[1] != 3 or not images.is_floating_point():
-            raise ValueError('images must be float and of shape (B, 3, H, W), got '
-                             f'{images.dtype} {tuple(images.shape)}; see normalize_images')
+            raise ValueError(
+                'images must be float and of shape (B, 3, H, W), got '
+                f'{images.dtype} {tuple(images.shape)}; see normalize_images'
+            )
         images = images.to(self.device)
         height, width = images.shape[2:]
         rows, columns = self.grid(height, width)
         size = (rows * self.patch_size, columns * self.patch_size)
         if size != (height, width):
             images = F.interpolate(
-                images, size, mode='bilinear', align_corners=False, antialias=True)
+                images, size, mode='bilinear', align_corners=False, antialias=True
+            )
         return images
 
     @abstractmethod

@@ -1,4 +1,5 @@
 """Any protocol while training."""
+
 from __future__ import annotations
 
 import random
@@ -80,15 +81,16 @@ class EvaluationHook(Hook):
     # After the EMA hook (NORMAL), which moves the teacher; before the logger.
     priority = 'LOW'
 
-    def __init__(self,
-                 val: Any,
-                 num_classes: int,
-                 train: Any = None,
-                 protocol: str = 'dense-retrieval',
-                 interval: int = 1000,
-                 measure: Sequence[Tuple[str, str]] = (('student', 'filter'), ('teacher',
-                                                                               'filter')),
-                 options: Optional[Dict[str, Any]] = None) -> None:
+    def __init__(
+        self,
+        val: Any,
+        num_classes: int,
+        train: Any = None,
+        protocol: str = 'dense-retrieval',
+        interval: int = 1000,
+        measure: Sequence[Tuple[str, str]] = (('student', 'filter'), ('teacher', 'filter')),
+        options: Optional[Dict[str, Any]] = None,
+    ) -> None:
         if interval < 1:
             raise ValueError(f'interval must be at least 1 iteration, got {interval}')
         found = find_protocol(protocol)
@@ -97,8 +99,12 @@ class EvaluationHook(Hook):
             raise ValueError(f'{protocol} learns from labelled images: give train as well as val')
         self.protocol = protocol
         self.data = EvaluationData(
-            'val', found.kind, [str(i) for i in range(num_classes)], build_labeled(val),
-            None if train is None else build_labeled(train))
+            'val',
+            found.kind,
+            [str(i) for i in range(num_classes)],
+            build_labeled(val),
+            None if train is None else build_labeled(train),
+        )
         share_range((self.data.train, self.data.val))
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
@@ -113,11 +119,9 @@ class EvaluationHook(Hook):
         refuse_sharded(runner.model, 'EvaluationHook')
         self._evaluate_unless_stopped(runner, runner.iter)
 
-    def after_train_iter(self,
-                         runner: Runner,
-                         batch_idx: int,
-                         data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
         """Measure every ``interval`` iterations, and after the last one."""
         if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
             self._evaluate_unless_stopped(runner, runner.iter + 1)
@@ -130,8 +134,10 @@ class EvaluationHook(Hook):
         except signals.Stopped:
             if not signals.is_deferred():  # nobody would save
                 raise
-            runner.logger.warning(f'iteration {step}: evaluation interrupted by a signal; the '
-                                  'resumed run measures again')
+            runner.logger.warning(
+                f'iteration {step}: evaluation interrupted by a signal; the '
+                'resumed run measures again'
+            )
 
     def evaluate(self, runner: Runner, step: int) -> Dict[str, float]:
         """Measure now and log.
@@ -147,8 +153,9 @@ class EvaluationHook(Hook):
         values = {}
         with preserve_random_state():
             for branch, output in self.measure:
-                found = evaluate(CoTAPEncoder(model, branch, output), self.data, self.protocol,
-                                 **self.options)
+                found = evaluate(
+                    CoTAPEncoder(model, branch, output), self.data, self.protocol, **self.options
+                )
                 self.history.append((step, (branch, output), found))
                 suffix = '' if output == 'filter' else f'_{output}'
                 name = f'{self.protocol.replace("-", "_")}/{found.metric}_{branch}{suffix}'
@@ -156,6 +163,8 @@ class EvaluationHook(Hook):
         for name, value in values.items():
             runner.message_hub.update_scalar(name, value)
         runner.visualizer.add_scalars(values, step=step)
-        runner.logger.info(f'iteration {step}: ' + ', '.join(f'{name} {value:.2f}'
-                                                             for name, value in values.items()))
+        runner.logger.info(
+            f'iteration {step}: '
+            + ', '.join(f'{name} {value:.2f}' for name, value in values.items())
+        )
         return values

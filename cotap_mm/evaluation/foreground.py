@@ -10,6 +10,7 @@ DINO's published figures choose the best head with the labels, for each object a
 (https://github.com/facebookresearch/dino/issues/54): ``best_head_per_object`` here. The
 headline chooses nothing: it is the mean over heads, as in training.
 """
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Optional, Sequence
@@ -27,14 +28,16 @@ from .pictures import Size
 
 
 @watch_classes()
-def foreground(encoder: Encoder,
-               dataset: Any,
-               num_classes: int,
-               foreground_classes: Optional[Sequence[int]] = None,
-               mass: float = 0.6,
-               sigma: float = 0.6,
-               image_size: Optional[Size] = None,
-               batch_size: int = 16) -> Dict[str, Any]:
+def foreground(
+    encoder: Encoder,
+    dataset: Any,
+    num_classes: int,
+    foreground_classes: Optional[Sequence[int]] = None,
+    mass: float = 0.6,
+    sigma: float = 0.6,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+) -> Dict[str, Any]:
     """Compare masks of attention with labelled objects.
 
     An object is all pixels of one foreground class in one image. Images without foreground are
@@ -81,8 +84,10 @@ def foreground(encoder: Encoder,
     heads = _count(encoder.cls_attention, probe, 1)
     prototypes = _count(encoder.prototype_attention, probe, 4)
     if not heads and not prototypes:
-        raise ValueError(f'{type(encoder).__name__} has neither the attention of a CLS token nor '
-                         'prototypes; foreground needs one of them')
+        raise ValueError(
+            f'{type(encoder).__name__} has neither the attention of a CLS token nor '
+            'prototypes; foreground needs one of them'
+        )
     # Sums: images, objects, everything, best head, best prototype, mean of heads, each head.
     sums = torch.zeros(6 + heads, dtype=torch.double)
     for _, images, labels in batches(dataset, batch_size, image_size, 'foreground'):
@@ -132,8 +137,10 @@ def pixel_counts(label: Tensor, grid: Sequence[int], num_classes: int) -> Tensor
     flat = label.flatten().long().cpu()
     patch, flat = patch[flat != IGNORE_LABEL], flat[flat != IGNORE_LABEL]
     if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < num_classes:
-        raise ValueError(f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-                         f'{int(flat.min())}..{int(flat.max())}; check num_classes')
+        raise ValueError(
+            f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
+            f'{int(flat.min())}..{int(flat.max())}; check num_classes'
+        )
     counts = torch.bincount(patch * num_classes + flat, minlength=grid[0] * grid[1] * num_classes)
     return counts.view(-1, num_classes).double()
 
@@ -176,20 +183,28 @@ def _cut(maps: Tensor, mass: float, sigma: float) -> Tensor:
     return single.unflatten(0, maps.shape[:2]).flatten(2)
 
 
-def _scores(sums: Tensor, heads: int, prototypes: int, num_images: int,
-            classes: Sequence[int]) -> Dict[str, Any]:
+def _scores(
+    sums: Tensor, heads: int, prototypes: int, num_images: int, classes: Sequence[int]
+) -> Dict[str, Any]:
     count = int(sums[0])
     if not count:
-        raise ValueError(f'none of {num_images} images shows a foreground class '
-                         f'{list(classes)}; check foreground_classes and the values of the '
-                         'masks (255 is ignored)')
+        raise ValueError(
+            f'none of {num_images} images shows a foreground class '
+            f'{list(classes)}; check foreground_classes and the values of the '
+            'masks (255 is ignored)'
+        )
     means = (100 * sums / count).tolist()
     found: Dict[str, Any] = {}
     if heads:
         single = means[6:]
         best = max(range(heads), key=single.__getitem__)
-        found = dict(jaccard=means[5], jaccard_best_head=single[best], best_head=best,
-                     jaccard_heads=single, best_head_per_object=means[3])
+        found = dict(
+            jaccard=means[5],
+            jaccard_best_head=single[best],
+            best_head=best,
+            jaccard_heads=single,
+            best_head_per_object=means[3],
+        )
     if prototypes:
         found['upper_bound_prototypes'] = means[4]
     return dict(found, jaccard_everything=means[2], num_images=count, num_objects=int(sums[1]))

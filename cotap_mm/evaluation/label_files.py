@@ -1,4 +1,5 @@
 """Read label masks: one class index for each pixel, from any lossless image file."""
+
 from __future__ import annotations
 
 import stat
@@ -51,8 +52,10 @@ def read_label(path: Union[str, Path], image_size: Optional[Tuple[int, int]] = N
             raise
         # Decoders raise many types on damaged files, SyntaxError and struct.error among them.
         except Exception as error:
-            raise LabelError(f'label mask {path} cannot be read ({type(error).__name__}: {error}); '
-                             'write it again, or remove it together with its image') from error
+            raise LabelError(
+                f'label mask {path} cannot be read ({type(error).__name__}: {error}); '
+                'write it again, or remove it together with its image'
+            ) from error
     if mode in _WITH_ALPHA:
         values = _opaque(path, values)
     label = torch.from_numpy(values.astype(np.int64))
@@ -76,22 +79,29 @@ def _check_file(path: Path) -> None:
     if not found.st_size:
         raise LabelError(f'label mask {path} is empty (0 bytes); write it again')
     if found.st_size > LARGEST_FILE:
-        raise LabelError(f'label mask {path} has {found.st_size / 2**20:.0f} MiB, the limit is '
-                         f'{LARGEST_FILE // 2**20} MiB; cut the image and its mask into tiles')
+        raise LabelError(
+            f'label mask {path} has {found.st_size / 2**20:.0f} MiB, the limit is '
+            f'{LARGEST_FILE // 2**20} MiB; cut the image and its mask into tiles'
+        )
 
 
 def _check_kind(path: Union[str, Path], image: Image.Image) -> None:
     if image.format in _LOSSY:
-        raise LabelError(f'label mask {path} is a {image.format} file, which changes the class '
-                         'indices; save masks as PNG')
+        raise LabelError(
+            f'label mask {path} is a {image.format} file, which changes the class '
+            'indices; save masks as PNG'
+        )
     if image.mode == 'F':
-        raise LabelError(f'label mask {path} has floating-point values; class indices must be '
-                         'integers: save the mask as an 8-bit or 16-bit PNG')
+        raise LabelError(
+            f'label mask {path} has floating-point values; class indices must be '
+            'integers: save the mask as an 8-bit or 16-bit PNG'
+        )
     if image.mode.split(';')[0] not in (*_ONE_CHANNEL, *_WITH_ALPHA):
         raise LabelError(
             f'label mask {path} must have one channel of class indices, got a color image '
             f'(mode {image.mode}, {len(image.getbands())} channels); replace each color by the '
-            'index of its class and save the mask as a one-channel PNG')
+            'index of its class and save the mask as a one-channel PNG'
+        )
     if getattr(image, 'n_frames', 1) > 1:
         raise LabelError(f'label mask {path} must have one frame, got {image.n_frames}')
 
@@ -99,8 +109,10 @@ def _check_kind(path: Union[str, Path], image: Image.Image) -> None:
 def _opaque(path: Union[str, Path], values: np.ndarray) -> np.ndarray:
     """The first of two channels, where the second says that all of it counts."""
     if values[..., 1].min() < 255:
-        raise LabelError(f'label mask {path} has transparent pixels, which have no class; save it '
-                         'without an alpha channel, ignored pixels as 255')
+        raise LabelError(
+            f'label mask {path} has transparent pixels, which have no class; save it '
+            'without an alpha channel, ignored pixels as 255'
+        )
     return values[..., 0]
 
 
@@ -111,4 +123,5 @@ def _check_size(path: Union[str, Path], found: Tuple[int, int], wanted: Tuple[in
         raise LabelError(
             f'label mask {path} is {found[1]} x {found[0]} pixels and its image '
             f'{wanted[1]} x {wanted[0]}; a mask must have the shape of its image. Is it of another '
-            'image, or was one of them rotated?')
+            'image, or was one of them rotated?'
+        )

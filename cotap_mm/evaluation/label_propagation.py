@@ -12,6 +12,7 @@ antialias. A soft map that is constant, which the script divides by 0, stays as 
 script builds the whole affinity, which is out of memory on large frames; here it is made
 for some rows of patches at a time.
 """
+
 from __future__ import annotations
 
 import logging
@@ -42,16 +43,18 @@ BOUNDARY_TOLERANCE = 0.008  # of the diagonal of the frame
 SCORES = ('J', 'J_recall', 'J_decay', 'F', 'F_recall', 'F_decay')
 
 
-def label_propagation(encoder: Encoder,
-                      dataset: Any,
-                      short_side: int = 480,
-                      multiple: int = 64,
-                      num_previous: int = 7,
-                      radius: Optional[int] = 12,
-                      topk: int = 5,
-                      temperature: float = 0.1,
-                      image_size: Optional[Size] = None,
-                      batch_size: int = 4) -> Dict[str, Any]:
+def label_propagation(
+    encoder: Encoder,
+    dataset: Any,
+    short_side: int = 480,
+    multiple: int = 64,
+    num_previous: int = 7,
+    radius: Optional[int] = 12,
+    topk: int = 5,
+    temperature: float = 0.1,
+    image_size: Optional[Size] = None,
+    batch_size: int = 4,
+) -> Dict[str, Any]:
     """Propagate the first masks of clips and score the result as DAVIS-2017 does.
 
     J and F are averaged over the scored frames of an object, then over all objects of all
@@ -93,43 +96,65 @@ def label_propagation(encoder: Encoder,
         clip = dataset[index]
         if not len(clip.scored):
             continue
-        masks = propagate(encoder, clip.frames, clip.mask(0), short_side, multiple, num_previous,
-                          radius, topk, temperature, image_size, batch_size,
-                          getattr(clip, 'value_range', 'auto'))
+        masks = propagate(
+            encoder,
+            clip.frames,
+            clip.mask(0),
+            short_side,
+            multiple,
+            num_previous,
+            radius,
+            topk,
+            temperature,
+            image_size,
+            batch_size,
+            getattr(clip, 'value_range', 'auto'),
+        )
         scores, unlabeled = _score_clip(clip, masks)
         rows += [[index, *each] for each in scores]
         num_unlabeled += unlabeled
     table = gather_rows(torch.tensor(rows, dtype=torch.double).view(-1, 1 + len(SCORES)))
     table = table[table[:, 0].argsort(stable=True)]  # as in the data set, on any number of ranks
     if not len(table):
-        raise ValueError(f'none of {len(dataset)} clips has a mask besides that of its first '
-                         'frame to be scored by (with a pixel that is not 255, ignored); '
-                         'propagate() makes masks without scores')
+        raise ValueError(
+            f'none of {len(dataset)} clips has a mask besides that of its first '
+            'frame to be scored by (with a pixel that is not 255, ignored); '
+            'propagate() makes masks without scores'
+        )
     means = dict(zip(SCORES, (100 * table[:, 1:].mean(dim=0)).tolist()))
     both = 100 * table[:, [1 + SCORES.index('J'), 1 + SCORES.index('F')]].mean(dim=1)
-    clips = {dataset[int(index)].name: both[table[:, 0] == index].mean().item()
-             for index in table[:, 0].unique()}
-    found = {'J&F': (means['J'] + means['F']) / 2, **means, 'num_objects': len(table),
-             'clips': clips}
+    clips = {
+        dataset[int(index)].name: both[table[:, 0] == index].mean().item()
+        for index in table[:, 0].unique()
+    }
+    found = {
+        'J&F': (means['J'] + means['F']) / 2,
+        **means,
+        'num_objects': len(table),
+        'clips': clips,
+    }
     if int(all_reduce_sum(num_unlabeled)):
-        found['warnings'] = [f'{int(num_unlabeled)} masks are 255 (ignored) everywhere; their '
-                             'frames are not scored']
+        found['warnings'] = [
+            f'{int(num_unlabeled)} masks are 255 (ignored) everywhere; their frames are not scored'
+        ]
         print_log(found['warnings'][0], logger='current', level=logging.WARNING)
     return found
 
 
-def propagate(encoder: Encoder,
-              frames: Sequence[Picture],
-              first_mask: Union[Tensor, np.ndarray],
-              short_side: int = 480,
-              multiple: int = 64,
-              num_previous: int = 7,
-              radius: Optional[int] = 12,
-              topk: int = 5,
-              temperature: float = 0.1,
-              image_size: Optional[Size] = None,
-              batch_size: int = 4,
-              value_range: Option = 'auto') -> Iterator[Tensor]:
+def propagate(
+    encoder: Encoder,
+    frames: Sequence[Picture],
+    first_mask: Union[Tensor, np.ndarray],
+    short_side: int = 480,
+    multiple: int = 64,
+    num_previous: int = 7,
+    radius: Optional[int] = 12,
+    topk: int = 5,
+    temperature: float = 0.1,
+    image_size: Optional[Size] = None,
+    batch_size: int = 4,
+    value_range: Option = 'auto',
+) -> Iterator[Tensor]:
     """Carry the mask of the first frame through a clip; needs no other mask.
 
     ::
@@ -153,9 +178,14 @@ def propagate(encoder: Encoder,
         ValueError: If an option is out of range, there is no frame, or the mask is not 2-D or
             all unknown.
     """
-    least = dict(short_side=(short_side, 1), multiple=(multiple, 1), topk=(topk, 1),
-                 num_previous=(num_previous, 0), radius=(0 if radius is None else radius, 0),
-                 batch_size=(batch_size, 1))
+    least = dict(
+        short_side=(short_side, 1),
+        multiple=(multiple, 1),
+        topk=(topk, 1),
+        num_previous=(num_previous, 0),
+        radius=(0 if radius is None else radius, 0),
+        batch_size=(batch_size, 1),
+    )
     for name, (value, lowest) in least.items():
         if value < lowest:
             raise ValueError(f'{name} must be at least {lowest}, got {value}')
@@ -165,19 +195,27 @@ def propagate(encoder: Encoder,
         raise ValueError('there must be at least one frame, got none')
     mask = torch.as_tensor(first_mask).long().cpu()
     if mask.ndim != 2 or bool((mask == IGNORE_LABEL).all()):
-        raise ValueError('first_mask must have shape (H, W) and values besides 255, got '
-                         f'{tuple(mask.shape)}')
+        raise ValueError(
+            f'first_mask must have shape (H, W) and values besides 255, got {tuple(mask.shape)}'
+        )
     frames = with_one_range(frames, value_range)
     if image_size is None:
         height, width = to_pixels(frames[0]).shape[1:]
         image_size = frame_size(height, width, short_side, multiple)
-    return _propagate(encoder, frames, mask, image_size, num_previous, radius, topk, temperature,
-                      batch_size)
+    return _propagate(
+        encoder, frames, mask, image_size, num_previous, radius, topk, temperature, batch_size
+    )
 
 
 @torch.no_grad()
-def spread(query: Tensor, context: Tensor, labels: Tensor, radius: Optional[int] = 12,
-           topk: int = 5, temperature: float = 0.1) -> Tensor:
+def spread(
+    query: Tensor,
+    context: Tensor,
+    labels: Tensor,
+    radius: Optional[int] = 12,
+    topk: int = 5,
+    temperature: float = 0.1,
+) -> Tensor:
     """Soft labels of a frame from those of other frames.
 
     Args:
@@ -206,8 +244,9 @@ def spread(query: Tensor, context: Tensor, labels: Tensor, radius: Optional[int]
         rows = torch.arange(first, last, device=query.device)
         near_rows = (torch.arange(top, bottom, device=query.device)[:, None] - rows).abs() <= reach
         near = near_rows[:, None, :, None] & near_columns[None, :, None, :]
-        cosine = torch.einsum('cq,tcn->qtn', query[:, top:bottom].flatten(1),
-                              context[:, :, first:last].flatten(2))  # (q w, T, n w)
+        cosine = torch.einsum(
+            'cq,tcn->qtn', query[:, top:bottom].flatten(1), context[:, :, first:last].flatten(2)
+        )  # (q w, T, n w)
         near = near.flatten(2).flatten(0, 1)[:, None]  # (q, w, n, w) -> (q w, 1, n w)
         cosine = cosine.masked_fill_(~near, -math.inf).flatten(1)
         kth = cosine.topk(min(topk, cosine.shape[1]), dim=1).values[:, -1:]
@@ -241,7 +280,8 @@ def boundary_measure(found: np.ndarray, truth: np.ndarray) -> float:
         return float(edges[0].any() == edges[1].any())
     precision, recall = (
         (ndimage.distance_transform_edt(~other)[edge] <= tolerance).mean()
-        for edge, other in (edges, edges[::-1]))
+        for edge, other in (edges, edges[::-1])
+    )
     both = precision + recall
     return float(2 * precision * recall / both) if both else 0.0
 
@@ -253,8 +293,9 @@ def frame_size(height: int, width: int, short_side: int, multiple: int) -> Tuple
     return (long, short_side) if height > width else (short_side, long)
 
 
-def _features(encoder: Encoder, frames: Sequence[Picture], size: Size,
-              batch_size: int) -> Iterator[Tensor]:
+def _features(
+    encoder: Encoder, frames: Sequence[Picture], size: Size, batch_size: int
+) -> Iterator[Tensor]:
     """L2-normalised patch map (C, h, w) of each frame, made batch by batch."""
     for start in range(0, len(frames), batch_size):
         part = range(start, min(start + batch_size, len(frames)))
@@ -263,9 +304,17 @@ def _features(encoder: Encoder, frames: Sequence[Picture], size: Size,
 
 
 @torch.no_grad()
-def _propagate(encoder: Encoder, frames: Sequence[Picture], mask: Tensor, size: Size,
-               num_previous: int, radius: Optional[int], topk: int, temperature: float,
-               batch_size: int) -> Iterator[Tensor]:
+def _propagate(
+    encoder: Encoder,
+    frames: Sequence[Picture],
+    mask: Tensor,
+    size: Size,
+    num_previous: int,
+    radius: Optional[int],
+    topk: int,
+    temperature: float,
+    batch_size: int,
+) -> Iterator[Tensor]:
     """As :func:`propagate`, for checked options."""
     values = torch.tensor(sorted({0, *mask.unique().tolist()} - {IGNORE_LABEL}))
     features = _features(encoder, frames, size, batch_size)
@@ -278,8 +327,14 @@ def _propagate(encoder: Encoder, frames: Sequence[Picture], mask: Tensor, size: 
     previous: Deque[Tuple[Tensor, Tensor]] = deque(maxlen=num_previous)
     for query in features:
         seen = [(first, start), *previous]
-        soft = spread(query, torch.stack([each for each, _ in seen]),
-                      torch.stack([labels for _, labels in seen]), radius, topk, temperature)
+        soft = spread(
+            query,
+            torch.stack([each for each, _ in seen]),
+            torch.stack([labels for _, labels in seen]),
+            radius,
+            topk,
+            temperature,
+        )
         previous.append((query, soft))
         pixels = [side * encoder.patch_size for side in grid]
         large = F.interpolate(soft[None], pixels, mode='bilinear', align_corners=False)[0]
@@ -304,8 +359,10 @@ def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> Tuple[List[List[float]],
             continue
         truth = clip.mask(index)
         if truth.shape != mask.shape:
-            raise ValueError(f'{clip.masks[index]} must be as large as the first mask, '
-                             f'{tuple(mask.shape)}, got {tuple(truth.shape)}')
+            raise ValueError(
+                f'{clip.masks[index]} must be as large as the first mask, '
+                f'{tuple(mask.shape)}, got {tuple(truth.shape)}'
+            )
         known = truth != IGNORE_LABEL
         if not known.any():  # two empty masks would agree
             unlabeled += 1
@@ -315,14 +372,15 @@ def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> Tuple[List[List[float]],
     if not frames:
         return [], unlabeled
     table = np.array(frames)  # (frames, objects, 2)
-    return [[*_statistics(table[:, i, 0]), *_statistics(table[:, i, 1])]
-            for i in range(len(objects))], unlabeled
+    return [
+        [*_statistics(table[:, i, 0]), *_statistics(table[:, i, 1])] for i in range(len(objects))
+    ], unlabeled
 
 
 def _statistics(values: np.ndarray) -> Tuple[float, float, float]:
     """Mean, recall and decay of the frames of one object, as DAVIS defines them."""
     edges = np.rint(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
-    decay = values[:edges[1] + 1].mean() - values[edges[3]:].mean()
+    decay = values[: edges[1] + 1].mean() - values[edges[3] :].mean()
     return values.mean(), (values > 0.5).mean(), decay
 
 

@@ -1,4 +1,5 @@
 """Images with a class for each pixel, as the dense evaluations read them."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -39,12 +40,14 @@ class ImageMaskFolder:
         ValueError: If ``limit`` is not positive.
     """
 
-    def __init__(self,
-                 images: Union[str, Path],
-                 labels: Union[str, Path],
-                 image_size: Optional[Size] = None,
-                 limit: Optional[int] = None,
-                 value_range: Option = 'auto') -> None:
+    def __init__(
+        self,
+        images: Union[str, Path],
+        labels: Union[str, Path],
+        image_size: Optional[Size] = None,
+        limit: Optional[int] = None,
+        value_range: Option = 'auto',
+    ) -> None:
         if limit is not None and limit < 1:
             raise ValueError(f'limit must be positive or None (all), got {limit}')
         self.images = ImageList(images, value_range=value_range)
@@ -56,8 +59,9 @@ class ImageMaskFolder:
         ]
         missing = [mask for mask in self.masks if not mask.is_file()]
         if missing:
-            raise FileNotFoundError(f'{len(missing)} of {kept} images have no mask, '
-                                    f'the first is {missing[0]}')
+            raise FileNotFoundError(
+                f'{len(missing)} of {kept} images have no mask, the first is {missing[0]}'
+            )
         self.image_size = image_size
 
     def __len__(self) -> int:

@@ -14,6 +14,7 @@ Features are computed once, without augmentation: that makes it quick, and is th
 to the full protocols. The batch norm uses the statistics of the whole training set, since
 the features do not change.
 """
+
 from __future__ import annotations
 
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
@@ -46,6 +47,7 @@ class LinearVariant(NamedTuple):
         map_size (int, optional): Side of features and masks; None for logits resized
             to the label.
     """
+
     optimizer: Any
     options: Dict[str, float]
     batch_size: int
@@ -58,33 +60,49 @@ class LinearVariant(NamedTuple):
 
 VARIANTS = {
     'cotap': LinearVariant(torch.optim.Adam, dict(lr=3e-3), 128, 782),
-    'dinov2': LinearVariant(torch.optim.AdamW, dict(lr=1e-3, weight_decay=1e-3), 16, 40_000,
-                            'linear', 1500, standardize=True),
-    'leopart': LinearVariant(torch.optim.SGD, dict(lr=0.01, momentum=0.9, weight_decay=1e-4), 60,
-                             4400, 'step', map_size=100),
+    'dinov2': LinearVariant(
+        torch.optim.AdamW,
+        dict(lr=1e-3, weight_decay=1e-3),
+        16,
+        40_000,
+        'linear',
+        1500,
+        standardize=True,
+    ),
+    'leopart': LinearVariant(
+        torch.optim.SGD,
+        dict(lr=0.01, momentum=0.9, weight_decay=1e-4),
+        60,
+        4400,
+        'step',
+        map_size=100,
+    ),
 }
 _DECAYS = ('constant', 'linear', 'step')
 
 
 class CachedImage(NamedTuple):
     """Features (C, h, w), float16, and label (H, W), uint8, of one image."""
+
     features: Tensor
     label: Tensor
 
 
 @watch_classes()
-def linear_segmentation(encoder: Encoder,
-                        train: Any,
-                        val: Any,
-                        num_classes: int,
-                        variant: str = 'cotap',
-                        steps: Optional[int] = None,
-                        lr: Optional[float] = None,
-                        train_batch: Optional[int] = None,
-                        decay: Optional[str] = None,
-                        image_size: Optional[Size] = None,
-                        batch_size: int = 16,
-                        seed: int = 0) -> Dict[str, Any]:
+def linear_segmentation(
+    encoder: Encoder,
+    train: Any,
+    val: Any,
+    num_classes: int,
+    variant: str = 'cotap',
+    steps: Optional[int] = None,
+    lr: Optional[float] = None,
+    train_batch: Optional[int] = None,
+    decay: Optional[str] = None,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+    seed: int = 0,
+) -> Dict[str, Any]:
     """Train a linear layer on frozen patch features, and segment with it.
 
     Memory: the features of all training images in half precision, shared out to the ranks:
@@ -115,10 +133,11 @@ def linear_segmentation(encoder: Encoder,
     """
     settings = _settings(variant, steps, lr, train_batch, decay)
     if len(train) < world_size() or not len(val):
-        raise ValueError(f'train and val must hold images, at least one a process, got '
-                         f'{len(train)} and {len(val)} for {world_size()} processes')
-    cached = cache_features(encoder, train, num_classes, image_size, batch_size,
-                            settings.map_size)
+        raise ValueError(
+            f'train and val must hold images, at least one a process, got '
+            f'{len(train)} and {len(val)} for {world_size()} processes'
+        )
+    cached = cache_features(encoder, train, num_classes, image_size, batch_size, settings.map_size)
     head = train_head(cached, num_classes, settings, encoder.device, seed)
     with torch.no_grad():
         confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=encoder.device)
@@ -127,16 +146,29 @@ def linear_segmentation(encoder: Encoder,
                 if settings.map_size is not None:
                     features, label = _to_map(features, label, settings.map_size)
                 logits = _resize(head(features[None]), label.shape)
-                confusion += confusion_matrix(logits.argmax(dim=1)[0], label.to(encoder.device),
-                                              num_classes)
-    used = dict(variant=variant, steps=settings.steps, train_batch=settings.batch_size,
-                optimizer=settings.optimizer.__name__, **settings.options, decay=settings.decay)
+                confusion += confusion_matrix(
+                    logits.argmax(dim=1)[0], label.to(encoder.device), num_classes
+                )
+    used = dict(
+        variant=variant,
+        steps=settings.steps,
+        train_batch=settings.batch_size,
+        optimizer=settings.optimizer.__name__,
+        **settings.options,
+        decay=settings.decay,
+    )
     return dict(segmentation_scores(all_reduce_sum(confusion)), settings=used)
 
 
 @torch.no_grad()
-def cache_features(encoder: Encoder, dataset: Any, num_classes: int, image_size: Optional[Size],
-                   batch_size: int, map_size: Optional[int] = None) -> List[CachedImage]:
+def cache_features(
+    encoder: Encoder,
+    dataset: Any,
+    num_classes: int,
+    image_size: Optional[Size],
+    batch_size: int,
+    map_size: Optional[int] = None,
+) -> List[CachedImage]:
     """Features and labels of this rank's share of a data set, on the CPU.
 
     Arguments are those of :func:`linear_segmentation`; labels are resized (nearest) to
@@ -154,8 +186,13 @@ def cache_features(encoder: Encoder, dataset: Any, num_classes: int, image_size:
     return found
 
 
-def train_head(cached: Sequence[CachedImage], num_classes: int, settings: LinearVariant,
-               device: torch.device, seed: int) -> nn.Module:
+def train_head(
+    cached: Sequence[CachedImage],
+    num_classes: int,
+    settings: LinearVariant,
+    device: torch.device,
+    seed: int,
+) -> nn.Module:
     """Train the linear layer on cached features.
 
     All ranks hold the same layer: its gradient is summed over ranks, each of which draws
@@ -173,8 +210,7 @@ def train_head(cached: Sequence[CachedImage], num_classes: int, settings: Linear
     """
     head = _new_head(cached, num_classes, settings.standardize, seed).to(device)
     optimizer = settings.optimizer(head[-1].parameters(), **settings.options)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: _rate(step, settings))
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, settings))
     order = _endless_order(len(cached), torch.Generator().manual_seed(seed * 1009 + rank()))
     local = -(-settings.batch_size // world_size())
     for _ in with_progress(range(settings.steps), 'linear layer'):
@@ -189,8 +225,13 @@ def train_head(cached: Sequence[CachedImage], num_classes: int, settings: Linear
     return head.eval()
 
 
-def _settings(variant: str, steps: Optional[int], lr: Optional[float],
-              train_batch: Optional[int], decay: Optional[str]) -> LinearVariant:
+def _settings(
+    variant: str,
+    steps: Optional[int],
+    lr: Optional[float],
+    train_batch: Optional[int],
+    decay: Optional[str],
+) -> LinearVariant:
     if variant not in VARIANTS:
         raise ValueError(f'variant must be one of {", ".join(VARIANTS)}, got {variant!r}')
     found = VARIANTS[variant]
@@ -201,9 +242,12 @@ def _settings(variant: str, steps: Optional[int], lr: Optional[float],
             raise ValueError(f'{name} must be positive, got {value}')
     steps = steps or found.steps
     return found._replace(
-        steps=steps, warmup=min(found.warmup, steps // 10), decay=decay or found.decay,
+        steps=steps,
+        warmup=min(found.warmup, steps // 10),
+        decay=decay or found.decay,
         batch_size=train_batch or found.batch_size,
-        options=dict(found.options, lr=lr or found.options['lr']))
+        options=dict(found.options, lr=lr or found.options['lr']),
+    )
 
 
 def _rate(step: int, settings: LinearVariant) -> float:
@@ -214,20 +258,26 @@ def _rate(step: int, settings: LinearVariant) -> float:
     return 0.1 if settings.decay == 'step' and step >= 0.8 * settings.steps else 1.0
 
 
-def _new_head(cached: Sequence[CachedImage], num_classes: int, standardize: bool,
-              seed: int) -> nn.Sequential:
+def _new_head(
+    cached: Sequence[CachedImage], num_classes: int, standardize: bool, seed: int
+) -> nn.Sequential:
     width = cached[0].features.shape[0]
     norm: nn.Module = nn.Identity()
     if standardize:
         sums = torch.zeros(3, width, dtype=torch.double)
         for features, _ in cached:
             rows = features.double().flatten(1)  # (C, N)
-            sums += torch.stack([rows.sum(1), rows.square().sum(1),
-                                 torch.full((width,), float(rows.shape[1])).double()])
+            sums += torch.stack(
+                [
+                    rows.sum(1),
+                    rows.square().sum(1),
+                    torch.full((width,), float(rows.shape[1])).double(),
+                ]
+            )
         mean, square, count = all_reduce_sum(sums)
         norm = nn.BatchNorm2d(width, affine=False).eval()
         norm.running_mean.copy_(mean / count)
-        norm.running_var.copy_(square / count - (mean / count)**2)
+        norm.running_var.copy_(square / count - (mean / count) ** 2)
     layer = nn.Conv2d(width, num_classes, 1)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():  # as MMSegmentation's heads start
@@ -242,8 +292,9 @@ def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
         yield from torch.randperm(count, generator=generator).tolist()
 
 
-def _loss(head: nn.Module, batch: Sequence[CachedImage],
-          device: torch.device) -> Tuple[Tensor, Tensor]:
+def _loss(
+    head: nn.Module, batch: Sequence[CachedImage], device: torch.device
+) -> Tuple[Tensor, Tensor]:
     """Sum of the cross-entropy over labelled pixels, and their number."""
     shapes: Dict[tuple, List[CachedImage]] = {}
     for image in batch:
@@ -277,5 +328,7 @@ def _to_map(features: Tensor, label: Tensor, side: int) -> Tuple[Tensor, Tensor]
 def _check_label(label: Tensor, num_classes: int) -> None:
     wrong = (label != IGNORE_LABEL) & ((label < 0) | (label >= num_classes))
     if wrong.any():
-        raise ValueError(f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-                         f'{int(label[wrong][0])}; check num_classes')
+        raise ValueError(
+            f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
+            f'{int(label[wrong][0])}; check num_classes'
+        )

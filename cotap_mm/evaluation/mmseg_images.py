@@ -1,4 +1,5 @@
 """Images and labels of MMSegmentation's data sets, without their pipelines and wrappers."""
+
 from __future__ import annotations
 
 import bisect
@@ -30,11 +31,14 @@ class MMSegImages:
         self.dataset = dataset
         self.classes = tuple(dataset.metainfo.get('classes') or ())
         if not self.classes:
-            raise ValueError(f'{type(dataset).__name__} has no class names; give them as '
-                             "metainfo=dict(classes=('NAME', ...))")
+            raise ValueError(
+                f'{type(dataset).__name__} has no class names; give them as '
+                "metainfo=dict(classes=('NAME', ...))"
+            )
         # The list itself where there is one: get_data_info copies, and COCO has 118,000 images.
-        infos = getattr(dataset, 'data_list', None) or map(dataset.get_data_info,
-                                                           range(len(dataset)))
+        infos = getattr(dataset, 'data_list', None) or map(
+            dataset.get_data_info, range(len(dataset))
+        )
         self.images = ImageFiles([info['img_path'] for info in infos])
 
     def __len__(self) -> int:
@@ -112,32 +116,44 @@ def mmseg_images(name: str, part: Dict[str, Any]) -> Union[MMSegImages, Concaten
 
         import cotap_mm.downstream  # noqa: F401
     except ImportError as error:
-        raise ValueError(f'{name} is read through MMSegmentation, which cannot be imported '
-                         f'({error}); see the README on installing it') from error
+        raise ValueError(
+            f'{name} is read through MMSegmentation, which cannot be imported '
+            f'({error}); see the README on installing it'
+        ) from error
     found = []
     for inner in inner_datasets(part):
         root = inner.get('data_root') or '.'
         try:
-            dataset = DATASETS.build({'_scope_': 'mmseg', **inner, 'pipeline': [],
-                                      'serialize_data': False})  # which fails on no images
+            dataset = DATASETS.build(
+                {'_scope_': 'mmseg', **inner, 'pipeline': [], 'serialize_data': False}
+            )  # which fails on no images
             found.append(MMSegImages(dataset))
         except (AssertionError, FileNotFoundError, NotADirectoryError) as error:
-            raise FileNotFoundError(f'{name} is not complete in {root}: {error}. See the table in '
-                                    'cotap_mm/evaluation/data.py') from error
+            raise FileNotFoundError(
+                f'{name} is not complete in {root}: {error}. See the table in '
+                'cotap_mm/evaluation/data.py'
+            ) from error
         except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f'{inner.get("type")} of {name} is not a data set of MMSegmentation '
-                             f'({type(error).__name__}: {error})') from error
+            raise ValueError(
+                f'{inner.get("type")} of {name} is not a data set of MMSegmentation '
+                f'({type(error).__name__}: {error})'
+            ) from error
         if len(dataset) and not dataset.get_data_info(0).get('seg_map_path'):
-            raise ValueError(f'{inner.get("type")} of {name} has no label masks: its data_prefix '
-                             'has no seg_map_path')
+            raise ValueError(
+                f'{inner.get("type")} of {name} has no label masks: its data_prefix '
+                'has no seg_map_path'
+            )
         if not len(dataset):
             raise FileNotFoundError(
                 f'{name} has no images in {root}: expected files ending in '
-                f'{getattr(dataset, "img_suffix", "")} in {_image_folder(dataset)}')
+                f'{getattr(dataset, "img_suffix", "")} in {_image_folder(dataset)}'
+            )
     classes = {each.classes for each in found}
     if len(classes) > 1:
-        raise ValueError(f'the data sets inside {name} must have the same classes, got '
-                         f'{" and ".join(map(str, sorted(classes)))}')
+        raise ValueError(
+            f'the data sets inside {name} must have the same classes, got '
+            f'{" and ".join(map(str, sorted(classes)))}'
+        )
     return found[0] if len(found) == 1 else ConcatenatedImages(found)
 
 

@@ -6,6 +6,7 @@ standardised per channel, PCA to 50 dimensions, K = 500 clusters, each named aft
 class it holds most of (best precision); for K = number of classes a one-to-one assignment
 (Hungarian). Feature maps and masks meet at 100 x 100. Figures are means over 5 seeds.
 """
+
 from __future__ import annotations
 
 import statistics
@@ -31,6 +32,7 @@ KMEANS = ('auto', 'faiss', 'sklearn')
 
 class _Features(NamedTuple):
     """This rank's patches after PCA (n, d), their images' indices (n,); grid and mask an image."""
+
     rows: Tensor
     images: Tensor
     grids: List[Tuple[int, int]]
@@ -38,18 +40,20 @@ class _Features(NamedTuple):
 
 
 @watch_classes()
-def overclustering(encoder: Encoder,
-                   dataset: Any,
-                   num_classes: int,
-                   num_clusters: Sequence[int] = (500, ),
-                   seeds: Sequence[int] = (0, 1, 2, 3, 4),
-                   num_components: int = 50,
-                   mask_size: int = 100,
-                   background: int = 0,
-                   kmeans: str = 'auto',
-                   max_patches: int = 1_000_000,
-                   image_size: Optional[Size] = None,
-                   batch_size: int = 16) -> Dict[str, Any]:
+def overclustering(
+    encoder: Encoder,
+    dataset: Any,
+    num_classes: int,
+    num_clusters: Sequence[int] = (500,),
+    seeds: Sequence[int] = (0, 1, 2, 3, 4),
+    num_components: int = 50,
+    mask_size: int = 100,
+    background: int = 0,
+    kmeans: str = 'auto',
+    max_patches: int = 1_000_000,
+    image_size: Optional[Size] = None,
+    batch_size: int = 16,
+) -> Dict[str, Any]:
     """Cluster patches and score the clusters as classes.
 
     Memory: the reduced features of all patches in float32, shared out to the ranks, and at most
@@ -84,8 +88,9 @@ def overclustering(encoder: Encoder,
     if kmeans not in KMEANS:
         raise ValueError(f'kmeans must be one of {", ".join(KMEANS)}, got {kmeans!r}')
     if not 0 <= background < num_classes:
-        raise ValueError(f'background must be one of the classes 0..{num_classes - 1}, got '
-                         f'{background}')
+        raise ValueError(
+            f'background must be one of the classes 0..{num_classes - 1}, got {background}'
+        )
     if not len(dataset) or not seeds:
         raise ValueError(f'there must be images and seeds, got {len(dataset)} and {len(seeds)}')
     found = _reduced_features(encoder, dataset, num_components, mask_size, image_size, batch_size)
@@ -101,8 +106,7 @@ def overclustering(encoder: Encoder,
         for seed in seeds:
             centers = cluster_centers(sample, count, seed, kmeans)
             table = _contingency(found, centers, mask_size, num_classes)
-            classes = (match_one_to_one(table, background) if one_to_one
-                       else table.argmax(dim=1))
+            classes = match_one_to_one(table, background) if one_to_one else table.argmax(dim=1)
             values.append(segmentation_scores(_as_confusion(table, classes))['mIoU'])
         scores[f'mIoU_{name}'] = statistics.mean(values)
         scores[f'deviation_{name}'] = statistics.stdev(values) if len(values) > 1 else 0.0
@@ -131,7 +135,7 @@ def match_one_to_one(table: Tensor, background: int) -> Tensor:
     counts = table.double().cpu()
     union = counts.sum(0, keepdim=True) + counts.sum(1, keepdim=True) - counts
     clusters, classes = linear_sum_assignment((counts / union.clamp_min(1)).numpy(), maximize=True)
-    found = torch.full((len(table), ), background)
+    found = torch.full((len(table),), background)
     found[torch.from_numpy(clusters)] = torch.from_numpy(classes)
     return found.to(table.device)
 
@@ -143,8 +147,14 @@ def _as_confusion(table: Tensor, classes: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def _reduced_features(encoder: Encoder, dataset: Any, num_components: int, mask_size: int,
-                      image_size: Optional[Size], batch_size: int) -> _Features:
+def _reduced_features(
+    encoder: Encoder,
+    dataset: Any,
+    num_components: int,
+    mask_size: int,
+    image_size: Optional[Size],
+    batch_size: int,
+) -> _Features:
     """Encode; standardise and reduce with statistics over all ranks."""
     rows: List[Tensor] = []
     grids: List[Tuple[int, int]] = []
@@ -155,11 +165,18 @@ def _reduced_features(encoder: Encoder, dataset: Any, num_components: int, mask_
         rows.append(patches.flatten(2).transpose(1, 2).flatten(0, 1).cpu())  # (B h w, C)
         grids += [(patches.shape[2], patches.shape[3])] * len(images)
         numbers += [index for index in indices for _ in range(patches[0, 0].numel())]
-        masks += [F.interpolate(label[None, None].float(), (mask_size, mask_size),
-                                mode='nearest-exact')[0, 0].long() for label in labels]
+        masks += [
+            F.interpolate(label[None, None].float(), (mask_size, mask_size), mode='nearest-exact')[
+                0, 0
+            ].long()
+            for label in labels
+        ]
     if not rows:  # fewer images than ranks
-        rows = [encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size)).patches
-                .flatten(1).cpu()[:0]]
+        rows = [
+            encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size))
+            .patches.flatten(1)
+            .cpu()[:0]
+        ]
     reduced = _standardize_and_reduce(torch.cat(rows), num_components)
     return _Features(reduced, torch.tensor(numbers, dtype=torch.long), grids, masks)
 
@@ -196,32 +213,46 @@ def _run_kmeans(data: np.ndarray, count: int, seed: int, kmeans: str) -> np.ndar
             import faiss
         except ImportError as error:
             if kmeans == 'faiss':
-                raise ValueError("kmeans='faiss' needs faiss: pip install faiss-cpu, or use "
-                                 "'sklearn'") from error
+                raise ValueError(
+                    "kmeans='faiss' needs faiss: pip install faiss-cpu, or use 'sklearn'"
+                ) from error
         else:
-            fit = faiss.Kmeans(data.shape[1], count, niter=50, seed=seed + 1,
-                               min_points_per_centroid=1, max_points_per_centroid=len(data))
+            fit = faiss.Kmeans(
+                data.shape[1],
+                count,
+                niter=50,
+                seed=seed + 1,
+                min_points_per_centroid=1,
+                max_points_per_centroid=len(data),
+            )
             fit.train(data)
             return fit.centroids
     from sklearn.cluster import KMeans
+
     return KMeans(count, n_init=1, max_iter=50, random_state=seed).fit(data).cluster_centers_
 
 
 def _contingency(found: _Features, centers: Tensor, mask_size: int, num_classes: int) -> Tensor:
     """Pixels of each cluster in each class, shape (K, C), over all ranks."""
-    clusters = torch.cat([torch.cdist(part, centers).argmin(dim=1)
-                          for part in found.rows.split(8192)]) if len(found.rows) else None
+    clusters = (
+        torch.cat([torch.cdist(part, centers).argmin(dim=1) for part in found.rows.split(8192)])
+        if len(found.rows)
+        else None
+    )
     table = torch.zeros(len(centers) * num_classes, dtype=torch.long)
     start = 0
     for grid, mask in zip(found.grids, found.masks):
         size = grid[0] * grid[1]
-        maps = clusters[start:start + size].view(1, 1, *grid).float()
+        maps = clusters[start : start + size].view(1, 1, *grid).float()
         start += size
         labelled = mask != IGNORE_LABEL
         large = F.interpolate(maps, (mask_size, mask_size), mode='nearest-exact')[0, 0].long()
         if labelled.any() and int(mask[labelled].max()) >= num_classes:
-            raise ValueError(f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), '
-                             f'got {int(mask[labelled].max())}; check num_classes')
-        table += torch.bincount(large[labelled] * num_classes + mask[labelled],
-                                minlength=len(table))
+            raise ValueError(
+                f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), '
+                f'got {int(mask[labelled].max())}; check num_classes'
+            )
+        table += torch.bincount(
+            large[labelled] * num_classes + mask[labelled], minlength=len(table)
+        )
     return all_reduce_sum(table).view(len(centers), num_classes)

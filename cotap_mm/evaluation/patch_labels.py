@@ -1,4 +1,5 @@
 """From the label of each pixel to labels of patches, and back."""
+
 from __future__ import annotations
 
 from typing import Sequence, Tuple
@@ -34,8 +35,10 @@ def patch_labels(label: Tensor, grid: Tuple[int, int], num_classes: int) -> Tens
     flat = label.flatten().long()
     patch, flat = patch[flat != IGNORE_LABEL], flat[flat != IGNORE_LABEL]
     if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < num_classes:
-        raise ValueError(f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-                         f'{int(flat.min())}..{int(flat.max())}; check num_classes')
+        raise ValueError(
+            f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
+            f'{int(flat.min())}..{int(flat.max())}; check num_classes'
+        )
     size = grid[0] * grid[1]
     counts = torch.bincount(patch * num_classes + flat, minlength=size * num_classes)
     counts = counts.view(size, num_classes).float()

@@ -1,4 +1,5 @@
 """Pictures of any kind -> one batch of pixels."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -62,8 +63,10 @@ def stack_pictures(images: Union[Picture, Sequence[Picture]], size: Optional[Siz
     pixels = [resize_image(picture, size) for picture in pixels]
     shapes = sorted({tuple(picture.shape[1:]) for picture in pixels})
     if len(shapes) > 1:
-        raise ValueError(f'images of one batch must have one size, got {shapes[:3]}; pass '
-                         'size=..., or encode them one by one')
+        raise ValueError(
+            f'images of one batch must have one size, got {shapes[:3]}; pass '
+            'size=..., or encode them one by one'
+        )
     return torch.stack(pixels)
 
 
@@ -84,8 +87,11 @@ def to_pixels(picture: Picture) -> Tensor:
         return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
     if isinstance(picture, Tensor):
         if picture.ndim != 3 or picture.shape[0] != 3:
-            raise ValueError('a tensor must have the shape (3, H, W) or (B, 3, H, W), got '
-                             f'{tuple(picture.shape)}')
+            raise ValueError(
+                'a tensor must have the shape (3, H, W) or (B, 3, H, W), got '
+                f'{tuple(picture.shape)}'
+            )
         return picture
-    raise TypeError('an image must be a path, a PIL image, an array or a tensor, got '
-                    f'{type(picture).__name__}')
+    raise TypeError(
+        f'an image must be a path, a PIL image, an array or a tensor, got {type(picture).__name__}'
+    )

@@ -1,4 +1,5 @@
 """Warn about classes that no label shows, in the tests of the OpenMMLab libraries."""
+
 from __future__ import annotations
 
 import logging
@@ -55,8 +56,7 @@ class ClassPresence(BaseMetric):
         least = 2 if any(is_map for _, is_map, _ in results) else 1
         try:
             with class_names((self.dataset_meta or {})['classes']):
-                self.warnings = review_classes({'the test data': torch.stack(counts).sum(0)},
-                                               least)
+                self.warnings = review_classes({'the test data': torch.stack(counts).sum(0)}, least)
         except MeaninglessScore as error:
             self.error = error
         return {}

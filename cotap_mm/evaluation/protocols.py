@@ -1,4 +1,5 @@
 """Every protocol by name, and one function that runs them."""
+
 from __future__ import annotations
 
 import inspect
@@ -34,6 +35,7 @@ class Protocol(NamedTuple):
         headline (str): Key of the score to compare by, in per cent.
         source (str): Where it is from.
     """
+
     measure: Callable[..., Dict[str, Any]]
     kind: str
     learns: bool
@@ -43,20 +45,23 @@ class Protocol(NamedTuple):
 
 _COTAP = 'https://arxiv.org/abs/2509.09429'
 PROTOCOLS = {
-    'dense-retrieval': Protocol(dense_retrieval, 'segmentation', True, 'mIoU',
-                                'https://arxiv.org/abs/2306.01667'),
+    'dense-retrieval': Protocol(
+        dense_retrieval, 'segmentation', True, 'mIoU', 'https://arxiv.org/abs/2306.01667'
+    ),
     'linear-seg': Protocol(linear_segmentation, 'segmentation', True, 'mIoU', _COTAP),
-    'overclustering': Protocol(overclustering, 'segmentation', False, 'mIoU_K500',
-                               'https://arxiv.org/abs/2204.13101'),
+    'overclustering': Protocol(
+        overclustering, 'segmentation', False, 'mIoU_K500', 'https://arxiv.org/abs/2204.13101'
+    ),
     'dispersion': Protocol(dispersion, 'segmentation', False, 'within_instance', _COTAP),
-    'foreground': Protocol(foreground, 'segmentation', False, 'jaccard',
-                           'https://arxiv.org/abs/2104.14294'),
+    'foreground': Protocol(
+        foreground, 'segmentation', False, 'jaccard', 'https://arxiv.org/abs/2104.14294'
+    ),
     'correspondence': Protocol(correspondence, 'segmentation', False, 'accuracy', 'ours'),
-    'knn': Protocol(knn_classification, 'classification', True, 'top1',
-                    'https://arxiv.org/abs/2104.14294'),
+    'knn': Protocol(
+        knn_classification, 'classification', True, 'top1', 'https://arxiv.org/abs/2104.14294'
+    ),
     'linear': Protocol(linear_classification, 'classification', True, 'top1', _COTAP),
-    'video': Protocol(label_propagation, 'video', False, 'J&F',
-                      'https://arxiv.org/abs/2104.14294'),
+    'video': Protocol(label_propagation, 'video', False, 'J&F', 'https://arxiv.org/abs/2104.14294'),
 }
 
 
@@ -79,6 +84,7 @@ class Result:
         seconds (float): Wall time.
         date (str): Year-month-day.
     """
+
     protocol: str
     metric: str
     value: float
@@ -98,8 +104,9 @@ class Result:
         return _plain(asdict(self))
 
 
-def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 'backbone',
-             **options: Any) -> Result:
+def evaluate(
+    encoder: Encoder, data: EvaluationData, protocol: str, name: str = 'backbone', **options: Any
+) -> Result:
     """Measure an encoder by one protocol.
 
     Args:
@@ -121,11 +128,15 @@ def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 
     chosen = find_protocol(protocol)
     if data.kind != chosen.kind:
         fitting = [each for each, found in PROTOCOLS.items() if found.kind == data.kind]
-        raise ValueError(f'{protocol} needs data for {chosen.kind}, {data.name} is for '
-                         f'{data.kind}; with it go {", ".join(fitting)}')
+        raise ValueError(
+            f'{protocol} needs data for {chosen.kind}, {data.name} is for '
+            f'{data.kind}; with it go {", ".join(fitting)}'
+        )
     if chosen.learns and data.train is None:
-        raise ValueError(f'{protocol} learns from training images, and {data.name} has none; '
-                         'expected images/train and labels/train')
+        raise ValueError(
+            f'{protocol} learns from training images, and {data.name} has none; '
+            'expected images/train and labels/train'
+        )
     parts = [data.train, data.val] if chosen.learns else [data.val]
     given: Dict[str, Any] = {}
     known = settings_of(protocol)
@@ -141,11 +152,18 @@ def evaluate(encoder: Encoder, data: EvaluationData, protocol: str, name: str = 
     headline = chosen.headline if chosen.headline in scores else next(iter(scores))
     variant = {**known, **given}.get('variant')
     return Result(
-        protocol=f'{protocol}/{variant}' if variant else protocol, metric=headline,
-        value=float(scores[headline]), backbone=name, data=data.name, scores=scores,
-        parameters={**known, **given}, weights=encoder.weights_hash(),
-        images=dict(zip(['train', 'val'][-len(parts):], map(len, parts))), source=chosen.source,
-        seconds=round(seconds, 1))
+        protocol=f'{protocol}/{variant}' if variant else protocol,
+        metric=headline,
+        value=float(scores[headline]),
+        backbone=name,
+        data=data.name,
+        scores=scores,
+        parameters={**known, **given},
+        weights=encoder.weights_hash(),
+        images=dict(zip(['train', 'val'][-len(parts) :], map(len, parts))),
+        source=chosen.source,
+        seconds=round(seconds, 1),
+    )
 
 
 def find_protocol(name: str) -> Protocol:
@@ -170,8 +188,11 @@ def table(results: Sequence[Result]) -> List[List[str]]:
     columns = list(dict.fromkeys((each.protocol, each.data, each.metric) for each in results))
     rows = [['backbone', *(f'{protocol} {metric}, {data}' for protocol, data, metric in columns)]]
     for name in dict.fromkeys(each.backbone for each in results):
-        cells = {(each.protocol, each.data, each.metric): _cell(each.value)
-                 for each in results if each.backbone == name}
+        cells = {
+            (each.protocol, each.data, each.metric): _cell(each.value)
+            for each in results
+            if each.backbone == name
+        }
         rows.append([name, *(cells.get(column, '-') for column in columns)])
     return rows
 

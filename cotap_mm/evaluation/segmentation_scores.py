@@ -3,6 +3,7 @@
 MMSegmentation's metric would do, but it needs mmcv's compiled operators, and
 pre-training runs without them.
 """
+
 from __future__ import annotations
 
 from typing import Dict, List, Union
@@ -30,8 +31,10 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     counted = label != IGNORE_LABEL
     label, prediction = label[counted].long(), prediction[counted].long()
     if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
-        raise ValueError(f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-                         f'{int(label.min())}..{int(label.max())}; check num_classes')
+        raise ValueError(
+            f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
+            f'{int(label.min())}..{int(label.max())}; check num_classes'
+        )
     flat = torch.bincount(label * num_classes + prediction, minlength=num_classes**2)
     return flat.view(num_classes, num_classes)
 

@@ -1,4 +1,5 @@
 """Settings of the protocols, checked against the annotations of their functions."""
+
 from __future__ import annotations
 
 import collections.abc
@@ -26,13 +27,17 @@ import torch
 
 class Range(NamedTuple):
     """Allowed numbers: from ``low`` to ``high``, ``low`` itself only if ``closed``."""
+
     low: float
     closed: bool = True
     high: float = math.inf
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, numbers.Real) and float(value) <= self.high and (
-            float(value) >= self.low if self.closed else float(value) > self.low)
+        return (
+            isinstance(value, numbers.Real)
+            and float(value) <= self.high
+            and (float(value) >= self.low if self.closed else float(value) > self.low)
+        )
 
     def __str__(self) -> str:
         lower = f'at least {self.low:g}' if self.closed else f'more than {self.low:g}'
@@ -44,19 +49,42 @@ _POSITIVE, _SHARE = Range(0, closed=False), Range(0, closed=False, high=1)
 _SEED = Range(0, high=2**32 - 1)
 #: Ranges of all numbers of a setting; a name means the same in every protocol.
 RANGES = {
-    'image_size': _COUNT, 'batch_size': _COUNT, 'k': _COUNT, 'memory_size': _COUNT,
-    'augmentation_epochs': _NOT_NEGATIVE, 'temperature': _POSITIVE, 'steps': _COUNT,
-    'lr': _POSITIVE, 'train_batch': _COUNT, 'num_clusters': _COUNT, 'seeds': _SEED,
-    'seed': _SEED, 'num_components': _COUNT, 'mask_size': Range(1, high=10_000),
-    'background': _NOT_NEGATIVE, 'max_patches': _COUNT, 'purity': _SHARE, 'sample_size': _COUNT,
-    'foreground_classes': _NOT_NEGATIVE, 'mass': _SHARE, 'sigma': _POSITIVE, 'step': _COUNT,
-    'grid_k': _COUNT, 'grid_temperature': _POSITIVE, 'epochs': _COUNT, 'short_side': _COUNT,
-    'multiple': _COUNT, 'num_previous': _NOT_NEGATIVE, 'radius': _NOT_NEGATIVE, 'topk': _COUNT,
+    'image_size': _COUNT,
+    'batch_size': _COUNT,
+    'k': _COUNT,
+    'memory_size': _COUNT,
+    'augmentation_epochs': _NOT_NEGATIVE,
+    'temperature': _POSITIVE,
+    'steps': _COUNT,
+    'lr': _POSITIVE,
+    'train_batch': _COUNT,
+    'num_clusters': _COUNT,
+    'seeds': _SEED,
+    'seed': _SEED,
+    'num_components': _COUNT,
+    'mask_size': Range(1, high=10_000),
+    'background': _NOT_NEGATIVE,
+    'max_patches': _COUNT,
+    'purity': _SHARE,
+    'sample_size': _COUNT,
+    'foreground_classes': _NOT_NEGATIVE,
+    'mass': _SHARE,
+    'sigma': _POSITIVE,
+    'step': _COUNT,
+    'grid_k': _COUNT,
+    'grid_temperature': _POSITIVE,
+    'epochs': _COUNT,
+    'short_side': _COUNT,
+    'multiple': _COUNT,
+    'num_previous': _NOT_NEGATIVE,
+    'radius': _NOT_NEGATIVE,
+    'topk': _COUNT,
 }
 
 
-def check_settings(protocol: str, measure: Callable[..., Any],
-                   options: Dict[str, Any]) -> Dict[str, Any]:
+def check_settings(
+    protocol: str, measure: Callable[..., Any], options: Dict[str, Any]
+) -> Dict[str, Any]:
     """Bring settings to the types of a protocol's function, or say what is wrong with them.
 
     A single value is taken for a sequence of one, a list for a tuple, and 5.0 for 5.
@@ -94,8 +122,11 @@ def check_settings(protocol: str, measure: Callable[..., Any],
 
 def defaults_of(measure: Callable[..., Any]) -> Dict[str, Any]:
     """Settings of a protocol's function with their defaults."""
-    return {each.name: each.default for each in inspect.signature(measure).parameters.values()
-            if each.default is not inspect.Parameter.empty}
+    return {
+        each.name: each.default
+        for each in inspect.signature(measure).parameters.values()
+        if each.default is not inspect.Parameter.empty
+    }
 
 
 def nearest(key: str, known: Collection[str]) -> str:
@@ -110,8 +141,14 @@ def describe(wanted: Any) -> str:
     origin = get_origin(wanted) or wanted
     if origin is Union:
         return ' or '.join(describe(each) for each in get_args(wanted))
-    names = {int: 'an integer', float: 'a finite number', bool: 'True or False', str: 'a name',
-             type(None): 'None', torch.device: 'a device'}
+    names = {
+        int: 'an integer',
+        float: 'a finite number',
+        bool: 'True or False',
+        str: 'a name',
+        type(None): 'None',
+        torch.device: 'a device',
+    }
     if origin in names:
         return names[origin]
     items = [describe(each).split(' ', 1)[-1] for each in get_args(wanted) if each is not Ellipsis]
@@ -168,7 +205,7 @@ def _number(value: Any, kind: type) -> Any:
 def _sequence(value: Any, item: Any) -> Tuple[Any, ...]:
     """A tuple that is not empty."""
     if isinstance(value, (str, numbers.Number)):
-        value = (value, )
+        value = (value,)
     _only(value, isinstance(value, collections.abc.Sequence) and len(value) > 0)
     return tuple(_converted(each, item) for each in value)
 

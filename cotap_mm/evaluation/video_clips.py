@@ -1,4 +1,5 @@
 """Clips of video with masks: DAVIS-2017, the drives of CamVid, or any folder of frames."""
+
 from __future__ import annotations
 
 import re
@@ -36,6 +37,7 @@ class Clip:
         value_range: How values of more than 8 bits become 0 to 255, see
             :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one range for the clip.
     """
+
     name: str
     frames: Sequence[Path]
     masks: Dict[int, Path]
@@ -58,8 +60,10 @@ class Clip:
         values = set(self.mask(0).unique().tolist()) - {IGNORE_LABEL}
         values -= {0} if self.background else set()
         if not values:
-            raise ValueError(f'the first mask of {self.name}, {self.masks[0]}, shows no object; '
-                             'its values must be object numbers, 0 for none, 255 for ignored')
+            raise ValueError(
+                f'the first mask of {self.name}, {self.masks[0]}, shows no object; '
+                'its values must be object numbers, 0 for none, 255 for ignored'
+            )
         return sorted(values)
 
 
@@ -103,8 +107,9 @@ class VideoClips:
 
     def __init__(self, clips: Sequence[Clip], value_range: Option = 'auto') -> None:
         self.clips = list(clips)
-        self.images = ImageFiles([frame for clip in self.clips for frame in clip.frames],
-                                 value_range)
+        self.images = ImageFiles(
+            [frame for clip in self.clips for frame in clip.frames], value_range
+        )
 
     def __len__(self) -> int:
         return len(self.clips)
@@ -116,8 +121,13 @@ class VideoClips:
         return clip
 
     @classmethod
-    def davis(cls, root: Union[str, Path], split: str = 'val',
-              resolution: str = '480p', value_range: Option = 'auto') -> VideoClips:
+    def davis(
+        cls,
+        root: Union[str, Path],
+        split: str = 'val',
+        resolution: str = '480p',
+        value_range: Option = 'auto',
+    ) -> VideoClips:
         """DAVIS-2017, https://davischallenge.org; as there, first and last frame are not scored.
 
         Args:
@@ -132,12 +142,16 @@ class VideoClips:
         """
         names = Path(root) / 'ImageSets' / '2017' / f'{split}.txt'
         if not names.is_file():
-            raise FileNotFoundError(f'{names} does not exist; DAVIS-2017 has JPEGImages, '
-                                    'Annotations and ImageSets in its root folder')
+            raise FileNotFoundError(
+                f'{names} does not exist; DAVIS-2017 has JPEGImages, '
+                'Annotations and ImageSets in its root folder'
+            )
         clips = []
         for name in names.read_text().split():
-            frames, masks = _frames_and_masks(Path(root) / 'JPEGImages' / resolution / name,
-                                              Path(root) / 'Annotations' / resolution / name)
+            frames, masks = _frames_and_masks(
+                Path(root) / 'JPEGImages' / resolution / name,
+                Path(root) / 'Annotations' / resolution / name,
+            )
             scored = [index for index in masks if 0 < index < len(frames) - 1]
             clips.append(Clip(name, frames, masks, scored))
         return cls(clips, value_range)
@@ -156,12 +170,18 @@ class VideoClips:
         frames, masks = _frames_and_masks(Path(root) / 'frames', Path(root) / 'masks')
         binary = set(read_label(masks[0]).unique().tolist()) == {0, IGNORE_LABEL}
         scored = [index for index in masks if index]
-        return cls([Clip(Path(root).resolve().name, frames, masks, scored, binary=binary)],
-                   value_range)
+        return cls(
+            [Clip(Path(root).resolve().name, frames, masks, scored, binary=binary)], value_range
+        )
 
     @classmethod
-    def camvid(cls, root: Union[str, Path], split: str = 'val',
-               max_length: int = 25, value_range: Option = 'auto') -> VideoClips:
+    def camvid(
+        cls,
+        root: Union[str, Path],
+        split: str = 'val',
+        max_length: int = 25,
+        value_range: Option = 'auto',
+    ) -> VideoClips:
         """Drives of CamVid: labelled frames in a row, classes instead of objects.
 
         File names are DRIVE_FRAME, such as 0001TP_006690 or Seq05VD_f00000. A drive is cut
@@ -192,10 +212,19 @@ class VideoClips:
         for drive, numbered in sorted(drives.items()):
             for part in _cut(sorted(numbered), max_length):
                 frames = [frame for _, frame in part]
-                masks = {index: _existing(labels / frame.relative_to(folder).with_suffix('.png'))
-                         for index, frame in enumerate(frames)}
-                clips.append(Clip(f'{drive}_{part[0][0]}', frames, masks,
-                                  range(1, len(frames)), background=False))
+                masks = {
+                    index: _existing(labels / frame.relative_to(folder).with_suffix('.png'))
+                    for index, frame in enumerate(frames)
+                }
+                clips.append(
+                    Clip(
+                        f'{drive}_{part[0][0]}',
+                        frames,
+                        masks,
+                        range(1, len(frames)),
+                        background=False,
+                    )
+                )
         return cls(clips, value_range)
 
 
@@ -209,24 +238,26 @@ def _frames_and_masks(folder: Path, masks: Path) -> Tuple[List[Path], Dict[int, 
     names = sorted(ImageList(folder).names, key=_by_number)
     found = {index: masks / Path(name).with_suffix('.png') for index, name in enumerate(names)}
     _existing(found[0])
-    return ([folder / name for name in names],
-            {index: path for index, path in found.items() if path.is_file()})
+    return (
+        [folder / name for name in names],
+        {index: path for index, path in found.items() if path.is_file()},
+    )
 
 
 def _existing(mask: Path) -> Path:
     if not mask.is_file():
-        raise FileNotFoundError(f'mask {mask} does not exist; the first frame of a clip needs one, '
-                                'a PNG with the name of the frame')
+        raise FileNotFoundError(
+            f'mask {mask} does not exist; the first frame of a clip needs one, '
+            'a PNG with the name of the frame'
+        )
     return mask
 
 
 def _by_number(name: str) -> List[Tuple[int, str]]:
-    return [(int(part), '') if part.isdigit() else (-1, part)
-            for part in re.split(r'(\d+)', name)]
+    return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
-def _cut(numbered: Sequence[Tuple[int, Path]],
-         max_length: int) -> List[Sequence[Tuple[int, Path]]]:
+def _cut(numbered: Sequence[Tuple[int, Path]], max_length: int) -> List[Sequence[Tuple[int, Path]]]:
     """Parts of a drive without large gaps, at most ``max_length`` and at least 2 frames long."""
     gaps = [after[0] - before[0] for before, after in zip(numbered, numbered[1:])]
     longest = LONGEST_GAP * median(gaps) if gaps else 0

@@ -1,4 +1,5 @@
 """Encoders of vision transformers: ours in training, MMPretrain's, timm's."""
+
 from __future__ import annotations
 
 from abc import abstractmethod
@@ -22,6 +23,7 @@ class BlocksEncoder(Encoder):
     Attributes:
         num_prefix (int): Tokens before the patches: CLS and registers.
     """
+
     num_prefix = 1
 
     @property
@@ -36,8 +38,10 @@ class BlocksEncoder(Encoder):
         grid = self.grid(*images.shape[2:])
         with self._watch() as (_, leaving):
             self._encode(images)
-        return [tokens[:, self.num_prefix:].float().transpose(1, 2).unflatten(2, grid)
-                for tokens in leaving]
+        return [
+            tokens[:, self.num_prefix :].float().transpose(1, 2).unflatten(2, grid)
+            for tokens in leaving
+        ]
 
     @torch.no_grad()
     def cls_attention(self, images: Tensor) -> Tensor:
@@ -85,8 +89,9 @@ class CoTAPEncoder(BlocksEncoder):
         ValueError: If branch or output is another word.
     """
 
-    def __init__(self, algorithm: nn.Module, branch: str = 'student',
-                 output: str = 'filter') -> None:
+    def __init__(
+        self, algorithm: nn.Module, branch: str = 'student', output: str = 'filter'
+    ) -> None:
         super().__init__(algorithm, algorithm.patch_size)
         self.branch = _one_of('branch', branch, BRANCHES)
         self.output = _one_of('output', output, OUTPUTS)
@@ -125,8 +130,10 @@ class ViTEncoder(BlocksEncoder):
 
     def __init__(self, backbone: nn.Module, final_norm: Optional[nn.Module] = None) -> None:
         if backbone.out_type != 'raw':
-            raise ValueError(f"the backbone must have out_type='raw', got {backbone.out_type!r}; "
-                             'the CLS token and the patch map are both needed')
+            raise ValueError(
+                f"the backbone must have out_type='raw', got {backbone.out_type!r}; "
+                'the CLS token and the patch map are both needed'
+            )
         # mmpretrain keeps the patch size only as the stride of the patch embedding.
         stride = backbone.patch_embed.projection.stride
         if stride[0] != stride[1]:
@@ -155,13 +162,14 @@ class ViTEncoder(BlocksEncoder):
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         tokens = self.module(images)[-1]  # (B, extra + N, C)
         tokens = tokens if self.final_norm is None else self.final_norm(tokens)
-        patches = tokens[:, self.num_prefix:].transpose(1, 2)  # (B, N, C) -> (B, C, N)
+        patches = tokens[:, self.num_prefix :].transpose(1, 2)  # (B, N, C) -> (B, C, N)
         return tokens[:, 0], patches.unflatten(2, self.grid(*images.shape[2:]))
 
     def _attend(self, entering: Tensor) -> Tensor:
         block = self.blocks[-1]
-        return cls_attention(block.ln1(entering), block.attn.qkv, block.attn.num_heads,
-                             self.num_prefix)
+        return cls_attention(
+            block.ln1(entering), block.attn.qkv, block.attn.num_heads, self.num_prefix
+        )
 
 
 class TimmEncoder(BlocksEncoder):
@@ -178,8 +186,10 @@ class TimmEncoder(BlocksEncoder):
     def __init__(self, model: nn.Module) -> None:
         size = getattr(getattr(model, 'patch_embed', None), 'patch_size', None)
         if not hasattr(model, 'blocks') or not hasattr(model, 'num_prefix_tokens') or not size:
-            raise ValueError(f'{type(model).__name__} of timm is not a ViT of blocks over patches; '
-                             'choose a vit_*, deit_*, beit_* or eva_* model')
+            raise ValueError(
+                f'{type(model).__name__} of timm is not a ViT of blocks over patches; '
+                'choose a vit_*, deit_*, beit_* or eva_* model'
+            )
         if size[0] != size[1]:
             raise ValueError(f'patches must be square, got {tuple(size)} pixels')
         super().__init__(model, size[0])
@@ -196,7 +206,7 @@ class TimmEncoder(BlocksEncoder):
 
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         tokens = self.module.forward_features(self._renormalize(images))  # (B, prefix + N, d)
-        patches = tokens[:, self.num_prefix:]
+        patches = tokens[:, self.num_prefix :]
         cls = tokens[:, 0] if self._has_cls else patches.mean(dim=1)
         return cls, patches.transpose(1, 2).unflatten(2, self.grid(*images.shape[2:]))
 
@@ -205,10 +215,18 @@ class TimmEncoder(BlocksEncoder):
         attention = block.attn
         plain = isinstance(getattr(attention, 'qkv', None), nn.Linear)
         if not self._has_cls or not plain or getattr(self.module, 'rope', None) is not None:
-            raise NotImplementedError(f'{type(self.module).__name__} has no CLS token or no plain '
-                                      'joint attention; its CLS attention cannot be shown')
-        return cls_attention(block.norm1(entering), attention.qkv, attention.num_heads,
-                             self.num_prefix, attention.q_norm, attention.k_norm)
+            raise NotImplementedError(
+                f'{type(self.module).__name__} has no CLS token or no plain '
+                'joint attention; its CLS attention cannot be shown'
+            )
+        return cls_attention(
+            block.norm1(entering),
+            attention.qkv,
+            attention.num_heads,
+            self.num_prefix,
+            attention.q_norm,
+            attention.k_norm,
+        )
 
     @property
     def _has_cls(self) -> bool:
@@ -216,6 +234,7 @@ class TimmEncoder(BlocksEncoder):
 
     def _renormalize(self, images: Tensor) -> Tensor:
         """From ImageNet's statistics to the model's own."""
+
         def column(values: Any) -> Tensor:
             return torch.tensor(values, device=images.device).view(3, 1, 1)
 

@@ -1,22 +1,38 @@
 """Networks, losses and the algorithm; importing it registers all of them."""
+
 from .algorithms import CoTAP
 from .backbones import CoTAPViT, DINOViT
 from .data_preprocessor import CoTAPDataPreprocessor
 from .heads import PrototypeHead
 from .losses import (
-                     ClsClusterLoss,
-                     ClusterAssignmentLoss,
-                     NeighborClusterLoss,
-                     PatchClusterLoss,
-                     PatchRankingLoss,
-                     PrototypeEntropyLoss,
+    ClsClusterLoss,
+    ClusterAssignmentLoss,
+    NeighborClusterLoss,
+    PatchClusterLoss,
+    PatchRankingLoss,
+    PrototypeEntropyLoss,
 )
 from .modules import EMATeacher, FeatureQueue, PatchPairSampler, RandomDraws, TemplateBank
 from .necks import NoFilter, ObjectAwareFilter, SimpleFeaturePyramid
 
 __all__ = [
-    'ClsClusterLoss', 'ClusterAssignmentLoss', 'CoTAP', 'CoTAPDataPreprocessor', 'CoTAPViT',
-    'DINOViT', 'EMATeacher', 'FeatureQueue', 'NeighborClusterLoss', 'NoFilter',
-    'ObjectAwareFilter', 'PatchClusterLoss', 'PatchPairSampler', 'PatchRankingLoss',
-    'PrototypeEntropyLoss', 'PrototypeHead', 'RandomDraws', 'SimpleFeaturePyramid', 'TemplateBank'
+    'ClsClusterLoss',
+    'ClusterAssignmentLoss',
+    'CoTAP',
+    'CoTAPDataPreprocessor',
+    'CoTAPViT',
+    'DINOViT',
+    'EMATeacher',
+    'FeatureQueue',
+    'NeighborClusterLoss',
+    'NoFilter',
+    'ObjectAwareFilter',
+    'PatchClusterLoss',
+    'PatchPairSampler',
+    'PatchRankingLoss',
+    'PrototypeEntropyLoss',
+    'PrototypeHead',
+    'RandomDraws',
+    'SimpleFeaturePyramid',
+    'TemplateBank',
 ]

@@ -1,4 +1,5 @@
 """From uint8 crops to the views of student and teacher."""
+
 from typing import Any, Dict, Optional, Sequence
 
 import torch
@@ -33,9 +34,12 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         ValueError: If ``color`` has an unknown option.
     """
 
-    def __init__(self, mean: Sequence[float] = (123.675, 116.28, 103.53),
-                 std: Sequence[float] = (58.395, 57.12, 57.375),
-                 color: 'Optional[dict | str]' = 'default') -> None:
+    def __init__(
+        self,
+        mean: Sequence[float] = (123.675, 116.28, 103.53),
+        std: Sequence[float] = (58.395, 57.12, 57.375),
+        color: 'Optional[dict | str]' = 'default',
+    ) -> None:
         super().__init__(non_blocking=True)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
@@ -67,24 +71,35 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
             inputs[name] = self._views(**self.cast_data(tensors), color_draws=draws)
         return dict(inputs=inputs, data_samples=None)
 
-    def _views(self, global_crops: Tensor, local_crops: Tensor, boxes: Tensor,
-               color_draws: Optional[Tensor]) -> Dict[str, Tensor]:
+    def _views(
+        self,
+        global_crops: Tensor,
+        local_crops: Tensor,
+        boxes: Tensor,
+        color_draws: Optional[Tensor],
+    ) -> Dict[str, Tensor]:
         def by_image(x: Tensor) -> Tensor:
             """Images, then positives: (B, 2, ...) -> (2B, ...)."""
             return x.transpose(0, 1).flatten(0, 1)
 
-        global_crops, local_crops = (by_image(x.movedim(-1, -3))
-                                     for x in (global_crops, local_crops))
+        global_crops, local_crops = (
+            by_image(x.movedim(-1, -3)) for x in (global_crops, local_crops)
+        )
         num_global, num_local = global_crops.shape[1], local_crops.shape[1]
         sizes = [global_crops.shape[-1]] * num_global + [local_crops.shape[-1]] * num_local
         in_global, in_other = common_boxes(by_image(boxes), sizes, num_global)
-        draws = (None, None) if color_draws is None else by_image(color_draws).split(
-            [num_global, num_local], dim=1)
+        draws = (
+            (None, None)
+            if color_draws is None
+            else by_image(color_draws).split([num_global, num_local], dim=1)
+        )
         return dict(
             student_global=self._student(global_crops, draws[0]),
             student_local=self._student(local_crops, draws[1]),
             teacher_global=self.normalize(global_crops),
-            common_global=in_global, common_other=in_other)
+            common_global=in_global,
+            common_other=in_other,
+        )
 
     def _student(self, crops: Tensor, draws: Optional[Tensor]) -> Tensor:
         if draws is not None and crops.numel():
@@ -103,6 +118,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
 def _color_options(color: 'dict | str') -> Dict[str, Any]:
     options = {} if color == 'default' else color
     if not isinstance(options, dict) or set(options) - set(COLOR_DEFAULTS):
-        raise ValueError(f"color must be 'default', None, or a dict of {sorted(COLOR_DEFAULTS)}, "
-                         f'got {color!r}')
+        raise ValueError(
+            f"color must be 'default', None, or a dict of {sorted(COLOR_DEFAULTS)}, got {color!r}"
+        )
     return {**COLOR_DEFAULTS, **options}

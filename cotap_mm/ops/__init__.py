@@ -1,4 +1,5 @@
 """Pure tensor functions of the method; none of them holds state."""
+
 from .attention import cls_attention, cls_through_block
 from .average_precision import (
     continuous_average_precision,
@@ -24,9 +25,29 @@ from .sinkhorn import balance, sinkhorn
 from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
-    'COLOR_DEFAULTS', 'COLOR_DRAWS', 'all_reduce_max', 'all_reduce_min', 'all_reduce_sum',
-    'at_least_float32', 'augment_color', 'balance', 'broadcast', 'cls_attention',
-    'cls_through_block', 'common_boxes', 'continuous_average_precision', 'foreground_mask',
-    'gather_rows', 'rank', 'rank_statistics', 'resize_position_embedding', 'right_rank_count',
-    'roi_pool', 'sample_negatives', 'sinkhorn', 'spherical_kmeans', 'world_size', 'wrong_rank_mass'
+    'COLOR_DEFAULTS',
+    'COLOR_DRAWS',
+    'all_reduce_max',
+    'all_reduce_min',
+    'all_reduce_sum',
+    'at_least_float32',
+    'augment_color',
+    'balance',
+    'broadcast',
+    'cls_attention',
+    'cls_through_block',
+    'common_boxes',
+    'continuous_average_precision',
+    'foreground_mask',
+    'gather_rows',
+    'rank',
+    'rank_statistics',
+    'resize_position_embedding',
+    'right_rank_count',
+    'roi_pool',
+    'sample_negatives',
+    'sinkhorn',
+    'spherical_kmeans',
+    'world_size',
+    'wrong_rank_mass',
 ]

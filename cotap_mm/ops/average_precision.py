@@ -4,6 +4,7 @@ Two exact ways, chosen by length and device: comparing all pairs in blocks
 (:mod:`.rank_all_pairs`), and dominance sums (:mod:`.rank_dominance`). Neither holds a P x P
 tensor, forward or backward.
 """
+
 from typing import Callable, Optional, Tuple
 
 import torch
@@ -29,6 +30,7 @@ def choose_method(length: int, device: torch.device) -> str:
 
 def _can_compile() -> bool:
     from torch.utils._triton import has_triton
+
     return has_triton()
 
 
@@ -50,8 +52,10 @@ class _RankStatistics(torch.autograd.Function):
         if method == 'sums':
             pairs = rank_dominance.sort_pairs(pred, target, tau)
             found = rank_dominance.forward(pairs)
-            saved, (mass, slope, right) = tuple(pairs), (
-                torch.empty_like(each).index_copy_(0, pairs.order, each) for each in found)
+            saved, (mass, slope, right) = (
+                tuple(pairs),
+                (torch.empty_like(each).index_copy_(0, pairs.order, each) for each in found),
+            )
         else:
             y = pred / tau
             saved = (y, target)
@@ -59,7 +63,8 @@ class _RankStatistics(torch.autograd.Function):
                 mass, slope, right = _compiled(rank_all_pairs.compare)(y, target, y, target)
             else:
                 mass, slope, right = rank_all_pairs.in_blocks(
-                    rank_all_pairs.compare, (y, target), (y, target))
+                    rank_all_pairs.compare, (y, target), (y, target)
+                )
         ctx.save_for_backward(slope, *saved)
         right = right.to(pred.dtype)
         ctx.mark_non_differentiable(right)
@@ -80,12 +85,14 @@ class _RankStatistics(torch.autograd.Function):
                 others = _compiled(rank_all_pairs.pull)(y, target, y, target, grad)
             else:
                 others = rank_all_pairs.in_blocks(
-                    rank_all_pairs.pull, (y, target), (y, target, grad))
+                    rank_all_pairs.pull, (y, target), (y, target, grad)
+                )
         return ((own + others) / ctx.tau).to(grad.dtype), None, None, None
 
 
-def rank_statistics(pred: Tensor, target: Tensor, tau: float,
-                    method: str = 'auto') -> Tuple[Tensor, Tensor]:
+def rank_statistics(
+    pred: Tensor, target: Tensor, tau: float, method: str = 'auto'
+) -> Tuple[Tensor, Tensor]:
     r"""Both rank statistics of a list in one pass.
 
     See :func:`wrong_rank_mass` and :func:`right_rank_count` for what they are.
@@ -109,8 +116,10 @@ def rank_statistics(pred: Tensor, target: Tensor, tau: float,
             is unknown.
     """
     if pred.ndim != 1 or pred.shape != target.shape:
-        raise ValueError('pred and target must be 1-D and of one length, got shapes '
-                         f'{tuple(pred.shape)} and {tuple(target.shape)}')
+        raise ValueError(
+            'pred and target must be 1-D and of one length, got shapes '
+            f'{tuple(pred.shape)} and {tuple(target.shape)}'
+        )
     if not tau > 0:
         raise ValueError(f'tau must be > 0, got {tau}')
     if method not in METHODS:
@@ -172,9 +181,14 @@ def right_rank_count(pred: Tensor, target: Tensor, method: str = 'auto') -> Tens
     return rank_statistics(pred, target, 1.0, method)[1]
 
 
-def continuous_average_precision(pred: Tensor, target: Tensor, tau: float = 0.5,
-                                 threshold: float = -0.2, weight: Optional[Tensor] = None,
-                                 method: str = 'auto') -> Tensor:
+def continuous_average_precision(
+    pred: Tensor,
+    target: Tensor,
+    tau: float = 0.5,
+    threshold: float = -0.2,
+    weight: Optional[Tensor] = None,
+    method: str = 'auto',
+) -> Tensor:
     r"""1 - Average Precision of a list whose targets are numbers, not yes or no.
 
     .. math::
@@ -212,8 +226,10 @@ def continuous_average_precision(pred: Tensor, target: Tensor, tau: float = 0.5,
         >>> loss.backward()
     """
     if weight is not None and weight.shape != target.shape:
-        raise ValueError(f'weight must have the shape of target, {tuple(target.shape)}, got '
-                         f'{tuple(weight.shape)}')
+        raise ValueError(
+            f'weight must have the shape of target, {tuple(target.shape)}, got '
+            f'{tuple(weight.shape)}'
+        )
     with torch.autocast(pred.device.type, enabled=False):
         wrong, right = rank_statistics(pred, target, tau, method)
         ratio = wrong / (right + _EPS)

@@ -3,6 +3,7 @@
 Every rank must call these in the same order: callers never put them behind a
 condition that data could make differ between ranks.
 """
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -79,4 +80,4 @@ def gather_rows(rows: Tensor) -> Tensor:
     padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
-    return torch.cat([part[:int(n)] for part, n in zip(parts, counts)]).to(device)
+    return torch.cat([part[: int(n)] for part, n in zip(parts, counts)]).to(device)

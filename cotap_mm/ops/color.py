@@ -1,4 +1,5 @@
 """Random colour of crops, following from numbers that are drawn elsewhere."""
+
 import math
 from typing import Dict, Tuple, Union
 
@@ -13,14 +14,30 @@ _BLUR_KERNEL = 7
 
 #: The method's settings.
 COLOR_DEFAULTS: Dict[str, Union[float, Tuple[float, float]]] = dict(
-    brightness=0.8, contrast=0.8, saturation=0.8, hue=0.2, jitter_prob=0.8, gray_prob=0.2,
-    blur_prob=0.5, blur_sigma=(0.1, 2.0))
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    jitter_prob=0.8,
+    gray_prob=0.2,
+    blur_prob=0.5,
+    blur_sigma=(0.1, 2.0),
+)
 
 
 @torch.no_grad()
-def augment_color(crops: Tensor, draws: Tensor, brightness=0.8, contrast=0.8, saturation=0.8,
-                  hue=0.2, jitter_prob: float = 0.8, gray_prob: float = 0.2,
-                  blur_prob: float = 0.5, blur_sigma: Tuple[float, float] = (0.1, 2.0)) -> Tensor:
+def augment_color(
+    crops: Tensor,
+    draws: Tensor,
+    brightness=0.8,
+    contrast=0.8,
+    saturation=0.8,
+    hue=0.2,
+    jitter_prob: float = 0.8,
+    gray_prob: float = 0.2,
+    blur_prob: float = 0.5,
+    blur_sigma: Tuple[float, float] = (0.1, 2.0),
+) -> Tensor:
     """Jitter, grey and blur, each crop by its own numbers.
 
     What happens to a crop depends on its row of ``draws`` alone, not on what else is in the
@@ -50,14 +67,17 @@ def augment_color(crops: Tensor, draws: Tensor, brightness=0.8, contrast=0.8, sa
         ValueError: If ``draws`` has another shape.
     """
     if draws.shape != (len(crops), COLOR_DRAWS):
-        raise ValueError(f'draws must have shape ({len(crops)}, {COLOR_DRAWS}), got '
-                         f'{tuple(draws.shape)}')
+        raise ValueError(
+            f'draws must have shape ({len(crops)}, {COLOR_DRAWS}), got {tuple(draws.shape)}'
+        )
     from kornia import color, enhance, filters  # slow to import, and not needed downstream
+
     operations = (
         (enhance.adjust_brightness_accumulative, *_limits(brightness, 1)),
         (enhance.adjust_contrast_with_mean_subtraction, *_limits(contrast, 1)),
         (enhance.adjust_saturation_with_gray_subtraction, *_limits(saturation, 1)),
-        (lambda pixels, turns: enhance.adjust_hue(pixels, turns * 2 * math.pi), *_limits(hue, 0)))
+        (lambda pixels, turns: enhance.adjust_hue(pixels, turns * 2 * math.pi), *_limits(hue, 0)),
+    )
     crops = crops.clamp(0, 1)
 
     def change(chosen: Tensor, operation, *values: Tensor) -> None:
@@ -76,13 +96,18 @@ def augment_color(crops: Tensor, draws: Tensor, brightness=0.8, contrast=0.8, sa
                 continue
             strength = low + (high - low) * draws[:, _STRENGTHS][:, index]
             change(jittered & (order[:, place] == index), operation, strength)
-    change(draws[:, _GRAY] < gray_prob,
-           lambda pixels: color.rgb_to_grayscale(pixels).expand_as(pixels))
+    change(
+        draws[:, _GRAY] < gray_prob, lambda pixels: color.rgb_to_grayscale(pixels).expand_as(pixels)
+    )
     low, high = blur_sigma
     kernels = filters.get_gaussian_kernel1d(
-        _BLUR_KERNEL, (low + (high - low) * draws[:, _SIGMA, None]).to(crops.dtype))  # (N, 7)
-    change(draws[:, _BLUR] < blur_prob,
-           lambda pixels, kernel: filters.filter2d_separable(pixels, kernel, kernel), kernels)
+        _BLUR_KERNEL, (low + (high - low) * draws[:, _SIGMA, None]).to(crops.dtype)
+    )  # (N, 7)
+    change(
+        draws[:, _BLUR] < blur_prob,
+        lambda pixels, kernel: filters.filter2d_separable(pixels, kernel, kernel),
+        kernels,
+    )
     return crops.clamp_(0, 1)
 
 

@@ -1,4 +1,5 @@
 """Which places of two crops show the same part of an image, and which images are negatives."""
+
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -24,8 +25,10 @@ def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> Tuple[
         ValueError: If the numbers of boxes and sizes do not fit.
     """
     if boxes.ndim != 3 or boxes.shape[-1] != 4 or boxes.shape[1] != len(sizes):
-        raise ValueError(f'boxes must have shape (I, {len(sizes)}, 4) for {len(sizes)} crop '
-                         f'sizes, got {tuple(boxes.shape)}')
+        raise ValueError(
+            f'boxes must have shape (I, {len(sizes)}, 4) for {len(sizes)} crop '
+            f'sizes, got {tuple(boxes.shape)}'
+        )
     if not 0 < num_global <= len(sizes):
         raise ValueError(f'num_global must be in 1..{len(sizes)}, got {num_global}')
     first, other = boxes[:, :num_global, None], boxes[:, None]  # (I, G, 1, 4), (I, 1, V, 4)
@@ -64,8 +67,9 @@ def roi_pool(maps: Tensor, boxes: Tensor, patch_size: int, size: int = 6) -> Ten
     return cells.unflatten(0, boxes.shape[:2])
 
 
-def sample_negatives(num_images: int, num_negatives: int,
-                     generator: Optional[torch.Generator] = None) -> Tensor:
+def sample_negatives(
+    num_images: int, num_negatives: int, generator: Optional[torch.Generator] = None
+) -> Tensor:
     """Draw distinct other images for each image of a batch.
 
     A random cyclic order and distinct random steps along it: each image gets

@@ -1,4 +1,5 @@
 """Foreground of an image from the attention of its CLS token."""
+
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
@@ -30,8 +31,9 @@ def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) ->
         ValueError: If ``attention`` is not 4-D or an option is out of range.
     """
     if attention.ndim != 4:
-        raise ValueError('attention must have shape (B, heads, H, W), got '
-                         f'{tuple(attention.shape)}')
+        raise ValueError(
+            f'attention must have shape (B, heads, H, W), got {tuple(attention.shape)}'
+        )
     if not 0 < mass <= 1:
         raise ValueError(f'mass must be in (0, 1], got {mass}')
     if not sigma > 0:

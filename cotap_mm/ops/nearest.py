@@ -1,4 +1,5 @@
 """Nearest rows of a memory: exactly and block by block, or with faiss."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
@@ -15,8 +16,13 @@ Search = Callable[[Tensor, int], Tuple[Tensor, Tensor]]
 Memory = Union[Tensor, Sequence[Tensor]]
 
 
-def nearest(queries: Tensor, memory: Memory, k: int, block_size: Optional[int] = None,
-            allowed: Optional[Tensor] = None) -> Tuple[Tensor, Tensor]:
+def nearest(
+    queries: Tensor,
+    memory: Memory,
+    k: int,
+    block_size: Optional[int] = None,
+    allowed: Optional[Tensor] = None,
+) -> Tuple[Tensor, Tensor]:
     """Exact k nearest rows by inner product, block by block.
 
     Never holds more than ``block_size`` x ``block_size`` similarities. Of equal ones,
@@ -40,26 +46,28 @@ def nearest(queries: Tensor, memory: Memory, k: int, block_size: Optional[int] =
     parts = [memory] if isinstance(memory, Tensor) else list(memory)
     count = sum(map(len, parts)) if allowed is None else int(allowed.sum())
     if not 1 <= k <= count:
-        raise ValueError(f'k must be in 1..{count} (patches in the memory), got {k}; lower '
-                         'k, or give more memory images or a larger memory_size')
+        raise ValueError(
+            f'k must be in 1..{count} (patches in the memory), got {k}; lower '
+            'k, or give more memory images or a larger memory_size'
+        )
     if block_size is None:
         block_size = 1024 if queries.device.type == 'cpu' else BLOCK_SIZE
-    found = [_nearest_of(rows, parts, k, block_size, allowed)
-             for rows in queries.split(block_size)]
+    found = [_nearest_of(rows, parts, k, block_size, allowed) for rows in queries.split(block_size)]
     if not found:
         return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.long, device=queries.device)
     return torch.cat([best for best, _ in found]), torch.cat([index for _, index in found])
 
 
-def _nearest_of(rows: Tensor, parts: List[Tensor], k: int, block_size: int,
-                allowed: Optional[Tensor]) -> Tuple[Tensor, Tensor]:
+def _nearest_of(
+    rows: Tensor, parts: List[Tensor], k: int, block_size: int, allowed: Optional[Tensor]
+) -> Tuple[Tensor, Tensor]:
     best = rows.new_full((len(rows), k), -float('inf'))
     index = torch.zeros(len(rows), k, dtype=torch.long, device=rows.device)
     start = 0
     for block in (block for part in parts for block in part.split(block_size)):
         similarity = rows @ block.to(rows.device).T  # (q, m)
         if allowed is not None:
-            here = allowed[start:start + len(block)].to(rows.device)
+            here = allowed[start : start + len(block)].to(rows.device)
             similarity.masked_fill_(~here, -float('inf'))
         # Later blocks hold better ones for few rows only, and a maximum costs less than a topk.
         better = (similarity.amax(dim=1) > best[:, -1]).nonzero().flatten()
@@ -78,8 +86,9 @@ def import_faiss() -> Any:
     try:
         import faiss
     except ImportError as error:
-        raise ImportError('faiss is not installed: pip install faiss-cpu, or search without '
-                          'it') from error
+        raise ImportError(
+            'faiss is not installed: pip install faiss-cpu, or search without it'
+        ) from error
     return faiss
 
 
@@ -104,8 +113,10 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
         index: Any = faiss.index_factory(rows.shape[1], faiss_index, faiss.METRIC_INNER_PRODUCT)
         index.train(rows)
     except RuntimeError as error:
-        raise ValueError(f'faiss cannot make the index {faiss_index!r} of {len(rows)} rows of '
-                         f"{rows.shape[1]}; try 'Flat'. faiss says: {error}") from error
+        raise ValueError(
+            f'faiss cannot make the index {faiss_index!r} of {len(rows)} rows of '
+            f"{rows.shape[1]}; try 'Flat'. faiss says: {error}"
+        ) from error
     index.add(rows)
     if hasattr(index, 'nprobe'):
         index.nprobe = FAISS_PROBES

@@ -1,4 +1,5 @@
 """Position embeddings on another grid."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -6,8 +7,9 @@ from torch import Tensor
 from .precision import at_least_float32
 
 
-def resize_position_embedding(pos_embed: Tensor, source: tuple, target: tuple,
-                              num_extra_tokens: int = 1) -> Tensor:
+def resize_position_embedding(
+    pos_embed: Tensor, source: tuple, target: tuple, num_extra_tokens: int = 1
+) -> Tensor:
     """Resize position embeddings bicubically, the way DINO does.
 
     The *scale factor* (h + 0.1) / h0 enters the sampling positions; resizing to
@@ -29,8 +31,10 @@ def resize_position_embedding(pos_embed: Tensor, source: tuple, target: tuple,
         ValueError: If ``pos_embed`` does not have E + h0*w0 tokens.
     """
     if pos_embed.shape[1] != num_extra_tokens + source[0] * source[1]:
-        raise ValueError(f'pos_embed has {pos_embed.shape[1]} tokens, expected '
-                         f'{num_extra_tokens} + {source[0]} x {source[1]}')
+        raise ValueError(
+            f'pos_embed has {pos_embed.shape[1]} tokens, expected '
+            f'{num_extra_tokens} + {source[0]} x {source[1]}'
+        )
     if tuple(source) == tuple(target):
         return pos_embed
     extra, grid = pos_embed[:, :num_extra_tokens], pos_embed[:, num_extra_tokens:]

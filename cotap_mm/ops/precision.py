@@ -1,4 +1,5 @@
 """Where half precision is not enough."""
+
 import torch
 from torch import Tensor
 

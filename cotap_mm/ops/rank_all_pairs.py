@@ -4,6 +4,7 @@ With :math:`m = 1 - (p_i - p_j) / \tau` and :math:`h = \min(\max(m, 0), 1)` the 
 :math:`\ell = h\,(2m - h)` and its derivative by :math:`p_i` is :math:`-2h / \tau`. All functions
 take predictions in units of tau. They broadcast over leading axes.
 """
+
 from typing import Callable, Tuple
 
 import torch
@@ -12,8 +13,9 @@ from torch import Tensor
 _BLOCK = 1 << 16  # comparisons at once; keeps the temporaries in a CPU's cache
 
 
-def compare(y: Tensor, t: Tensor, other_y: Tensor, other_t: Tensor) -> Tuple[Tensor, Tensor,
-                                                                             Tensor]:
+def compare(
+    y: Tensor, t: Tensor, other_y: Tensor, other_t: Tensor
+) -> Tuple[Tensor, Tensor, Tensor]:
     """What the others do to each pair.
 
     Args:
@@ -54,8 +56,10 @@ def pull(y: Tensor, t: Tensor, other_y: Tensor, other_t: Tensor, other_grad: Ten
 def in_blocks(work: Callable, rows: Tuple[Tensor, ...], columns: Tuple[Tensor, ...]):
     """Call ``work`` on a few rows at a time against all columns, and join what it returns."""
     step = max(_BLOCK // max(columns[0].shape[-1], 1), 1)
-    parts = [work(*(row[..., start:start + step] for row in rows), *columns)
-             for start in range(0, rows[0].shape[-1], step)]
+    parts = [
+        work(*(row[..., start : start + step] for row in rows), *columns)
+        for start in range(0, rows[0].shape[-1], step)
+    ]
     if isinstance(parts[0], Tensor):
         return torch.cat(parts, dim=-1)
     return tuple(torch.cat(each, dim=-1) for each in zip(*parts))

@@ -15,6 +15,7 @@ below the root (a wavelet tree). Leaves of a few pairs compare all with all.
 
 Everything is computed in float64.
 """
+
 from typing import Callable, Iterator, List, NamedTuple, Tuple
 
 import torch
@@ -30,6 +31,7 @@ _COMPARISONS_ELSEWHERE = 1 << 22
 
 class SortedPairs(NamedTuple):
     """P pairs in ascending order of (target, prediction), padded to Q in equal leaves."""
+
     order: Tensor  # (P,) of the input
     y: Tensor  # (Q,) predictions in units of tau
     t: Tensor  # (Q,) targets
@@ -68,6 +70,7 @@ class Level(NamedTuple):
 
     Indices point into (nodes, L + 1) running sums, flattened.
     """
+
     nodes: int
     place: Tensor  # (nodes, 2, L) siblings in front of each pair, by prediction
     bound: Tensor  # (nodes, 2, L) siblings in front of its bound
@@ -90,7 +93,7 @@ def _levels(pairs: SortedPairs, bound: Tensor) -> Iterator[Level]:
         start = torch.arange(nodes, device=place.device)[:, None]
         place, bound = place.view(nodes, width), bound.view(nodes, width)
         is_left = torch.zeros(nodes, width + 1, dtype=torch.uint8, device=place.device)
-        lefts = place[:, :width // 2] + start * (width + 1) + 1
+        lefts = place[:, : width // 2] + start * (width + 1) + 1
         # Not is_left.view(-1)[lefts] = 1, which copies the 1 to a GPU and waits for it.
         is_left.view(-1).scatter_(0, lefts.flatten(), 1)
         count = is_left.cumsum(dim=1).view(-1)  # lefts in front of each place
@@ -100,8 +103,10 @@ def _levels(pairs: SortedPairs, bound: Tensor) -> Iterator[Level]:
         def split(left: Tensor, all_: Tensor) -> Tuple[Tensor, Tensor]:
             """Siblings in front, and own kind in front, (nodes, 2, L) each."""
             left, right = left.unflatten(1, (2, -1)), (all_ - left).unflatten(1, (2, -1))
-            return (torch.stack([right[:, 0], left[:, 1]], dim=1),
-                    torch.stack([left[:, 0], right[:, 1]], dim=1))
+            return (
+                torch.stack([right[:, 0], left[:, 1]], dim=1),
+                torch.stack([left[:, 0], right[:, 1]], dim=1),
+            )
 
         siblings, within = split(left_place, place)
         sibling_bound, bound = split(left_bound, bound)
@@ -143,8 +148,9 @@ def forward(pairs: SortedPairs) -> Tuple[Tensor, Tensor, Tensor]:
         width = left_y.shape[1]
         right.view(level.nodes, 2, -1)[:, 0] += width - level.place[:, 0]
 
-        sums = _running_sums([left_y, left_y**2, left_t, left_t * left_y, left_t * left_y**2],
-                             level.within[:, 0])
+        sums = _running_sums(
+            [left_y, left_y**2, left_t, left_t * left_y, left_t * left_y**2], level.within[:, 0]
+        )
         place, bound = level.place[:, 1], level.bound[:, 1]
         at_place, at_bound = _look_up(sums, place), _look_up(sums, bound)
         # Those within one tau in front of the pair: (t_i - t_j) (y_j + a)^2.
@@ -187,8 +193,15 @@ def backward(pairs: SortedPairs, grad: Tensor) -> Tensor:
         left_y, right_y = y.view(level.nodes, 2, -1).unbind(1)
         left_t, right_t = t.view(level.nodes, 2, -1).unbind(1)
         right_grad = grad.view(level.nodes, 2, -1)[:, 1]
-        sums = _running_sums([right_grad, right_grad * right_y, right_grad * right_t,
-                              right_grad * right_t * right_y], level.within[:, 1])
+        sums = _running_sums(
+            [
+                right_grad,
+                right_grad * right_y,
+                right_grad * right_t,
+                right_grad * right_t * right_y,
+            ],
+            level.within[:, 1],
+        )
         at_place, at_bound = _look_up(sums, level.place[:, 0]), _look_up(sums, level.bound[:, 0])
         # Those up to one tau behind the pair: (t_i - t_k) (b - y_i).
         g, gy, gt, gty = (far - near for far, near in zip(at_bound, at_place))
@@ -198,7 +211,7 @@ def backward(pairs: SortedPairs, grad: Tensor) -> Tensor:
         g, _, gt, _ = at_place
         own += gt - left_t * g
         found.view(level.nodes, 2, -1)[:, 0] += 2 * own
-    return found[:len(pairs.order)]
+    return found[: len(pairs.order)]
 
 
 def _look_up(sums: List[Tensor], index: Tensor) -> List[Tensor]:

@@ -1,4 +1,5 @@
 """Balanced soft assignment of samples to clusters."""
+
 from typing import Sequence
 
 import torch
@@ -73,6 +74,7 @@ def balance(kernels: Sequence[Tensor], num_iters: int = 3) -> Tensor:
             mass = all_reduce_sum(mass.sum(dim=0))
             # A common factor cancels out in the rows; without this one the scales drift apart.
             cluster_scale = mass.sum() / mass.clamp_min(tiny)  # (K,)
-            row_scales = [(kernel @ cluster_scale).clamp_min(tiny).reciprocal()
-                          for kernel in kernels]
+            row_scales = [
+                (kernel @ cluster_scale).clamp_min(tiny).reciprocal() for kernel in kernels
+            ]
     return row_scales[-1][:, None] * kernels[-1] * cluster_scale

@@ -1,4 +1,5 @@
 """k-means on the unit sphere."""
+
 from typing import Optional
 
 import torch
@@ -9,8 +10,12 @@ from .precision import at_least_float32
 
 
 @torch.no_grad()
-def spherical_kmeans(samples: Tensor, num_clusters: int, max_iters: int = 100,
-                     generator: Optional[torch.Generator] = None) -> Tensor:
+def spherical_kmeans(
+    samples: Tensor,
+    num_clusters: int,
+    max_iters: int = 100,
+    generator: Optional[torch.Generator] = None,
+) -> Tensor:
     """Cluster directions by cosine similarity.
 
     Starts from random samples; centres that lose all their samples are set to
@@ -30,8 +35,9 @@ def spherical_kmeans(samples: Tensor, num_clusters: int, max_iters: int = 100,
     """
     num_samples = len(samples)
     if not 1 <= num_clusters <= num_samples:
-        raise ValueError(f'num_clusters must be in 1..{num_samples} (the number of samples), '
-                         f'got {num_clusters}')
+        raise ValueError(
+            f'num_clusters must be in 1..{num_samples} (the number of samples), got {num_clusters}'
+        )
     samples = F.normalize(at_least_float32(samples), dim=1)
 
     def random_samples(count: int) -> Tensor:
@@ -39,7 +45,7 @@ def spherical_kmeans(samples: Tensor, num_clusters: int, max_iters: int = 100,
         return samples[chosen.to(samples.device)]
 
     centers = random_samples(num_clusters)
-    assigned = samples.new_full((num_samples, ), -1, dtype=torch.long)
+    assigned = samples.new_full((num_samples,), -1, dtype=torch.long)
     for _ in range(max_iters):
         with torch.autocast(samples.device.type, enabled=False):
             nearest = (samples @ centers.T).argmax(dim=1)  # (N,)

@@ -1,4 +1,5 @@
 """Pictures of inputs, features, prototypes and runs; functions that return arrays."""
+
 from .canvas import colorize, image_grid, side_by_side
 from .class_map import class_scatter, labeled_patches, project
 from .clusters import cluster_overlay, joint_clusters, match_clusters
@@ -12,10 +13,33 @@ from .sheet import Panel, Row, Scale, picture_sheet
 from .training_curves import curves, read_scalars
 
 __all__ = [
-    'ImageSet', 'Panel', 'Report', 'Row', 'Scale', 'attention_overlay', 'class_legend',
-    'class_scatter', 'cluster_overlay', 'colorize', 'crops_with_boxes', 'curves', 'encode_images',
-    'encode_large', 'foreground_overlay', 'image_grid', 'joint_clusters', 'label_map',
-    'labeled_patches', 'match_clusters', 'pca_maps', 'picture_sheet', 'project',
-    'prototype_gallery', 'read_images', 'read_scalars', 'side_by_side', 'similarity_figure',
-    'similarity_map'
+    'ImageSet',
+    'Panel',
+    'Report',
+    'Row',
+    'Scale',
+    'attention_overlay',
+    'class_legend',
+    'class_scatter',
+    'cluster_overlay',
+    'colorize',
+    'crops_with_boxes',
+    'curves',
+    'encode_images',
+    'encode_large',
+    'foreground_overlay',
+    'image_grid',
+    'joint_clusters',
+    'label_map',
+    'labeled_patches',
+    'match_clusters',
+    'pca_maps',
+    'picture_sheet',
+    'project',
+    'prototype_gallery',
+    'read_images',
+    'read_scalars',
+    'side_by_side',
+    'similarity_figure',
+    'similarity_map',
 ]

@@ -1,4 +1,5 @@
 """Sections of a report that compare networks, such as before and after training."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, NamedTuple, Sequence, Tuple
@@ -34,14 +35,16 @@ class Example(NamedTuple):
         patch (tuple): (row, column).
         name (str): What the patch shows.
     """
+
     image: int
     neighbor: int
     patch: Tuple[int, int]
     name: str
 
 
-def choose_example(encoder: Encoder, images: Sequence[Pixels], labels: Sequence[Any],
-                   classes: Sequence[str]) -> Example:
+def choose_example(
+    encoder: Encoder, images: Sequence[Pixels], labels: Sequence[Any], classes: Sequence[str]
+) -> Example:
     """Choose a patch by the labels, not by how good a result looks.
 
     The neighbour of each image is the most similar other one by CLS feature, as in
@@ -62,8 +65,10 @@ def choose_example(encoder: Encoder, images: Sequence[Pixels], labels: Sequence[
     similarity = F.normalize(found.cls, dim=1) @ F.normalize(found.cls, dim=1).T
     neighbors = similarity.fill_diagonal_(-2).argmax(dim=1).tolist()  # below every cosine
     grid = found.patches.shape[2:]
-    shares = [patch_labels(torch.as_tensor(label), (grid[0], grid[1]), len(classes)).cpu()
-              for label in labels]  # each (h * w, C)
+    shares = [
+        patch_labels(torch.as_tensor(label), (grid[0], grid[1]), len(classes)).cpu()
+        for label in labels
+    ]  # each (h * w, C)
     areas = torch.stack([share.mean(dim=0) for share in shares])  # (B, C)
     image, kind = 0, int(areas[0].argmax())
     for index, other in enumerate(neighbors):
@@ -77,8 +82,11 @@ def choose_example(encoder: Encoder, images: Sequence[Pixels], labels: Sequence[
 
 
 def _encoders(networks: Dict[str, Any]) -> Dict[str, Encoder]:
-    return {f'{name},\n{output}': CoTAPEncoder(network, 'student', output)
-            for name, network in networks.items() for output in ('backbone', 'filter')}
+    return {
+        f'{name},\n{output}': CoTAPEncoder(network, 'student', output)
+        for name, network in networks.items()
+        for output in ('backbone', 'filter')
+    }
 
 
 def add_crops(report: Report, dataset: Any) -> None:
@@ -95,11 +103,14 @@ def add_crops(report: Report, dataset: Any) -> None:
     global_crops, local_crops = branch['global_crops'][0], branch['local_crops'][0]
     crops = [crop.numpy() for crop in (*global_crops, *local_crops)]
     report.add_picture(
-        'crops', 'What the network sees',
+        'crops',
+        'What the network sees',
         'An image with the boxes of its crops. Patches that show the same place in two crops '
         'should agree; a similar image, its neighbour, is cropped the same way.',
-        crops_with_boxes(source.read(index, images.enough), branch['boxes'][0], crops,
-                         len(global_crops)))
+        crops_with_boxes(
+            source.read(index, images.enough), branch['boxes'][0], crops, len(global_crops)
+        ),
+    )
 
 
 def add_foreground(report: Report, networks: Dict[str, Any], images: Sequence[Pixels]) -> None:
@@ -118,20 +129,25 @@ def add_foreground(report: Report, networks: Dict[str, Any], images: Sequence[Pi
         rows.append([foreground_overlay(image, mask) for image, mask in zip(images, masks)])
         titles.append(name)
     report.add_picture(
-        'foreground', 'Foreground masks',
+        'foreground',
+        'Foreground masks',
         'In colour: the smallest set of patches that holds 60 % of the attention of the '
-        "teacher's CLS token. The patch losses look only there.", image_grid(rows, titles))
+        "teacher's CLS token. The patch losses look only there.",
+        image_grid(rows, titles),
+    )
 
 
 def add_components(report: Report, networks: Dict[str, Any], images: Sequence[Pixels]) -> None:
     """Add principal components of patch features; arguments as in :func:`add_foreground`."""
-    features = {name: encode_images(encoder, images)
-                for name, encoder in _encoders(networks).items()}
+    features = {
+        name: encode_images(encoder, images) for name, encoder in _encoders(networks).items()
+    }
     sections.add_components(report, _shown(images), features, 'components')
 
 
-def add_similarity(report: Report, networks: Dict[str, Any], images: Sequence[Pixels],
-                   example: Example) -> None:
+def add_similarity(
+    report: Report, networks: Dict[str, Any], images: Sequence[Pixels], example: Example
+) -> None:
     """Add similarity of one patch to its image and the neighbour.
 
     Args:
@@ -146,10 +162,12 @@ def add_similarity(report: Report, networks: Dict[str, Any], images: Sequence[Pi
         own, other = encoder(to_batch(pair)).patches
         features[name] = (own, other)
     report.add_picture(
-        'similarity', 'Similarity of one patch',
+        'similarity',
+        'Similarity of one patch',
         f'How similar the framed patch ({example.name}) is to all patches of its image and of its '
         'neighbour image; bright is similar, each row has its own scale.',
-        similarity_figure(*pair, example.patch, features))
+        similarity_figure(*pair, example.patch, features),
+    )
 
 
 def add_prototypes(report: Report, network: Any, images: Sequence[Pixels]) -> None:
@@ -184,8 +202,13 @@ def add_retrieval(report: Report, encoders: Dict[str, Encoder], memory: Any, sce
         rows.append([label_map(guess, scenes.PALETTE) for guess in guesses])
         shown += guesses
     report.add_picture(
-        'retrieval', 'Labels found by dense retrieval',
+        'retrieval',
+        'Labels found by dense retrieval',
         'Every patch takes the labels of the 30 most similar patches of the labelled memory; '
         'no layer is trained for it.',
-        image_grid(rows, ['image', 'truth', *encoders],
-                   legend=class_legend(shown, scenes.CLASSES, scenes.PALETTE)))
+        image_grid(
+            rows,
+            ['image', 'truth', *encoders],
+            legend=class_legend(shown, scenes.CLASSES, scenes.PALETTE),
+        ),
+    )

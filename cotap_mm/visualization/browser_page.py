@@ -1,4 +1,5 @@
 """The web page of the interactive viewer, and its server. Needs gradio, which nothing else does."""
+
 from __future__ import annotations
 
 import base64
@@ -54,14 +55,16 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
     def draw(chosen: Any, mode: Any, number: Any, count: Any, point: Point) -> Tuple[Any, str]:
         page.cotap_sessions.make_room()
         try:
-            drawing = browser.draw(_indices(chosen), f'{mode}'[:50], Point(*point), _whole(number),
-                                   _whole(count))
+            drawing = browser.draw(
+                _indices(chosen), f'{mode}'[:50], Point(*point), _whole(number), _whole(count)
+            )
         except CannotDraw as error:
             raise gradio.Error(f'{error}', print_exception=False) from error
         return drawing.sheet, drawing.note
 
-    def click(chosen: Any, mode: Any, number: Any, count: Any, point: Point,
-              event: gradio.EventData) -> Tuple[Any, str, Point]:
+    def click(
+        chosen: Any, mode: Any, number: Any, count: Any, point: Point, event: gradio.EventData
+    ) -> Tuple[Any, str, Point]:
         try:
             x, y = (_whole(each) for each in event._data['index'])
             found = browser.locate(x, y, len(_indices(chosen)))
@@ -72,34 +75,60 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
 
     first: Drawing = browser.draw(list(shown), 'similarity', start)
     # Gradio fetches its usual fonts from the web; the system's need nothing.
-    theme = gradio.themes.Default(font=['system-ui', 'sans-serif'],
-                                  font_mono=['ui-monospace', 'monospace'])
+    theme = gradio.themes.Default(
+        font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']
+    )
     with gradio.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
         page.cotap_theme = theme
         gradio.Markdown(f'**{title}.** Click any patch, in a photograph or in a map.')
         with gradio.Row():
             mode = gradio.Radio(modes, value='similarity', label='show', scale=3, elem_id='mode')
-            number = gradio.Slider(0, max(1, prototypes - 1), value=0, step=1, label='prototype',
-                                   visible=False, elem_id='prototype')
-            count = gradio.Slider(2, MOST_CLUSTERS, value=8, step=1, label='clusters',
-                                  visible=False, elem_id='clusters')
+            number = gradio.Slider(
+                0,
+                max(1, prototypes - 1),
+                value=0,
+                step=1,
+                label='prototype',
+                visible=False,
+                elem_id='prototype',
+            )
+            count = gradio.Slider(
+                2,
+                MOST_CLUSTERS,
+                value=8,
+                step=1,
+                label='clusters',
+                visible=False,
+                elem_id='clusters',
+            )
         note = gradio.Markdown(first.note, elem_id='note')
-        sheet = gradio.Image(show_label=False, interactive=False, elem_id='sheet',
-                             buttons=['fullscreen', 'download'])
+        sheet = gradio.Image(
+            show_label=False, interactive=False, elem_id='sheet', buttons=['fullscreen', 'download']
+        )
         # Gradio would write a file for each click and tell the page its path.
         sheet.postprocess = _in_page
         sheet.value = _in_page(first.sheet).model_dump()
-        chosen = gradio.Dropdown([(name, i) for i, name in enumerate(names)], value=list(shown),
-                                 multiselect=True, max_choices=MOST_SHOWN, label='images',
-                                 elem_id='images')
+        chosen = gradio.Dropdown(
+            [(name, i) for i, name in enumerate(names)],
+            value=list(shown),
+            multiselect=True,
+            max_choices=MOST_SHOWN,
+            label='images',
+            elem_id='images',
+        )
         point = gradio.State(start)
         inputs = [chosen, mode, number, count, point]
         for part in (chosen, mode, number, count):
             # Gradio would print a traceback for a value that the part does not offer.
             part.preprocess = lambda value: value
-        mode.change(lambda each: (gradio.update(visible=each == 'prototypes'),
-                                  gradio.update(visible=each == 'clusters')),
-                    mode, [number, count])
+        mode.change(
+            lambda each: (
+                gradio.update(visible=each == 'prototypes'),
+                gradio.update(visible=each == 'clusters'),
+            ),
+            mode,
+            [number, count],
+        )
         for part in (mode, chosen, number, count):
             part.change(draw, inputs, [sheet, note], show_progress='hidden')
         sheet.select(click, inputs, [sheet, note, point], show_progress='hidden')
@@ -122,8 +151,14 @@ def _indices(chosen: Any) -> List[int]:
     return sorted(map(_whole, chosen))
 
 
-def serve(page: Any, host: str, port: int, wait: bool = True, names: Sequence[str] = (),
-          root_path: str = '') -> None:
+def serve(
+    page: Any,
+    host: str,
+    port: int,
+    wait: bool = True,
+    names: Sequence[str] = (),
+    root_path: str = '',
+) -> None:
     """Serve a page, and nothing else; see :class:`PageGuard`.
 
     Args:
@@ -137,15 +172,36 @@ def serve(page: Any, host: str, port: int, wait: bool = True, names: Sequence[st
     Raises:
         OSError: If the port is taken.
     """
-    page.launch(server_name=host, server_port=port, share=False, quiet=True, show_error=False,
-                max_file_size=0, ssr_mode=False, pwa=False, mcp_server=False, run_history=False,
-                enable_monitoring=False, theme=page.cotap_theme, css=_STYLE,
-                root_path=root_path, state_session_capacity=MOST_SESSIONS,
-                app_kwargs=dict(middleware=[Middleware(
-                    PageGuard, host=host, names=names, root_path=root_path,
+    page.launch(
+        server_name=host,
+        server_port=port,
+        share=False,
+        quiet=True,
+        show_error=False,
+        max_file_size=0,
+        ssr_mode=False,
+        pwa=False,
+        mcp_server=False,
+        run_history=False,
+        enable_monitoring=False,
+        theme=page.cotap_theme,
+        css=_STYLE,
+        root_path=root_path,
+        state_session_capacity=MOST_SESSIONS,
+        app_kwargs=dict(
+            middleware=[
+                Middleware(
+                    PageGuard,
+                    host=host,
+                    names=names,
+                    root_path=root_path,
                     inputs={number: len(each.inputs) for number, each in page.fns.items()},
-                    sessions=page.cotap_sessions)]),
-                prevent_thread_lock=not wait)
+                    sessions=page.cotap_sessions,
+                )
+            ]
+        ),
+        prevent_thread_lock=not wait,
+    )
 
 
 def _in_page(pixels: Optional[Pixels]) -> Optional[ImageData]:
@@ -154,5 +210,8 @@ def _in_page(pixels: Optional[Pixels]) -> Optional[ImageData]:
         return None
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, 'PNG', compress_level=1)  # a click should not wait
-    return ImageData(url='data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode(),
-                     orig_name='sheet.png', mime_type='image/png')
+    return ImageData(
+        url='data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode(),
+        orig_name='sheet.png',
+        mime_type='image/png',
+    )

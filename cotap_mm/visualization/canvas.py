@@ -1,4 +1,5 @@
 """Matplotlib figures as arrays; no display, no global figure list."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -68,8 +69,9 @@ def check_pixels(image: Any, name: str = 'image') -> Pixels:
     """
     pixels = image.detach().cpu().numpy() if isinstance(image, torch.Tensor) else np.asarray(image)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
-        raise ValueError(f'{name} must be uint8 and of shape (H, W, 3), got {pixels.dtype} '
-                         f'{pixels.shape}')
+        raise ValueError(
+            f'{name} must be uint8 and of shape (H, W, 3), got {pixels.dtype} {pixels.shape}'
+        )
     return pixels
 
 
@@ -92,8 +94,9 @@ def colorize(values: np.ndarray, low: float, high: float, colormap: str = 'virid
         np.ndarray: uint8, shape (H, W, 3).
     """
     scaled = (np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12)
-    return (matplotlib.colormaps[colormap](scaled.clip(0, 1))[..., :3] * 255).round().astype(
-        np.uint8)
+    return (
+        (matplotlib.colormaps[colormap](scaled.clip(0, 1))[..., :3] * 255).round().astype(np.uint8)
+    )
 
 
 def show(axes: Axes, image: Pixels, title: Optional[str] = None) -> None:
@@ -107,12 +110,14 @@ def show(axes: Axes, image: Pixels, title: Optional[str] = None) -> None:
         axes.set_title(title)
 
 
-def frame_patch(axes: Axes,
-                patch: Sequence[int],
-                grid: Sequence[int],
-                size: Sequence[int],
-                thickness: float = 1.4,
-                ring: Optional[float] = None) -> None:
+def frame_patch(
+    axes: Axes,
+    patch: Sequence[int],
+    grid: Sequence[int],
+    size: Sequence[int],
+    thickness: float = 1.4,
+    ring: Optional[float] = None,
+) -> None:
     """Frame one patch of a shown image, in white on black: visible on any ground.
 
     Args:
@@ -129,8 +134,15 @@ def frame_patch(axes: Axes,
     for color, line in (('black', thickness + 1.8), ('white', thickness)):
         axes.add_patch(Rectangle(corner, width, height, fill=False, ec=color, lw=line))
         if ring:
-            axes.plot(corner[0] + width / 2, corner[1] + height / 2, 'o', mfc='none', mec=color,
-                      ms=ring, mew=line)
+            axes.plot(
+                corner[0] + width / 2,
+                corner[1] + height / 2,
+                'o',
+                mfc='none',
+                mec=color,
+                ms=ring,
+                mew=line,
+            )
 
 
 def add_legend(figure: Figure, names: Sequence[str], colors: Sequence[Any]) -> None:
@@ -144,21 +156,29 @@ def add_legend(figure: Figure, names: Sequence[str], colors: Sequence[Any]) -> N
     fit = max(1, int(figure.get_figwidth() / 1.15))
     columns = -(-len(names) // -(-len(names) // fit))  # rows of equal length
     handles = [
-        Patch(
-            facecolor=color if isinstance(color, str) else [c / 255 for c in color], label=name)
+        Patch(facecolor=color if isinstance(color, str) else [c / 255 for c in color], label=name)
         for name, color in zip(names, colors)
     ]
     figure.legend(
-        handles=handles, loc='outside lower center', ncols=columns, frameon=False, fontsize=8.5,
-        handlelength=1.2, handleheight=1.1, columnspacing=1.4)
+        handles=handles,
+        loc='outside lower center',
+        ncols=columns,
+        frameon=False,
+        fontsize=8.5,
+        handlelength=1.2,
+        handleheight=1.1,
+        columnspacing=1.4,
+    )
 
 
 @styled
-def image_grid(rows: Sequence[Sequence[Any]],
-               row_titles: Sequence[str] = (),
-               column_titles: Sequence[str] = (),
-               title: Optional[str] = None,
-               legend: Optional[Dict[str, Any]] = None) -> Pixels:
+def image_grid(
+    rows: Sequence[Sequence[Any]],
+    row_titles: Sequence[str] = (),
+    column_titles: Sequence[str] = (),
+    title: Optional[str] = None,
+    legend: Optional[Dict[str, Any]] = None,
+) -> Pixels:
     """Images in rows and columns, for instance before and after side by side.
 
     Args:
@@ -178,27 +198,37 @@ def image_grid(rows: Sequence[Sequence[Any]],
     lengths = sorted({len(row) for row in rows})
     if len(lengths) != 1 or not lengths[0]:
         raise ValueError(f'rows must be equally long and not empty, got lengths {lengths}')
-    for name, titles, wanted in (('row', row_titles, len(rows)),
-                                 ('column', column_titles, lengths[0])):
+    for name, titles, wanted in (
+        ('row', row_titles, len(rows)),
+        ('column', column_titles, lengths[0]),
+    ):
         if len(titles) not in (0, wanted):
             raise ValueError(f'expected 0 or {wanted} {name}_titles, got {len(titles)}')
     first = next(image for row in rows for image in row if image is not None)
     aspect = check_pixels(first).shape[0] / first.shape[1]
     left = 1.0 if row_titles else 0.0
-    figure = new_figure(lengths[0] * PANEL + left,
-                        len(rows) * (PANEL * aspect + 0.06) + (0.35 if title else 0) +
-                        (0.25 if column_titles else 0) + _legend_height(legend, lengths[0]))
+    figure = new_figure(
+        lengths[0] * PANEL + left,
+        len(rows) * (PANEL * aspect + 0.06)
+        + (0.35 if title else 0)
+        + (0.25 if column_titles else 0)
+        + _legend_height(legend, lengths[0]),
+    )
     grid: List[List[Axes]] = figure.subplots(len(rows), lengths[0], squeeze=False)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             if image is None:
                 grid[r][c].axis('off')
                 continue
-            show(grid[r][c], check_pixels(image),
-                 column_titles[c] if column_titles and r == 0 else None)
+            show(
+                grid[r][c],
+                check_pixels(image),
+                column_titles[c] if column_titles and r == 0 else None,
+            )
         if row_titles:
-            grid[r][0].set_ylabel(row_titles[r], rotation=0, ha='right', va='center', color=INK,
-                                  labelpad=8)
+            grid[r][0].set_ylabel(
+                row_titles[r], rotation=0, ha='right', va='center', color=INK, labelpad=8
+            )
     if title:
         figure.suptitle(title)
     if legend:
@@ -213,8 +243,9 @@ def _legend_height(legend: Optional[Dict[str, Any]], columns: int) -> float:
     return 0.15 + 0.2 * -(-len(legend) // fit)
 
 
-def side_by_side(images: Union[Dict[str, Any], Sequence[Any]],
-                 title: Optional[str] = None) -> Pixels:
+def side_by_side(
+    images: Union[Dict[str, Any], Sequence[Any]], title: Optional[str] = None
+) -> Pixels:
     """Images next to each other, such as before and after.
 
     Args:

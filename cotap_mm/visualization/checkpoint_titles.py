@@ -1,4 +1,5 @@
 """Short names of checkpoints, for titles."""
+
 from __future__ import annotations
 
 import re
@@ -22,8 +23,9 @@ def named_checkpoints(arguments: List[str]) -> Dict[str, str]:
     for (name, checkpoint), stem in zip(split, stems):
         title = printable(name or (stem if stems.count(stem) == 1 else _title(checkpoint, 2)))
         if title in found:
-            raise ValueError(f'two checkpoints are called {title!r}; write '
-                             f'NAME={printable(checkpoint)}')
+            raise ValueError(
+                f'two checkpoints are called {title!r}; write NAME={printable(checkpoint)}'
+            )
         found[title] = checkpoint
     return found
 
@@ -38,9 +40,9 @@ def _split(argument: str) -> Tuple[str, str]:
 
 def _title(checkpoint: str, parts: int) -> str:
     random = checkpoint.startswith('random:')
-    rest = checkpoint[len('random:'):] if random else checkpoint
+    rest = checkpoint[len('random:') :] if random else checkpoint
     if rest.startswith('timm:'):
-        rest = rest[len('timm:'):]
+        rest = rest[len('timm:') :]
     else:
         place = Path(re.sub(r'^\w+://', '', rest))
         rest = '/'.join((*place.parts[-parts:-1], place.stem))

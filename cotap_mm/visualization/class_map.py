@@ -1,4 +1,5 @@
 """Patches of labelled images as points on a plane, coloured by class."""
+
 from __future__ import annotations
 
 from typing import Dict, List, NamedTuple, Sequence, Tuple
@@ -31,6 +32,7 @@ class LabeledPatches(NamedTuple):
         classes (Tensor): Index of the class, shape (N,).
         images (Tensor): Index of the image, shape (N,).
     """
+
     features: Tensor
     classes: Tensor
     images: Tensor
@@ -44,13 +46,15 @@ class Plane(NamedTuple):
         classes (np.ndarray): Index of the class, shape (N,).
         axis_titles (tuple): Two texts, with the explained variance.
     """
+
     points: np.ndarray
     classes: np.ndarray
     axis_titles: Tuple[str, str]
 
 
-def labeled_patches(patches: Tensor, label: Tensor, num_classes: int, image: int = 0,
-                    per_class: int = 25) -> LabeledPatches:
+def labeled_patches(
+    patches: Tensor, label: Tensor, num_classes: int, image: int = 0, per_class: int = 25
+) -> LabeledPatches:
     """Choose patches of each class that occurs in an image.
 
     Taken are patches of whose labelled pixels one class has more than half.
@@ -107,21 +111,29 @@ def project(patches: LabeledPatches, method: str = 'lda') -> Plane:
     if method == 'pca':
         fitted = PCA(2, random_state=0).fit(features)
         shares = 100 * fitted.explained_variance_ratio_
-        return Plane(fitted.transform(features), classes, _titles(
-            'principal component {}\n({:.0f} % of the variance)', shares))
+        return Plane(
+            fitted.transform(features),
+            classes,
+            _titles('principal component {}\n({:.0f} % of the variance)', shares),
+        )
     first = images < (images.max() + 1) / 2
     kinds = np.unique(classes[first])
     if len(kinds) < 3 or first.all():
-        raise ValueError("method 'lda' needs 2 labelled images, and 3 classes in their first "
-                         f'half, got {len(np.unique(images))} images and {len(kinds)} classes; '
-                         "use 'pca'")
+        raise ValueError(
+            "method 'lda' needs 2 labelled images, and 3 classes in their first "
+            f'half, got {len(np.unique(images))} images and {len(kinds)} classes; '
+            "use 'pca'"
+        )
     # Few patches a class would not give the covariance of all channels.
     count = min(MOST_COMPONENTS, features.shape[1], int(first.sum()) // 2)
     separate = make_pipeline(PCA(count, random_state=0), LinearDiscriminantAnalysis(n_components=2))
     separate.fit(features[first], classes[first])
     shares = 100 * separate[-1].explained_variance_ratio_
-    return Plane(separate.transform(features[~first]), classes[~first], _titles(
-        'discriminant {}\n({:.0f} % of the variance between classes)', shares))
+    return Plane(
+        separate.transform(features[~first]),
+        classes[~first],
+        _titles('discriminant {}\n({:.0f} % of the variance between classes)', shares),
+    )
 
 
 def _titles(text: str, shares: np.ndarray) -> Tuple[str, str]:
@@ -154,16 +166,34 @@ def class_scatter(planes: Dict[str, Plane], classes: Sequence[str]) -> Pixels:
     figure = new_figure(wide * columns, high * rows + 0.25 * lines)
     figure.set_dpi(SHEET_DPI)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axes in grid[len(planes):]:
+    for axes in grid[len(planes) :]:
         axes.axis('off')
     for axes, (name, plane) in zip(grid, planes.items()):
         _scatter(axes, plane, len(classes))
         axes.set_title(name)
     colors = _rgb(len(classes))
-    handles = [grid[0].plot([], [], MARKERS[kind % len(MARKERS)], color=colors[kind], mec='black',
-                            mew=0.5, ms=7, label=classes[kind])[0] for kind in shown]
-    figure.legend(handles=handles, loc='outside lower center', ncols=min(7, len(shown)),
-                  frameon=False, fontsize=8.5, handletextpad=0.3, columnspacing=1.2)
+    handles = [
+        grid[0].plot(
+            [],
+            [],
+            MARKERS[kind % len(MARKERS)],
+            color=colors[kind],
+            mec='black',
+            mew=0.5,
+            ms=7,
+            label=classes[kind],
+        )[0]
+        for kind in shown
+    ]
+    figure.legend(
+        handles=handles,
+        loc='outside lower center',
+        ncols=min(7, len(shown)),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
     return render(figure)
 
 
@@ -173,16 +203,31 @@ def _scatter(axes: Axes, plane: Plane, num_classes: int) -> None:
     for part in np.array_split(order, 12):
         for kind in np.unique(plane.classes[part]):
             points = plane.points[part][plane.classes[part] == kind]
-            axes.scatter(*points.T, s=9, color=colors[kind], marker=MARKERS[kind % len(MARKERS)],
-                         alpha=0.55, linewidths=0)
+            axes.scatter(
+                *points.T,
+                s=9,
+                color=colors[kind],
+                marker=MARKERS[kind % len(MARKERS)],
+                alpha=0.55,
+                linewidths=0,
+            )
     for kind in np.unique(plane.classes):
-        axes.plot(*plane.points[plane.classes == kind].mean(axis=0),
-                  MARKERS[kind % len(MARKERS)], color=colors[kind], mec='black', mew=0.9, ms=10)
+        axes.plot(
+            *plane.points[plane.classes == kind].mean(axis=0),
+            MARKERS[kind % len(MARKERS)],
+            color=colors[kind],
+            mec='black',
+            mew=0.9,
+            ms=10,
+        )
     low, high = np.percentile(plane.points, (0.5, 99.5), axis=0)
     margin = 0.06 * (high - low)  # a few stray points must not squeeze the rest
-    axes.set(xlim=(low[0] - margin[0], high[0] + margin[0]),
-             ylim=(low[1] - margin[1], high[1] + margin[1]),
-             xlabel=plane.axis_titles[0], ylabel=plane.axis_titles[1])
+    axes.set(
+        xlim=(low[0] - margin[0], high[0] + margin[0]),
+        ylim=(low[1] - margin[1], high[1] + margin[1]),
+        xlabel=plane.axis_titles[0],
+        ylabel=plane.axis_titles[1],
+    )
     axes.spines[['top', 'right']].set_visible(False)
     axes.tick_params(labelcolor=FAINT)
 

@@ -1,4 +1,5 @@
 """Patches in groups: joint k-means over images, drawn with borders and numbers."""
+
 from __future__ import annotations
 
 from typing import List, Sequence, Tuple
@@ -16,8 +17,16 @@ from torch import Tensor
 from .canvas import Pixels, check_pixels, resize
 
 # Okabe and Ito's colours, with a dark grey for their black: lines are black.
-_COLORS = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233),
-           (213, 94, 0), (240, 228, 66), (60, 60, 60))
+_COLORS = (
+    (0, 114, 178),
+    (230, 159, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (86, 180, 233),
+    (213, 94, 0),
+    (240, 228, 66),
+    (60, 60, 60),
+)
 
 
 def distinct_colors(count: int) -> List[Tuple[int, int, int]]:
@@ -54,8 +63,9 @@ def joint_clusters(patches: Tensor, count: int, seed: int = 0) -> np.ndarray:
     features = F.normalize(patches.detach().float(), dim=1).permute(0, 2, 3, 1).cpu()
     rows = features.flatten(0, 2).numpy()  # (B, h, w, C) -> (B h w, C)
     if not 2 <= count <= len(rows):
-        raise ValueError(f'the number of clusters must be in 2..{len(rows)} (the patches), got '
-                         f'{count}')
+        raise ValueError(
+            f'the number of clusters must be in 2..{len(rows)} (the patches), got {count}'
+        )
     means = MiniBatchKMeans(count, batch_size=4096, n_init=5, random_state=seed).fit(rows)
     found = means.predict(rows)
     sizes = np.bincount(found, minlength=count)
@@ -91,8 +101,9 @@ def cluster_overlay(image: Pixels, clusters: np.ndarray, strength: float = 0.7) 
     return (strength * resize(colors, pixels.shape[:2]) + (1 - strength) * grey).astype(np.uint8)
 
 
-def draw_borders(axes: Axes, clusters: np.ndarray, size: Sequence[int],
-                 smallest: float = 0.012) -> None:
+def draw_borders(
+    axes: Axes, clusters: np.ndarray, size: Sequence[int], smallest: float = 0.012
+) -> None:
     """Draw lines between clusters, and the number of each on its largest piece.
 
     Args:
@@ -117,9 +128,17 @@ def draw_borders(axes: Axes, clusters: np.ndarray, size: Sequence[int],
         # Inside the picture, also on a thin piece at its edge.
         x = np.clip((column + 0.5) / clusters.shape[1], 0.05, 0.95) * size[1]
         y = np.clip((row + 0.5) / clusters.shape[0], 0.07, 0.93) * size[0]
-        axes.text(x - 0.5, y - 0.5, str(number), ha='center', va='center',
-                  fontsize=6.5, fontweight='bold', color='white',
-                  path_effects=[effects.withStroke(linewidth=1.6, foreground='black')])
+        axes.text(
+            x - 0.5,
+            y - 0.5,
+            str(number),
+            ha='center',
+            va='center',
+            fontsize=6.5,
+            fontweight='bold',
+            color='white',
+            path_effects=[effects.withStroke(linewidth=1.6, foreground='black')],
+        )
 
 
 def _inner_point(piece: np.ndarray) -> Tuple[int, int]:

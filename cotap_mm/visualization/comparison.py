@@ -1,4 +1,5 @@
 """Several backbones side by side, one panel for each measure."""
+
 from __future__ import annotations
 
 import math
@@ -32,14 +33,14 @@ def comparison_figure(results: Sequence[Any]) -> Pixels:
     figure = new_figure(label + 2.9 * columns, rows * (0.9 + 0.3 * len(names)))
     axes = figure.subplots(rows, columns, squeeze=False).flatten()
     for place, (panel, axis) in enumerate(zip(panels, axes)):
-        found = [each for each in results
-                 if (each.protocol, each.metric, each.data) == panel]
+        found = [each for each in results if (each.protocol, each.metric, each.data) == panel]
         _bars(axis, found, names, colors)
         axis.set_title(f'{panel[0]}, {panel[2]}')
         axis.set_xlabel(f'{panel[1]}, %')
-        axis.set_yticks(range(len(names)), names if place % columns == 0 else [''] * len(names),
-                        color=INK)
-    for axis in axes[len(panels):]:
+        axis.set_yticks(
+            range(len(names)), names if place % columns == 0 else [''] * len(names), color=INK
+        )
+    for axis in axes[len(panels) :]:
         axis.axis('off')
     return render(figure)
 

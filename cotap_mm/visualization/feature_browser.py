@@ -1,4 +1,5 @@
 """What the interactive viewer shows: features of a few images, drawn anew for each click."""
+
 from __future__ import annotations
 
 import threading
@@ -40,6 +41,7 @@ class Point(NamedTuple):
         x (float): From the left, 0 to 1.
         y (float): From the top, 0 to 1.
     """
+
     slot: int
     x: float
     y: float
@@ -51,6 +53,7 @@ class Point(NamedTuple):
 
 class Drawing(NamedTuple):
     """A sheet of pictures, uint8 (H, W, 3), and a sentence on how to read it."""
+
     sheet: Pixels
     note: str
 
@@ -72,23 +75,33 @@ class FeatureBrowser:
         most_bytes (int): Memory for features, maps and photographs. Defaults to 1 GiB.
     """
 
-    def __init__(self, encoders: Dict[str, Encoder], source: Any, size: Tuple[int, int],
-                 most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self,
+        encoders: Dict[str, Encoder],
+        source: Any,
+        size: Tuple[int, int],
+        most_bytes: int = MOST_BYTES,
+    ) -> None:
         self.encoders, self.source, self.size = encoders, source, size
         self._kept = KeptValues(most_bytes)
         self._one_at_a_time = threading.Lock()
         self.modes: Dict[str, Callable[..., Drawing]] = {
-            'similarity': self._similarity, 'components': self._components,
-            'clusters': self._clusters, 'prototypes': self._prototypes,
-            'attention': self._attention, 'foreground': self._foreground}
+            'similarity': self._similarity,
+            'components': self._components,
+            'clusters': self._clusters,
+            'prototypes': self._prototypes,
+            'attention': self._attention,
+            'foreground': self._foreground,
+        }
 
     @property
     def names(self) -> List[str]:
         """Names of all images, as they are shown."""
         return [printable(self.source.name(i)) for i in range(len(self.source))]
 
-    def draw(self, chosen: Sequence[int], mode: str, point: Point, number: int = 0,
-             count: int = 8) -> Drawing:
+    def draw(
+        self, chosen: Sequence[int], mode: str, point: Point, number: int = 0, count: int = 8
+    ) -> Drawing:
         """Draw one mode.
 
         Args:
@@ -115,8 +128,10 @@ class FeatureBrowser:
         if mode not in self.modes:
             raise CannotDraw(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
         if not 2 <= count <= MOST_CLUSTERS or number < 0:
-            raise CannotDraw(f'there can be 2 to {MOST_CLUSTERS} clusters, and prototypes count '
-                             f'from 0, got {count} and {number}')
+            raise CannotDraw(
+                f'there can be 2 to {MOST_CLUSTERS} clusters, and prototypes count '
+                f'from 0, got {count} and {number}'
+            )
         point = point._replace(slot=min(point.slot, len(chosen) - 1))
         with self._one_at_a_time:
             return self.modes[mode](chosen, point, number, count)
@@ -163,8 +178,10 @@ class FeatureBrowser:
             try:
                 return read_images(self.source, [index], self.size).pixels[0]
             except BadImage as error:  # whose sentence may hold the path
-                raise CannotDraw(f'{printable(self.source.name(index))} cannot be read, it is '
-                                 'damaged, too large or gone; choose another image') from error
+                raise CannotDraw(
+                    f'{printable(self.source.name(index))} cannot be read, it is '
+                    'damaged, too large or gone; choose another image'
+                ) from error
 
         return self._kept.once(('photo', index), read)
 
@@ -174,8 +191,11 @@ class FeatureBrowser:
         missing = [i for i in dict.fromkeys(chosen) if i not in maps]
         if missing:
             encoder, photos = self.encoders[name], [self._photo(i) for i in missing]
-            found = (F.normalize(encode_images(encoder, photos), dim=1) if what == 'patches'
-                     else in_batches(getattr(encoder, what), photos))
+            found = (
+                F.normalize(encode_images(encoder, photos), dim=1)
+                if what == 'patches'
+                else in_batches(getattr(encoder, what), photos)
+            )
             for i, each in zip(missing, found):
                 # A copy: a view would keep the features of all images that came with it.
                 maps[i] = self._kept[name, i, what] = each.clone()
@@ -191,30 +211,50 @@ class FeatureBrowser:
             cosine = torch.einsum('c,bchw->bhw', maps[point.slot, :, row, column], maps).numpy()
             scales[name] = low, _ = float(cosine.min()), 1.0
             rows[name] = [colorize(each, low, 1) for each in cosine]
-        return self._sheet(chosen, rows, point, 'Cosine similarity to the framed patch; each row '
-                           'has its own scale.', scales)
+        return self._sheet(
+            chosen,
+            rows,
+            point,
+            'Cosine similarity to the framed patch; each row has its own scale.',
+            scales,
+        )
 
     def _components(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
-        rows = {name: self._kept.once(
-            (name, tuple(chosen), 'components'),
-            lambda name=name: pca_maps(self._maps(name, chosen, 'patches')))
-            for name in self.encoders}
-        return self._sheet(chosen, rows, point, 'The three main directions of the features over '
-                           'the shown images as red, green and blue: within a row, equal colours '
-                           'mean similar features.')
+        rows = {
+            name: self._kept.once(
+                (name, tuple(chosen), 'components'),
+                lambda name=name: pca_maps(self._maps(name, chosen, 'patches')),
+            )
+            for name in self.encoders
+        }
+        return self._sheet(
+            chosen,
+            rows,
+            point,
+            'The three main directions of the features over '
+            'the shown images as red, green and blue: within a row, equal colours '
+            'mean similar features.',
+        )
 
     def _clusters(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
         rows: Dict[str, List[Pixels]] = {}
         first: Optional[np.ndarray] = None
         for name in self.encoders:
-            found = self._kept.once((name, tuple(chosen), 'clusters', count), lambda name=name:
-                               joint_clusters(self._maps(name, chosen, 'patches'), count))
+            found = self._kept.once(
+                (name, tuple(chosen), 'clusters', count),
+                lambda name=name: joint_clusters(self._maps(name, chosen, 'patches'), count),
+            )
             found = found if first is None else match_clusters(found, first)
             first = found if first is None else first
             rows[name] = [cluster_overlay(self._photo(i), each) for i, each in zip(chosen, found)]
-        return self._sheet(chosen, rows, point, f'{count} groups of patches (k-means over the '
-                           'shown images); groups of two rows share a colour where they share most '
-                           'patches.')
+        return self._sheet(
+            chosen,
+            rows,
+            point,
+            f'{count} groups of patches (k-means over the '
+            'shown images); groups of two rows share a colour where they share most '
+            'patches.',
+        )
 
     def _prototypes(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
         rows = {}
@@ -224,22 +264,40 @@ class FeatureBrowser:
             if number >= weights.shape[-1]:
                 raise CannotDraw(f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}')
             rows[name] = self._overlays(chosen, weights[..., number].numpy())
-        return self._sheet(chosen, rows, point, f'Attention of each patch to prototype {number} of '
-                           f'the object-aware filter, mean over heads; bright is strong.{without}')
+        return self._sheet(
+            chosen,
+            rows,
+            point,
+            f'Attention of each patch to prototype {number} of '
+            f'the object-aware filter, mean over heads; bright is strong.{without}',
+        )
 
     def _attention(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
         found, without = self._those_that_have('cls_attention', chosen)
-        rows = {name: self._overlays(chosen, maps.mean(dim=1).numpy())
-                for name, maps in found.items()}
-        return self._sheet(chosen, rows, point, 'Attention of the CLS token in the last block, '
-                           f'mean over heads; bright is strong.{without}')
+        rows = {
+            name: self._overlays(chosen, maps.mean(dim=1).numpy()) for name, maps in found.items()
+        }
+        return self._sheet(
+            chosen,
+            rows,
+            point,
+            'Attention of the CLS token in the last block, '
+            f'mean over heads; bright is strong.{without}',
+        )
 
     def _foreground(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
         found, without = self._those_that_have('foreground', chosen)
-        rows = {name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(chosen, masks)]
-                for name, masks in found.items()}
-        return self._sheet(chosen, rows, point, 'In colour: the smallest set of patches that holds '
-                           f'60 % of the attention of CLS.{without}')
+        rows = {
+            name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(chosen, masks)]
+            for name, masks in found.items()
+        }
+        return self._sheet(
+            chosen,
+            rows,
+            point,
+            'In colour: the smallest set of patches that holds '
+            f'60 % of the attention of CLS.{without}',
+        )
 
     def _those_that_have(self, what: str, chosen: List[int]) -> Tuple[Dict[str, Tensor], str]:
         """Maps of the encoders that have such, and a sentence on the others."""
@@ -255,17 +313,25 @@ class FeatureBrowser:
 
     def _overlays(self, chosen: List[int], maps: np.ndarray) -> List[Pixels]:
         low, high = float(maps.min()), float(maps.max())
-        return [attention_overlay(self._photo(i), each, low, high)
-                for i, each in zip(chosen, maps)]
+        return [attention_overlay(self._photo(i), each, low, high) for i, each in zip(chosen, maps)]
 
     # ---- the sheet ---------------------------------------------------------------------
 
-    def _sheet(self, chosen: List[int], rows: Dict[str, List[Pixels]], point: Point,
-               note: str, scales: Optional[Dict[str, Tuple[float, float]]] = None) -> Drawing:
+    def _sheet(
+        self,
+        chosen: List[int],
+        rows: Dict[str, List[Pixels]],
+        point: Point,
+        note: str,
+        scales: Optional[Dict[str, Tuple[float, float]]] = None,
+    ) -> Drawing:
         width, height = self._picture
         lines = {'image': [self._photo(i) for i in chosen], **rows}
-        sheet = Image.new('RGB', (LABEL + len(chosen) * (width + GAP) - GAP,
-                                  len(lines) * (height + GAP) - GAP), _PAPER)
+        sheet = Image.new(
+            'RGB',
+            (LABEL + len(chosen) * (width + GAP) - GAP, len(lines) * (height + GAP) - GAP),
+            _PAPER,
+        )
         pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(15)
         for r, (name, pictures) in enumerate(lines.items()):
             top = r * (height + GAP)
@@ -285,15 +351,23 @@ class FeatureBrowser:
         grid = max((encoder.grid(*self.size) for encoder in self.encoders.values()), key=np.prod)
         row, column = point.patch(grid)
         left = LABEL + point.slot * (width + GAP)
-        box = [left + column * width / grid[1], top + row * height / grid[0],
-               left + (column + 1) * width / grid[1], top + (row + 1) * height / grid[0]]
+        box = [
+            left + column * width / grid[1],
+            top + row * height / grid[0],
+            left + (column + 1) * width / grid[1],
+            top + (row + 1) * height / grid[0],
+        ]
         for margin, width, color in ((5, 5, 'black'), (4, 2, 'white')):
-            pen.rectangle([box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin],
-                          outline=color, width=width)
+            pen.rectangle(
+                [box[0] - margin, box[1] - margin, box[2] + margin, box[3] + margin],
+                outline=color,
+                width=width,
+            )
 
 
-def _scale_bar(sheet: Image.Image, pen: ImageDraw.ImageDraw, bottom: int, low: float,
-               high: float) -> None:
+def _scale_bar(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, bottom: int, low: float, high: float
+) -> None:
     """Draw what the colours mean, left of a row that ends at ``bottom``."""
     font, length = ImageFont.load_default(12), LABEL - MARGIN - 30
     bar = colorize(np.linspace(0, 1, length)[None].repeat(10, axis=0), 0, 1)

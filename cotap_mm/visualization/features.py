@@ -1,4 +1,5 @@
 """Pictures of patch features: principal components and similarity."""
+
 from __future__ import annotations
 
 from typing import Dict, List, Optional, Tuple
@@ -25,9 +26,9 @@ from .canvas import (
 )
 
 
-def pca_maps(patches: Tensor,
-             size: Optional[Tuple[int, int]] = None,
-             foreground: Optional[Tensor] = None) -> List[Pixels]:
+def pca_maps(
+    patches: Tensor, size: Optional[Tuple[int, int]] = None, foreground: Optional[Tensor] = None
+) -> List[Pixels]:
     """First three principal components of patch features as red, green and blue.
 
     One joint PCA for all images, so that equal colours mean similar features across
@@ -67,8 +68,9 @@ def pca_maps(patches: Tensor,
     return maps if size is None else [resize(each, size) for each in maps]
 
 
-def similarity_map(patches: Tensor, patch: Tuple[int, int],
-                   other: Optional[Tensor] = None) -> np.ndarray:
+def similarity_map(
+    patches: Tensor, patch: Tuple[int, int], other: Optional[Tensor] = None
+) -> np.ndarray:
     """Cosine of one patch to every patch of the same or of another image.
 
     Args:
@@ -92,11 +94,13 @@ def similarity_map(patches: Tensor, patch: Tuple[int, int],
 
 
 @styled
-def similarity_figure(image: Pixels,
-                      neighbor: Pixels,
-                      patch: Tuple[int, int],
-                      features: Dict[str, Tuple[Tensor, Tensor]],
-                      title: Optional[str] = None) -> Pixels:
+def similarity_figure(
+    image: Pixels,
+    neighbor: Pixels,
+    patch: Tuple[int, int],
+    features: Dict[str, Tuple[Tensor, Tensor]],
+    title: Optional[str] = None,
+) -> Pixels:
     """Similarity of one patch to its image and to a neighbour image, one row a network.
 
     A row has its own colour scale, from the smallest similarity in it to 1: networks
@@ -126,8 +130,7 @@ def similarity_figure(image: Pixels,
             show(grid[r][2 * side + 1], heat, titles[2 * side + 1] if r == 0 else None)
         for column in (0, 1):
             frame_patch(grid[r][column], patch, own.shape[1:], images[0].shape[:2])
-        grid[r][0].set_ylabel(name, rotation=0, ha='right', va='center', labelpad=8,
-                              color=INK)
+        grid[r][0].set_ylabel(name, rotation=0, ha='right', va='center', labelpad=8, color=INK)
         scale = ScalarMappable(Normalize(low, 1), 'viridis')
         figure.colorbar(scale, ax=list(grid[r]), fraction=0.03, pad=0.01, label='cosine')
     if title:

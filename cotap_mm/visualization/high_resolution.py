@@ -1,4 +1,5 @@
 """Patch maps finer than one pass through the network gives."""
+
 from __future__ import annotations
 
 from typing import List, Optional, Tuple
@@ -11,11 +12,13 @@ from cotap_mm.evaluation.encoder import Encoder, EncoderOutput
 from cotap_mm.evaluation.pictures import Size
 
 
-def encode_large(encoder: Encoder,
-                 images: Tensor,
-                 scale: float = 1.0,
-                 window: Optional[Size] = None,
-                 stride: Optional[Size] = None) -> EncoderOutput:
+def encode_large(
+    encoder: Encoder,
+    images: Tensor,
+    scale: float = 1.0,
+    window: Optional[Size] = None,
+    stride: Optional[Size] = None,
+) -> EncoderOutput:
     """Encode enlarged images, in overlapping windows if wanted.
 
     Enlarging gives each patch a smaller part of the scene. Windows keep what the network sees
@@ -52,16 +55,24 @@ def encode_large(encoder: Encoder,
     if window is None:
         return encoder(images)
     height, width = _in_patches('window', window, encoder.patch_size)
-    steps = ((max(1, height // 2), max(1, width // 2)) if stride is None else
-             _in_patches('stride', stride, encoder.patch_size))
+    steps = (
+        (max(1, height // 2), max(1, width // 2))
+        if stride is None
+        else _in_patches('stride', stride, encoder.patch_size)
+    )
     for side, step in ((height, steps[0]), (width, steps[1])):
         if step > side:
-            raise ValueError(f'stride must not exceed the window, which is {side} patches of '
-                             f'{encoder.patch_size} pixels, got {step}; patches between windows '
-                             'would have no feature')
+            raise ValueError(
+                f'stride must not exceed the window, which is {side} patches of '
+                f'{encoder.patch_size} pixels, got {step}; patches between windows '
+                'would have no feature'
+            )
     height, width = min(height, rows), min(width, columns)
-    places = [(top, left) for top in window_starts(rows, height, steps[0])
-              for left in window_starts(columns, width, steps[1])]
+    places = [
+        (top, left)
+        for top in window_starts(rows, height, steps[0])
+        for left in window_starts(columns, width, steps[1])
+    ]
     return _encode_windows(encoder, images, places, (height, width))
 
 
@@ -71,8 +82,9 @@ def window_starts(length: int, window: int, stride: int) -> List[int]:
     return [*range(0, last, stride), last]
 
 
-def _encode_windows(encoder: Encoder, images: Tensor, places: List[Tuple[int, int]],
-                    window: Tuple[int, int]) -> EncoderOutput:
+def _encode_windows(
+    encoder: Encoder, images: Tensor, places: List[Tuple[int, int]], window: Tuple[int, int]
+) -> EncoderOutput:
     """Weighted mean of the features over windows at ``places``, all in patches."""
     side = encoder.patch_size
     rows, columns = images.shape[2] // side, images.shape[3] // side
@@ -81,8 +93,11 @@ def _encode_windows(encoder: Encoder, images: Tensor, places: List[Tuple[int, in
     cls_sum, patch_sum = None, None
     for top, left in places:
         inside = (slice(top, top + window[0]), slice(left, left + window[1]))
-        cls, patches = encoder(images[:, :, top * side:(top + window[0]) * side,
-                                      left * side:(left + window[1]) * side])
+        cls, patches = encoder(
+            images[
+                :, :, top * side : (top + window[0]) * side, left * side : (left + window[1]) * side
+            ]
+        )
         if cls_sum is None or patch_sum is None:
             cls_sum = torch.zeros_like(cls)
             patch_sum = patches.new_zeros(*patches.shape[:2], rows, columns)
@@ -102,6 +117,7 @@ def _edge_distance(length: int) -> Tensor:
 def _in_patches(name: str, size: Size, patch_size: int) -> Tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else (size[0], size[1])
     if min(pair) < patch_size:
-        raise ValueError(f'{name} must be at least a patch of {patch_size} pixels, got '
-                         f'{pair[0]} x {pair[1]}')
+        raise ValueError(
+            f'{name} must be at least a patch of {patch_size} pixels, got {pair[0]} x {pair[1]}'
+        )
     return round(pair[0] / patch_size), round(pair[1] / patch_size)

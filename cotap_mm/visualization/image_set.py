@@ -1,4 +1,5 @@
 """The images that a report shows: a few of a folder, in one size."""
+
 from __future__ import annotations
 
 from pathlib import PurePosixPath
@@ -27,6 +28,7 @@ class ImageSet(NamedTuple):
         pixels (list): uint8, each (H, W, 3).
         labels (list, optional): Class indices, 255 ignored, each (H', W').
     """
+
     names: List[str]
     pixels: List[Pixels]
     labels: Optional[List[Tensor]] = None
@@ -60,8 +62,9 @@ def common_size(image: Pixels, patch_size: int, longest: int = LONGEST) -> Tuple
     return whole(height), whole(width)
 
 
-def read_images(source: Any, indices: Sequence[int], size: Size,
-                labels: Optional[Any] = None) -> ImageSet:
+def read_images(
+    source: Any, indices: Sequence[int], size: Size, labels: Optional[Any] = None
+) -> ImageSet:
     """Read images in one size.
 
     Args:
@@ -75,8 +78,9 @@ def read_images(source: Any, indices: Sequence[int], size: Size,
     Returns:
         ImageSet: In the order of ``indices``.
     """
-    pixels = [resize_image(to_pixels(source.read(i)), size).permute(1, 2, 0).numpy()
-              for i in indices]
+    pixels = [
+        resize_image(to_pixels(source.read(i)), size).permute(1, 2, 0).numpy() for i in indices
+    ]
     found = None if labels is None else [labels[i]['label'] for i in indices]
     return ImageSet([printable(PurePosixPath(source.name(i)).stem) for i in indices], pixels, found)
 
@@ -88,12 +92,14 @@ def to_batch(images: Sequence[Pixels]) -> Tensor:
 
 def in_batches(compute: Callable[[Tensor], Tensor], images: Sequence[Pixels]) -> Tensor:
     """What ``compute`` says about normalised images of one size, few at a time, on the CPU."""
-    return torch.cat([compute(to_batch(images[i:i + BATCH])).cpu()
-                      for i in range(0, len(images), BATCH)])
+    return torch.cat(
+        [compute(to_batch(images[i : i + BATCH])).cpu() for i in range(0, len(images), BATCH)]
+    )
 
 
-def encode_images(encoder: Encoder, images: Sequence[Pixels],
-                  window: Optional[Size] = None) -> Tensor:
+def encode_images(
+    encoder: Encoder, images: Sequence[Pixels], window: Optional[Size] = None
+) -> Tensor:
     """Patch features of images of one size.
 
     Args:

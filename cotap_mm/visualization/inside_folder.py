@@ -1,4 +1,5 @@
 """Images of a folder, and nothing that links or ``..`` lead to outside of it."""
+
 from __future__ import annotations
 
 import os
@@ -39,9 +40,11 @@ class InsideFolder:
             else:
                 self.left_out.append(name)
         if not self._indices:
-            raise ValueError(f'all {len(source)} images of {source.root} lie outside of it, where '
-                             'links or the list lead; give the folder that they lie in, or '
-                             '--follow-links')
+            raise ValueError(
+                f'all {len(source)} images of {source.root} lie outside of it, where '
+                'links or the list lead; give the folder that they lie in, or '
+                '--follow-links'
+            )
 
     def __len__(self) -> int:
         return len(self._indices)

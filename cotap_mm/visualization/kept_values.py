@@ -1,4 +1,5 @@
 """What was computed lately, up to a number of bytes."""
+
 from __future__ import annotations
 
 from collections import OrderedDict

@@ -1,4 +1,5 @@
 """Where the viewer's page is served, and under which names it is seen."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,18 +18,21 @@ def host_name(text: str) -> str:
     except ValueError:  # also of a port out of range
         valid = None
     if not valid:
-        raise argparse.ArgumentTypeError('must be a name like images.example.org or '
-                                         f'images.example.org:8443, got {text!r}')
+        raise argparse.ArgumentTypeError(
+            f'must be a name like images.example.org or images.example.org:8443, got {text!r}'
+        )
     return name.lower()
 
 
 def root_path(text: str) -> str:
     """Type for argparse: a path from the root, or an http(s) URL; without a slash at its end."""
-    match = re.fullmatch(r'(?:https?://(?P<host>[^/?#@]+))?(?P<path>(/[\w.~-]+)*/?)', text,
-                         re.ASCII)
+    match = re.fullmatch(
+        r'(?:https?://(?P<host>[^/?#@]+))?(?P<path>(/[\w.~-]+)*/?)', text, re.ASCII
+    )
     if not match or '..' in text or not (match['host'] or match['path'].startswith('/')):
-        raise argparse.ArgumentTypeError('must be a path like /viewer or a URL like '
-                                         f'https://example.org/viewer, got {text!r}')
+        raise argparse.ArgumentTypeError(
+            f'must be a path like /viewer or a URL like https://example.org/viewer, got {text!r}'
+        )
     if match['host']:
         host_name(match['host'])
     return text.rstrip('/')
@@ -50,16 +54,26 @@ def check_port(host: str, port: int) -> int:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
-        raise ValueError(f'--host {host} cannot be resolved ({error}); give an address of this '
-                         'machine, 127.0.0.1 or 0.0.0.0') from error
+        raise ValueError(
+            f'--host {host} cannot be resolved ({error}); give an address of this '
+            'machine, 127.0.0.1 or 0.0.0.0'
+        ) from error
     try:
         return _bind(family, address)
     except OSError as error:
         reason = error.strerror or error
-    other = next((each for each in range(max(port, 1023) + 1, min(port + 200, 65536))
-                  if _is_free(family, (address[0], each, *address[2:]))), 0)
-    raise ValueError(f'cannot serve on {host}:{port} ({reason}); choose another with --port'
-                     + (f', {other} is free' if other else ' or another --host'))
+    other = next(
+        (
+            each
+            for each in range(max(port, 1023) + 1, min(port + 200, 65536))
+            if _is_free(family, (address[0], each, *address[2:]))
+        ),
+        0,
+    )
+    raise ValueError(
+        f'cannot serve on {host}:{port} ({reason}); choose another with --port'
+        + (f', {other} is free' if other else ' or another --host')
+    )
 
 
 def _bind(family: int, address: Tuple[Any, ...]) -> int:

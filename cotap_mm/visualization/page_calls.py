@@ -1,4 +1,5 @@
 """Check the body of a request that calls a function of the viewer's page."""
+
 from __future__ import annotations
 
 import json
@@ -25,6 +26,7 @@ class BadCall(ValueError):
 
 class Call(NamedTuple):
     """A checked call: who makes it, and the body that Gradio gets to see."""
+
     session: str
     body: bytes
 
@@ -63,8 +65,13 @@ def parse_call(body: bytes, content_type: str, inputs: Optional[Mapping[int, int
         raise BadCall(422, 'event_data must be an object.')
     if trigger is not None and not _is_whole(trigger):
         raise BadCall(422, 'trigger_id must be a whole number.')
-    kept: Dict[str, Any] = dict(session_hash=session, fn_index=number, data=_plain(data),
-                                event_data=event, trigger_id=trigger)
+    kept: Dict[str, Any] = dict(
+        session_hash=session,
+        fn_index=number,
+        data=_plain(data),
+        event_data=event,
+        trigger_id=trigger,
+    )
     return Call(session, json.dumps(kept).encode())
 
 

@@ -4,6 +4,7 @@ Gradio's server does more than a page of one person needs: it stores uploads of 
 out files of a temporary folder, calls other servers. Here a request is answered only if it is one
 that the page makes; anything else gets a short refusal that says nothing of this machine.
 """
+
 from __future__ import annotations
 
 import re
@@ -17,10 +18,12 @@ MOST_BYTES = 65536  # of the body of a request; the page's own are about 300
 MOST_OPEN = 100  # requests at a time; a browser has about two
 
 _ANSWERED = {
-    'GET': re.compile(r'/|/config|/theme\.css|/manifest\.json|/favicon\.ico|'
-                      r'/(assets|static)/[\w./@+-]+|'
-                      r'/gradio_api/(app_id|startup-events|queue/data|heartbeat/[\w-]{1,64})',
-                      re.ASCII),
+    'GET': re.compile(
+        r'/|/config|/theme\.css|/manifest\.json|/favicon\.ico|'
+        r'/(assets|static)/[\w./@+-]+|'
+        r'/gradio_api/(app_id|startup-events|queue/data|heartbeat/[\w-]{1,64})',
+        re.ASCII,
+    ),
     'HEAD': re.compile('/'),
     'POST': re.compile('/gradio_api/queue/join'),
 }
@@ -56,9 +59,15 @@ class PageGuard:
         sessions (PageSessions, optional): What is kept for the users; unlimited by default.
     """
 
-    def __init__(self, app: Any, host: str, names: Sequence[str] = (), root_path: str = '',
-                 inputs: Optional[Mapping[int, int]] = None,
-                 sessions: Optional[PageSessions] = None) -> None:
+    def __init__(
+        self,
+        app: Any,
+        host: str,
+        names: Sequence[str] = (),
+        root_path: str = '',
+        inputs: Optional[Mapping[int, int]] = None,
+        sessions: Optional[PageSessions] = None,
+    ) -> None:
         self.app, self.inputs, self.sessions = app, inputs, sessions
         self.names = tuple(name.lower() for name in names)
         self.hosts = (*_LOOPBACK, host) if is_loopback(host) or names else None
@@ -94,8 +103,11 @@ class PageGuard:
                 refusal = bad.status, bad.sentence
         elif not refusal and scope['path'] == _ANSWERS:
             session = parse_qs(scope['query_string'].decode('latin-1')).get('session_hash', [''])[0]
-            if not SESSION.fullmatch(session) or self.sessions and not self.sessions.may_read(
-                    session):
+            if (
+                not SESSION.fullmatch(session)
+                or self.sessions
+                and not self.sessions.may_read(session)
+            ):
                 refusal = _NOTHING
         if refusal:
             await _refuse(send, *refusal)
@@ -112,15 +124,22 @@ class PageGuard:
         """A request without the prefix of a proxy, and without what the page never asks for."""
         path = scope['path']
         if self.prefix and (path == self.prefix or path.startswith(f'{self.prefix}/')):
-            path = path[len(self.prefix):] or '/'
+            path = path[len(self.prefix) :] or '/'
         query = scope.get('query_string', b'')
         if path.rstrip('/') != _ANSWERS and query not in (b'__theme=light', b'__theme=dark'):
             query = b''
-        drop = {b'x-gradio-server', *(() if self.names else (
-            b'x-forwarded-host', b'x-forwarded-proto'))}
+        drop = {
+            b'x-gradio-server',
+            *(() if self.names else (b'x-forwarded-host', b'x-forwarded-proto')),
+        }
         headers = [(key, value) for key, value in scope['headers'] if key.lower() not in drop]
-        return dict(scope, path=path.rstrip('/') or '/', raw_path=path.encode(),
-                    query_string=query, headers=headers)
+        return dict(
+            scope,
+            path=path.rstrip('/') or '/',
+            raw_path=path.encode(),
+            query_string=query,
+            headers=headers,
+        )
 
     def _refusal(self, method: str, path: str, headers: Dict[str, str]) -> Optional[Refusal]:
         host, origin = headers.get('host', ''), headers.get('origin')
@@ -203,10 +222,14 @@ def _again(body: bytes, receive: Receive) -> Receive:
 
 def _with_headers(send: Send) -> Send:
     """``send`` that adds the headers above."""
+
     async def send_all(message: Dict[str, Any]) -> None:
         if message['type'] == 'http.response.start':
-            kept = [(key, value) for key, value in message.get('headers', ())
-                    if key.decode('latin-1').lower() not in _HEADERS]
+            kept = [
+                (key, value)
+                for key, value in message.get('headers', ())
+                if key.decode('latin-1').lower() not in _HEADERS
+            ]
             message = dict(message, headers=[*kept, *_encoded(_HEADERS.items())])
         await send(message)
 
@@ -215,8 +238,12 @@ def _with_headers(send: Send) -> Send:
 
 async def _refuse(send: Send, status: int, sentence: str) -> None:
     body = sentence.encode()
-    headers = [('content-type', 'text/plain; charset=utf-8'), ('content-length', str(len(body))),
-               ('connection', 'close'), *_HEADERS.items()]
+    headers = [
+        ('content-type', 'text/plain; charset=utf-8'),
+        ('content-length', str(len(body))),
+        ('connection', 'close'),
+        *_HEADERS.items(),
+    ]
     await send(dict(type='http.response.start', status=status, headers=_encoded(headers)))
     await send(dict(type='http.response.body', body=body))
 

@@ -5,6 +5,7 @@ thousands of sessions. Here sessions are forgotten, the longest unused ones firs
 there are too many or their pictures take too much memory. A session that is forgotten and calls
 again starts anew.
 """
+
 from __future__ import annotations
 
 import threading
@@ -27,8 +28,9 @@ class PageSessions:
         most_bytes (int): Bytes of the pictures that are kept. Defaults to 64 MiB.
     """
 
-    def __init__(self, page: Any, most_sessions: int = MOST_SESSIONS,
-                 most_bytes: int = MOST_BYTES) -> None:
+    def __init__(
+        self, page: Any, most_sessions: int = MOST_SESSIONS, most_bytes: int = MOST_BYTES
+    ) -> None:
         self.page, self.most_sessions, self.most_bytes = page, most_sessions, most_bytes
         self._last_used: 'OrderedDict[str, None]' = OrderedDict()
         self._reading: 'Counter[str]' = Counter()
@@ -51,8 +53,9 @@ class PageSessions:
     def may_read(self, session: str) -> bool:
         """Whether a session is known and nobody reads its answers yet."""
         with self._lock:
-            return (not self._reading[session]
-                    and session in self._queue.pending_messages_per_session)
+            return (
+                not self._reading[session] and session in self._queue.pending_messages_per_session
+            )
 
     def start_reading(self, session: str) -> None:
         """Keep a session while its answers are being read."""
@@ -77,20 +80,31 @@ class PageSessions:
             for session in list(self._last_used):
                 if session == keep or session in busy or self._reading[session]:
                     continue
-                if (len(self._last_used) <= self.most_sessions
-                        and self.num_bytes() <= self.most_bytes):
+                if (
+                    len(self._last_used) <= self.most_sessions
+                    and self.num_bytes() <= self.most_bytes
+                ):
                     return
                 self._forget(session)
 
     def num_bytes(self) -> int:
         """Bytes of all pictures in unread answers and in the states of sessions."""
-        messages = [each for queue in list(self._queue.pending_messages_per_session.values())
-                    for each in list(queue._queue)]
-        values = [part for message in messages
-                  for part in (getattr(message, 'output', None) or {}).get('data', ())]
+        messages = [
+            each
+            for queue in list(self._queue.pending_messages_per_session.values())
+            for each in list(queue._queue)
+        ]
+        values = [
+            part
+            for message in messages
+            for part in (getattr(message, 'output', None) or {}).get('data', ())
+        ]
         for state in list(self._states.values()):
-            values += [(config.get('props') or {}).get('value')
-                       for config in list(state.config_values.values()) if config]
+            values += [
+                (config.get('props') or {}).get('value')
+                for config in list(state.config_values.values())
+                if config
+            ]
         # A picture that has not been drawn anew is the same object in all sessions.
         return sum({id(url): len(url) for url in map(_url, values) if url}.values())
 

@@ -1,4 +1,5 @@
 """What the prototypes of the object-aware filter attend to."""
+
 from __future__ import annotations
 
 from typing import List, Optional, Sequence, Tuple
@@ -81,12 +82,14 @@ def attention_overlay(image: Pixels, weights: np.ndarray, low: float, high: floa
 
 
 @styled
-def prototype_gallery(images: Sequence[Pixels],
-                      attention: Tensor,
-                      num_prototypes: int = 8,
-                      num_patches: int = 6,
-                      num_maps: int = 4,
-                      title: Optional[str] = None) -> Pixels:
+def prototype_gallery(
+    images: Sequence[Pixels],
+    attention: Tensor,
+    num_prototypes: int = 8,
+    num_patches: int = 6,
+    num_maps: int = 4,
+    title: Optional[str] = None,
+) -> Pixels:
     """Rows of prototypes: the patches that attend most to each, and maps of attention.
 
     Shown are the prototypes that most patches prefer. A cut-out has 3 x 3 patches, as
@@ -109,13 +112,16 @@ def prototype_gallery(images: Sequence[Pixels],
         ValueError: If images and attention differ in number.
     """
     if attention.ndim != 5 or len(images) != len(attention):
-        raise ValueError(f'attention must have shape (B, heads, h, w, M) with B={len(images)} '
-                         f'images, got {tuple(attention.shape)}')
+        raise ValueError(
+            f'attention must have shape (B, heads, h, w, M) with B={len(images)} '
+            f'images, got {tuple(attention.shape)}'
+        )
     weights = attention.float().mean(dim=1).cpu()  # (B, h, w, M)
     grid = weights.shape[1:3]
     chosen = most_used_prototypes(weights, num_prototypes)
-    shown = [i * len(images) // min(num_maps, len(images))
-             for i in range(min(num_maps, len(images)))]
+    shown = [
+        i * len(images) // min(num_maps, len(images)) for i in range(min(num_maps, len(images)))
+    ]
     num_patches = min(num_patches, len(images))
     high, wide = check_pixels(images[0]).shape[:2]
     # Cut-outs and maps are equally high; a gap parts the two halves.

@@ -1,4 +1,5 @@
 """A report in one HTML file, with the same pictures as PNG files beside it."""
+
 from __future__ import annotations
 
 import base64
@@ -88,15 +89,18 @@ class Report:
         data = encode_png(image)
         self.pictures.append((name, data))
         source = base64.b64encode(data).decode()
-        self._add(heading, sentence,
-                  f'<img alt="{escape(heading)}" src="data:image/png;base64,{source}">')
+        self._add(
+            heading, sentence, f'<img alt="{escape(heading)}" src="data:image/png;base64,{source}">'
+        )
 
-    def add_table(self,
-                  heading: str,
-                  sentence: str,
-                  columns: Sequence[str],
-                  rows: Sequence[Sequence[Any]],
-                  strong: Sequence[int] = ()) -> None:
+    def add_table(
+        self,
+        heading: str,
+        sentence: str,
+        columns: Sequence[str],
+        rows: Sequence[Sequence[Any]],
+        strong: Sequence[int] = (),
+    ) -> None:
         """Add a section with a table.
 
         Args:
@@ -114,14 +118,18 @@ class Report:
                 raise ValueError(f'a row needs {len(columns)} cells, got {len(row)}: {row}')
         head = ''.join(f'<th>{escape(text)}</th>' for text in columns)
         body = ''.join(
-            f'<tr{" class=strong" if index in strong else ""}>' +
-            ''.join(f'<td>{escape(_cell(value))}</td>' for value in row) + '</tr>\n'
-            for index, row in enumerate(rows))
+            f'<tr{" class=strong" if index in strong else ""}>'
+            + ''.join(f'<td>{escape(_cell(value))}</td>' for value in row)
+            + '</tr>\n'
+            for index, row in enumerate(rows)
+        )
         self._add(heading, sentence, f'<table>\n<tr>{head}</tr>\n{body}</table>')
 
     def _add(self, heading: str, sentence: str, content: str) -> None:
-        self.sections.append(f'<section>\n<h2>{escape(heading)}</h2>\n<p>{escape(sentence)}</p>\n'
-                             f'<div class="wide">{content}</div>\n</section>')
+        self.sections.append(
+            f'<section>\n<h2>{escape(heading)}</h2>\n<p>{escape(sentence)}</p>\n'
+            f'<div class="wide">{content}</div>\n</section>'
+        )
 
     def save(self, folder: Union[str, Path]) -> Path:
         """Write ``report.html`` and one PNG file for each picture.
@@ -138,9 +146,14 @@ class Report:
             (folder / f'{name}.png').write_bytes(data)
         page = folder / 'report.html'
         page.write_text(
-            _PAGE.format(title=escape(self.title), intro=escape(self.intro),
-                         sections='\n'.join(self.sections)),
-            encoding='utf-8', errors='backslashreplace')  # paths that are not UTF-8
+            _PAGE.format(
+                title=escape(self.title),
+                intro=escape(self.intro),
+                sections='\n'.join(self.sections),
+            ),
+            encoding='utf-8',
+            errors='backslashreplace',
+        )  # paths that are not UTF-8
         return page
 
 

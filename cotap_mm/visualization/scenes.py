@@ -1,4 +1,5 @@
 """Pictures of inputs and labels: crops, foreground, classes."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, Optional, Sequence, Tuple
@@ -14,11 +15,13 @@ IGNORED_COLOR = (190, 190, 190)
 
 
 @styled
-def crops_with_boxes(image: Pixels,
-                     boxes: Any,
-                     crops: Sequence[Pixels],
-                     num_global: int = 2,
-                     title: Optional[str] = None) -> Pixels:
+def crops_with_boxes(
+    image: Pixels,
+    boxes: Any,
+    crops: Sequence[Pixels],
+    num_global: int = 2,
+    title: Optional[str] = None,
+) -> Pixels:
     """A source image with the boxes of its crops, and the crops.
 
     Args:
@@ -36,8 +39,9 @@ def crops_with_boxes(image: Pixels,
     """
     boxes = np.asarray(boxes, dtype=float)
     if boxes.shape != (len(crops), 4):
-        raise ValueError(f'{len(crops)} crops need boxes of shape ({len(crops)}, 4), got '
-                         f'{boxes.shape}')
+        raise ValueError(
+            f'{len(crops)} crops need boxes of shape ({len(crops)}, 4), got {boxes.shape}'
+        )
     columns = -(-len(crops) // 2)
     # As high as two crops; very wide or narrow images are made smaller instead.
     wide = 2 * min(max(image.shape[1] / image.shape[0], 0.7), 1.6)
@@ -49,8 +53,15 @@ def crops_with_boxes(image: Pixels,
         color = BOXES[v % len(BOXES)]
         kind = f'global {v + 1}' if v < num_global else f'local {v + 1 - num_global}'
         source.add_patch(
-            Rectangle(box[:2] - 0.5, *(box[2:] - box[:2]), fill=False, ec=color,
-                      lw=2.4 if v < num_global else 1.6, ls='-' if v < num_global else '--'))
+            Rectangle(
+                box[:2] - 0.5,
+                *(box[2:] - box[:2]),
+                fill=False,
+                ec=color,
+                lw=2.4 if v < num_global else 1.6,
+                ls='-' if v < num_global else '--',
+            )
+        )
         axes = figure.add_subplot(layout[v % 2, 1 + v // 2])
         show(axes, check_pixels(crop, f'crop {v}'), kind)
         for spine in axes.spines.values():
@@ -99,15 +110,18 @@ def label_map(label: Any, palette: Sequence[Tuple[int, int, int]]) -> Pixels:
     indices = torch.as_tensor(label).cpu().numpy()
     known = indices[indices != 255]
     if known.size and not 0 <= known.min() <= known.max() < len(palette):
-        raise ValueError(f'labels must be 0..{len(palette) - 1} (the palette) or 255, got '
-                         f'{known.min()}..{known.max()}')
+        raise ValueError(
+            f'labels must be 0..{len(palette) - 1} (the palette) or 255, got '
+            f'{known.min()}..{known.max()}'
+        )
     colors = np.full((256, 3), IGNORED_COLOR, dtype=np.uint8)
-    colors[:len(palette)] = palette
+    colors[: len(palette)] = palette
     return colors[indices]
 
 
-def class_legend(labels: Sequence[Any], classes: Sequence[str],
-                 palette: Sequence[Tuple[int, int, int]]) -> Dict[str, Tuple[int, int, int]]:
+def class_legend(
+    labels: Sequence[Any], classes: Sequence[str], palette: Sequence[Tuple[int, int, int]]
+) -> Dict[str, Tuple[int, int, int]]:
     """Legend for :func:`image_grid` of the classes that occur in ``labels``.
 
     Args:

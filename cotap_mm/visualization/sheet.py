@@ -1,4 +1,5 @@
 """A sheet of pictures: one column for each image, rows with titles and colour scales."""
+
 from __future__ import annotations
 
 import re
@@ -27,12 +28,14 @@ class Panel(NamedTuple):
         image (np.ndarray): uint8, shape (H, W, 3), or one pixel for each patch (h, w, 3).
         draw (callable, optional): Draws on the axes, in pixels of the sheet's first image.
     """
+
     image: Pixels
     draw: Optional[Callable[[Axes], None]] = None
 
 
 class Scale(NamedTuple):
     """What the colours of a row mean: from ``low`` to ``high``, in words."""
+
     low: float
     high: float
     colormap: str
@@ -41,16 +44,19 @@ class Scale(NamedTuple):
 
 class Row(NamedTuple):
     """A row of a sheet; None leaves a cell empty."""
+
     title: str
     panels: Sequence[Union[Pixels, Panel, None]]
     scale: Optional[Scale] = None
 
 
 @styled
-def picture_sheet(rows: Sequence[Row],
-                  column_titles: Sequence[str] = (),
-                  legend: Optional[Dict[str, Any]] = None,
-                  max_columns: int = MAX_COLUMNS) -> Pixels:
+def picture_sheet(
+    rows: Sequence[Row],
+    column_titles: Sequence[str] = (),
+    legend: Optional[Dict[str, Any]] = None,
+    max_columns: int = MAX_COLUMNS,
+) -> Pixels:
     """Draw rows of pictures, all in the shape of the first one.
 
     More than ``max_columns`` columns are continued below, so that panels stay readable.
@@ -100,8 +106,9 @@ def picture_sheet(rows: Sequence[Row],
     return render(figure)
 
 
-def _blocks(rows: Sequence[Row], titles: Sequence[str],
-            columns: int) -> List[Tuple[List[Row], Sequence[str]]]:
+def _blocks(
+    rows: Sequence[Row], titles: Sequence[str], columns: int
+) -> List[Tuple[List[Row], Sequence[str]]]:
     """Parts of at most ``columns`` columns, the last filled up with empty cells."""
     count = len(rows[0].panels)
     blocks = []
@@ -127,8 +134,13 @@ def _legend_height(legend: Optional[Dict[str, Any]], width: float) -> float:
     return 0.15 + 0.2 * -(-len(legend) // max(1, int(width / 1.15)))
 
 
-def _draw_row(figure: Figure, row: Row, box: Tuple[float, float, float, float],
-              size: Tuple[int, int], titles: Sequence[str]) -> None:
+def _draw_row(
+    figure: Figure,
+    row: Row,
+    box: Tuple[float, float, float, float],
+    size: Tuple[int, int],
+    titles: Sequence[str],
+) -> None:
     """Draw panels, title and colour bar of a row.
 
     Args:
@@ -144,8 +156,12 @@ def _draw_row(figure: Figure, row: Row, box: Tuple[float, float, float, float],
             continue
         axes = axes_at(figure, left + column * width, bottom, width - GAP, height)
         panel = _panel(cell)
-        axes.imshow(check_pixels(panel.image), interpolation='antialiased', aspect='auto',
-                    extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5))
+        axes.imshow(
+            check_pixels(panel.image),
+            interpolation='antialiased',
+            aspect='auto',
+            extent=(-0.5, size[1] - 0.5, size[0] - 0.5, -0.5),
+        )
         if panel.draw:
             panel.draw(axes)
         axes.set(xlim=(-0.5, size[1] - 0.5), ylim=(size[0] - 0.5, -0.5))
@@ -154,8 +170,12 @@ def _draw_row(figure: Figure, row: Row, box: Tuple[float, float, float, float],
             axes.set_title(titles[column], fontsize=7.5, pad=3)
     write_row_title(figure, row.title, left, bottom + height / 2)
     if row.scale:
-        _draw_scale(figure, row.scale, left + len(row.panels) * width + 0.02,
-                    (bottom + 0.06 * height, 0.88 * height))
+        _draw_scale(
+            figure,
+            row.scale,
+            left + len(row.panels) * width + 0.02,
+            (bottom + 0.06 * height, 0.88 * height),
+        )
 
 
 def _draw_scale(figure: Figure, scale: Scale, left: float, span: Tuple[float, float]) -> None:
@@ -177,16 +197,24 @@ def axes_at(figure: Figure, left: float, bottom: float, width: float, height: fl
 
 def title_width(titles: Sequence[str]) -> float:
     """Inches that row titles need at the left."""
-    longest = max((len(line) for title in titles for line in wrap_title(title).split('\n')),
-                  default=0)
+    longest = max(
+        (len(line) for title in titles for line in wrap_title(title).split('\n')), default=0
+    )
     return 0.16 + LETTER * longest if longest else 0.05
 
 
 def write_row_title(figure: Figure, title: str, left: float, middle: float) -> None:
     """Write a title that ends at ``left``, around the height ``middle``, in inches."""
     wide, high = figure.get_size_inches()
-    figure.text((left - 0.08) / wide, middle / high, wrap_title(title), ha='right', va='center',
-                color=INK, fontsize=8.5)
+    figure.text(
+        (left - 0.08) / wide,
+        middle / high,
+        wrap_title(title),
+        ha='right',
+        va='center',
+        color=INK,
+        fontsize=8.5,
+    )
 
 
 def wrap_title(text: str, width: int = 15) -> str:

@@ -1,4 +1,5 @@
 """Losses and monitors of a run, from MMEngine's log."""
+
 from __future__ import annotations
 
 import json
@@ -75,8 +76,8 @@ def _draw(axes: Axes, curves: Dict[str, Curve], title: str) -> None:
         axes.set_ylim(finite[0] - half, finite[0] + half)
     if len(curves) > 1:
         axes.legend(
-            labels=[_short(name) for name in curves], frameon=False, fontsize=7.5,
-            handlelength=1.2)
+            labels=[_short(name) for name in curves], frameon=False, fontsize=7.5, handlelength=1.2
+        )
 
 
 def _short(name: str) -> str:
@@ -85,10 +86,12 @@ def _short(name: str) -> str:
 
 
 @styled
-def curves(scalars: Dict[str, Curve],
-           names: Optional[Sequence[str]] = None,
-           columns: int = 4,
-           title: Optional[str] = None) -> Pixels:
+def curves(
+    scalars: Dict[str, Curve],
+    names: Optional[Sequence[str]] = None,
+    columns: int = 4,
+    title: Optional[str] = None,
+) -> Pixels:
     """Small panels of everything that was logged: measures first, losses, then the rest.
 
     Args:
@@ -108,8 +111,11 @@ def curves(scalars: Dict[str, Curve],
     if missing or not names:
         raise ValueError(f'cannot draw {missing or "nothing"}; logged were {sorted(scalars)}')
     order = ('dense_retrieval/', 'loss', 'monitor/')
-    names.sort(key=lambda name: next(
-        (i for i, prefix in enumerate(order) if name.startswith(prefix)), len(order)))
+    names.sort(
+        key=lambda name: next(
+            (i for i, prefix in enumerate(order) if name.startswith(prefix)), len(order)
+        )
+    )
     panels: Dict[str, Dict[str, Curve]] = {}
     for name in names:
         panels.setdefault(_panel_of(name), {})[name] = scalars[name]
@@ -119,9 +125,9 @@ def curves(scalars: Dict[str, Curve],
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes, (panel, members) in zip(grid, panels.items()):
         _draw(axes, members, _label(panel))
-    for axes in grid[len(panels):]:
+    for axes in grid[len(panels) :]:
         axes.axis('off')
-    for axes in grid[max(0, len(panels) - columns):len(panels)]:
+    for axes in grid[max(0, len(panels) - columns) : len(panels)]:
         axes.set_xlabel('iteration', color=FAINT, fontsize=8)
     if title:
         figure.suptitle(title)

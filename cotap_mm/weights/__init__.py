@@ -1,4 +1,5 @@
 """Weights in and out: recognise a file, rename its tensors, fit them to a model."""
+
 from .conversion import TARGETS, convert
 from .fitting import LoadReport
 from .initializer import PretrainedViT, init_then_load
@@ -8,6 +9,13 @@ from .publishing import publish
 from .recognition import SOURCES
 
 __all__ = [
-    'LoadReport', 'PretrainedViT', 'SOURCES', 'TARGETS', 'convert', 'init_then_load',
-    'load_pretrained', 'publish', 'rename_released'
+    'LoadReport',
+    'PretrainedViT',
+    'SOURCES',
+    'TARGETS',
+    'convert',
+    'init_then_load',
+    'load_pretrained',
+    'publish',
+    'rename_released',
 ]

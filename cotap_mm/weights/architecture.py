@@ -1,4 +1,5 @@
 """What network a checkpoint is of, read from its tensors and from what was saved beside them."""
+
 import ast
 from typing import Any, Dict, Optional, Tuple
 
@@ -11,8 +12,9 @@ _MAX_CONFIG = 1 << 20  # characters of a config's text
 _WIDTH_OF_A_HEAD = 64  # of every ViT of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
 
 
-def architecture_of(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
-                    num_heads: Optional[int] = None) -> Dict[str, Any]:
+def architecture_of(
+    tensors: Dict[str, Tensor], meta: Optional[dict] = None, num_heads: Optional[int] = None
+) -> Dict[str, Any]:
     """Arguments for :class:`cotap_mm.models.CoTAPViT` that fit a checkpoint.
 
     All sizes show in the tensors' shapes, except two. The number of attention heads is taken
@@ -42,11 +44,15 @@ def architecture_of(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
     heads = _checked_heads(num_heads or _heads_in_meta(meta or {}) or _usual_heads(width), width)
     prototypes = tensors.get('neck.prototypes')
     found: Dict[str, Any] = dict(
-        arch=dict(embed_dims=width, num_layers=len(blocks), num_heads=heads,
-                  feedforward_channels=hidden),
-        patch_size=size, in_channels=channels,
+        arch=dict(
+            embed_dims=width, num_layers=len(blocks), num_heads=heads, feedforward_channels=hidden
+        ),
+        patch_size=size,
+        in_channels=channels,
         img_size=rows * size if rows == columns else (rows * size, columns * size),
-        qkv_bias='backbone.layers.0.attn.qkv.bias' in tensors, use_filter=prototypes is not None)
+        qkv_bias='backbone.layers.0.attn.qkv.bias' in tensors,
+        use_filter=prototypes is not None,
+    )
     scale = tensors.get('backbone.layers.0.attn.gamma1.weight')
     if scale is not None:
         found['layer_scale_init_value'] = 1e-5  # any value: it makes room for the file's
@@ -55,8 +61,9 @@ def architecture_of(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
     return found
 
 
-def stated_grid(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
-                with_cls: bool = True) -> Optional[Tuple[int, int]]:
+def stated_grid(
+    tensors: Dict[str, Tensor], meta: Optional[dict] = None, with_cls: bool = True
+) -> Optional[Tuple[int, int]]:
     """Rows and columns of the position embeddings by the ``img_size`` beside the weights.
 
     Args:
@@ -67,8 +74,9 @@ def stated_grid(tensors: Dict[str, Tensor], meta: Optional[dict] = None,
     Returns:
         tuple[int, int] | None: None if no size is stated, or one with another number of patches.
     """
-    patch, positions = (tensors.get(f'backbone.{name}') for name in (
-        'patch_embed.projection.weight', 'pos_embed'))
+    patch, positions = (
+        tensors.get(f'backbone.{name}') for name in ('patch_embed.projection.weight', 'pos_embed')
+    )
     if patch is None or positions is None or patch.ndim != 4 or positions.ndim != 3:
         return None
     stated = _stated_backbone(meta or {}).get('img_size')
@@ -99,8 +107,9 @@ def add_cls_position(tensors: Dict[str, Tensor], meta: Optional[dict] = None) ->
         return tensors
     count = positions.shape[1]
     stated = stated_grid(tensors, meta, with_cls=False)
-    if stated is None and (stated_grid(tensors, meta) is not None
-                           or round(count**0.5)**2 != count):
+    if stated is None and (
+        stated_grid(tensors, meta) is not None or round(count**0.5) ** 2 != count
+    ):
         return tensors
     zeros = positions.new_zeros(1, 1, positions.shape[2])
     return {**tensors, 'backbone.pos_embed': torch.cat([zeros, positions], dim=1)}
@@ -108,25 +117,30 @@ def add_cls_position(tensors: Dict[str, Tensor], meta: Optional[dict] = None) ->
 
 def _square_grid(positions: Tensor) -> Tuple[int, int]:
     count = positions.shape[1] - 1
-    side = round(max(count, 0)**0.5)
+    side = round(max(count, 0) ** 0.5)
     if not side or side**2 != count:
-        raise ValueError(f'the {count} position embeddings are no square grid, and nothing beside '
-                         'the weights states img_size; give a checkpoint as MMEngine saves it, '
-                         'whose meta holds the config')
+        raise ValueError(
+            f'the {count} position embeddings are no square grid, and nothing beside '
+            'the weights states img_size; give a checkpoint as MMEngine saves it, '
+            'whose meta holds the config'
+        )
     return side, side
 
 
 def _usual_heads(width: int) -> int:
     if width % _WIDTH_OF_A_HEAD:
-        raise ValueError(f'the number of attention heads of a ViT of width {width} cannot be told '
-                         'from its weights; pass num_heads=...')
+        raise ValueError(
+            f'the number of attention heads of a ViT of width {width} cannot be told '
+            'from its weights; pass num_heads=...'
+        )
     return width // _WIDTH_OF_A_HEAD
 
 
 def _checked_heads(heads: Any, width: int) -> int:
     if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
-        raise ValueError(f'num_heads must divide the width {width}, got {heads!r}; pass the '
-                         'right num_heads=...')
+        raise ValueError(
+            f'num_heads must divide the width {width}, got {heads!r}; pass the right num_heads=...'
+        )
     return heads
 
 
@@ -136,6 +150,7 @@ def _heads_in_meta(meta: dict) -> Optional[int]:
         return arch.get('num_heads')
     if isinstance(arch, str):
         from mmpretrain.models import VisionTransformer
+
         return VisionTransformer.arch_zoo.get(arch, {}).get('num_heads')
     return None
 
@@ -155,8 +170,11 @@ def _literal_assignment(text: str, name: str) -> dict:
     try:
         statements = ast.parse(text[:_MAX_CONFIG]).body
         for statement in statements:
-            if isinstance(statement, ast.Assign) and isinstance(
-                    statement.targets[0], ast.Name) and statement.targets[0].id == name:
+            if (
+                isinstance(statement, ast.Assign)
+                and isinstance(statement.targets[0], ast.Name)
+                and statement.targets[0].id == name
+            ):
                 value = _literal(statement.value)
                 return value if isinstance(value, dict) else {}
     except (SyntaxError, ValueError, RecursionError, MemoryError):
@@ -171,8 +189,11 @@ def _literal(node: ast.AST) -> Any:
     if isinstance(node, (ast.List, ast.Tuple)):
         return [_literal(part) for part in node.elts]
     if isinstance(node, ast.Dict):
-        return {key.value: _literal(value) for key, value in zip(node.keys, node.values)
-                if isinstance(key, ast.Constant)}
+        return {
+            key.value: _literal(value)
+            for key, value in zip(node.keys, node.values)
+            if isinstance(key, ast.Constant)
+        }
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
         return {part.arg: _literal(part.value) for part in node.keywords if part.arg}
     return None

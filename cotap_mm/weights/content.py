@@ -4,6 +4,7 @@ A few kilobytes can describe terabytes: tensors with stride 0, many views of one
 compressed archives, arrays of a stated shape without data. What passes these checks takes at
 most :data:`MAX_EXPANSION` times the file's size in memory.
 """
+
 from __future__ import annotations
 
 import zipfile
@@ -39,8 +40,10 @@ def check_archive(path: Path) -> None:
         return
     size = path.stat().st_size
     if unpacked > size:
-        raise SuspectContent(f'its parts take {unpacked} bytes unpacked and the file {size}; '
-                             'checkpoints are stored without compression')
+        raise SuspectContent(
+            f'its parts take {unpacked} bytes unpacked and the file {size}; '
+            'checkpoints are stored without compression'
+        )
 
 
 def check_content(content: Any, file_size: int) -> None:
@@ -61,22 +64,31 @@ def check_content(content: Any, file_size: int) -> None:
                 continue
             total += value.nbytes
         else:
-            if value.layout != torch.strided or value.device.type == 'meta' or value.is_quantized \
-                    or value.is_nested:
-                raise SuspectContent(f'{key!r} is a {_kind(value)} tensor; only dense ones are '
-                                     'read')
+            if (
+                value.layout != torch.strided
+                or value.device.type == 'meta'
+                or value.is_quantized
+                or value.is_nested
+            ):
+                raise SuspectContent(
+                    f'{key!r} is a {_kind(value)} tensor; only dense ones are read'
+                )
             size = value.numel() * value.element_size()
             storage = value.untyped_storage()
             if size > storage.nbytes():
-                raise SuspectContent(f'{key!r} has shape {tuple(value.shape)}, but only '
-                                     f'{storage.nbytes()} bytes are stored for it')
+                raise SuspectContent(
+                    f'{key!r} has shape {tuple(value.shape)}, but only '
+                    f'{storage.nbytes()} bytes are stored for it'
+                )
             if storage.data_ptr() not in storages:
                 storages.add(storage.data_ptr())
                 stored += storage.nbytes()
             total += size
         if total > MAX_EXPANSION * file_size + _SLACK or stored > file_size + _SLACK:
-            raise SuspectContent(f'the tensors up to {key!r} take {max(total, stored)} bytes, and '
-                                 f'the file has {file_size}')
+            raise SuspectContent(
+                f'the tensors up to {key!r} take {max(total, stored)} bytes, and '
+                f'the file has {file_size}'
+            )
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, Any]]:
@@ -98,8 +110,13 @@ def _tensors(content: Any) -> Iterator[tuple[str, Any]]:
 
 
 def _short(name: Any) -> str:
-    return name[:200] if isinstance(name, str) else str(name)[:200] if isinstance(
-        name, (int, float)) else type(name).__name__
+    return (
+        name[:200]
+        if isinstance(name, str)
+        else str(name)[:200]
+        if isinstance(name, (int, float))
+        else type(name).__name__
+    )
 
 
 def _kind(value: Tensor) -> str:
@@ -122,18 +139,27 @@ def check_weights(tensors: dict[str, Tensor]) -> None:
     """
     for name, value in tensors.items():
         if not value.is_floating_point():
-            raise ValueError(f'{name} holds {str(value.dtype).split(".")[-1]} values; weights must '
-                             'be floating-point numbers')
+            raise ValueError(
+                f'{name} holds {str(value.dtype).split(".")[-1]} values; weights must '
+                'be floating-point numbers'
+            )
     patch = tensors.get('backbone.patch_embed.projection.weight')
     if patch is None or patch.ndim != 4 or min(patch.shape) < 1 or patch.shape[2] != patch.shape[3]:
-        raise ValueError('the patch embedding must have shape (width, channels, p, p), got '
-                         f'{"none" if patch is None else tuple(patch.shape)}')
+        raise ValueError(
+            'the patch embedding must have shape (width, channels, p, p), got '
+            f'{"none" if patch is None else tuple(patch.shape)}'
+        )
     width = patch.shape[0]
     positions = tensors.get('backbone.pos_embed')
-    if positions is not None and (positions.ndim != 3 or positions.shape[0] != 1
-                                  or positions.shape[1] < 1 or positions.shape[2] != width):
-        raise ValueError(f'position embeddings must have shape (1, N, {width}), got '
-                         f'{tuple(positions.shape)}')
+    if positions is not None and (
+        positions.ndim != 3
+        or positions.shape[0] != 1
+        or positions.shape[1] < 1
+        or positions.shape[2] != width
+    ):
+        raise ValueError(
+            f'position embeddings must have shape (1, N, {width}), got {tuple(positions.shape)}'
+        )
     if 'backbone.cls_token' in tensors:
         _check_shape(tensors, 'backbone.cls_token', (1, 1, width))
 
@@ -157,15 +183,22 @@ def check_network(tensors: dict[str, Tensor]) -> None:
         block = f'backbone.layers.{index}.'
         hidden = tensors.get(f'{block}ffn.layers.0.0.weight')
         hidden = hidden.shape[0] if hidden is not None and hidden.ndim == 2 else 1
-        for name, shape in (('attn.qkv', (3 * width, width)), ('attn.proj', (width, width)),
-                            ('ffn.layers.0.0', (hidden, width)), ('ffn.layers.1', (width, hidden)),
-                            ('ln1', (width, )), ('ln2', (width, ))):
+        for name, shape in (
+            ('attn.qkv', (3 * width, width)),
+            ('attn.proj', (width, width)),
+            ('ffn.layers.0.0', (hidden, width)),
+            ('ffn.layers.1', (width, hidden)),
+            ('ln1', (width,)),
+            ('ln2', (width,)),
+        ):
             _check_shape(tensors, f'{block}{name}.weight', shape)
     prototypes = tensors.get('neck.prototypes')
-    if prototypes is not None and (prototypes.ndim != 4 or len(prototypes) < 1
-                                   or tuple(prototypes.shape[1:]) != (width, 3, 3)):
-        raise ValueError(f'object prototypes must have shape (M, {width}, 3, 3), got '
-                         f'{tuple(prototypes.shape)}')
+    if prototypes is not None and (
+        prototypes.ndim != 4 or len(prototypes) < 1 or tuple(prototypes.shape[1:]) != (width, 3, 3)
+    ):
+        raise ValueError(
+            f'object prototypes must have shape (M, {width}, 3, 3), got {tuple(prototypes.shape)}'
+        )
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[int]:
@@ -173,8 +206,10 @@ def _blocks(tensors: dict[str, Tensor]) -> list[int]:
     names = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
     if names != {str(index) for index in range(len(names))} or not names:
         shown = sorted(names)[:3]
-        raise ValueError(f'the blocks must be numbered from 0 on without a gap, got {len(names)} '
-                         f'blocks{": " if shown else ""}{", ".join(shown)}')
+        raise ValueError(
+            f'the blocks must be numbered from 0 on without a gap, got {len(names)} '
+            f'blocks{": " if shown else ""}{", ".join(shown)}'
+        )
     return list(range(len(names)))
 
 

@@ -1,4 +1,5 @@
 """Weights of any source, written for any library."""
+
 import json
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Tuple, Union
@@ -16,17 +17,29 @@ from .reading import Checkpoint, read_checkpoint
 
 #: What can be written, and the endings of the file; a folder for Hugging Face.
 TARGETS = {
-    'cotap': ('.pth', '.safetensors'), 'mmpretrain': ('.pth', '.safetensors'),
-    'mmseg': ('.pth', '.safetensors'), 'timm': ('.pth', '.safetensors'), 'hf': (),
-    'safetensors': ('.safetensors', ), 'onnx': ('.onnx', ), 'torchscript': ('.pt', )
+    'cotap': ('.pth', '.safetensors'),
+    'mmpretrain': ('.pth', '.safetensors'),
+    'mmseg': ('.pth', '.safetensors'),
+    'timm': ('.pth', '.safetensors'),
+    'hf': (),
+    'safetensors': ('.safetensors',),
+    'onnx': ('.onnx',),
+    'torchscript': ('.pt',),
 }
 _RENAMERS = dict(mmpretrain=dict, mmseg=to_mmseg, timm=to_timm)
 
 
-def convert(checkpoint: Checkpoint, out: Union[str, Path], to: str = 'cotap',
-            overwrite: bool = False, source: str = 'auto', branch: Optional[str] = None,
-            trust: bool = False, num_heads: Optional[int] = None,
-            size: Sequence[int] = (224, 224)) -> LoadReport:
+def convert(
+    checkpoint: Checkpoint,
+    out: Union[str, Path],
+    to: str = 'cotap',
+    overwrite: bool = False,
+    source: str = 'auto',
+    branch: Optional[str] = None,
+    trust: bool = False,
+    num_heads: Optional[int] = None,
+    size: Sequence[int] = (224, 224),
+) -> LoadReport:
     """Write a checkpoint for another library.
 
     ``'mmpretrain'``, ``'mmseg'``, ``'timm'`` and ``'hf'`` are the plain ViT, without
@@ -66,26 +79,28 @@ def convert(checkpoint: Checkpoint, out: Union[str, Path], to: str = 'cotap',
     tensors, _, report = read_in_our_names(content, source, branch)
     meta = content.get('meta') if isinstance(content.get('meta'), dict) else None
     if to in ('onnx', 'torchscript'):
-        export_graph(content, out, size, overwrite, source=source, branch=branch,
-                     num_heads=num_heads)
+        export_graph(
+            content, out, size, overwrite, source=source, branch=branch, num_heads=num_heads
+        )
         tensors = _select(tensors, report, ('backbone.', 'neck.'))
     elif to == 'hf':
         architecture = architecture_of(tensors, meta, num_heads)
-        tensors = _select(tensors, report, ('backbone.', ))
+        tensors = _select(tensors, report, ('backbone.',))
         write_hf(_bare(tensors), architecture, out, overwrite)
     else:
         stated = _stated(tensors, meta, num_heads, needed=to == 'safetensors')
         if to == 'safetensors':
             tensors = _select(tensors, report, ('backbone.', 'neck.'))
         elif to != 'cotap':
-            tensors = _RENAMERS[to](_bare(_select(tensors, report, ('backbone.', ))))
+            tensors = _RENAMERS[to](_bare(_select(tensors, report, ('backbone.',))))
         _write(tensors, out, dict(source=report.source, branch=report.branch, **stated))
     report.loaded = list(tensors)
     return report
 
 
-def _select(tensors: Dict[str, Tensor], report: LoadReport,
-            starts: Tuple[str, ...]) -> Dict[str, Tensor]:
+def _select(
+    tensors: Dict[str, Tensor], report: LoadReport, starts: Tuple[str, ...]
+) -> Dict[str, Tensor]:
     """The wanted parts of a network; the others are reported as left out."""
     report.dropped += [name for name in tensors if not name.startswith(starts)]
     return {name: value for name, value in tensors.items() if name.startswith(starts)}
@@ -93,11 +108,12 @@ def _select(tensors: Dict[str, Tensor], report: LoadReport,
 
 def _bare(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Names of ``mmpretrain.VisionTransformer``."""
-    return {name[len('backbone.'):]: value for name, value in tensors.items()}
+    return {name[len('backbone.') :]: value for name, value in tensors.items()}
 
 
-def _stated(tensors: Dict[str, Tensor], meta: Optional[dict], num_heads: Optional[int],
-            needed: bool) -> dict:
+def _stated(
+    tensors: Dict[str, Tensor], meta: Optional[dict], num_heads: Optional[int], needed: bool
+) -> dict:
     """The architecture, to be stored beside the weights, as far as it can be told."""
     try:
         return dict(architecture=architecture_of(tensors, meta, num_heads))
@@ -115,6 +131,12 @@ def _write(tensors: Dict[str, Tensor], out: Path, meta: dict) -> None:
             torch.save(dict(state_dict=tensors, meta=meta), unfinished)
         else:
             from safetensors.torch import save_file
-            save_file(tensors, str(unfinished), metadata={
-                name: value if isinstance(value, str) else json.dumps(value)
-                for name, value in meta.items()})
+
+            save_file(
+                tensors,
+                str(unfinished),
+                metadata={
+                    name: value if isinstance(value, str) else json.dumps(value)
+                    for name, value in meta.items()
+                },
+            )

@@ -3,6 +3,7 @@
 Other libraries put a final layer norm behind the last block; CoTAP has none. Where a library
 insists on one it gets weight 1 and bias 0, and its features *before* that norm are ours.
 """
+
 import json
 from pathlib import Path
 from typing import Dict, Optional, Sequence, Union
@@ -15,14 +16,23 @@ from cotap_mm.files import whole_file
 from .reading import Checkpoint
 
 _TIMM = {
-    'patch_embed.projection': 'patch_embed.proj', 'ln1': 'norm1', 'ln2': 'norm2',
-    'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj', 'ffn.layers.0.0': 'mlp.fc1',
-    'ffn.layers.1': 'mlp.fc2', 'attn.gamma1': 'ls1', 'ffn.gamma2': 'ls2'
+    'patch_embed.projection': 'patch_embed.proj',
+    'ln1': 'norm1',
+    'ln2': 'norm2',
+    'attn.qkv': 'attn.qkv',
+    'attn.proj': 'attn.proj',
+    'ffn.layers.0.0': 'mlp.fc1',
+    'ffn.layers.1': 'mlp.fc2',
+    'attn.gamma1': 'ls1',
+    'ffn.gamma2': 'ls2',
 }
 _HF = {
     'patch_embed.projection': 'embeddings.patch_embeddings.projection',
-    'ln1': 'layernorm_before', 'ln2': 'layernorm_after', 'attn.proj': 'attention.output.dense',
-    'ffn.layers.0.0': 'intermediate.dense', 'ffn.layers.1': 'output.dense'
+    'ln1': 'layernorm_before',
+    'ln2': 'layernorm_after',
+    'attn.proj': 'attention.output.dense',
+    'ffn.layers.0.0': 'intermediate.dense',
+    'ffn.layers.1': 'output.dense',
 }
 
 
@@ -38,7 +48,8 @@ def to_mmseg(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
     renamed = {}
     for name, value in vit.items():
         name = name.replace('.attn.qkv.', '.attn.attn.in_proj_').replace(
-            '.attn.proj.', '.attn.attn.out_proj.')
+            '.attn.proj.', '.attn.attn.out_proj.'
+        )
         renamed[name] = value
     return renamed
 
@@ -59,8 +70,10 @@ def to_timm(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
 
 def to_hf(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Names of Hugging Face's ``ViTModel``, which keeps query, key and value apart."""
-    renamed = {'embeddings.cls_token': vit['cls_token'],
-               'embeddings.position_embeddings': vit['pos_embed']}
+    renamed = {
+        'embeddings.cls_token': vit['cls_token'],
+        'embeddings.position_embeddings': vit['pos_embed'],
+    }
     for name, value in vit.items():
         if name in ('cls_token', 'pos_embed'):
             continue
@@ -70,8 +83,11 @@ def to_hf(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
             for part, piece in zip(('query', 'key', 'value'), value.chunk(3)):
                 renamed[f'{where}attention.attention.{part}.{kind}'] = piece
         else:
-            theirs = 'layernorm' if _is_final_norm(name) else _known(
-                inner, _HF, name, 'Hugging Face ViT')
+            theirs = (
+                'layernorm'
+                if _is_final_norm(name)
+                else _known(inner, _HF, name, 'Hugging Face ViT')
+            )
             renamed[f'{where}{theirs}.{kind}'] = value
     return {**_plain_norm('layernorm', vit), **renamed}
 
@@ -104,12 +120,21 @@ def hf_config(architecture: dict) -> dict:
     """``config.json`` of a ``ViTModel``."""
     arch = architecture['arch']
     return dict(
-        architectures=['ViTModel'], model_type='vit', hidden_size=arch['embed_dims'],
-        num_hidden_layers=arch['num_layers'], num_attention_heads=arch['num_heads'],
-        intermediate_size=arch['feedforward_channels'], hidden_act='gelu', layer_norm_eps=1e-6,
-        hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
-        image_size=architecture['img_size'], patch_size=architecture['patch_size'],
-        num_channels=architecture['in_channels'], qkv_bias=architecture['qkv_bias'])
+        architectures=['ViTModel'],
+        model_type='vit',
+        hidden_size=arch['embed_dims'],
+        num_hidden_layers=arch['num_layers'],
+        num_attention_heads=arch['num_heads'],
+        intermediate_size=arch['feedforward_channels'],
+        hidden_act='gelu',
+        layer_norm_eps=1e-6,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        image_size=architecture['img_size'],
+        patch_size=architecture['patch_size'],
+        num_channels=architecture['in_channels'],
+        qkv_bias=architecture['qkv_bias'],
+    )
 
 
 class EncoderGraph(nn.Module):
@@ -121,8 +146,9 @@ class EncoderGraph(nn.Module):
         final_norm (nn.Module, optional): Of a plain ViT's tokens. Defaults to None.
     """
 
-    def __init__(self, network: nn.Module, size: Sequence[int],
-                 final_norm: Optional[nn.Module] = None) -> None:
+    def __init__(
+        self, network: nn.Module, size: Sequence[int], final_norm: Optional[nn.Module] = None
+    ) -> None:
         super().__init__()
         self.network = network
         self.final_norm = nn.Identity() if final_norm is None else final_norm
@@ -134,8 +160,13 @@ class EncoderGraph(nn.Module):
         return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
 
 
-def export_graph(checkpoint: Checkpoint, out: Union[str, Path], size: Sequence[int],
-                 overwrite: bool = False, **options) -> EncoderGraph:
+def export_graph(
+    checkpoint: Checkpoint,
+    out: Union[str, Path],
+    size: Sequence[int],
+    overwrite: bool = False,
+    **options,
+) -> EncoderGraph:
     """Write a network with its filter as ONNX or TorchScript.
 
     The batch may have any size; height and width are fixed, since position embeddings of
@@ -158,13 +189,15 @@ def export_graph(checkpoint: Checkpoint, out: Union[str, Path], size: Sequence[i
         ValueError: If the ending or the size does not fit.
     """
     from cotap_mm.hub import build_network
+
     out = Path(out)
     check_out(out, ('.onnx', '.pt'), overwrite)
     network, _, final_norm = build_network(checkpoint, img_size=tuple(size), **options)
     wrong = [side for side in size if side % network.patch_size]
     if len(size) != 2 or wrong:
-        raise ValueError(f'size must be height and width, multiples of {network.patch_size}, got '
-                         f'{tuple(size)}')
+        raise ValueError(
+            f'size must be height and width, multiples of {network.patch_size}, got {tuple(size)}'
+        )
     graph = EncoderGraph(network, size, final_norm).eval()
     images = torch.zeros(2, network.patch_embed.projection.in_channels, *size)
     with whole_file(out) as unfinished:
@@ -186,8 +219,9 @@ def _write_onnx(graph: nn.Module, images: Tensor, out: Path) -> None:
     # The tracing exporter: it exists since torch 2.1 and writes one file.
     extra = dict(dynamo=False) if torch.__version__ >= '2.5' else {}
     with torch.no_grad():
-        torch.onnx.export(graph, (images, ), str(out), dynamic_axes=batch, opset_version=17,
-                          **names, **extra)
+        torch.onnx.export(
+            graph, (images,), str(out), dynamic_axes=batch, opset_version=17, **names, **extra
+        )
 
 
 def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:
@@ -200,19 +234,23 @@ def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:
     if out.suffix not in endings:
         raise ValueError(f'the result must be called *{" or *".join(endings)}, got {out.name}')
     if out.exists() and not overwrite:
-        raise FileExistsError(f'{out} exists; give another name, or overwrite it on purpose '
-                              '(overwrite=True, --overwrite)')
+        raise FileExistsError(
+            f'{out} exists; give another name, or overwrite it on purpose '
+            '(overwrite=True, --overwrite)'
+        )
 
 
-def write_hf(vit: Dict[str, Tensor], architecture: dict, out: Path,
-             overwrite: bool = False) -> None:
+def write_hf(
+    vit: Dict[str, Tensor], architecture: dict, out: Path, overwrite: bool = False
+) -> None:
     """Write a folder that ``ViTModel.from_pretrained`` reads.
 
     Raises:
         FileExistsError: If the folder holds a model and ``overwrite`` is False.
     """
-    check_out(out / 'model.safetensors', ('.safetensors', ), overwrite)
+    check_out(out / 'model.safetensors', ('.safetensors',), overwrite)
     from safetensors.torch import save_file
+
     tensors = {name: value.detach().clone().contiguous() for name, value in to_hf(vit).items()}
     with whole_file(out / 'model.safetensors') as unfinished:
         save_file(tensors, str(unfinished), metadata=dict(format='pt'))

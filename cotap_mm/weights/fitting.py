@@ -1,4 +1,5 @@
 """Putting renamed tensors into a model, or refusing to."""
+
 import re
 from dataclasses import dataclass, field
 from typing import Dict, List, Optional, Tuple
@@ -27,6 +28,7 @@ class LoadReport:
         teacher (str): Where a CoTAP's teacher comes from: ``'student'`` (a copy),
             ``'file'``, or ``''`` for a model without teacher.
     """
+
     source: str
     branch: str = ''
     loaded: List[str] = field(default_factory=list)
@@ -47,18 +49,27 @@ class LoadReport:
             more = f', ... {len(names) - 3} more' if len(names) > 3 else ''
             return f'{len(names)} ({", ".join(names[:3])}{more})' if names else 'none'
 
-        teacher = {'student': '; the teacher is a copy of the student',
-                   'file': '; the teacher is the file\'s', '': ''}[self.teacher]
+        teacher = {
+            'student': '; the teacher is a copy of the student',
+            'file': "; the teacher is the file's",
+            '': '',
+        }[self.teacher]
         channels = '; input channels changed in ' + few(self.adapted) if self.adapted else ''
-        return (f'{self.branch or "network"} with names of {self.source!r}: loaded '
-                f'{self.num_loaded} tensors; stayed as initialised {few(self.missing)}; unexpected '
-                f'{few(self.unexpected)}; not needed {few(self.dropped)}; resized '
-                f'{few(self.resized)}{channels}{teacher}')
+        return (
+            f'{self.branch or "network"} with names of {self.source!r}: loaded '
+            f'{self.num_loaded} tensors; stayed as initialised {few(self.missing)}; unexpected '
+            f'{few(self.unexpected)}; not needed {few(self.dropped)}; resized '
+            f'{few(self.resized)}{channels}{teacher}'
+        )
 
 
-def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
-        teacher: Optional[Dict[str, Tensor]] = None,
-        grid: Optional[Tuple[int, int]] = None) -> None:
+def fit(
+    model: nn.Module,
+    tensors: Dict[str, Tensor],
+    report: LoadReport,
+    teacher: Optional[Dict[str, Tensor]] = None,
+    grid: Optional[Tuple[int, int]] = None,
+) -> None:
     """Copy tensors in our layout into a model.
 
     Args:
@@ -76,8 +87,7 @@ def fit(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
     plans = [_plan(model, tensors, report, grid)]
     has_teacher = hasattr(model, 'teacher') and hasattr(model, 'student')
     if has_teacher and teacher is not None:
-        plans.append(
-            _plan(model.teacher, teacher, LoadReport(f'{report.source}, teacher'), grid))
+        plans.append(_plan(model.teacher, teacher, LoadReport(f'{report.source}, teacher'), grid))
     with torch.no_grad():
         _copy(plans[0])
         if has_teacher:
@@ -93,8 +103,12 @@ def _copy(plan: List[Tuple[Tensor, Tensor]]) -> None:
         place.copy_(value)
 
 
-def _plan(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
-          grid: Optional[Tuple[int, int]]) -> List[Tuple[Tensor, Tensor]]:
+def _plan(
+    model: nn.Module,
+    tensors: Dict[str, Tensor],
+    report: LoadReport,
+    grid: Optional[Tuple[int, int]],
+) -> List[Tuple[Tensor, Tensor]]:
     """Pairs of parameter and value, after all checks."""
     places = _places(model)
     tensors = dict(tensors)
@@ -111,28 +125,45 @@ def _plan(model: nn.Module, tensors: Dict[str, Tensor], report: LoadReport,
     problems, remedies = _problems(tensors, places, report)
     if problems:
         in_file, in_model = (_describe(names) for names in (tensors, places))
-        raise ValueError(f'checkpoint does not fit (names of {report.source!r}): '
-                         f'{"; ".join(problems)}. The file holds {in_file}, the model is '
-                         f'{in_model}. {"; ".join(remedies)}')
+        raise ValueError(
+            f'checkpoint does not fit (names of {report.source!r}): '
+            f'{"; ".join(problems)}. The file holds {in_file}, the model is '
+            f'{in_model}. {"; ".join(remedies)}'
+        )
     return [(places[name], tensors[name]) for name in report.loaded]
 
 
 def _places(model: nn.Module) -> Dict[str, nn.Parameter]:
     """Parameters that weights can go to, by their name in the algorithm's layout."""
-    own = {name: value for name, value in model.state_dict(keep_vars=True).items()
-           if isinstance(value, nn.Parameter)}
+    own = {
+        name: value
+        for name, value in model.state_dict(keep_vars=True).items()
+        if isinstance(value, nn.Parameter)
+    }
     if any(name.startswith('backbone.') for name in own):
-        own = {(name[len('backbone.'):] if name.startswith('backbone.neck.') else name): value
-               for name, value in own.items()}
+        own = {
+            (name[len('backbone.') :] if name.startswith('backbone.neck.') else name): value
+            for name, value in own.items()
+        }
     else:
-        own = {(name if name.startswith('neck.') else 'backbone.' + name): value
-               for name, value in own.items()}
-    return {name: value for name, value in own.items()
-            if name.startswith(('backbone.', 'neck.', 'head.'))}
+        own = {
+            (name if name.startswith('neck.') else 'backbone.' + name): value
+            for name, value in own.items()
+        }
+    return {
+        name: value
+        for name, value in own.items()
+        if name.startswith(('backbone.', 'neck.', 'head.'))
+    }
 
 
-def _resize(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], backbone: nn.Module,
-            report: LoadReport, grid: Optional[Tuple[int, int]]) -> None:
+def _resize(
+    tensors: Dict[str, Tensor],
+    places: Dict[str, nn.Parameter],
+    backbone: nn.Module,
+    report: LoadReport,
+    grid: Optional[Tuple[int, int]],
+) -> None:
     """Bring position embeddings to the model's grid; what is no grid is refused later."""
     name = 'backbone.pos_embed'
     if name not in tensors or name not in places:
@@ -152,8 +183,9 @@ def _resize(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], backbon
         report.resized.append(name)
 
 
-def _adapt_channels(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
-                    report: LoadReport) -> None:
+def _adapt_channels(
+    tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], report: LoadReport
+) -> None:
     """Bring the patch embedding to the model's number of input channels.
 
     The file's channels are repeated in turn and scaled by their number over the model's,
@@ -177,39 +209,48 @@ def _adapt_channels(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
 def _guess_grid(count: int, target: Tuple[int, int]) -> Optional[Tuple[int, int]]:
     """The square of so many patches, else the grid of the target's aspect ratio."""
     for aspect in (1.0, target[0] / target[1]):
-        height = round((max(count, 0) * aspect)**0.5)
+        height = round((max(count, 0) * aspect) ** 0.5)
         if height and count % height == 0 and abs(height / (count // height) - aspect) < 1e-6:
             return height, count // height
     return None
 
 
-def _problems(tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter],
-              report: LoadReport) -> Tuple[List[str], List[str]]:
+def _problems(
+    tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], report: LoadReport
+) -> Tuple[List[str], List[str]]:
     """What is wrong with a fit, and what to do about it."""
     problems, remedies = [], []
     different = [name for name in report.loaded if tensors[name].shape != places[name].shape]
     if different:
-        shown = '; '.join(f'{n} is {tuple(tensors[n].shape)} in the file and '
-                          f'{tuple(places[n].shape)} in the model' for n in different[:3])
+        shown = '; '.join(
+            f'{n} is {tuple(tensors[n].shape)} in the file and '
+            f'{tuple(places[n].shape)} in the model'
+            for n in different[:3]
+        )
         problems.append(f'{len(different)} shapes differ: {shown}')
     lacking = [name for name in report.missing if name.startswith('backbone.')]
     if lacking:
-        problems.append(f'the file lacks {len(lacking)} tensors of the backbone: '
-                        f'{", ".join(lacking[:3])}')
+        problems.append(
+            f'the file lacks {len(lacking)} tensors of the backbone: {", ".join(lacking[:3])}'
+        )
     surplus = [name for name in report.unexpected if name.startswith('backbone.')]
     if surplus:
-        problems.append(f'the backbone has no place for {len(surplus)} tensors: '
-                        f'{", ".join(surplus[:3])}')
+        problems.append(
+            f'the backbone has no place for {len(surplus)} tensors: {", ".join(surplus[:3])}'
+        )
     remedies += _remedies(different, lacking, surplus, tensors, places)
     for part in ('neck.', 'head.patch.', 'head.cls.'):
         present = any(name.startswith(part) for name in report.loaded)
         absent = [name for name in report.missing if name.startswith(part)]
         if present and absent:
-            problems.append(f'the file has only a part of {part[:-1]}; it lacks '
-                            f'{", ".join(absent[:3])}')
+            problems.append(
+                f'the file has only a part of {part[:-1]}; it lacks {", ".join(absent[:3])}'
+            )
         if present and (absent or any(name.startswith(part) for name in different)):
-            remedies.append(f'Build {part[:-1]} with the sizes of the file\'s, or load only the '
-                            'backbone (tools/convert.py --to mmpretrain)')
+            remedies.append(
+                f"Build {part[:-1]} with the sizes of the file's, or load only the "
+                'backbone (tools/convert.py --to mmpretrain)'
+            )
     return problems, remedies
 
 
@@ -218,13 +259,22 @@ _OPTIONS = (
     (re.compile(r'backbone\.layers\.\d+\.attn\.qkv\.bias$'), 'qkv_bias=True', 'qkv_bias=False'),
     (re.compile(r'backbone\.ln1\.'), 'final_norm=True', 'final_norm=False'),
     (re.compile(r'backbone\.pre_norm\.'), 'pre_norm=True', 'pre_norm=False'),
-    (re.compile(r'backbone\.layers\.\d+\.(attn\.gamma1|ffn\.gamma2)\.'),
-     'layer_scale_init_value=1e-5', 'layer_scale_init_value=0.'),
-    (re.compile(r'backbone\.cls_token$'), 'with_cls_token=True', 'with_cls_token=False'))
+    (
+        re.compile(r'backbone\.layers\.\d+\.(attn\.gamma1|ffn\.gamma2)\.'),
+        'layer_scale_init_value=1e-5',
+        'layer_scale_init_value=0.',
+    ),
+    (re.compile(r'backbone\.cls_token$'), 'with_cls_token=True', 'with_cls_token=False'),
+)
 
 
-def _remedies(different: List[str], lacking: List[str], surplus: List[str],
-              tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter]) -> List[str]:
+def _remedies(
+    different: List[str],
+    lacking: List[str],
+    surplus: List[str],
+    tensors: Dict[str, Tensor],
+    places: Dict[str, nn.Parameter],
+) -> List[str]:
     """Options of the backbone that make it fit, as far as they are known."""
     options = []
     for pattern, present, absent in _OPTIONS:
@@ -235,10 +285,13 @@ def _remedies(different: List[str], lacking: List[str], surplus: List[str],
                 names[:] = [name for name in names if not pattern.match(name)]
     remedies = [f'Build the backbone with {", ".join(options)}, as in the file'] if options else []
     if not (lacking or surplus) and _same_but_grid(different, tensors, places):
-        return [*remedies, 'The grid of the file\'s position embeddings is not known: set img_size '
-                'of the backbone to the one that they were trained for']
+        return [
+            *remedies,
+            "The grid of the file's position embeddings is not known: set img_size "
+            'of the backbone to the one that they were trained for',
+        ]
     if lacking or surplus or any(name.startswith('backbone.') for name in different):
-        remedies.append(f'Set the size of the backbone to the file\'s: {_stated_size(tensors)}')
+        remedies.append(f"Set the size of the backbone to the file's: {_stated_size(tensors)}")
     return remedies
 
 
@@ -249,21 +302,27 @@ def _stated_size(tensors: Dict[str, Tensor]) -> str:
     if patch is None or patch.ndim != 4 or hidden is None or hidden.ndim != 2:
         return 'arch and patch_size'
     blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
-    return (f'arch=dict(embed_dims={patch.shape[0]}, num_layers={len(blocks)}, num_heads=N, '
-            f'feedforward_channels={hidden.shape[0]}), patch_size={patch.shape[2]}')
+    return (
+        f'arch=dict(embed_dims={patch.shape[0]}, num_layers={len(blocks)}, num_heads=N, '
+        f'feedforward_channels={hidden.shape[0]}), patch_size={patch.shape[2]}'
+    )
 
 
-def _same_but_grid(different: List[str], tensors: Dict[str, Tensor],
-                   places: Dict[str, nn.Parameter]) -> bool:
+def _same_but_grid(
+    different: List[str], tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter]
+) -> bool:
     """Whether the backbones differ in nothing but the number of position embeddings."""
     name = 'backbone.pos_embed'
     return [other for other in different if other.startswith('backbone.')] == [name] and (
-        tensors[name].shape[2:] == places[name].shape[2:])
+        tensors[name].shape[2:] == places[name].shape[2:]
+    )
 
 
 def _describe(tensors: Dict[str, Tensor]) -> str:
     patch = tensors.get('backbone.patch_embed.projection.weight')
     blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
-    width: Tuple = tuple(patch.shape) if patch is not None and patch.ndim == 4 else ('?', ) * 3
-    return (f'a ViT of width {width[0]}, {len(blocks)} blocks, patch {width[2]}, '
-            f'{width[1]} input channels')
+    width: Tuple = tuple(patch.shape) if patch is not None and patch.ndim == 4 else ('?',) * 3
+    return (
+        f'a ViT of width {width[0]}, {len(blocks)} blocks, patch {width[2]}, '
+        f'{width[1]} input channels'
+    )

@@ -1,4 +1,5 @@
 """Checkpoints that are a folder, or are split into several files, as Hugging Face saves them."""
+
 from __future__ import annotations
 
 import json
@@ -7,8 +8,12 @@ from pathlib import Path
 from typing import Any, Callable, Optional
 
 #: In the order in which they are looked for.
-WEIGHTS = ('model.safetensors', 'model.safetensors.index.json', 'pytorch_model.bin',
-           'pytorch_model.bin.index.json')
+WEIGHTS = (
+    'model.safetensors',
+    'model.safetensors.index.json',
+    'pytorch_model.bin',
+    'pytorch_model.bin.index.json',
+)
 _SHARD = re.compile(r'-(\d{5})-of-(\d{5})\.(safetensors|bin)$')
 _MAX_JSON = 32 << 20  # bytes; an index of 10,000 tensors has one
 
@@ -37,11 +42,15 @@ def read_folder(folder: Path, read: Read) -> dict:
     """
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
     if path is None:
-        near = sorted(file.name for pattern in ('*.pth', '*.pt', '*.bin', '*.safetensors')
-                      for file in folder.glob(pattern))[:5]
+        near = sorted(
+            file.name
+            for pattern in ('*.pth', '*.pt', '*.bin', '*.safetensors')
+            for file in folder.glob(pattern)
+        )[:5]
         raise FileNotFoundError(
             f'{folder} is a folder without {" or ".join(WEIGHTS[::2])}; give a file'
-            + (f', such as {folder / near[-1]}' if near else ', or the folder of a model'))
+            + (f', such as {folder / near[-1]}' if near else ', or the folder of a model')
+        )
     if path.name.endswith('.index.json'):
         return read_index(path, read)
     return stated_architecture(folder, read(path))
@@ -55,20 +64,31 @@ def read_index(path: Path, read: Read) -> dict:
         read (callable): Reads one file.
     """
     weight_map = read_json(path).get('weight_map')
-    if not isinstance(weight_map, dict) or not weight_map or not all(
-            isinstance(name, str) and Path(name).name == name for name in weight_map.values()):
-        raise ValueError(f'{path} must hold weight_map, the name of the file in its folder for '
-                         'each tensor; get it again')
+    if (
+        not isinstance(weight_map, dict)
+        or not weight_map
+        or not all(
+            isinstance(name, str) and Path(name).name == name for name in weight_map.values()
+        )
+    ):
+        raise ValueError(
+            f'{path} must hold weight_map, the name of the file in its folder for '
+            'each tensor; get it again'
+        )
     tensors: dict[str, Any] = {}
     for name in sorted(set(weight_map.values())):
         if not (path.parent / name).is_file():
-            raise FileNotFoundError(f'{path.parent / name} is missing, which {path.name} names; '
-                                    'get all files of the checkpoint')
+            raise FileNotFoundError(
+                f'{path.parent / name} is missing, which {path.name} names; '
+                'get all files of the checkpoint'
+            )
         tensors.update(read(path.parent / name))
     missing = [name for name in weight_map if name not in tensors]
     if missing:
-        raise ValueError(f'{path} names {len(missing)} tensors that its files do not hold, e.g. '
-                         f'{missing[0]!r}; get all files of the checkpoint again')
+        raise ValueError(
+            f'{path} names {len(missing)} tensors that its files do not hold, e.g. '
+            f'{missing[0]!r}; get all files of the checkpoint again'
+        )
     return stated_architecture(path.parent, tensors)
 
 

@@ -1,4 +1,5 @@
 """``init_cfg=dict(type='PretrainedViT', checkpoint=...)`` for any OpenMMLab config."""
+
 from typing import Callable, Optional
 
 from mmengine.logging import print_log
@@ -30,8 +31,13 @@ class PretrainedViT:
         trust (bool): Defaults to False.
     """
 
-    def __init__(self, checkpoint: Checkpoint, source: str = 'auto',
-                 branch: Optional[str] = None, trust: bool = False) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        source: str = 'auto',
+        branch: Optional[str] = None,
+        trust: bool = False,
+    ) -> None:
         self.checkpoint = checkpoint
         self.options = dict(source=source, branch=branch, trust=trust)
 

@@ -1,4 +1,5 @@
 """The one way weights come in."""
+
 from typing import Dict, Optional, Tuple
 
 from torch import Tensor, nn
@@ -11,8 +12,13 @@ from .reading import Checkpoint, read_checkpoint
 from .recognition import recognize
 
 
-def load_pretrained(model: nn.Module, checkpoint: Checkpoint, source: str = 'auto',
-                    branch: Optional[str] = None, trust: bool = False) -> LoadReport:
+def load_pretrained(
+    model: nn.Module,
+    checkpoint: Checkpoint,
+    source: str = 'auto',
+    branch: Optional[str] = None,
+    trust: bool = False,
+) -> LoadReport:
     """Load weights of any supported source into a model.
 
     Understood are our own checkpoints (student or teacher), the authors' released
@@ -42,14 +48,19 @@ def load_pretrained(model: nn.Module, checkpoint: Checkpoint, source: str = 'aut
     content = read_checkpoint(checkpoint, trust)
     tensors, teacher, report = read_in_our_names(content, source, branch)
     meta = content.get('meta')
-    fit(model, tensors, report, teacher,
-        stated_grid(tensors, meta if isinstance(meta, dict) else None))
+    fit(
+        model,
+        tensors,
+        report,
+        teacher,
+        stated_grid(tensors, meta if isinstance(meta, dict) else None),
+    )
     return report
 
 
 def read_in_our_names(
-        checkpoint: Checkpoint, source: str = 'auto', branch: Optional[str] = None,
-        trust: bool = False) -> Tuple[Dict[str, Tensor], Optional[Dict[str, Tensor]], LoadReport]:
+    checkpoint: Checkpoint, source: str = 'auto', branch: Optional[str] = None, trust: bool = False
+) -> Tuple[Dict[str, Tensor], Optional[Dict[str, Tensor]], LoadReport]:
     """Read, recognise and rename; arguments and errors as in :func:`load_pretrained`.
 
     Returns:
@@ -69,7 +80,10 @@ def read_in_our_names(
     found = recognize(content, source, branch)
     renamed = in_our_names(found.tensors)
     teacher = None if found.teacher is None else in_our_names(found.teacher).tensors
-    report = LoadReport(source=found.family if source == 'auto' else source, branch=found.branch,
-                        unexpected=list(renamed.unexpected),
-                        dropped=renamed.dropped + found.outside)
+    report = LoadReport(
+        source=found.family if source == 'auto' else source,
+        branch=found.branch,
+        unexpected=list(renamed.unexpected),
+        dropped=renamed.dropped + found.outside,
+    )
     return renamed.tensors, teacher, report

@@ -3,6 +3,7 @@
 Our layout is the one of :class:`cotap_mm.models.CoTAP`: ``backbone.*`` with
 MMPretrain's ViT names, ``neck.*``, ``head.patch.*``, ``head.cls.*``.
 """
+
 import re
 from typing import Dict, Iterable, List, NamedTuple, Optional
 
@@ -10,28 +11,42 @@ import torch
 from torch import Tensor
 
 _BLOCK = {  # without .weight and .bias
-    'norm1': 'ln1', 'norm2': 'ln2', 'attn.qkv': 'attn.qkv', 'attn.proj': 'attn.proj',
-    'mlp.fc1': 'ffn.layers.0.0', 'mlp.fc2': 'ffn.layers.1',
-    'layernorm_before': 'ln1', 'layernorm_after': 'ln2',
+    'norm1': 'ln1',
+    'norm2': 'ln2',
+    'attn.qkv': 'attn.qkv',
+    'attn.proj': 'attn.proj',
+    'mlp.fc1': 'ffn.layers.0.0',
+    'mlp.fc2': 'ffn.layers.1',
+    'layernorm_before': 'ln1',
+    'layernorm_after': 'ln2',
     'attention.output.dense': 'attn.proj',
-    'intermediate.dense': 'ffn.layers.0.0', 'output.dense': 'ffn.layers.1',
-    'attention.o_proj': 'attn.proj'  # transformers 5 in memory; its files keep the old names
+    'intermediate.dense': 'ffn.layers.0.0',
+    'output.dense': 'ffn.layers.1',
+    'attention.o_proj': 'attn.proj',  # transformers 5 in memory; its files keep the old names
 }
 _LAYER_SCALE = {
-    'ls1.gamma': 'attn.gamma1.weight', 'ls2.gamma': 'ffn.gamma2.weight',
-    'gamma_1': 'attn.gamma1.weight', 'gamma_2': 'ffn.gamma2.weight',
-    'layer_scale1.lambda1': 'attn.gamma1.weight', 'layer_scale2.lambda1': 'ffn.gamma2.weight'
+    'ls1.gamma': 'attn.gamma1.weight',
+    'ls2.gamma': 'ffn.gamma2.weight',
+    'gamma_1': 'attn.gamma1.weight',
+    'gamma_2': 'ffn.gamma2.weight',
+    'layer_scale1.lambda1': 'attn.gamma1.weight',
+    'layer_scale2.lambda1': 'ffn.gamma2.weight',
 }
 _TRUNK = {
-    'cls_token': 'cls_token', 'pos_embed': 'pos_embed',
+    'cls_token': 'cls_token',
+    'pos_embed': 'pos_embed',
     'patch_embed.proj.weight': 'patch_embed.projection.weight',
     'patch_embed.proj.bias': 'patch_embed.projection.bias',
-    'norm.weight': 'ln1.weight', 'norm.bias': 'ln1.bias',
-    'norm_pre.weight': 'pre_norm.weight', 'norm_pre.bias': 'pre_norm.bias',
-    'embeddings.cls_token': 'cls_token', 'embeddings.position_embeddings': 'pos_embed',
+    'norm.weight': 'ln1.weight',
+    'norm.bias': 'ln1.bias',
+    'norm_pre.weight': 'pre_norm.weight',
+    'norm_pre.bias': 'pre_norm.bias',
+    'embeddings.cls_token': 'cls_token',
+    'embeddings.position_embeddings': 'pos_embed',
     'embeddings.patch_embeddings.projection.weight': 'patch_embed.projection.weight',
     'embeddings.patch_embeddings.projection.bias': 'patch_embed.projection.bias',
-    'layernorm.weight': 'ln1.weight', 'layernorm.bias': 'ln1.bias'
+    'layernorm.weight': 'ln1.weight',
+    'layernorm.bias': 'ln1.bias',
 }
 _FILTER = {'norm_in': 'norm_prototypes', 'norm_out_patch': 'norm_patch', 'norm_out_cls': 'norm_cls'}
 _HEADS = ('patch', 'cls')
@@ -39,17 +54,28 @@ _HEADS = ('patch', 'cls')
 _FOREIGN = re.compile(
     r'(head|head_dist|fc|fc_norm|classifier|decoder|decoder_.*|predictor|projection_head'
     r'|projection_heads|projector|prototypes|masked_embed|mask_token|last_layer|pooler'
-    r'|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)')
+    r'|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
+)
 # Unknown tensors under these names change what a ViT computes: leaving them out is no choice.
 _COMPUTING = re.compile(
     r'(embeddings\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
-    r'|\w+_tokens?|rope|rel_pos)')
+    r'|\w+_tokens?|rope|rel_pos)'
+)
 
 
 # Modules that wrap others and keep a segment in their names: torch.compile, FSDP, activation
 # checkpointing, DDP and DataParallel, DeepSpeed, fairscale.
-_WRAPPERS = frozenset(('_orig_mod', '_checkpoint_wrapped_module', '_fsdp_wrapped_module',
-                       '_fpw_module', '_forward_module', '_module', 'module'))
+_WRAPPERS = frozenset(
+    (
+        '_orig_mod',
+        '_checkpoint_wrapped_module',
+        '_fsdp_wrapped_module',
+        '_fpw_module',
+        '_forward_module',
+        '_module',
+        'module',
+    )
+)
 
 
 def without_wrappers(names: Iterable[str]) -> Dict[str, str]:
@@ -68,13 +94,17 @@ def without_wrappers(names: Iterable[str]) -> Dict[str, str]:
     for name in names:
         segments = name.split('.')
         if any(part.startswith('_flat_param') or part == 'flat_param' for part in segments):
-            raise ValueError(f'{name!r} is a flattened shard of FSDP; save a full state dict '
-                             '(FullStateDictConfig, or get_model_state_dict with '
-                             'full_state_dict=True)')
+            raise ValueError(
+                f'{name!r} is a flattened shard of FSDP; save a full state dict '
+                '(FullStateDictConfig, or get_model_state_dict with '
+                'full_state_dict=True)'
+            )
         new = '.'.join(part for part in segments if part not in _WRAPPERS)
         if new in plain:
-            raise ValueError(f'{plain[new]!r} and {name!r} are the same tensor but for wrappers '
-                             '(torch.compile, FSDP, DDP); save the state dict of one of them')
+            raise ValueError(
+                f'{plain[new]!r} and {name!r} are the same tensor but for wrappers '
+                '(torch.compile, FSDP, DDP); save the state dict of one of them'
+            )
         plain[new] = name
     return plain
 
@@ -87,6 +117,7 @@ class Renamed(NamedTuple):
         unexpected (list[str]): Names that nothing knows.
         dropped (list[str]): Names that CoTAP has no use for.
     """
+
     tensors: Dict[str, Tensor]
     unexpected: List[str]
     dropped: List[str]
@@ -109,13 +140,18 @@ def rename(family: str, tensors: Dict[str, Tensor]) -> Renamed:
     if family in ('cotap_mm', 'mmpretrain'):
         start = 'backbone.' if family == 'mmpretrain' else ''
         ours = {start + _from_mmseg(name): value for name, value in tensors.items()}
-        dropped = [name for name in ours
-                   if name.startswith('backbone.') and _FOREIGN.match(name[len('backbone.'):])]
+        dropped = [
+            name
+            for name in ours
+            if name.startswith('backbone.') and _FOREIGN.match(name[len('backbone.') :])
+        ]
         return Renamed({n: v for n, v in ours.items() if n not in dropped}, [], dropped)
     if family == 'hf':
         tensors = _join_qkv(tensors)
-    depth = 1 + max((int(m.group(1)) for m in map(re.compile(r'blocks\.(\d+)\.').match, tensors)
-                     if m), default=-1)
+    depth = 1 + max(
+        (int(m.group(1)) for m in map(re.compile(r'blocks\.(\d+)\.').match, tensors) if m),
+        default=-1,
+    )
     renamed = Renamed({}, [], [])
     for name, value in tensors.items():
         new = rename_released(name, depth)
@@ -129,9 +165,11 @@ def rename(family: str, tensors: Dict[str, Tensor]) -> Renamed:
             renamed.unexpected.append(name)
     surplus = [name for name in renamed.unexpected if _COMPUTING.match(name)]
     if surplus:
-        raise ValueError(f'this is no plain ViT: {len(surplus)} tensors take part in what it '
-                         f'computes and have no place here: {", ".join(surplus[:3])}; use a ViT '
-                         'as of DINO, iBOT, Mugs, Leopart, timm or Hugging Face ViT')
+        raise ValueError(
+            f'this is no plain ViT: {len(surplus)} tensors take part in what it '
+            f'computes and have no place here: {", ".join(surplus[:3])}; use a ViT '
+            'as of DINO, iBOT, Mugs, Leopart, timm or Hugging Face ViT'
+        )
     return renamed
 
 
@@ -149,8 +187,9 @@ def rename_released(name: str, depth: int = 12) -> Optional[str]:
         return 'neck.prototypes'
     if name in _TRUNK:
         return 'backbone.' + _TRUNK[name]
-    match = re.match(r'projection_heads\.([01])\.(?:projection_head\.(.+)|last_layer\.weight_v)$',
-                     name)
+    match = re.match(
+        r'projection_heads\.([01])\.(?:projection_head\.(.+)|last_layer\.weight_v)$', name
+    )
     if match:
         inner = 'mlp.' + match.group(2) if match.group(2) else 'centers'
         return f'head.{_HEADS[int(match.group(1))]}.{inner}'
@@ -170,24 +209,31 @@ def rename_released(name: str, depth: int = 12) -> Optional[str]:
 
 def _from_mmseg(name: str) -> str:
     """MMSegmentation's ViT differs from MMPretrain's in the names of its attention."""
-    return re.sub(r'^(layers\.\d+\.attn)\.attn\.(in_proj_|out_proj\.)',
-                  lambda found: found[1] + {'in_proj_': '.qkv.', 'out_proj.': '.proj.'}[found[2]],
-                  name)
+    return re.sub(
+        r'^(layers\.\d+\.attn)\.attn\.(in_proj_|out_proj\.)',
+        lambda found: found[1] + {'in_proj_': '.qkv.', 'out_proj.': '.proj.'}[found[2]],
+        name,
+    )
 
 
 def _check_gain(name: str, gain: Tensor) -> None:
     if not torch.allclose(gain.float(), torch.ones_like(gain, dtype=torch.float32)):
-        raise ValueError(f'{name} must be all 1, got values from {float(gain.min()):g} to '
-                         f'{float(gain.max()):g}: with another gain the scores of this head would '
-                         'not be cosines')
+        raise ValueError(
+            f'{name} must be all 1, got values from {float(gain.min()):g} to '
+            f'{float(gain.max()):g}: with another gain the scores of this head would '
+            'not be cosines'
+        )
 
 
 def _join_qkv(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
     """Hugging Face keeps query, key and value apart; a ViT here has one qkv."""
     joined, apart = {}, {}
     for name, value in tensors.items():
-        match = re.match(r'(?:encoder\.layer|layers)\.(\d+)\.attention\.'
-                         r'(?:attention\.(query|key|value)|(q|k|v)_proj)\.(\w+)$', name)
+        match = re.match(
+            r'(?:encoder\.layer|layers)\.(\d+)\.attention\.'
+            r'(?:attention\.(query|key|value)|(q|k|v)_proj)\.(\w+)$',
+            name,
+        )
         if match:
             index, long, short, kind = match.groups()
             part = long or {'q': 'query', 'k': 'key', 'v': 'value'}[short]
@@ -197,7 +243,9 @@ def _join_qkv(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
     for new, parts in apart.items():
         lacking = [part for part in ('query', 'key', 'value') if part not in parts]
         if lacking:
-            raise ValueError(f'{new} is made of query, key and value, but the file lacks its '
-                             f'{" and ".join(lacking)}')
+            raise ValueError(
+                f'{new} is made of query, key and value, but the file lacks its '
+                f'{" and ".join(lacking)}'
+            )
         joined[new] = torch.cat([parts[part] for part in ('query', 'key', 'value')])
     return joined

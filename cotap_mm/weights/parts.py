@@ -1,4 +1,5 @@
 """One of several networks in a file: ``FILE::momentum_backbone``."""
+
 from __future__ import annotations
 
 from pathlib import Path
@@ -41,14 +42,19 @@ def tensor_groups(content: dict) -> dict[str, dict[str, Any]]:
         if id(current) in seen:
             continue
         seen.add(id(current))
-        tensors = {name: value for name, value in current.items()
-                   if isinstance(name, str) and isinstance(value, (Tensor, np.ndarray))}
+        tensors = {
+            name: value
+            for name, value in current.items()
+            if isinstance(name, str) and isinstance(value, (Tensor, np.ndarray))
+        }
         if tensors:
             groups[place] = tensors
         if depth < _MAX_DEPTH:
-            waiting.extend((f'{place}.{key}'.lstrip('.'), value, depth + 1)
-                           for key, value in current.items()
-                           if isinstance(key, str) and isinstance(value, dict))
+            waiting.extend(
+                (f'{place}.{key}'.lstrip('.'), value, depth + 1)
+                for key, value in current.items()
+                if isinstance(key, str) and isinstance(value, dict)
+            )
     return groups
 
 
@@ -78,8 +84,11 @@ def select_part(content: dict, part: str, name: str) -> dict:
                 end = start + len(part) + 1
                 found.setdefault(full[:end], {})[full[end:]] = value
     if len(found) != 1:
-        what = (f'{len(found)} parts called {part!r}: {", ".join(key[:-1] for key in found)}'
-                if found else f'no part called {part!r}; there are {", ".join(list(known)[:8])}')
+        what = (
+            f'{len(found)} parts called {part!r}: {", ".join(key[:-1] for key in found)}'
+            if found
+            else f'no part called {part!r}; there are {", ".join(list(known)[:8])}'
+        )
         raise ValueError(f'{name} holds {what}')
     [tensors] = found.values()
     return dict(state_dict=tensors, meta=content.get('meta'))

@@ -1,4 +1,5 @@
 """A trained network as a file for others: small, with its origin, told apart by its name."""
+
 import hashlib
 import os
 from pathlib import Path
@@ -16,8 +17,13 @@ from .loading import read_in_our_names
 from .reading import Checkpoint, read_checkpoint
 
 
-def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
-            branch: Optional[str] = None, trust: bool = False) -> Path:
+def publish(
+    checkpoint: Checkpoint,
+    out: Union[str, Path],
+    license: str,
+    branch: Optional[str] = None,
+    trust: bool = False,
+) -> Path:
     """Strip a checkpoint of what only training needs, and say where it comes from.
 
     Of a pre-training checkpoint one branch is kept, with filter and heads, without queues
@@ -44,8 +50,9 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
     if out.suffix != '.pth':
         raise ValueError(f'the result must be called *.pth, got {out.name}')
     if not license.strip():
-        raise ValueError("license must be named, e.g. 'Apache-2.0'; without one nobody may use "
-                         'the weights')
+        raise ValueError(
+            "license must be named, e.g. 'Apache-2.0'; without one nobody may use the weights"
+        )
     content = read_checkpoint(checkpoint, trust)
     state = content.get('state_dict')
     if not isinstance(state, dict):
@@ -58,8 +65,13 @@ def publish(checkpoint: Checkpoint, out: Union[str, Path], license: str,
     elif branch is not None:
         raise ValueError(f'{checkpoint} has no teacher, so it has no branches; leave branch out')
     weights = {name: value.detach().clone().contiguous() for name, value in state.items()}
-    meta.update(license=license, sha256=weights_hash(weights), versions=dict(
-        cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)))
+    meta.update(
+        license=license,
+        sha256=weights_hash(weights),
+        versions=dict(
+            cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)
+        ),
+    )
     # Not written as ``out``, which may exist, and may be the checkpoint itself.
     draft = out.with_name(f'{UNFINISHED}{os.getpid()}-draft-{out.name}')
     with whole_file(draft) as unfinished:

@@ -1,4 +1,5 @@
 """Reading a checkpoint file without trusting it."""
+
 import argparse
 import contextlib
 import hashlib
@@ -54,8 +55,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
     if isinstance(checkpoint, dict):
         return checkpoint
     if not isinstance(checkpoint, (str, Path)):
-        raise TypeError('checkpoint must be a path, a URL or a state dict, got '
-                        f'{type(checkpoint).__name__}')
+        raise TypeError(
+            f'checkpoint must be a path, a URL or a state dict, got {type(checkpoint).__name__}'
+        )
     name, part = split_part(str(checkpoint))
     path = _local_path(name)
     try:
@@ -67,14 +69,20 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             raise FileNotFoundError(
                 f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, or a '
                 'state dict (init_cfg.checkpoint of a config; COTAP_CHECKPOINT=FILE for those of '
-                'configs/downstream)')
+                'configs/downstream)'
+            )
         elif is_shard(path):
-            raise ValueError(f'{path} is {is_shard(path)} of a sharded checkpoint; give the '
-                             'folder that it is in, or its *.index.json')
+            raise ValueError(
+                f'{path} is {is_shard(path)} of a sharded checkpoint; give the '
+                'folder that it is in, or its *.index.json'
+            )
         else:
             content = _read_file(path, trust)
-            content = stated_architecture(path.parent, content) if path.name in (
-                'model.safetensors', 'pytorch_model.bin') else content
+            content = (
+                stated_architecture(path.parent, content)
+                if path.name in ('model.safetensors', 'pytorch_model.bin')
+                else content
+            )
     except OSError as error:
         if isinstance(error, FileNotFoundError):
             raise
@@ -86,14 +94,15 @@ def _local_path(name: str) -> Path:
     if name.startswith(('http://', 'https://')):
         return _download(name)
     if name.startswith(SHIPPED):
-        return Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED):]
+        return Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED) :]
     return Path(name).expanduser()
 
 
 def _read_file(path: Path, trust: bool) -> dict:
     """What one file holds; refused if that is no dict, or more than a file of its size can."""
-    content = _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(
-        path, trust)
+    content = (
+        _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(path, trust)
+    )
     if not isinstance(content, dict):
         raise ValueError(f'{path} must hold a dict of tensors, got {type(content).__name__}')
     try:
@@ -128,7 +137,8 @@ def _download(url: str) -> Path:
         raise FileNotFoundError(
             f'cannot download {url} ({error}). Download it on a machine with a connection, then '
             f'either give its path (--init FILE, or init_cfg.checkpoint=FILE) or save it as '
-            f'{path}') from error
+            f'{path}'
+        ) from error
     finally:
         socket.setdefaulttimeout(usual)
     return path
@@ -139,8 +149,9 @@ def _read_safetensors(path: Path) -> dict:
         from safetensors import SafetensorError, safe_open
         from safetensors.torch import load_file
     except ImportError as error:
-        raise ImportError(f'{path} needs the package safetensors: '
-                          'pip install safetensors') from error
+        raise ImportError(
+            f'{path} needs the package safetensors: pip install safetensors'
+        ) from error
     try:
         tensors = load_file(str(path))
         with safe_open(str(path), 'pt') as file:
@@ -174,7 +185,7 @@ def _read_pickle(path: Path, trust: bool) -> Any:
             raise ValueError(
                 f'{path} cannot be read safely ({_reason(error)}). If it is damaged, get it again. '
                 'If it holds Python objects besides tensors, reading it could run code from the '
-                'file: pass trust=True only for a file whose origin you trust. MMEngine\'s own '
+                "file: pass trust=True only for a file whose origin you trust. MMEngine's own "
                 f'checkpoints can be read safely from torch 2.6 on (this is {torch.__version__})'
             ) from error
     except Exception as error:  # a damaged pickle can fail in any way
@@ -188,7 +199,8 @@ def _read_trusted(path: Path) -> Any:
     except (ImportError, AttributeError) as error:
         raise ImportError(
             f'{path} holds objects of software that is not installed here ({error}); install it, '
-            "or save only the file's state dict where it is") from error
+            "or save only the file's state dict where it is"
+        ) from error
     except Exception as error:  # as above
         raise ValueError(_damaged(path, error)) from error
 
@@ -207,5 +219,7 @@ def _reason(error: Exception) -> str:
 
 
 def _damaged(path: Path, cause: object) -> str:
-    return (f'{path} is damaged or no checkpoint ({cause}); get it again, and if it was '
-            'downloaded delete it first')
+    return (
+        f'{path} is damaged or no checkpoint ({cause}); get it again, and if it was '
+        'downloaded delete it first'
+    )

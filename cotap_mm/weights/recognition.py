@@ -1,4 +1,5 @@
 """What a checkpoint is: whose names it has, and where in it the network lies."""
+
 from typing import Any, Dict, List, NamedTuple, Optional
 
 import torch
@@ -9,8 +10,15 @@ from .parts import SEPARATOR, tensor_groups
 
 #: Sources that can be stated, and the family of names that each uses.
 SOURCES = {
-    'cotap_mm': 'cotap_mm', 'cotap': 'cotap', 'mmpretrain': 'mmpretrain', 'hf': 'hf',
-    'timm': 'timm', 'dino': 'timm', 'ibot': 'timm', 'mugs': 'timm', 'leopart': 'timm'
+    'cotap_mm': 'cotap_mm',
+    'cotap': 'cotap',
+    'mmpretrain': 'mmpretrain',
+    'hf': 'hf',
+    'timm': 'timm',
+    'dino': 'timm',
+    'ibot': 'timm',
+    'mugs': 'timm',
+    'leopart': 'timm',
 }
 
 _ANCHORS = (  # a name that each family has exactly once in a network
@@ -32,6 +40,7 @@ class Recognized(NamedTuple):
             checkpoints, in the same layout.
         outside (list[str]): Other tensors of the file, by their full name.
     """
+
     family: str
     branch: str
     tensors: Dict[str, Tensor]
@@ -70,13 +79,17 @@ def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None)
         raise ValueError(f"branch must be 'student' or 'teacher', got {branch!r}")
     candidates = _candidates(content)
     if not candidates:
-        raise ValueError(f'no ViT found: none of the {len(content)} entries '
-                         f'({", ".join(map(str, list(content)[:3]))}, ...) leads to a patch '
-                         'embedding of DINO, iBOT, timm, Hugging Face, MMPretrain or CoTAP')
+        raise ValueError(
+            f'no ViT found: none of the {len(content)} entries '
+            f'({", ".join(map(str, list(content)[:3]))}, ...) leads to a patch '
+            'embedding of DINO, iBOT, timm, Hugging Face, MMPretrain or CoTAP'
+        )
     chosen = _choose(candidates, branch)
     if source != 'auto' and SOURCES[source] != chosen.family:
-        raise ValueError(f'the file holds names of {chosen.family!r}, not of source={source!r}; '
-                         "use source='auto'")
+        raise ValueError(
+            f'the file holds names of {chosen.family!r}, not of source={source!r}; '
+            "use source='auto'"
+        )
     network = _network(chosen)
     inside = set(network.values())
     teacher = None
@@ -86,9 +99,13 @@ def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None)
             names = _network(teachers[0])
             teacher = {new: teachers[0].tensors[old] for new, old in names.items()}
             inside.update(names.values())
-    return Recognized(chosen.family, chosen.branch,
-                      {new: chosen.tensors[old] for new, old in network.items()}, teacher,
-                      [name for name in chosen.tensors if name not in inside])
+    return Recognized(
+        chosen.family,
+        chosen.branch,
+        {new: chosen.tensors[old] for new, old in network.items()},
+        teacher,
+        [name for name in chosen.tensors if name not in inside],
+    )
 
 
 def _usual_groups(content: dict) -> Dict[str, Dict[str, Any]]:
@@ -96,18 +113,27 @@ def _usual_groups(content: dict) -> Dict[str, Dict[str, Any]]:
     groups, place, seen = tensor_groups(content), '', set()
     while id(content) not in seen:
         seen.add(id(content))
-        key = next((key for key in ('state_dict', 'model', 'module')
-                    if isinstance(content.get(key), dict)), None)
+        key = next(
+            (
+                key
+                for key in ('state_dict', 'model', 'module')
+                if isinstance(content.get(key), dict)
+            ),
+            None,
+        )
         if key is not None:
             content, place = content[key], f'{place}.{key}'.lstrip('.')
-    pair = [f'{place}.{key}'.lstrip('.') for key in ('student', 'teacher')
-            if isinstance(content.get(key), dict)]
+    pair = [
+        f'{place}.{key}'.lstrip('.')
+        for key in ('student', 'teacher')
+        if isinstance(content.get(key), dict)
+    ]
     return {name: groups[name] for name in pair or [place] if name in groups}
 
 
 def _candidates(content: dict) -> List[_Candidate]:
     """ViTs in the usual places, else anywhere in the file."""
-    return (_candidates_in(_usual_groups(content)) or _candidates_in(tensor_groups(content)))
+    return _candidates_in(_usual_groups(content)) or _candidates_in(tensor_groups(content))
 
 
 def _candidates_in(groups: Dict[str, Dict[str, Any]]) -> List[_Candidate]:
@@ -120,11 +146,12 @@ def _candidates_in(groups: Dict[str, Dict[str, Any]]) -> List[_Candidate]:
         for family, anchor in _ANCHORS:
             for name in tensors:
                 if name == anchor or name.endswith('.' + anchor):
-                    prefix = name[:-len(anchor)]
+                    prefix = name[: -len(anchor)]
                     place = f'{group}.{prefix}'.strip('.')
                     branch = next((b for b in ('teacher', 'student') if b in place), '')
-                    found.append(_Candidate(_refine(family, prefix, tensors), branch, prefix,
-                                            place, tensors))
+                    found.append(
+                        _Candidate(_refine(family, prefix, tensors), branch, prefix, place, tensors)
+                    )
     return found
 
 
@@ -132,9 +159,10 @@ def _refine(family: str, prefix: str, tensors: Dict[str, Tensor]) -> str:
     """Tell CoTAP from the family whose names its backbone has."""
     if family == 'timm' and prefix + 'kernel' in tensors:
         return 'cotap'
-    beside = prefix[:-len('backbone.')] if prefix.endswith('backbone.') else prefix
-    if family == 'mmpretrain' and (beside + 'neck.prototypes' in tensors
-                                   or prefix + 'neck.prototypes' in tensors):
+    beside = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
+    if family == 'mmpretrain' and (
+        beside + 'neck.prototypes' in tensors or prefix + 'neck.prototypes' in tensors
+    ):
         return 'cotap_mm'
     return family
 
@@ -149,24 +177,32 @@ def _choose(candidates: List[_Candidate], branch: Optional[str]) -> _Candidate:
     for wanted in order:
         fitting = [c for c in candidates if c.branch == wanted]
         if len(fitting) > 1:
-            names = ', '.join(f'FILE{SEPARATOR}{c.place}' if c.place else 'the outermost names'
-                              for c in fitting)
+            names = ', '.join(
+                f'FILE{SEPARATOR}{c.place}' if c.place else 'the outermost names' for c in fitting
+            )
             raise ValueError(f'the file holds {len(fitting)} ViTs; choose one of them: {names}')
         if fitting:
             return fitting[0]
-    raise ValueError(f'the file holds no {branch}, only a {candidates[0].branch}; '
-                     f'use branch={candidates[0].branch!r}')
+    raise ValueError(
+        f'the file holds no {branch}, only a {candidates[0].branch}; '
+        f'use branch={candidates[0].branch!r}'
+    )
 
 
 def _network(candidate: _Candidate) -> Dict[str, str]:
     """Names without prefix -> names in the file."""
     prefix, tensors = candidate.prefix, candidate.tensors
-    inner = {name[len(prefix):]: name for name in tensors if name.startswith(prefix)}
+    inner = {name[len(prefix) :]: name for name in tensors if name.startswith(prefix)}
     if candidate.family != 'cotap_mm':
         return inner
     if 'neck.prototypes' in inner:  # a ViT with the filter as its neck
-        return {(name if name.startswith('neck.') else 'backbone.' + name): old
-                for name, old in inner.items()}
-    whole = prefix[:-len('backbone.')]
-    return {name[len(whole):]: name for name in tensors
-            if name.startswith(tuple(whole + part for part in ('backbone.', 'neck.', 'head.')))}
+        return {
+            (name if name.startswith('neck.') else 'backbone.' + name): old
+            for name, old in inner.items()
+        }
+    whole = prefix[: -len('backbone.')]
+    return {
+        name[len(whole) :]: name
+        for name in tensors
+        if name.startswith(tuple(whole + part for part in ('backbone.', 'neck.', 'head.')))
+    }

@@ -1,4 +1,5 @@
 """Small image folders, and neighbours that can be told by heart."""
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -21,6 +22,7 @@ class Arrays:
 
     def read(self, index, enough=None):
         from cotap_mm.datasets import BadImage
+
         self.reads.append(index)
         if index in self.bad:
             raise BadImage(f'{self.names[index]}: broken')
@@ -35,6 +37,7 @@ def arrays():
 @pytest.fixture
 def ring(tmp_path):
     """Neighbour file in which the neighbours of i are i + 1, i + 2, ..."""
+
     def make(names, k=3, name='neighbors.npz'):
         count = len(names)
         k = min(k, count - 1)
@@ -42,6 +45,7 @@ def ring(tmp_path):
         path = tmp_path / name
         save_neighbors(path, names, indices, dict(num_images=count))
         return str(path)
+
     return make
 
 

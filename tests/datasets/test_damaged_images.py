@@ -1,4 +1,5 @@
 """Damaged and hostile images: never a crash, a hang, or a wrong shape."""
+
 import collections
 import io
 import random
@@ -31,11 +32,17 @@ def encoded(kind, **options):
 
 def png_of_size(width, height, rows=b''):
     def chunk(name, data):
-        return (struct.pack('>I', len(data)) + name + data
-                + struct.pack('>I', zlib.crc32(name + data)))
+        return (
+            struct.pack('>I', len(data)) + name + data + struct.pack('>I', zlib.crc32(name + data))
+        )
+
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    return (b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
-            + chunk(b'IDAT', zlib.compress(rows)) + chunk(b'IEND', b''))
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', header)
+        + chunk(b'IDAT', zlib.compress(rows))
+        + chunk(b'IEND', b'')
+    )
 
 
 def test_many_damages(tmp_path, capsys):
@@ -67,12 +74,22 @@ def test_many_damages(tmp_path, capsys):
     assert seen['refused'] > TRIES // 4 and seen['read'] > TRIES // 20
 
 
-@pytest.mark.parametrize('content', [
-    png_of_size(60_000, 60_000), png_of_size(2**31 - 1, 1), png_of_size(0, 0),
-    png_of_size(20_000, 20_000, bytes(10**6)), png_of_size(3, 2, bytes(3)),
-    b'\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01',
-    b'P6 99999999 99999999 255\n', b'BM' + b'\xff' * 60, b'II*\x00' + b'\xff' * 40,
-    b'RIFF\xff\xff\xff\xffWEBPVP8 ' + b'\xff' * 40, b'GIF89a' + b'\xff' * 20])
+@pytest.mark.parametrize(
+    'content',
+    [
+        png_of_size(60_000, 60_000),
+        png_of_size(2**31 - 1, 1),
+        png_of_size(0, 0),
+        png_of_size(20_000, 20_000, bytes(10**6)),
+        png_of_size(3, 2, bytes(3)),
+        b'\xff\xd8\xff\xc0\x00\x11\x08\xff\xff\xff\xff\x03\x01\x22\x00\x02\x11\x01\x03\x11\x01',
+        b'P6 99999999 99999999 255\n',
+        b'BM' + b'\xff' * 60,
+        b'II*\x00' + b'\xff' * 40,
+        b'RIFF\xff\xff\xff\xffWEBPVP8 ' + b'\xff' * 40,
+        b'GIF89a' + b'\xff' * 20,
+    ],
+)
 def test_bombs_and_impossible_sizes(tmp_path, content):
     for name in ('bomb.png', 'bomb.jpg'):
         (tmp_path / name).write_bytes(content)
@@ -91,11 +108,16 @@ def test_through_the_loader(tmp_path, num_workers):
     names = sorted(path.name for path in tmp_path.iterdir())
     nearest = (np.arange(len(names))[:, None] + np.arange(1, 8)) % len(names)
     save_neighbors(tmp_path / 'neighbors.npz', names, nearest)
-    data = NeighborPairs(dict(type='ImageList', root=str(tmp_path)), str(
-        tmp_path / 'neighbors.npz'), crops=dict(global_size=32, local_size=16), max_bad_fraction=1.)
+    data = NeighborPairs(
+        dict(type='ImageList', root=str(tmp_path)),
+        str(tmp_path / 'neighbors.npz'),
+        crops=dict(global_size=32, local_size=16),
+        max_bad_fraction=1.0,
+    )
     sampler = VisitSampler(data, seed=0)
-    loader = torch.utils.data.DataLoader(data, batch_size=4, sampler=sampler,
-                                         num_workers=num_workers)
+    loader = torch.utils.data.DataLoader(
+        data, batch_size=4, sampler=sampler, num_workers=num_workers
+    )
     with time_limit(120):
         for batch, _ in zip(loader, range(12)):
             for branch in batch.values():

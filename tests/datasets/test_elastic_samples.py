@@ -1,4 +1,5 @@
 """A step sees the same samples, crops and colours on any number of ranks and workers."""
+
 import pytest
 import torch
 from torch.utils.data import DataLoader
@@ -16,8 +17,11 @@ def pairs(tmp_path):
     near = torch.tensor([[(i + k) % IMAGES for k in (1, 2, 3)] for i in range(IMAGES)]).numpy()
     save_neighbors(tmp_path / 'neighbors.npz', names, near)
     return NeighborPairs(
-        dict(type='ToyScenes', num_images=IMAGES, image_size=32), tmp_path / 'neighbors.npz',
-        num_neighbors=3, crops=dict(global_size=16, local_size=8, num_local=1))
+        dict(type='ToyScenes', num_images=IMAGES, image_size=32),
+        tmp_path / 'neighbors.npz',
+        num_neighbors=3,
+        crops=dict(global_size=16, local_size=8, num_local=1),
+    )
 
 
 def steps_of(pairs, world, workers):
@@ -26,8 +30,9 @@ def steps_of(pairs, world, workers):
     for rank in range(world):
         sampler = VisitSampler(pairs, seed=5)
         sampler.rank, sampler.world_size = rank, world
-        loaders.append(iter(DataLoader(pairs, BATCH // world, sampler=sampler,
-                                       num_workers=workers)))
+        loaders.append(
+            iter(DataLoader(pairs, BATCH // world, sampler=sampler, num_workers=workers))
+        )
     steps = []
     for _ in range(STEPS):
         seen = []
@@ -35,8 +40,10 @@ def steps_of(pairs, world, workers):
             batch = next(loader)
             views = preprocess(batch, training=True)['inputs']['cls']
             paths = [*batch['cls']['path'][0], *batch['cls']['path'][1]]
-            seen += [(path, views['student_global'][i], views['student_local'][i])
-                     for i, path in enumerate(paths)]
+            seen += [
+                (path, views['student_global'][i], views['student_local'][i])
+                for i, path in enumerate(paths)
+            ]
         steps.append(sorted(seen, key=lambda each: (each[0], each[1].sum().item())))
     return steps
 
@@ -54,8 +61,10 @@ def test_steps_do_not_depend_on_ranks_and_workers(pairs, world, workers):
 def test_another_seed_is_another_colour(pairs):
     sampler = VisitSampler(pairs, seed=5)
     first = next(iter(sampler))
-    draws = [pairs[visit]['patch']['color_draws'] for visit in
-             (first, first, first._replace(seed=6), first._replace(count=1))]
+    draws = [
+        pairs[visit]['patch']['color_draws']
+        for visit in (first, first, first._replace(seed=6), first._replace(count=1))
+    ]
     assert torch.equal(draws[0], draws[1])
     assert not torch.equal(draws[0], draws[2]) and not torch.equal(draws[0], draws[3])
     sample = pairs[first]

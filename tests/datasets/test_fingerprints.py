@@ -1,4 +1,5 @@
 """Changed images are noticed by sizes and times, or by their contents on request."""
+
 import os
 import shutil
 
@@ -37,8 +38,7 @@ def found(folder):
     return fingerprint_of(ImageList(folder))
 
 
-@pytest.mark.parametrize('value, notices', [('1', True), ('0', False), ('', False),
-                                            (None, False)])
+@pytest.mark.parametrize('value, notices', [('1', True), ('0', False), ('', False), (None, False)])
 def test_a_replaced_image_of_the_same_size_and_time(folder, monkeypatch, value, notices):
     if value is not None:
         monkeypatch.setenv('COTAP_HASH_IMAGES', value)
@@ -87,13 +87,15 @@ def test_a_signal_ends_it(folder, monkeypatch):
 
 
 @pytest.mark.parametrize('hashed', ['0', '1'])
-def test_a_resumed_run_compares_as_its_neighbors_were_found(folder, tmp_path, monkeypatch, log,
-                                                            hashed):
+def test_a_resumed_run_compares_as_its_neighbors_were_found(
+    folder, tmp_path, monkeypatch, log, hashed
+):
     """Whether or not the variable is set when it is resumed."""
     monkeypatch.setenv('COTAP_HASH_IMAGES', hashed)
     path = tmp_path / f'neighbors_patch_{"0" * 12}.npz'
-    save_neighbors(path, ['a.bmp', 'b.bmp', 'c.bmp'], np.array([[1], [2], [0]]),
-                   dict(images=found(folder)))
+    save_neighbors(
+        path, ['a.bmp', 'b.bmp', 'c.bmp'], np.array([[1], [2], [0]]), dict(images=found(folder))
+    )
     monkeypatch.setenv('COTAP_HASH_IMAGES', str(1 - int(hashed)))
     warn_of_changed_images(path, ImageList(folder))
     assert 'images have been changed' not in log.text

@@ -1,4 +1,5 @@
 """A loader's worker that hangs ends the wait for it; one that is slow, or waits, does not."""
+
 import multiprocessing
 import os
 import signal
@@ -89,8 +90,11 @@ def said(monkeypatch):
 @forked
 @pytest.mark.parametrize('does, state', [(stop, 'stopped by a signal'), (hang, 'running')])
 def test_a_worker_that_hangs(said, does, state):
-    with pytest.raises(UserError, match=f'^no worker of the loader has given a sign of life for . '
-                       rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Look at their disk'):
+    with pytest.raises(
+        UserError,
+        match=f'^no worker of the loader has given a sign of life for . '
+        rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Look at their disk',
+    ):
         all_of(Images(3, does))
     assert said and 'reading 3.jpg; waiting ' in said[0]
     assert not new_children()  # one would keep this process from its end
@@ -98,6 +102,7 @@ def test_a_worker_that_hangs(said, does, state):
 
 class Unwatched(Images):
     """As a data set of another library: what its workers do is not known."""
+
     latest_sign = being_read = property()
 
     def __getitem__(self, index):
@@ -115,8 +120,11 @@ def compute(signs):
 @forked
 @pytest.mark.parametrize('does', [stop, hang])
 def test_a_worker_of_any_data_set_that_hangs(said, does):
-    with pytest.raises(UserError, match='^no worker of the loader has given a sign of life for . '
-                       's; processes .*, reading nothing that is known. Look at their disk'):
+    with pytest.raises(
+        UserError,
+        match='^no worker of the loader has given a sign of life for . '
+        's; processes .*, reading nothing that is known. Look at their disk',
+    ):
         list(watch_loader(DataLoader(Unwatched(3, does), 1, num_workers=2), LIMIT))
     assert not new_children()
 
@@ -124,9 +132,12 @@ def test_a_worker_of_any_data_set_that_hangs(said, does):
 @forked
 def test_a_stopped_worker_whose_batches_are_ready(said):
     """Taking a tensor from it has no limit in PyTorch, whatever ``timeout`` says."""
-    batches = iter(watch_loader(DataLoader(Unwatched(9, hang), 1, num_workers=1, timeout=600,
-                                           prefetch_factor=4), LIMIT))
-    worker, = new_children()
+    batches = iter(
+        watch_loader(
+            DataLoader(Unwatched(9, hang), 1, num_workers=1, timeout=600, prefetch_factor=4), LIMIT
+        )
+    )
+    (worker,) = new_children()
     time.sleep(1)
     os.kill(worker.pid, signal.SIGSTOP)
     with time_limit(60), pytest.raises(UserError, match=rf'{worker.pid} .stopped by a signal.'):
@@ -143,7 +154,7 @@ def test_a_worker_of_any_data_set_that_computes_or_idles(said):
 @forked
 def test_workers_of_other_loaders_are_left_alone(said):
     others = iter(DataLoader(Images(9, hang), 1, num_workers=1))
-    other, = new_children()
+    (other,) = new_children()
     with pytest.raises(UserError) as raised:
         all_of(Images(3, stop), num_workers=1)
     assert str(other.pid) not in str(raised.value) and other.is_alive()
@@ -163,23 +174,39 @@ def test_a_worker_that_waits_is_waited_for(said):
 def test_a_loader_with_a_time_out_of_its_own():
     def late():
         raise RuntimeError('DataLoader timed out after 1 seconds')
-    with pytest.raises(UserError, match='a process of the loader hangs .DataLoader timed out after '
-                       '1 seconds.. It was reading one of: 3.jpg'), explained_deaths(
-                           lambda: ['3.jpg']):
+
+    with (
+        pytest.raises(
+            UserError,
+            match='a process of the loader hangs .DataLoader timed out after '
+            '1 seconds.. It was reading one of: 3.jpg',
+        ),
+        explained_deaths(lambda: ['3.jpg']),
+    ):
         late()
 
 
 def test_every_loader_of_a_config_gets_a_limit(monkeypatch):
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '100')
-    config = Config(dict(
-        train_cfg=dict(type='ResumableTrainLoop'), test_dataloader=None,
-        train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=2)))
+    config = Config(
+        dict(
+            train_cfg=dict(type='ResumableTrainLoop'),
+            test_dataloader=None,
+            train_dataloader=dict(num_workers=2),
+            val_dataloader=dict(num_workers=2),
+        )
+    )
     assert limit_loader_waits(config) == 80 == config.val_dataloader.timeout
     assert 'timeout' not in config.train_dataloader
-    config = Config(dict(
-        train_cfg=dict(type='IterBasedTrainLoop'), env_cfg=dict(dist_cfg=dict(timeout=50)),
-        train_dataloader=dict(num_workers=2), val_dataloader=dict(num_workers=0, timeout=9),
-        test_dataloader=dict(num_workers=1, timeout=9)))
+    config = Config(
+        dict(
+            train_cfg=dict(type='IterBasedTrainLoop'),
+            env_cfg=dict(dist_cfg=dict(timeout=50)),
+            train_dataloader=dict(num_workers=2),
+            val_dataloader=dict(num_workers=0, timeout=9),
+            test_dataloader=dict(num_workers=1, timeout=9),
+        )
+    )
     monkeypatch.delenv('COTAP_DIST_TIMEOUT')
     limit_loader_waits(config)
     assert config.train_dataloader.timeout == 40

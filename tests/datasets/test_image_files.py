@@ -1,4 +1,5 @@
 """What is no image file: special and huge files, other formats, archives, lists of other kinds."""
+
 import io
 import json
 import os
@@ -30,7 +31,8 @@ def test_special_and_huge_files_are_bad_images_at_once(tmp_path, kind, read):
     if 'pipe' in kind:
         os.mkfifo(tmp_path / 'pipe')
         os.symlink(tmp_path / 'pipe', path) if 'link' in kind else os.rename(
-            tmp_path / 'pipe', path)
+            tmp_path / 'pipe', path
+        )
     elif kind == 'device':
         os.symlink('/dev/zero', path)
     elif kind == 'folder':
@@ -45,8 +47,12 @@ def test_special_and_huge_files_are_bad_images_at_once(tmp_path, kind, read):
 def test_training_replaces_a_pipe(photos, ring):
     os.mkfifo(photos / 'pipe.jpg')
     names = ImageList(photos).names
-    data = NeighborPairs(dict(type='ImageList', root=str(photos)), ring(names), num_neighbors=2,
-                         crops=dict(global_size=32, local_size=16))
+    data = NeighborPairs(
+        dict(type='ImageList', root=str(photos)),
+        ring(names),
+        num_neighbors=2,
+        crops=dict(global_size=32, local_size=16),
+    )
     with time_limit(60):
         paths = {name for index in range(len(names)) for name in data[index]['patch']['path']}
     assert data.branches['patch'].bad_images == ['pipe.jpg'] and 'pipe.jpg' not in paths
@@ -61,7 +67,7 @@ def test_lists_that_are_pipes_or_huge(photos, tmp_path, name, kind):
     else:
         with open(path, 'wb') as file:
             file.truncate(30 << 30)
-    for arguments in ((path, ), (photos, path)):
+    for arguments in ((path,), (photos, path)):
         with time_limit(30), pytest.raises(ValueError, match=f'{name} (must be|has 32,212)'):
             ImageList(*arguments)
 
@@ -97,15 +103,23 @@ DEEP = np.arange(1500 * 1500, dtype=np.uint16).reshape(1500, 1500) % 4001
 
 
 @pytest.mark.skipif(not os.path.exists('/proc/self/clear_refs'), reason='Linux only')
-@pytest.mark.parametrize('make', [
-    lambda: encoded('PNG', compress_level=0), lambda: encoded('PNG', 'P', compress_level=0),
-    lambda: encoded('JPEG', progressive=True, subsampling=0), lambda: encoded('JPEG', 'CMYK'),
-    lambda: encoded('TIFF', 'CMYK', compression='tiff_lzw'), lambda: encoded('GIF', 'P'),
-    lambda: encoded('TIFF', 'F'), lambda: encoded('TIFF', 'I'),
-    lambda: encoded('WEBP', lossless=True, method=0),
-    lambda: cv2.imencode('.png', DEEP)[1].tobytes(),
-    lambda: cv2.imencode('.png', np.dstack([DEEP] * 4))[1].tobytes(),
-    lambda: cv2.imencode('.tiff', np.dstack([DEEP] * 3))[1].tobytes()])
+@pytest.mark.parametrize(
+    'make',
+    [
+        lambda: encoded('PNG', compress_level=0),
+        lambda: encoded('PNG', 'P', compress_level=0),
+        lambda: encoded('JPEG', progressive=True, subsampling=0),
+        lambda: encoded('JPEG', 'CMYK'),
+        lambda: encoded('TIFF', 'CMYK', compression='tiff_lzw'),
+        lambda: encoded('GIF', 'P'),
+        lambda: encoded('TIFF', 'F'),
+        lambda: encoded('TIFF', 'I'),
+        lambda: encoded('WEBP', lossless=True, method=0),
+        lambda: cv2.imencode('.png', DEEP)[1].tobytes(),
+        lambda: cv2.imencode('.png', np.dstack([DEEP] * 4))[1].tobytes(),
+        lambda: cv2.imencode('.tiff', np.dstack([DEEP] * 3))[1].tobytes(),
+    ],
+)
 def test_memory_of_a_read_is_bounded(make):
     """20 bytes a pixel and the file, and what does not depend on the image (40 MB)."""
     data = make()
@@ -138,8 +152,11 @@ def test_formats_that_are_read(tmp_path, suffix):
         pytest.skip('this Pillow reads no AVIF')
     kind = dict(jp2='JPEG2000', jfif='JPEG', pgm='PPM', apng='PNG').get(suffix, suffix.upper())
     first = Image.new('L', (20, 30), 90)
-    more = dict(save_all=True, append_images=[Image.new('L', (20, 30), 200)]) \
-        if suffix in ('gif', 'apng') else {}
+    more = (
+        dict(save_all=True, append_images=[Image.new('L', (20, 30), 200)])
+        if suffix in ('gif', 'apng')
+        else {}
+    )
     first.save(tmp_path / f'a.{suffix.upper()}', kind, **more)
     source = ImageList(tmp_path)
     assert source.names == [f'a.{suffix.upper()}']
@@ -147,8 +164,18 @@ def test_formats_that_are_read(tmp_path, suffix):
 
 
 def test_what_is_skipped_is_counted(photos, log):
-    for name in ('a.heic', 'b.HEIC', 'c.cr2', 'd.svg', 'clip.mp4', 'old.zip', 'notes.txt',
-                 'Thumbs.db', 'more/labels.json', '.hidden.nef'):
+    for name in (
+        'a.heic',
+        'b.HEIC',
+        'c.cr2',
+        'd.svg',
+        'clip.mp4',
+        'old.zip',
+        'notes.txt',
+        'Thumbs.db',
+        'more/labels.json',
+        '.hidden.nef',
+    ):
         (photos / name).write_bytes(b'x')
     log.set_level('DEBUG')
     assert len(ImageList(photos)) == 6 + 2 * ('.heic' in image_formats.IMAGE_SUFFIXES)
@@ -191,18 +218,29 @@ def archive(path):
         file.writestr('a.jpg', b'x')
 
 
-@pytest.mark.parametrize('name, content', [
-    ('few.zip', None), ('few', None), ('few.tar.gz', b'\x1f\x8b\x08' + bytes(9)),
-    ('few.tar', b'a.jpg' + bytes(600)), ('few.7z', b"7z\xbc\xaf'\x1c"), ('few.rar', b'Rar!\x1a'),
-    ('few.tar.xz', b'\xfd7zXZ\0'), ('few.tar.zst', b'\x28\xb5\x2f\xfd')])
+@pytest.mark.parametrize(
+    'name, content',
+    [
+        ('few.zip', None),
+        ('few', None),
+        ('few.tar.gz', b'\x1f\x8b\x08' + bytes(9)),
+        ('few.tar', b'a.jpg' + bytes(600)),
+        ('few.7z', b"7z\xbc\xaf'\x1c"),
+        ('few.rar', b'Rar!\x1a'),
+        ('few.tar.xz', b'\xfd7zXZ\0'),
+        ('few.tar.zst', b'\x28\xb5\x2f\xfd'),
+    ],
+)
 def test_archives(tmp_path, name, content):
     archive(tmp_path / name) if content is None else (tmp_path / name).write_bytes(content)
     with pytest.raises(ValueError, match=f'{name} is an archive, and archives are not read: unpa'):
         ImageList(tmp_path / name)
 
 
-@pytest.mark.parametrize('line', ['a.png 3', 'a.png\t3', 'a.png,3', 'a.png;3', '"a.png" 3',
-                                  'a.png 0 0 10 10', "'a.png',cat"])
+@pytest.mark.parametrize(
+    'line',
+    ['a.png 3', 'a.png\t3', 'a.png,3', 'a.png;3', '"a.png" 3', 'a.png 0 0 10 10', "'a.png',cat"],
+)
 def test_lists_with_labels(photos, tmp_path, line):
     path = tmp_path / 'train.txt'
     path.write_text(f'{line}\n')
@@ -227,8 +265,9 @@ def test_a_folder_for_which_the_list_was_not_made(photos, tmp_path):
         ImageList(photos, path)
 
 
-@pytest.mark.parametrize('encoding, ends', [('utf-8', '\n'), ('utf-8-sig', '\r\n'),
-                                            ('utf-16', '\r\n'), ('utf-8', '\r')])
+@pytest.mark.parametrize(
+    'encoding, ends', [('utf-8', '\n'), ('utf-8-sig', '\r\n'), ('utf-16', '\r\n'), ('utf-8', '\r')]
+)
 def test_lists_of_other_systems(photos, tmp_path, encoding, ends):
     Image.new('RGB', (4, 4)).save(photos / 'größe.png')
     path = tmp_path / 'train.txt'

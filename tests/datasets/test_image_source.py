@@ -1,4 +1,5 @@
 """Every kind of image becomes RGB; every kind of list keeps its order."""
+
 import importlib
 import json
 import os
@@ -24,9 +25,16 @@ def corner(path):
     return pixels[0, 0].tolist()
 
 
-@pytest.mark.parametrize('mode, value, expected', [
-    ('L', 90, [90, 90, 90]), ('1', 1, [255, 255, 255]), ('LA', (90, 10), [90, 90, 90]),
-    ('RGB', (1, 2, 3), [1, 2, 3]), ('RGBA', (1, 2, 3, 10), [1, 2, 3])])
+@pytest.mark.parametrize(
+    'mode, value, expected',
+    [
+        ('L', 90, [90, 90, 90]),
+        ('1', 1, [255, 255, 255]),
+        ('LA', (90, 10), [90, 90, 90]),
+        ('RGB', (1, 2, 3), [1, 2, 3]),
+        ('RGBA', (1, 2, 3, 10), [1, 2, 3]),
+    ],
+)
 def test_modes(tmp_path, mode, value, expected):
     assert corner(saved(tmp_path, Image.new(mode, (5, 4), value))) == expected
 
@@ -70,6 +78,7 @@ def test_camera_orientation_is_applied(tmp_path):
 def test_damaged_camera_notes_do_not_lose_the_image(tmp_path, monkeypatch):
     def fail(image):
         raise SyntaxError('not a TIFF file')
+
     exif = Image.Exif()
     exif[274] = 6
     path = saved(tmp_path, Image.new('RGB', (8, 4), (90, 90, 90)), exif=exif)
@@ -83,9 +92,10 @@ def smooth(height, width):
     return np.stack([255 * y / height, 255 * x / width, 128 + 0 * x], axis=-1).astype(np.uint8)
 
 
-@pytest.mark.parametrize('side, expected', [(400, (400, 600)), (200, (200, 300)),
-                                            (101, (200, 300)), (100, (100, 150)),
-                                            (1, (50, 75))])
+@pytest.mark.parametrize(
+    'side, expected',
+    [(400, (400, 600)), (200, (200, 300)), (101, (200, 300)), (100, (100, 150)), (1, (50, 75))],
+)
 def test_large_jpeg_is_decoded_as_small_as_will_do(tmp_path, side, expected):
     pixels = smooth(400, 600)
     path = saved(tmp_path, Image.fromarray(pixels), 'image.jpg', quality=95)
@@ -109,10 +119,17 @@ def test_reduced_and_turned(tmp_path):
     assert read_image(path, lambda height, width: height >= 20).shape == (40, 20, 3)
 
 
-@pytest.mark.parametrize('options', [
-    dict(quality=90), dict(quality=50, progressive=True), dict(quality=95, subsampling=0),
-    dict(quality=95, subsampling=1), dict(quality=90, restart_marker_rows=1),
-    dict(quality=90, optimize=True, dpi=(300, 300))])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(quality=90),
+        dict(quality=50, progressive=True),
+        dict(quality=95, subsampling=0),
+        dict(quality=95, subsampling=1),
+        dict(quality=90, restart_marker_rows=1),
+        dict(quality=90, optimize=True, dpi=(300, 300)),
+    ],
+)
 @pytest.mark.parametrize('size', [(37, 53), (64, 48), (1, 1)])
 def test_whole_jpegs_are_what_pillow_makes_of_them(tmp_path, options, size):
     noise = np.random.RandomState(0).randint(0, 60, (*size, 3), dtype=np.uint8)
@@ -129,6 +146,7 @@ def test_a_jpeg_that_the_fast_decoder_refuses_is_left_to_pillow(tmp_path, monkey
 
     def refuse(*_):
         raise RuntimeError('unsupported')
+
     # The package has a function of the module's name.
     module = importlib.import_module('cotap_mm.datasets.image_decoding')
     monkeypatch.setattr(module, 'decode_jpeg', refuse)
@@ -150,7 +168,7 @@ def test_truncated(tmp_path, name):
     noise = np.random.RandomState(0).randint(0, 256, (64, 64, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(noise), name)
     content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2])
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(BadImage, match=name):
         read_image(path)
 
@@ -217,8 +235,10 @@ def test_coco_json(photos, tmp_path):
     assert ImageList(photos, path).read(1)[0, 0].tolist() == [40, 40, 40]
 
 
-@pytest.mark.parametrize('content', [
-    '[1, 2]', '{"annotations": []}', '{"images": [{"id": 1}]}', '{"images": 3}', '{"images":', ''])
+@pytest.mark.parametrize(
+    'content',
+    ['[1, 2]', '{"annotations": []}', '{"images": [{"id": 1}]}', '{"images": 3}', '{"images":', ''],
+)
 def test_wrong_json(photos, tmp_path, content):
     path = tmp_path / 'coco.json'
     path.write_text(content)

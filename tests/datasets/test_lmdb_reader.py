@@ -1,4 +1,5 @@
 """What LMDB reads is read; what would kill it is an error."""
+
 import collections
 import os
 import random
@@ -17,17 +18,20 @@ def written(path, items):
     with lmdb.open(str(path), subdir=False, lock=False, map_size=1 << 28) as environment:
         for start in range(0, len(items), 500):
             with environment.begin(write=True) as change:
-                for key, value in items[start:start + 500]:
+                for key, value in items[start : start + 500]:
                     change.put(key, value)
     return path
 
 
-@pytest.mark.parametrize('count, longest', [(0, 1), (1, 10), (40, 20_000), (6_000, 40),
-                                            (3_000, 3_000)])
+@pytest.mark.parametrize(
+    'count, longest', [(0, 1), (1, 10), (40, 20_000), (6_000, 40), (3_000, 3_000)]
+)
 def test_equal_to_lmdb(tmp_path, count, longest):
     draw = random.Random(count)
-    items = {draw.randbytes(draw.randint(1, 30)): draw.randbytes(draw.randint(0, longest))
-             for _ in range(count)}
+    items = {
+        draw.randbytes(draw.randint(1, 30)): draw.randbytes(draw.randint(0, longest))
+        for _ in range(count)
+    }
     reader = LmdbReader(written(tmp_path / 'a.lmdb', list(items.items())))
     assert reader.entries == len(items) and not reader.is_short
     assert all(reader.get(key) == value for key, value in items.items())
@@ -50,8 +54,9 @@ def test_keys_that_were_changed_and_deleted(tmp_path):
     reader = LmdbReader(path)
     reader.check()
     assert reader.entries == 600
-    assert all(reader.get(struct.pack('>Q', i)) == items.get(struct.pack('>Q', i))
-               for i in range(900))
+    assert all(
+        reader.get(struct.pack('>Q', i)) == items.get(struct.pack('>Q', i)) for i in range(900)
+    )
 
 
 def test_limit(tmp_path):
@@ -74,15 +79,15 @@ def packed(photos, tmp_path):
 def changed(content, kind, draw):
     data = bytearray(content)
     if kind == 'cut':
-        return content[:draw.randrange(len(data))]
+        return content[: draw.randrange(len(data))]
     if kind == 'cut, with a tail':
-        return content[:draw.randrange(len(data))] + draw.randbytes(draw.randrange(100_000))
+        return content[: draw.randrange(len(data))] + draw.randbytes(draw.randrange(100_000))
     if kind == 'hole':
         start = draw.randrange(len(data))
-        data[start:start + 4096] = bytes(len(data[start:start + 4096]))
+        data[start : start + 4096] = bytes(len(data[start : start + 4096]))
     elif kind == 'pages exchanged':
         a, b = (4096 * draw.randrange(len(data) // 4096) for _ in range(2))
-        data[a:a + 4096], data[b:b + 4096] = data[b:b + 4096], data[a:a + 4096]
+        data[a : a + 4096], data[b : b + 4096] = data[b : b + 4096], data[a : a + 4096]
     elif kind == 'one byte':
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
     else:  # the bytes that say where the others are
@@ -128,7 +133,7 @@ def test_200_damaged_files(packed, tmp_path, capsys):
 def test_cut_files_are_refused_by_name(packed, tmp_path, kept):
     content = packed.read_bytes()
     path = tmp_path / 'cut.lmdb'
-    path.write_bytes(content[:int(kept if kept > 1 else kept * len(content))])
+    path.write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
     with pytest.raises(ValueError, match='cut.lmdb is damaged'):
         PackedImages(path)
 

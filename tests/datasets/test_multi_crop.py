@@ -1,4 +1,5 @@
 """Crops overlap, lie in the image, and show what their boxes say."""
+
 import numpy as np
 import pytest
 import torch
@@ -56,8 +57,9 @@ def test_pixels_are_those_of_the_box(height, width, seed):
     pixels = torch.from_numpy(image).permute(2, 0, 1).contiguous()
     for cut, box in zip([*global_crops, *local_crops], boxes.int().tolist()):
         x1, y1, x2, y2 = box
-        expected = TF.resized_crop(pixels, y1, x1, y2 - y1, x2 - x1, list(cut.shape[:2]),
-                                   antialias=True)
+        expected = TF.resized_crop(
+            pixels, y1, x1, y2 - y1, x2 - x1, list(cut.shape[:2]), antialias=True
+        )
         # Resampled as integers, not floats: a rounding apart.
         assert (cut.permute(2, 0, 1).int() - expected.int()).abs().max() <= 1
 
@@ -76,8 +78,9 @@ def test_an_elongated_image_is_not_squeezed():
 
 
 def test_the_same_draws_give_the_same_crops():
-    first, second, other = (MultiCrop(**SMALL)(image_of(40, 50), np.random.default_rng(seed))
-                            for seed in (3, 3, 4))
+    first, second, other = (
+        MultiCrop(**SMALL)(image_of(40, 50), np.random.default_rng(seed)) for seed in (3, 3, 4)
+    )
     assert all(torch.equal(a, b) for a, b in zip(first, second))
     assert not torch.equal(first[2], other[2])
 
@@ -90,14 +93,20 @@ def test_other_numbers_of_crops():
     assert [len(part) for part in crop(image_of(20, 20), np.random.default_rng(0))] == [3, 2, 5]
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(global_size=0), 'global_size must be at least 1, got 0'),
-    (dict(num_local=-1), 'num_local must be at least 0, got -1'),
-    (dict(max_draws=0), 'max_draws must be at least 1'),
-    (dict(global_scale=(0.5, 0.2)), 'global_scale must be 0 < low <= high <= 1'),
-    (dict(local_scale=(0, 0.2)), 'local_scale must be'),
-    (dict(local_scale=(0.005, 0.01)), r'min_overlap must be in \[0, 0.01\), the largest local_s'),
-])
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(global_size=0), 'global_size must be at least 1, got 0'),
+        (dict(num_local=-1), 'num_local must be at least 0, got -1'),
+        (dict(max_draws=0), 'max_draws must be at least 1'),
+        (dict(global_scale=(0.5, 0.2)), 'global_scale must be 0 < low <= high <= 1'),
+        (dict(local_scale=(0, 0.2)), 'local_scale must be'),
+        (
+            dict(local_scale=(0.005, 0.01)),
+            r'min_overlap must be in \[0, 0.01\), the largest local_s',
+        ),
+    ],
+)
 def test_bad_options(wrong, message):
     with pytest.raises(ValueError, match=message):
         MultiCrop(**wrong)

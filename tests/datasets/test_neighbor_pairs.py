@@ -1,4 +1,5 @@
 """Samples: an image and a neighbour; bad images are replaced; draws are new and repeatable."""
+
 import random
 
 import numpy as np
@@ -18,9 +19,11 @@ CROPS = dict(global_size=32, local_size=16)
 @pytest.fixture
 def pairs(arrays, ring):
     """Data set of ``count`` in-memory images; neighbours of i are i + 1, i + 2, i + 3."""
+
     def make(count=10, bad=(), **options):
         source = arrays(count, bad)
         return NeighborPairs(source, ring(source.names), num_neighbors=3, crops=CROPS, **options)
+
     return make
 
 
@@ -31,8 +34,10 @@ def numbers(sample, branch='patch'):
 def drawn_pairs(data, index, times):
     """Only the choice of image and positive, without crops."""
     rng = np.random.default_rng(0)
-    return [tuple(place for place, _ in data.branches['patch'].draw_pair(index, rng))
-            for _ in range(times)]
+    return [
+        tuple(place for place, _ in data.branches['patch'].draw_pair(index, rng))
+        for _ in range(times)
+    ]
 
 
 def test_shapes_and_types(pairs):
@@ -77,8 +82,14 @@ def test_one_source_feeds_both_branches_with_own_draws(pairs):
 
 def test_the_shorter_branch_is_indexed_modulo(arrays, ring):
     patch, cls = arrays(4), arrays(7)
-    data = NeighborPairs(patch, ring(patch.names, name='patch.npz'), cls,
-                         ring(cls.names, name='cls.npz'), num_neighbors=3, crops=CROPS)
+    data = NeighborPairs(
+        patch,
+        ring(patch.names, name='patch.npz'),
+        cls,
+        ring(cls.names, name='cls.npz'),
+        num_neighbors=3,
+        crops=CROPS,
+    )
     assert len(data) == 7
     assert [numbers(data[i])[0] for i in range(7)] == [0, 1, 2, 3, 0, 1, 2]
     assert [numbers(data[i], 'cls')[0] for i in range(7)] == [*range(7)]
@@ -86,9 +97,15 @@ def test_the_shorter_branch_is_indexed_modulo(arrays, ring):
 
 def test_built_from_a_config(photos, ring):
     names = ['a.png', 'b.jpg', 'c.PNG', 'd.jpeg', 'more/a.png', 'more/e.webp']
-    data = DATASETS.build(dict(
-        type='NeighborPairs', patch=dict(type='ImageList', root=str(photos)),
-        neighbors=ring(names), num_neighbors=2, crops=CROPS))
+    data = DATASETS.build(
+        dict(
+            type='NeighborPairs',
+            patch=dict(type='ImageList', root=str(photos)),
+            neighbors=ring(names),
+            num_neighbors=2,
+            crops=CROPS,
+        )
+    )
     assert data[4]['patch']['path'][0] == 'more/a.png'
     assert data[4]['patch']['path'][1] in ('more/e.webp', 'a.png')
     assert ROOT_DATASETS.get('cotap_mm.NeighborPairs') is NeighborPairs
@@ -117,8 +134,11 @@ def test_an_image_without_readable_neighbours_is_replaced(pairs):
 
 def test_too_many_bad_images_stop_and_are_listed(pairs):
     data = pairs(bad=[0, 1, 2])
-    with pytest.raises(RuntimeError, match=r'3 of 10 images cannot be decoded; '
-                       r'max_bad_fraction=0.01 allows 2(?s:.*)000.png\n  001.png\n  002.png'):
+    with pytest.raises(
+        RuntimeError,
+        match=r'3 of 10 images cannot be decoded; '
+        r'max_bad_fraction=0.01 allows 2(?s:.*)000.png\n  001.png\n  002.png',
+    ):
         drawn_pairs(data, 0, 200)
 
 
@@ -152,21 +172,28 @@ def test_workers_and_the_main_process_count_together(pairs):
         data[7]
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(neighbors='auto'), "neighbors must be a neighbour file, got 'auto': tools/train.py"),
-    (dict(neighbors=None), 'neighbors must be a neighbour file, got None'),
-    (dict(cls=dict(type='ImageList', root='x')), 'cls_neighbors must be .* file, got None'),
-    (dict(cls=dict(type='ImageList', root='x'), cls_neighbors='auto'), "neighbors .* got 'auto'"),
-    (dict(max_bad_fraction=1.5), r'max_bad_fraction must be in \[0, 1\], got 1.5'),
-    (dict(max_bad_fraction=-1), r'max_bad_fraction must be in'),
-    (dict(crops=dict(global_size=0)), 'global_size must be at least 1'),
-    (dict(num_neighbors=0), 'num_neighbors must be at least 1'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(neighbors='auto'), "neighbors must be a neighbour file, got 'auto': tools/train.py"),
+        (dict(neighbors=None), 'neighbors must be a neighbour file, got None'),
+        (dict(cls=dict(type='ImageList', root='x')), 'cls_neighbors must be .* file, got None'),
+        (
+            dict(cls=dict(type='ImageList', root='x'), cls_neighbors='auto'),
+            "neighbors .* got 'auto'",
+        ),
+        (dict(max_bad_fraction=1.5), r'max_bad_fraction must be in \[0, 1\], got 1.5'),
+        (dict(max_bad_fraction=-1), r'max_bad_fraction must be in'),
+        (dict(crops=dict(global_size=0)), 'global_size must be at least 1'),
+        (dict(num_neighbors=0), 'num_neighbors must be at least 1'),
+    ],
+)
 def test_bad_options(arrays, ring, options, message):
     source = arrays(5)
     with pytest.raises(ValueError, match=message):
-        NeighborPairs(**{**dict(patch=source, neighbors=ring(source.names), num_neighbors=3),
-                         **options})
+        NeighborPairs(
+            **{**dict(patch=source, neighbors=ring(source.names), num_neighbors=3), **options}
+        )
 
 
 def test_one_image_is_not_enough(arrays, ring):
@@ -194,8 +221,14 @@ def seed_as_mmengine(worker):
 
 def epochs(data, workers, persistent=False, seed=0, init=None, rounds=2):
     generator = torch.Generator().manual_seed(seed)
-    loader = DataLoader(data, batch_size=5, num_workers=workers, worker_init_fn=init,
-                        persistent_workers=persistent, generator=generator)
+    loader = DataLoader(
+        data,
+        batch_size=5,
+        num_workers=workers,
+        worker_init_fn=init,
+        persistent_workers=persistent,
+        generator=generator,
+    )
     return [torch.cat([batch['patch']['boxes'] for batch in loader]) for _ in range(rounds)]
 
 
@@ -226,8 +259,10 @@ def visited(data, workers, seed=3, skip=0):
     sampler = DATA_SAMPLERS.build(dict(type='VisitSampler', dataset=data, seed=seed))
     loader = iter(DataLoader(data, batch_size=5, num_workers=workers, sampler=sampler))
     batches = [next(loader) for _ in range(4)][skip:]  # two rounds
-    return (torch.cat([batch['patch']['boxes'] for batch in batches]),
-            [path for batch in batches for path in batch['patch']['path'][0]])
+    return (
+        torch.cat([batch['patch']['boxes'] for batch in batches]),
+        [path for batch in batches for path in batch['patch']['path'][0]],
+    )
 
 
 def test_visits_draw_the_same_whatever_the_workers(pairs):
@@ -240,7 +275,7 @@ def test_visits_draw_the_same_whatever_the_workers(pairs):
 def test_visits_differ_from_round_to_round(pairs):
     boxes, paths = visited(pairs(), 0)
     assert sorted(paths[:10]) == sorted(paths[10:]) and paths[:10] != paths[10:]
-    rounds = [dict(zip(paths[a:a + 10], boxes[a:a + 10])) for a in (0, 10)]
+    rounds = [dict(zip(paths[a : a + 10], boxes[a : a + 10])) for a in (0, 10)]
     assert not any(torch.equal(rounds[0][path], rounds[1][path]) for path in rounds[0])
 
 
@@ -265,8 +300,12 @@ def test_street_scenes(shared_data, ring, tmp_path):
     assert len(names) == 6
     listed = tmp_path / 'some.txt'
     listed.write_text('\n'.join(names))
-    data = NeighborPairs(dict(type='ImageList', root=str(root), ann_file=str(listed)),
-                         ring(names), num_neighbors=3, crops=CROPS)
+    data = NeighborPairs(
+        dict(type='ImageList', root=str(root), ann_file=str(listed)),
+        ring(names),
+        num_neighbors=3,
+        crops=CROPS,
+    )
     batch = default_collate([data[i] for i in range(4)])
     model = build_tiny()
     for _ in range(2):
@@ -279,9 +318,13 @@ def test_street_scenes(shared_data, ring, tmp_path):
 def test_large_jpegs_are_decoded_small(tmp_path, ring, reduce_jpeg, width):
     for i in range(4):
         Image.new('RGB', (800, 600), (60 * i, 0, 0)).save(tmp_path / f'{i}.jpg')
-    data = NeighborPairs(dict(type='ImageList', root=str(tmp_path)),
-                         ring([f'{i}.jpg' for i in range(4)]), num_neighbors=3, crops=CROPS,
-                         reduce_jpeg=reduce_jpeg)
+    data = NeighborPairs(
+        dict(type='ImageList', root=str(tmp_path)),
+        ring([f'{i}.jpg' for i in range(4)]),
+        num_neighbors=3,
+        crops=CROPS,
+        reduce_jpeg=reduce_jpeg,
+    )
     boxes = torch.cat([data[i]['patch']['boxes'].flatten(0, 1) for i in range(4)])
     assert width / 2 < boxes[:, 2].max() <= width
     assert abs(int(data[2]['patch']['global_crops'][0].float().mean(dim=(0, 1, 2))[0]) - 120) < 3

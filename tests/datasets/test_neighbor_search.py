@@ -1,4 +1,5 @@
 """Neighbours are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
+
 import errno
 import json
 import sys
@@ -22,8 +23,11 @@ from cotap_mm.datasets.feature_files import FeatureFile
 from cotap_mm.errors import UserError
 
 BACKBONE = dict(
-    type='DINOViT', img_size=32, patch_size=8,
-    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32))
+    type='DINOViT',
+    img_size=32,
+    patch_size=8,
+    arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+)
 
 
 class Encoder:
@@ -92,6 +96,7 @@ def test_the_nearest_in_colour(arrays, tmp_path):
 def often(monkeypatch):
     """Progress is noted after every 4 images."""
     from cotap_mm.datasets import global_features
+
     monkeypatch.setattr(global_features, '_SAVE_EVERY', 4)
 
 
@@ -110,22 +115,40 @@ def test_an_interrupted_run_goes_on(arrays, tmp_path, often):
 
 
 RECORDS = {
-    'done as text': dict(done='8'), 'done beyond the file': dict(done=10**9),
-    'done too large': dict(done=11), 'done negative': dict(done=-1),
-    'done as bool': dict(done=True), 'done not finite': dict(done=float('nan')),
-    'width beyond the file': dict(width=10**9), 'other width': dict(width=1),
-    'no checksum': dict(crc32=None), 'other number': dict(images=8)}
+    'done as text': dict(done='8'),
+    'done beyond the file': dict(done=10**9),
+    'done too large': dict(done=11),
+    'done negative': dict(done=-1),
+    'done as bool': dict(done=True),
+    'done not finite': dict(done=float('nan')),
+    'width beyond the file': dict(width=10**9),
+    'other width': dict(width=1),
+    'no checksum': dict(crc32=None),
+    'other number': dict(images=8),
+}
 
 
-@pytest.mark.parametrize('change', ['encoder', 'images', 'names', 'damaged record', 'deep record',
-                                    'list', 'cut file', 'changed file', *RECORDS])
+@pytest.mark.parametrize(
+    'change',
+    [
+        'encoder',
+        'images',
+        'names',
+        'damaged record',
+        'deep record',
+        'list',
+        'cut file',
+        'changed file',
+        *RECORDS,
+    ],
+)
 def test_a_changed_task_starts_afresh(arrays, tmp_path, often, log, change):
     out = tmp_path / 'nn.npz'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(arrays(11), Encoder(stop_after=9), out, 3, 4, num_workers=0)
     source, encoder = arrays(12 if change == 'images' else 11), Encoder()
-    part, = tmp_path.glob('nn.npz.features.*.00000')
-    record, = tmp_path.glob('nn.npz.features.*.00000.json')
+    (part,) = tmp_path.glob('nn.npz.features.*.00000')
+    (record,) = tmp_path.glob('nn.npz.features.*.00000.json')
     if change == 'encoder':
         encoder.identity = 'other'
     elif change == 'names':
@@ -164,6 +187,7 @@ def test_a_feature_file_that_is_cut_while_open(tmp_path):
 def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
+
     monkeypatch.setattr('cotap_mm.datasets.feature_files.os.ftruncate', full)
     with pytest.raises(UserError, match='cannot write .*f: No space left on device. Make room'):
         FeatureFile(tmp_path / 'f', {}, 5).append(np.ones((5, 3), np.float32))
@@ -175,6 +199,7 @@ def test_all_done_but_not_searched(arrays, tmp_path, monkeypatch):
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
+
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(module, 'search_neighbors', interrupt)
         build_neighbors(source, Encoder(), out, 2, 4, num_workers=0)
@@ -200,14 +225,18 @@ def test_too_few_images_and_bad_numbers(arrays, tmp_path):
     with pytest.raises(ValueError, match='at least 2 images, 1 of 3 can be decoded'):
         build_neighbors(source, Encoder(), out, num_workers=0)
     source.bad.clear()  # repaired: read again, not taken from the first try
-    assert load_neighbors(build_neighbors(source, Encoder(), out, num_workers=0), source.names,
-                          2).shape == (3, 2)
+    assert load_neighbors(
+        build_neighbors(source, Encoder(), out, num_workers=0), source.names, 2
+    ).shape == (3, 2)
     out.unlink()
     with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
         build_neighbors(arrays(3), Encoder(), tmp_path / 'nn.npz', 0)
     broken = Encoder()
-    broken.__class__ = type('Broken', (Encoder,), dict(
-        __call__=lambda self, images: torch.full((len(images), 2), float('nan'))))
+    broken.__class__ = type(
+        'Broken',
+        (Encoder,),
+        dict(__call__=lambda self, images: torch.full((len(images), 2), float('nan'))),
+    )
     with pytest.raises(ValueError, match='not finite; check its checkpoint'):
         build_neighbors(arrays(3), broken, tmp_path / 'nn.npz', num_workers=0)
     assert not (tmp_path / 'nn.npz').exists()
@@ -251,11 +280,22 @@ def test_identity_follows_what_features_depend_on(tmp_path):
 @pytest.fixture
 def config(photos):
     def make(**dataset):
-        return Config(dict(
-            model=dict(backbone=BACKBONE),
-            train_dataloader=dict(num_workers=0, dataset=dict(
-                type='NeighborPairs', num_neighbors=3, neighbors='auto',
-                patch=dict(type='ImageList', root=str(photos)), **dataset))))
+        return Config(
+            dict(
+                model=dict(backbone=BACKBONE),
+                train_dataloader=dict(
+                    num_workers=0,
+                    dataset=dict(
+                        type='NeighborPairs',
+                        num_neighbors=3,
+                        neighbors='auto',
+                        patch=dict(type='ImageList', root=str(photos)),
+                        **dataset,
+                    ),
+                ),
+            )
+        )
+
     return make
 
 
@@ -270,6 +310,7 @@ def test_auto_is_built_once_and_put_into_the_config(config, tmp_path, log, monke
 
     def fail(*args, **kwargs):
         raise AssertionError('built again')
+
     with monkeypatch.context() as patch:
         patch.setattr(module, 'build_neighbors', fail)
         again = config()
@@ -288,6 +329,7 @@ def test_both_branches_and_a_changed_folder(config, photos, tmp_path):
         ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
         dataset = cfg.train_dataloader.dataset
         return dataset.neighbors, dataset.cls_neighbors
+
     first = ensured()
     assert first[0] != first[1] and all('neighbors_' in path for path in first)
     (photos / 'b.jpg').rename(photos / 'z.jpg')
@@ -329,7 +371,8 @@ def test_street_scenes(shared_data, tmp_path):
     (tmp_path / 'copy.jpg').write_bytes((tmp_path / '2.jpg').read_bytes())
     source = ImageList(tmp_path)
     assert len(source) == 6
-    out = build_neighbors(source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npz', 3,
-                          4, num_workers=0)
+    out = build_neighbors(
+        source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npz', 3, 4, num_workers=0
+    )
     found = load_neighbors(out, source.names, 3)
     assert found.shape == (6, 3) and found[2, 0] == 5 and found[5, 0] == 2

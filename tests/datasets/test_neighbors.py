@@ -1,4 +1,5 @@
 """The neighbour file fits the images, or says that it does not."""
+
 import re
 import tracemalloc
 
@@ -34,8 +35,11 @@ def test_another_order_of_the_same_images(path):
 
 
 def test_changed_folders_are_noticed(path):
-    with pytest.raises(ValueError, match=r'^neighbors.npz was built for 4 images, the folder holds '
-                       r'5; rebuild with python tools/build_neighbors.py IMAGES --out'):
+    with pytest.raises(
+        ValueError,
+        match=r'^neighbors.npz was built for 4 images, the folder holds '
+        r'5; rebuild with python tools/build_neighbors.py IMAGES --out',
+    ):
         load_neighbors(path, [*NAMES, 'e'], 2)
     with pytest.raises(ValueError, match='1 are not in the folder now, e.g. d; rebuild'):
         load_neighbors(path, ['a', 'b', 'c', 'x'], 2)
@@ -59,8 +63,9 @@ def test_the_image_itself_is_no_neighbour(tmp_path):
 
 
 def test_too_few_neighbours(path):
-    with pytest.raises(ValueError, match='holds 2 neighbours an image, 3 are needed; .* '
-                       '--num-neighbors 3'):
+    with pytest.raises(
+        ValueError, match='holds 2 neighbours an image, 3 are needed; .* --num-neighbors 3'
+    ):
         load_neighbors(path, NAMES, 7)
     save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # more could not be found
     assert load_neighbors(path, NAMES, 7).shape == (4, 2)
@@ -68,18 +73,21 @@ def test_too_few_neighbours(path):
         load_neighbors(path, NAMES, 0)
 
 
-@pytest.mark.parametrize('arrays, message', [
-    (dict(nns=np.zeros((4, 2))), r'integers of shape \(4, k\), got float64 \(4, 2\)'),
-    (dict(nns=np.zeros(4, int)), r'got int64 \(4,\)'),
-    (dict(nns=np.full((4, 2), 4)), 'points to images 4 to 4, but there are 0 to 3'),
-    (dict(nns=np.full((4, 2), -1)), 'points to images -1 to -1'),
-    (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
-    (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
-    (dict(x=np.zeros(1)), "must hold 'names' and 'indices', or 'nns', got"),
-    (dict(nns=np.array([None] * 4)), 'damaged or not a neighbor file'),  # would need unpickling
-    (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or not a neighbor file'),
-    (dict(nns=INDICES, meta=np.array('{')), 'damaged or not a neighbor file'),
-])
+@pytest.mark.parametrize(
+    'arrays, message',
+    [
+        (dict(nns=np.zeros((4, 2))), r'integers of shape \(4, k\), got float64 \(4, 2\)'),
+        (dict(nns=np.zeros(4, int)), r'got int64 \(4,\)'),
+        (dict(nns=np.full((4, 2), 4)), 'points to images 4 to 4, but there are 0 to 3'),
+        (dict(nns=np.full((4, 2), -1)), 'points to images -1 to -1'),
+        (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
+        (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
+        (dict(x=np.zeros(1)), "must hold 'names' and 'indices', or 'nns', got"),
+        (dict(nns=np.array([None] * 4)), 'damaged or not a neighbor file'),  # would need unpickling
+        (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or not a neighbor file'),
+        (dict(nns=INDICES, meta=np.array('{')), 'damaged or not a neighbor file'),
+    ],
+)
 def test_wrong_contents(tmp_path, arrays, message):
     np.savez(tmp_path / 'n.npz', **arrays)
     with pytest.raises(ValueError, match=message):
@@ -88,7 +96,7 @@ def test_wrong_contents(tmp_path, arrays, message):
 
 def test_damaged_and_missing_files(path):
     content = path.read_bytes()
-    path.write_bytes(content[:len(content) // 2])
+    path.write_bytes(content[: len(content) // 2])
     with pytest.raises(ValueError, match='damaged or not a neighbor file .* rebuild'):
         load_neighbors(path, NAMES, 2)
     path.unlink()
@@ -99,6 +107,7 @@ def test_damaged_and_missing_files(path):
 def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
     def fail(*args, **kwargs):
         raise OSError('disk full')
+
     monkeypatch.setattr('os.fsync', fail)
     with pytest.raises(OSError, match='disk full'):
         save_neighbors(path, NAMES[:2], INDICES[:2])
@@ -106,14 +115,19 @@ def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
     assert [file.name for file in path.parent.iterdir()] == ['neighbors.npz']
 
 
-@pytest.mark.parametrize('arrays', [
-    dict(nns=np.zeros((4, 1_000_000), np.int32)), dict(nns=np.zeros((4_000_000, 1), np.int32)),
-    dict(names=np.array(['a' * 1_000_000, 'b', 'c', 'd']), indices=INDICES),
-    dict(names=np.array(NAMES), indices=np.zeros((4, 1_000_000), np.int32)),
-    dict(names=np.array(NAMES), indices=np.zeros((4_000_000, 1), np.int32)),
-    dict(names=np.array(['a'] * 1_000_000), indices=INDICES),
-    dict(nns=INDICES, meta=np.array('[' * 1_000_000)),
-    dict(nns=INDICES, x=np.zeros(4_000_000))])
+@pytest.mark.parametrize(
+    'arrays',
+    [
+        dict(nns=np.zeros((4, 1_000_000), np.int32)),
+        dict(nns=np.zeros((4_000_000, 1), np.int32)),
+        dict(names=np.array(['a' * 1_000_000, 'b', 'c', 'd']), indices=INDICES),
+        dict(names=np.array(NAMES), indices=np.zeros((4, 1_000_000), np.int32)),
+        dict(names=np.array(NAMES), indices=np.zeros((4_000_000, 1), np.int32)),
+        dict(names=np.array(['a'] * 1_000_000), indices=INDICES),
+        dict(nns=INDICES, meta=np.array('[' * 1_000_000)),
+        dict(nns=INDICES, x=np.zeros(4_000_000)),
+    ],
+)
 def test_memory_is_bounded_by_the_number_of_images(tmp_path, arrays):
     """4 MB and more that are some KB on the disk; the same with 3 GB is refused as fast."""
     np.savez_compressed(tmp_path / 'n.npz', **arrays)
@@ -130,32 +144,50 @@ def test_memory_is_bounded_by_the_number_of_images(tmp_path, arrays):
     assert peak < 1_000_000
 
 
-@pytest.mark.parametrize('meta, message', [
-    ('[' * 100_000, 'RecursionError'), ('{"num_readable": "x"}', 'num_readable must be'),
-    ('{"num_readable": NaN}', 'num_readable must be'), ('{"num_readable": -3}', 'got -3'),
-    ('{"num_readable": 1e9}', 'num_readable must be'), ('{"num_readable": true}', 'got True'),
-    ('{"num_readable": [[[]]]}', 'num_readable must be')])
+@pytest.mark.parametrize(
+    'meta, message',
+    [
+        ('[' * 100_000, 'RecursionError'),
+        ('{"num_readable": "x"}', 'num_readable must be'),
+        ('{"num_readable": NaN}', 'num_readable must be'),
+        ('{"num_readable": -3}', 'got -3'),
+        ('{"num_readable": 1e9}', 'num_readable must be'),
+        ('{"num_readable": true}', 'got True'),
+        ('{"num_readable": [[[]]]}', 'num_readable must be'),
+    ],
+)
 def test_hostile_meta_data(tmp_path, meta, message):
     np.savez(tmp_path / 'n.npz', nns=INDICES, meta=np.array(meta))
     with pytest.raises(ValueError, match=f'is damaged or not a neighbor file .*{message}'):
         load_neighbors(tmp_path / 'n.npz', NAMES, 2)
 
 
-@pytest.mark.parametrize('nns, message', [
-    (np.full((4, 2), np.nan), 'got float64'), (np.full((4, 2), np.inf, np.float16), 'got float16'),
-    (np.zeros((4, 2), bool), 'got bool'), (np.zeros((4, 2), complex), 'got complex'),
-    (np.full((4, 2), 2**63 + 1, np.uint64), 'points to images'),
-    (np.array([['1', '2']] * 4), 'got <U1'), (np.zeros((4, 2), 'V8'), 'got |V8'),
-    (np.zeros((4, 2), [('a', 'i4')]), 'integers of shape'), (np.int64(3), 'integers of shape'),
-    (np.zeros((4, 0), int), 'holds 0 neighbours'), (np.zeros((4, 2, 2), int), 'integers of shape')])
+@pytest.mark.parametrize(
+    'nns, message',
+    [
+        (np.full((4, 2), np.nan), 'got float64'),
+        (np.full((4, 2), np.inf, np.float16), 'got float16'),
+        (np.zeros((4, 2), bool), 'got bool'),
+        (np.zeros((4, 2), complex), 'got complex'),
+        (np.full((4, 2), 2**63 + 1, np.uint64), 'points to images'),
+        (np.array([['1', '2']] * 4), 'got <U1'),
+        (np.zeros((4, 2), 'V8'), 'got |V8'),
+        (np.zeros((4, 2), [('a', 'i4')]), 'integers of shape'),
+        (np.int64(3), 'integers of shape'),
+        (np.zeros((4, 0), int), 'holds 0 neighbours'),
+        (np.zeros((4, 2, 2), int), 'integers of shape'),
+    ],
+)
 def test_odd_types_and_shapes(tmp_path, nns, message):
     np.savez(tmp_path / 'n.npz', nns=nns)
     with pytest.raises(ValueError, match=message):
         load_neighbors(tmp_path / 'n.npz', NAMES, 2)
 
 
-@pytest.mark.parametrize('convert', [
-    lambda x: np.asfortranarray(x), lambda x: x.astype('>i2'), lambda x: x.astype(np.uint8)])
+@pytest.mark.parametrize(
+    'convert',
+    [lambda x: np.asfortranarray(x), lambda x: x.astype('>i2'), lambda x: x.astype(np.uint8)],
+)
 def test_other_ways_to_store_integers(tmp_path, convert):
     np.savez(tmp_path / 'n.npz', nns=convert(INDICES))
     assert np.array_equal(load_neighbors(tmp_path / 'n.npz', NAMES, 2), INDICES)

@@ -1,4 +1,5 @@
 """Several ranks share the work on one neighbour file, and hear of each other's failure."""
+
 import signal
 import time
 
@@ -13,16 +14,28 @@ from cotap_mm.datasets import ensure_neighbors, neighbor_search
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 BACKBONE = dict(
-    type='DINOViT', img_size=16, patch_size=8,
-    arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8))
+    type='DINOViT',
+    img_size=16,
+    patch_size=8,
+    arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8),
+)
 
 
 def make_config(num_images):
-    return Config(dict(
-        model=dict(backbone=BACKBONE, init_cfg=None),
-        train_dataloader=dict(num_workers=0, dataset=dict(
-            type='NeighborPairs', num_neighbors=2, neighbors='auto',
-            patch=dict(type='ToyScenes', num_images=num_images, image_size=32)))))
+    return Config(
+        dict(
+            model=dict(backbone=BACKBONE, init_cfg=None),
+            train_dataloader=dict(
+                num_workers=0,
+                dataset=dict(
+                    type='NeighborPairs',
+                    num_neighbors=2,
+                    neighbors='auto',
+                    patch=dict(type='ToyScenes', num_images=num_images, image_size=32),
+                ),
+            ),
+        )
+    )
 
 
 def prepared(tmp_path, *names):
@@ -49,9 +62,11 @@ def test_the_others_hear_of_a_failure_and_one_process_goes_on(tmp_path):
     shared, results = prepared(tmp_path, 'shared', 'results')
     first, second = on_forked_ranks(OneBreaks(shared), results)
     assert second == 'ValueError: the network broke'
-    assert first == ('OtherRankFailed: neighbors of n.npz: rank 0: process 1 failed, '
-                     'ValueError: the network broke. See its own output, then start again (a '
-                     'training: with --resume)')
+    assert first == (
+        'OtherRankFailed: neighbors of n.npz: rank 0: process 1 failed, '
+        'ValueError: the network broke. See its own output, then start again (a '
+        'training: with --resume)'
+    )
     found = build(shared)
     assert found['seen'] == 7  # 12 of rank 0 and the first 4 of rank 1 are kept
     assert [path.name for path in shared.iterdir()] == ['n.npz']
@@ -66,9 +81,11 @@ def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
     with Ranks(OneIsLost(shared, getattr(signal, how)), logs, timeout=5) as ranks:
         assert ranks.exit_code(0) == 1, 'hangs'
         said = (shared / 'said').read_text()
-        assert said.startswith('OtherRankFailed: neighbors of n.npz: rank 0: rank 1 does not '
-                               f'answer: died (out of memory?) or hangs (1: process {ranks.pid(1)}'
-                               ' on '), said
+        assert said.startswith(
+            'OtherRankFailed: neighbors of n.npz: rank 0: rank 1 does not '
+            f'answer: died (out of memory?) or hangs (1: process {ranks.pid(1)}'
+            ' on '
+        ), said
     assert build(shared)['seen'] < 23  # it goes on where they stopped
 
 
@@ -78,8 +95,10 @@ def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
 def test_two_runs_build_one_file(tmp_path, delay, other):
     shared, alone = prepared(tmp_path, 'shared', 'alone')
     results = FORK.Queue()
-    runs = [FORK.Process(target=build_slowly, args=(shared, *args, results))
-            for args in (('same', 0), (other, delay))]
+    runs = [
+        FORK.Process(target=build_slowly, args=(shared, *args, results))
+        for args in (('same', 0), (other, delay))
+    ]
     for run in runs:
         run.start()
     found = [results.get(timeout=120) for _ in runs]
@@ -91,9 +110,13 @@ def test_two_runs_build_one_file(tmp_path, delay, other):
     elif other == 'same':
         assert results_of_both == {'0', '23'}
     else:
-        assert results_of_both == {'23', (
-            f'{shared / "n.npz"} has just been written by another process, for other images or '
-            'settings; give another --out')}
+        assert results_of_both == {
+            '23',
+            (
+                f'{shared / "n.npz"} has just been written by another process, for other images or '
+                'settings; give another --out'
+            ),
+        }
     with np.load(shared / 'n.npz') as file:
         assert np.array_equal(file['indices'], build(alone)['indices'])
     assert [path.name for path in shared.iterdir()] == ['n.npz']

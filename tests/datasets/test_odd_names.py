@@ -1,4 +1,5 @@
 """Names that are not UTF-8, have line breaks, spaces, quotes, or are very long: all the way."""
+
 import io
 import json
 import logging
@@ -29,11 +30,23 @@ from cotap_mm.visualization.image_set import read_images
 from cotap_mm.visualization.inside_folder import InsideFolder
 
 NAMES = [
-    b'caf\xe9.jpg', b'\xff\xfe.jpg', 'café.jpg'.encode(),
-    unicodedata.normalize('NFD', 'résumé.jpg').encode(), b'two\nlines.jpg', b' leading.jpg',
-    b' both .jpg', b'"a" \'b\'.jpg',
-    '😀🎉.jpg'.encode(), b'$(x) `y`; %s {z}.jpg', b'tab\tcr\r.jpg', b'\x1b[31m.jpg',
-    'a\u2028b\u202e.jpg'.encode(), b'x' * 250 + b'.jpg', b'back\\slash.jpg', b'bell\x07.jpg']
+    b'caf\xe9.jpg',
+    b'\xff\xfe.jpg',
+    'café.jpg'.encode(),
+    unicodedata.normalize('NFD', 'résumé.jpg').encode(),
+    b'two\nlines.jpg',
+    b' leading.jpg',
+    b' both .jpg',
+    b'"a" \'b\'.jpg',
+    '😀🎉.jpg'.encode(),
+    b'$(x) `y`; %s {z}.jpg',
+    b'tab\tcr\r.jpg',
+    b'\x1b[31m.jpg',
+    'a\u2028b\u202e.jpg'.encode(),
+    b'x' * 250 + b'.jpg',
+    b'back\\slash.jpg',
+    b'bell\x07.jpg',
+]
 
 
 @pytest.fixture
@@ -44,12 +57,14 @@ def folder(tmp_path):
         place = os.path.join(root, b'ordner\xfc\n') if index % 2 else root
         os.makedirs(place, exist_ok=True)
         Image.new('RGB', (40, 30), (index * 9, 90, 90)).save(
-            os.fsdecode(os.path.join(place, name)), 'PNG')
+            os.fsdecode(os.path.join(place, name)), 'PNG'
+        )
     return tmp_path / 'images'
 
 
 class Means:
     """Stands in for a network."""
+
     identity, image_size, device = 'means', 32, 'cpu'
 
     def __call__(self, images):
@@ -66,10 +81,17 @@ def test_all_are_found_packed_and_used(folder, tmp_path):
     packed = PackedImages(tmp_path / 'a.lmdb')
     assert packed.names == source.names
     assert fingerprint_of(source) and fingerprint_of(packed)
-    for config in (dict(type='ImageList', root=str(folder)),
-                   dict(type='PackedImages', root=str(tmp_path / 'a.lmdb'))):
-        data = NeighborPairs(config, str(out), num_neighbors=3, max_bad_fraction=0,
-                             crops=dict(global_size=32, local_size=16))
+    for config in (
+        dict(type='ImageList', root=str(folder)),
+        dict(type='PackedImages', root=str(tmp_path / 'a.lmdb')),
+    ):
+        data = NeighborPairs(
+            config,
+            str(out),
+            num_neighbors=3,
+            max_bad_fraction=0,
+            crops=dict(global_size=32, local_size=16),
+        )
         loader = torch.utils.data.DataLoader(data, batch_size=4, num_workers=1)
         seen = {name for batch in loader for pair in batch['patch']['path'] for name in pair}
         assert seen == set(source.names)
@@ -94,11 +116,27 @@ def test_packed_files_of_version_1(folder, tmp_path):
 def test_neighbors_of_a_training(folder, tmp_path):
     """``neighbors='auto'``: the digest of the names, and the config that is stored."""
     from mmengine.config import Config
-    backbone = dict(type='DINOViT', arch=dict(embed_dims=32, num_layers=1, num_heads=2,
-                                              feedforward_channels=32), img_size=32, patch_size=16)
-    config = Config(dict(model=dict(backbone=backbone), train_dataloader=dict(dataset=dict(
-        type='NeighborPairs', patch=dict(type='ImageList', root=str(folder)), neighbors='auto',
-        num_neighbors=3), num_workers=0)))
+
+    backbone = dict(
+        type='DINOViT',
+        arch=dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=16,
+    )
+    config = Config(
+        dict(
+            model=dict(backbone=backbone),
+            train_dataloader=dict(
+                dataset=dict(
+                    type='NeighborPairs',
+                    patch=dict(type='ImageList', root=str(folder)),
+                    neighbors='auto',
+                    num_neighbors=3,
+                ),
+                num_workers=0,
+            ),
+        )
+    )
     ensure_neighbors(config, tmp_path / os.fsdecode(b'work\xe9'), 'cpu')
     assert os.path.isfile(config.train_dataloader.dataset.neighbors)
     json.dumps(config.to_dict()).encode('ascii')
@@ -118,8 +156,13 @@ def test_lists_of_such_names(folder, tmp_path, kind):
         path.write_text(json.dumps(dict(images=[dict(file_name=name) for name in names])))
     else:
         names = [name for name in names if name.isprintable() or '\udc00' <= max(name) <= '\udfff']
-        path.write_bytes(os.fsencode(json.dumps(
-            dict(images=[dict(file_name=name) for name in names]), ensure_ascii=False)))
+        path.write_bytes(
+            os.fsencode(
+                json.dumps(
+                    dict(images=[dict(file_name=name) for name in names]), ensure_ascii=False
+                )
+            )
+        )
     assert ImageList(folder, path).names == names
 
 
@@ -139,8 +182,12 @@ def test_messages_and_logs(folder, tmp_path, ring, capsys):
     logger.handlers[-1].flush()
     assert 'and caf\\udce9.jpg' in (tmp_path / 'log.txt').read_text(encoding='utf-8')
     assert 'Logging error' not in capsys.readouterr().err
-    data = NeighborPairs(dict(type='ImageList', root=str(folder)), ring(source.names),
-                         num_neighbors=2, crops=dict(global_size=32, local_size=16))
+    data = NeighborPairs(
+        dict(type='ImageList', root=str(folder)),
+        ring(source.names),
+        num_neighbors=2,
+        crops=dict(global_size=32, local_size=16),
+    )
     with pytest.raises(RuntimeError, match='cannot be decoded') as failed:
         data[0]
     str(failed.value).encode('utf-8')

@@ -1,4 +1,5 @@
 """Packed images are the same images, in the same order, whoever reads them."""
+
 import pickle
 
 import numpy as np
@@ -57,21 +58,31 @@ def test_equal_samples_for_equal_seeds_in_workers(folder, tmp_path, ring):
     def samples(path, workers, context=None):
         data = NeighborPairs(image_source(path), neighbors, num_neighbors=3, crops=CROPS)
         generator = torch.Generator().manual_seed(5)
-        loader = DataLoader(data, batch_size=4, num_workers=workers, shuffle=True,
-                            generator=generator, multiprocessing_context=context)
+        loader = DataLoader(
+            data,
+            batch_size=4,
+            num_workers=workers,
+            shuffle=True,
+            generator=generator,
+            multiprocessing_context=context,
+        )
         return [batch['patch'] for batch in loader]
 
     expected = samples(folder, 0)
     data = samples(tmp_path / 'a.lmdb', 0)
     assert len(data) == len(expected) == 5
-    assert all(torch.equal(a['global_crops'], b['global_crops']) and a['path'] == b['path']
-               for a, b in zip(expected, data))
+    assert all(
+        torch.equal(a['global_crops'], b['global_crops']) and a['path'] == b['path']
+        for a, b in zip(expected, data)
+    )
     for context in ('fork', 'spawn'):
         one = samples(tmp_path / 'a.lmdb', 2, context)
         files = samples(folder, 2, context)
         assert len(one) == len(files) == 5
-        assert all(torch.equal(a['local_crops'], b['local_crops']) and a['path'] == b['path']
-                   for a, b in zip(one, files))
+        assert all(
+            torch.equal(a['local_crops'], b['local_crops']) and a['path'] == b['path']
+            for a, b in zip(one, files)
+        )
 
 
 def test_an_open_file_travels_to_other_processes(folder, tmp_path):
@@ -83,6 +94,7 @@ def test_an_open_file_travels_to_other_processes(folder, tmp_path):
 
 def test_interrupted_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
     from cotap_mm.datasets import packed_images
+
     files, out = ImageList(folder), tmp_path / 'a.lmdb'
     monkeypatch.setattr(packed_images, '_BLOCK', 6)
     monkeypatch.setattr(packed_images, '_START', 8192)  # has to grow on the way
@@ -149,5 +161,6 @@ def test_what_a_path_holds(folder, tmp_path):
     pack_images(ImageList(folder), tmp_path / 'a.lmdb')
     assert type(open_images(tmp_path / 'a.lmdb')) is PackedImages
     assert type(open_images(folder)) is ImageList
-    assert image_source('x.txt', 'y.json') == dict(type='ImageList', root='x.txt',
-                                                   ann_file='y.json')
+    assert image_source('x.txt', 'y.json') == dict(
+        type='ImageList', root='x.txt', ann_file='y.json'
+    )

@@ -1,4 +1,5 @@
 """Every sample once a round, and one stream shared out among the ranks."""
+
 import itertools
 
 import pytest
@@ -14,7 +15,7 @@ def first(sampler, count):
 def test_each_round_visits_all_in_a_new_order():
     sampler = DATA_SAMPLERS.build(dict(type='VisitSampler', dataset=range(10), seed=5))
     visits = first(sampler, 30)
-    rounds = [visits[i:i + 10] for i in (0, 10, 20)]
+    rounds = [visits[i : i + 10] for i in (0, 10, 20)]
     for count, visited in enumerate(rounds):
         assert sorted(visit.index for visit in visited) == list(range(10))
         assert {visit.count for visit in visited} == {count}

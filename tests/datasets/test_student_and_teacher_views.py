@@ -1,4 +1,5 @@
 """Same geometry for student and teacher, colour for the student, one draw a crop."""
+
 import pytest
 import torch
 from torchvision.transforms import functional as TF
@@ -19,9 +20,12 @@ def make_batch(batch=2, num_local=4, seed=0):
 
     def branch():
         low = torch.rand(batch, 2, 2 + num_local, 2, generator=generator) * 10
-        return dict(global_crops=pixels(batch, 2, 2, 16, 16, 3),
-                    local_crops=pixels(batch, 2, num_local, 8, 8, 3),
-                    boxes=torch.cat([low, low + 20], dim=-1), path=[['a', 'b'], ['c', 'd']])
+        return dict(
+            global_crops=pixels(batch, 2, 2, 16, 16, 3),
+            local_crops=pixels(batch, 2, num_local, 8, 8, 3),
+            boxes=torch.cat([low, low + 20], dim=-1),
+            path=[['a', 'b'], ['c', 'd']],
+        )
 
     return dict(patch=branch(), cls=branch())
 
@@ -49,8 +53,9 @@ def test_views_images_first_then_positives():
                 assert torch.allclose(views[key][row], expected, atol=1e-5)
             expected = (planes(crops['local_crops'][image, which]) - MEAN) / STD
             assert torch.allclose(views['student_local'][row], expected, atol=1e-5)
-            in_global, in_other = common_boxes(crops['boxes'][image, which][None],
-                                               [16, 16, 8, 8, 8, 8], 2)
+            in_global, in_other = common_boxes(
+                crops['boxes'][image, which][None], [16, 16, 8, 8, 8, 8], 2
+            )
             assert torch.equal(views['common_global'][row], in_global[0])
             assert torch.equal(views['common_other'][row], in_other[0])
 
@@ -83,8 +88,9 @@ def test_each_crop_has_draws_of_its_own():
 def test_shares_of_crops_are_those_of_the_method():
     batch = make_batch(100, num_local=0)
     torch.manual_seed(0)
-    only = dict(brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=0, gray_prob=0,
-                blur_prob=0)
+    only = dict(
+        brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=0, gray_prob=0, blur_prob=0
+    )
     for name, share in (('gray_prob', 0.2), ('blur_prob', 0.5), ('jitter_prob', 0.8)):
         options = {**only, name: share, **(dict(brightness=0.8) if 'jitter' in name else {})}
         views = CoTAPDataPreprocessor(color=options)(batch, True)['inputs']['patch']
@@ -92,17 +98,27 @@ def test_shares_of_crops_are_those_of_the_method():
         assert (difference > 1e-3).float().mean().item() == pytest.approx(share, abs=0.07)
 
 
-@pytest.mark.parametrize('name, limits, reference', [
-    ('brightness', (1.5, 1.5), lambda x: TF.adjust_brightness(x, 1.5)),
-    ('contrast', (0.4, 0.4), lambda x: TF.adjust_contrast(x, 0.4)),
-    ('saturation', (1.7, 1.7), lambda x: TF.adjust_saturation(x, 1.7)),
-    ('hue', (0.15, 0.15), lambda x: TF.adjust_hue(x, 0.15)),
-    ('gray_prob', 1., lambda x: TF.rgb_to_grayscale(x, 3)),
-    ('blur_sigma', (1.3, 1.3), lambda x: TF.gaussian_blur(x, [7, 7], [1.3, 1.3])),
-])
+@pytest.mark.parametrize(
+    'name, limits, reference',
+    [
+        ('brightness', (1.5, 1.5), lambda x: TF.adjust_brightness(x, 1.5)),
+        ('contrast', (0.4, 0.4), lambda x: TF.adjust_contrast(x, 0.4)),
+        ('saturation', (1.7, 1.7), lambda x: TF.adjust_saturation(x, 1.7)),
+        ('hue', (0.15, 0.15), lambda x: TF.adjust_hue(x, 0.15)),
+        ('gray_prob', 1.0, lambda x: TF.rgb_to_grayscale(x, 3)),
+        ('blur_sigma', (1.3, 1.3), lambda x: TF.gaussian_blur(x, [7, 7], [1.3, 1.3])),
+    ],
+)
 def test_operations_are_torchvision_s(name, limits, reference):
-    nothing = dict(brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=1., gray_prob=0,
-                   blur_prob=float(name == 'blur_sigma'))
+    nothing = dict(
+        brightness=0,
+        contrast=0,
+        saturation=0,
+        hue=0,
+        jitter_prob=1.0,
+        gray_prob=0,
+        blur_prob=float(name == 'blur_sigma'),
+    )
     batch = make_batch()
     views = CoTAPDataPreprocessor(color={**nothing, name: limits})(batch, True)['inputs']['patch']
     crops = planes(batch['patch']['global_crops'].transpose(0, 1).flatten(0, 2)) / 255

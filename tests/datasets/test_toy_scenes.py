@@ -1,4 +1,5 @@
 """ToyScenes: reproducible, labelled, and with classes that colour does not tell."""
+
 import os
 
 import numpy as np
@@ -28,9 +29,17 @@ def test_an_image_depends_on_its_own_arguments_only():
     assert np.array_equal(many.labels[:2], few.labels)
 
 
-@pytest.mark.parametrize('other', [
-    dict(split='memory'), dict(split='val'), dict(split='test'), dict(seed=1),
-    dict(scene='single')], ids=str)
+@pytest.mark.parametrize(
+    'other',
+    [
+        dict(split='memory'),
+        dict(split='val'),
+        dict(split='test'),
+        dict(seed=1),
+        dict(scene='single'),
+    ],
+    ids=str,
+)
 def test_splits_seeds_and_scenes_share_no_image(other):
     first, second = ToyScenes(**SMALL), ToyScenes(**SMALL, **other)
     assert not set(map(bytes, first.images)) & set(map(bytes, second.images))
@@ -54,7 +63,7 @@ def test_a_single_object_covers_the_centre():
     kinds = [set(np.unique(label)) for label in labels]
     assert all(len(kind) == 2 for kind in kinds)
     share = (labels >= 3).mean(axis=(1, 2))
-    assert share.min() > .05 and share.max() < .7
+    assert share.min() > 0.05 and share.max() < 0.7
 
 
 def test_labels_lie_on_the_objects():
@@ -76,7 +85,7 @@ def test_hue_does_not_tell_the_class():
             colours[kind].append((red - green, green - blue))
     means = np.array([np.mean(colours[kind], axis=0) for kind in colours])
     spread = np.mean([np.std(colours[kind], axis=0) for kind in colours])
-    assert means.std(axis=0).max() < .5 * spread
+    assert means.std(axis=0).max() < 0.5 * spread
 
 
 def test_cache_gives_the_same_images(tmp_path):
@@ -97,13 +106,17 @@ def test_a_broken_cache_is_drawn_again(tmp_path):
     assert np.array_equal(fresh.images, again.images)
 
 
-@pytest.mark.parametrize('wrong, message', [
-    (dict(split='trian'), "split must be one of .*'memory'.* got 'trian'"),
-    (dict(scene='double'), 'scene must be one of'),
-    (dict(num_images=0), 'num_images must be at least 1, got 0'),
-    (dict(image_size=8), 'image_size must be at least 32'),
-    (dict(seed=-1), 'seed must be in'),
-], ids=str)
+@pytest.mark.parametrize(
+    'wrong, message',
+    [
+        (dict(split='trian'), "split must be one of .*'memory'.* got 'trian'"),
+        (dict(scene='double'), 'scene must be one of'),
+        (dict(num_images=0), 'num_images must be at least 1, got 0'),
+        (dict(image_size=8), 'image_size must be at least 32'),
+        (dict(seed=-1), 'seed must be in'),
+    ],
+    ids=str,
+)
 def test_bad_arguments_name_the_good_ones(wrong, message):
     with pytest.raises(ValueError, match=message):
         ToyScenes(**{**SMALL, **wrong})

@@ -1,4 +1,5 @@
 """One file that is missing is replaced; a folder that is missing is waited for."""
+
 import os
 import threading
 import time
@@ -34,9 +35,14 @@ def pairs(tmp_path, monkeypatch):
     save_neighbors(tmp_path / 'neighbors.npz', names, nearest)
 
     def make(**options):
-        return NeighborPairs(dict(type='ImageList', root=str(folder)),
-                             str(tmp_path / 'neighbors.npz'), num_neighbors=3,
-                             crops=dict(global_size=32, local_size=16), **options)
+        return NeighborPairs(
+            dict(type='ImageList', root=str(folder)),
+            str(tmp_path / 'neighbors.npz'),
+            num_neighbors=3,
+            crops=dict(global_size=32, local_size=16),
+            **options,
+        )
+
     make.folder = folder
     return make
 
@@ -70,7 +76,7 @@ def test_waits_until_the_folder_is_back(pairs, said):
 
 def test_signs_of_life_come_while_it_waits(pairs, said, monkeypatch):
     """More often than any pause is long, since the loader's watch may be patient for less."""
-    now, signs, naps = [0.], [], []
+    now, signs, naps = [0.0], [], []
     monkeypatch.setattr(patient_reading, '_PAUSES', (30, 60))
     monkeypatch.setattr(patient_reading, 'time', SimpleNamespace(monotonic=lambda: now[0]))
 
@@ -85,8 +91,9 @@ def test_signs_of_life_come_while_it_waits(pairs, said, monkeypatch):
 
     source = SimpleNamespace(read=read, is_there=lambda: False)
     with pytest.raises(UserError, match='out of reach for 9. s'):
-        patient_reading.read_when_there(source, 0, None, SimpleNamespace(
-            alive=lambda: signs.append(now[0])), patience=80)
+        patient_reading.read_when_there(
+            source, 0, None, SimpleNamespace(alive=lambda: signs.append(now[0])), patience=80
+        )
     assert max(naps) <= 1 and len(signs) == 90
 
 
@@ -139,7 +146,7 @@ def test_the_search_for_neighbors_waits_too(pairs, said, tmp_path):
         identity, image_size, device = 'means', 8, 'cpu'
 
         def __call__(self, images):
-            return images.mean((2, 3)) + torch.tensor([3., 0, 0])
+            return images.mean((2, 3)) + torch.tensor([3.0, 0, 0])
 
     wanted = extract_features(source, Encoder(), tmp_path / 'a', num_workers=0)[:]
     read, calls = ImageList.read, []

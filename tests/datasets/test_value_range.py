@@ -1,4 +1,5 @@
 """Values of more than 8 bits keep the contrast that they have, in every tool alike."""
+
 import io
 import json
 import struct
@@ -39,9 +40,19 @@ def tiff(values, tags=()):
     kind = {'u': 1, 'i': 2, 'f': 3}[values.dtype.kind]
     height, width = values.shape[:2]
     bands = 1 if values.ndim == 2 else values.shape[2]
-    entries = {256: [width], 257: [height], 258: [8 * values.itemsize] * bands, 259: [1],
-               262: [2 if bands == 3 else 1], 273: [8], 277: [bands], 278: [height],
-               279: [values.nbytes], 339: [kind] * bands, **dict(tags)}
+    entries = {
+        256: [width],
+        257: [height],
+        258: [8 * values.itemsize] * bands,
+        259: [1],
+        262: [2 if bands == 3 else 1],
+        273: [8],
+        277: [bands],
+        278: [height],
+        279: [values.nbytes],
+        339: [kind] * bands,
+        **dict(tags),
+    }
     if bands not in (1, 3):
         entries[338] = [0] * (bands - 1)
     start = 8 + values.nbytes
@@ -80,10 +91,16 @@ GRAY = {
     'float of -1..1, TIFF': ('.tif', lambda p: tiff((p / 127.5 - 1).astype(np.float32))),
     'float of 0..255, TIFF': ('.tif', lambda p: tiff(p.astype(np.float32))),
     'float of 64 bits, TIFF': ('.tif', lambda p: tiff(p * 1e5 - 1e6)),
-    'PGM of 12 bits': ('.pgm', lambda p: b'P5 %d %d 4095 ' % p.shape[::-1]
-                       + (p * 4095 / 255).round().astype('>u2').tobytes()),
-    'PFM': ('.pfm', lambda p: b'Pf\n%d %d\n-1.0\n' % p.shape[::-1]
-            + (p[::-1] * 7).astype('<f4').tobytes()),
+    'PGM of 12 bits': (
+        '.pgm',
+        lambda p: (
+            b'P5 %d %d 4095 ' % p.shape[::-1] + (p * 4095 / 255).round().astype('>u2').tobytes()
+        ),
+    ),
+    'PFM': (
+        '.pfm',
+        lambda p: b'Pf\n%d %d\n-1.0\n' % p.shape[::-1] + (p[::-1] * 7).astype('<f4').tobytes(),
+    ),
 }
 COLOR = {
     '12 bits in 48, PNG': ('.png', lambda p: png((p * 4095 / 255).round().astype(np.uint16))),
@@ -95,8 +112,9 @@ ALL = [(1, name) for name in GRAY] + [(3, name) for name in COLOR]
 
 
 def deep(bands, name, seed=0):
-    return dict(zip(('suffix', 'make'), (GRAY if bands == 1 else COLOR)[name])), photo(seed,
-                                                                                    bands=bands)
+    return dict(zip(('suffix', 'make'), (GRAY if bands == 1 else COLOR)[name])), photo(
+        seed, bands=bands
+    )
 
 
 @pytest.mark.parametrize('bands, name', ALL, ids=lambda value: str(value))
@@ -106,8 +124,11 @@ def test_equal_to_its_version_of_8_bits(tmp_path, bands, name):
     (tmp_path / f'a{how["suffix"]}').write_bytes(how['make'](pixels))
     expected = np.broadcast_to(pixels if bands == 3 else pixels[..., None], (48, 64, 3))
     path = tmp_path / f'a{how["suffix"]}'
-    readers = dict(file=read_image(path), encode=to_pixels(path).permute(1, 2, 0).numpy(),
-                   source=ImageList(tmp_path).read(0))
+    readers = dict(
+        file=read_image(path),
+        encode=to_pixels(path).permute(1, 2, 0).numpy(),
+        source=ImageList(tmp_path).read(0),
+    )
     for reader, found in readers.items():
         assert found.dtype == np.uint8 and np.abs(found - expected).max() <= 1, reader
 
@@ -133,7 +154,8 @@ def test_classes_in_folders_have_one_range(tmp_path):
     for name, factor in (('cat', 16), ('dog', 4)):
         (tmp_path / name).mkdir()
         Image.fromarray((photo(size=(64, 64)) * factor).astype(np.uint16)).save(
-            tmp_path / name / 'a.png')
+            tmp_path / name / 'a.png'
+        )
     images = ClassFolder(tmp_path, crop=56)
     bright, dark = (images[i]['image'].float() for i in range(2))
     assert bright.max() > 240 and (bright / 4 - dark).abs().max() <= 2
@@ -154,13 +176,20 @@ def test_the_range_is_logged_once_with_a_way_out(tmp_path, log):
 def test_images_that_fill_their_type_are_not_a_warning(tmp_path, log):
     Image.fromarray((photo() * 257).astype(np.uint16)).save(tmp_path / 'a.png')
     ImageList(tmp_path).read(0)
-    assert [record.levelname for record in log.records
-            if 'more than 8 bits' in record.getMessage()] == ['INFO']
+    assert [
+        record.levelname for record in log.records if 'more than 8 bits' in record.getMessage()
+    ] == ['INFO']
 
 
-@pytest.mark.parametrize('option, expected', [
-    ((1000, 3000), [0, 0, 128, 255, 255]), ([0, 4000], [0, 64, 128, 191, 255]),
-    (None, [0, 4, 8, 12, 16]), ([[0, 4000], [2000, 2002], [0, 8000]], None)])
+@pytest.mark.parametrize(
+    'option, expected',
+    [
+        ((1000, 3000), [0, 0, 128, 255, 255]),
+        ([0, 4000], [0, 64, 128, 191, 255]),
+        (None, [0, 4, 8, 12, 16]),
+        ([[0, 4000], [2000, 2002], [0, 8000]], None),
+    ],
+)
 def test_the_option(tmp_path, option, expected):
     values = np.array([[0, 1000, 2000, 3000, 4000]], np.uint16)
     Image.fromarray(values).save(tmp_path / 'a.png')
@@ -179,8 +208,9 @@ def test_a_range_for_each_band(tmp_path):
     assert found[0].T.tolist() == [[64, 128, 255], [0, 128, 255], [0, 0, 255]]
 
 
-@pytest.mark.parametrize('option', ['Auto', (3, 1), (1, 1), (0, float('nan')), 5, [[1, 2]] * 2,
-                                    ('a', 'b'), dict(low=1)])
+@pytest.mark.parametrize(
+    'option', ['Auto', (3, 1), (1, 1), (0, float('nan')), 5, [[1, 2]] * 2, ('a', 'b'), dict(low=1)]
+)
 def test_wrong_options(tmp_path, option):
     Image.fromarray(np.zeros((4, 4), np.uint8)).save(tmp_path / 'a.png')
     with pytest.raises(ValueError, match="value_range must be 'auto', None, "):
@@ -198,7 +228,7 @@ def test_bands_of_very_different_ranges(tmp_path):
 
 @pytest.mark.parametrize('missing', ['nan', 'inf', 'huge', 'noted'])
 def test_missing_values_do_not_decide(tmp_path, missing):
-    value = dict(nan=np.nan, inf=np.inf, huge=-3.4e38, noted=-9999.)[missing]
+    value = dict(nan=np.nan, inf=np.inf, huge=-3.4e38, noted=-9999.0)[missing]
     pixels = photo()
     values = (pixels * 10).astype(np.float32)
     values[:20] = value
@@ -223,7 +253,7 @@ def test_hot_pixels_do_not_decide(tmp_path):
 @pytest.mark.parametrize('bands', [1, 3])
 def test_orientation_of_deep_images(tmp_path, orientation, bands):
     pixels = photo(bands=bands).astype(np.uint8)
-    values = (pixels.astype(np.uint16) * 16)
+    values = pixels.astype(np.uint16) * 16
     exif = Image.Exif()
     exif[274] = orientation
     Image.fromarray(pixels).save(tmp_path / 'a.png', exif=exif)
@@ -264,6 +294,7 @@ def test_full_48_bits_are_what_pillow_makes_of_them(tmp_path):
 
 class Means:
     """Stands in for a network."""
+
     identity, image_size, device = 'means', 32, 'cpu'
 
     def __call__(self, images):
@@ -278,14 +309,20 @@ def test_training_and_neighbors_see_the_same(tmp_path):
         folder.mkdir()
         for i in range(6):
             Image.fromarray((photo(i) * factor).astype(np.uint16 if factor > 1 else np.uint8)).save(
-                folder / f'{i}.png')
-        out = build_neighbors(ImageList(folder), Means(), tmp_path / f'{kind}.npz', 2,
-                              num_workers=0)
+                folder / f'{i}.png'
+            )
+        out = build_neighbors(
+            ImageList(folder), Means(), tmp_path / f'{kind}.npz', 2, num_workers=0
+        )
         with np.load(out) as archive:
             found.append(archive['indices'])
             assert json.loads(str(archive['meta']))['num_readable'] == 6
-        data = NeighborPairs(dict(type='ImageList', root=str(folder)), str(out), num_neighbors=2,
-                             crops=dict(global_size=32, local_size=16))
+        data = NeighborPairs(
+            dict(type='ImageList', root=str(folder)),
+            str(out),
+            num_neighbors=2,
+            crops=dict(global_size=32, local_size=16),
+        )
         torch.manual_seed(0)
         batches.append(data[3]['patch']['global_crops'].float())
     assert np.array_equal(*found)
@@ -296,17 +333,25 @@ def test_features_are_those_of_8_bits(tmp_path):
     """Of a tiny ViT: cosine above 0.9999 for every patch."""
     from mmengine.config import Config  # noqa: F401
 
-    encoder = GlobalEncoder(dict(type='DINOViT', arch=dict(
-        embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64), img_size=64,
-        patch_size=16), image_size=64)
+    encoder = GlobalEncoder(
+        dict(
+            type='DINOViT',
+            arch=dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64),
+            img_size=64,
+            patch_size=16,
+        ),
+        image_size=64,
+    )
     pixels = photo(size=(64, 64))
-    contents = dict(eight=png(pixels.astype(np.uint8)), **{
-        name: make(pixels) for name, (_, make) in GRAY.items() if name not in ('PFM', )})
+    contents = dict(
+        eight=png(pixels.astype(np.uint8)),
+        **{name: make(pixels) for name, (_, make) in GRAY.items() if name not in ('PFM',)},
+    )
     tokens = {}
     for name, content in contents.items():
         path = tmp_path / f'{len(tokens)}{GRAY[name][0] if name in GRAY else ".png"}'
         path.write_bytes(content)
-        image = to_pixels(path)[None].float() / 255 - .5
+        image = to_pixels(path)[None].float() / 255 - 0.5
         with torch.no_grad():
             tokens[name] = encoder.model.forward_tokens(image)[1][0]
     for name, each in tokens.items():
@@ -315,8 +360,10 @@ def test_features_are_those_of_8_bits(tmp_path):
 
 def test_rule_by_hand():
     def found(*values, kind=np.uint16):
-        return str(value_range.find_range([value_range.sample(np.array([v], kind))
-                                           for v in values]))
+        return str(
+            value_range.find_range([value_range.sample(np.array([v], kind)) for v in values])
+        )
+
     assert found([0, 65535]) == found([100, 20000]) == '0..65535'
     assert found([0, 16000]) == '0..16383' and found([5, 4000]) == '0..4095'
     assert found([7000, 9000]) == '7000..9000' and found([100, 9000]) == '0..9000'

@@ -5,26 +5,39 @@ from cotap_mm.datasets.wrapped import inner_datasets
 A, B = dict(type='A', data_root='a'), dict(type='mmseg.B')
 
 
-@pytest.mark.parametrize('config, wanted', [
-    (A, [A]),
-    (dict(type='RepeatDataset', times=9, dataset=A), [A]),
-    (dict(type='ClassBalancedDataset', oversample_thr=1e-3, dataset=B), [B]),
-    (dict(type='MultiImageMixDataset', dataset=A, pipeline=[dict(type='Mosaic')]), [A]),
-    (dict(type='ConcatDataset', datasets=[A, B]), [A, B]),
-    (dict(type='mmdet.RepeatDataset', dataset=dict(type='ConcatDataset', datasets=[
-        dict(type='RepeatDataset', dataset=A), B])), [A, B]),
-])
+@pytest.mark.parametrize(
+    'config, wanted',
+    [
+        (A, [A]),
+        (dict(type='RepeatDataset', times=9, dataset=A), [A]),
+        (dict(type='ClassBalancedDataset', oversample_thr=1e-3, dataset=B), [B]),
+        (dict(type='MultiImageMixDataset', dataset=A, pipeline=[dict(type='Mosaic')]), [A]),
+        (dict(type='ConcatDataset', datasets=[A, B]), [A, B]),
+        (
+            dict(
+                type='mmdet.RepeatDataset',
+                dataset=dict(
+                    type='ConcatDataset', datasets=[dict(type='RepeatDataset', dataset=A), B]
+                ),
+            ),
+            [A, B],
+        ),
+    ],
+)
 def test_inner_datasets(config, wanted):
     found = inner_datasets(config)
     assert all(one is other for one, other in zip(found, wanted)) and len(found) == len(wanted)
 
 
-@pytest.mark.parametrize('config, message', [
-    (dict(type='KFoldDataset', dataset=A, fold=0), 'selects a part of its images'),
-    (dict(type='ConcatDataset', datasets=[]), 'at least one data set'),
-    (dict(type='RepeatDataset', dataset='A'), 'must be a dict'),
-    ('CocoDataset', 'must be a dict with a type, got str'),
-])
+@pytest.mark.parametrize(
+    'config, message',
+    [
+        (dict(type='KFoldDataset', dataset=A, fold=0), 'selects a part of its images'),
+        (dict(type='ConcatDataset', datasets=[]), 'at least one data set'),
+        (dict(type='RepeatDataset', dataset='A'), 'must be a dict'),
+        ('CocoDataset', 'must be a dict with a type, got str'),
+    ],
+)
 def test_what_cannot_be_unwrapped(config, message):
     with pytest.raises(ValueError, match=message):
         inner_datasets(config)

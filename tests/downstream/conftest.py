@@ -1,4 +1,5 @@
 """Fixtures of the downstream tests."""
+
 import pytest
 
 

@@ -1,4 +1,5 @@
 """Data sets of a few small random files, in the folders where the configs look for them."""
+
 import json
 from pathlib import Path
 
@@ -44,9 +45,12 @@ def voc(root: Path, count=2) -> None:
             path.write_text(
                 '<annotation><size><width>64</width><height>48</height></size><object><name>dog'
                 '</name><difficult>0</difficult><bndbox><xmin>2</xmin><ymin>2</ymin><xmax>60'
-                '</xmax><ymax>44</ymax></bndbox></object></annotation>')
-        for part, lists in (('Segmentation', ('train', 'aug', 'val')),
-                            ('Main', ('trainval', 'test'))):
+                '</xmax><ymax>44</ymax></bndbox></object></annotation>'
+            )
+        for part, lists in (
+            ('Segmentation', ('train', 'aug', 'val')),
+            ('Main', ('trainval', 'test')),
+        ):
             for split in lists:
                 path = top / year / f'ImageSets/{part}/{split}.txt'
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -75,12 +79,28 @@ def coco_stuff(root: Path, count=2) -> None:
 def write_coco(path: Path, images: Path, names: list, categories: list) -> None:
     """Annotations of one box with its mask for each image."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(dict(
-        images=[dict(id=i, file_name=name, width=64, height=48) for i, name in enumerate(names)],
-        annotations=[dict(
-            id=i + 1, image_id=i, category_id=1, iscrowd=0, area=40. * 36, bbox=[10, 6, 40, 36],
-            segmentation=[[10, 6, 50, 6, 50, 42, 10, 42]]) for i in range(len(names))],
-        categories=[dict(id=i + 1, name=name) for i, name in enumerate(categories)])))
+    path.write_text(
+        json.dumps(
+            dict(
+                images=[
+                    dict(id=i, file_name=name, width=64, height=48) for i, name in enumerate(names)
+                ],
+                annotations=[
+                    dict(
+                        id=i + 1,
+                        image_id=i,
+                        category_id=1,
+                        iscrowd=0,
+                        area=40.0 * 36,
+                        bbox=[10, 6, 40, 36],
+                        segmentation=[[10, 6, 50, 6, 50, 42, 10, 42]],
+                    )
+                    for i in range(len(names))
+                ],
+                categories=[dict(id=i + 1, name=name) for i, name in enumerate(categories)],
+            )
+        )
+    )
     rng = np.random.RandomState(0)
     for name in names:
         _image(images / name, rng)
@@ -88,14 +108,20 @@ def write_coco(path: Path, images: Path, names: list, categories: list) -> None:
 
 def coco(root: Path, count=4) -> None:
     from mmdet.datasets import CocoDataset
+
     top = root / 'data/coco'
     for split in ('train2017', 'val2017'):
-        write_coco(top / f'annotations/instances_{split}.json', top / split,
-                   [f'{i}.jpg' for i in range(count)], CocoDataset.METAINFO['classes'])
+        write_coco(
+            top / f'annotations/instances_{split}.json',
+            top / split,
+            [f'{i}.jpg' for i in range(count)],
+            CocoDataset.METAINFO['classes'],
+        )
 
 
 def imagenet(root: Path, count=2) -> None:
     from mmpretrain.datasets import ImageNet
+
     rng = np.random.RandomState(0)
     top = root / 'data/imagenet'
     lines = []
@@ -107,7 +133,8 @@ def imagenet(root: Path, count=2) -> None:
     (top / 'meta').mkdir()
     (top / 'meta/val.txt').write_text('\n'.join(lines) + '\n')
     (top / 'meta/train.txt').write_text(
-        '\n'.join(f'n0144076{i}/{i}.JPEG {i}' for i in range(count)) + '\n')
+        '\n'.join(f'n0144076{i}/{i}.JPEG {i}' for i in range(count)) + '\n'
+    )
 
 
 def segmentation_folder(top: Path, num_classes: int, count=4) -> None:
@@ -122,8 +149,12 @@ def segmentation_folder(top: Path, num_classes: int, count=4) -> None:
 def detection_folder(top: Path, category: str, count=4) -> None:
     """images/*.jpg, train.json and val.json."""
     for split in ('train', 'val'):
-        write_coco(top / f'{split}.json', top / 'images',
-                   [f'{split}{i}.jpg' for i in range(count)], [category])
+        write_coco(
+            top / f'{split}.json',
+            top / 'images',
+            [f'{split}{i}.jpg' for i in range(count)],
+            [category],
+        )
 
 
 def custom(root: Path) -> None:
@@ -141,8 +172,15 @@ def raccoon(root: Path) -> None:
 
 #: Writer for each start of a config's name.
 WRITERS = {
-    'ade20k': ade20k, 'voc': voc, 'cityscapes': cityscapes, 'cocostuff': coco_stuff, 'coco': coco,
-    'imagenet': imagenet, 'custom': custom, 'camvid': camvid, 'raccoon': raccoon
+    'ade20k': ade20k,
+    'voc': voc,
+    'cityscapes': cityscapes,
+    'cocostuff': coco_stuff,
+    'coco': coco,
+    'imagenet': imagenet,
+    'custom': custom,
+    'camvid': camvid,
+    'raccoon': raccoon,
 }
 
 

@@ -1,4 +1,5 @@
 """Trainings of other libraries on images of more than 8 bits, by tools/train.py."""
+
 import json
 
 import numpy as np
@@ -31,10 +32,14 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     arguments = ['--work-dir', str(tmp_path / 'run'), '--init', str(tmp_path / 'init.pth')]
     tool('train')([str(path), *arguments, '--check'])
     said = capfd.readouterr()
-    warnings = [line for line in (said.out + said.err).splitlines()
-                if 'more than 8 bits, which LoadImageFromFile' in line]
+    warnings = [
+        line
+        for line in (said.out + said.err).splitlines()
+        if 'more than 8 bits, which LoadImageFromFile' in line
+    ]
     assert len(warnings) == 2 and all(
-        "dict(type='cotap_mm.LoadImage', value_range=[0.0, 4095.0])" in line for line in warnings)
+        "dict(type='cotap_mm.LoadImage', value_range=[0.0, 4095.0])" in line for line in warnings
+    )
 
     path.write_text(path.read_text().replace('LoadImageFromFile', 'cotap_mm.LoadImage'))
     tool('train')([str(path), *arguments])
@@ -48,5 +53,6 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     checkpoint = next((tmp_path / 'run').glob('*.pth'))
     with pytest.raises(SystemExit, match='test with the config that the training has stored'):
         tool('test')([str(path), str(checkpoint), '--work-dir', str(tmp_path / 'tested')])
-    tool('test')([str(tmp_path / 'run' / path.name), str(checkpoint), '--work-dir',
-                  str(tmp_path / 'tested')])
+    tool('test')(
+        [str(tmp_path / 'run' / path.name), str(checkpoint), '--work-dir', str(tmp_path / 'tested')]
+    )

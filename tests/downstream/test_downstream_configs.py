@@ -1,4 +1,5 @@
 """Every downstream config loads, builds at full size, and reads its data."""
+
 import re
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,11 @@ from cotap_mm.registry import TRANSFORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*.py'))
-WANTED = '''ade20k_upernet ade20k_upernet_vits voc_upernet cityscapes_upernet
+WANTED = """ade20k_upernet ade20k_upernet_vits voc_upernet cityscapes_upernet
 cocostuff164k_upernet voc_linear ade20k_linear cocostuff27_linear cityscapes_linear voc_fcn
 ade20k_fcn cocostuff27_fcn coco_mask-rcnn coco_mask-rcnn_vitdet coco_cascade-mask-rcnn
 voc_faster-rcnn imagenet_linear imagenet_finetune custom_upernet custom_mask-rcnn camvid_upernet
-camvid_linear raccoon_mask-rcnn'''.split()
+camvid_linear raccoon_mask-rcnn""".split()
 
 
 def load(path, monkeypatch):
@@ -58,7 +59,8 @@ def test_model_builds_and_its_parts_fit(path, monkeypatch):
         assert list(strides[:4]) == list(
             model.roi_head.bbox_roi_extractor[0].featmap_strides
             if isinstance(model.roi_head.bbox_roi_extractor, torch.nn.ModuleList)
-            else model.roi_head.bbox_roi_extractor.featmap_strides)
+            else model.roi_head.bbox_roi_extractor.featmap_strides
+        )
     else:
         assert model.head(features).shape == (1, 1000)
 
@@ -71,16 +73,21 @@ def test_data_are_read(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     import_modules_from_strings(**config.get('custom_imports', dict(imports=[])))
     with DefaultScope.overwrite_default_scope(config.default_scope):
-        parts = [DATASETS.build(config[f'{split}_dataloader'].dataset)
-                 for split in ('train', 'val', 'test')]
+        parts = [
+            DATASETS.build(config[f'{split}_dataloader'].dataset)
+            for split in ('train', 'val', 'test')
+        ]
         for split in ('val', 'test'):
             METRICS.build(config[f'{split}_evaluator'])
     for part in parts:
         sample = part[0]
         assert sample['inputs'].shape[0] == 3 and sample['data_samples'] is not None
     classes = parts[0].metainfo['classes']
-    head = {'mmseg': lambda m: m.decode_head, 'mmpretrain': lambda m: m.head,
-            'mmdet': lambda m: m.roi_head.bbox_head}[config.default_scope](config.model)
+    head = {
+        'mmseg': lambda m: m.decode_head,
+        'mmpretrain': lambda m: m.head,
+        'mmdet': lambda m: m.roi_head.bbox_head,
+    }[config.default_scope](config.model)
     heads = head if isinstance(head, list) else [head]
     assert all(part.num_classes == len(classes) for part in heads)
     if config.default_scope == 'mmseg':
@@ -142,11 +149,15 @@ def test_the_recipes_numbers(monkeypatch):
     probe = load(ROOT / 'configs/downstream/imagenet_linear.py', monkeypatch)
     assert probe.optim_wrapper.optimizer == dict(type='Adam', lr=1e-3)
     assert not any('Random' in step.type for step in probe.train_dataloader.dataset.pipeline)
-    for name, lr, train, test in (('voc_linear', 3e-3, 336, 448), ('ade20k_linear', 3e-3, 336, 448),
-                                  ('cocostuff27_linear', 3e-3, 336, 448),
-                                  ('cityscapes_linear', 1e-3, 896, 1024),
-                                  ('voc_fcn', 3e-3, 336, 336), ('ade20k_fcn', 3e-3, 336, 448),
-                                  ('cocostuff27_fcn', 3e-3, 336, 448)):
+    for name, lr, train, test in (
+        ('voc_linear', 3e-3, 336, 448),
+        ('ade20k_linear', 3e-3, 336, 448),
+        ('cocostuff27_linear', 3e-3, 336, 448),
+        ('cityscapes_linear', 1e-3, 896, 1024),
+        ('voc_fcn', 3e-3, 336, 336),
+        ('ade20k_fcn', 3e-3, 336, 448),
+        ('cocostuff27_fcn', 3e-3, 336, 448),
+    ):
         config = load(ROOT / f'configs/downstream/{name}.py', monkeypatch)
         assert config.optim_wrapper.optimizer == dict(type='Adam', lr=lr)
         dataset = config.train_dataloader.dataset
@@ -174,8 +185,11 @@ def rates(config, points, epoch):
         options = {key: value for key, value in part.items() if key not in ('type', '_scope_')}
         options.setdefault('end', config.train_cfg.max_epochs if part.by_epoch else length)
         kind = PARAM_SCHEDULERS.get(part.type)
-        make = (partial(kind.build_iter_from_epoch, epoch_length=epoch)
-                if options.pop('convert_to_iter_based', False) else kind)
+        make = (
+            partial(kind.build_iter_from_epoch, epoch_length=epoch)
+            if options.pop('convert_to_iter_based', False)
+            else kind
+        )
         schedulers.append(make(optimizer, **options))
     found = {}
     for step in range(length):
@@ -187,15 +201,21 @@ def rates(config, points, epoch):
     return found
 
 
-@pytest.mark.parametrize('name, epoch, wanted', [
-    ('ade20k_upernet', None, {0: 1e-6, 1500: 1.0, 80750: 0.5, 'last': 0.0}),
-    ('voc_upernet', None, {1500: 1.0, 20750: 0.5, 'last': 0.0}),
-    ('voc_linear', None, {0: 1.0, 'last': 1.0}),
-    ('ade20k_fcn', None, {0: 1.0, 'last': 1 / 30}),
-    ('coco_cascade-mask-rcnn', 7330, {0: 1e-3, 500: 1.0, 8 * 7330 - 1: 1.0, 8 * 7330: 0.1,
-                                      11 * 7330: 0.01, 'last': 0.01}),
-    ('imagenet_finetune', 1252, {0: 1e-4, 5 * 1252: 1.0, 'last': 5e-4}),
-])
+@pytest.mark.parametrize(
+    'name, epoch, wanted',
+    [
+        ('ade20k_upernet', None, {0: 1e-6, 1500: 1.0, 80750: 0.5, 'last': 0.0}),
+        ('voc_upernet', None, {1500: 1.0, 20750: 0.5, 'last': 0.0}),
+        ('voc_linear', None, {0: 1.0, 'last': 1.0}),
+        ('ade20k_fcn', None, {0: 1.0, 'last': 1 / 30}),
+        (
+            'coco_cascade-mask-rcnn',
+            7330,
+            {0: 1e-3, 500: 1.0, 8 * 7330 - 1: 1.0, 8 * 7330: 0.1, 11 * 7330: 0.01, 'last': 0.01},
+        ),
+        ('imagenet_finetune', 1252, {0: 1e-4, 5 * 1252: 1.0, 'last': 5e-4}),
+    ],
+)
 def test_learning_rates_over_the_whole_run(name, epoch, wanted, monkeypatch):
     config = load(ROOT / f'configs/downstream/{name}.py', monkeypatch)
     found = rates(config, wanted, epoch)

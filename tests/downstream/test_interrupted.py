@@ -1,4 +1,5 @@
 """Downstream trainings that are told to stop, or whose disk is full, lose little."""
+
 # ruff: noqa: F811
 import errno
 import os
@@ -47,8 +48,15 @@ def write(path, **options):
     config.merge_from_dict(dict(options, custom_hooks=[dict(type='InterruptHook')]))
     config.dump(path)
     folder = path.parent / 'run'
-    return folder, [str(path), '--work-dir', str(folder), '--seed', '0', '--init',
-                    str(path.parent / 'init.pth')]
+    return folder, [
+        str(path),
+        '--work-dir',
+        str(folder),
+        '--seed',
+        '0',
+        '--init',
+        str(path.parent / 'init.pth'),
+    ]
 
 
 def checkpoints(folder):
@@ -69,14 +77,19 @@ def interrupt(monkeypatch, capsys, arguments, where, at):
     return said
 
 
-@pytest.mark.parametrize('where, at, done', [
-    ('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)])
-def test_a_loop_over_iterations_is_saved(
-        run, monkeypatch, capsys, where, at, done):
+@pytest.mark.parametrize(
+    'where, at, done', [('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)]
+)
+def test_a_loop_over_iterations_is_saved(run, monkeypatch, capsys, where, at, done):
     path, _ = run('voc_linear')
-    folder, arguments = write(path, **{
-        'train_cfg.max_iters': 6, 'train_cfg.val_interval': 4,
-        'default_hooks.checkpoint.interval': 100})
+    folder, arguments = write(
+        path,
+        **{
+            'train_cfg.max_iters': 6,
+            'train_cfg.val_interval': 4,
+            'default_hooks.checkpoint.interval': 100,
+        },
+    )
     monkeypatch.setattr(InterruptHook, 'validated', 0)
     interrupt(monkeypatch, capsys, arguments, where, at)
     assert InterruptHook.validated == (where == 'validation')
@@ -85,12 +98,17 @@ def test_a_loop_over_iterations_is_saved(
     assert checkpoints(folder) == [f'iter_{done}.pth', 'iter_6.pth']
 
 
-def test_weights_that_are_swapped_for_a_validation_are_not_saved(
-        run, monkeypatch, capsys):
+def test_weights_that_are_swapped_for_a_validation_are_not_saved(run, monkeypatch, capsys):
     path, _ = run('voc_linear')
-    folder, arguments = write(path, **{
-        'train_cfg.max_iters': 6, 'train_cfg.val_interval': 4,
-        'default_hooks.checkpoint.interval': 3, 'default_hooks.ema': dict(type='EMAHook')})
+    folder, arguments = write(
+        path,
+        **{
+            'train_cfg.max_iters': 6,
+            'train_cfg.val_interval': 4,
+            'default_hooks.checkpoint.interval': 3,
+            'default_hooks.ema': dict(type='EMAHook'),
+        },
+    )
     assert issubclass(HOOKS.get('EMAHook'), EMAHook)
     said = interrupt(monkeypatch, capsys, arguments, 'validation', 4)
     assert f'The last checkpoint is {folder / "iter_3.pth"}, and --resume continues' in said
@@ -98,14 +116,15 @@ def test_weights_that_are_swapped_for_a_validation_are_not_saved(
 
 
 @pytest.mark.parametrize('where, at', [('step', 3), ('between', 3), ('step', 2)])
-def test_a_loop_over_epochs_goes_back_to_its_last_epoch(
-        run, monkeypatch, capsys, where, at):
+def test_a_loop_over_epochs_goes_back_to_its_last_epoch(run, monkeypatch, capsys, where, at):
     """Two steps an epoch; a signal in the last one is obeyed after that epoch is saved."""
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 1})
     said = interrupt(monkeypatch, capsys, arguments, where, at)
-    assert (f'SIGUSR1: stopped with status 75. The last checkpoint is {folder / "epoch_1.pth"}, '
-            'and --resume continues from it') in said
+    assert (
+        f'SIGUSR1: stopped with status 75. The last checkpoint is {folder / "epoch_1.pth"}, '
+        'and --resume continues from it'
+    ) in said
     assert checkpoints(folder) == ['epoch_1.pth']
     tool('train')([*arguments, '--resume'])
     assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
@@ -149,16 +168,24 @@ def test_a_torn_checkpoint_is_passed_over(run):
 
 
 def test_the_options_of_a_config_stay():
-    config = Config(dict(default_hooks=dict(
-        checkpoint=dict(type='CheckpointHook', interval=7, save_best='auto'))))
+    config = Config(
+        dict(
+            default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=7, save_best='auto'))
+        )
+    )
     complete_downstream_hooks(config)
     assert config.default_hooks == dict(
         checkpoint=dict(type='cotap_mm.SafeCheckpointHook', interval=7, save_best='auto'),
-        preemption=dict(type='cotap_mm.LoopPreemptionHook'))
+        preemption=dict(type='cotap_mm.LoopPreemptionHook'),
+    )
     config = Config(dict(default_hooks=dict(checkpoint=None, preemption=None)))
     complete_downstream_hooks(config)
     assert config.default_hooks == dict(checkpoint=None)
-    config = Config(dict(default_hooks=dict(checkpoint=dict(type='mine.Hook')), custom_hooks=[
-        dict(type='cotap_mm.PreemptionHook')]))
+    config = Config(
+        dict(
+            default_hooks=dict(checkpoint=dict(type='mine.Hook')),
+            custom_hooks=[dict(type='cotap_mm.PreemptionHook')],
+        )
+    )
     complete_downstream_hooks(config)
     assert config.default_hooks == dict(checkpoint=dict(type='mine.Hook'))

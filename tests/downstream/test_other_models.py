@@ -1,4 +1,5 @@
 """``tools/train.py`` with models whose backbone is not at their top, and in bfloat16 on a CPU."""
+
 import json
 from pathlib import Path
 
@@ -56,27 +57,37 @@ def small(part):
 def use_data(config, *files):
     """Train on json files of the folder, and validate on one."""
     train = config.train_dataloader.dataset
-    parts = [*zip(train.get('datasets', [train]), files), (config.val_dataloader.dataset,
-                                                           'val.json')]
+    parts = [
+        *zip(train.get('datasets', [train]), files),
+        (config.val_dataloader.dataset, 'val.json'),
+    ]
     for dataset, file in parts:
-        dataset.update(data_root='data', ann_file=file, data_prefix=dict(img='images/'),
-                       metainfo=dict(classes=('raccoon', )))
+        dataset.update(
+            data_root='data',
+            ann_file=file,
+            data_prefix=dict(img='images/'),
+            metainfo=dict(classes=('raccoon',)),
+        )
     parts[0][0].filter_cfg.min_size = 1
     for loader in (config.train_dataloader, config.val_dataloader):
         loader.update(num_workers=0, persistent_workers=False)
         small(loader)
     config.train_dataloader.batch_size = 2
     config.val_evaluator.ann_file = 'data/val.json'
-    config.update(test_dataloader=config.val_dataloader, test_evaluator=config.val_evaluator,
-                  param_scheduler=[])
+    config.update(
+        test_dataloader=config.val_dataloader,
+        test_evaluator=config.val_evaluator,
+        param_scheduler=[],
+    )
     config.custom_imports = dict(imports=['cotap_mm'], allow_failed_imports=False)
     config.default_hooks.logger.interval = 1
     config.dump('config.py')
 
 
 def test_semi_supervised_detector(detection):
-    config = Config.fromfile(CONFIGS / 'soft_teacher' / (
-        'soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py'))
+    config = Config.fromfile(
+        CONFIGS / 'soft_teacher' / ('soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
+    )
     shrink_detector(config.model.detector)
     config.model.detector.roi_head.bbox_head.num_classes = 1
     config.train_dataloader.sampler.update(batch_size=2, source_ratio=[1, 1])
@@ -88,7 +99,8 @@ def test_semi_supervised_detector(detection):
     assert log.count("init.pth: network with names of 'cotap_mm': loaded") == 2  # and the teacher
     tool('test')(['config.py', 'run/iter_1.pth', '--work-dir', 'tested'])
     assert metrics(detection / 'tested', 'coco/bbox_mAP') == pytest.approx(
-        metrics(detection / 'run', 'teacher/coco/bbox_mAP'), abs=0.01)
+        metrics(detection / 'run', 'teacher/coco/bbox_mAP'), abs=0.01
+    )
 
 
 def test_distiller(detection):
@@ -96,13 +108,27 @@ def test_distiller(detection):
     teacher = Config.fromfile(CONFIGS / 'gfl/gfl_r50_fpn_1x_coco.py')
     for part in (config.model, teacher.model):
         shrink_detector(part)
-        part.bbox_head.update(num_classes=1, stacked_convs=1,
-                              norm_cfg=dict(type='GN', num_groups=2))
+        part.bbox_head.update(
+            num_classes=1, stacked_convs=1, norm_cfg=dict(type='GN', num_groups=2)
+        )
     config.model.update(teacher_config=dict(model=teacher.model), teacher_ckpt=None)
     config.train_cfg.max_epochs = 1
     use_data(config, 'train.json')
-    tool('train')(['config.py', '--init', 'init.pth', '--work-dir', 'run', '--seed', '0',
-                   '--cfg-options', 'val_dataloader=None', 'val_cfg=None', 'val_evaluator=None'])
+    tool('train')(
+        [
+            'config.py',
+            '--init',
+            'init.pth',
+            '--work-dir',
+            'run',
+            '--seed',
+            '0',
+            '--cfg-options',
+            'val_dataloader=None',
+            'val_cfg=None',
+            'val_evaluator=None',
+        ]
+    )
     log = next((detection / 'run').glob('*/*.log')).read_text()
     assert log.count("init.pth: network with names of 'cotap_mm': loaded") == 1  # the student's
     assert (detection / 'run/epoch_1.pth').is_file()
@@ -110,8 +136,18 @@ def test_distiller(detection):
 
 def test_mask_rcnn_in_bfloat16_on_a_cpu(run, tmp_path):  # noqa: F811
     config, _ = run('coco_mask-rcnn')
-    tool('train')([str(config), '--init', str(tmp_path / 'init.pth'), '--amp', '--work-dir',
-                   str(tmp_path / 'run'), '--cfg-options', 'train_dataloader.dataset.indices=2',
-                   'val_dataloader.dataset.indices=1'])
+    tool('train')(
+        [
+            str(config),
+            '--init',
+            str(tmp_path / 'init.pth'),
+            '--amp',
+            '--work-dir',
+            str(tmp_path / 'run'),
+            '--cfg-options',
+            'train_dataloader.dataset.indices=2',
+            'val_dataloader.dataset.indices=1',
+        ]
+    )
     assert 0 < metrics(tmp_path / 'run', 'loss') < 100
     assert metrics(tmp_path / 'run', 'coco/segm_mAP') >= 0

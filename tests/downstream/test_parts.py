@@ -1,4 +1,5 @@
 """The paper's probe head, COCO-Stuff-27, the crop for labelled images."""
+
 import numpy as np
 import pytest
 import torch
@@ -26,9 +27,11 @@ def test_bottleneck_head():
 
 
 def test_bottleneck_head_wants_multiples_of_four():
-    with pytest.raises(ValueError, match='multiples of 4, got 6'), \
-            DefaultScope.overwrite_default_scope('mmseg'):
-        BottleneckFCNHead(in_channels=32, hidden_channels=(6, ), num_classes=5)
+    with (
+        pytest.raises(ValueError, match='multiples of 4, got 6'),
+        DefaultScope.overwrite_default_scope('mmseg'),
+    ):
+        BottleneckFCNHead(in_channels=32, hidden_channels=(6,), num_classes=5)
 
 
 def test_coco_stuff_27_covers_each_class_once():
@@ -41,8 +44,14 @@ def test_coco_stuff_27_covers_each_class_once():
     assert sorted(mapping) == list(range(171)) and set(mapping.values()) == set(range(27))
     classes = COCOStuff27Dataset.METAINFO['classes']
     fine = COCOStuffDataset.METAINFO['classes']
-    for name, kind in (('person', 'person'), ('bus', 'vehicle'), ('river', 'water'),
-                       ('wood', 'solid'), ('fog', 'water'), ('light', 'furniture-stuff')):
+    for name, kind in (
+        ('person', 'person'),
+        ('bus', 'vehicle'),
+        ('river', 'water'),
+        ('wood', 'solid'),
+        ('fog', 'water'),
+        ('light', 'furniture-stuff'),
+    ):
         assert classes[mapping[fine.index(name)]] == kind
 
 
@@ -52,7 +61,8 @@ def test_coco_stuff_27_reads_joined_labels_and_curated_lists(tmp_path):
     options = dict(
         data_root=str(tmp_path / 'data/coco_stuff164k'),
         data_prefix=dict(img_path='images/val2017', seg_map_path='annotations/val2017'),
-        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')])
+        pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+    )
     with DefaultScope.overwrite_default_scope('mmseg'):
         joined, fine = COCOStuff27Dataset(**options), COCOStuffDataset(**options)
         curated = COCOStuff27Dataset(ann_file=str(tmp_path / 'curated.txt'), **options)
@@ -66,7 +76,7 @@ def test_coco_stuff_27_reads_joined_labels_and_curated_lists(tmp_path):
         beside = COCOStuff27Dataset(ann_file='curated.txt', **options)  # begins at data_root
     assert [part['img_path'][-5:] for part in beside.load_data_list()] == ['1.jpg', '2.jpg']
     with pytest.raises(ValueError, match='has its 27 classes'):
-        COCOStuff27Dataset(metainfo=dict(classes=('person', )), **options)
+        COCOStuff27Dataset(metainfo=dict(classes=('person',)), **options)
 
 
 def test_random_resized_crop_keeps_labels_on_their_pixels():

@@ -1,4 +1,5 @@
 """The README's Python snippets run as they stand, on small weights in the places they name."""
+
 import re
 from pathlib import Path
 

@@ -1,4 +1,5 @@
 """``tools/test.py`` with the options of ``mim test``, at toy size."""
+
 import pickle
 
 import numpy as np
@@ -45,8 +46,7 @@ def test_segmentation(run, tmp_path):  # noqa: F811
     scores = []
     for number, arguments in enumerate(runs):
         folder = tmp_path / f'augmented{number}'
-        tool('test')([arguments[0], checkpoint, '--tta', '--work-dir', str(folder),
-                      *arguments[1:]])
+        tool('test')([arguments[0], checkpoint, '--tta', '--work-dir', str(folder), *arguments[1:]])
         scores.append(metrics(folder, 'mIoU'))
     assert scores[0] == scores[1] and 0 <= plain <= 100
 
@@ -58,8 +58,10 @@ def test_classes_without_labels(run, tmp_path, capsys, monkeypatch):  # noqa: F8
     for file in (tmp_path / 'data/VOCdevkit/VOC2012/SegmentationClass').glob('val*.png'):
         Image.fromarray(np.asarray(Image.open(file)) % 2).save(file)
     tool('test')(common)
-    assert "'bicycle' (2)" in capsys.readouterr().err + next(
-        (tmp_path / 'tested').glob('*/*.log')).read_text()
+    assert (
+        "'bicycle' (2)"
+        in capsys.readouterr().err + next((tmp_path / 'tested').glob('*/*.log')).read_text()
+    )
     for file in (tmp_path / 'data/VOCdevkit/VOC2012/SegmentationClass').glob('val*.png'):
         Image.fromarray(np.asarray(Image.open(file)) * 255).save(file)
     with pytest.raises((SystemExit, RuntimeError), match="show only class 'background'"):
@@ -109,11 +111,16 @@ def test_a_missing_test_set_is_named(run, tmp_path, monkeypatch):  # noqa: F811
 
 
 def test_flips_stand_before_the_labels():
-    found = flipped([dict(type='LoadImageFromFile'), dict(type='Resize', scale=(8, 8)),
-                     dict(type='LoadAnnotations'), dict(type='PackSegInputs')])
+    found = flipped(
+        [
+            dict(type='LoadImageFromFile'),
+            dict(type='Resize', scale=(8, 8)),
+            dict(type='LoadAnnotations'),
+            dict(type='PackSegInputs'),
+        ]
+    )
     assert [step['type'] for step in found] == ['LoadImageFromFile', 'Resize', 'TestTimeAug']
     views = found[-1]['transforms']
-    assert [view[0]['type'] for view in views] == ['RandomFlip', 'LoadAnnotations',
-                                                   'PackSegInputs']
+    assert [view[0]['type'] for view in views] == ['RandomFlip', 'LoadAnnotations', 'PackSegInputs']
     with pytest.raises(ValueError, match='ends with a Pack... step'):
         flipped([dict(type='LoadImageFromFile')])

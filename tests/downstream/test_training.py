@@ -1,4 +1,5 @@
 """Downstream configs at toy size: train, validate, save, resume, test, by our own tools."""
+
 import json
 import multiprocessing
 import os
@@ -23,11 +24,21 @@ from cotap_mm.registry import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[2]
 VIT = dict(
-    type='cotap_mm.CoTAPViT', patch_size=8, img_size=32, num_prototypes=2,
-    arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32))
-PYRAMID = [dict(type='mmseg.Feature2Pyramid', embed_dim=16, rescales=[4, 2, 1, 0.5],
-                norm_cfg=dict(type='BN')),
-           dict(type='FPN', in_channels=[16, 16, 16, 32], out_channels=8, num_outs=5)]
+    type='cotap_mm.CoTAPViT',
+    patch_size=8,
+    img_size=32,
+    num_prototypes=2,
+    arch=dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32),
+)
+PYRAMID = [
+    dict(
+        type='mmseg.Feature2Pyramid',
+        embed_dim=16,
+        rescales=[4, 2, 1, 0.5],
+        norm_cfg=dict(type='BN'),
+    ),
+    dict(type='FPN', in_channels=[16, 16, 16, 32], out_channels=8, num_outs=5),
+]
 
 
 def tool(name):
@@ -38,8 +49,12 @@ def tool(name):
 
 def shrink_transforms(part):
     """Pixels of the pipelines, which may be nested."""
-    sizes = dict(RandomResize=dict(scale=(64, 48)), Resize=dict(scale=(64, 48)),
-                 RandomCrop=dict(crop_size=(32, 32)), RandomChoiceResize=dict(scales=[(48, 64)]))
+    sizes = dict(
+        RandomResize=dict(scale=(64, 48)),
+        Resize=dict(scale=(64, 48)),
+        RandomCrop=dict(crop_size=(32, 32)),
+        RandomChoiceResize=dict(scales=[(48, 64)]),
+    )
     sizes['cotap_mm.RandomResizedCropSeg'] = dict(scale=32)
     if isinstance(part, (list, tuple)):
         for value in part:
@@ -77,8 +92,7 @@ def shrink(config):
     config.model.backbone = backbone
     for split in ('train', 'val', 'test'):
         loader = config[f'{split}_dataloader']
-        loader.update(num_workers=0, persistent_workers=False, batch_size=min(
-            loader.batch_size, 2))
+        loader.update(num_workers=0, persistent_workers=False, batch_size=min(loader.batch_size, 2))
         shrink_transforms(loader.dataset)
     if config.default_scope == 'mmseg':
         config.model.data_preprocessor.size = (32, 32)
@@ -134,13 +148,18 @@ def metrics(folder, name, index=-1):
     return found[index]
 
 
-@pytest.mark.parametrize('name, unit, metric', [
-    ('ade20k_upernet', 'iter', 'mIoU'), ('voc_linear', 'iter', 'mIoU'),
-    ('ade20k_fcn', 'iter', 'mIoU'), ('cocostuff27_linear', 'iter', 'mIoU'),
-    ('coco_mask-rcnn', 'epoch', 'coco/bbox_mAP'),
-    ('coco_cascade-mask-rcnn', 'epoch', 'coco/segm_mAP'),
-    ('imagenet_linear', 'epoch', 'accuracy/top1'),
-])
+@pytest.mark.parametrize(
+    'name, unit, metric',
+    [
+        ('ade20k_upernet', 'iter', 'mIoU'),
+        ('voc_linear', 'iter', 'mIoU'),
+        ('ade20k_fcn', 'iter', 'mIoU'),
+        ('cocostuff27_linear', 'iter', 'mIoU'),
+        ('coco_mask-rcnn', 'epoch', 'coco/bbox_mAP'),
+        ('coco_cascade-mask-rcnn', 'epoch', 'coco/segm_mAP'),
+        ('imagenet_linear', 'epoch', 'accuracy/top1'),
+    ],
+)
 def test_train_validate_save_resume_test(run, tmp_path, name, unit, metric):
     config, start = run(name)
     last = 2 if unit == 'iter' else 1
@@ -149,23 +168,28 @@ def test_train_validate_save_resume_test(run, tmp_path, name, unit, metric):
     tool('train')([*arguments, '--init', str(tmp_path / 'init.pth')])
     first = torch.load(work_dir / f'{unit}_{last}.pth', weights_only=True)
     log = next(work_dir.glob('*/*.log')).read_text()
-    assert f'{tmp_path / "init.pth"}: ' in log and 'names of \'cotap_mm\'' in log
-    moved = [key for key, value in start.items()
-             if not torch.equal(first['state_dict']['backbone.' + key], value)]
+    assert f'{tmp_path / "init.pth"}: ' in log and "names of 'cotap_mm'" in log
+    moved = [
+        key
+        for key, value in start.items()
+        if not torch.equal(first['state_dict']['backbone.' + key], value)
+    ]
     assert bool(moved) == (Config.fromfile(config).model.backbone.frozen_stages < 0)
     validated = metrics(work_dir, metric)
 
     # Resuming needs no weights to start from, and counts on.
     (tmp_path / 'init.pth').unlink()
     more = f'train_cfg.max_{unit}s={2 * last}'
-    tool('train')([*arguments, '--init', str(tmp_path / 'init.pth'), '--resume', '--cfg-options',
-                   more])
+    tool('train')(
+        [*arguments, '--init', str(tmp_path / 'init.pth'), '--resume', '--cfg-options', more]
+    )
     second = torch.load(work_dir / f'{unit}_{2 * last}.pth', weights_only=True)
     assert second['meta'][unit] == 2 * last
     assert 'resumed' in sorted(work_dir.glob('*/*.log'))[-1].read_text()
 
-    tool('test')([str(config), str(work_dir / f'{unit}_{last}.pth'), '--work-dir',
-                  str(tmp_path / 'tested')])
+    tool('test')(
+        [str(config), str(work_dir / f'{unit}_{last}.pth'), '--work-dir', str(tmp_path / 'tested')]
+    )
     assert metrics(tmp_path / 'tested', metric) == pytest.approx(validated, abs=0.02)
 
 
@@ -178,10 +202,21 @@ def test_two_processes(run, tmp_path):
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
     done = subprocess.run(
-        ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(config), '2', '--init',
-         str(tmp_path / 'init.pth'), '--work-dir', str(tmp_path / 'run')],
-        capture_output=True, text=True, cwd=tmp_path,
-        env={**os.environ, 'PORT': str(port), 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'})
+        [
+            'bash',
+            str(ROOT / 'tools' / 'dist_train.sh'),
+            str(config),
+            '2',
+            '--init',
+            str(tmp_path / 'init.pth'),
+            '--work-dir',
+            str(tmp_path / 'run'),
+        ],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={**os.environ, 'PORT': str(port), 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'},
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'SyncBN needs GPUs' in done.stdout + done.stderr
     assert (tmp_path / 'run' / 'iter_2.pth').is_file()
@@ -203,13 +238,21 @@ def test_wrong_use_is_explained(run, tmp_path):
 
 def test_weights_of_another_width_stop_before_training(run, tmp_path):
     config, _ = run('voc_linear')
-    wide = CoTAPViT(**{**{key: value for key, value in VIT.items() if key != 'type'},
-                       'arch': dict(VIT['arch'], embed_dims=32)})
+    wide = CoTAPViT(
+        **{
+            **{key: value for key, value in VIT.items() if key != 'type'},
+            'arch': dict(VIT['arch'], embed_dims=32),
+        }
+    )
     torch.save(dict(state_dict=wide.state_dict()), tmp_path / 'wide.pth')
-    with pytest.raises(SystemExit, match=r'does not fit .* a ViT of width 32, .* Set the size of '
-                       r'the backbone .*embed_dims=32'):
-        tool('train')([str(config), '--init', str(tmp_path / 'wide.pth'), '--work-dir',
-                       str(tmp_path / 'run')])
+    with pytest.raises(
+        SystemExit,
+        match=r'does not fit .* a ViT of width 32, .* Set the size of '
+        r'the backbone .*embed_dims=32',
+    ):
+        tool('train')(
+            [str(config), '--init', str(tmp_path / 'wide.pth'), '--work-dir', str(tmp_path / 'run')]
+        )
     assert not list((tmp_path / 'run').glob('*.pth'))
 
 
@@ -240,10 +283,17 @@ def test_a_worker_that_hangs_ends_the_run(run, tmp_path, monkeypatch, split):
     config.dump(path)
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '6')
     monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
-    monkeypatch.setattr('torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL', 1.)
+    monkeypatch.setattr('torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL', 1.0)
     others = set(multiprocessing.active_children())
-    with time_limit(60), pytest.raises(SystemExit, match=(
-            '^error: (a process of the loader hangs .DataLoader timed out after|no worker of the '
-            'loader has given a sign of life for)')):
+    with (
+        time_limit(60),
+        pytest.raises(
+            SystemExit,
+            match=(
+                '^error: (a process of the loader hangs .DataLoader timed out after|no worker of the '
+                'loader has given a sign of life for)'
+            ),
+        ),
+    ):
         tool('test' if split == 'test' else 'train')(arguments)
     assert set(multiprocessing.active_children()) <= others

@@ -1,4 +1,5 @@
 """A tiny training that can be killed and resumed, on one or two processes."""
+
 import os
 import signal
 import uuid
@@ -45,8 +46,10 @@ class PoisonHook(Hook):
     def before_train(self, runner):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         model.losses['patch_ranking'].register_forward_hook(
-            lambda module, inputs, loss: loss * float('nan')
-            if runner.iter in self.at and runner.rank == self.rank else loss)
+            lambda module, inputs, loss: (
+                loss * float('nan') if runner.iter in self.at and runner.rank == self.rank else loss
+            )
+        )
 
 
 @HOOKS.register_module(force=True)
@@ -97,31 +100,68 @@ def plain_text(config):
     return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
 
 
-def tiny_config(folder, iters, batch_size=4, num_workers=0, kill_at=None, hooks=(),
-                checkpoint_interval=2, **options):
+def tiny_config(
+    folder,
+    iters,
+    batch_size=4,
+    num_workers=0,
+    kill_at=None,
+    hooks=(),
+    checkpoint_interval=2,
+    **options,
+):
     """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'demo.py')
-    config.merge_from_dict(dict(
-        model=dict(
-            backbone=dict(
-                arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
-                          feedforward_channels=16), img_size=32),
-            neck=dict(num_prototypes=2), head=dict(patch=head, cls=head), init_cfg=None,
-            memory=dict(patch_queue=dict(size=64, per_step=8), cls_queue=dict(size=16, per_step=4),
-                        template_bank=dict(size=12, per_step=2)),
-            pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1)),
-        train_dataloader=dict(
-            batch_size=batch_size, num_workers=num_workers, persistent_workers=num_workers > 0,
-            dataset=dict(patch=dict(num_images=13, image_size=32), num_neighbors=2,
-                         crops=dict(global_size=32, local_size=16))),
-        train_cfg=dict(max_iters=iters), work_dir=str(folder),
-        default_hooks=dict(
-            logger=dict(interval=1),
-            checkpoint=dict(interval=checkpoint_interval, max_keep_ckpts=-1)), **options))
+    config.merge_from_dict(
+        dict(
+            model=dict(
+                backbone=dict(
+                    arch=dict(
+                        _delete_=True,
+                        embed_dims=16,
+                        num_layers=2,
+                        num_heads=2,
+                        feedforward_channels=16,
+                    ),
+                    img_size=32,
+                ),
+                neck=dict(num_prototypes=2),
+                head=dict(patch=head, cls=head),
+                init_cfg=None,
+                memory=dict(
+                    patch_queue=dict(size=64, per_step=8),
+                    cls_queue=dict(size=16, per_step=4),
+                    template_bank=dict(size=12, per_step=2),
+                ),
+                pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1),
+            ),
+            train_dataloader=dict(
+                batch_size=batch_size,
+                num_workers=num_workers,
+                persistent_workers=num_workers > 0,
+                dataset=dict(
+                    patch=dict(num_images=13, image_size=32),
+                    num_neighbors=2,
+                    crops=dict(global_size=32, local_size=16),
+                ),
+            ),
+            train_cfg=dict(max_iters=iters),
+            work_dir=str(folder),
+            default_hooks=dict(
+                logger=dict(interval=1),
+                checkpoint=dict(interval=checkpoint_interval, max_keep_ckpts=-1),
+            ),
+            **options,
+        )
+    )
     config.model.init_cfg = options.get('model.init_cfg')
-    config.custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
-                           dict(type='ScheduleLengthHook'), *hooks]
+    config.custom_hooks = [
+        dict(type='TeacherHook'),
+        dict(type='MonitorHook', interval=2),
+        dict(type='ScheduleLengthHook'),
+        *hooks,
+    ]
     if kill_at is not None:
         config.custom_hooks.append(dict(type='KillHook', at=kill_at, _scope_='mmengine'))
     return config
@@ -136,8 +176,9 @@ def train(folder, iters, resume=False, claims=False, **options):
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         config.launcher = 'pytorch'
         os.environ.setdefault('LOCAL_RANK', '0')  # MMEngine asks for it before device_ids
-        config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
-                                        broadcast_buffers=False)
+        config.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        )
     if claims:
         launch.claim_folder(config)
     launch.prepare(config)
@@ -166,19 +207,27 @@ def two_runs(rank):
 
 def poisoned_on_one(rank):
     """One of two processes has a bad loss in iteration 2."""
-    runner = train(os.environ['COTAP_TEST_FOLDER'], 4, hooks=[
-        dict(type='NonFiniteHook'), poison([2], rank=1)])
+    runner = train(
+        os.environ['COTAP_TEST_FOLDER'], 4, hooks=[dict(type='NonFiniteHook'), poison([2], rank=1)]
+    )
     model = runner.model.module
-    return dict(weights={name: value.detach() for name, value in model.named_parameters()},
-                moved=model.teacher.num_updates, total=runner.message_hub.get_scalar(
-                    'train/skipped_steps').current())
+    return dict(
+        weights={name: value.detach() for name, value in model.named_parameters()},
+        moved=model.teacher.num_updates,
+        total=runner.message_hub.get_scalar('train/skipped_steps').current(),
+    )
 
 
 def told_to_stop(rank):
     """Only rank 1 gets a signal, in iteration 2 of 6."""
-    runner = train(os.environ['COTAP_TEST_FOLDER'], 6, hooks=[
-        dict(type='PreemptionHook'),
-        dict(type='SignalHook', at=2, rank=1, name='SIGUSR1', _scope_='mmengine')])
+    runner = train(
+        os.environ['COTAP_TEST_FOLDER'],
+        6,
+        hooks=[
+            dict(type='PreemptionHook'),
+            dict(type='SignalHook', at=2, rank=1, name='SIGUSR1', _scope_='mmengine'),
+        ],
+    )
     return dict(done=runner.iter, stopped=was_preempted(runner))
 
 
@@ -187,8 +236,11 @@ def two_default_runs(rank):
     Config.pretty_text = property(plain_text)
     folder = Path(os.environ['COTAP_TEST_FOLDER'])
     init = {'model.init_cfg': dict(type='PretrainedViT', checkpoint=str(folder / 'init.pth'))}
-    for name, options in (('whole', {}), ('killed', dict(kill_at=5)),
-                          ('killed', dict(resume=True))):
+    for name, options in (
+        ('whole', {}),
+        ('killed', dict(kill_at=5)),
+        ('killed', dict(resume=True)),
+    ):
         if 'resume' in options:
             barrier()
             if rank == 0:

@@ -1,4 +1,5 @@
 """Trainings of two ranks with weights shared out; importable by the processes."""
+
 import os
 from pathlib import Path
 
@@ -32,16 +33,24 @@ def all_runs(rank):
 
 def bad_numbers(rank):
     """A NaN on one rank only."""
-    runner = train('bad', 4, strategy=STRATEGY, hooks=[
-        dict(type='NonFiniteHook'), resume_work.poison(at=[2], rank=1)])
+    runner = train(
+        'bad',
+        4,
+        strategy=STRATEGY,
+        hooks=[dict(type='NonFiniteHook'), resume_work.poison(at=[2], rank=1)],
+    )
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteHook')
     return dict(skipped=hook.total)
 
 
 def diverged(rank):
     """A NaN on one rank, and no patience."""
-    train('diverged', 4, strategy=STRATEGY, hooks=[
-        dict(type='NonFiniteHook', patience=1), resume_work.poison(at=[2], rank=1)])
+    train(
+        'diverged',
+        4,
+        strategy=STRATEGY,
+        hooks=[dict(type='NonFiniteHook', patience=1), resume_work.poison(at=[2], rank=1)],
+    )
 
 
 def no_folder(rank):
@@ -65,9 +74,18 @@ def no_folder(rank):
 def whole_networks(rank):
     """What hooks that need the whole network say."""
     said = {}
-    for name, hook in (('compile', dict(type='CompileHook')), ('evaluation', dict(
-            type='EvaluationHook', protocol='dispersion', num_classes=6,
-            val=dict(type='ToyScenes', num_images=4)))):
+    for name, hook in (
+        ('compile', dict(type='CompileHook')),
+        (
+            'evaluation',
+            dict(
+                type='EvaluationHook',
+                protocol='dispersion',
+                num_classes=6,
+                val=dict(type='ToyScenes', num_images=4),
+            ),
+        ),
+    ):
         try:
             train(name, 2, strategy=STRATEGY, hooks=[hook])
         except ValueError as error:

@@ -1,4 +1,5 @@
 """A long training that records what it takes; run as ``python soak_work.py FOLDER STEPS``."""
+
 import json
 import os
 import sys
@@ -38,18 +39,23 @@ class VitalsHook(Hook):
         logs = [*self.folder.rglob('*.log'), *self.folder.rglob('scalars.json')]
         queues = [part for part in runner.model.modules() if isinstance(part, FeatureQueue)]
         record = dict(
-            step=runner.iter + 1, time=time.monotonic(), memory=resident(os.getpid()),
-            memory_of_workers=sum(map(resident, workers)), workers=len(workers),
-            files=len(os.listdir('/proc/self/fd')), threads=threading.active_count(),
+            step=runner.iter + 1,
+            time=time.monotonic(),
+            memory=resident(os.getpid()),
+            memory_of_workers=sum(map(resident, workers)),
+            workers=len(workers),
+            files=len(os.listdir('/proc/self/fd')),
+            threads=threading.active_count(),
             system_threads=len(os.listdir('/proc/self/task')),
             log_lines=sum(path.read_text().count('\n') for path in logs),
             log_bytes=sum(path.stat().st_size for path in logs),
-            checkpoint=max((path.stat().st_size for path in self.folder.glob('iter_*.pth')),
-                           default=0),
+            checkpoint=max(
+                (path.stat().st_size for path in self.folder.glob('iter_*.pth')), default=0
+            ),
             work_files=sum(1 for _ in self.folder.rglob('*')),
             queues=sum(value.numel() for queue in queues for value in queue.buffers()),
-            history=max(len(values.data[0])
-                        for values in runner.message_hub.log_scalars.values()))
+            history=max(len(values.data[0]) for values in runner.message_hub.log_scalars.values()),
+        )
         with open(self.folder / 'vitals.jsonl', 'a') as file:
             file.write(json.dumps(record) + '\n')
 
@@ -57,17 +63,32 @@ class VitalsHook(Hook):
 def main(folder, steps):
     """Every part of a real run is on: workers, hooks, logs, checkpoints of which two are kept."""
     from engine import resume_work
+
     torch.set_num_threads(1)
     points = 50  # measurements
     options = {
         'default_hooks.checkpoint.interval': max(steps // points, 2),
-        'default_hooks.checkpoint.max_keep_ckpts': 2, 'default_hooks.logger.interval': LOG_INTERVAL,
-        'log_processor.window_size': 10, 'train_cfg.log_history': 20}
+        'default_hooks.checkpoint.max_keep_ckpts': 2,
+        'default_hooks.logger.interval': LOG_INTERVAL,
+        'log_processor.window_size': 10,
+        'train_cfg.log_history': 20,
+    }
     resume_work.train(
-        folder, steps, num_workers=2, **options,
-        hooks=[dict(type='NonFiniteHook'), dict(type='PreemptionHook'),
-               dict(type='VitalsHook', interval=max(steps // points, 2), folder=folder,
-                    _scope_='mmengine')])
+        folder,
+        steps,
+        num_workers=2,
+        **options,
+        hooks=[
+            dict(type='NonFiniteHook'),
+            dict(type='PreemptionHook'),
+            dict(
+                type='VitalsHook',
+                interval=max(steps // points, 2),
+                folder=folder,
+                _scope_='mmengine',
+            ),
+        ],
+    )
 
 
 if __name__ == '__main__':

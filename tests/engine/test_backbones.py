@@ -1,4 +1,5 @@
 """Backbones are found in the models of all libraries, however they are wrapped."""
+
 import pytest
 from mmengine.config import Config
 
@@ -15,17 +16,41 @@ PLAIN = dict(type='EncoderDecoder', backbone=vit(), decode_head=dict(type='FCNHe
 MODELS = {
     'plain': (PLAIN, 1),
     'test-time augmentation': (dict(type='SegTTAModel', module=PLAIN), 1),
-    'detector, twice wrapped': (dict(type='DetTTAModel', module=dict(
-        type='SoftTeacher', detector=PLAIN, semi_train_cfg=dict(freeze_teacher=True))), 1),
-    'distiller of mmdet': (dict(PLAIN, type='KnowledgeDistillationSingleStageDetector',
-                                teacher_config=dict(model=dict(backbone=vit()))), 1),
-    'distiller of mmrazor': (dict(type='SingleTeacherDistill', architecture=PLAIN,
-                                  teacher=dict(type='EncoderDecoder', backbone=vit())), 1),
+    'detector, twice wrapped': (
+        dict(
+            type='DetTTAModel',
+            module=dict(
+                type='SoftTeacher', detector=PLAIN, semi_train_cfg=dict(freeze_teacher=True)
+            ),
+        ),
+        1,
+    ),
+    'distiller of mmdet': (
+        dict(
+            PLAIN,
+            type='KnowledgeDistillationSingleStageDetector',
+            teacher_config=dict(model=dict(backbone=vit())),
+        ),
+        1,
+    ),
+    'distiller of mmrazor': (
+        dict(
+            type='SingleTeacherDistill',
+            architecture=PLAIN,
+            teacher=dict(type='EncoderDecoder', backbone=vit()),
+        ),
+        1,
+    ),
     'student': (dict(type='Distill', student=PLAIN, teacher=PLAIN), 1),
     'model in a model': (dict(type='Wrapper', model=dict(type='Inner', model=PLAIN)), 1),
     'two detectors': (dict(type='Ensemble', detectors=[PLAIN, PLAIN]), 2),
-    'low rank': (dict(type='ImageClassifier', backbone=dict(
-        type='mmpretrain.LoRAModel', module=vit(), targets=[dict(type='qkv')])), 1),
+    'low rank': (
+        dict(
+            type='ImageClassifier',
+            backbone=dict(type='mmpretrain.LoRAModel', module=vit(), targets=[dict(type='qkv')]),
+        ),
+        1,
+    ),
     'none': (dict(type='HuggingFaceClassifier', model_name='x'), 0),
 }
 
@@ -38,8 +63,10 @@ def test_found_and_given_weights(name):
     assert [each.type for each in found] == ['cotap_mm.CoTAPViT'] * count
     assert set_backbones_init(config.model, dict(type='X', checkpoint='y')) == count
     assert all(each.init_cfg.checkpoint == 'y' for each in find_backbones(config.model))
-    for teacher in (config.model.get('teacher'), config.model.get('teacher_config', {}).get(
-            'model')):
+    for teacher in (
+        config.model.get('teacher'),
+        config.model.get('teacher_config', {}).get('model'),
+    ):
         assert teacher is None or 'init_cfg' not in teacher.backbone
 
 
@@ -47,7 +74,8 @@ def test_init_of_a_wrapped_model():
     config = Config(dict(default_scope='mmdet', model=MODELS['detector, twice wrapped'][0]))
     set_init(config, 'iter_1.pth')
     assert config.model.module.detector.backbone.init_cfg == dict(
-        type='cotap_mm.PretrainedViT', checkpoint='iter_1.pth', trust=False)
+        type='cotap_mm.PretrainedViT', checkpoint='iter_1.pth', trust=False
+    )
     with pytest.raises(ValueError, match='HuggingFaceClassifier has no backbone'):
         set_init(Config(dict(default_scope='mmpretrain', model=MODELS['none'][0])), 'iter_1.pth')
 

@@ -1,4 +1,5 @@
 """A full disk ends neither a training with save_best nor one that publishes."""
+
 import random
 
 import pytest
@@ -13,6 +14,7 @@ from cotap_mm.files import UNFINISHED
 
 class Score(Hook):
     """Report each step's number as the score of a validation."""
+
     priority = 'LOW'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
@@ -23,12 +25,21 @@ class Score(Hook):
 def train(folder, **options):
     hook = dict(type='cotap_mm.SafeCheckpointHook', by_epoch=False, interval=2, **options)
     runner = Runner(
-        Line(), str(folder), train_dataloader=dict(
-            batch_size=1, num_workers=0, sampler=dict(type='InfiniteSampler'),
-            dataset=[dict(inputs=torch.zeros(1))] * 4),
-        train_cfg=dict(by_epoch=False, max_iters=6), default_hooks=dict(checkpoint=hook),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.)), log_level='WARNING',
-        default_scope='cotap_mm', experiment_name=f'best_{folder.name}_{random.random()}')
+        Line(),
+        str(folder),
+        train_dataloader=dict(
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler'),
+            dataset=[dict(inputs=torch.zeros(1))] * 4,
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=6),
+        default_hooks=dict(checkpoint=hook),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
+        log_level='WARNING',
+        default_scope='cotap_mm',
+        experiment_name=f'best_{folder.name}_{random.random()}',
+    )
     runner.register_hook(Score())
     runner.train()
     return runner
@@ -42,8 +53,10 @@ def names(folder, start):
 @pytest.fixture
 def said(monkeypatch):
     found = []
-    monkeypatch.setattr('cotap_mm.engine.hooks.best_checkpoints.print_log',
-                        lambda text, **options: found.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.best_checkpoints.print_log',
+        lambda text, **options: found.append(text),
+    )
     return found
 
 
@@ -101,7 +114,9 @@ def test_published_or_not(tmp_path, monkeypatch, said):
     published = [name for name in names(tmp_path / 'a', '') if '.pth' in name and '-' in name]
     assert [name.split('-')[0] for name in published] == ['best_score_iter_5', 'iter_6']
     assert set(torch.load(tmp_path / 'a' / published[0], weights_only=False)) == {
-        'state_dict', 'meta'}
+        'state_dict',
+        'meta',
+    }
 
     def full(*args, **options):
         raise OSError(28, 'No space left on device')

@@ -1,4 +1,5 @@
 """A mistake in a config is found before anything is built, and named."""
+
 import glob
 from pathlib import Path
 
@@ -25,28 +26,46 @@ def test_ours_are_right(path, monkeypatch):
     check_config(Config.fromfile(path))
 
 
-@pytest.mark.parametrize('key, value, message', [
-    ('model.losses.patch_ranking.tua', 0.3,
-     r"model.losses.patch_ranking.tua: PatchRankingLoss has no such option; did you mean 'tau'\?"),
-    ('model.backbone.img_sise', 3, r"model.backbone.img_sise: DINOViT .* mean 'img_size'\?"),
-    ('model.head.patch.num_cluster', 3, "head.patch.num_cluster: .* mean 'num_clusters'"),
-    ('model.pairs.topk', 'x', r"model.pairs.topk: expected int or None, got 'x'"),
-    ('model.pairs.top', 3, "model.pairs.top: PatchPairSampler has no such option; .* 'topk'"),
-    ('model.memory.patch_queue.sise', 3, "model.memory.patch_queue.sise: AssignmentQueue .*'size'"),
-    ('model.losses.patch_ranking.tau', 'high', "tau: expected float, got 'high'"),
-    ('model.init_cfg.chekpoint', 'x', "model.init_cfg.chekpoint: .* mean 'checkpoint'"),
-    ('train_dataloader.batchsize', 3, "train_dataloader.batchsize: .* mean 'batch_size'"),
-    ('train_dataloader.dataset.crops.local_scale', [0.1, 'a'], 'crops.local_scale: expected '),
-    ('train_dataloader.dataset.num_neighbours', 3, "num_neighbours: .* mean 'num_neighbors'"),
-    ('train_dataloader.dataset.patch.roots', 3, "patch.roots: ImageList .* mean 'root'"),
-    ('optim_wrapper.acumulative_counts', 3, "optim_wrapper.acumulative_counts: .* mean 'accumul"),
-    ('optim_wrapper.dtype', 16, "optim_wrapper.dtype: expected str, got 16"),
-    ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number.*, got 'abc'"),
-    ('default_hooks.teacher.stop', 0.99, 'hooks.teacher.stop: TeacherHook has no such option'),
-    ('train_cfg.max_iter', 5, "train_cfg.max_iter: ResumableTrainLoop .* mean 'max_iters'"),
-    ('model.losses.patch_ranking.type', 'PatchRankinLoss',
-     "patch_ranking.type: there is no 'PatchRankinLoss'; did you mean 'PatchRankingLoss'"),
-    ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3')])
+@pytest.mark.parametrize(
+    'key, value, message',
+    [
+        (
+            'model.losses.patch_ranking.tua',
+            0.3,
+            r"model.losses.patch_ranking.tua: PatchRankingLoss has no such option; did you mean 'tau'\?",
+        ),
+        ('model.backbone.img_sise', 3, r"model.backbone.img_sise: DINOViT .* mean 'img_size'\?"),
+        ('model.head.patch.num_cluster', 3, "head.patch.num_cluster: .* mean 'num_clusters'"),
+        ('model.pairs.topk', 'x', r"model.pairs.topk: expected int or None, got 'x'"),
+        ('model.pairs.top', 3, "model.pairs.top: PatchPairSampler has no such option; .* 'topk'"),
+        (
+            'model.memory.patch_queue.sise',
+            3,
+            "model.memory.patch_queue.sise: AssignmentQueue .*'size'",
+        ),
+        ('model.losses.patch_ranking.tau', 'high', "tau: expected float, got 'high'"),
+        ('model.init_cfg.chekpoint', 'x', "model.init_cfg.chekpoint: .* mean 'checkpoint'"),
+        ('train_dataloader.batchsize', 3, "train_dataloader.batchsize: .* mean 'batch_size'"),
+        ('train_dataloader.dataset.crops.local_scale', [0.1, 'a'], 'crops.local_scale: expected '),
+        ('train_dataloader.dataset.num_neighbours', 3, "num_neighbours: .* mean 'num_neighbors'"),
+        ('train_dataloader.dataset.patch.roots', 3, "patch.roots: ImageList .* mean 'root'"),
+        (
+            'optim_wrapper.acumulative_counts',
+            3,
+            "optim_wrapper.acumulative_counts: .* mean 'accumul",
+        ),
+        ('optim_wrapper.dtype', 16, 'optim_wrapper.dtype: expected str, got 16'),
+        ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number.*, got 'abc'"),
+        ('default_hooks.teacher.stop', 0.99, 'hooks.teacher.stop: TeacherHook has no such option'),
+        ('train_cfg.max_iter', 5, "train_cfg.max_iter: ResumableTrainLoop .* mean 'max_iters'"),
+        (
+            'model.losses.patch_ranking.type',
+            'PatchRankinLoss',
+            "patch_ranking.type: there is no 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
+        ),
+        ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
+    ],
+)
 def test_mistakes_are_named(key, value, message):
     with pytest.raises(ValueError, match=message):
         check_config(config_with(**{key: value}))
@@ -58,18 +77,27 @@ def test_all_at_once():
     assert str(found.value).count('\n  model.pairs.') == 2
 
 
-@pytest.mark.parametrize('key', ['default_hooks.timer', 'param_scheduler.0',
-                                 'optim_wrapper.optimizer'])
+@pytest.mark.parametrize(
+    'key', ['default_hooks.timer', 'param_scheduler.0', 'optim_wrapper.optimizer']
+)
 def test_options_of_other_libraries_are_known_by_name(key):
     with pytest.raises(ValueError, match=f'{key}.anything: .* has no such option'):
         check_config(config_with(**{f'{key}.anything': 3}))
 
 
 def test_what_is_not_ours_is_left_alone():
-    check_config(config_with(**{
-        'mine': dict(a=1), 'default_hooks.teacher.priority': 'LOW',
-        'param_scheduler.0.convert_to_iter_based': True, 'optim_wrapper.optimizer.amsgrad': 2,
-        'model.backbone.arch': 'mine', 'model.losses.patch_ranking': None}))
+    check_config(
+        config_with(
+            **{
+                'mine': dict(a=1),
+                'default_hooks.teacher.priority': 'LOW',
+                'param_scheduler.0.convert_to_iter_based': True,
+                'optim_wrapper.optimizer.amsgrad': 2,
+                'model.backbone.arch': 'mine',
+                'model.losses.patch_ranking': None,
+            }
+        )
+    )
 
 
 def test_options_that_name_nothing():

@@ -1,4 +1,5 @@
 """Resume with the options that users type: ``neighbors='auto'``, an init, shipped configs."""
+
 import os
 import shutil
 
@@ -63,8 +64,9 @@ def killed(folder):
 
 def test_a_moved_folder_and_changed_times(folder, killed, monkeypatch):
     said = []
-    monkeypatch.setattr('cotap_mm.datasets.neighbor_search.print_log',
-                        lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.datasets.neighbor_search.print_log', lambda text, **_: said.append(text)
+    )
     shutil.copytree(folder / 'run', folder / 'copy')
     default_runs.run([*killed, folder / 'copy', '--resume'], may_search=False)
     assert not said
@@ -89,11 +91,23 @@ def test_neighbors_that_are_gone(folder, killed):
     assert_same(saved(folder / 'copy', 4), saved(folder / 'run', 4))
     # Refused where they would be others.
     make_init(folder / 'init.pth', seed=6)
-    with pytest.raises(SystemExit, match=f'{name}, which this run was trained with, is gone.*Put '
-                       'the file back .* or choose one with --neighbors'):
+    with pytest.raises(
+        SystemExit,
+        match=f'{name}, which this run was trained with, is gone.*Put '
+        'the file back .* or choose one with --neighbors',
+    ):
         default_runs.run([*killed, folder / 'other', '--resume'])
-    default_runs.run([*killed[:-1], '--neighbors', folder / 'run' / name, '--work-dir',
-                      folder / 'other', '--resume'], may_search=False)
+    default_runs.run(
+        [
+            *killed[:-1],
+            '--neighbors',
+            folder / 'run' / name,
+            '--work-dir',
+            folder / 'other',
+            '--resume',
+        ],
+        may_search=False,
+    )
     assert_same(saved(folder / 'other', 4)['state_dict'], saved(folder / 'run', 4)['state_dict'])
 
 
@@ -120,7 +134,8 @@ def test_other_images_by_the_same_names(folder, killed):
     make_images(folder / 'images', seed=7)
     default_runs.run([*killed, folder / 'run', '--overwrite'], kill_at=1)
     assert len(neighbor_files(folder / 'run')) == 2 and set(first) < set(
-        neighbor_files(folder / 'run'))
+        neighbor_files(folder / 'run')
+    )
     default_runs.run([*killed, folder / 'run', '--overwrite'], kill_at=1, may_search=False)
 
 

@@ -1,4 +1,5 @@
 """Downstream data of more than 8 bits: the check warns, and cotap_mm.LoadImage reads them."""
+
 import json
 import os
 
@@ -53,14 +54,29 @@ def det(root, kind, loader, count=4):
         names = [f'{part}{index}{suffix}' for index in range(count)]
         for index, name in enumerate(names):
             save(root / 'images' / name, index, make)
-        (root / f'{part}.json').write_text(json.dumps(dict(
-            images=[dict(id=i, file_name=name, width=64, height=48)
-                    for i, name in enumerate(names)],
-            annotations=[dict(id=i + 1, image_id=i, category_id=1, iscrowd=0, area=1440.,
-                              bbox=[10, 6, 40, 36],
-                              segmentation=[[10, 6, 50, 6, 50, 42, 10, 42]])
-                         for i in range(count)],
-            categories=[dict(id=1, name='raccoon')])))
+        (root / f'{part}.json').write_text(
+            json.dumps(
+                dict(
+                    images=[
+                        dict(id=i, file_name=name, width=64, height=48)
+                        for i, name in enumerate(names)
+                    ],
+                    annotations=[
+                        dict(
+                            id=i + 1,
+                            image_id=i,
+                            category_id=1,
+                            iscrowd=0,
+                            area=1440.0,
+                            bbox=[10, 6, 40, 36],
+                            segmentation=[[10, 6, 50, 6, 50, 42, 10, 42]],
+                        )
+                        for i in range(count)
+                    ],
+                    categories=[dict(id=1, name='raccoon')],
+                )
+            )
+        )
     return with_loader(det_config(root), loader)
 
 
@@ -70,19 +86,32 @@ def cls(root, kind, loader, count=4):
     for part in ('train', 'val'):
         for index in range(count):
             save(root / part / ('cat', 'dog')[index // 2] / f'{index}{suffix}', index, make)
-    return with_loader(Config(dict(
-        default_scope='mmpretrain', model=dict(type='ImageClassifier', head=dict(
-            type='LinearClsHead', num_classes=2)),
-        **{f'{part}_dataloader': dict(dataset=dict(
-            type='CustomDataset', data_root=str(root), data_prefix=part, pipeline=[]))
-            for part in ('train', 'val')})), loader)
+    return with_loader(
+        Config(
+            dict(
+                default_scope='mmpretrain',
+                model=dict(type='ImageClassifier', head=dict(type='LinearClsHead', num_classes=2)),
+                **{
+                    f'{part}_dataloader': dict(
+                        dataset=dict(
+                            type='CustomDataset', data_root=str(root), data_prefix=part, pipeline=[]
+                        )
+                    )
+                    for part in ('train', 'val')
+                },
+            )
+        ),
+        loader,
+    )
 
 
 def with_loader(config, loader):
     for part in ('train', 'val'):
         pipeline = config[f'{part}_dataloader'].dataset.pipeline
         config[f'{part}_dataloader'].dataset.pipeline = [
-            dict(loader), *(step for step in pipeline if step.type != 'LoadImageFromFile')]
+            dict(loader),
+            *(step for step in pipeline if step.type != 'LoadImageFromFile'),
+        ]
     config.tta_pipeline = [dict(loader), dict(type='TestTimeAug', transforms=[])]
     return config
 
@@ -96,8 +125,9 @@ def scope():
     DefaultScope._instance_dict.clear()
 
 
-@pytest.mark.parametrize('kind, values', [(TWELVE_BITS, '[0.0, 4095.0]'),
-                                          (FLOATS, '[0.0, 2550.0]')])
+@pytest.mark.parametrize(
+    'kind, values', [(TWELVE_BITS, '[0.0, 4095.0]'), (FLOATS, '[0.0, 2550.0]')]
+)
 @pytest.mark.parametrize('make', MAKERS)
 def test_a_library_that_would_lose_bits_is_warned_of(tmp_path, make, kind, values):
     errors, warnings = look_at(make(tmp_path, kind, THEIRS))
@@ -107,11 +137,18 @@ def test_a_library_that_would_lose_bits_is_warned_of(tmp_path, make, kind, value
         assert f"use dict(type='cotap_mm.LoadImage', value_range={values}) in its" in warning
 
 
-@pytest.mark.parametrize('kind, loader', [
-    (EIGHT_BITS, THEIRS), (ALL_16_BITS, THEIRS), (TWELVE_BITS, OURS), (FLOATS, OURS),
-    (TWELVE_BITS, dict(THEIRS, color_type='unchanged')),
-    (TWELVE_BITS, dict(type='LoadMyImages')),
-    (FLOATS, dict(THEIRS, imdecode_backend='tifffile'))])
+@pytest.mark.parametrize(
+    'kind, loader',
+    [
+        (EIGHT_BITS, THEIRS),
+        (ALL_16_BITS, THEIRS),
+        (TWELVE_BITS, OURS),
+        (FLOATS, OURS),
+        (TWELVE_BITS, dict(THEIRS, color_type='unchanged')),
+        (TWELVE_BITS, dict(type='LoadMyImages')),
+        (FLOATS, dict(THEIRS, imdecode_backend='tifffile')),
+    ],
+)
 @pytest.mark.parametrize('make', MAKERS)
 def test_no_warning_where_nothing_is_lost(tmp_path, make, kind, loader):
     assert look_at(make(tmp_path, kind, loader)) == ([], [])
@@ -126,8 +163,11 @@ def test_pillow_clips_all_16_bits(tmp_path):
 def test_the_range_of_the_training_images_is_stored_and_logged(tmp_path, make, log):
     config = make(tmp_path, TWELVE_BITS, OURS)
     prepare_downstream(config)
-    steps = [config.train_dataloader.dataset.pipeline[0], config.val_dataloader.dataset.pipeline[0],
-             config.tta_pipeline[0]]
+    steps = [
+        config.train_dataloader.dataset.pipeline[0],
+        config.val_dataloader.dataset.pipeline[0],
+        config.tta_pipeline[0],
+    ]
     assert [step.value_range for step in steps] == [[0, 4095]] * 3
     said = [record.getMessage() for record in log.records if '8 bits' in record.getMessage()]
     assert len(said) == 1 and 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said[0]
@@ -158,8 +198,11 @@ def test_a_test_takes_the_numbers_of_its_training(tmp_path):
     config = seg(tmp_path, TWELVE_BITS, OURS)
     config.test_dataloader = config.val_dataloader
     config.train_dataloader = None
-    with pytest.raises(ValueError, match=r'test data .*0.png has more than 8 bits, .* test with '
-                                         r'the config that the training has stored'):
+    with pytest.raises(
+        ValueError,
+        match=r'test data .*0.png has more than 8 bits, .* test with '
+        r'the config that the training has stored',
+    ):
         prepare_downstream(config)
 
 
@@ -188,17 +231,21 @@ def test_data_sets_give_what_those_of_8_bits_give(tmp_path, make, kind):
 def test_8_bits_are_read_as_mmcv_reads_them(tmp_path):
     """BGR, turned as the camera was held."""
     from mmcv.transforms import LoadImageFromFile
+
     color = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
     exif = Image.Exif()
     exif[0x0112] = 6
     for name, options in (('a.png', {}), ('b.jpg', dict(quality=100, exif=exif)), ('c.bmp', {})):
         Image.fromarray(color).save(tmp_path / name, **options)
-        ours, theirs = (transform(dict(img_path=str(tmp_path / name)))
-                        for transform in (LoadImage(), LoadImageFromFile()))
+        ours, theirs = (
+            transform(dict(img_path=str(tmp_path / name)))
+            for transform in (LoadImage(), LoadImageFromFile())
+        )
         assert ours['img'].shape == theirs['img'].shape and ours['img'].flags.c_contiguous
         assert np.abs(ours['img'].astype(int) - theirs['img']).max() <= (4 if 'jpg' in name else 0)
         assert {key: ours[key] for key in ('img_shape', 'ori_shape')} == {
-            key: theirs[key] for key in ('img_shape', 'ori_shape')}
+            key: theirs[key] for key in ('img_shape', 'ori_shape')
+        }
     assert LoadImage(to_float32=True)(dict(img_path=tmp_path / 'a.png'))['img'].dtype == np.float32
 
 
@@ -212,9 +259,12 @@ def test_each_library_knows_the_transform(package):
 
 def test_without_numbers_the_error_names_some(tmp_path):
     save(tmp_path / 'a.png', 0, TWELVE_BITS[1])
-    with pytest.raises(ValueError, match=r'a.png has more than 8 bits \(values 0..4095\), so '
-                                         r'cotap_mm.LoadImage needs value_range=\(low, high\).*'
-                                         r'tools/train.py finds them'):
+    with pytest.raises(
+        ValueError,
+        match=r'a.png has more than 8 bits \(values 0..4095\), so '
+        r'cotap_mm.LoadImage needs value_range=\(low, high\).*'
+        r'tools/train.py finds them',
+    ):
         LoadImage()(dict(img_path=str(tmp_path / 'a.png')))
 
 
@@ -234,6 +284,7 @@ def test_wrong_options_and_files(tmp_path):
 def test_tiffs_that_only_opencv_reads_are_no_errors(tmp_path):
     """Floats of three bands; Pillow does not know them."""
     import cv2
+
     config = seg(tmp_path, FLOATS, OURS)
     for file in tmp_path.glob('images/*/*.tif'):
         bands = np.stack([pixels_of(0).astype(np.float32)] * 3, axis=2)

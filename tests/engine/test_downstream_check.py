@@ -1,4 +1,5 @@
 """Data of downstream runs are looked at before training; each fault is one sentence."""
+
 import json
 import os
 
@@ -18,26 +19,55 @@ pytest.importorskip('mmdet')
 
 def seg_config(root, num_classes=3, classes=('a', 'b', 'c'), **options):
     def loader(part):
-        return dict(dataset=dict(
-            type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=classes),
-            data_prefix=dict(img_path=f'images/{part}', seg_map_path=f'labels/{part}'),
-            pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')], **options))
-    return Config(dict(
-        default_scope='mmseg', train_dataloader=loader('train'), val_dataloader=loader('val'),
-        model=dict(type='EncoderDecoder', decode_head=dict(
-            type='FCNHead', num_classes=num_classes))))
+        return dict(
+            dataset=dict(
+                type='BaseSegDataset',
+                data_root=str(root),
+                metainfo=dict(classes=classes),
+                data_prefix=dict(img_path=f'images/{part}', seg_map_path=f'labels/{part}'),
+                pipeline=[dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')],
+                **options,
+            )
+        )
+
+    return Config(
+        dict(
+            default_scope='mmseg',
+            train_dataloader=loader('train'),
+            val_dataloader=loader('val'),
+            model=dict(
+                type='EncoderDecoder', decode_head=dict(type='FCNHead', num_classes=num_classes)
+            ),
+        )
+    )
 
 
-def det_config(root, num_classes=1, classes=('raccoon', ), with_mask=True, **options):
+def det_config(root, num_classes=1, classes=('raccoon',), with_mask=True, **options):
     def loader(part):
-        return dict(dataset=dict(
-            type='CocoDataset', data_root=str(root), ann_file=f'{part}.json',
-            metainfo=dict(classes=classes), data_prefix=dict(img='images/'), pipeline=[
-                dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask)], **options))
-    return Config(dict(
-        default_scope='mmdet', train_dataloader=loader('train'), val_dataloader=loader('val'),
-        model=dict(type='MaskRCNN', rpn_head=dict(type='RPNHead', num_classes=1), roi_head=dict(
-            type='X', bbox_head=dict(type='Y', num_classes=num_classes)))))
+        return dict(
+            dataset=dict(
+                type='CocoDataset',
+                data_root=str(root),
+                ann_file=f'{part}.json',
+                metainfo=dict(classes=classes),
+                data_prefix=dict(img='images/'),
+                pipeline=[dict(type='LoadAnnotations', with_bbox=True, with_mask=with_mask)],
+                **options,
+            )
+        )
+
+    return Config(
+        dict(
+            default_scope='mmdet',
+            train_dataloader=loader('train'),
+            val_dataloader=loader('val'),
+            model=dict(
+                type='MaskRCNN',
+                rpn_head=dict(type='RPNHead', num_classes=1),
+                roi_head=dict(type='X', bbox_head=dict(type='Y', num_classes=num_classes)),
+            ),
+        )
+    )
 
 
 @pytest.fixture
@@ -67,24 +97,44 @@ def for_all(root, change):
 
 #: What is changed -> what the error says.
 BAD_MASKS = {
-    'too large': (lambda root: mask(root, full(3)), 'train/2.png has the values 3, but labels '
-                  r'must be 0..2 or 255 \(ignored\), since model.decode_head.num_classes=3; the '
-                  r'data set has 3 classes \(a, b, c\)'),
+    'too large': (
+        lambda root: mask(root, full(3)),
+        'train/2.png has the values 3, but labels '
+        r'must be 0..2 or 255 \(ignored\), since model.decode_head.num_classes=3; the '
+        r'data set has 3 classes \(a, b, c\)',
+    ),
     '16 bits': (lambda root: mask(root, full(300, np.uint16)), 'train/2.png has the values 300'),
-    'RGB': (lambda root: mask(root, np.zeros((48, 64, 3), np.uint8)), 'train/2.png must have one '
-            'channel'),
-    'empty': (lambda root: (root / 'labels/val/1.png').write_bytes(b''), 'val data .*1.png is '
-              'empty'),
-    'missing': (lambda root: (root / 'labels/train/3.png').unlink(), '1 of 4 masks do not exist, '
-                'the first is .*train/3.png'),
-    'rotated': (lambda root: mask(root, full(1).T), 'train/2.png is 48 x 64 pixels and its image '
-                '64 x 48'),
-    'ignored': (lambda root: for_all(root, lambda file: Image.new('L', (64, 48), 255).save(file)),
-                'in 4 masks every pixel is 255, which is ignored'),
-    'image': (lambda root: (root / 'images/train/1.jpg').write_text('no'), 'image .*train/1.jpg '
-              'cannot be read'),
-    'fifo': (lambda root: [(root / 'labels/train/0.png').unlink(), os.mkfifo(
-        root / 'labels/train/0.png')], '0.png must be a regular file'),
+    'RGB': (
+        lambda root: mask(root, np.zeros((48, 64, 3), np.uint8)),
+        'train/2.png must have one channel',
+    ),
+    'empty': (
+        lambda root: (root / 'labels/val/1.png').write_bytes(b''),
+        'val data .*1.png is empty',
+    ),
+    'missing': (
+        lambda root: (root / 'labels/train/3.png').unlink(),
+        '1 of 4 masks do not exist, the first is .*train/3.png',
+    ),
+    'rotated': (
+        lambda root: mask(root, full(1).T),
+        'train/2.png is 48 x 64 pixels and its image 64 x 48',
+    ),
+    'ignored': (
+        lambda root: for_all(root, lambda file: Image.new('L', (64, 48), 255).save(file)),
+        'in 4 masks every pixel is 255, which is ignored',
+    ),
+    'image': (
+        lambda root: (root / 'images/train/1.jpg').write_text('no'),
+        'image .*train/1.jpg cannot be read',
+    ),
+    'fifo': (
+        lambda root: [
+            (root / 'labels/train/0.png').unlink(),
+            os.mkfifo(root / 'labels/train/0.png'),
+        ],
+        '0.png must be a regular file',
+    ),
 }
 
 
@@ -109,15 +159,23 @@ def test_more_masks_than_the_sample(tmp_path, monkeypatch):
 
 
 def test_masks_of_0_and_255_are_named(seg):
-    for_all(seg, lambda file: Image.fromarray(np.where(
-        np.asarray(Image.open(file)) == 1, 255, 0).astype(np.uint8)).save(file))
+    for_all(
+        seg,
+        lambda file: Image.fromarray(
+            np.where(np.asarray(Image.open(file)) == 1, 255, 0).astype(np.uint8)
+        ).save(file),
+    )
     errors, warnings = look_at(seg_config(seg))
-    assert errors == [] and 'show only class 0 (a) and pixels of 255, which is ignored. Masks of ' \
-        '0 and 255 must become 0 and 1' in warnings[0]
+    assert (
+        errors == []
+        and 'show only class 0 (a) and pixels of 255, which is ignored. Masks of '
+        '0 and 255 must become 0 and 1'
+        in warnings[0]
+    )
 
 
 def test_suffixes_and_folders(seg):
-    assert "no image: none in" in look_at(seg_config(seg, img_suffix='.tif'))[0][0]
+    assert 'no image: none in' in look_at(seg_config(seg, img_suffix='.tif'))[0][0]
     assert "seg_map_suffix is '.bmp'" in look_at(seg_config(seg, seg_map_suffix='.bmp'))[0][0]
     errors, _ = look_at(seg_config(seg / 'nowhere'))
     assert 'nowhere/images/train: No such file or directory' in errors[0]
@@ -137,8 +195,9 @@ def wrap(config, **wrapper):
     return config
 
 
-@pytest.mark.parametrize('wrapper', [
-    dict(type='RepeatDataset', times=2), dict(type='MultiImageMixDataset', pipeline=[])])
+@pytest.mark.parametrize(
+    'wrapper', [dict(type='RepeatDataset', times=2), dict(type='MultiImageMixDataset', pipeline=[])]
+)
 def test_wrapped_data(seg, wrapper):
     config = wrap(seg_config(seg), **wrapper)
     assert look_at(config) == ([], [])
@@ -163,18 +222,22 @@ def every_box(**values):
 
 #: Change of the jsons -> what the error says.
 BAD_JSONS = {
-    'no annotations': (lambda content: content.update(annotations=[]),
-                       'no box to learn or score: none of its 0 annotations'),
+    'no annotations': (
+        lambda content: content.update(annotations=[]),
+        'no box to learn or score: none of its 0 annotations',
+    ),
     'other ids': (every_box(category_id=7), 'none of its 4 annotations is a box of a class'),
     'other images': (every_box(image_id=99), '4 boxes belong to no image'),
     'flat boxes': (every_box(bbox=[1, 1, 0, 5]), 'all 4 boxes are ignored, or smaller'),
     'crowds': (every_box(iscrowd=1), 'all 4 boxes are ignored'),
-    'no area': (without('area'), "area is missing in"),
+    'no area': (without('area'), 'area is missing in'),
     'no masks': (without('segmentation'), '4 of 4 annotations .* have no segmentation'),
     'no images': (lambda content: content.update(images=[]), 'lists no images'),
     'no list': (lambda content: content.update(images=None), "has no list 'images'"),
-    'other files': (lambda content: [each.update(file_name='x.jpg') for each in content['images']],
-                    '4 of 4 images do not exist, the first is .*images/x.jpg'),
+    'other files': (
+        lambda content: [each.update(file_name='x.jpg') for each in content['images']],
+        '4 of 4 images do not exist, the first is .*images/x.jpg',
+    ),
 }
 
 
@@ -195,13 +258,16 @@ def test_classes_of_the_config_and_of_the_json(det):
     _, warnings = look_at(det_config(det, 2, classes=('raccoon', 'cat')))
     assert '1 of 2 classes of the config (cat) are no categories' in warnings[0]
     assert 'write ("NAME", )' in look_at(det_config(det, classes='raccoon'))[0][0]
-    change_json(det, lambda content: content['categories'].append(dict(id=2, name='cat')),
-                parts=['val'])
+    change_json(
+        det, lambda content: content['categories'].append(dict(id=2, name='cat')), parts=['val']
+    )
     errors, _ = look_at(det_config(det, 2, classes=('raccoon', 'cat')))
     assert 'number the classes differently: raccoon and raccoon, cat' in errors[0]
     errors, _ = look_at(det_config(det, 1, classes=('raccoon', 'cat')))
-    assert any('bbox_head.num_classes=1, but val data (CocoDataset) has boxes of 2' in each
-               for each in errors)
+    assert any(
+        'bbox_head.num_classes=1, but val data (CocoDataset) has boxes of 2' in each
+        for each in errors
+    )
 
 
 def test_broken_json_missing_file_and_metric(det):
@@ -217,12 +283,16 @@ def test_broken_json_missing_file_and_metric(det):
 
 def test_unlabeled_images_need_no_boxes(det):
     config = det_config(det)
-    unlabeled = dict(config.train_dataloader.dataset, ann_file='rest.json',
-                     pipeline=[dict(type='LoadEmptyAnnotations')])
+    unlabeled = dict(
+        config.train_dataloader.dataset,
+        ann_file='rest.json',
+        pipeline=[dict(type='LoadEmptyAnnotations')],
+    )
     content = json.loads((det / 'train.json').read_text())
     (det / 'rest.json').write_text(json.dumps(dict(images=content['images'])))
     config.train_dataloader.dataset = dict(
-        type='ConcatDataset', datasets=[config.train_dataloader.dataset, unlabeled])
+        type='ConcatDataset', datasets=[config.train_dataloader.dataset, unlabeled]
+    )
     assert look_at(config) == ([], [])
 
 
@@ -230,22 +300,41 @@ def test_voc_boxes(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     voc(tmp_path)
     top = tmp_path / 'data/VOCdevkit'
-    config = Config(dict(default_scope='mmdet', model=dict(type='X'), train_dataloader=dict(
-        dataset=dict(type='VOCDataset', data_root=str(top), pipeline=[
-            dict(type='LoadAnnotations')], ann_file='VOC2007/ImageSets/Main/trainval.txt',
-            data_prefix=dict(sub_data_root='VOC2007/')))))
+    config = Config(
+        dict(
+            default_scope='mmdet',
+            model=dict(type='X'),
+            train_dataloader=dict(
+                dataset=dict(
+                    type='VOCDataset',
+                    data_root=str(top),
+                    pipeline=[dict(type='LoadAnnotations')],
+                    ann_file='VOC2007/ImageSets/Main/trainval.txt',
+                    data_prefix=dict(sub_data_root='VOC2007/'),
+                )
+            ),
+        )
+    )
     assert look_at(config) == ([], [])
-    config.train_dataloader.dataset.metainfo = dict(classes=('cat', ))
-    assert 'have no box of the classes of the config (cat); their objects are dog' in \
-        look_at(config)[0][0]
+    config.train_dataloader.dataset.metainfo = dict(classes=('cat',))
+    assert (
+        'have no box of the classes of the config (cat); their objects are dog'
+        in look_at(config)[0][0]
+    )
 
 
 def cls_config(root, num_classes, **dataset):
-    return Config(dict(
-        default_scope='mmpretrain', model=dict(type='ImageClassifier', head=dict(
-            type='LinearClsHead', num_classes=num_classes)),
-        train_dataloader=dict(dataset=dict(type='CustomDataset', data_root=str(root),
-                                           pipeline=[], **dataset))))
+    return Config(
+        dict(
+            default_scope='mmpretrain',
+            model=dict(
+                type='ImageClassifier', head=dict(type='LinearClsHead', num_classes=num_classes)
+            ),
+            train_dataloader=dict(
+                dataset=dict(type='CustomDataset', data_root=str(root), pipeline=[], **dataset)
+            ),
+        )
+    )
 
 
 def test_classification(tmp_path):
@@ -254,12 +343,20 @@ def test_classification(tmp_path):
     folders = cls_config(top, 2, data_prefix='train')
     listed = cls_config(top, 2, data_prefix='val', ann_file='meta/val.txt')
     assert look_at(folders) == look_at(listed) == ([], [])
-    assert 'has 2 class folders, but model.head.num_classes=1; set it to 2' in look_at(
-        cls_config(top, 1, data_prefix='train'))[0][0]
-    assert 'has labels up to 1, but' in look_at(
-        cls_config(top, 1, data_prefix='val', ann_file='meta/val.txt'))[0][0]
-    assert 'there are 3 class names' in look_at(
-        cls_config(top, 3, data_prefix='train', metainfo=dict(classes=list('abc'))))[0][0]
+    assert (
+        'has 2 class folders, but model.head.num_classes=1; set it to 2'
+        in look_at(cls_config(top, 1, data_prefix='train'))[0][0]
+    )
+    assert (
+        'has labels up to 1, but'
+        in look_at(cls_config(top, 1, data_prefix='val', ann_file='meta/val.txt'))[0][0]
+    )
+    assert (
+        'there are 3 class names'
+        in look_at(cls_config(top, 3, data_prefix='train', metainfo=dict(classes=list('abc'))))[0][
+            0
+        ]
+    )
     assert 'nowhere does not exist' in look_at(cls_config(top, 2, data_prefix='nowhere'))[0][0]
     (top / 'train/empty').mkdir()
     assert 'train/empty has no image' in look_at(cls_config(top, 3, data_prefix='train'))[0][0]
@@ -268,16 +365,36 @@ def test_classification(tmp_path):
 
 
 def test_heads():
-    model = dict(type='TTA', module=dict(
-        type='HTC', rpn_head=dict(type='RPNHead', num_classes=1),
-        roi_head=dict(type='R', bbox_head=[dict(type='B', num_classes=4)] * 2, mask_head=dict(
-            type='M', num_classes=1, class_agnostic=True), semantic_head=dict(
-                type='S', num_classes=183)),
-        teacher=dict(head=dict(type='H', num_classes=9))))
+    model = dict(
+        type='TTA',
+        module=dict(
+            type='HTC',
+            rpn_head=dict(type='RPNHead', num_classes=1),
+            roi_head=dict(
+                type='R',
+                bbox_head=[dict(type='B', num_classes=4)] * 2,
+                mask_head=dict(type='M', num_classes=1, class_agnostic=True),
+                semantic_head=dict(type='S', num_classes=183),
+            ),
+            teacher=dict(head=dict(type='H', num_classes=9)),
+        ),
+    )
     assert [tuple(head) for head in heads_of(model)] == [
-        ('model.module.roi_head.bbox_head.0', 4), ('model.module.roi_head.bbox_head.1', 4)]
-    assert list(heads_of(dict(type='GLIP', language_model=dict(type='Bert'), bbox_head=dict(
-        type='ATSSVLFusionHead', num_classes=80)))) == []
+        ('model.module.roi_head.bbox_head.0', 4),
+        ('model.module.roi_head.bbox_head.1', 4),
+    ]
+    assert (
+        list(
+            heads_of(
+                dict(
+                    type='GLIP',
+                    language_model=dict(type='Bert'),
+                    bbox_head=dict(type='ATSSVLFusionHead', num_classes=80),
+                )
+            )
+        )
+        == []
+    )
 
 
 def test_a_model_for_tests_is_not_trained(seg):
@@ -292,6 +409,7 @@ def test_real_data(shared_data, monkeypatch):
     monkeypatch.setenv('CAMVID', str(shared_data / 'data/camvid'))
     monkeypatch.setenv('RACCOON', str(shared_data / 'data/raccoon'))
     from cotap_mm.engine.run_config import load_config
+
     monkeypatch.setattr('cotap_mm.engine.dataset_findings.SECONDS', 0)
     try:
         for name in ('camvid_linear', 'raccoon_mask-rcnn'):

@@ -1,4 +1,5 @@
 """A run that is killed and resumed is the run that was not."""
+
 import pytest
 import torch
 from engine import resume_work
@@ -27,8 +28,9 @@ def assert_same(one, other, place='checkpoint'):
 
 def saved(folder, step):
     checkpoint = torch.load(folder / f'iter_{step}.pth', weights_only=True)
-    return {key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers',
-                                             'run_state')}
+    return {
+        key: checkpoint[key] for key in ('state_dict', 'optimizer', 'param_schedulers', 'run_state')
+    }
 
 
 def test_one_process(tmp_path):
@@ -68,8 +70,10 @@ def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
     assert resume_work.train(tmp_path, 8, kill_at=6) is None
     read = []
     draw = resume_work.launch.DATASETS.get('NeighborPairs').__getitem__
-    monkeypatch.setattr('cotap_mm.datasets.NeighborPairs.__getitem__',
-                        lambda self, visit: read.append(visit) or draw(self, visit))
+    monkeypatch.setattr(
+        'cotap_mm.datasets.NeighborPairs.__getitem__',
+        lambda self, visit: read.append(visit) or draw(self, visit),
+    )
     resume_work.train(tmp_path, 8, resume=True)
     assert len(read) == 2 * 4
     sampler = VisitSampler(range(13), seed=0)
@@ -125,7 +129,7 @@ def test_sampler_starts_anywhere():
 
     whole = order(0)
     for start in (1, 4, 5, 7, 10):
-        assert order(start)[:12 - start] == whole[start:]
+        assert order(start)[: 12 - start] == whole[start:]
     assert order(3, rank=1, world=2)[:4] == whole[4:12:2]
 
 
@@ -133,21 +137,22 @@ def test_sampler_starts_anywhere():
 def test_queues_are_merged_and_split(worlds):
     before, now = worlds
     total = 24
-    queues = [FeatureQueue(total // before, (1, )) for _ in range(before)]
+    queues = [FeatureQueue(total // before, (1,)) for _ in range(before)]
     for step in range(3):  # each rank gets a row a step
         for index, queue in enumerate(queues):
-            queue.push(torch.tensor([[100. * step + index]]))
+            queue.push(torch.tensor([[100.0 * step + index]]))
     parts = [queue.state_dict() for queue in queues]
     taken = []
     for rank in range(now):
-        queue = FeatureQueue(total // now, (1, ))
+        queue = FeatureQueue(total // now, (1,))
         queue.push(torch.ones(2, 1))  # what it held is gone
         queue.share_out(parts, rank, now)
         rows = queue.newest_first().flatten().tolist()
         assert [row // 100 for row in rows] == sorted((row // 100 for row in rows), reverse=True)
         taken += rows
-    assert sorted(taken) == sorted(100. * step + index for step in range(3)
-                                   for index in range(before))
+    assert sorted(taken) == sorted(
+        100.0 * step + index for step in range(3) for index in range(before)
+    )
 
 
 def test_scores_are_shared_out_at_their_temperature_and_banks_as_a_whole():
@@ -158,7 +163,7 @@ def test_scores_are_shared_out_at_their_temperature_and_banks_as_a_whole():
     torch.testing.assert_close(new.newest_scores(), torch.tensor([[0.5, 0.9, -0.2]]))
 
     bank = TemplateBank(4, 2)
-    bank.push(torch.arange(4.).view(4, 1, 1, 1).expand(4, 2, 3, 3))
+    bank.push(torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 3, 3))
     for rank in (0, 1):
         other = TemplateBank(4, 2)
         other.share_out([bank.state_dict()], rank, 2)

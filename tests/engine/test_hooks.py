@@ -1,4 +1,5 @@
 """What depends on time: teacher, schedules, monitors."""
+
 from types import SimpleNamespace
 from unittest import mock
 
@@ -20,8 +21,14 @@ from cotap_mm.engine import (
 
 
 def runner_with(model, optim_wrapper, **kwargs):
-    return SimpleNamespace(model=model, optim_wrapper=optim_wrapper, max_iters=10, iter=0,
-                           message_hub=mock.Mock(), **kwargs)
+    return SimpleNamespace(
+        model=model,
+        optim_wrapper=optim_wrapper,
+        max_iters=10,
+        iter=0,
+        message_hub=mock.Mock(),
+        **kwargs,
+    )
 
 
 def small_model():
@@ -68,8 +75,12 @@ def test_schedule_without_a_length_ends_at_the_last_iteration():
 
 
 def build(model, **kwargs):
-    return build_optim_wrapper(model, dict(
-        type='cotap_mm.MixedPrecisionOptimWrapper', optimizer=dict(type='SGD', lr=0.1), **kwargs))
+    return build_optim_wrapper(
+        model,
+        dict(
+            type='cotap_mm.MixedPrecisionOptimWrapper', optimizer=dict(type='SGD', lr=0.1), **kwargs
+        ),
+    )
 
 
 def test_mixed_precision_on_a_cpu():
@@ -96,39 +107,63 @@ def test_another_optimiser_wrapper_stops_at_a_loss_that_is_no_number():
     hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0), accuracy=float('nan')))
     hook.after_train_iter(runner, 0)
     with pytest.raises(FloatingPointError, match='iteration 42: loss_a = nan, loss = inf. Resume'):
-        hook.after_train_iter(runner, 0, outputs=dict(
-            loss_a=torch.tensor(float('nan')), loss_b=torch.tensor(2.0), loss=float('inf')))
+        hook.after_train_iter(
+            runner,
+            0,
+            outputs=dict(
+                loss_a=torch.tensor(float('nan')), loss_b=torch.tensor(2.0), loss=float('inf')
+            ),
+        )
     assert get_priority(NonFiniteHook.priority) < get_priority(TeacherHook.priority)
 
 
 def test_compile_hook_reaches_blocks_and_heads_of_both_networks():
     model = build_tiny()
     CompileHook(backend='eager').before_train(SimpleNamespace(model=model))
-    parts = [*model.backbone.layers, *model.teacher.backbone.layers, *model.head.values(),
-             *model.teacher.head.values()]
+    parts = [
+        *model.backbone.layers,
+        *model.teacher.backbone.layers,
+        *model.head.values(),
+        *model.teacher.head.values(),
+    ]
     assert all(part._compiled_call_impl is not None for part in parts)
 
 
-@pytest.mark.parametrize('kind, on_gpu, fused', [
-    ('AdamW', True, True), ('AdamW', False, None), ('SGD', True, None)])
+@pytest.mark.parametrize(
+    'kind, on_gpu, fused', [('AdamW', True, True), ('AdamW', False, None), ('SGD', True, None)]
+)
 def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
     monkeypatch.setattr(torch.nn.Parameter, 'is_cuda', on_gpu)
     seen = {}
-    monkeypatch.setattr('mmengine.optim.DefaultOptimWrapperConstructor.__call__',
-                        lambda self, model: seen.update(self.optimizer_cfg))
-    build_optim_wrapper(torch.nn.Linear(2, 2), dict(
-        type='cotap_mm.MixedPrecisionOptimWrapper',
-        constructor='cotap_mm.CoTAPOptimWrapperConstructor', optimizer=dict(type=kind, lr=0.1)))
+    monkeypatch.setattr(
+        'mmengine.optim.DefaultOptimWrapperConstructor.__call__',
+        lambda self, model: seen.update(self.optimizer_cfg),
+    )
+    build_optim_wrapper(
+        torch.nn.Linear(2, 2),
+        dict(
+            type='cotap_mm.MixedPrecisionOptimWrapper',
+            constructor='cotap_mm.CoTAPOptimWrapperConstructor',
+            optimizer=dict(type=kind, lr=0.1),
+        ),
+    )
     assert seen.get('fused') is fused
 
 
 def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
     said = []
-    monkeypatch.setattr('cotap_mm.engine.hooks.monitor_hook.print_log',
-                        lambda text, **_: said.append(text))
-    hook = MonitorHook(limits=dict(teacher_distance=(0., 0.1)))
-    healthy = dict(feature_std=0.8, prototypes_in_use=0.5, patch_mean_assignment_entropy=0.9,
-                   foreground_share=0.5, teacher_distance=0.05, other=99.)
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: said.append(text)
+    )
+    hook = MonitorHook(limits=dict(teacher_distance=(0.0, 0.1)))
+    healthy = dict(
+        feature_std=0.8,
+        prototypes_in_use=0.5,
+        patch_mean_assignment_entropy=0.9,
+        foreground_share=0.5,
+        teacher_distance=0.05,
+        other=99.0,
+    )
     for value in (0.8, 0.2, 0.1, 0.7, 0.25):
         hook._warn(dict(healthy, feature_std=value), 7)
     assert len(said) == 2
@@ -143,17 +178,24 @@ def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
 def test_a_collapse_is_seen_in_training(tmp_path, monkeypatch):
     """All features alike: the hook says so, and for a healthy start it says nothing."""
     said = []
-    monkeypatch.setattr('cotap_mm.engine.hooks.monitor_hook.print_log',
-                        lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: said.append(text)
+    )
     model = build_tiny()
     runner = SimpleNamespace(model=model, iter=0, message_hub=mock.Mock())
     crops = torch.randint(0, 256, (4, 2, 2, 32, 32, 3), dtype=torch.uint8)
-    hook, model.monitor_now = MonitorHook(limits=dict(prototypes_in_use=(0., 1.))), True
+    hook, model.monitor_now = MonitorHook(limits=dict(prototypes_in_use=(0.0, 1.0))), True
     hook.after_train_iter(runner, 0, dict(patch=dict(global_crops=crops)), {})
     assert not said
     torch.nn.init.zeros_(model.backbone.patch_embed.projection.weight)
     torch.nn.init.zeros_(model.backbone.pos_embed)
-    hook.after_train_iter(runner, 0, dict(patch=dict(global_crops=crops)), {
-        'monitor/foreground_share': torch.tensor(1.)})
+    hook.after_train_iter(
+        runner,
+        0,
+        dict(patch=dict(global_crops=crops)),
+        {'monitor/foreground_share': torch.tensor(1.0)},
+    )
     assert [text.split(' is ')[0] for text in said] == [
-        'iteration 1: monitor/feature_std', 'iteration 1: monitor/foreground_share']
+        'iteration 1: monitor/feature_std',
+        'iteration 1: monitor/foreground_share',
+    ]

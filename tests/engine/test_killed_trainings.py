@@ -1,4 +1,5 @@
 """A training is killed over and over, and always goes on from a whole checkpoint."""
+
 import multiprocessing
 import os
 import random
@@ -24,12 +25,17 @@ INTERVAL = 2  # of checkpoints, as in resume_work
 PATIENCE = 120  # seconds of silence after which a training counts as hanging
 OPTIONS = {
     'default_hooks.checkpoint.max_keep_ckpts': 1,  # it must stay until the next is there
-    'hooks': [dict(type='NonFiniteHook'), dict(type='PreemptionHook'),
-              dict(type='ReportHook', _scope_='mmengine')]}
+    'hooks': [
+        dict(type='NonFiniteHook'),
+        dict(type='PreemptionHook'),
+        dict(type='ReportHook', _scope_='mmengine'),
+    ],
+}
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, 'fork') or torch.cuda.is_available(),
-    reason='forks trainings, which is possible on Linux and macOS and without CUDA')
+    reason='forks trainings, which is possible on Linux and macOS and without CUDA',
+)
 
 
 @pytest.fixture
@@ -53,7 +59,7 @@ def whole(tmp_path, monkeypatch):
     monkeypatch.setattr(SafeCheckpointHook, 'after_train_iter', timed)
     resume_work.train(tmp_path / 'whole', ITERS, **OPTIONS)
     monkeypatch.setattr(SafeCheckpointHook, 'after_train_iter', save)
-    yield tmp_path / 'whole', statistics.median(seconds[INTERVAL - 1::INTERVAL])
+    yield tmp_path / 'whole', statistics.median(seconds[INTERVAL - 1 :: INTERVAL])
     torch.set_num_threads(threads)
 
 
@@ -70,8 +76,9 @@ class Try:
     def __init__(self, folder, num_workers):
         context = multiprocessing.get_context('fork')
         self.pipe, sender = context.Pipe(duplex=False)
-        self.process = context.Process(target=train_in_a_process,
-                                       args=(folder, num_workers, sender))
+        self.process = context.Process(
+            target=train_in_a_process, args=(folder, num_workers, sender)
+        )
         self.process.start()
         sender.close()
         self.folder, self.reports = folder, []
@@ -95,8 +102,12 @@ class Try:
             hangs = self.process.is_alive()
         else:
             hangs = False
-            while (while_writing and self.process.is_alive() and not unfinished(self.folder)
-                   and not self.hear(0)):
+            while (
+                while_writing
+                and self.process.is_alive()
+                and not unfinished(self.folder)
+                and not self.hear(0)
+            ):
                 pass
             time.sleep(delay)
         self.process.kill()
@@ -129,9 +140,13 @@ def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
         while is_running:
             # The report of an iteration comes in front of its save; the first one of a try is of
             # an odd iteration, which is not saved. A tenth of a save goes into the file.
-            reports, latest, while_writing = draw.choice([
-                (INTERVAL, save_time / 10, True), (INTERVAL, 2 * save_time, False),
-                (draw.randint(0, 2 * INTERVAL), 2 * save_time, False)])
+            reports, latest, while_writing = draw.choice(
+                [
+                    (INTERVAL, save_time / 10, True),
+                    (INTERVAL, 2 * save_time, False),
+                    (draw.randint(0, 2 * INTERVAL), 2 * save_time, False),
+                ]
+            )
             if kills == KILLS:
                 reports = ITERS + 1
             current = Try(folder, num_workers=int(kills % 5 == 4))
@@ -145,14 +160,17 @@ def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
             within_saves += bool(unfinished(folder, current.process.pid))
             now = newest_iteration(folder)
             assert max(kept, done - INTERVAL) <= now <= done, (
-                f'kill {kills}: {done} iterations were done, {kept} saved before, {now} now')
+                f'kill {kills}: {done} iterations were done, {kept} saved before, {now} now'
+            )
             again, won, kept = again + done - now, won + now - kept, now
         assert not unfinished(folder)
         assert all(damage(path) is None for path in folder.glob('iter_*.pth'))
         assert_same(saved(folder, ITERS), saved(whole_folder, ITERS))
         runs += 1
     with capsys.disabled():
-        print(f'\n{kills} kills of {runs} trainings, {within_saves} of them while a checkpoint was '
-              f'being written; between kills {won} iterations were kept, {again} done again')
+        print(
+            f'\n{kills} kills of {runs} trainings, {within_saves} of them while a checkpoint was '
+            f'being written; between kills {won} iterations were kept, {again} done again'
+        )
     assert within_saves > 0, 'no kill hit the writing, so nothing was tested'
     assert won >= KILLS / 4, 'killed trainings hardly go on'

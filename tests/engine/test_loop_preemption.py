@@ -1,4 +1,5 @@
 """MMEngine's own loops on two ranks, of which one gets a signal."""
+
 import os
 import signal
 import sys
@@ -53,26 +54,35 @@ class Training:
     def __call__(self, number):
         length = dict(max_epochs=3) if self.by_epoch else dict(max_iters=9)
         runner = Runner(
-            Line(), str(self.folder / 'run'), DataLoader([dict(inputs=torch.ones(1))] * 3),
+            Line(),
+            str(self.folder / 'run'),
+            DataLoader([dict(inputs=torch.ones(1))] * 3),
             train_cfg=dict(by_epoch=self.by_epoch, **length),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(
                 checkpoint=SafeCheckpointHook(1 if self.by_epoch else 100, self.by_epoch),
-                preemption=LoopPreemptionHook()),
-            custom_hooks=[SignalHook(self.at)], experiment_name=f'rank{number}')
+                preemption=LoopPreemptionHook(),
+            ),
+            custom_hooks=[SignalHook(self.at)],
+            experiment_name=f'rank{number}',
+        )
         launch.train(runner)
         sys.exit(0)  # without the barrier at the end of a rank's work
 
 
-@pytest.mark.parametrize('by_epoch, at, saved', [
-    (False, 4, 'iter_4.pth'), (True, 5, 'epoch_1.pth'), (True, 6, 'epoch_2.pth')])
+@pytest.mark.parametrize(
+    'by_epoch, at, saved',
+    [(False, 4, 'iter_4.pth'), (True, 5, 'epoch_1.pth'), (True, 6, 'epoch_2.pth')],
+)
 def test_both_ranks_stop_and_rank_0_says_so(tmp_path, monkeypatch, by_epoch, at, saved):
-    monkeypatch.setattr('cotap_mm.rank_watch._ALL_LEFT', 3.)  # forked tests skip atexit
+    monkeypatch.setattr('cotap_mm.rank_watch._ALL_LEFT', 3.0)  # forked tests skip atexit
     with Ranks(Training(tmp_path, by_epoch, at), tmp_path) as ranks:
         codes = [ranks.exit_code(number) for number in (0, 1)]
     logs = [ranks.log(number) for number in (0, 1)]
     assert codes == [75, 0], logs
     assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))[-1] == saved
     if by_epoch:
-        assert all(f'The last checkpoint is {tmp_path / "run" / saved}, and --resume' in log
-                   for log in logs)
+        assert all(
+            f'The last checkpoint is {tmp_path / "run" / saved}, and --resume' in log
+            for log in logs
+        )

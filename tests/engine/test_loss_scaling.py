@@ -1,4 +1,5 @@
 """float16's loss scaling is part of a checkpoint. On a CPU its scaler runs as it does on a GPU."""
+
 import pytest
 import torch
 
@@ -8,14 +9,13 @@ from cotap_mm.engine import MixedPrecisionOptimWrapper
 def wrapper():
     """One weight; the scale doubles after two good steps and halves after a bad one."""
     weight = torch.nn.Parameter(torch.ones(1))
-    optim = MixedPrecisionOptimWrapper(
-        'float32', optimizer=torch.optim.Adam([weight], lr=0.1))
-    optim.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8., growth_interval=2)
+    optim = MixedPrecisionOptimWrapper('float32', optimizer=torch.optim.Adam([weight], lr=0.1))
+    optim.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8.0, growth_interval=2)
     optim.cast_dtype = torch.float16
     return optim, weight
 
 
-def step(optim, weight, factor=1.):
+def step(optim, weight, factor=1.0):
     optim.update_params((weight * factor).sum())
     return float(weight), optim.loss_scaler.get_scale()
 

@@ -1,4 +1,5 @@
 """A rank that dies, stalls or fails: the others end within the time-out and say which one."""
+
 import os
 import re
 import signal
@@ -55,7 +56,8 @@ def lost_ranks(tmp_path_factory):
         for how, lost in LOSSES:
             folder = tmp_path_factory.mktemp('ranks')
             found[how, lost] = stack.enter_context(
-                Ranks(Collectives(folder, lost, how), folder, world=3, timeout=8))
+                Ranks(Collectives(folder, lost, how), folder, world=3, timeout=8)
+            )
         yield found
 
 
@@ -73,9 +75,11 @@ def test_the_others_say_which_one(lost_ranks, how, lost):
         if how == 'fails':
             assert 'process 1 failed, OSError: the disk is full' in said
         else:
-            assert re.search(rf'rank {rank}, iteration 3: rank {lost} does not answer: died \(out '
-                             rf'of memory\?\) or hangs \({lost}: process {ranks.pid(lost)} on ',
-                             said), said
+            assert re.search(
+                rf'rank {rank}, iteration 3: rank {lost} does not answer: died \(out '
+                rf'of memory\?\) or hangs \({lost}: process {ranks.pid(lost)} on ',
+                said,
+            ), said
 
 
 class Nothing:
@@ -95,16 +99,22 @@ def test_processes_that_do_not_meet(tmp_path, variables):
             store = dist.TCPStore('127.0.0.1', ranks.port, is_master=True, wait_for_workers=False)
         assert ranks.exit_code(0) == 1
     said = ranks.log(0)
-    assert ('the 2 processes of this run have not met at 127.0.0.1:' in said if store is None else
-            re.search('rank 0, start-up: rank 1 does not answer', said)), said
+    assert (
+        'the 2 processes of this run have not met at 127.0.0.1:' in said
+        if store is None
+        else re.search('rank 0, start-up: rank 1 does not answer', said)
+    ), said
 
 
 class OtherErrors:
     """What has nothing to do with ranks stays as it is."""
 
     def __call__(self, rank):
-        for error in (RuntimeError('shapes do not fit'), ValueError('connection closed'),
-                      UserError('the loader timed out')):
+        for error in (
+            RuntimeError('shapes do not fit'),
+            ValueError('connection closed'),
+            UserError('the loader timed out'),
+        ):
             with pytest.raises(type(error)) as caught, explained_losses():
                 raise error
             assert caught.value is error

@@ -1,4 +1,5 @@
 """Which interface gloo is told to use."""
+
 import os
 import socket
 import sys
@@ -7,8 +8,9 @@ import pytest
 
 from cotap_mm.engine import network
 
-pytestmark = pytest.mark.skipif(not sys.platform.startswith('linux'), reason='Linux tells its '
-                                'interfaces this way')
+pytestmark = pytest.mark.skipif(
+    not sys.platform.startswith('linux'), reason='Linux tells its interfaces this way'
+)
 ADDRESSES = dict(lo='127.0.0.1', docker0='172.17.0.1', eth1='192.0.2.7')
 
 
@@ -20,8 +22,9 @@ def chosen(monkeypatch):
     monkeypatch.setattr(network, 'interface_addresses', lambda: ADDRESSES)
 
     def choose(address):
-        monkeypatch.setattr(network, 'own_address_towards',
-                            lambda host: address if host == 'node0' else None)
+        monkeypatch.setattr(
+            network, 'own_address_towards', lambda host: address if host == 'node0' else None
+        )
         network.choose_interface()
         return os.environ.get('GLOO_SOCKET_IFNAME')
 
@@ -29,9 +32,16 @@ def chosen(monkeypatch):
     os.environ.pop('GLOO_SOCKET_IFNAME', None)
 
 
-@pytest.mark.parametrize('address, name', [
-    ('192.0.2.7', 'eth1'), ('127.0.0.1', None), ('127.0.1.1', None), (None, None),
-    ('198.51.100.1', None)])
+@pytest.mark.parametrize(
+    'address, name',
+    [
+        ('192.0.2.7', 'eth1'),
+        ('127.0.0.1', None),
+        ('127.0.1.1', None),
+        (None, None),
+        ('198.51.100.1', None),
+    ],
+)
 def test_the_interface_towards_the_master(chosen, address, name):
     assert chosen(address) == name
 

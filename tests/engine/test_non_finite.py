@@ -1,4 +1,5 @@
 """A step with bad numbers leaves no trace but a line in the log; many of them end the training."""
+
 import json
 
 import pytest
@@ -13,9 +14,14 @@ from cotap_mm.models.modules import FeatureQueue
 
 
 def wrapper_of(model, **optimizer):
-    return build_optim_wrapper(model, dict(
-        type='cotap_mm.MixedPrecisionOptimWrapper', dtype='float32',
-        optimizer=dict(type='AdamW', lr=0.1, **optimizer)))
+    return build_optim_wrapper(
+        model,
+        dict(
+            type='cotap_mm.MixedPrecisionOptimWrapper',
+            dtype='float32',
+            optimizer=dict(type='AdamW', lr=0.1, **optimizer),
+        ),
+    )
 
 
 @pytest.mark.parametrize('optimizer', [dict(), dict(fused=True), dict(foreach=True)])
@@ -27,14 +33,19 @@ def test_the_optimiser_leaves_it_out(optimizer, bad):
     inputs = torch.randn(4, 3)
 
     def state():
-        return ([param.detach().clone() for param in model.parameters()], {
-            key: value.clone() for param in model.parameters()
-            for key, value in wrapper.optimizer.state[param].items()})
+        return (
+            [param.detach().clone() for param in model.parameters()],
+            {
+                key: value.clone()
+                for param in model.parameters()
+                for key, value in wrapper.optimizer.state[param].items()
+            },
+        )
 
     wrapper.update_params(model(inputs).square().mean())
     assert not wrapper.left_out
     before = state()
-    wrapper.update_params((model(inputs) * torch.tensor([1., bad])).sum())
+    wrapper.update_params((model(inputs) * torch.tensor([1.0, bad])).sum())
     assert wrapper.left_out
     after = state()
     for one, other in zip(before[0] + list(before[1].values()), after[0] + list(after[1].values())):
@@ -53,17 +64,19 @@ def test_a_skipped_step_is_never_silent(monkeypatch):
     for is_watched in (False, True):
         wrapper = wrapper_of(model)
         wrapper.is_watched = is_watched
-        for factor in (float('nan'), float('nan'), 1.):
+        for factor in (float('nan'), float('nan'), 1.0):
             wrapper.update_params((model(torch.ones(1, 3)) * factor).sum())
         assert len(said) == 2 and 'was skipped (2 in all)' in said[1]
 
 
 def test_a_training_goes_on(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('cotap_mm.engine.hooks.non_finite_hook.print_log',
-                        lambda text, **_: said.append(text))
-    runner = resume_work.train(tmp_path, 5, hooks=[
-        dict(type='NonFiniteHook', patience=2), resume_work.poison([1, 3])])
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.non_finite_hook.print_log', lambda text, **_: said.append(text)
+    )
+    runner = resume_work.train(
+        tmp_path, 5, hooks=[dict(type='NonFiniteHook', patience=2), resume_work.poison([1, 3])]
+    )
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert runner.model.teacher.num_updates == 3
     assert [text.split(': gradients')[0] for text in said] == ['iteration 2', 'iteration 4']
@@ -74,8 +87,11 @@ def test_a_training_goes_on(tmp_path, monkeypatch):
 
 def test_too_many_in_a_row_end_it(tmp_path):
     with pytest.raises(FloatingPointError, match='iteration 4: 3 steps in a row .* lower '):
-        resume_work.train(tmp_path, 8, hooks=[
-            dict(type='NonFiniteHook', patience=3), resume_work.poison([1, 2, 3])])
+        resume_work.train(
+            tmp_path,
+            8,
+            hooks=[dict(type='NonFiniteHook', patience=3), resume_work.poison([1, 2, 3])],
+        )
     report = json.loads((tmp_path / 'non_finite_iter_4.json').read_text())
     assert report['weights_that_are_not_finite'] == []
     assert len(report['ranks'][0]['images']['cls']) > 2
@@ -97,11 +113,11 @@ def test_all_ranks_leave_it_out_alike(tmp_path, monkeypatch):
 
 
 def test_queues_do_not_take_bad_rows():
-    queue = FeatureQueue(4, (2, ))
-    queue.push(torch.tensor([[1., 1.], [2., 2.]]))
-    queue.push(torch.tensor([[float('nan'), 1.], [3., 3.], [float('inf'), 0.]]))
+    queue = FeatureQueue(4, (2,))
+    queue.push(torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
+    queue.push(torch.tensor([[float('nan'), 1.0], [3.0, 3.0], [float('inf'), 0.0]]))
     assert queue.features.isfinite().all()
-    assert queue.newest_first().tolist() == [[1., 1.], [2., 2.]]
+    assert queue.newest_first().tolist() == [[1.0, 1.0], [2.0, 2.0]]
 
 
 def test_patience():
@@ -112,8 +128,11 @@ def test_patience():
 def test_the_checkpoint_before_a_streak_is_kept(tmp_path, monkeypatch):
     """Also by a run that is resumed in the middle of it; of others the newest two."""
     monkeypatch.setattr(Config, 'pretty_text', property(resume_work.plain_text))  # quicker
-    options = {'checkpoint_interval': 1, 'default_hooks.checkpoint.max_keep_ckpts': 2,
-               'hooks': [dict(type='NonFiniteHook'), resume_work.poison([3, 4, 5, 6])]}
+    options = {
+        'checkpoint_interval': 1,
+        'default_hooks.checkpoint.max_keep_ckpts': 2,
+        'hooks': [dict(type='NonFiniteHook'), resume_work.poison([3, 4, 5, 6])],
+    }
 
     def steps():
         found = [path.name.split('.')[0] for path in tmp_path.glob('iter_*.pth*')]

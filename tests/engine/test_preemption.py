@@ -1,4 +1,5 @@
 """A signal makes a run save and stop; a second one ends it at once."""
+
 import multiprocessing
 import os
 import signal
@@ -15,8 +16,10 @@ from cotap_mm.errors import UserError
 
 
 def told(at, **options):
-    return [dict(type='PreemptionHook'), dict(type='SignalHook', at=at, _scope_='mmengine',
-                                              **options)]
+    return [
+        dict(type='PreemptionHook'),
+        dict(type='SignalHook', at=at, _scope_='mmengine', **options),
+    ]
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
@@ -35,8 +38,7 @@ def test_waits_for_the_end_of_an_accumulation(tmp_path):
     runner = resume_work.train(tmp_path, 8, hooks=told(3), **options)
     # Every 2 iterations were asked for, too; gradients in the making cannot be saved.
     assert runner.iter == 6
-    assert sorted(path.name for path in tmp_path.glob('iter_*.pth')) == [
-        'iter_3.pth', 'iter_6.pth']
+    assert sorted(path.name for path in tmp_path.glob('iter_*.pth')) == ['iter_3.pth', 'iter_6.pth']
 
 
 @pytest.mark.dist
@@ -58,9 +60,15 @@ def test_exit_status(monkeypatch):
     assert ended.value.code == EXIT_STATUS == 75
 
 
-@pytest.mark.parametrize('variables, restarted', [
-    ({}, False), (dict(SLURM_RESTART_COUNT='0'), False), (dict(SLURM_RESTART_COUNT='2'), True),
-    (dict(TORCHELASTIC_RESTART_COUNT='1'), True)])
+@pytest.mark.parametrize(
+    'variables, restarted',
+    [
+        ({}, False),
+        (dict(SLURM_RESTART_COUNT='0'), False),
+        (dict(SLURM_RESTART_COUNT='2'), True),
+        (dict(TORCHELASTIC_RESTART_COUNT='1'), True),
+    ],
+)
 def test_restarts_are_known(monkeypatch, variables, restarted):
     for name in ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT'):
         monkeypatch.delenv(name, raising=False)
@@ -75,14 +83,21 @@ def test_unknown_signal():
     assert os.name != 'posix' or PreemptionHook(['SIGHUP']).signals == [signal.SIGHUP]
 
 
-@pytest.mark.parametrize('when, images', [
-    ('training', 'toy/train-scene-32px-seed0/000005'),
-    ('neighbours', 'toy/train-scene-32px-seed0/000005')])
+@pytest.mark.parametrize(
+    'when, images',
+    [
+        ('training', 'toy/train-scene-32px-seed0/000005'),
+        ('neighbours', 'toy/train-scene-32px-seed0/000005'),
+    ],
+)
 def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGKILL')
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
-    with pytest.raises(RuntimeError, match='a process of the loader died .*'
-                       f'reading one of: {images}. Where .*start again, a training with --resume'):
+    with pytest.raises(
+        RuntimeError,
+        match='a process of the loader died .*'
+        f'reading one of: {images}. Where .*start again, a training with --resume',
+    ):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
 
 
@@ -93,9 +108,12 @@ def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
     monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     others = multiprocessing.active_children()
-    with pytest.raises(UserError, match='no worker of the loader has given a sign of life for '
-                       r'\d+ s; processes \d+ \(stopped by a signal\), reading '
-                       'toy/train-scene-32px-seed0/000005. Look at their disk; start again'):
+    with pytest.raises(
+        UserError,
+        match='no worker of the loader has given a sign of life for '
+        r'\d+ s; processes \d+ \(stopped by a signal\), reading '
+        'toy/train-scene-32px-seed0/000005. Look at their disk; start again',
+    ):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
     own = set(multiprocessing.active_children()) - set(others)
     for child in own:

@@ -1,4 +1,5 @@
 """Every pre-training has the hooks that protect it, whatever its config says."""
+
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
@@ -15,8 +16,9 @@ class MyTeacherHook(TeacherHook):
 @pytest.fixture
 def said(monkeypatch):
     lines = []
-    monkeypatch.setattr('cotap_mm.engine.protecting_hooks.print_log',
-                        lambda text, **_: lines.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.protecting_hooks.print_log', lambda text, **_: lines.append(text)
+    )
     return lines
 
 
@@ -36,8 +38,16 @@ def test_ours_are_complete(name, said):
     assert set(OURS.values()) < set(types(complete(name))) and not said
 
 
-@pytest.mark.parametrize('config', [dict(), dict(default_hooks=None, custom_hooks=None), dict(
-    default_hooks=dict(logger=dict(type='LoggerHook')), custom_hooks=[dict(type='EMAHook')])])
+@pytest.mark.parametrize(
+    'config',
+    [
+        dict(),
+        dict(default_hooks=None, custom_hooks=None),
+        dict(
+            default_hooks=dict(logger=dict(type='LoggerHook')), custom_hooks=[dict(type='EMAHook')]
+        ),
+    ],
+)
 def test_what_is_missing_is_added(config, said):
     found = complete(config)
     assert set(OURS.values()) <= set(types(found)) and len(said) == len(OURS)
@@ -48,9 +58,15 @@ def test_what_is_missing_is_added(config, said):
 def test_a_config_that_lists_our_hooks_itself(said):
     """As one had to before they had names: the user's own options, in the order of before."""
     before = list(complete('vits_folder').default_hooks)
-    found = complete('vits_folder', custom_hooks=[
-        dict(type='MonitorHook', interval=3), dict(type='cotap_mm.TeacherHook', start=0.5),
-        dict(type='ScheduleLengthHook'), dict(type='EMAHook')])
+    found = complete(
+        'vits_folder',
+        custom_hooks=[
+            dict(type='MonitorHook', interval=3),
+            dict(type='cotap_mm.TeacherHook', start=0.5),
+            dict(type='ScheduleLengthHook'),
+            dict(type='EMAHook'),
+        ],
+    )
     assert list(found.default_hooks) == before
     assert found.default_hooks.teacher == dict(type='cotap_mm.TeacherHook', start=0.5)
     assert found.default_hooks.monitor.interval == 3
@@ -67,18 +83,26 @@ def test_a_hook_that_derives_from_ours_takes_its_place(said):
 
 
 def test_plain_checkpoints_become_safe_ones(said):
-    found = complete('vits_folder', **{
-        'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=7)})
-    assert found.default_hooks.checkpoint == dict(
-        type='cotap_mm.SafeCheckpointHook', interval=7) and len(said) == 1
+    found = complete(
+        'vits_folder',
+        **{'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=7)},
+    )
+    assert (
+        found.default_hooks.checkpoint == dict(type='cotap_mm.SafeCheckpointHook', interval=7)
+        and len(said) == 1
+    )
     assert issubclass(HOOKS.get('SafeCheckpointHook'), CheckpointHook)
 
 
-@pytest.mark.parametrize('options, message', [
-    ({'default_hooks.teacher': None}, 'default_hooks.teacher must not be None'),
-    ({'default_hooks.sampler_seed': None}, 'sampler_seed must not be None'),
-    ({'default_hooks.techer.start': 0.9}, 'needs a type; did you mean default_hooks.teacher'),
-    ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'names TeacherHook twice')])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        ({'default_hooks.teacher': None}, 'default_hooks.teacher must not be None'),
+        ({'default_hooks.sampler_seed': None}, 'sampler_seed must not be None'),
+        ({'default_hooks.techer.start': 0.9}, 'needs a type; did you mean default_hooks.teacher'),
+        ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'names TeacherHook twice'),
+    ],
+)
 def test_a_run_without_protection_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         complete('vits_folder', **options)

@@ -1,4 +1,5 @@
 """A crash leaves a whole checkpoint; a full disk does not end the training."""
+
 import json
 import multiprocessing
 import os
@@ -31,8 +32,11 @@ KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
 
 def content(step, size=1000):
     """What MMEngine resumes from."""
-    return dict(meta=dict(iter=step, epoch=0), message_hub={},
-                state_dict=dict(values=torch.full((size, ), float(step))))
+    return dict(
+        meta=dict(iter=step, epoch=0),
+        message_hub={},
+        state_dict=dict(values=torch.full((size,), float(step))),
+    )
 
 
 def save(folder, step, size=1000):
@@ -44,7 +48,7 @@ def save(folder, step, size=1000):
 
 def flip_a_byte(path, place=0.5):
     data = bytearray(path.read_bytes())
-    data[int(len(data) * place)] ^= 0xff
+    data[int(len(data) * place)] ^= 0xFF
     path.write_bytes(bytes(data))
 
 
@@ -111,7 +115,7 @@ def test_the_newest_good_one(tmp_path):
 def test_the_last_written_one_and_not_the_largest(tmp_path):
     """Clocks are set back, and copies lose times: only the records count."""
     for step in (40, 5, 12):
-        os.utime(save(tmp_path, step), (10**9 - step, ) * 2)
+        os.utime(save(tmp_path, step), (10**9 - step,) * 2)
     assert newest_good_checkpoint(tmp_path).name == 'iter_12.pth'
     save(tmp_path, 5)  # again, in a run that was resumed from an earlier one
     assert newest_good_checkpoint(tmp_path).name == 'iter_5.pth'
@@ -141,10 +145,14 @@ def test_a_record_that_is_lost(tmp_path):
 def test_the_last_one_by_plain_mmengine(tmp_path):
     for step in (9, 10, 12, 40):
         torch.save(content(step), tmp_path / f'iter_{step}.pth')
-    for text, expected in (('/moved/iter_12.pth', 'iter_12.pth'), ('C:\\w\\iter_9.pth\n',
-                                                                    'iter_9.pth'),
-                           ('iter_40.pth', 'iter_40.pth'), ('iter_11.pth', 'iter_10.pth'),
-                           ('', 'iter_40.pth'), ('\0\xff', 'iter_40.pth')):
+    for text, expected in (
+        ('/moved/iter_12.pth', 'iter_12.pth'),
+        ('C:\\w\\iter_9.pth\n', 'iter_9.pth'),
+        ('iter_40.pth', 'iter_40.pth'),
+        ('iter_11.pth', 'iter_10.pth'),
+        ('', 'iter_40.pth'),
+        ('\0\xff', 'iter_40.pth'),
+    ):
         (tmp_path / 'last_checkpoint').write_text(text)
         assert newest_good_checkpoint(tmp_path).name == expected, text
     (tmp_path / 'last_checkpoint').write_text('iter_12.pth')
@@ -167,11 +175,21 @@ def bad_candidates(folder):
     fired = folder / 'fired'
     whole = content(1)
     code = f'open({str(fired)!r}, "w")'
-    bad = [dict(whole, meta=dict(iter=1, epoch=0, config=code)), Bomb(fired), [], {}, None,
-           dict(whole, extra=Bomb(fired)), *(dict(whole, meta=dict(iter=value, epoch=0))
-                                             for value in ('x', -1, True, None, torch.ones(1))),
-           *({key: value for key, value in whole.items() if key != name} for name in whole),
-           dict(whole, meta=[]), dict(whole, state_dict=3)]
+    bad = [
+        dict(whole, meta=dict(iter=1, epoch=0, config=code)),
+        Bomb(fired),
+        [],
+        {},
+        None,
+        dict(whole, extra=Bomb(fired)),
+        *(
+            dict(whole, meta=dict(iter=value, epoch=0))
+            for value in ('x', -1, True, None, torch.ones(1))
+        ),
+        *({key: value for key, value in whole.items() if key != name} for name in whole),
+        dict(whole, meta=[]),
+        dict(whole, state_dict=3),
+    ]
     for step, each in enumerate(bad, 20):
         torch.save(each, folder / f'iter_{step}.pth')
     torch.save(whole, folder / 'iter_50.pth', _use_new_zipfile_serialization=False)
@@ -181,15 +199,24 @@ def bad_candidates(folder):
     os.mkfifo(folder / 'iter_54.pth')
     (folder / 'iter_55.pth').write_bytes(b'')
     # By other names, for other things.
-    for name in ('non_finite_iter_60_rank_0.pth', 'best_iter_61.pth', 'my_iter_62.pth',
-                 'iter_63.pth.bak', 'iter_6_4.pth', 'iter_.pth', 'iter_-65.pth', 'iter_٦٦.pth'):
+    for name in (
+        'non_finite_iter_60_rank_0.pth',
+        'best_iter_61.pth',
+        'my_iter_62.pth',
+        'iter_63.pth.bak',
+        'iter_6_4.pth',
+        'iter_.pth',
+        'iter_-65.pth',
+        'iter_٦٦.pth',
+    ):
         torch.save(whole, folder / name)
 
 
 def test_other_files_are_not_candidates(tmp_path, monkeypatch):
     said = []
-    monkeypatch.setattr('cotap_mm.engine.checkpoint_files.print_log',
-                        lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.checkpoint_files.print_log', lambda text, **_: said.append(text)
+    )
     save(tmp_path, 3)
     bad_candidates(tmp_path)
     assert newest_good_checkpoint(tmp_path).name == 'iter_3.pth'
@@ -214,10 +241,20 @@ def test_any_change_of_a_record(tmp_path):
         old.write_bytes(bytes(data))
         assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth', bytes(data)
     entry = json.loads(record)['good'][0]
-    for bad in ('null', '3', '[]', '{"good": 3}', '{"good": {}}', '{"good": [3]}', '{"good": [{}]}',
-                json.dumps(dict(good=[dict(entry, bytes=str(entry['bytes']))])),
-                json.dumps(dict(good=[dict(entry, written=None)])),
-                json.dumps(dict(good=[dict(entry, written=1e400)])), '[' * 10_000, '9' * 5000):
+    for bad in (
+        'null',
+        '3',
+        '[]',
+        '{"good": 3}',
+        '{"good": {}}',
+        '{"good": [3]}',
+        '{"good": [{}]}',
+        json.dumps(dict(good=[dict(entry, bytes=str(entry['bytes']))])),
+        json.dumps(dict(good=[dict(entry, written=None)])),
+        json.dumps(dict(good=[dict(entry, written=1e400)])),
+        '[' * 10_000,
+        '9' * 5000,
+    ):
         old.write_text(bad)
         assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth', bad
         assert damage(tmp_path / 'iter_2.pth') is None
@@ -282,16 +319,25 @@ class Line(BaseModel):
 
 
 def make_runner(folder, iters=10, **options):
-    hook = dict(type='cotap_mm.SafeCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2,
-                **options)
+    hook = dict(
+        type='cotap_mm.SafeCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, **options
+    )
     return Runner(
-        Line(), str(folder), train_dataloader=dict(
-            batch_size=1, num_workers=0, sampler=dict(type='InfiniteSampler'),
-            dataset=[dict(inputs=torch.zeros(1))] * 4),
-        train_cfg=dict(by_epoch=False, max_iters=iters), default_hooks=dict(checkpoint=hook),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.)), log_level='WARNING',
+        Line(),
+        str(folder),
+        train_dataloader=dict(
+            batch_size=1,
+            num_workers=0,
+            sampler=dict(type='InfiniteSampler'),
+            dataset=[dict(inputs=torch.zeros(1))] * 4,
+        ),
+        train_cfg=dict(by_epoch=False, max_iters=iters),
+        default_hooks=dict(checkpoint=hook),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
+        log_level='WARNING',
         default_scope='cotap_mm',  # MMEngine's own would stay active in the tests that follow
-        experiment_name=f'safe_{folder.name}_{random.random()}')
+        experiment_name=f'safe_{folder.name}_{random.random()}',
+    )
 
 
 def names(folder):
@@ -324,8 +370,10 @@ def full_disk(monkeypatch, is_full):
 
 def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
     tried, said = [], []
-    monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
-                        lambda text, **options: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
+        lambda text, **options: said.append(text),
+    )
 
     def is_full(step):
         tried.append(step)
@@ -341,7 +389,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
 
 def test_what_was_saved_before_stays_while_the_disk_is_full(tmp_path, monkeypatch):
     full_disk(monkeypatch, lambda step: step >= 6)
-    runner = make_runner(tmp_path, iters=9, final_wait=0.)
+    runner = make_runner(tmp_path, iters=9, final_wait=0.0)
     with pytest.raises(OSError, match='could not be written .* make room and use --resume'):
         runner.train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_4.pth']
@@ -358,9 +406,11 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
 
     full_disk(monkeypatch, is_full)
     clock = iter(range(1000))  # seconds
-    monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook.time',
-                        SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None))
-    make_runner(tmp_path, iters=3, final_wait=60.).train()
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.safe_checkpoint_hook.time',
+        SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None),
+    )
+    make_runner(tmp_path, iters=3, final_wait=60.0).train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_3.pth']
     saved = torch.load(tmp_path / 'iter_3.pth', weights_only=False)
     assert saved['meta']['iter'] == 3 and saved['state_dict']['weight'] == -3
@@ -368,8 +418,10 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_training(tmp_path, monkeypatch):
     said, unlink = [], Path.unlink
-    monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
-                        lambda text, **options: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
+        lambda text, **options: said.append(text),
+    )
 
     def fails(path, *args, **options):
         if path.name == 'iter_2.pth':
@@ -386,7 +438,7 @@ def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
     """Under its own number, and not under that of the save which failed."""
     full_disk(monkeypatch, lambda step: step == 4)
     monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook._POLL', 0.01)
-    make_runner(tmp_path, iters=5, save_last=False, final_wait=60.).train()
+    make_runner(tmp_path, iters=5, save_last=False, final_wait=60.0).train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_5.pth']
     saved = torch.load(tmp_path / 'iter_5.pth', weights_only=False)
     assert saved['meta']['iter'] == 5 and saved['state_dict']['weight'] == -5
@@ -455,6 +507,7 @@ def test_the_record_is_plain_json(tmp_path):
 
 def test_unfinished_files_of_this_run_go_at_its_end(tmp_path, monkeypatch):
     """A disk in trouble may have kept one from being deleted."""
+
     class Leave(Hook):
         def after_train_iter(self, runner, *args, **kwargs):
             partial_path(tmp_path / 'iter_2.pth').write_bytes(b'half')

@@ -1,4 +1,5 @@
 """Options of a config that depend on other ones are adapted to them."""
+
 import argparse
 
 import pytest
@@ -14,55 +15,109 @@ STEPS = dict(type='MultiStepLR', by_epoch=False, begin=1500, end=16000, mileston
 EPOCHS = [dict(type='LinearLR', begin=0, end=5), dict(type='CosineAnnealingLR', begin=5, T_max=95)]
 
 
-@pytest.mark.parametrize('unit, usual, length, given, expected', [
-    ('max_iters', 16000, 4, [WARMUP, POLY], [dict(POLY, begin=0)]),
-    ('max_iters', 16000, 1600, [WARMUP, POLY], [WARMUP, POLY]),  # it fits
-    ('max_iters', 16000, 1500, [WARMUP, POLY], [dict(WARMUP, end=140), dict(POLY, begin=140)]),
-    ('max_iters', 16000, 32000, [WARMUP, POLY], [WARMUP, POLY]),
-    ('max_iters', 16000, 1000, [WARMUP, dict(STEPS, end=1500)], [
-        dict(WARMUP, end=93), dict(STEPS, begin=93, end=93, milestones=[500, 750])][:1]),
-    ('max_iters', 16000, 1000, [WARMUP, STEPS], [WARMUP, STEPS]),  # MMEngine accepts it
-    ('max_iters', 16000, 4, POLY, [dict(POLY, begin=0)]),
-    ('max_iters', 16000, 4, dict(a=[WARMUP, POLY], b=WARMUP), dict(a=[dict(POLY, begin=0)], b=[])),
-    ('max_iters', 16000, 4, None, None),
-    ('max_epochs', 100, 2, EPOCHS, [dict(EPOCHS[1], begin=0, T_max=1)]),
-    ('max_epochs', 100, 2, [WARMUP, *EPOCHS], [WARMUP, dict(EPOCHS[1], begin=0, T_max=1)]),
-    ('max_epochs', 6, 1, [WARMUP, dict(type='MultiStepLR', milestones=[4])], [
-        WARMUP, dict(type='MultiStepLR', milestones=[4])])])
+@pytest.mark.parametrize(
+    'unit, usual, length, given, expected',
+    [
+        ('max_iters', 16000, 4, [WARMUP, POLY], [dict(POLY, begin=0)]),
+        ('max_iters', 16000, 1600, [WARMUP, POLY], [WARMUP, POLY]),  # it fits
+        ('max_iters', 16000, 1500, [WARMUP, POLY], [dict(WARMUP, end=140), dict(POLY, begin=140)]),
+        ('max_iters', 16000, 32000, [WARMUP, POLY], [WARMUP, POLY]),
+        (
+            'max_iters',
+            16000,
+            1000,
+            [WARMUP, dict(STEPS, end=1500)],
+            [dict(WARMUP, end=93), dict(STEPS, begin=93, end=93, milestones=[500, 750])][:1],
+        ),
+        ('max_iters', 16000, 1000, [WARMUP, STEPS], [WARMUP, STEPS]),  # MMEngine accepts it
+        ('max_iters', 16000, 4, POLY, [dict(POLY, begin=0)]),
+        (
+            'max_iters',
+            16000,
+            4,
+            dict(a=[WARMUP, POLY], b=WARMUP),
+            dict(a=[dict(POLY, begin=0)], b=[]),
+        ),
+        ('max_iters', 16000, 4, None, None),
+        ('max_epochs', 100, 2, EPOCHS, [dict(EPOCHS[1], begin=0, T_max=1)]),
+        ('max_epochs', 100, 2, [WARMUP, *EPOCHS], [WARMUP, dict(EPOCHS[1], begin=0, T_max=1)]),
+        (
+            'max_epochs',
+            6,
+            1,
+            [WARMUP, dict(type='MultiStepLR', milestones=[4])],
+            [WARMUP, dict(type='MultiStepLR', milestones=[4])],
+        ),
+    ],
+)
 def test_shorter_trainings(unit, usual, length, given, expected):
     config = Config(dict(train_cfg={unit: length}, param_scheduler=given))
     fit_schedules(config, (unit, usual))
     assert Config(dict(found=config.param_scheduler)).found == Config(dict(found=expected)).found
 
 
-@pytest.mark.parametrize('stated, usual, message', [
-    (dict(max_iters=0), 10, 'max_iters must be a number from 1 on, got 0'),
-    (dict(max_iters='4'), 10, "max_iters must be a number from 1 on, got '4'"),
-    (dict(max_iters=1.5), 10, 'max_iters must be a number from 1 on, got 1.5'),
-    (dict(max_iters=4, max_epochs=2), 10, 'either max_iters or max_epochs, .* the one that'),
-    (dict(max_iters=1000), 1000, 'PolyLR begins at 1500, and the training ends at '
-     'train_cfg.max_iters=1000; make it begin earlier')])
+@pytest.mark.parametrize(
+    'stated, usual, message',
+    [
+        (dict(max_iters=0), 10, 'max_iters must be a number from 1 on, got 0'),
+        (dict(max_iters='4'), 10, "max_iters must be a number from 1 on, got '4'"),
+        (dict(max_iters=1.5), 10, 'max_iters must be a number from 1 on, got 1.5'),
+        (dict(max_iters=4, max_epochs=2), 10, 'either max_iters or max_epochs, .* the one that'),
+        (
+            dict(max_iters=1000),
+            1000,
+            'PolyLR begins at 1500, and the training ends at '
+            'train_cfg.max_iters=1000; make it begin earlier',
+        ),
+    ],
+)
 def test_lengths_that_cannot_be(stated, usual, message):
     with pytest.raises(ValueError, match=message):
-        fit_schedules(Config(dict(train_cfg=stated, param_scheduler=[WARMUP, POLY])),
-                      ('max_iters', usual))
+        fit_schedules(
+            Config(dict(train_cfg=stated, param_scheduler=[WARMUP, POLY])), ('max_iters', usual)
+        )
 
 
-@pytest.mark.parametrize('name, options', [
-    ('vits_folder', {}), ('camvid_small', {}), ('camvid_linear', {}),
-    ('raccoon_mask-rcnn', {'train_dataloader.prefetch_factor': 4, 'val_dataloader.timeout': 9})])
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('vits_folder', {}),
+        ('camvid_small', {}),
+        ('camvid_linear', {}),
+        ('raccoon_mask-rcnn', {'train_dataloader.prefetch_factor': 4, 'val_dataloader.timeout': 9}),
+    ],
+)
 def test_no_workers(name, options):
     """By itself, for all loaders, also where the config has set what only workers have."""
     config = run_config.load_config(name)
-    loaders = [part for part in ('train_dataloader', 'val_dataloader', 'test_dataloader')
-               if config.get(part)]
-    run_config.finish_config(config, argparse.Namespace(
-        launcher='none', work_dir='w', config=name,
-        cfg_options={**options, **{f'{part}.num_workers': 0 for part in loaders}}))
+    loaders = [
+        part
+        for part in ('train_dataloader', 'val_dataloader', 'test_dataloader')
+        if config.get(part)
+    ]
+    run_config.finish_config(
+        config,
+        argparse.Namespace(
+            launcher='none',
+            work_dir='w',
+            config=name,
+            cfg_options={**options, **{f'{part}.num_workers': 0 for part in loaders}},
+        ),
+    )
     for part in loaders:
-        kept = {key: value for key, value in config[part].items() if key in (
-            'num_workers', 'persistent_workers', 'prefetch_factor', 'timeout', 'pin_memory',
-            'multiprocessing_context')}
+        kept = {
+            key: value
+            for key, value in config[part].items()
+            if key
+            in (
+                'num_workers',
+                'persistent_workers',
+                'prefetch_factor',
+                'timeout',
+                'pin_memory',
+                'multiprocessing_context',
+            )
+        }
         next(iter(DataLoader([1, 2], **dict(kept, pin_memory=False))))
     config = run_config.load_config(name)
     config.train_dataloader.update(num_workers=2, persistent_workers=True)

@@ -1,4 +1,5 @@
 """FSDP: two ranks that share the weights train as two that do not."""
+
 import json
 from types import SimpleNamespace
 
@@ -29,11 +30,13 @@ def close(one, other):
     groups, others = (each['optimizer']['param_groups'] for each in (one, other))
     assert [group['params'] for group in groups] == [group['params'] for group in others]
     assert [group['weight_decay'] for group in groups] == [
-        group['weight_decay'] for group in others]
+        group['weight_decay'] for group in others
+    ]
     for key, state in one['optimizer']['state'].items():
         for name, value in state.items():
-            torch.testing.assert_close(value, other['optimizer']['state'][key][name], rtol=1e-3,
-                                       atol=1e-6)
+            torch.testing.assert_close(
+                value, other['optimizer']['state'][key][name], rtol=1e-3, atol=1e-6
+            )
 
 
 @pytest.mark.dist
@@ -55,8 +58,11 @@ def test_as_without_it(tmp_path, ranks):
 @pytest.mark.dist
 def test_a_step_with_bad_numbers_is_left_out_on_both(tmp_path, ranks):
     assert [found['skipped'] for found in ranks(sharding_work.bad_numbers)] == [1, 1]
-    assert all(value.isfinite().all() for value in saved(tmp_path / 'bad', 4)['state_dict'].values()
-               if value.is_floating_point())
+    assert all(
+        value.isfinite().all()
+        for value in saved(tmp_path / 'bad', 4)['state_dict'].values()
+        if value.is_floating_point()
+    )
 
 
 @pytest.mark.dist
@@ -64,7 +70,7 @@ def test_the_bundle_of_a_diverged_training(tmp_path, ranks):
     """Its weights are gathered by all ranks."""
     with pytest.raises(ProcessException):
         ranks(sharding_work.diverged)
-    bundle, = (tmp_path / 'diverged').glob('non_finite_iter_*.json')
+    (bundle,) = (tmp_path / 'diverged').glob('non_finite_iter_*.json')
     assert json.loads(bundle.read_text())['weights_that_are_not_finite'] == []
 
 
@@ -72,17 +78,17 @@ def test_the_bundle_of_a_diverged_training(tmp_path, ranks):
 def test_a_checkpoint_that_cannot_be_begun(tmp_path, ranks):
     assert ranks(sharding_work.no_folder) == [2, 0]  # calls of rank 0, which alone writes
     assert [path.name for path in (tmp_path / 'no_folder').glob('*.pth')] == ['iter_4.pth']
-    assert all(value.isfinite().all()
-               for value in saved(tmp_path / 'no_folder', 4)['state_dict'].values())
+    assert all(
+        value.isfinite().all() for value in saved(tmp_path / 'no_folder', 4)['state_dict'].values()
+    )
 
 
 def test_what_it_cannot_do(monkeypatch):
     strategy = CoTAPFSDPStrategy.__new__(CoTAPFSDPStrategy)
     with pytest.raises(ValueError, match='reads parts of a block'):
         strategy._wrap_model(build_tiny(with_cp='mlp'))
-    built = SimpleNamespace(clip_grad_kwargs=dict(max_norm=1.), cast_dtype=torch.float32)
-    monkeypatch.setattr('mmengine._strategy.FSDPStrategy.build_optim_wrapper',
-                        lambda *_: built)
+    built = SimpleNamespace(clip_grad_kwargs=dict(max_norm=1.0), cast_dtype=torch.float32)
+    monkeypatch.setattr('mmengine._strategy.FSDPStrategy.build_optim_wrapper', lambda *_: built)
     with pytest.raises(ValueError, match='clip_grad needs whole gradients'):
         strategy.build_optim_wrapper({}, None)
     built.clip_grad_kwargs, built.cast_dtype = None, torch.float16
@@ -103,5 +109,6 @@ def test_one_process_trains_without_it(tmp_path, monkeypatch):
 def test_hooks_that_need_the_whole_network(tmp_path, ranks):
     for said in ranks(sharding_work.whole_networks):
         assert {name: sentence.split()[0] for name, sentence in said.items()} == dict(
-            compile='CompileHook', evaluation='EvaluationHook')
+            compile='CompileHook', evaluation='EvaluationHook'
+        )
         assert all('strategy shares it out; remove one' in each for each in said.values())

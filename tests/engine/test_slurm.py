@@ -1,4 +1,5 @@
 """Processes that srun has started meet and watch each other as those of torchrun do."""
+
 import os
 import sys
 import time
@@ -16,8 +17,17 @@ from cotap_mm.errors import UserError
 from cotap_mm.rank_watch import current_watch
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
-SET_BEFORE = (*NAMES, 'PORT', 'SLURM_PROCID', 'SLURM_NTASKS', 'SLURM_LOCALID', 'SLURM_NODELIST',
-              'SLURM_JOB_NODELIST', 'SLURM_STEP_NODELIST', 'TORCHELASTIC_USE_AGENT_STORE')
+SET_BEFORE = (
+    *NAMES,
+    'PORT',
+    'SLURM_PROCID',
+    'SLURM_NTASKS',
+    'SLURM_LOCALID',
+    'SLURM_NODELIST',
+    'SLURM_JOB_NODELIST',
+    'SLURM_STEP_NODELIST',
+    'TORCHELASTIC_USE_AGENT_STORE',
+)
 
 
 @pytest.fixture(autouse=True)
@@ -26,13 +36,16 @@ def step(tmp_path, monkeypatch):
     for name in SET_BEFORE:
         monkeypatch.setenv(name, '')  # so that it is removed after the test
         monkeypatch.delenv(name)
-    for name, value in dict(SLURM_PROCID='3', SLURM_NTASKS='6', SLURM_LOCALID='1',
-                            SLURM_STEP_NODELIST='gpu[07-09]').items():
+    for name, value in dict(
+        SLURM_PROCID='3', SLURM_NTASKS='6', SLURM_LOCALID='1', SLURM_STEP_NODELIST='gpu[07-09]'
+    ).items():
         monkeypatch.setenv(name, value)
     tool = tmp_path / 'bin' / 'scontrol'
     tool.parent.mkdir()
-    tool.write_text('#!/bin/sh\n[ "$*" = "show hostnames gpu[07-09]" ] || exit 1\n'
-                    'echo gpu07; echo gpu08; echo gpu09\n')
+    tool.write_text(
+        '#!/bin/sh\n[ "$*" = "show hostnames gpu[07-09]" ] || exit 1\n'
+        'echo gpu07; echo gpu08; echo gpu09\n'
+    )
     tool.chmod(0o755)
     monkeypatch.setenv('PATH', f'{tool.parent}{os.pathsep}{os.environ["PATH"]}')
     return tool
@@ -77,13 +90,24 @@ def task(number, port, folder, dies):
     log = os.open(folder / f'{number}.log', os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 2)
     sys.stderr = os.fdopen(2, 'w', buffering=1)
-    os.environ.update(SLURM_PROCID=str(number), SLURM_NTASKS='2', SLURM_LOCALID=str(number),
-                      SLURM_STEP_NODELIST='localhost', MASTER_PORT=str(port), LOCAL_RANK='0')
+    os.environ.update(
+        SLURM_PROCID=str(number),
+        SLURM_NTASKS='2',
+        SLURM_LOCALID=str(number),
+        SLURM_STEP_NODELIST='localhost',
+        MASTER_PORT=str(port),
+        LOCAL_RANK='0',
+    )
     torch.set_num_threads(1)
     if dies and number == 1:
         dist.init_process_group = lambda *args, **options: (time.sleep(1.5), os._exit(9))
-    config = Config(dict(launcher='slurm', model=dict(type='A', norm_cfg=dict(type='SyncBN')),
-                         env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=4))))
+    config = Config(
+        dict(
+            launcher='slurm',
+            model=dict(type='A', norm_cfg=dict(type='SyncBN')),
+            env_cfg=dict(dist_cfg=dict(backend='nccl', timeout=4)),
+        )
+    )
     try:
         start_processes(config)
     except UserError as error:
@@ -114,5 +138,7 @@ def test_two_tasks(tmp_path, monkeypatch, dies):
     said = (tmp_path / '0.log').read_text()
     assert [each.exitcode for each in tasks] == ([1, 9] if dies else [0, 0]), said
     if dies:
-        assert f'rank 0, start-up: rank 1 does not answer: died (out of memory?) or hangs (1: ' \
-               f'process {tasks[1].pid} on ' in said
+        assert (
+            f'rank 0, start-up: rank 1 does not answer: died (out of memory?) or hangs (1: '
+            f'process {tasks[1].pid} on ' in said
+        )

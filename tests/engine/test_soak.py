@@ -1,4 +1,5 @@
 """A long training takes no more memory, files or room at its end than in its middle."""
+
 import json
 import os
 import statistics
@@ -18,15 +19,27 @@ STEPS = int(os.environ.get('COTAP_SOAK_STEPS', 100))  # make test-faults: 3000
 TESTS = Path(__file__).resolve().parents[1]
 MEGABYTE = 1e6
 #: Medians of the middle and the last third of the steps may differ by so much.
-ALLOWED = dict(memory=5 * MEGABYTE, memory_of_workers=5 * MEGABYTE, checkpoint=2000, files=0,
-               threads=0, system_threads=0, workers=0, work_files=0, queues=0, history=0)
+ALLOWED = dict(
+    memory=5 * MEGABYTE,
+    memory_of_workers=5 * MEGABYTE,
+    checkpoint=2000,
+    files=0,
+    threads=0,
+    system_threads=0,
+    workers=0,
+    work_files=0,
+    queues=0,
+    history=0,
+)
 
 
 def thirds(records, what):
     """Medians over the three thirds of a run."""
     size = len(records) // 3
-    return [statistics.median(record[what] for record in records[size * part:size * (part + 1)])
-            for part in range(3)]
+    return [
+        statistics.median(record[what] for record in records[size * part : size * (part + 1)])
+        for part in range(3)
+    ]
 
 
 def check(records, steps):
@@ -40,8 +53,10 @@ def check(records, steps):
     lines = 2 / LOG_INTERVAL + 1 / (records[1]['step'] - first['step']) + 0.5
     assert last['log_lines'] - first['log_lines'] <= lines * steps, 'more lines of logs a step'
     half = len(records) // 2
-    early, late = (records[half]['log_bytes'] - first['log_bytes'],
-                   last['log_bytes'] - records[len(records) - 1 - half]['log_bytes'])
+    early, late = (
+        records[half]['log_bytes'] - first['log_bytes'],
+        last['log_bytes'] - records[len(records) - 1 - half]['log_bytes'],
+    )
     assert late <= 1.3 * early, f'the log grows by {early} bytes in one half, {late} in the other'
 
 
@@ -50,41 +65,69 @@ def check(records, steps):
 def test_nothing_grows(tmp_path, capsys):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', 'engine/soak_work.py', str(tmp_path), str(STEPS)],
-        cwd=TESTS, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS), str(TESTS.parent)])))
+        cwd=TESTS,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS), str(TESTS.parent)])),
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     records = [json.loads(line) for line in (tmp_path / 'vitals.jsonl').read_text().splitlines()]
     assert len(records) >= 45 and records[-1]['step'] == STEPS
     with capsys.disabled():
         print(f'\n{STEPS} steps; medians of each third:')
-        for what in ('memory', 'memory_of_workers', 'files', 'system_threads', 'checkpoint',
-                     'queues', 'history'):
+        for what in (
+            'memory',
+            'memory_of_workers',
+            'files',
+            'system_threads',
+            'checkpoint',
+            'queues',
+            'history',
+        ):
             print(f'  {what}: {", ".join(f"{value:,.0f}" for value in thirds(records, what))}')
         size = len(records) // 3
         for name, part in (('first', records[:size]), ('last', records[-size:])):
             speed = (part[-1]['step'] - part[0]['step']) / (part[-1]['time'] - part[0]['time'])
             print(f'  steps a second in the {name} third: {speed:.1f}')
-        print(f'  lines of logs a step: '
-              f'{(records[-1]["log_lines"] - records[0]["log_lines"]) / STEPS:.2f}')
+        print(
+            f'  lines of logs a step: '
+            f'{(records[-1]["log_lines"] - records[0]["log_lines"]) / STEPS:.2f}'
+        )
     check(records, STEPS)
 
 
 def steady(steps=3000, **growth):
     """What a run of 50 measurements would tell of which some things grow by so much a step."""
     more = dict(dict(log_lines=0, log_bytes=0), **growth)
-    return [dict({what: 1000 + growth.get(what, 0) * step for what in ALLOWED}, step=step,
-                 log_lines=(0.4 + more['log_lines']) * step,
-                 log_bytes=200 * step + more['log_bytes'] * step**2)
-            for step in range(0, steps, steps // 50)]
+    return [
+        dict(
+            {what: 1000 + growth.get(what, 0) * step for what in ALLOWED},
+            step=step,
+            log_lines=(0.4 + more['log_lines']) * step,
+            log_bytes=200 * step + more['log_bytes'] * step**2,
+        )
+        for step in range(0, steps, steps // 50)
+    ]
 
 
-@pytest.mark.parametrize('growth', [
-    dict(memory=10_000), dict(memory_of_workers=10_000), dict(files=0.01), dict(threads=0.01),
-    dict(checkpoint=16), dict(history=1), dict(work_files=0.1), dict(log_lines=1),
-    dict(log_bytes=1)])
+@pytest.mark.parametrize(
+    'growth',
+    [
+        dict(memory=10_000),
+        dict(memory_of_workers=10_000),
+        dict(files=0.01),
+        dict(threads=0.01),
+        dict(checkpoint=16),
+        dict(history=1),
+        dict(work_files=0.1),
+        dict(log_lines=1),
+        dict(log_bytes=1),
+    ],
+)
 def test_the_check_can_fail(growth):
     check(steady(), 3000)
-    what, = growth
+    (what,) = growth
     message = dict(log_lines='lines of logs', log_bytes='the log grows').get(what, what)
     with pytest.raises(AssertionError, match=message):
         check(steady(**growth), 3000)

@@ -1,4 +1,5 @@
 """A signal stops all ranks as a stop and not as a failure, wherever each of them is."""
+
 import collections
 import ctypes
 import itertools
@@ -50,17 +51,21 @@ class Waits:
             (self.folder / f'ended_{rank}').touch()
 
 
-@pytest.mark.parametrize('places, signaled', [
-    (('python', 'barrier', 'barrier'), (0, 1, 2)),
-    (('barrier', 'python', 'barrier'), (0, 1, 2)),
-    (('c', 'c', 'c'), (0, 1, 2)),
-    (('barrier', 'polls', 'python'), (2, ))])
+@pytest.mark.parametrize(
+    'places, signaled',
+    [
+        (('python', 'barrier', 'barrier'), (0, 1, 2)),
+        (('barrier', 'python', 'barrier'), (0, 1, 2)),
+        (('c', 'c', 'c'), (0, 1, 2)),
+        (('barrier', 'polls', 'python'), (2,)),
+    ],
+)
 def test_rank_0_ends_last_and_with_status_75(tmp_path, monkeypatch, places, signaled):
     """Launchers kill the ranks that are left when one has a bad status."""
     if 'c' in places:
-        monkeypatch.setattr(signals, 'PATIENCE', 4.)
-        monkeypatch.setattr(signals._state, 'patience', 4.)
-    monkeypatch.setattr('cotap_mm.rank_watch._ALL_LEFT', 5.)  # forked tests skip atexit
+        monkeypatch.setattr(signals, 'PATIENCE', 4.0)
+        monkeypatch.setattr(signals._state, 'patience', 4.0)
+    monkeypatch.setattr('cotap_mm.rank_watch._ALL_LEFT', 5.0)  # forked tests skip atexit
     with Ranks(Waits(tmp_path, places), tmp_path, world=3, timeout=60) as ranks:
         for rank in range(3):
             ranks.wait_for(tmp_path / f'waits_{rank}')

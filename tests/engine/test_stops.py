@@ -1,4 +1,5 @@
 """A training that has to stop says why in one sentence, and exits with status 1."""
+
 import errno
 import json
 
@@ -45,15 +46,24 @@ def test_a_sentence_lives_through_a_loader_s_process():
     assert str(UserError('Caught up')) == 'Caught up'
 
 
-@pytest.mark.parametrize('error, said', [
-    (PermissionError(errno.EACCES, 'Permission denied', 'a/b.jpg'),
-     r"PermissionError: \[Errno 13\] Permission denied: 'a/b.jpg'. Check .* Saved here$"),
-    (OSError(errno.EIO, 'Input/output error', 'x'), "Input/output error: 'x'. Check"),
-    (MemoryError(), '^MemoryError. Lower train_dataloader.batch_size'),
-    (torch.cuda.OutOfMemoryError('CUDA out of memory.'), 'CUDA out of memory. Lower train_data'),
-    (RuntimeError("[enforce fail at x] DefaultCPUAllocator: can't allocate memory"), 'Lower '),
-    (Diverged('iteration 3: loss = nan'), '^iteration 3: loss = nan$'),
-    (LastCheckpointLost('iteration 9 could not'), '^iteration 9 could not$')])
+@pytest.mark.parametrize(
+    'error, said',
+    [
+        (
+            PermissionError(errno.EACCES, 'Permission denied', 'a/b.jpg'),
+            r"PermissionError: \[Errno 13\] Permission denied: 'a/b.jpg'. Check .* Saved here$",
+        ),
+        (OSError(errno.EIO, 'Input/output error', 'x'), "Input/output error: 'x'. Check"),
+        (MemoryError(), '^MemoryError. Lower train_dataloader.batch_size'),
+        (
+            torch.cuda.OutOfMemoryError('CUDA out of memory.'),
+            'CUDA out of memory. Lower train_data',
+        ),
+        (RuntimeError("[enforce fail at x] DefaultCPUAllocator: can't allocate memory"), 'Lower '),
+        (Diverged('iteration 3: loss = nan'), '^iteration 3: loss = nan$'),
+        (LastCheckpointLost('iteration 9 could not'), '^iteration 9 could not$'),
+    ],
+)
 def test_errors_of_the_machine(error, said):
     with pytest.raises(UserError, match=said), explained_stops(lambda: 'Saved here'):
         raise error
@@ -65,15 +75,22 @@ def test_others_keep_their_traceback(error):
         raise error
 
 
-@pytest.mark.parametrize('kind, num_workers, said', [
-    ('UndecodableScenes', 1, 'error: 3 of 13 images cannot be decoded; max_bad_fraction=0.01'),
-    ('ToyScenes', 0, 'error: iteration 2: 2 steps in a row had gradients that are not finite')])
+@pytest.mark.parametrize(
+    'kind, num_workers, said',
+    [
+        ('UndecodableScenes', 1, 'error: 3 of 13 images cannot be decoded; max_bad_fraction=0.01'),
+        ('ToyScenes', 0, 'error: iteration 2: 2 steps in a row had gradients that are not finite'),
+    ],
+)
 def test_the_whole_command(tmp_path, monkeypatch, kind, num_workers, said):
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
     config = resume_work.tiny_config(
-        tmp_path / 'run', 4, num_workers=num_workers, hooks=[resume_work.poison([0, 1])], **{
-            'train_dataloader.dataset.patch.type': kind,
-            'default_hooks.non_finite.patience': 2})
+        tmp_path / 'run',
+        4,
+        num_workers=num_workers,
+        hooks=[resume_work.poison([0, 1])],
+        **{'train_dataloader.dataset.patch.type': kind, 'default_hooks.non_finite.patience': 2},
+    )
     (tmp_path / 'tiny.json').write_text(json.dumps(config._cfg_dict.to_dict()))
     with pytest.raises(SystemExit) as stopped:
         load_tool('train').main([str(tmp_path / 'tiny.json')])

@@ -1,4 +1,5 @@
 """Two runs in one work folder: one after the other, and at the same time."""
+
 import json
 import multiprocessing
 import os
@@ -17,8 +18,13 @@ from cotap_mm.locks import Locked, acquire_lock
 
 @pytest.fixture(autouse=True)
 def no_job(monkeypatch):
-    for name in ('TORCHELASTIC_RESTART_COUNT', 'TORCHELASTIC_RUN_ID', 'TORCHELASTIC_ERROR_FILE',
-                 'SLURM_RESTART_COUNT', 'SLURM_JOB_ID'):
+    for name in (
+        'TORCHELASTIC_RESTART_COUNT',
+        'TORCHELASTIC_RUN_ID',
+        'TORCHELASTIC_ERROR_FILE',
+        'SLURM_RESTART_COUNT',
+        'SLURM_JOB_ID',
+    ):
         monkeypatch.delenv(name, raising=False)
     yield
     release_folder()
@@ -39,8 +45,11 @@ def test_a_used_folder_is_refused_and_may_be_overwritten(tmp_path):
     assert claimed(tmp_path) is None
     for step in (30, 40):
         save(tmp_path, step)
-    with pytest.raises(ValueError, match=r'holds checkpoints of another run \(iter_40.pth\). Pass '
-                       '--resume .* --work-dir .* or --overwrite'):
+    with pytest.raises(
+        ValueError,
+        match=r'holds checkpoints of another run \(iter_40.pth\). Pass '
+        '--resume .* --work-dir .* or --overwrite',
+    ):
         claimed(tmp_path)
     assert claimed(tmp_path, resume=True) == 'iter_40.pth'
     assert claimed(tmp_path, overwrite=True) is None
@@ -71,14 +80,31 @@ def test_old_checkpoints_without_records(tmp_path):
     assert claimed(tmp_path, resume=True) == 'epoch_40.pth'
 
 
-@pytest.mark.parametrize('launcher, first, again, other', [
-    ('SLURM', dict(SLURM_JOB_ID='7'), dict(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1'),
-     dict(SLURM_JOB_ID='8', SLURM_RESTART_COUNT='1')),
-    ('TORCHELASTIC', dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/a/attempt_0/0/e'),
-     dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/a/attempt_1/0/e',
-          TORCHELASTIC_RESTART_COUNT='1'),
-     dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/b/attempt_1/0/e',
-          TORCHELASTIC_RESTART_COUNT='1'))])
+@pytest.mark.parametrize(
+    'launcher, first, again, other',
+    [
+        (
+            'SLURM',
+            dict(SLURM_JOB_ID='7'),
+            dict(SLURM_JOB_ID='7', SLURM_RESTART_COUNT='1'),
+            dict(SLURM_JOB_ID='8', SLURM_RESTART_COUNT='1'),
+        ),
+        (
+            'TORCHELASTIC',
+            dict(TORCHELASTIC_RUN_ID='none', TORCHELASTIC_ERROR_FILE='/t/a/attempt_0/0/e'),
+            dict(
+                TORCHELASTIC_RUN_ID='none',
+                TORCHELASTIC_ERROR_FILE='/t/a/attempt_1/0/e',
+                TORCHELASTIC_RESTART_COUNT='1',
+            ),
+            dict(
+                TORCHELASTIC_RUN_ID='none',
+                TORCHELASTIC_ERROR_FILE='/t/b/attempt_1/0/e',
+                TORCHELASTIC_RESTART_COUNT='1',
+            ),
+        ),
+    ],
+)
 def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, first, again, other):
     def start(variables, **options):
         with monkeypatch.context() as patch:
@@ -102,6 +128,7 @@ def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, f
 
 def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
     """``load_from`` of a config, or typed with --resume, is where the first attempt began."""
+
     def start(resume):
         config = Config(dict(work_dir=str(tmp_path / 'run'), resume=resume, load_from='other.pth'))
         claim_folder(config)
@@ -122,17 +149,24 @@ def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
 @pytest.mark.parametrize('launcher', ['slurm', 'torchrun'])
 def test_restarts_of_a_run_that_went_back_to_an_older_checkpoint(tmp_path, monkeypatch, launcher):
     """Until they have saved anything, they go back to it as well."""
+
     def start(load_from='iter_10.pth'):
-        config = Config(dict(work_dir=str(tmp_path), resume=True, load_from=load_from and str(
-            tmp_path / load_from)))
+        config = Config(
+            dict(
+                work_dir=str(tmp_path),
+                resume=True,
+                load_from=load_from and str(tmp_path / load_from),
+            )
+        )
         claim_folder(config)
         choose_resume(config)
         release_folder()
         return os.path.basename(config.load_from)
 
     name = dict(slurm='SLURM_RESTART_COUNT', torchrun='TORCHELASTIC_RESTART_COUNT')[launcher]
-    monkeypatch.setenv(*dict(slurm=('SLURM_JOB_ID', '7'), torchrun=(
-        'TORCHELASTIC_RUN_ID', 'none'))[launcher])
+    monkeypatch.setenv(
+        *dict(slurm=('SLURM_JOB_ID', '7'), torchrun=('TORCHELASTIC_RUN_ID', 'none'))[launcher]
+    )
     for step in (10, 20, 30):
         save(tmp_path, step)
     assert start() == 'iter_10.pth'
@@ -185,8 +219,11 @@ def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
     process.start()
     pid = ours.recv()
     for resume in (False, True):
-        with pytest.raises(Locked, match=rf'is in use by process {pid} on .* \(training, since .*'
-                           'wait for its end, train in another --work-dir, or pass --force'):
+        with pytest.raises(
+            Locked,
+            match=rf'is in use by process {pid} on .* \(training, since .*'
+            'wait for its end, train in another --work-dir, or pass --force',
+        ):
             claimed(tmp_path, resume=resume)
     said = []
     monkeypatch.setattr(work_folder, 'print_log', lambda text, **_: said.append(text))
@@ -205,12 +242,22 @@ def test_folders_that_cannot_be_written(tmp_path):
             claimed(folder)
 
 
-@pytest.mark.parametrize('text', ['', '{', '[1]', '{"earlier_checkpoints": 3, "jobs": "x"}',
-                                  '{"earlier_checkpoints": {"iter_4.pth": 1}}', '[' * 100_000])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '',
+        '{',
+        '[1]',
+        '{"earlier_checkpoints": 3, "jobs": "x"}',
+        '{"earlier_checkpoints": {"iter_4.pth": 1}}',
+        '[' * 100_000,
+    ],
+)
 def test_a_damaged_record_is_no_record(tmp_path, text):
     save(tmp_path, 4)
     (tmp_path / 'run.json').write_text(text)
     assert claimed(tmp_path, resume=True) == 'iter_4.pth'
     assert claimed(tmp_path, overwrite=True) is None
     assert json.loads((tmp_path / 'run.json').read_text())['earlier_checkpoints'].keys() == {
-        'iter_4.pth'}
+        'iter_4.pth'
+    }

@@ -1,4 +1,5 @@
 """A disk that is full, read-only or gone costs log lines, and never the training."""
+
 import errno
 import json
 import os
@@ -60,13 +61,15 @@ def test_an_outage_is_reported_twice_and_counted(said):
     assert 'the last 1 records' in said[3]
 
 
-@pytest.mark.parametrize('number', [errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EIO,
-                                    errno.EDQUOT])
+@pytest.mark.parametrize(
+    'number', [errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EIO, errno.EDQUOT]
+)
 def test_logs_and_scalars_live_through_it(tmp_path, monkeypatch, said, number):
     name = f'writers_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
-    visualizer = Visualizer(name, vis_backends=[dict(type='LocalVisBackend')],
-                            save_dir=str(tmp_path))
+    visualizer = Visualizer(
+        name, vis_backends=[dict(type='LocalVisBackend')], save_dir=str(tmp_path)
+    )
     guard_writers(logger, visualizer)
 
     def note(step):
@@ -95,10 +98,10 @@ def test_a_folder_that_vanishes_comes_back(tmp_path, said):
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(name, vis_backends=backends(), save_dir=str(tmp_path / 'run'))
     guard_writers(logger, visualizer)
-    visualizer.add_scalar('loss', 1., step=1)
+    visualizer.add_scalar('loss', 1.0, step=1)
     shutil.rmtree(tmp_path)
     logger.info('after')
-    visualizer.add_scalar('loss', 1., step=2)
+    visualizer.add_scalar('loss', 1.0, step=2)
     assert 'after' in (tmp_path / 'run.log').read_text()
     assert json.loads((tmp_path / 'run/vis_data/scalars.json').read_text())['step'] == 2
     visualizer.close()
@@ -109,15 +112,17 @@ def test_tensorboard_goes_on_in_a_new_file(tmp_path, said):
     visualizer = Visualizer('board', vis_backends=backends()[1:], save_dir=str(tmp_path))
     guard_writers(MMLogger.get_instance(f'board_{tmp_path.name}'), visualizer)
     backend = visualizer.get_backend('TensorboardVisBackend')
-    visualizer.add_scalar('loss', 1., step=1)
+    visualizer.add_scalar('loss', 1.0, step=1)
     dead = backend.experiment
     error = OSError(errno.ENOSPC, 'No space left on device')
-    with mock.patch.object(dead, 'add_scalar', side_effect=error), mock.patch.object(
-            writers, 'check_folder', side_effect=error):
-        visualizer.add_scalar('loss', 1., step=2)
-        visualizer.add_scalar('loss', 1., step=3)
+    with (
+        mock.patch.object(dead, 'add_scalar', side_effect=error),
+        mock.patch.object(writers, 'check_folder', side_effect=error),
+    ):
+        visualizer.add_scalar('loss', 1.0, step=2)
+        visualizer.add_scalar('loss', 1.0, step=3)
         assert backend.experiment is dead
-    visualizer.add_scalar('loss', 1., step=4)
+    visualizer.add_scalar('loss', 1.0, step=4)
     assert backend.experiment is not dead
     visualizer.close()
     assert len(said) == 2 and '2 records were lost' in said[1]
@@ -155,9 +160,15 @@ class DiskHook(Hook):
 
 def train(folder, iters=8, disk=(), **options):
     DiskHook.act = dict(disk)
-    return resume_work.train(folder, iters, checkpoint_interval=3, hooks=[
-        dict(type='cotap_mm.DiskHook')], vis_backends=backends(), visualizer=dict(
-            type='mmengine.Visualizer', vis_backends=backends()), **options)
+    return resume_work.train(
+        folder,
+        iters,
+        checkpoint_interval=3,
+        hooks=[dict(type='cotap_mm.DiskHook')],
+        vis_backends=backends(),
+        visualizer=dict(type='mmengine.Visualizer', vis_backends=backends()),
+        **options,
+    )
 
 
 def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
@@ -169,19 +180,28 @@ def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
             if is_full:
                 raise OSError(errno.ENOSPC, 'No space left on device')
             return function(*arguments, **options)
+
         return call
 
-    for module, name in ((writers, 'append_whole'), (writers, 'check_folder'),
-                         (files.os, 'fsync')):
+    for module, name in ((writers, 'append_whole'), (writers, 'check_folder'), (files.os, 'fsync')):
         monkeypatch.setattr(module, name, guarded(getattr(module, name)))
-    train(tmp_path / 'full', disk={4: lambda: is_full.append(1), 6: is_full.clear},
-          **{'default_hooks.checkpoint.retry_interval': 1})
+    train(
+        tmp_path / 'full',
+        disk={4: lambda: is_full.append(1), 6: is_full.clear},
+        **{'default_hooks.checkpoint.retry_interval': 1},
+    )
     train(tmp_path / 'whole')
     assert sorted(path.name for path in (tmp_path / 'full').glob('*.pth')) == [
-        'iter_3.pth', 'iter_7.pth', 'iter_8.pth']
+        'iter_3.pth',
+        'iter_7.pth',
+        'iter_8.pth',
+    ]
     assert_same(saved(tmp_path / 'full', 8), saved(tmp_path / 'whole', 8))
-    steps = [json.loads(line)['step'] for path in (tmp_path / 'full').glob(
-        '*/vis_data/scalars.json') for line in path.read_text().splitlines()]
+    steps = [
+        json.loads(line)['step']
+        for path in (tmp_path / 'full').glob('*/vis_data/scalars.json')
+        for line in path.read_text().splitlines()
+    ]
     assert steps == [1, 2, 3, 4, 7, 8]
 
 
@@ -189,10 +209,18 @@ def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
 def small_disk(tmp_path):
     """A disk of 8 MB, and how to fill it and to make room."""
     import subprocess
+
     folder = tmp_path / 'disk'
     folder.mkdir()
-    done = subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=8m', 'none', str(folder)],
-                          capture_output=True, text=True) if shutil.which('mount') else None
+    done = (
+        subprocess.run(
+            ['mount', '-t', 'tmpfs', '-o', 'size=8m', 'none', str(folder)],
+            capture_output=True,
+            text=True,
+        )
+        if shutil.which('mount')
+        else None
+    )
     if done is None or done.returncode:
         pytest.skip(f'no disk can be mounted: {done and done.stderr.strip()}')
 
@@ -214,7 +242,7 @@ def test_a_disk_that_is_really_full(tmp_path, small_disk, quick):
     disk, fill, free = small_disk
     train(tmp_path / 'whole')
     with pytest.raises(LastCheckpointLost, match='iter_3.pth, and --resume continues'):
-        train(disk / 'run', disk={4: fill}, **{'default_hooks.checkpoint.final_wait': 0.})
+        train(disk / 'run', disk={4: fill}, **{'default_hooks.checkpoint.final_wait': 0.0})
     free()
     train(disk / 'run', resume=True, kill_at=4, disk={3: fill})
     free()

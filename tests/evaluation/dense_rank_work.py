@@ -1,4 +1,5 @@
 """Clips in memory, and what two gloo processes measure; importable by the processes."""
+
 import torch
 from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes
 
@@ -17,8 +18,9 @@ class MemoryClip:
         return self.all_masks[index]
 
     def objects(self):
-        return sorted(set(self.mask(0).unique().tolist()) - {255} - ({0} if self.background
-                                                                    else set()))
+        return sorted(
+            set(self.mask(0).unique().tolist()) - {255} - ({0} if self.background else set())
+        )
 
 
 def paint(mask):
@@ -32,16 +34,20 @@ def moving_clip(count=6, grid=8, name='clip', scored=None):
     masks = []
     for t in range(count):
         mask = torch.zeros(grid, grid, dtype=torch.long)
-        mask[:2, t % (grid - 1):t % (grid - 1) + 2] = 1
-        mask[2 + t % (grid - 3):4 + t % (grid - 3), :2] = 2
+        mask[:2, t % (grid - 1) : t % (grid - 1) + 2] = 1
+        mask[2 + t % (grid - 3) : 4 + t % (grid - 3), :2] = 2
         masks.append(mask)
     return MemoryClip([paint(mask) for mask in masks], masks, name, scored)
 
 
 def noise_clip(count, seed, name='noise', size=16, background=True):
     scenes = noise_scenes(count, size, seed=seed)
-    return MemoryClip([each['image'] for each in scenes], [each['label'] for each in scenes], name,
-                      background=background)
+    return MemoryClip(
+        [each['image'] for each in scenes],
+        [each['label'] for each in scenes],
+        name,
+        background=background,
+    )
 
 
 def scores(rank):
@@ -51,6 +57,7 @@ def scores(rank):
     from cotap_mm.evaluation.correspondence import correspondence
     from cotap_mm.evaluation.foreground import foreground
     from cotap_mm.evaluation.label_propagation import label_propagation
+
     torch.manual_seed(0)  # the same weights on both
     network = CoTAPEncoder(build_tiny().eval())
     encoder = PixelEncoder()
@@ -64,7 +71,13 @@ def scores(rank):
         nearest_pairs=correspondence(encoder, noise_scenes(6), 3, pairs='nearest', mutual=True),
         fewer_pairs_than_ranks=correspondence(encoder, noise_scenes(2), 3),
     )
-    values = {f'{name} {key}': value for name, each in found.items() for key, value in each.items()
-              if isinstance(value, (int, float))}
-    return dict(values=torch.tensor(list(values.values())).double(),
-                clips=list(found['video']['clips'].items()))
+    values = {
+        f'{name} {key}': value
+        for name, each in found.items()
+        for key, value in each.items()
+        if isinstance(value, (int, float))
+    }
+    return dict(
+        values=torch.tensor(list(values.values())).double(),
+        clips=list(found['video']['clips'].items()),
+    )

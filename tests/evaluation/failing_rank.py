@@ -1,4 +1,5 @@
 """Two processes of which one fails; importable by the processes."""
+
 import torch.distributed as dist
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes
 
@@ -21,6 +22,7 @@ class OneBad:
 def measure(rank):
     from cotap_mm.evaluation import evaluate
     from cotap_mm.evaluation.data import EvaluationData
+
     good = EvaluationData('good', 'segmentation', 'abc', noise_scenes(4))
     options = dict(purity=0.4, layers=False)
     evaluate(PixelEncoder(), good, 'dispersion', **options)  # nothing happens before
@@ -29,6 +31,7 @@ def measure(rank):
 
 def all_fail_alike(rank):
     from cotap_mm.evaluation.shared_failure import ended_together
+
     for _ in range(2):  # the second has nothing to do with the first
         try:
             with ended_together():

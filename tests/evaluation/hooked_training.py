@@ -1,4 +1,5 @@
 """A short training with and without measurements; importable by processes of its own."""
+
 import random
 
 import numpy as np
@@ -12,6 +13,7 @@ from cotap_mm.evaluation import EvaluationHook
 
 class NoisyModel(BaseModel):
     """Learns from random numbers, so that a disturbed random state shows in its weights."""
+
     patch_size = 4
 
     def __init__(self):
@@ -21,7 +23,7 @@ class NoisyModel(BaseModel):
 
     def forward(self, inputs, data_samples=None, mode='loss'):
         assert self.training and self.dropout.training
-        return dict(loss=(self.dropout(torch.rand(3) + self.weight)**2).sum())
+        return dict(loss=(self.dropout(torch.rand(3) + self.weight) ** 2).sum())
 
     def encode(self, images, branch='student', output='filter'):
         assert not self.dropout.training
@@ -40,15 +42,21 @@ def run(work_dir, hooks, iters=5):
     torch.manual_seed(0)
     model = NoisyModel()
     runner = Runner(
-        model, str(work_dir),
+        model,
+        str(work_dir),
         train_dataloader=dict(
-            dataset=[dict(inputs=torch.zeros(1))] * 20, batch_size=2,
+            dataset=[dict(inputs=torch.zeros(1))] * 20,
+            batch_size=2,
             sampler=dict(type='DefaultSampler', shuffle=True),
-            collate_fn=dict(type='default_collate')),
+            collate_fn=dict(type='default_collate'),
+        ),
         train_cfg=dict(by_epoch=False, max_iters=iters),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
-        custom_hooks=hooks, default_hooks=dict(checkpoint=None), randomness=dict(seed=0),
-        experiment_name=work_dir.name)
+        custom_hooks=hooks,
+        default_hooks=dict(checkpoint=None),
+        randomness=dict(seed=0),
+        experiment_name=work_dir.name,
+    )
     runner.train()
     return runner
 
@@ -62,6 +70,9 @@ def trained_weights(rank):
     """Weights of one of several ranks, without and with measurements."""
     import tempfile
     from pathlib import Path
+
     with tempfile.TemporaryDirectory() as folder:
-        return [run(Path(folder) / f'{name}{rank}', hooks).model.weight.detach()
-                for name, hooks in (('plain', []), ('measured', [make_hook()]))]
+        return [
+            run(Path(folder) / f'{name}{rank}', hooks).model.weight.detach()
+            for name, hooks in (('plain', []), ('measured', [make_hook()]))
+        ]

@@ -1,4 +1,5 @@
 """A transparent encoder, and images whose colours tell the classes."""
+
 import torch
 from torch import nn
 

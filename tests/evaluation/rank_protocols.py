@@ -1,9 +1,11 @@
 """What two gloo processes measure; importable by the processes."""
+
 import torch
 
 
 def gathered(rank):
     from cotap_mm.ops import gather_rows
+
     return gather_rows(torch.full((rank * 3, 2), float(rank + 1)))
 
 
@@ -11,21 +13,35 @@ def scores(rank):
     from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
 
     from cotap_mm import evaluation as e
+
     encoder = PixelEncoder()
     labelled = [dict(sample, label=index % 3) for index, sample in enumerate(noise_scenes(7))]
     found = dict(
-        dense=e.dense_retrieval(encoder, noise_scenes(5), noise_scenes(3, seed=1), 3, k=4,
-                                memory_size=30),
+        dense=e.dense_retrieval(
+            encoder, noise_scenes(5), noise_scenes(3, seed=1), 3, k=4, memory_size=30
+        ),
         fewer_images_than_ranks=e.dense_retrieval(encoder, scenes(1), scenes(1), 3, k=2),
-        clusters=e.overclustering(encoder, noise_scenes(5), 3, num_clusters=(4, ), seeds=(0, ),
-                                  kmeans='sklearn', mask_size=16),
+        clusters=e.overclustering(
+            encoder,
+            noise_scenes(5),
+            3,
+            num_clusters=(4,),
+            seeds=(0,),
+            kmeans='sklearn',
+            mask_size=16,
+        ),
         dispersion=e.dispersion(encoder, noise_scenes(5), 3, purity=0.5),
         knn=e.knn_classification(encoder, labelled, labelled[:5], 3, k=3),
         linear=e.linear_classification(encoder, labelled, labelled[:5], 3, epochs=3, lr=0.1),
     )
-    values = {f'{name} {key}': value for name, each in found.items() for key, value in each.items()
-              if isinstance(value, float)}
+    values = {
+        f'{name} {key}': value
+        for name, each in found.items()
+        for key, value in each.items()
+        if isinstance(value, float)
+    }
     torch.manual_seed(rank)
-    head = e.linear_segmentation(encoder, scenes(6), scenes(3, seed=1), 3, steps=40, lr=0.3,
-                                 train_batch=6)
+    head = e.linear_segmentation(
+        encoder, scenes(6), scenes(3, seed=1), 3, steps=40, lr=0.3, train_batch=6
+    )
     return dict(values=torch.tensor(list(values.values())).double(), linear=head['mIoU'])

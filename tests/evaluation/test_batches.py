@@ -13,10 +13,12 @@ def test_a_batch_has_one_size_and_the_order_of_the_data():
     mixed = scenes(3) + scenes(2, grid=6) + scenes(1)
     found = list(batches(mixed, 2))
     assert [each.indices for each in found] == [[0, 1], [2], [3, 4], [5]]
-    assert [tuple(each.images.shape[2:]) for each in found] == [(16, 16)] * 2 + [(24, 24),
-                                                                                (16, 16)]
-    assert all(torch.equal(label, mixed[i]['label'])
-               for each in found for i, label in zip(each.indices, each.labels))
+    assert [tuple(each.images.shape[2:]) for each in found] == [(16, 16)] * 2 + [(24, 24), (16, 16)]
+    assert all(
+        torch.equal(label, mixed[i]['label'])
+        for each in found
+        for i, label in zip(each.indices, each.labels)
+    )
     resized = list(batches(mixed, 4, image_size=(8, 12)))
     assert [tuple(each.images.shape) for each in resized] == [(4, 3, 8, 12), (2, 3, 8, 12)]
     with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
@@ -37,8 +39,11 @@ def test_progress_bars_in_a_terminal_of_the_first_rank_only(monkeypatch):
     def shown(terminal=True, rank=0, bars=True):
         screen = io.StringIO()
         monkeypatch.setattr(module, 'rank', lambda: rank)
-        monkeypatch.setattr(module, 'Console', lambda stderr: Console(
-            file=screen, force_terminal=terminal, width=80))
+        monkeypatch.setattr(
+            module,
+            'Console',
+            lambda stderr: Console(file=screen, force_terminal=terminal, width=80),
+        )
         if bars:
             with progress_bars():
                 assert list(with_progress([3, 1, 2], 'counting')) == [3, 1, 2]

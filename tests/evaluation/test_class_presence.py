@@ -1,4 +1,5 @@
 """Absent classes are named, and scores that mean nothing are refused, in every protocol."""
+
 import math
 
 import numpy as np
@@ -12,8 +13,12 @@ from cotap_mm.evaluation.class_presence import MeaninglessScore, review_classes
 from cotap_mm.evaluation.presence_metric import ClassPresence
 from cotap_mm.evaluation.protocols import PROTOCOLS
 
-SETTINGS = {'dense-retrieval': dict(k=2), 'linear-seg': dict(steps=2, train_batch=2),
-            'overclustering': dict(num_clusters=2, seeds=0, kmeans='sklearn'), 'knn': dict(k=1)}
+SETTINGS = {
+    'dense-retrieval': dict(k=2),
+    'linear-seg': dict(steps=2, train_batch=2),
+    'overclustering': dict(num_clusters=2, seeds=0, kmeans='sklearn'),
+    'knn': dict(k=1),
+}
 MAPS = [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation']
 
 
@@ -27,8 +32,9 @@ class Attending(PixelEncoder):
 def relabeled(count, table, seed=0):
     """Scenes of three classes, with other values for them."""
     values = torch.tensor(table)
-    return [dict(image=each['image'], label=values[each['label']])
-            for each in scenes(count, seed=seed)]
+    return [
+        dict(image=each['image'], label=values[each['label']]) for each in scenes(count, seed=seed)
+    ]
 
 
 def whole(labels):
@@ -37,8 +43,12 @@ def whole(labels):
 
 def measure(protocol, train, val, classes=('background', 'object')):
     kind = PROTOCOLS[protocol].kind
-    return evaluate(Attending(), EvaluationData('data', kind, classes, val, train), protocol,
-                    **SETTINGS.get(protocol, {})).scores
+    return evaluate(
+        Attending(),
+        EvaluationData('data', kind, classes, val, train),
+        protocol,
+        **SETTINGS.get(protocol, {}),
+    ).scores
 
 
 @pytest.mark.parametrize('protocol', MAPS)
@@ -54,8 +64,11 @@ def test_masks_of_0_and_255_are_refused(protocol):
         with pytest.raises(ValueError, match=r'shows a foreground class \[1\]; .*255 is ignored'):
             measure(protocol, masks, masks)
         return
-    with pytest.raises(MeaninglessScore, match=r"show only class 'background' \(0\); at least 2 .*"
-                                               'masks of 0 and 255 must become 0 and 1'):
+    with pytest.raises(
+        MeaninglessScore,
+        match=r"show only class 'background' \(0\); at least 2 .*"
+        'masks of 0 and 255 must become 0 and 1',
+    ):
         measure(protocol, masks, masks)
 
 
@@ -80,17 +93,19 @@ def test_classification(protocol):
     assert found['warnings'] == [
         "class 'fox' (2) is in no label of train and val, and so not scored; check the class "
         'names and the values of the masks',
-        "class 'dog' (1) is in no label of val, which is scored"]
+        "class 'dog' (1) is in no label of val, which is scored",
+    ]
     found = measure(protocol, whole([0, 1]), whole([0, 2, 1]), ('cat', 'dog', 'fox'))
-    assert found['warnings'] == ["class 'fox' (2) is in no label of train, and so cannot be "
-                                 'recognized']
+    assert found['warnings'] == [
+        "class 'fox' (2) is in no label of train, and so cannot be recognized"
+    ]
     with pytest.raises(MeaninglessScore, match="labels of train show only class 'dog'"):
         measure(protocol, whole([1, 1]), whole([0, 1]), ('cat', 'dog'))
 
 
 def test_only_one_class_or_too_many():
     with pytest.raises(MeaninglessScore, match='at least 2 classes'):
-        measure('linear-seg', relabeled(2, [0, 0, 255]), relabeled(2, [0, 0, 255]), ('object', ))
+        measure('linear-seg', relabeled(2, [0, 0, 255]), relabeled(2, [0, 0, 255]), ('object',))
     with pytest.raises(ValueError, match='num_classes must be at most 255'):
         measure('dense-retrieval', scenes(2), scenes(2), [str(i) for i in range(300)])
 
@@ -113,8 +128,9 @@ def test_video_frames_without_labels_are_not_scored(tmp_path):
     options = dict(image_size=16, radius=None)
     found = label_propagation(PixelEncoder(), [Clip('c', frames, masks, [1, 2])], **options)
     alone = label_propagation(PixelEncoder(), [Clip('c', frames, masks, [2])], **options)
-    assert found.pop('warnings') == ['1 masks are 255 (ignored) everywhere; their frames are not '
-                                     'scored']
+    assert found.pop('warnings') == [
+        '1 masks are 255 (ignored) everywhere; their frames are not scored'
+    ]
     assert found == alone
     with pytest.raises(ValueError, match='none of 1 clips has a mask'):
         label_propagation(PixelEncoder(), [Clip('c', frames, masks, [1])], **options)
@@ -127,32 +143,49 @@ def test_mutual_matches_are_not_silently_nan():
 
 def test_review_of_counts():
     counts = dict(train=torch.tensor([5, 0, 3, 9]), val=torch.tensor([5, 1, 0, 0]))
-    assert review_classes(counts) == ['class 2 is in no label of val, which is scored',
-                                      'class 1 is in no label of train, and so cannot be '
-                                      'recognized']
+    assert review_classes(counts) == [
+        'class 2 is in no label of val, which is scored',
+        'class 1 is in no label of train, and so cannot be recognized',
+    ]
     many = torch.zeros(31).long()
     many[:2] = 1
-    assert 'classes 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more are in no label of val' in \
-        review_classes(dict(val=many))[0]
+    assert (
+        'classes 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more are in no label of val'
+        in review_classes(dict(val=many))[0]
+    )
 
 
 def seg_sample(values):
     return dict(gt_sem_seg=dict(data=torch.tensor(values)[None]))
 
 
-@pytest.mark.parametrize('samples, warnings, error', [
-    ([seg_sample([[0, 1], [255, 0]])], ["class 'c' (2) is in no label of the test data, and so "
-                                        'not scored; check the class names and the values of the '
-                                        'masks'], None),
-    ([seg_sample([[0, 255], [255, 0]])], [], 'show only class'),
-    ([seg_sample([[255, 255]])], [], 'no class at all'),
-    ([dict(gt_label=torch.tensor([1])), dict(gt_label=torch.tensor([0, 2]))], [], None),
-    ([dict(gt_instances=dict(labels=torch.tensor([0, 0, 2])))],
-     ["class 'b' (1) is in no label of the test data, and so not scored; check the class names "
-      'and the values of the masks'], None),
-    ([dict(gt_instances=dict(labels=torch.tensor([]).long()))], [], 'no class at all'),
-    ([dict(pred_sem_seg=1)], [], None),
-])
+@pytest.mark.parametrize(
+    'samples, warnings, error',
+    [
+        (
+            [seg_sample([[0, 1], [255, 0]])],
+            [
+                "class 'c' (2) is in no label of the test data, and so "
+                'not scored; check the class names and the values of the '
+                'masks'
+            ],
+            None,
+        ),
+        ([seg_sample([[0, 255], [255, 0]])], [], 'show only class'),
+        ([seg_sample([[255, 255]])], [], 'no class at all'),
+        ([dict(gt_label=torch.tensor([1])), dict(gt_label=torch.tensor([0, 2]))], [], None),
+        (
+            [dict(gt_instances=dict(labels=torch.tensor([0, 0, 2])))],
+            [
+                "class 'b' (1) is in no label of the test data, and so not scored; check the class names "
+                'and the values of the masks'
+            ],
+            None,
+        ),
+        ([dict(gt_instances=dict(labels=torch.tensor([]).long()))], [], 'no class at all'),
+        ([dict(pred_sem_seg=1)], [], None),
+    ],
+)
 def test_metric_of_the_libraries(samples, warnings, error):
     metric = ClassPresence()
     metric.dataset_meta = dict(classes=('a', 'b', 'c'))

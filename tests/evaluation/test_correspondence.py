@@ -14,8 +14,13 @@ def patches_by_hand(encoder, sample, num_classes, purity):
     found = []
     for row in range(features.shape[1]):
         for column in range(features.shape[2]):
-            cell = sample['label'][row * PATCH:(row + 1) * PATCH,
-                                   column * PATCH:(column + 1) * PATCH].flatten().tolist()
+            cell = (
+                sample['label'][
+                    row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH
+                ]
+                .flatten()
+                .tolist()
+            )
             cell = [value for value in cell if value != 255]
             counts = [cell.count(c) for c in range(num_classes)]
             if cell and max(counts) >= purity * len(cell):
@@ -25,14 +30,13 @@ def patches_by_hand(encoder, sample, num_classes, purity):
 
 
 def by_hand(encoder, dataset, pairs, num_classes, purity, mutual=False):
-    right, total, chance = ([0.] * num_classes for _ in range(3))
+    right, total, chance = ([0.0] * num_classes for _ in range(3))
 
     def nearest(feature, patches):
         return max(range(len(patches)), key=lambda i: float(feature @ patches[i][0]))
 
     for i, j in pairs:
-        first, second = (patches_by_hand(encoder, dataset[k], num_classes, purity)
-                         for k in (i, j))
+        first, second = (patches_by_hand(encoder, dataset[k], num_classes, purity) for k in (i, j))
         classes = [kind for _, kind in second]
         for place, (feature, kind) in enumerate(first):
             if kind not in classes:
@@ -46,11 +50,14 @@ def by_hand(encoder, dataset, pairs, num_classes, purity, mutual=False):
     return right, total, chance
 
 
-@pytest.mark.parametrize('options, pairs', [
-    (dict(), [(0, 1), (1, 2), (2, 3), (3, 4)]),
-    (dict(step=2), [(0, 2), (1, 3), (2, 4)]),
-    (dict(mutual=True), [(0, 1), (1, 2), (2, 3), (3, 4)]),
-])
+@pytest.mark.parametrize(
+    'options, pairs',
+    [
+        (dict(), [(0, 1), (1, 2), (2, 3), (3, 4)]),
+        (dict(step=2), [(0, 2), (1, 3), (2, 4)]),
+        (dict(mutual=True), [(0, 1), (1, 2), (2, 3), (3, 4)]),
+    ],
+)
 def test_matches_a_slow_computation(options, pairs):
     encoder, dataset = PixelEncoder(), noise_scenes(5)
     right, total, chance = by_hand(encoder, dataset, pairs, 3, 0.45, options.get('mutual', False))
@@ -86,16 +93,17 @@ def test_features_that_say_nothing_are_at_chance():
 
 def test_chance_counts_classes_of_the_second_image():
     features = torch.eye(4).view(4, 2, 2)
-    counts = match_patches(features, features, torch.tensor([0, 0, 1, 2]),
-                           torch.tensor([0, 1, 1, -1]), 3)
+    counts = match_patches(
+        features, features, torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, -1]), 3
+    )
     assert counts[0].tolist() == [1, 1, 0]  # right; the second patch finds another class
     assert counts[1].tolist() == counts[2].tolist() == [2, 1, 0]  # class 2 is not there
     assert counts[3].tolist() == pytest.approx([2 / 3, 2 / 3, 0])
 
 
 def test_mutual_matches_are_nearest_both_ways():
-    first = torch.tensor([[1., 0.9], [0., 0.1]]).view(2, 1, 2)
-    second = torch.tensor([[1.], [0.]]).view(2, 1, 1)
+    first = torch.tensor([[1.0, 0.9], [0.0, 0.1]]).view(2, 1, 2)
+    second = torch.tensor([[1.0], [0.0]]).view(2, 1, 1)
     both, one = torch.tensor([0, 0]), torch.tensor([0])
     assert match_patches(first, second, both, one, 1)[1].item() == 2
     counts = match_patches(first, second, both, one, 1, mutual=True)
@@ -136,14 +144,17 @@ def test_sizes_may_differ():
     assert resized['num_patches'] == 3 * 16
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(pairs='random'), "consecutive, nearest, got 'random'"),
-    (dict(purity=0), r'purity must be in \(0, 1\]'),
-    (dict(step=0), 'step must be at least 1'),
-    (dict(step=3), 'more than 3 images to make pairs, got 3'),
-    (dict(dataset=scenes(1), pairs='nearest'), 'more than 1 images to make pairs, got 1'),
-    (dict(num_classes=2), 'check num_classes'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(pairs='random'), "consecutive, nearest, got 'random'"),
+        (dict(purity=0), r'purity must be in \(0, 1\]'),
+        (dict(step=0), 'step must be at least 1'),
+        (dict(step=3), 'more than 3 images to make pairs, got 3'),
+        (dict(dataset=scenes(1), pairs='nearest'), 'more than 1 images to make pairs, got 1'),
+        (dict(num_classes=2), 'check num_classes'),
+    ],
+)
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         correspondence(PixelEncoder(), **{**dict(dataset=scenes(3), num_classes=3), **options})

@@ -26,8 +26,11 @@ def test_folder(tmp_path):
         write(tmp_path / 'images' / part / 'a.jpg', PHOTO)
         write(tmp_path / 'labels' / part / 'a.png', labels(0, 1, 255))
     found = load_data('folder', tmp_path, classes=['ground', 'ball'])
-    assert (found.kind, found.classes, found.foreground) == ('segmentation', ('ground', 'ball'),
-                                                             (1, ))
+    assert (found.kind, found.classes, found.foreground) == (
+        'segmentation',
+        ('ground', 'ball'),
+        (1,),
+    )
     assert isinstance(found.train, ImageMaskFolder) and found.val[0]['label'].shape == (8, 12)
     with pytest.raises(ValueError, match='--classes NAME'):
         load_data('folder', tmp_path)
@@ -113,12 +116,20 @@ def wrapped(tmp_path, monkeypatch):
     DefaultScope._instance_dict.clear()  # which reading a config sets
 
 
-@pytest.mark.parametrize('wrap, count', [
-    (lambda inner: dict(type='RepeatDataset', times=40, dataset=inner), 2),
-    (lambda inner: dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]), 2),
-    (lambda inner: dict(type='ConcatDataset', datasets=[inner, dict(
-        type='RepeatDataset', times=3, dataset=inner)]), 4),
-])
+@pytest.mark.parametrize(
+    'wrap, count',
+    [
+        (lambda inner: dict(type='RepeatDataset', times=40, dataset=inner), 2),
+        (lambda inner: dict(type='MultiImageMixDataset', dataset=inner, pipeline=[]), 2),
+        (
+            lambda inner: dict(
+                type='ConcatDataset',
+                datasets=[inner, dict(type='RepeatDataset', times=3, dataset=inner)],
+            ),
+            4,
+        ),
+    ],
+)
 def test_wrapped_data_sets(wrapped, wrap, count):
     found = wrapped(wrap)
     assert len(found.train) == len(found.val) == count and found.classes[10] == 'bicyclist'
@@ -127,15 +138,26 @@ def test_wrapped_data_sets(wrapped, wrap, count):
     assert found.val.label_file(count - 1).endswith('val/b.png')
 
 
-@pytest.mark.parametrize('wrap, message', [
-    (lambda inner: dict(type='KFoldDataset', dataset=inner, fold=0), 'selects a part'),
-    (lambda inner: dict(inner, data_prefix=dict(img_path='images/train')), 'no label masks'),
-    (lambda inner: dict(inner, img_suffix='.tif'), 'no images in .* files ending in .tif'),
-    (lambda inner: dict(inner, metainfo=None), 'has no class names'),
-    (lambda inner: dict(inner, type='NoSuchDataset'), 'NoSuchDataset of wrapped is not a data set'),
-    (lambda inner: dict(type='ConcatDataset', datasets=[inner, dict(inner, metainfo=dict(
-        classes=('a', 'b')))]), 'must have the same classes'),
-])
+@pytest.mark.parametrize(
+    'wrap, message',
+    [
+        (lambda inner: dict(type='KFoldDataset', dataset=inner, fold=0), 'selects a part'),
+        (lambda inner: dict(inner, data_prefix=dict(img_path='images/train')), 'no label masks'),
+        (lambda inner: dict(inner, img_suffix='.tif'), 'no images in .* files ending in .tif'),
+        (lambda inner: dict(inner, metainfo=None), 'has no class names'),
+        (
+            lambda inner: dict(inner, type='NoSuchDataset'),
+            'NoSuchDataset of wrapped is not a data set',
+        ),
+        (
+            lambda inner: dict(
+                type='ConcatDataset',
+                datasets=[inner, dict(inner, metainfo=dict(classes=('a', 'b')))],
+            ),
+            'must have the same classes',
+        ),
+    ],
+)
 def test_data_sets_that_cannot_be_used(wrapped, wrap, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         wrapped(wrap)
@@ -169,7 +191,7 @@ def test_class_folders(tmp_path):
 
 def test_crop_is_from_the_middle(tmp_path):
     pixels = np.zeros((256, 512, 3))
-    pixels[:, 256 - 100:256 + 100] = 200
+    pixels[:, 256 - 100 : 256 + 100] = 200
     write(tmp_path / 'a/a.png', pixels)
     image = ClassFolder(tmp_path)[0]['image']
     assert image.shape == (3, 224, 224)

@@ -1,4 +1,5 @@
 """Frames and data sets of more than 8 bits are measured as their versions of 8 bits are."""
+
 import numpy as np
 import pytest
 import torch
@@ -17,7 +18,7 @@ KINDS = {
     'signed': ('.tif', lambda pixels: (pixels * 10_000_000 - 10**9).astype(np.int32)),
 }
 #: Of a level in 0..255, in units of the normalized input; 0.225 is the least of its divisors.
-LEVEL = 1 / 255 / .224
+LEVEL = 1 / 255 / 0.224
 
 
 def bright_and_dark(count=4, size=16):
@@ -79,15 +80,16 @@ def test_frames_are_those_of_8_bits(tmp_path, kind):
     found = of_clips(write_clip(tmp_path / 'deep', kind))
     assert (found - wanted).abs().max() <= 1.01 * LEVEL
     paths = VideoClips.folder(tmp_path / 'deep')[0].frames
-    direct = pixels_of(lambda encoder: list(propagate(
-        encoder, paths, torch.ones(16, 16), image_size=16)))
+    direct = pixels_of(
+        lambda encoder: list(propagate(encoder, paths, torch.ones(16, 16), image_size=16))
+    )
     assert torch.equal(direct, found)
 
 
 def test_two_frames_keep_their_ratio(tmp_path):
     mean, std = 123.675 / 255, 58.395 / 255  # of red
     frames = of_clips(write_clip(tmp_path, '12 bits in 16'))[:, 0] * std + mean
-    assert frames[0].max() == pytest.approx(1) and frames[1].max() == pytest.approx(.25, abs=.003)
+    assert frames[0].max() == pytest.approx(1) and frames[1].max() == pytest.approx(0.25, abs=0.003)
 
 
 def test_all_clips_have_one_range_which_is_logged_once(tmp_path, log):
@@ -111,21 +113,37 @@ def test_all_clips_have_one_range_which_is_logged_once(tmp_path, log):
 def test_the_range_of_clips_is_an_option(tmp_path):
     write_clip(tmp_path, '12 bits in 16')
     frames = of_clips(VideoClips.folder(tmp_path, value_range=(0, 16380)))
-    assert frames[0, 0].max() * 58.395 / 255 + 123.675 / 255 == pytest.approx(.25, abs=.003)
+    assert frames[0, 0].max() * 58.395 / 255 + 123.675 / 255 == pytest.approx(0.25, abs=0.003)
     with pytest.raises(ValueError, match="value_range must be 'auto', None, "):
         VideoClips.folder(tmp_path, value_range=(3, 1))
 
 
 def mmseg_config(root, suffix, wrap=lambda inner: inner):
     """Write a config of MMSegmentation; its path."""
+
     def loader(part):
-        return dict(dataset=wrap(dict(
-            type='BaseSegDataset', data_root=str(root), metainfo=dict(classes=('a', 'b', 'c')),
-            img_suffix=suffix, pipeline=[],
-            data_prefix=dict(img_path=f'images/{part}', seg_map_path=f'labels/{part}'))))
+        return dict(
+            dataset=wrap(
+                dict(
+                    type='BaseSegDataset',
+                    data_root=str(root),
+                    metainfo=dict(classes=('a', 'b', 'c')),
+                    img_suffix=suffix,
+                    pipeline=[],
+                    data_prefix=dict(img_path=f'images/{part}', seg_map_path=f'labels/{part}'),
+                )
+            )
+        )
+
     path = root / 'config.py'
-    Config(dict(default_scope='mmseg', train_dataloader=loader('train'),
-                val_dataloader=loader('val'), model=dict(type='EncoderDecoder'))).dump(path)
+    Config(
+        dict(
+            default_scope='mmseg',
+            train_dataloader=loader('train'),
+            val_dataloader=loader('val'),
+            model=dict(type='EncoderDecoder'),
+        )
+    ).dump(path)
     return str(path)
 
 
@@ -159,9 +177,17 @@ def test_the_range_of_data_is_an_option(tmp_path):
 def test_results_of_other_ranges_are_other_files(tmp_path):
     tool = load_tool('evaluate')
     data = load_data('toy')
-    names = [tool.result_file(tool.parse_args(['x', '--protocol', 'knn', '--data', 'toy', *more]),
-                              'knn', data, 'x', PixelEncoder(), {}).name
-             for more in ([], ['--value-range', '0', '9'], ['--value-range', '0', '8'])]
+    names = [
+        tool.result_file(
+            tool.parse_args(['x', '--protocol', 'knn', '--data', 'toy', *more]),
+            'knn',
+            data,
+            'x',
+            PixelEncoder(),
+            {},
+        ).name
+        for more in ([], ['--value-range', '0', '9'], ['--value-range', '0', '8'])
+    ]
     assert len(set(names)) == 3
 
 

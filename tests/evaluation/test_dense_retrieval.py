@@ -20,7 +20,7 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
     def unit_patches(sample):
         mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        patches = encoder(((sample['image'] / 255. - mean) / std)[None]).patches[0]
+        patches = encoder(((sample['image'] / 255.0 - mean) / std)[None]).patches[0]
         return patches / patches.norm(dim=0, keepdim=True)
 
     bank = []
@@ -28,8 +28,13 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
         features = unit_patches(sample)
         for row in range(features.shape[1]):
             for column in range(features.shape[2]):
-                cell = sample['label'][row * PATCH:(row + 1) * PATCH,
-                                       column * PATCH:(column + 1) * PATCH].flatten().tolist()
+                cell = (
+                    sample['label'][
+                        row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH
+                    ]
+                    .flatten()
+                    .tolist()
+                )
                 cell = [value for value in cell if value != 255]
                 if cell:
                     share = [cell.count(c) / len(cell) for c in range(num_classes)]
@@ -40,15 +45,18 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
         soft = torch.zeros(1, num_classes, *features.shape[1:])
         for row in range(features.shape[1]):
             for column in range(features.shape[2]):
-                scored = sorted(((float(f @ features[:, row, column]), share)
-                                 for f, share in bank), key=lambda pair: -pair[0])[:k]
+                scored = sorted(
+                    ((float(f @ features[:, row, column]), share) for f, share in bank),
+                    key=lambda pair: -pair[0],
+                )[:k]
                 weights = [math.exp(score / temperature) for score, _ in scored]
                 for weight, (_, share) in zip(weights, scored):
                     for c in range(num_classes):
                         soft[0, c, row, column] += weight / sum(weights) * share[c]
         large = torch.nn.functional.interpolate(soft, sample['label'].shape, mode='bilinear')
-        for guess, truth in zip(large[0].argmax(0).flatten().tolist(),
-                                sample['label'].flatten().tolist()):
+        for guess, truth in zip(
+            large[0].argmax(0).flatten().tolist(), sample['label'].flatten().tolist()
+        ):
             for c in range(num_classes):
                 if truth != 255:
                     hits[c] += guess == c and truth == c
@@ -110,7 +118,7 @@ def test_blocks_change_nothing(block_size):
 
 
 def test_equal_neighbours_have_equal_weight():
-    shares = torch.tensor([[1., 0.], [0., 1.], [0., 1.]])
+    shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     soft = retrieve_labels(torch.ones(1, 2, 1, 1), torch.full((3, 2), 0.5**0.5), shares, 3, 0.02)
     assert soft.flatten().tolist() == pytest.approx([1 / 3, 2 / 3])
 
@@ -174,8 +182,9 @@ def test_runs_on_real_frames(shared_data):
     def split(name):
         return ImageMaskFolder(folder / 'images' / name, folder / 'labels' / name, limit=2)
 
-    found = dense_retrieval(PixelEncoder(), split('train'), split('val'), 11,
-                            image_size=(90, 120), memory_size=500)
+    found = dense_retrieval(
+        PixelEncoder(), split('train'), split('val'), 11, image_size=(90, 120), memory_size=500
+    )
     assert found['num_memory'] == 500
     assert 0 < found['mIoU'] < 100
 
@@ -185,8 +194,9 @@ def test_faiss_finds_the_same():
     exact = dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5)
     found = dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5, faiss_index='Flat')
     assert found['mIoU'] == pytest.approx(exact['mIoU'])
-    rough = dense_retrieval(PixelEncoder(), scenes(6), scenes(2, seed=1), 3, k=5,
-                            faiss_index='IVF2,Flat')
+    rough = dense_retrieval(
+        PixelEncoder(), scenes(6), scenes(2, seed=1), 3, k=5, faiss_index='IVF2,Flat'
+    )
     assert rough['aAcc'] > 60
     with pytest.raises(ValueError, match="index 'Nonsense' of 48 rows of 3; try 'Flat'"):
         dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5, faiss_index='Nonsense')
@@ -204,6 +214,7 @@ def test_augmented_memory():
     assert sure.float().mean() > 0.3
     # The strongest channel tells the class: image and label are cropped alike.
     assert torch.equal(image.argmax(dim=0)[sure], label[sure])
-    found = dense_retrieval(PixelEncoder(), scenes(4), scenes(3, seed=1), 3, k=8,
-                            augmentation_epochs=2)
+    found = dense_retrieval(
+        PixelEncoder(), scenes(4), scenes(3, seed=1), 3, k=8, augmentation_epochs=2
+    )
     assert found['num_memory'] == 2 * 4 * 16 and found['aAcc'] > 80

@@ -22,8 +22,14 @@ def rows_of(encoder, dataset, num_classes, purity):
                 kind = int(classes[row * w + column])
                 if kind >= 0:
                     place = (row * POSITION_BINS // h, column * POSITION_BINS // w)
-                    found.append((patches[:, row, column], kind,
-                                  (indices[0], int(instances[row * w + column])), place))
+                    found.append(
+                        (
+                            patches[:, row, column],
+                            kind,
+                            (indices[0], int(instances[row * w + column])),
+                            place,
+                        )
+                    )
     return found
 
 
@@ -32,8 +38,10 @@ def within(rows, key):
     groups = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row[0])
-    total = sum(float((torch.stack(group) - torch.stack(group).mean(0)).square().sum())
-                for group in groups.values())
+    total = sum(
+        float((torch.stack(group) - torch.stack(group).mean(0)).square().sum())
+        for group in groups.values()
+    )
     return total / len(rows)
 
 
@@ -59,8 +67,10 @@ def test_matches_slow_groups():
 def test_silhouette_matches_a_loop():
     encoder, dataset = PixelEncoder(), noise_scenes(3)
     rows = rows_of(encoder, dataset, 3, 0.5)
-    means = {kind: torch.stack([row[0] for row in rows if row[1] == kind]).mean(0)
-             for kind in {row[1] for row in rows}}
+    means = {
+        kind: torch.stack([row[0] for row in rows if row[1] == kind]).mean(0)
+        for kind in {row[1] for row in rows}
+    }
     values = []
     for feature, kind, _, _ in rows:
         a = float((feature - means[kind]).norm())
@@ -78,9 +88,11 @@ def test_features_that_are_the_class_vary_only_between_classes():
 
 
 def test_features_that_are_the_place_are_explained_by_it():
-    place = PixelEncoder(lambda x: torch.stack([
-        torch.arange(16.).view(4, 4).cos(), torch.arange(16.).view(4, 4).sin()])[None].expand(
-            len(x), -1, -1, -1))
+    place = PixelEncoder(
+        lambda x: torch.stack(
+            [torch.arange(16.0).view(4, 4).cos(), torch.arange(16.0).view(4, 4).sin()]
+        )[None].expand(len(x), -1, -1, -1)
+    )
     found = dispersion(place, scenes(6), 3)
     assert found['position'] == pytest.approx(100, abs=1e-4)
     assert found['between_classes'] < 30
@@ -97,6 +109,7 @@ def test_instances_are_connected_areas():
 
 def test_every_block_is_measured():
     from mmpretrain.models import VisionTransformer
+
     arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
     vit = VisionTransformer(arch=arch, img_size=16, patch_size=4, out_type='raw')
     found = dispersion(ViTEncoder(vit), scenes(3), 3)
@@ -105,6 +118,7 @@ def test_every_block_is_measured():
         parts = [layer[key] for key in ('within_instance', 'between_instances', 'between_classes')]
         assert sum(parts) == pytest.approx(100)
     for number, layer in enumerate(found['layers']):
+
         def block(images, number=number):
             return images.mean(dim=(2, 3)), ViTEncoder(vit).layers(images)[number]
 
@@ -112,18 +126,31 @@ def test_every_block_is_measured():
         alone._encode = block
         wanted = dispersion(alone, scenes(3), 3)
         assert {key: layer[key] for key in wanted if key != 'layers'} == pytest.approx(
-            {key: value for key, value in wanted.items() if key != 'layers'}, rel=1e-4)
+            {key: value for key, value in wanted.items() if key != 'layers'}, rel=1e-4
+        )
     assert found['layers'][0]['variance'] != pytest.approx(found['layers'][1]['variance'])
-    assert 'layers' in found and not dispersion(ViTEncoder(vit), scenes(3), 3, layers=False)[
-        'layers']
+    assert (
+        'layers' in found and not dispersion(ViTEncoder(vit), scenes(3), 3, layers=False)['layers']
+    )
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(purity=0), r'purity must be in \(0, 1\]'),
-    (dict(dataset=[]), 'must hold images'),
-    (dict(dataset=[dict(image=torch.zeros(3, 8, 8, dtype=torch.uint8),
-                        label=torch.full((8, 8), 255))]), 'no patch of 1 images'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(purity=0), r'purity must be in \(0, 1\]'),
+        (dict(dataset=[]), 'must hold images'),
+        (
+            dict(
+                dataset=[
+                    dict(
+                        image=torch.zeros(3, 8, 8, dtype=torch.uint8), label=torch.full((8, 8), 255)
+                    )
+                ]
+            ),
+            'no patch of 1 images',
+        ),
+    ],
+)
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         dispersion(PixelEncoder(), **{**dict(dataset=scenes(1), num_classes=3), **options})

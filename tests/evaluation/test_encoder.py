@@ -10,6 +10,7 @@ from cotap_mm.evaluation.encoder import eval_mode
 
 class FakeAlgorithm(nn.Module):
     """Mean colour of each patch; remembers how it was asked."""
+
     patch_size = 8
 
     def __init__(self):
@@ -124,8 +125,9 @@ def test_cotap_encoder_watches_the_chosen_branch():
         with torch.no_grad(), eval_mode(algorithm):
             entering, leaving, grid = net.backbone.forward_tokens(images)
             attention = net.backbone.cls_attention(entering).unflatten(2, grid)
-        torch.testing.assert_close(encoder.layers(images)[-1].flatten(2).transpose(1, 2),
-                                   leaving[:, 1:])
+        torch.testing.assert_close(
+            encoder.layers(images)[-1].flatten(2).transpose(1, 2), leaving[:, 1:]
+        )
         torch.testing.assert_close(encoder.cls_attention(images), attention)
         assert torch.equal(encoder.foreground(images), algorithm.foreground(images, branch))
         assert encoder.prototype_attention(images).shape[2:4] == grid
@@ -135,13 +137,24 @@ def test_cotap_encoder_watches_the_chosen_branch():
 
 def tiny_timm(**kwargs):
     from timm.models.vision_transformer import VisionTransformer as TimmViT
+
     torch.manual_seed(0)
-    return TimmViT(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=2, num_classes=0,
-                   dynamic_img_size=True, **kwargs).eval()
+    return TimmViT(
+        img_size=32,
+        patch_size=8,
+        embed_dim=32,
+        depth=2,
+        num_heads=2,
+        num_classes=0,
+        dynamic_img_size=True,
+        **kwargs,
+    ).eval()
 
 
-@pytest.mark.parametrize('kwargs', [dict(), dict(reg_tokens=2), dict(qk_norm=True),
-                                    dict(class_token=False, global_pool='avg')])
+@pytest.mark.parametrize(
+    'kwargs',
+    [dict(), dict(reg_tokens=2), dict(qk_norm=True), dict(class_token=False, global_pool='avg')],
+)
 def test_timm(kwargs):
     model = tiny_timm(**kwargs)
     model.pretrained_cfg = dict(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5))

@@ -19,11 +19,14 @@ from cotap_mm.evaluation.protocols import PROTOCOLS
 
 
 def test_measures_before_at_the_interval_and_at_the_end(tmp_path):
-    runner = run(tmp_path / 'logged', [make_hook(measure=[('student', 'filter'),
-                                                          ('teacher', 'backbone')])])
+    runner = run(
+        tmp_path / 'logged', [make_hook(measure=[('student', 'filter'), ('teacher', 'backbone')])]
+    )
     names = ['dense_retrieval/mIoU_student', 'dense_retrieval/mIoU_teacher_backbone']
-    lines = [json.loads(line) for line in next(
-        tmp_path.glob('logged/*/vis_data/scalars.json')).read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in next(tmp_path.glob('logged/*/vis_data/scalars.json')).read_text().splitlines()
+    ]
     lines = [line for line in lines if names[0] in line]
     assert [line['step'] for line in lines] == [0, 2, 4, 5]
     for name in names:
@@ -73,7 +76,7 @@ def whole_images():
 SETTINGS = {
     'dense-retrieval': dict(k=2),
     'linear-seg': dict(steps=3, train_batch=2),
-    'overclustering': dict(num_clusters=(3, ), seeds=(0, ), kmeans='sklearn'),
+    'overclustering': dict(num_clusters=(3,), seeds=(0,), kmeans='sklearn'),
     'dispersion': dict(layers=False, purity=0.5),
     'correspondence': {},
     'foreground': {},
@@ -88,15 +91,24 @@ def data_for(protocol):
     kind = PROTOCOLS[protocol].kind
     if kind == 'video':
         return dict(val=[moving_clip()])
-    return dict(val=labeled(2), train=labeled()) if kind == 'segmentation' else dict(
-        val=whole_images(), train=whole_images())
+    return (
+        dict(val=labeled(2), train=labeled())
+        if kind == 'segmentation'
+        else dict(val=whole_images(), train=whole_images())
+    )
 
 
 @pytest.mark.parametrize('protocol', [name for name in PROTOCOLS if name != 'foreground'])
 def test_any_protocol_and_no_trace_of_it(tmp_path, protocol):
     plain = run(tmp_path / 'plain', [])
-    hook = EvaluationHook(num_classes=2, interval=3, protocol=protocol, options=SETTINGS[protocol],
-                          measure=[('student', 'filter')], **data_for(protocol))
+    hook = EvaluationHook(
+        num_classes=2,
+        interval=3,
+        protocol=protocol,
+        options=SETTINGS[protocol],
+        measure=[('student', 'filter')],
+        **data_for(protocol),
+    )
     measured = run(tmp_path / 'measured', [hook])
     assert torch.equal(plain.model.weight, measured.model.weight)
     headline = hook.history[0][2].metric
@@ -119,9 +131,11 @@ def test_a_network_in_training_is_measured_and_left_as_it_was(protocol):
     logged = {}
 
     runner = SimpleNamespace(
-        model=model, logger=SimpleNamespace(info=print),
+        model=model,
+        logger=SimpleNamespace(info=print),
         visualizer=SimpleNamespace(add_scalars=lambda values, step: logged.update(values)),
-        message_hub=SimpleNamespace(update_scalar=lambda name, value: None))
+        message_hub=SimpleNamespace(update_scalar=lambda name, value: None),
+    )
     draws = torch.get_rng_state()
     values = hook.evaluate(runner, 7)
     assert len(values) == 2 and logged == values and all(0 <= v <= 100 for v in values.values())
@@ -144,10 +158,19 @@ def test_classification_from_a_config(tmp_path):
         for kind in ('cat', 'dog'):
             (tmp_path / part / kind).mkdir(parents=True)
             Image.new('RGB', (40, 40), 'red' if kind == 'cat' else 'blue').save(
-                tmp_path / part / kind / 'a.png')
-    config = {part: dict(type='ClassFolder', root=str(tmp_path / part), crop=32)
-              for part in ('train', 'val')}
-    hook = EvaluationHook(num_classes=2, protocol='knn', interval=9, options=dict(k=1),
-                          measure=[('student', 'filter')], **config)
+                tmp_path / part / kind / 'a.png'
+            )
+    config = {
+        part: dict(type='ClassFolder', root=str(tmp_path / part), crop=32)
+        for part in ('train', 'val')
+    }
+    hook = EvaluationHook(
+        num_classes=2,
+        protocol='knn',
+        interval=9,
+        options=dict(k=1),
+        measure=[('student', 'filter')],
+        **config,
+    )
     runner = run(tmp_path / 'run', [hook])
     assert runner.message_hub.get_scalar('knn/top1_student').current() == 100

@@ -24,7 +24,7 @@ class ColourAttention(PixelEncoder):
     def cls_attention(self, images):
         if not self.heads:
             return super().cls_attention(images)
-        maps = self._colours(images)[:, :self.heads]
+        maps = self._colours(images)[:, : self.heads]
         return maps / maps.sum(dim=(2, 3), keepdim=True)
 
     def prototype_attention(self, images):
@@ -37,7 +37,7 @@ class ColourAttention(PixelEncoder):
 def cut_by_hand(weights, mass):
     """Strongest patches until they hold the mass."""
     order = sorted(range(len(weights)), key=lambda i: -weights[i])
-    kept, total = set(), 0.
+    kept, total = set(), 0.0
     while total < mass * sum(weights) - 1e-6:
         total += weights[order[len(kept)]]
         kept.add(order[len(kept)])
@@ -71,13 +71,19 @@ def by_hand(encoder, dataset, kinds, mass):
             continue
 
         def best(masks, objects=objects, label=sample['label'], width=width):
-            return sum(max(overlap_by_hand(mask, label, each, width) for mask in masks)
-                       for each in objects) / len(objects)
+            return sum(
+                max(overlap_by_hand(mask, label, each, width) for mask in masks) for each in objects
+            ) / len(objects)
 
         lowered = [cut_by_hand((m - m.min()).flatten().tolist(), mass) for m in prototypes]
-        rows.append([*(overlap_by_hand(cut, sample['label'], kinds, width) for cut in cuts),
-                     best(cuts[1:]), best(lowered),
-                     overlap_by_hand(set(range(10**4)), sample['label'], kinds, width)])
+        rows.append(
+            [
+                *(overlap_by_hand(cut, sample['label'], kinds, width) for cut in cuts),
+                best(cuts[1:]),
+                best(lowered),
+                overlap_by_hand(set(range(10**4)), sample['label'], kinds, width),
+            ]
+        )
     return [100 * sum(column) / len(rows) for column in zip(*rows)]
 
 
@@ -99,6 +105,7 @@ def test_matches_a_slow_computation(kinds):
 
 def test_attention_on_the_object_gives_100():
     """Red patches are class 0; head 0 looks at red."""
+
     def loud(maps):
         return (maps - maps.amin(dim=(2, 3), keepdim=True)) > 1
 
@@ -138,8 +145,12 @@ def test_is_the_foreground_of_training():
 
 def test_what_an_encoder_does_not_have_is_left_out():
     found = foreground(ColourAttention(heads=0), scenes(2), 3)
-    assert list(found) == ['upper_bound_prototypes', 'jaccard_everything', 'num_images',
-                           'num_objects']
+    assert list(found) == [
+        'upper_bound_prototypes',
+        'jaccard_everything',
+        'num_images',
+        'num_objects',
+    ]
     found = foreground(ColourAttention(prototypes=False), scenes(2), 3)
     assert 'jaccard' in found and 'upper_bound_prototypes' not in found
     with pytest.raises(ValueError, match='PixelEncoder has neither .* foreground needs one'):
@@ -155,18 +166,28 @@ def test_labels_of_any_size():
     large = [dict(each, label=each['label'].repeat_interleave(3, 0)) for each in noise_scenes(3)]
     for name in ('jaccard', 'upper_bound_prototypes'):
         assert foreground(ColourAttention(), large, 3)[name] == pytest.approx(
-            foreground(ColourAttention(), noise_scenes(3), 3)[name])
+            foreground(ColourAttention(), noise_scenes(3), 3)[name]
+        )
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(foreground_classes=[3]), r'some of 0\.\.2, got \[3\]'),
-    (dict(foreground_classes=[]), 'foreground_classes must be some of'),
-    (dict(num_classes=2), 'check num_classes'),
-    (dict(mass=0), r'mass must be in \(0, 1\]'),
-    (dict(dataset=[dict(image=torch.zeros(3, 8, 8, dtype=torch.uint8),
-                        label=torch.zeros(8, 8))]), 'none of 1 images shows a foreground class'),
-    (dict(dataset=[]), 'none of 0 images'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(foreground_classes=[3]), r'some of 0\.\.2, got \[3\]'),
+        (dict(foreground_classes=[]), 'foreground_classes must be some of'),
+        (dict(num_classes=2), 'check num_classes'),
+        (dict(mass=0), r'mass must be in \(0, 1\]'),
+        (
+            dict(
+                dataset=[
+                    dict(image=torch.zeros(3, 8, 8, dtype=torch.uint8), label=torch.zeros(8, 8))
+                ]
+            ),
+            'none of 1 images shows a foreground class',
+        ),
+        (dict(dataset=[]), 'none of 0 images'),
+    ],
+)
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
         foreground(ColourAttention(), **{**dict(dataset=scenes(2), num_classes=3), **options})

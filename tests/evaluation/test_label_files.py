@@ -1,4 +1,5 @@
 """Label masks of all kinds mean the same in every protocol, or are refused by name."""
+
 import os
 
 import numpy as np
@@ -21,8 +22,9 @@ def palette(values):
 
 
 def with_alpha(values):
-    return Image.merge('LA', [Image.fromarray(values.astype(np.uint8)),
-                              Image.new('L', values.shape[::-1], 255)])
+    return Image.merge(
+        'LA', [Image.fromarray(values.astype(np.uint8)), Image.new('L', values.shape[::-1], 255)]
+    )
 
 
 #: Name of a kind of mask -> suffix and how it is made.
@@ -34,8 +36,11 @@ KINDS = {
     'palette': ('png', palette),
     'opaque alpha': ('png', with_alpha),
 }
-SETTINGS = {'dense-retrieval': dict(k=2), 'linear-seg': dict(steps=3, train_batch=2),
-            'overclustering': dict(num_clusters=4, seeds=0, kmeans='sklearn')}
+SETTINGS = {
+    'dense-retrieval': dict(k=2),
+    'linear-seg': dict(steps=3, train_batch=2),
+    'overclustering': dict(num_clusters=4, seeds=0, kmeans='sklearn'),
+}
 
 
 @pytest.mark.parametrize('kind', KINDS)
@@ -60,12 +65,14 @@ def write_folder(root, make, suffix='png'):
             for kind in ('images', 'labels'):
                 (root / kind / part).mkdir(parents=True, exist_ok=True)
             Image.fromarray(scene['image'].permute(1, 2, 0).numpy()).save(
-                root / f'images/{part}/{index}.jpg', quality=100)
+                root / f'images/{part}/{index}.jpg', quality=100
+            )
             make(scene['label'].numpy()).save(root / f'labels/{part}/{index}.{suffix}')
 
 
-@pytest.mark.parametrize('protocol', [name for name, found in PROTOCOLS.items()
-                                      if found.kind == 'segmentation'])
+@pytest.mark.parametrize(
+    'protocol', [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation']
+)
 def test_every_protocol_gives_the_numbers_of_8_bits(tmp_path, protocol):
     if protocol == 'foreground':
         pytest.skip('the transparent encoder has no attention; it reads through the same data set')
@@ -95,8 +102,11 @@ def test_values_beyond_255_are_not_folded(tmp_path, monkeypatch):
     monkeypatch.setenv('CAMVID', str(tmp_path))
     data = load_data('configs/downstream/camvid_linear.py')
     assert data.val[0]['label'].min() >= 300
-    with pytest.raises(ValueError, match=r'labels must be 0..10 or 255 \(ignored\), got 30\d in '
-                                         r'.*labels/train/0\.png'):
+    with pytest.raises(
+        ValueError,
+        match=r'labels must be 0..10 or 255 \(ignored\), got 30\d in '
+        r'.*labels/train/0\.png',
+    ):
         evaluate(PixelEncoder(), data, 'dense-retrieval', k=2)
 
 
@@ -110,15 +120,21 @@ def sparse(path):
 
 
 BAD = {
-    'RGB': (lambda path: Image.new('RGB', (6, 8), (1, 1, 1)).save(path),
-            'must have one channel of class indices, got a color image'),
+    'RGB': (
+        lambda path: Image.new('RGB', (6, 8), (1, 1, 1)).save(path),
+        'must have one channel of class indices, got a color image',
+    ),
     'RGBA': (lambda path: Image.new('RGBA', (6, 8)).save(path), 'one channel'),
     'CMYK': (lambda path: Image.new('CMYK', (6, 8)).save(path, 'TIFF'), 'one channel'),
     'transparent': (lambda path: Image.new('LA', (6, 8), (1, 100)).save(path), 'transparent'),
-    'float': (lambda path: Image.new('F', (6, 8), 1.).save(path, 'TIFF'), 'floating-point'),
+    'float': (lambda path: Image.new('F', (6, 8), 1.0).save(path, 'TIFF'), 'floating-point'),
     'jpeg': (lambda path: Image.new('L', (6, 8)).save(path, 'JPEG'), 'JPEG file, which changes'),
-    'frames': (lambda path: Image.new('L', (6, 8)).save(
-        path, 'TIFF', save_all=True, append_images=[Image.new('L', (6, 8))]), 'one frame, got 2'),
+    'frames': (
+        lambda path: Image.new('L', (6, 8)).save(
+            path, 'TIFF', save_all=True, append_images=[Image.new('L', (6, 8))]
+        ),
+        'one frame, got 2',
+    ),
     'empty': (lambda path: path.write_bytes(b''), r'is empty \(0 bytes\)'),
     'text': (lambda path: path.write_text('0 1 2'), 'cannot be read'),
     'cut': (lambda path: path.write_bytes(png()[:45]), 'cannot be read'),
@@ -131,6 +147,7 @@ BAD = {
 
 def png(size=(6, 8)):
     import io
+
     buffer = io.BytesIO()
     Image.new('L', size).save(buffer, 'PNG')
     return buffer.getvalue()
@@ -140,6 +157,7 @@ def huge_png():
     """A small file whose header says 60,000 x 60,000."""
     import struct
     import zlib
+
     data = bytearray(png())
     data[16:24] = struct.pack('>II', 60_000, 60_000)
     data[29:33] = struct.pack('>I', zlib.crc32(bytes(data[12:29])))
@@ -162,8 +180,10 @@ def test_missing_and_dangling(tmp_path):
             read_label(tmp_path / name)
 
 
-@pytest.mark.parametrize('size, fits', [((16, 12), True), ((8, 6), True), ((4, 3), True),
-                                        ((6, 8), False), ((16, 6), False)])
+@pytest.mark.parametrize(
+    'size, fits',
+    [((16, 12), True), ((8, 6), True), ((4, 3), True), ((6, 8), False), ((16, 6), False)],
+)
 def test_shape_of_the_image(tmp_path, size, fits):
     for kind in ('images', 'labels'):
         (tmp_path / kind).mkdir()

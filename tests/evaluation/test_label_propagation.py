@@ -40,10 +40,11 @@ def spread_by_hand(query, context, labels, radius, topk, temperature):
 
 def propagate_by_hand(encoder, frames, mask, values, num_previous, **options):
     """Masks of all frames but the first."""
+
     def features(image):
         mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        patches = encoder(((image / 255. - mean) / std)[None]).patches[0]
+        patches = encoder(((image / 255.0 - mean) / std)[None]).patches[0]
         return patches / patches.norm(dim=0, keepdim=True)
 
     maps = [features(frame) for frame in frames]
@@ -53,10 +54,17 @@ def propagate_by_hand(encoder, frames, mask, values, num_previous, **options):
     found = []
     for t in range(1, len(maps)):
         used = [0, *range(max(1, t - num_previous), t)]
-        soft.append(spread_by_hand(maps[t], torch.stack([maps[i] for i in used]),
-                                   torch.stack([soft[i] for i in used]), **options))
-        large = torch.nn.functional.interpolate(soft[-1][None], scale_factor=PATCH,
-                                                mode='bilinear')[0]
+        soft.append(
+            spread_by_hand(
+                maps[t],
+                torch.stack([maps[i] for i in used]),
+                torch.stack([soft[i] for i in used]),
+                **options,
+            )
+        )
+        large = torch.nn.functional.interpolate(
+            soft[-1][None], scale_factor=PATCH, mode='bilinear'
+        )[0]
         for each in large:
             if each.max() > 0:
                 each -= each.min().item()
@@ -94,13 +102,14 @@ def test_spread_matches_loops_in_blocks_of_any_size(monkeypatch, affinity_size):
     torch.testing.assert_close(spread(query, context, labels, **options), wanted)
     options['radius'] = 99
     wanted = spread_by_hand(query, context, labels, **options)
-    torch.testing.assert_close(spread(query, context, labels, **{**options, 'radius': None}),
-                               wanted)
+    torch.testing.assert_close(
+        spread(query, context, labels, **{**options, 'radius': None}), wanted
+    )
 
 
 def test_ties_with_the_kth_all_count_and_a_low_temperature_is_no_overflow():
     query, context = torch.ones(1, 1, 4), torch.ones(1, 1, 1, 4)
-    labels = torch.tensor([1., 0, 0, 0]).view(1, 1, 1, 4)
+    labels = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 1, 4)
     assert spread(query, context, labels, None, 2, 1e-4).flatten().tolist() == [0.25] * 4
 
 
@@ -109,14 +118,24 @@ def test_perfect_features_follow_moving_objects():
     for name in ('J&F', 'J', 'F', 'J_recall', 'F_recall'):
         assert found[name] == pytest.approx(100)
     assert found['J_decay'] == pytest.approx(0) and found['num_objects'] == 2
-    assert list(found) == ['J&F', 'J', 'J_recall', 'J_decay', 'F', 'F_recall', 'F_decay',
-                           'num_objects', 'clips']
+    assert list(found) == [
+        'J&F',
+        'J',
+        'J_recall',
+        'J_decay',
+        'F',
+        'F_recall',
+        'F_decay',
+        'num_objects',
+        'clips',
+    ]
 
 
 def test_features_that_say_nothing_find_no_object():
     # Along one axis: with exact cosines the neighbors tie, whatever the order of their sums.
-    constant = PixelEncoder(lambda x: torch.cat([torch.ones_like(x[:, :1]),
-                                                 torch.zeros_like(x[:, 1:])], dim=1))
+    constant = PixelEncoder(
+        lambda x: torch.cat([torch.ones_like(x[:, :1]), torch.zeros_like(x[:, 1:])], dim=1)
+    )
     found = label_propagation(constant, [moving_clip()], radius=None, topk=64, image_size=32)
     assert found['J&F'] == 0 and found['J_recall'] == 0  # background wins everywhere
 
@@ -126,16 +145,27 @@ def test_a_label_moves_no_farther_than_the_radius_from_any_remembered_frame():
     followed = list(propagate(PixelEncoder(), clip.frames, clip.mask(0), radius=1, image_size=32))
     moved = clip.mask(5) == 1  # five patches away, one a frame
     assert (followed[-1][moved] == 1).all()
-    only_first = list(propagate(PixelEncoder(), clip.frames, clip.mask(0), num_previous=0,
-                                radius=1, topk=1, image_size=32))
+    only_first = list(
+        propagate(
+            PixelEncoder(),
+            clip.frames,
+            clip.mask(0),
+            num_previous=0,
+            radius=1,
+            topk=1,
+            image_size=32,
+        )
+    )
     assert (only_first[1][clip.mask(1) == 1] == 1).all()
     assert not (only_first[-1][moved] == 1).any()
 
 
 def test_mean_is_over_the_frames_of_an_object_then_over_all_objects():
-    still = MemoryClip([paint(torch.tensor([[1, 0], [0, 0]]))] * 3,
-                       [torch.tensor(mask) for mask in
-                        ([[1, 0], [0, 0]], [[1, 1], [0, 0]], [[0, 0], [0, 0]])], name='still')
+    still = MemoryClip(
+        [paint(torch.tensor([[1, 0], [0, 0]]))] * 3,
+        [torch.tensor(mask) for mask in ([[1, 0], [0, 0]], [[1, 1], [0, 0]], [[0, 0], [0, 0]])],
+        name='still',
+    )
     found = label_propagation(PixelEncoder(), [still], image_size=8, radius=None)
     assert found['J'] == pytest.approx(100 * (1 / 2 + 0) / 2)
     both = label_propagation(PixelEncoder(), [moving_clip(), still], image_size=32)
@@ -174,8 +204,10 @@ def test_class_0_is_scored_where_it_is_no_background():
 def test_batches_change_nothing_and_frames_are_read_when_needed():
     clip = noise_clip(5, seed=2)
     mask = clip.mask(0)
-    one, many = (list(propagate(PixelEncoder(), clip.frames, mask, image_size=16, batch_size=size))
-                 for size in (1, 3))
+    one, many = (
+        list(propagate(PixelEncoder(), clip.frames, mask, image_size=16, batch_size=size))
+        for size in (1, 3)
+    )
     assert all(torch.equal(a, b) for a, b in zip(one, many))
     read = []
 
@@ -218,11 +250,14 @@ def boundary_by_hand(mask):
 
 
 def f_by_hand(found, truth):
-    reach = math.ceil(0.008 * math.sqrt(found.shape[0]**2 + found.shape[1]**2))
+    reach = math.ceil(0.008 * math.sqrt(found.shape[0] ** 2 + found.shape[1] ** 2))
     a, b = boundary_by_hand(found), boundary_by_hand(truth)
-    near = [sum(any((y - v)**2 + (x - u)**2 <= reach**2 for v, u in others) for y, x in own)
-            / len(own) for own, others in ((a, b), (b, a))]
-    return 2 * near[0] * near[1] / sum(near) if sum(near) else 0.
+    near = [
+        sum(any((y - v) ** 2 + (x - u) ** 2 <= reach**2 for v, u in others) for y, x in own)
+        / len(own)
+        for own, others in ((a, b), (b, a))
+    ]
+    return 2 * near[0] * near[1] / sum(near) if sum(near) else 0.0
 
 
 def test_boundary_measure_matches_loops():
@@ -249,12 +284,12 @@ def test_known_scores():
 
 def test_recall_and_decay():
     # Parts of 8 scored frames are 1-3, 3-5, 5-6 and 6-8, as DAVIS rounds them.
-    wanted = [1., 1, .75, .75, .5, .5, .25, 0]
+    wanted = [1.0, 1, 0.75, 0.75, 0.5, 0.5, 0.25, 0]
     patch = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]])
     truths = []
     for share in wanted:
         truth = torch.zeros(2, 4, dtype=torch.long)
-        truth[0, :int(4 * share)] = 1
+        truth[0, : int(4 * share)] = 1
         truths.append(truth)
     clip = MemoryClip([paint(patch)] * 9, [patch, *truths])
     found = label_propagation(PixelEncoder(), [clip], image_size=(8, 16))
@@ -263,20 +298,24 @@ def test_recall_and_decay():
     assert found['J_decay'] == pytest.approx(100 * (2.75 / 3 - 0.75 / 3))
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(topk=0), 'topk must be at least 1, got 0'),
-    (dict(radius=-1), 'radius must be at least 0'),
-    (dict(short_side=0), 'short_side must be at least 1'),
-    (dict(temperature=0), 'temperature must be positive'),
-    (dict(first_mask=torch.full((4, 4), 255)), 'values besides 255'),
-    (dict(first_mask=torch.zeros(3, 4, 4)), r'shape \(H, W\)'),
-    (dict(frames=[]), 'at least one frame'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(topk=0), 'topk must be at least 1, got 0'),
+        (dict(radius=-1), 'radius must be at least 0'),
+        (dict(short_side=0), 'short_side must be at least 1'),
+        (dict(temperature=0), 'temperature must be positive'),
+        (dict(first_mask=torch.full((4, 4), 255)), 'values besides 255'),
+        (dict(first_mask=torch.zeros(3, 4, 4)), r'shape \(H, W\)'),
+        (dict(frames=[]), 'at least one frame'),
+    ],
+)
 def test_bad_options(options, message):
     clip = moving_clip(2)
     with pytest.raises(ValueError, match=message):
-        propagate(PixelEncoder(), **{**dict(frames=clip.frames, first_mask=clip.mask(0)),
-                                     **options})
+        propagate(
+            PixelEncoder(), **{**dict(frames=clip.frames, first_mask=clip.mask(0)), **options}
+        )
 
 
 def test_bad_clips():

@@ -7,7 +7,6 @@ from cotap_mm.evaluation import ImageMaskFolder, LabeledScenes, build_labeled
 
 
 class FakeScenes:
-
     def __len__(self):
         return 2
 
@@ -73,8 +72,9 @@ def test_scenes_become_tensors():
 
 
 def test_build_labeled_takes_config_scenes_or_data_set(folder):
-    config = dict(type='ImageMaskFolder', images=str(folder / 'images'),
-                  labels=str(folder / 'labels'))
+    config = dict(
+        type='ImageMaskFolder', images=str(folder / 'images'), labels=str(folder / 'labels')
+    )
     assert isinstance(build_labeled(config), ImageMaskFolder)
     assert isinstance(build_labeled(FakeScenes()), LabeledScenes)
     data = [dict(image=torch.zeros(3, 2, 2), label=torch.zeros(2, 2))]

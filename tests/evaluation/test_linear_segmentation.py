@@ -16,8 +16,9 @@ from cotap_mm.evaluation.linear_segmentation import (
 
 @pytest.mark.parametrize('variant', list(VARIANTS))
 def test_learns_what_a_line_can_tell(variant):
-    found = linear_segmentation(PixelEncoder(), scenes(6), scenes(4, seed=1), 3, variant,
-                                steps=60, lr=0.3, train_batch=6)
+    found = linear_segmentation(
+        PixelEncoder(), scenes(6), scenes(4, seed=1), 3, variant, steps=60, lr=0.3, train_batch=6
+    )
     assert found['mIoU'] > 70  # borders between patches are blurred by the bilinear map
     assert found['settings']['variant'] == variant and found['settings']['lr'] == 0.3
 
@@ -31,8 +32,10 @@ def test_features_that_say_nothing_give_one_class():
 
 def test_perfect_features_give_100():
     # Labels on the grid of the patches, so that enlarging cannot blur a border.
-    train, val = ([dict(each, label=each['label'][::4, ::4]) for each in scenes(count, seed=count)]
-                  for count in (6, 4))
+    train, val = (
+        [dict(each, label=each['label'][::4, ::4]) for each in scenes(count, seed=count)]
+        for count in (6, 4)
+    )
     found = linear_segmentation(PixelEncoder(), train, val, 3, steps=60, lr=0.3, train_batch=6)
     assert found['mIoU'] == pytest.approx(100) and found['aAcc'] == pytest.approx(100)
 
@@ -55,7 +58,7 @@ def slow_training(encoder, train, val, variant, steps, lr):
     def patches(sample):
         mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
         std = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-        return encoder(((sample['image'] / 255. - mean) / std)[None]).patches[0]
+        return encoder(((sample['image'] / 255.0 - mean) / std)[None]).patches[0]
 
     rows = torch.cat([patches(sample).half().double().flatten(1) for sample in train], dim=1)
     shift, scale = rows.mean(dim=1), (rows.var(dim=1, unbiased=False) + 1e-5).sqrt()
@@ -76,11 +79,16 @@ def slow_training(encoder, train, val, variant, steps, lr):
         return enlarge(logits, tuple(label.shape)), label
 
     for step in range(steps):
-        rate = dict(cotap=1., dinov2=(step + 1) / 2 if step < 2 else 1 - (step - 2) / (steps - 2),
-                    leopart=0.1 if step >= 0.8 * steps else 1.)[variant]
+        rate = dict(
+            cotap=1.0,
+            dinov2=(step + 1) / 2 if step < 2 else 1 - (step - 2) / (steps - 2),
+            leopart=0.1 if step >= 0.8 * steps else 1.0,
+        )[variant]
         optimizer.param_groups[0]['lr'] = lr * rate
-        losses = [-logits.log_softmax(0).gather(0, label.clamp(max=2)[None])[0][label != 255]
-                  for logits, label in (prepared(sample, True) for sample in train)]
+        losses = [
+            -logits.log_softmax(0).gather(0, label.clamp(max=2)[None])[0][label != 255]
+            for logits, label in (prepared(sample, True) for sample in train)
+        ]
         optimizer.zero_grad()
         torch.cat(losses).mean().backward()
         optimizer.step()
@@ -99,8 +107,9 @@ def slow_training(encoder, train, val, variant, steps, lr):
 def test_matches_a_slow_training(variant):
     train, val = scenes(2) + noise_scenes(1), noise_scenes(1) + scenes(1, seed=1)
     steps, lr = 20, dict(cotap=0.05, dinov2=0.05, leopart=0.3)[variant]
-    found = linear_segmentation(PixelEncoder(), train, val, 3, variant, steps=steps, lr=lr,
-                                train_batch=3)
+    found = linear_segmentation(
+        PixelEncoder(), train, val, 3, variant, steps=steps, lr=lr, train_batch=3
+    )
     weight, bias, wanted = slow_training(PixelEncoder(), train, val, variant, steps, lr)
     settings = _settings(variant, steps, lr, 3, None)
     cached = cache_features(PixelEncoder(), train, 3, None, 2, settings.map_size)
@@ -126,18 +135,29 @@ def test_leopart_scores_at_100_by_100():
 
 
 def test_settings_are_those_of_the_publications():
-    found = {name: (each.optimizer.__name__, each.options, each.batch_size, each.steps, each.decay,
-                    each.warmup) for name, each in VARIANTS.items()}
+    found = {
+        name: (
+            each.optimizer.__name__,
+            each.options,
+            each.batch_size,
+            each.steps,
+            each.decay,
+            each.warmup,
+        )
+        for name, each in VARIANTS.items()
+    }
     assert found == dict(
         cotap=('Adam', dict(lr=3e-3), 128, 782, 'constant', 0),  # 100,000 images
         dinov2=('AdamW', dict(lr=1e-3, weight_decay=1e-3), 16, 40_000, 'linear', 1500),
         # 25 epochs of VOC's 10,582 images, a tenth of the rate from the 20th on
-        leopart=('SGD', dict(lr=0.01, momentum=0.9, weight_decay=1e-4), 60, 4400, 'step', 0))
+        leopart=('SGD', dict(lr=0.01, momentum=0.9, weight_decay=1e-4), 60, 4400, 'step', 0),
+    )
 
 
 def test_schedules():
-    constant, linear, step = (_settings('cotap', 10, None, None, decay) for decay in
-                              ('constant', 'linear', 'step'))
+    constant, linear, step = (
+        _settings('cotap', 10, None, None, decay) for decay in ('constant', 'linear', 'step')
+    )
     assert [_rate(i, constant) for i in (0, 9)] == [1, 1]
     assert [_rate(i, linear) for i in (0, 5, 10)] == [1, 0.5, 0]
     assert [_rate(i, step) for i in (7, 8)] == [1, 0.1]
@@ -145,14 +165,17 @@ def test_schedules():
     assert _rate(0, warm) == 0.1 and _rate(9, warm) == 1 and _rate(100, warm) == 0
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(variant='dino'), 'one of cotap, dinov2, leopart, got'),
-    (dict(steps=0), 'steps must be positive'),
-    (dict(lr=-1), 'lr must be positive'),
-    (dict(decay='cosine'), 'constant, linear, step'),
-    (dict(num_classes=2), r'labels must be 0..1 or 255 \(ignored\), got 2'),
-    (dict(train=[]), 'must hold images'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(variant='dino'), 'one of cotap, dinov2, leopart, got'),
+        (dict(steps=0), 'steps must be positive'),
+        (dict(lr=-1), 'lr must be positive'),
+        (dict(decay='cosine'), 'constant, linear, step'),
+        (dict(num_classes=2), r'labels must be 0..1 or 255 \(ignored\), got 2'),
+        (dict(train=[]), 'must hold images'),
+    ],
+)
 def test_bad_input(options, message):
     given = dict(train=scenes(2), val=scenes(1), num_classes=3, steps=1)
     with pytest.raises(ValueError, match=message):

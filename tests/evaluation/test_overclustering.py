@@ -17,13 +17,14 @@ from cotap_mm.evaluation.overclustering import (
 )
 from cotap_mm.evaluation.segmentation_scores import segmentation_scores
 
-FEW = dict(seeds=(0, 1), num_clusters=(8, ), mask_size=16)
+FEW = dict(seeds=(0, 1), num_clusters=(8,), mask_size=16)
 
 
 @pytest.mark.parametrize('kmeans', ['sklearn', 'faiss'])
 def test_perfect_features_give_100(kmeans):
-    found = overclustering(PixelEncoder(), scenes(6), 3, kmeans=kmeans, seeds=(0, ),
-                           num_clusters=(3, ), mask_size=16)
+    found = overclustering(
+        PixelEncoder(), scenes(6), 3, kmeans=kmeans, seeds=(0,), num_clusters=(3,), mask_size=16
+    )
     assert found['mIoU_K3'] == pytest.approx(100)
     assert found['mIoU_hungarian'] == pytest.approx(100)
     assert found['deviation_K3'] == 0
@@ -39,16 +40,24 @@ def by_hand(encoder, dataset, num_classes, num_clusters, num_components, side, s
     pixels = []  # (cluster, class) of each
     for number, (sample, each) in enumerate(zip(dataset, maps)):
         height, width = each.shape[1:]
-        grid = clusters[number * height * width:(number + 1) * height * width].reshape(
-            height, width)
+        grid = clusters[number * height * width : (number + 1) * height * width].reshape(
+            height, width
+        )
         rows_, columns_ = sample['label'].shape
         for y in range(side):
             for x in range(side):
-                label = int(sample['label'][int((y + 0.5) * rows_ / side),
-                                            int((x + 0.5) * columns_ / side)])
+                label = int(
+                    sample['label'][int((y + 0.5) * rows_ / side), int((x + 0.5) * columns_ / side)]
+                )
                 if label != 255:
-                    pixels.append((int(grid[int((y + 0.5) * height / side),
-                                            int((x + 0.5) * width / side)]), label))
+                    pixels.append(
+                        (
+                            int(
+                                grid[int((y + 0.5) * height / side), int((x + 0.5) * width / side)]
+                            ),
+                            label,
+                        )
+                    )
 
     def mean_iou(names):
         values = []
@@ -60,8 +69,7 @@ def by_hand(encoder, dataset, num_classes, num_clusters, num_components, side, s
 
     if one_to_one:
         return max(mean_iou(order) for order in itertools.permutations(range(num_classes)))
-    counts = [[pixels.count((k, kind)) for kind in range(num_classes)]
-              for k in range(num_clusters)]
+    counts = [[pixels.count((k, kind)) for kind in range(num_classes)] for k in range(num_clusters)]
     return mean_iou([row.index(max(row)) for row in counts])
 
 
@@ -70,8 +78,16 @@ def test_matches_a_slow_computation(side):
     encoder = PixelEncoder(lambda x: torch.cat([x, x[:, :1] * x[:, 1:2] + 0.1 * x], dim=1))
     dataset = noise_scenes(6)
     common = dict(num_components=4, seed=7)
-    found = overclustering(encoder, dataset, 3, num_clusters=(9, ), seeds=(7, ),
-                           num_components=4, mask_size=side, kmeans='sklearn')
+    found = overclustering(
+        encoder,
+        dataset,
+        3,
+        num_clusters=(9,),
+        seeds=(7,),
+        num_components=4,
+        mask_size=side,
+        kmeans='sklearn',
+    )
     for key, count, one_to_one in (('mIoU_K9', 9, False), ('mIoU_hungarian', 3, True)):
         wanted = by_hand(encoder, dataset, 3, count, side=side, one_to_one=one_to_one, **common)
         assert found[key] == pytest.approx(wanted)
@@ -83,7 +99,7 @@ def test_constant_features_give_the_largest_class():
     largest = labels.flatten().bincount().max() / labels.numel()
     noise = torch.Generator().manual_seed(0)
     tiny = PixelEncoder(lambda x: 1 + 1e-3 * torch.rand(x.shape, generator=noise))
-    found = overclustering(tiny, dataset, 3, seeds=(0, ), num_clusters=(1, ), mask_size=16)
+    found = overclustering(tiny, dataset, 3, seeds=(0,), num_clusters=(1,), mask_size=16)
     assert found['mIoU_K1'] == pytest.approx(100 * largest.item() / 3, abs=1e-4)
 
 
@@ -97,7 +113,8 @@ def test_matching_is_the_best_of_all_permutations():
         return sum(scores['IoU'])
 
     assert total(classes.tolist()) == pytest.approx(
-        max(total(order) for order in itertools.permutations(range(4))))
+        max(total(order) for order in itertools.permutations(range(4)))
+    )
 
 
 def test_left_over_clusters_become_background():
@@ -112,13 +129,13 @@ def test_reduction_matches_scikit_learn():
     wanted = PCA(2).fit_transform(StandardScaler().fit_transform(rows.numpy()))
     for axis in range(2):  # the sign of an axis is free
         product = (found[:, axis] * torch.from_numpy(wanted[:, axis])).sum().abs()
-        assert product == pytest.approx((wanted[:, axis]**2).sum(), rel=1e-3)
+        assert product == pytest.approx((wanted[:, axis] ** 2).sum(), rel=1e-3)
 
 
 @pytest.mark.parametrize('kmeans', ['sklearn', 'faiss'])
 def test_centers_of_separate_groups(kmeans):
     torch.manual_seed(0)
-    places = torch.tensor([[0., 0.], [9., 0.], [0., 9.]])
+    places = torch.tensor([[0.0, 0.0], [9.0, 0.0], [0.0, 9.0]])
     rows = places.repeat(20, 1) + 0.1 * torch.randn(60, 2)
     centers = cluster_centers(rows, 3, 0, kmeans)
     assert torch.cdist(places, centers).min(dim=1).values.max() < 0.1
@@ -131,13 +148,16 @@ def test_noise_is_far_from_perfect_and_seeds_differ():
     assert list(found)[0] == 'mIoU_K8'
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(kmeans='lloyd'), 'auto, faiss, sklearn'),
-    (dict(num_clusters=(1000, )), '1000 clusters need at least as many patches, got 32'),
-    (dict(seeds=()), 'images and seeds'),
-    (dict(num_classes=2), 'labels must be 0..1'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(kmeans='lloyd'), 'auto, faiss, sklearn'),
+        (dict(num_clusters=(1000,)), '1000 clusters need at least as many patches, got 32'),
+        (dict(seeds=()), 'images and seeds'),
+        (dict(num_classes=2), 'labels must be 0..1'),
+    ],
+)
 def test_bad_input(options, message):
-    given = dict(num_classes=3, seeds=(0, ), num_clusters=(4, ))
+    given = dict(num_classes=3, seeds=(0,), num_clusters=(4,))
     with pytest.raises(ValueError, match=message):
         overclustering(PixelEncoder(), scenes(2), **{**given, **options})

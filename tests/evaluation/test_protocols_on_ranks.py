@@ -1,4 +1,5 @@
 """Every protocol gives the same numbers on two processes as on one."""
+
 import pytest
 import torch
 from evaluation import rank_protocols
@@ -9,7 +10,7 @@ pytestmark = pytest.mark.dist
 
 def test_rows_of_all_ranks(tmp_path):
     for found in on_two_ranks(rank_protocols.gathered, tmp_path):
-        assert torch.equal(found, torch.full((3, 2), 2.))
+        assert torch.equal(found, torch.full((3, 2), 2.0))
 
 
 def test_two_ranks_measure_what_one_does(tmp_path):

@@ -1,4 +1,5 @@
 """Every setting of every protocol is checked against its annotation, in one sentence."""
+
 import math
 from typing import get_args, get_origin, get_type_hints
 
@@ -30,9 +31,21 @@ def kinds(protocol, key):
 
 
 #: Texts that do not fit, unless a setting takes one of these types.
-WRONG = [('many', {str}), ('yes', {str}), ('None', {type(None)}), ('True', {bool}),
-         ('nan', set()), ('inf', set()), ('1,many', set()), ('[]', set()), ('(1,2,3)', 'several'),
-         ('[[1,2],3]', set()), ('-1', {str}), ('0.5', {float}), ('3', {int, float})]
+WRONG = [
+    ('many', {str}),
+    ('yes', {str}),
+    ('None', {type(None)}),
+    ('True', {bool}),
+    ('nan', set()),
+    ('inf', set()),
+    ('1,many', set()),
+    ('[]', set()),
+    ('(1,2,3)', 'several'),
+    ('[[1,2],3]', set()),
+    ('-1', {str}),
+    ('0.5', {float}),
+    ('3', {int, float}),
+]
 
 
 @pytest.mark.parametrize('protocol, key', ALL)
@@ -40,7 +53,8 @@ def test_every_setting_with_every_wrong_type(protocol, key):
     allowed = kinds(protocol, key)
     several = any(getattr(kind, '__name__', '') == 'Sequence' for kind in allowed)
     assert settings_of(protocol)[key] is None or check_options(
-        protocol, {key: settings_of(protocol)[key]})  # the default fits
+        protocol, {key: settings_of(protocol)[key]}
+    )  # the default fits
     count = 0
     for text, taken in WRONG:
         if taken == 'several' and several or taken != 'several' and taken & allowed:
@@ -58,36 +72,54 @@ def test_every_number_has_a_range():
     assert numbers == set(RANGES)
 
 
-@pytest.mark.parametrize('protocol, key, given, wanted', [
-    ('overclustering', 'num_clusters', '5', (5, )),
-    ('overclustering', 'num_clusters', '[5,6]', (5, 6)),
-    ('overclustering', 'seeds', '0', (0, )),
-    ('foreground', 'foreground_classes', '3', (3, )),
-    ('foreground', 'foreground_classes', 'None', None),
-    ('knn', 'grid_temperature', '1', (1.0, )),
-    ('dense-retrieval', 'image_size', '[32,64]', (32, 64)),
-    ('dense-retrieval', 'image_size', '32', 32),
-    ('dense-retrieval', 'memory_size', '1e3', 1000),
-    ('dense-retrieval', 'temperature', '1', 1.0),
-    ('dense-retrieval', 'device', 'cpu', torch.device('cpu')),
-    ('dispersion', 'layers', 'false', False),
-    ('video', 'radius', 'None', None),
-])
+@pytest.mark.parametrize(
+    'protocol, key, given, wanted',
+    [
+        ('overclustering', 'num_clusters', '5', (5,)),
+        ('overclustering', 'num_clusters', '[5,6]', (5, 6)),
+        ('overclustering', 'seeds', '0', (0,)),
+        ('foreground', 'foreground_classes', '3', (3,)),
+        ('foreground', 'foreground_classes', 'None', None),
+        ('knn', 'grid_temperature', '1', (1.0,)),
+        ('dense-retrieval', 'image_size', '[32,64]', (32, 64)),
+        ('dense-retrieval', 'image_size', '32', 32),
+        ('dense-retrieval', 'memory_size', '1e3', 1000),
+        ('dense-retrieval', 'temperature', '1', 1.0),
+        ('dense-retrieval', 'device', 'cpu', torch.device('cpu')),
+        ('dispersion', 'layers', 'false', False),
+        ('video', 'radius', 'None', None),
+    ],
+)
 def test_what_fits(protocol, key, given, wanted):
     found = check_options(protocol, {key: parsed(given)})[key]
     assert found == wanted and type(found) is type(wanted)
 
 
-@pytest.mark.parametrize('protocol, options, message', [
-    ('knn', dict(temprature=1), 'knn has no option temprature; did you mean temperature'),
-    ('knn', dict(k='a', grid_k='b'), "k of knn must be an integer, got 'a'; grid_k of knn must be "
-                                     "one or several integers as A,B, got 'b'"),
-    ('dense-retrieval', dict(image_size=[1, 2, 3]), 'an integer or 2 integers as .A,B. or None'),
-    ('dense-retrieval', dict(device='gpu'), 'device of dense-retrieval must be a name or a device'),
-    ('dense-retrieval', dict(k=0), 'k of dense-retrieval must be at least 1 and .*,000, got 0'),
-    ('foreground', dict(mass=1.5), 'mass of foreground must be more than 0 and at most 1'),
-    ('correspondence', dict(mutual=1), 'must be True or False, got 1'),
-])
+@pytest.mark.parametrize(
+    'protocol, options, message',
+    [
+        ('knn', dict(temprature=1), 'knn has no option temprature; did you mean temperature'),
+        (
+            'knn',
+            dict(k='a', grid_k='b'),
+            "k of knn must be an integer, got 'a'; grid_k of knn must be "
+            "one or several integers as A,B, got 'b'",
+        ),
+        (
+            'dense-retrieval',
+            dict(image_size=[1, 2, 3]),
+            'an integer or 2 integers as .A,B. or None',
+        ),
+        (
+            'dense-retrieval',
+            dict(device='gpu'),
+            'device of dense-retrieval must be a name or a device',
+        ),
+        ('dense-retrieval', dict(k=0), 'k of dense-retrieval must be at least 1 and .*,000, got 0'),
+        ('foreground', dict(mass=1.5), 'mass of foreground must be more than 0 and at most 1'),
+        ('correspondence', dict(mutual=1), 'must be True or False, got 1'),
+    ],
+)
 def test_sentences(protocol, options, message):
     with pytest.raises(ValueError, match=message):
         check_options(protocol, options)

@@ -1,4 +1,5 @@
 """One rank that fails ends the others with a sentence."""
+
 import pytest
 from evaluation import failing_rank
 from forked_ranks import FORK, Ranks

@@ -69,7 +69,7 @@ def test_folder_of_frames(tmp_path):
         frame(tmp_path / f'frames/f{i}.jpg')
     write(tmp_path / 'masks/f1.png', [[0, 4, 7]] * 4)
     write(tmp_path / 'masks/f10.png', [[0, 4, 255]] * 4)
-    clip, = VideoClips.folder(tmp_path)
+    (clip,) = VideoClips.folder(tmp_path)
     assert [path.stem for path in clip.frames] == ['f1', 'f2', 'f10']  # by number
     assert clip.objects() == [4, 7] and clip.scored == [2] and clip.name == tmp_path.name
     assert clip.mask(2).tolist() == [[0, 4, 255]] * 4
@@ -79,7 +79,7 @@ def test_masks_of_0_and_255_are_one_object(tmp_path):
     for i in range(3):
         frame(tmp_path / f'frames/{i}.png')
         write(tmp_path / f'masks/{i}.png', [[0, 255, 255 * (i > 0)]] * 4, palette=False)
-    clip, = VideoClips.folder(tmp_path)
+    (clip,) = VideoClips.folder(tmp_path)
     assert clip.objects() == [1]
     assert clip.mask(0).tolist() == [[0, 1, 0]] * 4 and clip.mask(2).tolist() == [[0, 1, 1]] * 4
 
@@ -107,7 +107,8 @@ def test_camvid_drives_are_cut_at_gaps_and_by_length(tmp_path):
         ['0001TP_000008', '0001TP_000010', '0001TP_000012'],
         ['Seq05VD_f00000', 'Seq05VD_f00030'],  # five in a row: 2 + 3
         ['Seq05VD_f00060', 'Seq05VD_f00089', 'Seq05VD_f00120'],
-        ['Seq05VD_f00300', 'Seq05VD_f00330']]  # f00900 is alone
+        ['Seq05VD_f00300', 'Seq05VD_f00330'],
+    ]  # f00900 is alone
     assert [clip.name for clip in clips][:2] == ['0001TP_8', 'Seq05VD_0']
     assert list(clips[0].scored) == [1, 2]
     assert clips[0].objects() == [0, 3]  # 0 is a class, 255 is none
@@ -129,8 +130,15 @@ def test_clips_from_configs(tmp_path):
     clips = build(DATASETS, dict(type='DAVISClips', root=str(davis(tmp_path / 'davis'))))
     assert len(clips) == 2
     names = ['a_0', 'a_1', 'a_2', 'a_3']
-    clips = build(DATASETS, dict(type='CamVidClips', split='train', max_length=2,
-                                 root=str(camvid(tmp_path / 'camvid', names, 'train'))))
+    clips = build(
+        DATASETS,
+        dict(
+            type='CamVidClips',
+            split='train',
+            max_length=2,
+            root=str(camvid(tmp_path / 'camvid', names, 'train')),
+        ),
+    )
     assert len(clips) == 2
     frame(tmp_path / 'clip/frames/0.jpg')
     write(tmp_path / 'clip/masks/0.png', [[0, 1, 1]] * 4)
@@ -149,5 +157,10 @@ def test_real_camvid_has_four_drives(shared_data):
     assert sum(len(clip.frames) for clip in clips) == 101
     train = VideoClips.camvid(shared_data / 'data' / 'camvid', 'train', max_length=1000)
     # The third drive has two long gaps.
-    assert [clip.name for clip in train] == ['0001TP_6690', '0006R0_930', '0016E5_390',
-                                             '0016E5_4350', '0016E5_8190']
+    assert [clip.name for clip in train] == [
+        '0001TP_6690',
+        '0006R0_930',
+        '0016E5_390',
+        '0016E5_4350',
+        '0016E5_8190',
+    ]

@@ -1,4 +1,5 @@
 """Run a case to its end, and judge what became of the training."""
+
 from __future__ import annotations
 
 import importlib
@@ -26,8 +27,14 @@ from fault_harness.toy_training import (
 MAX_TRIES = 6
 #: What may come out; the first two are as it should be.
 SAME, CHANGED, LOST, HUNG, EXECUTED, UNCLEAR, LEFTOVERS = (
-    'same bits', 'finished on changed data', 'lost', 'hung', 'executed', 'unclear message',
-    'leftovers')
+    'same bits',
+    'finished on changed data',
+    'lost',
+    'hung',
+    'executed',
+    'unclear message',
+    'leftovers',
+)
 _LEFTOVERS = ('unfinished-*', '*.lock', '.lock', '*.features.*', '*.rows.*', '*.failed', '*.part')
 
 
@@ -42,6 +49,7 @@ class Outcome:
         tries (list[Try]): All starts of the command.
         data_changed (bool): The fault changed the data, so that other bits are right.
     """
+
     case: Case
     happened: list[str] = field(default_factory=list)
     problems: list[tuple[str, str]] = field(default_factory=list)
@@ -60,11 +68,16 @@ class Outcome:
         lines = [str(self.case), *(f'  happened: {where}' for where in self.happened)]
         lines += [f'  {column}: {sentence}' for column, sentence in self.problems]
         for number, each in enumerate(self.tries):
-            lines.append(f'  try {number}: {each.seconds:.1f} s, statuses {each.statuses}, '
-                         f'iteration {each.done}')
+            lines.append(
+                f'  try {number}: {each.seconds:.1f} s, statuses {each.statuses}, '
+                f'iteration {each.done}'
+            )
             for rank, (status, output) in enumerate(zip(each.statuses, each.outputs)):
-                lines += [f'    rank {rank}| {line[:300]}' for line in
-                          of_interest(status, output, each.hung) if self.problems]
+                lines += [
+                    f'    rank {rank}| {line[:300]}'
+                    for line in of_interest(status, output, each.hung)
+                    if self.problems
+                ]
         return '\n'.join([*lines, f'  {self.case.replay}'])
 
 
@@ -96,8 +109,12 @@ class References:
         if key not in self._found:
             name = f'{world}-{"packed" if packed else "folder"}-{workers}'
             copy_inputs(self.folder / 'inputs', self.folder / name)
-            done = Ranks(command_line(self.folder / name, packed, workers, False),
-                         self.folder / name, world, 'whole').run()
+            done = Ranks(
+                command_line(self.folder / name, packed, workers, False),
+                self.folder / name,
+                world,
+                'whole',
+            ).run()
             assert done.statuses == [0] * world, '\n'.join(done.outputs)[-5000:]
             for module in done.modules:  # what a training imports late, for the forks to follow
                 if module not in sys.modules and '__main__' not in module:
@@ -121,8 +138,9 @@ def run_case(case: Case, references: References, folder: Path) -> Outcome:
         Outcome: With all problems.
     """
     copy_inputs(references.folder / 'inputs', folder)
-    has_tmpfs = any(fault.kind == 'full tmpfs' for fault in case.faults) \
-        and mount_small(folder / WORK)
+    has_tmpfs = any(fault.kind == 'full tmpfs' for fault in case.faults) and mount_small(
+        folder / WORK
+    )
     try:
         outcome = _Trial(case, references, folder, has_tmpfs).run()
     finally:
@@ -180,11 +198,20 @@ class _Trial:
         case = self.case
         line = command_line(self.folder, case.packed, case.workers, resume=number > 0)
         if case.real:
-            return real_commands.run(line, self.folder, case.world, fault, str(number),
-                                     self.references.real_seconds)
+            return real_commands.run(
+                line, self.folder, case.world, fault, str(number), self.references.real_seconds
+            )
         counts = self.references.counts(case)
-        return Ranks(line, self.folder, case.world, str(number), fault, counts,
-                     self.clock_is_back, self.has_tmpfs).run()
+        return Ranks(
+            line,
+            self.folder,
+            case.world,
+            str(number),
+            fault,
+            counts,
+            self.clock_is_back,
+            self.has_tmpfs,
+        ).run()
 
     def _check_messages(self, number: int, found: Try, fault: Fault | None) -> None:
         """Whatever ends a try must say what to do, in a sentence."""
@@ -194,8 +221,8 @@ class _Trial:
         for rank, (status, output) in enumerate(zip(found.statuses, found.outputs)):
             where = f'try {number}, rank {rank}'
             if status == -9 and (
-                    found.hung or (fault is not None
-                                   and (is_a_kill(fault) or fault.kind == 'freeze'))):
+                found.hung or (fault is not None and (is_a_kill(fault) or fault.kind == 'freeze'))
+            ):
                 continue
             if self.case.real and allowed[-1] == 75 and status < 0 and not output.strip():
                 continue  # it hit the interpreter before the first line of train.py
@@ -205,8 +232,13 @@ class _Trial:
             is_ours = not self.case.real or self.case.world == 1
             for problem in message_problems(status if is_ours else 0, output):
                 self._problem(UNCLEAR, f'{where}: {problem}')
-        if fault is not None and fault.kind in ('kill', 'freeze') and not fault.everywhere \
-                and not self.case.real and 1 in found.statuses:
+        if (
+            fault is not None
+            and fault.kind in ('kill', 'freeze')
+            and not fault.everywhere
+            and not self.case.real
+            and 1 in found.statuses
+        ):
             others = [output for rank, output in enumerate(found.outputs) if rank != fault.rank]
             if not any(f'rank {fault.rank}' in output for output in others):
                 self._problem(UNCLEAR, f'try {number}: rank {fault.rank} is not named')
@@ -217,8 +249,11 @@ class _Trial:
             free_space(self.work)
         before, self.kept = self.kept, self._newest()
         if fault.kind not in DISK and self.kept < max(before, found.done - INTERVAL):
-            self._problem(LOST, f'iteration {found.done} was done and {before} saved before; the '
-                          f'newest checkpoint is of {self.kept}')
+            self._problem(
+                LOST,
+                f'iteration {found.done} was done and {before} saved before; the '
+                f'newest checkpoint is of {self.kept}',
+            )
         if fault.kind in CLOCK:
             damage.move_times_on(self.work)
             self.clock_is_back = True
@@ -260,7 +295,7 @@ class _Trial:
             self.victim.unlink(missing_ok=True)
         elif self.backup is not None:
             self.victim.write_bytes(self.backup)
-            if not any(each.done for each in self.outcome.tries[self.damaged_from:]):
+            if not any(each.done for each in self.outcome.tries[self.damaged_from :]):
                 self.outcome.data_changed = False  # nothing was learned from it
 
     def _compare(self) -> None:
@@ -280,16 +315,19 @@ class _Trial:
         left = sorted({path.name for pattern in _LEFTOVERS for path in self.work.glob(pattern)})
         if any(fault.kind in DISK for fault in self.case.faults):
             left = [name for name in left if name != '.lock']  # it could not be deleted
-        left += [path.name for path in self.work.glob('iter_*.pth.json')
-                 if not path.with_suffix('').exists()]
+        left += [
+            path.name
+            for path in self.work.glob('iter_*.pth.json')
+            if not path.with_suffix('').exists()
+        ]
         if left:
             self._problem(LEFTOVERS, ', '.join(left))
 
-
     def _is_as_uninterrupted(self) -> bool:
         try:
-            assert_same(_result(self.work), self.references.result(
-                self.case.world, self.case.packed))
+            assert_same(
+                _result(self.work), self.references.result(self.case.world, self.case.packed)
+            )
         except Exception:
             return False
         return True
@@ -298,6 +336,7 @@ class _Trial:
 def _result(work: Path) -> dict:
     """What must be the same in all runs; the names of files are those of the case."""
     found = saved(work, ITERS)
-    found['run_state'] = {key: value for key, value in found['run_state'].items()
-                          if key != 'neighbors'}
+    found['run_state'] = {
+        key: value for key, value in found['run_state'].items() if key != 'neighbors'
+    }
     return found

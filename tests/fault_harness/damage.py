@@ -1,4 +1,5 @@
 """Damage to files of a case while no training runs."""
+
 from __future__ import annotations
 
 import json
@@ -30,8 +31,11 @@ class Bomb:
 def find_victim(fault: Fault, folder: Path) -> Path | None:
     """The file that a fault is about; None if there is none (yet)."""
     work = folder / WORK
-    steps = sorted((int(_STEP.search(path.name)[1]), path)  # type: ignore[index]
-                   for path in work.glob('iter_*.pth') if _STEP.search(path.name))
+    steps = sorted(
+        (int(_STEP.search(path.name)[1]), path)  # type: ignore[index]
+        for path in work.glob('iter_*.pth')
+        if _STEP.search(path.name)
+    )
     found = {
         'newest checkpoint': [path for _, path in steps[-1:]],
         'older checkpoint': [path for _, path in steps[:-1][-1:]],
@@ -40,9 +44,10 @@ def find_victim(fault: Fault, folder: Path) -> Path | None:
         'last_checkpoint': [work / 'last_checkpoint'],
         'neighbor file': sorted(work.glob('neighbors_*.npz')),
         'features': sorted(path for path in work.glob('*.features.*') if path.suffix != '.json'),
-        'image': sorted((folder / IMAGES).iterdir())[int(fault.spot * 12):][:1],
+        'image': sorted((folder / IMAGES).iterdir())[int(fault.spot * 12) :][:1],
         'packed images': [folder / PACKED],
-        'init checkpoint': [folder / INIT]}[fault.victim]
+        'init checkpoint': [folder / INIT],
+    }[fault.victim]
     found = [path for path in found if path.is_file() or fault.victim == 'later checkpoint']
     return found[0] if found else None
 
@@ -82,15 +87,20 @@ def _poison(path: Path, canary: Path, spot: float) -> None:
             for name in ('names', 'indices', 'meta'):
                 header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"
                 header += b' ' * (-(10 + len(header) + 1) % 64) + b'\n'
-                archive.writestr(f'{name}.npy', b'\x93NUMPY\x01\x00'
-                                 + len(header).to_bytes(2, 'little') + header + bomb)
+                archive.writestr(
+                    f'{name}.npy',
+                    b'\x93NUMPY\x01\x00' + len(header).to_bytes(2, 'little') + header + bomb,
+                )
     elif path.name == 'last_checkpoint':
         other = path.with_name('elsewhere.pth')
         _poison(other, canary, spot)
         path.write_text(str(other))
     elif path.suffix == '.json':
-        path.write_text(json.dumps(dict(good=[dict(bytes='9', sha256=None), 7]))
-                        if spot < 0.5 else '[' * 100_000)
+        path.write_text(
+            json.dumps(dict(good=[dict(bytes='9', sha256=None), 7]))
+            if spot < 0.5
+            else '[' * 100_000
+        )
     elif spot < 0.5:
         path.write_bytes(bomb)
     else:

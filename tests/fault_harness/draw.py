@@ -1,4 +1,5 @@
 """Draw faults at random, so that a seed and a number give the same one again."""
+
 from __future__ import annotations
 
 import random
@@ -8,20 +9,40 @@ from dataclasses import dataclass, field
 MOMENTS = ('start-up', 'neighbor search', 'training', 'evaluation', 'saving', 'end')
 
 PROCESS = ('kill', 'stop', 'freeze', 'signal')
-DISK = ('full disk', 'full tmpfs', 'read-only', 'failing writes', 'unreachable folder',
-        'deleted folder')
+DISK = (
+    'full disk',
+    'full tmpfs',
+    'read-only',
+    'failing writes',
+    'unreachable folder',
+    'deleted folder',
+)
 READS = ('slow reads', 'images away', 'one image unreadable')
 FILES = ('cut', 'flip', 'lose', 'hostile')
-CLOCK = ('clock set back', )
+CLOCK = ('clock set back',)
 WORKERS = ('kill a worker', 'stop a worker')
 KINDS = (*PROCESS, *DISK, *READS, *FILES, *CLOCK, *WORKERS)
 
 #: Files that FILES happen to; features are there only while neighbors are searched.
-VICTIMS = ('newest checkpoint', 'its record', 'older checkpoint', 'last_checkpoint',
-           'neighbor file', 'image', 'packed images', 'init checkpoint', 'features')
+VICTIMS = (
+    'newest checkpoint',
+    'its record',
+    'older checkpoint',
+    'last_checkpoint',
+    'neighbor file',
+    'image',
+    'packed images',
+    'init checkpoint',
+    'features',
+)
 #: What a hostile file may pretend to be.
-POISONED = ('newest checkpoint', 'later checkpoint', 'its record', 'last_checkpoint',
-            'neighbor file')
+POISONED = (
+    'newest checkpoint',
+    'later checkpoint',
+    'its record',
+    'last_checkpoint',
+    'neighbor file',
+)
 
 # Of so many faults, each kind comes once or, of these, more often.
 _OFTEN = {'kill': 4, 'signal': 3, 'full disk': 2, 'cut': 2, 'flip': 2}
@@ -45,6 +66,7 @@ class Fault:
         victim (str): File, for :data:`FILES`.
         spot (float): Byte of that file, in [0, 1); another draw for other kinds.
     """
+
     kind: str
     moment: str
     place: float
@@ -87,6 +109,7 @@ class Case:
         only (str, optional): Kind that was asked for.
         faults (tuple[Fault]): Of the first try, and of the second if there are two.
     """
+
     seed: int
     index: int
     world: int
@@ -142,8 +165,9 @@ def _kind(seed: int, index: int) -> str:
     return kinds[index % len(kinds)]
 
 
-def _draw_fault(draw: random.Random, kind: str, world: int, packed: bool,
-                resumed: bool = False) -> Fault:
+def _draw_fault(
+    draw: random.Random, kind: str, world: int, packed: bool, resumed: bool = False
+) -> Fault:
     """One fault; in a resumed run no neighbors are searched."""
     moments = [each for each in MOMENTS if not (resumed and each == 'neighbor search')]
     moment, place, victim = draw.choice(moments), draw.random(), ''
@@ -162,12 +186,21 @@ def _draw_fault(draw: random.Random, kind: str, world: int, packed: bool,
         moment = draw.choice(('neighbor search', 'training'))
     if kind == 'freeze' and world == 1:
         kind = 'stop'
-    everywhere = world == 1 or kind in FILES or kind in CLOCK or (
-        kind != 'freeze' and draw.random() < 0.5)
+    everywhere = (
+        world == 1 or kind in FILES or kind in CLOCK or (kind != 'freeze' and draw.random() < 0.5)
+    )
     lasting = kind in DISK or kind == 'one image unreadable'
     return Fault(
-        kind, moment, round(place, 4), everywhere, draw.randrange(world),
+        kind,
+        moment,
+        round(place, 4),
+        everywhere,
+        draw.randrange(world),
         span=draw.choice((1, 2, 5, 20, 0, 0)) if lasting else 0,
-        seconds=round(draw.uniform(0.2, 2.5), 1) if kind in ('stop', 'images away',
-                                                             'stop a worker') else 0.0,
-        signal=draw.choice(('SIGTERM', 'SIGUSR1')), victim=victim, spot=round(draw.random(), 4))
+        seconds=round(draw.uniform(0.2, 2.5), 1)
+        if kind in ('stop', 'images away', 'stop a worker')
+        else 0.0,
+        signal=draw.choice(('SIGTERM', 'SIGUSR1')),
+        victim=victim,
+        spot=round(draw.random(), 4),
+    )

@@ -1,4 +1,5 @@
 """What each fault does, inside of the training process that it happens to."""
+
 from __future__ import annotations
 
 import contextlib
@@ -15,8 +16,17 @@ from fault_harness.draw import CLOCK, FILES, Fault
 from fault_harness.toy_training import IMAGES, WORK
 
 DAY = 86400.0
-_CHANGES = ('open to write', 'write', 'fsync', 'rename', 'remove', 'mkdir', 'truncate', 'rmdir',
-            'link')
+_CHANGES = (
+    'open to write',
+    'write',
+    'fsync',
+    'rename',
+    'remove',
+    'mkdir',
+    'truncate',
+    'rmdir',
+    'link',
+)
 #: Operations on the work folder that fail, and how.
 _FAILURES = {
     'full disk': (('write', 'mkdir'), errno.ENOSPC),
@@ -40,8 +50,14 @@ class Injector:
         has_tmpfs (bool): The work folder is a small file system of its own.
     """
 
-    def __init__(self, fault: Fault, counts: dict[str, int], folder: Path,
-                 report: Callable[[str], None], has_tmpfs: bool) -> None:
+    def __init__(
+        self,
+        fault: Fault,
+        counts: dict[str, int],
+        folder: Path,
+        report: Callable[[str], None],
+        has_tmpfs: bool,
+    ) -> None:
         self.fault, self.folder, self.report = fault, folder, report
         self.kind = fault.kind
         if self.kind == 'full tmpfs' and not has_tmpfs:
@@ -156,4 +172,3 @@ def set_clock_back() -> None:
     """Make this process think that it is yesterday."""
     now = time.time
     time.time = lambda: now() - DAY
-

@@ -1,15 +1,21 @@
 """Judge what a command says at its end: one sentence that names what failed and a way out."""
+
 from __future__ import annotations
 
 import re
 
 _WAY_OUT = re.compile(
     r'--?[a-z][a-z-]+|resum|make room|free |delete|remove|restore|mount|again|check|repair|give|'
-    r'choose|use |set |lower|another|writable|permission', re.IGNORECASE)
+    r'choose|use |set |lower|another|writable|permission',
+    re.IGNORECASE,
+)
 _NAMES = re.compile(r'/|loader|rank \d|\.(jpg|png|pth|npz|lmdb)')
 _TABLE = re.compile(r'\(| ---|before_|after_|\{|    |-----|System environment|Runtime environment')
-_IGNORED = re.compile(r'Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__.*?\n'
-                      r'RuntimeError: DataLoader worker [^\n]*', re.DOTALL)
+_IGNORED = re.compile(
+    r'Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__.*?\n'
+    r'RuntimeError: DataLoader worker [^\n]*',
+    re.DOTALL,
+)
 # What a run says of interest that ends well.
 _WARNING = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
 
@@ -31,8 +37,11 @@ def message_problems(status: int, output: str) -> list[str]:
     if status != 1:
         return []
     sentence = last_sentence(output)
-    return [f'no {what} in {sentence!r}' for rule, what in (
-        (_WAY_OUT, 'way out'), (_NAMES, 'file or rank')) if not rule.search(sentence)]
+    return [
+        f'no {what} in {sentence!r}'
+        for rule, what in ((_WAY_OUT, 'way out'), (_NAMES, 'file or rank'))
+        if not rule.search(sentence)
+    ]
 
 
 def last_sentence(output: str) -> str:
@@ -44,14 +53,17 @@ def last_sentence(output: str) -> str:
 
 def without_logs(output: str) -> str:
     """Without MMEngine's table of hooks and environment, and the log of how training goes."""
-    return '\n'.join(line for line in output.splitlines()
-                     if line.strip() and ' - INFO - ' not in line and not _TABLE.match(line))
+    return '\n'.join(
+        line
+        for line in output.splitlines()
+        if line.strip() and ' - INFO - ' not in line and not _TABLE.match(line)
+    )
 
 
 def of_interest(status: int, output: str, hung: bool = False) -> list[str]:
     """The lines of an output to show with a failure; of one that hung, where it did."""
     if hung:
-        return output[output.rfind('most recent call first') + 1:].splitlines()[-40:]
+        return output[output.rfind('most recent call first') + 1 :].splitlines()[-40:]
     if status not in (0, 75, -9):
         return [line for line in output.splitlines() if line.strip()][-12:]
     return [line for line in output.splitlines() if _WARNING.search(line)]

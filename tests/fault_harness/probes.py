@@ -5,6 +5,7 @@ collective, or a step of the training. In a run of its own all of them come in t
 a moment and a number say where a fault happens. Events are found where Python and MMEngine have
 one place for them (audit hooks, ``open``, ``Runner.call_hook``), not in the code under test.
 """
+
 from __future__ import annotations
 
 import builtins
@@ -23,10 +24,26 @@ from cotap_mm.datasets import neighbor_search
 from cotap_mm.engine import SafeCheckpointHook
 from cotap_mm.evaluation import EvaluationHook
 
-_AUDITED = ('open', 'os.rename', 'os.remove', 'os.mkdir', 'os.truncate', 'os.listdir',
-            'os.scandir', 'os.link', 'os.rmdir')
-_COLLECTIVES = ('all_reduce', 'broadcast', 'all_gather', 'all_gather_object', 'barrier',
-                'broadcast_object_list', 'init_process_group')
+_AUDITED = (
+    'open',
+    'os.rename',
+    'os.remove',
+    'os.mkdir',
+    'os.truncate',
+    'os.listdir',
+    'os.scandir',
+    'os.link',
+    'os.rmdir',
+)
+_COLLECTIVES = (
+    'all_reduce',
+    'broadcast',
+    'all_gather',
+    'all_gather_object',
+    'barrier',
+    'broadcast_object_list',
+    'init_process_group',
+)
 #: What the harness itself writes into the folder of a case; no event.
 OWN = ('filler.bin', 'output-')
 
@@ -41,8 +58,12 @@ class Probes:
         report (callable): Called with a line of text for the parent process.
     """
 
-    def __init__(self, folder: Path, listener: Callable[[str, int, str, str | None], None],
-                 report: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        listener: Callable[[str, int, str, str | None], None],
+        report: Callable[[str], None],
+    ) -> None:
         self.folder, self.listener, self.report = f'{folder}{os.sep}', listener, report
         self.moment = 'start-up'
         self.counts: dict[str, int] = {}
@@ -88,7 +109,7 @@ class Probes:
 
     def write(self, path: str, data: memoryview, plain: Callable[[memoryview], Any]) -> int:
         """Write with an event after a half; a failure is a short write, then an error."""
-        half = 0 if path in self._short else plain(data[:len(data) // 2])
+        half = 0 if path in self._short else plain(data[: len(data) // 2])
         try:
             self.event('write', path)
         except OSError:
@@ -121,14 +142,19 @@ class Probes:
             def write(self, data: Any) -> int:
                 return probes.write(str(self.name), memoryview(data).cast('B'), super().write)
 
-        def watched_open(file: Any, mode: str = 'r', buffering: int = -1,
-                         encoding: str | None = None, errors: str | None = None,
-                         newline: str | None = None, closefd: bool = True,
-                         opener: Any = None) -> Any:
+        def watched_open(
+            file: Any,
+            mode: str = 'r',
+            buffering: int = -1,
+            encoding: str | None = None,
+            errors: str | None = None,
+            newline: str | None = None,
+            closefd: bool = True,
+            opener: Any = None,
+        ) -> Any:
             path = probes.own_path(file)
             if path is None or buffering == 0 or not set(mode) & set('wax+'):
-                return plain_open(file, mode, buffering, encoding, errors, newline, closefd,
-                                  opener)
+                return plain_open(file, mode, buffering, encoding, errors, newline, closefd, opener)
             raw = WatchedFile(path, mode.replace('t', '').replace('b', ''), opener=opener)
             kind = io.BufferedRandom if '+' in mode else io.BufferedWriter
             buffered = kind(raw)
@@ -146,8 +172,9 @@ class Probes:
             path = probes.own_path(_path_of(handle)) if handle > 2 else None
             if path is None:
                 return plain_write(handle, data)
-            return probes.write(path, memoryview(data).cast('B'),
-                                lambda part: plain_write(handle, part))
+            return probes.write(
+                path, memoryview(data).cast('B'), lambda part: plain_write(handle, part)
+            )
 
         builtins.open = io.open = watched_open
         os.fsync, os.write = watched_sync, watched_write
@@ -176,21 +203,24 @@ class Probes:
 
     def _watch_moments(self) -> None:
         for owner, name, moment in (
-                (neighbor_search, 'build_neighbors', 'neighbor search'),
-                (EvaluationHook, 'evaluate', 'evaluation'),
-                (SafeCheckpointHook, '_save_checkpoint_with_step', 'saving')):
+            (neighbor_search, 'build_neighbors', 'neighbor search'),
+            (EvaluationHook, 'evaluate', 'evaluation'),
+            (SafeCheckpointHook, '_save_checkpoint_with_step', 'saving'),
+        ):
             setattr(owner, name, self._within(getattr(owner, name), moment))
 
     def _before(self, function: Callable, what: str) -> Callable:
         def watched(*arguments: Any, **options: Any) -> Any:
             self.event(what)
             return function(*arguments, **options)
+
         return watched
 
     def _within(self, function: Callable, moment: str) -> Callable:
         def watched(*arguments: Any, **options: Any) -> Any:
             with self.during(moment):
                 return function(*arguments, **options)
+
         return watched
 
 

@@ -1,4 +1,5 @@
 """Trainings in processes of their own, forked from one that has imported everything."""
+
 from __future__ import annotations
 
 import atexit
@@ -24,8 +25,18 @@ from tool_loading import load_tool
 
 LIMIT = 150.0  # seconds after which a try hangs; a dozen are usual on a busy machine
 SHORT_TIMEOUT = 10  # seconds without an answer, where a rank is lost on purpose
-_LAUNCHERS = ('TORCHELASTIC', 'PET_', 'SLURM', 'GLOO', 'NNODES', 'NODE_RANK', 'MASTER', 'RANK',
-              'WORLD_SIZE', 'LOCAL_RANK')
+_LAUNCHERS = (
+    'TORCHELASTIC',
+    'PET_',
+    'SLURM',
+    'GLOO',
+    'NNODES',
+    'NODE_RANK',
+    'MASTER',
+    'RANK',
+    'WORLD_SIZE',
+    'LOCAL_RANK',
+)
 
 
 @dataclass
@@ -43,6 +54,7 @@ class Try:
         modules (list[str]): What rank 0 had imported at its end.
         hit (list[str]): Images that could not be read, of all ranks.
     """
+
     statuses: list[int] = field(default_factory=list)
     outputs: list[str] = field(default_factory=list)
     hung: bool = False
@@ -68,9 +80,17 @@ class Ranks:
         has_tmpfs (bool): See :class:`Injector`.
     """
 
-    def __init__(self, line: list[str], folder: Path, world: int, name: str,
-                 fault: Fault | None = None, counts: list[dict] | None = None,
-                 clock_is_back: bool = False, has_tmpfs: bool = False) -> None:
+    def __init__(
+        self,
+        line: list[str],
+        folder: Path,
+        world: int,
+        name: str,
+        fault: Fault | None = None,
+        counts: list[dict] | None = None,
+        clock_is_back: bool = False,
+        has_tmpfs: bool = False,
+    ) -> None:
         self.line = line if world == 1 else [*line, '--launcher', 'pytorch']
         self.folder, self.world, self.fault = folder, world, fault
         self.counts, self.clock_is_back, self.has_tmpfs = counts, clock_is_back, has_tmpfs
@@ -120,8 +140,9 @@ class Ranks:
         self.result.outputs = [path.read_text(errors='replace') for path in self.outputs]
         return self.result
 
-    def _listen(self, pipes: dict[int, int], buffers: dict[int, bytes],
-                alive: dict[int, int]) -> None:
+    def _listen(
+        self, pipes: dict[int, int], buffers: dict[int, bytes], alive: dict[int, int]
+    ) -> None:
         for receiver in select.select(list(pipes), [], [], 0.05)[0] if pipes else ():
             block = os.read(receiver, 1 << 16)
             *lines, buffers[receiver] = (buffers[receiver] + block).split(b'\n')
@@ -223,12 +244,20 @@ class Ranks:
         for name in list(os.environ):
             if name.startswith(_LAUNCHERS):
                 del os.environ[name]
-        is_short = (self.fault is not None and not self.fault.everywhere
-                    and self.fault.kind in ('kill', 'freeze', 'kill a worker'))
+        is_short = (
+            self.fault is not None
+            and not self.fault.everywhere
+            and self.fault.kind in ('kill', 'freeze', 'kill a worker')
+        )
         os.environ['COTAP_DIST_TIMEOUT'] = str(SHORT_TIMEOUT if is_short else LIMIT / 2)
         if self.world > 1:
-            os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(self.world),
-                              MASTER_ADDR='127.0.0.1', MASTER_PORT=str(port))
+            os.environ.update(
+                RANK=str(rank),
+                LOCAL_RANK=str(rank),
+                WORLD_SIZE=str(self.world),
+                MASTER_ADDR='127.0.0.1',
+                MASTER_PORT=str(port),
+            )
         if self.clock_is_back:
             set_clock_back()
 
@@ -276,8 +305,12 @@ def mount_small(work: Path) -> bool:
     """Make the work folder a file system of 4 MB, where the system lets us."""
     work.mkdir(parents=True, exist_ok=True)
     try:
-        return subprocess.run(['mount', '-t', 'tmpfs', '-o', 'size=4m', 'none', str(work)],
-                              capture_output=True).returncode == 0
+        return (
+            subprocess.run(
+                ['mount', '-t', 'tmpfs', '-o', 'size=4m', 'none', str(work)], capture_output=True
+            ).returncode
+            == 0
+        )
     except OSError:
         return False
 
@@ -285,4 +318,3 @@ def mount_small(work: Path) -> bool:
 def unmount(work: Path) -> None:
     """Undo :func:`mount_small`; its files are gone then."""
     subprocess.run(['umount', '-l', str(work)], capture_output=True)
-

@@ -1,4 +1,5 @@
 """The commands as a user types them, each an interpreter of its own; moments are seconds."""
+
 from __future__ import annotations
 
 import os
@@ -18,8 +19,14 @@ _TORCHRUN = 'Traceback (most recent call last):\n  File "<frozen runpy>"'
 LIMIT = 400.0  # seconds; the imports alone take a minute on a busy machine
 
 
-def run(line: list[str], folder: Path, world: int, fault: Fault | None, name: str,
-        seconds: dict[int, float]) -> Try:
+def run(
+    line: list[str],
+    folder: Path,
+    world: int,
+    fault: Fault | None,
+    name: str,
+    seconds: dict[int, float],
+) -> Try:
     """Start ``tools/train.py`` or ``tools/dist_train.sh``, with a fault from outside.
 
     Args:
@@ -42,9 +49,17 @@ def run(line: list[str], folder: Path, world: int, fault: Fault | None, name: st
     is_lost = fault is not None and not fault.everywhere and fault.kind in ('kill', 'freeze')
     with open(output, 'w') as out:
         process = subprocess.Popen(
-            command, cwd=folder, stdout=out, stderr=out, start_new_session=True,
-            env=environment(folder, MASTER_PORT=str(free_port()), COTAP_DIST_TIMEOUT=str(
-                SHORT_TIMEOUT if is_lost else LIMIT / 2)))
+            command,
+            cwd=folder,
+            stdout=out,
+            stderr=out,
+            start_new_session=True,
+            env=environment(
+                folder,
+                MASTER_PORT=str(free_port()),
+                COTAP_DIST_TIMEOUT=str(SHORT_TIMEOUT if is_lost else LIMIT / 2),
+            ),
+        )
     found = Try()
     try:
         if fault is not None:
@@ -79,8 +94,9 @@ def _strike(process: subprocess.Popen, fault: Fault, delay: float, found: Try) -
         time.sleep(0.1)
         ranks = _children(process.pid)
     whom = ranks[fault.rank % len(ranks)] if ranks and not fault.everywhere else process.pid
-    found.happened.append(f'{fault.kind} of process {whom} of {[process.pid, *ranks]} after '
-                          f'{delay:.1f} s')
+    found.happened.append(
+        f'{fault.kind} of process {whom} of {[process.pid, *ranks]} after {delay:.1f} s'
+    )
     if fault.kind == 'kill' and whom == process.pid:
         os.killpg(process.pid, signal.SIGKILL)
     elif fault.kind == 'signal':
@@ -97,7 +113,9 @@ def _strike(process: subprocess.Popen, fault: Fault, delay: float, found: Try) -
 def _children(process: int) -> list[int]:
     """Processes that another one has started; Linux only."""
     try:
-        return [int(word) for word in
-                Path(f'/proc/{process}/task/{process}/children').read_text().split()]
+        return [
+            int(word)
+            for word in Path(f'/proc/{process}/task/{process}/children').read_text().split()
+        ]
     except (OSError, ValueError):
         return []

@@ -7,6 +7,7 @@
 Trainings are forked from one process that has imported everything, and use one thread each,
 since OpenMP does not live through a fork; one case in twenty starts the commands themselves.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -56,8 +57,9 @@ def run_cases(cases: Iterable[Case], folder: Path) -> list[Outcome]:
             print(outcome.describe(), flush=True)
         else:
             reached = '' if outcome.happened else ', not reached'
-            print(f'{case}: {outcome.column}{reached}, {time.monotonic() - start:.0f} s',
-                  flush=True)
+            print(
+                f'{case}: {outcome.column}{reached}, {time.monotonic() - start:.0f} s', flush=True
+            )
     return outcomes
 
 
@@ -78,15 +80,19 @@ def summarize(outcomes: list[Outcome]) -> str:
     lines = ['| fault | ' + ' | '.join(columns) + ' |', '|---' * (len(columns) + 1) + '|']
     for name in (*sorted(set(rows) - {'all'}), 'all'):
         if name in rows:
-            lines.append(f'| {name} | ' + ' | '.join(str(rows[name][column] or '')
-                                                    for column in columns) + ' |')
+            lines.append(
+                f'| {name} | '
+                + ' | '.join(str(rows[name][column] or '') for column in columns)
+                + ' |'
+            )
     return '\n'.join(lines)
 
 
 def main() -> int:
     """Returns the exit status: 1 if a case failed."""
-    parser = argparse.ArgumentParser(description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument('--seed', type=int, default=int(time.time()), help='of all draws')
     parser.add_argument('--count', type=int, default=10, help='number of faults')
     parser.add_argument('--start', type=int, default=0, help='number of the first one')

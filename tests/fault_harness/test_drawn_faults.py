@@ -1,4 +1,5 @@
 """Faults drawn at random: the training is resumed, and ends with the same bits."""
+
 import os
 from collections import Counter
 
@@ -24,22 +25,28 @@ def test_a_seed_draws_the_same_again():
     assert draw_case(3, 7, only='kill').faults[0].kind == 'kill'
 
 
-@pytest.mark.parametrize('status, output, problem', [
-    (0, 'all is well', None),
-    (75, 'SIGTERM: saved; --resume continues', None),
-    (1, 'error: w/iter_2.pth is damaged; train in another --work-dir', None),
-    (1, 'error: rank 1 does not answer; resume with --resume', None),
-    (1, 'error: work_dirs/a is damaged', 'no way out'),
-    (1, 'error: make room and resume', 'no file or rank'),
-    (0, 'Traceback (most recent call last):', 'traceback')])
+@pytest.mark.parametrize(
+    'status, output, problem',
+    [
+        (0, 'all is well', None),
+        (75, 'SIGTERM: saved; --resume continues', None),
+        (1, 'error: w/iter_2.pth is damaged; train in another --work-dir', None),
+        (1, 'error: rank 1 does not answer; resume with --resume', None),
+        (1, 'error: work_dirs/a is damaged', 'no way out'),
+        (1, 'error: make room and resume', 'no file or rank'),
+        (0, 'Traceback (most recent call last):', 'traceback'),
+    ],
+)
 def test_messages_are_judged(status, output, problem):
     found = message_problems(status, f'11/28 - mmengine - INFO - a/b --resume\n{output}\n')
     assert bool(found) == bool(problem) and all(problem in each for each in found)
 
 
 @pytest.mark.dist
-@pytest.mark.skipif(not hasattr(os, 'fork') or torch.cuda.is_available(),
-                    reason='forks trainings, which is possible on Linux and macOS, without CUDA')
+@pytest.mark.skipif(
+    not hasattr(os, 'fork') or torch.cuda.is_available(),
+    reason='forks trainings, which is possible on Linux and macOS, without CUDA',
+)
 def test_drawn_faults(tmp_path, capsys):
     threads = torch.get_num_threads()
     with capsys.disabled():

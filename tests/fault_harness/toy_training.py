@@ -1,4 +1,5 @@
 """What the harness trains: a tiny config, twelve images, and a checkpoint to start from."""
+
 from __future__ import annotations
 
 import shutil
@@ -16,8 +17,11 @@ from cotap_mm.registry import MODELS, build
 ROOT = Path(__file__).resolve().parents[2]
 ITERS = 6
 INTERVAL = 2  # of checkpoints
-BACKBONE = dict(arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
-                          feedforward_channels=16), img_size=32, patch_size=8)
+BACKBONE = dict(
+    arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
+    img_size=32,
+    patch_size=8,
+)
 #: Files that a training is given, in the folder of a case.
 IMAGES, PACKED, INIT, CONFIG, WORK = 'images', 'images.lmdb', 'init.pth', 'tiny.py', 'run'
 
@@ -41,8 +45,12 @@ def write_inputs(folder: Path) -> None:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)  # neighbors of a random network would start from 0
         network = build(MODELS, config.model.backbone)
-    torch.save(dict(state_dict={f'backbone.{name}': value
-                                for name, value in network.state_dict().items()}), folder / INIT)
+    torch.save(
+        dict(
+            state_dict={f'backbone.{name}': value for name, value in network.state_dict().items()}
+        ),
+        folder / INIT,
+    )
 
 
 def copy_inputs(source: Path, folder: Path) -> None:
@@ -55,11 +63,21 @@ def copy_inputs(source: Path, folder: Path) -> None:
 
 def command_line(folder: Path, packed: bool, workers: int, resume: bool) -> list[str]:
     """Arguments of tools/train.py, as a user types them; nothing names a neighbor file."""
-    line = [str(folder / CONFIG), '--images', str(folder / (PACKED if packed else IMAGES)),
-            '--init', str(folder / INIT), '--work-dir', str(folder / WORK)]
+    line = [
+        str(folder / CONFIG),
+        '--images',
+        str(folder / (PACKED if packed else IMAGES)),
+        '--init',
+        str(folder / INIT),
+        '--work-dir',
+        str(folder / WORK),
+    ]
     if workers:
-        line += ['--cfg-options', f'train_dataloader.num_workers={workers}',
-                 'train_dataloader.persistent_workers=True']
+        line += [
+            '--cfg-options',
+            f'train_dataloader.num_workers={workers}',
+            'train_dataloader.persistent_workers=True',
+        ]
     return [*line, '--resume'] if resume else line
 
 
@@ -67,23 +85,43 @@ def _config() -> Config:
     """vits_folder.py with a network of a few thousand parameters, and an evaluation."""
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'vits_folder.py')
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
-    config.merge_from_dict(dict(
-        model=dict(
-            backbone=BACKBONE, neck=dict(num_prototypes=2), head=dict(patch=head, cls=head),
-            memory=dict(patch_queue=dict(size=64, per_step=8), cls_queue=dict(size=16, per_step=4),
-                        template_bank=dict(size=12, per_step=2)),
-            pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1)),
-        train_dataloader=dict(
-            batch_size=2, num_workers=0, persistent_workers=False,
-            dataset=dict(num_neighbors=3, crops=dict(global_size=32, local_size=16))),
-        optim_wrapper=dict(accumulative_counts=1), train_cfg=dict(max_iters=ITERS),
-        default_hooks=dict(
-            logger=dict(interval=1),
-            checkpoint=dict(interval=INTERVAL, retry_interval=1, final_wait=1.5))))
+    config.merge_from_dict(
+        dict(
+            model=dict(
+                backbone=BACKBONE,
+                neck=dict(num_prototypes=2),
+                head=dict(patch=head, cls=head),
+                memory=dict(
+                    patch_queue=dict(size=64, per_step=8),
+                    cls_queue=dict(size=16, per_step=4),
+                    template_bank=dict(size=12, per_step=2),
+                ),
+                pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1),
+            ),
+            train_dataloader=dict(
+                batch_size=2,
+                num_workers=0,
+                persistent_workers=False,
+                dataset=dict(num_neighbors=3, crops=dict(global_size=32, local_size=16)),
+            ),
+            optim_wrapper=dict(accumulative_counts=1),
+            train_cfg=dict(max_iters=ITERS),
+            default_hooks=dict(
+                logger=dict(interval=1),
+                checkpoint=dict(interval=INTERVAL, retry_interval=1, final_wait=1.5),
+            ),
+        )
+    )
     scenes = dict(type='ToyScenes', image_size=32)
     config.custom_hooks = [
         *config.get('custom_hooks', []),
-        dict(type='EvaluationHook', interval=3, num_classes=9,
-             train=dict(scenes, split='memory', num_images=3),
-             val=dict(scenes, split='val', num_images=2), options=dict(k=2))]
+        dict(
+            type='EvaluationHook',
+            interval=3,
+            num_classes=9,
+            train=dict(scenes, split='memory', num_images=3),
+            val=dict(scenes, split='val', num_images=2),
+            options=dict(k=2),
+        ),
+    ]
     return config

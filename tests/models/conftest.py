@@ -1,4 +1,5 @@
 """The tiny CoTAP and its batch as fixtures."""
+
 import pytest
 import torch
 from tiny import build_tiny, make_inputs

@@ -1,4 +1,5 @@
 """The algorithm: teacher moves, student learns, state survives, branches can be left out."""
+
 import copy
 import io
 
@@ -114,8 +115,10 @@ def test_kmeans_starts_the_prototypes_once_and_leaves_the_teacher(tiny, inputs):
     assert torch.equal(tiny.neck.prototypes, started)
 
 
-@pytest.mark.parametrize('names', [['cls_cluster'], ['patch_ranking'], ['prototype_entropy'],
-                                   ['patch_cluster', 'cls_neighbor']])
+@pytest.mark.parametrize(
+    'names',
+    [['cls_cluster'], ['patch_ranking'], ['prototype_entropy'], ['patch_cluster', 'cls_neighbor']],
+)
 def test_losses_can_be_left_out(names, inputs):
     model = build_tiny({name: LOSSES[name] for name in names})
     for _ in range(2):
@@ -126,14 +129,14 @@ def test_losses_can_be_left_out(names, inputs):
 
 def test_loss_weights_scale_what_they_name(tiny, inputs):
     other = copy.deepcopy(tiny)
-    other.loss_weights = dict(cls_cluster=0.25, patch_ranking=3.)
+    other.loss_weights = dict(cls_cluster=0.25, patch_ranking=3.0)
     results = []
     for model in (tiny, other):
         torch.manual_seed(0)
         model.loss(inputs)
         results.append(model.loss(inputs))
     for name, plain in results[0].items():
-        weight = other.loss_weights.get(name[len('loss_'):], 1.)
+        weight = other.loss_weights.get(name[len('loss_') :], 1.0)
         torch.testing.assert_close(results[1][name], weight * plain)
 
 
@@ -208,9 +211,9 @@ def test_unknown_losses_and_pool_sizes():
     with pytest.raises(ValueError, match='patch_rank'):
         build_tiny(dict(patch_rank=dict(type='PatchRankingLoss')))
     with pytest.raises(ValueError, match="loss_weights must name .*'patch_rank'"):
-        build_tiny(loss_weights=dict(patch_rank=2.))
+        build_tiny(loss_weights=dict(patch_rank=2.0))
     model = build_tiny()
-    model.pairs.pool_sizes = (7, )
+    model.pairs.pool_sizes = (7,)
     with pytest.raises(ValueError, match='set pool_sizes'):
         model.loss(make_inputs())
 
@@ -218,5 +221,10 @@ def test_unknown_losses_and_pool_sizes():
 def test_filter_weights_stand_once_in_the_state_dict(tiny):
     names = [name for name in tiny.state_dict() if name.startswith('neck.')]
     assert sorted(names) == sorted(
-        ['neck.prototypes'] + [f'neck.norm_{part}.{kind}' for part in ('prototypes', 'patch', 'cls')
-                               for kind in ('weight', 'bias')])
+        ['neck.prototypes']
+        + [
+            f'neck.norm_{part}.{kind}'
+            for part in ('prototypes', 'patch', 'cls')
+            for kind in ('weight', 'bias')
+        ]
+    )

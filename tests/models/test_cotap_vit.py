@@ -1,4 +1,5 @@
 """The backbone downstream: equal to pre-training, any size, frozen parts, windows, depths."""
+
 import subprocess
 import sys
 
@@ -35,19 +36,20 @@ def test_equal_to_the_pre_training_network(branch, size):
     for network in (algorithm, algorithm.teacher):
         for value in network.parameters():
             torch.nn.init.normal_(value, std=0.2)
-    vit = CoTAPViT(arch=dict(ARCH, num_layers=2), img_size=32, patch_size=8, num_prototypes=2,
-                   out_type='raw')
+    vit = CoTAPViT(
+        arch=dict(ARCH, num_layers=2), img_size=32, patch_size=8, num_prototypes=2, out_type='raw'
+    )
     report = load_pretrained(vit, dict(state_dict=algorithm.state_dict()), branch=branch)
     assert not report.missing
     images = torch.randn(2, 3, *size)
     algorithm.eval(), vit.eval()
     with torch.no_grad():
         cls, patches = algorithm.encode(images, branch)
-        raw, = vit(images)
+        (raw,) = vit(images)
         vit.out_type = 'featmap'
-        featmap, = vit(images)
+        (featmap,) = vit(images)
         vit.out_type = 'cls_token'
-        token, = vit(images)
+        (token,) = vit(images)
     torch.testing.assert_close(featmap, patches, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(token, cls, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(raw[:, 0], cls, rtol=1e-5, atol=1e-5)
@@ -58,13 +60,16 @@ def test_levels_and_their_channels():
     model = small(out_indices=(0, 1, -2, -1))
     levels = model(torch.randn(2, 3, 33, 50))  # padded to 5 x 7 patches
     assert [tuple(level.shape) for level in levels] == [
-        (2, channels, 5, 7) for channels in (16, 16, 16, 32)]
+        (2, channels, 5, 7) for channels in (16, 16, 16, 32)
+    ]
     assert model.out_channels == [16, 16, 16, 32]
 
 
 def test_without_filter_it_is_the_plain_vit():
-    model, plain = small(use_filter=False), DINOViT(arch=ARCH, img_size=32, patch_size=8,
-                                                    out_type='featmap')
+    model, plain = (
+        small(use_filter=False),
+        DINOViT(arch=ARCH, img_size=32, patch_size=8, out_type='featmap'),
+    )
     plain.load_state_dict(model.state_dict())
     model.eval(), plain.eval()
     images = torch.randn(1, 3, 40, 32)
@@ -78,10 +83,14 @@ def test_every_trainable_parameter_gets_a_gradient(out_type, train_prototypes):
     """DDP waits for each parameter that can learn."""
     model = small(out_type=out_type, train_prototypes=train_prototypes, out_indices=(1, 3))
     model.train()
-    sum(level.square().mean() + level.pow(3).mean()
-        for level in model(torch.randn(2, 3, 32, 32))).backward()
-    without = [name for name, value in model.named_parameters()
-               if value.requires_grad and value.grad is None]
+    sum(
+        level.square().mean() + level.pow(3).mean() for level in model(torch.randn(2, 3, 32, 32))
+    ).backward()
+    without = [
+        name
+        for name, value in model.named_parameters()
+        if value.requires_grad and value.grad is None
+    ]
     assert not without
     assert (model.neck.prototypes.grad is not None) == train_prototypes
 
@@ -104,8 +113,9 @@ def test_frozen_stages():
     assert torch.equal(model(images)[0], model(images)[0])
 
 
-@pytest.mark.parametrize('options', [{}, dict(drop_path_rate=0.5), dict(window_size=2),
-                                     dict(frozen_stages=1)])
+@pytest.mark.parametrize(
+    'options', [{}, dict(drop_path_rate=0.5), dict(window_size=2), dict(frozen_stages=1)]
+)
 @pytest.mark.parametrize('with_cp', [True, 'mlp'])
 def test_checkpointing_changes_nothing(with_cp, options):
     """Also with blocks dropped at random: the second pass drops the same ones."""
@@ -115,8 +125,9 @@ def test_checkpointing_changes_nothing(with_cp, options):
         model.train()
         torch.manual_seed(3)
         sum(level.square().mean() + level.pow(3).mean() for level in model(images)).backward()
-        gradients.append({name: value.grad for name, value in model.named_parameters()
-                          if value.grad is not None})
+        gradients.append(
+            {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        )
     assert gradients[0].keys() == gradients[1].keys() and gradients[0]
     for name, wanted in gradients[0].items():
         torch.testing.assert_close(gradients[1][name], wanted, msg=name)
@@ -143,9 +154,9 @@ def test_drop_path_only_in_training():
 def test_half_precision(out_type):
     model = small(out_type=out_type, window_size=2, with_cp=True)
     images = torch.randn(2, 3, 40, 33)
-    exact, = model(images)
+    (exact,) = model(images)
     with torch.autocast('cpu', dtype=torch.bfloat16):
-        rough, = model(images)
+        (rough,) = model(images)
     rough.float().square().mean().backward()
     assert (rough - exact).abs().max() < 0.1 * exact.abs().max()
 
@@ -153,7 +164,7 @@ def test_half_precision(out_type):
 def test_windows():
     images = torch.randn(2, 3, 40, 56)  # 5 x 7 patches: windows of 4 are padded
     for size in (4, 16):
-        model = small(window_size=size, global_blocks=(3, ))
+        model = small(window_size=size, global_blocks=(3,))
         assert model(images)[0].shape == (2, 32, 5, 7)
     # One window as large as the map, without padding, is the same as none.
     whole, none = small(window_size=4, global_blocks=()), small()
@@ -161,11 +172,11 @@ def test_windows():
     images = images[:, :, :32, :32]
     torch.testing.assert_close(whole(images)[0], none(images)[0])
     # A window hears of the others through CLS only, and that only in the next block.
-    model = small(window_size=2, use_filter=False, out_indices=(0, ), global_blocks=())
+    model = small(window_size=2, use_filter=False, out_indices=(0,), global_blocks=())
     model.eval()
     other = images.clone()
     other[:, :, 16:, 16:] += 1
-    (left, ), (right, ) = model(images), model(other)
+    (left,), (right,) = model(images), model(other)
     same = (left - right).abs().amax(dim=(0, 1)) < 1e-6
     assert same.tolist() == [[True] * 4] * 2 + [[True, True, False, False]] * 2
     assert small(window_size=2).global_blocks == {0, 1, 2, 3}
@@ -179,8 +190,10 @@ def test_default_global_blocks_are_vitdet_s():
 @pytest.mark.parametrize('options', [{}, dict(pre_norm=True)])
 def test_depths(options):
     model = small(**options)
-    depth = {name: model.get_layer_depth('backbone.' + name, 'backbone.')[0]
-             for name, _ in model.named_parameters()}
+    depth = {
+        name: model.get_layer_depth('backbone.' + name, 'backbone.')[0]
+        for name, _ in model.named_parameters()
+    }
     for name, found in depth.items():
         if name.startswith('layers.'):
             assert found == int(name.split('.')[1]) + 1
@@ -191,13 +204,16 @@ def test_depths(options):
     assert model.get_layer_depth('decode_head.weight', 'backbone.') == (5, 6)
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(out_type='avg_featmap'), "out_type must be one of .* got 'avg_featmap'"),
-    (dict(out_indices=(0, 1)), r'add 3 to out_indices, got \[0, 1\], or set use_filter=False'),
-    (dict(out_indices=(1, 4), use_filter=False), r'out_indices must be below 4'),
-    (dict(frozen_stages=5), 'frozen_stages must be at most 4'),
-    (dict(final_norm=True), 'has no final norm'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(out_type='avg_featmap'), "out_type must be one of .* got 'avg_featmap'"),
+        (dict(out_indices=(0, 1)), r'add 3 to out_indices, got \[0, 1\], or set use_filter=False'),
+        (dict(out_indices=(1, 4), use_filter=False), r'out_indices must be below 4'),
+        (dict(frozen_stages=5), 'frozen_stages must be at most 4'),
+        (dict(final_norm=True), 'has no final norm'),
+    ],
+)
 def test_wrong_arguments(options, message):
     with pytest.raises(ValueError, match=message):
         small(**options)
@@ -206,8 +222,9 @@ def test_wrong_arguments(options, message):
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
 def test_builds_by_its_prefix_in_every_scope(scope):
     with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.parent.build(dict(
-            type='cotap_mm.CoTAPViT', arch=ARCH, img_size=32, patch_size=8, num_prototypes=2))
+        model = MODELS.parent.build(
+            dict(type='cotap_mm.CoTAPViT', arch=ARCH, img_size=32, patch_size=8, num_prototypes=2)
+        )
     assert isinstance(model, CoTAPViT)
 
 
@@ -220,11 +237,20 @@ def test_init_cfg_chooses_the_branch_of_a_training_checkpoint(scope, branch, tmp
             torch.nn.init.normal_(value)
     torch.save(dict(state_dict=algorithm.state_dict(), meta={}), tmp_path / 'iter_1.pth')
     with DefaultScope.overwrite_default_scope(scope):
-        model = MODELS.parent.build(dict(
-            type='cotap_mm.CoTAPViT', arch=dict(ARCH, num_layers=2), img_size=32, patch_size=8,
-            num_prototypes=2, init_cfg=dict(
-                type='cotap_mm.PretrainedViT', checkpoint=str(tmp_path / 'iter_1.pth'),
-                branch=branch)))
+        model = MODELS.parent.build(
+            dict(
+                type='cotap_mm.CoTAPViT',
+                arch=dict(ARCH, num_layers=2),
+                img_size=32,
+                patch_size=8,
+                num_prototypes=2,
+                init_cfg=dict(
+                    type='cotap_mm.PretrainedViT',
+                    checkpoint=str(tmp_path / 'iter_1.pth'),
+                    branch=branch,
+                ),
+            )
+        )
         model.init_weights()
     source = algorithm.teacher if branch == 'teacher' else algorithm
     for name, value in model.state_dict().items():
@@ -254,8 +280,12 @@ for scope in ('mmseg', 'mmdet', 'mmpretrain'):
 def test_the_prefix_is_all_that_a_fresh_process_needs(tmp_path):
     model = small()
     torch.save(model.state_dict(), tmp_path / 'vit.pth')
-    done = subprocess.run([sys.executable, '-W', 'ignore', '-c', _ALONE, tmp_path / 'vit.pth'],
-                          capture_output=True, text=True, cwd=tmp_path)
+    done = subprocess.run(
+        [sys.executable, '-W', 'ignore', '-c', _ALONE, tmp_path / 'vit.pth'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     value = float(model.cls_token[0, 0, 0])
     for scope in ('mmseg', 'mmdet', 'mmpretrain'):
@@ -266,8 +296,13 @@ def test_init_cfg_loads_and_says_what_stayed_random(tmp_path):
     dino = DINOViT(arch=ARCH, img_size=32, patch_size=8)
     dino.init_weights()
     torch.save(dino.state_dict(), tmp_path / 'dino.pth')
-    model = CoTAPViT(arch=ARCH, img_size=(32, 64), patch_size=8, num_prototypes=2, init_cfg=dict(
-        type='cotap_mm.PretrainedViT', checkpoint=str(tmp_path / 'dino.pth')))
+    model = CoTAPViT(
+        arch=ARCH,
+        img_size=(32, 64),
+        patch_size=8,
+        num_prototypes=2,
+        init_cfg=dict(type='cotap_mm.PretrainedViT', checkpoint=str(tmp_path / 'dino.pth')),
+    )
     model.init_weights()
     assert torch.equal(model.layers[3].attn.qkv.weight, dino.layers[3].attn.qkv.weight)
     report = load_pretrained(model, dino.state_dict())

@@ -2,6 +2,7 @@
 
 Shapes, order and single operations are in ``tests/datasets/test_student_and_teacher_views.py``.
 """
+
 import numpy as np
 import pytest
 import torch
@@ -12,8 +13,9 @@ from cotap_mm.datasets import MultiCrop
 from cotap_mm.models import CoTAPDataPreprocessor
 from cotap_mm.ops import COLOR_DRAWS, augment_color
 
-NO_COLOR = dict(brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=1., gray_prob=0,
-                blur_prob=0)
+NO_COLOR = dict(
+    brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=1.0, gray_prob=0, blur_prob=0
+)
 
 
 def pixels_of(model, views):
@@ -49,14 +51,20 @@ def read_at(crop, box, grid=5):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_common_boxes_show_the_same_place(seed):
-    batch = collated([(ramp(200, 250), ramp(250, 180)), (ramp(256, 256), ramp(120, 250))], seed,
-                     global_size=112, local_size=48)
+    batch = collated(
+        [(ramp(200, 250), ramp(250, 180)), (ramp(256, 256), ramp(120, 250))],
+        seed,
+        global_size=112,
+        local_size=48,
+    )
     model = CoTAPDataPreprocessor(color=None)
     views = model(batch, training=True)['inputs']['patch']
     boxes = batch['patch']['boxes'].transpose(0, 1).flatten(0, 1)
     for i in range(4):
-        crops = [*pixels_of(model, views['student_global'][i]),
-                 *pixels_of(model, views['student_local'][i])]
+        crops = [
+            *pixels_of(model, views['student_global'][i]),
+            *pixels_of(model, views['student_local'][i]),
+        ]
         for g in range(2):
             for v, crop in enumerate(crops):
                 in_g = read_at(crops[g], views['common_global'][i, g, v])
@@ -70,13 +78,21 @@ def test_common_boxes_show_the_same_place(seed):
 
 
 def test_positives_follow_the_images():
-    flat = [[np.full((20, 20, 3), value, dtype=np.uint8) for value in pair]
-            for pair in ((10, 20), (30, 40), (50, 60))]
+    flat = [
+        [np.full((20, 20, 3), value, dtype=np.uint8) for value in pair]
+        for pair in ((10, 20), (30, 40), (50, 60))
+    ]
     model = CoTAPDataPreprocessor(color=None)
     views = model(collated(flat, global_size=16, local_size=8))['inputs']['patch']
     for key in ('student_global', 'student_local', 'teacher_global'):
-        assert pixels_of(model, views[key])[:, 0, 0, 0, 0].round().tolist() == [10, 30, 50,
-                                                                               20, 40, 60]
+        assert pixels_of(model, views[key])[:, 0, 0, 0, 0].round().tolist() == [
+            10,
+            30,
+            50,
+            20,
+            40,
+            60,
+        ]
 
 
 def test_brightness_multiplies_by_0_2_to_1_8():
@@ -88,7 +104,7 @@ def test_brightness_multiplies_by_0_2_to_1_8():
     model = CoTAPDataPreprocessor(color={**NO_COLOR, 'brightness': 0.8})
     views = model(batch, training=True)['inputs']['patch']
     pixels = pixels_of(model, views['student_global'])[:, :, :2, 0, 0].flatten(0, 1)
-    factors = pixels / torch.tensor([40., 100.])
+    factors = pixels / torch.tensor([40.0, 100.0])
     assert torch.allclose(factors[:, 0], factors[:, 1], atol=1e-3)
     assert 0.199 < factors.min() < 0.3 and 1.7 < factors.max() < 1.801
     assert len(factors[:, 0].unique()) > 150  # each of 160 crops for itself
@@ -97,8 +113,15 @@ def test_brightness_multiplies_by_0_2_to_1_8():
 @pytest.mark.parametrize('option, hue', [('default', 0.2), (dict(hue=0.1), 0.1)])
 def test_the_method_s_settings(option, hue):
     assert CoTAPDataPreprocessor(color=option).color == dict(
-        brightness=0.8, contrast=0.8, saturation=0.8, hue=hue, jitter_prob=0.8, gray_prob=0.2,
-        blur_prob=0.5, blur_sigma=(0.1, 2.0))
+        brightness=0.8,
+        contrast=0.8,
+        saturation=0.8,
+        hue=hue,
+        jitter_prob=0.8,
+        gray_prob=0.2,
+        blur_prob=0.5,
+        blur_sigma=(0.1, 2.0),
+    )
 
 
 def test_colour_follows_from_the_draws_that_come_along():
@@ -112,6 +135,7 @@ def test_colour_follows_from_the_draws_that_come_along():
     for key, first, count in (('student_global', 0, 2), ('student_local', 2, 4)):
         assert torch.equal(views[key], again[key])
         for row, (image, which) in enumerate([(0, 0), (1, 0), (2, 0), (0, 1), (1, 1), (2, 1)]):
-            own = augment_color(pixels_of(model, plain[key][row]) / 255,
-                                draws[image, which, first:first + count])
+            own = augment_color(
+                pixels_of(model, plain[key][row]) / 255, draws[image, which, first : first + count]
+            )
             assert torch.allclose(pixels_of(model, views[key][row]) / 255, own, atol=1e-4)

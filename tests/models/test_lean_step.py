@@ -1,4 +1,5 @@
 """Keys that change how a step is computed do not change what; a step never waits for the device."""
+
 from contextlib import nullcontext
 
 import pytest
@@ -28,16 +29,22 @@ def losses_and_gradients(model):
     torch.manual_seed(3)
     losses = model.loss(make_inputs(seed=9))
     sum(losses.values()).backward()
-    return losses, {name: param.grad for name, param in model.named_parameters()
-                    if param.grad is not None}
+    return losses, {
+        name: param.grad for name, param in model.named_parameters() if param.grad is not None
+    }
 
 
 def assert_same(one, other):
     assert one[0].keys() == other[0].keys() and one[1].keys() == other[1].keys()
     for ours, theirs in zip(one, other):
         for name in ours:
-            torch.testing.assert_close(ours[name], theirs[name], rtol=1e-4, msg=name,
-                                       atol=1e-5 * float(theirs[name].abs().max()))
+            torch.testing.assert_close(
+                ours[name],
+                theirs[name],
+                rtol=1e-4,
+                msg=name,
+                atol=1e-5 * float(theirs[name].abs().max()),
+            )
 
 
 @pytest.fixture(scope='module')
@@ -45,8 +52,15 @@ def plain():
     return losses_and_gradients(warm_model())
 
 
-@pytest.mark.parametrize('options', [
-    dict(with_cp=True), dict(with_cp='mlp'), dict(channels_last=True), dict(fused_attention=False)])
+@pytest.mark.parametrize(
+    'options',
+    [
+        dict(with_cp=True),
+        dict(with_cp='mlp'),
+        dict(channels_last=True),
+        dict(fused_attention=False),
+    ],
+)
 def test_backbone_keys_change_nothing(plain, options):
     assert_same(losses_and_gradients(warm_model(**options)), plain)
 
@@ -77,8 +91,12 @@ def test_plain_attention_holds_its_weights():
     """Otherwise ``fused_attention`` compares a thing with itself."""
     seen = []
     for fused in (True, False):
-        vit = DINOViT(arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16),
-                      img_size=16, patch_size=8, fused_attention=fused)
+        vit = DINOViT(
+            arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16),
+            img_size=16,
+            patch_size=8,
+            fused_attention=fused,
+        )
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
             vit(torch.randn(1, 3, 16, 16))
         seen.append('aten::scaled_dot_product_attention' in {e.key for e in profiler.events()})
@@ -110,7 +128,7 @@ def test_what_sums_and_compares_stays_in_full_precision():
         torch.manual_seed(1)
         assignment, _ = queue.assign(batch)
         centers = spherical_kmeans(torch.randn(40, 6), 3)
-        (pred, target, _), = PatchPairSampler((4, ), topk=None)(scores, scores + 0.1, scores)
+        ((pred, target, _),) = PatchPairSampler((4,), topk=None)(scores, scores + 0.1, scores)
         return assignment, centers, pred, target
 
     wanted = work()
@@ -123,8 +141,11 @@ def test_what_sums_and_compares_stays_in_full_precision():
 
 def test_cls_alone_through_the_last_block():
     torch.manual_seed(0)
-    vit = DINOViT(arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
-                  img_size=16, patch_size=8)
+    vit = DINOViT(
+        arch=dict(embed_dims=8, num_layers=2, num_heads=2, feedforward_channels=16),
+        img_size=16,
+        patch_size=8,
+    )
     vit = vit.double()
     for param in vit.parameters():
         torch.nn.init.normal_(param)
@@ -132,21 +153,32 @@ def test_cls_alone_through_the_last_block():
     wanted, got = vit.last_block(tokens)[:, 0], cls_through_block(tokens, vit.last_block)
     torch.testing.assert_close(got, wanted)
     slope = torch.randn_like(got)
-    for one, other in zip(*(torch.autograd.grad(x, [tokens, *vit.last_block.parameters()], slope)
-                            for x in (got, wanted))):
+    for one, other in zip(
+        *(
+            torch.autograd.grad(x, [tokens, *vit.last_block.parameters()], slope)
+            for x in (got, wanted)
+        )
+    ):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 class NoWaiting(TorchDispatchMode):
     """Raises where a GPU would make the host wait: values read, or shapes that depend on them."""
 
-    waits = ('_local_scalar_dense', 'nonzero', 'masked_select', 'aten.equal', 'unique',
-             'repeat_interleave.Tensor')
+    waits = (
+        '_local_scalar_dense',
+        'nonzero',
+        'masked_select',
+        'aten.equal',
+        'unique',
+        'repeat_interleave.Tensor',
+    )
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = str(func)
         by_mask = name.startswith(('aten.index.', 'aten.index_put')) and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
+        )
         if by_mask or any(wait in name for wait in self.waits):
             raise AssertionError(f'{name} waits for the device')
         return func(*args, **(kwargs or {}))
@@ -154,8 +186,12 @@ class NoWaiting(TorchDispatchMode):
 
 def test_the_watch_sees_what_waits():
     mask = torch.tensor([True, False])
-    for work in (lambda: mask.nonzero(), lambda: mask[0].item(), lambda: torch.ones(2)[mask],
-                 lambda: bool(mask.any())):
+    for work in (
+        lambda: mask.nonzero(),
+        lambda: mask[0].item(),
+        lambda: torch.ones(2)[mask],
+        lambda: bool(mask.any()),
+    ):
         with NoWaiting(), pytest.raises(AssertionError, match='waits'):
             work()
 
@@ -208,9 +244,13 @@ class OnAnotherDevice(NoWaiting):
 
 def test_the_watch_on_another_device_sees_what_waits():
     there = torch.ones(4, 5, device='meta')
-    for work in (lambda: there[:, [0, 2]], lambda: there[torch.arange(2)],
-                 lambda: there + torch.ones(5), lambda: torch.ones(5).to('meta'),
-                 lambda: there * torch.tensor([2.0], device='meta')):
+    for work in (
+        lambda: there[:, [0, 2]],
+        lambda: there[torch.arange(2)],
+        lambda: there + torch.ones(5),
+        lambda: torch.ones(5).to('meta'),
+        lambda: there * torch.tensor([2.0], device='meta'),
+    ):
         with OnAnotherDevice(there), pytest.raises(AssertionError, match='waits|mixes'):
             work()
     with OnAnotherDevice(there):
@@ -224,8 +264,10 @@ def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
     model = warm_model()
     model.losses['patch_ranking'].method, model.pairs.topk = method, topk
     model = model.to('meta')
-    inputs = {name: {key: value.to('meta') for key, value in views.items()}
-              for name, views in make_inputs(seed=4).items()}
+    inputs = {
+        name: {key: value.to('meta') for key, value in views.items()}
+        for name, views in make_inputs(seed=4).items()
+    }
     there = [*model.parameters(), *model.buffers(), *tree_leaves(inputs)]
     monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # knows no such device
     with OnAnotherDevice(*there):
@@ -241,8 +283,10 @@ def test_a_step_never_waits_for_a_real_device(method, dtype):
     model = warm_model().cuda()
     model.losses['patch_ranking'].method = method
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, fused=True)
-    inputs = {name: {key: value.cuda() for key, value in views.items()}
-              for name, views in make_inputs(seed=4).items()}
+    inputs = {
+        name: {key: value.cuda() for key, value in views.items()}
+        for name, views in make_inputs(seed=4).items()
+    }
 
     def step():
         with torch.autocast('cuda', dtype=dtype, enabled=dtype != torch.float32):

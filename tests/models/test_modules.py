@@ -1,4 +1,5 @@
 """Memories and pieces of the network."""
+
 import pytest
 import torch
 
@@ -28,7 +29,7 @@ def fifo(size, batches):
 
 @pytest.mark.parametrize('counts', [[3], [3, 4, 5], [8, 8], [20], [1] * 19])
 def test_queue_is_first_in_first_out(counts):
-    queue, value, batches = FeatureQueue(8, (1, )), 0, []
+    queue, value, batches = FeatureQueue(8, (1,)), 0, []
     for count in counts:
         batches.append(torch.arange(value, value + count).float()[:, None])
         value += count
@@ -36,32 +37,32 @@ def test_queue_is_first_in_first_out(counts):
     wanted = fifo(8, batches)
     assert torch.equal(queue.newest_first(), wanted)
     assert len(queue) == len(wanted) and sorted(queue.contents().tolist()) == sorted(
-        wanted.tolist())
+        wanted.tolist()
+    )
     assert queue.is_full == (len(wanted) == 8)
 
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('count', [None, 2])
 def test_rows_that_are_not_finite_leave_the_queue_as_it_is(value, count):
-    queue = FeatureQueue(4, (1, ))
+    queue = FeatureQueue(4, (1,))
     count = None if count is None else torch.tensor(count)
-    for start in ([], [[1.], [2.]]):
+    for start in ([], [[1.0], [2.0]]):
         if start:
             queue.push(torch.tensor(start))
         before = {name: buffer.clone() for name, buffer in queue.state_dict().items()}
-        queue.push(torch.tensor([[3.], [value], [4.]]), count)
-        assert all(torch.equal(buffer, before[name])
-                   for name, buffer in queue.state_dict().items())
-    queue.push(torch.tensor([[3.], [4.], [value]]), torch.tensor(2))  # beyond the count
+        queue.push(torch.tensor([[3.0], [value], [4.0]]), count)
+        assert all(torch.equal(buffer, before[name]) for name, buffer in queue.state_dict().items())
+    queue.push(torch.tensor([[3.0], [4.0], [value]]), torch.tensor(2))  # beyond the count
     assert queue.newest_first().flatten().tolist() == [3, 4, 1, 2]
 
 
 @pytest.mark.parametrize('size', [4, 8, 20])
 def test_queue_state_loads_into_another_size(size):
-    queue = FeatureQueue(8, (2, ))
+    queue = FeatureQueue(8, (2,))
     for start in range(0, 12, 3):
         queue.push(torch.arange(start, start + 3).float()[:, None].expand(-1, 2))
-    other = FeatureQueue(size, (2, ))
+    other = FeatureQueue(size, (2,))
     other.load_state_dict(queue.state_dict())
     assert torch.equal(other.newest_first(), queue.newest_first()[:size])
     other.push(torch.full((1, 2), 99.0))
@@ -70,13 +71,14 @@ def test_queue_state_loads_into_another_size(size):
 
 def test_queue_bad_input():
     with pytest.raises(ValueError, match='size'):
-        FeatureQueue(0, (1, ))
+        FeatureQueue(0, (1,))
     with pytest.raises(ValueError, match='rows must have shape'):
-        FeatureQueue(4, (2, )).push(torch.zeros(1, 3))
+        FeatureQueue(4, (2,)).push(torch.zeros(1, 3))
 
 
 def test_assignment_runs_over_queue_and_batch():
     from cotap_mm.ops import sinkhorn
+
     queue = AssignmentQueue(16, 4, temperature=0.05, per_step=3)
     first, second = torch.rand(5, 4), torch.rand(6, 4)
     assert not queue.assign(first)[1]
@@ -113,7 +115,7 @@ def test_only_some_rows_are_stored_without_asking_how_many():
     queue = AssignmentQueue(8, 2, temperature=0.1, per_step=4)
     rows = torch.rand(12, 2)
     for start, count in ((0, 4), (4, 1), (8, 0)):
-        queue.remember(rows[start:start + 4], torch.arange(4), torch.tensor(count))
+        queue.remember(rows[start : start + 4], torch.arange(4), torch.tensor(count))
     wanted = torch.cat([rows[4:5], rows[:4]])
     torch.testing.assert_close(queue.newest_scores(), wanted)
     torch.testing.assert_close(queue.features[5:], torch.zeros(3, 2))
@@ -137,8 +139,7 @@ def test_bank_takes_everything_until_full_then_a_few():
     patches = torch.randn(5, 16, 2)
     bank.collect(patches, (4, 4), torch.arange(5))
     assert len(bank) == 5
-    pooled = torch.nn.functional.adaptive_avg_pool2d(
-        patches.transpose(1, 2).reshape(5, 2, 4, 4), 3)
+    pooled = torch.nn.functional.adaptive_avg_pool2d(patches.transpose(1, 2).reshape(5, 2, 4, 4), 3)
     torch.testing.assert_close(bank.newest_first(), pooled)
     bank.collect(patches, (4, 4), torch.arange(5))
     assert bank.is_full
@@ -153,8 +154,8 @@ def slow_filter(neck, block, patches, grid):
     weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
     query = block.ln1(patches) @ weight[:width].T + bias[:width]
     cells = neck.norm_prototypes(neck.prototypes.permute(0, 2, 3, 1))  # (M, 3, 3, d)
-    key = cells @ weight[width:2 * width].T + bias[width:2 * width]
-    value = (cells @ weight[2 * width:].T + bias[2 * width:]).mean(dim=(1, 2))
+    key = cells @ weight[width : 2 * width].T + bias[width : 2 * width]
+    value = (cells @ weight[2 * width :].T + bias[2 * width :]).mean(dim=(1, 2))
     out = torch.zeros_like(patches)
     part = width // heads
     for y in range(height):
@@ -177,8 +178,11 @@ def slow_filter(neck, block, patches, grid):
 @torch.no_grad()
 def test_filter_matches_loops_on_a_grid_that_is_not_square():
     torch.manual_seed(0)
-    vit = DINOViT(arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16),
-                  img_size=32, patch_size=8)
+    vit = DINOViT(
+        arch=dict(embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=16),
+        img_size=32,
+        patch_size=8,
+    )
     neck = ObjectAwareFilter(8, num_prototypes=3)
     torch.nn.init.normal_(neck.prototypes)
     tokens = torch.randn(1, 1 + 3 * 5, 8)
@@ -200,8 +204,12 @@ def test_head_scores_are_cosines():
 
 def test_vit_tokens_and_attention():
     torch.manual_seed(0)
-    vit = DINOViT(arch=dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
-                  img_size=32, patch_size=8, out_indices=[0, 2])
+    vit = DINOViT(
+        arch=dict(embed_dims=8, num_layers=3, num_heads=2, feedforward_channels=16),
+        img_size=32,
+        patch_size=8,
+        out_indices=[0, 2],
+    )
     images = torch.randn(2, 3, 48, 24)
     entering, leaving, grid = vit.forward_tokens(images)
     assert grid == (6, 3)
@@ -219,11 +227,12 @@ def test_pairs_compare_the_right_patches():
     student = torch.randn(4, 1, 5, 2, 2)  # 2 images, 2 positives
     foreground = torch.zeros(4, 1, 2, 2)
     foreground[:, 0, 1, 0] = 1  # patch 2 of each
-    sampler = PatchPairSampler(pool_sizes=(2, ), topk=1, num_negatives=3)
-    (pred, target, is_neighbor), = sampler(student, -2 * student, foreground)
+    sampler = PatchPairSampler(pool_sizes=(2,), topk=1, num_negatives=3)
+    ((pred, target, is_neighbor),) = sampler(student, -2 * student, foreground)
     tokens = torch.nn.functional.normalize(student[:, 0, :, 1, 0], dim=-1)
-    wanted = torch.stack([tokens[0] @ tokens[2], tokens[1] @ tokens[3],
-                          tokens[0] @ tokens[3], tokens[1] @ tokens[2]])
+    wanted = torch.stack(
+        [tokens[0] @ tokens[2], tokens[1] @ tokens[3], tokens[0] @ tokens[3], tokens[1] @ tokens[2]]
+    )
     torch.testing.assert_close(pred, wanted)
     torch.testing.assert_close(target, wanted)
     assert is_neighbor.tolist() == [True, True, False, False]
@@ -240,7 +249,7 @@ def test_all_patches_can_be_ranked():
         tokens = tokens.reshape(6, -1, 5)  # (images, tokens of both crops, channels)
         wanted = tokens[:3] @ tokens[3:].transpose(1, 2)
         torch.testing.assert_close(pred[is_neighbor], wanted.flatten())
-        assert len(pred) == len(target) == 3 * (2 * size**2)**2 * 3
+        assert len(pred) == len(target) == 3 * (2 * size**2) ** 2 * 3
         sizes.append(len(pred))
     assert sizes[0] < sizes[1]
     with pytest.raises(ValueError, match='topk must be >= 1, or None'):

@@ -29,9 +29,14 @@ def test_trains_without_the_filter_and_loads_as_a_plain_vit():
 
 
 def test_trains_with_all_hooks(tmp_path):
-    runner = resume_work.train(tmp_path, 4, **{
-        'model.neck': dict(_delete_=True, type='NoFilter'),
-        'model.losses.prototype_entropy': None})
+    runner = resume_work.train(
+        tmp_path,
+        4,
+        **{
+            'model.neck': dict(_delete_=True, type='NoFilter'),
+            'model.losses.prototype_entropy': None,
+        },
+    )
     logged = runner.message_hub.log_scalars
     assert 'train/monitor/feature_std' in logged and 'train/loss_patch_ranking' in logged
     assert 'train/monitor/prototypes_in_use' not in logged
@@ -41,8 +46,10 @@ def test_output_is_the_normalised_token():
     model = build_tiny(PLAIN, use_filter=False)
     images = torch.randn(2, 3, 32, 24)
     plain, found = (CoTAPEncoder(model, output=output)(images) for output in ('backbone', 'filter'))
-    for before, after in ((plain.cls, found.cls), (plain.patches[..., 1, 2],
-                                                   found.patches[..., 1, 2])):
+    for before, after in (
+        (plain.cls, found.cls),
+        (plain.patches[..., 1, 2], found.patches[..., 1, 2]),
+    ):
         torch.testing.assert_close(after, torch.nn.functional.layer_norm(before, [16], eps=1e-6))
     with pytest.raises(NotImplementedError, match='no object-aware filter'):
         CoTAPEncoder(model).prototype_attention(images)

@@ -1,4 +1,5 @@
 """A step gives the same bits each time, on any number of threads of a CPU."""
+
 import pytest
 import torch
 from tiny import build_tiny, make_inputs
@@ -7,8 +8,14 @@ from cotap_mm.engine.determinism import deterministic_on_cpu
 from cotap_mm.models.modules import PatchPairSampler
 
 #: Gradients that several threads add up in the order in which they come.
-UNORDERED = {'IndexBackward0', 'IndexPutBackward0', 'EmbeddingBagBackward0', 'PutBackward0',
-             'TakeBackward0', 'MaskedSelectBackward0'}
+UNORDERED = {
+    'IndexBackward0',
+    'IndexPutBackward0',
+    'EmbeddingBagBackward0',
+    'PutBackward0',
+    'TakeBackward0',
+    'MaskedSelectBackward0',
+}
 
 
 @pytest.fixture
@@ -23,7 +30,7 @@ def test_gradients_of_the_pairs(two_threads):
     torch.manual_seed(0)
     student = torch.randn(256, 1, 96, 4, 4, requires_grad=True)
     foreground = torch.ones(256, 1, 4, 4)
-    sampler = PatchPairSampler(pool_sizes=(4, ), topk=16, num_negatives=20)
+    sampler = PatchPairSampler(pool_sizes=(4,), topk=16, num_negatives=20)
 
     def gradient():
         torch.manual_seed(1)

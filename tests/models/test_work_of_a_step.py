@@ -1,4 +1,5 @@
 """A step does only what its losses need, and each thing once."""
+
 from collections import Counter
 
 import torch
@@ -24,8 +25,7 @@ class Counting(TorchDispatchMode):
         made = func(*args, **(kwargs or {}))
         self.calls[func.overloadpacket._qualified_op_name] += 1
         for each in tree_leaves(made):
-            if isinstance(each, torch.Tensor) and (
-                    each.untyped_storage()._cdata not in self.there):
+            if isinstance(each, torch.Tensor) and (each.untyped_storage()._cdata not in self.there):
                 self.largest = max(self.largest, each.untyped_storage().nbytes())
         return made
 
@@ -71,6 +71,7 @@ def rows_seen(model):
     def watch(name, module):
         def note(_, inputs):
             seen.setdefault(name, []).append(tuple(inputs[0].shape[:-1]))
+
         module.register_forward_pre_hook(note)
 
     for name in ('student', 'teacher'):

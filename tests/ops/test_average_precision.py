@@ -1,4 +1,5 @@
 """Rank statistics against two loops."""
+
 import pytest
 import torch
 
@@ -8,12 +9,13 @@ from cotap_mm.ops import right_rank_count, wrong_rank_mass
 def ell(x, tau):
     if x >= tau:
         return 0.0
-    return (1 - x / tau)**2 if x >= 0 else 1 - 2 * x / tau
+    return (1 - x / tau) ** 2 if x >= 0 else 1 - 2 * x / tau
 
 
 def by_hand(p, t, tau):
-    wrong = [sum(max(ti - tj, 0.0) * ell(pi - pj, tau) for pj, tj in zip(p, t))
-             for pi, ti in zip(p, t)]
+    wrong = [
+        sum(max(ti - tj, 0.0) * ell(pi - pj, tau) for pj, tj in zip(p, t)) for pi, ti in zip(p, t)
+    ]
     right = [sum(1 for pj, tj in zip(p, t) if tj >= ti and pj >= pi) for pi, ti in zip(p, t)]
     return wrong, right
 
@@ -31,12 +33,12 @@ def test_matches_two_loops(length, ties):
 
 
 def test_hand_computed_example():
-    t = torch.tensor([.9, .5, .1, -.3])
-    p = torch.tensor([.8, .6, 0., -.2])
-    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor([.144, 0., .144, 0.]))
+    t = torch.tensor([0.9, 0.5, 0.1, -0.3])
+    p = torch.tensor([0.8, 0.6, 0.0, -0.2])
+    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor([0.144, 0.0, 0.144, 0.0]))
     assert right_rank_count(p, t).tolist() == [1, 2, 3, 4]
-    p = torch.tensor([-.2, 0., .6, .8])
-    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor([10.08, 4.72, .72, 0.]))
+    p = torch.tensor([-0.2, 0.0, 0.6, 0.8])
+    torch.testing.assert_close(wrong_rank_mass(p, t, 0.5), torch.tensor([10.08, 4.72, 0.72, 0.0]))
 
 
 def test_gradient():

@@ -1,4 +1,5 @@
 """Colour follows from a crop's own numbers, and is torchvision's."""
+
 import itertools
 
 import pytest
@@ -19,10 +20,12 @@ def draws_of(count, seed=1):
 def one_by_one(crop, draws):
     """The method's settings written out for one crop, with torchvision."""
     jitter, brightness, contrast, saturation, hue, *order, gray, blur, sigma = draws.tolist()
-    steps = [lambda x: TF.adjust_brightness(x, 0.2 + 1.6 * brightness),
-             lambda x: TF.adjust_contrast(x, 0.2 + 1.6 * contrast),
-             lambda x: TF.adjust_saturation(x, 0.2 + 1.6 * saturation),
-             lambda x: TF.adjust_hue(x, -0.2 + 0.4 * hue)]
+    steps = [
+        lambda x: TF.adjust_brightness(x, 0.2 + 1.6 * brightness),
+        lambda x: TF.adjust_contrast(x, 0.2 + 1.6 * contrast),
+        lambda x: TF.adjust_saturation(x, 0.2 + 1.6 * saturation),
+        lambda x: TF.adjust_hue(x, -0.2 + 0.4 * hue),
+    ]
     if jitter < 0.8:
         for index in sorted(range(4), key=lambda i: order[i]):
             crop = steps[index](crop)
@@ -60,8 +63,9 @@ def test_a_crop_does_not_depend_on_the_others():
     order = torch.randperm(16, generator=torch.Generator().manual_seed(2))
     assert torch.allclose(augment_color(crops[order], draws[order]), together[order], atol=1e-6)
     for i in range(16):
-        assert torch.allclose(augment_color(crops[i:i + 1], draws[i:i + 1])[0], together[i],
-                              atol=1e-6)
+        assert torch.allclose(
+            augment_color(crops[i : i + 1], draws[i : i + 1])[0], together[i], atol=1e-6
+        )
     assert not torch.allclose(augment_color(crops, draws.roll(1, 0)), together, atol=1e-2)
 
 

@@ -1,4 +1,5 @@
 """Sinkhorn, foreground, k-means, boxes, negatives, position embeddings."""
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -24,12 +25,17 @@ def test_sinkhorn_balances_and_survives_large_logits():
     assert torch.isfinite(assignment).all()
     torch.testing.assert_close(assignment.sum(1), torch.ones(64))
     balanced = ops.sinkhorn(torch.rand(64, 4), 0.5, num_iters=50)
-    torch.testing.assert_close(balanced.sum(0), torch.full((4, ), 16.0), rtol=1e-3, atol=0)
+    torch.testing.assert_close(balanced.sum(0), torch.full((4,), 16.0), rtol=1e-3, atol=0)
 
 
-@pytest.mark.parametrize('args, message', [((torch.rand(3), 0.1), 'shape'),
-                                           ((torch.rand(3, 2), 0.0), 'temperature'),
-                                           ((torch.rand(3, 2), 0.1, 0), 'num_iters')])
+@pytest.mark.parametrize(
+    'args, message',
+    [
+        ((torch.rand(3), 0.1), 'shape'),
+        ((torch.rand(3, 2), 0.0), 'temperature'),
+        ((torch.rand(3, 2), 0.1, 0), 'num_iters'),
+    ],
+)
 def test_sinkhorn_bad_input(args, message):
     with pytest.raises(ValueError, match=message):
         ops.sinkhorn(*args)
@@ -65,8 +71,9 @@ def test_kmeans_finds_directions_and_reseeds_dead_centres():
     torch.manual_seed(0)
     axes = F.normalize(torch.randn(4, 16), dim=1)
     samples = axes.repeat_interleave(20, 0) + 0.01 * torch.randn(80, 16)
-    best = max((ops.spherical_kmeans(samples, 4) @ axes.T).max(0).values.min()
-               for _ in range(8))  # from random starts: the best of eight
+    best = max(
+        (ops.spherical_kmeans(samples, 4) @ axes.T).max(0).values.min() for _ in range(8)
+    )  # from random starts: the best of eight
     assert best > 0.99
     same = torch.ones(10, 3)  # all samples alike: all centres but one die, and must stay unit
     torch.testing.assert_close(ops.spherical_kmeans(same, 3).norm(dim=1), torch.ones(3))
@@ -75,7 +82,9 @@ def test_kmeans_finds_directions_and_reseeds_dead_centres():
 
 
 def test_common_boxes_by_hand():
-    boxes = torch.tensor([[[0., 0., 100., 100.], [50., 0., 150., 100.], [60., 20., 80., 40.]]])
+    boxes = torch.tensor(
+        [[[0.0, 0.0, 100.0, 100.0], [50.0, 0.0, 150.0, 100.0], [60.0, 20.0, 80.0, 40.0]]]
+    )
     in_global, in_other = ops.common_boxes(boxes, [200, 200, 40], 2)
     assert in_global.shape == (1, 2, 3, 4) and in_other.shape == (1, 3, 2, 4)
     assert in_global[0, 0, 0].tolist() == [0, 0, 200, 200]
@@ -86,7 +95,7 @@ def test_common_boxes_by_hand():
 
 
 def test_common_boxes_of_disjoint_crops_are_empty():
-    boxes = torch.tensor([[[0., 0., 10., 10.], [20., 20., 30., 30.]]])
+    boxes = torch.tensor([[[0.0, 0.0, 10.0, 10.0], [20.0, 20.0, 30.0, 30.0]]])
     in_global, _ = ops.common_boxes(boxes, [8, 8], 1)
     x1, y1, x2, y2 = in_global[0, 0, 1]
     assert x1 == x2 and y1 == y2
@@ -99,7 +108,7 @@ def test_common_boxes_bad_input():
 
 def test_roi_pool_reads_a_linear_map_exactly():
     ramp = torch.arange(8.0).expand(1, 1, 8, 8)  # value = column
-    cells = ops.roi_pool(ramp, torch.tensor([[[32., 32., 96., 96.]]]), patch_size=16, size=4)
+    cells = ops.roi_pool(ramp, torch.tensor([[[32.0, 32.0, 96.0, 96.0]]]), patch_size=16, size=4)
     torch.testing.assert_close(cells[0, 0, 0, 0], torch.tensor([2.0, 3.0, 4.0, 5.0]))
 
 

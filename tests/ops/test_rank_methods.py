@@ -1,4 +1,5 @@
 """The exact ways through the ranking loss agree with each other, and hold no P x P tensor."""
+
 import itertools
 import shutil
 
@@ -38,7 +39,7 @@ def lists():
         'gaps far below tau': (p / 1000, t / 1000),
         'gaps far above tau': (p * 1000, t * 1000),
         'one outlier': (torch.cat([p[:-1], p.new_tensor([1e3])]), t),
-        'zigzag': (rising * (-1)**torch.arange(333), rising),
+        'zigzag': (rising * (-1) ** torch.arange(333), rising),
     }
 
 
@@ -71,10 +72,10 @@ def test_against_autograd_of_the_formula():
     p, t = uniform(60)
     p.requires_grad_()
     lead = (p[:, None] - p[None, :]) / 0.5
-    penalty = torch.where(lead >= 0, (1 - lead).clamp_min(0)**2, 1 - 2 * lead)
+    penalty = torch.where(lead >= 0, (1 - lead).clamp_min(0) ** 2, 1 - 2 * lead)
     expected = ((t[:, None] - t[None, :]).clamp_min(0) * penalty).sum(1)
     slope = torch.linspace(0.5, 2, 60, dtype=torch.float64)
-    grad, = torch.autograd.grad((expected * slope).sum(), p)
+    (grad,) = torch.autograd.grad((expected * slope).sum(), p)
     for method in WAYS:
         wrong, _, own = with_gradient(p.detach(), t, method)
         torch.testing.assert_close(wrong, expected.detach())
@@ -85,11 +86,14 @@ def test_against_autograd_of_the_formula():
 def test_gradcheck(method):
     p, t = uniform(80)
     assert torch.autograd.gradcheck(
-        lambda x: continuous_average_precision(x, t, method=method), p.requires_grad_())
+        lambda x: continuous_average_precision(x, t, method=method), p.requires_grad_()
+    )
 
 
-@pytest.mark.parametrize('dtype, digits', [(torch.float16, 1e-5), (torch.bfloat16, 1e-5),
-                                           (torch.float32, 1e-5), (torch.float64, 1e-12)])
+@pytest.mark.parametrize(
+    'dtype, digits',
+    [(torch.float16, 1e-5), (torch.bfloat16, 1e-5), (torch.float32, 1e-5), (torch.float64, 1e-12)],
+)
 def test_types(dtype, digits):
     p, t = (x.to(dtype) for x in uniform(500))
     found = [with_gradient(p, t, method) for method in WAYS]
@@ -98,8 +102,9 @@ def test_types(dtype, digits):
         assert wrong.dtype == right.dtype == precise and grad.dtype == dtype
     for one, other in zip(*found):
         digits_here = max(digits, 1e-2 if one.dtype in (torch.float16, torch.bfloat16) else 0)
-        torch.testing.assert_close(one, other, rtol=digits_here,
-                                   atol=digits_here * float(one.abs().max()))
+        torch.testing.assert_close(
+            one, other, rtol=digits_here, atol=digits_here * float(one.abs().max())
+        )
 
 
 @pytest.mark.parametrize('method', WAYS)
@@ -188,8 +193,9 @@ def test_a_gpu_agrees(method):
         wanted = with_gradient(p, t, 'pairs')
         for one, other in zip(with_gradient(p.cuda(), t.cuda(), method), wanted):
             assert one.is_cuda
-            torch.testing.assert_close(one.cpu(), other, rtol=1e-9, msg=name,
-                                       atol=1e-12 + 1e-10 * float(other.abs().max()))
+            torch.testing.assert_close(
+                one.cpu(), other, rtol=1e-9, msg=name, atol=1e-12 + 1e-10 * float(other.abs().max())
+            )
 
 
 @pytest.mark.parametrize('method', ['auto', *WAYS])
@@ -199,7 +205,8 @@ def test_a_constant_changes_nothing_and_noise_costs(method):
     torch.testing.assert_close(continuous_average_precision(t + 3, t, method=method), loss)
     assert loss < continuous_average_precision(t + p, t, method=method)
     assert continuous_average_precision(t + p, t, method=method) < (
-        continuous_average_precision(-t, t, method=method))
+        continuous_average_precision(-t, t, method=method)
+    )
 
 
 def test_weight():

@@ -1,4 +1,5 @@
 """Trainings of two CPU processes through the launchers, for tests."""
+
 import os
 import subprocess
 import sys
@@ -74,8 +75,12 @@ def write_config(folder, iters=8, hooks=(), **options):
     """A tiny training of toy scenes in ``folder/tiny.py``, with hooks of :data:`HOOKS`."""
     (folder / 'test_hooks.py').write_text(HOOKS)
     config = resume_work.tiny_config(
-        folder / 'run', iters, batch_size=2,
-        hooks=[dict(type='PreemptionHook'), *(dict(type=name) for name in hooks)], **options)
+        folder / 'run',
+        iters,
+        batch_size=2,
+        hooks=[dict(type='PreemptionHook'), *(dict(type=name) for name in hooks)],
+        **options,
+    )
     config.custom_imports = dict(imports=['test_hooks'], allow_failed_imports=False)
     config.dump(folder / 'tiny.py')
     return folder / 'tiny.py'
@@ -85,16 +90,27 @@ def environment(folder, **variables):
     """Of a launcher: modules of the repository and of ``folder``, this Python, one thread."""
     told = ('TORCHELASTIC', 'PET_', 'SLURM', 'GLOO', 'NNODES', 'NODE_RANK', 'MASTER')
     kept = {name: value for name, value in os.environ.items() if not name.startswith(told)}
-    kept.update(PYTHON=sys.executable, OMP_NUM_THREADS='1', CUDA_VISIBLE_DEVICES='',
-                PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
-                COTAP_DIST_TIMEOUT='120')  # what outlives a failed test ends by itself
+    kept.update(
+        PYTHON=sys.executable,
+        OMP_NUM_THREADS='1',
+        CUDA_VISIBLE_DEVICES='',
+        PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
+        COTAP_DIST_TIMEOUT='120',
+    )  # what outlives a failed test ends by itself
     return dict(kept, **variables)
 
 
 def run(command, folder, **variables):
     """Run a launcher to its end; returns it with its status and output."""
-    return subprocess.run(command, cwd=folder, env=environment(folder, **variables), text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=300)
+    return subprocess.run(
+        command,
+        cwd=folder,
+        env=environment(folder, **variables),
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=300,
+    )
 
 
 def checkpoint(folder, step):

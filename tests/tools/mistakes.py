@@ -1,4 +1,5 @@
 """A folder of things that users mix up, and what a tool does when it is started on them."""
+
 import zipfile
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tiny import build_tiny
 from tool_loading import forget_runs
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = f'''
+CONFIG = f"""
 _base_ = {str(ROOT / 'configs' / 'cotap' / 'vits_folder.py')!r}
 model = dict(
     backbone=dict(arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
@@ -25,25 +26,33 @@ train_dataloader = dict(
     dataset=dict(crops=dict(global_size=32, local_size=16)))
 optim_wrapper = dict(accumulative_counts=1)
 train_cfg = dict(max_iters=4)
-'''
+"""
 
 #: A demo whose optimizer cannot be built.
-BETAS = CONFIG + '''
+BETAS = (
+    CONFIG
+    + """
 optim_wrapper = dict(accumulative_counts=1, optimizer=dict(betas=1))
 demo = dict(memory=dict(type='ToyScenes'), test=dict(type='ToyScenes'))
-'''
+"""
+)
 FOLDERS = '--out so --work-dir sw'
 #: Mistakes with what all studies take, and with the arguments of each.
 _OF_ALL_STUDIES = [
-    ('--out file', 2, 'file is a file'), ('--work-dir file/x', 2, 'below the file'),
+    ('--out file', 2, 'file is a file'),
+    ('--work-dir file/x', 2, 'below the file'),
     (f'{FOLDERS} --plot-only', 1, 'without --plot-only first'),
     ('--out broken --plot-only', 1, 'must hold the results of this study, and is not JSON'),
     ('--out notes', 1, 'must have one line <!-- begin results -->'),
-    ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--sed 1', 2, '--seeds'),
+    ('--seeds x', 2, "got 'x'"),
+    ('--seeds -1', 2, "got '-1'"),
+    ('--sed 1', 2, '--seeds'),
     ('--seeds', 2, '--seeds: expected at least one'),
     ('--seeds 4294967296', 2, r"in \[0, 4294967295\], got '4294967296'"),
     ('--plot_only', 2, 'did you mean --plot-only'),
-    ('x', 2, 'takes nothing'), ("--out ''", 2, 'is empty')]
+    ('x', 2, 'takes nothing'),
+    ("--out ''", 2, 'is empty'),
+]
 _ONE_STEP = f'{FOLDERS} --workers 1 --seeds 0 --imbalance 50 --steps 1'
 STUDY_MISTAKES = {
     'noise_tolerance': [
@@ -57,20 +66,25 @@ STUDY_MISTAKES = {
         (f'{FOLDERS} --device cuda:9', 2, 'cuda:9'),
         (f'{_ONE_STEP} --imbalance 0.5', 1, 'imbalance must be >= 1, got 0.5'),
         (f'{_ONE_STEP} --data digits --train-size 10000', 1, 'digits leave 95 .* lower train_size'),
-        ('--quick', 1, 'give --out another folder')],
+        ('--quick', 1, 'give --out another folder'),
+    ],
     'over_dispersion': [
         (f'{FOLDERS} --data toyy', 2, 'did you mean toy'),
         (f'{FOLDERS} --data camvid --camvid images', 1, '--camvid images .* has no images/train'),
-        (f'{FOLDERS} --iters 0', 2, "got '0'"), (f'{FOLDERS} --interval 0', 2, "got '0'"),
+        (f'{FOLDERS} --iters 0', 2, "got '0'"),
+        (f'{FOLDERS} --interval 0', 2, "got '0'"),
         (f'{FOLDERS} --cfg-options x', 2, "KEY=VALUE, got 'x'"),
         (f'{FOLDERS} --cfg-options modell.x=1', 1, "did you mean 'model'"),
-        (f'{FOLDERS} --cfg-options train_cfg.max_iters=x', 1, "max_iters.* got 'x'")],
+        (f'{FOLDERS} --cfg-options train_cfg.max_iters=x', 1, "max_iters.* got 'x'"),
+    ],
     'pairs_per_image': [
         (f'{FOLDERS} --camvid nowhere', 1, '--camvid nowhere .* has no images/train'),
         (f'{FOLDERS} --camvid picture.png', 1, '--camvid picture.png must be a folder'),
-        (f'{FOLDERS} --topk -1', 2, "got '-1'"), (f'{FOLDERS} --iters x', 2, "got 'x'"),
+        (f'{FOLDERS} --topk -1', 2, "got '-1'"),
+        (f'{FOLDERS} --iters x', 2, "got 'x'"),
         (f'{FOLDERS} --workers 0', 2, "got '0'"),
-        (f'{FOLDERS} --cfg-options a=[1', 2, "not balanced in 'a=.1'")],
+        (f'{FOLDERS} --cfg-options a=[1', 2, "not balanced in 'a=.1'"),
+    ],
     'sensitivity': [
         (f'{FOLDERS} --config nowhere.py', 1, 'nowhere.py does not exist'),
         (f'{FOLDERS} --config images', 1, 'got the folder images'),
@@ -78,10 +92,12 @@ STUDY_MISTAKES = {
         (f'{FOLDERS} --config empty.py', 1, 'sets no model'),
         (f'{FOLDERS} --config tiny.py', 1, '--config tiny.py must train on toy scenes'),
         (f'{FOLDERS} --parameters taau', 2, 'did you mean tau'),
-        (f'{FOLDERS} --batch-size 9 --train-images 4', 2, 'at most --train-images, 4, got 9')],
+        (f'{FOLDERS} --batch-size 9 --train-images 4', 2, 'at most --train-images, 4, got 9'),
+    ],
 }
-STUDY_MISTAKES = {f'studies/{name}': _OF_ALL_STUDIES + rows for name, rows in
-                  STUDY_MISTAKES.items()}
+STUDY_MISTAKES = {
+    f'studies/{name}': _OF_ALL_STUDIES + rows for name, rows in STUDY_MISTAKES.items()
+}
 
 #: Option of the config -> what is expected of it.
 WRONG_VALUES = {
@@ -120,21 +136,25 @@ WRONG_VALUES = {
     'visualizer.vis_backends=x': "a list of parts .* got 'x'",
     'log_processor.window_size=x': "a whole number >= 1, got 'x'",
     'load_from=missing.pth': "a file that exists, .* got 'missing.pth'",
-    'resume=x': "True or False, got 'x'", 'work_dir=3': 'a text, got 3',
+    'resume=x': "True or False, got 'x'",
+    'work_dir=3': 'a text, got 3',
     'launcher=foo': "one of none, .* got 'foo'",
     'param_scheduler=3': 'a list of parts .* got 3',
     'param_scheduler.0.end=x': "a whole number >= 0, got 'x'",
     'param_scheduler.0.begin=-1': 'a whole number >= 0, got -1',
     'auto_scale_lr.base_batch_size=x': "a whole number >= 1, got 'x'",
 }
-WRONG_OPTIONS = [(option, f'{option.partition("=")[0]}: expected .*{said}')
-                 for option, said in WRONG_VALUES.items()] + [
+WRONG_OPTIONS = [
+    (option, f'{option.partition("=")[0]}: expected .*{said}')
+    for option, said in WRONG_VALUES.items()
+] + [
     ('optim_wrapper.optimizer.foo=1', 'optimizer.foo: AdamW has no such option'),
     ('default_hooks.logger.foo=1', 'logger.foo: LoggerHook has no such option'),
     ('visualizer.type=Foo', "visualizer.type: there is no 'Foo'"),
     ('visualizer.vis_backends.0.type=Foo', "vis_backends.0.type: there is no 'Foo'"),
     ('log_processor.type=Foo', "log_processor.type: there is no 'Foo'"),
-    ('model.init_cfg.checkpoint=missing.pth', '--cfg-options model.init_cfg.checkpoint=missing')]
+    ('model.init_cfg.checkpoint=missing.pth', '--cfg-options model.init_cfg.checkpoint=missing'),
+]
 
 
 def write_checkpoint(path):
@@ -164,13 +184,25 @@ def write_everything(folder):
     (folder / 'empty').mkdir()
     (folder / 'texts').mkdir()
     for name, text in {
-            'texts/a.txt': 'hello', 'texts/report.html': '<html>my own</html>',
-            'file': 'x', 'zero.pth': '', 'list.txt': 'nowhere/a.jpg\n',
-            'page.pth': '<!DOCTYPE html><html><body>404 Not Found</body></html>',
-            'broken.json': '{"images": [', 'other.json': '[1, 2]', 'bad.npz': 'no archive',
-            'bad.lmdb': 'no data base', 'tiny.py': CONFIG, 'syntax.py': 'model = dict(\n',
-            'name.py': 'model = dcit()\n', 'base.py': "_base_ = './nowhere.py'\n",
-            'empty.py': '', 'betas.py': BETAS, 'notes.yaml': 'a: [1', 'study.json': '{'}.items():
+        'texts/a.txt': 'hello',
+        'texts/report.html': '<html>my own</html>',
+        'file': 'x',
+        'zero.pth': '',
+        'list.txt': 'nowhere/a.jpg\n',
+        'page.pth': '<!DOCTYPE html><html><body>404 Not Found</body></html>',
+        'broken.json': '{"images": [',
+        'other.json': '[1, 2]',
+        'bad.npz': 'no archive',
+        'bad.lmdb': 'no data base',
+        'tiny.py': CONFIG,
+        'syntax.py': 'model = dict(\n',
+        'name.py': 'model = dcit()\n',
+        'base.py': "_base_ = './nowhere.py'\n",
+        'empty.py': '',
+        'betas.py': BETAS,
+        'notes.yaml': 'a: [1',
+        'study.json': '{',
+    }.items():
         (folder / name).write_text(text)
     for name in ('noise_tolerance', 'over_dispersion', 'pairs_per_image', 'sensitivity'):
         for place, text in (('broken', '{'), ('notes', 'by hand')):
@@ -185,8 +217,9 @@ def write_everything(folder):
 
 
 def listing(folder):
-    return sorted((str(path.relative_to(folder)), path.stat().st_size)
-                  for path in Path(folder).rglob('*'))
+    return sorted(
+        (str(path.relative_to(folder)), path.stat().st_size) for path in Path(folder).rglob('*')
+    )
 
 
 def ending(main, arguments, capsys):

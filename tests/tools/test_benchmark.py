@@ -1,4 +1,5 @@
 """tools/benchmark.py: a step is measured, starts are compared, finished runs are not repeated."""
+
 import json
 import subprocess
 import sys
@@ -16,14 +17,30 @@ from cotap_mm.registry import MODELS, build
 def benchmark(folder, *arguments):
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'benchmark.py'), *arguments],
-        capture_output=True, text=True, cwd=folder)
+        capture_output=True,
+        text=True,
+        cwd=folder,
+    )
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 
 
 def test_step(tmp_path):
-    benchmark(tmp_path, 'step', 'demo', '--batch-size', '2', '--steps', '2', '--warmup', '1',
-              '--profile', '3', '--json', 'out.json')
+    benchmark(
+        tmp_path,
+        'step',
+        'demo',
+        '--batch-size',
+        '2',
+        '--steps',
+        '2',
+        '--warmup',
+        '1',
+        '--profile',
+        '3',
+        '--json',
+        'out.json',
+    )
     result = json.loads((tmp_path / 'out.json').read_text())
     assert result['settings']['batch_size'] == 2
     released, ours = result['rows']
@@ -43,18 +60,56 @@ def test_step(tmp_path):
 
 
 def test_loss(tmp_path):
-    shown = benchmark(tmp_path, 'loss', '--device', 'cpu', '--pairs', '40', '900', '--runs', '2',
-                      '--longest-plain', '100', '--json', 'out.json', '--plot', 'out.png')
+    shown = benchmark(
+        tmp_path,
+        'loss',
+        '--device',
+        'cpu',
+        '--pairs',
+        '40',
+        '900',
+        '--runs',
+        '2',
+        '--longest-plain',
+        '100',
+        '--json',
+        'out.json',
+        '--plot',
+        'out.png',
+    )
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [(row['pairs'], row['form']) for row in rows] == [
-        (40, 'plain'), (40, 'pairs'), (40, 'sums'), (900, 'pairs'), (900, 'sums')]
+        (40, 'plain'),
+        (40, 'pairs'),
+        (40, 'sums'),
+        (900, 'pairs'),
+        (900, 'sums'),
+    ]
     assert all(float(row['gradient, largest relative difference']) < 1e-4 for row in rows[:3])
     assert '| 900   | sums' in shown and (tmp_path / 'out.png').stat().st_size > 5000
 
 
 def test_data(tmp_path):
-    benchmark(tmp_path, 'data', '--size', '120', '160', '--count', '3', '--runs', '2',
-              '--workers', '0', '1', '--prefetch', '2', '--batch-size', '2', '--json', 'out.json')
+    benchmark(
+        tmp_path,
+        'data',
+        '--size',
+        '120',
+        '160',
+        '--count',
+        '3',
+        '--runs',
+        '2',
+        '--workers',
+        '0',
+        '1',
+        '--prefetch',
+        '2',
+        '--batch-size',
+        '2',
+        '--json',
+        'out.json',
+    )
     result = json.loads((tmp_path / 'out.json').read_text())
     assert result['settings']['images'] == 3 and result['settings']['first_image'] == '160 x 120'
     rows = {row['what']: row for row in result['rows']}
@@ -68,21 +123,54 @@ def test_data(tmp_path):
 
 
 def test_neighbors(tmp_path):
-    benchmark(tmp_path, 'neighbors', '--device', 'cpu', '--images', '200', '400', '--width', '8',
-              '--at-once-up-to', '200', '--runs', '1', '--json', 'out.json')
+    benchmark(
+        tmp_path,
+        'neighbors',
+        '--device',
+        'cpu',
+        '--images',
+        '200',
+        '400',
+        '--width',
+        '8',
+        '--at-once-up-to',
+        '200',
+        '--runs',
+        '1',
+        '--json',
+        'out.json',
+    )
     result = json.loads((tmp_path / 'out.json').read_text())
     rows = [row for row in result['rows'] if row['search'] != 'faiss, flat']
     assert [(row['images'], row['search']) for row in rows] == [
-        (200, 'ours'), (200, 'whole matrix'), (400, 'ours')]
+        (200, 'ours'),
+        (200, 'whole matrix'),
+        (400, 'ours'),
+    ]
     assert rows[1]['same neighbours'] == '100.00%'
     settings = result['settings']
     assert settings['projected_seconds_of_one'] == pytest.approx(
-        settings['projected_seconds_of_each_rank'] * 8, abs=8)
+        settings['projected_seconds_of_each_rank'] * 8, abs=8
+    )
 
 
 def test_eval(tmp_path):
-    benchmark(tmp_path, 'eval', '--device', 'cpu', '--memory', '300', '--queries', '50', '--width',
-              '8', '--runs', '2', '--json', 'out.json')
+    benchmark(
+        tmp_path,
+        'eval',
+        '--device',
+        'cpu',
+        '--memory',
+        '300',
+        '--queries',
+        '50',
+        '--width',
+        '8',
+        '--runs',
+        '2',
+        '--json',
+        'out.json',
+    )
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [row['search'] for row in rows] == ['at once', 'in blocks']
     assert all(row['same neighbours'] == '100.00%' for row in rows)
@@ -95,10 +183,23 @@ def test_transfer(tmp_path):
     vit = build(MODELS, VIT)
     vit.init_weights()
     torch.save(dict(state_dict=vit.state_dict()), tmp_path / 'init_0.pth')
-    arguments = ['transfer', 'tiny.py', '--seeds', '0', '--work-dir', 'out',
-                 '--variant', 'random', 'init=none',
-                 '--variant', 'plain', 'init=init_{seed}.pth', 'model.backbone.use_filter=False',
-                 'model.decode_head.in_channels=16', 'model.decode_head.channels=16']
+    arguments = [
+        'transfer',
+        'tiny.py',
+        '--seeds',
+        '0',
+        '--work-dir',
+        'out',
+        '--variant',
+        'random',
+        'init=none',
+        '--variant',
+        'plain',
+        'init=init_{seed}.pth',
+        'model.backbone.use_filter=False',
+        'model.decode_head.in_channels=16',
+        'model.decode_head.channels=16',
+    ]
     first = benchmark(tmp_path, *arguments)
     assert '| start | seed 0 | mean mIoU | deviation |' in first
     kept = json.loads((tmp_path / 'out' / 'plain_0' / 'result.json').read_text())
@@ -114,7 +215,8 @@ def test_metrics_are_in_per_cent(tmp_path):
     tool = load_tool('benchmarks/transfer')
     (tmp_path / '1/vis_data').mkdir(parents=True)
     (tmp_path / '1/vis_data/scalars.json').write_text(
-        '{"mIoU": 1.0, "coco/bbox_mAP": 0.07}\n{"mIoU": 22.5, "coco/bbox_mAP": 0.125}\n')
+        '{"mIoU": 1.0, "coco/bbox_mAP": 0.07}\n{"mIoU": 22.5, "coco/bbox_mAP": 0.125}\n'
+    )
     assert tool.last_metric(tmp_path, 'mIoU') == 22.5
     assert tool.last_metric(tmp_path, 'coco/bbox_mAP') == 12.5
     with pytest.raises(SystemExit, match='no aAcc, only coco/bbox_mAP, mIoU'):

@@ -1,4 +1,5 @@
 """The tool writes a file that training reads."""
+
 import subprocess
 import sys
 from pathlib import Path
@@ -36,14 +37,32 @@ def config(tmp_path):
     path.write_text(
         "model = dict(backbone=dict(type='DINOViT', img_size=16, patch_size=8, arch=dict("
         'embed_dims=8, num_layers=1, num_heads=2, feedforward_channels=8)))\n'
-        "default_scope = 'cotap_mm'\n")
+        "default_scope = 'cotap_mm'\n"
+    )
     return str(path)
 
 
 def test_writes_what_training_reads(tool, images, config, tmp_path, capsys):
     out = tmp_path / 'n.npz'
-    tool.main([str(images), '--backbone', config, '--checkpoint', 'none', '--out', str(out),
-               '--num-neighbors', '3', '--image-size', '16', '--workers', '0', '--device', 'cpu'])
+    tool.main(
+        [
+            str(images),
+            '--backbone',
+            config,
+            '--checkpoint',
+            'none',
+            '--out',
+            str(out),
+            '--num-neighbors',
+            '3',
+            '--image-size',
+            '16',
+            '--workers',
+            '0',
+            '--device',
+            'cpu',
+        ]
+    )
     names = ImageList(images).names
     found = load_neighbors(out, names, 3)
     assert found.shape == (6, 3) and names.index('broken.png') not in found
@@ -53,16 +72,34 @@ def test_writes_what_training_reads(tool, images, config, tmp_path, capsys):
 def test_a_list_of_images(tool, images, config, tmp_path):
     (images / 'some.txt').write_text('3.png\n1.png\n2.png\n')
     out = tmp_path / 'n.npz'
-    tool.main([str(images / 'some.txt'), '--backbone', config, '--checkpoint', 'none', '--out',
-               str(out), '--image-size', '16', '--workers', '0', '--device', 'cpu'])
+    tool.main(
+        [
+            str(images / 'some.txt'),
+            '--backbone',
+            config,
+            '--checkpoint',
+            'none',
+            '--out',
+            str(out),
+            '--image-size',
+            '16',
+            '--workers',
+            '0',
+            '--device',
+            'cpu',
+        ]
+    )
     assert load_neighbors(out, ['3.png', '1.png', '2.png'], 2).shape == (3, 2)
 
 
-@pytest.mark.parametrize('options, message', [
-    (['--backbone', 'deit-small'], 'deit-small needs weights: give --checkpoint FILE'),
-    (['--backbone', 'configs/cotap/nothing.py'], 'nothing.py does not exist'),
-    (['--backbone', 'deit-small', '--checkpoint', 'nowhere.pth'], 'nowhere.pth'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (['--backbone', 'deit-small'], 'deit-small needs weights: give --checkpoint FILE'),
+        (['--backbone', 'configs/cotap/nothing.py'], 'nothing.py does not exist'),
+        (['--backbone', 'deit-small', '--checkpoint', 'nowhere.pth'], 'nowhere.pth'),
+    ],
+)
 def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message) as error:
         tool.main([str(images), '--out', str(tmp_path / 'n.npz'), *options])
@@ -84,8 +121,11 @@ def test_help():
 
 @pytest.mark.slow
 def test_a_missing_folder_ends_without_a_traceback(tmp_path):
-    result = subprocess.run([sys.executable, str(SCRIPT), str(tmp_path / 'nowhere'), '--out',
-                             str(tmp_path / 'n.npz')], capture_output=True, text=True)
+    result = subprocess.run(
+        [sys.executable, str(SCRIPT), str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz')],
+        capture_output=True,
+        text=True,
+    )
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert f'error: image folder {tmp_path / "nowhere"} does not exist' in result.stderr
     assert not (tmp_path / 'n.npz').exists()

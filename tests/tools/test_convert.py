@@ -1,4 +1,5 @@
 """tools/convert.py does what it says, and says what is wrong."""
+
 import runpy
 import sys
 from pathlib import Path
@@ -23,8 +24,16 @@ def run(monkeypatch):
 
 def test_convert_writes_our_names(run, tmp_path, capsys):
     torch.save(dict(student=timm_names(1), teacher=timm_names(2)), tmp_path / 'dino.pth')
-    run(tmp_path / 'dino.pth', tmp_path / 'ours.pth', '--source', 'dino', '--to', 'mmpretrain',
-        '--branch', 'student')
+    run(
+        tmp_path / 'dino.pth',
+        tmp_path / 'ours.pth',
+        '--source',
+        'dino',
+        '--to',
+        'mmpretrain',
+        '--branch',
+        'student',
+    )
     assert "student with names of 'dino': loaded 30 tensors" in capsys.readouterr().out
     weights = torch.load(tmp_path / 'ours.pth', weights_only=True)['state_dict']
     wanted = timm_names(1)['blocks.1.mlp.fc2.bias']

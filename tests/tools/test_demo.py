@@ -43,8 +43,20 @@ demo = dict(memory=dict(type='ToyScenes', split='memory', num_images=4, image_si
 def test_trains_measures_and_reports(demo, tmp_path, capsys):
     config = tmp_path / 'tiny.py'
     config.write_text(TINY.format(root=ROOT.as_posix()))
-    demo.main(['--config', str(config), '--work-dir', str(tmp_path / 'out'), '--iters', '2',
-               '--seeds', '3', '4', '--from-scratch'])
+    demo.main(
+        [
+            '--config',
+            str(config),
+            '--work-dir',
+            str(tmp_path / 'out'),
+            '--iters',
+            '2',
+            '--seeds',
+            '3',
+            '4',
+            '--from-scratch',
+        ]
+    )
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert results['iterations'] == 2 and set(results['seeds']) == {'3', '4'}
     for scores in results['seeds'].values():
@@ -53,32 +65,41 @@ def test_trains_measures_and_reports(demo, tmp_path, capsys):
         # The teacher starts as the student, and training moves the student at once.
         assert scores['init, backbone'] != scores['CoTAP student, backbone']
     assert sorted(path.stem for path in (tmp_path / 'out').glob('*.png')) == [
-        'components', 'crops', 'curves', 'foreground', 'prototypes', 'retrieval', 'similarity']
+        'components',
+        'crops',
+        'curves',
+        'foreground',
+        'prototypes',
+        'retrieval',
+        'similarity',
+    ]
     printed = capsys.readouterr().out
     assert 'CoTAP student, filter' in printed and str(tmp_path / 'out' / 'report.html') in printed
 
 
 def scores_of(demo, first, second):
     names = [demo.REFERENCE, *demo.MEASURED]
-    return {0: {name: dict(mIoU=first + i) for i, name in enumerate(names)},
-            1: {name: dict(mIoU=second + 2 * i) for i, name in enumerate(names)}}
+    return {
+        0: {name: dict(mIoU=first + i) for i, name in enumerate(names)},
+        1: {name: dict(mIoU=second + 2 * i) for i, name in enumerate(names)},
+    }
 
 
 def test_summary_has_mean_spread_and_gain(demo):
-    rows = demo.summarize(scores_of(demo, 10., 12.))
-    assert rows[0] == ['random weights, backbone', 11., f'{math.sqrt(2):.2f}', '-1.50']
+    rows = demo.summarize(scores_of(demo, 10.0, 12.0))
+    assert rows[0] == ['random weights, backbone', 11.0, f'{math.sqrt(2):.2f}', '-1.50']
     assert rows[1] == ['init, backbone', 12.5, f'{1.5 * math.sqrt(2):.2f}', '+0.00']
     assert rows[3][1] == pytest.approx(15.5) and rows[3][3] == '+3.00'
 
 
 def test_one_seed_has_no_spread(demo):
-    rows = demo.summarize({0: scores_of(demo, 10., 12.)[0]})
+    rows = demo.summarize({0: scores_of(demo, 10.0, 12.0)[0]})
     assert {row[2] for row in rows} == {'-'}
 
 
 def test_classes_that_never_occur_are_left_out(demo):
-    found = demo.named({'init': dict(mIoU=50., IoU=[50., math.nan])}, ('sky', 'sea'))
-    assert found == {'init': dict(mIoU=50., IoU={'sky': 50.})}
+    found = demo.named({'init': dict(mIoU=50.0, IoU=[50.0, math.nan])}, ('sky', 'sea'))
+    assert found == {'init': dict(mIoU=50.0, IoU={'sky': 50.0})}
     json.dumps(found, allow_nan=False)
 
 

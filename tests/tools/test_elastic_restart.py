@@ -1,4 +1,5 @@
 """Two processes of torchrun: one dies, or all are told to stop; the run is the same afterwards."""
+
 import os
 import signal
 import subprocess
@@ -18,23 +19,41 @@ ITERS = 8
 def whole(tmp_path_factory):
     """The checkpoint of a run that nothing happened to."""
     folder = tmp_path_factory.mktemp('whole')
-    done = run([*DIST_TRAIN, str(write_config(folder, ITERS)), '2'], folder,
-               MASTER_PORT=str(free_port()))
+    done = run(
+        [*DIST_TRAIN, str(write_config(folder, ITERS)), '2'], folder, MASTER_PORT=str(free_port())
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     return checkpoint(folder, ITERS)
 
 
 def steps(folder):
     """Iterations that were logged, in the order of the attempts."""
-    return [[int(line.split('"step": ')[1].rstrip('}')) for line in path.read_text().splitlines()]
-            for path in sorted((folder / 'run').glob('*/vis_data/scalars.json'))]
+    return [
+        [int(line.split('"step": ')[1].rstrip('}')) for line in path.read_text().splitlines()]
+        for path in sorted((folder / 'run').glob('*/vis_data/scalars.json'))
+    ]
 
 
 def test_a_rank_that_is_killed_is_started_again(tmp_path, whole):
     config = write_config(tmp_path, ITERS, hooks=['DieOnceHook'])
-    done = run([sys.executable, '-m', 'torch.distributed.run', '--max-restarts', '1',
-                '--nproc_per_node', '2', '--master_port', str(free_port()),
-                str(ROOT / 'tools' / 'train.py'), str(config), '--launcher', 'pytorch'], tmp_path)
+    done = run(
+        [
+            sys.executable,
+            '-m',
+            'torch.distributed.run',
+            '--max-restarts',
+            '1',
+            '--nproc_per_node',
+            '2',
+            '--master_port',
+            str(free_port()),
+            str(ROOT / 'tools' / 'train.py'),
+            str(config),
+            '--launcher',
+            'pytorch',
+        ],
+        tmp_path,
+    )
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / 'has_died').exists()
     assert steps(tmp_path) == [[1, 2, 3, 4, 5], [5, 6, 7, 8]]
@@ -52,8 +71,13 @@ def wait_for(path, process):
 def stop(folder, command, name, whom):
     """Train until iteration 4, send a signal to the launcher or to all; the status and output."""
     with open(folder / 'output', 'w') as output:
-        process = subprocess.Popen(command, cwd=folder, stdout=output, stderr=output,
-                                   env=environment(folder, MASTER_PORT=str(free_port())))
+        process = subprocess.Popen(
+            command,
+            cwd=folder,
+            stdout=output,
+            stderr=output,
+            env=environment(folder, MASTER_PORT=str(free_port())),
+        )
     ranks = []
     try:
         ranks = [wait_for(folder / f'rank{rank}_at_3', process) for rank in (0, 1)]
@@ -95,8 +119,12 @@ def test_the_launcher_hands_sigusr1_on(tmp_path):
 
 def test_a_rank_that_stalls_ends_the_run(tmp_path):
     config = write_config(tmp_path, ITERS, hooks=['StallHook'])
-    done = run([*DIST_TRAIN, str(config), '2'], tmp_path, MASTER_PORT=str(free_port()),
-               COTAP_DIST_TIMEOUT='10')
+    done = run(
+        [*DIST_TRAIN, str(config), '2'],
+        tmp_path,
+        MASTER_PORT=str(free_port()),
+        COTAP_DIST_TIMEOUT='10',
+    )
     assert done.returncode == 1
     assert 'rank 0, iteration 3: rank 1 does not answer: died' in done.stdout, done.stdout[-3000:]
     assert steps(tmp_path) == [[1, 2, 3]] and (tmp_path / 'run' / 'iter_2.pth').is_file()

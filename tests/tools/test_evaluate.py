@@ -1,4 +1,5 @@
 """tools/evaluate.py on toy scenes."""
+
 import json
 from pathlib import Path
 
@@ -39,12 +40,25 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize('protocol', [name for name, found in PROTOCOLS.items()
-                                      if found.kind == 'segmentation'])
+@pytest.mark.parametrize(
+    'protocol', [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation']
+)
 def test_every_segmentation_protocol(tool, checkpoint, tmp_path, protocol, capsys):
     settings = ['--set', *QUICK[protocol]] if protocol in QUICK else []
-    result, = run(tool, tmp_path, checkpoint, '--protocol', protocol, '--data', 'toy', '--limit',
-                  3, '--image-size', 32, *settings)
+    (result,) = run(
+        tool,
+        tmp_path,
+        checkpoint,
+        '--protocol',
+        protocol,
+        '--data',
+        'toy',
+        '--limit',
+        3,
+        '--image-size',
+        32,
+        *settings,
+    )
     assert result['protocol'].split('/')[0] == protocol and result['data'] == 'toy'
     assert result['parameters']['image_size'] == 32 and 'torch' in result['versions']
     assert result['scores'][result['metric']] == pytest.approx(result['value'])
@@ -54,15 +68,41 @@ def test_every_segmentation_protocol(tool, checkpoint, tmp_path, protocol, capsy
 
 @pytest.mark.parametrize('protocol', ['knn', 'linear'])
 def test_classification(tool, checkpoint, tmp_path, protocol):
-    result, = run(tool, tmp_path, checkpoint, '--protocol', protocol, '--data', 'toy-classes',
-                  '--limit', 20, '--image-size', 32)
+    (result,) = run(
+        tool,
+        tmp_path,
+        checkpoint,
+        '--protocol',
+        protocol,
+        '--data',
+        'toy-classes',
+        '--limit',
+        20,
+        '--image-size',
+        32,
+    )
     assert result['metric'] == 'top1' and result['images'] == dict(train=20, val=20)
 
 
 def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, capsys):
-    arguments = [f'ours={checkpoint}', '--compare', f'plain={checkpoint}@backbone',
-                 f'random:{checkpoint}', '--protocol', 'dense-retrieval', 'dispersion', '--data',
-                 'toy', '--limit', 3, '--image-size', 32, '--set', 'k=3', 'purity=0.6']
+    arguments = [
+        f'ours={checkpoint}',
+        '--compare',
+        f'plain={checkpoint}@backbone',
+        f'random:{checkpoint}',
+        '--protocol',
+        'dense-retrieval',
+        'dispersion',
+        '--data',
+        'toy',
+        '--limit',
+        3,
+        '--image-size',
+        32,
+        '--set',
+        'k=3',
+        'purity=0.6',
+    ]
     results = run(tool, tmp_path, *arguments)
     assert len(results) == 6
     assert {each['backbone'] for each in results} == {'ours', 'plain', 'random iter_1'}
@@ -82,58 +122,112 @@ def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsy
     for place in ('one', 'two'):
         for index in range(2):
             shade = torch.randint(2, (32, 32), dtype=torch.uint8) * 200
-            for kind, pixels in (('images', shade[..., None].expand(-1, -1, 3)),
-                                 ('labels', shade // 200)):
+            for kind, pixels in (
+                ('images', shade[..., None].expand(-1, -1, 3)),
+                ('labels', shade // 200),
+            ):
                 path = tmp_path / place / kind / f'val/{index}.png'
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(pixels.contiguous().numpy()).save(path)
-    common = [checkpoint, '--protocol', 'dispersion', '--data', 'folder', '--set', 'purity=0.5',
-              '--classes']
-    calls = [(*common, 'dark', 'bright', '--root', tmp_path / 'one'),
-             (*common, 'dark', 'bright', '--root', tmp_path / 'two'),
-             (*common, 'a', 'b', '--root', tmp_path / 'one'),
-             (*common, 'a', 'b', '--root', tmp_path / 'one', '--num-heads', 1)]
+    common = [
+        checkpoint,
+        '--protocol',
+        'dispersion',
+        '--data',
+        'folder',
+        '--set',
+        'purity=0.5',
+        '--classes',
+    ]
+    calls = [
+        (*common, 'dark', 'bright', '--root', tmp_path / 'one'),
+        (*common, 'dark', 'bright', '--root', tmp_path / 'two'),
+        (*common, 'a', 'b', '--root', tmp_path / 'one'),
+        (*common, 'a', 'b', '--root', tmp_path / 'one', '--num-heads', 1),
+    ]
     for number, arguments in enumerate(calls):
         assert len(run(tool, tmp_path, *arguments)) == number + 1
     assert 'measured before' not in capsys.readouterr().out
 
 
-@pytest.mark.parametrize('value, message', [
-    (255, 'the labels of dataset show no class at all, only 1024 ignored'),
-    (0, "the labels of dataset show only class 'x' \\(0\\)")])
-def test_labels_without_classes_are_refused(tool, checkpoint, tmp_path, value, message,
-                                            monkeypatch):
+@pytest.mark.parametrize(
+    'value, message',
+    [
+        (255, 'the labels of dataset show no class at all, only 1024 ignored'),
+        (0, "the labels of dataset show only class 'x' \\(0\\)"),
+    ],
+)
+def test_labels_without_classes_are_refused(
+    tool, checkpoint, tmp_path, value, message, monkeypatch
+):
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     path = tmp_path / 'data'
     for kind in ('images', 'labels'):
         (path / kind / 'val').mkdir(parents=True)
-        Image.new('RGB' if kind == 'images' else 'L', (32, 32), 0 if kind == 'images' else value
-                  ).save(path / kind / 'val/a.png')
+        Image.new(
+            'RGB' if kind == 'images' else 'L', (32, 32), 0 if kind == 'images' else value
+        ).save(path / kind / 'val/a.png')
     with pytest.raises(SystemExit, match=message):
-        run(tool, tmp_path, checkpoint, '--protocol', 'overclustering', '--data', 'folder',
-            '--root', path, '--classes', 'x', 'y', '--set', 'num_clusters=2', 'seeds=0',
-            'kmeans=sklearn')
+        run(
+            tool,
+            tmp_path,
+            checkpoint,
+            '--protocol',
+            'overclustering',
+            '--data',
+            'folder',
+            '--root',
+            path,
+            '--classes',
+            'x',
+            'y',
+            '--set',
+            'num_clusters=2',
+            'seeds=0',
+            'kmeans=sklearn',
+        )
     assert not list((tmp_path / 'out').glob('*.json'))
 
 
 def test_what_is_not_a_number_gets_a_dash():
-    values = dict(backbone='a', data='d', parameters={}, weights='', images={}, source='',
-                  seconds=1., protocol='p', metric='m', scores={})
+    values = dict(
+        backbone='a',
+        data='d',
+        parameters={},
+        weights='',
+        images={},
+        source='',
+        seconds=1.0,
+        protocol='p',
+        metric='m',
+        scores={},
+    )
     rows = table([Result(value=float('nan'), **values), Result(value=None, **values)])
     assert rows[1][1] == '-' and Result(value=float('nan'), **values).to_json()['value'] is None
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--protocol', 'hummingbird', '--data', 'toy'], 'protocol must be one of dense-retrieval'),
-    (['--protocol', 'knn', '--data', 'toy'], 'knn needs data for classification, toy is for '
-                                             'segmentation; with it go dense-retrieval'),
-    (['--protocol', 'knn', '--data', 'imagenet'], 'data must be one of'),
-    (['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'], '--set kk: knn has no such'),
-    (['--protocol', 'knn', '--data', 'classes', '--root', 'nowhere'], '--root DIR'),
-    (['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'], 'did you mean k\\?'),
-    (['--protocol', 'knn', 'linear', '--data', 'toy-classes', '--set', 'epochs=many'],
-     "epochs of linear must be an integer, got 'many'"),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--protocol', 'hummingbird', '--data', 'toy'], 'protocol must be one of dense-retrieval'),
+        (
+            ['--protocol', 'knn', '--data', 'toy'],
+            'knn needs data for classification, toy is for '
+            'segmentation; with it go dense-retrieval',
+        ),
+        (['--protocol', 'knn', '--data', 'imagenet'], 'data must be one of'),
+        (
+            ['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'],
+            '--set kk: knn has no such',
+        ),
+        (['--protocol', 'knn', '--data', 'classes', '--root', 'nowhere'], '--root DIR'),
+        (['--protocol', 'knn', '--data', 'toy-classes', '--set', 'kk=3'], 'did you mean k\\?'),
+        (
+            ['--protocol', 'knn', 'linear', '--data', 'toy-classes', '--set', 'epochs=many'],
+            "epochs of linear must be an integer, got 'many'",
+        ),
+    ],
+)
 def test_what_cannot_be_measured(tool, checkpoint, tmp_path, arguments, message, monkeypatch):
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     with pytest.raises(SystemExit, match=message):
@@ -147,11 +241,15 @@ def test_missing_file(tool, tmp_path):
 
 
 def test_names(tool):
-    found = tool.parse_backbones(['a/x.pth', 'plain=b/y.pth@backbone', 'a/x.pth@filter',
-                                  'random:timm:vit_tiny'])
-    assert found == [('x', 'a/x.pth', None), ('plain', 'b/y.pth', 'backbone'),
-                     ('x (filter)', 'a/x.pth', 'filter'),
-                     ('random vit_tiny', 'random:timm:vit_tiny', None)]
+    found = tool.parse_backbones(
+        ['a/x.pth', 'plain=b/y.pth@backbone', 'a/x.pth@filter', 'random:timm:vit_tiny']
+    )
+    assert found == [
+        ('x', 'a/x.pth', None),
+        ('plain', 'b/y.pth', 'backbone'),
+        ('x (filter)', 'a/x.pth', 'filter'),
+        ('random vit_tiny', 'random:timm:vit_tiny', None),
+    ]
     with pytest.raises(ValueError, match="two backbones are called 'x'; write NAME="):
         tool.parse_backbones(['a/x.pth', 'a/x.pth'])
 
@@ -164,7 +262,19 @@ def test_video(tool, checkpoint, tmp_path):
             path = tmp_path / f'clip/{folder}/{index:03d}.png'
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(values.to(torch.uint8).numpy()).save(path)
-    result, = run(tool, tmp_path, checkpoint, '--protocol', 'video', '--data', 'clip', '--root',
-                  tmp_path / 'clip', '--set', 'short_side=32', 'multiple=8')
+    (result,) = run(
+        tool,
+        tmp_path,
+        checkpoint,
+        '--protocol',
+        'video',
+        '--data',
+        'clip',
+        '--root',
+        tmp_path / 'clip',
+        '--set',
+        'short_side=32',
+        'multiple=8',
+    )
     assert result['metric'] == 'J&F' and 0 < result['value'] < 100
     assert result['scores']['num_objects'] == 1

@@ -1,4 +1,5 @@
 """Two tools that train never write to one folder at once."""
+
 import subprocess
 import sys
 from contextlib import contextmanager
@@ -9,19 +10,23 @@ from tools.mistakes import ending, listing
 
 from cotap_mm.engine.work_folder import held_folder
 
-HOLDER = '''
+HOLDER = """
 import sys
 from cotap_mm.locks import acquire_lock
 acquire_lock(sys.argv[1], 'training', 'wait')
 print('held', flush=True)
 sys.stdin.read()
-'''
+"""
 
 
 @contextmanager
 def another_process(lock):
-    holder = subprocess.Popen([sys.executable, '-c', HOLDER, str(lock)], stdin=subprocess.PIPE,
-                              stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, '-c', HOLDER, str(lock)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         assert holder.stdout.readline() == 'held\n'
         yield holder.pid
@@ -29,9 +34,13 @@ def another_process(lock):
         holder.communicate('')
 
 
-@pytest.mark.parametrize('tool, lock, arguments', [
-    ('demo', '.lock', ['--iters', '1']),
-    ('studies/noise_tolerance', '.noise_tolerance.lock', ['--quick', '--out', 'out'])])
+@pytest.mark.parametrize(
+    'tool, lock, arguments',
+    [
+        ('demo', '.lock', ['--iters', '1']),
+        ('studies/noise_tolerance', '.noise_tolerance.lock', ['--quick', '--out', 'out']),
+    ],
+)
 def test_a_second_one_is_refused(tmp_path, monkeypatch, capsys, tool, lock, arguments):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', [str(TOOLS), str(TOOLS / 'studies'), *sys.path])

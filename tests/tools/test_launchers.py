@@ -1,4 +1,5 @@
 """dist_train.sh and slurm_train.sh: what they start, with a stand-in that prints its arguments."""
+
 import os
 import subprocess
 from pathlib import Path
@@ -17,15 +18,21 @@ def launch(tmp_path):
 
     def run(script, *arguments, **environment):
         path = os.pathsep.join([str(tmp_path), '/usr/bin', '/bin'])
-        done = subprocess.run(['bash', str(TOOLS / script), *arguments], capture_output=True,
-                              text=True, env={'PATH': path, **environment})
+        done = subprocess.run(
+            ['bash', str(TOOLS / script), *arguments],
+            capture_output=True,
+            text=True,
+            env={'PATH': path, **environment},
+        )
         return done.returncode, done.stdout.splitlines(), done.stderr
 
     return run
 
 
-@pytest.mark.parametrize('script, usage', [('dist_train.sh', 'CONFIG GPUS'),
-                                           ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG')])
+@pytest.mark.parametrize(
+    'script, usage',
+    [('dist_train.sh', 'CONFIG GPUS'), ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG')],
+)
 def test_explain_themselves(launch, script, usage):
     code, _, error = launch(script)
     assert code == 2 and usage in error
@@ -35,22 +42,53 @@ def test_dist_train_passes_words_on_unbroken(launch):
     code, words, error = launch('dist_train.sh', 'my config.py', '2', '--images', 'my images')
     assert code == 0, error
     assert words == [
-        '-m', 'torch.distributed.run', '--nnodes=1', '--node_rank=0', '--master_addr=127.0.0.1',
-        '--master_port=29500', '--nproc_per_node=2', str(TOOLS / 'train.py'), 'my config.py',
-        '--launcher', 'pytorch', '--images', 'my images']
+        '-m',
+        'torch.distributed.run',
+        '--nnodes=1',
+        '--node_rank=0',
+        '--master_addr=127.0.0.1',
+        '--master_port=29500',
+        '--nproc_per_node=2',
+        str(TOOLS / 'train.py'),
+        'my config.py',
+        '--launcher',
+        'pytorch',
+        '--images',
+        'my images',
+    ]
 
 
 @pytest.mark.parametrize('port', ['MASTER_PORT', 'PORT'])
 def test_dist_train_on_several_machines(launch, port):
-    _, words, _ = launch('dist_train.sh', 'c.py', '8', NNODES='2', NODE_RANK='1',
-                         MASTER_ADDR='10.0.0.1', **{port: '1234'})
-    assert words[2:7] == ['--nnodes=2', '--node_rank=1', '--master_addr=10.0.0.1',
-                          '--master_port=1234', '--nproc_per_node=8']
+    _, words, _ = launch(
+        'dist_train.sh',
+        'c.py',
+        '8',
+        NNODES='2',
+        NODE_RANK='1',
+        MASTER_ADDR='10.0.0.1',
+        **{port: '1234'},
+    )
+    assert words[2:7] == [
+        '--nnodes=2',
+        '--node_rank=1',
+        '--master_addr=10.0.0.1',
+        '--master_port=1234',
+        '--nproc_per_node=8',
+    ]
 
 
 def test_slurm_train(launch):
-    _, words, _ = launch('slurm_train.sh', 'gpus', 'job', 'c.py', '--resume', GPUS='16',
-                         GPUS_PER_NODE='4', SRUN_ARGS='--time 1')
+    _, words, _ = launch(
+        'slurm_train.sh',
+        'gpus',
+        'job',
+        'c.py',
+        '--resume',
+        GPUS='16',
+        GPUS_PER_NODE='4',
+        SRUN_ARGS='--time 1',
+    )
     assert words[:2] == ['-p', 'gpus']
     assert {'--ntasks=16', '--ntasks-per-node=4', '--gres=gpu:4', '--time'} <= set(words)
     assert words[-6:] == ['-u', str(TOOLS / 'train.py'), 'c.py', '--launcher', 'slurm', '--resume']
@@ -61,9 +99,13 @@ def test_slurm_train_on_less_than_one_node(launch):
     assert {'--ntasks=2', '--ntasks-per-node=2', '--gres=gpu:2'} <= set(words)
 
 
-@pytest.mark.parametrize('job, again', [
-    (dict(SLURM_JOB_ID='7'), ['scontrol requeue 7']),
-    ({}, ['srun c.py --images a b', 'srun c.py --images a b --resume'])])
+@pytest.mark.parametrize(
+    'job, again',
+    [
+        (dict(SLURM_JOB_ID='7'), ['scontrol requeue 7']),
+        ({}, ['srun c.py --images a b', 'srun c.py --images a b --resume']),
+    ],
+)
 def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again):
     """The first time it ends with the status that stands for saved and stopped."""
     log = tmp_path / 'log'
@@ -79,10 +121,15 @@ def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again
     assert lines == (again if len(again) == 2 else ['srun c.py --images a b', *again])
 
 
-@pytest.mark.parametrize('variables, asked, warns', [
-    ({}, ['--signal=USR1@120'], False), (dict(GRACE='60'), ['--signal=USR1@60'], False),
-    (dict(SLURM_JOB_ID='7'), [], True),
-    (dict(SLURM_JOB_ID='7', SBATCH_SIGNAL='USR1@9'), [], False)])
+@pytest.mark.parametrize(
+    'variables, asked, warns',
+    [
+        ({}, ['--signal=USR1@120'], False),
+        (dict(GRACE='60'), ['--signal=USR1@60'], False),
+        (dict(SLURM_JOB_ID='7'), [], True),
+        (dict(SLURM_JOB_ID='7', SBATCH_SIGNAL='USR1@9'), [], False),
+    ],
+)
 def test_slurm_train_asks_for_a_signal_where_srun_can(launch, variables, asked, warns):
     """It has no effect on a step of an allocation that is there already, such as sbatch's."""
     code, words, error = launch('slurm_train.sh', 'gpus', 'job', 'c.py', **variables)

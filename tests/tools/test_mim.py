@@ -3,6 +3,7 @@
 openmim pins old packages, so it is not installed beside everything else: a virtual environment
 gets it, and sees the packages of this one behind its own.
 """
+
 import os
 import re
 import subprocess
@@ -27,18 +28,28 @@ def mim(tmp_path_factory):
     python = top / 'bin' / 'python'
     site = subprocess.run(
         [python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'],
-        capture_output=True, text=True, check=True).stdout.strip()
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout.strip()
     (Path(site) / 'behind.pth').write_text(
-        f'{sysconfig.get_path("purelib")}\n{Path(__file__).resolve().parents[2]}\n')
-    installed = subprocess.run([python, '-m', 'pip', 'install', '-q', 'openmim'],
-                               capture_output=True, text=True)
+        f'{sysconfig.get_path("purelib")}\n{Path(__file__).resolve().parents[2]}\n'
+    )
+    installed = subprocess.run(
+        [python, '-m', 'pip', 'install', '-q', 'openmim'], capture_output=True, text=True
+    )
     assert (top / 'bin' / 'mim').is_file(), installed.stderr[-2000:]
 
     def run(folder, *arguments):
         environment = dict(os.environ, PYTHONPATH=str(folder), OMP_NUM_THREADS='1')
         environment['PATH'] = f'{top / "bin"}{os.pathsep}{environment["PATH"]}'
-        done = subprocess.run([top / 'bin' / 'mim', *map(str, arguments)], capture_output=True,
-                              text=True, cwd=folder, env=environment)
+        done = subprocess.run(
+            [top / 'bin' / 'mim', *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            cwd=folder,
+            env=environment,
+        )
         text = done.stdout + done.stderr
         assert done.returncode == 0 and 'Traceback' not in text, text[-3000:]
         return text
@@ -83,11 +94,26 @@ def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
     run = tmp_path / 'work_dirs' / name
     assert "init.pth: network with names of 'cotap_mm'" in text
     assert (run / f'{unit}_{last}.pth').is_file()
-    text = mim(tmp_path, *command.split()[1:], *cpu, '--resume', '--cfg-options',
-               f'train_cfg.max_{unit}s={2 * last}')
+    text = mim(
+        tmp_path,
+        *command.split()[1:],
+        *cpu,
+        '--resume',
+        '--cfg-options',
+        f'train_cfg.max_{unit}s={2 * last}',
+    )
     assert 'resumed' in text and (run / f'{unit}_{2 * last}.pth').is_file()
-    mim(tmp_path, 'test', library, file, '--checkpoint', run / f'{unit}_{last}.pth', *cpu,
-        '--work-dir', 'tested')
+    mim(
+        tmp_path,
+        'test',
+        library,
+        file,
+        '--checkpoint',
+        run / f'{unit}_{last}.pth',
+        *cpu,
+        '--work-dir',
+        'tested',
+    )
     assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
 
 
@@ -105,11 +131,13 @@ def test_two_processes_of_the_pytorch_launcher(mim, tmp_path, command):
     config = prepare(tmp_path, file)
     if torch.cuda.device_count() < 2:
         (tmp_path / 'no_gpu.py').write_text(
-            'import torch\ntorch.cuda.set_device = lambda device: None\n')
+            'import torch\ntorch.cuda.set_device = lambda device: None\n'
+        )
         config.custom_imports.imports = ['no_gpu', *config.custom_imports.imports]
         config.env_cfg.dist_cfg = dict(backend='gloo')
-        config.model_wrapper_cfg = dict(type='MMDistributedDataParallel', device_ids=None,
-                                        broadcast_buffers=False)
+        config.model_wrapper_cfg = dict(
+            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
+        )
         config.dump(tmp_path / file)
         text = (tmp_path / file).read_text()
         (tmp_path / file).write_text(text.replace("'SyncBN'", "'BN'"))
@@ -121,8 +149,17 @@ def test_two_processes_of_the_pytorch_launcher(mim, tmp_path, command):
     text = mim(tmp_path, *command.split()[1:], *launcher, *more)
     assert 'resumed' in text and (run / f'{unit}_{2 * last}.pth').is_file()
     assert re.search(r'Distributed launcher: pytorch\s+.*\s+GPU number: 2', text)
-    mim(tmp_path, 'test', library, file, '--checkpoint', run / f'{unit}_{last}.pth', *launcher,
-        '--work-dir', 'tested')
+    mim(
+        tmp_path,
+        'test',
+        library,
+        file,
+        '--checkpoint',
+        run / f'{unit}_{last}.pth',
+        *launcher,
+        '--work-dir',
+        'tested',
+    )
     assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
 
 

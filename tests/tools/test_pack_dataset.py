@@ -23,13 +23,18 @@ def test_packs_and_says_what_it_did(tool, tmp_path, capsys):
     said = capsys.readouterr().out
     assert '3 images -> ' in said and '1 of them could not be read' in said and 'lost.png' in said
     from cotap_mm.datasets import open_images
+
     packed = open_images(tmp_path / 'a.lmdb')
     assert packed.names == ['2.png', '0.png', 'lost.png'] and packed.read(0)[0, 0, 0] == 2
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['nowhere', '--out', 'a.lmdb'], 'nowhere does not exist'),
-    (['.', '--out', 'a.zip'], '[.]lmdb, got a.zip')])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['nowhere', '--out', 'a.lmdb'], 'nowhere does not exist'),
+        (['.', '--out', 'a.zip'], '[.]lmdb, got a.zip'),
+    ],
+)
 def test_mistakes_end_with_a_sentence(tool, tmp_path, monkeypatch, arguments, message):
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,5 @@
 """tools/publish.py prints the file it wrote, and says what is wrong in one sentence."""
+
 import sys
 
 import pytest
@@ -22,15 +23,18 @@ def run(monkeypatch, tmp_path):
 def test_publish_names_the_file_it_wrote(run, tmp_path, capsys):
     model = build_tiny()
     config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
-    torch.save(dict(state_dict=model.state_dict(), optimizer={}, meta=dict(cfg=config)),
-               tmp_path / 'iter_1.pth')
+    torch.save(
+        dict(state_dict=model.state_dict(), optimizer={}, meta=dict(cfg=config)),
+        tmp_path / 'iter_1.pth',
+    )
     run('iter_1.pth', 'tiny.pth', '--license', 'MIT', '--branch', 'teacher')
     written = tmp_path / capsys.readouterr().out.strip()
     assert written.name.startswith('tiny-') and written.is_file()
     content = torch.load(written, weights_only=True)
     assert content['meta']['license'] == 'MIT' and content['meta']['branch'] == 'teacher'
-    assert torch.equal(content['state_dict']['backbone.pos_embed'],
-                       model.teacher.backbone.pos_embed)
+    assert torch.equal(
+        content['state_dict']['backbone.pos_embed'], model.teacher.backbone.pos_embed
+    )
 
 
 def test_mistakes_end_in_one_sentence(run):
@@ -47,8 +51,9 @@ def test_existing_files_stay(run, tmp_path):
     """The result has another name than the one that is given, which may be the checkpoint's."""
     config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     for name in ('iter_1.pth', 'mine.pth'):
-        torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)),
-                   tmp_path / name)
+        torch.save(
+            dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)), tmp_path / name
+        )
     before = {name: (tmp_path / name).read_bytes() for name in ('iter_1.pth', 'mine.pth')}
     for name in before:
         run('iter_1.pth', name, '--license', 'MIT')

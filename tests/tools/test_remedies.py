@@ -1,4 +1,5 @@
 """What an error tells users to type exists."""
+
 import ast
 import functools
 import re
@@ -7,14 +8,27 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 OPTION = re.compile(r'(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]')
 # Options of other programs that our messages name.
-FOREIGN = {'--max-restarts', '--nproc_per_node', '--nproc-per-node', '--no-build-isolation',
-           '--index-url', '--upgrade', '--export', '--signal', '--requeue'}
+FOREIGN = {
+    '--max-restarts',
+    '--nproc_per_node',
+    '--nproc-per-node',
+    '--no-build-isolation',
+    '--index-url',
+    '--upgrade',
+    '--export',
+    '--signal',
+    '--requeue',
+}
 SAYS = {'print_log', 'print', 'warn', 'exit', 'error', 'warning', 'SystemExit', 'get'}
 
 
 def sources():
-    return [path for top in ('cotap_mm', 'tools') for path in sorted((ROOT / top).rglob('*.py'))
-            if '.mim' not in path.parts]
+    return [
+        path
+        for top in ('cotap_mm', 'tools')
+        for path in sorted((ROOT / top).rglob('*.py'))
+        if '.mim' not in path.parts
+    ]
 
 
 @functools.lru_cache(maxsize=None)
@@ -33,8 +47,11 @@ def options():
     for path in sources():
         for node in ast.walk(parsed(path)):
             if isinstance(node, ast.Call) and called(node) == 'add_argument':
-                found |= {each.value for each in node.args if isinstance(each, ast.Constant)
-                          and str(each.value).startswith('--')}
+                found |= {
+                    each.value
+                    for each in node.args
+                    if isinstance(each, ast.Constant) and str(each.value).startswith('--')
+                }
     for path in (ROOT / 'tools').glob('*.sh'):
         found |= set(OPTION.findall(path.read_text(encoding='utf-8')))
     return found
@@ -46,7 +63,8 @@ def messages(path):
     found = []
     for node in ast.walk(parsed(path)):
         is_said = isinstance(node, ast.Call) and (
-            called(node) in SAYS or called(node).endswith(('Error', 'Image', 'Warning', 'Found')))
+            called(node) in SAYS or called(node).endswith(('Error', 'Image', 'Warning', 'Found'))
+        )
         if is_said or isinstance(node, (ast.Raise, ast.Return)):
             found.append((node.lineno, ast.unparse(node)))
     return found
@@ -57,12 +75,18 @@ KNOWN = options()
 
 def test_the_parsers_are_found():
     assert {'--images', '--ann-file', '--value-range', '--work-dir', '--help-me'} - KNOWN == {
-        '--help-me'}
+        '--help-me'
+    }
 
 
 def test_options_in_messages_exist():
-    wrong = [(path.name, line, option) for path in sources() for line, text in messages(path)
-             for option in OPTION.findall(text) if option not in KNOWN | FOREIGN]
+    wrong = [
+        (path.name, line, option)
+        for path in sources()
+        for line, text in messages(path)
+        for option in OPTION.findall(text)
+        if option not in KNOWN | FOREIGN
+    ]
     assert not wrong, f'messages name options that no tool has: {wrong}'
 
 

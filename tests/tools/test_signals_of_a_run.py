@@ -1,4 +1,5 @@
 """SIGTERM ends the command tools/train.py with status 75, whatever it is doing."""
+
 import errno
 import json
 import os
@@ -28,7 +29,8 @@ TELL = []  # where a forked command says that it is waiting
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, 'fork') or torch.cuda.is_available(),
-    reason='forks trainings, which is possible on Linux and macOS and without CUDA')
+    reason='forks trainings, which is possible on Linux and macOS and without CUDA',
+)
 
 
 def tell():
@@ -98,11 +100,20 @@ PHASES = {
     'first evaluation': (hook(0), [], 'There is no checkpoint yet; start again with the same'),
     'evaluation': (hook(3), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
     'images out of reach': (
-        scenes('VanishingScenes'), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
+        scenes('VanishingScenes'),
+        ['iter_2.pth', 'iter_3.pth'],
+        'saving iteration 3 and stopping',
+    ),
     'images out of reach of a worker': (
-        scenes('VanishingScenes', 1), ['iter_2.pth', 'iter_3.pth'], 'the disk has gone'),
-    'disk full at the end': (dict(checkpoint_interval=100), [],
-                             'iteration 4 could not be written .* make room'),
+        scenes('VanishingScenes', 1),
+        ['iter_2.pth', 'iter_3.pth'],
+        'the disk has gone',
+    ),
+    'disk full at the end': (
+        dict(checkpoint_interval=100),
+        [],
+        'iteration 4 could not be written .* make room',
+    ),
 }
 
 
@@ -168,7 +179,9 @@ def test_whatever_it_is_doing(tmp_path, monkeypatch, phase):
 def test_before_anything_is_imported(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), 'demo', '--work-dir', str(tmp_path)],
-        stderr=subprocess.PIPE, text=True)
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     try:
         time.sleep(1)  # of the ten that it takes to start
         process.send_signal(signal.SIGTERM)

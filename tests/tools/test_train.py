@@ -1,4 +1,5 @@
 """tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
+
 import json
 import os
 import re
@@ -17,7 +18,7 @@ from tool_loading import load_tool
 from cotap_mm.engine import launch, run_config
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = f'''
+CONFIG = f"""
 _base_ = {str(ROOT / 'configs' / 'cotap' / 'vits_folder.py')!r}
 model = dict(
     backbone=dict(arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
@@ -38,7 +39,7 @@ custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
                 dict(type='ScheduleLengthHook')]
 vis_backends = [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
-'''
+"""
 
 
 @pytest.fixture
@@ -53,8 +54,16 @@ def folder(tmp_path):
 
 
 def train(folder, *arguments):
-    load_tool('train').main([str(folder / 'tiny.py'), '--images', str(folder / 'images'),
-                             '--work-dir', str(folder / 'run'), *arguments])
+    load_tool('train').main(
+        [
+            str(folder / 'tiny.py'),
+            '--images',
+            str(folder / 'images'),
+            '--work-dir',
+            str(folder / 'run'),
+            *arguments,
+        ]
+    )
 
 
 def logged(folder):
@@ -73,9 +82,11 @@ def test_check_tries_everything_and_keeps_nothing(folder, capsys):
     assert re.search(r'memory at its peak, in this process: [0-9.]+ GB', said[2])
     assert said[3] == 'not tried: a run first finds the neighbours of patch (6 images)'
     assert sorted(folder.rglob('*')) == before
-    for options, message in ((('model.pairs.topk=x', ), 'model.pairs.topk: expected int or None'),
-                             (('train_dataloader.dataset.crops.local_size=15', ), 'e.g. 8'),
-                             (('train_dataloader.batch_size=0', ), 'a whole number >= 1, got 0')):
+    for options, message in (
+        (('model.pairs.topk=x',), 'model.pairs.topk: expected int or None'),
+        (('train_dataloader.dataset.crops.local_size=15',), 'e.g. 8'),
+        (('train_dataloader.batch_size=0',), 'a whole number >= 1, got 0'),
+    ):
         with pytest.raises(SystemExit, match=message):
             train(folder, '--check', '--cfg-options', *options)
 
@@ -84,11 +95,22 @@ def test_trains_and_resumes(folder):
     train(folder, '--seed', '3')
     lines = logged(folder)
     assert [line['step'] for line in lines] == [1, 2, 3, 4]
-    for name in ('patch_cluster', 'cls_cluster', 'patch_ranking', 'cls_neighbor',
-                 'prototype_entropy'):
+    for name in (
+        'patch_cluster',
+        'cls_cluster',
+        'patch_ranking',
+        'cls_neighbor',
+        'prototype_entropy',
+    ):
         assert lines[-1][f'loss_{name}'] > 0, name
-    for name in ('patch_mean_assignment_entropy', 'cls_assignment_entropy', 'foreground_share',
-                 'feature_std', 'prototypes_in_use', 'teacher_distance'):
+    for name in (
+        'patch_mean_assignment_entropy',
+        'cls_assignment_entropy',
+        'foreground_share',
+        'feature_std',
+        'prototypes_in_use',
+        'teacher_distance',
+    ):
         assert f'monitor/{name}' in lines[-1], name
     assert lines[-1]['teacher_decay'] > lines[0]['teacher_decay']
     # Three quarters through a cosine from 3e-5 to 3e-6 that ends with the run.
@@ -117,19 +139,30 @@ def test_amp_and_accumulation(folder):
 def test_starts_from_an_own_checkpoint(folder):
     train(folder)
     first = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
-    train(folder, '--overwrite', '--init', str(folder / 'run' / 'iter_4.pth'), '--cfg-options',
-          'train_cfg.max_iters=2', 'optim_wrapper.optimizer.lr=0')
+    train(
+        folder,
+        '--overwrite',
+        '--init',
+        str(folder / 'run' / 'iter_4.pth'),
+        '--cfg-options',
+        'train_cfg.max_iters=2',
+        'optim_wrapper.optimizer.lr=0',
+    )
     second = torch.load(folder / 'run' / 'iter_2.pth', weights_only=True)['state_dict']
-    torch.testing.assert_close(second['backbone.pos_embed'], first['backbone.pos_embed'],
-                               rtol=0, atol=1e-4)
+    torch.testing.assert_close(
+        second['backbone.pos_embed'], first['backbone.pos_embed'], rtol=0, atol=1e-4
+    )
 
 
-@pytest.mark.parametrize('arguments, message', [
-    (['--images', 'nowhere'], 'image folder nowhere does not exist'),
-    (['--init', 'missing.pth'], 'checkpoint missing.pth is not a file'),
-    (['--cfg-options', 'train_dataloader.batch_size=99'], 'do not fill one batch'),
-    (['--trust'], '--trust goes with --init'),
-])
+@pytest.mark.parametrize(
+    'arguments, message',
+    [
+        (['--images', 'nowhere'], 'image folder nowhere does not exist'),
+        (['--init', 'missing.pth'], 'checkpoint missing.pth is not a file'),
+        (['--cfg-options', 'train_dataloader.batch_size=99'], 'do not fill one batch'),
+        (['--trust'], '--trust goes with --init'),
+    ],
+)
 def test_says_what_is_wrong(folder, arguments, message):
     with pytest.raises(SystemExit, match=message):
         train(folder, *arguments)
@@ -147,9 +180,25 @@ def test_config_is_found_from_anywhere(tmp_path, monkeypatch, name):
 
 
 def test_options_reach_the_config():
-    args = load_tool('train').parse_args([
-        'vits_coco-in1k', '--images', 'a', '--cls-images', 'b', '--neighbors', 'n.npz', '--init',
-        'none', '--seed', '7', '--amp', '--auto-scale-lr', '--cfg-options', 'randomness.diff=1'])
+    args = load_tool('train').parse_args(
+        [
+            'vits_coco-in1k',
+            '--images',
+            'a',
+            '--cls-images',
+            'b',
+            '--neighbors',
+            'n.npz',
+            '--init',
+            'none',
+            '--seed',
+            '7',
+            '--amp',
+            '--auto-scale-lr',
+            '--cfg-options',
+            'randomness.diff=1',
+        ]
+    )
     config = load_tool('train').build_config(args)
     dataset = config.train_dataloader.dataset
     assert (dataset.patch.root, dataset.cls.root) == ('a', 'b')
@@ -171,15 +220,22 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
     monkeypatch.setattr(launch, 'print_log', lambda text, **_: said.append(text))
     monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_, **__: None)
     train_tool = load_tool('train')
-    options = [str(folder / 'tiny.py'), '--images', str(folder / 'images'), '--work-dir',
-               str(folder / 'run')]
+    options = [
+        str(folder / 'tiny.py'),
+        '--images',
+        str(folder / 'images'),
+        '--work-dir',
+        str(folder / 'run'),
+    ]
     for start in ([], ['--resume']):  # there is nothing to resume from
         launch.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
         assert any('random weights' in text for text in said)
         said.clear()
     (folder / 'run').mkdir()
-    torch.save(dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
-               folder / 'run' / 'iter_2.pth')
+    torch.save(
+        dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
+        folder / 'run' / 'iter_2.pth',
+    )
     launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
     assert not any('random weights' in text for text in said)
 
@@ -194,7 +250,7 @@ def free_port():
 def test_two_processes_end_with_the_same_weights(folder):
     """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
     dump = folder / 'dump_hook.py'
-    dump.write_text('''
+    dump.write_text("""
 import torch
 from mmengine.dist import get_rank
 from mmengine.hooks import Hook
@@ -205,18 +261,40 @@ class DumpHook(Hook):
     def after_train(self, runner):
         state = dict(runner.model.module.named_parameters())
         torch.save({k: v.detach() for k, v in state.items()}, f'rank{get_rank()}.pth')
-''')
-    config = (folder / 'tiny.py').read_text().replace(
-        "dict(type='ScheduleLengthHook')", "dict(type='ScheduleLengthHook'), dict(type='DumpHook')")
-    (folder / 'tiny.py').write_text(
-        config + "\ncustom_imports = dict(imports=['dump_hook'])\n")
-    environment = dict(os.environ, PYTHON=sys.executable, OMP_NUM_THREADS='1',
-                       MASTER_PORT=free_port(),
-                       PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]))
+""")
+    config = (
+        (folder / 'tiny.py')
+        .read_text()
+        .replace(
+            "dict(type='ScheduleLengthHook')",
+            "dict(type='ScheduleLengthHook'), dict(type='DumpHook')",
+        )
+    )
+    (folder / 'tiny.py').write_text(config + "\ncustom_imports = dict(imports=['dump_hook'])\n")
+    environment = dict(
+        os.environ,
+        PYTHON=sys.executable,
+        OMP_NUM_THREADS='1',
+        MASTER_PORT=free_port(),
+        PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
+    )
     done = subprocess.run(
-        ['bash', str(ROOT / 'tools' / 'dist_train.sh'), str(folder / 'tiny.py'), '2', '--images',
-         str(folder / 'images'), '--work-dir', str(folder / 'run')],
-        cwd=folder, env=environment, capture_output=True, text=True, timeout=300)
+        [
+            'bash',
+            str(ROOT / 'tools' / 'dist_train.sh'),
+            str(folder / 'tiny.py'),
+            '2',
+            '--images',
+            str(folder / 'images'),
+            '--work-dir',
+            str(folder / 'run'),
+        ],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (torch.load(folder / f'rank{rank}.pth', weights_only=True) for rank in (0, 1))
     for name, value in first.items():

@@ -1,4 +1,5 @@
 """Two network namespaces of this machine, joined by a cable, train together as two machines do."""
+
 import os
 import shutil
 import signal
@@ -30,15 +31,29 @@ def machines():
             for name in names:
                 ip('netns', 'add', name)
                 made.callback(remove, name)
-            ip('link', 'add', 'cable', 'netns', names[0], 'type', 'veth', 'peer', 'name', 'cable',
-               'netns', names[1])
+            ip(
+                'link',
+                'add',
+                'cable',
+                'netns',
+                names[0],
+                'type',
+                'veth',
+                'peer',
+                'name',
+                'cable',
+                'netns',
+                names[1],
+            )
             for name, address in zip(names, ADDRESSES):
                 ip('-n', name, 'address', 'add', f'{address}/24', 'dev', 'cable')
                 for interface in ('lo', 'cable'):
                     ip('-n', name, 'link', 'set', interface, 'up')
         except subprocess.CalledProcessError as error:
-            pytest.skip('network namespaces cannot be made here, which takes root and a kernel '
-                        f'that allows it: {error.stderr.strip()}')
+            pytest.skip(
+                'network namespaces cannot be made here, which takes root and a kernel '
+                f'that allows it: {error.stderr.strip()}'
+            )
         yield names
 
 
@@ -61,9 +76,15 @@ def test_train_together(tmp_path, machines):
         for number, machine in enumerate(machines):
             variables = dict(NNODES='2', NODE_RANK=str(number), MASTER_ADDR=ADDRESSES[0])
             with open(tmp_path / f'output{number}', 'w') as output:
-                running.append(subprocess.Popen(
-                    ['ip', 'netns', 'exec', machine, *DIST_TRAIN, str(config), '1'], cwd=tmp_path,
-                    env=environment(tmp_path, **variables), stdout=output, stderr=output))
+                running.append(
+                    subprocess.Popen(
+                        ['ip', 'netns', 'exec', machine, *DIST_TRAIN, str(config), '1'],
+                        cwd=tmp_path,
+                        env=environment(tmp_path, **variables),
+                        stdout=output,
+                        stderr=output,
+                    )
+                )
         statuses = [process.wait(timeout=300) for process in running]
     finally:
         for process in running:  # those of the namespaces go with them
@@ -73,8 +94,7 @@ def test_train_together(tmp_path, machines):
     assert statuses == [0, 0], '\n'.join(outputs)
     state = checkpoint(tmp_path, ITERS)['run_state']
     assert state['world_size'] == 2 and state['samples_seen'] == 2 * 2 * ITERS
-    first, second = (torch.load(tmp_path / f'rank{rank}.pth', weights_only=True)
-                     for rank in (0, 1))
+    first, second = (torch.load(tmp_path / f'rank{rank}.pth', weights_only=True) for rank in (0, 1))
     assert len(first) > 20 and first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name

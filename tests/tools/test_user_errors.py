@@ -3,6 +3,7 @@
 A row: arguments, exit status (2: the command line cannot be right, 1: everything else), and what
 the sentence must say.
 """
+
 import logging
 import re
 import shlex
@@ -15,20 +16,32 @@ from tools.mistakes import STUDY_MISTAKES, WRONG_OPTIONS, ending, listing, write
 TRAIN = 'tiny.py --images images --work-dir run'
 MEASURE = '--protocol dispersion --data folder --root data --classes a b --out out --device cpu'
 LOOK = '--images images --out out --device cpu --limit 2 --size 32 32'
-NEIGHBORS = ('--out n.npz --backbone tiny.py --checkpoint none --device cpu --image-size 32 '
-             '--workers 0')
+NEIGHBORS = (
+    '--out n.npz --backbone tiny.py --checkpoint none --device cpu --image-size 32 --workers 0'
+)
 #: Files that are no checkpoints, and what is said of them.
-NO_CHECKPOINTS = {'nowhere.pth': 'nowhere.pth is not a file', 'empty': 'empty',
-                  'page.pth': 'page.pth is damaged or no checkpoint',
-                  'picture.pth': 'picture.pth is damaged or no checkpoint',
-                  'archive.pth': 'archive.pth is damaged or no checkpoint',
-                  'zero.pth': 'zero.pth', 'list.pth': 'list.pth must hold a dict',
-                  'head.pth': 'no ViT found'}
-NO_IMAGES = {'nowhere': 'folder nowhere does not exist', 'empty': 'empty holds no image',
-             'texts': 'texts holds no image', 'picture.png': 'the image picture.png',
-             'iter_1.pth': 'iter_1.pth', 'images.zip': 'images.zip',
-             'list.txt': 'nowhere/a.jpg', 'broken.json': 'broken.json',
-             'other.json': 'other.json', 'bad.lmdb': 'bad.lmdb'}
+NO_CHECKPOINTS = {
+    'nowhere.pth': 'nowhere.pth is not a file',
+    'empty': 'empty',
+    'page.pth': 'page.pth is damaged or no checkpoint',
+    'picture.pth': 'picture.pth is damaged or no checkpoint',
+    'archive.pth': 'archive.pth is damaged or no checkpoint',
+    'zero.pth': 'zero.pth',
+    'list.pth': 'list.pth must hold a dict',
+    'head.pth': 'no ViT found',
+}
+NO_IMAGES = {
+    'nowhere': 'folder nowhere does not exist',
+    'empty': 'empty holds no image',
+    'texts': 'texts holds no image',
+    'picture.png': 'the image picture.png',
+    'iter_1.pth': 'iter_1.pth',
+    'images.zip': 'images.zip',
+    'list.txt': 'nowhere/a.jpg',
+    'broken.json': 'broken.json',
+    'other.json': 'other.json',
+    'bad.lmdb': 'bad.lmdb',
+}
 
 MISTAKES = {
     'train': [
@@ -37,8 +50,8 @@ MISTAKES = {
         ('images', 1, 'must be a file, got the folder images'),
         ('iter_1.pth --images images', 1, 'must be a file .*got iter_1.pth'),
         ('images tiny.py', 2, 'unrecognized arguments: tiny.py; .* takes config'),
-        ('syntax.py', 1, "syntax.py cannot be read: SyntaxError"),
-        ('name.py', 1, r"name.py cannot be read: NameError: .*dcit.* \(line 1\)"),
+        ('syntax.py', 1, 'syntax.py cannot be read: SyntaxError'),
+        ('name.py', 1, r'name.py cannot be read: NameError: .*dcit.* \(line 1\)'),
         ('base.py', 1, 'nowhere.py'),
         ('empty.py', 1, 'empty.py sets no model'),
         ('notes.yaml', 1, 'notes.yaml cannot be read'),
@@ -49,12 +62,12 @@ MISTAKES = {
         ('tiny.py --images images --work-dir file/run', 2, 'below the file .*file'),
         (f'tiny.py --images images --work-dir {"x" * 300}', 2, 'too long'),
         *((f'{TRAIN} --init {name}', 1, said) for name, said in NO_CHECKPOINTS.items()),
-        *((f'tiny.py --work-dir run --images {name}', 1, said)
-          for name, said in NO_IMAGES.items()),
+        *((f'tiny.py --work-dir run --images {name}', 1, said) for name, said in NO_IMAGES.items()),
         (f'{TRAIN} --seed x', 2, "--seed: must be a whole number .* got 'x'"),
         (f'{TRAIN} --seed -1', 2, "got '-1'"),
         (f'{TRAIN} --value-range 1', 2, '--value-range: expected 2 arguments'),
-        (f'{TRAIN} --value-range 9 1', 1, '9'), (f'{TRAIN} --value-range nan 1', 1, 'nan'),
+        (f'{TRAIN} --value-range 9 1', 1, '9'),
+        (f'{TRAIN} --value-range nan 1', 1, 'nan'),
         (f'{TRAIN} --trust', 1, '--trust goes with --init'),
         (f'{TRAIN} --device cuda', 2, 'unrecognized arguments: --device cuda'),
         (f'{TRAIN} --resume iter_1.pth', 2, 'unrecognized arguments: iter_1.pth'),
@@ -63,23 +76,28 @@ MISTAKES = {
         (f'{TRAIN} --cfg-options x', 2, "KEY=VALUE, got 'x'"),
         (f'{TRAIN} --cfg-options a=[1', 2, "not balanced in 'a=.1'"),
         (f'{TRAIN} --cfg-options modèle=1', 1, "did you mean 'model'"),
-        *((f'{TRAIN} --cfg-options {option}', 1, said) for option, said in (
-            ('train_dataloader.batch_size=0', 'batch_size'),
-            ('train_dataloader.batch_size=99', 'batch_size=6'),
-            ('train_dataloader.num_workers=-1', 'num_workers.* got -1'),
-            ('train_dataloader.dataset.crops.global_size=33', 'multiple of .*patch_size=8'),
-            ('train_dataloader.dataset.crops.local_size=-16', 'local_size.* got -16'),
-            ('train_cfg.max_iters=x', "max_iters.* got 'x'"),
-            ('train_cfg.max_iters=-1', 'max_iters.* got -1'),
-            ('optim_wrapper.optimizer.lr=nan', 'lr: expected a number .* got nan'),
-            ('optim_wrapper.optimizer.lr=-1', 'got -1'),
-            ('optim_wrapper.optimizer.type=Adamw', "did you mean 'AdamW'"),
-            ('model.type=CoTaP', "did you mean 'CoTAP'"),
-            ('model.neck.num_prototypes=x', "num_prototypes.*got 'x'"),
-            ('model.backbone.patch_size=0', 'patch_size.* got 0'),
-            ('model.backbone=1', 'model.backbone: this is a part with keys of its own'),
-            *WRONG_OPTIONS)),
-        ('camvid_linear --images images', 1, 'camvid_linear is for mmseg')],
+        *(
+            (f'{TRAIN} --cfg-options {option}', 1, said)
+            for option, said in (
+                ('train_dataloader.batch_size=0', 'batch_size'),
+                ('train_dataloader.batch_size=99', 'batch_size=6'),
+                ('train_dataloader.num_workers=-1', 'num_workers.* got -1'),
+                ('train_dataloader.dataset.crops.global_size=33', 'multiple of .*patch_size=8'),
+                ('train_dataloader.dataset.crops.local_size=-16', 'local_size.* got -16'),
+                ('train_cfg.max_iters=x', "max_iters.* got 'x'"),
+                ('train_cfg.max_iters=-1', 'max_iters.* got -1'),
+                ('optim_wrapper.optimizer.lr=nan', 'lr: expected a number .* got nan'),
+                ('optim_wrapper.optimizer.lr=-1', 'got -1'),
+                ('optim_wrapper.optimizer.type=Adamw', "did you mean 'AdamW'"),
+                ('model.type=CoTaP', "did you mean 'CoTAP'"),
+                ('model.neck.num_prototypes=x', "num_prototypes.*got 'x'"),
+                ('model.backbone.patch_size=0', 'patch_size.* got 0'),
+                ('model.backbone=1', 'model.backbone: this is a part with keys of its own'),
+                *WRONG_OPTIONS,
+            )
+        ),
+        ('camvid_linear --images images', 1, 'camvid_linear is for mmseg'),
+    ],
     'test': [
         ('', 2, 'required: config, checkpoint'),
         ('camvid_linear', 2, 'required: checkpoint'),
@@ -96,7 +114,8 @@ MISTAKES = {
         ('camvid_linear iter_1.pth --cfg-options x', 2, "KEY=VALUE, got 'x'"),
         ('camvid_linear iter_1.pth --cfg-options modell.x=1', 1, "did you mean 'model'"),
         ('camvid_linear iter_1.pth --launcher pytorch', 1, 'tools/dist_train.sh'),
-        ('camvid_linear iter_1.pth --device cpu', 2, 'unrecognized arguments: --device')],
+        ('camvid_linear iter_1.pth --device cpu', 2, 'unrecognized arguments: --device'),
+    ],
     'evaluate': [
         ('', 2, 'required: BACKBONE, --protocol, --data'),
         *((f'{name} {MEASURE}', 1, said) for name, said in NO_CHECKPOINTS.items()),
@@ -113,8 +132,14 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --image-size 8 8 8', 2, 'one or two numbers'),
         (f'iter_1.pth {MEASURE} --set purity', 2, "KEY=VALUE, got 'purity'"),
         (f'iter_1.pth {MEASURE} --set puritty=1', 1, 'puritty.* did you mean purity'),
-        *((f'iter_1.pth {MEASURE} --set purity={value}', 1, f'purity of .* must be .* got {value}')
-          for value in ('nan', 'inf', '-1', '0', '1.5')),
+        *(
+            (
+                f'iter_1.pth {MEASURE} --set purity={value}',
+                1,
+                f'purity of .* must be .* got {value}',
+            )
+            for value in ('nan', 'inf', '-1', '0', '1.5')
+        ),
         (f'iter_1.pth {MEASURE} --branch teachr', 2, 'did you mean teacher'),
         (f'iter_1.pth {MEASURE} --num-heads 5', 1, 'must divide the width .* got 5'),
         (f'iter_1.pth {MEASURE} --seed -1', 2, "got '-1'"),
@@ -125,8 +150,9 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --protocol dispersoin', 1, "got 'dispersoin'"),
         (f'iter_1.pth {MEASURE} --protocol knn', 1, 'knn needs data for classification'),
         (f'iter_1.pth {MEASURE} --data camvidd', 1, "got 'camvidd'"),
-        (f'iter_1.pth {MEASURE} --data picture.png', 1, "picture.png"),
-        (f'iter_1.pth {MEASURE} --protocol linear-seg', 1, 'images/train')],
+        (f'iter_1.pth {MEASURE} --data picture.png', 1, 'picture.png'),
+        (f'iter_1.pth {MEASURE} --protocol linear-seg', 1, 'images/train'),
+    ],
     'visualize': [
         ('', 2, 'required: .*CHECKPOINT, --images, --out'),
         *((f'{name} {LOOK}', 1, said) for name, said in NO_CHECKPOINTS.items()),
@@ -137,8 +163,12 @@ MISTAKES = {
         (f'iter_1.pth {LOOK} --kinds compare', 1, 'needs two checkpoints'),
         (f'iter_1.pth {LOOK} --labels nowhere', 1, 'nowhere'),
         (f'iter_1.pth {LOOK} --labels images --kinds classes', 1, 'one channel'),
-        ('iter_1.pth --images data/images/val --labels data/labels/val --classes a --out out '
-         '--size 32 32 --device cpu --kinds classes', 1, '--classes names 1 .* name all 2'),
+        (
+            'iter_1.pth --images data/images/val --labels data/labels/val --classes a --out out '
+            '--size 32 32 --device cpu --kinds classes',
+            1,
+            '--classes names 1 .* name all 2',
+        ),
         (f'iter_1.pth {LOOK} --size 32', 2, '--size: expected 2 arguments'),
         (f'iter_1.pth {LOOK} --size 0 32', 2, "got '0'"),
         (f'iter_1.pth {LOOK} --limt 3', 2, 'did you mean --limit'),
@@ -151,7 +181,8 @@ MISTAKES = {
         (f'iter_1.pth {LOOK} --config camvid_linear --kinds crops', 1, 'does not pre-train'),
         (f'iter_1.pth {LOOK} --out file', 2, 'file is a file'),
         (f'iter_1.pth {LOOK} --out texts', 1, 'report.html exists and is not a report of'),
-        (f'iter_1.pth {LOOK} --device cuda:9', 2, 'cuda:9')],
+        (f'iter_1.pth {LOOK} --device cuda:9', 2, 'cuda:9'),
+    ],
     'viewer': [
         ('', 2, 'required'),
         ('iter_1.pth', 2, 'required: images'),
@@ -171,7 +202,8 @@ MISTAKES = {
         ('iter_1.pth images --root_path /viewer', 2, 'did you mean --root-path'),
         ('iter_1.pth images --shown 0', 2, "got '0'"),
         ('iter_1.pth images --device cuda:9', 2, 'cuda:9'),
-        ('iter_1.pth images --output filtr', 2, 'did you mean filter')],
+        ('iter_1.pth images --output filtr', 2, 'did you mean filter'),
+    ],
     'convert': [
         ('', 2, 'required: checkpoint, out'),
         ('iter_1.pth', 2, 'required: out'),
@@ -189,30 +221,40 @@ MISTAKES = {
         ('iter_1.pth o.pth --source hf', 1, 'iter_1.pth|hf'),
         ('iter_1.pth o.pth --num-heads 5', 1, 'must divide the width'),
         ('iter_1.pth o.pth --overwite', 2, 'did you mean --overwrite'),
-        ("iter_1.pth ''", 2, 'is empty')],
+        ("iter_1.pth ''", 2, 'is empty'),
+    ],
     'publish': [
         ('', 2, 'required: checkpoint, out, --license'),
         ('iter_1.pth o.pth', 2, 'required: --license'),
         ('iter_1.pth o.pth --licence MIT', 2, r'--licence is unknown \(did you mean --license'),
-        *((f'{name} o.pth --license MIT', 1, said) for name, said in NO_CHECKPOINTS.items()
-          if name != 'head.pth'),
+        *(
+            (f'{name} o.pth --license MIT', 1, said)
+            for name, said in NO_CHECKPOINTS.items()
+            if name != 'head.pth'
+        ),
         ('o.pth iter_1.pth --license MIT', 1, 'o.pth is not a file'),
         ('iter_1.pth o.txt --license MIT', 2, "must end in .pth, got 'o.txt'"),
         ('iter_1.pth images --license MIT', 2, 'images is a folder'),
         ('iter_1.pth file/o.pth --license MIT', 2, 'below the file'),
         ("iter_1.pth o.pth --license ' '", 1, 'license must be named'),
         ('iter_1.pth o.pth --license MIT --branch techer', 2, 'did you mean teacher'),
-        ('iter_1.pth o.pth x --license MIT', 2, 'unrecognized arguments: x')],
+        ('iter_1.pth o.pth x --license MIT', 2, 'unrecognized arguments: x'),
+    ],
     'build_neighbors': [
         ('', 2, 'required: images, --out'),
         ('images', 2, 'required: --out'),
         *((f'{name} {NEIGHBORS}', 1, said) for name, said in NO_IMAGES.items()),
-        *((f'images {NEIGHBORS} --checkpoint {name}', 1, said)
-          for name, said in NO_CHECKPOINTS.items() if name != 'head.pth'),
+        *(
+            (f'images {NEIGHBORS} --checkpoint {name}', 1, said)
+            for name, said in NO_CHECKPOINTS.items()
+            if name != 'head.pth'
+        ),
         (f'images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
         (f'images {NEIGHBORS} --out images', 2, 'images is a folder'),
-        *((f'images {NEIGHBORS} --out {name}', 1, f'{name} exists and is not a neighbor file')
-          for name in ('bad.npz', 'other.npz')),
+        *(
+            (f'images {NEIGHBORS} --out {name}', 1, f'{name} exists and is not a neighbor file')
+            for name in ('bad.npz', 'other.npz')
+        ),
         (f'images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
         (f'images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
         (f'images {NEIGHBORS} --out file/n.npz', 2, 'below the file'),
@@ -223,7 +265,8 @@ MISTAKES = {
         (f'images {NEIGHBORS} --batch-size 0', 2, "got '0'"),
         (f'images {NEIGHBORS} --workers -1', 2, "got '-1'"),
         (f'images {NEIGHBORS} --ann-file nowhere.txt', 1, 'nowhere.txt'),
-        (f'images {NEIGHBORS} --checkpont x', 2, 'did you mean --checkpoint')],
+        (f'images {NEIGHBORS} --checkpont x', 2, 'did you mean --checkpoint'),
+    ],
     'pack_dataset': [
         ('', 2, 'required: images, --out'),
         ('images o.lmdb', 2, 'required: --out'),
@@ -235,7 +278,8 @@ MISTAKES = {
         ('images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
         ('images --out o.lmdb --threads 0', 2, "got '0'"),
         ('images --out o.lmdb --treads 2', 2, 'did you mean --threads'),
-        ("images --out ''", 2, "after '--out', is empty")],
+        ("images --out ''", 2, "after '--out', is empty"),
+    ],
     'demo': [
         ('--config nowhere', 1, 'nowhere does not exist'),
         ('--config images', 1, 'the folder images'),
@@ -245,27 +289,43 @@ MISTAKES = {
         ('--config empty.py', 1, 'sets no model'),
         ('--config betas.py', 1, 'optim_wrapper.optimizer.betas: expected two numbers'),
         ('--seeds', 2, '--seeds: expected at least one'),
-        ('--seeds x', 2, "got 'x'"), ('--seeds -1', 2, "got '-1'"), ('--seeds 1.5', 2, "got '1.5'"),
-        ('--iters 0', 2, "got '0'"), ('--iters x', 2, "got 'x'"),
-        ('--work-dir file', 2, 'file is a file'), ('--work-dir file/x', 2, 'below the file'),
-        ('--from-scrach', 2, 'did you mean --from-scratch'), ('images', 2, 'takes nothing')],
+        ('--seeds x', 2, "got 'x'"),
+        ('--seeds -1', 2, "got '-1'"),
+        ('--seeds 1.5', 2, "got '1.5'"),
+        ('--iters 0', 2, "got '0'"),
+        ('--iters x', 2, "got 'x'"),
+        ('--work-dir file', 2, 'file is a file'),
+        ('--work-dir file/x', 2, 'below the file'),
+        ('--from-scrach', 2, 'did you mean --from-scratch'),
+        ('images', 2, 'takes nothing'),
+    ],
     'benchmark': [
-        ('', 2, 'required: kind'), ('los', 2, 'did you mean loss'),
-        ('loss --pairs x', 2, "got 'x'"), ('loss --pairs 0', 2, "got '0'"),
-        ('loss --runs 0', 2, "got '0'"), ('loss --methods pair', 2, 'did you mean pairs'),
-        ('loss --device cuda:9', 2, 'cuda:9'), ('loss --json file/x.json', 2, 'below the file'),
-        ('loss --plot p.txt', 2, "must end in .png"), ('step', 2, 'required: config'),
+        ('', 2, 'required: kind'),
+        ('los', 2, 'did you mean loss'),
+        ('loss --pairs x', 2, "got 'x'"),
+        ('loss --pairs 0', 2, "got '0'"),
+        ('loss --runs 0', 2, "got '0'"),
+        ('loss --methods pair', 2, 'did you mean pairs'),
+        ('loss --device cuda:9', 2, 'cuda:9'),
+        ('loss --json file/x.json', 2, 'below the file'),
+        ('loss --plot p.txt', 2, 'must end in .png'),
+        ('step', 2, 'required: config'),
         ('step nowhere.py', 1, 'nowhere.py does not exist'),
         ('step tiny.py --batch-size 0', 2, "got '0'"),
         ('step tiny.py --cfg-options x', 2, "got 'x'"),
-        ('data nowhere', 1, 'nowhere does not exist'), ('data empty', 1, 'holds no image'),
+        ('data nowhere', 1, 'nowhere does not exist'),
+        ('data empty', 1, 'holds no image'),
         ('transfer nowhere.py --variant a', 1, 'nowhere.py does not exist'),
         ('transfer tiny.py --variant a init', 1, "KEY=VALUE .* got 'init'"),
-        ('transfer tiny.py --variant a --seeds x', 2, "got 'x'")],
+        ('transfer tiny.py --variant a --seeds x', 2, "got 'x'"),
+    ],
     **STUDY_MISTAKES,
 }
-ROWS = [pytest.param(tool, *row, id=f'{tool} {row[0][:60]}')
-        for tool, rows in MISTAKES.items() for row in rows]
+ROWS = [
+    pytest.param(tool, *row, id=f'{tool} {row[0][:60]}')
+    for tool, rows in MISTAKES.items()
+    for row in rows
+]
 
 
 @pytest.fixture(scope='module')
@@ -302,16 +362,23 @@ def test_a_mistake_ends_in_one_sentence(tools, place, capsys, tool, arguments, s
     assert listing(place) == before
 
 
-@pytest.mark.parametrize('tool, arguments, package', [
-    ('pack_dataset', 'images --out o.lmdb', 'lmdb'),
-    ('build_neighbors', f'images {NEIGHBORS} --faiss --num-neighbors 2', 'faiss'),
-    ('convert', 'iter_1.pth o.onnx --to onnx', 'onnx'),
-    ('convert', 'iter_1.pth o.safetensors --to safetensors', 'safetensors'),
-    ('viewer', 'iter_1.pth images --port 0', 'gradio')])
+@pytest.mark.parametrize(
+    'tool, arguments, package',
+    [
+        ('pack_dataset', 'images --out o.lmdb', 'lmdb'),
+        ('build_neighbors', f'images {NEIGHBORS} --faiss --num-neighbors 2', 'faiss'),
+        ('convert', 'iter_1.pth o.onnx --to onnx', 'onnx'),
+        ('convert', 'iter_1.pth o.safetensors --to safetensors', 'safetensors'),
+        ('viewer', 'iter_1.pth images --port 0', 'gradio'),
+    ],
+)
 def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arguments, package):
     main, before = tools(tool).main, listing(place)
-    for name in [name for name in sys.modules if name.split('.')[0] == package
-                 or name == 'cotap_mm.visualization.browser_page']:
+    for name in [
+        name
+        for name in sys.modules
+        if name.split('.')[0] == package or name == 'cotap_mm.visualization.browser_page'
+    ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)
     status, sentences, everything = ending(main, shlex.split(arguments), capsys)
@@ -320,19 +387,26 @@ def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arg
     assert listing(place) == before
 
 
-@pytest.mark.parametrize('option, said', [
-    ('model.neck.num_prototypes=0', 'no prototypes'),
-    ('randomness.foo=1', '--cfg-options randomness.foo=1: .* unexpected keyword argument'),
-    ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2, 1')])
-def test_what_a_runner_refuses_leaves_only_neighbors(tools, tmp_path, capsys, monkeypatch, option,
-                                                     said):
+@pytest.mark.parametrize(
+    'option, said',
+    [
+        ('model.neck.num_prototypes=0', 'no prototypes'),
+        ('randomness.foo=1', '--cfg-options randomness.foo=1: .* unexpected keyword argument'),
+        ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2, 1'),
+    ],
+)
+def test_what_a_runner_refuses_leaves_only_neighbors(
+    tools, tmp_path, capsys, monkeypatch, option, said
+):
     """Neighbors can take hours to find, and the next try needs them."""
     monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers hold an earlier stderr
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'tiny.py').write_text('mine')
-    status, sentences, everything = ending(tools('train').main, [
-        'tiny.py', '--images', 'images', '--work-dir', tmp_path / 'run', '--cfg-options', option],
-        capsys)
+    status, sentences, everything = ending(
+        tools('train').main,
+        ['tiny.py', '--images', 'images', '--work-dir', tmp_path / 'run', '--cfg-options', option],
+        capsys,
+    )
     assert status == 1 and len(sentences) == 1 and re.search(said, sentences[0]), everything
     assert 'Traceback' not in everything
     left = [name for name, _ in listing(tmp_path / 'run')]
@@ -340,7 +414,17 @@ def test_what_a_runner_refuses_leaves_only_neighbors(tools, tmp_path, capsys, mo
 
 
 def test_a_neighbor_file_that_does_not_exist(tools, tmp_path, capsys):
-    status, sentences, everything = ending(tools('train').main, [
-        'tiny.py', '--images', 'images', '--work-dir', tmp_path / 'run', '--neighbors',
-        'nowhere.npz'], capsys)
+    status, sentences, everything = ending(
+        tools('train').main,
+        [
+            'tiny.py',
+            '--images',
+            'images',
+            '--work-dir',
+            tmp_path / 'run',
+            '--neighbors',
+            'nowhere.npz',
+        ],
+        capsys,
+    )
     assert status == 1 and 'nowhere.npz does not exist' in sentences[0], everything

@@ -1,4 +1,5 @@
 """One command gives a report; what cannot be shown is said."""
+
 from pathlib import Path
 
 import numpy as np
@@ -23,19 +24,26 @@ def files(tmp_path_factory):
     folder = tmp_path_factory.mktemp('visualize')
     torch.manual_seed(0)
     torch.save(dict(state_dict=build_tiny().state_dict()), folder / 'cotap.pth')
-    vit = VisionTransformer(arch=dict(embed_dims=16, num_layers=2, num_heads=2,
-                                      feedforward_channels=32), img_size=32, patch_size=8)
-    torch.save(dict(state_dict={f'backbone.{name}': value
-                                for name, value in vit.state_dict().items()}), folder / 'vit.pth')
+    vit = VisionTransformer(
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=8,
+    )
+    torch.save(
+        dict(state_dict={f'backbone.{name}': value for name, value in vit.state_dict().items()}),
+        folder / 'vit.pth',
+    )
     random = np.random.RandomState(0)
     for kind in ('images', 'labels'):
         (folder / kind).mkdir()
     for i in range(5):
         label = np.repeat(np.arange(4, dtype=np.uint8).clip(max=3), 12)[:, None].repeat(
-            40 + 8 * (i == 3), axis=1)
+            40 + 8 * (i == 3), axis=1
+        )
         label[label == 3] = 255
         pixels = np.array([60, 120, 180, 220])[label.clip(max=3)][..., None] + random.randint(
-            -40, 30, (*label.shape, 3))
+            -40, 30, (*label.shape, 3)
+        )
         Image.fromarray(pixels.astype(np.uint8)).save(folder / 'images' / f'photo-{i}.png')
         Image.fromarray(label).save(folder / 'labels' / f'photo-{i}.png')
     return folder
@@ -44,10 +52,23 @@ def files(tmp_path_factory):
 @pytest.fixture
 def command(files, tmp_path):
     """Arguments of a tiny report on checkpoints; @ stands for the folder of the files."""
+
     def make(*checkpoints, **options):
         arguments = [each.replace('@', f'{files}/') for each in checkpoints]
-        arguments += ['--images', str(files / 'images'), '--out', str(tmp_path / 'out'),
-                      '--num-heads', '2', '--device', 'cpu', '--limit', '2', '--clusters', '3']
+        arguments += [
+            '--images',
+            str(files / 'images'),
+            '--out',
+            str(tmp_path / 'out'),
+            '--num-heads',
+            '2',
+            '--device',
+            'cpu',
+            '--limit',
+            '2',
+            '--clusters',
+            '3',
+        ]
         for name, value in options.items():
             arguments += [f'--{name}', *map(str, np.atleast_1d(value))]
         return arguments
@@ -61,8 +82,14 @@ def written(tmp_path):
 
 def test_one_command_shows_all_that_is_possible(tool, command, tmp_path, capsys):
     tool.main(command('@cotap.pth'))
-    assert written(tmp_path) == ['attention', 'clusters', 'crops', 'pca', 'prototypes',
-                                 'similarity']
+    assert written(tmp_path) == [
+        'attention',
+        'clusters',
+        'crops',
+        'pca',
+        'prototypes',
+        'similarity',
+    ]
     printed = capsys.readouterr().out
     assert '2 of 5 images, evenly spread, all resized to 48 x 40 pixels' in printed
     assert 'compare: left out, needs two checkpoints or more, got one' in printed
@@ -72,9 +99,16 @@ def test_one_command_shows_all_that_is_possible(tool, command, tmp_path, capsys)
 
 
 def test_two_checkpoints_with_labels(tool, command, files, tmp_path, capsys):
-    tool.main(command('before=@vit.pth', 'after=@cotap.pth', labels=files / 'labels',
-                      classes=['top', 'middle', 'bottom'],
-                      kinds=['compare', 'classes', 'prototypes', 'similarity'], pool=4))
+    tool.main(
+        command(
+            'before=@vit.pth',
+            'after=@cotap.pth',
+            labels=files / 'labels',
+            classes=['top', 'middle', 'bottom'],
+            kinds=['compare', 'classes', 'prototypes', 'similarity'],
+            pool=4,
+        )
+    )
     assert written(tmp_path) == ['classes', 'compare', 'prototypes', 'similarity']
     printed = capsys.readouterr().out
     assert 'without before: ' in printed and 'no object-aware filter' in printed
@@ -82,25 +116,34 @@ def test_two_checkpoints_with_labels(tool, command, files, tmp_path, capsys):
     assert '<td>before</td>' in page and '<td>after</td>' in page
 
 
-@pytest.mark.parametrize('kind, message', [
-    ('prototypes', '--kinds prototypes: vit: .* no object-aware filter'),
-    ('compare', '--kinds compare: needs two checkpoints'),
-    ('classes', '--kinds classes: needs --labels'),
-])
+@pytest.mark.parametrize(
+    'kind, message',
+    [
+        ('prototypes', '--kinds prototypes: vit: .* no object-aware filter'),
+        ('compare', '--kinds compare: needs two checkpoints'),
+        ('classes', '--kinds classes: needs --labels'),
+    ],
+)
 def test_what_is_asked_for_must_be_possible(tool, command, tmp_path, kind, message):
     with pytest.raises(SystemExit, match=f'error: {message}'):
         tool.main(command('@vit.pth', kinds=kind))
     assert written(tmp_path) == []
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(patch=[0, 6, 0]), '--patch must be an image 0..1 and a place on the 6 x 5 grid, .* 0 6'),
-    (dict(patch=[2, 0, 0]), '--patch must be an image 0..1'),
-    (dict(clusters=1), 'must be in 2..60'),
-    (dict(scale=0), '--scale must be positive, got 0'),
-    (dict(window=3), 'window must be at least a patch of 8 pixels'),
-    (dict(limit=0), 'must be positive, got 0'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (
+            dict(patch=[0, 6, 0]),
+            '--patch must be an image 0..1 and a place on the 6 x 5 grid, .* 0 6',
+        ),
+        (dict(patch=[2, 0, 0]), '--patch must be an image 0..1'),
+        (dict(clusters=1), 'must be in 2..60'),
+        (dict(scale=0), '--scale must be positive, got 0'),
+        (dict(window=3), 'window must be at least a patch of 8 pixels'),
+        (dict(limit=0), 'must be positive, got 0'),
+    ],
+)
 def test_errors_are_one_sentence(tool, command, options, message):
     with pytest.raises(SystemExit, match=f'error: .*{message}'):
         tool.main(command('@cotap.pth', **options))
@@ -111,10 +154,12 @@ def test_missing_things_are_named(tool, command, files, tmp_path):
         tool.main(command('@nothing.pth'))
     with pytest.raises(SystemExit, match="error: .*output='filter'.* no object-aware"):
         tool.main(command('@vit.pth', output='filter'))
-    with pytest.raises(SystemExit, match='--classes names 2 classes, but the labels go up to '
-                       'class 2, counted from 0; name all 3'):
-        tool.main(command('@vit.pth', labels=files / 'labels', classes=['a', 'b'],
-                          kinds='classes'))
+    with pytest.raises(
+        SystemExit,
+        match='--classes names 2 classes, but the labels go up to '
+        'class 2, counted from 0; name all 3',
+    ):
+        tool.main(command('@vit.pth', labels=files / 'labels', classes=['a', 'b'], kinds='classes'))
     (tmp_path / 'bad').mkdir()
     (tmp_path / 'bad' / 'x.png').write_bytes(b'no image')
     with pytest.raises(SystemExit, match='error: .*x.png'):
@@ -151,15 +196,19 @@ def test_patch_can_be_chosen(tool, command):
 
 def test_patch_shows_an_object_where_labels_tell(tool, command, files):
     # The three classes fill 1.5, 1.5 and 2 of 6 rows of patches; the last is too large.
-    (_, row, _), what = study(tool, command, '@vit.pth', labels=files / 'labels',
-                              classes=['top', 'middle', 'bottom']).patch
+    (_, row, _), what = study(
+        tool, command, '@vit.pth', labels=files / 'labels', classes=['top', 'middle', 'bottom']
+    ).patch
     assert (what, row) == ('top', 0)
 
 
-@pytest.mark.parametrize('foreground, wanted', [
-    ([(0, 0), (4, 4), (5, 0)], (4, 4)),
-    ([(0, 0), (3, 2), (3, 3)], (3, 2)),  # the middle itself
-])
+@pytest.mark.parametrize(
+    'foreground, wanted',
+    [
+        ([(0, 0), (4, 4), (5, 0)], (4, 4)),
+        ([(0, 0), (3, 2), (3, 3)], (3, 2)),  # the middle itself
+    ],
+)
 def test_patch_is_in_the_foreground_else(tool, command, monkeypatch, foreground, wanted):
     found = study(tool, command, '@vit.pth')
     mask = torch.zeros(1, 6, 5, dtype=torch.bool)
@@ -179,8 +228,10 @@ def test_patch_is_in_the_middle_without_cls(tool, command, monkeypatch):
 
 def test_crops_of_a_config(tool, command, tmp_path, monkeypatch):
     config = tmp_path / 'tiny.py'
-    config.write_text("train_dataloader = dict(dataset=dict(crops=dict(global_size=32, "
-                      "local_size=16, num_local=3)))\ndefault_scope = 'cotap_mm'\n")
+    config.write_text(
+        'train_dataloader = dict(dataset=dict(crops=dict(global_size=32, '
+        "local_size=16, num_local=3)))\ndefault_scope = 'cotap_mm'\n"
+    )
     drawn = []
     monkeypatch.setattr(tool.sections, 'add_crops', lambda *args: drawn.append(args[1:]))
     tool.main(command('@vit.pth', kinds='crops', config=config))

@@ -1,4 +1,5 @@
 """Small stand-ins shared by the picture tests."""
+
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ CLASSES = ('red', 'green', 'blue')
 
 class FakeScenes:
     """A blue ground with one red or green square."""
+
     CLASSES, PALETTE = CLASSES, PALETTE
 
     def __init__(self, count=4, size=32):
@@ -22,7 +24,7 @@ class FakeScenes:
 
     def label(self, index):
         label = np.full((self.size, self.size), 2, dtype=np.uint8)
-        label[8:16, 8 * (index % 3):8 * (index % 3) + 8] = index % 2
+        label[8:16, 8 * (index % 3) : 8 * (index % 3) + 8] = index % 2
         return label
 
     def read(self, index, enough=None):
@@ -31,6 +33,7 @@ class FakeScenes:
 
 class FakeAlgorithm(nn.Module):
     """The interface of CoTAP on mean colours; 6 channels from the filter, 3 without."""
+
     patch_size = 8
     neck = SimpleNamespace(num_prototypes=3)
 

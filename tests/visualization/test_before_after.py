@@ -34,9 +34,15 @@ class FakePairs:
 
     def __getitem__(self, index):
         pixels = torch.full((2, 2, 8, 8, 3), 9, dtype=torch.uint8)
-        boxes = torch.tensor([0., 0, 16, 16]).expand(2, 3, 4)
-        return dict(patch=dict(global_crops=pixels, local_crops=pixels[:, :1, :4, :4],
-                               boxes=boxes, path=['image 1', 'image 2']))
+        boxes = torch.tensor([0.0, 0, 16, 16]).expand(2, 3, 4)
+        return dict(
+            patch=dict(
+                global_crops=pixels,
+                local_crops=pixels[:, :1, :4, :4],
+                boxes=boxes,
+                path=['image 1', 'image 2'],
+            )
+        )
 
 
 def test_crops_show_the_image_that_was_cropped(scenes, tmp_path):
@@ -63,4 +69,9 @@ def test_all_sections(scenes, make_algorithm, tmp_path):
     assert all(network.training for network in networks.values())
     report.save(tmp_path)
     assert sorted(path.stem for path in tmp_path.glob('*.png')) == [
-        'components', 'foreground', 'prototypes', 'retrieval', 'similarity']
+        'components',
+        'foreground',
+        'prototypes',
+        'retrieval',
+        'similarity',
+    ]

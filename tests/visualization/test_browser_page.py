@@ -1,4 +1,5 @@
 """The viewer in a real browser."""
+
 import shutil
 import socket
 import time
@@ -28,8 +29,16 @@ def test_mistakes_get_a_sentence(folder, monkeypatch):
     def sentence(images, *arguments):
         """What a viewer that cannot start says."""
         with pytest.raises(SystemExit) as end:
-            viewer.main([str(folder / 'iter_1.pth'), str(folder / images), '--device', 'cpu',
-                         '--port', *map(str, arguments)])
+            viewer.main(
+                [
+                    str(folder / 'iter_1.pth'),
+                    str(folder / images),
+                    '--device',
+                    'cpu',
+                    '--port',
+                    *map(str, arguments),
+                ]
+            )
         return str(end.value)
 
     with socket.socket() as taken:
@@ -53,17 +62,29 @@ def page(folder):
     webdriver = pytest.importorskip('selenium.webdriver', reason='selenium drives the browser')
     browser, driver = shutil.which('chromium'), shutil.which('chromedriver')
     if not browser or not driver:
-        pytest.skip('chromium and chromedriver are not installed '
-                    '(apt-get install chromium chromium-driver)')
+        pytest.skip(
+            'chromium and chromedriver are not installed (apt-get install chromium chromium-driver)'
+        )
     options = webdriver.ChromeOptions()
     options.binary_location = browser
-    for option in ('--headless=new', '--no-sandbox', '--disable-dev-shm-usage', '--disable-gpu',
-                   '--window-size=1200,1100'):
+    for option in (
+        '--headless=new',
+        '--no-sandbox',
+        '--disable-dev-shm-usage',
+        '--disable-gpu',
+        '--window-size=1200,1100',
+    ):
         options.add_argument(option)
-    with running(folder / 'log', f'one={folder}/iter_1.pth', folder / 'images', '--compare',
-                 f'two=random:{folder}/iter_1.pth', '--shown', 2) as port:
-        window = webdriver.Chrome(options=options,
-                                  service=webdriver.chrome.service.Service(driver))
+    with running(
+        folder / 'log',
+        f'one={folder}/iter_1.pth',
+        folder / 'images',
+        '--compare',
+        f'two=random:{folder}/iter_1.pth',
+        '--shown',
+        2,
+    ) as port:
+        window = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
         try:
             window.get(f'http://127.0.0.1:{port}/')
             yield window
@@ -73,7 +94,7 @@ def page(folder):
 
 def sheet(window):
     """Address and pixels (H, W, 3) of the sheet that is shown."""
-    script = '''
+    script = """
         const image = document.querySelector('#sheet img');
         if (!image || !image.complete || !image.naturalWidth) return null;
         const canvas = document.createElement('canvas');
@@ -81,7 +102,7 @@ def sheet(window):
         const pen = canvas.getContext('2d');
         pen.drawImage(image, 0, 0);
         return [image.src, canvas.width, canvas.height,
-                Array.from(pen.getImageData(0, 0, canvas.width, canvas.height).data)];'''
+                Array.from(pen.getImageData(0, 0, canvas.width, canvas.height).data)];"""
     for _ in range(120):
         found = window.execute_script(script)
         if found:
@@ -105,16 +126,19 @@ def wait_for_another(window, address, act):
 
 def picture(pixels, row, column):
     top, left = row * (PICTURE + GAP), LABEL + column * (PICTURE + GAP)
-    return pixels[top:top + PICTURE, left:left + PICTURE]
+    return pixels[top : top + PICTURE, left : left + PICTURE]
 
 
 @pytest.mark.slow
 def test_a_click_shows_what_is_similar_to_that_patch(page):
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
+
     address, before = sheet(page)
     assert before.shape == (3 * PICTURE + 2 * GAP, LABEL + 2 * PICTURE + GAP, 3)
-    box = page.execute_script("const b = document.querySelector('#sheet img')"
-                              '.getBoundingClientRect(); return [b.left, b.top, b.width]')
+    box = page.execute_script(
+        "const b = document.querySelector('#sheet img')"
+        '.getBoundingClientRect(); return [b.left, b.top, b.width]'
+    )
     scale = box[2] / before.shape[1]
     # The patch in row 0, column 3 of the second photograph.
     x = LABEL + PICTURE + GAP + 0.875 * PICTURE
@@ -134,7 +158,7 @@ def test_a_click_shows_what_is_similar_to_that_patch(page):
         assert np.abs(shown[int(y), int(0.875 * PICTURE)].astype(int) - yellow).max() <= 2
         assert (shown != picture(before, row, 1)).any()
     photo = picture(after, 0, 1)
-    corner = photo[:int(0.3 * PICTURE), int(0.7 * PICTURE):]
+    corner = photo[: int(0.3 * PICTURE), int(0.7 * PICTURE) :]
     assert (corner == 255).all(axis=2).sum() > 100  # the frame
 
 
@@ -148,5 +172,6 @@ def test_other_modes_and_nothing_from_elsewhere(page):
         seen.add(pixels.tobytes())
     assert len(seen) == 4
     hosts = page.execute_script(
-        "return performance.getEntriesByType('resource').map(e => new URL(e.name).hostname)")
+        "return performance.getEntriesByType('resource').map(e => new URL(e.name).hostname)"
+    )
     assert set(hosts) <= {'127.0.0.1', ''}

@@ -23,8 +23,8 @@ def test_grid_shows_each_image_where_it_belongs():
     def at(y, x):
         return picture[int(y * height), int(x * width)].tolist()
 
-    assert at(.25, .25) == [255, 0, 0] and at(.25, .75) == [0, 255, 0]
-    assert at(.75, .25) == [0, 0, 255] and at(.75, .75) == [255, 255, 255]
+    assert at(0.25, 0.25) == [255, 0, 0] and at(0.25, 0.75) == [0, 255, 0]
+    assert at(0.75, 0.25) == [0, 0, 255] and at(0.75, 0.75) == [255, 255, 255]
 
 
 def test_titles_and_legend_take_room():
@@ -55,7 +55,7 @@ def test_wrong_input_is_explained():
 
 
 def test_colorize_ends_and_constant():
-    colors = colorize(np.array([[0., .5, 1., 2.]]), 0, 1)
+    colors = colorize(np.array([[0.0, 0.5, 1.0, 2.0]]), 0, 1)
     assert colors.shape == (1, 4, 3)
     assert colors[0, 0].tolist() == [68, 1, 84] and colors[0, 2].tolist() == [253, 231, 37]
     assert (colors[0, 3] == colors[0, 2]).all()

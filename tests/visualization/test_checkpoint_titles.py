@@ -3,17 +3,20 @@ import pytest
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 
 
-@pytest.mark.parametrize('arguments, titles', [
-    (['runs/a/iter_300.pth'], ['iter_300']),
-    (['runs/a/iter_300.pth', 'runs/b/iter_300.pth'], ['a/iter_300', 'b/iter_300']),
-    (['random:runs/a/last.pth', 'runs/a/last.pth'], ['random last', 'last']),
-    (['timm:vit_small_patch16_224.dino'], ['vit_small_patch16_224.dino']),
-    (['random:timm:vit_tiny'], ['random vit_tiny']),
-    (['https://host/folder/weights.pth?a=b'], ['weights']),
-    (['cotap_mm://toy_vit.pth'], ['toy_vit']),
-    (['before=runs/a.pth', 'after 3=timm:x'], ['before', 'after 3']),
-    (['runs/lr=0.1/a.pth'], ['a']),
-])
+@pytest.mark.parametrize(
+    'arguments, titles',
+    [
+        (['runs/a/iter_300.pth'], ['iter_300']),
+        (['runs/a/iter_300.pth', 'runs/b/iter_300.pth'], ['a/iter_300', 'b/iter_300']),
+        (['random:runs/a/last.pth', 'runs/a/last.pth'], ['random last', 'last']),
+        (['timm:vit_small_patch16_224.dino'], ['vit_small_patch16_224.dino']),
+        (['random:timm:vit_tiny'], ['random vit_tiny']),
+        (['https://host/folder/weights.pth?a=b'], ['weights']),
+        (['cotap_mm://toy_vit.pth'], ['toy_vit']),
+        (['before=runs/a.pth', 'after 3=timm:x'], ['before', 'after 3']),
+        (['runs/lr=0.1/a.pth'], ['a']),
+    ],
+)
 def test_short_titles(arguments, titles):
     found = named_checkpoints(arguments)
     assert list(found) == titles

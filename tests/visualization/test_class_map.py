@@ -16,8 +16,9 @@ def three_classes(num_images=4, per_class=15, width=8, gap=4.0):
         classes = torch.arange(3).repeat_interleave(per_class)
         noise = torch.randn(len(classes), width, generator=generator) * 0.5
         noise[:, 2] += 5 + 3 * torch.randn(len(classes), generator=generator)
-        parts.append(LabeledPatches(means[classes] + noise, classes,
-                                    torch.full_like(classes, image)))
+        parts.append(
+            LabeledPatches(means[classes] + noise, classes, torch.full_like(classes, image))
+        )
     return join(parts)
 
 
@@ -29,7 +30,7 @@ def spread_ratio(plane):
 
 def test_patches_have_the_class_that_fills_them():
     label = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [2, 0, 255, 255], [2, 0, 255, 2]])
-    patches = torch.arange(8.).reshape(1, 2, 2, 2)
+    patches = torch.arange(8.0).reshape(1, 2, 2, 2)
     found = labeled_patches(patches, label, 3, image=5)
     # Top left is 0 by three of four, top right 1; bottom left is a draw, bottom right 2.
     assert found.classes.tolist() == [0, 1, 2] and found.images.tolist() == [5, 5, 5]
@@ -75,7 +76,7 @@ def test_wrong_input_is_explained():
 
 def test_scatter_shows_the_colour_of_each_class():
     classes = np.array([0, 0, 2, 2])
-    plane = Plane(np.array([[0., 0], [0, 1], [3, 0], [3, 1]]), classes, ('x (60 %)', 'y (40 %)'))
+    plane = Plane(np.array([[0.0, 0], [0, 1], [3, 0], [3, 1]]), classes, ('x (60 %)', 'y (40 %)'))
     one = class_scatter({'net': plane}, ['sky', 'road', 'car'])
     four = class_scatter({str(i): plane for i in range(4)}, ['sky', 'road', 'car'])
     assert one.dtype == np.uint8 and four.shape[0] > 1.5 * one.shape[0]

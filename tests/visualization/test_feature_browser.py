@@ -46,7 +46,7 @@ def browser(**encoders):
 def picture(sheet, row, column):
     """Pixels of one picture of a sheet."""
     top, left = row * (PICTURE + GAP), LABEL + column * (PICTURE + GAP)
-    return sheet[top:top + PICTURE, left:left + PICTURE]
+    return sheet[top : top + PICTURE, left : left + PICTURE]
 
 
 def test_similarity_of_the_clicked_patch():
@@ -57,8 +57,9 @@ def test_similarity_of_the_clicked_patch():
     maps = torch.nn.functional.normalize(maps, dim=1)
     cosine = torch.einsum('c,bchw->bhw', maps[1, :, 1, 6], maps).numpy()
     low = cosine.min()
-    assert (drawing.sheet.shape == np.array([2 * PICTURE + GAP,
-                                             LABEL + 2 * PICTURE + GAP, 3])).all()
+    assert (
+        drawing.sheet.shape == np.array([2 * PICTURE + GAP, LABEL + 2 * PICTURE + GAP, 3])
+    ).all()
     for column, values in enumerate(cosine):
         colours = colorize(values, low, 1)
         shown = picture(drawing.sheet, 1, column)
@@ -67,17 +68,20 @@ def test_similarity_of_the_clicked_patch():
             assert shown[y, x].tolist() == colours[row, place].tolist()
     # The clicked patch itself is framed, and inside the frame as bright as can be.
     y, x = (int((each + 0.5) * PICTURE / 8) for each in (1, 6))
-    assert picture(drawing.sheet, 1, 1)[y, x].tolist() == colorize(np.ones((1, 1)), 0, 1)[
-        0, 0].tolist()
-    frame = picture(drawing.sheet, 0, 1)[int(PICTURE / 8) - 1:int(2 * PICTURE / 8) + 2]
+    assert (
+        picture(drawing.sheet, 1, 1)[y, x].tolist()
+        == colorize(np.ones((1, 1)), 0, 1)[0, 0].tolist()
+    )
+    frame = picture(drawing.sheet, 0, 1)[int(PICTURE / 8) - 1 : int(2 * PICTURE / 8) + 2]
     assert (frame == 255).all(axis=2).any() and (frame == 0).all(axis=2).any()
 
 
 def test_a_place_on_the_sheet_is_the_patch_under_it():
     found = browser()
     for row in (0, 1):  # photograph and map
-        point = found.locate(LABEL + PICTURE + GAP + 0.9 * PICTURE,
-                             row * (PICTURE + GAP) + 0.3 * PICTURE, 2)
+        point = found.locate(
+            LABEL + PICTURE + GAP + 0.9 * PICTURE, row * (PICTURE + GAP) + 0.3 * PICTURE, 2
+        )
         assert point.slot == 1 and point.patch((8, 8)) == (2, 7)
     assert found.locate(10, 10, 2) is None  # on a label
     assert found.locate(LABEL + PICTURE + 2, 10, 2) is None  # between pictures
@@ -147,12 +151,14 @@ def test_a_point_of_an_image_that_is_gone_moves_to_the_last():
 
 def test_bounds():
     found = browser()
-    for wrong, message in ((dict(chosen=[0] * 25), 'at most 24 images, got 25'),
-                           (dict(chosen=[3]), r'images are 0\.\.2, got \[3\]'),
-                           (dict(chosen=[-1]), 'images are 0'),
-                           (dict(count=1), '2 to 24 clusters'),
-                           (dict(count=25), '2 to 24 clusters'),
-                           (dict(number=-1), 'prototypes count from 0')):
+    for wrong, message in (
+        (dict(chosen=[0] * 25), 'at most 24 images, got 25'),
+        (dict(chosen=[3]), r'images are 0\.\.2, got \[3\]'),
+        (dict(chosen=[-1]), 'images are 0'),
+        (dict(count=1), '2 to 24 clusters'),
+        (dict(count=25), '2 to 24 clusters'),
+        (dict(number=-1), 'prototypes count from 0'),
+    ):
         with pytest.raises(CannotDraw, match=message):
             found.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
 
@@ -175,8 +181,9 @@ def test_little_memory_changes_no_drawing():
     small = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(), (32, 32), most_bytes=1)
     large = browser()
     for mode in ('similarity', 'components', 'clusters'):
-        sheets = [each.draw([2, 0, 1], mode, Point(1, 0.5, 0.5), count=3).sheet
-                  for each in (small, large)]
+        sheets = [
+            each.draw([2, 0, 1], mode, Point(1, 0.5, 0.5), count=3).sheet for each in (small, large)
+        ]
         assert (sheets[0] == sheets[1]).all()
     assert small._kept.bytes < large._kept.bytes
 
@@ -185,7 +192,7 @@ def test_the_frame_leaves_the_patch_free():
     found = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
     sheet = found.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
     middle = int(4.5 * PICTURE / 8)
-    patch = picture(sheet, 1, 0)[middle - 15:middle + 15, middle - 15:middle + 15]
+    patch = picture(sheet, 1, 0)[middle - 15 : middle + 15, middle - 15 : middle + 15]
     assert (patch == patch[0, 0]).all()
 
 
@@ -203,7 +210,7 @@ def test_values_asked_for_last_are_kept():
     assert len(kept) == 1 and kept.bytes == 8000
     calls = []
     for _ in range(2):
-        assert kept.once('once', lambda: calls.append(1) or np.zeros(3)).shape == (3, )
+        assert kept.once('once', lambda: calls.append(1) or np.zeros(3)).shape == (3,)
     assert len(calls) == 1
     with pytest.raises(ValueError, match='must be positive, got 0'):
         KeptValues(0)
@@ -211,5 +218,8 @@ def test_values_asked_for_last_are_kept():
 
 def test_long_names_are_broken():
     assert _broken('random weights of a very long name') == [
-        'random weights', 'of a very long', 'name']
+        'random weights',
+        'of a very long',
+        'name',
+    ]
     assert _broken('x' * 40) == ['x' * 16, 'x' * 16, 'x' * 8]

@@ -7,14 +7,14 @@ from cotap_mm.visualization import pca_maps, similarity_figure, similarity_map
 
 
 def test_first_component_is_sklearns():
-    patches = torch.randn(2, 6, 5, 5) * torch.tensor([4., 2, 1, 1, 1, 1]).view(6, 1, 1)
+    patches = torch.randn(2, 6, 5, 5) * torch.tensor([4.0, 2, 1, 1, 1, 1]).view(6, 1, 1)
     rows = patches.permute(0, 2, 3, 1).reshape(-1, 6).numpy()
     wanted = PCA(3).fit_transform(rows)
     found = np.stack(pca_maps(patches)).reshape(-1, 3).astype(float)
     for channel in range(3):
         inside = (found[:, channel] > 0) & (found[:, channel] < 255)  # not cut off
         correlation = np.corrcoef(found[inside, channel], wanted[inside, channel])[0, 1]
-        assert abs(correlation) > .999
+        assert abs(correlation) > 0.999
 
 
 def test_pca_is_joint_and_repeats():
@@ -48,7 +48,8 @@ def test_similarity_is_the_cosine():
     np.testing.assert_allclose(
         similarity_map(patches, (1, 2), other),
         torch.nn.functional.cosine_similarity(other, patches[:, 1:2, 2:3], dim=0).numpy(),
-        atol=1e-6)
+        atol=1e-6,
+    )
     with pytest.raises(ValueError, match='inside the 3 x 4 grid'):
         similarity_map(patches, (3, 0))
 

@@ -11,9 +11,12 @@ from cotap_mm.visualization.high_resolution import window_starts
 
 def tiny_vit():
     torch.manual_seed(0)
-    vit = VisionTransformer(arch=dict(embed_dims=32, num_layers=1, num_heads=2,
-                                      feedforward_channels=32),
-                            img_size=32, patch_size=8, out_type='raw')
+    vit = VisionTransformer(
+        arch=dict(embed_dims=32, num_layers=1, num_heads=2, feedforward_channels=32),
+        img_size=32,
+        patch_size=8,
+        out_type='raw',
+    )
     for value in vit.parameters():
         nn.init.normal_(value, std=0.2)
     return ViTEncoder(vit)
@@ -29,8 +32,9 @@ class PlaceEncoder(Encoder):
     def _encode(self, images):
         self.seen.append(tuple(images.shape[2:]))
         color = nn.functional.avg_pool2d(images, 4)[:, :1]  # (B, 1, h, w)
-        rows, columns = torch.meshgrid(*(torch.arange(n).float() for n in color.shape[2:]),
-                                       indexing='ij')
+        rows, columns = torch.meshgrid(
+            *(torch.arange(n).float() for n in color.shape[2:]), indexing='ij'
+        )
         place = torch.stack([rows, columns]).expand(len(images), -1, -1, -1)
         return color.mean(dim=(2, 3)), torch.cat([color, place], dim=1)
 
@@ -54,7 +58,7 @@ def by_hand(images, window, stride):
                 for c in range(window):
                     weight = min(r + 1, window - r) * min(c + 1, window - c)
                     y, x = top + r, left + c
-                    color = images[:, 0, 4 * y:4 * y + 4, 4 * x:4 * x + 4].mean(dim=(1, 2))
+                    color = images[:, 0, 4 * y : 4 * y + 4, 4 * x : 4 * x + 4].mean(dim=(1, 2))
                     sums[:, 0, y, x] += weight * color
                     sums[:, 1, y, x] += weight * r
                     sums[:, 2, y, x] += weight * c
@@ -82,8 +86,9 @@ def test_scale_gives_a_finer_map_of_the_enlarged_image():
 @pytest.mark.parametrize('window, stride', [(3, 2), (4, 1), (3, 3), (2, None)])
 def test_overlaps_are_weighted_means(window, stride):
     images = torch.rand(2, 3, 20, 28)
-    found = encode_large(PlaceEncoder(), images, window=4 * window,
-                         stride=None if stride is None else 4 * stride)
+    found = encode_large(
+        PlaceEncoder(), images, window=4 * window, stride=None if stride is None else 4 * stride
+    )
     torch.testing.assert_close(found.patches, by_hand(images, window, stride or window // 2))
 
 
@@ -93,8 +98,9 @@ def test_mean_colours_do_not_depend_on_windows(make_algorithm):
     found = encode_large(encoder, images, window=(24, 16))
     torch.testing.assert_close(found.patches, plain.patches)
     constant = images * 0 + 0.3
-    torch.testing.assert_close(encode_large(encoder, constant, window=16).cls,
-                               encoder(constant).cls)
+    torch.testing.assert_close(
+        encode_large(encoder, constant, window=16).cls, encoder(constant).cls
+    )
 
 
 def test_windows_have_one_size_and_sides_become_whole_patches():
@@ -116,12 +122,18 @@ def test_windows_cover_every_patch_inside_the_image(length, window, stride):
     assert min(covered) >= 1
 
 
-@pytest.mark.parametrize('options, message', [
-    (dict(scale=0), 'scale must be positive, got 0'),
-    (dict(window=3), 'window must be at least a patch of 4 pixels, got 3 x 3'),
-    (dict(window=8, stride=2), 'stride must be at least a patch'),
-    (dict(window=8, stride=12), 'stride must not exceed the window, which is 2 patches .* got 3'),
-])
+@pytest.mark.parametrize(
+    'options, message',
+    [
+        (dict(scale=0), 'scale must be positive, got 0'),
+        (dict(window=3), 'window must be at least a patch of 4 pixels, got 3 x 3'),
+        (dict(window=8, stride=2), 'stride must be at least a patch'),
+        (
+            dict(window=8, stride=12),
+            'stride must not exceed the window, which is 2 patches .* got 3',
+        ),
+    ],
+)
 def test_wrong_options_are_explained(options, message):
     with pytest.raises(ValueError, match=message):
         encode_large(PlaceEncoder(), torch.rand(1, 3, 16, 16), **options)

@@ -20,8 +20,10 @@ class Source:
         return np.full((10 + index, 20, 3), 10 * index, dtype=np.uint8)
 
 
-@pytest.mark.parametrize('count, limit, wanted', [
-    (10, 3, [0, 3, 6]), (3, 10, [0, 1, 2]), (5, 1, [0]), (4, 4, [0, 1, 2, 3])])
+@pytest.mark.parametrize(
+    'count, limit, wanted',
+    [(10, 3, [0, 3, 6]), (3, 10, [0, 1, 2]), (5, 1, [0]), (4, 4, [0, 1, 2, 3])],
+)
 def test_spread(count, limit, wanted):
     assert spread(count, limit) == wanted
 
@@ -31,13 +33,16 @@ def test_spread_needs_one():
         spread(5, 0)
 
 
-@pytest.mark.parametrize('shape, patch, wanted', [
-    ((360, 480), 16, (336, 448)),    # the longer side becomes 448
-    ((480, 360), 16, (448, 336)),
-    ((100, 203), 8, (96, 200)),      # small images are not enlarged, but in whole patches
-    ((3, 300), 16, (16, 304)),
-    ((1000, 1000), 14, (448, 448)),
-])
+@pytest.mark.parametrize(
+    'shape, patch, wanted',
+    [
+        ((360, 480), 16, (336, 448)),  # the longer side becomes 448
+        ((480, 360), 16, (448, 336)),
+        ((100, 203), 8, (96, 200)),  # small images are not enlarged, but in whole patches
+        ((3, 300), 16, (16, 304)),
+        ((1000, 1000), 14, (448, 448)),
+    ],
+)
 def test_common_size(shape, patch, wanted):
     assert common_size(np.zeros((*shape, 3), dtype=np.uint8), patch) == wanted
 

@@ -1,4 +1,5 @@
 """Bodies of requests that call a function of the viewer's page."""
+
 import json
 
 import pytest
@@ -15,9 +16,18 @@ def body(**changes):
 
 
 def test_only_what_the_page_sends_is_kept():
-    call = parse_call(body(event_data=dict(index=[1, 2.5]), trigger_id=7, batched=True,
-                           event_id='x', oauth_token='y', request={}),
-                      'Application/JSON; charset=utf-8', INPUTS)
+    call = parse_call(
+        body(
+            event_data=dict(index=[1, 2.5]),
+            trigger_id=7,
+            batched=True,
+            event_id='x',
+            oauth_token='y',
+            request={},
+        ),
+        'Application/JSON; charset=utf-8',
+        INPUTS,
+    )
     assert call.session == 'a1'
     assert json.loads(call.body) == dict(GOOD, event_data=dict(index=[1, 2.5]), trigger_id=7)
 
@@ -28,24 +38,56 @@ def test_objects_never_reach_gradio():
     assert json.loads(parse_call(body(data=data), JSON, INPUTS).body)['data'] == [[0, None], None]
 
 
-@pytest.mark.parametrize('content', [
-    b'', b'{', b'NaN', b'{"data":NaN}', b'{"data":[-Infinity]}', b'{"data":[1e999]}', b'\xff\xfe',
-    b'{"data":"\\ud800"}', b'[' * 30_000, b'{"a":' * 10_000, b'{"a":' + b'9' * 6000 + b'}'])
+@pytest.mark.parametrize(
+    'content',
+    [
+        b'',
+        b'{',
+        b'NaN',
+        b'{"data":NaN}',
+        b'{"data":[-Infinity]}',
+        b'{"data":[1e999]}',
+        b'\xff\xfe',
+        b'{"data":"\\ud800"}',
+        b'[' * 30_000,
+        b'{"a":' * 10_000,
+        b'{"a":' + b'9' * 6000 + b'}',
+    ],
+)
 def test_what_is_not_json(content):
     with pytest.raises(BadCall) as bad:
         parse_call(content, JSON, INPUTS)
     assert bad.value.status == 400
 
 
-@pytest.mark.parametrize('changes, status', [
-    (dict(session_hash=None), 422), (dict(session_hash=3), 422), (dict(session_hash=''), 422),
-    (dict(session_hash='../x'), 422), (dict(session_hash='x' * 65), 422),
-    (dict(session_hash='é'), 422), (dict(fn_index=None), 404), (dict(fn_index=1), 404),
-    (dict(fn_index=-1), 404), (dict(fn_index=2**70), 404), (dict(fn_index='3'), 404),
-    (dict(fn_index=3.0), 404), (dict(fn_index=False), 404), (dict(data=None), 422),
-    (dict(data={}), 422), (dict(data=[1]), 422), (dict(data=[1, 2, 3]), 422),
-    (dict(data=[[[[[[[0]]]]]], 1]), 422), (dict(event_data=3), 422), (dict(event_data=[1]), 422),
-    (dict(trigger_id='x'), 422), (dict(trigger_id=-1), 422), (dict(trigger_id=2**31), 422)])
+@pytest.mark.parametrize(
+    'changes, status',
+    [
+        (dict(session_hash=None), 422),
+        (dict(session_hash=3), 422),
+        (dict(session_hash=''), 422),
+        (dict(session_hash='../x'), 422),
+        (dict(session_hash='x' * 65), 422),
+        (dict(session_hash='é'), 422),
+        (dict(fn_index=None), 404),
+        (dict(fn_index=1), 404),
+        (dict(fn_index=-1), 404),
+        (dict(fn_index=2**70), 404),
+        (dict(fn_index='3'), 404),
+        (dict(fn_index=3.0), 404),
+        (dict(fn_index=False), 404),
+        (dict(data=None), 422),
+        (dict(data={}), 422),
+        (dict(data=[1]), 422),
+        (dict(data=[1, 2, 3]), 422),
+        (dict(data=[[[[[[[0]]]]]], 1]), 422),
+        (dict(event_data=3), 422),
+        (dict(event_data=[1]), 422),
+        (dict(trigger_id='x'), 422),
+        (dict(trigger_id=-1), 422),
+        (dict(trigger_id=2**31), 422),
+    ],
+)
 def test_wrong_fields(changes, status):
     with pytest.raises(BadCall) as bad:
         parse_call(body(**changes), JSON, INPUTS)

@@ -1,4 +1,5 @@
 """What the guard lets through; over real connections in test_viewer_server.py."""
+
 import argparse
 import asyncio
 import socket
@@ -9,8 +10,7 @@ from cotap_mm.visualization.page_address import check_port, host_name, root_path
 from cotap_mm.visualization.page_guard import MOST_OPEN, PageGuard, is_loopback
 
 
-def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', passed=None,
-        **headers):
+def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', passed=None, **headers):
     """Status of the answer of a guard in front of an application that answers 200."""
     sent, reached = [], []
 
@@ -26,17 +26,31 @@ def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', pass
     async def send(message):
         sent.append(message)
 
-    scope = dict(type=kind, method=method, path=path,
-                 headers=[(key.encode(), value.encode()) for key, value in headers.items()])
+    scope = dict(
+        type=kind,
+        method=method,
+        path=path,
+        headers=[(key.encode(), value.encode()) for key, value in headers.items()],
+    )
     asyncio.run(PageGuard(app, bound, names, root_path)(scope, receive, send))
     if reached:
         assert reached[0]['body'] == b'hello'
     return sent[0]['status'] if sent else None
 
 
-@pytest.mark.parametrize('host, inside', [
-    ('127.0.0.1', True), ('localhost', True), ('127.1.2.3', True), ('::1', True),
-    ('0.0.0.0', False), ('192.168.0.7', False), ('127.0.0.1.example', False), ('example', False)])
+@pytest.mark.parametrize(
+    'host, inside',
+    [
+        ('127.0.0.1', True),
+        ('localhost', True),
+        ('127.1.2.3', True),
+        ('::1', True),
+        ('0.0.0.0', False),
+        ('192.168.0.7', False),
+        ('127.0.0.1.example', False),
+        ('example', False),
+    ],
+)
 def test_addresses_of_this_machine_only(host, inside):
     assert is_loopback(host) is inside
 
@@ -57,8 +71,12 @@ def test_no_web_sockets():
 
 def test_behind_a_proxy_exactly_the_named_hosts_are_answered():
     def status(**headers):
-        return ask('127.0.0.1', names=('viewer.example.org', 'other.example:8443'),
-                   root_path='/look', **headers)
+        return ask(
+            '127.0.0.1',
+            names=('viewer.example.org', 'other.example:8443'),
+            root_path='/look',
+            **headers,
+        )
 
     assert status(host='viewer.example.org') == 200
     assert status(host='VIEWER.example.org:443', origin='https://viewer.example.org') == 200
@@ -66,16 +84,20 @@ def test_behind_a_proxy_exactly_the_named_hosts_are_answered():
     assert status(host='127.0.0.1:80', origin='https://viewer.example.org') == 200
     assert status(host='127.0.0.1:80', path='/look/config') == 200
     assert status(host='127.0.0.1:80', path='/look') == 200
-    for headers in (dict(host='other.example'), dict(host='other.example:8444'),
-                    dict(host='example.org'), dict(host='x.viewer.example.org'),
-                    dict(host='viewer.example.org.evil'),
-                    dict(host='127.0.0.1', origin='https://example.org'),
-                    {'host': '127.0.0.1', 'x-forwarded-host': 'example.org'}):
+    for headers in (
+        dict(host='other.example'),
+        dict(host='other.example:8444'),
+        dict(host='example.org'),
+        dict(host='x.viewer.example.org'),
+        dict(host='viewer.example.org.evil'),
+        dict(host='127.0.0.1', origin='https://example.org'),
+        {'host': '127.0.0.1', 'x-forwarded-host': 'example.org'},
+    ):
         assert status(**headers) == 403, headers
     assert status(host='127.0.0.1', path='/look/../secret') == 404
     # At an address for all, the names still are the only ones.
-    assert ask('0.0.0.0', names=('viewer.example.org', ), host='viewer.example.org') == 200
-    assert ask('0.0.0.0', names=('viewer.example.org', ), host='example.org') == 403
+    assert ask('0.0.0.0', names=('viewer.example.org',), host='viewer.example.org') == 200
+    assert ask('0.0.0.0', names=('viewer.example.org',), host='example.org') == 403
 
 
 @pytest.mark.parametrize('host', ['', 'a b', 'example:99999', 'example:x', '[::1', 'x@y', 'a/b'])
@@ -85,8 +107,12 @@ def test_a_host_that_is_no_name(host):
 
 def test_headers_that_choose_another_server_are_dropped():
     passed = []
-    ask('127.0.0.1', host='127.0.0.1', passed=passed,
-        **{'x-gradio-server': 'http://[', 'x-forwarded-proto': 'https'})
+    ask(
+        '127.0.0.1',
+        host='127.0.0.1',
+        passed=passed,
+        **{'x-gradio-server': 'http://[', 'x-forwarded-proto': 'https'},
+    )
     assert dict(passed) == {b'host': b'127.0.0.1'}
 
 
@@ -118,15 +144,39 @@ def test_too_many_requests_at_a_time():
     asyncio.run(work())
 
 
-@pytest.mark.parametrize('text', ['*', 'https://example.org', 'a b', 'example:0', 'example:99999',
-                                  'example/x', 'user@example', ''])
+@pytest.mark.parametrize(
+    'text',
+    [
+        '*',
+        'https://example.org',
+        'a b',
+        'example:0',
+        'example:99999',
+        'example/x',
+        'user@example',
+        '',
+    ],
+)
 def test_names_that_no_browser_sends(text):
     with pytest.raises(argparse.ArgumentTypeError):
         host_name(text)
 
 
-@pytest.mark.parametrize('text', ['viewer', '//evil', '/a/../b', '/a?b', 'ftp://x/y', 'https://',
-                                  'https://a b/c', 'https://example:0/', '/a b', '/é'])
+@pytest.mark.parametrize(
+    'text',
+    [
+        'viewer',
+        '//evil',
+        '/a/../b',
+        '/a?b',
+        'ftp://x/y',
+        'https://',
+        'https://a b/c',
+        'https://example:0/',
+        '/a b',
+        '/é',
+    ],
+)
 def test_paths_that_no_proxy_has(text):
     with pytest.raises(argparse.ArgumentTypeError):
         root_path(text)
@@ -145,8 +195,9 @@ def test_addresses_that_cannot_be_served_at():
         taken.bind(('127.0.0.1', 0))
         taken.listen()
         port = taken.getsockname()[1]
-        with pytest.raises(ValueError,
-                           match=f'127.0.0.1:{port} .* --port, ([0-9]+) is free') as busy:
+        with pytest.raises(
+            ValueError, match=f'127.0.0.1:{port} .* --port, ([0-9]+) is free'
+        ) as busy:
             check_port('127.0.0.1', port)
         assert check_port('127.0.0.1', int(str(busy.value).split()[-3])) > port
     for host in ('no-such-host.invalid', 'a' * 70, '999.1.1.1'):

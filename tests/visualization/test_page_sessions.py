@@ -1,4 +1,5 @@
 """What the viewer keeps for sessions, on a stand-in for Gradio's page."""
+
 import asyncio
 import json
 import time
@@ -14,10 +15,12 @@ from cotap_mm.visualization.page_sessions import MOST_SESSIONS, MOST_UNREAD, Pag
 
 
 def make_page():
-    queue = SimpleNamespace(pending_messages_per_session={}, pending_event_ids_session={},
-                            event_ids_to_events={})
-    return SimpleNamespace(_queue=queue, state_holder=SimpleNamespace(session_data={},
-                                                                      time_last_used={}))
+    queue = SimpleNamespace(
+        pending_messages_per_session={}, pending_event_ids_session={}, event_ids_to_events={}
+    )
+    return SimpleNamespace(
+        _queue=queue, state_holder=SimpleNamespace(session_data={}, time_last_used={})
+    )
 
 
 def answer(page, session, size=100):
@@ -27,14 +30,18 @@ def answer(page, session, size=100):
     messages.put_nowait(SimpleNamespace(output=dict(data=[picture, 'note'])))
     page._queue.pending_event_ids_session.setdefault(session, set()).add('event')
     page.state_holder.session_data[session] = SimpleNamespace(
-        config_values={1: dict(props=dict(value=picture)), 2: dict(props={}), 3: {}})
+        config_values={1: dict(props=dict(value=picture)), 2: dict(props={}), 3: {}}
+    )
     page.state_holder.time_last_used[session] = 0
 
 
 def kept(page):
-    everywhere = [set(page._queue.pending_messages_per_session),
-                  set(page._queue.pending_event_ids_session),
-                  set(page.state_holder.session_data), set(page.state_holder.time_last_used)]
+    everywhere = [
+        set(page._queue.pending_messages_per_session),
+        set(page._queue.pending_event_ids_session),
+        set(page.state_holder.session_data),
+        set(page.state_holder.time_last_used),
+    ]
     assert all(each == everywhere[0] for each in everywhere)
     return sorted(everywhere[0])
 
@@ -103,6 +110,7 @@ def test_nothing_grows_with_the_number_of_sessions(count):
 
 class NoiseBrowser:
     """Draws pictures of about 1.2 MB, each another one."""
+
     names, modes = ['a.png', 'b.png'], {'similarity': None}
 
     def __init__(self):
@@ -125,6 +133,7 @@ def test_sessions_that_never_read_take_bounded_memory():
     """Gradio keeps all of their pictures: more than 100 MB for 90 sessions."""
     pytest.importorskip('gradio', reason='the viewer needs gradio')
     from cotap_mm.visualization.browser_page import build_page, serve
+
     page, port = build_page(NoiseBrowser(), [0], 'noise'), free_port()
     page.cotap_sessions.most_bytes = 2**24
     serve(page, '127.0.0.1', port, wait=False)
@@ -149,9 +158,12 @@ def test_sessions_that_never_read_take_bounded_memory():
         grown = megabytes() - before
         assert grown < 60, grown
         assert page.cotap_sessions.num_bytes() < 2**24 + 4 * 2**20
-        for kept in (page._queue.pending_messages_per_session,
-                     page._queue.pending_event_ids_session, page.state_holder.session_data,
-                     page.state_holder.time_last_used):
+        for kept in (
+            page._queue.pending_messages_per_session,
+            page._queue.pending_event_ids_session,
+            page.state_holder.session_data,
+            page.state_holder.time_last_used,
+        ):
             assert len(kept) <= MOST_SESSIONS
         assert client.draw([0])['success']
     finally:

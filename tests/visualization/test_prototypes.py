@@ -7,18 +7,18 @@ from cotap_mm.visualization.prototypes import most_used_prototypes, top_patches
 
 
 def test_most_used_counts_patches_by_preference():
-    weights = torch.full((1, 2, 3, 3), .2)
-    weights[..., 0] = .6  # everywhere the largest, but never preferred to its own mean
-    weights[0, 0, :, 2] += .1
-    weights[0, 1, :2, 1] += .1
-    weights[0, 1, 2, 0] += .1
+    weights = torch.full((1, 2, 3, 3), 0.2)
+    weights[..., 0] = 0.6  # everywhere the largest, but never preferred to its own mean
+    weights[0, 0, :, 2] += 0.1
+    weights[0, 1, :2, 1] += 0.1
+    weights[0, 1, 2, 0] += 0.1
     assert most_used_prototypes(weights, 3) == [2, 1, 0]
     assert most_used_prototypes(weights, 1) == [2]
 
 
 def test_top_patches_come_from_different_images():
     weights = torch.zeros(3, 2, 2, 2)
-    weights[0, 0, 1, 1], weights[0, 1, 1, 1], weights[2, 1, 0, 1] = .5, .4, .9
+    weights[0, 0, 1, 1], weights[0, 1, 1, 1], weights[2, 1, 0, 1] = 0.5, 0.4, 0.9
     assert top_patches(weights, 1, 2) == [(2, 1, 0), (0, 0, 1)]
 
 
@@ -35,5 +35,5 @@ def test_gallery_draws_rows():
 
 def test_overlay_is_bright_where_attention_is():
     image = np.zeros((8, 8, 3), dtype=np.uint8)
-    found = attention_overlay(image, np.array([[1., 0.], [0., 0.]]), 0, 1)
+    found = attention_overlay(image, np.array([[1.0, 0.0], [0.0, 0.0]]), 0, 1)
     assert found[0, 0].sum() > found[7, 7].sum()

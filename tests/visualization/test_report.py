@@ -14,8 +14,9 @@ def report():
     report = Report('A <run>', 'What it is.')
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
     report.add_picture('noise', 'Noise', 'Numbers & colours.', image)
-    report.add_table('Scores', 'In per cent.', ['what', 'mIoU'], [['init', 12.345], ['end', 50]],
-                     strong=[1])
+    report.add_table(
+        'Scores', 'In per cent.', ['what', 'mIoU'], [['init', 12.345], ['end', 50]], strong=[1]
+    )
     return report
 
 

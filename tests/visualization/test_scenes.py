@@ -7,7 +7,7 @@ from cotap_mm.visualization import class_legend, crops_with_boxes, foreground_ov
 
 def test_crops_with_boxes_uses_a_colour_for_each_box(scenes):
     image = scenes.read(0)
-    boxes = torch.tensor([[0, 0, 24, 24], [4, 4, 32, 32], [2, 2, 10, 10.]])
+    boxes = torch.tensor([[0, 0, 24, 24], [4, 4, 32, 32], [2, 2, 10, 10.0]])
     picture = crops_with_boxes(image, boxes, [image] * 3, num_global=2, title='crops')
     colors = {tuple(color) for color in np.unique(picture.reshape(-1, 3), axis=0).tolist()}
     assert {(213, 94, 0), (0, 114, 178), (0, 158, 115)} <= colors
@@ -29,6 +29,9 @@ def test_label_map_and_its_legend(scenes):
     found = label_map(label, palette)
     assert found[0].tolist() == [list(palette[0]), list(palette[2])]
     assert class_legend([label, label[:1]], scenes.CLASSES, palette) == {
-        'red': palette[0], 'blue': palette[2], 'ignored': (190, 190, 190)}
+        'red': palette[0],
+        'blue': palette[2],
+        'ignored': (190, 190, 190),
+    }
     with pytest.raises(ValueError, match=r'0\.\.2 \(the palette\) or 255, got 0\.\.3'):
         label_map(label + np.uint8(1), palette)

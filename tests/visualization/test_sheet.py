@@ -23,8 +23,8 @@ def test_each_picture_is_where_it_belongs():
     def at(y, x):
         return picture[int(y * height), int(x * width)].tolist()
 
-    assert at(.3, .25) == [255, 0, 0] and at(.3, .75) == [0, 255, 0]
-    assert at(.75, .25) == [0, 0, 255] and at(.75, .75) == [255, 255, 255]
+    assert at(0.3, 0.25) == [255, 0, 0] and at(0.3, 0.75) == [0, 255, 0]
+    assert at(0.75, 0.25) == [0, 0, 255] and at(0.75, 0.75) == [255, 255, 255]
 
 
 def test_many_columns_go_on_below():
@@ -39,7 +39,7 @@ def test_many_columns_go_on_below():
 def test_small_maps_are_enlarged_in_square_cells():
     cells = np.stack([RED[:1, 0], GREEN[:1, 0]], axis=1)  # (1, 2, 3)
     picture = picture_sheet([Row('', [flat(9, 9, 9, size=(60, 120))]), Row('', [cells])])
-    row = picture[int(.75 * picture.shape[0])]
+    row = picture[int(0.75 * picture.shape[0])]
     counts = [(row == color).all(axis=1).sum() for color in ([255, 0, 0], [0, 255, 0])]
     assert counts[0] > 100 and abs(counts[0] - counts[1]) <= 2
 
@@ -49,7 +49,7 @@ def test_drawing_is_in_pixels_of_the_first_image():
         axes.axvspan(-0.5, 3.5, color=(0, 0, 1), lw=0)  # the left half of 8 pixels
 
     picture = picture_sheet([Row('', [RED]), Row('', [Panel(GREEN[:2, :2], draw)])])
-    row = picture[int(.75 * picture.shape[0])]
+    row = picture[int(0.75 * picture.shape[0])]
     blue, green = ((row == color).all(axis=1).sum() for color in ([0, 0, 255], [0, 255, 0]))
     assert blue > 100 and abs(int(blue) - int(green)) <= 2
 
@@ -61,7 +61,7 @@ def test_titles_scale_and_legend_take_room():
     assert scaled.shape[1] == pytest.approx(plain.shape[1], abs=2)  # panels give way
     assert (scaled == 255).all(axis=2).sum() > (plain == 255).all(axis=2).sum()
     assert full.shape[0] > plain.shape[0]
-    bar = scaled[:, -int(0.7 * 150):]  # right of the panels
+    bar = scaled[:, -int(0.7 * 150) :]  # right of the panels
     assert (np.abs(bar.astype(int) - [68, 1, 84]).max(axis=2) < 8).any()  # the dark end
 
 

@@ -12,10 +12,10 @@ def work_dir(tmp_path):
         path = tmp_path / run / 'vis_data' / 'scalars.json'
         path.parent.mkdir(parents=True)
         lines = [
-            dict(loss=scale * 2., lr=.1, time=.5, iter=10, step=10),
-            dict(loss=scale * 1., lr=.1, time=.5, iter=20, step=20),
-            {'dense_retrieval/mIoU_student': 30., 'step': 20},
-            {'dense_retrieval/mIoU_teacher': 31., 'step': 20},
+            dict(loss=scale * 2.0, lr=0.1, time=0.5, iter=10, step=10),
+            dict(loss=scale * 1.0, lr=0.1, time=0.5, iter=20, step=20),
+            {'dense_retrieval/mIoU_student': 30.0, 'step': 20},
+            {'dense_retrieval/mIoU_teacher': 31.0, 'step': 20},
         ]
         path.write_text('\n'.join(json.dumps(line) for line in lines) + '\n')
     return tmp_path
@@ -23,10 +23,14 @@ def work_dir(tmp_path):
 
 def test_reads_the_newest_log_without_clocks(work_dir):
     scalars = read_scalars(work_dir)
-    assert scalars['loss'] == ([10, 20], [20., 10.])
+    assert scalars['loss'] == ([10, 20], [20.0, 10.0])
     assert set(scalars) == {
-        'loss', 'lr', 'dense_retrieval/mIoU_student', 'dense_retrieval/mIoU_teacher'}
-    assert read_scalars(work_dir / '20250101_000000/vis_data/scalars.json')['loss'][1] == [2., 1.]
+        'loss',
+        'lr',
+        'dense_retrieval/mIoU_student',
+        'dense_retrieval/mIoU_teacher',
+    }
+    assert read_scalars(work_dir / '20250101_000000/vis_data/scalars.json')['loss'][1] == [2.0, 1.0]
 
 
 def test_no_log_is_an_error(tmp_path):
@@ -42,12 +46,14 @@ def test_student_and_teacher_share_a_panel(work_dir):
 
 
 def test_odd_values_are_drawn():
-    picture = curves({'loss': ([1, 2, 3], [1., float('nan'), 2.]), 'lr': ([1], [0.])}, title='run')
+    picture = curves(
+        {'loss': ([1, 2, 3], [1.0, float('nan'), 2.0]), 'lr': ([1], [0.0])}, title='run'
+    )
     assert picture.shape[2] == 3
 
 
 def test_unknown_name_lists_what_was_logged():
     with pytest.raises(ValueError, match=r"\['lr'\].*logged were \['loss'\]"):
-        curves({'loss': ([1], [1.])}, ['lr'])
+        curves({'loss': ([1], [1.0])}, ['lr'])
     with pytest.raises(ValueError, match='nothing'):
         curves({})

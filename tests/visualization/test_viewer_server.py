@@ -1,4 +1,5 @@
 """What the viewer's server gives to whom, asked by HTTP on this machine only."""
+
 import json
 import os
 import socket
@@ -18,13 +19,19 @@ SECRET = b'TOP-SECRET-CONTENT'
 
 def write_bomb(path, side=30_000):
     """A PNG of a few bytes that says it is enormous."""
+
     def chunk(kind, data):
-        return (struct.pack('>I', len(data)) + kind + data
-                + struct.pack('>I', zlib.crc32(kind + data)))
+        return (
+            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        )
 
     header = struct.pack('>IIBBBBB', side, side, 8, 2, 0, 0, 0)
-    path.write_bytes(b'\x89PNG\r\n\x1a\n' + chunk(b'IHDR', header)
-                     + chunk(b'IDAT', zlib.compress(bytes(1000))) + chunk(b'IEND', b''))
+    path.write_bytes(
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', header)
+        + chunk(b'IDAT', zlib.compress(bytes(1000)))
+        + chunk(b'IEND', b'')
+    )
 
 
 @pytest.fixture(scope='module')
@@ -49,26 +56,39 @@ def client(place):
     pytest.importorskip('gradio', reason='the viewer needs gradio')
     temporary = place / 'temporary'
     temporary.mkdir()
-    environment = dict(os.environ, TMPDIR=str(temporary), GRADIO_ALLOWED_PATHS=str(place),
-                       GRADIO_SHARE='True')
+    environment = dict(
+        os.environ, TMPDIR=str(temporary), GRADIO_ALLOWED_PATHS=str(place), GRADIO_SHARE='True'
+    )
     environment.pop('GRADIO_TEMP_DIR', None)
-    with running(place / 'log', place / 'iter_1.pth', place / 'images', '--shown', 3,
-                 env=environment) as port:
+    with running(
+        place / 'log', place / 'iter_1.pth', place / 'images', '--shown', 3, env=environment
+    ) as port:
         yield Client(port)
 
 
 def leaks(place, *texts):
     """Paths of this machine in what was answered."""
-    private = [str(place), place.name, str(place / 'temporary'), tempfile.gettempdir() + '/',
-               os.getcwd(), os.path.expanduser('~') + '/', 'site-packages', 'Traceback']
+    private = [
+        str(place),
+        place.name,
+        str(place / 'temporary'),
+        tempfile.gettempdir() + '/',
+        os.getcwd(),
+        os.path.expanduser('~') + '/',
+        'site-packages',
+        'Traceback',
+    ]
     texts = [text if isinstance(text, str) else text.decode('utf-8', 'replace') for text in texts]
     return [(each, text[:200]) for each in private for text in texts if each in text]
 
 
 def choices(client):
-    return {name: number for part in client.config()['components']
-            if part['props'].get('elem_id') == 'images'
-            for name, number in part['props']['choices']}
+    return {
+        name: number
+        for part in client.config()['components']
+        if part['props'].get('elem_id') == 'images'
+        for name, number in part['props']['choices']
+    }
 
 
 def test_nobody_else_can_reach_it(client):
@@ -77,9 +97,18 @@ def test_nobody_else_can_reach_it(client):
     assert client.ask('/')[0] == 200
 
 
-@pytest.mark.parametrize('headers', [
-    {'Host': 'evil.example'}, {'Host': 'evil.example:7860'}, {'Host': ''}, {'Host': '[::1'},
-    {'Host': '127.0.0.1.evil.example'}, {'Origin': 'http://evil.example'}, {'Origin': 'null'}])
+@pytest.mark.parametrize(
+    'headers',
+    [
+        {'Host': 'evil.example'},
+        {'Host': 'evil.example:7860'},
+        {'Host': ''},
+        {'Host': '[::1'},
+        {'Host': '127.0.0.1.evil.example'},
+        {'Origin': 'http://evil.example'},
+        {'Origin': 'null'},
+    ],
+)
 @pytest.mark.parametrize('path', ['/', '/config', '/gradio_api/queue/join'])
 def test_pages_from_elsewhere_get_nothing(client, path, headers):
     method = 'POST' if path.endswith('join') else 'GET'
@@ -95,12 +124,19 @@ def test_own_names_are_answered(client):
 
 def test_no_upload_of_any_type_or_size(client, place):
     for content in (b'small', b'\x89PNG\r\n\x1a\n', bytes(3 * 10**6)):
-        body = (b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.html"\r\n'
-                b'\r\n' + content + b'\r\n--x--\r\n')
-        for path in ('/gradio_api/upload', '/gradio_api/upload/', '/upload',
-                     '/gradio_api/upload?upload_id=1'):
-            status, _, _ = client.ask(path, 'POST', body,
-                                      {'Content-Type': 'multipart/form-data; boundary=x'})
+        body = (
+            b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.html"\r\n'
+            b'\r\n' + content + b'\r\n--x--\r\n'
+        )
+        for path in (
+            '/gradio_api/upload',
+            '/gradio_api/upload/',
+            '/upload',
+            '/gradio_api/upload?upload_id=1',
+        ):
+            status, _, _ = client.ask(
+                path, 'POST', body, {'Content-Type': 'multipart/form-data; boundary=x'}
+            )
             assert status == 404 or (status is None and len(content) > 10**6)
     assert client.draw([0])['success']
     assert [path for path in (place / 'temporary').rglob('*') if path.is_file()] == []
@@ -116,17 +152,40 @@ def test_a_request_that_is_too_large_is_not_read(client):
 
 def test_no_path_leaves_the_folder(client, place):
     secret, image = place / 'secret.txt', place / 'images/0.png'
-    asked = [f'/gradio_api/{how}{path}' for how in ('file=', 'file/', 'proxy=file://')
-             for path in (secret, image, '/etc/passwd', '//etc/passwd', 'README.md',
-                          f'{place}/images/../secret.txt', f'{place}/images/secret.png',
-                          '%2Fetc%2Fpasswd', '..%2f..%2fetc%2fpasswd', '../secret.txt')]
+    asked = [
+        f'/gradio_api/{how}{path}'
+        for how in ('file=', 'file/', 'proxy=file://')
+        for path in (
+            secret,
+            image,
+            '/etc/passwd',
+            '//etc/passwd',
+            'README.md',
+            f'{place}/images/../secret.txt',
+            f'{place}/images/secret.png',
+            '%2Fetc%2Fpasswd',
+            '..%2f..%2fetc%2fpasswd',
+            '../secret.txt',
+        )
+    ]
     asked += [f'/{start}/{"../" * 12}{str(secret)[1:]}' for start in ('static', 'assets', 'svelte')]
     asked += [f'/{start}/{"..%2f" * 12}etc%2fpasswd' for start in ('static', 'assets')]
-    asked += [f'/static/{secret}', f'/assets/{secret}', f'/assets//{secret}', f'/{secret}',
-              f'/custom_component/x/client/component/{secret}', '/robots.txt', '/monitoring',
-              '/gradio_api/custom_component/x/client/component/..%2f..%2fsecret.txt',
-              f'/gradio_api/proxy=http://127.0.0.1:{client.port}/config', '/gradio_api/info',
-              '/gradio_api/openapi.json', '/gradio_api/runs', '/docs', '/login']
+    asked += [
+        f'/static/{secret}',
+        f'/assets/{secret}',
+        f'/assets//{secret}',
+        f'/{secret}',
+        f'/custom_component/x/client/component/{secret}',
+        '/robots.txt',
+        '/monitoring',
+        '/gradio_api/custom_component/x/client/component/..%2f..%2fsecret.txt',
+        f'/gradio_api/proxy=http://127.0.0.1:{client.port}/config',
+        '/gradio_api/info',
+        '/gradio_api/openapi.json',
+        '/gradio_api/runs',
+        '/docs',
+        '/login',
+    ]
     for path in asked:
         status, headers, body = client.ask(path)
         assert status in (403, 404), path
@@ -135,16 +194,29 @@ def test_no_path_leaves_the_folder(client, place):
 
 
 def test_functions_are_called_through_the_queue_only(client):
-    for path in ('/gradio_api/run/draw', '/gradio_api/api/draw', '/gradio_api/call/draw',
-                 '/gradio_api/cancel', '/gradio_api/vibe-edit', '/gradio_api/process_recording'):
+    for path in (
+        '/gradio_api/run/draw',
+        '/gradio_api/api/draw',
+        '/gradio_api/call/draw',
+        '/gradio_api/cancel',
+        '/gradio_api/vibe-edit',
+        '/gradio_api/process_recording',
+    ):
         assert client.ask(path, 'POST', '{"data": [[0], "similarity", 0, 8, null]}')[0] == 404
     for method in ('PUT', 'DELETE', 'PATCH', 'OPTIONS', 'TRACE'):
         assert client.ask('/', method)[0] == 404
 
 
 def test_links_are_shown_only_if_they_stay_in_the_folder(client, place):
-    assert sorted(choices(client)) == ['0.png', '1.png', '2.png', '3.png', 'damaged.png',
-                                       'enormous.png', 'within.png']
+    assert sorted(choices(client)) == [
+        '0.png',
+        '1.png',
+        '2.png',
+        '3.png',
+        'damaged.png',
+        'enormous.png',
+        'within.png',
+    ]
     log = (place / 'log').read_text()
     assert 'without 3 images that lie outside of' in log and '--follow-links' in log
 
@@ -181,12 +253,22 @@ def test_a_file_that_becomes_a_link_is_not_followed(client, place):
         image.write_bytes(kept)
 
 
-@pytest.mark.parametrize('what', [
-    dict(chosen=[]), dict(chosen=[99]), dict(chosen=[-1]), dict(chosen='x'),
-    dict(chosen=[0] * (MOST_SHOWN + 1)), dict(chosen=[0], mode='umap'),
-    dict(chosen=[0], mode='clusters', count=10**9), dict(chosen=[0], count=-1),
-    dict(chosen=[0], mode='prototypes', number=-1), dict(chosen=[0], number='1e999'),
-    dict(chosen=[0], count={'path': '/etc/passwd', 'meta': {'_type': 'gradio.FileData'}})])
+@pytest.mark.parametrize(
+    'what',
+    [
+        dict(chosen=[]),
+        dict(chosen=[99]),
+        dict(chosen=[-1]),
+        dict(chosen='x'),
+        dict(chosen=[0] * (MOST_SHOWN + 1)),
+        dict(chosen=[0], mode='umap'),
+        dict(chosen=[0], mode='clusters', count=10**9),
+        dict(chosen=[0], count=-1),
+        dict(chosen=[0], mode='prototypes', number=-1),
+        dict(chosen=[0], number='1e999'),
+        dict(chosen=[0], count={'path': '/etc/passwd', 'meta': {'_type': 'gradio.FileData'}}),
+    ],
+)
 def test_nonsense_is_refused_without_a_path(client, place, what):
     found = client.draw(**what)
     assert not found['success']
@@ -194,8 +276,16 @@ def test_nonsense_is_refused_without_a_path(client, place, what):
 
 
 def test_answers_say_nothing_of_this_machine(client, place):
-    for path in ('/', '/config', '/theme.css', '/manifest.json', '/gradio_api/app_id',
-                 '/gradio_api/startup-events', '/nowhere', '/gradio_api/queue/data'):
+    for path in (
+        '/',
+        '/config',
+        '/theme.css',
+        '/manifest.json',
+        '/gradio_api/app_id',
+        '/gradio_api/startup-events',
+        '/nowhere',
+        '/gradio_api/queue/data',
+    ):
         status, headers, body = client.ask(path)
         assert not leaks(place, headers, body), path
         assert 'nosniff' in headers and "frame-ancestors 'none'" in headers
@@ -206,17 +296,36 @@ def test_answers_say_nothing_of_this_machine(client, place):
 
 def test_malformed_calls_get_4xx_and_leave_the_terminal_quiet(client, place):
     good = dict(data=[[0], 'similarity', 0, 8, None], fn_index=1, session_hash='s')
-    bodies = ['', '[]', '{"data":NaN}', '{"data":[1e999]}', '[' * 30_000,
-              *(json.dumps(dict(good, **wrong)) for wrong in (
-                  dict(fn_index=10_000), dict(fn_index=-1), dict(fn_index=None), dict(data=[]),
-                  dict(session_hash=None), dict(trigger_id=2**70), dict(event_data=[])))]
+    bodies = [
+        '',
+        '[]',
+        '{"data":NaN}',
+        '{"data":[1e999]}',
+        '[' * 30_000,
+        *(
+            json.dumps(dict(good, **wrong))
+            for wrong in (
+                dict(fn_index=10_000),
+                dict(fn_index=-1),
+                dict(fn_index=None),
+                dict(data=[]),
+                dict(session_hash=None),
+                dict(trigger_id=2**70),
+                dict(event_data=[]),
+            )
+        ),
+    ]
     for body in bodies:
         status, headers, answer = client.ask('/gradio_api/queue/join', 'POST', body)
         assert 400 <= status < 500 and not leaks(place, headers, answer), body[:60]
     for path in ('/gradio_api/queue/data?session_hash=unknown', '/assets/%00', '/%ff', '/x'):
         assert client.ask(path)[0] == 404
-    assert client.ask('/gradio_api/queue/join', 'POST', json.dumps(good),
-                      {'Content-Type': 'text/plain'})[0] == 415
+    assert (
+        client.ask(
+            '/gradio_api/queue/join', 'POST', json.dumps(good), {'Content-Type': 'text/plain'}
+        )[0]
+        == 415
+    )
     for chosen, number in (('x', 0), ([0], 'x'), ([[0]], 0), (None, None), ([10**30], 0)):
         assert not client.draw(chosen, number=number)['success']
     assert client.draw([0])['success']
@@ -226,6 +335,7 @@ def test_malformed_calls_get_4xx_and_leave_the_terminal_quiet(client, place):
 
 def test_list_that_leads_outside(place, tmp_path):
     from tool_loading import load_tool
+
     viewer = load_tool('viewer')
     names = tmp_path / 'names.txt'
     write_images(tmp_path / 'images', 1)

@@ -1,4 +1,5 @@
 """A viewer in a process of its own, and what it answers to plain HTTP."""
+
 import base64
 import http.client
 import io
@@ -47,8 +48,12 @@ def running(log, *arguments, **options):
     """A viewer that answers; its port."""
     port = free_port()
     with open(log, 'w') as file:
-        server = subprocess.Popen(command(*arguments, '--port', port, '--device', 'cpu'),
-                                  stdout=file, stderr=subprocess.STDOUT, **options)
+        server = subprocess.Popen(
+            command(*arguments, '--port', port, '--device', 'cpu'),
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            **options,
+        )
     try:
         for _ in range(480):
             assert server.poll() is None, Path(log).read_text()
@@ -72,8 +77,9 @@ class Client:
         """Status, headers as text, and body; None, '' and b'' if the server hung up."""
         connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)
         try:
-            connection.request(method, path, body, {'Content-Type': 'application/json',
-                                                    **(headers or {})})
+            connection.request(
+                method, path, body, {'Content-Type': 'application/json', **(headers or {})}
+            )
             answer = connection.getresponse()
             return answer.status, str(answer.headers), answer.read()
         except (BrokenPipeError, ConnectionResetError):  # while the request was being sent
@@ -86,10 +92,15 @@ class Client:
 
     def draw(self, chosen, mode='similarity', number=0, count=8, session='session'):
         """What the queue says at the end of one drawing: success and output."""
-        number_of = next(each['id'] for each in self.config()['dependencies']
-                         if each['api_name'] == 'draw')
-        body = dict(data=[chosen, mode, number, count, None], fn_index=number_of,
-                    session_hash=session, event_data=None)
+        number_of = next(
+            each['id'] for each in self.config()['dependencies'] if each['api_name'] == 'draw'
+        )
+        body = dict(
+            data=[chosen, mode, number, count, None],
+            fn_index=number_of,
+            session_hash=session,
+            event_data=None,
+        )
         status, _, answer = self.ask('/gradio_api/queue/join', 'POST', json.dumps(body))
         assert status == 200, answer
         stream = self.ask(f'/gradio_api/queue/data?session_hash={session}')[2].decode()

@@ -1,4 +1,5 @@
 """Networks of other methods: their names, their files, and their forward passes by hand."""
+
 import torch
 import torch.nn.functional as F
 
@@ -16,20 +17,28 @@ def small_vit(kind=VisionTransformer, img_size=SIDE, **kwargs):
     return model
 
 
-def timm_names(seed=0, norm=True, tokens=1 + (SIDE // PATCH)**2, width=WIDTH, depth=DEPTH):
+def timm_names(seed=0, norm=True, tokens=1 + (SIDE // PATCH) ** 2, width=WIDTH, depth=DEPTH):
     """Random weights under the names of timm and DINO."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
         return torch.randn(*shape, generator=generator) * 0.3
 
-    params = {'cls_token': draw(1, 1, width), 'pos_embed': draw(1, tokens, width),
-              'patch_embed.proj.weight': draw(width, 3, PATCH, PATCH),
-              'patch_embed.proj.bias': draw(width)}
+    params = {
+        'cls_token': draw(1, 1, width),
+        'pos_embed': draw(1, tokens, width),
+        'patch_embed.proj.weight': draw(width, 3, PATCH, PATCH),
+        'patch_embed.proj.bias': draw(width),
+    }
     for index in range(depth):
-        for name, shape in (('norm1', (width, )), ('attn.qkv', (3 * width, width)),
-                            ('attn.proj', (width, width)), ('norm2', (width, )),
-                            ('mlp.fc1', (32, width)), ('mlp.fc2', (width, 32))):
+        for name, shape in (
+            ('norm1', (width,)),
+            ('attn.qkv', (3 * width, width)),
+            ('attn.proj', (width, width)),
+            ('norm2', (width,)),
+            ('mlp.fc1', (32, width)),
+            ('mlp.fc2', (width, 32)),
+        ):
             params[f'blocks.{index}.{name}.weight'] = draw(*shape)
             params[f'blocks.{index}.{name}.bias'] = draw(shape[0])
     if norm:
@@ -39,8 +48,13 @@ def timm_names(seed=0, norm=True, tokens=1 + (SIDE // PATCH)**2, width=WIDTH, de
 
 def timm_forward(params, images, final_norm=False):
     """Tokens behind the last block, written from the definition of a ViT."""
-    patches = F.conv2d(images, params['patch_embed.proj.weight'], params['patch_embed.proj.bias'],
-                       stride=PATCH).flatten(2).transpose(1, 2)
+    patches = (
+        F.conv2d(
+            images, params['patch_embed.proj.weight'], params['patch_embed.proj.bias'], stride=PATCH
+        )
+        .flatten(2)
+        .transpose(1, 2)
+    )
     cls = params['cls_token'].expand(len(images), -1, -1)
     x = torch.cat([cls, patches], dim=1) + params['pos_embed']
 
@@ -48,15 +62,15 @@ def timm_forward(params, images, final_norm=False):
         return F.linear(value, params[name + '.weight'], params[name + '.bias'])
 
     def norm(name, value):
-        return F.layer_norm(value, (WIDTH, ), params[name + '.weight'], params[name + '.bias'],
-                            1e-6)
+        return F.layer_norm(value, (WIDTH,), params[name + '.weight'], params[name + '.bias'], 1e-6)
 
     for index in range(DEPTH):
         block = f'blocks.{index}.'
         qkv = linear(block + 'attn.qkv', norm(block + 'norm1', x))
-        query, key, value = (part.unflatten(2, (HEADS, -1)).transpose(1, 2)
-                             for part in qkv.chunk(3, dim=2))
-        weights = (query @ key.transpose(2, 3) / (WIDTH // HEADS)**0.5).softmax(dim=3)
+        query, key, value = (
+            part.unflatten(2, (HEADS, -1)).transpose(1, 2) for part in qkv.chunk(3, dim=2)
+        )
+        weights = (query @ key.transpose(2, 3) / (WIDTH // HEADS) ** 0.5).softmax(dim=3)
         x = x + linear(block + 'attn.proj', (weights @ value).transpose(1, 2).flatten(2))
         hidden = F.gelu(linear(block + 'mlp.fc1', norm(block + 'norm2', x)))
         x = x + linear(block + 'mlp.fc2', hidden)
@@ -65,14 +79,21 @@ def timm_forward(params, images, final_norm=False):
 
 def hf_names(params, prefix='vit.'):
     """The same weights as Hugging Face's ViT stores them, query, key and value apart."""
-    table = {'norm1': 'layernorm_before', 'norm2': 'layernorm_after',
-             'attn.proj': 'attention.output.dense', 'mlp.fc1': 'intermediate.dense',
-             'mlp.fc2': 'output.dense'}
-    stored = {'embeddings.cls_token': params['cls_token'],
-              'embeddings.position_embeddings': params['pos_embed']}
+    table = {
+        'norm1': 'layernorm_before',
+        'norm2': 'layernorm_after',
+        'attn.proj': 'attention.output.dense',
+        'mlp.fc1': 'intermediate.dense',
+        'mlp.fc2': 'output.dense',
+    }
+    stored = {
+        'embeddings.cls_token': params['cls_token'],
+        'embeddings.position_embeddings': params['pos_embed'],
+    }
     for kind in ('weight', 'bias'):
-        stored[f'embeddings.patch_embeddings.projection.{kind}'] = \
-            params[f'patch_embed.proj.{kind}']
+        stored[f'embeddings.patch_embeddings.projection.{kind}'] = params[
+            f'patch_embed.proj.{kind}'
+        ]
         stored[f'layernorm.{kind}'] = params[f'norm.{kind}']
         for index in range(DEPTH):
             ours, theirs = f'blocks.{index}.', f'encoder.layer.{index}.'
@@ -86,11 +107,15 @@ def hf_names(params, prefix='vit.'):
 
 def hf5_names(params, prefix='vit.'):
     """The names that Hugging Face's ViT has in memory since transformers 5."""
-    renamed = {'attention.attention.query': 'attention.q_proj',
-               'attention.attention.key': 'attention.k_proj',
-               'attention.attention.value': 'attention.v_proj',
-               'attention.output.dense': 'attention.o_proj', 'intermediate.dense': 'mlp.fc1',
-               'output.dense': 'mlp.fc2', 'encoder.layer': 'layers'}
+    renamed = {
+        'attention.attention.query': 'attention.q_proj',
+        'attention.attention.key': 'attention.k_proj',
+        'attention.attention.value': 'attention.v_proj',
+        'attention.output.dense': 'attention.o_proj',
+        'intermediate.dense': 'mlp.fc1',
+        'output.dense': 'mlp.fc2',
+        'encoder.layer': 'layers',
+    }
     stored = {}
     for name, value in hf_names(params, prefix).items():
         for old, new in renamed.items():

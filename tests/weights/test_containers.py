@@ -1,4 +1,5 @@
 """Wrapped names, folders, shards, parts, and positions of patches alone."""
+
 import json
 
 import pytest
@@ -42,10 +43,18 @@ def wrapped(names, outer, inner):
     return content
 
 
-@pytest.mark.parametrize('segments', [
-    ('', '_orig_mod'), ('_orig_mod', '_orig_mod'), ('', '_checkpoint_wrapped_module'),
-    ('module', '_fsdp_wrapped_module._checkpoint_wrapped_module'), ('', 'module'),
-    ('_forward_module', '_orig_mod._fpw_module'), ('module._orig_mod', 'module')])
+@pytest.mark.parametrize(
+    'segments',
+    [
+        ('', '_orig_mod'),
+        ('_orig_mod', '_orig_mod'),
+        ('', '_checkpoint_wrapped_module'),
+        ('module', '_fsdp_wrapped_module._checkpoint_wrapped_module'),
+        ('', 'module'),
+        ('_forward_module', '_orig_mod._fpw_module'),
+        ('module._orig_mod', 'module'),
+    ],
+)
 def test_wrappers_anywhere_in_a_name(segments):
     content = wrapped(PARAMS, *segments)
     assert content.keys() != PARAMS.keys()
@@ -53,9 +62,17 @@ def test_wrappers_anywhere_in_a_name(segments):
     assert torch.equal(loaded({'state_dict': under('backbone.', content)}), PARAMS['cls_token'])
 
 
-@pytest.mark.parametrize('keys', [
-    ('model_state_dict', ), ('net', ), ('checkpoint', 'state_dict'), ('a', 'b', 'c', 'd'),
-    ('state_dict', 'model'), ('params_ema', )])
+@pytest.mark.parametrize(
+    'keys',
+    [
+        ('model_state_dict',),
+        ('net',),
+        ('checkpoint', 'state_dict'),
+        ('a', 'b', 'c', 'd'),
+        ('state_dict', 'model'),
+        ('params_ema',),
+    ],
+)
 def test_containers(keys):
     content = dict(PARAMS)
     for key in reversed(keys):
@@ -64,13 +81,25 @@ def test_containers(keys):
 
 
 def test_several_networks(tmp_path):
-    torch.save({'state_dict': {**under('backbone.', PARAMS), **under('momentum_backbone.', OTHER)},
-                'meta': {'epoch': 1}}, tmp_path / 'two.pth')
-    with pytest.raises(ValueError, match='holds 2 ViTs; choose one of them: '
-                       'FILE::state_dict.backbone, FILE::state_dict.momentum_backbone'):
+    torch.save(
+        {
+            'state_dict': {**under('backbone.', PARAMS), **under('momentum_backbone.', OTHER)},
+            'meta': {'epoch': 1},
+        },
+        tmp_path / 'two.pth',
+    )
+    with pytest.raises(
+        ValueError,
+        match='holds 2 ViTs; choose one of them: '
+        'FILE::state_dict.backbone, FILE::state_dict.momentum_backbone',
+    ):
         loaded(tmp_path / 'two.pth')
-    for part, params in (('momentum_backbone', OTHER), ('state_dict.momentum_backbone', OTHER),
-                         ('state_dict.backbone', PARAMS), ('backbone', PARAMS)):
+    for part, params in (
+        ('momentum_backbone', OTHER),
+        ('state_dict.momentum_backbone', OTHER),
+        ('state_dict.backbone', PARAMS),
+        ('backbone', PARAMS),
+    ):
         assert torch.equal(loaded(f'{tmp_path / "two.pth"}::{part}'), params['cls_token'])
     assert read_checkpoint(f'{tmp_path / "two.pth"}::backbone')['meta'] == {'epoch': 1}
     with pytest.raises(ValueError, match="no part called 'head'; there are state_dict"):
@@ -78,15 +107,15 @@ def test_several_networks(tmp_path):
     with pytest.raises(FileNotFoundError, match='one.pth is not a file'):
         loaded(f'{tmp_path / "one.pth"}::backbone')
     # Beside the usual place others are looked at only if it holds nothing.
-    assert torch.equal(loaded({'state_dict': PARAMS, 'ema_state_dict': OTHER}),
-                       PARAMS['cls_token'])
+    assert torch.equal(loaded({'state_dict': PARAMS, 'ema_state_dict': OTHER}), PARAMS['cls_token'])
     torch.save(PARAMS, tmp_path / 'a::b.pth')
     assert torch.equal(loaded(tmp_path / 'a::b.pth'), PARAMS['cls_token'])
 
 
 def test_parts_from_the_command_line(tmp_path):
-    torch.save({**under('backbone.', PARAMS), **under('momentum_backbone.', OTHER)},
-               tmp_path / 'two.pth')
+    torch.save(
+        {**under('backbone.', PARAMS), **under('momentum_backbone.', OTHER)}, tmp_path / 'two.pth'
+    )
     convert(f'{tmp_path / "two.pth"}::momentum_backbone', tmp_path / 'timm.pth', 'timm')
     found = torch.load(tmp_path / 'timm.pth', weights_only=True)['state_dict']
     assert torch.equal(found['cls_token'], OTHER['cls_token'])
@@ -94,19 +123,30 @@ def test_parts_from_the_command_line(tmp_path):
 
 def save_shards(folder, suffix, names=None):
     from safetensors.torch import save_file
+
     items = list((names or hf_names(PARAMS)).items())
-    files = {f'{"model" if suffix == "safetensors" else "pytorch_model"}-0000{part}-of-00002.'
-             f'{suffix}': dict(items[part - 1::2]) for part in (1, 2)}
+    files = {
+        f'{"model" if suffix == "safetensors" else "pytorch_model"}-0000{part}-of-00002.'
+        f'{suffix}': dict(items[part - 1 :: 2])
+        for part in (1, 2)
+    }
     for name, tensors in files.items():
         if suffix == 'safetensors':
-            save_file({key: value.contiguous() for key, value in tensors.items()},
-                      str(folder / name))
+            save_file(
+                {key: value.contiguous() for key, value in tensors.items()}, str(folder / name)
+            )
         else:
             torch.save(tensors, folder / name)
     stem = 'model.safetensors' if suffix == 'safetensors' else 'pytorch_model.bin'
     index = folder / f'{stem}.index.json'
-    index.write_text(json.dumps(dict(metadata={}, weight_map={
-        key: name for name, tensors in files.items() for key in tensors})))
+    index.write_text(
+        json.dumps(
+            dict(
+                metadata={},
+                weight_map={key: name for name, tensors in files.items() for key in tensors},
+            )
+        )
+    )
     return index, sorted(files)
 
 
@@ -122,10 +162,17 @@ def test_shards(tmp_path, suffix):
         loaded(tmp_path)
 
 
-@pytest.mark.parametrize('text, message', [
-    ('{"weight_map": {"a": "../secret.bin"}}', 'must hold weight_map'), ('[]', 'a JSON object'),
-    ('{"weight_map": {}}', 'must hold weight_map'), ('[' * 100_000, 'not a JSON file'),
-    ('{"weight_map": 3}', 'must hold weight_map'), ('', 'not a JSON file')])
+@pytest.mark.parametrize(
+    'text, message',
+    [
+        ('{"weight_map": {"a": "../secret.bin"}}', 'must hold weight_map'),
+        ('[]', 'a JSON object'),
+        ('{"weight_map": {}}', 'must hold weight_map'),
+        ('[' * 100_000, 'not a JSON file'),
+        ('{"weight_map": 3}', 'must hold weight_map'),
+        ('', 'not a JSON file'),
+    ],
+)
 def test_hostile_index(tmp_path, text, message):
     (tmp_path / 'model.safetensors.index.json').write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -139,8 +186,11 @@ def test_folders_of_hugging_face_and_what_they_state(tmp_path):
         assert encoder.network.layers[0].attn.num_heads == ARCH['num_heads']
     (tmp_path / 'empty').mkdir()
     torch.save(PARAMS, tmp_path / 'empty' / 'iter_3.pth')
-    with pytest.raises(FileNotFoundError, match='empty is a folder without model.safetensors or '
-                       'pytorch_model.bin; give a file, such as .*iter_3.pth'):
+    with pytest.raises(
+        FileNotFoundError,
+        match='empty is a folder without model.safetensors or '
+        'pytorch_model.bin; give a file, such as .*iter_3.pth',
+    ):
         loaded(tmp_path / 'empty')
 
 
@@ -151,11 +201,12 @@ def test_positions_of_patches_alone():
     load_pretrained(model, params)
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     zeros = torch.zeros(1, 1, 16)
-    wanted = timm_forward({**params, 'pos_embed': torch.cat([zeros, params['pos_embed']], 1)},
-                          images)
+    wanted = timm_forward(
+        {**params, 'pos_embed': torch.cat([zeros, params['pos_embed']], 1)}, images
+    )
     assert (last_tokens(model, images) - wanted).abs().max() < 1e-5
     encoder = cotap_mm.load(params, num_heads=2)
-    assert encoder.network.pos_embed.shape == (1, 1 + (SIDE // PATCH)**2, 16)
+    assert encoder.network.pos_embed.shape == (1, 1 + (SIDE // PATCH) ** 2, 16)
     assert not encoder.network.pos_embed[:, 0].any()
 
 
@@ -163,8 +214,16 @@ def test_positions_of_timm_without_cls():
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     theirs = timm.models.VisionTransformer(
-        img_size=SIDE, patch_size=PATCH, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2,
-        num_classes=0, no_embed_class=True, global_pool='').eval()
+        img_size=SIDE,
+        patch_size=PATCH,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        mlp_ratio=2,
+        num_classes=0,
+        no_embed_class=True,
+        global_pool='',
+    ).eval()
     model = small_vit(final_norm=True)
     assert not load_pretrained(model, theirs.state_dict()).missing
     images = torch.randn(2, 3, SIDE, SIDE)

@@ -1,4 +1,5 @@
 """A converted file holds the same weights under our names."""
+
 import pytest
 import torch
 from tiny import build_tiny
@@ -18,11 +19,15 @@ def test_vit_layout_is_mmpretrains(tmp_path, ending):
     wanted, got = small_vit(final_norm=True), small_vit(final_norm=True)
     load_pretrained(wanted, timm_names())
     load_pretrained(got, out, source='mmpretrain')
-    assert all(torch.equal(value, wanted.state_dict()[name])
-               for name, value in got.state_dict().items())
+    assert all(
+        torch.equal(value, wanted.state_dict()[name]) for name, value in got.state_dict().items()
+    )
     if ending == '.pth':
-        model = small_vit(VisionTransformer, final_norm=True,
-                          init_cfg=dict(type='Pretrained', checkpoint=str(out)))
+        model = small_vit(
+            VisionTransformer,
+            final_norm=True,
+            init_cfg=dict(type='Pretrained', checkpoint=str(out)),
+        )
         model.init_weights()  # MMEngine's own initialiser reads it as well
         assert torch.equal(model.layers[1].attn.qkv.weight, wanted.layers[1].attn.qkv.weight)
     assert [path.name for path in out.parent.iterdir()] == ['vit' + ending]

@@ -1,4 +1,5 @@
 """Released CoTAP files, and our own: student, teacher, filter and heads."""
+
 import os
 from pathlib import Path
 
@@ -19,19 +20,24 @@ PARTS = ('backbone.', 'neck.', 'head.')
 
 def released_params():
     z = load_vectors(GOLDEN / 'vit.npz')
-    return {name[len('param.'):]: value for name, value in z.items() if name.startswith('param.')}
+    return {name[len('param.') :]: value for name, value in z.items() if name.startswith('param.')}
 
 
 def build_released(params):
-    side = int((params['pos_embed'].shape[1] - 1)**0.5) * params['patch_embed.proj.weight'].shape[2]
+    side = (
+        int((params['pos_embed'].shape[1] - 1) ** 0.5) * params['patch_embed.proj.weight'].shape[2]
+    )
     heads = 3 if len(params['cls_token'][0, 0]) % 3 == 0 else 1
     return tiny_cotap(params, heads, side)
 
 
 def network(model, teacher=False):
     start = 'teacher.' if teacher else ''
-    return {name: value.clone() for name, value in model.state_dict().items()
-            if name.startswith(tuple(start + part for part in PARTS))}
+    return {
+        name: value.clone()
+        for name, value in model.state_dict().items()
+        if name.startswith(tuple(start + part for part in PARTS))
+    }
 
 
 @pytest.fixture
@@ -48,11 +54,15 @@ def trained():
 WRAPPINGS = {
     'plain': lambda p: p,
     'lightning model': lambda p: dict(state_dict=under('model.', p), epoch=1),
-    'lightning student': lambda p: dict(state_dict={
-        **under('student.', p), **under('teacher.', {k: v + 1 for k, v in p.items()})}),
-    'lightning deep': lambda p: dict(state_dict={
-        **under('model.teacher.', {k: v + 1 for k, v in p.items() if 'weight_g' not in k}),
-        **under('model.student.', p)}),
+    'lightning student': lambda p: dict(
+        state_dict={**under('student.', p), **under('teacher.', {k: v + 1 for k, v in p.items()})}
+    ),
+    'lightning deep': lambda p: dict(
+        state_dict={
+            **under('model.teacher.', {k: v + 1 for k, v in p.items() if 'weight_g' not in k}),
+            **under('model.student.', p),
+        }
+    ),
     'distributed': lambda p: dict(model=under('module.', p)),
 }
 
@@ -70,8 +80,9 @@ def test_released_names_fill_every_parameter(wrapping):
         if ours:
             assert torch.equal(model.state_dict()[ours], value), name
             assert torch.equal(model.state_dict()['teacher.' + ours], value), name
-    unused = {name for name in params
-              if '.norm_' in name and not name.startswith(f'blocks.{depth - 1}.')}
+    unused = {
+        name for name in params if '.norm_' in name and not name.startswith(f'blocks.{depth - 1}.')
+    }
     gains = {name for name in params if name.endswith('weight_g')}
     assert unused | gains <= set(report.dropped)
 
@@ -80,16 +91,18 @@ def test_released_file_into_a_bare_vit():
     params = released_params()
     model = build_released(params).backbone
     report = load_pretrained(model, params, source='cotap')
-    assert torch.equal(model.layers[-1].ln1.weight,
-                       params[f'blocks.{len(model.layers) - 1}.norm1.weight'])
+    assert torch.equal(
+        model.layers[-1].ln1.weight, params[f'blocks.{len(model.layers) - 1}.norm1.weight']
+    )
     assert not report.missing and 'neck.prototypes' in report.dropped
     assert report.teacher == ''
 
 
 def test_gain_other_than_one_is_refused():
     params = released_params()
-    params['projection_heads.1.last_layer.weight_g'] = \
+    params['projection_heads.1.last_layer.weight_g'] = (
         1.5 * params['projection_heads.1.last_layer.weight_g']
+    )
     with pytest.raises(ValueError, match='heads.1.last_layer.weight_g must be all 1.*1.5.*cosines'):
         load_pretrained(build_released(released_params()), params)
 
@@ -110,8 +123,9 @@ def test_own_checkpoint_restores_student_and_teacher(trained, tmp_path):
     assert (report.source, report.branch, report.teacher) == ('cotap_mm', '', 'file')
     for teacher in (False, True):
         wanted = network(trained, teacher)
-        assert all(torch.equal(value, wanted[name])
-                   for name, value in network(model, teacher).items())
+        assert all(
+            torch.equal(value, wanted[name]) for name, value in network(model, teacher).items()
+        )
     assert any(name.startswith('patch_queue.') for name in report.dropped)
     assert not report.missing and not report.unexpected
 
@@ -120,7 +134,7 @@ def test_teacher_of_an_own_checkpoint_as_the_student(trained):
     model = build_tiny()
     report = load_pretrained(model, trained.state_dict(), branch='teacher', source='cotap_mm')
     assert report.branch == 'teacher'
-    wanted = {name[len('teacher.'):]: value for name, value in network(trained, True).items()}
+    wanted = {name[len('teacher.') :]: value for name, value in network(trained, True).items()}
     assert all(torch.equal(value, wanted[name]) for name, value in network(model).items())
 
 
@@ -129,8 +143,9 @@ def test_own_checkpoint_into_a_vit(trained, branch):
     vit = build_tiny().backbone
     report = load_pretrained(vit, trained.state_dict(), branch=branch)
     origin = trained.teacher.backbone if branch else trained.backbone
-    assert all(torch.equal(value, origin.state_dict()[name])
-               for name, value in vit.state_dict().items())
+    assert all(
+        torch.equal(value, origin.state_dict()[name]) for name, value in vit.state_dict().items()
+    )
     assert not report.missing and not report.unexpected
 
 
@@ -144,9 +159,12 @@ class FilteredViT(DINOViT):
 
 def build_filtered():
     tiny = build_tiny()
-    return FilteredViT(tiny.neck, img_size=32, patch_size=8,
-                       arch=dict(embed_dims=16, num_layers=2, num_heads=2,
-                                 feedforward_channels=32))
+    return FilteredViT(
+        tiny.neck,
+        img_size=32,
+        patch_size=8,
+        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+    )
 
 
 def test_own_checkpoint_into_a_vit_with_filter_and_back(trained):
@@ -169,8 +187,9 @@ def test_plain_vit_into_cotap_leaves_filter_and_heads(trained):
     assert set(report.missing) == set(kept) and report.teacher == 'student'
     state = trained.state_dict()
     assert all(torch.equal(state[name], value) for name, value in kept.items())
-    assert all(torch.equal(state['teacher.' + name], value)
-               for name, value in network(trained).items())
+    assert all(
+        torch.equal(state['teacher.' + name], value) for name, value in network(trained).items()
+    )
 
 
 def test_other_head_size_is_refused_without_a_trace(trained):

@@ -1,4 +1,5 @@
 """Exported weights give the same features in the other library."""
+
 import json
 
 import numpy as np
@@ -20,7 +21,11 @@ def vit():
     torch.manual_seed(0)
     model = CoTAPViT(
         arch=dict(embed_dims=WIDTH, num_layers=2, num_heads=HEADS, feedforward_channels=2 * WIDTH),
-        img_size=SIDE, patch_size=PATCH, num_prototypes=3, out_type='raw')
+        img_size=SIDE,
+        patch_size=PATCH,
+        num_prototypes=3,
+        out_type='raw',
+    )
     for value in model.parameters():
         torch.nn.init.normal_(value, std=0.1)
     return model.eval()
@@ -56,12 +61,20 @@ def test_timm(vit, checkpoint, images, tmp_path, ending):
     report = convert(checkpoint, tmp_path / f'timm{ending}', to='timm')
     assert 'neck.prototypes' in report.dropped
     model = timm.models.VisionTransformer(
-        img_size=SIDE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=HEADS, mlp_ratio=2,
-        num_classes=0)
+        img_size=SIDE,
+        patch_size=PATCH,
+        embed_dim=WIDTH,
+        depth=2,
+        num_heads=HEADS,
+        mlp_ratio=2,
+        num_classes=0,
+    )
     timm.models.load_checkpoint(model, str(tmp_path / f'timm{ending}'), strict=True)
     model.eval()
     with torch.no_grad():
-        tokens, = model.get_intermediate_layers(images, n=1, norm=False, return_prefix_tokens=True)
+        (tokens,) = model.get_intermediate_layers(
+            images, n=1, norm=False, return_prefix_tokens=True
+        )
     same(torch.cat([tokens[1], tokens[0]], dim=1), plain(vit, images))
 
 
@@ -69,14 +82,15 @@ def test_hugging_face(vit, checkpoint, images, tmp_path):
     transformers = pytest.importorskip('transformers')
     convert(checkpoint, tmp_path / 'hf', to='hf')
     model, info = transformers.ViTModel.from_pretrained(
-        tmp_path / 'hf', add_pooling_layer=False, output_loading_info=True)
+        tmp_path / 'hf', add_pooling_layer=False, output_loading_info=True
+    )
     assert not info['missing_keys'] and not info['unexpected_keys']
     model.eval()
     with torch.no_grad():
         found = model(images, output_hidden_states=True).hidden_states[-1]
     wanted = plain(vit, images)
     if not torch.allclose(found, wanted, atol=1e-4):  # some versions list the normed tokens
-        wanted = torch.nn.functional.layer_norm(wanted, (WIDTH, ), eps=1e-6)
+        wanted = torch.nn.functional.layer_norm(wanted, (WIDTH,), eps=1e-6)
     same(found, wanted)
     with pytest.raises(FileExistsError, match='exists; give another name'):
         convert(checkpoint, tmp_path / 'hf', to='hf')
@@ -84,16 +98,25 @@ def test_hugging_face(vit, checkpoint, images, tmp_path):
 
 def test_mmseg(vit, checkpoint, images, tmp_path):
     from mmseg.models import VisionTransformer
+
     convert(checkpoint, tmp_path / 'mmseg.pth', to='mmseg')
     model = VisionTransformer(
-        img_size=SIDE, patch_size=PATCH, embed_dims=WIDTH, num_layers=2, num_heads=HEADS,
-        mlp_ratio=2, patch_bias=True, norm_cfg=dict(type='LN', eps=1e-6), out_indices=-1,
-        output_cls_token=True)
+        img_size=SIDE,
+        patch_size=PATCH,
+        embed_dims=WIDTH,
+        num_layers=2,
+        num_heads=HEADS,
+        mlp_ratio=2,
+        patch_bias=True,
+        norm_cfg=dict(type='LN', eps=1e-6),
+        out_indices=-1,
+        output_cls_token=True,
+    )
     weights = torch.load(tmp_path / 'mmseg.pth', weights_only=True)['state_dict']
     model.load_state_dict(weights, strict=True)
     model.eval()
     with torch.no_grad():
-        (patches, cls), = model(images)
+        ((patches, cls),) = model(images)
     wanted = plain(vit, images)
     same(cls, wanted[:, 0])
     same(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
@@ -101,8 +124,14 @@ def test_mmseg(vit, checkpoint, images, tmp_path):
 
 def test_round_trips(vit, checkpoint, tmp_path):
     """What we write for others we also read."""
-    for to, name in (('timm', 'a.pth'), ('hf', 'hf'), ('mmpretrain', 'b.pth'),
-                     ('safetensors', 'c.safetensors'), ('cotap', 'd.pth'), ('mmseg', 'e.pth')):
+    for to, name in (
+        ('timm', 'a.pth'),
+        ('hf', 'hf'),
+        ('mmpretrain', 'b.pth'),
+        ('safetensors', 'c.safetensors'),
+        ('cotap', 'd.pth'),
+        ('mmseg', 'e.pth'),
+    ):
         convert(checkpoint, tmp_path / name, to=to)
         file = tmp_path / name / 'model.safetensors' if to == 'hf' else tmp_path / name
         encoder = cotap_mm.load(file)
@@ -123,7 +152,7 @@ def test_graphs(vit, checkpoint, tmp_path, to, name):
     for batch in (1, 3):
         images = torch.randn(batch, 3, 48, 80)
         with torch.no_grad():
-            tokens, = vit(images)
+            (tokens,) = vit(images)
             if to == 'onnx':
                 session = runtime.InferenceSession(str(tmp_path / name))
                 cls, patches = session.run(['cls', 'patches'], dict(images=images.numpy()))
@@ -146,12 +175,17 @@ def test_safetensors_carries_the_number_of_heads(tmp_path):
 
 
 def test_heads_are_read_from_a_training_config_without_running_it(tmp_path):
-    vit = DINOViT(arch=dict(embed_dims=96, num_layers=1, num_heads=3, feedforward_channels=384),
-                  img_size=64, patch_size=8)
+    vit = DINOViT(
+        arch=dict(embed_dims=96, num_layers=1, num_heads=3, feedforward_channels=384),
+        img_size=64,
+        patch_size=8,
+    )
     tensors = {f'backbone.{name}': value for name, value in vit.state_dict().items()}
     mark = tmp_path / 'executed'
-    text = (f"open({str(mark)!r}, 'w')\n"
-            "model = dict(type='CoTAP', backbone=dict(arch=dict(embed_dims=96, num_heads=3)))")
+    text = (
+        f"open({str(mark)!r}, 'w')\n"
+        "model = dict(type='CoTAP', backbone=dict(arch=dict(embed_dims=96, num_heads=3)))"
+    )
     assert architecture_of(tensors, dict(cfg=text))['arch']['num_heads'] == 3
     assert not mark.exists()
     named = "model = dict(backbone=dict(arch='deit-tiny'))"
@@ -165,8 +199,15 @@ def test_layer_scale_and_final_norm_travel_to_timm(images, tmp_path):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     origin = timm.models.VisionTransformer(
-        img_size=SIDE, patch_size=PATCH, embed_dim=WIDTH, depth=2, num_heads=HEADS, mlp_ratio=2,
-        num_classes=0, init_values=0.1)
+        img_size=SIDE,
+        patch_size=PATCH,
+        embed_dim=WIDTH,
+        depth=2,
+        num_heads=HEADS,
+        mlp_ratio=2,
+        num_classes=0,
+        init_values=0.1,
+    )
     for value in origin.parameters():
         torch.nn.init.normal_(value, std=0.1)
     convert(origin.state_dict(), tmp_path / 'b.pth', to='timm')
@@ -195,7 +236,7 @@ def test_position_embeddings_that_are_no_square(wide, tmp_path):
     path, vit = wide
     images = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
-        wanted, = vit(images)
+        (wanted,) = vit(images)
         cls, patches = cotap_mm.load(path)(images)
         same(cls, wanted[:, 0])
         same(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
@@ -203,7 +244,7 @@ def test_position_embeddings_that_are_no_square(wide, tmp_path):
         same(cotap_mm.load(tmp_path / 'a.safetensors')(images).cls, wanted[:, 0])
         convert(path, tmp_path / 'a.pt', to='torchscript', size=(48, 80))
         same(torch.jit.load(str(tmp_path / 'a.pt'))(images)[0], wanted[:, 0])
-        wanted, = vit(images[..., :48])
+        (wanted,) = vit(images[..., :48])
         convert(path, tmp_path / 'b.pt', to='torchscript', size=(48, 48))
         same(torch.jit.load(str(tmp_path / 'b.pt'))(images[..., :48])[0], wanted[:, 0])
 
@@ -216,7 +257,7 @@ def test_hugging_face_gets_the_grid(wide, tmp_path):
     images = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
         found = model(images).last_hidden_state  # behind the norm of weight 1
-    same(found, torch.nn.functional.layer_norm(plain(vit, images), (64, ), eps=1e-6))
+    same(found, torch.nn.functional.layer_norm(plain(vit, images), (64,), eps=1e-6))
 
 
 def test_a_grid_that_nothing_states(wide):
@@ -239,5 +280,8 @@ def test_hf_config_is_json(checkpoint, tmp_path):
     convert(checkpoint, tmp_path / 'hf', to='hf')
     config = json.loads((tmp_path / 'hf' / 'config.json').read_text())
     assert (config['hidden_size'], config['image_size'], config['patch_size']) == (
-        WIDTH, SIDE, PATCH)
+        WIDTH,
+        SIDE,
+        PATCH,
+    )
     assert np.prod([config['num_attention_heads'], 64]) == WIDTH

@@ -1,4 +1,5 @@
 """A fit is complete, resized where that makes sense, or refused with reasons."""
+
 import pytest
 import torch
 from weights.foreign_weights import small_vit, timm_names
@@ -18,18 +19,28 @@ def refused(model, content, *patterns):
 
 
 def test_wrong_width_names_shapes_and_remedy():
-    refused(small_vit(DINOViT), timm_names(width=24), 'shapes differ',
-            'backbone.cls_token is (1, 1, 24) in the file and (1, 1, 16) in the model',
-            'a ViT of width 24, 2 blocks, patch 8',
-            'arch=dict(embed_dims=24, num_layers=2, num_heads=N, feedforward_channels=32), '
-            'patch_size=8')
+    refused(
+        small_vit(DINOViT),
+        timm_names(width=24),
+        'shapes differ',
+        'backbone.cls_token is (1, 1, 24) in the file and (1, 1, 16) in the model',
+        'a ViT of width 24, 2 blocks, patch 8',
+        'arch=dict(embed_dims=24, num_layers=2, num_heads=N, feedforward_channels=32), '
+        'patch_size=8',
+    )
 
 
 def test_too_few_and_too_many_blocks():
-    refused(small_vit(DINOViT), timm_names(depth=1), 'lacks 12 tensors of the backbone',
-            'layers.1.')
-    refused(small_vit(DINOViT), timm_names(depth=3), 'no place for 12 tensors', 'layers.2.',
-            'The file holds a ViT of width 16, 3 blocks')
+    refused(
+        small_vit(DINOViT), timm_names(depth=1), 'lacks 12 tensors of the backbone', 'layers.1.'
+    )
+    refused(
+        small_vit(DINOViT),
+        timm_names(depth=3),
+        'no place for 12 tensors',
+        'layers.2.',
+        'The file holds a ViT of width 16, 3 blocks',
+    )
 
 
 @pytest.mark.parametrize('channels', [1, 2, 4, 6, 13])
@@ -61,11 +72,18 @@ def test_missing_final_norm():
     refused(small_vit(final_norm=True), timm_names(norm=False), 'final_norm=False')
 
 
-@pytest.mark.parametrize('theirs, ours', [
-    (dict(final_norm=True), dict()), (dict(qkv_bias=False), dict()),
-    (dict(layer_scale_init_value=0.1), dict()), (dict(), dict(layer_scale_init_value=0.1)),
-    (dict(qkv_bias=False, final_norm=False), dict(final_norm=True)),
-    (dict(pre_norm=True), dict()), (dict(), dict(pre_norm=True, final_norm=True))])
+@pytest.mark.parametrize(
+    'theirs, ours',
+    [
+        (dict(final_norm=True), dict()),
+        (dict(qkv_bias=False), dict()),
+        (dict(layer_scale_init_value=0.1), dict()),
+        (dict(), dict(layer_scale_init_value=0.1)),
+        (dict(qkv_bias=False, final_norm=False), dict(final_norm=True)),
+        (dict(pre_norm=True), dict()),
+        (dict(), dict(pre_norm=True, final_norm=True)),
+    ],
+)
 def test_remedies_help(theirs, ours):
     """What the message says makes the file load."""
     source, model = (small_vit(**options) for options in (theirs, ours))
@@ -84,7 +102,7 @@ def test_remedies_help(theirs, ours):
 @pytest.mark.parametrize('img_size', [48, (16, 40)])
 def test_position_embeddings_are_resized(kind, img_size):
     params = timm_names()
-    ramp = torch.arange(4.).view(1, 4).expand(4, 4)  # grows to the right only
+    ramp = torch.arange(4.0).view(1, 4).expand(4, 4)  # grows to the right only
     params['pos_embed'][0, 1:] = ramp.reshape(16, 1)
     model = small_vit(kind, img_size=img_size)
     report = load_pretrained(model, params)
@@ -105,8 +123,12 @@ def test_position_embeddings_of_a_wide_grid():
 
 
 def test_position_embeddings_of_no_grid_are_refused():
-    refused(small_vit(DINOViT), timm_names(tokens=1 + 17), 'pos_embed is (1, 18, 16)',
-            'set img_size of the backbone to the one')
+    refused(
+        small_vit(DINOViT),
+        timm_names(tokens=1 + 17),
+        'pos_embed is (1, 18, 16)',
+        'set img_size of the backbone to the one',
+    )
 
 
 def test_the_grid_that_a_file_states_counts():
@@ -114,8 +136,9 @@ def test_the_grid_that_a_file_states_counts():
     for size, config in (((16, 64), 'img_size=(16, 64)'), ((24, 40), 'img_size=[24, 40]')):
         wide = small_vit(DINOViT, img_size=size)
         torch.nn.init.normal_(wide.pos_embed)
-        file = dict(state_dict=wide.state_dict(),
-                    meta=dict(cfg=f'model = dict(backbone=dict({config}))'))
+        file = dict(
+            state_dict=wide.state_dict(), meta=dict(cfg=f'model = dict(backbone=dict({config}))')
+        )
         model = small_vit(DINOViT)
         assert load_pretrained(model, file).resized == ['backbone.pos_embed']
         grid = tuple(side // 8 for side in size)

@@ -1,4 +1,5 @@
 """Damaged and hostile files: every one is refused with a sentence, and none runs code."""
+
 import collections
 import io
 import json
@@ -15,7 +16,7 @@ from faults import DAMAGES, TRIES, damaged, time_limit
 from cotap_mm.datasets import ImageList, load_neighbors, save_neighbors
 from cotap_mm.weights.reading import read_checkpoint
 
-STATE = {'weight': torch.arange(600.).view(20, 30), 'bias': torch.ones(7)}
+STATE = {'weight': torch.arange(600.0).view(20, 30), 'bias': torch.ones(7)}
 NAMES = [f'{index}.jpg' for index in range(9)]
 
 
@@ -33,6 +34,7 @@ def legacy():
 
 def safetensors(tmp_path):
     from safetensors.torch import save_file
+
     save_file(STATE, str(tmp_path / 'state.safetensors'))
     return (tmp_path / 'state.safetensors').read_bytes()
 
@@ -44,8 +46,9 @@ def neighbors(tmp_path):
 
 
 def coco():
-    return json.dumps(dict(images=[dict(file_name=name, id=index)
-                                   for index, name in enumerate(NAMES)])).encode()
+    return json.dumps(
+        dict(images=[dict(file_name=name, id=index) for index, name in enumerate(NAMES)])
+    ).encode()
 
 
 def test_many_damages(tmp_path, capsys):
@@ -57,10 +60,12 @@ def test_many_damages(tmp_path, capsys):
         return ImageList(tmp_path, path).names
 
     kinds = {
-        'pth': (zipped(), read_checkpoint), 'old.pth': (legacy(), read_checkpoint),
+        'pth': (zipped(), read_checkpoint),
+        'old.pth': (legacy(), read_checkpoint),
         'safetensors': (safetensors(tmp_path), read_checkpoint),
         'npz': (neighbors(tmp_path), lambda path: load_neighbors(path, NAMES)),
-        'json': (coco(), read_list)}
+        'json': (coco(), read_list),
+    }
     draw, seen = random.Random(0), collections.Counter()
     for attempt in range(TRIES):
         suffix = list(kinds)[attempt % len(kinds)]
@@ -108,6 +113,7 @@ def bombs(target):
     import importlib
     import operator
     import subprocess
+
     code = f'open({str(target)!r}, "w")'
     yield Bomb(os.system, f'touch {target}')
     yield Bomb(eval, code)

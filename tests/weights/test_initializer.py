@@ -1,4 +1,5 @@
 """Weights named in init_cfg are still there after init_weights()."""
+
 import logging
 
 import pytest
@@ -23,13 +24,16 @@ def checkpoint(tmp_path):
 
 def is_loaded(backbone):
     state = backbone.state_dict()
-    wanted = {rename_released(name, DEPTH)[len('backbone.'):]: value
-              for name, value in timm_names().items()}
+    wanted = {
+        rename_released(name, DEPTH)[len('backbone.') :]: value
+        for name, value in timm_names().items()
+    }
     return all(torch.equal(value, wanted[name]) for name, value in state.items())
 
 
-@pytest.mark.parametrize('kind, name', [(DINOViT, NAMES[0]), (DINOViT, NAMES[1]),
-                                        (VisionTransformer, NAMES[1])])
+@pytest.mark.parametrize(
+    'kind, name', [(DINOViT, NAMES[0]), (DINOViT, NAMES[1]), (VisionTransformer, NAMES[1])]
+)
 def test_weights_survive_in_a_vit(kind, name, checkpoint):
     model = small_vit(kind, init_cfg=dict(type=name, checkpoint=checkpoint, source='dino'))
     assert not is_loaded(model)
@@ -48,24 +52,34 @@ def test_weights_survive_in_cotap(name, checkpoint):
 @pytest.mark.parametrize('kind', ['DINOViT', 'mmpretrain.VisionTransformer'])
 def test_weights_survive_in_a_larger_model(kind, checkpoint):
     class Segmentor(BaseModule):
-
         def __init__(self, backbone):
             super().__init__()
             self.backbone = MODELS.build(backbone)
             self.head = torch.nn.Linear(2, 2)
 
     extra = {} if kind == 'DINOViT' else dict(final_norm=False)
-    model = Segmentor(dict(
-        type=kind, img_size=32, patch_size=8,
-        arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
-        init_cfg=dict(type='cotap_mm.PretrainedViT', checkpoint=checkpoint), **extra))
+    model = Segmentor(
+        dict(
+            type=kind,
+            img_size=32,
+            patch_size=8,
+            arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),
+            init_cfg=dict(type='cotap_mm.PretrainedViT', checkpoint=checkpoint),
+            **extra,
+        )
+    )
     model.init_weights()
     assert is_loaded(model.backbone)
 
 
 def test_other_initialisers_in_the_list_come_first(checkpoint):
-    model = small_vit(DINOViT, init_cfg=[dict(type='Constant', layer='Linear', val=7.0),
-                                         dict(type='PretrainedViT', checkpoint=checkpoint)])
+    model = small_vit(
+        DINOViT,
+        init_cfg=[
+            dict(type='Constant', layer='Linear', val=7.0),
+            dict(type='PretrainedViT', checkpoint=checkpoint),
+        ],
+    )
     model.init_weights()
     assert is_loaded(model)
 
@@ -86,8 +100,9 @@ def test_registered_and_logged(checkpoint):
 
 
 def test_bad_fit_stops_initialisation(checkpoint):
-    model = small_vit(DINOViT, qkv_bias=False,
-                      init_cfg=dict(type='PretrainedViT', checkpoint=checkpoint))
+    model = small_vit(
+        DINOViT, qkv_bias=False, init_cfg=dict(type='PretrainedViT', checkpoint=checkpoint)
+    )
     with pytest.raises(ValueError, match='does not fit'):
         model.init_weights()
     assert model.init_cfg['type'] == 'PretrainedViT'

@@ -1,4 +1,5 @@
 """Less common: names of transformers 5, DINOv3 and Mugs, and MMEngine's own Pretrained."""
+
 import pytest
 import torch
 from weights.foreign_weights import (
@@ -17,11 +18,15 @@ from cotap_mm.weights import load_pretrained
 
 PARAMS = timm_names(seed=3)
 # transformers 5 renamed the modules, not the files: only a model's own state_dict() has these.
-IN_MEMORY = (('encoder.layer.', 'layers.'), ('attention.attention.query', 'attention.q_proj'),
-             ('attention.attention.key', 'attention.k_proj'),
-             ('attention.attention.value', 'attention.v_proj'),
-             ('attention.output.dense', 'attention.o_proj'), ('intermediate.dense', 'mlp.fc1'),
-             ('output.dense', 'mlp.fc2'))
+IN_MEMORY = (
+    ('encoder.layer.', 'layers.'),
+    ('attention.attention.query', 'attention.q_proj'),
+    ('attention.attention.key', 'attention.k_proj'),
+    ('attention.attention.value', 'attention.v_proj'),
+    ('attention.output.dense', 'attention.o_proj'),
+    ('intermediate.dense', 'mlp.fc1'),
+    ('output.dense', 'mlp.fc2'),
+)
 
 
 def in_memory(name):
@@ -44,10 +49,18 @@ def test_transformers_5_in_memory(prefix):
 @pytest.mark.slow
 def test_outputs_of_the_installed_transformers(tmp_path):
     transformers = pytest.importorskip('transformers')
-    theirs = transformers.ViTModel(transformers.ViTConfig(
-        hidden_size=ARCH['embed_dims'], num_hidden_layers=ARCH['num_layers'],
-        num_attention_heads=ARCH['num_heads'], intermediate_size=ARCH['feedforward_channels'],
-        image_size=SIDE, patch_size=PATCH, layer_norm_eps=1e-6), add_pooling_layer=False).eval()
+    theirs = transformers.ViTModel(
+        transformers.ViTConfig(
+            hidden_size=ARCH['embed_dims'],
+            num_hidden_layers=ARCH['num_layers'],
+            num_attention_heads=ARCH['num_heads'],
+            intermediate_size=ARCH['feedforward_channels'],
+            image_size=SIDE,
+            patch_size=PATCH,
+            layer_norm_eps=1e-6,
+        ),
+        add_pooling_layer=False,
+    ).eval()
     theirs.save_pretrained(tmp_path)
     images = torch.randn(2, 3, SIDE, SIDE, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -74,8 +87,9 @@ def test_pretrained_of_mmengine_keeps_position_embeddings(tmp_path):
     source = small_vit(DINOViT)
     load_pretrained(source, PARAMS)
     torch.save(source.state_dict(), tmp_path / 'vit.pth')
-    model = small_vit(DINOViT, init_cfg=dict(type='Pretrained',
-                                             checkpoint=str(tmp_path / 'vit.pth')))
+    model = small_vit(
+        DINOViT, init_cfg=dict(type='Pretrained', checkpoint=str(tmp_path / 'vit.pth'))
+    )
     model.init_weights()
     for name, value in source.state_dict().items():
         assert torch.equal(model.state_dict()[name], value), name

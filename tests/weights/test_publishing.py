@@ -1,4 +1,5 @@
 """A published file holds one network, its origin, and its hash in its name."""
+
 import hashlib
 
 import pytest
@@ -18,10 +19,15 @@ def trained(tmp_path):
     model = build_tiny(queue_size=4096)
     for value in model.teacher.parameters():
         torch.nn.init.normal_(value)
-    torch.save(dict(
-        state_dict=model.state_dict(), optimizer=dict(state=torch.zeros(10000)),
-        message_hub=dict(), meta=dict(cfg=CONFIG, iter=7, time='now', hook_msgs=dict())),
-               tmp_path / 'iter_7.pth')
+    torch.save(
+        dict(
+            state_dict=model.state_dict(),
+            optimizer=dict(state=torch.zeros(10000)),
+            message_hub=dict(),
+            meta=dict(cfg=CONFIG, iter=7, time='now', hook_msgs=dict()),
+        ),
+        tmp_path / 'iter_7.pth',
+    )
     return tmp_path / 'iter_7.pth', model
 
 
@@ -49,9 +55,10 @@ def test_one_branch_without_what_only_training_needs(trained, tmp_path, branch):
 
 
 def test_the_hash_is_of_names_and_values():
-    weights = {'b': torch.arange(3.), 'a': torch.tensor(True), 'c': torch.ones(2).bfloat16()}
-    known = hashlib.sha256(b'a\x01' + b'b' + torch.arange(3.).numpy().tobytes()
-                           + b'c' + b'\x80\x3f' * 2)
+    weights = {'b': torch.arange(3.0), 'a': torch.tensor(True), 'c': torch.ones(2).bfloat16()}
+    known = hashlib.sha256(
+        b'a\x01' + b'b' + torch.arange(3.0).numpy().tobytes() + b'c' + b'\x80\x3f' * 2
+    )
     assert weights_hash(weights) == known.hexdigest()
     assert weights_hash({**weights, 'a': torch.tensor(False)}) != known.hexdigest()
 

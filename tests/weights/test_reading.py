@@ -1,4 +1,5 @@
 """Files are read without running their code, and problems are said in one sentence."""
+
 import argparse
 import http.server
 import threading
@@ -22,7 +23,8 @@ class Bomb:
 
     def __reduce__(self):
         import os
-        return os.mkdir, (self.target, )
+
+        return os.mkdir, (self.target,)
 
 
 @pytest.fixture
@@ -35,8 +37,11 @@ def checkpoint(tmp_path):
 @pytest.mark.parametrize('legacy', [False, True])
 def test_code_in_a_file_runs_only_with_trust(tmp_path, legacy):
     path, mark = tmp_path / 'bomb.pth', tmp_path / 'it_ran'
-    torch.save(dict(state_dict=timm_names(), extra=Bomb(str(mark))), path,
-               _use_new_zipfile_serialization=not legacy)
+    torch.save(
+        dict(state_dict=timm_names(), extra=Bomb(str(mark))),
+        path,
+        _use_new_zipfile_serialization=not legacy,
+    )
     with pytest.raises(ValueError, match='cannot be read safely.*mkdir.*run code.*trust=True'):
         load_pretrained(small_vit(DINOViT), path)
     assert not mark.exists()
@@ -46,16 +51,24 @@ def test_code_in_a_file_runs_only_with_trust(tmp_path, legacy):
 
 def test_plain_objects_of_training_files_need_no_trust(tmp_path):
     path = tmp_path / 'checkpoint.pth'
-    torch.save(dict(teacher=timm_names(), args=argparse.Namespace(lr=0.1), loss=np.float64(1),
-                    message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.], [1])))), path)
+    torch.save(
+        dict(
+            teacher=timm_names(),
+            args=argparse.Namespace(lr=0.1),
+            loss=np.float64(1),
+            message_hub=dict(log_scalars=dict(loss=HistoryBuffer([1.0], [1]))),
+        ),
+        path,
+    )
     assert read_checkpoint(path)['args'].lr == 0.1
     assert not load_pretrained(small_vit(DINOViT), path).missing
 
 
 def test_software_that_is_not_installed_is_named(tmp_path):
     path = tmp_path / 'checkpoint.pth'
-    torch.save(dict(state_dict=timm_names(), extra=Bomb('')), path,
-               _use_new_zipfile_serialization=False)
+    torch.save(
+        dict(state_dict=timm_names(), extra=Bomb('')), path, _use_new_zipfile_serialization=False
+    )
     path.write_bytes(path.read_bytes().replace(b'posix\nmkdir', b'nixpo\nmkdir'))
     with pytest.raises(ImportError, match='not installed here.*nixpo'):
         read_checkpoint(path, trust=True)
@@ -113,7 +126,6 @@ def server(tmp_path):
     folder.mkdir()
 
     class Handler(http.server.SimpleHTTPRequestHandler):
-
         def __init__(self, *args):
             super().__init__(*args, directory=str(folder))
 
@@ -145,8 +157,13 @@ def test_url_that_cannot_be_had(hub, server):
     url = server[0] + '/missing.pth'
     with pytest.raises(FileNotFoundError) as caught:
         load_pretrained(small_vit(DINOViT), url)
-    for part in (f'cannot download {url}', '404', 'Download it on a machine with a connection',
-                 '--init FILE', str(cached_path(url))):
+    for part in (
+        f'cannot download {url}',
+        '404',
+        'Download it on a machine with a connection',
+        '--init FILE',
+        str(cached_path(url)),
+    ):
         assert part in str(caught.value)
     assert not cached_path(url).exists()
 

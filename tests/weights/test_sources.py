@@ -1,4 +1,5 @@
 """Each source's file gives the outputs that its own network would give."""
+
 import argparse
 
 import pytest
@@ -22,32 +23,69 @@ DINO_HEAD = {'head.mlp.0.weight': torch.zeros(2, 2), 'head.last_layer.weight_g':
 
 
 def dino_file(student='module.backbone.', teacher='backbone.'):
-    return dict(student={**under(student, STUDENT), **under('module.', DINO_HEAD)},
-                teacher={**under(teacher, TEACHER), **DINO_HEAD},
-                optimizer=dict(state={}), epoch=3, args=argparse.Namespace(arch='vit_small'))
+    return dict(
+        student={**under(student, STUDENT), **under('module.', DINO_HEAD)},
+        teacher={**under(teacher, TEACHER), **DINO_HEAD},
+        optimizer=dict(state={}),
+        epoch=3,
+        args=argparse.Namespace(arch='vit_small'),
+    )
 
 
 # What each file looks like, the source that it may be stated as, and the network expected.
 FILES = {
     'dino backbone': (STUDENT, 'dino', STUDENT),
     'dino full': (dino_file(), 'dino', TEACHER),
-    'ibot teacher': (dict(state_dict={**TEACHER, 'masked_embed': torch.zeros(1, 16)}), 'ibot',
-                     TEACHER),
+    'ibot teacher': (
+        dict(state_dict={**TEACHER, 'masked_embed': torch.zeros(1, 16)}),
+        'ibot',
+        TEACHER,
+    ),
     'ibot full': (dino_file('module.backbone.', 'module.backbone.'), 'ibot', TEACHER),
-    'mugs': (dict(state_dict={**under('module.backbone.', TEACHER),
-                              'module.backbone.relation_blocks.0.norm1.weight': torch.ones(16)}),
-             'mugs', TEACHER),
-    'leopart': (dict(state_dict={**under('model.', STUDENT), **under('teacher.', TEACHER),
-                                 'model.projection_head.0.weight': torch.zeros(2, 2),
-                                 'model.prototypes.weight': torch.zeros(2, 2)},
-                     epoch=1), 'leopart', STUDENT),
-    'timm': ({**STUDENT, 'head.weight': torch.zeros(5, 16), 'head.bias': torch.zeros(5),
-              'fc_norm.weight': torch.zeros(16)}, 'timm', STUDENT),
+    'mugs': (
+        dict(
+            state_dict={
+                **under('module.backbone.', TEACHER),
+                'module.backbone.relation_blocks.0.norm1.weight': torch.ones(16),
+            }
+        ),
+        'mugs',
+        TEACHER,
+    ),
+    'leopart': (
+        dict(
+            state_dict={
+                **under('model.', STUDENT),
+                **under('teacher.', TEACHER),
+                'model.projection_head.0.weight': torch.zeros(2, 2),
+                'model.prototypes.weight': torch.zeros(2, 2),
+            },
+            epoch=1,
+        ),
+        'leopart',
+        STUDENT,
+    ),
+    'timm': (
+        {
+            **STUDENT,
+            'head.weight': torch.zeros(5, 16),
+            'head.bias': torch.zeros(5),
+            'fc_norm.weight': torch.zeros(16),
+        },
+        'timm',
+        STUDENT,
+    ),
     'deit': (dict(model=STUDENT), 'timm', STUDENT),
-    'hf classifier': ({**hf_names(STUDENT), 'classifier.weight': torch.zeros(5, 16)}, 'hf',
-                      STUDENT),
-    'hf backbone': ({**hf_names(STUDENT, ''), 'pooler.dense.weight': torch.zeros(16, 16)}, 'hf',
-                    STUDENT),
+    'hf classifier': (
+        {**hf_names(STUDENT), 'classifier.weight': torch.zeros(5, 16)},
+        'hf',
+        STUDENT,
+    ),
+    'hf backbone': (
+        {**hf_names(STUDENT, ''), 'pooler.dense.weight': torch.zeros(16, 16)},
+        'hf',
+        STUDENT,
+    ),
     'hf in memory': (hf5_names(STUDENT), 'hf', STUDENT),
 }
 
@@ -68,8 +106,10 @@ def test_outputs_equal_the_source_network(name):
 @pytest.mark.parametrize('branch, wanted', [('student', STUDENT), ('teacher', TEACHER)])
 def test_branch_chooses_the_network(branch, wanted):
     model = small_vit(DINOViT)
-    for content in (dino_file(), dict(state_dict={**under('student.', STUDENT),
-                                                  **under('teacher.', TEACHER)})):
+    for content in (
+        dino_file(),
+        dict(state_dict={**under('student.', STUDENT), **under('teacher.', TEACHER)}),
+    ):
         report = load_pretrained(model, content, branch=branch)
         assert report.branch == branch
         assert torch.equal(model.cls_token, wanted['cls_token'])
@@ -77,13 +117,22 @@ def test_branch_chooses_the_network(branch, wanted):
 
 def test_mmpretrain_names_with_and_without_prefix():
     origin = small_vit(final_norm=True)
-    for content in (origin.state_dict(),
-                    dict(state_dict={**under('backbone.', origin.state_dict()),
-                                     'head.fc.weight': torch.zeros(5, 16)}, meta={})):
+    for content in (
+        origin.state_dict(),
+        dict(
+            state_dict={
+                **under('backbone.', origin.state_dict()),
+                'head.fc.weight': torch.zeros(5, 16),
+            },
+            meta={},
+        ),
+    ):
         model = small_vit(final_norm=True)
         load_pretrained(model, content, source='mmpretrain')
-        assert all(torch.equal(value, origin.state_dict()[name])
-                   for name, value in model.state_dict().items())
+        assert all(
+            torch.equal(value, origin.state_dict()[name])
+            for name, value in model.state_dict().items()
+        )
 
 
 def test_layer_scale_goes_to_a_model_that_has_it():
@@ -112,8 +161,16 @@ def test_unknown_tensors_are_reported():
     assert 'unexpected 1 (step_size)' in str(report)
 
 
-@pytest.mark.parametrize('extra', ['dist_token', 'register_tokens', 'blocks.0.attn.q_norm.weight',
-                                   'blocks.1.mlp.w12.weight', 'embeddings.register_tokens'])
+@pytest.mark.parametrize(
+    'extra',
+    [
+        'dist_token',
+        'register_tokens',
+        'blocks.0.attn.q_norm.weight',
+        'blocks.1.mlp.w12.weight',
+        'embeddings.register_tokens',
+    ],
+)
 def test_what_is_no_plain_vit_is_refused(extra):
     with pytest.raises(ValueError, match='no plain ViT.*' + extra):
         load_pretrained(small_vit(DINOViT), {**STUDENT, extra: torch.zeros(1)})
@@ -128,8 +185,9 @@ def test_half_of_a_query_key_value_is_refused():
 
 def test_wrong_statements_are_answered():
     model = small_vit(DINOViT)
-    with pytest.raises(ValueError, match='source must be.*' + '.*'.join(
-            f"'{name}'" for name in sorted(SOURCES))):
+    with pytest.raises(
+        ValueError, match='source must be.*' + '.*'.join(f"'{name}'" for name in sorted(SOURCES))
+    ):
         load_pretrained(model, STUDENT, source='moco')
     with pytest.raises(ValueError, match="branch must be 'student' or 'teacher'"):
         load_pretrained(model, STUDENT, branch='ema')
@@ -137,7 +195,7 @@ def test_wrong_statements_are_answered():
         load_pretrained(model, STUDENT, source='hf')
     with pytest.raises(ValueError, match='holds no student, only a teacher'):
         load_pretrained(model, dict(teacher=TEACHER), branch='student')
-    with pytest.raises(ValueError, match="holds 2 ViTs; choose one of them: FILE::a, FILE::b"):
+    with pytest.raises(ValueError, match='holds 2 ViTs; choose one of them: FILE::a, FILE::b'):
         load_pretrained(model, {**under('a.', STUDENT), **under('b.', TEACHER)})
     with pytest.raises(ValueError, match='no ViT found.*conv1.weight'):
         load_pretrained(model, {'conv1.weight': torch.zeros(8, 3, PATCH, PATCH)})

@@ -1,4 +1,5 @@
 """Small files that describe much, and files whose parts do not belong together."""
+
 import functools
 import io
 import json
@@ -50,8 +51,9 @@ def deep_list(depth):
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved({}))) as old, zipfile.ZipFile(buffer, 'w') as new:
         for part in old.infolist():
-            new.writestr(part.filename, code if part.filename.endswith('data.pkl')
-                         else old.read(part))
+            new.writestr(
+                part.filename, code if part.filename.endswith('data.pkl') else old.read(part)
+            )
     return buffer.getvalue()
 
 
@@ -80,8 +82,10 @@ def tied_blocks():
 
 def deflated(content):
     buffer = io.BytesIO()
-    with zipfile.ZipFile(io.BytesIO(content)) as old, zipfile.ZipFile(
-            buffer, 'w', zipfile.ZIP_DEFLATED) as new:
+    with (
+        zipfile.ZipFile(io.BytesIO(content)) as old,
+        zipfile.ZipFile(buffer, 'w', zipfile.ZIP_DEFLATED) as new,
+    ):
         for part in old.infolist():
             new.writestr(part.filename, old.read(part))
     return buffer.getvalue()
@@ -107,36 +111,47 @@ ARRAY = getattr(np, '_core', None) or np.core
 #: name -> content of a file that has to be refused, made when it is asked for.
 HOSTILE = {
     'stride 0': lambda: saved(replaced('cls_token', ZERO.expand(1, 1, HUGE))),
-    'stride 0, wide patches': lambda: saved(replaced(
-        'patch_embed.proj.weight', ZERO.view(1, 1, 1, 1).expand(HUGE, 3, 8, 8))),
-    'overlapping views': lambda: saved(replaced(
-        'pos_embed', torch.zeros(9).as_strided((1, HUGE // 16, 16), (0, 0, 0)))),
+    'stride 0, wide patches': lambda: saved(
+        replaced('patch_embed.proj.weight', ZERO.view(1, 1, 1, 1).expand(HUGE, 3, 8, 8))
+    ),
+    'overlapping views': lambda: saved(
+        replaced('pos_embed', torch.zeros(9).as_strided((1, HUGE // 16, 16), (0, 0, 0)))
+    ),
     'one storage for 300 blocks': lambda: saved(tied_blocks()),
     'deflated': lambda: deflated(saved(dict(x=torch.zeros(1 << 22)))),
     'zeros without end': bomb_of_zeros,
-    'array without data': lambda: saved(dict(x=Call(
-        ARRAY.multiarray._reconstruct, np.ndarray, (HUGE, ), 'd'))),
+    'array without data': lambda: saved(
+        dict(x=Call(ARRAY.multiarray._reconstruct, np.ndarray, (HUGE,), 'd'))
+    ),
     'array of objects': lambda: saved(dict(x=np.array([[], {}], dtype=object))),
     'array of texts': lambda: saved(dict(x=np.array(['a' * 1000] * 3))),
     'huge dtype': lambda: saved(dict(x=Call(np.dtype, f'S{HUGE}'))),
     'sparse': lambda: saved(replaced('cls_token', torch.zeros(1, 1, 16).to_sparse())),
     'sparse rows': lambda: saved(dict(x=torch.zeros(4, 16).to_sparse_csr())),
-    'huge sparse': lambda: saved(replaced('pos_embed', torch.sparse_coo_tensor(
-        torch.zeros(3, 1, dtype=torch.long), torch.ones(1), (1, HUGE, HUGE)))),
+    'huge sparse': lambda: saved(
+        replaced(
+            'pos_embed',
+            torch.sparse_coo_tensor(
+                torch.zeros(3, 1, dtype=torch.long), torch.ones(1), (1, HUGE, HUGE)
+            ),
+        )
+    ),
     'meta': lambda: saved(replaced('cls_token', torch.zeros(1, 1, HUGE, device='meta'))),
-    'quantized': lambda: saved(replaced('cls_token', torch.quantize_per_tensor(
-        torch.zeros(1, 1, 16), 1., 0, torch.qint8))),
-    'nested': lambda: saved(replaced('cls_token', torch.nested.nested_tensor(
-        [torch.zeros(1, 16), torch.zeros(2, 16)]))),
+    'quantized': lambda: saved(
+        replaced('cls_token', torch.quantize_per_tensor(torch.zeros(1, 1, 16), 1.0, 0, torch.qint8))
+    ),
+    'nested': lambda: saved(
+        replaced('cls_token', torch.nested.nested_tensor([torch.zeros(1, 16), torch.zeros(2, 16)]))
+    ),
     'complex': lambda: saved(replaced('cls_token', torch.zeros(1, 1, 16, dtype=torch.complex64))),
     'integers': lambda: saved(replaced('norm.weight', torch.zeros(16, dtype=torch.int8))),
     'booleans': lambda: saved(replaced('blocks.0.norm1.weight', torch.ones(16).bool())),
     'no channels': lambda: saved(replaced('patch_embed.proj.weight', torch.zeros(16, 0, 8, 8))),
     'no width': lambda: saved(replaced('patch_embed.proj.weight', torch.zeros(0, 3, 8, 8))),
-    'patches of 0 pixels': lambda: saved(replaced(
-        'patch_embed.proj.weight', torch.zeros(16, 3, 0, 0))),
-    'oblong patches': lambda: saved(replaced(
-        'patch_embed.proj.weight', torch.zeros(16, 3, 8, 4))),
+    'patches of 0 pixels': lambda: saved(
+        replaced('patch_embed.proj.weight', torch.zeros(16, 3, 0, 0))
+    ),
+    'oblong patches': lambda: saved(replaced('patch_embed.proj.weight', torch.zeros(16, 3, 8, 4))),
     'flat patches': lambda: saved(replaced('patch_embed.proj.weight', torch.zeros(16, 192))),
     'scalar patches': lambda: saved(replaced('patch_embed.proj.weight', torch.zeros(()))),
     'scalar positions': lambda: saved(replaced('pos_embed', torch.zeros(()))),
@@ -144,14 +159,26 @@ HOSTILE = {
     'flat positions': lambda: saved(replaced('pos_embed', torch.zeros(17, 16))),
     'other width': lambda: saved(replaced('cls_token', torch.zeros(1, 1, 24))),
     'flat MLP': lambda: saved(replaced('blocks.0.mlp.fc1.weight', torch.zeros(32))),
-    'empty MLP': lambda: saved({**replaced('blocks.0.mlp.fc1.weight', torch.zeros(0, 16)),
-                                'blocks.0.mlp.fc2.weight': torch.zeros(16, 0)}),
-    'blocks with a gap': lambda: saved({name.replace('blocks.1', 'blocks.999999999'): value
-                                        for name, value in timm_names().items()}),
+    'empty MLP': lambda: saved(
+        {
+            **replaced('blocks.0.mlp.fc1.weight', torch.zeros(0, 16)),
+            'blocks.0.mlp.fc2.weight': torch.zeros(16, 0),
+        }
+    ),
+    'blocks with a gap': lambda: saved(
+        {
+            name.replace('blocks.1', 'blocks.999999999'): value
+            for name, value in timm_names().items()
+        }
+    ),
     'no blocks': lambda: saved(timm_names(depth=0)),
-    'patch embedding alone, wide': lambda: saved({
-        'patch_embed.proj.weight': torch.zeros(20000, 1, 1, 1), 'cls_token':
-        torch.zeros(1, 1, 20000), 'pos_embed': torch.zeros(1, 2, 20000)}),
+    'patch embedding alone, wide': lambda: saved(
+        {
+            'patch_embed.proj.weight': torch.zeros(20000, 1, 1, 1),
+            'cls_token': torch.zeros(1, 1, 20000),
+            'pos_embed': torch.zeros(1, 2, 20000),
+        }
+    ),
     'contains itself': lambda: saved(dict(state_dict=(lambda d: d.update(state_dict=d) or d)({}))),
     'a list': lambda: saved([timm_names()]),
     'a deep list': lambda: deep_list(100_000),
@@ -159,35 +186,46 @@ HOSTILE = {
     'many empty lists': lambda: saved(dict(x=[[]] * 2_100_000)),
     'nothing': lambda: saved({}),
     'a web page': lambda: b'<!doctype html><html>404 Not Found</html>',
-    'flattened by FSDP': lambda: saved({'_fsdp_wrapped_module._flat_param': torch.zeros(9),
-                                        **timm_names()}),
-    'twice, with and without wrappers': lambda: saved({
-        **timm_names(), '_orig_mod.cls_token': torch.ones(1, 1, 16)}),
-    'heads in words.pth': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        architecture=dict(arch=dict(num_heads='x'))))),
-    'heads that do not divide': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        architecture=dict(arch=dict(num_heads=3))))),
-    'negative heads': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        architecture=dict(arch=dict(num_heads=-2))))),
-    'meta of odd literals': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        cfg='model={[1]:2}'))),
-    'meta without end': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        cfg='model=' + '[' * 5000))),
-    'meta with null bytes': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        cfg='model=\0'))),
+    'flattened by FSDP': lambda: saved(
+        {'_fsdp_wrapped_module._flat_param': torch.zeros(9), **timm_names()}
+    ),
+    'twice, with and without wrappers': lambda: saved(
+        {**timm_names(), '_orig_mod.cls_token': torch.ones(1, 1, 16)}
+    ),
+    'heads in words.pth': lambda: saved(
+        dict(state_dict=timm_names(), meta=dict(architecture=dict(arch=dict(num_heads='x'))))
+    ),
+    'heads that do not divide': lambda: saved(
+        dict(state_dict=timm_names(), meta=dict(architecture=dict(arch=dict(num_heads=3))))
+    ),
+    'negative heads': lambda: saved(
+        dict(state_dict=timm_names(), meta=dict(architecture=dict(arch=dict(num_heads=-2))))
+    ),
+    'meta of odd literals': lambda: saved(
+        dict(state_dict=timm_names(), meta=dict(cfg='model={[1]:2}'))
+    ),
+    'meta without end': lambda: saved(
+        dict(state_dict=timm_names(), meta=dict(cfg='model=' + '[' * 5000))
+    ),
+    'meta with null bytes': lambda: saved(dict(state_dict=timm_names(), meta=dict(cfg='model=\0'))),
     'meta that is a list': lambda: saved(dict(state_dict=timm_names(), meta=[1])),
-    'image size of 0': lambda: saved(dict(state_dict=timm_names(), meta=dict(
-        architecture=dict(img_size=0)))),
+    'image size of 0': lambda: saved(
+        dict(state_dict=timm_names(), meta=dict(architecture=dict(img_size=0)))
+    ),
     'deep.safetensors': lambda: header_of_safetensors(b'{"a":' * 100_000),
     'deep metadata.safetensors': lambda: header_of_safetensors(
-        {'__metadata__': {'architecture': '[' * 100_000}}),
+        {'__metadata__': {'architecture': '[' * 100_000}}
+    ),
     'header without end.safetensors': lambda: (1 << 62).to_bytes(8, 'little') + b'{}',
     'beyond the end.safetensors': lambda: header_of_safetensors(
-        {'cls_token': dict(dtype='F32', shape=[1, 1, HUGE], data_offsets=[0, 4 * HUGE])}),
+        {'cls_token': dict(dtype='F32', shape=[1, 1, HUGE], data_offsets=[0, 4 * HUGE])}
+    ),
     'other length.safetensors': lambda: header_of_safetensors(
-        {'cls_token': dict(dtype='F32', shape=[1, 1, 16], data_offsets=[0, 8])}),
-    'overlapping.safetensors': lambda: header_of_safetensors({
-        name: dict(dtype='F32', shape=[16], data_offsets=[0, 64]) for name in 'ab'}),
+        {'cls_token': dict(dtype='F32', shape=[1, 1, 16], data_offsets=[0, 8])}
+    ),
+    'overlapping.safetensors': lambda: header_of_safetensors(
+        {name: dict(dtype='F32', shape=[16], data_offsets=[0, 64]) for name in 'ab'}
+    ),
 }
 
 
@@ -195,8 +233,11 @@ def try_all(folder, result):
     """Give each file to everything that takes checkpoints; tell what was not refused properly."""
     wrong = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    users = [lambda path: cotap_mm.load(path), lambda path: load_pretrained(
-        small_vit(DINOViT), path), lambda path: convert(path, folder / 'out.pth', 'timm', True)]
+    users = [
+        lambda path: cotap_mm.load(path),
+        lambda path: load_pretrained(small_vit(DINOViT), path),
+        lambda path: convert(path, folder / 'out.pth', 'timm', True),
+    ]
     for path in sorted(folder.iterdir()):
         for number, use in enumerate(users):
             try:
@@ -206,8 +247,10 @@ def try_all(folder, result):
                 if number == 0:
                     wrong.append(f'{path.name}: was read')
             except (ValueError, FileNotFoundError) as error:
-                if type(error) not in (ValueError, FileNotFoundError) or not 10 < len(
-                        str(error)) < 2000:
+                if (
+                    type(error) not in (ValueError, FileNotFoundError)
+                    or not 10 < len(str(error)) < 2000
+                ):
                     wrong.append(f'{path.name}: {type(error).__name__} {error}')
             except BaseException as error:
                 wrong.append(f'{path.name}: {type(error).__name__}: {str(error)[:200]}')
@@ -236,21 +279,36 @@ def test_all_are_refused_in_bounded_memory(tmp_path, capsys):
 
 
 def test_publishing_refuses_them_too(tmp_path):
-    (tmp_path / 'a.pth').write_bytes(saved(dict(state_dict=replaced(
-        'cls_token', ZERO.expand(1, 1, HUGE)), meta={})))
+    (tmp_path / 'a.pth').write_bytes(
+        saved(dict(state_dict=replaced('cls_token', ZERO.expand(1, 1, HUGE)), meta={}))
+    )
     with pytest.raises(ValueError, match='a.pth is damaged .*cls_token.*has shape.*4 bytes'):
         publish(tmp_path / 'a.pth', tmp_path / 'b.pth', 'MIT')
 
 
-@pytest.mark.parametrize('kind', ['shared storage', 'contains itself', 'lists', 'half', 'bfloat16',
-                                  'float64', 'float8', 'ordered', 'arrays', 'legacy'])
+@pytest.mark.parametrize(
+    'kind',
+    [
+        'shared storage',
+        'contains itself',
+        'lists',
+        'half',
+        'bfloat16',
+        'float64',
+        'float8',
+        'ordered',
+        'arrays',
+        'legacy',
+    ],
+)
 def test_unusual_but_honest(tmp_path, kind):
     params, options = timm_names(), {}
     if kind == 'shared storage':  # views of one tensor, as flattened optimizers leave them
         flat = torch.cat([value.flatten() for value in params.values()])
         parts = flat.split([value.numel() for value in params.values()])
-        content = {name: part.view(value.shape)
-                   for (name, value), part in zip(params.items(), parts)}
+        content = {
+            name: part.view(value.shape) for (name, value), part in zip(params.items(), parts)
+        }
     elif kind == 'contains itself':
         content = contains_itself('again')
     elif kind == 'lists':

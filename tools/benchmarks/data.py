@@ -1,4 +1,5 @@
 """The data pipeline: images a second of one core, against decoding alone and a plain loader."""
+
 from __future__ import annotations
 
 import argparse
@@ -28,14 +29,29 @@ from . import measuring
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', nargs='?', help='folder of images; made up if there is none')
-    parser.add_argument('--size', type=positive_int, nargs=2, default=(480, 640),
-                        metavar=('H', 'W'),
-                        help='of the images that are made up')
+    parser.add_argument(
+        '--size',
+        type=positive_int,
+        nargs=2,
+        default=(480, 640),
+        metavar=('H', 'W'),
+        help='of the images that are made up',
+    )
     parser.add_argument('--count', type=positive_int, default=48, help='images')
-    parser.add_argument('--workers', type=whole_number(0), nargs='*', default=[0, 1, 2],
-                        help='processes of the loader to try')
-    parser.add_argument('--prefetch', type=positive_int, nargs='+', default=[2, 4],
-                        help='batches that each of them reads ahead')
+    parser.add_argument(
+        '--workers',
+        type=whole_number(0),
+        nargs='*',
+        default=[0, 1, 2],
+        help='processes of the loader to try',
+    )
+    parser.add_argument(
+        '--prefetch',
+        type=positive_int,
+        nargs='+',
+        default=[2, 4],
+        help='batches that each of them reads ahead',
+    )
     parser.add_argument('--batch-size', type=positive_int, default=8)
     parser.add_argument('--runs', type=positive_int, default=5)
 
@@ -59,9 +75,13 @@ class PlainLoader:
 
     def __init__(self, crop: MultiCrop) -> None:
         self.crop = crop
-        self.color = T.Compose([
-            T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8), T.RandomGrayscale(0.2),
-            T.RandomApply([T.GaussianBlur(7, (0.1, 2.0))], p=0.5)])
+        self.color = T.Compose(
+            [
+                T.RandomApply([T.ColorJitter(0.8, 0.8, 0.8, 0.2)], p=0.8),
+                T.RandomGrayscale(0.2),
+                T.RandomApply([T.GaussianBlur(7, (0.1, 2.0))], p=0.5),
+            ]
+        )
         self.normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def __call__(self, path: Path, rng: np.random.Generator) -> List[Tensor]:
@@ -88,6 +108,7 @@ def works(paths: List[Path], crop: MultiCrop) -> Dict[str, Callable[[], None]]:
             rng = np.random.default_rng(0)
             for path in paths:
                 work(path, rng)
+
         return through
 
     def only_crop(path: Path, rng: np.random.Generator) -> None:
@@ -108,10 +129,16 @@ def compare_ways(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
     """Rows about one core, from a file to crops."""
     times = measuring.take_turns(works(paths, MultiCrop()), runs)
     base, decoding = (times[name].median for name in ('released, restated', 'decoding alone'))
-    return [{
-        'what': name, 'images/s of one core': round(len(paths) / each.median, 1),
-        'spread': f'{each.spread:.0%}', 'times faster': round(base / each.median, 2),
-        'time / decoding': round(each.median / decoding, 2)} for name, each in times.items()]
+    return [
+        {
+            'what': name,
+            'images/s of one core': round(len(paths) / each.median, 1),
+            'spread': f'{each.spread:.0%}',
+            'times faster': round(base / each.median, 2),
+            'time / decoding': round(each.median / decoding, 2),
+        }
+        for name, each in times.items()
+    ]
 
 
 def decoders(paths: List[Path]) -> Dict[str, Callable[[], None]]:
@@ -134,8 +161,11 @@ def decoders(paths: List[Path]) -> Dict[str, Callable[[], None]]:
     return {
         'Pillow': each(lambda data: pillow(data, 1)),
         'OpenCV': each(lambda data: opencv(data, cv2.IMREAD_COLOR)),
-        'torchvision': each(lambda data: decode_jpeg(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB)),
+        'torchvision': each(
+            lambda data: decode_jpeg(
+                torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
+            )
+        ),
         'Pillow, half the sides': each(lambda data: pillow(data, 2)),
         'OpenCV, half the sides': each(lambda data: opencv(data, cv2.IMREAD_REDUCED_COLOR_2)),
     }
@@ -145,35 +175,59 @@ def compare_decoders(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
     """Rows about decoding, from bytes to pixels."""
     times = measuring.take_turns(decoders(paths), runs)
     base = times['Pillow'].median
-    return [{
-        'decoder': name, 'images/s of one core': round(len(paths) / each.median, 1),
-        'spread': f'{each.spread:.0%}', 'times faster': round(base / each.median, 2)}
-        for name, each in times.items()]
+    return [
+        {
+            'decoder': name,
+            'images/s of one core': round(len(paths) / each.median, 1),
+            'spread': f'{each.spread:.0%}',
+            'times faster': round(base / each.median, 2),
+        }
+        for name, each in times.items()
+    ]
 
 
-def compare_loaders(source: ImageList, folder: Path, args: argparse.Namespace) \
-        -> List[Dict[str, Any]]:
+def compare_loaders(
+    source: ImageList, folder: Path, args: argparse.Namespace
+) -> List[Dict[str, Any]]:
     """Rows about a loader of pairs with several processes."""
     count = len(source)
     nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count
     (folder / 'list.txt').write_text('\n'.join(source.names) + '\n', encoding='utf-8')
     save_neighbors(folder / 'neighbors.npz', source.names, nearest)
     # Four images a sample: an image and its neighbour in each of the two branches.
-    data = NeighborPairs(dict(type='ImageList', root=str(source.root),
-                              ann_file=str(folder / 'list.txt')), str(folder / 'neighbors.npz'))
-    settings = [(workers, prefetch) for workers in args.workers
-                for prefetch in (args.prefetch if workers else [None])]
+    data = NeighborPairs(
+        dict(type='ImageList', root=str(source.root), ann_file=str(folder / 'list.txt')),
+        str(folder / 'neighbors.npz'),
+    )
+    settings = [
+        (workers, prefetch)
+        for workers in args.workers
+        for prefetch in (args.prefetch if workers else [None])
+    ]
     loaders = {}
     for workers, prefetch in settings:
         name = f'{workers} workers' + (f', {prefetch} batches ahead' if workers else '')
         loaders[name] = DataLoader(
-            data, args.batch_size, shuffle=True, num_workers=workers, prefetch_factor=prefetch,
-            persistent_workers=workers > 0, pin_memory=args.device.startswith('cuda'))
+            data,
+            args.batch_size,
+            shuffle=True,
+            num_workers=workers,
+            prefetch_factor=prefetch,
+            persistent_workers=workers > 0,
+            pin_memory=args.device.startswith('cuda'),
+        )
     times = measuring.take_turns(
         {name: lambda loader=loader: [None for _ in loader] for name, loader in loaders.items()},
-        args.runs)
-    return [{'loader': name, 'images/s': round(4 * count / each.median, 1),
-             'spread': f'{each.spread:.0%}'} for name, each in times.items()]
+        args.runs,
+    )
+    return [
+        {
+            'loader': name,
+            'images/s': round(4 * count / each.median, 1),
+            'spread': f'{each.spread:.0%}',
+        }
+        for name, each in times.items()
+    ]
 
 
 def run(args: argparse.Namespace) -> None:
@@ -182,19 +236,40 @@ def run(args: argparse.Namespace) -> None:
         if args.images is None:
             make_images(Path(made), args.count, *args.size)
         source = ImageList(args.images or made)
-        source.names = source.names[:args.count]
+        source.names = source.names[: args.count]
         paths = [source.root / name for name in source.names]
         height, width, _ = read_image(paths[0]).shape
         size = f'{width} x {height}'
-        settings = dict(images=len(paths), first_image=size, dtype='uint8', runs=args.runs,
-                        torchvision=torchvision.__version__, pillow=PIL.__version__)
-        measuring.report('Data pipeline, an image to its 2 global and 4 local crops',
-                         compare_ways(paths, args.runs), 'cpu', args.json, **settings)
+        settings = dict(
+            images=len(paths),
+            first_image=size,
+            dtype='uint8',
+            runs=args.runs,
+            torchvision=torchvision.__version__,
+            pillow=PIL.__version__,
+        )
+        measuring.report(
+            'Data pipeline, an image to its 2 global and 4 local crops',
+            compare_ways(paths, args.runs),
+            'cpu',
+            args.json,
+            **settings,
+        )
         jpegs = [path for path in paths if path.suffix.lower() in ('.jpg', '.jpeg')]
         if jpegs:
-            measuring.report('Decoding JPEGs', compare_decoders(jpegs, args.runs), 'cpu',
-                             args.json and f'{args.json}.decoders.json', **settings)
+            measuring.report(
+                'Decoding JPEGs',
+                compare_decoders(jpegs, args.runs),
+                'cpu',
+                args.json and f'{args.json}.decoders.json',
+                **settings,
+            )
         if args.workers:
-            measuring.report('Loader of pairs', compare_loaders(source, Path(made), args),
-                             args.device, args.json and f'{args.json}.loader.json',
-                             batch_size=args.batch_size, **settings)
+            measuring.report(
+                'Loader of pairs',
+                compare_loaders(source, Path(made), args),
+                args.device,
+                args.json and f'{args.json}.loader.json',
+                batch_size=args.batch_size,
+                **settings,
+            )

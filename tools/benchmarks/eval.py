@@ -1,4 +1,5 @@
 """Dense retrieval's search, in blocks, against one matrix of all similarities."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,8 +18,13 @@ K = 30
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--memory', type=positive_int, nargs='+', default=[10_000, 40_000, 100_000],
-                        help='labelled patches')
+    parser.add_argument(
+        '--memory',
+        type=positive_int,
+        nargs='+',
+        default=[10_000, 40_000, 100_000],
+        help='labelled patches',
+    )
     parser.add_argument('--queries', type=positive_int, default=5000, help='patches to be labelled')
     parser.add_argument('--width', type=positive_int, default=768, help='channels')
     parser.add_argument('--runs', type=positive_int, default=5)
@@ -38,8 +44,10 @@ SEARCHES = dict(at_once=at_once, in_blocks=in_blocks)
 def make(name: str, queries: int, memory: int, width: int, device: str) -> Callable[[], Tensor]:
     """A search among random unit features; returns the indices that it finds."""
     generator = torch.Generator().manual_seed(0)
-    rows = [F.normalize(torch.randn(count, width, generator=generator)).to(device)
-            for count in (queries, memory)]
+    rows = [
+        F.normalize(torch.randn(count, width, generator=generator)).to(device)
+        for count in (queries, memory)
+    ]
     return lambda: SEARCHES[name](*rows)[1]
 
 
@@ -50,14 +58,29 @@ def run(args: argparse.Namespace) -> None:
         works = {name: make(name, *sizes) for name in SEARCHES}
         found = {name: work() for name, work in works.items()}
         times = measuring.take_turns(works, args.runs, 1, args.device)
-        extra = {name: measuring.extra_memory(make, name, *sizes, device=args.device)
-                 for name in SEARCHES}
+        extra = {
+            name: measuring.extra_memory(make, name, *sizes, device=args.device)
+            for name in SEARCHES
+        }
         for name in SEARCHES:
-            rows.append({
-                'memory': memory, 'search': name.replace('_', ' '),
-                'seconds': round(times[name].median, 3), 'spread': f'{times[name].spread:.0%}',
-                'extra MB': round(extra[name] / measuring.MB, 1),
-                'times faster': round(times['at_once'].median / times[name].median, 2),
-                'same neighbours': f'{(found[name] == found["at_once"]).float().mean():.2%}'})
-    measuring.report(f'{K} nearest patches', rows, args.device, args.json,
-                     queries=args.queries, width=args.width, dtype='float32', runs=args.runs)
+            rows.append(
+                {
+                    'memory': memory,
+                    'search': name.replace('_', ' '),
+                    'seconds': round(times[name].median, 3),
+                    'spread': f'{times[name].spread:.0%}',
+                    'extra MB': round(extra[name] / measuring.MB, 1),
+                    'times faster': round(times['at_once'].median / times[name].median, 2),
+                    'same neighbours': f'{(found[name] == found["at_once"]).float().mean():.2%}',
+                }
+            )
+    measuring.report(
+        f'{K} nearest patches',
+        rows,
+        args.device,
+        args.json,
+        queries=args.queries,
+        width=args.width,
+        dtype='float32',
+        runs=args.runs,
+    )

@@ -1,4 +1,5 @@
 """The ranking loss in its exact forms against the plain one that compares all pairs."""
+
 from __future__ import annotations
 
 import argparse
@@ -18,26 +19,46 @@ _EPS = 1e-5
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--pairs', type=positive_int, nargs='+',
-                        default=[128, 256, 512, 1024, 4200, 50_000, 100_000, 200_000, 400_000,
-                                 1_000_000], help='lengths of the list')
-    parser.add_argument('--methods', nargs='+', default=['pairs', 'sums'],
-                        choices=['pairs', 'compiled', 'sums'])
-    parser.add_argument('--longest-plain', type=whole_number(0), default=5000,
-                        help='longest list for the plain form, which needs 30 GB for 20000 pairs')
-    parser.add_argument('--longest-pairs', type=whole_number(0), default=20_000,
-                        help='longest list for comparing all pairs')
+    parser.add_argument(
+        '--pairs',
+        type=positive_int,
+        nargs='+',
+        default=[128, 256, 512, 1024, 4200, 50_000, 100_000, 200_000, 400_000, 1_000_000],
+        help='lengths of the list',
+    )
+    parser.add_argument(
+        '--methods', nargs='+', default=['pairs', 'sums'], choices=['pairs', 'compiled', 'sums']
+    )
+    parser.add_argument(
+        '--longest-plain',
+        type=whole_number(0),
+        default=5000,
+        help='longest list for the plain form, which needs 30 GB for 20000 pairs',
+    )
+    parser.add_argument(
+        '--longest-pairs',
+        type=whole_number(0),
+        default=20_000,
+        help='longest list for comparing all pairs',
+    )
     parser.add_argument('--runs', type=positive_int, default=7)
-    parser.add_argument('--plot', type=out_file('.png'),
-                        help='PNG of the growth of time and memory')
+    parser.add_argument(
+        '--plot', type=out_file('.png'), help='PNG of the growth of time and memory'
+    )
 
 
-def plain(pred: Tensor, target: Tensor, tau: float = 0.5, threshold: float = -0.2,
-          factor: 'float | Tensor' = 1.0) -> Tensor:
+def plain(
+    pred: Tensor,
+    target: Tensor,
+    tau: float = 0.5,
+    threshold: float = -0.2,
+    factor: 'float | Tensor' = 1.0,
+) -> Tensor:
     """The formulas as they are written, for autograd to derive."""
     lead = (pred[:, None] - pred[None, :]) / tau
-    penalty = torch.where(lead >= 1, torch.zeros_like(lead),
-                          torch.where(lead >= 0, (1 - lead)**2, 1 - 2 * lead))
+    penalty = torch.where(
+        lead >= 1, torch.zeros_like(lead), torch.where(lead >= 0, (1 - lead) ** 2, 1 - 2 * lead)
+    )
     gap = torch.relu(target[:, None] - target[None, :])
     wrong = (gap * penalty).sum(dim=1)
     right = ((target[None, :] >= target[:, None]) * (pred[None, :] >= pred[:, None])).float().sum(1)
@@ -49,13 +70,17 @@ def plain(pred: Tensor, target: Tensor, tau: float = 0.5, threshold: float = -0.
 def make(method: str, count: int, device: str) -> Callable[[], Tensor]:
     """Forward and backward of one list; returns the gradient."""
     generator = torch.Generator().manual_seed(count)
-    pred, target = (torch.rand(count, generator=generator).mul(2).sub(1).to(device)
-                    for _ in range(2))
+    pred, target = (
+        torch.rand(count, generator=generator).mul(2).sub(1).to(device) for _ in range(2)
+    )
 
     def work() -> Tensor:
         leaf = pred.clone().requires_grad_()
-        loss = (plain(leaf, target) if method == 'plain' else
-                continuous_average_precision(leaf, target, method=method))
+        loss = (
+            plain(leaf, target)
+            if method == 'plain'
+            else continuous_average_precision(leaf, target, method=method)
+        )
         loss.backward()
         assert leaf.grad is not None
         return leaf.grad
@@ -79,23 +104,30 @@ def run(args: argparse.Namespace) -> None:
     medians: Dict[str, Dict[int, float]] = {}
     memories: Dict[str, Dict[int, int]] = {}
     for count in args.pairs:
-        methods = [each for each in ['plain', *args.methods] if count <= dict(
-            plain=args.longest_plain, sums=math.inf).get(each, args.longest_pairs)]
+        methods = [
+            each
+            for each in ['plain', *args.methods]
+            if count <= dict(plain=args.longest_plain, sums=math.inf).get(each, args.longest_pairs)
+        ]
         works = {each: make(each, count, args.device) for each in methods}
         grads = {each: work() for each, work in works.items()}
         times = measuring.take_turns(works, args.runs, 1, args.device)
         for method in methods:
-            memory = measuring.extra_memory(make_warm, method, count, args.device,
-                                            device=args.device)
+            memory = measuring.extra_memory(
+                make_warm, method, count, args.device, device=args.device
+            )
             medians.setdefault(method, {})[count] = times[method].median
             memories.setdefault(method, {})[count] = memory
-            row = {'pairs': count, 'form': method, 'ms': round(1e3 * times[method].median, 2),
-                   'spread': f'{times[method].spread:.0%}',
-                   'extra MB': round(memory / measuring.MB, 1)}
+            row = {
+                'pairs': count,
+                'form': method,
+                'ms': round(1e3 * times[method].median, 2),
+                'spread': f'{times[method].spread:.0%}',
+                'extra MB': round(memory / measuring.MB, 1),
+            }
             if 'plain' in methods:
                 row['times faster'] = round(times['plain'].median / times[method].median, 1)
-                row['times less memory'] = round(
-                    memories['plain'][count] / max(memory, 4096), 1)
+                row['times less memory'] = round(memories['plain'][count] / max(memory, 4096), 1)
                 gap = (grads[method] - grads['plain']).abs().max() / grads['plain'].abs().max()
                 row['gradient, largest relative difference'] = f'{float(gap):.0e}'
             rows.append(row)
@@ -103,20 +135,29 @@ def run(args: argparse.Namespace) -> None:
     sums = medians.get('sums', {})
     if {50_000, 400_000} <= set(sums):
         settings['growth exponent 50k to 400k'] = round(exponent(sums, 50_000, 400_000), 2)
-    measuring.report('Ranking loss, forward and backward', rows, args.device,
-                     args.json, **settings)
+    measuring.report('Ranking loss, forward and backward', rows, args.device, args.json, **settings)
     if args.plot:
         plot(Path(args.plot), medians, memories)
 
 
-def plot(path: Path, medians: Dict[str, Dict[int, float]],
-         memories: Dict[str, Dict[int, int]]) -> None:
+def plot(
+    path: Path, medians: Dict[str, Dict[int, float]], memories: Dict[str, Dict[int, int]]
+) -> None:
     """Growth of time and memory on logarithmic axes."""
     from matplotlib import pyplot as plt
+
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout='constrained')
-    for axis, title, curves in ((axes[0], 'seconds', medians), (axes[1], 'extra MB', {
-            name: {count: max(value, 4096) / measuring.MB for count, value in each.items()}
-            for name, each in memories.items()})):
+    for axis, title, curves in (
+        (axes[0], 'seconds', medians),
+        (
+            axes[1],
+            'extra MB',
+            {
+                name: {count: max(value, 4096) / measuring.MB for count, value in each.items()}
+                for name, each in memories.items()
+            },
+        ),
+    ):
         for marker, (name, curve) in zip('os^D', curves.items()):
             axis.plot(list(curve), list(curve.values()), marker=marker, label=name)
         axis.set(xscale='log', yscale='log', xlabel='pairs in the list', ylabel=title)

@@ -1,4 +1,5 @@
 """Fair timing: candidates take turns, each one's peak memory comes from a process of its own."""
+
 from __future__ import annotations
 
 import json
@@ -18,6 +19,7 @@ MB = 2**20
 
 class Times(NamedTuple):
     """Seconds of several runs of one candidate."""
+
     seconds: List[float]
 
     @property
@@ -48,8 +50,9 @@ def seconds_of(work: Callable[[], Any], device: str = 'cpu') -> float:
     return time.perf_counter() - start
 
 
-def take_turns(candidates: Dict[str, Callable[[], Any]], runs: int = 5, warmup: int = 1,
-               device: str = 'cpu') -> Dict[str, Times]:
+def take_turns(
+    candidates: Dict[str, Callable[[], Any]], runs: int = 5, warmup: int = 1, device: str = 'cpu'
+) -> Dict[str, Times]:
     """Time candidates in alternation, so that a disturbance hits all of them.
 
     Args:
@@ -75,8 +78,9 @@ def forget_peak() -> None:
         pass
 
 
-def _memory(queue, prepare: Callable, arguments: Sequence, device: str, threads: int,
-            extra: bool) -> None:
+def _memory(
+    queue, prepare: Callable, arguments: Sequence, device: str, threads: int, extra: bool
+) -> None:
     torch.set_num_threads(threads)
     work = prepare(*arguments)
     if device.startswith('cuda'):
@@ -94,18 +98,22 @@ def _memory(queue, prepare: Callable, arguments: Sequence, device: str, threads:
 def _in_fresh_process(prepare: Callable, arguments: Sequence, device: str, extra: bool) -> int:
     context = multiprocessing.get_context('spawn')
     queue = context.SimpleQueue()
-    process = context.Process(target=_memory, args=(
-        queue, prepare, arguments, device, torch.get_num_threads(), extra))
+    process = context.Process(
+        target=_memory, args=(queue, prepare, arguments, device, torch.get_num_threads(), extra)
+    )
     process.start()
     process.join()
     if process.exitcode:
-        raise RuntimeError(f'measuring the memory of {prepare.__name__} ended with exit status '
-                           f'{process.exitcode}; is there enough memory?')
+        raise RuntimeError(
+            f'measuring the memory of {prepare.__name__} ended with exit status '
+            f'{process.exitcode}; is there enough memory?'
+        )
     return queue.get()
 
 
-def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
-                 device: str = 'cpu') -> int:
+def extra_memory(
+    prepare: Callable[..., Callable[[], Any]], *arguments: Any, device: str = 'cpu'
+) -> int:
     """Bytes that work takes beyond what was there before, at its peak.
 
     Args:
@@ -120,8 +128,9 @@ def extra_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
     return _in_fresh_process(prepare, arguments, device, True)
 
 
-def peak_memory(prepare: Callable[..., Callable[[], Any]], *arguments: Any,
-                device: str = 'cpu') -> int:
+def peak_memory(
+    prepare: Callable[..., Callable[[], Any]], *arguments: Any, device: str = 'cpu'
+) -> int:
     """Bytes that a fresh process holds at the peak of some work; as :func:`extra_memory`.
 
     On a GPU what PyTorch has allocated, on a CPU the whole process.
@@ -134,12 +143,15 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
     lines = [[str(each) for each in row] for row in (header, *rows)]
     widths = [max(map(len, column)) for column in zip(*lines)]
     lines.insert(1, ['-' * width for width in widths])
-    return '\n'.join('| ' + ' | '.join(text.ljust(width) for text, width in zip(line, widths))
-                     + ' |' for line in lines)
+    return '\n'.join(
+        '| ' + ' | '.join(text.ljust(width) for text, width in zip(line, widths)) + ' |'
+        for line in lines
+    )
 
 
-def report(title: str, rows: List[Dict[str, Any]], device: str,
-           path: Optional[str] = None, **settings: Any) -> None:
+def report(
+    title: str, rows: List[Dict[str, Any]], device: str, path: Optional[str] = None, **settings: Any
+) -> None:
     """Print a table, and write everything to a JSON file if there is a ``path``."""
     where = describe_machine(device)
     print(f'\n{title}')

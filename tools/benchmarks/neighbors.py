@@ -1,4 +1,5 @@
 """The search for neighbours of images among global features, and what it means for more of them."""
+
 from __future__ import annotations
 
 import argparse
@@ -23,11 +24,19 @@ K = 7
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--images', type=positive_int, nargs='+', default=[25_000, 50_000, 100_000])
     parser.add_argument('--width', type=positive_int, default=384, help='channels; ViT-S has 384')
-    parser.add_argument('--target', type=positive_int, default=1_281_167,
-                        help='images to project to; ImageNet-1k has %(default)s')
+    parser.add_argument(
+        '--target',
+        type=positive_int,
+        default=1_281_167,
+        help='images to project to; ImageNet-1k has %(default)s',
+    )
     parser.add_argument('--ranks', type=positive_int, default=8, help='of the projection')
-    parser.add_argument('--at-once-up-to', type=whole_number(0), default=25_000,
-                        help='images up to which the whole matrix is tried as well')
+    parser.add_argument(
+        '--at-once-up-to',
+        type=whole_number(0),
+        default=25_000,
+        help='images up to which the whole matrix is tried as well',
+    )
     parser.add_argument('--runs', type=positive_int, default=3)
 
 
@@ -54,13 +63,16 @@ def make(name: str, count: int, width: int, device: str) -> Callable[[], Tensor]
     def work() -> Tensor:
         with contextlib.redirect_stdout(io.StringIO()):  # progress bars
             return SEARCHES[name](features, device)
+
     return work
 
 
 def keep(name: str, work: Callable[[], Tensor], found: Dict[str, Tensor]) -> Callable[[], None]:
     """The work, with its result kept in ``found``."""
+
     def kept() -> None:
         found[name] = work()
+
     return kept
 
 
@@ -68,8 +80,12 @@ def run(args: argparse.Namespace) -> None:
     has_faiss = importlib.util.find_spec('faiss') is not None
     rows, seconds = [], {}
     for count in sorted(args.images):
-        names = [name for name in SEARCHES if (name != 'faiss, flat' or has_faiss) and (
-            name != 'whole matrix' or count <= args.at_once_up_to)]
+        names = [
+            name
+            for name in SEARCHES
+            if (name != 'faiss, flat' or has_faiss)
+            and (name != 'whole matrix' or count <= args.at_once_up_to)
+        ]
         works = {name: make(name, count, args.width, args.device) for name in names}
         found: Dict[str, Tensor] = {}
         kept = {name: keep(name, work, found) for name, work in works.items()}
@@ -77,22 +93,35 @@ def run(args: argparse.Namespace) -> None:
         same = (found['ours'] == found[names[-1]]).float().mean()
         seconds[count] = times['ours'].median
         for name in names:
-            extra = measuring.extra_memory(make, name, count, args.width, args.device,
-                                           device=args.device)
-            rows.append({
-                'images': count, 'search': name, 'seconds': round(times[name].median, 2),
-                'spread': f'{times[name].spread:.0%}', 'extra MB': round(extra / measuring.MB),
-                'times the time of ours': round(times[name].median / seconds[count], 2),
-                'same neighbours': f'{same:.2%}' if name == names[-1] else '-'})
+            extra = measuring.extra_memory(
+                make, name, count, args.width, args.device, device=args.device
+            )
+            rows.append(
+                {
+                    'images': count,
+                    'search': name,
+                    'seconds': round(times[name].median, 2),
+                    'spread': f'{times[name].spread:.0%}',
+                    'extra MB': round(extra / measuring.MB),
+                    'times the time of ours': round(times[name].median / seconds[count], 2),
+                    'same neighbours': f'{same:.2%}' if name == names[-1] else '-',
+                }
+            )
     largest, smallest = max(seconds), min(seconds)
-    projected = seconds[largest] * (args.target / largest)**2
-    settings = dict(k=K, width=args.width, dtype='float32', runs=args.runs,
-                    projected_images=args.target,
-                    projected_seconds_of_one=round(projected),
-                    projected_seconds_of_each_rank=round(projected / args.ranks),
-                    ranks=args.ranks)
+    projected = seconds[largest] * (args.target / largest) ** 2
+    settings = dict(
+        k=K,
+        width=args.width,
+        dtype='float32',
+        runs=args.runs,
+        projected_images=args.target,
+        projected_seconds_of_one=round(projected),
+        projected_seconds_of_each_rank=round(projected / args.ranks),
+        ranks=args.ranks,
+    )
     if largest > smallest:
         settings['growth_exponent'] = round(
-            math.log(seconds[largest] / seconds[smallest]) / math.log(largest / smallest), 2)
+            math.log(seconds[largest] / seconds[smallest]) / math.log(largest / smallest), 2
+        )
     title = f'{K} nearest images; {args.target} are projected from {largest} by the square'
     measuring.report(title, rows, args.device, args.json, **settings)

@@ -1,4 +1,5 @@
 """One training step against a plain restatement of the released one: time, memory, operations."""
+
 from __future__ import annotations
 
 import argparse
@@ -28,13 +29,27 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--batch-size', type=positive_int, default=2, help='images a branch')
     parser.add_argument('--steps', type=positive_int, default=5, help='measured steps')
     parser.add_argument('--warmup', type=whole_number(0), default=2)
-    parser.add_argument('--dtype', default='auto', help='auto, bfloat16, float16 or float32; the '
-                        'restatement runs in float16 on a GPU and in float32 on a CPU')
+    parser.add_argument(
+        '--dtype',
+        default='auto',
+        help='auto, bfloat16, float16 or float32; the '
+        'restatement runs in float16 on a GPU and in float32 on a CPU',
+    )
     parser.add_argument('--compile', action='store_true', help='torch.compile blocks and heads')
-    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, default={},
-                        help='config keys of our step, such as model.backbone.with_cp=True')
-    parser.add_argument('--profile', type=whole_number(0), default=0, metavar='N',
-                        help='also name the N operators that take the most time')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        default={},
+        help='config keys of our step, such as model.backbone.with_cp=True',
+    )
+    parser.add_argument(
+        '--profile',
+        type=whole_number(0),
+        default=0,
+        metavar='N',
+        help='also name the N operators that take the most time',
+    )
     parser.add_argument('--only', choices=['ours', 'released'], help='leave the other one out')
 
 
@@ -44,11 +59,14 @@ def random_batch(config, batch_size: int) -> dict:
     sizes = (2, crops.global_size), (crops.num_local, crops.local_size)
 
     def branch() -> dict:
-        globals_, locals_ = (torch.randint(0, 256, (batch_size, 2, count, size, size, 3),
-                                           dtype=torch.uint8) for count, size in sizes)
+        globals_, locals_ = (
+            torch.randint(0, 256, (batch_size, 2, count, size, size, 3), dtype=torch.uint8)
+            for count, size in sizes
+        )
         low = torch.rand(batch_size, 2, 2 + crops.num_local, 2) * 100
-        return dict(global_crops=globals_, local_crops=locals_,
-                    boxes=torch.cat([low, low + 300], dim=-1))
+        return dict(
+            global_crops=globals_, local_crops=locals_, boxes=torch.cat([low, low + 300], dim=-1)
+        )
 
     return dict(patch=branch(), cls=branch())
 
@@ -143,9 +161,16 @@ def profile(works: Dict[str, Step], count: int, device: str) -> List[Dict[str, A
 
         events = sorted(profiler.key_averages(), key=spent, reverse=True)
         total = sum(map(spent, events))
-        rows += [{'step': kind, 'operator': event.key[:60], 'calls': event.count,
-                  'seconds': round(spent(event) / 1e6, 4),
-                  'share': f'{spent(event) / total:.0%}'} for event in events[:count]]
+        rows += [
+            {
+                'step': kind,
+                'operator': event.key[:60],
+                'calls': event.count,
+                'seconds': round(spent(event) / 1e6, 4),
+                'share': f'{spent(event) / total:.0%}',
+            }
+            for event in events[:count]
+        ]
     return rows
 
 
@@ -159,8 +184,11 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
 
 def largest_gap(ours: Dict[str, torch.Tensor], other: Dict[str, torch.Tensor]) -> float:
     """Largest relative difference of the losses."""
-    return max(abs(float(ours[name]) - float(value)) / max(abs(float(value)), 1e-12)
-               for name, value in other.items() if name.startswith('loss'))
+    return max(
+        abs(float(ours[name]) - float(value)) / max(abs(float(value)), 1e-12)
+        for name, value in other.items()
+        if name.startswith('loss')
+    )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -185,25 +213,43 @@ def run(args: argparse.Namespace) -> None:
     rows = []
     for kind in kinds:
         bound = bounds[dtypes[kind]]
-        row = {'step': kind, 'dtype': str(dtypes[kind]).replace('torch.', ''),
-               'seconds': round(times[kind].median, 4),
-               'spread': f'{times[kind].spread:.0%}',
-               'images/s': round(2 * args.batch_size / times[kind].median, 2),
-               'peak GB': round(memory[kind] / measuring.GB, 2),
-               'TFLOP': round(flops[kind] / 1e12, 3),
-               'share of the bound': f'{flops[kind] / times[kind].median / bound:.0%}'}
+        row = {
+            'step': kind,
+            'dtype': str(dtypes[kind]).replace('torch.', ''),
+            'seconds': round(times[kind].median, 4),
+            'spread': f'{times[kind].spread:.0%}',
+            'images/s': round(2 * args.batch_size / times[kind].median, 2),
+            'peak GB': round(memory[kind] / measuring.GB, 2),
+            'TFLOP': round(flops[kind] / 1e12, 3),
+            'share of the bound': f'{flops[kind] / times[kind].median / bound:.0%}',
+        }
         if len(kinds) > 1:
             row['time ratio'] = round(times[kind].median / times['released'].median, 2)
             row['memory ratio'] = round(memory[kind] / memory['released'], 2)
             row['FLOP ratio'] = round(flops[kind] / flops['released'], 2)
             row['losses, largest relative difference'] = (
-                f'{largest_gap(first[kind], first["released"]):.0e}')
+                f'{largest_gap(first[kind], first["released"]):.0e}'
+            )
         rows.append(row)
     measuring.report(
-        'One training step', rows, args.device, args.json, config=args.config,
-        batch_size=args.batch_size, compile=args.compile, **args.cfg_options,
-        bound=', '.join(f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', '')
-                        for dtype, bound in bounds.items()))
+        'One training step',
+        rows,
+        args.device,
+        args.json,
+        config=args.config,
+        batch_size=args.batch_size,
+        compile=args.compile,
+        **args.cfg_options,
+        bound=', '.join(
+            f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', '')
+            for dtype, bound in bounds.items()
+        ),
+    )
     if operators:
-        measuring.report('Where the time goes', operators, args.device,
-                         args.json and f'{args.json}.profile.json', config=args.config)
+        measuring.report(
+            'Where the time goes',
+            operators,
+            args.device,
+            args.json and f'{args.json}.profile.json',
+            config=args.config,
+        )

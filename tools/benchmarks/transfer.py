@@ -1,4 +1,5 @@
 """A downstream config from several starts, with several seeds."""
+
 from __future__ import annotations
 
 import argparse
@@ -17,9 +18,15 @@ TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('config')
-    parser.add_argument('--variant', action='append', nargs='+', required=True,
-                        metavar=('NAME', 'KEY=VALUE'), help='init=FILE or init=none ({seed} '
-                        'in FILE is the seed), and config keys that this start needs')
+    parser.add_argument(
+        '--variant',
+        action='append',
+        nargs='+',
+        required=True,
+        metavar=('NAME', 'KEY=VALUE'),
+        help='init=FILE or init=none ({seed} '
+        'in FILE is the seed), and config keys that this start needs',
+    )
     parser.add_argument('--metric', default='mIoU', help='as the log calls it')
     parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1, 2])
     parser.add_argument('--work-dir', type=out_folder, help='work_dirs/transfer/CONFIG by default')
@@ -27,8 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def last_metric(folder: Path, name: str) -> float:
     """The last value of a metric that a run has logged, in per cent."""
-    lines = [json.loads(line) for file in sorted(folder.glob('*/vis_data/scalars.json'))
-             for line in file.read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for file in sorted(folder.glob('*/vis_data/scalars.json'))
+        for line in file.read_text().splitlines()
+    ]
     values = [line[name] for line in lines if name in line]
     if not values:
         known = sorted({key for line in lines for key in line})
@@ -43,8 +53,9 @@ def check(args: argparse.Namespace) -> None:
     for name, *options in args.variant:
         wrong = [option for option in options if not option.partition('=')[2]]
         if wrong:
-            raise ValueError(f'--variant {name}: expected KEY=VALUE after the name, got '
-                             f'{wrong[0]!r}')
+            raise ValueError(
+                f'--variant {name}: expected KEY=VALUE after the name, got {wrong[0]!r}'
+            )
 
 
 def run(args: argparse.Namespace) -> None:
@@ -58,20 +69,33 @@ def run(args: argparse.Namespace) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             done = folder / 'result.json'
             if not done.is_file():
-                inits = [option[len('init='):].replace('{seed}', str(seed))
-                         for option in options if option.startswith('init=')]
+                inits = [
+                    option[len('init=') :].replace('{seed}', str(seed))
+                    for option in options
+                    if option.startswith('init=')
+                ]
                 keys = [option for option in options if not option.startswith('init=')]
-                command = [sys.executable, '-W', 'ignore', str(TRAIN), args.config,
-                           '--seed', str(seed), '--work-dir', str(folder),
-                           '--overwrite']  # of a run that did not come to its end
+                command = [
+                    sys.executable,
+                    '-W',
+                    'ignore',
+                    str(TRAIN),
+                    args.config,
+                    '--seed',
+                    str(seed),
+                    '--work-dir',
+                    str(folder),
+                    '--overwrite',
+                ]  # of a run that did not come to its end
                 command += ['--init', inits[-1]] if inits else []
                 command += ['--cfg-options', *keys] if keys else []
                 file = top.parent / f'{top.name}.log'
                 with open(file, 'a', encoding='utf-8') as log:
                     done_well = subprocess.run(command, stdout=log, stderr=log).returncode == 0
                 if not done_well:
-                    raise UserError(f'{name}, seed {seed}: the training failed; {file} ends with '
-                                    'the reason')
+                    raise UserError(
+                        f'{name}, seed {seed}: the training failed; {file} ends with the reason'
+                    )
                 done.write_text(json.dumps({args.metric: last_metric(folder, args.metric)}))
             values.append(json.loads(done.read_text())[args.metric])
             print(f'{name}, seed {seed}: {args.metric} {values[-1]:.2f}', flush=True)

@@ -1,4 +1,5 @@
 """Tables of the noise study, from its results as ``noise_tolerance.json`` holds them."""
+
 from __future__ import annotations
 
 import statistics
@@ -7,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 import study
 
 CONDITIONS = ('data', 'imbalance', 'noise', 'level')
-LEVELS = dict(flip=(0., 0.2, 0.4, 0.6), additive=(0., 0.25, 0.5, 1.))
+LEVELS = dict(flip=(0.0, 0.2, 0.4, 0.6), additive=(0.0, 0.25, 0.5, 1.0))
 NOISE_LABEL = dict(flip='flipped classes (share)', additive='noise on similarities (deviation)')
 OURS = 'CoTAP'
 
@@ -30,7 +31,7 @@ def by_level(results: Dict[str, Any], value: str = 'precision') -> Dict[Tuple, s
     return found
 
 
-def tables(results: Dict[str, Any], value: str, above: float = 0.) -> str:
+def tables(results: Dict[str, Any], value: str, above: float = 0.0) -> str:
     """A table for each panel of imbalance over ``above``; bold is the best mean of a column."""
     found = {key: each for key, each in by_level(results, value).items() if key[1] > above}
     names = list(dict.fromkeys(key[-1] for key in found))
@@ -38,26 +39,46 @@ def tables(results: Dict[str, Any], value: str, above: float = 0.) -> str:
     for data, imbalance in dict.fromkeys(key[:2] for key in found):
         for noise in LEVELS:
             levels = sorted({key[3] for key in found if key[:3] == (data, imbalance, noise)})
-            columns = [{name: found[data, imbalance, noise, level, name] for name in names}
-                       for level in levels]
-            rows = [[name, *(study.shown(column[name], column[name] == max(column.values()))
-                             for column in columns)] for name in names]
-            parts.append(study.markdown_table(
-                [f'{place(data, imbalance)}: {NOISE_LABEL[noise]}', *map('{:g}'.format, levels)],
-                rows))
+            columns = [
+                {name: found[data, imbalance, noise, level, name] for name in names}
+                for level in levels
+            ]
+            rows = [
+                [
+                    name,
+                    *(
+                        study.shown(column[name], column[name] == max(column.values()))
+                        for column in columns
+                    ),
+                ]
+                for name in names
+            ]
+            parts.append(
+                study.markdown_table(
+                    [
+                        f'{place(data, imbalance)}: {NOISE_LABEL[noise]}',
+                        *map('{:g}'.format, levels),
+                    ],
+                    rows,
+                )
+            )
     return '\n\n'.join(parts)
 
 
 def verdicts(results: Dict[str, Any]) -> str:
     """Where CoTAP is ahead or behind, seed by seed: all objectives see the same data of a seed."""
-    by_seed = {(*(run[k] for k in CONDITIONS), run['objective'], run['seed']): run['precision']
-               for run in results['runs']}
+    by_seed = {
+        (*(run[k] for k in CONDITIONS), run['objective'], run['seed']): run['precision']
+        for run in results['runs']
+    }
     names = [name for name in dict.fromkeys(key[4] for key in by_seed) if name != OURS]
     settings = list(dict.fromkeys(key[:4] for key in by_seed))
     rows = []
-    for label, kept in (('no noise', lambda s: not s[3]),
-                        ('flipped classes', lambda s: s[2] == 'flip' and s[3]),
-                        ('noise on similarities', lambda s: s[2] == 'additive')):
+    for label, kept in (
+        ('no noise', lambda s: not s[3]),
+        ('flipped classes', lambda s: s[2] == 'flip' and s[3]),
+        ('noise on similarities', lambda s: s[2] == 'additive'),
+    ):
         for imbalance in dict.fromkeys(s[1] for s in settings):
             here = [s for s in settings if kept(s) and s[1] == imbalance]
             if not here:
@@ -67,8 +88,13 @@ def verdicts(results: Dict[str, Any]) -> str:
                 if all(untouched(s[2], name) for s in here):
                     row.append('(no noise)')
                     continue
-                gaps = [[by_seed[(*s, OURS, seed)] - by_seed[(*s, name, seed)]
-                         for seed in results['options']['seeds']] for s in here]
+                gaps = [
+                    [
+                        by_seed[(*s, OURS, seed)] - by_seed[(*s, name, seed)]
+                        for seed in results['options']['seeds']
+                    ]
+                    for s in here
+                ]
                 ahead = sum(min(gap) > 0 for gap in gaps)
                 behind = sum(max(gap) < 0 for gap in gaps)
                 mean = sum(map(sum, gaps)) / sum(map(len, gaps))
@@ -85,8 +111,11 @@ def standings(results: Dict[str, Any]) -> str:
         places: Dict[str, List[int]] = {}
         behind: Dict[str, List[float]] = {}
         for setting in dict.fromkeys(key[:4] for key in found if key[2] == noise and key[3]):
-            means = {key[4]: each.mean for key, each in found.items()
-                     if key[:4] == setting and not untouched(noise, key[4])}
+            means = {
+                key[4]: each.mean
+                for key, each in found.items()
+                if key[:4] == setting and not untouched(noise, key[4])
+            }
             for name, mean in means.items():
                 places.setdefault(name, []).append(1 + sum(m > mean for m in means.values()))
                 behind.setdefault(name, []).append(max(means.values()) - mean)
@@ -94,9 +123,12 @@ def standings(results: Dict[str, Any]) -> str:
             own = behind.get(name)
             rows.setdefault(name, [name]).append(
                 f'{statistics.mean(places[name]):.1f}; {statistics.mean(own):.1f}; {max(own):.1f}'
-                if own else '(no noise)')
+                if own
+                else '(no noise)'
+            )
     return study.markdown_table(
-        ['place; behind; at worst', *(NOISE_LABEL[noise] for noise in LEVELS)], rows.values())
+        ['place; behind; at worst', *(NOISE_LABEL[noise] for noise in LEVELS)], rows.values()
+    )
 
 
 def count_choices(trials: List[Dict[str, Any]]) -> Dict[str, Dict[Tuple, int]]:

@@ -1,4 +1,5 @@
 """Samples of known classes, made unbalanced, and similarity targets made noisy."""
+
 from __future__ import annotations
 
 from typing import List, NamedTuple, Tuple
@@ -13,7 +14,7 @@ NUM_CLASSES = 10
 DATA = ('mixture', 'digits')
 NOISES = ('flip', 'additive')
 # The mixture: classes differ in few directions, and most of the variance says nothing.
-_SIGNAL, _NUISANCE, _NUISANCE_SPREAD, _CLASS_DISTANCE = 8, 24, 2., 4.5
+_SIGNAL, _NUISANCE, _NUISANCE_SPREAD, _CLASS_DISTANCE = 8, 24, 2.0, 4.5
 _TRAIN = dict(mixture=1000, digits=260)
 _HELD_OUT = 500
 # The digits' test split is the same for every seed: no tuning run ever sees it.
@@ -22,12 +23,14 @@ _DIGITS_TEST_SEED = 12345
 
 class Split(NamedTuple):
     """Features (N, d) and true classes (N,)."""
+
     features: Tensor
     labels: Tensor
 
 
 class Task(NamedTuple):
     """Train is as unbalanced as asked for; validation and test are balanced and clean."""
+
     train: Split
     val: Split
     test: Split
@@ -56,8 +59,9 @@ def class_sizes(total: int, imbalance: float, order: np.ndarray) -> np.ndarray:
     return sizes
 
 
-def _mixture(sizes: np.ndarray, random: np.random.Generator, means: np.ndarray,
-             rotation: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def _mixture(
+    sizes: np.ndarray, random: np.random.Generator, means: np.ndarray, rotation: np.ndarray
+) -> Tuple[np.ndarray, np.ndarray]:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     signal = means[labels] + random.standard_normal((len(labels), _SIGNAL))
     nuisance = _NUISANCE_SPREAD * random.standard_normal((len(labels), _NUISANCE))
@@ -75,20 +79,25 @@ def _draw_mixture(sizes: np.ndarray, held_out: int, random: np.random.Generator)
 
 def _draw_digits(sizes: np.ndarray, held_out: int, random: np.random.Generator) -> list:
     features, labels = load_digits(return_X_y=True)
-    rest, test = train_test_split(np.arange(len(labels)), test_size=min(held_out, 500),
-                                  stratify=labels, random_state=_DIGITS_TEST_SEED)
+    rest, test = train_test_split(
+        np.arange(len(labels)),
+        test_size=min(held_out, 500),
+        stratify=labels,
+        random_state=_DIGITS_TEST_SEED,
+    )
     train: List[int] = []
     val: List[int] = []
     for label, size in enumerate(sizes):
         own = random.permutation(rest[labels[rest] == label])
         part = min(held_out // NUM_CLASSES, 30)
         val.extend(own[:part])
-        train.extend(own[part:part + size])  # 95 and more are left; none is used twice
+        train.extend(own[part : part + size])  # 95 and more are left; none is used twice
     return [(features[each], labels[each]) for each in (train, val, test)]
 
 
-def make_task(data: str, imbalance: float, seed: int, train_size: int = 0,
-              held_out: int = _HELD_OUT) -> Task:
+def make_task(
+    data: str, imbalance: float, seed: int, train_size: int = 0, held_out: int = _HELD_OUT
+) -> Task:
     """Draw the samples of one seed.
 
     Features are centred and scaled by the training split's mean and one common deviation,
@@ -115,19 +124,22 @@ def make_task(data: str, imbalance: float, seed: int, train_size: int = 0,
     order = random.permutation(NUM_CLASSES)
     sizes = class_sizes(train_size or _TRAIN[data], imbalance, order)
     if data == 'digits' and sizes.max() > 95:
-        raise ValueError('digits leave 95 training samples a class, but the largest class needs '
-                         f'{sizes.max()}; lower train_size (--train-size) or imbalance')
+        raise ValueError(
+            'digits leave 95 training samples a class, but the largest class needs '
+            f'{sizes.max()}; lower train_size (--train-size) or imbalance'
+        )
     draw = _draw_mixture if data == 'mixture' else _draw_digits
     parts = draw(sizes, held_out, random)
     mean = parts[0][0].mean(axis=0)
     spread = (parts[0][0] - mean).std()
-    splits = [Split(torch.tensor((x - mean) / spread, dtype=torch.float32), torch.tensor(y))
-              for x, y in parts]
+    splits = [
+        Split(torch.tensor((x - mean) / spread, dtype=torch.float32), torch.tensor(y))
+        for x, y in parts
+    ]
     return Task(*splits, rare=order[-3:].tolist())
 
 
-def noisy_targets(labels: Tensor, noise: str, level: float,
-                  seed: int) -> Tuple[Tensor, Tensor]:
+def noisy_targets(labels: Tensor, noise: str, level: float, seed: int) -> Tuple[Tensor, Tensor]:
     """Similarity targets of all pairs, wrong in the same way for the whole training.
 
     Args:

@@ -9,6 +9,7 @@ CoTAP. While they run, the protocol ``dispersion`` splits the variance of the st
 features, and before and after it ``dense-retrieval`` measures what they are worth. Runs are
 kept in --work-dir and not repeated; delete it after changing the code.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -38,9 +39,13 @@ VARIANTS: Dict[str, Dict[str, Any]] = {
 }
 OUTPUTS = ('backbone', 'filter')
 #: Measure -> heading.
-MEASURES = dict(within_instance='within instances, %', between_classes='between classes, %',
-                silhouette='silhouette x 100', effective_rank='effective rank',
-                variance='variance x 100')
+MEASURES = dict(
+    within_instance='within instances, %',
+    between_classes='between classes, %',
+    silhouette='silhouette x 100',
+    effective_rank='effective rank',
+    variance='variance x 100',
+)
 _SCALE = dict(silhouette=100, variance=100)
 SHOWN = ('within_instance', 'between_classes', 'silhouette', 'effective_rank')
 
@@ -53,16 +58,18 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser.add_argument('--iters', type=positive_int, default=100)
     parser.add_argument('--interval', type=positive_int, default=25)
     parser.add_argument('--images', type=positive_int, default=60, help='images that are measured')
-    parser.add_argument('--cfg-options', nargs='+', action=KeyValues, default={},
-                        help='config keys of all runs')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=KeyValues, default={}, help='config keys of all runs'
+    )
     study.add_folders(parser)
     return parser.parse_args(argv)
 
 
 def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     """The demo's config, or CamVid's, with the parts of one variant."""
-    config = Config.fromfile(study.ROOT / 'configs/cotap' / dict(
-        toy='demo.py', camvid='camvid_small.py')[job['data']])
+    config = Config.fromfile(
+        study.ROOT / 'configs/cotap' / dict(toy='demo.py', camvid='camvid_small.py')[job['data']]
+    )
     for part, value in VARIANTS[job['variant']].items():
         value = dict(value)
         if value.pop('_delete_', False):
@@ -74,7 +81,8 @@ def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     config.train_cfg.max_iters = job['iters']
     config.randomness = dict(seed=job['seed'])
     config.experiment_name = '_'.join(
-        str(job[key]).replace(' ', '_') for key in ('data', 'variant', 'seed'))
+        str(job[key]).replace(' ', '_') for key in ('data', 'variant', 'seed')
+    )
     config.work_dir = str(args.work_dir / NAME / config.experiment_name)
     config.custom_hooks = []
     config.default_hooks.checkpoint = None
@@ -95,29 +103,51 @@ def check_camvid(root: str) -> None:
     """
     for name in ('images/train', 'images/val', 'labels/train', 'labels/val'):
         if not (Path(root) / name).is_dir():
-            raise FileNotFoundError(f'--camvid {root} must be a folder with images/train, '
-                                    'images/val, labels/train and labels/val, and has no '
-                                    f'{name}; give another folder')
+            raise FileNotFoundError(
+                f'--camvid {root} must be a folder with images/train, '
+                'images/val, labels/train and labels/val, and has no '
+                f'{name}; give another folder'
+            )
 
 
 def make_hooks(job: study.Job, args: argparse.Namespace) -> List[EvaluationHook]:
     """Dispersion along the way, dense retrieval at both ends."""
     size: Dict[str, Any] = {}
     if job['data'] == 'toy':
-        train, val = (dict(type='ToyScenes', num_images=job['images'], split=split)
-                      for split in ('memory', 'val'))
+        train, val = (
+            dict(type='ToyScenes', num_images=job['images'], split=split)
+            for split in ('memory', 'val')
+        )
         classes = 9
     else:
-        train, val = (dict(type='ImageMaskFolder', images=f'{args.camvid}/images/{split}',
-                           labels=f'{args.camvid}/labels/{split}', limit=job['images'])
-                      for split in ('train', 'val'))
+        train, val = (
+            dict(
+                type='ImageMaskFolder',
+                images=f'{args.camvid}/images/{split}',
+                labels=f'{args.camvid}/labels/{split}',
+                limit=job['images'],
+            )
+            for split in ('train', 'val')
+        )
         classes, size = 11, dict(image_size=(184, 240))
     measure = [('student', output) for output in OUTPUTS]
     return [
-        EvaluationHook(val, classes, protocol='dispersion', interval=job['interval'],
-                       measure=measure, options=dict(size, layers=False)),
-        EvaluationHook(val, classes, train, interval=job['iters'], measure=measure,
-                       options=dict(size, memory_size=10_000)),
+        EvaluationHook(
+            val,
+            classes,
+            protocol='dispersion',
+            interval=job['interval'],
+            measure=measure,
+            options=dict(size, layers=False),
+        ),
+        EvaluationHook(
+            val,
+            classes,
+            train,
+            interval=job['iters'],
+            measure=measure,
+            options=dict(size, memory_size=10_000),
+        ),
     ]
 
 
@@ -135,17 +165,31 @@ def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
         for measure in MEASURES:
             found[f'{output} {measure}'] = [
                 (step, _SCALE.get(measure, 1) * result.scores[measure])
-                for step, (_, kind), result in hooks[0].history if kind == output]
-        found[f'{output} mIoU'] = [(step, result.value) for step, (_, kind), result in
-                                   hooks[1].history if kind == output]
+                for step, (_, kind), result in hooks[0].history
+                if kind == output
+            ]
+        found[f'{output} mIoU'] = [
+            (step, result.value) for step, (_, kind), result in hooks[1].history if kind == output
+        ]
     return found
 
 
 def run(args: argparse.Namespace) -> Dict[str, Any]:
     """All trainings, with where they were made."""
-    jobs = [dict(data=data, variant=variant, seed=seed, iters=args.iters, interval=args.interval,
-                 images=args.images, options=dict(args.cfg_options))
-            for data in args.data for seed in args.seeds for variant in VARIANTS]
+    jobs = [
+        dict(
+            data=data,
+            variant=variant,
+            seed=seed,
+            iters=args.iters,
+            interval=args.interval,
+            images=args.images,
+            options=dict(args.cfg_options),
+        )
+        for data in args.data
+        for seed in args.seeds
+        for variant in VARIANTS
+    ]
     if 'camvid' in args.data:
         check_camvid(args.camvid)
     for job in jobs:
@@ -158,12 +202,15 @@ def curves(runs: List[study.Record], data: str, output: str, measure: str) -> Di
     """Variant -> (iterations, summary over seeds)."""
     found: Dict[str, list] = {}
     for variant in VARIANTS:
-        chosen = [each[f'{output} {measure}'] for each in runs
-                  if (each['data'], each['variant']) == (data, variant)]
+        chosen = [
+            each[f'{output} {measure}']
+            for each in runs
+            if (each['data'], each['variant']) == (data, variant)
+        ]
         points = [dict(step=step, value=value) for each in chosen for step, value in each]
         summary = study.summarize(points, ['step'], 'value')
         if summary:
-            found[variant] = [(step, each) for (step, ), each in summary.items()]
+            found[variant] = [(step, each) for (step,), each in summary.items()]
     return found
 
 
@@ -171,19 +218,37 @@ def report(results: Dict[str, Any], out: Path) -> None:
     """Plot of the networks' outputs along training, and a table of where they ended."""
     runs = results['runs']
     names = list(dict.fromkeys(each['data'] for each in runs))
-    panels = [study.Panel(f'{data}: {MEASURES[measure]}', curves(runs, data, 'filter', measure),
-                          'iterations') for data in names for measure in SHOWN]
-    study.plot_panels(out / f'{NAME}.png', panels, len(SHOWN),
-                      "Patch features at the network's output while training", first='all')
+    panels = [
+        study.Panel(
+            f'{data}: {MEASURES[measure]}', curves(runs, data, 'filter', measure), 'iterations'
+        )
+        for data in names
+        for measure in SHOWN
+    ]
+    study.plot_panels(
+        out / f'{NAME}.png',
+        panels,
+        len(SHOWN),
+        "Patch features at the network's output while training",
+        first='all',
+    )
     rows = []
     for data in names:
         for output in OUTPUTS:
-            columns = {measure: curves(runs, data, output, measure)
-                       for measure in ('mIoU', *MEASURES)}
+            columns = {
+                measure: curves(runs, data, output, measure) for measure in ('mIoU', *MEASURES)
+            }
             for variant in columns['mIoU']:
                 ends = [study.shown(columns['mIoU'][variant][place][1]) for place in (0, -1)]
-                rows.append([data, output, variant, *ends, *(
-                    study.shown(columns[measure][variant][-1][1]) for measure in MEASURES)])
+                rows.append(
+                    [
+                        data,
+                        output,
+                        variant,
+                        *ends,
+                        *(study.shown(columns[measure][variant][-1][1]) for measure in MEASURES),
+                    ]
+                )
     header = ['data', 'features', 'training', 'mIoU before', 'mIoU after', *MEASURES.values()]
     study.fill_page(out / f'{NAME}.md', 'results', study.markdown_table(header, rows))
 

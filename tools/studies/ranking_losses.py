@@ -4,6 +4,7 @@ A row is a query, its columns are the other samples of the batch: ``pred`` holds
 cosines, ``target`` the wanted similarities. Losses that need a yes or no take ``relevant``.
 All return a scalar, a mean over rows, and have no state.
 """
+
 from __future__ import annotations
 
 import torch
@@ -11,10 +12,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def _check(pred: Tensor, other: Tensor, temperature: float = 1.) -> None:
+def _check(pred: Tensor, other: Tensor, temperature: float = 1.0) -> None:
     if pred.ndim != 2 or pred.shape != other.shape:
-        raise ValueError('expected two matrices (rows, columns) of one shape, got '
-                         f'{tuple(pred.shape)} and {tuple(other.shape)}')
+        raise ValueError(
+            'expected two matrices (rows, columns) of one shape, got '
+            f'{tuple(pred.shape)} and {tuple(other.shape)}'
+        )
     if not temperature > 0:
         raise ValueError(f'temperature must be > 0, got {temperature}')
 
@@ -68,8 +71,11 @@ def soft_target_divergence(pred: Tensor, target: Tensor, temperature: float) -> 
         Tensor: A scalar, >= 0.
     """
     _check(pred, target, temperature)
-    return F.kl_div((pred / temperature).log_softmax(dim=1), (target / temperature).softmax(dim=1),
-                    reduction='batchmean')
+    return F.kl_div(
+        (pred / temperature).log_softmax(dim=1),
+        (target / temperature).softmax(dim=1),
+        reduction='batchmean',
+    )
 
 
 def list_mle(pred: Tensor, target: Tensor, temperature: float) -> Tensor:

@@ -9,6 +9,7 @@ smaller batch, fewer images and far fewer iterations. Measured is dense retrieva
 student's filter on toy scenes. Runs are kept in --work-dir and not repeated; delete it after
 changing the code.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -34,21 +35,32 @@ NAME = 'sensitivity'
 
 class Parameter(NamedTuple):
     """A key of the config and the values to try; the default is among them."""
+
     key: str
     values: Sequence[Any]
     meaning: str
 
 
 PARAMETERS: Dict[str, Parameter] = {
-    'tau': Parameter('model.losses.patch_ranking.tau', (0.005, 0.02, 0.1, 0.5),
-                     'gap from which on an order is right'),
-    'theta': Parameter('model.losses.patch_ranking.threshold', (-1., -0.2, 0.2, 0.6),
-                       'target below which a pair has no weight'),
-    'alpha': Parameter('model.losses.patch_ranking.negative_weight', (0., 0.1, 1.),
-                       'weight of pairs with other images'),
+    'tau': Parameter(
+        'model.losses.patch_ranking.tau',
+        (0.005, 0.02, 0.1, 0.5),
+        'gap from which on an order is right',
+    ),
+    'theta': Parameter(
+        'model.losses.patch_ranking.threshold',
+        (-1.0, -0.2, 0.2, 0.6),
+        'target below which a pair has no weight',
+    ),
+    'alpha': Parameter(
+        'model.losses.patch_ranking.negative_weight',
+        (0.0, 0.1, 1.0),
+        'weight of pairs with other images',
+    ),
     'M': Parameter('model.neck.num_prototypes', (4, 16, 64), 'object prototypes'),
-    'pool sizes': Parameter('model.pairs.pool_sizes', ((4, ), (4, 8), (8, )),
-                            'grids whose patches are ranked'),
+    'pool sizes': Parameter(
+        'model.pairs.pool_sizes', ((4,), (4, 8), (8,)), 'grids whose patches are ranked'
+    ),
     'patches': Parameter('model.pairs.topk', (2, 5, 8), 'patches an image in the ranking'),
     'negatives': Parameter('model.pairs.num_negatives', (1, 5, 7), 'other images an image'),
 }
@@ -57,20 +69,24 @@ PARAMETERS: Dict[str, Parameter] = {
 def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--config', default=str(study.ROOT / 'configs/cotap/demo.py'))
-    parser.add_argument('--parameters', nargs='+', choices=list(PARAMETERS),
-                        default=list(PARAMETERS))
+    parser.add_argument(
+        '--parameters', nargs='+', choices=list(PARAMETERS), default=list(PARAMETERS)
+    )
     parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=positive_int, default=120)
     parser.add_argument('--batch-size', type=positive_int, default=8)
     parser.add_argument('--train-images', type=positive_int, default=500)
-    parser.add_argument('--images', type=positive_int, default=80,
-                        help='of the memory, and to segment')
+    parser.add_argument(
+        '--images', type=positive_int, default=80, help='of the memory, and to segment'
+    )
     parser.add_argument('--workers', type=positive_int, default=2, help='processes of one thread')
     study.add_folders(parser)
     args = parser.parse_args(argv)
     if args.batch_size > args.train_images:
-        parser.error(f'--batch-size must be at most --train-images, {args.train_images}, got '
-                     f'{args.batch_size}')
+        parser.error(
+            f'--batch-size must be at most --train-images, {args.train_images}, got '
+            f'{args.batch_size}'
+        )
     return args
 
 
@@ -83,8 +99,10 @@ def read_config(name: str) -> Config:
     config = load_config(name)
     images = config.get('train_dataloader', {}).get('dataset', {}).get('patch') or {}
     if 'demo' not in config or not str(images.get('type')).endswith('ToyScenes'):
-        raise ValueError(f'--config {name} must train on toy scenes and have demo=dict(memory=..., '
-                         'test=...); give one that starts from configs/cotap/demo.py')
+        raise ValueError(
+            f'--config {name} must train on toy scenes and have demo=dict(memory=..., '
+            'test=...); give one that starts from configs/cotap/demo.py'
+        )
     return config
 
 
@@ -96,8 +114,9 @@ def lookup(config: Any, key: str) -> Any:
     """
     for part in key.split('.'):
         if part not in config:
-            raise ValueError(f'the config has no {key}: nothing called {part!r}; it has '
-                             f'{sorted(config)}')
+            raise ValueError(
+                f'the config has no {key}: nothing called {part!r}; it has {sorted(config)}'
+            )
         config = config[part]
     return tuple(config) if isinstance(config, list) else config
 
@@ -140,11 +159,16 @@ def train_and_measure(job: Dict[str, Any]) -> Dict[str, float]:
         runner.train()
     else:
         runner.model.init_weights()
-    scenes = {name: build(DATASETS, dict(config.demo[name], num_images=job['images']))
-              for name in ('memory', 'test')}
+    scenes = {
+        name: build(DATASETS, dict(config.demo[name], num_images=job['images']))
+        for name in ('memory', 'test')
+    }
     scores = dense_retrieval(
-        CoTAPEncoder(runner.model.eval(), 'student', 'filter'), LabeledScenes(scenes['memory']),
-        LabeledScenes(scenes['test']), len(scenes['test'].CLASSES))
+        CoTAPEncoder(runner.model.eval(), 'student', 'filter'),
+        LabeledScenes(scenes['memory']),
+        LabeledScenes(scenes['test']),
+        len(scenes['test'].CLASSES),
+    )
     return dict(mIoU=scores['mIoU'])
 
 
@@ -155,13 +179,25 @@ def make_jobs(args: argparse.Namespace) -> List[Dict[str, Any]]:
     for name in args.parameters:
         key, values, _ = PARAMETERS[name]
         changes += [(key, value) for value in values if value != lookup(config, key)]
-    common = dict(config=os.path.relpath(args.config, study.ROOT), batch_size=args.batch_size,
-                  train_images=args.train_images, images=args.images)
+    common = dict(
+        config=os.path.relpath(args.config, study.ROOT),
+        batch_size=args.batch_size,
+        train_images=args.train_images,
+        images=args.images,
+    )
     jobs = []
     for seed in args.seeds:
         jobs.append(dict(common, key=None, value=None, seed=seed, iters=0))
-        jobs += [dict(common, key=key, value=list(value) if isinstance(value, tuple) else value,
-                      seed=seed, iters=args.iters) for key, value in changes]
+        jobs += [
+            dict(
+                common,
+                key=key,
+                value=list(value) if isinstance(value, tuple) else value,
+                seed=seed,
+                iters=args.iters,
+            )
+            for key, value in changes
+        ]
     return jobs
 
 
@@ -176,18 +212,31 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     # The neighbours are found once, before the workers would each look for them.
     first = make_config(dict(jobs[0], **places))
     ensure_neighbors(first, first.work_dir)
-    records = study.run_jobs(train_and_measure, [dict(job, **places) for job in jobs],
-                             args.work_dir / f'{NAME}.jsonl', args.workers)
+    records = study.run_jobs(
+        train_and_measure,
+        [dict(job, **places) for job in jobs],
+        args.work_dir / f'{NAME}.jsonl',
+        args.workers,
+    )
     runs = [{**record, 'config': job['config']} for record, job in zip(records, jobs)]
     for each in runs:
         del each['work_dir']
     return dict(
-        made=dict(study.machine(), workers=args.workers,
-                  run_minutes=round(sum(each['seconds'] for each in runs) / 60, 1)),
-        options=dict(seeds=args.seeds, iters=args.iters, batch_size=args.batch_size,
-                     train_images=args.train_images, images=args.images),
+        made=dict(
+            study.machine(),
+            workers=args.workers,
+            run_minutes=round(sum(each['seconds'] for each in runs) / 60, 1),
+        ),
+        options=dict(
+            seeds=args.seeds,
+            iters=args.iters,
+            batch_size=args.batch_size,
+            train_images=args.train_images,
+            images=args.images,
+        ),
         defaults={name: lookup(config, PARAMETERS[name].key) for name in args.parameters},
-        runs=runs)
+        runs=runs,
+    )
 
 
 def as_text(value: Any) -> str:
@@ -202,19 +251,25 @@ def curves(results: Dict[str, Any]) -> Dict[str, List[tuple]]:
     for name, default in results['defaults'].items():
         key, values, _ = PARAMETERS[name]
         default = tuple(default) if isinstance(default, list) else default
-        lines[name] = [(value, value == default,
-                        found[(None, None) if value == default else (key, value)])
-                       for value in values]
+        lines[name] = [
+            (value, value == default, found[(None, None) if value == default else (key, value)])
+            for value in values
+        ]
     return lines
 
 
 def against_default(results: Dict[str, Any], key: str, value: Any) -> List[float]:
     """Difference to the default run of the same seed, for every seed."""
     value = list(value) if isinstance(value, tuple) else value
-    score = {(each['key'], str(each['value']), each['seed']): each['mIoU']
-             for each in results['runs'] if each['iters']}
-    return [score[key, str(value), seed] - score[None, 'None', seed]
-            for seed in results['options']['seeds']]
+    score = {
+        (each['key'], str(each['value']), each['seed']): each['mIoU']
+        for each in results['runs']
+        if each['iters']
+    }
+    return [
+        score[key, str(value), seed] - score[None, 'None', seed]
+        for seed in results['options']['seeds']
+    ]
 
 
 def report(results: Dict[str, Any], out: Path) -> None:
@@ -224,27 +279,47 @@ def report(results: Dict[str, Any], out: Path) -> None:
     panels, rows = [], []
     for number, (name, points) in enumerate(lines.items()):
         key, _, meaning = PARAMETERS[name]
-        panels.append(study.Panel(
-            name, {'': list(enumerate(found for _, _, found in points))}, meaning,
-            'mIoU, %' if number % 4 == 0 else '', before[()].mean,
-            [as_text(value) + ('*' if default else '') for value, default, _ in points]))
+        panels.append(
+            study.Panel(
+                name,
+                {'': list(enumerate(found for _, _, found in points))},
+                meaning,
+                'mIoU, %' if number % 4 == 0 else '',
+                before[()].mean,
+                [as_text(value) + ('*' if default else '') for value, default, _ in points],
+            )
+        )
         for value, default, found in points:
             gaps = [] if default else against_default(results, key, value)
-            rows.append([name, as_text(value) + (' (default)' if default else ''),
-                         study.shown(found), ', '.join(f'{gap:+.1f}' for gap in gaps) or '-'])
-    study.plot_panels(out / f'{NAME}.png', panels, min(4, len(panels)),
-                      'One parameter at a time (* default)', level_name='before training',
-                      share_y='all')
+            rows.append(
+                [
+                    name,
+                    as_text(value) + (' (default)' if default else ''),
+                    study.shown(found),
+                    ', '.join(f'{gap:+.1f}' for gap in gaps) or '-',
+                ]
+            )
+    study.plot_panels(
+        out / f'{NAME}.png',
+        panels,
+        min(4, len(panels)),
+        'One parameter at a time (* default)',
+        level_name='before training',
+        share_y='all',
+    )
     made, options = results['made'], results['options']
     versions = ', '.join(f'{key} {made[key]}' for key in ('python', 'torch', 'numpy'))
-    text = (f'{made["date"]}, {made["machine"]}, {made["workers"]} workers; the runs took '
-            f'{made["run_minutes"]} minutes in all, shared by the workers; {versions}. Seeds '
-            f'{", ".join(map(str, options["seeds"]))}; {options["iters"]} iterations of '
-            f'{options["batch_size"]} images out of {options["train_images"]}; measured with '
-            f'{options["images"]} memory and {options["images"]} test scenes. Before training: '
-            f'{study.shown(before[()])}.\n\n![mIoU of the student\'s filter]({NAME}.png)\n\n'
-            + study.markdown_table(
-                ['parameter', 'value', 'mIoU, %', 'against the default, seed by seed'], rows))
+    text = (
+        f'{made["date"]}, {made["machine"]}, {made["workers"]} workers; the runs took '
+        f'{made["run_minutes"]} minutes in all, shared by the workers; {versions}. Seeds '
+        f'{", ".join(map(str, options["seeds"]))}; {options["iters"]} iterations of '
+        f'{options["batch_size"]} images out of {options["train_images"]}; measured with '
+        f'{options["images"]} memory and {options["images"]} test scenes. Before training: '
+        f"{study.shown(before[()])}.\n\n![mIoU of the student's filter]({NAME}.png)\n\n"
+        + study.markdown_table(
+            ['parameter', 'value', 'mIoU, %', 'against the default, seed by seed'], rows
+        )
+    )
     study.fill_page(out / f'{NAME}.md', 'results', text)
 
 

@@ -1,4 +1,5 @@
 """A two-layer student: trained by one objective on noisy targets, measured by clean retrieval."""
+
 from __future__ import annotations
 
 from typing import Any, Callable, Dict, Sequence
@@ -20,7 +21,8 @@ class Student(nn.Module):
     def __init__(self, in_channels: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Linear(in_channels, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, EMBEDDING))
+            nn.Linear(in_channels, HIDDEN), nn.GELU(), nn.Linear(HIDDEN, EMBEDDING)
+        )
 
     def forward(self, features: Tensor) -> Tensor:
         """Embed."""
@@ -119,7 +121,7 @@ def fit(job: Dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> St
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, job['steps'])
     generator = torch.Generator().manual_seed(job['seed'])
     for _ in range(job['steps']):
-        batch = torch.randperm(len(labels), generator=generator)[:job['batch']].to(device)
+        batch = torch.randperm(len(labels), generator=generator)[: job['batch']].to(device)
         embedding = student(train.features[batch])
         loss = objective(embedding, target[batch][:, batch], labels[batch])
         optimizer.zero_grad()
@@ -148,8 +150,10 @@ def train_and_measure(job: Dict[str, Any]) -> Dict[str, float]:
     student = fit(job, train, target.to(device), labels.to(device))
     part: Split = getattr(task, job['split'])
     with torch.no_grad():
-        found = 100 * retrieval_precision(student(part.features.to(device)),
-                                          part.labels.to(device)).cpu()
+        found = (
+            100
+            * retrieval_precision(student(part.features.to(device)), part.labels.to(device)).cpu()
+        )
     rare = torch.isin(part.labels, torch.tensor(task.rare))
     return dict(precision=found.mean().item(), rare=found[rare].mean().item())
 

@@ -5,6 +5,7 @@ numbers. The tool writes three things beside one another: ``NAME.json`` (every r
 was made), ``NAME.png`` and, between two marks of ``NAME.md``, the tables. The words around them
 are written by hand.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -27,9 +28,25 @@ from cotap_mm.visualization.canvas import INK, SERIES, new_figure, render, save_
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs' / 'studies'
 __all__ = [
-    'DOCS', 'ROOT', 'Job', 'Panel', 'Record', 'Summary', 'add_folders', 'fill_page', 'finish',
-    'machine', 'markdown_table', 'plot_panels', 'read_json', 'run_jobs', 'seed', 'series_style',
-    'shown', 'summarize', 'write_json'
+    'DOCS',
+    'ROOT',
+    'Job',
+    'Panel',
+    'Record',
+    'Summary',
+    'add_folders',
+    'fill_page',
+    'finish',
+    'machine',
+    'markdown_table',
+    'plot_panels',
+    'read_json',
+    'run_jobs',
+    'seed',
+    'series_style',
+    'shown',
+    'summarize',
+    'write_json',
 ]
 #: Type of an argument: a seed that NumPy and PyTorch take.
 seed = whole_number(0, 2**32 - 1)
@@ -37,6 +54,7 @@ seed = whole_number(0, 2**32 - 1)
 
 class Summary(NamedTuple):
     """Of one value over seeds."""
+
     mean: float
     spread: float  # standard deviation, 0 for one seed
     count: int
@@ -49,11 +67,13 @@ def machine(device: str = 'cpu') -> Dict[str, str]:
     """Where and with what a study ran."""
     import numpy
     import sklearn
+
     return dict(describe_machine(device), numpy=numpy.__version__, sklearn=sklearn.__version__)
 
 
 def write_json(path: Path, results: Dict[str, Any]) -> None:
     """Write results; lists of dictionaries get a line for each."""
+
     def lines(value: Any) -> str:
         if isinstance(value, list) and value and isinstance(value[0], dict):
             return '[\n' + ',\n'.join('  ' + json.dumps(each) for each in value) + '\n ]'
@@ -76,11 +96,15 @@ def read_json(path: Path) -> Dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} must hold the results of this study, and is not JSON ({error}); '
-                         'run the study without --plot-only') from error
+        raise ValueError(
+            f'{path} must hold the results of this study, and is not JSON ({error}); '
+            'run the study without --plot-only'
+        ) from error
     if not isinstance(found, dict) or not isinstance(found.get('runs'), list):
-        raise ValueError(f'{path} must hold the results of this study, and has no runs; run the '
-                         'study without --plot-only')
+        raise ValueError(
+            f'{path} must hold the results of this study, and has no runs; run the '
+            'study without --plot-only'
+        )
     return found
 
 
@@ -89,15 +113,28 @@ def read_json(path: Path) -> Dict[str, Any]:
 
 def add_folders(parser: argparse.ArgumentParser) -> None:
     """Arguments that all studies have."""
-    parser.add_argument('--out', type=lambda text: Path(out_folder(text)), default=DOCS,
-                        metavar='DIR', help='folder of the results')
-    parser.add_argument('--work-dir', type=lambda text: Path(out_folder(text)),
-                        default=Path('work_dirs/studies'), metavar='DIR')
+    parser.add_argument(
+        '--out',
+        type=lambda text: Path(out_folder(text)),
+        default=DOCS,
+        metavar='DIR',
+        help='folder of the results',
+    )
+    parser.add_argument(
+        '--work-dir',
+        type=lambda text: Path(out_folder(text)),
+        default=Path('work_dirs/studies'),
+        metavar='DIR',
+    )
     parser.add_argument('--plot-only', action='store_true', help='from the JSON in --out')
 
 
-def finish(name: str, args: argparse.Namespace, run: Callable[[Any], Dict[str, Any]],
-           report: Callable[[Dict[str, Any], Path], None]) -> None:
+def finish(
+    name: str,
+    args: argparse.Namespace,
+    run: Callable[[Any], Dict[str, Any]],
+    report: Callable[[Dict[str, Any], Path], None],
+) -> None:
     """Run unless only plots are wanted, keep the results as JSON, and report them.
 
     Args:
@@ -118,8 +155,7 @@ def finish(name: str, args: argparse.Namespace, run: Callable[[Any], Dict[str, A
     print(f'results: {args.out / name}.md, .png and .json')
 
 
-def summarize(records: Iterable[Record], keys: Sequence[str],
-              value: str) -> Dict[Tuple, Summary]:
+def summarize(records: Iterable[Record], keys: Sequence[str], value: str) -> Dict[Tuple, Summary]:
     """Mean and spread over whatever ``keys`` leave open, usually the seed.
 
     Args:
@@ -135,9 +171,12 @@ def summarize(records: Iterable[Record], keys: Sequence[str],
     for record in records:
         group = tuple(tuple(record[k]) if isinstance(record[k], list) else record[k] for k in keys)
         groups.setdefault(group, []).append(record[value])
-    return {group: Summary(statistics.mean(found),
-                           statistics.stdev(found) if len(found) > 1 else 0., len(found))
-            for group, found in groups.items()}
+    return {
+        group: Summary(
+            statistics.mean(found), statistics.stdev(found) if len(found) > 1 else 0.0, len(found)
+        )
+        for group, found in groups.items()
+    }
 
 
 def shown(summary: Optional[Summary], strong: bool = False) -> str:
@@ -166,8 +205,9 @@ def fill_page(path: Path, name: str, text: str) -> None:
     begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
     page, pattern = check_page(path, name)
     with whole_file(path) as partial:
-        partial.write_text(pattern.sub(lambda _: f'{begin}\n{text.strip()}\n{end}', page),
-                           encoding='utf-8')
+        partial.write_text(
+            pattern.sub(lambda _: f'{begin}\n{text.strip()}\n{end}', page), encoding='utf-8'
+        )
 
 
 def check_page(path: Path, name: str) -> Tuple[str, 're.Pattern[str]']:
@@ -183,8 +223,10 @@ def check_page(path: Path, name: str) -> Tuple[str, 're.Pattern[str]']:
     page = path.read_text(encoding='utf-8') if path.is_file() else f'{begin}\n{end}\n'
     pattern = re.compile(re.escape(begin) + '.*?' + re.escape(end), re.S)
     if len(pattern.findall(page)) != 1:
-        raise ValueError(f'{path} must have one line {begin} and one line {end} after it; '
-                         'what stands between them is written by the study')
+        raise ValueError(
+            f'{path} must have one line {begin} and one line {end} after it; '
+            'what stands between them is written by the study'
+        )
     return page, pattern
 
 
@@ -197,6 +239,7 @@ DASHES = ('-', (0, (5, 1.5)), (0, (1.5, 1.2)), (0, (6, 1.5, 1.5, 1.5)), (0, (3, 
 
 class Panel(NamedTuple):
     """One pair of axes: name of the series -> x and summary of y, in order."""
+
     title: str
     series: Dict[str, List[Tuple[Any, Summary]]]
     x_label: str = ''
@@ -213,19 +256,29 @@ def series_style(names: Sequence[str], first: Optional[str] = None) -> Dict[str,
     """
     others = [name for name in names if name != first]
     if len(others) > len(SERIES):
-        raise ValueError(f'at most {len(SERIES)} series beside the first can be told apart, got '
-                         f'{len(others)}')
-    style = {name: dict(color=color, marker=mark, ls=dash, lw=1.5, ms=4, zorder=3)
-             for name, color, mark, dash in zip(others, SERIES, MARKS, DASHES)}
+        raise ValueError(
+            f'at most {len(SERIES)} series beside the first can be told apart, got {len(others)}'
+        )
+    style = {
+        name: dict(color=color, marker=mark, ls=dash, lw=1.5, ms=4, zorder=3)
+        for name, color, mark, dash in zip(others, SERIES, MARKS, DASHES)
+    }
     if first is not None:
         style[first] = dict(color=INK, marker='o', ls='-', lw=2.6, ms=5, zorder=4)
     return {name: style[name] for name in names}
 
 
 @styled
-def plot_panels(path: Path, panels: Sequence[Panel], columns: int, title: str,
-                first: Optional[str] = None, level_name: str = '', share_y: str = 'none',
-                size: Tuple[float, float] = (2.6, 2.35)) -> None:
+def plot_panels(
+    path: Path,
+    panels: Sequence[Panel],
+    columns: int,
+    title: str,
+    first: Optional[str] = None,
+    level_name: str = '',
+    share_y: str = 'none',
+    size: Tuple[float, float] = (2.6, 2.35),
+) -> None:
     """Lines with their spread as a band, a panel for each setting.
 
     Args:
@@ -244,16 +297,21 @@ def plot_panels(path: Path, panels: Sequence[Panel], columns: int, title: str,
     legend = len(names) > 1 or bool(level_name)
     figure = new_figure(columns * size[0], rows * size[1] + 0.45 + (0.35 if legend else 0))
     grid = figure.subplots(rows, columns, squeeze=False, sharey=share_y)
-    for axes in grid.ravel()[len(panels):]:
+    for axes in grid.ravel()[len(panels) :]:
         axes.axis('off')
     for axes, panel in zip(grid.ravel(), panels):
         for name, points in panel.series.items():
             x = [point for point, _ in points]
             mean = [found.mean for _, found in points]
             axes.plot(x, mean, **styles[name])
-            axes.fill_between(x, [f.mean - f.spread for _, f in points],
-                              [f.mean + f.spread for _, f in points], lw=0,
-                              color=styles[name]['color'], alpha=0.16)
+            axes.fill_between(
+                x,
+                [f.mean - f.spread for _, f in points],
+                [f.mean + f.spread for _, f in points],
+                lw=0,
+                color=styles[name]['color'],
+                alpha=0.16,
+            )
         if panel.level is not None:
             axes.axhline(panel.level, color=INK, lw=1, ls=':')
         if panel.ticks:
@@ -270,8 +328,13 @@ def plot_panels(path: Path, panels: Sequence[Panel], columns: int, title: str,
     if level_name:
         handles.append(Line2D([], [], color=INK, lw=1, ls=':', label=level_name))
     if handles:
-        figure.legend(handles=handles, loc='outside lower center', frameon=False, fontsize=8.5,
-                      ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
-                      handlelength=2.8)
+        figure.legend(
+            handles=handles,
+            loc='outside lower center',
+            frameon=False,
+            fontsize=8.5,
+            ncols=len(handles) if len(handles) <= 4 else -(-len(handles) // 2),
+            handlelength=2.8,
+        )
     figure.suptitle(title)
     save_png(render(figure), path)

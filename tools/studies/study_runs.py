@@ -1,4 +1,5 @@
 """Runs of a study: each is kept when it is finished, and not repeated."""
+
 from __future__ import annotations
 
 import json
@@ -43,10 +44,9 @@ def _timed(work: Callable[[Job], Dict[str, float]], job: Job) -> Record:
     return dict(job, **results, seconds=round(time.monotonic() - start, 3))
 
 
-def run_jobs(work: Callable[[Job], Dict[str, float]],
-             jobs: Sequence[Job],
-             store: Path,
-             workers: int = 1) -> List[Record]:
+def run_jobs(
+    work: Callable[[Job], Dict[str, float]], jobs: Sequence[Job], store: Path, workers: int = 1
+) -> List[Record]:
     """Run what has not been run yet; every finished run is kept at once.
 
     Args:
@@ -78,8 +78,9 @@ def run_jobs(work: Callable[[Job], Dict[str, float]],
             keep(job, _timed(work, job))
     elif todo:
         # Spawned, since a fork of a process that holds threads or a GPU can hang.
-        with ProcessPoolExecutor(workers, multiprocessing.get_context('spawn'),
-                                 _start_worker) as pool:
+        with ProcessPoolExecutor(
+            workers, multiprocessing.get_context('spawn'), _start_worker
+        ) as pool:
             running = {pool.submit(_timed, work, job): job for job in todo}
             try:
                 for future in as_completed(running):
@@ -103,8 +104,8 @@ def _read_store(store: Path) -> Dict[str, Record]:
             entry = json.loads(line)
             found[_key(entry['job'])] = entry['record']
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'line {number} of {store} is not a finished run; remove that line, '
-                             'or give another --work-dir') from error
+            raise ValueError(
+                f'line {number} of {store} is not a finished run; remove that line, '
+                'or give another --work-dir'
+            ) from error
     return found
-
-

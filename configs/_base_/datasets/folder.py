@@ -13,4 +13,6 @@ train_dataloader = dict(
         patch=dict(type='ImageList', root='data/images'),
         neighbors='auto',
         num_neighbors=7,
-        crops=dict(global_size=224, local_size=96, num_local=4)))
+        crops=dict(global_size=224, local_size=96, num_local=4),
+    ),
+)

@@ -5,7 +5,8 @@ optim_wrapper = dict(
     type='MixedPrecisionOptimWrapper',
     constructor='CoTAPOptimWrapperConstructor',
     optimizer=dict(type='AdamW', lr=3e-5, weight_decay=0.024, betas=(0.9, 0.999)),
-    paramwise_cfg=dict(head_lr_mult=10))  # heads: 3e-4
+    paramwise_cfg=dict(head_lr_mult=10),
+)  # heads: 3e-4
 
 # Both end at max_iters (ScheduleLengthHook).
 param_scheduler = [

@@ -11,14 +11,20 @@ train_pipeline = [
             [dict(type='RandomChoiceResize', scales=scales, keep_ratio=True)],
             [
                 dict(
-                    type='RandomChoiceResize', scales=[(400, 4200), (500, 4200), (600, 4200)],
-                    keep_ratio=True),
+                    type='RandomChoiceResize',
+                    scales=[(400, 4200), (500, 4200), (600, 4200)],
+                    keep_ratio=True,
+                ),
                 dict(
-                    type='RandomCrop', crop_type='absolute_range', crop_size=(384, 600),
-                    allow_negative_crop=True),
+                    type='RandomCrop',
+                    crop_type='absolute_range',
+                    crop_size=(384, 600),
+                    allow_negative_crop=True,
+                ),
                 dict(type='RandomChoiceResize', scales=scales, keep_ratio=True),
             ],
-        ]),
+        ],
+    ),
     dict(type='PackDetInputs'),
 ]
 train_dataloader = dict(dataset=dict(pipeline=train_pipeline))

@@ -5,7 +5,7 @@ _base_ = ['mmseg::_base_/datasets/coco-stuff164k.py', './square_336.py']
 train_dataloader = dict(
     batch_size=256,
     num_workers=16,
-    dataset=dict(type='cotap_mm.COCOStuff27Dataset', pipeline=_base_.square_train))
-val_dataloader = dict(
-    dataset=dict(type='cotap_mm.COCOStuff27Dataset', pipeline=_base_.square_test))
+    dataset=dict(type='cotap_mm.COCOStuff27Dataset', pipeline=_base_.square_train),
+)
+val_dataloader = dict(dataset=dict(type='cotap_mm.COCOStuff27Dataset', pipeline=_base_.square_test))
 test_dataloader = val_dataloader

@@ -2,6 +2,12 @@
 _base_ = './linear_vits.py'
 model = dict(
     decode_head=dict(
-        _delete_=True, type='cotap_mm.BottleneckFCNHead', in_channels=768,
-        hidden_channels=(512, 384, 256), dropout_ratio=0.1, num_classes=21,
-        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True)))
+        _delete_=True,
+        type='cotap_mm.BottleneckFCNHead',
+        in_channels=768,
+        hidden_channels=(512, 384, 256),
+        dropout_ratio=0.1,
+        num_classes=21,
+        loss_decode=dict(type='CrossEntropyLoss', avg_non_ignore=True),
+    )
+)

@@ -1,4 +1,5 @@
 """Read images in pipelines of MMSegmentation, MMDetection and MMPretrain as everywhere here."""
+
 from __future__ import annotations
 
 from typing import Any, Dict, Optional
@@ -39,12 +40,18 @@ class LoadImage:
         ValueError: If ``value_range`` has the wrong form, or files are not on a local disk.
     """
 
-    def __init__(self, value_range: Option = 'auto', to_float32: bool = False,
-                 ignore_empty: bool = False,
-                 backend_args: Optional[Dict[str, Any]] = None) -> None:
+    def __init__(
+        self,
+        value_range: Option = 'auto',
+        to_float32: bool = False,
+        ignore_empty: bool = False,
+        backend_args: Optional[Dict[str, Any]] = None,
+    ) -> None:
         if backend_args and backend_args.get('backend', 'local') != 'local':
-            raise ValueError('cotap_mm.LoadImage reads from a local disk, got backend_args='
-                             f'{backend_args}; copy or mount the images')
+            raise ValueError(
+                'cotap_mm.LoadImage reads from a local disk, got backend_args='
+                f'{backend_args}; copy or mount the images'
+            )
         self.value_range = check_option(value_range)
         self.to_float32, self.ignore_empty = to_float32, ignore_empty
 
@@ -88,8 +95,11 @@ class LoadImage:
             f'{path} has more than 8 bits (values {find_range([values])}), so cotap_mm.LoadImage '
             'needs value_range=(low, high), the same numbers for all images of training and '
             'test; tools/train.py finds them from the training images, logs them, and stores '
-            'them in the config in its work folder')
+            'them in the config in its work folder'
+        )
 
     def __repr__(self) -> str:
-        return (f'{type(self).__name__}(value_range={self.value_range!r}, to_float32='
-                f'{self.to_float32}, ignore_empty={self.ignore_empty})')
+        return (
+            f'{type(self).__name__}(value_range={self.value_range!r}, to_float32='
+            f'{self.to_float32}, ignore_empty={self.ignore_empty})'
+        )

@@ -1,4 +1,5 @@
 """Global and local crops that overlap, with their boxes."""
+
 import math
 from typing import List, Optional, Sequence, Tuple
 
@@ -43,20 +44,34 @@ class MultiCrop:
 
     ratio = (3 / 4, 4 / 3)  # width / height
 
-    def __init__(self, global_size: int = 224, local_size: int = 96, num_global: int = 2,
-                 num_local: int = 4, global_scale: Sequence[float] = (0.25, 1.0),
-                 local_scale: Sequence[float] = (0.05, 0.1),
-                 min_overlap: Sequence[float] = (0.02, 0.01), max_draws: int = 50) -> None:
-        for name, scale, overlap in (('global_scale', global_scale, min_overlap[0]),
-                                     ('local_scale', local_scale, min_overlap[1])):
+    def __init__(
+        self,
+        global_size: int = 224,
+        local_size: int = 96,
+        num_global: int = 2,
+        num_local: int = 4,
+        global_scale: Sequence[float] = (0.25, 1.0),
+        local_scale: Sequence[float] = (0.05, 0.1),
+        min_overlap: Sequence[float] = (0.02, 0.01),
+        max_draws: int = 50,
+    ) -> None:
+        for name, scale, overlap in (
+            ('global_scale', global_scale, min_overlap[0]),
+            ('local_scale', local_scale, min_overlap[1]),
+        ):
             if not 0 < scale[0] <= scale[1] <= 1:
                 raise ValueError(f'{name} must be 0 < low <= high <= 1, got {tuple(scale)}')
             if not 0 <= overlap < scale[1]:
-                raise ValueError(f'min_overlap must be in [0, {scale[1]}), the largest {name}, '
-                                 f'got {overlap}')
-        for name, value, least in (('global_size', global_size, 1), ('local_size', local_size, 1),
-                                   ('num_global', num_global, 1), ('num_local', num_local, 0),
-                                   ('max_draws', max_draws, 1)):
+                raise ValueError(
+                    f'min_overlap must be in [0, {scale[1]}), the largest {name}, got {overlap}'
+                )
+        for name, value, least in (
+            ('global_size', global_size, 1),
+            ('local_size', local_size, 1),
+            ('num_global', num_global, 1),
+            ('num_local', num_local, 0),
+            ('max_draws', max_draws, 1),
+        ):
             if value < least:
                 raise ValueError(f'{name} must be at least {least}, got {value}')
         self.global_size = global_size
@@ -68,8 +83,9 @@ class MultiCrop:
         self.min_overlap = tuple(min_overlap)
         self.max_draws = max_draws
 
-    def __call__(self, image: np.ndarray,
-                 rng: np.random.Generator) -> Tuple[Tensor, Tensor, Tensor]:
+    def __call__(
+        self, image: np.ndarray, rng: np.random.Generator
+    ) -> Tuple[Tensor, Tensor, Tensor]:
         """Draw boxes and cut them out.
 
         Args:
@@ -83,17 +99,27 @@ class MultiCrop:
         """
         boxes = self.draw_boxes(image.shape[0], image.shape[1], rng)
         pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
-        global_crops = [self._cut(pixels, box, self.global_size) for box in boxes[:self.num_global]]
-        local_crops = [self._cut(pixels, box, self.local_size) for box in boxes[self.num_global:]]
+        global_crops = [
+            self._cut(pixels, box, self.global_size) for box in boxes[: self.num_global]
+        ]
+        local_crops = [self._cut(pixels, box, self.local_size) for box in boxes[self.num_global :]]
         empty = torch.empty(0, self.local_size, self.local_size, 3, dtype=torch.uint8)
-        return (torch.stack(global_crops), torch.stack(local_crops) if local_crops else empty,
-                torch.tensor(boxes, dtype=torch.float32))
+        return (
+            torch.stack(global_crops),
+            torch.stack(local_crops) if local_crops else empty,
+            torch.tensor(boxes, dtype=torch.float32),
+        )
 
     def is_enough(self, height: int, width: int) -> bool:
         """Whether no crop of an image of this size is enlarged, in pixels."""
         area = height * width
-        return all(area * scale[0] * self.ratio[0] >= size**2 for scale, size in (
-            (self.global_scale, self.global_size), (self.local_scale, self.local_size)))
+        return all(
+            area * scale[0] * self.ratio[0] >= size**2
+            for scale, size in (
+                (self.global_scale, self.global_size),
+                (self.local_scale, self.local_size),
+            )
+        )
 
     def draw_boxes(self, height: int, width: int, rng: np.random.Generator) -> List[Box]:
         """Boxes of all crops, global ones first, for an image of ``height`` x ``width``."""
@@ -101,7 +127,7 @@ class MultiCrop:
         for index in range(self.num_global + self.num_local):
             kind = 0 if index < self.num_global else 1
             scale = (self.global_scale, self.local_scale)[kind]
-            earlier = boxes[:self.num_global]
+            earlier = boxes[: self.num_global]
             box = self._draw(height, width, scale, self.min_overlap[kind], earlier, rng)
             if box is None:
                 # A global crop must itself leave room for the overlaps of the later ones.
@@ -110,8 +136,15 @@ class MultiCrop:
             boxes.append(box)
         return boxes
 
-    def _draw(self, height: int, width: int, scale: Tuple[float, ...], overlap: float,
-              earlier: List[Box], rng: np.random.Generator) -> Optional[Box]:
+    def _draw(
+        self,
+        height: int,
+        width: int,
+        scale: Tuple[float, ...],
+        overlap: float,
+        earlier: List[Box],
+        rng: np.random.Generator,
+    ) -> Optional[Box]:
         least = overlap * height * width
         for _ in range(self.max_draws):
             box = self._random_box(height, width, scale, rng)
@@ -119,19 +152,21 @@ class MultiCrop:
                 return box
         return None
 
-    def _random_box(self, height: int, width: int, scale: Tuple[float, ...],
-                    rng: np.random.Generator) -> Optional[Box]:
+    def _random_box(
+        self, height: int, width: int, scale: Tuple[float, ...], rng: np.random.Generator
+    ) -> Optional[Box]:
         share, shape, left, top = rng.random(4).tolist()  # one call, since each takes long
         area = height * width * (scale[0] + share * (scale[1] - scale[0]))
-        aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0])**shape
+        aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
         if not (0 < w <= width and 0 < h <= height):
             return None
         x, y = int(left * (width - w + 1)), int(top * (height - h + 1))
         return x, y, x + w, y + h
 
-    def _centered(self, height: int, width: int, scale: float, overlap: float,
-                  earlier: List[Box]) -> Box:
+    def _centered(
+        self, height: int, width: int, scale: float, overlap: float, earlier: List[Box]
+    ) -> Box:
         """Centred in what the global crops have in common, as large as ``scale`` allows.
 
         Of an allowed aspect, unless the area would then fall below ``overlap``: an
@@ -156,8 +191,9 @@ class MultiCrop:
         # Straight on uint8: torchvision's resize takes the way through float, several times slower.
         # In this order PyTorch knows that channels are innermost, and leaves them there.
         part = pixels[None, y1:y2, x1:x2].permute(0, 3, 1, 2)
-        return F.interpolate(part, size=(size, size), mode='bilinear',
-                             antialias=True)[0].permute(1, 2, 0)
+        return F.interpolate(part, size=(size, size), mode='bilinear', antialias=True)[0].permute(
+            1, 2, 0
+        )
 
 
 def _common_area(a: Box, b: Box) -> int:

@@ -8,7 +8,16 @@ from .schedule_length_hook import ScheduleLengthHook
 from .teacher_hook import TeacherHook
 
 __all__ = [
-    'EXIT_STATUS', 'CompileHook', 'LoopPreemptionHook', 'MonitorHook', 'NonFiniteHook',
-    'PreemptionHook', 'SafeCheckpointHook', 'ScheduleLengthHook', 'TeacherHook', 'compile_parts',
-    'last_checkpoint', 'was_preempted'
+    'EXIT_STATUS',
+    'CompileHook',
+    'LoopPreemptionHook',
+    'MonitorHook',
+    'NonFiniteHook',
+    'PreemptionHook',
+    'SafeCheckpointHook',
+    'ScheduleLengthHook',
+    'TeacherHook',
+    'compile_parts',
+    'last_checkpoint',
+    'was_preempted',
 ]

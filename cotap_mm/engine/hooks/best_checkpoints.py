@@ -1,4 +1,5 @@
 """The best checkpoint and published ones, in a training that survives a full disk."""
+
 from __future__ import annotations
 
 import hashlib
@@ -66,9 +67,12 @@ class BestCheckpointHook(CheckpointHook):
             for key, path in old.items():
                 self._set_best(key, path)
             _remove(written, kept=old.values())
-            print_log(f'{written[-1]} cannot be written: {error}. Training continues, and the best '
-                      'checkpoint before it is kept; make room on the disk', logger='current',
-                      level=logging.ERROR)
+            print_log(
+                f'{written[-1]} cannot be written: {error}. Training continues, and the best '
+                'checkpoint before it is kept; make room on the disk',
+                logger='current',
+                level=logging.ERROR,
+            )
         else:
             for key, path in old.items():
                 if dict(self._best())[key] is None:
@@ -118,12 +122,18 @@ class BestCheckpointHook(CheckpointHook):
             with whole_file(path) as partial:
                 save_checkpoint(kept, str(partial))
         except OSError as error:
-            print_log(f'{ckpt_path} cannot be published ({type(error).__name__}: {error}). The '
-                      'training is complete and its checkpoints are kept; make room and use '
-                      'tools/publish.py', logger='current', level=logging.ERROR)
+            print_log(
+                f'{ckpt_path} cannot be published ({type(error).__name__}: {error}). The '
+                'training is complete and its checkpoints are kept; make room and use '
+                'tools/publish.py',
+                logger='current',
+                level=logging.ERROR,
+            )
             return
-        print_log(f'{ckpt_path} is published as {path} with {", ".join(kept) or "no keys"}',
-                  logger='current')
+        print_log(
+            f'{ckpt_path} is published as {path} with {", ".join(kept) or "no keys"}',
+            logger='current',
+        )
 
 
 def _remove(paths: Any, kept: Any) -> None:
@@ -140,5 +150,6 @@ def _remove(paths: Any, kept: Any) -> None:
             else:
                 path.unlink(missing_ok=True)
         except OSError as error:
-            print_log(f'{path} cannot be deleted ({error})', logger='current',
-                      level=logging.WARNING)
+            print_log(
+                f'{path} cannot be deleted ({error})', logger='current', level=logging.WARNING
+            )

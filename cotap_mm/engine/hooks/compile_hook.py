@@ -1,4 +1,5 @@
 """torch.compile for the parts of the networks where it pays."""
+
 from typing import Any
 
 from mmengine.hooks import Hook
@@ -39,8 +40,10 @@ class CompileHook(Hook):
         refuse_sharded(runner.model, 'CompileHook')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         count = compile_parts(model, **self.options)
-        print_log(f'torch.compile: {count} parts of student and teacher; the first steps will be '
-                  'slow', logger='current')
+        print_log(
+            f'torch.compile: {count} parts of student and teacher; the first steps will be slow',
+            logger='current',
+        )
 
 
 def compile_parts(model, **options: Any) -> int:

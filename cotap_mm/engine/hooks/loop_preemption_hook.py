@@ -1,4 +1,5 @@
 """Stop trainings that run in MMEngine's own loops, such as downstream ones, after a signal."""
+
 from contextlib import ExitStack
 from typing import Any, Dict, Optional
 
@@ -45,8 +46,9 @@ class LoopPreemptionHook(PreemptionHook):
         """A step is not interrupted."""
         self._forbid()
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
         """Stop if any rank has been asked to; by iterations, save before."""
         if _is_by_iterations(runner):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
@@ -75,8 +77,9 @@ class LoopPreemptionHook(PreemptionHook):
         self._is_validating = True
         self._allow(runner)
 
-    def after_val_iter(self, runner, batch_idx: int, data_batch: Any = None,
-                       outputs: Optional[Any] = None) -> None:
+    def after_val_iter(
+        self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Any] = None
+    ) -> None:
         """The best checkpoint is saved after the last batch, and that is not interrupted."""
         if _is_last(batch_idx, runner.val_dataloader):
             self._forbid()
@@ -84,8 +87,11 @@ class LoopPreemptionHook(PreemptionHook):
     def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
         """Between two steps again."""
         self._is_validating = False
-        done, wanted = ((runner.iter, runner.max_iters) if _is_by_iterations(runner) else
-                        (runner.epoch, runner.max_epochs))
+        done, wanted = (
+            (runner.iter, runner.max_iters)
+            if _is_by_iterations(runner)
+            else (runner.epoch, runner.max_epochs)
+        )
         if done < wanted:  # else the last checkpoint may still have to be saved
             self._allow(runner)
 
@@ -102,7 +108,8 @@ class LoopPreemptionHook(PreemptionHook):
         """
         self._forbid()
         swaps = self._is_validating and any(
-            isinstance(hook, MMENGINE_HOOKS.get('EMAHook')) for hook in runner.hooks)
+            isinstance(hook, MMENGINE_HOOKS.get('EMAHook')) for hook in runner.hooks
+        )
         if swaps or not _is_by_iterations(runner):
             raise signals.Stopped(self.received)
         super().stop_between_steps(runner)

@@ -1,4 +1,5 @@
 """Collapse monitors in the log."""
+
 import logging
 from typing import Dict, Optional, Tuple
 
@@ -14,22 +15,43 @@ from ..sharding import whole_parameters
 # Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
 # values of healthy runs.
 _COLLAPSED = 'lower the learning rate, or raise the teacher decay (TeacherHook.start)'
-_UNBALANCED = ('make the queue larger (model.memory), or its temperature higher; with few images '
-               'use fewer clusters (num_clusters)')
+_UNBALANCED = (
+    'make the queue larger (model.memory), or its temperature higher; with few images '
+    'use fewer clusters (num_clusters)'
+)
 _LIMITS: Dict[str, Tuple[float, float, str]] = {
     'feature_std': (0.3, 2.0, f'features point nearly one way: {_COLLAPSED}'),
-    'prototypes_in_use': (0.1, 1.1, 'object prototypes go unused: use fewer '
-                          '(model.neck.num_prototypes)'),
+    'prototypes_in_use': (
+        0.1,
+        1.1,
+        'object prototypes go unused: use fewer (model.neck.num_prototypes)',
+    ),
     'patch_mean_assignment_entropy': (0.4, 1.1, f'few clusters take all patches: {_UNBALANCED}'),
     'cls_mean_assignment_entropy': (0.4, 1.1, f'few clusters take all images: {_UNBALANCED}'),
-    'patch_assignment_entropy': (0.0, 0.99, 'patches belong to all clusters alike: make the '
-                                 "patch queue's temperature lower (model.memory.patch_queue)"),
-    'cls_assignment_entropy': (0.0, 0.99, 'images belong to all clusters alike: make the CLS '
-                               "queue's temperature lower (model.memory.cls_queue)"),
-    'foreground_share': (0.05, 0.95, "the teacher's CLS attention finds no foreground, or nothing "
-                         'else: start from other weights (--init)'),
-    'teacher_distance': (0.0, 0.5, 'the teacher is left far behind: lower the teacher decay '
-                         '(TeacherHook) or the learning rate'),
+    'patch_assignment_entropy': (
+        0.0,
+        0.99,
+        'patches belong to all clusters alike: make the '
+        "patch queue's temperature lower (model.memory.patch_queue)",
+    ),
+    'cls_assignment_entropy': (
+        0.0,
+        0.99,
+        'images belong to all clusters alike: make the CLS '
+        "queue's temperature lower (model.memory.cls_queue)",
+    ),
+    'foreground_share': (
+        0.05,
+        0.95,
+        "the teacher's CLS attention finds no foreground, or nothing "
+        'else: start from other weights (--init)',
+    ),
+    'teacher_distance': (
+        0.0,
+        0.5,
+        'the teacher is left far behind: lower the teacher decay '
+        '(TeacherHook) or the learning rate',
+    ),
 }
 
 
@@ -56,15 +78,20 @@ class MonitorHook(Hook):
 
     priority = 'NORMAL'  # in front of the logger, which is BELOW_NORMAL
 
-    def __init__(self, interval: int = 50, num_images: int = 8,
-                 limits: Optional[Dict[str, Tuple[float, float]]] = None) -> None:
+    def __init__(
+        self,
+        interval: int = 50,
+        num_images: int = 8,
+        limits: Optional[Dict[str, Tuple[float, float]]] = None,
+    ) -> None:
         unknown = set(limits or {}) - set(_LIMITS)
         if unknown:
             raise ValueError(f'limits must name some of {sorted(_LIMITS)}, got {sorted(unknown)}')
         self.interval = interval
         self.num_images = num_images
-        self.limits = {name: (limits or {}).get(name, (low, high))
-                       for name, (low, high, _) in _LIMITS.items()}
+        self.limits = {
+            name: (limits or {}).get(name, (low, high)) for name, (low, high, _) in _LIMITS.items()
+        }
         self._warned: Dict[str, bool] = {}
 
     @staticmethod
@@ -76,13 +103,18 @@ class MonitorHook(Hook):
         self._model(runner).monitor_now = self.every_n_train_iters(runner, self.interval)
 
     @torch.no_grad()
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
         """Measure what no loss computes."""
         model = self._model(runner)
         if not model.monitor_now:
             return
-        crops = data_batch['patch']['global_crops'][:self.num_images, 0, 0].movedim(-1, -3)
+        crops = data_batch['patch']['global_crops'][: self.num_images, 0, 0].movedim(-1, -3)
         images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
         # Through the wrapper, which may have to gather the weights first.
         values = runner.model(images, mode='monitors')
@@ -90,8 +122,13 @@ class MonitorHook(Hook):
             values['teacher_distance'] = model.teacher.distance(model.student)
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/monitor/{name}', float(value))
-        values.update({name[len('monitor/'):]: value for name, value in (outputs or {}).items()
-                       if name.startswith('monitor/')})
+        values.update(
+            {
+                name[len('monitor/') :]: value
+                for name, value in (outputs or {}).items()
+                if name.startswith('monitor/')
+            }
+        )
         self._warn({name: float(value) for name, value in values.items()}, runner.iter + 1)
 
     def _warn(self, values: Dict[str, float], iteration: int) -> None:
@@ -100,7 +137,10 @@ class MonitorHook(Hook):
                 continue
             is_bad = not low <= values[name] <= high
             if is_bad and not self._warned.get(name):
-                print_log(f'iteration {iteration}: monitor/{name} is {values[name]:.3g}, outside '
-                          f'of {low:g} to {high:g}: {_LIMITS[name][2]}', logger='current',
-                          level=logging.WARNING)
+                print_log(
+                    f'iteration {iteration}: monitor/{name} is {values[name]:.3g}, outside '
+                    f'of {low:g} to {high:g}: {_LIMITS[name][2]}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
             self._warned[name] = is_bad

@@ -1,4 +1,5 @@
 """Steps whose numbers are none: counted, logged, and after too many the end."""
+
 import json
 import logging
 import math
@@ -16,9 +17,11 @@ from cotap_mm.files import whole_file
 from cotap_mm.ops import broadcast, rank
 from cotap_mm.registry import HOOKS
 
-_ADVICE = ("lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or "
-           "train with optim_wrapper.dtype='bfloat16' or 'float32'; look at the images if the same "
-           'ones come up again')
+_ADVICE = (
+    'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or '
+    "train with optim_wrapper.dtype='bfloat16' or 'float32'; look at the images if the same "
+    'ones come up again'
+)
 
 
 class Diverged(UserError, FloatingPointError):
@@ -53,8 +56,13 @@ class NonFiniteHook(Hook):
         self.in_a_row = 0
         self.total = 0
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
         """Look at the step that was done, or left out.
 
         Raises:
@@ -72,22 +80,32 @@ class NonFiniteHook(Hook):
         self.total += 1
         runner.message_hub.update_scalar('train/skipped_steps', self.total)
         ranks = all_gather_object(dict(losses=_losses(outputs), images=_images(data_batch)))
-        print_log(f'iteration {runner.iter + 1}: gradients are not finite, and the step is left '
-                  f'out ({self.in_a_row} in a row, {self.total} in all). '
-                  f'{_describe(ranks)}', logger='current', level=logging.WARNING)
+        print_log(
+            f'iteration {runner.iter + 1}: gradients are not finite, and the step is left '
+            f'out ({self.in_a_row} in a row, {self.total} in all). '
+            f'{_describe(ranks)}',
+            logger='current',
+            level=logging.WARNING,
+        )
         if self.in_a_row >= self.patience:
             bundle = self._save_bundle(runner, data_batch, ranks)
             raise Diverged(
                 f'iteration {runner.iter + 1}: {self.in_a_row} steps in a row had gradients that '
-                f'are not finite. Resume from the last checkpoint, and {_ADVICE}. {bundle}')
+                f'are not finite. Resume from the last checkpoint, and {_ADVICE}. {bundle}'
+            )
 
     @staticmethod
     def _look_at_losses(runner, outputs: Optional[dict]) -> None:
-        bad = [f'{name} = {value}' for name, value in _losses(outputs).items()
-               if not math.isfinite(value)]
+        bad = [
+            f'{name} = {value}'
+            for name, value in _losses(outputs).items()
+            if not math.isfinite(value)
+        ]
         if bad:
-            raise Diverged(f'iteration {runner.iter + 1}: {", ".join(bad)}. Resume from '
-                           f'the last checkpoint, and {_ADVICE}')
+            raise Diverged(
+                f'iteration {runner.iter + 1}: {", ".join(bad)}. Resume from '
+                f'the last checkpoint, and {_ADVICE}'
+            )
 
     def before_train(self, runner) -> None:
         """The wrapper need not warn of skipped steps by itself."""
@@ -112,37 +130,58 @@ class NonFiniteHook(Hook):
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = model.state_dict()  # with FSDP all ranks take part in it
         if is_main_process():
-            bad = [name for name, value in state.items()
-                   if value.is_floating_point() and not value.isfinite().all()]
+            bad = [
+                name
+                for name, value in state.items()
+                if value.is_floating_point() and not value.isfinite().all()
+            ]
             with whole_file(path) as partial:
-                partial.write_text(json.dumps(dict(
-                    iteration=runner.iter + 1, ranks=ranks, weights_that_are_not_finite=bad,
-                    learning_rates=runner.optim_wrapper.get_lr(),
-                    config=runner.cfg.pretty_text), indent=1) + '\n', encoding='utf-8')
+                partial.write_text(
+                    json.dumps(
+                        dict(
+                            iteration=runner.iter + 1,
+                            ranks=ranks,
+                            weights_that_are_not_finite=bad,
+                            learning_rates=runner.optim_wrapper.get_lr(),
+                            config=runner.cfg.pretty_text,
+                        ),
+                        indent=1,
+                    )
+                    + '\n',
+                    encoding='utf-8',
+                )
         return path
 
 
 def _losses(outputs: Optional[dict]) -> Dict[str, float]:
-    return {name: float(value) for name, value in (outputs or {}).items()
-            if name.startswith('loss')}
+    return {
+        name: float(value) for name, value in (outputs or {}).items() if name.startswith('loss')
+    }
 
 
 def _images(data_batch: Any) -> Dict[str, List[str]]:
     """Names of a batch of :class:`NeighborPairs`, for each branch."""
     if not isinstance(data_batch, dict):
         return {}
-    return {branch: sorted({str(name) for names in part['path'] for name in names})
-            for branch, part in data_batch.items() if isinstance(part, dict) and 'path' in part}
+    return {
+        branch: sorted({str(name) for names in part['path'] for name in names})
+        for branch, part in data_batch.items()
+        if isinstance(part, dict) and 'path' in part
+    }
 
 
 def _describe(ranks: List[dict]) -> str:
     """Losses and images of the ranks whose losses are bad; of all if none are."""
-    bad = {index: each for index, each in enumerate(ranks)
-           if not all(map(math.isfinite, each['losses'].values()))}
+    bad = {
+        index: each
+        for index, each in enumerate(ranks)
+        if not all(map(math.isfinite, each['losses'].values()))
+    }
     parts = []
     for index, each in (bad or dict(enumerate(ranks))).items():
         losses = ', '.join(f'{name} {value:g}' for name, value in each['losses'].items())
-        images = '; '.join(f'{branch}: {", ".join(names)}'
-                           for branch, names in each['images'].items())
+        images = '; '.join(
+            f'{branch}: {", ".join(names)}' for branch, names in each['images'].items()
+        )
         parts.append(f'Rank {index}: {losses}. Images of {images or "an unknown source"}')
     return '. '.join(parts)

@@ -1,4 +1,5 @@
 """Save and stop when the machine is about to be taken away."""
+
 import logging
 import signal
 from contextlib import ExitStack
@@ -66,8 +67,9 @@ class PreemptionHook(Hook):
         self._contexts.enter_context(stop_signals.deferred())
         stop_signals.set_advice(lambda: last_checkpoint(runner))
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Any = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
         """Save and stop, if any rank has been asked to."""
         asked = torch.tensor(int(bool(self.received)))
         if not all_reduce_max(asked) or not runner.optim_wrapper.should_update():
@@ -86,9 +88,12 @@ class PreemptionHook(Hook):
 
     def _stop(self, runner, done: int) -> None:
         with stop_signals.deferred():
-            print_log(f'{self.received or "a signal on another rank"}: saving iteration {done} '
-                      'and stopping; --resume continues', logger='current',
-                      level=logging.WARNING)
+            print_log(
+                f'{self.received or "a signal on another rank"}: saving iteration {done} '
+                'and stopping; --resume continues',
+                logger='current',
+                level=logging.WARNING,
+            )
             for hook in runner.hooks:
                 if isinstance(hook, SafeCheckpointHook):
                     hook.save_now(runner, done)

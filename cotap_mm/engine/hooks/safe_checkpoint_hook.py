@@ -1,4 +1,5 @@
 """Checkpoints that survive a crash, in a training that survives a full disk."""
+
 import inspect
 import logging
 import os
@@ -59,13 +60,15 @@ class SafeCheckpointHook(BestCheckpointHook):
         **options: Of MMEngine's CheckpointHook.
     """
 
-    def __init__(self, *args: Any, retry_interval: int = 100, final_wait: float = 3600,
-                 **options: Any) -> None:
+    def __init__(
+        self, *args: Any, retry_interval: int = 100, final_wait: float = 3600, **options: Any
+    ) -> None:
         super().__init__(*args, **options)
         unknown = set(self.args) - set(inspect.signature(Runner.save_checkpoint).parameters)
         if unknown:
-            raise ValueError('default_hooks.checkpoint: there is no option '
-                             f'{", ".join(sorted(unknown))}')
+            raise ValueError(
+                f'default_hooks.checkpoint: there is no option {", ".join(sorted(unknown))}'
+            )
         if retry_interval < 1:
             raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
         self.retry_interval = retry_interval
@@ -85,13 +88,14 @@ class SafeCheckpointHook(BestCheckpointHook):
         """Add what MMEngine does not save."""
         if self._run_state is not None:
             checkpoint[run_state.KEY] = dict(
-                self._run_state, neighbors=run_state.neighbor_files(runner.cfg))
+                self._run_state, neighbors=run_state.neighbor_files(runner.cfg)
+            )
 
     def before_train(self, runner) -> None:
         """Restore what MMEngine does not; delete what a killed run left half-written."""
         kept = list(runner.message_hub.runtime_info.get('keep_ckpt_ids', []))
         if kept and self.max_keep_ckpts > 0:  # MMEngine would delete those beyond the number
-            runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts:])
+            runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts :])
         super().before_train(runner)
         if self._is_local():
             self.keep_ckpt_ids = deque(kept)
@@ -103,15 +107,19 @@ class SafeCheckpointHook(BestCheckpointHook):
             self._resumed = None
         removed = self._remove_leftovers(runner)
         if removed:
-            print_log(f'removed what a killed run left behind: {", ".join(removed)}',
-                      logger='current')
+            print_log(
+                f'removed what a killed run left behind: {", ".join(removed)}', logger='current'
+            )
 
     def _remove_leftovers(self, runner) -> List[str]:
         """Names of unfinished files of dead processes and of this one, which are deleted."""
         if not self._is_local() or not is_main_process():
             return []
-        return [name for folder in sorted({str(self.out_dir), str(runner.work_dir)})
-                for name in remove_leftovers(folder)]
+        return [
+            name
+            for folder in sorted({str(self.out_dir), str(runner.work_dir)})
+            for name in remove_leftovers(folder)
+        ]
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
         """Save as MMEngine's hook does, or try again."""
@@ -130,11 +138,15 @@ class SafeCheckpointHook(BestCheckpointHook):
         self._wait_for_room(runner)
         super().after_train(runner)
         if self._is_local() and self._saved and self._has_vanished():
-            print_log(f'{self.last_ckpt} has been deleted by somebody else; saving once more',
-                      logger='current', level=logging.WARNING)
+            print_log(
+                f'{self.last_ckpt} has been deleted by somebody else; saving once more',
+                logger='current',
+                level=logging.WARNING,
+            )
             done = runner.epoch if self.by_epoch else runner.iter
-            self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch,
-                                                               iter=runner.iter))
+            self._save_checkpoint_with_step(
+                runner, done, dict(epoch=runner.epoch, iter=runner.iter)
+            )
             self._wait_for_room(runner)
         with suppress(OSError):  # what could be neither finished nor deleted on a disk in trouble
             self._remove_leftovers(runner)
@@ -163,20 +175,22 @@ class SafeCheckpointHook(BestCheckpointHook):
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         self._run_state = run_state.gather_run_state(
-            runner.model, getattr(runner.train_loop, 'samples_seen', 0))
+            runner.model, getattr(runner.train_loop, 'samples_seen', 0)
+        )
         if not self._is_local():
             super()._save_checkpoint_with_step(runner, step, meta)
             return
         path = Path(self.out_dir) / self.filename_tmpl.format(step)
         info = runner.message_hub.runtime_info
-        before = dict(keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt,
-                      last_good=info.get(_LAST_GOOD))
+        before = dict(
+            keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt, last_good=info.get(_LAST_GOOD)
+        )
         # While steps are skipped, the one before them stays, whatever else is kept.
         last_good = before['last_good'] if _is_skipped(runner) else step
         kept = [other for other in self._kept() if other != step] + [step]
         outdated: List[int] = []
         if self.max_keep_ckpts > 0:
-            outdated = [other for other in kept[:-self.max_keep_ckpts] if other != last_good]
+            outdated = [other for other in kept[: -self.max_keep_ckpts] if other != last_good]
             kept = [other for other in kept if other not in outdated]
         self._note(runner, kept, str(path), last_good)
         error = self._write(runner, path, meta)
@@ -184,9 +198,13 @@ class SafeCheckpointHook(BestCheckpointHook):
             self._note(runner, **before)
             self._missing = step, meta
             self._next_try = runner.iter + 1 + self.retry_interval
-            print_log(f'{path} cannot be written: {error}. Training goes on and tries again in '
-                      f'{self.retry_interval} iterations; make room on the disk. The checkpoints '
-                      'before it are still there', logger='current', level=logging.ERROR)
+            print_log(
+                f'{path} cannot be written: {error}. Training goes on and tries again in '
+                f'{self.retry_interval} iterations; make room on the disk. The checkpoints '
+                'before it are still there',
+                logger='current',
+                level=logging.ERROR,
+            )
             return
         self._next_try, self._saved = 0, step
         if is_main_process():
@@ -196,8 +214,9 @@ class SafeCheckpointHook(BestCheckpointHook):
     def _kept(self) -> List[int]:
         return list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
 
-    def _note(self, runner, keep_ckpt_ids: List[int], last_ckpt: Optional[str],
-              last_good: Optional[int]) -> None:
+    def _note(
+        self, runner, keep_ckpt_ids: List[int], last_ckpt: Optional[str], last_good: Optional[int]
+    ) -> None:
         """What the checkpoint itself and MMEngine's other code say about checkpoints."""
         if last_good is not None:
             runner.message_hub.update_info(_LAST_GOOD, last_good)
@@ -211,9 +230,14 @@ class SafeCheckpointHook(BestCheckpointHook):
 
     def _write(self, runner, path: Path, meta: dict) -> Optional[str]:
         """What went wrong, on all ranks alike; None if nothing did."""
-        options = dict(save_optimizer=self.save_optimizer,
-                       save_param_scheduler=self.save_param_scheduler, meta=dict(meta),
-                       by_epoch=self.by_epoch, backend_args=self.backend_args, **self.args)
+        options = dict(
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=dict(meta),
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
         # With FSDP all ranks gather the weights, so they must agree before they begin.
         files, partial = ExitStack(), path
         problem = ''
@@ -242,19 +266,30 @@ class SafeCheckpointHook(BestCheckpointHook):
             self._missing = done, dict(epoch=runner.epoch, iter=runner.iter)
         while self._next_try:
             waited, asked = time.monotonic() - start, signals.received()
-            step = (_STOP if asked else _GIVE_UP if waited > self.final_wait else
-                    _TRY if waited >= next_try else _WAIT)
+            step = (
+                _STOP
+                if asked
+                else _GIVE_UP
+                if waited > self.final_wait
+                else _TRY
+                if waited >= next_try
+                else _WAIT
+            )
             # Ranks decide together, since all of them take part in saving.
             step = int(all_reduce_max(torch.tensor(float(step))))
             failed = f'iteration {self._missing[0]} could not be written to {self.out_dir}'
             if step == _STOP:
-                raise signals.Stopped(asked or 'a signal on another rank',
-                                      f'{failed}; make room. {last_checkpoint(runner)}')
+                raise signals.Stopped(
+                    asked or 'a signal on another rank',
+                    f'{failed}; make room. {last_checkpoint(runner)}',
+                )
             if step == _GIVE_UP:
-                raise LastCheckpointLost(f'{failed} for {self.final_wait:.0f} s; make room and '
-                                         f'use --resume. {last_checkpoint(runner)}')
+                raise LastCheckpointLost(
+                    f'{failed} for {self.final_wait:.0f} s; make room and '
+                    f'use --resume. {last_checkpoint(runner)}'
+                )
             if step == _TRY:
-                pause = min(2 * pause, 60.)
+                pause = min(2 * pause, 60.0)
                 next_try = waited + pause
                 self._save_checkpoint_with_step(runner, *self._missing)
             else:
@@ -284,8 +319,11 @@ def _remove(path: Path) -> None:
     try:
         remove_checkpoint(path)
     except OSError as error:
-        print_log(f'{path} is outdated and cannot be deleted ({error}); delete it by hand',
-                  logger='current', level=logging.WARNING)
+        print_log(
+            f'{path} is outdated and cannot be deleted ({error}); delete it by hand',
+            logger='current',
+            level=logging.WARNING,
+        )
 
 
 def _is_skipped(runner) -> bool:

@@ -1,4 +1,5 @@
 """Schedules that end with the training."""
+
 from itertools import chain
 
 from mmengine.hooks import Hook

@@ -1,4 +1,5 @@
 """Moves the teacher after each step of the optimiser."""
+
 import math
 from typing import Optional
 
@@ -39,11 +40,17 @@ class TeacherHook(Hook):
         """Share of the old teacher kept at ``progress`` in [0, 1] of the training."""
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
-    def after_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None,
-                         outputs: Optional[dict] = None) -> None:
+    def after_train_iter(
+        self,
+        runner,
+        batch_idx: int,
+        data_batch: Optional[dict] = None,
+        outputs: Optional[dict] = None,
+    ) -> None:
         """Move the teacher if the optimiser has just stepped."""
-        if not runner.optim_wrapper.should_update() or getattr(runner.optim_wrapper, 'left_out',
-                                                               False):
+        if not runner.optim_wrapper.should_update() or getattr(
+            runner.optim_wrapper, 'left_out', False
+        ):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         decay = self.decay(runner.iter / max(runner.max_iters, 1))

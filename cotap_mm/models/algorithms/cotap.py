@@ -1,4 +1,5 @@
 """CoTAP: views -> student and teacher -> five named losses."""
+
 from typing import Dict, NamedTuple, Optional, Tuple
 
 import torch
@@ -34,6 +35,7 @@ def _build(cfg, **defaults) -> nn.Module:
 
 class PatchBranch(NamedTuple):
     """One step's scores of the patch branch; I = 2B images and positives."""
+
     student_global: Tensor  # (I, G, K, H, W)
     student_local: Optional[Tensor]  # (I, L, K, h, w)
     teacher: Tensor  # (I, G, K, H, W)
@@ -42,6 +44,7 @@ class PatchBranch(NamedTuple):
 
 class ClsBranch(NamedTuple):
     """One step's scores of the CLS branch."""
+
     student: Tensor  # (I, V, K), global crops first
     teacher: Tensor  # (I, G, K)
 
@@ -83,41 +86,61 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
     #: Forward passes after which a teacher that never moved is an error.
     teacher_patience = 100
 
-    def __init__(self, backbone, neck, head: dict, losses: dict, memory: dict,
-                 pairs: Optional[dict] = None, data_preprocessor=None,
-                 loss_weights: Optional[Dict[str, float]] = None,
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        backbone,
+        neck,
+        head: dict,
+        losses: dict,
+        memory: dict,
+        pairs: Optional[dict] = None,
+        data_preprocessor=None,
+        loss_weights: Optional[Dict[str, float]] = None,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
         losses = {name: cfg for name, cfg in losses.items() if cfg is not None}
         for key, given in (('losses', losses), ('loss_weights', loss_weights or {})):
             if set(given) - set(_PATCH_LOSSES + _CLS_LOSSES) or not losses:
-                raise ValueError(f'{key} must name some of {_PATCH_LOSSES + _CLS_LOSSES}, got '
-                                 f'{sorted(given)}')
+                raise ValueError(
+                    f'{key} must name some of {_PATCH_LOSSES + _CLS_LOSSES}, got {sorted(given)}'
+                )
 
         backbone = _build(backbone)
         neck = _build(neck, in_channels=backbone.embed_dims)
         if 'prototype_entropy' in losses and not neck.num_prototypes:
-            raise ValueError(f'{type(neck).__name__} has no prototypes for losses.'
-                             'prototype_entropy; set it to None')
-        head = {name: _build(head[name], in_channels=neck.out_channels)
-                for name in ('patch', 'cls')}
+            raise ValueError(
+                f'{type(neck).__name__} has no prototypes for losses.'
+                'prototype_entropy; set it to None'
+            )
+        head = {
+            name: _build(head[name], in_channels=neck.out_channels) for name in ('patch', 'cls')
+        }
         super().__init__(
-            backbone=backbone, neck=neck, head=nn.ModuleDict(head),
+            backbone=backbone,
+            neck=neck,
+            head=nn.ModuleDict(head),
             data_preprocessor=_build(data_preprocessor or dict(type='CoTAPDataPreprocessor')),
-            init_cfg=init_cfg)
+            init_cfg=init_cfg,
+        )
         self.losses = nn.ModuleDict({name: _build(cfg) for name, cfg in losses.items()})
         self.loss_weights = dict(loss_weights or {})
         self.pairs = PatchPairSampler(**(pairs or {}))
         self.teacher = EMATeacher(self.student)
-        self.patch_queue = AssignmentQueue(num_clusters=self.head['patch'].num_clusters,
-                                           **memory['patch_queue'])
-        self.cls_queue = AssignmentQueue(num_clusters=self.head['cls'].num_clusters,
-                                         **memory['cls_queue'])
-        self.template_bank = TemplateBank(channels=self.backbone.embed_dims,
-                                          **memory['template_bank'])
+        self.patch_queue = AssignmentQueue(
+            num_clusters=self.head['patch'].num_clusters, **memory['patch_queue']
+        )
+        self.cls_queue = AssignmentQueue(
+            num_clusters=self.head['cls'].num_clusters, **memory['cls_queue']
+        )
+        self.template_bank = TemplateBank(
+            channels=self.backbone.embed_dims, **memory['template_bank']
+        )
         if self.template_bank.size < neck.num_prototypes:
-            raise ValueError(f'memory.template_bank.size must be at least neck.num_prototypes='
-                             f'{neck.num_prototypes}, which start from it, got '
-                             f'{self.template_bank.size}')
+            raise ValueError(
+                f'memory.template_bank.size must be at least neck.num_prototypes='
+                f'{neck.num_prototypes}, which start from it, got '
+                f'{self.template_bank.size}'
+            )
         self._freeze_what_no_loss_reads()
         self.draws = RandomDraws()
         self.monitor_now = False  # set by the monitor hook for the steps that it logs
@@ -139,15 +162,19 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
 
     def init_weights(self) -> None:
         """Initialise the student, load ``PretrainedViT`` weights, and copy to the teacher."""
+
         def init_all() -> None:
             super(CoTAP, self).init_weights()
             self.teacher.copy_from(self.student)
 
         if not (init_then_load(self, init_all) or self.init_cfg or self.backbone.init_cfg):
-            print_log('CoTAP is post-pretraining, but no init checkpoint is set: training starts '
-                      'from random weights. Expect little in short runs; give '
-                      "init_cfg=dict(type='PretrainedViT', checkpoint=...) or --init FILE.",
-                      logger='current', level=30)
+            print_log(
+                'CoTAP is post-pretraining, but no init checkpoint is set: training starts '
+                'from random weights. Expect little in short runs; give '
+                "init_cfg=dict(type='PretrainedViT', checkpoint=...) or --init FILE.",
+                logger='current',
+                level=30,
+            )
 
     # ---- one training step -------------------------------------------------------------
 
@@ -164,8 +191,11 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             dict[str, Tensor]: ``loss_*`` scalars, and ``monitor/*`` when asked for.
         """
         self._check_teacher_moves()
-        branches = [name for name, names in (('patch', _PATCH_LOSSES), ('cls', _CLS_LOSSES))
-                    if any(loss in self.losses for loss in names)]
+        branches = [
+            name
+            for name, names in (('patch', _PATCH_LOSSES), ('cls', _CLS_LOSSES))
+            if any(loss in self.losses for loss in names)
+        ]
         views = {name: inputs[name] for name in branches}
         patch, cls = self._score(views)
         if 'prototype_entropy' in self.losses:
@@ -177,7 +207,8 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             results.update(self._cls_losses(cls))
         if 'prototype_entropy' in self.losses:
             results['loss_prototype_entropy'] = self.losses['prototype_entropy'](
-                self.neck.prototypes, self.template_bank.contents())
+                self.neck.prototypes, self.template_bank.contents()
+            )
         for name, weight in self.loss_weights.items():
             if name in self.losses:
                 results[f'loss_{name}'] = weight * results[f'loss_{name}']
@@ -215,7 +246,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             return None, None
         entering, grid = self.backbone.forward_entering(crops)
         if fill_bank and 'prototype_entropy' in self.losses:
-            whole = entering[-views['cls'][key].shape[:2].numel():, 1:]
+            whole = entering[-views['cls'][key].shape[:2].numel() :, 1:]
             order = self.draws.order('template_bank', len(whole))
             self.template_bank.collect(whole, grid, order)
         return self._heads(self, views, key, entering, grid)
@@ -232,13 +263,13 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         backbone, block, patch, cls = net.backbone, net.backbone.last_block, None, None
         if 'patch' in views:
             shape = views['patch'][key].shape[:2]
-            leaving = backbone.run_block(block, entering[:shape.numel()])
+            leaving = backbone.run_block(block, entering[: shape.numel()])
             features = net.neck.filter_patches(leaving[:, 1:], grid, block)
             maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
             patch = maps.unflatten(0, shape)  # (I*V, N, K) -> (I, V, K, H, W)
         if 'cls' in views:
             shape = views['cls'][key].shape[:2]
-            leaving = backbone.leaving_cls(entering[-shape.numel():])
+            leaving = backbone.leaving_cls(entering[-shape.numel() :])
             features = net.neck.filter_cls(leaving, block)
             cls = net.head['cls'](features).unflatten(0, shape)  # (I, V, K)
         return patch, cls
@@ -250,17 +281,24 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             assignment, ready = self.patch_queue.assign(scores.flatten(0, 2))
             maps = assignment.view_as(scores).transpose(2, 3).reshape(patch.teacher.shape)
             results['loss_patch_cluster'] = ready * self.losses['patch_cluster'](
-                patch.student_global, patch.student_local, maps, patch.foreground,
-                (views['common_global'], views['common_other']), self.patch_size)
+                patch.student_global,
+                patch.student_local,
+                maps,
+                patch.foreground,
+                (views['common_global'], views['common_other']),
+                self.patch_size,
+            )
             if self.monitor_now:
                 results.update(self._monitors('patch', assignment))
         if 'patch_ranking' in self.losses:
             pairs = self.pairs(patch.student_global, patch.teacher, patch.foreground, self.draws)
             results['loss_patch_ranking'] = torch.stack(
-                [self.losses['patch_ranking'](*each) for each in pairs]).mean()
+                [self.losses['patch_ranking'](*each) for each in pairs]
+            ).mean()
         if 'patch_cluster' in self.losses:
-            chosen = self.draws.foreground_patches(patch.foreground.flatten(),
-                                                   self.patch_queue.per_step)
+            chosen = self.draws.foreground_patches(
+                patch.foreground.flatten(), self.patch_queue.per_step
+            )
             self.patch_queue.remember(scores.flatten(0, 2), *chosen)
         if self.monitor_now:
             results['monitor/foreground_share'] = patch.foreground.float().mean()
@@ -277,15 +315,17 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             results['loss_cls_cluster'] = ready * self.losses['cls_cluster'](cls.student, target)
         if 'cls_neighbor' in self.losses:
             results['loss_cls_neighbor'] = ready * self.losses['cls_neighbor'](
-                cls.student[:, :target.shape[1]], target)
+                cls.student[:, : target.shape[1]], target
+            )
         self.cls_queue.remember(scores, self.draws.order('cls_queue', len(scores)))
         if self.monitor_now:
             results.update(self._monitors('cls', assignment))
         return results
 
     def _monitors(self, name: str, assignment: Tensor) -> Dict[str, Tensor]:
-        return {f'monitor/{name}_{key}': value
-                for key, value in assignment_monitors(assignment).items()}
+        return {
+            f'monitor/{name}_{key}': value for key, value in assignment_monitors(assignment).items()
+        }
 
     def _check_teacher_moves(self) -> None:
         if not self.training:
@@ -294,4 +334,5 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         if self._idle_steps == self.teacher_patience and not self.teacher.num_updates:
             raise RuntimeError(
                 f'the teacher has not moved in {self.teacher_patience} steps: nobody calls '
-                "teacher.update(). Add teacher=dict(type='cotap_mm.TeacherHook') to default_hooks.")
+                "teacher.update(). Add teacher=dict(type='cotap_mm.TeacherHook') to default_hooks."
+            )

@@ -1,4 +1,5 @@
 """What student and teacher are used for, in training and after it."""
+
 from typing import Optional, Tuple
 
 import torch
@@ -24,8 +25,9 @@ class TrainedNetworks:
         return self if branch == 'student' else self.teacher
 
     @torch.no_grad()
-    def encode(self, images: Tensor, branch: str = 'student',
-               output: str = 'filter') -> Tuple[Tensor, Tensor]:
+    def encode(
+        self, images: Tensor, branch: str = 'student', output: str = 'filter'
+    ) -> Tuple[Tensor, Tensor]:
         """Features of images.
 
         Args:

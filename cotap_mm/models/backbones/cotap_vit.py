@@ -1,4 +1,5 @@
 """The pre-trained network for downstream tasks: ViT plus object-aware filter."""
+
 from typing import List, Optional, Sequence, Tuple, Union
 
 import torch
@@ -53,33 +54,55 @@ class CoTAPViT(DINOViT):
         ValueError: If an argument does not fit the others.
     """
 
-    def __init__(self, arch='deit-small', patch_size: int = 16,
-                 out_indices: Union[int, Sequence[int]] = -1, out_type: str = 'featmap',
-                 use_filter: bool = True, num_prototypes: int = 64,
-                 train_prototypes: bool = True, frozen_stages: int = -1, window_size: int = 0,
-                 global_blocks: Optional[Sequence[int]] = None, **kwargs) -> None:
+    def __init__(
+        self,
+        arch='deit-small',
+        patch_size: int = 16,
+        out_indices: Union[int, Sequence[int]] = -1,
+        out_type: str = 'featmap',
+        use_filter: bool = True,
+        num_prototypes: int = 64,
+        train_prototypes: bool = True,
+        frozen_stages: int = -1,
+        window_size: int = 0,
+        global_blocks: Optional[Sequence[int]] = None,
+        **kwargs,
+    ) -> None:
         if out_type not in _OUT_TYPES:
             raise ValueError(f'out_type must be one of {_OUT_TYPES}, got {out_type!r}')
         indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        super().__init__(arch=arch, patch_size=patch_size, out_indices=indices, out_type=out_type,
-                         **kwargs)
+        super().__init__(
+            arch=arch, patch_size=patch_size, out_indices=indices, out_type=out_type, **kwargs
+        )
         last = self.num_layers - 1
         wrong = [index for index in self.out_indices if index > last]
         if wrong:
-            raise ValueError(f'out_indices must be below {self.num_layers}, the number of blocks, '
-                             f'got {wrong}')
+            raise ValueError(
+                f'out_indices must be below {self.num_layers}, the number of blocks, got {wrong}'
+            )
         if use_filter and last not in self.out_indices:
-            raise ValueError(f'the filter follows the last block: add {last} to out_indices, got '
-                             f'{self.out_indices}, or set use_filter=False')
+            raise ValueError(
+                f'the filter follows the last block: add {last} to out_indices, got '
+                f'{self.out_indices}, or set use_filter=False'
+            )
         if frozen_stages > self.num_layers:
-            raise ValueError(f'frozen_stages must be at most {self.num_layers}, the number of '
-                             f'blocks, got {frozen_stages}')
+            raise ValueError(
+                f'frozen_stages must be at most {self.num_layers}, the number of '
+                f'blocks, got {frozen_stages}'
+            )
         self.window_size = window_size
-        self.global_blocks = set(global_blocks if global_blocks is not None else (
-            self.num_layers * (quarter + 1) // 4 - 1 for quarter in range(4)))
-        self.neck = ObjectAwareFilter(
-            self.embed_dims, num_prototypes,
-            detach_prototypes=not train_prototypes) if use_filter else None
+        self.global_blocks = set(
+            global_blocks
+            if global_blocks is not None
+            else (self.num_layers * (quarter + 1) // 4 - 1 for quarter in range(4))
+        )
+        self.neck = (
+            ObjectAwareFilter(
+                self.embed_dims, num_prototypes, detach_prototypes=not train_prototypes
+            )
+            if use_filter
+            else None
+        )
         if use_filter:
             self._stop_unused()
         self.frozen_stages = frozen_stages
@@ -88,8 +111,12 @@ class CoTAPViT(DINOViT):
     @property
     def out_channels(self) -> List[int]:
         """Channels of each level."""
-        return [self.neck.out_channels if self.neck is not None and index == self.num_layers - 1
-                else self.embed_dims for index in self.out_indices]
+        return [
+            self.neck.out_channels
+            if self.neck is not None and index == self.num_layers - 1
+            else self.embed_dims
+            for index in self.out_indices
+        ]
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """Levels of normalised images.
@@ -144,8 +171,9 @@ class CoTAPViT(DINOViT):
             return patches.transpose(1, 2).unflatten(2, grid)
         return torch.cat([self.neck.filter_cls(tokens[:, 0], block)[:, None], patches], dim=1)
 
-    def _run_in_windows(self, block: torch.nn.Module, tokens: Tensor,
-                        grid: Tuple[int, int]) -> Tensor:
+    def _run_in_windows(
+        self, block: torch.nn.Module, tokens: Tensor, grid: Tuple[int, int]
+    ) -> Tensor:
         cls, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, grid)  # (B, H, W, d)
         windows, padded = window_partition(patches, self.window_size)  # (B*n, w, w, d)
         count = len(windows) // len(tokens)

@@ -1,4 +1,5 @@
 """The ViT that CoTAP starts from: DINO's, with the tokens around the last block at hand."""
+
 from typing import Tuple, Union
 
 import torch
@@ -37,14 +38,22 @@ class DINOViT(VisionTransformer):
         **kwargs: The parent's other arguments; ``final_norm`` is always False.
     """
 
-    def __init__(self, arch='deit-small', patch_size: int = 16,
-                 with_cp: Union[bool, str] = False, fused_attention: bool = True,
-                 channels_last: bool = False, **kwargs) -> None:
+    def __init__(
+        self,
+        arch='deit-small',
+        patch_size: int = 16,
+        with_cp: Union[bool, str] = False,
+        fused_attention: bool = True,
+        channels_last: bool = False,
+        **kwargs,
+    ) -> None:
         if with_cp not in (False, True, 'mlp'):
             raise ValueError(f"with_cp must be False, True or 'mlp', got {with_cp!r}")
         if kwargs.pop('final_norm', False):
-            raise ValueError('DINOViT has no final norm: the filter works on the raw output of '
-                             'the last block; remove final_norm=True')
+            raise ValueError(
+                'DINOViT has no final norm: the filter works on the raw output of '
+                'the last block; remove final_norm=True'
+            )
         kwargs.setdefault('out_type', 'raw')
         super().__init__(arch=arch, patch_size=patch_size, final_norm=False, **kwargs)
         self.patch_size = patch_size
@@ -71,8 +80,9 @@ class DINOViT(VisionTransformer):
         # shape[0], since len() would be fixed in a traced graph
         cls = self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens)
         tokens = torch.cat([cls, tokens], dim=1)
-        positions = resize_position_embedding(self.pos_embed, self.patch_resolution, grid,
-                                              self.num_extra_tokens)
+        positions = resize_position_embedding(
+            self.pos_embed, self.patch_resolution, grid, self.num_extra_tokens
+        )
         return self.pre_norm(self.drop_after_pos(tokens + positions)), grid
 
     def run_block(self, block: torch.nn.Module, tokens: Tensor) -> Tensor:
@@ -82,8 +92,9 @@ class DINOViT(VisionTransformer):
         if self.with_cp != 'mlp':
             return checkpoint(block, tokens, use_reentrant=False)
         tokens = tokens + block.attn(block.ln1(tokens))
-        return checkpoint(lambda x: block.ffn(block.ln2(x), identity=x), tokens,
-                          use_reentrant=False)
+        return checkpoint(
+            lambda x: block.ffn(block.ln2(x), identity=x), tokens, use_reentrant=False
+        )
 
     def forward_tokens(self, images: Tensor) -> Tuple[Tensor, Tensor, Tuple[int, int]]:
         """Tokens around the last block.
@@ -119,8 +130,9 @@ class DINOViT(VisionTransformer):
             Tensor: Softmax weights without the one of CLS to itself, (B, heads, N).
         """
         attention = self.last_block.attn
-        return cls_attention(self.last_block.ln1(entering), attention.qkv, attention.num_heads,
-                             self.num_extra_tokens)
+        return cls_attention(
+            self.last_block.ln1(entering), attention.qkv, attention.num_heads, self.num_extra_tokens
+        )
 
     def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
         """As the parent's forward, with DINO's position embeddings."""

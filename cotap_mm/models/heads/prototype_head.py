@@ -1,4 +1,5 @@
 """From features to scores: cosines to learnable cluster centres."""
+
 from typing import Optional
 
 import torch
@@ -27,14 +28,23 @@ class PrototypeHead(BaseModule):
         init_cfg (dict, optional): As in MMEngine's BaseModule.
     """
 
-    def __init__(self, in_channels: int, num_clusters: int, hidden_channels: int = 2048,
-                 out_channels: int = 256, init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_clusters: int,
+        hidden_channels: int = 2048,
+        out_channels: int = 256,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.num_clusters = num_clusters
         self.mlp = nn.Sequential(
-            nn.Linear(in_channels, hidden_channels), nn.GELU(),
-            nn.Linear(hidden_channels, hidden_channels), nn.GELU(),
-            nn.Linear(hidden_channels, out_channels, bias=False))
+            nn.Linear(in_channels, hidden_channels),
+            nn.GELU(),
+            nn.Linear(hidden_channels, hidden_channels),
+            nn.GELU(),
+            nn.Linear(hidden_channels, out_channels, bias=False),
+        )
         self.centers = nn.Parameter(torch.empty(num_clusters, out_channels))
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):

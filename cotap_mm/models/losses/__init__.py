@@ -1,13 +1,17 @@
 from .cluster_assignment_loss import (
-                                      ClsClusterLoss,
-                                      ClusterAssignmentLoss,
-                                      NeighborClusterLoss,
-                                      PatchClusterLoss,
+    ClsClusterLoss,
+    ClusterAssignmentLoss,
+    NeighborClusterLoss,
+    PatchClusterLoss,
 )
 from .patch_ranking_loss import PatchRankingLoss
 from .prototype_entropy_loss import PrototypeEntropyLoss
 
 __all__ = [
-    'ClsClusterLoss', 'ClusterAssignmentLoss', 'NeighborClusterLoss', 'PatchClusterLoss',
-    'PatchRankingLoss', 'PrototypeEntropyLoss'
+    'ClsClusterLoss',
+    'ClusterAssignmentLoss',
+    'NeighborClusterLoss',
+    'PatchClusterLoss',
+    'PatchRankingLoss',
+    'PrototypeEntropyLoss',
 ]

@@ -1,4 +1,5 @@
 """Predict the teacher's cluster assignment of one view from another view."""
+
 from typing import List, Optional
 
 import torch
@@ -30,8 +31,7 @@ class ClusterAssignmentLoss(nn.Module):
             raise ValueError(f'temperature must be > 0, got {temperature}')
         self.temperature = temperature
 
-    def forward(self, scores: Tensor, assignment: Tensor,
-                mask: Optional[Tensor] = None) -> Tensor:
+    def forward(self, scores: Tensor, assignment: Tensor, mask: Optional[Tensor] = None) -> Tensor:
         """Mean cross-entropy over the rows that the mask keeps.
 
         Args:
@@ -56,8 +56,10 @@ class ClusterAssignmentLoss(nn.Module):
     def cost(self, scores: Tensor, assignment: Tensor) -> Tensor:
         """Cross-entropy of each row, shape (...); arguments as in :meth:`forward`."""
         if scores.shape != assignment.shape:
-            raise ValueError('scores and assignment must have one shape, got '
-                             f'{tuple(scores.shape)} and {tuple(assignment.shape)}')
+            raise ValueError(
+                'scores and assignment must have one shape, got '
+                f'{tuple(scores.shape)} and {tuple(assignment.shape)}'
+            )
         precise = at_least_float32(scores)
         with torch.autocast(precise.device.type, enabled=False):
             log_share = (precise / self.temperature).log_softmax(dim=-1)
@@ -87,15 +89,22 @@ class PatchClusterLoss(ClusterAssignmentLoss):
             default 1 - 1e-4; the reference vectors use 1.0.
     """
 
-    def __init__(self, temperature: float = 0.1, roi_size: int = 6,
-                 foreground_threshold: float = 1 - 1e-4) -> None:
+    def __init__(
+        self, temperature: float = 0.1, roi_size: int = 6, foreground_threshold: float = 1 - 1e-4
+    ) -> None:
         super().__init__(temperature)
         self.roi_size = roi_size
         self.foreground_threshold = foreground_threshold
 
     def forward(  # type: ignore[override]
-            self, global_scores: Tensor, local_scores: Optional[Tensor], assignment: Tensor,
-            foreground: Tensor, boxes: 'tuple[Tensor, Tensor]', patch_size: int) -> Tensor:
+        self,
+        global_scores: Tensor,
+        local_scores: Optional[Tensor],
+        assignment: Tensor,
+        foreground: Tensor,
+        boxes: 'tuple[Tensor, Tensor]',
+        patch_size: int,
+    ) -> Tensor:
         """Loss over all pairs of a global crop and another crop.
 
         Args:
@@ -117,8 +126,11 @@ class PatchClusterLoss(ClusterAssignmentLoss):
 
         def cells(maps: Tensor, box: Tensor) -> Tensor:
             """Maps (I, V, C, H, W) and R boxes in each, (I, V, R, 4) -> (I, V, R, C, cells)."""
-            return roi_pool(maps.flatten(0, 1), box.flatten(0, 1), patch_size,
-                            self.roi_size).unflatten(0, maps.shape[:2]).flatten(4)
+            return (
+                roi_pool(maps.flatten(0, 1), box.flatten(0, 1), patch_size, self.roi_size)
+                .unflatten(0, maps.shape[:2])
+                .flatten(4)
+            )
 
         # Every pair of a global crop and another crop, (I, G, V - 1, ...).
         box = torch.stack([_without(in_global[:, g], g) for g in range(num_global)], dim=1)
@@ -128,8 +140,9 @@ class PatchClusterLoss(ClusterAssignmentLoss):
 
         box = torch.stack([_without(in_other[:, v], v) for v in range(num_global)], dim=1)
         by_global = cells(global_scores, box)  # (I, G, G - 1, K, cells)
-        by_local = None if local_scores is None else cells(
-            local_scores, in_other[:, num_global:])  # (I, L, G, K, cells)
+        by_local = (
+            None if local_scores is None else cells(local_scores, in_other[:, num_global:])
+        )  # (I, L, G, K, cells)
         pairs: List[Tensor] = []
         for g in range(num_global):
             # The boxes of crop v leave out v itself, so those behind it moved up.
@@ -148,7 +161,7 @@ def _without(views: Tensor, left_out: int) -> Tensor:
 
     Slices: a list of indices would have to travel to the device, which makes the host wait.
     """
-    return torch.cat([views[:, :left_out], views[:, left_out + 1:]], dim=1)
+    return torch.cat([views[:, :left_out], views[:, left_out + 1 :]], dim=1)
 
 
 @MODELS.register_module()
@@ -207,9 +220,11 @@ class NeighborClusterLoss(ClusterAssignmentLoss):
             ValueError: If the leading axis is odd.
         """
         if len(scores) % 2:
-            raise ValueError('scores must hold B images and their B positives, got '
-                             f'{len(scores)} in all')
+            raise ValueError(
+                f'scores must hold B images and their B positives, got {len(scores)} in all'
+            )
         partner = assignment.roll(len(scores) // 2, dims=0)  # image <-> positive
         pairs = scores.shape[1]
-        return super().forward(scores[:, None].expand(-1, pairs, -1, -1),
-                               partner[:, :, None].expand(-1, -1, pairs, -1))
+        return super().forward(
+            scores[:, None].expand(-1, pairs, -1, -1), partner[:, :, None].expand(-1, -1, pairs, -1)
+        )

@@ -1,4 +1,5 @@
 """Values that are no numbers, found before they reach the weights."""
+
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Iterator
@@ -23,8 +24,10 @@ def check_finite(name: str, values: Tensor) -> None:
     """
     if values.device.type == 'cpu' and _checking.get() and not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
-        raise ValueError(f'{name} must be finite, got {bad} of {values.numel()} values that are '
-                         'NaN or infinite; lower the learning rate or train in bf16 or float32')
+        raise ValueError(
+            f'{name} must be finite, got {bad} of {values.numel()} values that are '
+            'NaN or infinite; lower the learning rate or train in bf16 or float32'
+        )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
 """CoTAP: Average Precision over patch pairs, for continuous targets."""
+
 import torch
 from torch import Tensor, nn
 
@@ -40,8 +41,13 @@ class PatchRankingLoss(nn.Module):
             is unknown.
     """
 
-    def __init__(self, tau: float = 0.5, threshold: float = -0.2,
-                 negative_weight: float = 0.1, method: str = 'auto') -> None:
+    def __init__(
+        self,
+        tau: float = 0.5,
+        threshold: float = -0.2,
+        negative_weight: float = 0.1,
+        method: str = 'auto',
+    ) -> None:
         super().__init__()
         if not tau > 0:
             raise ValueError(f'tau must be > 0, got {tau}')
@@ -73,14 +79,17 @@ class PatchRankingLoss(nn.Module):
         dtype = torch.promote_types(pred.dtype, torch.float32)
         weight = torch.full_like(target, self.negative_weight, dtype=dtype)
         weight = weight.masked_fill(is_neighbor.bool(), 1)
-        return continuous_average_precision(pred, target, self.tau, self.threshold, weight,
-                                            self.method)
+        return continuous_average_precision(
+            pred, target, self.tau, self.threshold, weight, self.method
+        )
 
     @staticmethod
     def _check(pred: Tensor, target: Tensor, is_neighbor: Tensor) -> None:
         shapes = [tuple(x.shape) for x in (pred, target, is_neighbor)]
         if pred.ndim != 1 or len(set(shapes)) > 1:
-            raise ValueError('pred, target and is_neighbor must be 1-D and of one length, '
-                             f'got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}')
+            raise ValueError(
+                'pred, target and is_neighbor must be 1-D and of one length, '
+                f'got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}'
+            )
         check_finite('pred', pred)
         check_finite('target', target)

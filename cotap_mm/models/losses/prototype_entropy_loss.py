@@ -1,4 +1,5 @@
 """Entropy of the prototypes over the template bank."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -47,9 +48,11 @@ class PrototypeEntropyLoss(nn.Module):
         """
         fits = prototypes.ndim == 4 and prototypes.shape[1:] == templates.shape[1:]
         if not fits or not len(templates):
-            raise ValueError('prototypes (M, d, 3, 3) and templates (T, d, 3, 3) must agree in d '
-                             f'and T be >= 1, got {tuple(prototypes.shape)} and '
-                             f'{tuple(templates.shape)}')
+            raise ValueError(
+                'prototypes (M, d, 3, 3) and templates (T, d, 3, 3) must agree in d '
+                f'and T be >= 1, got {tuple(prototypes.shape)} and '
+                f'{tuple(templates.shape)}'
+            )
         precise = at_least_float32(prototypes)
         with torch.autocast(precise.device.type, enabled=False):
             left = F.normalize(precise.flatten(1), dim=1)

@@ -7,6 +7,13 @@ from .random_draws import RandomDraws
 from .template_bank import TemplateBank
 
 __all__ = [
-    'AssignmentQueue', 'EMATeacher', 'FeatureQueue', 'PatchPairSampler', 'RandomDraws',
-    'TemplateBank', 'assignment_monitors', 'feature_std', 'prototypes_in_use'
+    'AssignmentQueue',
+    'EMATeacher',
+    'FeatureQueue',
+    'PatchPairSampler',
+    'RandomDraws',
+    'TemplateBank',
+    'assignment_monitors',
+    'feature_std',
+    'prototypes_in_use',
 ]

@@ -1,4 +1,5 @@
 """The teacher's past scores, which keep the cluster assignment balanced."""
+
 from typing import Optional, Tuple
 
 import torch
@@ -27,16 +28,18 @@ class AssignmentQueue(FeatureQueue):
         ValueError: If there are fewer rows than ranks, or ``temperature`` is not positive.
     """
 
-    def __init__(self, size: int, num_clusters: int, temperature: float, per_step: int,
-                 num_iters: int = 3) -> None:
+    def __init__(
+        self, size: int, num_clusters: int, temperature: float, per_step: int, num_iters: int = 3
+    ) -> None:
         if size < world_size():
-            raise ValueError(f'size must be at least the number of ranks, {world_size()}, '
-                             f'got {size}')
+            raise ValueError(
+                f'size must be at least the number of ranks, {world_size()}, got {size}'
+            )
         if not temperature > 0:
             raise ValueError(f'temperature must be > 0, got {temperature}')
         # exp(-2 / temperature), the smallest value, must not vanish.
         dtype = torch.float32 if 2 / temperature < 80 else torch.float64
-        super().__init__(size // world_size(), (num_clusters, ), dtype)
+        super().__init__(size // world_size(), (num_clusters,), dtype)
         self.temperature = temperature
         self.per_step = per_step
         self.num_iters = num_iters
@@ -67,7 +70,7 @@ class AssignmentQueue(FeatureQueue):
             chosen (Tensor): Indices of rows, the first counting as the newest, int64 (R,).
             count (Tensor, optional): Only that many of them, int64 scalar. Defaults to all.
         """
-        chosen = chosen[:self.per_step].to(scores.device, non_blocking=True)
+        chosen = chosen[: self.per_step].to(scores.device, non_blocking=True)
         self.push(self.to_rows(scores[chosen]), count)
 
     def newest_scores(self) -> Tensor:
@@ -84,9 +87,12 @@ class AssignmentQueue(FeatureQueue):
             rows, before = state_dict[names[0]], state_dict.get(names[1])
             if before is None:  # written by version 0.1, which kept the scores themselves
                 rows = self.to_rows(rows)
-                rows[int(state_dict.get(names[2], len(rows))):] = 0
+                rows[int(state_dict.get(names[2], len(rows))) :] = 0
             elif float(before) != float(self.row_temperature):
                 rows = rows.pow(float(before) / self.temperature)
-            state_dict = {**state_dict, names[0]: rows,
-                          names[1]: torch.tensor(float(self.temperature))}
+            state_dict = {
+                **state_dict,
+                names[0]: rows,
+                names[1]: torch.tensor(float(self.temperature)),
+            }
         super()._load_from_state_dict(state_dict, prefix, *args)

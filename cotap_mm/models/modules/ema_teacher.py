@@ -1,4 +1,5 @@
 """The teacher: a slow copy of the student."""
+
 import copy
 from typing import Dict
 
@@ -70,4 +71,3 @@ class EMATeacher(nn.Module):
         gap = torch._foreach_norm(torch._foreach_sub(mine, theirs))
         size = torch._foreach_norm(theirs)
         return torch.stack(gap).norm() / torch.stack(size).norm().clamp_min(1e-12)
-

@@ -1,4 +1,5 @@
 """First-in, first-out memory of past features."""
+
 import copy
 from typing import Dict, List, Optional
 
@@ -22,8 +23,9 @@ class FeatureQueue(nn.Module):
         ValueError: If ``size`` is not positive.
     """
 
-    def __init__(self, size: int, shape: 'tuple[int, ...]',
-                 dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self, size: int, shape: 'tuple[int, ...]', dtype: torch.dtype = torch.float32
+    ) -> None:
         super().__init__()
         if size < 1:
             raise ValueError(f'size must be >= 1, got {size}')
@@ -57,9 +59,11 @@ class FeatureQueue(nn.Module):
             ValueError: If a row has another shape.
         """
         if rows.shape[1:] != self.features.shape[1:]:
-            raise ValueError(f'rows must have shape (R, {tuple(self.features.shape[1:])}), got '
-                             f'{tuple(rows.shape)}')
-        rows = rows[:self.size].to(self.features.dtype)
+            raise ValueError(
+                f'rows must have shape (R, {tuple(self.features.shape[1:])}), got '
+                f'{tuple(rows.shape)}'
+            )
+        rows = rows[: self.size].to(self.features.dtype)
         index = torch.arange(len(rows), device=rows.device)
         stored = len(rows) if count is None else count.clamp(max=len(rows))
         is_finite = rows.flatten(1).isfinite().all(dim=1) | (index >= stored)
@@ -73,7 +77,7 @@ class FeatureQueue(nn.Module):
 
     def contents(self) -> Tensor:
         """The filled rows in storage order, shape (len(self), *shape)."""
-        return self.features if self.is_full else self.features[:len(self)]
+        return self.features if self.is_full else self.features[: len(self)]
 
     def newest_first(self) -> Tensor:
         """The filled rows, newest first (a copy)."""
@@ -117,10 +121,11 @@ class FeatureQueue(nn.Module):
         fits = stored is not None and stored.shape[1:] == self.features.shape[1:]
         if fits and len(stored) != self.size and all(name in state_dict for name in names):
             other = FeatureQueue(len(stored), tuple(stored.shape[1:]), stored.dtype)
-            other.load_state_dict({name[len(prefix):]: state_dict[name] for name in names})
+            other.load_state_dict({name[len(prefix) :]: state_dict[name] for name in names})
             for buffer in (self.features, self.num_filled, self.cursor):
                 buffer.zero_()
             self.push(other.newest_first().to(self.features.device))
-            state_dict = dict(state_dict, **{name: getattr(self, name[len(prefix):]).clone()
-                                             for name in names})
+            state_dict = dict(
+                state_dict, **{name: getattr(self, name[len(prefix) :]).clone() for name in names}
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)

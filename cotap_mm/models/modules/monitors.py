@@ -1,4 +1,5 @@
 """Numbers that show a collapse before the loss does."""
+
 import math
 from typing import Dict
 
@@ -25,7 +26,8 @@ def assignment_monitors(assignment: Tensor) -> Dict[str, Tensor]:
     scale = max(math.log(assignment.shape[-1]), 1e-12)
     return dict(
         mean_assignment_entropy=_entropy(assignment.mean(dim=0)) / scale,
-        assignment_entropy=_entropy(assignment).mean() / scale)
+        assignment_entropy=_entropy(assignment).mean() / scale,
+    )
 
 
 @torch.no_grad()

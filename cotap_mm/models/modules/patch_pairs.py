@@ -1,4 +1,5 @@
 """Which patch pairs the ranking loss ranks."""
+
 from typing import Iterator, Optional, Sequence, Tuple
 
 import torch
@@ -34,8 +35,9 @@ class PatchPairSampler(nn.Module):
         ValueError: If ``topk`` is below 1.
     """
 
-    def __init__(self, pool_sizes: Sequence[int] = (7, 14), topk: Optional[int] = 5,
-                 num_negatives: int = 5) -> None:
+    def __init__(
+        self, pool_sizes: Sequence[int] = (7, 14), topk: Optional[int] = 5, num_negatives: int = 5
+    ) -> None:
         super().__init__()
         if topk is not None and topk < 1:
             raise ValueError(f'topk must be >= 1, or None for all patches, got {topk}')
@@ -43,8 +45,13 @@ class PatchPairSampler(nn.Module):
         self.topk = topk
         self.num_negatives = num_negatives
 
-    def forward(self, student: Tensor, teacher: Tensor, foreground: Tensor,
-                draws: Optional[RandomDraws] = None) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    def forward(
+        self,
+        student: Tensor,
+        teacher: Tensor,
+        foreground: Tensor,
+        draws: Optional[RandomDraws] = None,
+    ) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
         """Pairs of one batch.
 
         Args:
@@ -66,8 +73,10 @@ class PatchPairSampler(nn.Module):
         num_images = len(student) // 2
         for size in self.pool_sizes:
             if size > min(student.shape[-2:]):
-                raise ValueError(f'pool size {size} exceeds the {student.shape[-2]} x '
-                                 f'{student.shape[-1]} patches of a global crop; set pool_sizes')
+                raise ValueError(
+                    f'pool size {size} exceeds the {student.shape[-2]} x '
+                    f'{student.shape[-1]} patches of a global crop; set pool_sizes'
+                )
             chosen = None  # all patches
             if self.topk is not None:
                 weight = self._pool(foreground[:, :, None].float(), size)[..., 0]  # (2B, T)
@@ -76,7 +85,8 @@ class PatchPairSampler(nn.Module):
             others = others.to(student.device, non_blocking=True)
             pred, target = (
                 self._similarities(self._pool(at_least_float32(scores), size), chosen, others)
-                for scores in (student, teacher))
+                for scores in (student, teacher)
+            )
             is_neighbor = torch.zeros_like(pred, dtype=torch.bool)
             is_neighbor[0] = True
             yield pred.flatten(), target.flatten(), is_neighbor.flatten()

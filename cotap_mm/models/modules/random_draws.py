@@ -1,4 +1,5 @@
 """All random choices of one training step, in one replaceable object."""
+
 from typing import Tuple
 
 import torch

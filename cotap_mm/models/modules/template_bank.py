@@ -1,4 +1,5 @@
 """Templates seen lately, and the prototypes' start from them."""
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -38,7 +39,7 @@ class TemplateBank(FeatureQueue):
         """
         maps = at_least_float32(patches.detach()).transpose(1, 2).unflatten(2, grid)  # (R, d, H, W)
         templates = F.adaptive_avg_pool2d(maps, 3)[order.to(maps.device, non_blocking=True)]
-        self.push(templates[:self.per_step] if self.is_full else templates)
+        self.push(templates[: self.per_step] if self.is_full else templates)
 
     @torch.no_grad()
     def start_prototypes(self, prototypes: Tensor) -> bool:

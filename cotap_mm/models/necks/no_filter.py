@@ -1,4 +1,5 @@
 """The ablation of the object-aware filter."""
+
 from typing import Optional, Tuple
 
 from mmengine.model import BaseModule
@@ -27,8 +28,9 @@ class NoFilter(BaseModule):
         self.norm_patch = nn.LayerNorm(in_channels, eps=1e-6)
         self.norm_cls = nn.LayerNorm(in_channels, eps=1e-6)
 
-    def forward(self, tokens: Tensor, grid: Tuple[int, int],
-                block: nn.Module) -> Tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, grid: Tuple[int, int], block: nn.Module
+    ) -> Tuple[Tensor, Tensor]:
         """Tokens (B, 1+N, d) -> CLS (B, d) and patches (B, N, d)."""
         return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
 

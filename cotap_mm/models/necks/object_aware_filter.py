@@ -1,4 +1,5 @@
 """The object-aware filter: every token in the words of learnable object prototypes."""
+
 from typing import Optional, Tuple
 
 import torch
@@ -34,8 +35,13 @@ class ObjectAwareFilter(BaseModule):
         init_cfg (dict, optional): As in MMEngine's BaseModule.
     """
 
-    def __init__(self, in_channels: int, num_prototypes: int = 64,
-                 detach_prototypes: bool = True, init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        num_prototypes: int = 64,
+        detach_prototypes: bool = True,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
         super().__init__(init_cfg)
         self.in_channels = in_channels
         self.out_channels = 2 * in_channels
@@ -47,8 +53,9 @@ class ObjectAwareFilter(BaseModule):
         self.norm_cls = nn.LayerNorm(self.out_channels, eps=1e-6)
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
-    def forward(self, tokens: Tensor, grid: Tuple[int, int],
-                block: nn.Module) -> Tuple[Tensor, Tensor]:
+    def forward(
+        self, tokens: Tensor, grid: Tuple[int, int], block: nn.Module
+    ) -> Tuple[Tensor, Tensor]:
         """Filter all tokens.
 
         Args:
@@ -107,8 +114,9 @@ class ObjectAwareFilter(BaseModule):
         key, value = both.split(width, dim=-1)
         return key, value.mean(dim=1)
 
-    def _patch_attention(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module,
-                         key: Tensor) -> Tensor:
+    def _patch_attention(
+        self, patches: Tensor, grid: Tuple[int, int], block: nn.Module, key: Tensor
+    ) -> Tensor:
         heads = block.attn.num_heads
         query = self._query(patches, block).transpose(1, 2).unflatten(2, grid)  # (B, d, H, W)
         # One 3 x 3 correlation for each head (group) and prototype.

@@ -1,4 +1,5 @@
 """A pyramid from the one map of a plain ViT, for detectors."""
+
 from typing import Optional, Sequence, Tuple
 
 import torch
@@ -32,20 +33,28 @@ class SimpleFeaturePyramid(BaseModule):
         ValueError: If a factor is another, or ``num_outs`` is too small.
     """
 
-    def __init__(self, in_channels: int, out_channels: int = 256,
-                 scale_factors: Sequence[float] = (4, 2, 1, 0.5), num_outs: int = 5,
-                 init_cfg: Optional[dict] = None) -> None:
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int = 256,
+        scale_factors: Sequence[float] = (4, 2, 1, 0.5),
+        num_outs: int = 5,
+        init_cfg: Optional[dict] = None,
+    ) -> None:
         super().__init__(init_cfg)
         wrong = [factor for factor in scale_factors if factor not in (4, 2, 1, 0.5)]
         if wrong or not scale_factors:
             raise ValueError(f'scale_factors must be among 4, 2, 1 and 0.5, got {scale_factors}')
         if num_outs < len(scale_factors):
-            raise ValueError(f'num_outs must be at least {len(scale_factors)}, the number of '
-                             f'scale_factors, got {num_outs}')
+            raise ValueError(
+                f'num_outs must be at least {len(scale_factors)}, the number of '
+                f'scale_factors, got {num_outs}'
+            )
         self.in_channels = in_channels
         self.num_outs = num_outs
         self.scales = nn.ModuleList(
-            self._scale(factor, in_channels, out_channels) for factor in scale_factors)
+            self._scale(factor, in_channels, out_channels) for factor in scale_factors
+        )
 
     @staticmethod
     def _scale(factor: float, width: int, out_channels: int) -> nn.Sequential:
@@ -53,15 +62,20 @@ class SimpleFeaturePyramid(BaseModule):
         if factor == 0.5:
             steps.append(nn.MaxPool2d(2))
         if factor == 4:
-            steps += [nn.ConvTranspose2d(width, width // 2, 2, stride=2),
-                      LayerNorm2d(width // 2, eps=1e-6), nn.GELU()]
+            steps += [
+                nn.ConvTranspose2d(width, width // 2, 2, stride=2),
+                LayerNorm2d(width // 2, eps=1e-6),
+                nn.GELU(),
+            ]
             width //= 2
         if factor >= 2:
             steps.append(nn.ConvTranspose2d(width, width // 2, 2, stride=2))
             width //= 2
         norm = dict(norm_cfg=dict(type='mmpretrain.LN2d', eps=1e-6), act_cfg=None, bias=False)
-        steps += [ConvModule(width, out_channels, 1, **norm),
-                  ConvModule(out_channels, out_channels, 3, padding=1, **norm)]
+        steps += [
+            ConvModule(width, out_channels, 1, **norm),
+            ConvModule(out_channels, out_channels, 3, padding=1, **norm),
+        ]
         return nn.Sequential(*steps)
 
     def forward(self, levels: Sequence[Tensor]) -> Tuple[Tensor, ...]:

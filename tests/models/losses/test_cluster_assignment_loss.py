@@ -1,4 +1,5 @@
 """Cluster losses: two-loop references, properties, gradient, bad input."""
+
 import math
 
 import pytest
@@ -46,8 +47,10 @@ def test_cls_by_hand():
     for g in range(2):
         for v in range(5):
             if v != g:
-                total += [cross_entropy(scores[i, v].tolist(), assignment[i, g].tolist(), 0.1)
-                          for i in range(2)]
+                total += [
+                    cross_entropy(scores[i, v].tolist(), assignment[i, g].tolist(), 0.1)
+                    for i in range(2)
+                ]
     assert ClsClusterLoss()(scores, assignment).item() == pytest.approx(sum(total) / len(total))
 
 
@@ -58,8 +61,9 @@ def test_neighbor_by_hand():
         partner = (i + 2) % 4
         for a in range(2):
             for b in range(2):
-                total.append(cross_entropy(scores[i, b].tolist(), assignment[partner, a].tolist(),
-                                           0.2))
+                total.append(
+                    cross_entropy(scores[i, b].tolist(), assignment[partner, a].tolist(), 0.2)
+                )
     got = NeighborClusterLoss()(scores, assignment).item()
     assert got == pytest.approx(sum(total) / len(total))
     with pytest.raises(ValueError, match='positives'):
@@ -72,9 +76,9 @@ def patch_case(dtype=torch.float64):
     local_scores = torch.rand(2, 1, 3, 2, 2, dtype=dtype)
     assignment = torch.rand(2, 2, 3, 4, 4, dtype=dtype).softmax(2)
     foreground = torch.ones(2, 2, 4, 4)
-    in_global = torch.tensor([0., 0., 32., 32.]).expand(2, 2, 3, 4).to(dtype)
-    sizes = torch.tensor([32., 32., 16.])
-    in_other = torch.stack([torch.tensor([0., 0., s, s]) for s in sizes])
+    in_global = torch.tensor([0.0, 0.0, 32.0, 32.0]).expand(2, 2, 3, 4).to(dtype)
+    sizes = torch.tensor([32.0, 32.0, 16.0])
+    in_other = torch.stack([torch.tensor([0.0, 0.0, s, s]) for s in sizes])
     in_other = in_other[None, :, None].expand(2, 3, 2, 4).to(dtype)
     return global_scores, local_scores, assignment, foreground, (in_global, in_other), 8
 
@@ -88,9 +92,15 @@ def test_patch_by_hand():
     got = loss_fn(global_scores, None, assignment, foreground, boxes, patch_size).item()
     means = []
     for g, v in ((0, 1), (1, 0)):
-        cells = [cross_entropy(global_scores[i, v, :, y, x].tolist(),
-                               assignment[i, g, :, y, x].tolist(), 0.1)
-                 for i in range(2) for y in range(4) for x in range(4) if foreground[i, g, y, x]]
+        cells = [
+            cross_entropy(
+                global_scores[i, v, :, y, x].tolist(), assignment[i, g, :, y, x].tolist(), 0.1
+            )
+            for i in range(2)
+            for y in range(4)
+            for x in range(4)
+            if foreground[i, g, y, x]
+        ]
         means.append(sum(cells) / len(cells))
     assert got == pytest.approx(sum(means) / 2)
 
@@ -100,19 +110,23 @@ def test_patch_by_hand_with_more_global_crops():
     torch.manual_seed(0)
     scores = torch.rand(1, 3, 4, 2, 2).double()
     assignment = torch.rand(1, 3, 4, 2, 2).double().softmax(2)
-    whole = torch.tensor([0., 0., 16., 16.]).double()
-    quarter = torch.tensor([[0., 0., 8., 8.], [8., 0., 16., 8.], [0., 8., 8., 16.]]).double()
+    whole = torch.tensor([0.0, 0.0, 16.0, 16.0]).double()
+    quarter = torch.tensor(
+        [[0.0, 0.0, 8.0, 8.0], [8.0, 0.0, 16.0, 8.0], [0.0, 8.0, 8.0, 16.0]]
+    ).double()
     in_global = whole.expand(1, 3, 3, 4).clone()
     in_other = whole.expand(1, 3, 3, 4).clone()
     in_other[0, 2] = quarter  # crop 2 has a place of its own in common with crops 0 and 1
-    got = PatchClusterLoss(roi_size=1)(scores, None, assignment, torch.ones(1, 3, 2, 2),
-                                       (in_global, in_other), 8).item()
+    got = PatchClusterLoss(roi_size=1)(
+        scores, None, assignment, torch.ones(1, 3, 2, 2), (in_global, in_other), 8
+    ).item()
     total = []
     for g, v in ((g, v) for g in range(3) for v in range(3) if v != g):
         patches = scores[0, v].flatten(1)
         predicted = patches[:, g] if v == 2 else patches.mean(dim=1)  # patch g is its box with g
-        total.append(cross_entropy(predicted.tolist(),
-                                   assignment[0, g].flatten(1).mean(dim=1).tolist(), 0.1))
+        total.append(
+            cross_entropy(predicted.tolist(), assignment[0, g].flatten(1).mean(dim=1).tolist(), 0.1)
+        )
     assert got == pytest.approx(sum(total) / 6)
 
 
@@ -126,9 +140,14 @@ def test_patch_uses_local_crops_and_ignores_scores_under_background():
     assert loss_fn(*case).item() == 0
 
 
-@pytest.mark.parametrize('loss_fn, shape', [(ClusterAssignmentLoss(), (5, 3)),
-                                            (ClsClusterLoss(), (2, 2, 3)),
-                                            (NeighborClusterLoss(), (2, 2, 3))])
+@pytest.mark.parametrize(
+    'loss_fn, shape',
+    [
+        (ClusterAssignmentLoss(), (5, 3)),
+        (ClsClusterLoss(), (2, 2, 3)),
+        (NeighborClusterLoss(), (2, 2, 3)),
+    ],
+)
 def test_properties_and_gradient(loss_fn, shape):
     scores, assignment = views(*shape)
     scores.requires_grad_()

@@ -1,4 +1,5 @@
 """CoTAP loss: two-loop reference, properties, gradient, bad input."""
+
 import pytest
 import torch
 
@@ -9,7 +10,7 @@ from cotap_mm.registry import MODELS
 def ell(x, tau):
     if x >= tau:
         return 0.0
-    return (1 - x / tau)**2 if x >= 0 else 1 - 2 * x / tau
+    return (1 - x / tau) ** 2 if x >= 0 else 1 - 2 * x / tau
 
 
 def by_hand(p, t, m, tau=0.5, theta=-0.2, alpha=0.1):
@@ -46,10 +47,11 @@ def test_ties_match_two_loops():
     assert got == pytest.approx(by_hand(p.tolist(), t.tolist(), m.tolist(), 0.3, 0.1, 0.7))
 
 
-@pytest.mark.parametrize('pred, wanted', [((.8, .6, 0., -.2), 0.072476),
-                                          ((-.2, 0., .6, .8), 0.811388)])
+@pytest.mark.parametrize(
+    'pred, wanted', [((0.8, 0.6, 0.0, -0.2), 0.072476), ((-0.2, 0.0, 0.6, 0.8), 0.811388)]
+)
 def test_hand_computed_example(pred, wanted):
-    t, m = torch.tensor([.9, .5, .1, -.3]), torch.tensor([1, 1, 1, 0])
+    t, m = torch.tensor([0.9, 0.5, 0.1, -0.3]), torch.tensor([1, 1, 1, 0])
     assert PatchRankingLoss()(torch.tensor(pred), t, m).item() == pytest.approx(wanted, abs=1e-6)
 
 
@@ -87,7 +89,9 @@ def test_gradient_reaches_the_student_only():
 
 
 def test_one_pair():
-    assert PatchRankingLoss()(torch.tensor([.3]), torch.tensor([.5]), torch.tensor([1])).item() == 0
+    assert (
+        PatchRankingLoss()(torch.tensor([0.3]), torch.tensor([0.5]), torch.tensor([1])).item() == 0
+    )
 
 
 @pytest.mark.parametrize('dtype', [torch.float16, torch.bfloat16])

@@ -1,4 +1,5 @@
 """Prototype entropy: loops, limits, gradient, bad input."""
+
 import math
 
 import pytest

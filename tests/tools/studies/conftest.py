@@ -1,4 +1,5 @@
 """The studies are scripts that import their neighbours, as Python does for scripts."""
+
 import sys
 from pathlib import Path
 

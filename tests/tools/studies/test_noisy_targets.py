@@ -1,4 +1,5 @@
 """Data and noise of the noise study are what they are said to be."""
+
 import numpy as np
 import pytest
 import torch
@@ -42,7 +43,7 @@ def test_flips():
     moved = noisy[labels == 3].bincount(minlength=10)
     assert (moved > 0).all() and moved[3] == moved.max()
     assert torch.equal(target, (noisy[:, None] == noisy).float())
-    assert torch.equal(noisy_targets(labels, 'flip', 0., 0)[1], labels)
+    assert torch.equal(noisy_targets(labels, 'flip', 0.0, 0)[1], labels)
 
 
 def test_additive():

@@ -1,4 +1,5 @@
 """The study of dispersion along training, at toy size."""
+
 import json
 
 import over_dispersion as tool
@@ -7,23 +8,34 @@ from PIL import Image
 
 from cotap_mm.registry import MODELS, build
 
-SMALL = ['--cfg-options', 'train_dataloader.batch_size=2', 'train_dataloader.num_workers=0',
-         'train_dataloader.persistent_workers=False',
-         'train_dataloader.dataset.patch.num_images=9']
+SMALL = [
+    '--cfg-options',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.persistent_workers=False',
+    'train_dataloader.dataset.patch.num_images=9',
+]
 
 
 def args(tmp_path, *more):
-    return tool.parse_args(['--out', str(tmp_path / 'docs'), '--work-dir', str(tmp_path / 'work'),
-                            *more])
+    return tool.parse_args(
+        ['--out', str(tmp_path / 'docs'), '--work-dir', str(tmp_path / 'work'), *more]
+    )
 
 
-@pytest.mark.parametrize('variant, losses, width', [
-    ('cluster losses', {'patch_cluster', 'cls_cluster'}, 96),
-    ('+ ranking', {'patch_cluster', 'cls_cluster', 'patch_ranking'}, 96),
-    ('+ filter', {'patch_cluster', 'cls_cluster', 'prototype_entropy'}, 192),
-    ('all', {'patch_cluster', 'cls_cluster', 'patch_ranking', 'cls_neighbor',
-             'prototype_entropy'}, 192),
-])
+@pytest.mark.parametrize(
+    'variant, losses, width',
+    [
+        ('cluster losses', {'patch_cluster', 'cls_cluster'}, 96),
+        ('+ ranking', {'patch_cluster', 'cls_cluster', 'patch_ranking'}, 96),
+        ('+ filter', {'patch_cluster', 'cls_cluster', 'prototype_entropy'}, 192),
+        (
+            'all',
+            {'patch_cluster', 'cls_cluster', 'patch_ranking', 'cls_neighbor', 'prototype_entropy'},
+            192,
+        ),
+    ],
+)
 def test_variants_differ_in_what_they_say(tmp_path, variant, losses, width):
     for data in ('toy', 'camvid'):
         job = dict(data=data, variant=variant, seed=1, iters=5)
@@ -36,8 +48,9 @@ def test_variants_differ_in_what_they_say(tmp_path, variant, losses, width):
 
 @pytest.mark.slow
 def test_toy_run_and_its_page(tmp_path, monkeypatch):
-    monkeypatch.setattr(tool, 'VARIANTS', {name: tool.VARIANTS[name] for name in
-                                           ('cluster losses', 'all')})
+    monkeypatch.setattr(
+        tool, 'VARIANTS', {name: tool.VARIANTS[name] for name in ('cluster losses', 'all')}
+    )
     given = ['--iters', '2', '--interval', '1', '--images', '3', *SMALL]
     folders = ['--out', str(tmp_path / 'docs'), '--work-dir', str(tmp_path / 'work')]
     tool.main([*folders, *given])

@@ -1,4 +1,5 @@
 """Each objective against loops over plain numbers, by hand, and with bad input."""
+
 import math
 
 import pytest
@@ -24,7 +25,7 @@ def softmax(values, temperature):
 
 def test_squared_error(rows):
     pred, target, _ = rows
-    slow = [(p - t)**2 for p, t in zip(pred.flatten().tolist(), target.flatten().tolist())]
+    slow = [(p - t) ** 2 for p, t in zip(pred.flatten().tolist(), target.flatten().tolist())]
     assert squared_error(pred, target).item() == pytest.approx(sum(slow) / 24)
 
 
@@ -39,8 +40,11 @@ def test_info_nce(rows):
 
 def test_soft_target_divergence(rows):
     pred, target, _ = rows
-    slow = sum(t * math.log(t / p) for scores, wanted in zip(pred.tolist(), target.tolist())
-               for p, t in zip(softmax(scores, 0.3), softmax(wanted, 0.3)))
+    slow = sum(
+        t * math.log(t / p)
+        for scores, wanted in zip(pred.tolist(), target.tolist())
+        for p, t in zip(softmax(scores, 0.3), softmax(wanted, 0.3))
+    )
     assert soft_target_divergence(pred, target, 0.3).item() == pytest.approx(slow / 4)
     assert soft_target_divergence(target, target, 0.3).item() == pytest.approx(0, abs=1e-12)
 
@@ -58,15 +62,15 @@ def test_list_mle(rows):
 
 def test_list_mle_draws_the_order_of_equal_targets():
     pred = torch.tensor([[0.9, 0.1, 0.5]])
-    target = torch.tensor([[1., 1., 0.]])
+    target = torch.tensor([[1.0, 1.0, 0.0]])
 
     def cost(order):
         left = [pred[0, i].item() for i in order]
-        return -sum(math.log(softmax(left[i:], 1.)[0]) for i in range(3)) / 3
+        return -sum(math.log(softmax(left[i:], 1.0)[0]) for i in range(3)) / 3
 
     possible = {round(cost(order), 5) for order in ([0, 1, 2], [1, 0, 2])}
     torch.manual_seed(0)
-    assert {round(list_mle(pred, target, 1.).item(), 5) for _ in range(30)} == possible
+    assert {round(list_mle(pred, target, 1.0).item(), 5) for _ in range(30)} == possible
 
 
 def test_smooth_ap(rows):
@@ -78,8 +82,11 @@ def test_smooth_ap(rows):
     slow = []
     for scores, wanted in zip(pred.tolist(), relevant.tolist()):
         matches = [i for i, yes in enumerate(wanted) if yes]
-        parts = [(1 + sum(above(i, j, scores) for j in matches if j != i)) /
-                 (1 + sum(above(i, j, scores) for j in range(6) if j != i)) for i in matches]
+        parts = [
+            (1 + sum(above(i, j, scores) for j in matches if j != i))
+            / (1 + sum(above(i, j, scores) for j in range(6) if j != i))
+            for i in matches
+        ]
         slow += [1 - sum(parts) / len(parts)] if matches else []
     assert smooth_ap(pred, relevant, 0.05).item() == pytest.approx(sum(slow) / 3)
 
@@ -91,10 +98,12 @@ def test_smooth_ap_becomes_average_precision():
     assert smooth_ap(pred, relevant, 1e-4).item() == pytest.approx(1 - 5 / 6, abs=1e-6)
 
 
-@pytest.mark.parametrize('loss, graded', [
-    (info_nce, False), (soft_target_divergence, True), (list_mle, True), (smooth_ap, False)])
+@pytest.mark.parametrize(
+    'loss, graded',
+    [(info_nce, False), (soft_target_divergence, True), (list_mle, True), (smooth_ap, False)],
+)
 def test_the_right_order_costs_less(loss, graded):
-    target = torch.tensor([[1., 0., 0., 1.], [0., 1., 1., 0.]])
+    target = torch.tensor([[1.0, 0.0, 0.0, 1.0], [0.0, 1.0, 1.0, 0.0]])
     wanted = target if graded else target > 0.5
     pred = (target - 0.5).requires_grad_()
     assert loss(pred, wanted, 0.2) < loss(-pred, wanted, 0.2)

@@ -1,4 +1,5 @@
 """The student of the noise study: same start for all objectives, learning, measured rightly."""
+
 import pytest
 import small_student
 import torch
@@ -29,7 +30,7 @@ def test_diagonal():
 def test_retrieval_is_scikit_learns():
     generator = torch.Generator().manual_seed(0)
     embedding = torch.randn(30, 3, generator=generator).round()  # many equal scores
-    embedding[(embedding == 0).all(dim=1)] = 1.
+    embedding[(embedding == 0).all(dim=1)] = 1.0
     embedding = F.normalize(embedding, dim=1)
     labels = torch.arange(30) % 4
     scores = without_diagonal(embedding @ embedding.T)
@@ -41,7 +42,7 @@ def test_retrieval_is_scikit_learns():
 
 def test_retrieval_by_hand():
     """Query 0 finds, in order, another class, its own, another class: precision 1/2."""
-    angles = torch.tensor([0., 0.2, 0.1, 0.5])
+    angles = torch.tensor([0.0, 0.2, 0.1, 0.5])
     embedding = torch.stack([angles.cos(), angles.sin()], dim=1)
     assert retrieval_precision(embedding, torch.tensor([0, 0, 1, 1]))[0].item() == 0.5
 
@@ -52,15 +53,24 @@ def test_every_objective_learns(easy, name):
     job = dict(JOB, objective=name, setting=SETTINGS[name][-1])
     before = fit(dict(job, steps=0), train, target, train.labels)
     after = fit(job, train, target, train.labels)
-    start, end = (retrieval_precision(student(train.features), train.labels).mean()
-                  for student in (before, after))
+    start, end = (
+        retrieval_precision(student(train.features), train.labels).mean()
+        for student in (before, after)
+    )
     assert end > start + 0.05
 
 
 def test_all_objectives_start_alike(easy):
     train, target = easy
-    weights = [fit(dict(JOB, steps=0, objective=name, setting=SETTINGS[name][0]), train, target,
-                   train.labels).state_dict() for name in ('CoTAP', 'cross-entropy', 'ListMLE')]
+    weights = [
+        fit(
+            dict(JOB, steps=0, objective=name, setting=SETTINGS[name][0]),
+            train,
+            target,
+            train.labels,
+        ).state_dict()
+        for name in ('CoTAP', 'cross-entropy', 'ListMLE')
+    ]
     for other in weights[1:]:
         assert all(torch.equal(value, other[key]) for key, value in weights[0].items())
 
@@ -76,13 +86,26 @@ def test_cotap_ranks_every_pair_once(easy):
 
 
 def test_train_and_measure():
-    job = dict(data='mixture', imbalance=5., noise='flip', level=0., objective='MSE', setting=None,
-               lr=1e-2, seed=0, steps=60, batch=24, device='cpu', train_size=300, held_out=100,
-               split='test')
-    clean, flipped = (small_student.train_and_measure(dict(job, level=level)) for level in (0, .9))
+    job = dict(
+        data='mixture',
+        imbalance=5.0,
+        noise='flip',
+        level=0.0,
+        objective='MSE',
+        setting=None,
+        lr=1e-2,
+        seed=0,
+        steps=60,
+        batch=24,
+        device='cpu',
+        train_size=300,
+        held_out=100,
+        split='test',
+    )
+    clean, flipped = (small_student.train_and_measure(dict(job, level=level)) for level in (0, 0.9))
     assert clean == small_student.train_and_measure(job)
     assert clean['precision'] > flipped['precision'] + 5
-    raw = small_student.raw_precision('mixture', 5., 0, train_size=300, held_out=100)
+    raw = small_student.raw_precision('mixture', 5.0, 0, train_size=300, held_out=100)
     assert 10 < raw < clean['precision']
 
 

@@ -1,4 +1,5 @@
 """What the studies share: runs are kept, numbers are right, words written by hand survive."""
+
 import json
 
 import pytest
@@ -38,13 +39,18 @@ def test_bad_number_of_workers(tmp_path):
 
 
 def test_summary_by_hand():
-    runs = [dict(kind='a', size=[4, 8], score=1.), dict(kind='a', size=[4, 8], score=3.),
-            dict(kind='b', size=[4], score=5.)]
+    runs = [
+        dict(kind='a', size=[4, 8], score=1.0),
+        dict(kind='a', size=[4, 8], score=3.0),
+        dict(kind='b', size=[4], score=5.0),
+    ]
     found = study.summarize(runs, ('kind', 'size'), 'score')
-    assert found == {('a', (4, 8)): Summary(2., pytest.approx(2**.5), 2),
-                     ('b', (4, )): Summary(5., 0., 1)}
+    assert found == {
+        ('a', (4, 8)): Summary(2.0, pytest.approx(2**0.5), 2),
+        ('b', (4,)): Summary(5.0, 0.0, 1),
+    }
     assert study.shown(found['a', (4, 8)], strong=True) == '**2.0 ± 1.4**'
-    assert study.shown(found['b', (4, )]) == '5.0' and study.shown(None) == '-'
+    assert study.shown(found['b', (4,)]) == '5.0' and study.shown(None) == '-'
 
 
 def test_table():
@@ -65,8 +71,9 @@ def test_page_keeps_what_was_written_by_hand(tmp_path):
     study.fill_page(page, 'results', 'first')
     page.write_text('# Words\n\n' + page.read_text() + '\nMore words.\n')
     study.fill_page(page, 'results', r'second \1')
-    assert page.read_text() == ('# Words\n\n<!-- begin results -->\nsecond \\1\n'
-                                '<!-- end results -->\n\nMore words.\n')
+    assert page.read_text() == (
+        '# Words\n\n<!-- begin results -->\nsecond \\1\n<!-- end results -->\n\nMore words.\n'
+    )
     page.write_text('# Words only\n')
     with pytest.raises(ValueError, match='must have one line <!-- begin results -->'):
         study.fill_page(page, 'results', 'third')
@@ -85,9 +92,12 @@ def test_series_can_be_told_apart():
 
 def test_plot(tmp_path):
     from PIL import Image
-    line = [(0, Summary(50., 2., 3)), (1, Summary(60., 1., 3))]
-    panels = [Panel('one', dict(ours=line, other=line[::-1]), 'x', 'y', 40.),
-              Panel('two', dict(ours=line), ticks=['low', 'high'])]
+
+    line = [(0, Summary(50.0, 2.0, 3)), (1, Summary(60.0, 1.0, 3))]
+    panels = [
+        Panel('one', dict(ours=line, other=line[::-1]), 'x', 'y', 40.0),
+        Panel('two', dict(ours=line), ticks=['low', 'high']),
+    ]
     study.plot_panels(tmp_path / 'p.png', panels, 2, 'A title', 'ours', 'start')
     with Image.open(tmp_path / 'p.png') as image:
         assert image.width > 400
