@@ -1,5 +1,7 @@
 """Packaging of cotap_mm; ships configs and tools the way the MM packages do."""
 
+from __future__ import annotations
+
 import os
 import shutil
 from pathlib import Path

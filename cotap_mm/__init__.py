@@ -1,5 +1,7 @@
 """CoTAP post-pretraining of vision transformers as an OpenMMLab plugin."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from . import compat  # noqa: F401  (checks versions and mends known breakages first)

@@ -8,8 +8,9 @@ import math
 import os
 import re
 import sys
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Callable, Iterable, List, NoReturn, Optional
+from typing import Any, Callable, NoReturn, Optional
 
 import torch
 from mmengine.config import DictAction
@@ -24,7 +25,7 @@ class Parser(argparse.ArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
-        self._given: List[str] = []
+        self._given: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse; an empty argument is an error, since it would mean the current folder."""

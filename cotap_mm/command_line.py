@@ -17,9 +17,10 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Callable, Iterator, Type
+from typing import Any, Callable
 
 import torch
 import torch.distributed as dist
@@ -108,7 +109,7 @@ def _endings() -> Iterator[None]:
 
 @contextmanager
 def short_errors(
-    *more: Type[Exception], until: Callable[[], bool] = lambda: False
+    *more: type[Exception], until: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
     """End the program with the sentence of an error that a user can act on, without a traceback.
 
@@ -213,7 +214,7 @@ def _say_once(end: SystemExit, seconds: float = 3.0) -> None:
     number = _rank()
     if not isinstance(end.code, str):
         return
-    code: 'str | int' = f'rank {number}: {end.code}' if number else end.code
+    code: str | int = f'rank {number}: {end.code}' if number else end.code
     file = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if file and int(os.environ.get('WORLD_SIZE', 1)) > 1:
         name = hashlib.sha256(end.code.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
@@ -259,7 +260,7 @@ def _tracker() -> str:
     return 'the issue tracker of the place that you have cotap_mm from'
 
 
-def _print_unexpected(kind: Type[BaseException], error: BaseException, trace: Any) -> None:
+def _print_unexpected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
     """Print the traceback, and what a report of it needs."""
     sys.__excepthook__(kind, error, trace)
     number = _rank()

@@ -6,15 +6,17 @@ mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
 that hold file names which are not UTF-8.
 """
 
+from __future__ import annotations
+
 import importlib
 import importlib.metadata
 import importlib.util
 import pickle
 import warnings
-from typing import List, Optional, Tuple
+from typing import Optional
 
 #: Import name, lowest version, distributions that provide it, what to do.
-REQUIREMENTS: 'List[Tuple[str, str, Tuple[str, ...], str]]' = [
+REQUIREMENTS: list[tuple[str, str, tuple[str, ...], str]] = [
     ('torch', '2.1', ('torch',), 'pip install "torch>=2.1"'),
     (
         'mmengine',
@@ -27,7 +29,7 @@ REQUIREMENTS: 'List[Tuple[str, str, Tuple[str, ...], str]]' = [
 ]
 
 
-def installed_version(distributions: Tuple[str, ...]) -> Optional[str]:
+def installed_version(distributions: tuple[str, ...]) -> Optional[str]:
     """Version of the first of ``distributions`` that is installed, else None."""
     for name in distributions:
         try:
@@ -37,7 +39,7 @@ def installed_version(distributions: Tuple[str, ...]) -> Optional[str]:
     return None
 
 
-def _numbers(version: str) -> Tuple[int, ...]:
+def _numbers(version: str) -> tuple[int, ...]:
     parts = []
     for part in version.split('+')[0].split('.'):
         digits = ''.join(c for c in part if c.isdigit())

@@ -1,13 +1,16 @@
 """Files that are whole or not there, regular files only, and names as bytes."""
 
+from __future__ import annotations
+
 import errno
 import hashlib
 import os
 import stat
 import zipfile
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Iterator, Optional
+from typing import BinaryIO, Optional
 
 from cotap_mm.leftovers import UNFINISHED, partial_path, remove_unfinished
 
@@ -38,7 +41,7 @@ class UnusableFile(ValueError):
     """A path that is not a regular file, or a file that is larger than its reader allows."""
 
 
-def open_regular(path: 'str | Path', limit: Optional[int] = None) -> BinaryIO:
+def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
     """Open a regular file for reading; never hangs on a pipe, a socket or a device.
 
     Links are followed, and what they lead to is checked.
@@ -70,13 +73,13 @@ def open_regular(path: 'str | Path', limit: Optional[int] = None) -> BinaryIO:
         raise
 
 
-def read_regular(path: 'str | Path', limit: Optional[int] = None) -> bytes:
+def read_regular(path: str | Path, limit: Optional[int] = None) -> bytes:
     """Content of a regular file; arguments and errors as of :func:`open_regular`."""
     with open_regular(path, limit) as file:
         return file.read(os.fstat(file.fileno()).st_size)
 
 
-def _check_regular(path: 'str | Path', status: os.stat_result, limit: Optional[int]) -> None:
+def _check_regular(path: str | Path, status: os.stat_result, limit: Optional[int]) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), 'special')
         raise UnusableFile(f'{printable(path)} must be a regular file, it is {kind}')
@@ -86,7 +89,7 @@ def _check_regular(path: 'str | Path', status: os.stat_result, limit: Optional[i
         )
 
 
-def name_bytes(name: 'str | Path') -> bytes:
+def name_bytes(name: str | Path) -> bytes:
     """Bytes of a file's name or path, also of one that is not valid UTF-8.
 
     The one encoding of names for digests, packed files and comparisons; valid names are
@@ -100,7 +103,7 @@ def name_text(data: bytes) -> str:
     return data.decode('utf-8', 'surrogateescape')
 
 
-def printable(name: 'str | Path') -> str:
+def printable(name: str | Path) -> str:
     """A name for messages and pages: valid Unicode in one line.
 
     Bytes that are not UTF-8 become ``\\xNN``, line breaks and other control characters
@@ -118,7 +121,7 @@ def printable(name: 'str | Path') -> str:
 
 
 @contextmanager
-def whole_file(path: 'str | Path') -> Iterator[Path]:
+def whole_file(path: str | Path) -> Iterator[Path]:
     """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
 
     What an earlier process left of it when it was killed is deleted.
@@ -159,7 +162,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def append_whole(path: 'str | Path', text: str) -> None:
+def append_whole(path: str | Path, text: str) -> None:
     """Append to a text file; where that fails, nothing of it stays.
 
     Args:
@@ -185,7 +188,7 @@ def append_whole(path: 'str | Path', text: str) -> None:
         os.close(handle)
 
 
-def torn_archive(path: 'str | Path') -> Optional[str]:
+def torn_archive(path: str | Path) -> Optional[str]:
     """What is wrong with a zip archive, such as PyTorch's; None if all its checksums hold."""
     try:
         with zipfile.ZipFile(path) as archive:
@@ -196,7 +199,7 @@ def torn_archive(path: 'str | Path') -> Optional[str]:
         return f'cannot be read ({type(error).__name__}: {error})'
 
 
-def checksum(path: 'str | Path') -> str:
+def checksum(path: str | Path) -> str:
     """SHA-256 of a file in hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:

@@ -40,7 +40,7 @@ def remove_unfinished(path: Path) -> None:
             _remove(other)
 
 
-def remove_leftovers(folder: 'str | Path') -> list[str]:
+def remove_leftovers(folder: str | Path) -> list[str]:
     """Delete everything that killed runs have left half-done in a folder.
 
     These are files that were being written, records of checkpoints that never got their name,

@@ -8,9 +8,10 @@ import logging
 import os
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Callable, Iterator
+from typing import Callable
 
 from mmengine.logging import print_log
 
@@ -25,7 +26,7 @@ _POLL = 0.5  # seconds
 _REPORT = 30.0  # seconds between two messages of a process that waits
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _HELD = (errno.EACCES, errno.EAGAIN)
-_held: dict[str, 'Lock'] = {}  # by this process
+_held: dict[str, Lock] = {}  # by this process
 
 
 class Locked(UserError):

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import importlib
-from typing import Any, Callable, Tuple
+from typing import Any, Callable
 
 import torch
 from torch import Tensor
@@ -70,7 +70,7 @@ def _same_bits(first: Tensor, second: Tensor) -> bool:
     return torch.equal(first.contiguous().view(torch.int32), second.contiguous().view(torch.int32))
 
 
-def _widened(values: list) -> Tuple[list, list]:
+def _widened(values: list) -> tuple[list, list]:
     """Values with float32 instead of low precision, and the pairs (low, float32)."""
     wide, casts = [], []
     for value in values:

@@ -1,25 +1,26 @@
 """Where and with what a figure was measured."""
 
+from __future__ import annotations
+
 import os
 import platform
 import resource
 import time
 from pathlib import Path
-from typing import Dict
 
 import torch
 
 from .version import __version__
 
 
-def describe_versions() -> Dict[str, str]:
+def describe_versions() -> dict[str, str]:
     """Versions that a result depends on."""
     return dict(
         python=platform.python_version(), torch=str(torch.__version__), cotap_mm=__version__
     )
 
 
-def describe_machine(device: str = 'cpu') -> Dict[str, str]:
+def describe_machine(device: str = 'cpu') -> dict[str, str]:
     """Device, versions and date, to stand beside every figure.
 
     Args:

@@ -7,6 +7,8 @@ free of other imports: MMEngine imports it on its own and hides an ImportError
 raised here behind "X is not in the registry".
 """
 
+from __future__ import annotations
+
 from mmengine import registry as root
 
 _MODEL_LOCATIONS = ['cotap_mm.models']

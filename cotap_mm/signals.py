@@ -18,8 +18,9 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Sequence
+from typing import Any, Callable
 
 #: Exit status of a run that was asked to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
 EXIT_STATUS = 75

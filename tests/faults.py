@@ -1,5 +1,7 @@
 """How files get damaged, for tests that try many."""
 
+from __future__ import annotations
+
 import random
 from contextlib import contextmanager
 

@@ -1,5 +1,7 @@
 """Ranks that are forked from the warm test process, which costs a tenth of starting them anew."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import sys

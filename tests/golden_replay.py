@@ -1,5 +1,7 @@
 """Build our CoTAP at the size of the vectors and replay their training steps."""
 
+from __future__ import annotations
+
 import ast
 import re
 from types import SimpleNamespace

@@ -1,5 +1,7 @@
 """Reading reference vectors and comparing with them."""
 
+from __future__ import annotations
+
 import numpy as np
 import torch
 

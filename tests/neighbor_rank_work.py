@@ -1,5 +1,7 @@
 """What two gloo processes do to build one neighbour file; importable by the processes."""
 
+from __future__ import annotations
+
 import os
 import time
 from pathlib import Path

@@ -4,6 +4,8 @@ What the method defines for each GPU, the list of ranked pairs and the template 
 for each rank's share of the batch; everything else is computed on the whole batch at once.
 """
 
+from __future__ import annotations
+
 import torch
 from mmengine.model import MMDistributedDataParallel
 from mmengine.optim import build_optim_wrapper

@@ -1,5 +1,7 @@
 """What gloo processes do in the distributed tests; importable by the processes."""
 
+from __future__ import annotations
+
 import os
 import socket
 from pathlib import Path

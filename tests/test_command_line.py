@@ -1,5 +1,7 @@
 """How tools read their arguments and how they end."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

@@ -1,5 +1,7 @@
 """Versions and known breakages."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from unittest import mock

@@ -1,5 +1,7 @@
 """Every config loads and builds; the full-size one makes a step."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Two gloo processes: collectives agree with one process, weights stay the same on both."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from rank_work import on_two_ranks, scores, sinkhorn_half, train_three_steps

@@ -1,5 +1,7 @@
 """Python in the documents runs and does what the text says."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Only regular files are opened; every name has bytes and can be shown."""
 
+from __future__ import annotations
+
 import os
 import socket
 

@@ -4,6 +4,8 @@ Shapes, sizes and configurations are read from the arrays, so the tests run on a
 directory with these file names and keys: ``COTAP_GOLDEN_DIR=DIR pytest tests/test_golden.py``.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path

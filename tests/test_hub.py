@@ -1,5 +1,7 @@
 """cotap_mm.load: an encoder from a file, in a few lines."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import timm

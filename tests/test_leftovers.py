@@ -1,5 +1,7 @@
 """What killed runs leave behind is removed; what somebody is writing or continuing is not."""
 
+from __future__ import annotations
+
 import json
 import os
 import subprocess

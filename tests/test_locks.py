@@ -1,5 +1,7 @@
 """Locks: one holder, named to the others, gone with its process."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal

@@ -1,5 +1,7 @@
 """The losses of whole trainings stay what they are; see loss_curves.py."""
 
+from __future__ import annotations
+
 import loss_curves
 import pytest
 

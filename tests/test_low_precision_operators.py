@@ -1,5 +1,7 @@
 """Operators of MMCV on a CPU in bfloat16 and float16 give what float32 gives."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

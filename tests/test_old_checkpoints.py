@@ -1,5 +1,7 @@
 """Checkpoints that earlier states of the code have written; see old_checkpoints.py."""
 
+from __future__ import annotations
+
 import json
 
 import old_checkpoints

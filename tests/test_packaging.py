@@ -1,5 +1,7 @@
 """What users install: requirements, wheel contents, set-up script, shared-data rule."""
 
+from __future__ import annotations
+
 import os
 import re
 import shutil

@@ -1,5 +1,7 @@
 """Two and four gloo processes train as one process does with the whole batch."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from one_process import OneAfterAnother, OnRanks

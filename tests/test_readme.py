@@ -1,5 +1,7 @@
 """The README's commands and links point to things that exist."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

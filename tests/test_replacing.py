@@ -1,5 +1,7 @@
 """Tools replace only what they have written themselves."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 

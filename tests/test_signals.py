@@ -1,5 +1,7 @@
 """Signals are obeyed wherever the main thread is, and a second one ends the process."""
 
+from __future__ import annotations
+
 import collections
 import ctypes
 import itertools

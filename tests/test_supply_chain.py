@@ -1,5 +1,7 @@
 """Pinned and hashed requirements, licences, and no network at import."""
 
+from __future__ import annotations
+
 import re
 import subprocess
 import sys

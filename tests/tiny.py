@@ -1,5 +1,7 @@
 """A CoTAP of a few thousand parameters, and one batch for it."""
 
+from __future__ import annotations
+
 import torch
 
 from cotap_mm.models import CoTAP

@@ -1,5 +1,7 @@
 """The tools are scripts, not a package; tests import them by their file."""
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import importlib.util
@@ -13,7 +15,7 @@ from mmengine.visualization import Visualizer
 TOOLS = Path(__file__).resolve().parent.parent / 'tools'
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def help_of(name):
     """What ``tools/NAME.py --help`` prints, in this process, which has imported most already."""
     text, words, path = io.StringIO(), sys.argv, list(sys.path)

@@ -22,8 +22,10 @@ Candidates of one table took turns in one run, so their ratios hold on a busy ma
 different runs do not compare. Results: docs/benchmarks.md.
 """
 
+from __future__ import annotations
+
 import argparse
-from typing import List, Optional
+from typing import Optional
 
 from benchmarks import data, eval, loss, neighbors, step, transfer
 
@@ -33,7 +35,7 @@ from cotap_mm.command_line import short_errors, tool
 KINDS = dict(loss=loss, step=step, data=data, neighbors=neighbors, eval=eval, transfer=transfer)
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     kinds = parser.add_subparsers(dest='kind', required=True)
     for name, kind in KINDS.items():
@@ -46,7 +48,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors():
         KINDS[args.kind].run(args)

@@ -9,8 +9,10 @@ Several processes share the work. An interrupted run goes on where it stopped wh
 again, with any number of processes.
 """
 
+from __future__ import annotations
+
 import argparse
-from typing import List, Optional, Tuple
+from typing import Optional
 
 from cotap_mm.arguments import Parser, add_device, out_file, positive_int, whole_number
 from cotap_mm.command_line import joined_processes, short_errors, tool
@@ -21,7 +23,7 @@ from cotap_mm.ops import rank
 from cotap_mm.replacing import add_overwrite, check_replaceable, is_neighbor_file
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument(
         'images', help='folder of images (read recursively), text list, COCO json, *.lmdb'
@@ -75,7 +77,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
+def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
     """Config of the backbone, and its checkpoint."""
     if args.backbone.endswith('.py'):
         model = run_config.load_config(args.backbone).model
@@ -107,7 +109,7 @@ def choose_backbone(args: argparse.Namespace) -> Tuple[dict, Optional[str]]:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(OtherRankFailed), joined_processes(args.device) as args.device:
         check_replaceable(args.out, is_neighbor_file, 'a neighbor file', args.overwrite)

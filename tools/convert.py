@@ -8,16 +8,18 @@ files. This is for people who want a file.
     python tools/convert.py dino_deitsmall16_pretrain.pth dino_vits16 --to hf
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 from cotap_mm.arguments import Parser, out_path, positive_int
 from cotap_mm.command_line import short_errors, tool
 from cotap_mm.weights import SOURCES, TARGETS, convert
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='file or URL to read')
     parser.add_argument(
@@ -65,7 +67,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors():
         if Path(args.out).resolve() == Path(args.checkpoint).resolve():

@@ -14,8 +14,9 @@ import copy
 import json
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple, Optional
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
@@ -80,7 +81,7 @@ class DemoHook(Hook):
         self.bar.update()
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--config', default=str(ROOT / 'configs/cotap/demo.py'))
     parser.add_argument('--work-dir', type=out_folder, default='work_dirs/demo')
@@ -112,10 +113,10 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     )
 
 
-def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> Dict[str, dict]:
+def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> dict[str, dict]:
     """Dense retrieval of every row of the table."""
     networks = dict(before=run.before, after=run.after)
-    encoders: Dict[str, Encoder] = {REFERENCE: ViTEncoder(run.random)}
+    encoders: dict[str, Encoder] = {REFERENCE: ViTEncoder(run.random)}
     for name, (when, branch, output) in MEASURED.items():
         encoders[name] = CoTAPEncoder(networks[when], branch, output)
     return {
@@ -124,7 +125,7 @@ def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> Dict[s
     }
 
 
-def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
+def named(scores: dict[str, dict], classes: Sequence[str]) -> dict[str, dict]:
     """Scores with names of classes; one that never occurs is left out (JSON has no NaN)."""
     return {
         name: dict(
@@ -135,7 +136,7 @@ def named(scores: Dict[str, dict], classes: Sequence[str]) -> Dict[str, dict]:
     }
 
 
-def summarize(scores: Dict[int, Dict[str, dict]]) -> List[list]:
+def summarize(scores: dict[int, dict[str, dict]]) -> list[list]:
     """Rows (name, mean mIoU, spread, gain over the init), each in points of mIoU."""
     rows = []
     values = {
@@ -149,7 +150,7 @@ def summarize(scores: Dict[int, Dict[str, dict]]) -> List[list]:
     return rows
 
 
-def make_report(run: Trained, rows: List[list], scenes: Any, memory: Any, intro: str) -> Report:
+def make_report(run: Trained, rows: list[list], scenes: Any, memory: Any, intro: str) -> Report:
     """All numbers and pictures; the pictures are of one run."""
     images = [scenes.read(i) for i in range(min(24, len(scenes)))]
     labels = [scenes.label(i) for i in range(len(images))]
@@ -191,7 +192,7 @@ def make_report(run: Trained, rows: List[list], scenes: Any, memory: Any, intro:
     return report
 
 
-def print_table(rows: List[list]) -> None:
+def print_table(rows: list[list]) -> None:
     print(f'\n{"features":<28}{"mIoU":>8}{"spread":>9}{"against init":>15}')
     for name, value, spread, gain in rows:
         print(f'{name:<28}{value:>8.2f}{spread:>9}{gain:>15}')
@@ -217,7 +218,7 @@ def read_config(args: argparse.Namespace) -> Config:
 def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any) -> None:
     """Train and measure with each seed, then write the report."""
     folder = Path(args.work_dir)
-    scores: Dict[int, Dict[str, dict]] = {}
+    scores: dict[int, dict[str, dict]] = {}
     first = None
     for number, seed in enumerate(args.seeds, start=1):
         print(
@@ -250,7 +251,7 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     folder = Path(args.work_dir)
     with short_errors():

@@ -20,7 +20,7 @@ import hashlib
 import json
 import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from rich.console import Console
@@ -48,7 +48,7 @@ from cotap_mm.visualization.checkpoint_titles import named_checkpoints
 from cotap_mm.visualization.comparison import comparison_figure
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__, epilog='protocols: ' + ', '.join(PROTOCOLS))
     parser.add_argument('backbones', nargs='+', metavar='BACKBONE')
     parser.add_argument(
@@ -122,12 +122,12 @@ class Backbone(NamedTuple):
     output: Optional[str]
 
 
-def parse_backbones(texts: List[str]) -> List[Backbone]:
+def parse_backbones(texts: list[str]) -> list[Backbone]:
     """``[NAME=]BACKBONE[@filter|@backbone]`` of each; ``ValueError`` if two have one title."""
     split = [re.fullmatch(r'(.+?)(?:@(filter|backbone))?', text).groups() for text in texts]
     unique = list(dict.fromkeys(name for name, _ in split))
     named = dict(zip(unique, named_checkpoints(unique).items()))
-    found: List[Backbone] = []
+    found: list[Backbone] = []
     for name, output in split:
         title, checkpoint = named[name]
         if output and not name.startswith(f'{title}='):
@@ -138,7 +138,7 @@ def parse_backbones(texts: List[str]) -> List[Backbone]:
     return found
 
 
-def options_of(protocol: str, args: argparse.Namespace) -> Dict[str, Any]:
+def options_of(protocol: str, args: argparse.Namespace) -> dict[str, Any]:
     """The settings that are meant for one of the protocols."""
     known = settings_of(protocol)
     options = {key: value for key, value in args.set.items() if key in known}
@@ -166,7 +166,7 @@ def result_file(
     data: EvaluationData,
     name: str,
     encoder: Any,
-    options: Dict[str, Any],
+    options: dict[str, Any],
 ) -> Path:
     """One file for each protocol, data and their place, weights and settings."""
     sizes = [len(part) for part in (data.train, data.val) if part is not None]
@@ -189,7 +189,7 @@ def result_file(
     return Path(args.out) / f'{plain}_{digest}.json'
 
 
-def measure(args: argparse.Namespace) -> List[Result]:
+def measure(args: argparse.Namespace) -> list[Result]:
     """All protocols of all backbones."""
     check_arguments(args)
     backbones = parse_backbones([*args.backbones, *args.compare])
@@ -247,7 +247,7 @@ def say(text: str) -> None:
         print(text, flush=True)
 
 
-def show(results: List[Result], out: Path) -> None:
+def show(results: list[Result], out: Path) -> None:
     """Table on the terminal; with several backbones a plot as well."""
     head, *rows = table(results)
     shown = Table()
@@ -262,7 +262,7 @@ def show(results: List[Result], out: Path) -> None:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(), joined_processes(args.device) as args.device:
         with ended_together():

@@ -4,11 +4,13 @@ python tools/list_licences.py            print the table for the packages that a
 python tools/list_licences.py --write    put it into docs/dependencies.md
 """
 
+from __future__ import annotations
+
 import argparse
 import re
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
-from typing import Dict, List, Optional
+from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / 'docs' / 'dependencies.md'
@@ -26,7 +28,7 @@ NEEDED_FOR = {
 ALWAYS = ('torch', 'torchvision', 'mmcv')
 
 
-def requirements() -> Dict[str, str]:
+def requirements() -> dict[str, str]:
     """Every direct dependency, and what it is needed for; optional openmim is left out."""
     found = dict.fromkeys(ALWAYS, 'pre-training')
     for name, purpose in NEEDED_FOR.items():
@@ -64,7 +66,7 @@ def installed(name: str) -> Optional[Distribution]:
     return None
 
 
-def rows() -> List[str]:
+def rows() -> list[str]:
     """Lines of the table, in the order of the names."""
     lines = ['| package | tested | licence | for |', '|---|---|---|---|']
     for name, purpose in sorted(requirements().items()):
@@ -74,7 +76,7 @@ def rows() -> List[str]:
     return lines
 
 
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

@@ -8,8 +8,10 @@ position of the file; neighbour files fit both. An interrupted run goes on where
 is started again.
 """
 
+from __future__ import annotations
+
 import os
-from typing import List, Optional
+from typing import Optional
 
 from cotap_mm.arguments import Parser, out_file, positive_int
 from cotap_mm.command_line import short_errors, tool
@@ -18,7 +20,7 @@ from cotap_mm.replacing import add_overwrite, check_replaceable, is_packed_file
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     parser = Parser(description=__doc__)
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
     parser.add_argument(

@@ -6,15 +6,17 @@ Optimiser, schedules, queues and the other branch go; config, versions and licen
 weights. The file's hash becomes part of its name. The config may name folders of your machine.
 """
 
+from __future__ import annotations
+
 import argparse
-from typing import List, Optional
+from typing import Optional
 
 from cotap_mm.arguments import Parser, out_file
 from cotap_mm.command_line import short_errors, tool
 from cotap_mm.weights import publish
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='what training has saved')
     parser.add_argument('out', type=out_file('.pth'), help='NAME.pth; written as NAME-HASH.pth')
@@ -33,7 +35,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors():
         print(publish(args.checkpoint, args.out, args.license, args.branch, args.trust))

@@ -8,9 +8,11 @@ Options are those of ``mim test``. With --out, MMSegmentation writes a PNG of cl
 each image into a folder, the others a pickle file. With --show-dir every image is drawn.
 """
 
+from __future__ import annotations
+
 import argparse
 from pathlib import Path
-from typing import List, Optional
+from typing import Optional
 
 from mmengine.config import Config
 
@@ -20,7 +22,7 @@ from cotap_mm.engine import launch, run_config, testing
 from cotap_mm.engine.backbones import set_backbones_init
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
     parser.add_argument('checkpoint', help='what training with this config has saved')
@@ -71,7 +73,7 @@ def build_config(args: argparse.Namespace) -> Config:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     runner = launch.build_runner(args, lambda: build_config(args))
     launch.test(runner, lambda: testing.test(runner, args.out))

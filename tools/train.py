@@ -10,10 +10,12 @@ SIGTERM or SIGUSR1 a training finishes its step, saves, and exits with status 75
 does not save, and continues from its last checkpoint.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import signal
-from typing import Any, List, Optional
+from typing import Any, Optional
 
 
 def _stop_early(number: int, frame: Any) -> None:
@@ -37,7 +39,7 @@ from cotap_mm.command_line import tool  # noqa: E402
 from cotap_mm.engine import launch, run_config  # noqa: E402
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
     parser.add_argument(
@@ -160,7 +162,7 @@ def build_config(args: argparse.Namespace) -> Config:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     launch.train_command(args, lambda: build_config(args))
 

@@ -13,7 +13,8 @@ folder (--follow-links shows those too).
 from __future__ import annotations
 
 import argparse
-from typing import Any, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ from cotap_mm.visualization.page_address import check_port, host_name, root_path
 from cotap_mm.visualization.page_guard import is_loopback
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', metavar='[NAME=]CHECKPOINT')
     parser.add_argument('images', help='folder (read recursively), text list, COCO json or *.lmdb')
@@ -152,7 +153,7 @@ def first_readable(source: Any, attempts: int = 100) -> np.ndarray:
     raise BadImage(f'none of the first {len(reasons)} images can be read: {reasons[0]}')
 
 
-def choose_shown(browser: FeatureBrowser, limit: int) -> List[int]:
+def choose_shown(browser: FeatureBrowser, limit: int) -> list[int]:
     """Images at the start: evenly spread, without those that cannot be read."""
     wanted = spread(len(browser.source), min(limit, MOST_SHOWN))
     shown = [index for index in wanted if browser.is_readable(index)]
@@ -167,7 +168,7 @@ def choose_shown(browser: FeatureBrowser, limit: int) -> List[int]:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):
         from cotap_mm.visualization.browser_page import build_page, serve

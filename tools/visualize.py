@@ -19,7 +19,7 @@ import argparse
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -55,7 +55,7 @@ class CannotShow(ValueError):
     """A kind of picture that these checkpoints, images or options do not allow."""
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
     parser.add_argument(
@@ -164,7 +164,7 @@ class Study:
             num_heads=args.num_heads,
         )
         torch.manual_seed(0)  # random weights are the same in every run
-        self.encoders: Dict[str, Encoder] = {
+        self.encoders: dict[str, Encoder] = {
             name: cotap_mm.load(checkpoint, **options)
             for name, checkpoint in self.checkpoints.items()
         }
@@ -190,7 +190,7 @@ class Study:
         return self._read(self.args.pool)
 
     @cached_property
-    def features(self) -> Dict[str, Tensor]:
+    def features(self) -> dict[str, Tensor]:
         """Patch features of the shown images for each checkpoint."""
         return {
             name: encode_images(encoder, self.shown.pixels, self.args.window)
@@ -198,7 +198,7 @@ class Study:
         }
 
     @cached_property
-    def classes(self) -> List[str]:
+    def classes(self) -> list[str]:
         """Names of the classes; their numbers where there are none."""
         labels = [label[label != 255] for label in (*self.shown.labels, *self.pool.labels)]
         highest = max((int(label.max()) for label in labels if len(label)), default=-1)
@@ -211,7 +211,7 @@ class Study:
         return names
 
     @cached_property
-    def patch(self) -> Tuple[Tuple[int, int, int], str]:
+    def patch(self) -> tuple[tuple[int, int, int], str]:
         """The patch to follow (image, row, column), and what it shows if that is known."""
         encoder = next(iter(self.encoders.values()))
         grid = encoder.grid(*self.size)
@@ -230,7 +230,7 @@ class Study:
             return (found.image, *found.patch), found.name
         return (0, *_middle_of_foreground(encoder, self.shown, grid)), ''
 
-    def each_that_can(self, compute: Callable[[Encoder], Any]) -> Dict[str, Any]:
+    def each_that_can(self, compute: Callable[[Encoder], Any]) -> dict[str, Any]:
         """``compute`` of each checkpoint that allows it; says which do not.
 
         Raises:
@@ -250,8 +250,8 @@ class Study:
 
 
 def _middle_of_foreground(
-    encoder: Encoder, images: ImageSet, grid: Tuple[int, int]
-) -> Tuple[int, int]:
+    encoder: Encoder, images: ImageSet, grid: tuple[int, int]
+) -> tuple[int, int]:
     """The foreground patch of the first image that is nearest to its middle."""
     middle = np.array(grid) // 2
     try:
@@ -284,7 +284,7 @@ def show_comparison(report: Report, study: Study) -> None:
 
 
 def show_attention(report: Report, study: Study) -> None:
-    def compute(encoder: Encoder) -> Tuple[Tensor, Tensor]:
+    def compute(encoder: Encoder) -> tuple[Tensor, Tensor]:
         return (
             in_batches(encoder.cls_attention, study.shown.pixels),
             in_batches(encoder.foreground, study.shown.pixels),
@@ -338,7 +338,7 @@ def show_crops(report: Report, study: Study) -> None:
 
 
 # In the order of the report.
-KINDS: Dict[str, Callable[[Report, Study], None]] = dict(
+KINDS: dict[str, Callable[[Report, Study], None]] = dict(
     compare=show_comparison,
     pca=show_pca,
     similarity=show_similarity,
@@ -395,7 +395,7 @@ def make_report(study: Study) -> Report:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):
         check_replaceable(

@@ -1,5 +1,7 @@
 """Images, their neighbours, and crops; importing it registers all of them."""
 
+from __future__ import annotations
+
 from .global_features import GlobalEncoder
 from .image_source import BadImage, ImageList, read_image
 from .neighbor_pairs import NeighborPairs

@@ -1,10 +1,12 @@
 """Global features of all images of a source, by a frozen ViT."""
 
+from __future__ import annotations
+
 import hashlib
 import json
 import logging
 from pathlib import Path
-from typing import Callable, List, Optional, Tuple
+from typing import Callable, Optional
 
 import numpy as np
 import torch
@@ -111,7 +113,7 @@ def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> s
 def extract_features(
     source,
     encoder,
-    part: 'str | Path',
+    part: str | Path,
     batch_size: int = 32,
     num_workers: int = 2,
     indices: Optional[range] = None,
@@ -164,7 +166,7 @@ def extract_features(
     return features
 
 
-def feature_file(source, encoder, part: 'str | Path', indices: range) -> FeatureFile:
+def feature_file(source, encoder, part: str | Path, indices: range) -> FeatureFile:
     """The file of :func:`extract_features`, of which nothing is read yet.
 
     Args: As there.
@@ -190,7 +192,7 @@ class _Squares(Dataset):
         return len(self.indices)
 
     @property
-    def being_read(self) -> List[str]:
+    def being_read(self) -> list[str]:
         """Names of the images that were begun and not finished."""
         return [self.source.name(index) for index in self.signs.being_read]
 
@@ -199,11 +201,11 @@ class _Squares(Dataset):
         """When a process last began or finished an image, in seconds of ``time.monotonic``."""
         return self.signs.latest
 
-    def __getitem__(self, index: int) -> Tuple[Tensor, bool]:
+    def __getitem__(self, index: int) -> tuple[Tensor, bool]:
         with self.signs.reading(self.indices[index]):
             return self._square(index)
 
-    def _square(self, index: int) -> Tuple[Tensor, bool]:
+    def _square(self, index: int) -> tuple[Tensor, bool]:
         try:
             pixels = read_when_there(self.source, self.indices[index], self._is_enough, self.signs)
         except BadImage as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Iterable
+from collections.abc import Iterable
 
 from mmengine.logging import print_log
 from PIL import Image, features

@@ -8,7 +8,6 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import List
 
 from mmengine.logging import print_log
 
@@ -30,14 +29,14 @@ _ARCHIVE_STARTS = (
 _WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
-def find_images(root: Path) -> List[str]:
+def find_images(root: Path) -> list[str]:
     """Names of all images below a folder, sorted; what is skipped is logged.
 
     Raises:
         FileNotFoundError: If there is none.
     """
     names, skipped, seen = [], [], set()
-    closed: List[OSError] = []
+    closed: list[OSError] = []
     for folder, subfolders, files in os.walk(root, onerror=closed.append, followlinks=True):
         real = os.path.realpath(folder)
         if real in seen:  # a link to a folder above would not end
@@ -70,7 +69,7 @@ def find_images(root: Path) -> List[str]:
     return sorted(names)
 
 
-def listed_images(path: Path, root: Path) -> List[str]:
+def listed_images(path: Path, root: Path) -> list[str]:
     """Names in a list, in its order.
 
     Args:
@@ -139,7 +138,7 @@ def _text_of(path: Path) -> str:
     return name_text(data[3:] if data.startswith(codecs.BOM_UTF8) else data)
 
 
-def _lines(text: str, root: Path) -> List[str]:
+def _lines(text: str, root: Path) -> list[str]:
     """Names of a text list; spaces around one count where a file is called so."""
     names = []
     for raw in re.split('\r?\n', text) if '\n' in text else text.split('\r'):
@@ -149,7 +148,7 @@ def _lines(text: str, root: Path) -> List[str]:
     return names
 
 
-def _not_found(path: Path, root: Path, names: List[str]) -> Exception:
+def _not_found(path: Path, root: Path, names: list[str]) -> Exception:
     """Why none of a list's names is a file."""
     for name in names[:_LOOKED_AT]:
         for separator in ('\t', ',', ';', ' '):
@@ -180,7 +179,7 @@ def is_file(path: Path) -> bool:
         return False
 
 
-def _coco_names(path: Path, text: str) -> List[str]:
+def _coco_names(path: Path, text: str) -> list[str]:
     try:
         return [str(image['file_name']) for image in json.loads(text)['images']]
     except (json.JSONDecodeError, KeyError, TypeError, RecursionError) as error:

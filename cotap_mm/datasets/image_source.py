@@ -14,9 +14,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, List, Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 from mmengine.logging import print_log
@@ -115,11 +116,11 @@ class EncodedImages:
             :class:`JoinedImages`.
     """
 
-    def __init__(self, names: List[str], value_range: Option = 'auto') -> None:
+    def __init__(self, names: list[str], value_range: Option = 'auto') -> None:
         self.names = names
         self.ranges: Optional[EncodedImages] = None
         self.value_range = check_option(value_range)
-        self._found: Optional[Tuple[Option]] = None
+        self._found: Optional[tuple[Option]] = None
 
     def __len__(self) -> int:
         return len(self.names)
@@ -276,7 +277,7 @@ class ImageFiles(EncodedImages):
         return self.names[index]
 
 
-def _file_facts(root: str, names: List[str]) -> bytes:
+def _file_facts(root: str, names: list[str]) -> bytes:
     """Name, size and time of change of files, one a line."""
     lines = []
     for name in names:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from itertools import accumulate
-from typing import Any, Sequence, Tuple
+from typing import Any
 
 from .image_source import EncodedImages
 from .value_range import Option
@@ -35,7 +36,7 @@ class JoinedImages(EncodedImages):
         part, inner = self._locate(index)
         return part.title(inner)
 
-    def _locate(self, index: int) -> Tuple[EncodedImages, int]:
+    def _locate(self, index: int) -> tuple[EncodedImages, int]:
         number = bisect.bisect_right(self._ends, index)
         return self.parts[number], index - (self._ends[number - 1] if number else 0)
 

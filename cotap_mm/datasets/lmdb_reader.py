@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import struct
 import threading
+from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Iterator, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 from cotap_mm.files import open_regular
 

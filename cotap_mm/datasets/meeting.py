@@ -11,9 +11,10 @@ import glob
 import hashlib
 import time
 import uuid
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 import numpy as np
 from mmengine.dist import broadcast_object_list

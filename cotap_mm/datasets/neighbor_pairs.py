@@ -1,6 +1,8 @@
 """One training sample: an image and a neighbour of it, for each branch."""
 
-from typing import Dict, List, Optional, Tuple, Union
+from __future__ import annotations
+
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -62,16 +64,16 @@ class Branch:
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
 
     @property
-    def bad_images(self) -> List[str]:
+    def bad_images(self) -> list[str]:
         """Names of the images that could not be decoded so far."""
         return [self.source.name(i) for i in self.is_bad.nonzero().flatten().tolist()]
 
     @property
-    def being_read(self) -> List[str]:
+    def being_read(self) -> list[str]:
         """Names of the images that workers have begun and not finished to read."""
         return [self.source.name(i) for i in self.signs.being_read]
 
-    def draw_pair(self, index: int, rng: np.random.Generator) -> List[Tuple[int, np.ndarray]]:
+    def draw_pair(self, index: int, rng: np.random.Generator) -> list[tuple[int, np.ndarray]]:
         """An image and one of its neighbours, each as index and pixels.
 
         A bad neighbour is replaced by another neighbour, a bad image by another image.
@@ -194,7 +196,7 @@ class NeighborPairs(Dataset):
         return max(len(branch.source) for branch in self.branches.values())
 
     @property
-    def being_read(self) -> List[str]:
+    def being_read(self) -> list[str]:
         """Images that were begun and not finished, for what is said when a worker dies."""
         return sorted({name for branch in self.branches.values() for name in branch.being_read})
 
@@ -203,7 +205,7 @@ class NeighborPairs(Dataset):
         """When a process last began or finished an image, in seconds of ``time.monotonic``."""
         return max(branch.signs.latest for branch in self.branches.values())
 
-    def __getitem__(self, key: Union[int, Visit]) -> Dict[str, dict]:
+    def __getitem__(self, key: Union[int, Visit]) -> dict[str, dict]:
         """One sample.
 
         Returns:

@@ -1,11 +1,13 @@
 """Which images look alike: exact cosine neighbours of their global features."""
 
+from __future__ import annotations
+
 import hashlib
 import logging
 import re
 import time
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import torch
@@ -38,7 +40,7 @@ _PART = 8192  # images whose features one rank computes at a time
 def build_neighbors(
     source,
     encoder,
-    out: 'str | Path',
+    out: str | Path,
     num_neighbors: int = 7,
     batch_size: int = 32,
     num_workers: int = 2,
@@ -144,13 +146,13 @@ def build_neighbors(
     return out
 
 
-def _hash(names: List[str]) -> str:
+def _hash(names: list[str]) -> str:
     return hashlib.sha256('\n'.join(names).encode('utf-8', 'surrogateescape')).hexdigest()
 
 
 def _extract(
-    source, encoder, others: 'Meeting', batch_size: int, num_workers: int
-) -> List[FeatureFile]:
+    source, encoder, others: Meeting, batch_size: int, num_workers: int
+) -> list[FeatureFile]:
     """Features of all images in parts, which the ranks share among each other."""
     parts = {
         others.features(number): range(start, min(start + _PART, len(source)))
@@ -226,9 +228,9 @@ def search_neighbors(
 
 def ensure_neighbors(
     cfg: Config,
-    work_dir: 'str | Path',
+    work_dir: str | Path,
     device: Optional[str] = None,
-    used_before: Optional[Dict[str, str]] = None,
+    used_before: Optional[dict[str, str]] = None,
 ) -> None:
     """Build what a config calls ``neighbors='auto'`` and put the file's path in its place.
 
@@ -258,7 +260,7 @@ def ensure_neighbors(
             )
 
 
-def warn_of_changed_images(path: 'str | Path', source) -> None:
+def warn_of_changed_images(path: str | Path, source) -> None:
     """Warn a resumed run if its images have been changed since its neighbors were found.
 
     Args:
@@ -295,7 +297,7 @@ def _ensure(
         dataset[branch].value_range = values.as_option()
     names = [source.name(i) for i in range(len(source))]
 
-    def look() -> Tuple[str, bool]:
+    def look() -> tuple[str, bool]:
         identity = identity_of(backbone, init.get('checkpoint'), size)
         place = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
         if used_before is not None:
@@ -338,7 +340,7 @@ def _digest(identity: str, num_neighbors: int, source) -> str:
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:12]
 
 
-def _digest_of_names(identity: str, num_neighbors: int, names: List[str]) -> str:
+def _digest_of_names(identity: str, num_neighbors: int, names: list[str]) -> str:
     """As :func:`_digest` was, up to version 0.1: without sizes and times of the images."""
     text = '\n'.join([identity, str(num_neighbors), *names])
     return hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:12]

@@ -1,10 +1,13 @@
 """The neighbour file: which images of a data set look alike."""
 
+from __future__ import annotations
+
 import json
 import math
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Optional
 
 import numpy as np
 
@@ -16,7 +19,7 @@ _META_BYTES = 1 << 20
 
 
 def save_neighbors(
-    path: 'str | Path', names: Sequence[str], indices: np.ndarray, meta: Optional[Dict] = None
+    path: str | Path, names: Sequence[str], indices: np.ndarray, meta: Optional[dict] = None
 ) -> None:
     """Write a neighbour file, atomically.
 
@@ -35,7 +38,7 @@ def save_neighbors(
         )
 
 
-def load_neighbors(path: 'str | Path', names: Sequence[str], num_neighbors: int = 7) -> np.ndarray:
+def load_neighbors(path: str | Path, names: Sequence[str], num_neighbors: int = 7) -> np.ndarray:
     """Read the neighbours of the images ``names``.
 
     Understands our files, which hold image names and may be in another order, and
@@ -79,7 +82,7 @@ def load_neighbors(path: 'str | Path', names: Sequence[str], num_neighbors: int 
     return _nearest(path, indices, min(num_neighbors, others))
 
 
-def neighbor_meta(path: 'str | Path') -> Dict:
+def neighbor_meta(path: str | Path) -> dict:
     """How a neighbor file was made, as :func:`save_neighbors` was told; empty if it is not ours.
 
     Raises:
@@ -98,7 +101,7 @@ def neighbor_meta(path: 'str | Path') -> Dict:
 
 
 def is_neighbor_file_of(
-    path: 'str | Path', names: Sequence[str], num_neighbors: int, meta: Dict
+    path: str | Path, names: Sequence[str], num_neighbors: int, meta: dict
 ) -> bool:
     """Whether a file holds so many neighbors of these images, and was made in this way.
 
@@ -116,7 +119,7 @@ def is_neighbor_file_of(
     return all(found.get(key) == value for key, value in meta.items())
 
 
-def _read(path: Path, names: Sequence[str]) -> Tuple[Dict[str, np.ndarray], Dict]:
+def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict]:
     """Arrays and meta data of a file for these images.
 
     The file is not trusted: memory is bounded by the number of images and the length of their
@@ -219,7 +222,7 @@ def _checked(path: Path, indices: np.ndarray, count: int) -> np.ndarray:
             f'{indices.dtype} {indices.shape}; {_rebuild(path)}'
         )
     indices = indices.astype(np.int64)
-    if indices.size and not (0 <= indices.min() and indices.max() < count):
+    if indices.size and not (indices.min() >= 0 and indices.max() < count):
         raise ValueError(
             f'{path.name} points to images {indices.min()} to {indices.max()}, but '
             f'there are 0 to {count - 1}; {_rebuild(path)}'
@@ -228,7 +231,7 @@ def _checked(path: Path, indices: np.ndarray, count: int) -> np.ndarray:
 
 
 def _remapped(
-    path: Path, stored: List[str], indices: np.ndarray, names: Sequence[str]
+    path: Path, stored: list[str], indices: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
     """The indices for the order of ``names`` instead of ``stored``."""
     _check_count(path, len(stored), len(names))

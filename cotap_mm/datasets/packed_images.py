@@ -6,7 +6,7 @@ import hashlib
 import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
 from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
@@ -76,7 +76,7 @@ class PackedImages(EncodedImages):
                 'tools/pack_dataset.py IMAGES --out FILE.lmdb'
             )
         self._reader: Optional[LmdbReader] = None
-        self._opened_as: Optional[Tuple[int, ...]] = None
+        self._opened_as: Optional[tuple[int, ...]] = None
         try:
             reader = self._open()
             if reader.is_short:
@@ -88,7 +88,7 @@ class PackedImages(EncodedImages):
                 'again with tools/pack_dataset.py --overwrite'
             ) from error
 
-    def _names(self, reader: LmdbReader) -> List[str]:
+    def _names(self, reader: LmdbReader) -> list[str]:
         version, names = reader.get(_FORMAT), reader.get(_NAMES)
         if version not in _SEPARATORS or names is None:
             raise ValueError(
@@ -144,7 +144,7 @@ class PackedImages(EncodedImages):
             self._opened_as, self._reader = same, reader
         return self._reader
 
-    def __getstate__(self) -> Dict[str, Any]:
+    def __getstate__(self) -> dict[str, Any]:
         return dict(self.__dict__, _reader=None)  # other processes open it again
 
 
@@ -160,7 +160,7 @@ def image_source(
         ann_file (str | Path, optional): See :class:`ImageList`.
         value_range: Likewise; only in the config if it is not ``'auto'``.
     """
-    source: Dict[str, Any] = dict(type='ImageList', root=str(path))
+    source: dict[str, Any] = dict(type='ImageList', root=str(path))
     if Path(path).suffix == PACKED_SUFFIX and not Path(path).is_dir():
         if ann_file is not None:
             raise ValueError(
@@ -185,7 +185,7 @@ def open_images(
     return (PackedImages if options.pop('type') == 'PackedImages' else ImageList)(**options)
 
 
-def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> List[str]:
+def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> list[str]:
     """Copy image files, as they are, into one file for :class:`PackedImages`.
 
     An interrupted run goes on where it stopped when it is started again: until it is
@@ -226,7 +226,7 @@ def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> L
         lock.release()
 
 
-def _pack(source: ImageList, out: Path, threads: int) -> List[str]:
+def _pack(source: ImageList, out: Path, threads: int) -> list[str]:
     part = out.with_name(f'{out.name}.part')
     names = _SEPARATORS[_VERSION].join(map(name_bytes, source.names))
     writer = _Writer(part, hashlib.sha256(fingerprint_of(source).encode()).digest())
@@ -277,7 +277,7 @@ class _Writer:
             map_size=map_size,
         )
 
-    def put(self, items: List[Tuple[bytes, bytes]]) -> None:
+    def put(self, items: list[tuple[bytes, bytes]]) -> None:
         """Write all items or none."""
         while True:
             try:
@@ -293,7 +293,7 @@ class _Writer:
         self.environment.close()
 
 
-def _copy(source: ImageList, writer: _Writer, threads: int) -> List[str]:
+def _copy(source: ImageList, writer: _Writer, threads: int) -> list[str]:
     if writer.done:
         print_log(f'{writer.done} of {len(source)} images are packed already', logger='current')
     failed = []

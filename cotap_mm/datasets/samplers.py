@@ -1,7 +1,10 @@
 """The order of samples, and what their random draws follow from."""
 
+from __future__ import annotations
+
 import itertools
-from typing import Iterator, NamedTuple, Optional, Sized
+from collections.abc import Iterator, Sized
+from typing import NamedTuple, Optional
 
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed

@@ -6,7 +6,7 @@ import colorsys
 import os.path as osp
 import warnings
 import zipfile
-from typing import Callable, List, NamedTuple, Optional, Tuple
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -29,7 +29,7 @@ _GROUND_CONTRAST = 0.45
 class _Ground(NamedTuple):
     name: str
     texture: Callable
-    objects: Tuple[int, ...]  # object kinds that are common here
+    objects: tuple[int, ...]  # object kinds that are common here
 
 
 class _Object(NamedTuple):
@@ -142,7 +142,7 @@ class ToyScenes:
 
     def _load_or_draw(
         self, num_images: int, cache_dir: Optional[str]
-    ) -> Tuple[np.ndarray, np.ndarray]:
+    ) -> tuple[np.ndarray, np.ndarray]:
         if cache_dir is None:
             return self._draw_all(num_images)
         path = osp.join(
@@ -163,7 +163,7 @@ class ToyScenes:
             np.savez(partial, images=images, labels=labels)
         return images, labels
 
-    def _draw_all(self, num_images: int) -> Tuple[np.ndarray, np.ndarray]:
+    def _draw_all(self, num_images: int) -> tuple[np.ndarray, np.ndarray]:
         size = self.image_size
         images = np.empty((num_images, size, size, 3), np.uint8)
         labels = np.empty((num_images, size, size), np.uint8)
@@ -177,7 +177,7 @@ class ToyScenes:
 
 def draw_scene(
     rng: np.random.RandomState, size: int, single: bool
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     """Draw one image.
 
     Args:
@@ -228,12 +228,12 @@ def _paint(
     return dark + field * (bright - dark)
 
 
-def _place(rng: np.random.RandomState, size: int, single: bool) -> List[Tuple[float, float, float]]:
+def _place(rng: np.random.RandomState, size: int, single: bool) -> list[tuple[float, float, float]]:
     """Centres and radii in pixels; overlaps are rare, objects may leave the image."""
     if single:
         x, y = rng.uniform(0.4, 0.6, 2) * size
         return [(x, y, rng.uniform(0.28, 0.42) * size)]
-    placed: List[Tuple[float, float, float]] = []
+    placed: list[tuple[float, float, float]] = []
     wanted = rng.randint(2, 4)
     for _ in range(4 * wanted):
         x, y = rng.uniform(0.1, 0.9, 2) * size

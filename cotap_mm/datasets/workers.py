@@ -1,5 +1,7 @@
 """How a loader's worker starts, and what it does about signals."""
 
+from __future__ import annotations
+
 import atexit
 import logging
 import mmap
@@ -7,9 +9,10 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import parent_process
-from typing import Any, Iterator, List
+from typing import Any
 
 import torch
 from torch.utils.data import get_worker_info
@@ -134,7 +137,7 @@ class ReadingSigns:
         self._time[self._place()] = time.monotonic()  # the same clock in all processes
 
     @property
-    def being_read(self) -> List[int]:
+    def being_read(self) -> list[int]:
         """Images that were begun and not finished."""
         return sorted({index for index in self._index.tolist() if index >= 0})
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List
+from typing import Any
 
 #: Wrappers that choose samples by an argument of their own.
 _CHOOSING = ('KFoldDataset',)
 
 
-def inner_datasets(dataset: Dict[str, Any]) -> List[Dict[str, Any]]:
+def inner_datasets(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     """The configs of the data sets that hold the images, without their wrappers.
 
     RepeatDataset, ClassBalancedDataset and MultiImageMixDataset wrap one (``dataset``),

@@ -1,6 +1,8 @@
 """The paper's convolutional probe: bottleneck blocks that double the map."""
 
-from typing import Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch.nn.functional as F
 from mmseg.models.decode_heads.decode_head import BaseDecodeHead

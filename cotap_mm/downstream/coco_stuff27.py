@@ -1,6 +1,9 @@
 """COCO-Stuff with the 27 classes of unsupervised segmentation."""
 
-from typing import Dict, Optional, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
 
 from mmseg.datasets import COCOStuffDataset
 
@@ -158,7 +161,7 @@ class COCOStuff27Dataset(COCOStuffDataset):
         super().__init__(**kwargs)
 
     @classmethod
-    def get_label_map(cls, new_classes: Optional[Sequence] = None) -> Dict[int, int]:
+    def get_label_map(cls, new_classes: Optional[Sequence] = None) -> dict[int, int]:
         """Number among the 171 classes -> number among the 27."""
         kinds = {name: index for index, names in enumerate(_LEVEL2.values()) for name in names}
         return {old: kinds[name] for old, name in enumerate(COCOStuffDataset.METAINFO['classes'])}

@@ -1,6 +1,9 @@
 """Random resized crop of an image and its label map."""
 
-from typing import Sequence, Tuple, Union
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Union
 
 import mmcv
 import numpy as np
@@ -31,7 +34,7 @@ class RandomResizedCropSeg(BaseTransform):
 
     def __init__(
         self,
-        scale: Union[int, Tuple[int, int]],
+        scale: Union[int, tuple[int, int]],
         area: Sequence[float] = (0.64, 1.0),
         ratio: Sequence[float] = (3 / 4, 4 / 3),
     ) -> None:
@@ -41,7 +44,7 @@ class RandomResizedCropSeg(BaseTransform):
             raise ValueError(f'area must be 0 < low <= high <= 1, got {tuple(area)}')
 
     @cache_randomness
-    def _box(self, image: np.ndarray) -> Tuple[int, int, int, int]:
+    def _box(self, image: np.ndarray) -> tuple[int, int, int, int]:
         size = torch.empty(3, *image.shape[:2], device='meta')
         return RandomResizedCrop.get_params(size, self.area, self.ratio)
 

@@ -1,5 +1,7 @@
 """What depends on time: hooks, parameter groups, precision."""
 
+from __future__ import annotations
+
 from .hooks import (
     CompileHook,
     MonitorHook,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Tuple
+from collections.abc import Iterator
+from typing import Any
 
 
-def find_backbones(model: Any) -> List[Dict[str, Any]]:
+def find_backbones(model: Any) -> list[dict[str, Any]]:
     """The configs of all backbones of a model that are trained or tested.
 
     They are under ``backbone`` of a plain model; below ``module`` of a test-time-augmentation
@@ -39,7 +40,7 @@ def set_backbones_init(model: Any, init_cfg: Any) -> int:
     return len(found)
 
 
-def _walk(part: Any) -> Iterator[Dict[str, Any]]:
+def _walk(part: Any) -> Iterator[dict[str, Any]]:
     if isinstance(part, (list, tuple)):
         for each in part:
             yield from _walk(each)
@@ -54,14 +55,14 @@ def _walk(part: Any) -> Iterator[Dict[str, Any]]:
             yield from _walk(value)
 
 
-def _unwrapped(backbone: Dict[str, Any]) -> Dict[str, Any]:
+def _unwrapped(backbone: dict[str, Any]) -> dict[str, Any]:
     """The network inside a wrapper such as LoRAModel(module=...)."""
     while isinstance(backbone.get('module'), dict):
         backbone = backbone['module']
     return backbone
 
 
-def wrapper_and_model(model: Dict[str, Any]) -> Tuple[str, Dict[str, Any]]:
+def wrapper_and_model(model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     """Name of a test-time-augmentation wrapper ('' if there is none), and the model inside."""
     name = str(model.get('type'))
     if 'TTA' in name.split('.')[-1] and isinstance(model.get('module'), dict):

@@ -8,9 +8,10 @@ import logging
 import os
 import re
 import stat
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, Mapping, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from mmengine.logging import HistoryBuffer, print_log

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from itertools import islice
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from .dataset_findings import (
     SAMPLE,
@@ -60,7 +60,7 @@ def _check_list(part: Part, dataset: Any, findings: Findings) -> None:
     if not path.is_file():
         findings.errors.append(f'{part}: the list {path} does not exist (ann_file)')
         return
-    images: List[str] = []
+    images: list[str] = []
     highest = -1
     for number, line in enumerate(path.read_text().splitlines(), 1):
         name, _, label = line.strip().rpartition(' ')
@@ -115,7 +115,7 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
     _compare(part, len(folders), f'{root} has {len(folders)} class folders', findings)
 
 
-def _check_files(part: Part, images: List[str], findings: Findings) -> None:
+def _check_files(part: Part, images: list[str], findings: Findings) -> None:
     look_at_depth(part, images, findings)
     for path in look_through(images):
         try:

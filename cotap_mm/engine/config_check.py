@@ -1,17 +1,14 @@
 """Mistakes in a config, found and named before anything is built."""
 
+from __future__ import annotations
+
 import difflib
 import inspect
 import math
+from collections.abc import Collection, Iterator
 from typing import (
     Any,
-    Collection,
-    Dict,
-    Iterator,
-    List,
     Optional,
-    Set,
-    Tuple,
     Union,
     get_args,
     get_origin,
@@ -63,7 +60,7 @@ _TAKEN_OUT = {
 }
 
 #: Smallest values of numbers; an int stands for whole numbers.
-_SMALLEST: Dict[str, Dict[str, Union[int, float]]] = {
+_SMALLEST: dict[str, dict[str, Union[int, float]]] = {
     'optim_wrapper.optimizer': dict(lr=0.0, weight_decay=0.0, eps=0.0),
     'train_cfg': dict(max_iters=1, max_epochs=1, val_interval=1),
     'train_dataloader': dict(num_workers=0, prefetch_factor=1),
@@ -91,7 +88,7 @@ def check_config(config: Config) -> None:
         raise ValueError('the config cannot be right:\n  ' + '\n  '.join(found))
 
 
-def check_overrides(config: Config, options: Dict[str, Any]) -> None:
+def check_overrides(config: Config, options: dict[str, Any]) -> None:
     """Look for options of the command line that name no part of the config.
 
     Args:
@@ -125,7 +122,7 @@ def check_overrides(config: Config, options: Dict[str, Any]) -> None:
             )
 
 
-def _out_of_range(place: str, options: dict) -> List[str]:
+def _out_of_range(place: str, options: dict) -> list[str]:
     """Numbers that nothing can be trained with."""
     found = []
     for key, low in _SMALLEST.get(place, {}).items():
@@ -141,7 +138,7 @@ def _out_of_range(place: str, options: dict) -> List[str]:
     return found
 
 
-def _dicts(part: Any, place: str) -> Iterator[Tuple[str, dict]]:
+def _dicts(part: Any, place: str) -> Iterator[tuple[str, dict]]:
     """All dicts of a config and their dotted places, outer ones first."""
     if isinstance(part, dict):
         yield place, part
@@ -171,7 +168,7 @@ def _kind(place: str, options: dict) -> Optional[type]:
     return found if inspect.isclass(found) else None
 
 
-def _names(registry: Registry) -> Set[str]:
+def _names(registry: Registry) -> set[str]:
     """What a registry and those above it hold."""
     found = set(registry.module_dict)
     return found | _names(registry.parent) if registry.parent is not None else found
@@ -193,7 +190,7 @@ def _registry(place: str) -> Optional[Registry]:
     )
 
 
-def _mistakes(place: str, options: dict, kind: type) -> List[str]:
+def _mistakes(place: str, options: dict, kind: type) -> list[str]:
     known, hints, is_open = _arguments(kind)
     known |= {'type', '_scope_'} | next(
         (keys for start, keys in _TAKEN_OUT.items() if place.split('.')[0] == start), set()
@@ -207,10 +204,10 @@ def _mistakes(place: str, options: dict, kind: type) -> List[str]:
     return found
 
 
-def _arguments(kind: type) -> Tuple[Set[str], Dict[str, Any], bool]:
+def _arguments(kind: type) -> tuple[set[str], dict[str, Any], bool]:
     """Names of a class's arguments, their types, and whether there may be others."""
-    known: Set[str] = set()
-    hints: Dict[str, Any] = {}
+    known: set[str] = set()
+    hints: dict[str, Any] = {}
     for each in kind.__mro__:
         if '__init__' not in vars(each):
             continue

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence, Tuple
+from typing import Any, NamedTuple
 
 from PIL import Image, UnidentifiedImageError
 
@@ -30,10 +31,10 @@ class Findings:
     """
 
     def __init__(self) -> None:
-        self.errors: List[str] = []
-        self.warnings: List[str] = []
-        self.class_orders: Dict[str, Tuple[Part, Tuple[str, ...]]] = {}
-        self.deep_images: List[DeepImage] = []
+        self.errors: list[str] = []
+        self.warnings: list[str] = []
+        self.class_orders: dict[str, tuple[Part, tuple[str, ...]]] = {}
+        self.deep_images: list[DeepImage] = []
 
 
 class Part(NamedTuple):
@@ -46,8 +47,8 @@ class Part(NamedTuple):
     """
 
     name: str
-    config: Dict[str, Any]
-    heads: Tuple[Any, ...]
+    config: dict[str, Any]
+    heads: tuple[Any, ...]
 
     def __str__(self) -> str:
         kind = self.config.get('type')
@@ -75,7 +76,7 @@ class DeepImage(NamedTuple):
     values: Samples
 
 
-def steps_of(pipeline: Any) -> Iterator[Dict[str, Any]]:
+def steps_of(pipeline: Any) -> Iterator[dict[str, Any]]:
     """All steps of a pipeline, nested ones too."""
     if isinstance(pipeline, (list, tuple)):
         for each in pipeline:
@@ -87,7 +88,7 @@ def steps_of(pipeline: Any) -> Iterator[Dict[str, Any]]:
             yield from steps_of(value)
 
 
-def spread(items: Sequence[Any], most: int) -> List[Any]:
+def spread(items: Sequence[Any], most: int) -> list[Any]:
     """At most ``most`` items, evenly spread."""
     kept = min(most, len(items))
     return [items[i * len(items) // kept] for i in range(kept)]
@@ -107,7 +108,7 @@ def look_through(items: Sequence[Any]) -> Iterator[Any]:
         yield item
 
 
-def image_size(path: str) -> Tuple[int, int]:
+def image_size(path: str) -> tuple[int, int]:
     """Height and width of an image as it is shown, from its header.
 
     Raises:
@@ -135,7 +136,7 @@ def _unreadable(path: str, error: Exception) -> ValueError:
     )
 
 
-def missing_files(paths: Sequence[str]) -> List[str]:
+def missing_files(paths: Sequence[str]) -> list[str]:
     """Those of up to :data:`EXIST` paths that do not exist."""
     return [path for path in spread(paths, EXIST) if not Path(path).exists()]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from mmengine.config import Config
 from mmengine.logging import print_log
@@ -58,7 +59,7 @@ def judge_depth(findings: Findings) -> None:
     found = range_of(findings)
     if found is None:
         return
-    first: Dict[str, DeepImage] = {}
+    first: dict[str, DeepImage] = {}
     for image in findings.deep_images:
         first.setdefault(str(image.part), image)
     for image in first.values():
@@ -100,12 +101,12 @@ def set_value_range(config: Config, found: Optional[ValueRange]) -> None:
         )
 
 
-def _is_open(step: Dict[str, Any]) -> bool:
+def _is_open(step: dict[str, Any]) -> bool:
     value = step.get('value_range', 'auto')
     return step['type'] in (_OURS, LoadImage) and isinstance(value, str) and value == 'auto'
 
 
-def _loses_bits(step: Dict[str, Any], images: List[DeepImage], found: ValueRange) -> bool:
+def _loses_bits(step: dict[str, Any], images: list[DeepImage], found: ValueRange) -> bool:
     """Whether a step is MMCV's transform, with settings that do not keep 16 bits."""
     if (
         name_of(step) != 'LoadImageFromFile'

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os.path
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Sequence
+from typing import Any
 
 from .dataset_findings import (
     SAMPLE,
@@ -72,7 +73,7 @@ def compare_parts(findings: Findings) -> None:
             )
 
 
-def read_coco(path: str) -> Dict[str, Any]:
+def read_coco(path: str) -> dict[str, Any]:
     """Read a COCO json.
 
     Args:
@@ -149,7 +150,7 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
 
 
 def _check_boxes(
-    part: Part, path: str, found: Dict[str, Any], boxes: List[dict], findings: Findings
+    part: Part, path: str, found: dict[str, Any], boxes: list[dict], findings: Findings
 ) -> None:
     total = len(found['annotations'])
     known = {row['id'] for row in found['images']}
@@ -180,7 +181,7 @@ def _check_boxes(
             )
 
 
-def _is_usable(row: Dict[str, Any]) -> bool:
+def _is_usable(row: dict[str, Any]) -> bool:
     box = row['bbox']
     return (
         not row.get('ignore')
@@ -209,17 +210,17 @@ def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
         )
 
 
-def _names_in_xml(infos: Sequence[Dict[str, Any]]) -> str:
+def _names_in_xml(infos: Sequence[dict[str, Any]]) -> str:
     from xml.etree import ElementTree
 
-    theirs: Dict[str, None] = {}
+    theirs: dict[str, None] = {}
     for info in spread([each for each in infos if 'xml_path' in each], SAMPLE) if infos else ():
         for node in ElementTree.parse(info['xml_path']).getroot().findall('object/name'):
             theirs[str(node.text)] = None
     return f'; their objects are {names(list(theirs))}' if theirs else ''
 
 
-def _check_images(part: Part, paths: List[str], findings: Findings) -> None:
+def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
     gone = missing_files(paths)
     if gone:
         findings.errors.append(

@@ -8,8 +8,9 @@ seconds: files are sampled, annotation files are read once, on rank 0.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
+from typing import Any, Callable, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dist import broadcast_object_list, is_main_process
@@ -24,7 +25,7 @@ from .depth_check import judge_depth, range_of, set_value_range
 from .detection_check import check_detection, compare_parts
 from .segmentation_check import check_segmentation
 
-_CHECKS: Dict[str, Callable[[Part, Findings], None]] = {
+_CHECKS: dict[str, Callable[[Part, Findings], None]] = {
     'mmseg': check_segmentation,
     'mmdet': check_detection,
     'mmpretrain': check_classification,
@@ -75,7 +76,7 @@ def prepare_downstream(config: Config) -> None:
     set_value_range(config, value_range)
 
 
-def look_at(config: Config) -> Tuple[List[str], List[str]]:
+def look_at(config: Config) -> tuple[list[str], list[str]]:
     """Look at the data sets of a config.
 
     Args:
@@ -87,7 +88,7 @@ def look_at(config: Config) -> Tuple[List[str], List[str]]:
     return _sentences(_examine(config))
 
 
-def _sentences(findings: Findings) -> Tuple[List[str], List[str]]:
+def _sentences(findings: Findings) -> tuple[list[str], list[str]]:
     return list(dict.fromkeys(findings.errors)), list(dict.fromkeys(findings.warnings))
 
 
@@ -96,7 +97,7 @@ def _examine(config: Config) -> Findings:
     check = _CHECKS.get(config.get('default_scope', ''))
     if check is None:
         return findings
-    parts: List[Part] = []
+    parts: list[Part] = []
     for name in ('train', 'val') if config.get('train_dataloader') else ('test',):
         loader = config.get(f'{name}_dataloader')
         if not isinstance(loader, dict) or not isinstance(loader.get('dataset'), dict):

@@ -1,13 +1,16 @@
 """From a config to a Runner that has trained."""
 
+from __future__ import annotations
+
 import argparse
 import logging
 import os
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Callable, Iterator, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine.config import Config
@@ -59,7 +62,7 @@ from cotap_mm.weights.reading import read_checkpoint
 
 def build_runner(
     args: argparse.Namespace, make_config: Callable[[], Config], claims: bool = False
-) -> 'Runner | FlexibleRunner':
+) -> Runner | FlexibleRunner:
     """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
 
     Args:
@@ -87,7 +90,7 @@ def build_runner(
             raise
 
 
-def runner_of(config: Config) -> 'Runner | FlexibleRunner':
+def runner_of(config: Config) -> Runner | FlexibleRunner:
     """MMEngine's FlexibleRunner if the config has a ``strategy``, such as FSDP, else its Runner.
 
     A single process shares nothing out, so there the strategy is left out.
@@ -162,7 +165,7 @@ class _Progress(Hook):
 
 @contextmanager
 def _short_until_first_step(
-    runner: 'Runner | FlexibleRunner', options: Optional[dict] = None
+    runner: Runner | FlexibleRunner, options: Optional[dict] = None
 ) -> Iterator[None]:
     """Sentences for errors of what a Runner builds only when it starts.
 
@@ -180,7 +183,7 @@ def _short_until_first_step(
         yield
 
 
-def train(runner: 'Runner | FlexibleRunner') -> None:
+def train(runner: Runner | FlexibleRunner) -> None:
     """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
 
     Raises:
@@ -216,7 +219,7 @@ def train(runner: 'Runner | FlexibleRunner') -> None:
         sys.exit(EXIT_STATUS)
 
 
-def _train(runner: 'Runner | FlexibleRunner') -> None:
+def _train(runner: Runner | FlexibleRunner) -> None:
     """Train; where a signal interrupts MMEngine's own loop between two steps, save if possible."""
     try:
         runner.train()
@@ -231,7 +234,7 @@ def _train(runner: 'Runner | FlexibleRunner') -> None:
         stoppers[0].stop_between_steps(runner)
 
 
-def test(runner: 'Runner | FlexibleRunner', run: Callable[[], Any]) -> None:
+def test(runner: Runner | FlexibleRunner, run: Callable[[], Any]) -> None:
     """Test with the checkpoint of the config.
 
     MMEngine only warns of weights that a checkpoint lacks, and measures random ones.

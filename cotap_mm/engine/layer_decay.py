@@ -1,6 +1,8 @@
 """Layer-wise learning-rate decay in any OpenMMLab project."""
 
-from typing import List, Optional
+from __future__ import annotations
+
+from typing import Optional
 
 from mmengine.model import is_model_wrapper
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
@@ -60,7 +62,7 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
     def add_params(
         self,
-        params: List[dict],
+        params: list[dict],
         module: nn.Module,
         prefix: str = '',
         get_layer_depth=None,

@@ -1,6 +1,8 @@
 """How much of each logged value is remembered."""
 
-from typing import Any, List
+from __future__ import annotations
+
+from typing import Any
 
 #: Values of each kind that a training remembers, unless its log asks for longer windows.
 KEPT = 1000
@@ -26,7 +28,7 @@ def bound_history(runner: Any, kept: int = KEPT) -> None:
         values.max_length = length  # shortened when the next value comes
 
 
-def log_windows(log_processor: Any) -> List[Any]:
+def log_windows(log_processor: Any) -> list[Any]:
     """Over how many values a log processor takes its statistics; also 'epoch', 'global'."""
     own = [item['window_size'] for item in log_processor.custom_cfg if 'window_size' in item]
     return [log_processor.window_size, *own]

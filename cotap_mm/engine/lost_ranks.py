@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Callable, Iterator
+from typing import Callable
 
 from cotap_mm.rank_watch import TIMEOUT, LostRank, RankWatch, ended_together, timeout_of
 

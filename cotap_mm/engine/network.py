@@ -1,10 +1,12 @@
 """How the processes of one run find each other."""
 
+from __future__ import annotations
+
 import datetime
 import os
 import socket
 import struct
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import torch.distributed as dist
 
@@ -15,7 +17,7 @@ _VARIABLE = 'GLOO_SOCKET_IFNAME'
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
 
 
-def meeting_place(timeout: float) -> Dict[str, Any]:
+def meeting_place(timeout: float) -> dict[str, Any]:
     """The store in which processes that ``torchrun`` has started leave their addresses.
 
     With a fixed port its restarts share one store. PyTorch (2.11) would read there, by
@@ -103,7 +105,7 @@ def own_address_towards(host: str) -> Optional[str]:
         return None
 
 
-def interface_addresses() -> Dict[str, str]:
+def interface_addresses() -> dict[str, str]:
     """IPv4 addresses by the names of this machine's interfaces; empty elsewhere than on Linux."""
     try:
         import fcntl

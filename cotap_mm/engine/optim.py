@@ -1,7 +1,9 @@
 """Parameter groups and mixed precision."""
 
+from __future__ import annotations
+
 import logging
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import torch
 from mmengine.device import is_cuda_available
@@ -54,11 +56,11 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         return super().__call__(model)
 
     def add_params(
-        self, params: List[dict], module: nn.Module, prefix: str = '', is_dcn_module=None
+        self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module=None
     ) -> None:
         """Sort the trainable parameters of ``module`` into at most four groups."""
         module = module.module if is_model_wrapper(module) else module
-        groups: Dict[Tuple[bool, bool], dict] = {}
+        groups: dict[tuple[bool, bool], dict] = {}
         for name, param in module.named_parameters():
             if not param.requires_grad:
                 continue

@@ -1,10 +1,13 @@
 """A config, and what command-line options change in it."""
 
+from __future__ import annotations
+
 import argparse
 import os
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional
 
 import torch
 from mmengine.config import Config

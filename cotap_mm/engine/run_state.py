@@ -4,10 +4,12 @@ MMEngine saves what rank 0 has. Every rank has its own queues and its own random
 and the loader is in the middle of an epoch.
 """
 
+from __future__ import annotations
+
 import logging
 import random
 from pathlib import Path
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from cotap_mm.ops import rank, world_size
 KEY = 'run_state'  # of the checkpoint
 
 
-def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[Dict[str, Any]]:
+def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[dict[str, Any]]:
     """State of all ranks; every rank must call this.
 
     Args:
@@ -58,7 +60,7 @@ def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[Dict[str, 
     )
 
 
-def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -> None:
+def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -> None:
     """Give each rank its queues and random numbers back.
 
     On as many ranks as before everything is as it was. On another number, queues are
@@ -100,7 +102,7 @@ def restore_run_state(model: nn.Module, checkpoint: Dict[str, Any], seed: int) -
     )
 
 
-def neighbor_files(config: Config) -> Dict[str, str]:
+def neighbor_files(config: Config) -> dict[str, str]:
     """Neighbor files that a training uses, by option of its data set.
 
     Those that it has found itself lie in its work folder, and only their names are kept.
@@ -118,7 +120,7 @@ def neighbor_files(config: Config) -> Dict[str, str]:
     }
 
 
-def random_state() -> Dict[str, Any]:
+def random_state() -> dict[str, Any]:
     """All generators of this process, in types that are loaded without running code."""
     _, keys, place, has_gauss, gauss = np.random.get_state()
     version, numbers, next_gauss = random.getstate()
@@ -130,7 +132,7 @@ def random_state() -> Dict[str, Any]:
     )
 
 
-def set_random_state(state: Dict[str, Any]) -> None:
+def set_random_state(state: dict[str, Any]) -> None:
     """Go back to a :func:`random_state`."""
     torch.set_rng_state(state['torch'].cpu())
     if state['cuda'] is not None and torch.cuda.is_available():
@@ -149,6 +151,6 @@ def _seed(*numbers: int) -> None:
     random.seed(int(parts[2]))
 
 
-def _queues(model: nn.Module) -> Dict[str, FeatureQueue]:
+def _queues(model: nn.Module) -> dict[str, FeatureQueue]:
     model = model.module if is_model_wrapper(model) else model
     return {name: part for name, part in model.named_modules() if isinstance(part, FeatureQueue)}

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from cotap_mm.evaluation.label_files import read_label
 from cotap_mm.evaluation.mmseg_images import map_label
@@ -65,7 +66,7 @@ def _check_heads(part: Part, dataset: Any, findings: Findings) -> None:
 
 
 def _check_masks(
-    part: Part, dataset: Any, infos: Sequence[Dict[str, Any]], findings: Findings
+    part: Part, dataset: Any, infos: Sequence[dict[str, Any]], findings: Findings
 ) -> None:
     masks = [info.get('seg_map_path') for info in infos]
     if None in masks:
@@ -79,7 +80,7 @@ def _check_masks(
         )
         return
     limit = min((max(head.num_classes, 2) for head in part.heads), default=256)
-    seen: Dict[int, int] = {}
+    seen: dict[int, int] = {}
     count = 0
     for info in look_through(infos):
         count += 1
@@ -103,7 +104,7 @@ def _check_masks(
 
 
 def _out_of_range(
-    part: Part, info: Dict[str, Any], wrong: List[int], limit: int, dataset: Any
+    part: Part, info: dict[str, Any], wrong: list[int], limit: int, dataset: Any
 ) -> str:
     shifted = ' (after reduce_zero_label)' if info.get('reduce_zero_label') else ''
     owner = next(
@@ -123,7 +124,7 @@ def _out_of_range(
     )
 
 
-def _judge(part: Part, dataset: Any, seen: Dict[int, int], count: int, findings: Findings) -> None:
+def _judge(part: Part, dataset: Any, seen: dict[int, int], count: int, findings: Findings) -> None:
     """Whether the sampled masks show enough classes."""
     ignored = seen.pop(dataset.ignore_index, 0)
     if not seen:

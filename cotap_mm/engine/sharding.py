@@ -5,8 +5,11 @@ gradients and the optimiser's two moments are; the teacher, which has neither, a
 filter stand on every rank as a whole.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Set
+from typing import Any
 
 import torch
 from mmengine._strategy import FSDPStrategy
@@ -110,7 +113,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
             broadcast(tensor.data)
         for param in model.parameters():
             param.original_ndim = param.ndim
-        units: Set[nn.Module] = set(model.backbone.layers[:-1])
+        units: set[nn.Module] = set(model.backbone.layers[:-1])
         units.update(model.head.children())
         on_gpu = torch.cuda.is_available()
         self.model_wrapper = {
@@ -168,7 +171,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         )
         self.optim_wrapper.base_param_settings = settings
 
-    def _names(self) -> List[str]:
+    def _names(self) -> list[str]:
         """Names of the optimiser's parameters, in its order."""
         names = {
             param: name.replace('_fsdp_wrapped_module.', '')
@@ -181,7 +184,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         ]
 
 
-def _renamed(state: dict, names: Dict[Any, Any]) -> dict:
+def _renamed(state: dict, names: dict[Any, Any]) -> dict:
     """An optimiser's state with other keys for its parameters."""
     groups = [
         dict(group, params=[names[key] for key in group['params']])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 from mmengine.config import Config, ConfigDict
 
@@ -13,7 +13,7 @@ from cotap_mm.engine.backbones import wrapper_and_model
 from cotap_mm.evaluation.presence_metric import ClassPresence
 
 #: Library -> hook that draws, visualizer, model that merges augmented predictions, its options.
-_LIBRARIES: Dict[str, Tuple[str, str, dict]] = {
+_LIBRARIES: dict[str, tuple[str, str, dict]] = {
     'mmseg': ('SegVisualizationHook', 'SegLocalVisualizer', dict(type='SegTTAModel')),
     'mmdet': (
         'DetVisualizationHook',
@@ -116,7 +116,7 @@ def augment(config: Config) -> None:
             dataset.pipeline = flipped(dataset.get('pipeline') or [])
 
 
-def flipped(pipeline: List[dict]) -> List[dict]:
+def flipped(pipeline: list[dict]) -> list[dict]:
     """A test pipeline that gives each image as it is and mirrored.
 
     Args:
@@ -188,7 +188,7 @@ def save_predictions(config: Config, path: str) -> None:
     saving[0].output_dir = path
 
 
-def test(runner: Any, out: Optional[str] = None) -> Dict[str, float]:
+def test(runner: Any, out: Optional[str] = None) -> dict[str, float]:
     """Test, warn about classes that no label shows, and save predictions.
 
     Args:
@@ -220,7 +220,7 @@ def test(runner: Any, out: Optional[str] = None) -> Dict[str, float]:
     return scores
 
 
-def _library(config: Config, option: str) -> Tuple[str, str, dict]:
+def _library(config: Config, option: str) -> tuple[str, str, dict]:
     if config.get('default_scope') not in _LIBRARIES:
         raise ValueError(
             f'{option} knows {", ".join(_LIBRARIES)}, got a config with '

@@ -1,5 +1,7 @@
 """The training loop: MMEngine's, which goes on at the right sample."""
 
+from __future__ import annotations
+
 import logging
 from typing import Any, Callable, Optional, TypeVar
 

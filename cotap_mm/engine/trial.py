@@ -1,9 +1,11 @@
 """A few steps of a training that leave nothing behind: does it run, how long, how much memory."""
 
+from __future__ import annotations
+
 import statistics
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -30,8 +32,8 @@ class _Watch(Hook):
     priority = 'LOWEST'
 
     def __init__(self) -> None:
-        self.seconds: List[float] = []
-        self.waiting: List[float] = []
+        self.seconds: list[float] = []
+        self.waiting: list[float] = []
         self._behind_last = self._behind_data = 0.0
 
     def before_train_epoch(self, runner: Runner) -> None:
@@ -53,7 +55,7 @@ class _Watch(Hook):
             raise _Enough
 
 
-def stand_in_neighbors(config: Config, folder: 'str | Path') -> List[str]:
+def stand_in_neighbors(config: Config, folder: str | Path) -> list[str]:
     """Let each image have the next ones as neighbours where they are still to be found.
 
     Args:
@@ -79,7 +81,7 @@ def stand_in_neighbors(config: Config, folder: 'str | Path') -> List[str]:
     return missing
 
 
-def run_trial(runner: Runner) -> Dict[str, float]:
+def run_trial(runner: Runner) -> dict[str, float]:
     """Train for :data:`STEPS` steps.
 
     Args:
@@ -122,7 +124,7 @@ def run_trial(runner: Runner) -> Dict[str, float]:
     )
 
 
-def describe_trial(found: Dict[str, float], missing: List[str]) -> str:
+def describe_trial(found: dict[str, float], missing: list[str]) -> str:
     """What :func:`run_trial` and :func:`stand_in_neighbors` found, in sentences."""
     hours = found['seconds'] * found['iterations'] / 3600
     memory = f'{found["memory"] / 2**30:.1f} GB'

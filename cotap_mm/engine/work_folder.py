@@ -9,9 +9,10 @@ import re
 import shutil
 import socket
 import time
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Iterator, NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, is_main_process

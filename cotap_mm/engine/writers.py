@@ -11,10 +11,11 @@ import logging
 import os
 import tempfile
 import threading
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Iterator
+from typing import Any, Callable
 
 from mmengine.fileio import dump
 from mmengine.logging import MMLogger, print_log
@@ -176,7 +177,7 @@ def _append_record(record: dict, file_path: str, file_format: str) -> None:
     append_whole(file_path, dump(record, file_format=file_format) + '\n')
 
 
-def check_folder(folder: 'str | Path') -> None:
+def check_folder(folder: str | Path) -> None:
     """Make a folder, and write a little into it.
 
     Args:
@@ -192,7 +193,7 @@ def check_folder(folder: 'str | Path') -> None:
         os.fsync(file.fileno())
 
 
-def check_work_dir(folder: 'str | Path') -> None:
+def check_work_dir(folder: str | Path) -> None:
     """Find out before anything is computed whether a run can write where it should.
 
     Args:

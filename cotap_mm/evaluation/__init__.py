@@ -1,5 +1,7 @@
 """Measures of any backbone, over one encoder contract, in training and after it."""
 
+from __future__ import annotations
+
 from .classification import knn_classification, linear_classification
 from .correspondence import correspondence
 from .data import EvaluationData, load_data

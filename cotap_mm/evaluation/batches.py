@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Iterable, Iterator, List, NamedTuple, Optional, Sequence, TypeVar
+from typing import Any, NamedTuple, Optional, TypeVar
 
 import torch
 from rich.console import Console
@@ -28,9 +29,9 @@ class Batch(NamedTuple):
         labels (list): The label of each, as the data set gives it.
     """
 
-    indices: List[int]
+    indices: list[int]
     images: Tensor
-    labels: List[Any]
+    labels: list[Any]
 
 
 @contextmanager
@@ -79,9 +80,9 @@ def batches(
     """
     if batch_size < 1:
         raise ValueError(f'batch_size must be positive, got {batch_size}')
-    indices: List[int] = []
-    images: List[Tensor] = []
-    labels: List[Any] = []
+    indices: list[int] = []
+    images: list[Tensor] = []
+    labels: list[Any] = []
     for index in with_progress(my_share(len(dataset)), what):
         sample = dataset[index]
         image = resize_image(sample['image'], image_size)

@@ -11,8 +11,9 @@ import functools
 import inspect
 import logging
 import math
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, TypeVar
+from typing import Any, Callable, Optional, TypeVar
 
 import torch
 from mmengine.logging import print_log
@@ -60,7 +61,7 @@ class WatchedLabels:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """The sample; a label map as int64.
 
         Raises:
@@ -108,7 +109,7 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
         signature = inspect.signature(measure)
 
         @functools.wraps(measure)
-        def watched(*args: Any, **kwargs: Any) -> Dict[str, Any]:
+        def watched(*args: Any, **kwargs: Any) -> dict[str, Any]:
             bound = signature.bind(*args, **kwargs)
             num_classes = bound.arguments['num_classes']
             _check_number(num_classes, maps)
@@ -135,7 +136,7 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
     return decorate
 
 
-def review_classes(counts: Dict[str, Tensor], least: int = 2) -> List[str]:
+def review_classes(counts: dict[str, Tensor], least: int = 2) -> list[str]:
     """What is wrong with the classes that labels show.
 
     Args:

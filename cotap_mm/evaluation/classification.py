@@ -10,7 +10,8 @@ headline here is at fixed settings and the last epoch; the best is given beside 
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -54,9 +55,9 @@ def cls_features(
     """
     if not len(dataset):
         raise ValueError('the data set must hold images, got none')
-    rows: List[Tensor] = []
-    labels: List[int] = []
-    indices: List[int] = []
+    rows: list[Tensor] = []
+    labels: list[int] = []
+    indices: list[int] = []
     for batch in batches(dataset, batch_size, image_size, 'CLS features'):
         rows.append(encoder(batch.images).cls)
         labels += [int(label) for label in batch.labels]
@@ -87,7 +88,7 @@ def knn_classification(
     image_size: Optional[Size] = None,
     batch_size: int = 16,
     faiss_index: Optional[str] = None,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Classify images by the labels of the nearest training images.
 
     Memory: 4 C bytes an image of both data sets, on every rank, and at most 4096 x 4096
@@ -137,7 +138,7 @@ def knn_classification(
             top = votes.topk(min(5, num_classes), dim=1).indices == queries.labels[part][:, None]
             hits[row] += torch.stack([top[:, 0].sum(), top.sum()])
     shares = 100 * all_reduce_sum(hits).double() / len(queries.labels)
-    result: Dict[str, Any] = dict(top1=shares[0, 0].item(), top5=shares[0, 1].item())
+    result: dict[str, Any] = dict(top1=shares[0, 0].item(), top5=shares[0, 1].item())
     if grid:
         best = int(shares[1:, 0].argmax())
         result['best_of_grid'] = dict(
@@ -158,7 +159,7 @@ def linear_classification(
     image_size: Optional[Size] = None,
     batch_size: int = 16,
     seed: int = 0,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Train a linear layer on CLS features, and classify with it.
 
     Every rank trains the same layer on all features, which is quick. Memory: 4 C bytes an image
@@ -211,7 +212,7 @@ def linear_classification(
 
 
 @torch.no_grad()
-def _accuracy(layer: nn.Module, asked: CLSFeatures) -> Dict[str, float]:
+def _accuracy(layer: nn.Module, asked: CLSFeatures) -> dict[str, float]:
     logits = layer(asked.features)
     hits = logits.topk(min(5, logits.shape[1]), dim=1).indices == asked.labels[:, None]
     shares = 100 * hits.double().cumsum(dim=1).mean(dim=0)

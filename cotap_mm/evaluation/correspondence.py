@@ -9,7 +9,7 @@ of patches for parts; its numbers compare only with each other.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ def correspondence(
     mutual: bool = False,
     image_size: Optional[Size] = None,
     batch_size: int = 16,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Match the patches of pairs of images, and score the matches by class.
 
     A patch takes part if one class has at least ``purity`` of its labelled pixels. Patches of
@@ -157,14 +157,14 @@ class _Pairs:
     """Pairs of images as a data set: the label of the first holds the second."""
 
     def __init__(
-        self, dataset: Any, pairs: List[Tuple[int, int]], image_size: Optional[Size]
+        self, dataset: Any, pairs: list[tuple[int, int]], image_size: Optional[Size]
     ) -> None:
         self.dataset, self.pairs, self.image_size = dataset, pairs, image_size
 
     def __len__(self) -> int:
         return len(self.pairs)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         first, second = (self.dataset[i] for i in self.pairs[index])
         return dict(
             image=first['image'],
@@ -175,7 +175,7 @@ class _Pairs:
         )
 
 
-def _encode(encoder: Encoder, images: List[Tensor]) -> List[Tensor]:
+def _encode(encoder: Encoder, images: list[Tensor]) -> list[Tensor]:
     """Patch map (C, h, w) of each image; at once where all have one size."""
     if len({image.shape for image in images}) == 1:
         return list(encoder(normalize_images(torch.stack(images))).patches)
@@ -192,11 +192,11 @@ def _dominant(label: Tensor, patches: Tensor, num_classes: int, purity: float) -
 @torch.no_grad()
 def _nearest_pairs(
     encoder: Encoder, dataset: Any, image_size: Optional[Size], batch_size: int
-) -> List[Tuple[int, int]]:
+) -> list[tuple[int, int]]:
     """Each image and the other one with the most similar CLS, the same on every rank."""
     side = encoder.patch_size
     rows = [encoder(torch.zeros(1, 3, side, side)).cls[:0]]  # there may be fewer images than ranks
-    indices: List[int] = []
+    indices: list[int] = []
     for batch in batches(dataset, batch_size, image_size, 'CLS features'):
         rows.append(encoder(batch.images).cls)
         indices += batch.indices
@@ -207,7 +207,7 @@ def _nearest_pairs(
     return [(i, next(j for j in near if j != i)) for i, near in enumerate(found)]
 
 
-def _scores(sums: Tensor, num_classes: int) -> Dict[str, Any]:
+def _scores(sums: Tensor, num_classes: int) -> dict[str, Any]:
     right, matched, patches, chance = sums[:-1].view(4, num_classes)
     if not patches.sum():
         raise ValueError(

@@ -27,8 +27,9 @@ its train and val data sets are used.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, NamedTuple, Optional, Sequence, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from torchvision.datasets import ImageFolder
@@ -107,7 +108,7 @@ class ClassFolder:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         """Image (uint8, (3, crop, crop)) and label (int)."""
         label = self.samples[index][1]
         image = to_pixels(self.images.read(index))
@@ -243,7 +244,7 @@ class _ToyObjects:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Dict[str, Any]:
+    def __getitem__(self, index: int) -> dict[str, Any]:
         sample = self.scenes[index]
         counts = torch.bincount(sample['label'].flatten(), minlength=len(ToyScenes.CLASSES))
         return dict(image=sample['image'], label=int(counts[3:].argmax()))
@@ -348,7 +349,7 @@ _MMSEG = {
     ),
 }
 # Name -> default root ('' for none) and loader.
-_LOADERS: Dict[str, Any] = {
+_LOADERS: dict[str, Any] = {
     'camvid': ('data/camvid', _folder),
     'folder': ('data', _folder),
     'voc': ('data/VOCdevkit/VOC2012', _mmseg),

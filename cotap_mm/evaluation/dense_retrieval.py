@@ -11,7 +11,7 @@ without augmentation.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Tuple, Union
+from typing import Any, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -57,7 +57,7 @@ class AugmentedImages:
     def __len__(self) -> int:
         return self.epochs * len(self.dataset)
 
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Sample of ``dataset[index % len(dataset)]``, augmented."""
         sample = self.dataset[index % len(self.dataset)]
         image = resize_image(sample['image'], self.image_size)
@@ -86,7 +86,7 @@ def build_memory(
     batch_size: int = 16,
     device: Optional[torch.device] = None,
     seed: int = 0,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Encode the labelled images; arguments as in :func:`dense_retrieval`.
 
     Returns:
@@ -98,8 +98,8 @@ def build_memory(
     if memory_size is not None and memory_size < 1:
         raise ValueError(f'memory_size must be positive or None (all), got {memory_size}')
     device = torch.device(device) if device is not None else encoder.device
-    features: List[Tensor] = []
-    shares: List[Tensor] = []
+    features: list[Tensor] = []
+    shares: list[Tensor] = []
     for indices, images, labels in batches(memory, batch_size, image_size, 'memory'):
         patches = F.normalize(encoder(images).patches, dim=1)  # (B, C, h, w)
         for index, feature, label in zip(indices, patches, labels):
@@ -143,7 +143,7 @@ def dense_retrieval(
     device: Union[str, torch.device, None] = None,
     faiss_index: Optional[str] = None,
     seed: int = 0,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Segment the queries by the nearest patches of the memory.
 
     The labels of the k most similar patches (cosine) are averaged with weights

@@ -9,7 +9,8 @@ variance). An instance is a connected area of one class in one image.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ class _Sums:
         self.positions = torch.zeros(POSITION_BINS**2, width + 1, dtype=torch.double)
         self.products = torch.zeros(width, width, dtype=torch.double)
         self.instances = torch.zeros((), dtype=torch.double)  # sum of |sum|^2 / n
-        self.sample: List[Tensor] = []  # rows [features, class]
+        self.sample: list[Tensor] = []  # rows [features, class]
 
     def add(
         self, rows: Tensor, classes: Tensor, instances: Tensor, positions: Tensor, kept: Tensor
@@ -72,7 +73,7 @@ def dispersion(
     image_size: Optional[Size] = None,
     batch_size: int = 16,
     seed: int = 0,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Split the variance of patch features, for every block and for the encoder's output.
 
     Memory: a few (d, d) and (classes, d) tables a layer in float64, and ``sample_size`` rows.
@@ -136,8 +137,8 @@ def dispersion(
 
 
 def patch_instances(
-    label: Tensor, grid: Tuple[int, int], num_classes: int, purity: float
-) -> Tuple[Tensor, Tensor]:
+    label: Tensor, grid: tuple[int, int], num_classes: int, purity: float
+) -> tuple[Tensor, Tensor]:
     """Class and instance of each patch.
 
     Args:
@@ -162,7 +163,7 @@ def patch_instances(
     return classes, torch.from_numpy(instances).flatten()
 
 
-def _maps(encoder: Encoder, images: Tensor, layers: bool) -> List[Tensor]:
+def _maps(encoder: Encoder, images: Tensor, layers: bool) -> list[Tensor]:
     output = [encoder(images).patches]
     if not layers:
         return output
@@ -177,7 +178,7 @@ def _bins(grid: Sequence[int]) -> Tensor:
     return (rows[:, None] * POSITION_BINS + columns).flatten()
 
 
-def _summary(sums: _Sums) -> Dict[str, float]:
+def _summary(sums: _Sums) -> dict[str, float]:
     """All measures from sums; SS = sum of squares around the mean of a group."""
     count = sums.classes[:, -1].sum()
     mean = sums.classes[:, :-1].sum(0) / count

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Iterator, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
@@ -88,7 +89,7 @@ class Encoder(ABC):
         """Where the network is."""
         return next(self.module.parameters()).device
 
-    def grid(self, height: int, width: int) -> Tuple[int, int]:
+    def grid(self, height: int, width: int) -> tuple[int, int]:
         """Number of patches (h, w) of an image of ``height`` x ``width`` pixels."""
 
         def count(side: int) -> int:
@@ -119,7 +120,7 @@ class Encoder(ABC):
     def encode(
         self,
         images: Union[Picture, Sequence[Picture]],
-        size: Optional[Union[int, Tuple[int, int]]] = None,
+        size: Optional[Union[int, tuple[int, int]]] = None,
     ) -> EncoderOutput:
         """Features of pictures, with everything done to them that the network expects.
 
@@ -139,7 +140,7 @@ class Encoder(ABC):
         """
         return self(normalize_images(stack_pictures(images, size)))
 
-    def layers(self, images: Tensor) -> List[Tensor]:
+    def layers(self, images: Tensor) -> list[Tensor]:
         """Patch maps that leave each block, before any final norm or filter.
 
         Args:

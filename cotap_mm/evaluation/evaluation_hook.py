@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -88,8 +89,8 @@ class EvaluationHook(Hook):
         train: Any = None,
         protocol: str = 'dense-retrieval',
         interval: int = 1000,
-        measure: Sequence[Tuple[str, str]] = (('student', 'filter'), ('teacher', 'filter')),
-        options: Optional[Dict[str, Any]] = None,
+        measure: Sequence[tuple[str, str]] = (('student', 'filter'), ('teacher', 'filter')),
+        options: Optional[dict[str, Any]] = None,
     ) -> None:
         if interval < 1:
             raise ValueError(f'interval must be at least 1 iteration, got {interval}')
@@ -108,7 +109,7 @@ class EvaluationHook(Hook):
         share_range((self.data.train, self.data.val))
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
-        self.history: List[Tuple[int, Tuple[str, str], Result]] = []
+        self.history: list[tuple[int, tuple[str, str], Result]] = []
 
     def before_train(self, runner: Runner) -> None:
         """Measure where training starts.
@@ -139,7 +140,7 @@ class EvaluationHook(Hook):
                 'resumed run measures again'
             )
 
-    def evaluate(self, runner: Runner, step: int) -> Dict[str, float]:
+    def evaluate(self, runner: Runner, step: int) -> dict[str, float]:
         """Measure now and log.
 
         Args:

@@ -13,7 +13,8 @@ headline chooses nothing: it is the mean over heads, as in training.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable, Optional
 
 import torch
 from torch import Tensor
@@ -37,7 +38,7 @@ def foreground(
     sigma: float = 0.6,
     image_size: Optional[Size] = None,
     batch_size: int = 16,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Compare masks of attention with labelled objects.
 
     An object is all pixels of one foreground class in one image. Images without foreground are
@@ -185,7 +186,7 @@ def _cut(maps: Tensor, mass: float, sigma: float) -> Tensor:
 
 def _scores(
     sums: Tensor, heads: int, prototypes: int, num_images: int, classes: Sequence[int]
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     count = int(sums[0])
     if not count:
         raise ValueError(
@@ -194,7 +195,7 @@ def _scores(
             'masks (255 is ignored)'
         )
     means = (100 * sums / count).tolist()
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     if heads:
         single = means[6:]
         best = max(range(heads), key=single.__getitem__)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 import warnings
 from pathlib import Path
-from typing import Optional, Tuple, Union
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -20,7 +20,7 @@ _WITH_ALPHA = ('LA', 'PA')
 _LOSSY = ('JPEG', 'JPEG2000', 'MPO')
 
 
-def read_label(path: Union[str, Path], image_size: Optional[Tuple[int, int]] = None) -> Tensor:
+def read_label(path: Union[str, Path], image_size: Optional[tuple[int, int]] = None) -> Tensor:
     """Read the class indices of a label mask.
 
     The values are the pixels of a one-channel file of 1, 8, 16 or 32 bits, or the palette
@@ -116,7 +116,7 @@ def _opaque(path: Union[str, Path], values: np.ndarray) -> np.ndarray:
     return values[..., 0]
 
 
-def _check_size(path: Union[str, Path], found: Tuple[int, int], wanted: Tuple[int, int]) -> None:
+def _check_size(path: Union[str, Path], found: tuple[int, int], wanted: tuple[int, int]) -> None:
     """Same shape, to a pixel of rounding."""
     scale = [have / want for have, want in zip(found, wanted)]
     if abs(scale[0] - scale[1]) > 1.5 * max(scale) / min(*found, *wanted):

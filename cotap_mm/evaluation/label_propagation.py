@@ -18,7 +18,8 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from typing import Any, Deque, Dict, Iterator, List, Optional, Sequence, Tuple, Union
+from collections.abc import Iterator, Sequence
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -54,7 +55,7 @@ def label_propagation(
     temperature: float = 0.1,
     image_size: Optional[Size] = None,
     batch_size: int = 4,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Propagate the first masks of clips and score the result as DAVIS-2017 does.
 
     J and F are averaged over the scored frames of an object, then over all objects of all
@@ -90,7 +91,7 @@ def label_propagation(
         ValueError: If an option is out of range, no frame has a mask to be scored by, or a mask
             is of another size than the first.
     """
-    rows: List[List[float]] = []
+    rows: list[list[float]] = []
     num_unlabeled = torch.zeros(1, dtype=torch.long)
     for index in with_progress(my_share(len(dataset)), 'clips'):
         clip = dataset[index]
@@ -286,7 +287,7 @@ def boundary_measure(found: np.ndarray, truth: np.ndarray) -> float:
     return float(2 * precision * recall / both) if both else 0.0
 
 
-def frame_size(height: int, width: int, short_side: int, multiple: int) -> Tuple[int, int]:
+def frame_size(height: int, width: int, short_side: int, multiple: int) -> tuple[int, int]:
     """(height, width) of the resized frame, from its own."""
     long = max(height, width) * short_side // min(height, width)
     long = max(long // multiple * multiple, multiple)
@@ -324,7 +325,7 @@ def _propagate(
     # A patch of unknown label is 0 for all objects: it has no say.
     start = (small == values.to(first.device)[:, None, None]).to(first.dtype)  # (K, h, w)
     yield mask
-    previous: Deque[Tuple[Tensor, Tensor]] = deque(maxlen=num_previous)
+    previous: deque[tuple[Tensor, Tensor]] = deque(maxlen=num_previous)
     for query in features:
         seen = [(first, start), *previous]
         soft = spread(
@@ -349,10 +350,10 @@ def _nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(mask[None, None].double(), tuple(size), mode='nearest-exact')[0, 0].long()
 
 
-def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> Tuple[List[List[float]], int]:
+def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> tuple[list[list[float]], int]:
     """For each object the values of ``SCORES``, 0 to 1; number of frames without any label."""
     objects = clip.objects()
-    frames: List[List[Tuple[float, float]]] = []
+    frames: list[list[tuple[float, float]]] = []
     unlabeled, scored = 0, set(clip.scored)
     for index, mask in enumerate(masks):
         if index not in scored:
@@ -377,7 +378,7 @@ def _score_clip(clip: Clip, masks: Iterator[Tensor]) -> Tuple[List[List[float]],
     ], unlabeled
 
 
-def _statistics(values: np.ndarray) -> Tuple[float, float, float]:
+def _statistics(values: np.ndarray) -> tuple[float, float, float]:
     """Mean, recall and decay of the frames of one object, as DAVIS defines them."""
     edges = np.rint(np.linspace(1, len(values), 5) + 1e-10).astype(int) - 1
     decay = values[: edges[1] + 1].mean() - values[edges[3] :].mean()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Dict, Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -67,7 +67,7 @@ class ImageMaskFolder:
     def __len__(self) -> int:
         return len(self.masks)
 
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Read one image and its mask.
 
         Returns:
@@ -99,7 +99,7 @@ class LabeledScenes:
     def __len__(self) -> int:
         return len(self.scenes)
 
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Read image (uint8, (3, H, W)) and label (int64, (H, W))."""
         if not 0 <= index < len(self):
             raise IndexError(f'index {index} is outside 0..{len(self) - 1}')

@@ -17,7 +17,8 @@ the features do not change.
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, Optional
 
 import torch
 import torch.nn.functional as F
@@ -49,7 +50,7 @@ class LinearVariant(NamedTuple):
     """
 
     optimizer: Any
-    options: Dict[str, float]
+    options: dict[str, float]
     batch_size: int
     steps: int
     decay: str = 'constant'
@@ -102,7 +103,7 @@ def linear_segmentation(
     image_size: Optional[Size] = None,
     batch_size: int = 16,
     seed: int = 0,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Train a linear layer on frozen patch features, and segment with it.
 
     Memory: the features of all training images in half precision, shared out to the ranks:
@@ -168,7 +169,7 @@ def cache_features(
     image_size: Optional[Size],
     batch_size: int,
     map_size: Optional[int] = None,
-) -> List[CachedImage]:
+) -> list[CachedImage]:
     """Features and labels of this rank's share of a data set, on the CPU.
 
     Arguments are those of :func:`linear_segmentation`; labels are resized (nearest) to
@@ -294,9 +295,9 @@ def _endless_order(count: int, generator: torch.Generator) -> Iterator[int]:
 
 def _loss(
     head: nn.Module, batch: Sequence[CachedImage], device: torch.device
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Sum of the cross-entropy over labelled pixels, and their number."""
-    shapes: Dict[tuple, List[CachedImage]] = {}
+    shapes: dict[tuple, list[CachedImage]] = {}
     for image in batch:
         shapes.setdefault((image.features.shape, image.label.shape), []).append(image)
     losses, count = [], torch.zeros((), device=device)
@@ -319,7 +320,7 @@ def _resize_label(label: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(label[None, None].float(), tuple(size), mode='nearest-exact')[0, 0]
 
 
-def _to_map(features: Tensor, label: Tensor, side: int) -> Tuple[Tensor, Tensor]:
+def _to_map(features: Tensor, label: Tensor, side: int) -> tuple[Tensor, Tensor]:
     """Features (C, side, side), bilinear, and label (side, side), nearest."""
     size = (side, side)
     return _resize(features[None], size)[0], _resize_label(label, size).to(torch.uint8)

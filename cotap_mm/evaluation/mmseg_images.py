@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import bisect
-from typing import Any, Dict, Sequence, Union
+from collections.abc import Sequence
+from typing import Any, Union
 
 import torch
 from torch import Tensor
@@ -44,7 +45,7 @@ class MMSegImages:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitem__(self, index: int) -> Dict[str, Tensor]:
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Image (uint8, (3, H, W)) and label (int64, (H, W), 255 ignored)."""
         info = self.dataset.get_data_info(index)
         image = to_pixels(self.images.read(index))
@@ -56,7 +57,7 @@ class MMSegImages:
         return str(self.dataset.get_data_info(index).get('seg_map_path'))
 
 
-def map_label(label: Tensor, info: Dict[str, Any]) -> Tensor:
+def map_label(label: Tensor, info: dict[str, Any]) -> Tensor:
     """Class indices of MMSegmentation from the values of a mask.
 
     Args:
@@ -96,7 +97,7 @@ class ConcatenatedImages(ConcatDataset):
         return self.datasets[part].label_file(index - start)
 
 
-def mmseg_images(name: str, part: Dict[str, Any]) -> Union[MMSegImages, ConcatenatedImages]:
+def mmseg_images(name: str, part: dict[str, Any]) -> Union[MMSegImages, ConcatenatedImages]:
     """The images of a data set of MMSegmentation, or of those inside its wrappers.
 
     Args:

@@ -10,7 +10,8 @@ class it holds most of (best precision); for K = number of classes a one-to-one 
 from __future__ import annotations
 
 import statistics
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -35,8 +36,8 @@ class _Features(NamedTuple):
 
     rows: Tensor
     images: Tensor
-    grids: List[Tuple[int, int]]
-    masks: List[Tensor]
+    grids: list[tuple[int, int]]
+    masks: list[Tensor]
 
 
 @watch_classes()
@@ -53,7 +54,7 @@ def overclustering(
     max_patches: int = 1_000_000,
     image_size: Optional[Size] = None,
     batch_size: int = 16,
-) -> Dict[str, Any]:
+) -> dict[str, Any]:
     """Cluster patches and score the clusters as classes.
 
     Memory: the reduced features of all patches in float32, shared out to the ranks, and at most
@@ -97,7 +98,7 @@ def overclustering(
     # In the order of the data set, so that the number of ranks changes nothing.
     order = gather_rows(found.images).argsort(stable=True)
     sample = _spread(gather_rows(found.rows)[order], max_patches)
-    scores: Dict[str, Any] = {}
+    scores: dict[str, Any] = {}
     settings = [(f'K{count}', count, False) for count in num_clusters]
     for name, count, one_to_one in [*settings, ('hungarian', num_classes, True)]:
         if count > len(sample):
@@ -156,10 +157,10 @@ def _reduced_features(
     batch_size: int,
 ) -> _Features:
     """Encode; standardise and reduce with statistics over all ranks."""
-    rows: List[Tensor] = []
-    grids: List[Tuple[int, int]] = []
-    masks: List[Tensor] = []
-    numbers: List[int] = []
+    rows: list[Tensor] = []
+    grids: list[tuple[int, int]] = []
+    masks: list[Tensor] = []
+    numbers: list[int] = []
     for indices, images, labels in batches(dataset, batch_size, image_size, 'features'):
         patches = encoder(images).patches
         rows.append(patches.flatten(2).transpose(1, 2).flatten(0, 1).cpu())  # (B h w, C)

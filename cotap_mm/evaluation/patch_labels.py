@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Sequence, Tuple
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor
 from .label_files import IGNORE_LABEL
 
 
-def patch_labels(label: Tensor, grid: Tuple[int, int], num_classes: int) -> Tensor:
+def patch_labels(label: Tensor, grid: tuple[int, int], num_classes: int) -> Tensor:
     """Share of each class among the labelled pixels of each patch.
 
     Every pixel belongs to exactly one patch, also where the label is no multiple of the grid.

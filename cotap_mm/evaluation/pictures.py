@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 import numpy as np
 import torch
@@ -14,7 +15,7 @@ from torchvision.transforms import functional as TF
 from cotap_mm.datasets.image_source import read_image, to_rgb
 
 Picture = Union[str, Path, Image.Image, np.ndarray, Tensor]
-Size = Union[int, Tuple[int, int]]
+Size = Union[int, tuple[int, int]]
 
 
 def resize_image(image: Tensor, size: Optional[Size]) -> Tensor:

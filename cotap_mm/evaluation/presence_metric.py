@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, Dict, List, Optional, Sequence
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import torch
 from mmengine.evaluator import BaseMetric
@@ -32,7 +33,7 @@ class ClassPresence(BaseMetric):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.warnings: List[str] = []
+        self.warnings: list[str] = []
         self.error: Optional[MeaninglessScore] = None
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
@@ -48,7 +49,7 @@ class ClassPresence(BaseMetric):
                 counts[-1] = ignored.sum()
             self.results.append((label is not None, is_map, counts))
 
-    def compute_metrics(self, results: list) -> Dict[str, float]:
+    def compute_metrics(self, results: list) -> dict[str, float]:
         """Review what was counted; no scores."""
         counts = [each for is_labeled, _, each in results if is_labeled]
         if not counts or len(counts[0]) == 1:
@@ -73,7 +74,7 @@ class ClassPresence(BaseMetric):
             raise self.error
 
 
-def _labels_of(sample: Dict[str, Any]) -> 'tuple[Optional[Tensor], bool]':
+def _labels_of(sample: dict[str, Any]) -> tuple[Optional[Tensor], bool]:
     """Labels of a data sample as int64 (N,) on the CPU, and whether they are a map."""
     if 'gt_sem_seg' in sample:
         return _flat(sample['gt_sem_seg']['data']), True

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional
 
 from cotap_mm.machine import describe_versions
 
@@ -36,7 +37,7 @@ class Protocol(NamedTuple):
         source (str): Where it is from.
     """
 
-    measure: Callable[..., Dict[str, Any]]
+    measure: Callable[..., dict[str, Any]]
     kind: str
     learns: bool
     headline: str
@@ -90,16 +91,16 @@ class Result:
     value: float
     backbone: str
     data: str
-    scores: Dict[str, Any]
-    parameters: Dict[str, Any]
+    scores: dict[str, Any]
+    parameters: dict[str, Any]
     weights: str
-    images: Dict[str, int]
+    images: dict[str, int]
     source: str
     seconds: float
-    versions: Dict[str, str] = field(default_factory=describe_versions)
+    versions: dict[str, str] = field(default_factory=describe_versions)
     date: str = field(default_factory=lambda: time.strftime('%Y-%m-%d'))
 
-    def to_json(self) -> Dict[str, Any]:
+    def to_json(self) -> dict[str, Any]:
         """Plain values; what is not a number (a class that never occurs) is None."""
         return _plain(asdict(self))
 
@@ -138,7 +139,7 @@ def evaluate(
             'expected images/train and labels/train'
         )
     parts = [data.train, data.val] if chosen.learns else [data.val]
-    given: Dict[str, Any] = {}
+    given: dict[str, Any] = {}
     known = settings_of(protocol)
     if 'num_classes' in inspect.signature(chosen.measure).parameters:
         given['num_classes'] = len(data.classes)
@@ -173,17 +174,17 @@ def find_protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-def settings_of(protocol: str) -> Dict[str, Any]:
+def settings_of(protocol: str) -> dict[str, Any]:
     """Options of a protocol with their defaults."""
     return defaults_of(find_protocol(protocol).measure)
 
 
-def check_options(protocol: str, options: Dict[str, Any]) -> Dict[str, Any]:
+def check_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
     """Settings of a protocol in their annotated types, see :func:`~.settings.check_settings`."""
     return check_settings(protocol, find_protocol(protocol).measure, options)
 
 
-def table(results: Sequence[Result]) -> List[List[str]]:
+def table(results: Sequence[Result]) -> list[list[str]]:
     """Headings, then a row for each backbone with the headline of each protocol and data set."""
     columns = list(dict.fromkeys((each.protocol, each.data, each.metric) for each in results))
     rows = [['backbone', *(f'{protocol} {metric}, {data}' for protocol, data, metric in columns)]]

@@ -6,7 +6,7 @@ pre-training runs without them.
 
 from __future__ import annotations
 
-from typing import Dict, List, Union
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -39,7 +39,7 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
     return flat.view(num_classes, num_classes)
 
 
-def segmentation_scores(confusion: Tensor) -> Dict[str, Union[float, List[float]]]:
+def segmentation_scores(confusion: Tensor) -> dict[str, Union[float, list[float]]]:
     """Mean IoU, IoU per class and pixel accuracy, in per cent.
 
     Args:

@@ -7,15 +7,11 @@ import difflib
 import inspect
 import math
 import numbers
+from collections.abc import Collection, Sequence
 from typing import (
     Any,
     Callable,
-    Collection,
-    Dict,
-    List,
     NamedTuple,
-    Sequence,
-    Tuple,
     Union,
     get_args,
     get_origin,
@@ -83,8 +79,8 @@ RANGES = {
 
 
 def check_settings(
-    protocol: str, measure: Callable[..., Any], options: Dict[str, Any]
-) -> Dict[str, Any]:
+    protocol: str, measure: Callable[..., Any], options: dict[str, Any]
+) -> dict[str, Any]:
     """Bring settings to the types of a protocol's function, or say what is wrong with them.
 
     A single value is taken for a sequence of one, a list for a tuple, and 5.0 for 5.
@@ -120,7 +116,7 @@ def check_settings(
     return found
 
 
-def defaults_of(measure: Callable[..., Any]) -> Dict[str, Any]:
+def defaults_of(measure: Callable[..., Any]) -> dict[str, Any]:
     """Settings of a protocol's function with their defaults."""
     return {
         each.name: each.default
@@ -202,7 +198,7 @@ def _number(value: Any, kind: type) -> Any:
     return kind(value)
 
 
-def _sequence(value: Any, item: Any) -> Tuple[Any, ...]:
+def _sequence(value: Any, item: Any) -> tuple[Any, ...]:
     """A tuple that is not empty."""
     if isinstance(value, (str, numbers.Number)):
         value = (value,)
@@ -219,7 +215,7 @@ def _device(value: Any) -> torch.device:
     return device
 
 
-def _numbers(value: Any) -> List[Any]:
+def _numbers(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
         return [each for item in value for each in _numbers(item)]
     return [value] if isinstance(value, numbers.Real) and not isinstance(value, bool) else []

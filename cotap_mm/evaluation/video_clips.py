@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Any, Dict, List, Sequence, Tuple, Union
+from typing import Any, Union
 
 import numpy as np
 from torch import Tensor
@@ -40,7 +41,7 @@ class Clip:
 
     name: str
     frames: Sequence[Path]
-    masks: Dict[int, Path]
+    masks: dict[int, Path]
     scored: Sequence[int]
     background: bool = True
     binary: bool = False
@@ -51,7 +52,7 @@ class Clip:
         mask = read_label(self.masks[index])
         return (mask > 0).long() if self.binary else mask
 
-    def objects(self) -> List[int]:
+    def objects(self) -> list[int]:
         """What is followed and scored: the values of the first mask, without 0 if background.
 
         Raises:
@@ -202,7 +203,7 @@ class VideoClips:
         if max_length < 2:
             raise ValueError(f'max_length must be at least 2 frames, got {max_length}')
         folder, labels = Path(root) / 'images' / split, Path(root) / 'labels' / split
-        drives: Dict[str, List[Tuple[int, Path]]] = {}
+        drives: dict[str, list[tuple[int, Path]]] = {}
         for name in ImageList(folder).names:
             found = re.fullmatch(r'(.+?)_f?(\d+)', Path(name).stem)
             if not found:
@@ -233,7 +234,7 @@ DATASETS.register_module('CamVidClips', module=VideoClips.camvid)
 DATASETS.register_module('FolderClip', module=VideoClips.folder)
 
 
-def _frames_and_masks(folder: Path, masks: Path) -> Tuple[List[Path], Dict[int, Path]]:
+def _frames_and_masks(folder: Path, masks: Path) -> tuple[list[Path], dict[int, Path]]:
     """Frames in the order of the numbers in their names, and the masks that exist."""
     names = sorted(ImageList(folder).names, key=_by_number)
     found = {index: masks / Path(name).with_suffix('.png') for index, name in enumerate(names)}
@@ -253,11 +254,11 @@ def _existing(mask: Path) -> Path:
     return mask
 
 
-def _by_number(name: str) -> List[Tuple[int, str]]:
+def _by_number(name: str) -> list[tuple[int, str]]:
     return [(int(part), '') if part.isdigit() else (-1, part) for part in re.split(r'(\d+)', name)]
 
 
-def _cut(numbered: Sequence[Tuple[int, Path]], max_length: int) -> List[Sequence[Tuple[int, Path]]]:
+def _cut(numbered: Sequence[tuple[int, Path]], max_length: int) -> list[Sequence[tuple[int, Path]]]:
     """Parts of a drive without large gaps, at most ``max_length`` and at least 2 frames long."""
     gaps = [after[0] - before[0] for before, after in zip(numbered, numbered[1:])]
     longest = LONGEST_GAP * median(gaps) if gaps else 0

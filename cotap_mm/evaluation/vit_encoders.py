@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Sequence, Tuple
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ class BlocksEncoder(Encoder):
         """The blocks, first to last; each takes and gives tokens (B, num_prefix + N, d)."""
 
     @torch.no_grad()
-    def layers(self, images: Tensor) -> List[Tensor]:
+    def layers(self, images: Tensor) -> list[Tensor]:
         """Patch maps (B, d, h, w) that leave each block; see :meth:`Encoder.layers`."""
         images = self._fit(images)
         grid = self.grid(*images.shape[2:])
@@ -52,10 +53,10 @@ class BlocksEncoder(Encoder):
         return self._attend(entering[-1]).unflatten(2, self.grid(*images.shape[2:]))
 
     @contextmanager
-    def _watch(self) -> Iterator[Tuple[List[Tensor], List[Tensor]]]:
+    def _watch(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
         """In eval mode, collect the tokens entering and leaving each block."""
-        entering: List[Tensor] = []
-        leaving: List[Tensor] = []
+        entering: list[Tensor] = []
+        leaving: list[Tensor] = []
 
         def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
             entering.append(inputs[0])

@@ -1,5 +1,7 @@
 """Networks, losses and the algorithm; importing it registers all of them."""
 
+from __future__ import annotations
+
 from .algorithms import CoTAP
 from .backbones import CoTAPViT, DINOViT
 from .data_preprocessor import CoTAPDataPreprocessor

@@ -1,6 +1,9 @@
 """From uint8 crops to the views of student and teacher."""
 
-from typing import Any, Dict, Optional, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -38,14 +41,14 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         self,
         mean: Sequence[float] = (123.675, 116.28, 103.53),
         std: Sequence[float] = (58.395, 57.12, 57.375),
-        color: 'Optional[dict | str]' = 'default',
+        color: Optional[dict | str] = 'default',
     ) -> None:
         super().__init__(non_blocking=True)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
         self.color = None if color is None else _color_options(color)
 
-    def forward(self, data: Dict[str, dict], training: bool = False) -> dict:
+    def forward(self, data: dict[str, dict], training: bool = False) -> dict:
         """A collated batch of :class:`NeighborPairs` -> inputs of :class:`CoTAP`.
 
         Args:
@@ -77,7 +80,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         local_crops: Tensor,
         boxes: Tensor,
         color_draws: Optional[Tensor],
-    ) -> Dict[str, Tensor]:
+    ) -> dict[str, Tensor]:
         def by_image(x: Tensor) -> Tensor:
             """Images, then positives: (B, 2, ...) -> (2B, ...)."""
             return x.transpose(0, 1).flatten(0, 1)
@@ -115,7 +118,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 
-def _color_options(color: 'dict | str') -> Dict[str, Any]:
+def _color_options(color: dict | str) -> dict[str, Any]:
     options = {} if color == 'default' else color
     if not isinstance(options, dict) or set(options) - set(COLOR_DEFAULTS):
         raise ValueError(

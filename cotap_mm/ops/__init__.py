@@ -1,5 +1,7 @@
 """Pure tensor functions of the method; none of them holds state."""
 
+from __future__ import annotations
+
 from .attention import cls_attention, cls_through_block
 from .average_precision import (
     continuous_average_precision,

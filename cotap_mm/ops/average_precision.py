@@ -5,7 +5,9 @@ Two exact ways, chosen by length and device: comparing all pairs in blocks
 tensor, forward or backward.
 """
 
-from typing import Callable, Optional, Tuple
+from __future__ import annotations
+
+from typing import Callable, Optional
 
 import torch
 from torch import Tensor
@@ -40,7 +42,7 @@ def _compiled(work: Callable) -> Callable:
     return _COMPILED[work]
 
 
-_COMPILED: 'dict[Callable, Callable]' = {}
+_COMPILED: dict[Callable, Callable] = {}
 
 
 class _RankStatistics(torch.autograd.Function):
@@ -92,7 +94,7 @@ class _RankStatistics(torch.autograd.Function):
 
 def rank_statistics(
     pred: Tensor, target: Tensor, tau: float, method: str = 'auto'
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     r"""Both rank statistics of a list in one pass.
 
     See :func:`wrong_rank_mass` and :func:`right_rank_count` for what they are.

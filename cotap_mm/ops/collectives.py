@@ -4,6 +4,8 @@ Every rank must call these in the same order: callers never put them behind a
 condition that data could make differ between ranks.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
@@ -19,7 +21,7 @@ def rank() -> int:
     return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
 
 
-def _reduce(tensor: Tensor, op: 'dist.ReduceOp.RedOpType') -> Tensor:
+def _reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() > 1:
         moved = _where_backend_works(tensor)
         dist.all_reduce(moved, op=op)

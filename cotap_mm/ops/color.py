@@ -1,7 +1,9 @@
 """Random colour of crops, following from numbers that are drawn elsewhere."""
 
+from __future__ import annotations
+
 import math
-from typing import Dict, Tuple, Union
+from typing import Union
 
 import torch
 from torch import Tensor
@@ -13,7 +15,7 @@ _JITTER, _STRENGTHS, _ORDER, _GRAY, _BLUR, _SIGMA = 0, slice(1, 5), slice(5, 9),
 _BLUR_KERNEL = 7
 
 #: The method's settings.
-COLOR_DEFAULTS: Dict[str, Union[float, Tuple[float, float]]] = dict(
+COLOR_DEFAULTS: dict[str, Union[float, tuple[float, float]]] = dict(
     brightness=0.8,
     contrast=0.8,
     saturation=0.8,
@@ -36,7 +38,7 @@ def augment_color(
     jitter_prob: float = 0.8,
     gray_prob: float = 0.2,
     blur_prob: float = 0.5,
-    blur_sigma: Tuple[float, float] = (0.1, 2.0),
+    blur_sigma: tuple[float, float] = (0.1, 2.0),
 ) -> Tensor:
     """Jitter, grey and blur, each crop by its own numbers.
 
@@ -111,7 +113,7 @@ def augment_color(
     return crops.clamp_(0, 1)
 
 
-def _limits(strength, neutral: float) -> Tuple[float, float, float]:
+def _limits(strength, neutral: float) -> tuple[float, float, float]:
     """Lowest and highest value, and the one that changes nothing."""
     if isinstance(strength, (int, float)):
         return max(neutral - strength, neutral - 1), neutral + strength, neutral

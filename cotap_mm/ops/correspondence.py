@@ -1,13 +1,16 @@
 """Which places of two crops show the same part of an image, and which images are negatives."""
 
-from typing import Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
 
-def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> Tuple[Tensor, Tensor]:
+def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> tuple[Tensor, Tensor]:
     """Intersections of the global crops with every crop, in crop pixels.
 
     Args:

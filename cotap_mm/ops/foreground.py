@@ -1,5 +1,7 @@
 """Foreground of an image from the attention of its CLS token."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur

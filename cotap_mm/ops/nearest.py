@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, List, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any, Callable, Optional, Union
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ BLOCK_SIZE = 4096
 # Cells that an inverted-file index of faiss looks into.
 FAISS_PROBES = 32
 
-Search = Callable[[Tensor, int], Tuple[Tensor, Tensor]]
+Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 Memory = Union[Tensor, Sequence[Tensor]]
 
 
@@ -22,7 +23,7 @@ def nearest(
     k: int,
     block_size: Optional[int] = None,
     allowed: Optional[Tensor] = None,
-) -> Tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """Exact k nearest rows by inner product, block by block.
 
     Never holds more than ``block_size`` x ``block_size`` similarities. Of equal ones,
@@ -59,8 +60,8 @@ def nearest(
 
 
 def _nearest_of(
-    rows: Tensor, parts: List[Tensor], k: int, block_size: int, allowed: Optional[Tensor]
-) -> Tuple[Tensor, Tensor]:
+    rows: Tensor, parts: list[Tensor], k: int, block_size: int, allowed: Optional[Tensor]
+) -> tuple[Tensor, Tensor]:
     best = rows.new_full((len(rows), k), -float('inf'))
     index = torch.zeros(len(rows), k, dtype=torch.long, device=rows.device)
     start = 0
@@ -121,7 +122,7 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
     if hasattr(index, 'nprobe'):
         index.nprobe = FAISS_PROBES
 
-    def search(queries: Tensor, k: int) -> Tuple[Tensor, Tensor]:
+    def search(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if not 1 <= k <= len(rows):
             raise ValueError(f'k must be in 1..{len(rows)} (rows in the memory), got {k}')
         similarity, found = index.search(queries.float().cpu().numpy(), k)

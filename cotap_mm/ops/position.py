@@ -1,5 +1,7 @@
 """Position embeddings on another grid."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor

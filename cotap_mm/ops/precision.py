@@ -1,5 +1,7 @@
 """Where half precision is not enough."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor
 

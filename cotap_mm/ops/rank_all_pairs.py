@@ -5,7 +5,9 @@ With :math:`m = 1 - (p_i - p_j) / \tau` and :math:`h = \min(\max(m, 0), 1)` the 
 take predictions in units of tau. They broadcast over leading axes.
 """
 
-from typing import Callable, Tuple
+from __future__ import annotations
+
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -15,7 +17,7 @@ _BLOCK = 1 << 16  # comparisons at once; keeps the temporaries in a CPU's cache
 
 def compare(
     y: Tensor, t: Tensor, other_y: Tensor, other_t: Tensor
-) -> Tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """What the others do to each pair.
 
     Args:
@@ -53,7 +55,7 @@ def pull(y: Tensor, t: Tensor, other_y: Tensor, other_t: Tensor, other_grad: Ten
     return 2 * (gap * inside * other_grad[..., None, :]).sum(dim=-1)
 
 
-def in_blocks(work: Callable, rows: Tuple[Tensor, ...], columns: Tuple[Tensor, ...]):
+def in_blocks(work: Callable, rows: tuple[Tensor, ...], columns: tuple[Tensor, ...]):
     """Call ``work`` on a few rows at a time against all columns, and join what it returns."""
     step = max(_BLOCK // max(columns[0].shape[-1], 1), 1)
     parts = [

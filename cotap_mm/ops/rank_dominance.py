@@ -16,7 +16,10 @@ below the root (a wavelet tree). Leaves of a few pairs compare all with all.
 Everything is computed in float64.
 """
 
-from typing import Callable, Iterator, List, NamedTuple, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Callable, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -100,7 +103,7 @@ def _levels(pairs: SortedPairs, bound: Tensor) -> Iterator[Level]:
         left_place = count[place + start * (width + 1)]
         left_bound = count[bound + start * (width + 1)]
 
-        def split(left: Tensor, all_: Tensor) -> Tuple[Tensor, Tensor]:
+        def split(left: Tensor, all_: Tensor) -> tuple[Tensor, Tensor]:
             """Siblings in front, and own kind in front, (nodes, 2, L) each."""
             left, right = left.unflatten(1, (2, -1)), (all_ - left).unflatten(1, (2, -1))
             return (
@@ -115,7 +118,7 @@ def _levels(pairs: SortedPairs, bound: Tensor) -> Iterator[Level]:
         nodes *= 2
 
 
-def _running_sums(values: List[Tensor], within: Tensor) -> List[Tensor]:
+def _running_sums(values: list[Tensor], within: Tensor) -> list[Tensor]:
     """Sums of each child's values in front of each place.
 
     Args:
@@ -135,7 +138,7 @@ def _running_sums(values: List[Tensor], within: Tensor) -> List[Tensor]:
     return found
 
 
-def forward(pairs: SortedPairs) -> Tuple[Tensor, Tensor, Tensor]:
+def forward(pairs: SortedPairs) -> tuple[Tensor, Tensor, Tensor]:
     """Wrong mass, its derivative by the pair's own y, and right count, (P,) each, as sorted."""
     y, t = pairs.y, pairs.t
     ascending = y[pairs.by_pred]
@@ -214,7 +217,7 @@ def backward(pairs: SortedPairs, grad: Tensor) -> Tensor:
     return found[: len(pairs.order)]
 
 
-def _look_up(sums: List[Tensor], index: Tensor) -> List[Tensor]:
+def _look_up(sums: list[Tensor], index: Tensor) -> list[Tensor]:
     """Running sums (nodes, L + 1) in front of places (nodes, L)."""
     width = sums[0].shape[1]
     flat = index + torch.arange(len(index), device=index.device)[:, None] * width

@@ -1,6 +1,8 @@
 """Balanced soft assignment of samples to clusters."""
 
-from typing import Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor

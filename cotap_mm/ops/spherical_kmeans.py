@@ -1,5 +1,7 @@
 """k-means on the unit sphere."""
 
+from __future__ import annotations
+
 from typing import Optional
 
 import torch

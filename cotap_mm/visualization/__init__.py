@@ -1,5 +1,7 @@
 """Pictures of inputs, features, prototypes and runs; functions that return arrays."""
 
+from __future__ import annotations
+
 from .canvas import colorize, image_grid, side_by_side
 from .class_map import class_scatter, labeled_patches, project
 from .clusters import cluster_overlay, joint_clusters, match_clusters

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +39,7 @@ class Example(NamedTuple):
 
     image: int
     neighbor: int
-    patch: Tuple[int, int]
+    patch: tuple[int, int]
     name: str
 
 
@@ -81,7 +82,7 @@ def choose_example(
     return Example(image, neighbors[image], (place // grid[1], place % grid[1]), classes[kind])
 
 
-def _encoders(networks: Dict[str, Any]) -> Dict[str, Encoder]:
+def _encoders(networks: dict[str, Any]) -> dict[str, Encoder]:
     return {
         f'{name},\n{output}': CoTAPEncoder(network, 'student', output)
         for name, network in networks.items()
@@ -113,7 +114,7 @@ def add_crops(report: Report, dataset: Any) -> None:
     )
 
 
-def add_foreground(report: Report, networks: Dict[str, Any], images: Sequence[Pixels]) -> None:
+def add_foreground(report: Report, networks: dict[str, Any], images: Sequence[Pixels]) -> None:
     """Add the teacher's foreground masks.
 
     Args:
@@ -137,7 +138,7 @@ def add_foreground(report: Report, networks: Dict[str, Any], images: Sequence[Pi
     )
 
 
-def add_components(report: Report, networks: Dict[str, Any], images: Sequence[Pixels]) -> None:
+def add_components(report: Report, networks: dict[str, Any], images: Sequence[Pixels]) -> None:
     """Add principal components of patch features; arguments as in :func:`add_foreground`."""
     features = {
         name: encode_images(encoder, images) for name, encoder in _encoders(networks).items()
@@ -146,7 +147,7 @@ def add_components(report: Report, networks: Dict[str, Any], images: Sequence[Pi
 
 
 def add_similarity(
-    report: Report, networks: Dict[str, Any], images: Sequence[Pixels], example: Example
+    report: Report, networks: dict[str, Any], images: Sequence[Pixels], example: Example
 ) -> None:
     """Add similarity of one patch to its image and the neighbour.
 
@@ -181,7 +182,7 @@ def _shown(images: Sequence[Pixels], count: int = SHOWN) -> ImageSet:
     return ImageSet([''] * len(images[:count]), list(images[:count]))
 
 
-def add_retrieval(report: Report, encoders: Dict[str, Encoder], memory: Any, scenes: Any) -> None:
+def add_retrieval(report: Report, encoders: dict[str, Encoder], memory: Any, scenes: Any) -> None:
     """Add labels that dense retrieval finds, beside the true ones.
 
     Args:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import os
-from typing import Any, List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 from PIL import Image
 
@@ -52,7 +53,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
     modes = [mode for mode in browser.modes if mode != 'prototypes' or prototypes]
     start = Point(0, 0.5, 0.5)
 
-    def draw(chosen: Any, mode: Any, number: Any, count: Any, point: Point) -> Tuple[Any, str]:
+    def draw(chosen: Any, mode: Any, number: Any, count: Any, point: Point) -> tuple[Any, str]:
         page.cotap_sessions.make_room()
         try:
             drawing = browser.draw(
@@ -64,7 +65,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
 
     def click(
         chosen: Any, mode: Any, number: Any, count: Any, point: Point, event: gradio.EventData
-    ) -> Tuple[Any, str, Point]:
+    ) -> tuple[Any, str, Point]:
         try:
             x, y = (_whole(each) for each in event._data['index'])
             found = browser.locate(x, y, len(_indices(chosen)))
@@ -144,7 +145,7 @@ def _whole(value: Any) -> int:
     return int(value)  # finite, see page_calls.py
 
 
-def _indices(chosen: Any) -> List[int]:
+def _indices(chosen: Any) -> list[int]:
     """Chosen images in their order; ``CannotDraw`` if these are no numbers."""
     if not isinstance(chosen, list):
         raise CannotDraw('a list of images is expected')

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
+from typing import Any, Optional, Union
 
 import matplotlib
 import numpy as np
@@ -21,7 +22,7 @@ FAINT = '#7b8794'
 # Okabe and Ito's palette: told apart with any common colour blindness.
 SERIES = ('#0072b2', '#d55e00', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
 BOXES = ('#d55e00', '#0072b2', '#009e73', '#cc79a7', '#e69f00', '#56b4e9')
-STYLE: Dict[str, Any] = {
+STYLE: dict[str, Any] = {
     'font.size': 9,
     'axes.titlesize': 9,
     'axes.edgecolor': '#cbd2d9',
@@ -75,7 +76,7 @@ def check_pixels(image: Any, name: str = 'image') -> Pixels:
     return pixels
 
 
-def resize(pixels: Pixels, size: Tuple[int, int], smooth: bool = False) -> Pixels:
+def resize(pixels: Pixels, size: tuple[int, int], smooth: bool = False) -> Pixels:
     """Resize uint8 pixels (H, W, 3) or (H, W) to (height, width); square cells unless smooth."""
     method = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
     return np.asarray(Image.fromarray(pixels).resize((size[1], size[0]), method))
@@ -177,7 +178,7 @@ def image_grid(
     row_titles: Sequence[str] = (),
     column_titles: Sequence[str] = (),
     title: Optional[str] = None,
-    legend: Optional[Dict[str, Any]] = None,
+    legend: Optional[dict[str, Any]] = None,
 ) -> Pixels:
     """Images in rows and columns, for instance before and after side by side.
 
@@ -214,7 +215,7 @@ def image_grid(
         + (0.25 if column_titles else 0)
         + _legend_height(legend, lengths[0]),
     )
-    grid: List[List[Axes]] = figure.subplots(len(rows), lengths[0], squeeze=False)
+    grid: list[list[Axes]] = figure.subplots(len(rows), lengths[0], squeeze=False)
     for r, row in enumerate(rows):
         for c, image in enumerate(row):
             if image is None:
@@ -236,7 +237,7 @@ def image_grid(
     return render(figure)
 
 
-def _legend_height(legend: Optional[Dict[str, Any]], columns: int) -> float:
+def _legend_height(legend: Optional[dict[str, Any]], columns: int) -> float:
     if not legend:
         return 0.0
     fit = max(1, int(columns * PANEL / 1.15))
@@ -244,7 +245,7 @@ def _legend_height(legend: Optional[Dict[str, Any]], columns: int) -> float:
 
 
 def side_by_side(
-    images: Union[Dict[str, Any], Sequence[Any]], title: Optional[str] = None
+    images: Union[dict[str, Any], Sequence[Any]], title: Optional[str] = None
 ) -> Pixels:
     """Images next to each other, such as before and after.
 

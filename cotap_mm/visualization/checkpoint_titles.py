@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Dict, List, Tuple
 
 from cotap_mm.files import printable
 
 
-def named_checkpoints(arguments: List[str]) -> Dict[str, str]:
+def named_checkpoints(arguments: list[str]) -> dict[str, str]:
     """Title -> checkpoint of each ``[NAME=]CHECKPOINT``.
 
     A file is called after itself, and after its folder too where two files have one name.
@@ -19,7 +18,7 @@ def named_checkpoints(arguments: List[str]) -> Dict[str, str]:
     """
     split = [_split(argument) for argument in arguments]
     stems = [_title(checkpoint, 1) for _, checkpoint in split]
-    found: Dict[str, str] = {}
+    found: dict[str, str] = {}
     for (name, checkpoint), stem in zip(split, stems):
         title = printable(name or (stem if stems.count(stem) == 1 else _title(checkpoint, 2)))
         if title in found:
@@ -30,7 +29,7 @@ def named_checkpoints(arguments: List[str]) -> Dict[str, str]:
     return found
 
 
-def _split(argument: str) -> Tuple[str, str]:
+def _split(argument: str) -> tuple[str, str]:
     """Name (perhaps '') and checkpoint. URLs and existing files may contain '='."""
     match = re.fullmatch(r'([^/:=]+)=(.+)', argument)
     if match is None or Path(argument).exists():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Sequence, Tuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ class Plane(NamedTuple):
 
     points: np.ndarray
     classes: np.ndarray
-    axis_titles: Tuple[str, str]
+    axis_titles: tuple[str, str]
 
 
 def labeled_patches(
@@ -136,12 +137,12 @@ def project(patches: LabeledPatches, method: str = 'lda') -> Plane:
     )
 
 
-def _titles(text: str, shares: np.ndarray) -> Tuple[str, str]:
+def _titles(text: str, shares: np.ndarray) -> tuple[str, str]:
     return text.format(1, shares[0]), text.format(2, shares[1])
 
 
 @styled
-def class_scatter(planes: Dict[str, Plane], classes: Sequence[str]) -> Pixels:
+def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
     """Points coloured by class, one panel for each network.
 
     Each class has a colour and a marker of its own; large markers are the means.
@@ -232,5 +233,5 @@ def _scatter(axes: Axes, plane: Plane, num_classes: int) -> None:
     axes.tick_params(labelcolor=FAINT)
 
 
-def _rgb(count: int) -> List[Tuple[float, float, float]]:
+def _rgb(count: int) -> list[tuple[float, float, float]]:
     return [(red / 255, green / 255, blue / 255) for red, green, blue in distinct_colors(count)]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Sequence, Tuple
+from collections.abc import Sequence
 
 import matplotlib.patheffects as effects
 import numpy as np
@@ -29,7 +29,7 @@ _COLORS = (
 )
 
 
-def distinct_colors(count: int) -> List[Tuple[int, int, int]]:
+def distinct_colors(count: int) -> list[tuple[int, int, int]]:
     """RGB colours, the first 8 told apart with any common colour blindness.
 
     Later ones are darker, then lighter tones of the first 8; beside those, write numbers.
@@ -141,7 +141,7 @@ def draw_borders(
         )
 
 
-def _inner_point(piece: np.ndarray) -> Tuple[int, int]:
+def _inner_point(piece: np.ndarray) -> tuple[int, int]:
     """The cell of a piece (h, w) that is farthest from its border."""
     depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)

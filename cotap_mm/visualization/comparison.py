@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, Sequence
+from collections.abc import Sequence
+from typing import Any
 
 from .canvas import FAINT, INK, SERIES, Pixels, new_figure, render, styled
 
@@ -45,7 +46,7 @@ def comparison_figure(results: Sequence[Any]) -> Pixels:
     return render(figure)
 
 
-def _bars(axis: Any, found: Sequence[Any], names: List[str], colors: dict) -> None:
+def _bars(axis: Any, found: Sequence[Any], names: list[str], colors: dict) -> None:
     found = [each for each in found if each.value is not None and not math.isnan(each.value)]
     largest = max((each.value for each in found), default=0)
     for each in found:

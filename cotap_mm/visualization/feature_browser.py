@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -46,7 +47,7 @@ class Point(NamedTuple):
     x: float
     y: float
 
-    def patch(self, grid: Sequence[int]) -> Tuple[int, int]:
+    def patch(self, grid: Sequence[int]) -> tuple[int, int]:
         """Row and column on a grid of (h, w) patches."""
         return (min(int(self.y * grid[0]), grid[0] - 1), min(int(self.x * grid[1]), grid[1] - 1))
 
@@ -77,15 +78,15 @@ class FeatureBrowser:
 
     def __init__(
         self,
-        encoders: Dict[str, Encoder],
+        encoders: dict[str, Encoder],
         source: Any,
-        size: Tuple[int, int],
+        size: tuple[int, int],
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self.encoders, self.source, self.size = encoders, source, size
         self._kept = KeptValues(most_bytes)
         self._one_at_a_time = threading.Lock()
-        self.modes: Dict[str, Callable[..., Drawing]] = {
+        self.modes: dict[str, Callable[..., Drawing]] = {
             'similarity': self._similarity,
             'components': self._components,
             'clusters': self._clusters,
@@ -95,7 +96,7 @@ class FeatureBrowser:
         }
 
     @property
-    def names(self) -> List[str]:
+    def names(self) -> list[str]:
         """Names of all images, as they are shown."""
         return [printable(self.source.name(i)) for i in range(len(self.source))]
 
@@ -169,7 +170,7 @@ class FeatureBrowser:
         return max(counts)
 
     @property
-    def _picture(self) -> Tuple[int, int]:
+    def _picture(self) -> tuple[int, int]:
         """Width and height of a picture on the sheet."""
         return PICTURE, max(1, round(PICTURE * self.size[0] / self.size[1]))
 
@@ -203,7 +204,7 @@ class FeatureBrowser:
 
     # ---- one function for each mode ----------------------------------------------------
 
-    def _similarity(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+    def _similarity(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
         rows, scales = {}, {}
         for name in self.encoders:
             maps = self._maps(name, chosen, 'patches')  # (B, C, h, w), normalised
@@ -219,7 +220,7 @@ class FeatureBrowser:
             scales,
         )
 
-    def _components(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+    def _components(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
         rows = {
             name: self._kept.once(
                 (name, tuple(chosen), 'components'),
@@ -236,8 +237,8 @@ class FeatureBrowser:
             'mean similar features.',
         )
 
-    def _clusters(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
-        rows: Dict[str, List[Pixels]] = {}
+    def _clusters(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
+        rows: dict[str, list[Pixels]] = {}
         first: Optional[np.ndarray] = None
         for name in self.encoders:
             found = self._kept.once(
@@ -256,7 +257,7 @@ class FeatureBrowser:
             'patches.',
         )
 
-    def _prototypes(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+    def _prototypes(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
         rows = {}
         found, without = self._those_that_have('prototype_attention', chosen)
         for name, weights in found.items():
@@ -272,7 +273,7 @@ class FeatureBrowser:
             f'the object-aware filter, mean over heads; bright is strong.{without}',
         )
 
-    def _attention(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+    def _attention(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
         found, without = self._those_that_have('cls_attention', chosen)
         rows = {
             name: self._overlays(chosen, maps.mean(dim=1).numpy()) for name, maps in found.items()
@@ -285,7 +286,7 @@ class FeatureBrowser:
             f'mean over heads; bright is strong.{without}',
         )
 
-    def _foreground(self, chosen: List[int], point: Point, number: int, count: int) -> Drawing:
+    def _foreground(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
         found, without = self._those_that_have('foreground', chosen)
         rows = {
             name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(chosen, masks)]
@@ -299,7 +300,7 @@ class FeatureBrowser:
             f'60 % of the attention of CLS.{without}',
         )
 
-    def _those_that_have(self, what: str, chosen: List[int]) -> Tuple[Dict[str, Tensor], str]:
+    def _those_that_have(self, what: str, chosen: list[int]) -> tuple[dict[str, Tensor], str]:
         """Maps of the encoders that have such, and a sentence on the others."""
         found, reasons = {}, []
         for name in self.encoders:
@@ -311,7 +312,7 @@ class FeatureBrowser:
             raise CannotDraw('; '.join(reasons))
         return found, ''.join(f' Without {reason}.' for reason in reasons)
 
-    def _overlays(self, chosen: List[int], maps: np.ndarray) -> List[Pixels]:
+    def _overlays(self, chosen: list[int], maps: np.ndarray) -> list[Pixels]:
         low, high = float(maps.min()), float(maps.max())
         return [attention_overlay(self._photo(i), each, low, high) for i, each in zip(chosen, maps)]
 
@@ -319,11 +320,11 @@ class FeatureBrowser:
 
     def _sheet(
         self,
-        chosen: List[int],
-        rows: Dict[str, List[Pixels]],
+        chosen: list[int],
+        rows: dict[str, list[Pixels]],
         point: Point,
         note: str,
-        scales: Optional[Dict[str, Tuple[float, float]]] = None,
+        scales: Optional[dict[str, tuple[float, float]]] = None,
     ) -> Drawing:
         width, height = self._picture
         lines = {'image': [self._photo(i) for i in chosen], **rows}
@@ -376,9 +377,9 @@ def _scale_bar(
     pen.text((MARGIN + length, bottom - 17), f'{high:.2f}', fill=_INK, font=font, anchor='ra')
 
 
-def _broken(name: str, length: int = 16) -> List[str]:
+def _broken(name: str, length: int = 16) -> list[str]:
     """A name in lines of at most ``length`` characters, broken at spaces if it has any."""
-    lines: List[str] = ['']
+    lines: list[str] = ['']
     for word in name.split(' '):
         while len(word) > length:
             lines.append(word[:length])

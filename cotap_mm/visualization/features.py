@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import numpy as np
 import torch
@@ -27,8 +27,8 @@ from .canvas import (
 
 
 def pca_maps(
-    patches: Tensor, size: Optional[Tuple[int, int]] = None, foreground: Optional[Tensor] = None
-) -> List[Pixels]:
+    patches: Tensor, size: Optional[tuple[int, int]] = None, foreground: Optional[Tensor] = None
+) -> list[Pixels]:
     """First three principal components of patch features as red, green and blue.
 
     One joint PCA for all images, so that equal colours mean similar features across
@@ -69,7 +69,7 @@ def pca_maps(
 
 
 def similarity_map(
-    patches: Tensor, patch: Tuple[int, int], other: Optional[Tensor] = None
+    patches: Tensor, patch: tuple[int, int], other: Optional[Tensor] = None
 ) -> np.ndarray:
     """Cosine of one patch to every patch of the same or of another image.
 
@@ -97,8 +97,8 @@ def similarity_map(
 def similarity_figure(
     image: Pixels,
     neighbor: Pixels,
-    patch: Tuple[int, int],
-    features: Dict[str, Tuple[Tensor, Tensor]],
+    patch: tuple[int, int],
+    features: dict[str, tuple[Tensor, Tensor]],
     title: Optional[str] = None,
 ) -> Pixels:
     """Similarity of one patch to its image and to a neighbour image, one row a network.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Tuple
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -76,14 +76,14 @@ def encode_large(
     return _encode_windows(encoder, images, places, (height, width))
 
 
-def window_starts(length: int, window: int, stride: int) -> List[int]:
+def window_starts(length: int, window: int, stride: int) -> list[int]:
     """First patches of windows that cover ``length`` patches; the last one ends there."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
 
 def _encode_windows(
-    encoder: Encoder, images: Tensor, places: List[Tuple[int, int]], window: Tuple[int, int]
+    encoder: Encoder, images: Tensor, places: list[tuple[int, int]], window: tuple[int, int]
 ) -> EncoderOutput:
     """Weighted mean of the features over windows at ``places``, all in patches."""
     side = encoder.patch_size
@@ -114,7 +114,7 @@ def _edge_distance(length: int) -> Tensor:
     return torch.minimum(steps, length - 1 - steps) + 1.0
 
 
-def _in_patches(name: str, size: Size, patch_size: int) -> Tuple[int, int]:
+def _in_patches(name: str, size: Size, patch_size: int) -> tuple[int, int]:
     pair = (size, size) if isinstance(size, int) else (size[0], size[1])
     if min(pair) < patch_size:
         raise ValueError(

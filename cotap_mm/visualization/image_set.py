@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Optional
 
 import numpy as np
 import torch
@@ -29,17 +30,17 @@ class ImageSet(NamedTuple):
         labels (list, optional): Class indices, 255 ignored, each (H', W').
     """
 
-    names: List[str]
-    pixels: List[Pixels]
-    labels: Optional[List[Tensor]] = None
+    names: list[str]
+    pixels: list[Pixels]
+    labels: Optional[list[Tensor]] = None
 
     @property
-    def size(self) -> Tuple[int, int]:
+    def size(self) -> tuple[int, int]:
         """Height and width in pixels."""
         return self.pixels[0].shape[0], self.pixels[0].shape[1]
 
 
-def spread(count: int, limit: int) -> List[int]:
+def spread(count: int, limit: int) -> list[int]:
     """At most ``limit`` indices of ``count``, evenly spread.
 
     Raises:
@@ -51,7 +52,7 @@ def spread(count: int, limit: int) -> List[int]:
     return [i * count // kept for i in range(kept)]
 
 
-def common_size(image: Pixels, patch_size: int, longest: int = LONGEST) -> Tuple[int, int]:
+def common_size(image: Pixels, patch_size: int, longest: int = LONGEST) -> tuple[int, int]:
     """Height and width of an image, in whole patches, its longer side at most ``longest``."""
     height, width = image.shape[:2]
     factor = min(1.0, longest / max(height, width))

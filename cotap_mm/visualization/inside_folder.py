@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, List
+from typing import Any
 
 from cotap_mm.datasets.image_source import BadImage, Enough, ImageList
 from cotap_mm.files import printable
@@ -30,8 +30,8 @@ class InsideFolder:
         self.source = source
         self._root = os.path.realpath(source.root)
         folder_of = lru_cache(maxsize=4096)(os.path.realpath)
-        self._indices: List[int] = []
-        self.left_out: List[str] = []
+        self._indices: list[int] = []
+        self.left_out: list[str] = []
         for index, name in enumerate(source.names):
             folder, file = os.path.split(source.root / name)
             path = os.path.join(folder_of(folder), file)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Callable, Hashable
+from collections.abc import Hashable
+from typing import Any, Callable
 
 from torch import Tensor
 
@@ -24,7 +25,7 @@ class KeptValues:
             raise ValueError(f'most_bytes must be positive, got {most_bytes}')
         self.most_bytes = most_bytes
         self.bytes = 0
-        self._values: 'OrderedDict[Hashable, Any]' = OrderedDict()
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
 
     def __contains__(self, key: Hashable) -> bool:
         return key in self._values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import socket
-from typing import Any, Tuple
+from typing import Any
 from urllib.parse import urlsplit
 
 
@@ -76,7 +76,7 @@ def check_port(host: str, port: int) -> int:
     )
 
 
-def _bind(family: int, address: Tuple[Any, ...]) -> int:
+def _bind(family: int, address: tuple[Any, ...]) -> int:
     """Take a port for a moment; its number."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -84,7 +84,7 @@ def _bind(family: int, address: Tuple[Any, ...]) -> int:
         return probe.getsockname()[1]
 
 
-def _is_free(family: int, address: Tuple[Any, ...]) -> bool:
+def _is_free(family: int, address: tuple[Any, ...]) -> bool:
     try:
         return bool(_bind(family, address))
     except OSError:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any, Dict, List, Mapping, NamedTuple, NoReturn, Optional
+from collections.abc import Mapping
+from typing import Any, NamedTuple, NoReturn, Optional
 
 SESSION = re.compile(r'[A-Za-z0-9_-]{1,64}')
 DEEPEST = 6  # nested lists and objects; the page's own calls have 3
@@ -65,7 +66,7 @@ def parse_call(body: bytes, content_type: str, inputs: Optional[Mapping[int, int
         raise BadCall(422, 'event_data must be an object.')
     if trigger is not None and not _is_whole(trigger):
         raise BadCall(422, 'trigger_id must be a whole number.')
-    kept: Dict[str, Any] = dict(
+    kept: dict[str, Any] = dict(
         session_hash=session,
         fn_index=number,
         data=_plain(data),
@@ -104,7 +105,7 @@ def _depth(value: Any) -> int:
     """Number of nested containers, without recursion."""
     depth, level = 0, [value]
     while True:
-        inner: List[Any] = []
+        inner: list[Any] = []
         containers = [each for each in level if isinstance(each, (list, dict))]
         if not containers:
             return depth

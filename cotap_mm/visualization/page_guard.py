@@ -8,7 +8,8 @@ that the page makes; anything else gets a short refusal that says nothing of thi
 from __future__ import annotations
 
 import re
-from typing import Any, Awaitable, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any, Callable, Optional
 from urllib.parse import parse_qs, urlsplit
 
 from .page_calls import SESSION, BadCall, parse_call
@@ -35,9 +36,9 @@ _HEADERS = {
     'x-content-type-options': 'nosniff',
 }
 _LOOPBACK = ('127.0.0.1', 'localhost', '::1')
-Receive = Callable[[], Awaitable[Dict[str, Any]]]
-Send = Callable[[Dict[str, Any]], Awaitable[None]]
-Refusal = Tuple[int, str]
+Receive = Callable[[], Awaitable[dict[str, Any]]]
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+Refusal = tuple[int, str]
 _NOTHING: Refusal = (404, 'There is nothing here.')
 
 
@@ -74,7 +75,7 @@ class PageGuard:
         self.prefix = urlsplit(root_path).path.rstrip('/')
         self._open = 0
 
-    async def __call__(self, scope: Dict[str, Any], receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer, or refuse."""
         if scope['type'] == 'lifespan':
             await self.app(scope, receive, send)
@@ -88,7 +89,7 @@ class PageGuard:
             finally:
                 self._open -= 1
 
-    async def _answer(self, scope: Dict[str, Any], receive: Receive, send: Send) -> None:
+    async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         headers = _headers(scope)
         refusal = self._refusal(scope['method'], scope['path'], headers)
         body = None if refusal else await _whole_body(receive)
@@ -120,7 +121,7 @@ class PageGuard:
         else:
             await self.app(scope, _again(body, receive), _with_headers(send))
 
-    def _plain(self, scope: Dict[str, Any]) -> Dict[str, Any]:
+    def _plain(self, scope: dict[str, Any]) -> dict[str, Any]:
         """A request without the prefix of a proxy, and without what the page never asks for."""
         path = scope['path']
         if self.prefix and (path == self.prefix or path.startswith(f'{self.prefix}/')):
@@ -141,7 +142,7 @@ class PageGuard:
             headers=headers,
         )
 
-    def _refusal(self, method: str, path: str, headers: Dict[str, str]) -> Optional[Refusal]:
+    def _refusal(self, method: str, path: str, headers: dict[str, str]) -> Optional[Refusal]:
         host, origin = headers.get('host', ''), headers.get('origin')
         for name in (host, headers.get('x-forwarded-host', host)):
             if self.hosts is not None and not self._is_own(name):
@@ -170,7 +171,7 @@ def is_loopback(host: str) -> bool:
     return host in _LOOPBACK or re.fullmatch(r'127(\.\d{1,3}){3}', host) is not None
 
 
-def _headers(scope: Dict[str, Any]) -> Dict[str, str]:
+def _headers(scope: dict[str, Any]) -> dict[str, str]:
     return {key.decode('latin-1'): value.decode('latin-1') for key, value in scope['headers']}
 
 
@@ -196,7 +197,7 @@ def _netloc(origin: str) -> str:
 
 async def _whole_body(receive: Receive) -> Optional[bytes]:
     """The body of a request, None if it is too large, whatever its header says."""
-    parts: List[bytes] = []
+    parts: list[bytes] = []
     size, more = 0, True
     while more:
         message = await receive()
@@ -214,7 +215,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
     """``receive`` of a request whose body has been read."""
     left = [dict(type='http.request', body=body, more_body=False)]
 
-    async def receive_again() -> Dict[str, Any]:
+    async def receive_again() -> dict[str, Any]:
         return left.pop() if left else await receive()
 
     return receive_again
@@ -223,7 +224,7 @@ def _again(body: bytes, receive: Receive) -> Receive:
 def _with_headers(send: Send) -> Send:
     """``send`` that adds the headers above."""
 
-    async def send_all(message: Dict[str, Any]) -> None:
+    async def send_all(message: dict[str, Any]) -> None:
         if message['type'] == 'http.response.start':
             kept = [
                 (key, value)
@@ -248,5 +249,5 @@ async def _refuse(send: Send, status: int, sentence: str) -> None:
     await send(dict(type='http.response.body', body=body))
 
 
-def _encoded(headers: Any) -> Sequence[Tuple[bytes, bytes]]:
+def _encoded(headers: Any) -> Sequence[tuple[bytes, bytes]]:
     return [(key.encode(), value.encode()) for key, value in headers]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter, OrderedDict
-from typing import Any, Optional, Tuple
+from typing import Any, Optional
 
 MOST_SESSIONS = 32
 MOST_BYTES = 2**26  # of pictures that are kept for all sessions together
@@ -32,11 +32,11 @@ class PageSessions:
         self, page: Any, most_sessions: int = MOST_SESSIONS, most_bytes: int = MOST_BYTES
     ) -> None:
         self.page, self.most_sessions, self.most_bytes = page, most_sessions, most_bytes
-        self._last_used: 'OrderedDict[str, None]' = OrderedDict()
-        self._reading: 'Counter[str]' = Counter()
+        self._last_used: OrderedDict[str, None] = OrderedDict()
+        self._reading: Counter[str] = Counter()
         self._lock = threading.RLock()
 
-    def join(self, session: str) -> Optional[Tuple[int, str]]:
+    def join(self, session: str) -> Optional[tuple[int, str]]:
         """Take note of a call; status and sentence of a refusal if there is no room for it."""
         with self._lock:
             messages = self._queue.pending_messages_per_session.get(session)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ from .sheet import GAP, SHEET_DPI, axes_at, title_width, write_row_title
 CELL = 0.85  # inches
 
 
-def most_used_prototypes(attention: Tensor, count: int) -> List[int]:
+def most_used_prototypes(attention: Tensor, count: int) -> list[int]:
     """Prototypes that most patches attend to most.
 
     Args:
@@ -45,7 +46,7 @@ def most_used_prototypes(attention: Tensor, count: int) -> List[int]:
     return uses.argsort(descending=True, stable=True)[:count].tolist()
 
 
-def top_patches(attention: Tensor, prototype: int, count: int) -> List[Tuple[int, int, int]]:
+def top_patches(attention: Tensor, prototype: int, count: int) -> list[tuple[int, int, int]]:
     """Patches that attend most to a prototype, at most one of each image.
 
     Args:
@@ -63,7 +64,7 @@ def top_patches(attention: Tensor, prototype: int, count: int) -> List[Tuple[int
     return [(i, index[i].item() // width, index[i].item() % width) for i in order]
 
 
-def _show_patch(axes: Axes, image: Pixels, place: Tuple[int, int], grid: Sequence[int]) -> None:
+def _show_patch(axes: Axes, image: Pixels, place: tuple[int, int], grid: Sequence[int]) -> None:
     """Show 3 x 3 patches around one, moved into the image at its edge, and frame the one."""
     height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
     top, left = (min(max(at - 1, 0), max(cells - 3, 0)) for at, cells in zip(place, grid))

@@ -5,9 +5,10 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, List, Sequence, Tuple, Union
+from typing import Any, Union
 
 from PIL import Image
 
@@ -67,8 +68,8 @@ class Report:
     def __init__(self, title: str, intro: str) -> None:
         self.title = title
         self.intro = intro
-        self.sections: List[str] = []
-        self.pictures: List[Tuple[str, bytes]] = []
+        self.sections: list[str] = []
+        self.pictures: list[tuple[str, bytes]] = []
 
     def add_picture(self, name: str, heading: str, sentence: str, image: Pixels) -> None:
         """Add a section with one picture.

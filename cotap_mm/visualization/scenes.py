@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -94,7 +95,7 @@ def foreground_overlay(image: Pixels, mask: Tensor) -> Pixels:
     return result
 
 
-def label_map(label: Any, palette: Sequence[Tuple[int, int, int]]) -> Pixels:
+def label_map(label: Any, palette: Sequence[tuple[int, int, int]]) -> Pixels:
     """Colours of classes; 255 is grey.
 
     Args:
@@ -120,8 +121,8 @@ def label_map(label: Any, palette: Sequence[Tuple[int, int, int]]) -> Pixels:
 
 
 def class_legend(
-    labels: Sequence[Any], classes: Sequence[str], palette: Sequence[Tuple[int, int, int]]
-) -> Dict[str, Tuple[int, int, int]]:
+    labels: Sequence[Any], classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
+) -> dict[str, tuple[int, int, int]]:
     """Legend for :func:`image_grid` of the classes that occur in ``labels``.
 
     Args:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
-from typing import Dict, List, Sequence, Tuple
 
 import numpy as np
 from torch import Tensor
@@ -24,8 +24,8 @@ from .report import Report
 from .scenes import crops_with_boxes, foreground_overlay
 from .sheet import Panel, Row, Scale, picture_sheet
 
-Patch = Tuple[int, int, int]  # image, row, column
-Features = Dict[str, Tensor]  # name -> patch features of the images, (B, C, h, w)
+Patch = tuple[int, int, int]  # image, row, column
+Features = dict[str, Tensor]  # name -> patch features of the images, (B, C, h, w)
 
 
 def add_components(
@@ -150,7 +150,7 @@ def add_comparison(
 
 def comparison_columns(
     images: ImageSet, features: Features, patch: Patch, count: int
-) -> List[Tuple[str, List[Panel]]]:
+) -> list[tuple[str, list[Panel]]]:
     """Columns of the comparison: a title and one panel for each image."""
     grid = _grid(next(iter(features.values())))
     columns = [('image', _marked(images, patch, grid))]
@@ -169,7 +169,7 @@ def comparison_columns(
     return columns
 
 
-def all_clusters(features: Features, count: int) -> Dict[str, np.ndarray]:
+def all_clusters(features: Features, count: int) -> dict[str, np.ndarray]:
     """Clusters (B, h, w) of each network, named after those of the first."""
     found = {name: joint_clusters(each, count) for name, each in features.items()}
     first = next(iter(found.values()))
@@ -249,7 +249,7 @@ def add_prototypes(
 
 
 def add_classes(
-    report: Report, planes: Dict[str, Plane], classes: Sequence[str], num_images: int, method: str
+    report: Report, planes: dict[str, Plane], classes: Sequence[str], num_images: int, method: str
 ) -> None:
     """Add patches as points, coloured by class.
 
@@ -278,7 +278,7 @@ def add_classes(
 def add_crops(
     report: Report,
     images: Sequence[Pixels],
-    crops: Sequence[Tuple[Sequence[Pixels], Tensor]],
+    crops: Sequence[tuple[Sequence[Pixels], Tensor]],
     num_global: int,
 ) -> None:
     """Add images with the boxes of training crops, and the crops.
@@ -308,14 +308,14 @@ def add_crops(
     )
 
 
-def _cluster_panels(images: ImageSet, clusters: np.ndarray) -> List[Panel]:
+def _cluster_panels(images: ImageSet, clusters: np.ndarray) -> list[Panel]:
     return [
         Panel(cluster_overlay(image, each), partial(draw_borders, clusters=each, size=images.size))
         for image, each in zip(images.pixels, clusters)
     ]
 
 
-def _marked(images: ImageSet, patch: Patch, grid: Tuple[int, int]) -> List[Panel]:
+def _marked(images: ImageSet, patch: Patch, grid: tuple[int, int]) -> list[Panel]:
     """The images, with the patch framed, and a ring around it where it is small."""
     frame = partial(
         frame_patch,
@@ -331,7 +331,7 @@ def _marked(images: ImageSet, patch: Patch, grid: Tuple[int, int]) -> List[Panel
     ]
 
 
-def _similarity(features: Tensor, patch: Patch, grid: Tuple[int, int]) -> List[np.ndarray]:
+def _similarity(features: Tensor, patch: Patch, grid: tuple[int, int]) -> list[np.ndarray]:
     """Cosine maps (h, w) of a patch whose place is given on ``grid``, to all images."""
     rows, columns = features.shape[2:]
     place = (
@@ -341,11 +341,11 @@ def _similarity(features: Tensor, patch: Patch, grid: Tuple[int, int]) -> List[n
     return [similarity_map(features[patch[0]], place, other) for other in features]
 
 
-def _grid(features: Tensor) -> Tuple[int, int]:
+def _grid(features: Tensor) -> tuple[int, int]:
     return features.shape[2], features.shape[3]
 
 
-def _titles(images: ImageSet) -> List[str]:
+def _titles(images: ImageSet) -> list[str]:
     """Number and name of each image; () without names.
 
     The end of a long name tells more than its beginning.

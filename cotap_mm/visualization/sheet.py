@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple, Union
+from collections.abc import Sequence
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
@@ -54,7 +55,7 @@ class Row(NamedTuple):
 def picture_sheet(
     rows: Sequence[Row],
     column_titles: Sequence[str] = (),
-    legend: Optional[Dict[str, Any]] = None,
+    legend: Optional[dict[str, Any]] = None,
     max_columns: int = MAX_COLUMNS,
 ) -> Pixels:
     """Draw rows of pictures, all in the shape of the first one.
@@ -108,7 +109,7 @@ def picture_sheet(
 
 def _blocks(
     rows: Sequence[Row], titles: Sequence[str], columns: int
-) -> List[Tuple[List[Row], Sequence[str]]]:
+) -> list[tuple[list[Row], Sequence[str]]]:
     """Parts of at most ``columns`` columns, the last filled up with empty cells."""
     count = len(rows[0].panels)
     blocks = []
@@ -128,7 +129,7 @@ def _title_height(titles: Sequence[str]) -> float:
     return 0.1 + 0.15 * lines
 
 
-def _legend_height(legend: Optional[Dict[str, Any]], width: float) -> float:
+def _legend_height(legend: Optional[dict[str, Any]], width: float) -> float:
     if not legend:
         return 0.05
     return 0.15 + 0.2 * -(-len(legend) // max(1, int(width / 1.15)))
@@ -137,8 +138,8 @@ def _legend_height(legend: Optional[Dict[str, Any]], width: float) -> float:
 def _draw_row(
     figure: Figure,
     row: Row,
-    box: Tuple[float, float, float, float],
-    size: Tuple[int, int],
+    box: tuple[float, float, float, float],
+    size: tuple[int, int],
     titles: Sequence[str],
 ) -> None:
     """Draw panels, title and colour bar of a row.
@@ -178,7 +179,7 @@ def _draw_row(
         )
 
 
-def _draw_scale(figure: Figure, scale: Scale, left: float, span: Tuple[float, float]) -> None:
+def _draw_scale(figure: Figure, scale: Scale, left: float, span: tuple[float, float]) -> None:
     """Draw a colour bar at ``left`` over ``span``, its bottom and height, in inches."""
     bar = axes_at(figure, left, span[0], 0.09, span[1])
     mapping = ScalarMappable(Normalize(scale.low, scale.high), scale.colormap)

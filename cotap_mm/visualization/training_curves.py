@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 import textwrap
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,12 +15,12 @@ from matplotlib.ticker import MaxNLocator
 
 from .canvas import FAINT, SERIES, Pixels, new_figure, render, styled
 
-Curve = Tuple[List[float], List[float]]  # steps, values
+Curve = tuple[list[float], list[float]]  # steps, values
 # Kept by MMEngine's logger beside what a model reports; no news in a picture.
 _CLOCKS = ('base_lr', 'data_time', 'epoch', 'eta', 'grad_norm', 'iter', 'memory', 'step', 'time')
 
 
-def read_scalars(path: Union[str, Path]) -> Dict[str, Curve]:
+def read_scalars(path: Union[str, Path]) -> dict[str, Curve]:
     """Read what MMEngine's ``LocalVisBackend`` wrote.
 
     Args:
@@ -38,7 +39,7 @@ def read_scalars(path: Union[str, Path]) -> Dict[str, Curve]:
         if not logs:
             raise FileNotFoundError(f'no */vis_data/scalars.json in {path}')
         path = logs[-1]
-    found: Dict[str, Curve] = {}
+    found: dict[str, Curve] = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
         for name, value in record.items():
@@ -58,7 +59,7 @@ def _label(name: str) -> str:
     return name.replace('monitor/', '').replace('dense_retrieval/', 'retrieval ').replace('_', ' ')
 
 
-def _draw(axes: Axes, curves: Dict[str, Curve], title: str) -> None:
+def _draw(axes: Axes, curves: dict[str, Curve], title: str) -> None:
     for color, (name, (steps, values)) in zip(SERIES, curves.items()):
         marker = 'o' if len(steps) < 12 else None
         axes.plot(steps, values, color=color, lw=1.6, marker=marker, ms=3.5, label=_label(name))
@@ -87,7 +88,7 @@ def _short(name: str) -> str:
 
 @styled
 def curves(
-    scalars: Dict[str, Curve],
+    scalars: dict[str, Curve],
     names: Optional[Sequence[str]] = None,
     columns: int = 4,
     title: Optional[str] = None,
@@ -116,7 +117,7 @@ def curves(
             (i for i, prefix in enumerate(order) if name.startswith(prefix)), len(order)
         )
     )
-    panels: Dict[str, Dict[str, Curve]] = {}
+    panels: dict[str, dict[str, Curve]] = {}
     for name in names:
         panels.setdefault(_panel_of(name), {})[name] = scalars[name]
     columns = min(columns, len(panels))

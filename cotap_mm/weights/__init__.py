@@ -1,5 +1,7 @@
 """Weights in and out: recognise a file, rename its tensors, fit them to a model."""
 
+from __future__ import annotations
+
 from .conversion import TARGETS, convert
 from .fitting import LoadReport
 from .initializer import PretrainedViT, init_then_load

@@ -1,7 +1,9 @@
 """What network a checkpoint is of, read from its tensors and from what was saved beside them."""
 
+from __future__ import annotations
+
 import ast
-from typing import Any, Dict, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -13,8 +15,8 @@ _WIDTH_OF_A_HEAD = 64  # of every ViT of DINO, iBOT, Mugs, Leopart, timm and Hug
 
 
 def architecture_of(
-    tensors: Dict[str, Tensor], meta: Optional[dict] = None, num_heads: Optional[int] = None
-) -> Dict[str, Any]:
+    tensors: dict[str, Tensor], meta: Optional[dict] = None, num_heads: Optional[int] = None
+) -> dict[str, Any]:
     """Arguments for :class:`cotap_mm.models.CoTAPViT` that fit a checkpoint.
 
     All sizes show in the tensors' shapes, except two. The number of attention heads is taken
@@ -43,7 +45,7 @@ def architecture_of(
     rows, columns = stated_grid(tensors, meta) or _square_grid(tensors['backbone.pos_embed'])
     heads = _checked_heads(num_heads or _heads_in_meta(meta or {}) or _usual_heads(width), width)
     prototypes = tensors.get('neck.prototypes')
-    found: Dict[str, Any] = dict(
+    found: dict[str, Any] = dict(
         arch=dict(
             embed_dims=width, num_layers=len(blocks), num_heads=heads, feedforward_channels=hidden
         ),
@@ -62,8 +64,8 @@ def architecture_of(
 
 
 def stated_grid(
-    tensors: Dict[str, Tensor], meta: Optional[dict] = None, with_cls: bool = True
-) -> Optional[Tuple[int, int]]:
+    tensors: dict[str, Tensor], meta: Optional[dict] = None, with_cls: bool = True
+) -> Optional[tuple[int, int]]:
     """Rows and columns of the position embeddings by the ``img_size`` beside the weights.
 
     Args:
@@ -89,7 +91,7 @@ def stated_grid(
     return (rows, columns) if with_cls + rows * columns == positions.shape[1] else None
 
 
-def add_cls_position(tensors: Dict[str, Tensor], meta: Optional[dict] = None) -> Dict[str, Tensor]:
+def add_cls_position(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> dict[str, Tensor]:
     """Position embeddings of patches alone get zeros for CLS, which compute the same.
 
     So DeiT III and timm's ``no_embed_class`` have them. A square number of positions is a
@@ -115,7 +117,7 @@ def add_cls_position(tensors: Dict[str, Tensor], meta: Optional[dict] = None) ->
     return {**tensors, 'backbone.pos_embed': torch.cat([zeros, positions], dim=1)}
 
 
-def _square_grid(positions: Tensor) -> Tuple[int, int]:
+def _square_grid(positions: Tensor) -> tuple[int, int]:
     count = positions.shape[1] - 1
     side = round(max(count, 0) ** 0.5)
     if not side or side**2 != count:

@@ -8,8 +8,9 @@ most :data:`MAX_EXPANSION` times the file's size in memory.
 from __future__ import annotations
 
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import numpy as np
 import torch

@@ -1,8 +1,11 @@
 """Weights of any source, written for any library."""
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Tuple, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor
@@ -99,20 +102,20 @@ def convert(
 
 
 def _select(
-    tensors: Dict[str, Tensor], report: LoadReport, starts: Tuple[str, ...]
-) -> Dict[str, Tensor]:
+    tensors: dict[str, Tensor], report: LoadReport, starts: tuple[str, ...]
+) -> dict[str, Tensor]:
     """The wanted parts of a network; the others are reported as left out."""
     report.dropped += [name for name in tensors if not name.startswith(starts)]
     return {name: value for name, value in tensors.items() if name.startswith(starts)}
 
 
-def _bare(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of ``mmpretrain.VisionTransformer``."""
     return {name[len('backbone.') :]: value for name, value in tensors.items()}
 
 
 def _stated(
-    tensors: Dict[str, Tensor], meta: Optional[dict], num_heads: Optional[int], needed: bool
+    tensors: dict[str, Tensor], meta: Optional[dict], num_heads: Optional[int], needed: bool
 ) -> dict:
     """The architecture, to be stored beside the weights, as far as it can be told."""
     try:
@@ -123,7 +126,7 @@ def _stated(
         return {}
 
 
-def _write(tensors: Dict[str, Tensor], out: Path, meta: dict) -> None:
+def _write(tensors: dict[str, Tensor], out: Path, meta: dict) -> None:
     # Copies, since a view would drag its whole storage along.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     with whole_file(out) as unfinished:

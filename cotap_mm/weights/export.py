@@ -4,9 +4,12 @@ Other libraries put a final layer norm behind the last block; CoTAP has none. Wh
 insists on one it gets weight 1 and bias 0, and its features *before* that norm are ours.
 """
 
+from __future__ import annotations
+
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Dict, Optional, Sequence, Union
+from typing import Optional, Union
 
 import torch
 from torch import Tensor, nn
@@ -36,7 +39,7 @@ _HF = {
 }
 
 
-def to_mmseg(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def to_mmseg(vit: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of ``mmseg.VisionTransformer``.
 
     Build it with ``patch_bias=True`` and ``norm_cfg=dict(type='LN', eps=1e-6)``; neither is
@@ -54,7 +57,7 @@ def to_mmseg(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return renamed
 
 
-def to_timm(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def to_timm(vit: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of ``timm``'s VisionTransformer (and of DINO and iBOT)."""
     renamed = {}
     for name, value in vit.items():
@@ -68,7 +71,7 @@ def to_timm(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
     return {**_plain_norm('norm', vit), **renamed}
 
 
-def to_hf(vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def to_hf(vit: dict[str, Tensor]) -> dict[str, Tensor]:
     """Names of Hugging Face's ``ViTModel``, which keeps query, key and value apart."""
     renamed = {
         'embeddings.cls_token': vit['cls_token'],
@@ -96,7 +99,7 @@ def _is_final_norm(name: str) -> bool:
     return name.startswith('ln1.')
 
 
-def _split(name: str) -> 'tuple[str, str, str]':
+def _split(name: str) -> tuple[str, str, str]:
     """'layers.3.attn.qkv.weight' -> 'blocks.3.', 'attn.qkv', 'weight'."""
     inner, kind = name.rsplit('.', 1)
     if not inner.startswith('layers.'):
@@ -105,13 +108,13 @@ def _split(name: str) -> 'tuple[str, str, str]':
     return f'blocks.{index}.', inner, kind
 
 
-def _known(inner: str, names: Dict[str, str], name: str, library: str) -> str:
+def _known(inner: str, names: dict[str, str], name: str, library: str) -> str:
     if inner not in names:
         raise ValueError(f'{library} has no place for {name}')
     return names[inner]
 
 
-def _plain_norm(name: str, vit: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _plain_norm(name: str, vit: dict[str, Tensor]) -> dict[str, Tensor]:
     width = vit['cls_token'].shape[-1]
     return {f'{name}.weight': torch.ones(width), f'{name}.bias': torch.zeros(width)}
 
@@ -154,7 +157,7 @@ class EncoderGraph(nn.Module):
         self.final_norm = nn.Identity() if final_norm is None else final_norm
         self.grid = tuple(side // network.patch_size for side in size)
 
-    def forward(self, images: Tensor) -> 'tuple[Tensor, Tensor]':
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """Encode."""
         tokens = self.final_norm(self.network(images)[0])
         return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
@@ -241,7 +244,7 @@ def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:
 
 
 def write_hf(
-    vit: Dict[str, Tensor], architecture: dict, out: Path, overwrite: bool = False
+    vit: dict[str, Tensor], architecture: dict, out: Path, overwrite: bool = False
 ) -> None:
     """Write a folder that ``ViTModel.from_pretrained`` reads.
 

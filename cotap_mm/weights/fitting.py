@@ -1,8 +1,10 @@
 """Putting renamed tensors into a model, or refusing to."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, field
-from typing import Dict, List, Optional, Tuple
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -31,12 +33,12 @@ class LoadReport:
 
     source: str
     branch: str = ''
-    loaded: List[str] = field(default_factory=list)
-    missing: List[str] = field(default_factory=list)
-    unexpected: List[str] = field(default_factory=list)
-    dropped: List[str] = field(default_factory=list)
-    resized: List[str] = field(default_factory=list)
-    adapted: List[str] = field(default_factory=list)
+    loaded: list[str] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+    dropped: list[str] = field(default_factory=list)
+    resized: list[str] = field(default_factory=list)
+    adapted: list[str] = field(default_factory=list)
     teacher: str = ''
 
     @property
@@ -45,7 +47,7 @@ class LoadReport:
         return len(self.loaded)
 
     def __str__(self) -> str:
-        def few(names: List[str]) -> str:
+        def few(names: list[str]) -> str:
             more = f', ... {len(names) - 3} more' if len(names) > 3 else ''
             return f'{len(names)} ({", ".join(names[:3])}{more})' if names else 'none'
 
@@ -65,10 +67,10 @@ class LoadReport:
 
 def fit(
     model: nn.Module,
-    tensors: Dict[str, Tensor],
+    tensors: dict[str, Tensor],
     report: LoadReport,
-    teacher: Optional[Dict[str, Tensor]] = None,
-    grid: Optional[Tuple[int, int]] = None,
+    teacher: Optional[dict[str, Tensor]] = None,
+    grid: Optional[tuple[int, int]] = None,
 ) -> None:
     """Copy tensors in our layout into a model.
 
@@ -98,17 +100,17 @@ def fit(
             report.teacher = 'file'
 
 
-def _copy(plan: List[Tuple[Tensor, Tensor]]) -> None:
+def _copy(plan: list[tuple[Tensor, Tensor]]) -> None:
     for place, value in plan:
         place.copy_(value)
 
 
 def _plan(
     model: nn.Module,
-    tensors: Dict[str, Tensor],
+    tensors: dict[str, Tensor],
     report: LoadReport,
-    grid: Optional[Tuple[int, int]],
-) -> List[Tuple[Tensor, Tensor]]:
+    grid: Optional[tuple[int, int]],
+) -> list[tuple[Tensor, Tensor]]:
     """Pairs of parameter and value, after all checks."""
     places = _places(model)
     tensors = dict(tensors)
@@ -133,7 +135,7 @@ def _plan(
     return [(places[name], tensors[name]) for name in report.loaded]
 
 
-def _places(model: nn.Module) -> Dict[str, nn.Parameter]:
+def _places(model: nn.Module) -> dict[str, nn.Parameter]:
     """Parameters that weights can go to, by their name in the algorithm's layout."""
     own = {
         name: value
@@ -158,11 +160,11 @@ def _places(model: nn.Module) -> Dict[str, nn.Parameter]:
 
 
 def _resize(
-    tensors: Dict[str, Tensor],
-    places: Dict[str, nn.Parameter],
+    tensors: dict[str, Tensor],
+    places: dict[str, nn.Parameter],
     backbone: nn.Module,
     report: LoadReport,
-    grid: Optional[Tuple[int, int]],
+    grid: Optional[tuple[int, int]],
 ) -> None:
     """Bring position embeddings to the model's grid; what is no grid is refused later."""
     name = 'backbone.pos_embed'
@@ -173,7 +175,7 @@ def _resize(
         return
     target = tuple(backbone.patch_resolution)
     if grid is not None and extra + grid[0] * grid[1] == value.shape[1]:
-        source: Optional[Tuple[int, int]] = grid
+        source: Optional[tuple[int, int]] = grid
     elif value.shape == places[name].shape:
         source = target
     else:
@@ -184,7 +186,7 @@ def _resize(
 
 
 def _adapt_channels(
-    tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], report: LoadReport
+    tensors: dict[str, Tensor], places: dict[str, nn.Parameter], report: LoadReport
 ) -> None:
     """Bring the patch embedding to the model's number of input channels.
 
@@ -206,7 +208,7 @@ def _adapt_channels(
     report.adapted.append(name)
 
 
-def _guess_grid(count: int, target: Tuple[int, int]) -> Optional[Tuple[int, int]]:
+def _guess_grid(count: int, target: tuple[int, int]) -> Optional[tuple[int, int]]:
     """The square of so many patches, else the grid of the target's aspect ratio."""
     for aspect in (1.0, target[0] / target[1]):
         height = round((max(count, 0) * aspect) ** 0.5)
@@ -216,8 +218,8 @@ def _guess_grid(count: int, target: Tuple[int, int]) -> Optional[Tuple[int, int]
 
 
 def _problems(
-    tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter], report: LoadReport
-) -> Tuple[List[str], List[str]]:
+    tensors: dict[str, Tensor], places: dict[str, nn.Parameter], report: LoadReport
+) -> tuple[list[str], list[str]]:
     """What is wrong with a fit, and what to do about it."""
     problems, remedies = [], []
     different = [name for name in report.loaded if tensors[name].shape != places[name].shape]
@@ -269,12 +271,12 @@ _OPTIONS = (
 
 
 def _remedies(
-    different: List[str],
-    lacking: List[str],
-    surplus: List[str],
-    tensors: Dict[str, Tensor],
-    places: Dict[str, nn.Parameter],
-) -> List[str]:
+    different: list[str],
+    lacking: list[str],
+    surplus: list[str],
+    tensors: dict[str, Tensor],
+    places: dict[str, nn.Parameter],
+) -> list[str]:
     """Options of the backbone that make it fit, as far as they are known."""
     options = []
     for pattern, present, absent in _OPTIONS:
@@ -295,7 +297,7 @@ def _remedies(
     return remedies
 
 
-def _stated_size(tensors: Dict[str, Tensor]) -> str:
+def _stated_size(tensors: dict[str, Tensor]) -> str:
     """``arch`` and ``patch_size`` of the network in a file, as far as its tensors show them."""
     patch = tensors.get('backbone.patch_embed.projection.weight')
     hidden = tensors.get('backbone.layers.0.ffn.layers.0.0.weight')
@@ -309,7 +311,7 @@ def _stated_size(tensors: Dict[str, Tensor]) -> str:
 
 
 def _same_but_grid(
-    different: List[str], tensors: Dict[str, Tensor], places: Dict[str, nn.Parameter]
+    different: list[str], tensors: dict[str, Tensor], places: dict[str, nn.Parameter]
 ) -> bool:
     """Whether the backbones differ in nothing but the number of position embeddings."""
     name = 'backbone.pos_embed'
@@ -318,10 +320,10 @@ def _same_but_grid(
     )
 
 
-def _describe(tensors: Dict[str, Tensor]) -> str:
+def _describe(tensors: dict[str, Tensor]) -> str:
     patch = tensors.get('backbone.patch_embed.projection.weight')
     blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
-    width: Tuple = tuple(patch.shape) if patch is not None and patch.ndim == 4 else ('?',) * 3
+    width: tuple = tuple(patch.shape) if patch is not None and patch.ndim == 4 else ('?',) * 3
     return (
         f'a ViT of width {width[0]}, {len(blocks)} blocks, patch {width[2]}, '
         f'{width[1]} input channels'

@@ -1,5 +1,7 @@
 """``init_cfg=dict(type='PretrainedViT', checkpoint=...)`` for any OpenMMLab config."""
 
+from __future__ import annotations
+
 from typing import Callable, Optional
 
 from mmengine.logging import print_log

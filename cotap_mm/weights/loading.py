@@ -1,6 +1,8 @@
 """The one way weights come in."""
 
-from typing import Dict, Optional, Tuple
+from __future__ import annotations
+
+from typing import Optional
 
 from torch import Tensor, nn
 
@@ -60,7 +62,7 @@ def load_pretrained(
 
 def read_in_our_names(
     checkpoint: Checkpoint, source: str = 'auto', branch: Optional[str] = None, trust: bool = False
-) -> Tuple[Dict[str, Tensor], Optional[Dict[str, Tensor]], LoadReport]:
+) -> tuple[dict[str, Tensor], Optional[dict[str, Tensor]], LoadReport]:
     """Read, recognise and rename; arguments and errors as in :func:`load_pretrained`.
 
     Returns:
@@ -70,7 +72,7 @@ def read_in_our_names(
     content = read_checkpoint(checkpoint, trust)
     meta = content['meta'] if isinstance(content.get('meta'), dict) else None
 
-    def in_our_names(tensors: Dict[str, Tensor]) -> Renamed:
+    def in_our_names(tensors: dict[str, Tensor]) -> Renamed:
         renamed = rename(found.family, tensors)
         check_weights(renamed.tensors)
         if found.family in ('timm', 'hf'):  # in the others the first position is that of CLS

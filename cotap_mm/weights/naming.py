@@ -4,8 +4,11 @@ Our layout is the one of :class:`cotap_mm.models.CoTAP`: ``backbone.*`` with
 MMPretrain's ViT names, ``neck.*``, ``head.patch.*``, ``head.cls.*``.
 """
 
+from __future__ import annotations
+
 import re
-from typing import Dict, Iterable, List, NamedTuple, Optional
+from collections.abc import Iterable
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -78,7 +81,7 @@ _WRAPPERS = frozenset(
 )
 
 
-def without_wrappers(names: Iterable[str]) -> Dict[str, str]:
+def without_wrappers(names: Iterable[str]) -> dict[str, str]:
     """Names without the segments that wrappers add anywhere in them.
 
     Args:
@@ -90,7 +93,7 @@ def without_wrappers(names: Iterable[str]) -> Dict[str, str]:
     Raises:
         ValueError: If two names become one, or FSDP's flattened weights are among them.
     """
-    plain: Dict[str, str] = {}
+    plain: dict[str, str] = {}
     for name in names:
         segments = name.split('.')
         if any(part.startswith('_flat_param') or part == 'flat_param' for part in segments):
@@ -118,12 +121,12 @@ class Renamed(NamedTuple):
         dropped (list[str]): Names that CoTAP has no use for.
     """
 
-    tensors: Dict[str, Tensor]
-    unexpected: List[str]
-    dropped: List[str]
+    tensors: dict[str, Tensor]
+    unexpected: list[str]
+    dropped: list[str]
 
 
-def rename(family: str, tensors: Dict[str, Tensor]) -> Renamed:
+def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
     """Give a network's tensors our names.
 
     Args:
@@ -225,7 +228,7 @@ def _check_gain(name: str, gain: Tensor) -> None:
         )
 
 
-def _join_qkv(tensors: Dict[str, Tensor]) -> Dict[str, Tensor]:
+def _join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
     """Hugging Face keeps query, key and value apart; a ViT here has one qkv."""
     joined, apart = {}, {}
     for name, value in tensors.items():

@@ -1,9 +1,11 @@
 """A trained network as a file for others: small, with its origin, told apart by its name."""
 
+from __future__ import annotations
+
 import hashlib
 import os
 from pathlib import Path
-from typing import Dict, Optional, Union
+from typing import Optional, Union
 
 import mmengine
 import torch
@@ -79,7 +81,7 @@ def publish(
     return draft.replace(out.with_name(f'{out.stem}-{checksum(draft)[:8]}.pth'))
 
 
-def weights_hash(weights: Dict[str, Tensor]) -> str:
+def weights_hash(weights: dict[str, Tensor]) -> str:
     """SHA-256 of names and values in the order of the names, in hexadecimal.
 
     It stays when the same weights are saved anew, which changes the hash of the file.

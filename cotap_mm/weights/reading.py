@@ -1,5 +1,7 @@
 """Reading a checkpoint file without trusting it."""
 
+from __future__ import annotations
+
 import argparse
 import contextlib
 import hashlib

@@ -1,6 +1,8 @@
 """What a checkpoint is: whose names it has, and where in it the network lies."""
 
-from typing import Any, Dict, List, NamedTuple, Optional
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -43,9 +45,9 @@ class Recognized(NamedTuple):
 
     family: str
     branch: str
-    tensors: Dict[str, Tensor]
-    teacher: Optional[Dict[str, Tensor]]
-    outside: List[str]
+    tensors: dict[str, Tensor]
+    teacher: Optional[dict[str, Tensor]]
+    outside: list[str]
 
 
 class _Candidate(NamedTuple):
@@ -53,7 +55,7 @@ class _Candidate(NamedTuple):
     branch: str
     prefix: str
     place: str  # keys of the containers and prefix
-    tensors: Dict[str, Tensor]  # the whole group that it was found in
+    tensors: dict[str, Tensor]  # the whole group that it was found in
 
 
 def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None) -> Recognized:
@@ -108,7 +110,7 @@ def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None)
     )
 
 
-def _usual_groups(content: dict) -> Dict[str, Dict[str, Any]]:
+def _usual_groups(content: dict) -> dict[str, dict[str, Any]]:
     """Where nearly all files have their weights; DINO's full files hold two networks."""
     groups, place, seen = tensor_groups(content), '', set()
     while id(content) not in seen:
@@ -131,12 +133,12 @@ def _usual_groups(content: dict) -> Dict[str, Dict[str, Any]]:
     return {name: groups[name] for name in pair or [place] if name in groups}
 
 
-def _candidates(content: dict) -> List[_Candidate]:
+def _candidates(content: dict) -> list[_Candidate]:
     """ViTs in the usual places, else anywhere in the file."""
     return _candidates_in(_usual_groups(content)) or _candidates_in(tensor_groups(content))
 
 
-def _candidates_in(groups: Dict[str, Dict[str, Any]]) -> List[_Candidate]:
+def _candidates_in(groups: dict[str, dict[str, Any]]) -> list[_Candidate]:
     found = []
     for group, entries in groups.items():
         if not any('patch_embed' in name for name in entries):
@@ -155,7 +157,7 @@ def _candidates_in(groups: Dict[str, Dict[str, Any]]) -> List[_Candidate]:
     return found
 
 
-def _refine(family: str, prefix: str, tensors: Dict[str, Tensor]) -> str:
+def _refine(family: str, prefix: str, tensors: dict[str, Tensor]) -> str:
     """Tell CoTAP from the family whose names its backbone has."""
     if family == 'timm' and prefix + 'kernel' in tensors:
         return 'cotap'
@@ -167,7 +169,7 @@ def _refine(family: str, prefix: str, tensors: Dict[str, Tensor]) -> str:
     return family
 
 
-def _choose(candidates: List[_Candidate], branch: Optional[str]) -> _Candidate:
+def _choose(candidates: list[_Candidate], branch: Optional[str]) -> _Candidate:
     if branch is not None:
         order = [branch, '']
     elif any(c.family in ('cotap', 'cotap_mm') for c in candidates):
@@ -189,7 +191,7 @@ def _choose(candidates: List[_Candidate], branch: Optional[str]) -> _Candidate:
     )
 
 
-def _network(candidate: _Candidate) -> Dict[str, str]:
+def _network(candidate: _Candidate) -> dict[str, str]:
     """Names without prefix -> names in the file."""
     prefix, tensors = candidate.prefix, candidate.tensors
     inner = {name[len(prefix) :]: name for name in tensors if name.startswith(prefix)}

@@ -1,5 +1,7 @@
 """Small image folders, and neighbours that can be told by heart."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,5 +1,7 @@
 """Damaged and hostile images: never a crash, a hang, or a wrong shape."""
 
+from __future__ import annotations
+
 import collections
 import io
 import random

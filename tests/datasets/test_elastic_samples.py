@@ -1,5 +1,7 @@
 """A step sees the same samples, crops and colours on any number of ranks and workers."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torch.utils.data import DataLoader

@@ -1,5 +1,7 @@
 """Changed images are noticed by sizes and times, or by their contents on request."""
 
+from __future__ import annotations
+
 import os
 import shutil
 

@@ -1,5 +1,7 @@
 """A loader's worker that hangs ends the wait for it; one that is slow, or waits, does not."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal

@@ -1,5 +1,7 @@
 """What is no image file: special and huge files, other formats, archives, lists of other kinds."""
 
+from __future__ import annotations
+
 import io
 import json
 import os

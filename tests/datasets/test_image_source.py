@@ -1,5 +1,7 @@
 """Every kind of image becomes RGB; every kind of list keeps its order."""
 
+from __future__ import annotations
+
 import importlib
 import json
 import os

@@ -1,5 +1,7 @@
 """What LMDB reads is read; what would kill it is an error."""
 
+from __future__ import annotations
+
 import collections
 import os
 import random

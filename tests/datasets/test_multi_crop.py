@@ -1,5 +1,7 @@
 """Crops overlap, lie in the image, and show what their boxes say."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """Samples: an image and a neighbour; bad images are replaced; draws are new and repeatable."""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np

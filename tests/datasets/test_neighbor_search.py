@@ -1,5 +1,7 @@
 """Neighbours are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
 
+from __future__ import annotations
+
 import errno
 import json
 import sys

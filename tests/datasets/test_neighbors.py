@@ -1,5 +1,7 @@
 """The neighbour file fits the images, or says that it does not."""
 
+from __future__ import annotations
+
 import re
 import tracemalloc
 

@@ -1,5 +1,7 @@
 """Several ranks share the work on one neighbour file, and hear of each other's failure."""
 
+from __future__ import annotations
+
 import signal
 import time
 

@@ -1,5 +1,7 @@
 """Names that are not UTF-8, have line breaks, spaces, quotes, or are very long: all the way."""
 
+from __future__ import annotations
+
 import io
 import json
 import logging

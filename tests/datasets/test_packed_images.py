@@ -1,5 +1,7 @@
 """Packed images are the same images, in the same order, whoever reads them."""
 
+from __future__ import annotations
+
 import pickle
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Every sample once a round, and one stream shared out among the ranks."""
 
+from __future__ import annotations
+
 import itertools
 
 import pytest

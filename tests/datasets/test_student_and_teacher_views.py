@@ -1,5 +1,7 @@
 """Same geometry for student and teacher, colour for the student, one draw a crop."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from torchvision.transforms import functional as TF

@@ -1,5 +1,7 @@
 """ToyScenes: reproducible, labelled, and with classes that colour does not tell."""
 
+from __future__ import annotations
+
 import os
 
 import numpy as np

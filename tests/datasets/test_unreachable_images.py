@@ -1,5 +1,7 @@
 """One file that is missing is replaced; a folder that is missing is waited for."""
 
+from __future__ import annotations
+
 import os
 import threading
 import time

@@ -1,5 +1,7 @@
 """Values of more than 8 bits keep the contrast that they have, in every tool alike."""
 
+from __future__ import annotations
+
 import io
 import json
 import struct

@@ -1,5 +1,7 @@
 """Fixtures of the downstream tests."""
 
+from __future__ import annotations
+
 import pytest
 
 

@@ -1,5 +1,7 @@
 """Data sets of a few small random files, in the folders where the configs look for them."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Trainings of other libraries on images of more than 8 bits, by tools/train.py."""
 
+from __future__ import annotations
+
 import json
 
 import numpy as np

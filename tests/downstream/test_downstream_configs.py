@@ -1,5 +1,7 @@
 """Every downstream config loads, builds at full size, and reads its data."""
 
+from __future__ import annotations
+
 import re
 from functools import partial
 from pathlib import Path
@@ -16,11 +18,31 @@ from cotap_mm.registry import TRANSFORMS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*.py'))
-WANTED = """ade20k_upernet ade20k_upernet_vits voc_upernet cityscapes_upernet
-cocostuff164k_upernet voc_linear ade20k_linear cocostuff27_linear cityscapes_linear voc_fcn
-ade20k_fcn cocostuff27_fcn coco_mask-rcnn coco_mask-rcnn_vitdet coco_cascade-mask-rcnn
-voc_faster-rcnn imagenet_linear imagenet_finetune custom_upernet custom_mask-rcnn camvid_upernet
-camvid_linear raccoon_mask-rcnn""".split()
+WANTED = [
+    'ade20k_upernet',
+    'ade20k_upernet_vits',
+    'voc_upernet',
+    'cityscapes_upernet',
+    'cocostuff164k_upernet',
+    'voc_linear',
+    'ade20k_linear',
+    'cocostuff27_linear',
+    'cityscapes_linear',
+    'voc_fcn',
+    'ade20k_fcn',
+    'cocostuff27_fcn',
+    'coco_mask-rcnn',
+    'coco_mask-rcnn_vitdet',
+    'coco_cascade-mask-rcnn',
+    'voc_faster-rcnn',
+    'imagenet_linear',
+    'imagenet_finetune',
+    'custom_upernet',
+    'custom_mask-rcnn',
+    'camvid_upernet',
+    'camvid_linear',
+    'raccoon_mask-rcnn',
+]
 
 
 def load(path, monkeypatch):

@@ -1,6 +1,8 @@
 """Downstream trainings that are told to stop, or whose disk is full, lose little."""
 
 # ruff: noqa: F811
+from __future__ import annotations
+
 import errno
 import os
 import signal

@@ -1,5 +1,7 @@
 """``tools/train.py`` with models whose backbone is not at their top, and in bfloat16 on a CPU."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

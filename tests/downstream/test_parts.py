@@ -1,5 +1,7 @@
 """The paper's probe head, COCO-Stuff-27, the crop for labelled images."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """The README's Python snippets run as they stand, on small weights in the places they name."""
 
+from __future__ import annotations
+
 import re
 from pathlib import Path
 

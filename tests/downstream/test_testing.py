@@ -1,5 +1,7 @@
 """``tools/test.py`` with the options of ``mim test``, at toy size."""
 
+from __future__ import annotations
+
 import pickle
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Downstream configs at toy size: train, validate, save, resume, test, by our own tools."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os
@@ -290,8 +292,8 @@ def test_a_worker_that_hangs_ends_the_run(run, tmp_path, monkeypatch, split):
         pytest.raises(
             SystemExit,
             match=(
-                '^error: (a process of the loader hangs .DataLoader timed out after|no worker of the '
-                'loader has given a sign of life for)'
+                '^error: (a process of the loader hangs .DataLoader timed out after|no worker of '
+                'the loader has given a sign of life for)'
             ),
         ),
     ):

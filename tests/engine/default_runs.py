@@ -1,5 +1,7 @@
 """Every shipped pre-training config at toy size, through the command line as users type it."""
 
+from __future__ import annotations
+
 import uuid
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """A tiny training that can be killed and resumed, on one or two processes."""
 
+from __future__ import annotations
+
 import os
 import signal
 import uuid

@@ -1,5 +1,7 @@
 """Trainings of two ranks with weights shared out; importable by the processes."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """A long training that records what it takes; run as ``python soak_work.py FOLDER STEPS``."""
 
+from __future__ import annotations
+
 import json
 import os
 import sys

@@ -1,5 +1,7 @@
 """Backbones are found in the models of all libraries, however they are wrapped."""
 
+from __future__ import annotations
+
 import pytest
 from mmengine.config import Config
 

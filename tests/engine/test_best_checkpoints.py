@@ -1,5 +1,7 @@
 """A full disk ends neither a training with save_best nor one that publishes."""
 
+from __future__ import annotations
+
 import random
 
 import pytest

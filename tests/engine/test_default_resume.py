@@ -1,5 +1,7 @@
 """Resume with the options that users type: ``neighbors='auto'``, an init, shipped configs."""
 
+from __future__ import annotations
+
 import os
 import shutil
 

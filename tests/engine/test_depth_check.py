@@ -1,5 +1,7 @@
 """Downstream data of more than 8 bits: the check warns, and cotap_mm.LoadImage reads them."""
 
+from __future__ import annotations
+
 import json
 import os
 

@@ -1,5 +1,7 @@
 """Data of downstream runs are looked at before training; each fault is one sentence."""
 
+from __future__ import annotations
+
 import json
 import os
 

@@ -1,5 +1,7 @@
 """A run that is killed and resumed is the run that was not."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from engine import resume_work

@@ -1,5 +1,7 @@
 """What depends on time: teacher, schedules, monitors."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
 from unittest import mock
 

@@ -1,5 +1,7 @@
 """A training is killed over and over, and always goes on from a whole checkpoint."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import random

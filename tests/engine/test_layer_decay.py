@@ -1,5 +1,7 @@
 """Layer-wise learning rates, parameter by parameter, in a segmentor, a detector, a classifier."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from mmengine.optim import build_optim_wrapper

@@ -1,5 +1,7 @@
 """MMEngine's own loops on two ranks, of which one gets a signal."""
 
+from __future__ import annotations
+
 import os
 import signal
 import sys

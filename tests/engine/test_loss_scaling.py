@@ -1,5 +1,7 @@
 """float16's loss scaling is part of a checkpoint. On a CPU its scaler runs as it does on a GPU."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

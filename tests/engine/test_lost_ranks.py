@@ -1,5 +1,7 @@
 """A rank that dies, stalls or fails: the others end within the time-out and say which one."""
 
+from __future__ import annotations
+
 import os
 import re
 import signal

@@ -1,5 +1,7 @@
 """Which interface gloo is told to use."""
 
+from __future__ import annotations
+
 import os
 import socket
 import sys

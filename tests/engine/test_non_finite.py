@@ -1,5 +1,7 @@
 """A step with bad numbers leaves no trace but a line in the log; many of them end the training."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

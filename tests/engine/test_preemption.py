@@ -1,5 +1,7 @@
 """A signal makes a run save and stop; a second one ends it at once."""
 
+from __future__ import annotations
+
 import multiprocessing
 import os
 import signal

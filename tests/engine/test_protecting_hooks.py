@@ -1,5 +1,7 @@
 """Every pre-training has the hooks that protect it, whatever its config says."""
 
+from __future__ import annotations
+
 import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook

@@ -1,5 +1,7 @@
 """A crash leaves a whole checkpoint; a full disk does not end the training."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os

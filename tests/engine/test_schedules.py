@@ -1,5 +1,7 @@
 """Options of a config that depend on other ones are adapted to them."""
 
+from __future__ import annotations
+
 import argparse
 
 import pytest

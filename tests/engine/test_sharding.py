@@ -1,5 +1,7 @@
 """FSDP: two ranks that share the weights train as two that do not."""
 
+from __future__ import annotations
+
 import json
 from types import SimpleNamespace
 

@@ -1,5 +1,7 @@
 """Processes that srun has started meet and watch each other as those of torchrun do."""
 
+from __future__ import annotations
+
 import os
 import sys
 import time

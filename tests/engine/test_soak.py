@@ -1,5 +1,7 @@
 """A long training takes no more memory, files or room at its end than in its middle."""
 
+from __future__ import annotations
+
 import json
 import os
 import statistics

@@ -1,5 +1,7 @@
 """A signal stops all ranks as a stop and not as a failure, wherever each of them is."""
 
+from __future__ import annotations
+
 import collections
 import ctypes
 import itertools

@@ -1,5 +1,7 @@
 """A training that has to stop says why in one sentence, and exits with status 1."""
 
+from __future__ import annotations
+
 import errno
 import json
 

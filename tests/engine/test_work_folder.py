@@ -1,5 +1,7 @@
 """Two runs in one work folder: one after the other, and at the same time."""
 
+from __future__ import annotations
+
 import json
 import multiprocessing
 import os

@@ -1,5 +1,7 @@
 """A disk that is full, read-only or gone costs log lines, and never the training."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os

@@ -1,5 +1,7 @@
 """Clips in memory, and what two gloo processes measure; importable by the processes."""
 
+from __future__ import annotations
+
 import torch
 from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes
 

@@ -1,5 +1,7 @@
 """Two processes of which one fails; importable by the processes."""
 
+from __future__ import annotations
+
 import torch.distributed as dist
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes
 

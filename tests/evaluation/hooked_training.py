@@ -1,5 +1,7 @@
 """A short training with and without measurements; importable by processes of its own."""
 
+from __future__ import annotations
+
 import random
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A transparent encoder, and images whose colours tell the classes."""
 
+from __future__ import annotations
+
 import torch
 from torch import nn
 

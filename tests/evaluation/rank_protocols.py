@@ -1,5 +1,7 @@
 """What two gloo processes measure; importable by the processes."""
 
+from __future__ import annotations
+
 import torch
 
 

@@ -1,5 +1,7 @@
 """Absent classes are named, and scores that mean nothing are refused, in every protocol."""
 
+from __future__ import annotations
+
 import math
 
 import numpy as np
@@ -177,8 +179,8 @@ def seg_sample(values):
         (
             [dict(gt_instances=dict(labels=torch.tensor([0, 0, 2])))],
             [
-                "class 'b' (1) is in no label of the test data, and so not scored; check the class names "
-                'and the values of the masks'
+                "class 'b' (1) is in no label of the test data, and so not scored; check the class "
+                'names and the values of the masks'
             ],
             None,
         ),

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from evaluation.pixel_scenes import noise_scenes

@@ -1,5 +1,7 @@
 """Frames and data sets of more than 8 bits are measured as their versions of 8 bits are."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

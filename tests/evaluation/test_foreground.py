@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes

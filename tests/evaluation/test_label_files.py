@@ -1,5 +1,7 @@
 """Label masks of all kinds mean the same in every protocol, or are refused by name."""
 
+from __future__ import annotations
+
 import os
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Every protocol gives the same numbers on two processes as on one."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from evaluation import rank_protocols

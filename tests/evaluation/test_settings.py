@@ -1,5 +1,7 @@
 """Every setting of every protocol is checked against its annotation, in one sentence."""
 
+from __future__ import annotations
+
 import math
 from typing import get_args, get_origin, get_type_hints
 

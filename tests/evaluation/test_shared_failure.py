@@ -1,5 +1,7 @@
 """One rank that fails ends the others with a sentence."""
 
+from __future__ import annotations
+
 import pytest
 from evaluation import failing_rank
 from forked_ranks import FORK, Ranks

@@ -162,10 +162,8 @@ def is_a_kill(fault: Fault) -> bool:
 
 def free_space(work: Path) -> None:
     """Take away what fills a file system."""
-    try:
+    with contextlib.suppress(OSError):
         (work / 'filler.bin').unlink()
-    except OSError:
-        pass
 
 
 def set_clock_back() -> None:

@@ -15,8 +15,8 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 if __name__ == '__main__':
     sys.path[:0] = [str(Path(__file__).resolve().parents[part]) for part in (1, 2)]

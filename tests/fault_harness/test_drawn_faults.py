@@ -1,5 +1,7 @@
 """Faults drawn at random: the training is resumed, and ends with the same bits."""
 
+from __future__ import annotations
+
 import os
 from collections import Counter
 

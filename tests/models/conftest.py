@@ -1,5 +1,7 @@
 """The tiny CoTAP and its batch as fixtures."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from tiny import build_tiny, make_inputs

@@ -1,5 +1,7 @@
 """The algorithm: teacher moves, student learns, state survives, branches can be left out."""
 
+from __future__ import annotations
+
 import copy
 import io
 

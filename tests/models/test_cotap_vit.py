@@ -1,5 +1,7 @@
 """The backbone downstream: equal to pre-training, any size, frozen parts, windows, depths."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 

@@ -3,6 +3,8 @@
 Shapes, order and single operations are in ``tests/datasets/test_student_and_teacher_views.py``.
 """
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

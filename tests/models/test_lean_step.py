@@ -1,5 +1,7 @@
 """Keys that change how a step is computed do not change what; a step never waits for the device."""
 
+from __future__ import annotations
+
 from contextlib import nullcontext
 
 import pytest

@@ -1,5 +1,7 @@
 """Memories and pieces of the network."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Parameter groups and schedules on the real algorithm."""
 
+from __future__ import annotations
+
 import pytest
 from mmengine.optim import build_optim_wrapper
 from tiny import build_tiny

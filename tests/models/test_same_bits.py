@@ -1,5 +1,7 @@
 """A step gives the same bits each time, on any number of threads of a CPU."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from tiny import build_tiny, make_inputs

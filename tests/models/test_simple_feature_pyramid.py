@@ -1,5 +1,7 @@
 """The pyramid's levels: sizes, channels, order, wrong arguments."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

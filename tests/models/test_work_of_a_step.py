@@ -1,5 +1,7 @@
 """A step does only what its losses need, and each thing once."""
 
+from __future__ import annotations
+
 from collections import Counter
 
 import torch

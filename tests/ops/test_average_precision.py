@@ -1,5 +1,7 @@
 """Rank statistics against two loops."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

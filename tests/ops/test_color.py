@@ -1,5 +1,7 @@
 """Colour follows from a crop's own numbers, and is torchvision's."""
 
+from __future__ import annotations
+
 import itertools
 
 import pytest

@@ -1,5 +1,7 @@
 """Sinkhorn, foreground, k-means, boxes, negatives, position embeddings."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 import torch.nn.functional as F

@@ -1,5 +1,7 @@
 """The exact ways through the ranking loss agree with each other, and hold no P x P tensor."""
 
+from __future__ import annotations
+
 import itertools
 import shutil
 

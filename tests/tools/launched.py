@@ -1,5 +1,7 @@
 """Trainings of two CPU processes through the launchers, for tests."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 import sys

@@ -1,5 +1,7 @@
 """A folder of things that users mix up, and what a tool does when it is started on them."""
 
+from __future__ import annotations
+
 import zipfile
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """tools/benchmark.py: a step is measured, starts are compared, finished runs are not repeated."""
 
+from __future__ import annotations
+
 import json
 import subprocess
 import sys

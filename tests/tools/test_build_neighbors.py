@@ -1,5 +1,7 @@
 """The tool writes a file that training reads."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from pathlib import Path

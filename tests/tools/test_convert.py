@@ -1,5 +1,7 @@
 """tools/convert.py does what it says, and says what is wrong."""
 
+from __future__ import annotations
+
 import runpy
 import sys
 from pathlib import Path

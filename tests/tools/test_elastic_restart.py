@@ -1,5 +1,7 @@
 """Two processes of torchrun: one dies, or all are told to stop; the run is the same afterwards."""
 
+from __future__ import annotations
+
 import os
 import signal
 import subprocess

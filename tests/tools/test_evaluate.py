@@ -1,5 +1,7 @@
 """tools/evaluate.py on toy scenes."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Two tools that train never write to one folder at once."""
 
+from __future__ import annotations
+
 import subprocess
 import sys
 from contextlib import contextmanager

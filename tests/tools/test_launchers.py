@@ -1,5 +1,7 @@
 """dist_train.sh and slurm_train.sh: what they start, with a stand-in that prints its arguments."""
 
+from __future__ import annotations
+
 import os
 import subprocess
 from pathlib import Path

@@ -4,6 +4,8 @@ openmim pins old packages, so it is not installed beside everything else: a virt
 gets it, and sees the packages of this one behind its own.
 """
 
+from __future__ import annotations
+
 import os
 import re
 import subprocess

@@ -1,5 +1,7 @@
 """A packed folder trains like the folder."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,5 +1,7 @@
 """tools/publish.py prints the file it wrote, and says what is wrong in one sentence."""
 
+from __future__ import annotations
+
 import sys
 
 import pytest

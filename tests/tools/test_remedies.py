@@ -1,5 +1,7 @@
 """What an error tells users to type exists."""
 
+from __future__ import annotations
+
 import ast
 import functools
 import re
@@ -31,7 +33,7 @@ def sources():
     ]
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def parsed(path):
     return ast.parse(path.read_text(encoding='utf-8'))
 
@@ -57,7 +59,7 @@ def options():
     return found
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def messages(path):
     """Line and text of what a file raises, logs or returns as an error."""
     found = []

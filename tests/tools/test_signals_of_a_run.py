@@ -1,5 +1,7 @@
 """SIGTERM ends the command tools/train.py with status 75, whatever it is doing."""
 
+from __future__ import annotations
+
 import errno
 import json
 import os

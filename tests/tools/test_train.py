@@ -1,5 +1,7 @@
 """tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
 
+from __future__ import annotations
+
 import json
 import os
 import re

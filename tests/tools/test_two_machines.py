@@ -1,5 +1,7 @@
 """Two network namespaces of this machine, joined by a cable, train together as two machines do."""
 
+from __future__ import annotations
+
 import os
 import shutil
 import signal

@@ -4,6 +4,8 @@ A row: arguments, exit status (2: the command line cannot be right, 1: everythin
 the sentence must say.
 """
 
+from __future__ import annotations
+
 import logging
 import re
 import shlex

@@ -1,5 +1,7 @@
 """One command gives a report; what cannot be shown is said."""
 
+from __future__ import annotations
+
 from pathlib import Path
 
 import numpy as np

@@ -1,5 +1,7 @@
 """Small stand-ins shared by the picture tests."""
 
+from __future__ import annotations
+
 from types import SimpleNamespace
 
 import numpy as np

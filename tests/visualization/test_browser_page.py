@@ -1,5 +1,7 @@
 """The viewer in a real browser."""
 
+from __future__ import annotations
+
 import shutil
 import socket
 import time

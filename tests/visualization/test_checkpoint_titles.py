@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 
 from cotap_mm.visualization.checkpoint_titles import named_checkpoints

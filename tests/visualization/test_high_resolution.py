@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 import pytest
 import torch
 from mmpretrain.models import VisionTransformer
@@ -116,7 +118,7 @@ def test_windows_cover_every_patch_inside_the_image(length, window, stride):
     window, stride = min(window, length), min(stride, window, length)
     covered = [0] * length
     for start in window_starts(length, window, stride):
-        assert 0 <= start and start + window <= length
+        assert start >= 0 and start + window <= length
         for place in range(start, start + window):
             covered[place] += 1
     assert min(covered) >= 1

@@ -1,5 +1,7 @@
 """Bodies of requests that call a function of the viewer's page."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

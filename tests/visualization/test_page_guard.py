@@ -1,5 +1,7 @@
 """What the guard lets through; over real connections in test_viewer_server.py."""
 
+from __future__ import annotations
+
 import argparse
 import asyncio
 import socket

@@ -1,5 +1,7 @@
 """What the viewer keeps for sessions, on a stand-in for Gradio's page."""
 
+from __future__ import annotations
+
 import asyncio
 import json
 import time

@@ -1,5 +1,7 @@
 """What the viewer's server gives to whom, asked by HTTP on this machine only."""
 
+from __future__ import annotations
+
 import json
 import os
 import socket

@@ -1,5 +1,7 @@
 """A viewer in a process of its own, and what it answers to plain HTTP."""
 
+from __future__ import annotations
+
 import base64
 import http.client
 import io

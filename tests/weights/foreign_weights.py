@@ -1,5 +1,7 @@
 """Networks of other methods: their names, their files, and their forward passes by hand."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 

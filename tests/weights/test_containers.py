@@ -1,5 +1,7 @@
 """Wrapped names, folders, shards, parts, and positions of patches alone."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

@@ -1,5 +1,7 @@
 """A converted file holds the same weights under our names."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from tiny import build_tiny

@@ -1,5 +1,7 @@
 """Released CoTAP files, and our own: student, teacher, filter and heads."""
 
+from __future__ import annotations
+
 import os
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """Exported weights give the same features in the other library."""
 
+from __future__ import annotations
+
 import json
 
 import numpy as np

@@ -1,5 +1,7 @@
 """A fit is complete, resized where that makes sense, or refused with reasons."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from weights.foreign_weights import small_vit, timm_names

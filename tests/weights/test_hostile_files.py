@@ -1,5 +1,7 @@
 """Damaged and hostile files: every one is refused with a sentence, and none runs code."""
 
+from __future__ import annotations
+
 import collections
 import io
 import json
@@ -86,7 +88,7 @@ def test_many_damages(tmp_path, capsys):
             for name, value in STATE.items():
                 assert torch.equal(found['state_dict'][name], value)
         elif suffix == 'npz':
-            assert found.shape == (9, 7) and 0 <= found.min() and found.max() < 9
+            assert found.shape == (9, 7) and found.min() >= 0 and found.max() < 9
         elif suffix == 'json':
             assert all(isinstance(name, str) for name in found)
         else:

@@ -1,5 +1,7 @@
 """Weights named in init_cfg are still there after init_weights()."""
 
+from __future__ import annotations
+
 import logging
 
 import pytest

@@ -1,5 +1,7 @@
 """Less common: names of transformers 5, DINOv3 and Mugs, and MMEngine's own Pretrained."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 from weights.foreign_weights import (

@@ -1,5 +1,7 @@
 """A published file holds one network, its origin, and its hash in its name."""
 
+from __future__ import annotations
+
 import hashlib
 
 import pytest

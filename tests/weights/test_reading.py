@@ -1,5 +1,7 @@
 """Files are read without running their code, and problems are said in one sentence."""
 
+from __future__ import annotations
+
 import argparse
 import http.server
 import threading

@@ -1,5 +1,7 @@
 """Each source's file gives the outputs that its own network would give."""
 
+from __future__ import annotations
+
 import argparse
 
 import pytest

@@ -1,5 +1,7 @@
 """Small files that describe much, and files whose parts do not belong together."""
 
+from __future__ import annotations
+
 import functools
 import io
 import json

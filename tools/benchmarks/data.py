@@ -6,7 +6,7 @@ import argparse
 import io
 import tempfile
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable
 
 import cv2
 import numpy as np
@@ -84,7 +84,7 @@ class PlainLoader:
         )
         self.normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
-    def __call__(self, path: Path, rng: np.random.Generator) -> List[Tensor]:
+    def __call__(self, path: Path, rng: np.random.Generator) -> list[Tensor]:
         with Image.open(path) as file:
             image = TF.to_tensor(file.convert('RGB'))  # (3, H, W), float
         boxes = self.crop.draw_boxes(image.shape[1], image.shape[2], rng)
@@ -99,7 +99,7 @@ class PlainLoader:
         return views
 
 
-def works(paths: List[Path], crop: MultiCrop) -> Dict[str, Callable[[], None]]:
+def works(paths: list[Path], crop: MultiCrop) -> dict[str, Callable[[], None]]:
     """Ways to go through all images once."""
     plain = PlainLoader(crop)
 
@@ -125,7 +125,7 @@ def works(paths: List[Path], crop: MultiCrop) -> Dict[str, Callable[[], None]]:
     }
 
 
-def compare_ways(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
+def compare_ways(paths: list[Path], runs: int) -> list[dict[str, Any]]:
     """Rows about one core, from a file to crops."""
     times = measuring.take_turns(works(paths, MultiCrop()), runs)
     base, decoding = (times[name].median for name in ('released, restated', 'decoding alone'))
@@ -141,7 +141,7 @@ def compare_ways(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
     ]
 
 
-def decoders(paths: List[Path]) -> Dict[str, Callable[[], None]]:
+def decoders(paths: list[Path]) -> dict[str, Callable[[], None]]:
     """Libraries that decode JPEGs, from bytes to RGB pixels."""
     files = [path.read_bytes() for path in paths]
 
@@ -171,7 +171,7 @@ def decoders(paths: List[Path]) -> Dict[str, Callable[[], None]]:
     }
 
 
-def compare_decoders(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
+def compare_decoders(paths: list[Path], runs: int) -> list[dict[str, Any]]:
     """Rows about decoding, from bytes to pixels."""
     times = measuring.take_turns(decoders(paths), runs)
     base = times['Pillow'].median
@@ -188,7 +188,7 @@ def compare_decoders(paths: List[Path], runs: int) -> List[Dict[str, Any]]:
 
 def compare_loaders(
     source: ImageList, folder: Path, args: argparse.Namespace
-) -> List[Dict[str, Any]]:
+) -> list[dict[str, Any]]:
     """Rows about a loader of pairs with several processes."""
     count = len(source)
     nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count

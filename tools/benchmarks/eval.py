@@ -30,11 +30,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--runs', type=positive_int, default=5)
 
 
-def in_blocks(queries: Tensor, memory: Tensor) -> 'tuple[Tensor, Tensor]':
+def in_blocks(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     return nearest(queries, memory, K)
 
 
-def at_once(queries: Tensor, memory: Tensor) -> 'tuple[Tensor, Tensor]':
+def at_once(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:
     return tuple((queries @ memory.T).topk(K, dim=1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import math
 from pathlib import Path
-from typing import Callable, Dict, List
+from typing import Callable
 
 import torch
 from torch import Tensor
@@ -52,7 +52,7 @@ def plain(
     target: Tensor,
     tau: float = 0.5,
     threshold: float = -0.2,
-    factor: 'float | Tensor' = 1.0,
+    factor: float | Tensor = 1.0,
 ) -> Tensor:
     """The formulas as they are written, for autograd to derive."""
     lead = (pred[:, None] - pred[None, :]) / tau
@@ -94,15 +94,15 @@ def make_warm(method: str, count: int, device: str) -> Callable[[], Tensor]:
     return make(method, count, device)
 
 
-def exponent(times: Dict[int, float], low: int, high: int) -> float:
+def exponent(times: dict[int, float], low: int, high: int) -> float:
     """How time grows between two lengths: 1 is linear, 2 quadratic."""
     return math.log(times[high] / times[low]) / math.log(high / low)
 
 
 def run(args: argparse.Namespace) -> None:
-    rows: List[dict] = []
-    medians: Dict[str, Dict[int, float]] = {}
-    memories: Dict[str, Dict[int, int]] = {}
+    rows: list[dict] = []
+    medians: dict[str, dict[int, float]] = {}
+    memories: dict[str, dict[int, int]] = {}
     for count in args.pairs:
         methods = [
             each
@@ -131,7 +131,7 @@ def run(args: argparse.Namespace) -> None:
                 gap = (grads[method] - grads['plain']).abs().max() / grads['plain'].abs().max()
                 row['gradient, largest relative difference'] = f'{float(gap):.0e}'
             rows.append(row)
-    settings: Dict[str, object] = dict(dtype='float32', runs=args.runs)
+    settings: dict[str, object] = dict(dtype='float32', runs=args.runs)
     sums = medians.get('sums', {})
     if {50_000, 400_000} <= set(sums):
         settings['growth exponent 50k to 400k'] = round(exponent(sums, 50_000, 400_000), 2)
@@ -141,7 +141,7 @@ def run(args: argparse.Namespace) -> None:
 
 
 def plot(
-    path: Path, medians: Dict[str, Dict[int, float]], memories: Dict[str, Dict[int, int]]
+    path: Path, medians: dict[str, dict[int, float]], memories: dict[str, dict[int, int]]
 ) -> None:
     """Growth of time and memory on logarithmic axes."""
     from matplotlib import pyplot as plt

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import statistics
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 
@@ -20,7 +22,7 @@ MB = 2**20
 class Times(NamedTuple):
     """Seconds of several runs of one candidate."""
 
-    seconds: List[float]
+    seconds: list[float]
 
     @property
     def median(self) -> float:
@@ -51,8 +53,8 @@ def seconds_of(work: Callable[[], Any], device: str = 'cpu') -> float:
 
 
 def take_turns(
-    candidates: Dict[str, Callable[[], Any]], runs: int = 5, warmup: int = 1, device: str = 'cpu'
-) -> Dict[str, Times]:
+    candidates: dict[str, Callable[[], Any]], runs: int = 5, warmup: int = 1, device: str = 'cpu'
+) -> dict[str, Times]:
     """Time candidates in alternation, so that a disturbance hits all of them.
 
     Args:
@@ -61,7 +63,7 @@ def take_turns(
         warmup (int): Runs of each that are not measured. Defaults to 1.
         device (str): Where the work happens. Defaults to 'cpu'.
     """
-    found: Dict[str, List[float]] = {name: [] for name in candidates}
+    found: dict[str, list[float]] = {name: [] for name in candidates}
     for index in range(warmup + runs):
         for name, work in candidates.items():
             seconds = seconds_of(work, device)
@@ -72,10 +74,8 @@ def take_turns(
 
 def forget_peak() -> None:
     """Let ``peak_bytes`` start from what the process holds now, where the system can."""
-    try:
+    with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
-    except OSError:
-        pass
 
 
 def _memory(
@@ -150,7 +150,7 @@ def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
 
 
 def report(
-    title: str, rows: List[Dict[str, Any]], device: str, path: Optional[str] = None, **settings: Any
+    title: str, rows: list[dict[str, Any]], device: str, path: Optional[str] = None, **settings: Any
 ) -> None:
     """Print a table, and write everything to a JSON file if there is a ``path``."""
     where = describe_machine(device)

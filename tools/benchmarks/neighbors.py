@@ -7,7 +7,7 @@ import contextlib
 import importlib.util
 import io
 import math
-from typing import Callable, Dict
+from typing import Callable
 
 import torch
 import torch.nn.functional as F
@@ -67,7 +67,7 @@ def make(name: str, count: int, width: int, device: str) -> Callable[[], Tensor]
     return work
 
 
-def keep(name: str, work: Callable[[], Tensor], found: Dict[str, Tensor]) -> Callable[[], None]:
+def keep(name: str, work: Callable[[], Tensor], found: dict[str, Tensor]) -> Callable[[], None]:
     """The work, with its result kept in ``found``."""
 
     def kept() -> None:
@@ -87,7 +87,7 @@ def run(args: argparse.Namespace) -> None:
             and (name != 'whole matrix' or count <= args.at_once_up_to)
         ]
         works = {name: make(name, count, args.width, args.device) for name in names}
-        found: Dict[str, Tensor] = {}
+        found: dict[str, Tensor] = {}
         kept = {name: keep(name, work, found) for name, work in works.items()}
         times = measuring.take_turns(kept, args.runs, 0, args.device)
         same = (found['ours'] == found[names[-1]]).float().mean()

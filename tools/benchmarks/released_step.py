@@ -9,7 +9,7 @@ is moved tensor by tensor.
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional
+from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ class Scores(NamedTuple):
     attention: Tensor  # (I * V, heads, H, W) of CLS, in the last block
 
 
-def _attend(attn: torch.nn.Module, tokens: Tensor) -> 'tuple[Tensor, Tensor]':
+def _attend(attn: torch.nn.Module, tokens: Tensor) -> tuple[Tensor, Tensor]:
     qkv = attn.qkv(tokens).unflatten(2, (3, attn.num_heads, -1))
     query, key, value = qkv.permute(2, 0, 3, 1, 4)
     weights = (query @ key.transpose(2, 3) * query.shape[-1] ** -0.5).softmax(dim=-1)
@@ -77,7 +77,7 @@ class ReleasedStep:
             patch=model.patch_queue.newest_scores(), cls=model.cls_queue.newest_scores()
         )
 
-    def loss(self, views: Dict[str, Dict[str, Tensor]]) -> Dict[str, Tensor]:
+    def loss(self, views: dict[str, dict[str, Tensor]]) -> dict[str, Tensor]:
         """The five losses."""
         model = self.model
         with torch.no_grad():
@@ -122,8 +122,8 @@ class ReleasedStep:
         local: Optional[Scores],
         teacher: Scores,
         foreground: Tensor,
-        views: Dict[str, Tensor],
-    ) -> Dict[str, Tensor]:
+        views: dict[str, Tensor],
+    ) -> dict[str, Tensor]:
         model, loss_fn = self.model, self.model.losses['patch_cluster']
         scores = teacher.patch.permute(0, 1, 3, 4, 2).flatten(0, 3)  # (I * G * N, K)
         ready = len(self.queues['patch']) > 0
@@ -133,7 +133,7 @@ class ReleasedStep:
         crops = list(student.patch.unbind(1)) + (
             [] if local is None else list(local.patch.unbind(1))
         )
-        per_pair: List[Tensor] = []
+        per_pair: list[Tensor] = []
         for g in range(maps.shape[1]):
             for v, crop in enumerate(crops):
                 if v == g:
@@ -174,7 +174,7 @@ class ReleasedStep:
         )
         return cells.flatten(2).transpose(1, 2)
 
-    def _cls(self, student: Scores, local: Optional[Scores], teacher: Scores) -> Dict[str, Tensor]:
+    def _cls(self, student: Scores, local: Optional[Scores], teacher: Scores) -> dict[str, Tensor]:
         model = self.model
         scores = teacher.cls.flatten(0, 1)
         ready = len(self.queues['cls']) > 0

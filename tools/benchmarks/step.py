@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import copy
 from contextlib import nullcontext
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable
 
 import torch
 from mmengine.optim import build_optim_wrapper
@@ -21,7 +21,7 @@ from . import measuring
 from .released_step import ReleasedStep
 
 DECAY = 0.9997
-Step = Callable[[], Dict[str, torch.Tensor]]
+Step = Callable[[], dict[str, torch.Tensor]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -80,7 +80,7 @@ def fill_queues(model) -> None:
     bank.push(torch.randn_like(bank.features))
 
 
-def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, torch.dtype]:
+def prepare(args: argparse.Namespace, kind: str) -> tuple[Step, torch.dtype]:
     """A step of one kind on crops that are coloured and normalised, and what it computes in.
 
     Two kinds made from the same arguments start from equal weights, queues and crops.
@@ -116,7 +116,7 @@ def prepare(args: argparse.Namespace, kind: str) -> Tuple[Step, torch.dtype]:
         move = lambda: model.teacher.update(model.student, DECAY)  # noqa: E731
     optim_wrapper = build_optim_wrapper(model, wrapper)
 
-    def work() -> Dict[str, torch.Tensor]:
+    def work() -> dict[str, torch.Tensor]:
         with optim_wrapper.optim_context(model):
             losses = compute(views)
             total = sum(value for name, value in losses.items() if name.startswith('loss'))
@@ -146,7 +146,7 @@ def count_flops(work: Step, device: str) -> int:
     return counter.get_total_flops()
 
 
-def profile(works: Dict[str, Step], count: int, device: str) -> List[Dict[str, Any]]:
+def profile(works: dict[str, Step], count: int, device: str) -> list[dict[str, Any]]:
     """Rows: the operators that take the most time of one step of each kind."""
     on_gpu = device.startswith('cuda')
     activities = [ProfilerActivity.CUDA] if on_gpu else [ProfilerActivity.CPU]
@@ -182,7 +182,7 @@ def matmul_rate(dtype: torch.dtype, device: str) -> float:
     return 2 * size**3 / min(times.seconds)
 
 
-def largest_gap(ours: Dict[str, torch.Tensor], other: Dict[str, torch.Tensor]) -> float:
+def largest_gap(ours: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Largest relative difference of the losses."""
     return max(
         abs(float(ours[name]) - float(value)) / max(abs(float(value)), 1e-12)
@@ -193,10 +193,10 @@ def largest_gap(ours: Dict[str, torch.Tensor], other: Dict[str, torch.Tensor]) -
 
 def run(args: argparse.Namespace) -> None:
     kinds = [args.only] if args.only else ['released', 'ours']
-    works: Dict[str, Step] = {}
-    first: Dict[str, Dict[str, torch.Tensor]] = {}
-    flops: Dict[str, int] = {}
-    dtypes: Dict[str, torch.dtype] = {}
+    works: dict[str, Step] = {}
+    first: dict[str, dict[str, torch.Tensor]] = {}
+    flops: dict[str, int] = {}
+    dtypes: dict[str, torch.dtype] = {}
     for kind in kinds:
         works[kind], dtypes[kind] = prepare(args, kind)
         torch.manual_seed(1)

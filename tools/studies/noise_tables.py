@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from typing import Any, Dict, List, Tuple
+from typing import Any
 
 import study
 
@@ -22,7 +22,7 @@ def place(data: str, imbalance: float) -> str:
     return f'{data}, {imbalance:g}:1'
 
 
-def by_level(results: Dict[str, Any], value: str = 'precision') -> Dict[Tuple, study.Summary]:
+def by_level(results: dict[str, Any], value: str = 'precision') -> dict[tuple, study.Summary]:
     """(data, imbalance, noise, level, objective) -> summary; level 0 stands under both noises."""
     found = study.summarize(results['runs'], (*CONDITIONS, 'objective'), value)
     for (data, imbalance, _, level, name), summary in list(found.items()):
@@ -31,7 +31,7 @@ def by_level(results: Dict[str, Any], value: str = 'precision') -> Dict[Tuple, s
     return found
 
 
-def tables(results: Dict[str, Any], value: str, above: float = 0.0) -> str:
+def tables(results: dict[str, Any], value: str, above: float = 0.0) -> str:
     """A table for each panel of imbalance over ``above``; bold is the best mean of a column."""
     found = {key: each for key, each in by_level(results, value).items() if key[1] > above}
     names = list(dict.fromkeys(key[-1] for key in found))
@@ -65,7 +65,7 @@ def tables(results: Dict[str, Any], value: str, above: float = 0.0) -> str:
     return '\n\n'.join(parts)
 
 
-def verdicts(results: Dict[str, Any]) -> str:
+def verdicts(results: dict[str, Any]) -> str:
     """Where CoTAP is ahead or behind, seed by seed: all objectives see the same data of a seed."""
     by_seed = {
         (*(run[k] for k in CONDITIONS), run['objective'], run['seed']): run['precision']
@@ -103,13 +103,13 @@ def verdicts(results: Dict[str, Any]) -> str:
     return study.markdown_table([f'{OURS} minus', *names], rows)
 
 
-def standings(results: Dict[str, Any]) -> str:
+def standings(results: dict[str, Any]) -> str:
     """Over the settings with noise: mean place, and points of mAP behind the best objective."""
     found = by_level(results)
-    rows: Dict[str, List[str]] = {}
+    rows: dict[str, list[str]] = {}
     for noise in LEVELS:
-        places: Dict[str, List[int]] = {}
-        behind: Dict[str, List[float]] = {}
+        places: dict[str, list[int]] = {}
+        behind: dict[str, list[float]] = {}
         for setting in dict.fromkeys(key[:4] for key in found if key[2] == noise and key[3]):
             means = {
                 key[4]: each.mean
@@ -131,9 +131,9 @@ def standings(results: Dict[str, Any]) -> str:
     )
 
 
-def count_choices(trials: List[Dict[str, Any]]) -> Dict[str, Dict[Tuple, int]]:
+def count_choices(trials: list[dict[str, Any]]) -> dict[str, dict[tuple, int]]:
     """Objective -> (setting, learning rate) -> how often."""
-    counts: Dict[str, Dict[Tuple, int]] = {}
+    counts: dict[str, dict[tuple, int]] = {}
     for each in trials:
         if not each['chosen']:
             continue

@@ -16,7 +16,7 @@ from __future__ import annotations
 import argparse
 import itertools
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 import study
 from noise_tables import (
@@ -41,10 +41,10 @@ from cotap_mm.command_line import tool
 NAME = 'noise_tolerance'
 TUNING_SEED = 1000
 Record = study.Record
-Cell = Dict[str, Any]  # a condition with an objective
+Cell = dict[str, Any]  # a condition with an objective
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1, 2, 3, 4])
     parser.add_argument('--data', nargs='+', choices=DATA, default=list(DATA))
@@ -86,7 +86,7 @@ def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
     return args
 
 
-def conditions(args: argparse.Namespace) -> List[Dict[str, Any]]:
+def conditions(args: argparse.Namespace) -> list[dict[str, Any]]:
     """All settings of data and noise; without noise both kinds are one."""
     found = []
     for data, imbalance in itertools.product(args.data, args.imbalance):
@@ -106,7 +106,7 @@ def learned_from(cell: Cell) -> Cell:
     return cell
 
 
-def tune(args: argparse.Namespace, cells: List[Cell], store: Path) -> List[Record]:
+def tune(args: argparse.Namespace, cells: list[Cell], store: Path) -> list[Record]:
     """Choose for each cell, by validation: first margin or temperature, then the learning rate.
 
     Returns:
@@ -143,7 +143,7 @@ def tune(args: argparse.Namespace, cells: List[Cell], store: Path) -> List[Recor
     return [dict(each, chosen=id(each) in kept) for each in trials]
 
 
-def best(trials: List[Record], cell: Cell) -> Record:
+def best(trials: list[Record], cell: Cell) -> Record:
     """The trial of a cell with the highest validation precision, the first of equals."""
     return max(
         (each for each in trials if all(each[key] == cell[key] for key in cell)),
@@ -151,7 +151,7 @@ def best(trials: List[Record], cell: Cell) -> Record:
     )
 
 
-def fixed(args: argparse.Namespace) -> Dict[str, Any]:
+def fixed(args: argparse.Namespace) -> dict[str, Any]:
     return dict(
         steps=args.steps,
         batch=args.batch,
@@ -161,7 +161,7 @@ def fixed(args: argparse.Namespace) -> Dict[str, Any]:
     )
 
 
-def run(args: argparse.Namespace) -> Dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """Tune, then run the seeds.
 
     Returns:
@@ -230,20 +230,20 @@ def compact(record: Record, args: argparse.Namespace) -> Record:
     }
 
 
-def run_seconds(records: List[Dict[str, Any]]) -> float:
+def run_seconds(records: list[dict[str, Any]]) -> float:
     """Seconds of all runs, those from an earlier start included, each counted once."""
     once = {tuple(map(str, record.values())): record['seconds'] for record in records}
     return sum(once.values())
 
 
-def report(results: Dict[str, Any], out: Path) -> None:
+def report(results: dict[str, Any], out: Path) -> None:
     """Plot and page."""
     found = by_level(results)
     raw = study.summarize(results['raw'], ('data', 'imbalance'), 'precision')
     panels = []
     for noise in LEVELS:
         for data, imbalance in raw:
-            lines: Dict[str, list] = {}
+            lines: dict[str, list] = {}
             for key in sorted(
                 (k for k in found if k[:3] == (data, imbalance, noise)), key=lambda k: k[3]
             ):
@@ -304,7 +304,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     if args.quick and args.out == study.DOCS:
         raise SystemExit('error: --quick is for trying out; give --out another folder')

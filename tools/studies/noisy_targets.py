@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Tuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -34,7 +34,7 @@ class Task(NamedTuple):
     train: Split
     val: Split
     test: Split
-    rare: List[int]  # the three classes with the fewest training samples
+    rare: list[int]  # the three classes with the fewest training samples
 
 
 def class_sizes(total: int, imbalance: float, order: np.ndarray) -> np.ndarray:
@@ -61,7 +61,7 @@ def class_sizes(total: int, imbalance: float, order: np.ndarray) -> np.ndarray:
 
 def _mixture(
     sizes: np.ndarray, random: np.random.Generator, means: np.ndarray, rotation: np.ndarray
-) -> Tuple[np.ndarray, np.ndarray]:
+) -> tuple[np.ndarray, np.ndarray]:
     labels = np.repeat(np.arange(len(sizes)), sizes)
     signal = means[labels] + random.standard_normal((len(labels), _SIGNAL))
     nuisance = _NUISANCE_SPREAD * random.standard_normal((len(labels), _NUISANCE))
@@ -85,8 +85,8 @@ def _draw_digits(sizes: np.ndarray, held_out: int, random: np.random.Generator) 
         stratify=labels,
         random_state=_DIGITS_TEST_SEED,
     )
-    train: List[int] = []
-    val: List[int] = []
+    train: list[int] = []
+    val: list[int] = []
     for label, size in enumerate(sizes):
         own = random.permutation(rest[labels[rest] == label])
         part = min(held_out // NUM_CLASSES, 30)
@@ -139,7 +139,7 @@ def make_task(
     return Task(*splits, rare=order[-3:].tolist())
 
 
-def noisy_targets(labels: Tensor, noise: str, level: float, seed: int) -> Tuple[Tensor, Tensor]:
+def noisy_targets(labels: Tensor, noise: str, level: float, seed: int) -> tuple[Tensor, Tensor]:
     """Similarity targets of all pairs, wrong in the same way for the whole training.
 
     Args:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 import study
 from mmengine.config import Config
@@ -31,7 +31,7 @@ NAME = 'over_dispersion'
 _CLUSTER = dict(patch_ranking=None, cls_neighbor=None, prototype_entropy=None)
 _NO_FILTER = dict(_delete_=True, type='NoFilter')
 #: Name -> keys of the config's model that differ from all of CoTAP.
-VARIANTS: Dict[str, Dict[str, Any]] = {
+VARIANTS: dict[str, dict[str, Any]] = {
     'cluster losses': dict(neck=_NO_FILTER, losses=_CLUSTER),
     '+ ranking': dict(neck=_NO_FILTER, losses=dict(cls_neighbor=None, prototype_entropy=None)),
     '+ filter': dict(losses=dict(patch_ranking=None, cls_neighbor=None)),
@@ -50,7 +50,7 @@ _SCALE = dict(silhouette=100, variance=100)
 SHOWN = ('within_instance', 'between_classes', 'silhouette', 'effective_rank')
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--data', nargs='+', choices=['toy', 'camvid'], default=['toy'])
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
@@ -110,9 +110,9 @@ def check_camvid(root: str) -> None:
             )
 
 
-def make_hooks(job: study.Job, args: argparse.Namespace) -> List[EvaluationHook]:
+def make_hooks(job: study.Job, args: argparse.Namespace) -> list[EvaluationHook]:
     """Dispersion along the way, dense retrieval at both ends."""
-    size: Dict[str, Any] = {}
+    size: dict[str, Any] = {}
     if job['data'] == 'toy':
         train, val = (
             dict(type='ToyScenes', num_images=job['images'], split=split)
@@ -151,7 +151,7 @@ def make_hooks(job: study.Job, args: argparse.Namespace) -> List[EvaluationHook]
     ]
 
 
-def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
+def train(args: argparse.Namespace, job: study.Job) -> dict[str, Any]:
     """Train once; for each output and measure a list of (iterations, value)."""
     config = make_config(job, args)
     ensure_neighbors(config, args.work_dir / NAME)  # the same for all runs on these images
@@ -160,7 +160,7 @@ def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
     for hook in hooks:
         runner.register_hook(hook)
     runner.train()
-    found: Dict[str, Any] = {}
+    found: dict[str, Any] = {}
     for output in OUTPUTS:
         for measure in MEASURES:
             found[f'{output} {measure}'] = [
@@ -174,7 +174,7 @@ def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
     return found
 
 
-def run(args: argparse.Namespace) -> Dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """All trainings, with where they were made."""
     jobs = [
         dict(
@@ -198,9 +198,9 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     return dict(study.machine(), runs=runs)
 
 
-def curves(runs: List[study.Record], data: str, output: str, measure: str) -> Dict[str, list]:
+def curves(runs: list[study.Record], data: str, output: str, measure: str) -> dict[str, list]:
     """Variant -> (iterations, summary over seeds)."""
-    found: Dict[str, list] = {}
+    found: dict[str, list] = {}
     for variant in VARIANTS:
         chosen = [
             each[f'{output} {measure}']
@@ -214,7 +214,7 @@ def curves(runs: List[study.Record], data: str, output: str, measure: str) -> Di
     return found
 
 
-def report(results: Dict[str, Any], out: Path) -> None:
+def report(results: dict[str, Any], out: Path) -> None:
     """Plot of the networks' outputs along training, and a table of where they ended."""
     runs = results['runs']
     names = list(dict.fromkeys(each['data'] for each in runs))
@@ -254,7 +254,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     study.finish(NAME, parse_args(argv), run, report)
 
 

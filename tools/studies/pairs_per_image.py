@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 from functools import partial
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 import over_dispersion
 import study
@@ -29,7 +29,7 @@ NAME = 'pairs_per_image'
 ALL = 0  # stands for all patches, in the JSON too
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--camvid', default='data/camvid', help='folder of CamVid')
     parser.add_argument(
@@ -63,7 +63,7 @@ def count_pairs(sampler: PatchPairSampler, num_global: int, num_images: int) -> 
     return sum(count**2 * (1 + others) for count in kept)
 
 
-def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
+def train(args: argparse.Namespace, job: study.Job) -> dict[str, Any]:
     """Train once; dense retrieval before and after, pairs an image, and seconds a step."""
     config = over_dispersion.make_config(dict(job, data='camvid', variant='all'), args)
     config.model.pairs.topk = job['topk'] or None
@@ -87,7 +87,7 @@ def train(args: argparse.Namespace, job: study.Job) -> Dict[str, Any]:
     )
 
 
-def run(args: argparse.Namespace) -> Dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """All trainings, with where they were made."""
     jobs = [
         dict(
@@ -108,7 +108,7 @@ def run(args: argparse.Namespace) -> Dict[str, Any]:
     return dict(study.machine(), runs=runs)
 
 
-def report(results: Dict[str, Any], out: Path) -> None:
+def report(results: dict[str, Any], out: Path) -> None:
     """A table and a plot over the number of pairs."""
     points = [
         dict(run, output=output, before=run[f'{output} mIoU'][0], after=run[f'{output} mIoU'][-1])
@@ -180,7 +180,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     study.finish(NAME, parse_args(argv), run, report)
 
 

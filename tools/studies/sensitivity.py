@@ -15,8 +15,9 @@ from __future__ import annotations
 import argparse
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, NamedTuple, Optional
 
 import study
 from mmengine.config import Config
@@ -41,7 +42,7 @@ class Parameter(NamedTuple):
     meaning: str
 
 
-PARAMETERS: Dict[str, Parameter] = {
+PARAMETERS: dict[str, Parameter] = {
     'tau': Parameter(
         'model.losses.patch_ranking.tau',
         (0.005, 0.02, 0.1, 0.5),
@@ -66,7 +67,7 @@ PARAMETERS: Dict[str, Parameter] = {
 }
 
 
-def parse_args(argv: Optional[List[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('--config', default=str(study.ROOT / 'configs/cotap/demo.py'))
     parser.add_argument(
@@ -121,7 +122,7 @@ def lookup(config: Any, key: str) -> Any:
     return tuple(config) if isinstance(config, list) else config
 
 
-def make_config(job: Dict[str, Any]) -> Config:
+def make_config(job: dict[str, Any]) -> Config:
     """The job's config: one key changed, and the smaller sizes."""
     config = Config.fromfile(job['config'])
     if job['key'] is not None:
@@ -142,7 +143,7 @@ def make_config(job: Dict[str, Any]) -> Config:
     return config
 
 
-def train_and_measure(job: Dict[str, Any]) -> Dict[str, float]:
+def train_and_measure(job: dict[str, Any]) -> dict[str, float]:
     """One run.
 
     Args:
@@ -172,7 +173,7 @@ def train_and_measure(job: Dict[str, Any]) -> Dict[str, float]:
     return dict(mIoU=scores['mIoU'])
 
 
-def make_jobs(args: argparse.Namespace) -> List[Dict[str, Any]]:
+def make_jobs(args: argparse.Namespace) -> list[dict[str, Any]]:
     """Seed by seed, so that what is done when a run is cut short is a smaller study."""
     config = Config.fromfile(args.config)
     changes = [(None, None)]
@@ -201,7 +202,7 @@ def make_jobs(args: argparse.Namespace) -> List[Dict[str, Any]]:
     return jobs
 
 
-def run(args: argparse.Namespace) -> Dict[str, Any]:
+def run(args: argparse.Namespace) -> dict[str, Any]:
     """All runs, the defaults of the config, and what they were made with."""
     config = read_config(args.config)
     args.config = str(Path(config.filename).resolve())
@@ -243,7 +244,7 @@ def as_text(value: Any) -> str:
     return ', '.join(map(str, value)) if isinstance(value, (list, tuple)) else f'{value:g}'
 
 
-def curves(results: Dict[str, Any]) -> Dict[str, List[tuple]]:
+def curves(results: dict[str, Any]) -> dict[str, list[tuple]]:
     """Parameter -> (value, whether it is the default, summary) in the order of the values."""
     trained = [each for each in results['runs'] if each['iters']]
     found = study.summarize(trained, ('key', 'value'), 'mIoU')
@@ -258,7 +259,7 @@ def curves(results: Dict[str, Any]) -> Dict[str, List[tuple]]:
     return lines
 
 
-def against_default(results: Dict[str, Any], key: str, value: Any) -> List[float]:
+def against_default(results: dict[str, Any], key: str, value: Any) -> list[float]:
     """Difference to the default run of the same seed, for every seed."""
     value = list(value) if isinstance(value, tuple) else value
     score = {
@@ -272,7 +273,7 @@ def against_default(results: Dict[str, Any], key: str, value: Any) -> List[float
     ]
 
 
-def report(results: Dict[str, Any], out: Path) -> None:
+def report(results: dict[str, Any], out: Path) -> None:
     """Plot and page."""
     before = study.summarize([each for each in results['runs'] if not each['iters']], (), 'mIoU')
     lines = curves(results)
@@ -324,7 +325,7 @@ def report(results: Dict[str, Any], out: Path) -> None:
 
 
 @tool
-def main(argv: Optional[List[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     study.finish(NAME, parse_args(argv), run, report)
 
 

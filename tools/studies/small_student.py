@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Sequence
+from collections.abc import Sequence
+from typing import Any, Callable
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,7 @@ class Objective(nn.Module):
 
 
 # Objectives over rows; a target above one half is the yes of those that need a yes or no.
-ROW_LOSSES: Dict[str, Callable] = {
+ROW_LOSSES: dict[str, Callable] = {
     'MSE': lambda pred, target, _: squared_error(pred, target),
     'InfoNCE': lambda pred, target, t: info_nce(pred, target > 0.5, t),
     'soft-target KL': soft_target_divergence,
@@ -71,7 +72,7 @@ ROW_LOSSES: Dict[str, Callable] = {
 }
 # What tuning chooses from, margin or temperature: the values that mattered in first trials on the
 # validation split of the tuning seed.
-SETTINGS: Dict[str, Sequence[Any]] = {
+SETTINGS: dict[str, Sequence[Any]] = {
     'CoTAP': (0.25, 0.5, 1.0),
     'MSE': (None,),
     'cross-entropy': (0.2, 0.5, 1.0),
@@ -109,7 +110,7 @@ def retrieval_precision(embedding: Tensor, labels: Tensor) -> Tensor:
     return (precision * relevant).sum(dim=1) / relevant.sum(dim=1)
 
 
-def fit(job: Dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> Student:
+def fit(job: dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> Student:
     """Train a student; everything random depends on ``job['seed']`` and is the same for all
     objectives: initial weights, batches."""
     device = train.features.device
@@ -131,7 +132,7 @@ def fit(job: Dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> St
     return student
 
 
-def train_and_measure(job: Dict[str, Any]) -> Dict[str, float]:
+def train_and_measure(job: dict[str, Any]) -> dict[str, float]:
     """One run of the study.
 
     Args:

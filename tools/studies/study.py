@@ -12,8 +12,9 @@ import argparse
 import json
 import re
 import statistics
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, NamedTuple, Optional
 
 from matplotlib.lines import Line2D
 from study_runs import Job, Record, run_jobs
@@ -63,7 +64,7 @@ class Summary(NamedTuple):
 # ---- results -----------------------------------------------------------------------------
 
 
-def machine(device: str = 'cpu') -> Dict[str, str]:
+def machine(device: str = 'cpu') -> dict[str, str]:
     """Where and with what a study ran."""
     import numpy
     import sklearn
@@ -71,7 +72,7 @@ def machine(device: str = 'cpu') -> Dict[str, str]:
     return dict(describe_machine(device), numpy=numpy.__version__, sklearn=sklearn.__version__)
 
 
-def write_json(path: Path, results: Dict[str, Any]) -> None:
+def write_json(path: Path, results: dict[str, Any]) -> None:
     """Write results; lists of dictionaries get a line for each."""
 
     def lines(value: Any) -> str:
@@ -84,7 +85,7 @@ def write_json(path: Path, results: Dict[str, Any]) -> None:
         partial.write_text(f'{{\n{body}\n}}\n', encoding='utf-8')
 
 
-def read_json(path: Path) -> Dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read what :func:`write_json` wrote.
 
     Raises:
@@ -132,8 +133,8 @@ def add_folders(parser: argparse.ArgumentParser) -> None:
 def finish(
     name: str,
     args: argparse.Namespace,
-    run: Callable[[Any], Dict[str, Any]],
-    report: Callable[[Dict[str, Any], Path], None],
+    run: Callable[[Any], dict[str, Any]],
+    report: Callable[[dict[str, Any], Path], None],
 ) -> None:
     """Run unless only plots are wanted, keep the results as JSON, and report them.
 
@@ -155,7 +156,7 @@ def finish(
     print(f'results: {args.out / name}.md, .png and .json')
 
 
-def summarize(records: Iterable[Record], keys: Sequence[str], value: str) -> Dict[Tuple, Summary]:
+def summarize(records: Iterable[Record], keys: Sequence[str], value: str) -> dict[tuple, Summary]:
     """Mean and spread over whatever ``keys`` leave open, usually the seed.
 
     Args:
@@ -167,7 +168,7 @@ def summarize(records: Iterable[Record], keys: Sequence[str], value: str) -> Dic
         dict: Values of ``keys`` -> summary, in the order of first occurrence. Lists in keys
         become tuples.
     """
-    groups: Dict[Tuple, List[float]] = {}
+    groups: dict[tuple, list[float]] = {}
     for record in records:
         group = tuple(tuple(record[k]) if isinstance(record[k], list) else record[k] for k in keys)
         groups.setdefault(group, []).append(record[value])
@@ -210,7 +211,7 @@ def fill_page(path: Path, name: str, text: str) -> None:
         )
 
 
-def check_page(path: Path, name: str) -> Tuple[str, 're.Pattern[str]']:
+def check_page(path: Path, name: str) -> tuple[str, re.Pattern[str]]:
     """Read a page that :func:`fill_page` can fill; before a study runs for hours.
 
     Returns:
@@ -241,14 +242,14 @@ class Panel(NamedTuple):
     """One pair of axes: name of the series -> x and summary of y, in order."""
 
     title: str
-    series: Dict[str, List[Tuple[Any, Summary]]]
+    series: dict[str, list[tuple[Any, Summary]]]
     x_label: str = ''
     y_label: str = ''
     level: Optional[float] = None  # a dotted reference line
-    ticks: Optional[List[str]] = None  # texts for x = 0, 1, ...
+    ticks: Optional[list[str]] = None  # texts for x = 0, 1, ...
 
 
-def series_style(names: Sequence[str], first: Optional[str] = None) -> Dict[str, Dict[str, Any]]:
+def series_style(names: Sequence[str], first: Optional[str] = None) -> dict[str, dict[str, Any]]:
     """Line style of each name, up to six and ``first``, which is drawn in ink and thicker.
 
     Raises:
@@ -277,7 +278,7 @@ def plot_panels(
     first: Optional[str] = None,
     level_name: str = '',
     share_y: str = 'none',
-    size: Tuple[float, float] = (2.6, 2.35),
+    size: tuple[float, float] = (2.6, 2.35),
 ) -> None:
     """Lines with their spread as a band, a panel for each setting.
 

@@ -7,10 +7,11 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Sequence
+from typing import Any, Callable
 
 import torch
 from mmengine.utils import ProgressBar
@@ -18,8 +19,8 @@ from mmengine.utils import ProgressBar
 from cotap_mm.errors import UserError
 from cotap_mm.files import append_whole
 
-Job = Dict[str, Any]
-Record = Dict[str, Any]  # a job with its results
+Job = dict[str, Any]
+Record = dict[str, Any]  # a job with its results
 
 
 def _key(job: Job) -> str:
@@ -38,15 +39,15 @@ def _start_worker() -> None:
     threading.Thread(target=follow, daemon=True).start()
 
 
-def _timed(work: Callable[[Job], Dict[str, float]], job: Job) -> Record:
+def _timed(work: Callable[[Job], dict[str, float]], job: Job) -> Record:
     start = time.monotonic()
     results = work(job)
     return dict(job, **results, seconds=round(time.monotonic() - start, 3))
 
 
 def run_jobs(
-    work: Callable[[Job], Dict[str, float]], jobs: Sequence[Job], store: Path, workers: int = 1
-) -> List[Record]:
+    work: Callable[[Job], dict[str, float]], jobs: Sequence[Job], store: Path, workers: int = 1
+) -> list[Record]:
     """Run what has not been run yet; every finished run is kept at once.
 
     Args:
@@ -95,7 +96,7 @@ def run_jobs(
     return [done[_key(job)] for job in jobs]
 
 
-def _read_store(store: Path) -> Dict[str, Record]:
+def _read_store(store: Path) -> dict[str, Record]:
     """Finished runs by the key of their job."""
     found = {}
     lines = store.read_text(encoding='utf-8').splitlines() if store.is_file() else []

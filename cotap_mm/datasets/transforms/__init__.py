@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .load_image import LoadImage
 from .multi_crop import MultiCrop
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import numpy as np
 
@@ -45,7 +45,7 @@ class LoadImage:
         value_range: Option = 'auto',
         to_float32: bool = False,
         ignore_empty: bool = False,
-        backend_args: Optional[Dict[str, Any]] = None,
+        backend_args: Optional[dict[str, Any]] = None,
     ) -> None:
         if backend_args and backend_args.get('backend', 'local') != 'local':
             raise ValueError(
@@ -55,7 +55,7 @@ class LoadImage:
         self.value_range = check_option(value_range)
         self.to_float32, self.ignore_empty = to_float32, ignore_empty
 
-    def __call__(self, results: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    def __call__(self, results: dict[str, Any]) -> Optional[dict[str, Any]]:
         """Read ``results['img_path']``.
 
         Args:

@@ -1,7 +1,10 @@
 """Global and local crops that overlap, with their boxes."""
 
+from __future__ import annotations
+
 import math
-from typing import List, Optional, Sequence, Tuple
+from collections.abc import Sequence
+from typing import Optional
 
 import numpy as np
 import torch
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from cotap_mm.registry import TRANSFORMS
 
-Box = Tuple[int, int, int, int]
+Box = tuple[int, int, int, int]
 
 
 @TRANSFORMS.register_module()
@@ -85,7 +88,7 @@ class MultiCrop:
 
     def __call__(
         self, image: np.ndarray, rng: np.random.Generator
-    ) -> Tuple[Tensor, Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw boxes and cut them out.
 
         Args:
@@ -121,9 +124,9 @@ class MultiCrop:
             )
         )
 
-    def draw_boxes(self, height: int, width: int, rng: np.random.Generator) -> List[Box]:
+    def draw_boxes(self, height: int, width: int, rng: np.random.Generator) -> list[Box]:
         """Boxes of all crops, global ones first, for an image of ``height`` x ``width``."""
-        boxes: List[Box] = []
+        boxes: list[Box] = []
         for index in range(self.num_global + self.num_local):
             kind = 0 if index < self.num_global else 1
             scale = (self.global_scale, self.local_scale)[kind]
@@ -140,9 +143,9 @@ class MultiCrop:
         self,
         height: int,
         width: int,
-        scale: Tuple[float, ...],
+        scale: tuple[float, ...],
         overlap: float,
-        earlier: List[Box],
+        earlier: list[Box],
         rng: np.random.Generator,
     ) -> Optional[Box]:
         least = overlap * height * width
@@ -153,7 +156,7 @@ class MultiCrop:
         return None
 
     def _random_box(
-        self, height: int, width: int, scale: Tuple[float, ...], rng: np.random.Generator
+        self, height: int, width: int, scale: tuple[float, ...], rng: np.random.Generator
     ) -> Optional[Box]:
         share, shape, left, top = rng.random(4).tolist()  # one call, since each takes long
         area = height * width * (scale[0] + share * (scale[1] - scale[0]))
@@ -165,7 +168,7 @@ class MultiCrop:
         return x, y, x + w, y + h
 
     def _centered(
-        self, height: int, width: int, scale: float, overlap: float, earlier: List[Box]
+        self, height: int, width: int, scale: float, overlap: float, earlier: list[Box]
     ) -> Box:
         """Centred in what the global crops have in common, as large as ``scale`` allows.
 
@@ -202,7 +205,7 @@ def _common_area(a: Box, b: Box) -> int:
     return max(width, 0) * max(height, 0)
 
 
-def _shrunk(width: float, height: float, area: float) -> Tuple[int, int]:
+def _shrunk(width: float, height: float, area: float) -> tuple[int, int]:
     """Sides in whole pixels, rounded up, of the same aspect and at most about ``area``."""
     factor = min(1.0, math.sqrt(area / (width * height)))
     return math.ceil(width * factor), math.ceil(height * factor)

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .compile_hook import CompileHook, compile_parts
 from .loop_preemption_hook import LoopPreemptionHook
 from .monitor_hook import MonitorHook

@@ -6,8 +6,9 @@ import hashlib
 import logging
 import pickle
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Iterator
+from typing import Any
 
 import torch
 from mmengine.dist import is_main_process, master_only

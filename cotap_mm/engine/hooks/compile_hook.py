@@ -1,5 +1,7 @@
 """torch.compile for the parts of the networks where it pays."""
 
+from __future__ import annotations
+
 from typing import Any
 
 from mmengine.hooks import Hook

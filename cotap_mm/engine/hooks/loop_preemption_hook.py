@@ -1,7 +1,9 @@
 """Stop trainings that run in MMEngine's own loops, such as downstream ones, after a signal."""
 
+from __future__ import annotations
+
 from contextlib import ExitStack
-from typing import Any, Dict, Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -84,7 +86,7 @@ class LoopPreemptionHook(PreemptionHook):
         if _is_last(batch_idx, runner.val_dataloader):
             self._forbid()
 
-    def after_val_epoch(self, runner, metrics: Optional[Dict[str, float]] = None) -> None:
+    def after_val_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
         """Between two steps again."""
         self._is_validating = False
         done, wanted = (

@@ -1,7 +1,9 @@
 """Collapse monitors in the log."""
 
+from __future__ import annotations
+
 import logging
-from typing import Dict, Optional, Tuple
+from typing import Optional
 
 import torch
 from mmengine.hooks import Hook
@@ -19,7 +21,7 @@ _UNBALANCED = (
     'make the queue larger (model.memory), or its temperature higher; with few images '
     'use fewer clusters (num_clusters)'
 )
-_LIMITS: Dict[str, Tuple[float, float, str]] = {
+_LIMITS: dict[str, tuple[float, float, str]] = {
     'feature_std': (0.3, 2.0, f'features point nearly one way: {_COLLAPSED}'),
     'prototypes_in_use': (
         0.1,
@@ -82,7 +84,7 @@ class MonitorHook(Hook):
         self,
         interval: int = 50,
         num_images: int = 8,
-        limits: Optional[Dict[str, Tuple[float, float]]] = None,
+        limits: Optional[dict[str, tuple[float, float]]] = None,
     ) -> None:
         unknown = set(limits or {}) - set(_LIMITS)
         if unknown:
@@ -92,7 +94,7 @@ class MonitorHook(Hook):
         self.limits = {
             name: (limits or {}).get(name, (low, high)) for name, (low, high, _) in _LIMITS.items()
         }
-        self._warned: Dict[str, bool] = {}
+        self._warned: dict[str, bool] = {}
 
     @staticmethod
     def _model(runner):
@@ -131,7 +133,7 @@ class MonitorHook(Hook):
         )
         self._warn({name: float(value) for name, value in values.items()}, runner.iter + 1)
 
-    def _warn(self, values: Dict[str, float], iteration: int) -> None:
+    def _warn(self, values: dict[str, float], iteration: int) -> None:
         for name, (low, high) in self.limits.items():
             if name not in values:
                 continue

@@ -1,10 +1,12 @@
 """Steps whose numbers are none: counted, logged, and after too many the end."""
 
+from __future__ import annotations
+
 import json
 import logging
 import math
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.dist import all_gather_object, is_main_process
@@ -112,7 +114,7 @@ class NonFiniteHook(Hook):
         if hasattr(runner.optim_wrapper, 'left_out'):
             runner.optim_wrapper.is_watched = True
 
-    def _save_bundle(self, runner, data_batch: Any, ranks: List[dict]) -> str:
+    def _save_bundle(self, runner, data_batch: Any, ranks: list[dict]) -> str:
         """Write the bundle; a sentence on where it is, or why it is not."""
         try:
             path = self._write_bundle(runner, data_batch, ranks)
@@ -123,7 +125,7 @@ class NonFiniteHook(Hook):
             broadcast(torch.zeros(()))
 
     @staticmethod
-    def _write_bundle(runner, data_batch: Any, ranks: List[dict]) -> Path:
+    def _write_bundle(runner, data_batch: Any, ranks: list[dict]) -> Path:
         path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
         with whole_file(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(data_batch, partial)
@@ -153,13 +155,13 @@ class NonFiniteHook(Hook):
         return path
 
 
-def _losses(outputs: Optional[dict]) -> Dict[str, float]:
+def _losses(outputs: Optional[dict]) -> dict[str, float]:
     return {
         name: float(value) for name, value in (outputs or {}).items() if name.startswith('loss')
     }
 
 
-def _images(data_batch: Any) -> Dict[str, List[str]]:
+def _images(data_batch: Any) -> dict[str, list[str]]:
     """Names of a batch of :class:`NeighborPairs`, for each branch."""
     if not isinstance(data_batch, dict):
         return {}
@@ -170,7 +172,7 @@ def _images(data_batch: Any) -> Dict[str, List[str]]:
     }
 
 
-def _describe(ranks: List[dict]) -> str:
+def _describe(ranks: list[dict]) -> str:
     """Losses and images of the ranks whose losses are bad; of all if none are."""
     bad = {
         index: each

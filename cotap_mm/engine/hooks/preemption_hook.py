@@ -1,9 +1,12 @@
 """Save and stop when the machine is about to be taken away."""
 
+from __future__ import annotations
+
 import logging
 import signal
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, Optional, Sequence
+from typing import Any, Optional
 
 import torch
 from mmengine.hooks import Hook

@@ -1,5 +1,7 @@
 """Checkpoints that survive a crash, in a training that survives a full disk."""
 
+from __future__ import annotations
+
 import inspect
 import logging
 import os
@@ -7,7 +9,7 @@ import time
 from collections import deque
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import Any, Optional
 
 import torch
 from mmengine.dist import is_main_process
@@ -74,7 +76,7 @@ class SafeCheckpointHook(BestCheckpointHook):
         self.retry_interval = retry_interval
         self.final_wait = final_wait
         self._next_try = 0  # iteration; 0 if nothing is missing
-        self._missing: Tuple[int, dict] = (0, {})
+        self._missing: tuple[int, dict] = (0, {})
         self._saved = 0  # iteration; 0 for none by this process
         self._run_state: Optional[dict] = None
         self._resumed: Optional[dict] = None
@@ -111,7 +113,7 @@ class SafeCheckpointHook(BestCheckpointHook):
                 f'removed what a killed run left behind: {", ".join(removed)}', logger='current'
             )
 
-    def _remove_leftovers(self, runner) -> List[str]:
+    def _remove_leftovers(self, runner) -> list[str]:
         """Names of unfinished files of dead processes and of this one, which are deleted."""
         if not self._is_local() or not is_main_process():
             return []
@@ -188,7 +190,7 @@ class SafeCheckpointHook(BestCheckpointHook):
         # While steps are skipped, the one before them stays, whatever else is kept.
         last_good = before['last_good'] if _is_skipped(runner) else step
         kept = [other for other in self._kept() if other != step] + [step]
-        outdated: List[int] = []
+        outdated: list[int] = []
         if self.max_keep_ckpts > 0:
             outdated = [other for other in kept[: -self.max_keep_ckpts] if other != last_good]
             kept = [other for other in kept if other not in outdated]
@@ -211,11 +213,11 @@ class SafeCheckpointHook(BestCheckpointHook):
             for other in outdated:
                 _remove(path.with_name(self.filename_tmpl.format(other)))
 
-    def _kept(self) -> List[int]:
+    def _kept(self) -> list[int]:
         return list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
 
     def _note(
-        self, runner, keep_ckpt_ids: List[int], last_ckpt: Optional[str], last_good: Optional[int]
+        self, runner, keep_ckpt_ids: list[int], last_ckpt: Optional[str], last_good: Optional[int]
     ) -> None:
         """What the checkpoint itself and MMEngine's other code say about checkpoints."""
         if last_good is not None:

@@ -1,5 +1,7 @@
 """Schedules that end with the training."""
 
+from __future__ import annotations
+
 from itertools import chain
 
 from mmengine.hooks import Hook

@@ -1,5 +1,7 @@
 """Moves the teacher after each step of the optimiser."""
 
+from __future__ import annotations
+
 import math
 from typing import Optional
 

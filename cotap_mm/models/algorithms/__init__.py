@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .cotap import CoTAP
 
 __all__ = ['CoTAP']

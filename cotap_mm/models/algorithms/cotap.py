@@ -1,6 +1,8 @@
 """CoTAP: views -> student and teacher -> five named losses."""
 
-from typing import Dict, NamedTuple, Optional, Tuple
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -22,7 +24,7 @@ from ..modules import (
 )
 from .trained_networks import TrainedNetworks
 
-Views = Dict[str, Tensor]
+Views = dict[str, Tensor]
 
 _PATCH_LOSSES = ('patch_cluster', 'patch_ranking')
 _CLS_LOSSES = ('cls_cluster', 'cls_neighbor', 'prototype_entropy')
@@ -95,7 +97,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         memory: dict,
         pairs: Optional[dict] = None,
         data_preprocessor=None,
-        loss_weights: Optional[Dict[str, float]] = None,
+        loss_weights: Optional[dict[str, float]] = None,
         init_cfg: Optional[dict] = None,
     ) -> None:
         losses = {name: cfg for name, cfg in losses.items() if cfg is not None}
@@ -156,7 +158,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             self.neck.prototypes.requires_grad_(False)
 
     @property
-    def student(self) -> Dict[str, nn.Module]:
+    def student(self) -> dict[str, nn.Module]:
         """The parts that the optimiser moves and the teacher copies."""
         return dict(backbone=self.backbone, neck=self.neck, head=self.head)
 
@@ -179,7 +181,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
     # ---- one training step -------------------------------------------------------------
 
     @left_to_the_optimizer()
-    def loss(self, inputs: Dict[str, Views], data_samples: Optional[list] = None) -> dict:
+    def loss(self, inputs: dict[str, Views], data_samples: Optional[list] = None) -> dict:
         """The named losses of one step; memories are updated afterwards.
 
         Args:
@@ -200,7 +202,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         patch, cls = self._score(views)
         if 'prototype_entropy' in self.losses:
             self.template_bank.start_prototypes(self.neck.prototypes.data)
-        results: Dict[str, Tensor] = {}
+        results: dict[str, Tensor] = {}
         if patch is not None:
             results.update(self._patch_losses(patch, views['patch']))
         if cls is not None:
@@ -214,7 +216,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
                 results[f'loss_{name}'] = weight * results[f'loss_{name}']
         return results
 
-    def _score(self, views: Dict[str, Views]) -> Tuple[Optional[PatchBranch], Optional[ClsBranch]]:
+    def _score(self, views: dict[str, Views]) -> tuple[Optional[PatchBranch], Optional[ClsBranch]]:
         """All forward passes: globals of both branches together, then the locals."""
         patch_t, cls_t, foreground = self._score_teacher(views)
         patch_g, cls_g = self._score_student(views, 'student_global', fill_bank=True)
@@ -228,7 +230,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         return patch, cls
 
     @torch.no_grad()
-    def _score_teacher(self, views: Dict[str, Views]):
+    def _score_teacher(self, views: dict[str, Views]):
         crops = self._stack(views, 'teacher_global')
         backbone = self.teacher.backbone
         entering, grid = backbone.forward_entering(crops)
@@ -240,7 +242,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             foreground = foreground_mask(attention).unflatten(0, patch.shape[:2])
         return patch, cls, foreground
 
-    def _score_student(self, views: Dict[str, Views], key: str, fill_bank: bool = False):
+    def _score_student(self, views: dict[str, Views], key: str, fill_bank: bool = False):
         crops = self._stack(views, key)
         if crops is None:
             return None, None
@@ -252,13 +254,13 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
         return self._heads(self, views, key, entering, grid)
 
     @staticmethod
-    def _stack(views: Dict[str, Views], key: str) -> Optional[Tensor]:
+    def _stack(views: dict[str, Views], key: str) -> Optional[Tensor]:
         """Crops of the branches behind one another, (sum of I*V, 3, h, w)."""
         crops = [view[key].flatten(0, 1) for view in views.values() if view[key].shape[1]]
         return torch.cat(crops) if crops else None
 
     @staticmethod
-    def _heads(net, views: Dict[str, Views], key: str, entering: Tensor, grid: Tuple[int, int]):
+    def _heads(net, views: dict[str, Views], key: str, entering: Tensor, grid: tuple[int, int]):
         """Last block, filter and heads, only for the tokens that a loss reads."""
         backbone, block, patch, cls = net.backbone, net.backbone.last_block, None, None
         if 'patch' in views:
@@ -274,7 +276,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             cls = net.head['cls'](features).unflatten(0, shape)  # (I, V, K)
         return patch, cls
 
-    def _patch_losses(self, patch: PatchBranch, views: Views) -> Dict[str, Tensor]:
+    def _patch_losses(self, patch: PatchBranch, views: Views) -> dict[str, Tensor]:
         results = {}
         scores = patch.teacher.flatten(3).transpose(2, 3)  # (I, G, N, K)
         if 'patch_cluster' in self.losses:
@@ -304,8 +306,8 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             results['monitor/foreground_share'] = patch.foreground.float().mean()
         return results
 
-    def _cls_losses(self, cls: ClsBranch) -> Dict[str, Tensor]:
-        results: Dict[str, Tensor] = {}
+    def _cls_losses(self, cls: ClsBranch) -> dict[str, Tensor]:
+        results: dict[str, Tensor] = {}
         if 'cls_cluster' not in self.losses and 'cls_neighbor' not in self.losses:
             return results
         scores = cls.teacher.flatten(0, 1)
@@ -322,7 +324,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             results.update(self._monitors('cls', assignment))
         return results
 
-    def _monitors(self, name: str, assignment: Tensor) -> Dict[str, Tensor]:
+    def _monitors(self, name: str, assignment: Tensor) -> dict[str, Tensor]:
         return {
             f'monitor/{name}_{key}': value for key, value in assignment_monitors(assignment).items()
         }

@@ -1,6 +1,8 @@
 """What student and teacher are used for, in training and after it."""
 
-from typing import Optional, Tuple
+from __future__ import annotations
+
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -27,7 +29,7 @@ class TrainedNetworks:
     @torch.no_grad()
     def encode(
         self, images: Tensor, branch: str = 'student', output: str = 'filter'
-    ) -> Tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor]:
         """Features of images.
 
         Args:
@@ -73,7 +75,7 @@ class TrainedNetworks:
             found['prototypes_in_use'] = prototypes_in_use(attention)
         return found
 
-    def extract_feat(self, inputs: Tensor) -> Tuple[Tensor, Tensor]:
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """CLS and patch map of the student's filter, see :meth:`encode`."""
         return self.encode(inputs)
 

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .cotap_vit import CoTAPViT
 from .dino_vit import DINOViT
 

@@ -1,6 +1,9 @@
 """The pre-trained network for downstream tasks: ViT plus object-aware filter."""
 
-from typing import List, Optional, Sequence, Tuple, Union
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional, Union
 
 import torch
 from mmpretrain.models.backbones.vit_sam import window_partition, window_unpartition
@@ -109,7 +112,7 @@ class CoTAPViT(DINOViT):
         self._freeze_stages()
 
     @property
-    def out_channels(self) -> List[int]:
+    def out_channels(self) -> list[int]:
         """Channels of each level."""
         return [
             self.neck.out_channels
@@ -118,7 +121,7 @@ class CoTAPViT(DINOViT):
             for index in self.out_indices
         ]
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """Levels of normalised images.
 
         Args:
@@ -143,13 +146,13 @@ class CoTAPViT(DINOViT):
                 levels.append(self._format_output(tokens, grid))
         return tuple(levels)
 
-    def train(self, mode: bool = True) -> 'CoTAPViT':
+    def train(self, mode: bool = True) -> CoTAPViT:
         """Set the mode; frozen stages stay in eval mode."""
         super().train(mode)
         self._freeze_stages()
         return self
 
-    def get_layer_depth(self, param_name: str, prefix: str = '') -> Tuple[int, int]:
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Depth of a parameter for layer-wise learning rates, and the number of depths.
 
         Embeddings have depth 0, block i has i + 1, the filter that of the last block, and
@@ -161,7 +164,7 @@ class CoTAPViT(DINOViT):
             return 0, self.num_layers + 2
         return super().get_layer_depth(param_name, prefix)
 
-    def _filtered(self, tokens: Tensor, grid: Tuple[int, int]) -> Tensor:
+    def _filtered(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """The last level; only the tokens that ``out_type`` asks for are filtered."""
         block = self.last_block
         if self.out_type == 'cls_token':
@@ -172,7 +175,7 @@ class CoTAPViT(DINOViT):
         return torch.cat([self.neck.filter_cls(tokens[:, 0], block)[:, None], patches], dim=1)
 
     def _run_in_windows(
-        self, block: torch.nn.Module, tokens: Tensor, grid: Tuple[int, int]
+        self, block: torch.nn.Module, tokens: Tensor, grid: tuple[int, int]
     ) -> Tensor:
         cls, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, grid)  # (B, H, W, d)
         windows, padded = window_partition(patches, self.window_size)  # (B*n, w, w, d)

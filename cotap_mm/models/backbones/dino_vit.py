@@ -1,6 +1,8 @@
 """The ViT that CoTAP starts from: DINO's, with the tokens around the last block at hand."""
 
-from typing import Tuple, Union
+from __future__ import annotations
+
+from typing import Union
 
 import torch
 from mmpretrain.models import VisionTransformer
@@ -72,7 +74,7 @@ class DINOViT(VisionTransformer):
         """Block L, whose weights the object-aware filter shares."""
         return self.layers[-1]
 
-    def embed(self, images: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Images (B, 3, h, w) -> tokens entering the first block (B, 1+N, d) and the grid."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
@@ -96,7 +98,7 @@ class DINOViT(VisionTransformer):
             lambda x: block.ffn(block.ln2(x), identity=x), tokens, use_reentrant=False
         )
 
-    def forward_tokens(self, images: Tensor) -> Tuple[Tensor, Tensor, Tuple[int, int]]:
+    def forward_tokens(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Tokens around the last block.
 
         Args:
@@ -109,7 +111,7 @@ class DINOViT(VisionTransformer):
         entering, grid = self.forward_entering(images)
         return entering, self.run_block(self.last_block, entering), grid
 
-    def forward_entering(self, images: Tensor) -> Tuple[Tensor, Tuple[int, int]]:
+    def forward_entering(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """Tokens entering the last block (B, 1+N, d) and the grid, of images (B, 3, h, w)."""
         tokens, grid = self.embed(images)
         for block in self.layers[:-1]:
@@ -134,7 +136,7 @@ class DINOViT(VisionTransformer):
             self.last_block.ln1(entering), attention.qkv, attention.num_heads, self.num_extra_tokens
         )
 
-    def forward(self, images: Tensor) -> Tuple[Tensor, ...]:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """As the parent's forward, with DINO's position embeddings."""
         tokens, grid = self.embed(images)
         outputs = []

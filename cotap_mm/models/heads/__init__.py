@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .prototype_head import PrototypeHead
 
 __all__ = ['PrototypeHead']

@@ -1,5 +1,7 @@
 """From features to scores: cosines to learnable cluster centres."""
 
+from __future__ import annotations
+
 from typing import Optional
 
 import torch

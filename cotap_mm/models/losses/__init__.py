@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .cluster_assignment_loss import (
     ClsClusterLoss,
     ClusterAssignmentLoss,

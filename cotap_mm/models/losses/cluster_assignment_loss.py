@@ -1,6 +1,8 @@
 """Predict the teacher's cluster assignment of one view from another view."""
 
-from typing import List, Optional
+from __future__ import annotations
+
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -102,7 +104,7 @@ class PatchClusterLoss(ClusterAssignmentLoss):
         local_scores: Optional[Tensor],
         assignment: Tensor,
         foreground: Tensor,
-        boxes: 'tuple[Tensor, Tensor]',
+        boxes: tuple[Tensor, Tensor],
         patch_size: int,
     ) -> Tensor:
         """Loss over all pairs of a global crop and another crop.
@@ -143,7 +145,7 @@ class PatchClusterLoss(ClusterAssignmentLoss):
         by_local = (
             None if local_scores is None else cells(local_scores, in_other[:, num_global:])
         )  # (I, L, G, K, cells)
-        pairs: List[Tensor] = []
+        pairs: list[Tensor] = []
         for g in range(num_global):
             # The boxes of crop v leave out v itself, so those behind it moved up.
             pairs += [by_global[:, v, g - (g > v)] for v in range(num_global) if v != g]

@@ -1,13 +1,15 @@
 """Values that are no numbers, found before they reach the weights."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Iterator
 
 import torch
 from torch import Tensor
 
-_checking: 'ContextVar[bool]' = ContextVar('checking', default=True)
+_checking: ContextVar[bool] = ContextVar('checking', default=True)
 
 
 def check_finite(name: str, values: Tensor) -> None:

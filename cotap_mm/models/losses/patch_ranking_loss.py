@@ -1,5 +1,7 @@
 """CoTAP: Average Precision over patch pairs, for continuous targets."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 

@@ -1,5 +1,7 @@
 """Entropy of the prototypes over the template bank."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn

@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .assignment_queue import AssignmentQueue
 from .ema_teacher import EMATeacher
 from .feature_queue import FeatureQueue

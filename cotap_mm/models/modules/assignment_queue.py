@@ -1,6 +1,8 @@
 """The teacher's past scores, which keep the cluster assignment balanced."""
 
-from typing import Optional, Tuple
+from __future__ import annotations
+
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -47,7 +49,7 @@ class AssignmentQueue(FeatureQueue):
         self.register_buffer('row_temperature', torch.tensor(float(temperature)))
 
     @torch.no_grad()
-    def assign(self, scores: Tensor) -> Tuple[Tensor, Tensor]:
+    def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
         """Assign current scores, balanced over queue and batch together.
 
         Args:

@@ -1,7 +1,8 @@
 """The teacher: a slow copy of the student."""
 
+from __future__ import annotations
+
 import copy
-from typing import Dict
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +21,7 @@ class EMATeacher(nn.Module):
         parts (dict[str, nn.Module]): The student's modules; copied.
     """
 
-    def __init__(self, parts: Dict[str, nn.Module]) -> None:
+    def __init__(self, parts: dict[str, nn.Module]) -> None:
         super().__init__()
         for name, module in parts.items():
             self.add_module(name, copy.deepcopy(module))
@@ -28,11 +29,11 @@ class EMATeacher(nn.Module):
         self.register_buffer('num_updates', torch.zeros((), dtype=torch.long))
         self.train()
 
-    def train(self, mode: bool = True) -> 'EMATeacher':
+    def train(self, mode: bool = True) -> EMATeacher:
         """Stay in eval mode, whatever the algorithm around it does."""
         return super().train(False)
 
-    def _pairs(self, parts: Dict[str, nn.Module]) -> 'tuple[list[Tensor], list[Tensor]]':
+    def _pairs(self, parts: dict[str, nn.Module]) -> tuple[list[Tensor], list[Tensor]]:
         mine, theirs = [], []
         for name, module in parts.items():
             own = dict(getattr(self, name).named_parameters())
@@ -42,7 +43,7 @@ class EMATeacher(nn.Module):
         return mine, theirs
 
     @torch.no_grad()
-    def update(self, parts: Dict[str, nn.Module], decay: float) -> None:
+    def update(self, parts: dict[str, nn.Module], decay: float) -> None:
         """Move every parameter towards the student's.
 
         Args:
@@ -59,13 +60,13 @@ class EMATeacher(nn.Module):
         self.num_updates.add_(1)
 
     @torch.no_grad()
-    def copy_from(self, parts: Dict[str, nn.Module]) -> None:
+    def copy_from(self, parts: dict[str, nn.Module]) -> None:
         """Start over as an exact copy of the student."""
         for name, module in parts.items():
             getattr(self, name).load_state_dict(module.state_dict())
 
     @torch.no_grad()
-    def distance(self, parts: Dict[str, nn.Module]) -> Tensor:
+    def distance(self, parts: dict[str, nn.Module]) -> Tensor:
         """Relative L2 distance to the student over all parameters, a scalar."""
         mine, theirs = self._pairs(parts)
         gap = torch._foreach_norm(torch._foreach_sub(mine, theirs))

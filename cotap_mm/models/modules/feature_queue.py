@@ -1,7 +1,9 @@
 """First-in, first-out memory of past features."""
 
+from __future__ import annotations
+
 import copy
-from typing import Dict, List, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -24,7 +26,7 @@ class FeatureQueue(nn.Module):
     """
 
     def __init__(
-        self, size: int, shape: 'tuple[int, ...]', dtype: torch.dtype = torch.float32
+        self, size: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
         if size < 1:
@@ -85,7 +87,7 @@ class FeatureQueue(nn.Module):
         order = (self.cursor - 1 - torch.arange(filled, device=self.features.device)) % self.size
         return self.features[order]
 
-    def share_out(self, parts: List[Dict[str, Tensor]], rank: int, world_size: int) -> None:
+    def share_out(self, parts: list[dict[str, Tensor]], rank: int, world_size: int) -> None:
         """Take a share of the queues of a run on another number of ranks.
 
         Args:
@@ -106,7 +108,7 @@ class FeatureQueue(nn.Module):
     def _share(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
         return rows[rank::world_size]
 
-    def _stored(self, state: Dict[str, Tensor]) -> 'FeatureQueue':
+    def _stored(self, state: dict[str, Tensor]) -> FeatureQueue:
         """A queue of this kind, of whatever size is stored."""
         queue = copy.copy(self)
         queue._buffers = {name: torch.zeros_like(state[name]) for name in self._buffers}

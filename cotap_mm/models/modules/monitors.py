@@ -1,7 +1,8 @@
 """Numbers that show a collapse before the loss does."""
 
+from __future__ import annotations
+
 import math
-from typing import Dict
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ def _entropy(share: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def assignment_monitors(assignment: Tensor) -> Dict[str, Tensor]:
+def assignment_monitors(assignment: Tensor) -> dict[str, Tensor]:
     """How the clusters are used.
 
     Args:

@@ -1,6 +1,9 @@
 """Which patch pairs the ranking loss ranks."""
 
-from typing import Iterator, Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -51,7 +54,7 @@ class PatchPairSampler(nn.Module):
         teacher: Tensor,
         foreground: Tensor,
         draws: Optional[RandomDraws] = None,
-    ) -> Iterator[Tuple[Tensor, Tensor, Tensor]]:
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Pairs of one batch.
 
         Args:

@@ -1,6 +1,6 @@
 """All random choices of one training step, in one replaceable object."""
 
-from typing import Tuple
+from __future__ import annotations
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class RandomDraws:
         """A random order of ``count`` things, int64 (count,); ``purpose`` names the use."""
         return torch.randperm(count)
 
-    def foreground_patches(self, foreground: Tensor, count: int) -> Tuple[Tensor, Tensor]:
+    def foreground_patches(self, foreground: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Random foreground patches, without waiting for the device.
 
         Args:

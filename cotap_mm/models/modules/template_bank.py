@@ -1,5 +1,7 @@
 """Templates seen lately, and the prototypes' start from them."""
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -29,7 +31,7 @@ class TemplateBank(FeatureQueue):
         self._had_started = False
 
     @torch.no_grad()
-    def collect(self, patches: Tensor, grid: 'tuple[int, int]', order: Tensor) -> None:
+    def collect(self, patches: Tensor, grid: tuple[int, int], order: Tensor) -> None:
         """Pool crops and store them.
 
         Args:

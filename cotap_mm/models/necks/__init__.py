@@ -1,3 +1,5 @@
+from __future__ import annotations
+
 from .no_filter import NoFilter
 from .object_aware_filter import ObjectAwareFilter
 from .simple_feature_pyramid import SimpleFeaturePyramid

@@ -1,6 +1,8 @@
 """The ablation of the object-aware filter."""
 
-from typing import Optional, Tuple
+from __future__ import annotations
+
+from typing import Optional
 
 from mmengine.model import BaseModule
 from torch import Tensor, nn
@@ -29,12 +31,12 @@ class NoFilter(BaseModule):
         self.norm_cls = nn.LayerNorm(in_channels, eps=1e-6)
 
     def forward(
-        self, tokens: Tensor, grid: Tuple[int, int], block: nn.Module
-    ) -> Tuple[Tensor, Tensor]:
+        self, tokens: Tensor, grid: tuple[int, int], block: nn.Module
+    ) -> tuple[Tensor, Tensor]:
         """Tokens (B, 1+N, d) -> CLS (B, d) and patches (B, N, d)."""
         return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
 
-    def filter_patches(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module) -> Tensor:
+    def filter_patches(self, patches: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
         """Patches (B, N, d), normalised."""
         return self.norm_patch(patches)
 

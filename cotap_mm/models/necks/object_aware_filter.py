@@ -1,6 +1,8 @@
 """The object-aware filter: every token in the words of learnable object prototypes."""
 
-from typing import Optional, Tuple
+from __future__ import annotations
+
+from typing import Optional
 
 import torch
 import torch.nn.functional as F
@@ -54,8 +56,8 @@ class ObjectAwareFilter(BaseModule):
         nn.init.trunc_normal_(self.prototypes, std=0.02)
 
     def forward(
-        self, tokens: Tensor, grid: Tuple[int, int], block: nn.Module
-    ) -> Tuple[Tensor, Tensor]:
+        self, tokens: Tensor, grid: tuple[int, int], block: nn.Module
+    ) -> tuple[Tensor, Tensor]:
         """Filter all tokens.
 
         Args:
@@ -68,7 +70,7 @@ class ObjectAwareFilter(BaseModule):
         """
         return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
 
-    def filter_patches(self, patches: Tensor, grid: Tuple[int, int], block: nn.Module) -> Tensor:
+    def filter_patches(self, patches: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
         """Patches (B, N, d) -> filtered patches (B, N, 2d)."""
         key, value = self._keys_and_values(block)
         attention = self._patch_attention(patches, grid, block, key)  # (B, heads, N, M)
@@ -84,7 +86,7 @@ class ObjectAwareFilter(BaseModule):
         attention = self._softmax(logits).to(value.dtype)  # (B, heads, 1, M)
         return self.norm_cls(self._read(cls_token[:, None], attention, value, block))[:, 0]
 
-    def attention(self, tokens: Tensor, grid: Tuple[int, int], block: nn.Module) -> Tensor:
+    def attention(self, tokens: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
         """What each patch attends to, for pictures.
 
         Args:
@@ -103,7 +105,7 @@ class ObjectAwareFilter(BaseModule):
         bias = None if qkv.bias is None else qkv.bias[:width]
         return F.linear(block.ln1(tokens), qkv.weight[:width], bias)
 
-    def _keys_and_values(self, block: nn.Module) -> Tuple[Tensor, Tensor]:
+    def _keys_and_values(self, block: nn.Module) -> tuple[Tensor, Tensor]:
         """Key of each cell (M, 9, d) and value of each prototype (M, d)."""
         qkv, width = block.attn.qkv, self.in_channels
         prototypes = self.prototypes.detach() if self.detach_prototypes else self.prototypes
@@ -115,7 +117,7 @@ class ObjectAwareFilter(BaseModule):
         return key, value.mean(dim=1)
 
     def _patch_attention(
-        self, patches: Tensor, grid: Tuple[int, int], block: nn.Module, key: Tensor
+        self, patches: Tensor, grid: tuple[int, int], block: nn.Module, key: Tensor
     ) -> Tensor:
         heads = block.attn.num_heads
         query = self._query(patches, block).transpose(1, 2).unflatten(2, grid)  # (B, d, H, W)

@@ -1,6 +1,9 @@
 """A pyramid from the one map of a plain ViT, for detectors."""
 
-from typing import Optional, Sequence, Tuple
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from mmcv.cnn import ConvModule
@@ -78,7 +81,7 @@ class SimpleFeaturePyramid(BaseModule):
         ]
         return nn.Sequential(*steps)
 
-    def forward(self, levels: Sequence[Tensor]) -> Tuple[Tensor, ...]:
+    def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Pyramid of the last level.
 
         Args:

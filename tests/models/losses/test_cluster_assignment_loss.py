@@ -1,5 +1,7 @@
 """Cluster losses: two-loop references, properties, gradient, bad input."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """CoTAP loss: two-loop reference, properties, gradient, bad input."""
 
+from __future__ import annotations
+
 import pytest
 import torch
 

@@ -1,5 +1,7 @@
 """Prototype entropy: loops, limits, gradient, bad input."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

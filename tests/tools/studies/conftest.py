@@ -1,5 +1,7 @@
 """The studies are scripts that import their neighbours, as Python does for scripts."""
 
+from __future__ import annotations
+
 import sys
 from pathlib import Path
 

@@ -1,5 +1,7 @@
 """The noise study: a toy run from start to page, and its verdicts on hand-made results."""
 
+from __future__ import annotations
+
 import json
 
 import noise_tables

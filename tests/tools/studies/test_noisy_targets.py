@@ -1,5 +1,7 @@
 """Data and noise of the noise study are what they are said to be."""
 
+from __future__ import annotations
+
 import numpy as np
 import pytest
 import torch

@@ -1,5 +1,7 @@
 """The study of dispersion along training, at toy size."""
 
+from __future__ import annotations
+
 import json
 
 import over_dispersion as tool

@@ -1,5 +1,7 @@
 """The study of pairs an image, at toy size."""
 
+from __future__ import annotations
+
 import json
 
 import numpy as np

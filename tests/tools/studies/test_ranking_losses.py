@@ -1,5 +1,7 @@
 """Each objective against loops over plain numbers, by hand, and with bad input."""
 
+from __future__ import annotations
+
 import math
 
 import pytest

@@ -1,5 +1,7 @@
 """The sensitivity study: keys exist, values reach the network, a toy run fills the page."""
 
+from __future__ import annotations
+
 import json
 
 import pytest

@@ -1,5 +1,7 @@
 """The student of the noise study: same start for all objectives, learning, measured rightly."""
 
+from __future__ import annotations
+
 import pytest
 import small_student
 import torch

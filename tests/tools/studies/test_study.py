@@ -1,5 +1,7 @@
 """What the studies share: runs are kept, numbers are right, words written by hand survive."""
 
+from __future__ import annotations
+
 import json
 
 import pytest
