@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import compat  # noqa: F401  (checks versions and mends known breakages first)
+from . import compat  # noqa: F401  (checks versions, works around known incompatibilities)
 from .version import __version__
 
 __all__ = ['__version__', 'load']
@@ -13,7 +13,7 @@ __all__ = ['__version__', 'load']
 def __getattr__(name: str) -> Any:
     """``cotap_mm.load``; imported on first use, since it needs all models."""
     if name == 'load':
-        from .hub import load
+        from .encoders.load import load
 
         return load
     raise AttributeError(f'module {__name__!r} has no attribute {name!r}')

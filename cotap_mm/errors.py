@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cotap_mm.error_text import of_worker
+from .error_text import of_worker
 
 
 class UserError(RuntimeError):

@@ -11,7 +11,7 @@ import torch
 import torch.distributed as dist
 from rank_work import free_port
 
-from cotap_mm.engine.network import join_group
+from cotap_mm.distributed.rendezvous import join_group
 
 FORK = multiprocessing.get_context('fork') if hasattr(os, 'fork') else None
 

@@ -52,7 +52,8 @@ class Encoder:
 
 
 def build(folder, encoder=None, count=23, broken=(5,)):
-    from cotap_mm.datasets import build_neighbors, neighbor_search
+    from cotap_mm.datasets import build_neighbors
+    from cotap_mm.datasets.neighbors import search as neighbor_search
 
     encoder = encoder or Encoder()
     with mock.patch.object(neighbor_search, '_PART', 4):

@@ -37,7 +37,7 @@ from downstream.test_training import VIT, shrink
 from engine.default_runs import arguments, make_images, make_init, run, write_toy_config
 from tool_loading import load_tool
 
-from cotap_mm.engine.checkpoint_files import whole_checkpoint
+from cotap_mm.engine.resume.checkpoints import whole_checkpoint
 from cotap_mm.registry import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[1]

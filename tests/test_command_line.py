@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from cotap_mm import command_line, signals
-from cotap_mm.arguments import (
+from cotap_mm import signals
+from cotap_mm.command_line import tool as command_line
+from cotap_mm.command_line.arguments import (
     KeyValues,
     Parser,
     device,
@@ -23,7 +24,7 @@ from cotap_mm.arguments import (
     positive_float,
     whole_number,
 )
-from cotap_mm.command_line import short_errors, tool
+from cotap_mm.command_line.tool import short_errors, tool
 from cotap_mm.error_text import LONGEST, one_line, sentence_of
 from cotap_mm.errors import UserError
 

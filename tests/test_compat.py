@@ -11,7 +11,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
-from cotap_mm import compat
+from cotap_mm.compat import workarounds as compat
 
 
 def test_installed_versions_are_fine():

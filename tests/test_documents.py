@@ -32,6 +32,6 @@ def test_links_lead_somewhere(page):
 def test_ranking_loss_by_itself():
     (block,) = re.findall(r'```python\n(.*?)```', (DOCS / 'ranking_loss.md').read_text(), re.S)
     names = {}
-    exec(block, names)  # noqa: S102
+    exec(block, names)
     losses = names['losses']
     assert sum(losses[-10:]) < 0.5 * sum(losses[:10])

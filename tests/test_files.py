@@ -8,7 +8,7 @@ import socket
 import pytest
 from faults import time_limit
 
-from cotap_mm.files import (
+from cotap_mm.files.atomic_write import (
     UnusableFile,
     name_bytes,
     name_text,
@@ -50,7 +50,7 @@ def test_a_pipe_that_takes_the_place_of_a_file(tmp_path, monkeypatch):
     path, other = special('named pipe', tmp_path / 'pipe'), tmp_path / 'file'
     other.write_bytes(b'x')
     status = os.stat(other)
-    monkeypatch.setattr('cotap_mm.files.os.stat', lambda *_: status)
+    monkeypatch.setattr('cotap_mm.files.atomic_write.os.stat', lambda *_: status)
     with time_limit(30), pytest.raises(UnusableFile, match='named pipe'):
         open_regular(path)
 

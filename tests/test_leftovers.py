@@ -10,9 +10,9 @@ import time
 
 import pytest
 
-from cotap_mm.files import whole_file
-from cotap_mm.leftovers import UNFINISHED, partial_path, remove_leftovers
-from cotap_mm.locks import Lock, acquire_lock
+from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.locks import Lock, acquire_lock
+from cotap_mm.files.temporary import UNFINISHED, partial_path, remove_leftovers
 
 DEAD = 10**9  # no process has that number
 

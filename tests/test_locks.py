@@ -10,7 +10,7 @@ import time
 import pytest
 
 from cotap_mm.errors import UserError
-from cotap_mm.locks import Lock, Locked, acquire_lock, locked
+from cotap_mm.files.locks import Lock, Locked, acquire_lock, locked
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs POSIX record locks')
 FORK = multiprocessing.get_context('fork') if hasattr(os, 'fork') else None
@@ -55,7 +55,7 @@ def test_names_the_holder_and_ends_with_it(tmp_path, holder):
 
 def test_waits_for_the_holder(tmp_path, holder, monkeypatch):
     said, start = [], time.monotonic()
-    monkeypatch.setattr('cotap_mm.locks.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr('cotap_mm.files.locks.print_log', lambda text, **_: said.append(text))
 
     def check():
         if time.monotonic() > start + 1:

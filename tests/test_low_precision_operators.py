@@ -8,7 +8,7 @@ import torch
 ops = pytest.importorskip('mmcv.ops')
 pytest.importorskip('mmcv._ext')
 
-from cotap_mm.low_precision_operators import allow_low_precision_operators  # noqa: E402
+from cotap_mm.compat.low_precision_operators import allow_low_precision_operators  # noqa: E402
 
 
 @pytest.fixture(scope='module', autouse=True)

@@ -5,14 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from cotap_mm.datasets.neighbors import save_neighbors
-from cotap_mm.replacing import (
-    check_replaceable,
-    is_neighbor_file,
-    is_packed_file,
-    is_report,
-)
+from cotap_mm.datasets.neighbors.file import is_neighbor_file, save_neighbors
+from cotap_mm.datasets.sources.packed import is_packed_file
+from cotap_mm.files.overwrite import check_replaceable
 from cotap_mm.visualization import Report
+from cotap_mm.visualization.report.html import is_report
 
 
 def test_a_neighbor_file(tmp_path):

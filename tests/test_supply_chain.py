@@ -126,7 +126,7 @@ sys.addaudithook(refuse)
 @pytest.mark.parametrize(
     'code, status',
     [
-        ('import cotap_mm, cotap_mm.models, cotap_mm.evaluation, cotap_mm.engine.launch', 0),
+        ('import cotap_mm, cotap_mm.models, cotap_mm.evaluation, cotap_mm.engine.launch.runner', 0),
         ('import socket; socket.create_connection(("127.0.0.1", 9))', 3),
         ('from urllib.request import urlopen; urlopen("http://127.0.0.1:9")', 3),
     ],

@@ -29,8 +29,8 @@ from typing import Optional
 
 from benchmarks import data, eval, loss, neighbors, step, transfer
 
-from cotap_mm.arguments import Parser, add_device, out_file
-from cotap_mm.command_line import short_errors, tool
+from cotap_mm.command_line.arguments import Parser, add_device, out_file
+from cotap_mm.command_line.tool import short_errors, tool
 
 KINDS = dict(loss=loss, step=step, data=data, neighbors=neighbors, eval=eval, transfer=transfer)
 

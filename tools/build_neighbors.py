@@ -14,13 +14,16 @@ from __future__ import annotations
 import argparse
 from typing import Optional
 
-from cotap_mm.arguments import Parser, add_device, out_file, positive_int, whole_number
-from cotap_mm.command_line import joined_processes, short_errors, tool
-from cotap_mm.datasets import GlobalEncoder, build_neighbors, open_images
-from cotap_mm.datasets.meeting import OtherRankFailed
-from cotap_mm.engine import run_config
-from cotap_mm.ops import rank
-from cotap_mm.replacing import add_overwrite, check_replaceable, is_neighbor_file
+from cotap_mm.command_line.arguments import Parser, add_device, out_file, positive_int, whole_number
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.datasets import build_neighbors, open_images
+from cotap_mm.datasets.neighbors.file import is_neighbor_file
+from cotap_mm.distributed.collectives import rank
+from cotap_mm.distributed.file_barrier import OtherRankFailed
+from cotap_mm.distributed.process_group import joined_processes
+from cotap_mm.encoders.global_encoder import GlobalEncoder
+from cotap_mm.files.overwrite import add_overwrite, check_replaceable
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -80,7 +83,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
     """Config of the backbone, and its checkpoint."""
     if args.backbone.endswith('.py'):
-        model = run_config.load_config(args.backbone).model
+        model = load_config(args.backbone).model
         backbone = model.backbone.to_dict()
         default = (model.get('init_cfg') or {}).get('checkpoint')
     else:

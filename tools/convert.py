@@ -14,9 +14,10 @@ import argparse
 from pathlib import Path
 from typing import Optional
 
-from cotap_mm.arguments import Parser, out_path, positive_int
-from cotap_mm.command_line import short_errors, tool
-from cotap_mm.weights import SOURCES, TARGETS, convert
+from cotap_mm.command_line.arguments import Parser, out_path, positive_int
+from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.export import TARGETS, convert
+from cotap_mm.weights import SOURCES
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:

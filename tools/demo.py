@@ -25,23 +25,20 @@ from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import nn
 
-from cotap_mm.arguments import Parser, out_folder, positive_int, whole_number
-from cotap_mm.command_line import short_errors, tool
-from cotap_mm.datasets import ensure_neighbors
-from cotap_mm.engine import launch, run_config
-from cotap_mm.engine.config_check import check_config
-from cotap_mm.engine.config_values import check_values
-from cotap_mm.engine.work_folder import held_folder
-from cotap_mm.evaluation import (
-    CoTAPEncoder,
-    Encoder,
-    LabeledScenes,
-    ViTEncoder,
-    dense_retrieval,
-)
-from cotap_mm.files import whole_file
+from cotap_mm.command_line.arguments import Parser, out_folder, positive_int, whole_number
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
+from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch.validation import check_config
+from cotap_mm.engine.launch.values import check_values
+from cotap_mm.engine.resume.work_folder import held_folder
+from cotap_mm.evaluation import CoTAPEncoder, Encoder, LabeledScenes, ViTEncoder
+from cotap_mm.evaluation.protocols import dense_retrieval
+from cotap_mm.files.atomic_write import whole_file
 from cotap_mm.registry import DATASETS, MODELS, build
-from cotap_mm.visualization import Report, before_after, curves, read_scalars
+from cotap_mm.visualization import Report, curves, read_scalars
+from cotap_mm.visualization.report import before_after
 
 ROOT = Path(__file__).resolve().parents[1]
 # Rows of the table: name -> (before or after training, branch, output).
@@ -200,7 +197,7 @@ def print_table(rows: list[list]) -> None:
 
 def read_config(args: argparse.Namespace) -> Config:
     """The config with what the command line changes in it."""
-    config = run_config.load_config(args.config)
+    config = load_config(args.config)
     if 'demo' not in config:
         raise ValueError(
             f'{args.config} must have demo=dict(memory=..., test=...), two configs of '

@@ -27,11 +27,22 @@ from rich.console import Console
 from rich.table import Table
 
 import cotap_mm
-from cotap_mm.arguments import KeyValues, Parser, add_device, out_folder, positive_int, whole_number
-from cotap_mm.command_line import joined_processes, short_errors, tool
+from cotap_mm.command_line.arguments import (
+    KeyValues,
+    Parser,
+    add_device,
+    out_folder,
+    positive_int,
+    whole_number,
+)
+from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.distributed.collectives import rank
+from cotap_mm.distributed.failures import ended_together
+from cotap_mm.distributed.process_group import joined_processes
 from cotap_mm.evaluation.batches import progress_bars
-from cotap_mm.evaluation.data import EvaluationData, load_data
-from cotap_mm.evaluation.protocols import (
+from cotap_mm.evaluation.data.load import EvaluationData, load_data
+from cotap_mm.evaluation.evaluate import (
     PROTOCOLS,
     Result,
     check_options,
@@ -40,12 +51,9 @@ from cotap_mm.evaluation.protocols import (
     table,
 )
 from cotap_mm.evaluation.settings import nearest
-from cotap_mm.evaluation.shared_failure import ended_together
-from cotap_mm.files import whole_file
-from cotap_mm.ops import rank
-from cotap_mm.visualization.canvas import save_png
-from cotap_mm.visualization.checkpoint_titles import named_checkpoints
-from cotap_mm.visualization.comparison import comparison_figure
+from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.visualization.figures.bars import comparison_figure
+from cotap_mm.visualization.figures.canvas import save_png
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:

@@ -13,10 +13,11 @@ from __future__ import annotations
 import os
 from typing import Optional
 
-from cotap_mm.arguments import Parser, out_file, positive_int
-from cotap_mm.command_line import short_errors, tool
+from cotap_mm.command_line.arguments import Parser, out_file, positive_int
+from cotap_mm.command_line.tool import short_errors, tool
 from cotap_mm.datasets import ImageList, pack_images
-from cotap_mm.replacing import add_overwrite, check_replaceable, is_packed_file
+from cotap_mm.datasets.sources.packed import is_packed_file
+from cotap_mm.files.overwrite import add_overwrite, check_replaceable
 
 
 @tool

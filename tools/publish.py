@@ -11,9 +11,9 @@ from __future__ import annotations
 import argparse
 from typing import Optional
 
-from cotap_mm.arguments import Parser, out_file
-from cotap_mm.command_line import short_errors, tool
-from cotap_mm.weights import publish
+from cotap_mm.command_line.arguments import Parser, out_file
+from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.export import publish
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:

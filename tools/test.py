@@ -16,10 +16,13 @@ from typing import Optional
 
 from mmengine.config import Config
 
-from cotap_mm.arguments import Parser
-from cotap_mm.command_line import tool
-from cotap_mm.engine import launch, run_config, testing
+from cotap_mm.command_line.arguments import Parser
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.backbones import set_backbones_init
+from cotap_mm.engine.launch import config as run_config
+from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch import testing
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -45,12 +48,12 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 def build_config(args: argparse.Namespace) -> Config:
-    config = run_config.load_config(args.config)
+    config = load_config(args.config)
     if run_config.is_pretraining(config):
         raise ValueError(
             f'{args.config} is for pre-training and has no test of its own; its '
             'features are measured with a config of configs/downstream, or with '
-            'cotap_mm.evaluation.dense_retrieval'
+            'cotap_mm.evaluation.protocols.dense_retrieval'
         )
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')

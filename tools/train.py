@@ -34,9 +34,11 @@ if __name__ == '__main__':  # the imports take seconds; later cotap_mm.signals l
 
 from mmengine.config import Config  # noqa: E402
 
-from cotap_mm.arguments import Parser, whole_number  # noqa: E402
-from cotap_mm.command_line import tool  # noqa: E402
-from cotap_mm.engine import launch, run_config  # noqa: E402
+from cotap_mm.command_line.arguments import Parser, whole_number  # noqa: E402
+from cotap_mm.command_line.config_file import load_config  # noqa: E402
+from cotap_mm.command_line.tool import tool  # noqa: E402
+from cotap_mm.engine.launch import config as run_config  # noqa: E402
+from cotap_mm.engine.launch import runner as launch  # noqa: E402
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -107,7 +109,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 def build_config(args: argparse.Namespace) -> Config:
-    config = run_config.load_config(args.config)
+    config = load_config(args.config)
     options = (
         args.images,
         args.cls_images,

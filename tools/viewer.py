@@ -20,17 +20,17 @@ import numpy as np
 import torch
 
 import cotap_mm
-from cotap_mm.arguments import Parser, add_device, positive_int, whole_number
-from cotap_mm.command_line import short_errors, tool
+from cotap_mm.command_line.arguments import Parser, add_device, positive_int, whole_number
+from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.tool import short_errors, tool
 from cotap_mm.datasets import ImageList, open_images
-from cotap_mm.datasets.image_source import BadImage
-from cotap_mm.files import printable
-from cotap_mm.visualization.checkpoint_titles import named_checkpoints
-from cotap_mm.visualization.feature_browser import MOST_SHOWN, FeatureBrowser
-from cotap_mm.visualization.image_set import common_size, spread
-from cotap_mm.visualization.inside_folder import InsideFolder
-from cotap_mm.visualization.page_address import check_port, host_name, root_path
-from cotap_mm.visualization.page_guard import is_loopback
+from cotap_mm.datasets.sources.files import BadImage
+from cotap_mm.files.atomic_write import printable
+from cotap_mm.visualization.report.image_set import common_size, spread
+from cotap_mm.visualization.viewer.address import check_port, host_name, root_path
+from cotap_mm.visualization.viewer.confined_images import InsideFolder
+from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
+from cotap_mm.visualization.viewer.request_filter import is_loopback
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -171,7 +171,7 @@ def choose_shown(browser: FeatureBrowser, limit: int) -> list[int]:
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(BadImage):
-        from cotap_mm.visualization.browser_page import build_page, serve
+        from cotap_mm.visualization.viewer.app import build_page, serve
 
         args.port = check_port(args.host, args.port)
         browser = make_browser(args)

@@ -26,20 +26,23 @@ import torch
 from torch import Tensor
 
 import cotap_mm
-from cotap_mm.arguments import Parser, add_device, out_folder, positive_int
-from cotap_mm.command_line import short_errors, tool
+from cotap_mm.command_line.arguments import Parser, add_device, out_folder, positive_int
+from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.tool import short_errors, tool
 from cotap_mm.datasets import open_images
-from cotap_mm.datasets.image_source import BadImage
+from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
-from cotap_mm.engine import run_config
+from cotap_mm.engine.launch import config as run_config
 from cotap_mm.evaluation import Encoder, ImageMaskFolder
+from cotap_mm.files.overwrite import add_overwrite, check_replaceable
 from cotap_mm.registry import TRANSFORMS, build
-from cotap_mm.replacing import add_overwrite, check_replaceable, is_report
-from cotap_mm.visualization import Report, sections
-from cotap_mm.visualization.before_after import choose_example
-from cotap_mm.visualization.checkpoint_titles import named_checkpoints
-from cotap_mm.visualization.class_map import METHODS, join, labeled_patches, project
-from cotap_mm.visualization.image_set import (
+from cotap_mm.visualization import Report
+from cotap_mm.visualization.figures.projection import METHODS, join, labeled_patches, project
+from cotap_mm.visualization.report import sections
+from cotap_mm.visualization.report.before_after import choose_example
+from cotap_mm.visualization.report.html import is_report
+from cotap_mm.visualization.report.image_set import (
     ImageSet,
     common_size,
     encode_images,
@@ -323,7 +326,7 @@ def show_classes(report: Report, study: Study) -> None:
 def show_crops(report: Report, study: Study) -> None:
     crop = MultiCrop()
     if study.args.config:
-        config = run_config.load_config(study.args.config, needs_model=False)
+        config = load_config(study.args.config, needs_model=False)
         if not run_config.is_pretraining(config):
             raise CannotShow(f'{study.args.config} does not pre-train; give one of configs/cotap')
         crops = config.train_dataloader.dataset.get('crops', {})

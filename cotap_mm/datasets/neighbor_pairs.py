@@ -9,14 +9,14 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
+from cotap_mm.datasets.neighbors.file import load_neighbors
+from cotap_mm.datasets.sources.files import BadImage, Enough, prepare
 from cotap_mm.errors import UserError
-from cotap_mm.files import printable
+from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
-from .image_source import BadImage, Enough, prepare
-from .neighbors import load_neighbors
-from .patient_reading import PATIENCE, read_when_there
+from .read_with_retry import PATIENCE, read_when_there
 from .samplers import Visit
 from .workers import ReadingSigns, warning_level
 

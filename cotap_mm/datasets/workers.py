@@ -19,7 +19,7 @@ from torch.utils.data import get_worker_info
 from torch.utils.data._utils.worker import _worker_loop
 
 from cotap_mm import signals
-from cotap_mm.ops import rank
+from cotap_mm.distributed.collectives import rank
 from cotap_mm.registry import FUNCTIONS
 
 _POLL = 0.5  # seconds

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from cotap_mm.distributed.fsdp import CoTAPFSDPStrategy
+
 from .hooks import (
     CompileHook,
     MonitorHook,
@@ -12,10 +14,9 @@ from .hooks import (
     TeacherHook,
     compile_parts,
 )
-from .layer_decay import LayerDecayOptimWrapperConstructor
-from .optim import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
-from .sharding import CoTAPFSDPStrategy
-from .train_loop import ResumableTrainLoop
+from .optim.layer_decay import LayerDecayOptimWrapperConstructor
+from .optim.param_groups import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
+from .resume.train_loop import ResumableTrainLoop
 
 __all__ = [
     'CoTAPFSDPStrategy',

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from .classification import knn_classification, linear_classification
-from .correspondence import correspondence
-from .data import EvaluationData, load_data
-from .dense_retrieval import dense_retrieval
-from .dispersion import dispersion
-from .encoder import Encoder, EncoderOutput, normalize_images
-from .evaluation_hook import EvaluationHook
-from .foreground import foreground
-from .label_propagation import label_propagation, propagate
-from .labeled_images import ImageMaskFolder, LabeledScenes, build_labeled
-from .linear_segmentation import linear_segmentation
-from .overclustering import overclustering
-from .protocols import PROTOCOLS, Result, evaluate
-from .segmentation_scores import confusion_matrix, segmentation_scores
-from .video_clips import Clip, VideoClips
-from .vit_encoders import CoTAPEncoder, TimmEncoder, ViTEncoder
+from cotap_mm.encoders.encoder import Encoder, EncoderOutput, normalize_images
+from cotap_mm.encoders.vit import CoTAPEncoder, TimmEncoder, ViTEncoder
+
+from .data.load import EvaluationData, load_data
+from .data.segmentation import ImageMaskFolder, LabeledScenes, build_labeled
+from .data.video import Clip, VideoClips
+from .evaluate import PROTOCOLS, Result, evaluate
+from .hook import EvaluationHook
+from .metrics import confusion_matrix, segmentation_scores
+from .protocols.classification import knn_classification, linear_classification
+from .protocols.correspondence import correspondence
+from .protocols.dense_retrieval import dense_retrieval
+from .protocols.dispersion import dispersion
+from .protocols.foreground import foreground
+from .protocols.linear_segmentation import linear_segmentation
+from .protocols.overclustering import overclustering
+from .protocols.video_segmentation import label_propagation, propagate
 
 __all__ = [
     'PROTOCOLS',

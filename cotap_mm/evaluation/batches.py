@@ -11,10 +11,9 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from cotap_mm.ops import rank, world_size
-
-from .encoder import normalize_images
-from .pictures import Size, resize_image
+from cotap_mm.distributed.collectives import rank, world_size
+from cotap_mm.encoders.encoder import normalize_images
+from cotap_mm.encoders.images import Size, resize_image
 
 T = TypeVar('T')
 _shown = False

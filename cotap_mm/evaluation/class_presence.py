@@ -19,10 +19,9 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor
 
+from cotap_mm.distributed.collectives import all_reduce_sum
 from cotap_mm.errors import UserError
-from cotap_mm.ops import all_reduce_sum
-
-from .label_files import IGNORE_LABEL
+from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 
 F = TypeVar('F', bound=Callable[..., Any])
 _PARTS = ('train', 'memory', 'val', 'queries', 'dataset')

@@ -11,10 +11,10 @@ from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from torch import Tensor
 
+from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 from cotap_mm.registry import METRICS
 
 from .class_presence import MeaninglessScore, class_names, review_classes
-from .label_files import IGNORE_LABEL
 
 
 @METRICS.register_module()

@@ -2,14 +2,7 @@
 
 from __future__ import annotations
 
-from .attention import cls_attention, cls_through_block
-from .average_precision import (
-    continuous_average_precision,
-    rank_statistics,
-    right_rank_count,
-    wrong_rank_mass,
-)
-from .collectives import (
+from cotap_mm.distributed.collectives import (
     all_reduce_max,
     all_reduce_min,
     all_reduce_sum,
@@ -17,6 +10,14 @@ from .collectives import (
     gather_rows,
     rank,
     world_size,
+)
+
+from .attention import cls_attention, cls_through_block
+from .average_precision import (
+    continuous_average_precision,
+    rank_statistics,
+    right_rank_count,
+    wrong_rank_mass,
 )
 from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
 from .correspondence import common_boxes, roi_pool, sample_negatives

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .collectives import all_reduce_max, all_reduce_sum
+from cotap_mm.distributed.collectives import all_reduce_max, all_reduce_sum
+
 from .precision import at_least_float32
 
 

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from .canvas import colorize, image_grid, side_by_side
-from .class_map import class_scatter, labeled_patches, project
-from .clusters import cluster_overlay, joint_clusters, match_clusters
-from .features import pca_maps, similarity_figure, similarity_map
-from .high_resolution import encode_large
-from .image_set import ImageSet, encode_images, read_images
-from .prototypes import attention_overlay, prototype_gallery
-from .report import Report
-from .scenes import class_legend, crops_with_boxes, foreground_overlay, label_map
-from .sheet import Panel, Row, Scale, picture_sheet
-from .training_curves import curves, read_scalars
+from cotap_mm.encoders.sliding_window import encode_large
+
+from .figures.canvas import colorize, image_grid, side_by_side
+from .figures.clusters import cluster_overlay, joint_clusters, match_clusters
+from .figures.features import pca_maps, similarity_figure, similarity_map
+from .figures.grid import Panel, Row, Scale, picture_sheet
+from .figures.overlays import class_legend, crops_with_boxes, foreground_overlay, label_map
+from .figures.projection import class_scatter, labeled_patches, project
+from .figures.prototypes import attention_overlay, prototype_gallery
+from .figures.training_curves import curves, read_scalars
+from .report.html import Report
+from .report.image_set import ImageSet, encode_images, read_images
 
 __all__ = [
     'ImageSet',

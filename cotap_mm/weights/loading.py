@@ -8,10 +8,10 @@ from torch import Tensor, nn
 
 from .architecture import add_cls_position, stated_grid
 from .content import check_weights
+from .detection import recognize
 from .fitting import LoadReport, fit
 from .naming import Renamed, rename
 from .reading import Checkpoint, read_checkpoint
-from .recognition import recognize
 
 
 def load_pretrained(

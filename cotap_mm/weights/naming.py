@@ -130,7 +130,7 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
     """Give a network's tensors our names.
 
     Args:
-        family (str): As in :class:`cotap_mm.weights.recognition.Recognized`.
+        family (str): As in :class:`cotap_mm.weights.detection.Recognized`.
         tensors (dict[str, Tensor]): By name without prefix.
 
     Returns:

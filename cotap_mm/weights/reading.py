@@ -17,7 +17,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch.hub import download_url_to_file, get_dir
 
-from cotap_mm.files import torn_archive
+from cotap_mm.files.atomic_write import torn_archive
 
 from .content import SuspectContent, check_archive, check_content
 from .folders import is_shard, read_folder, read_index, stated_architecture

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 from cotap_mm.datasets import loader_watch
 from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
 from cotap_mm.datasets.workers import ReadingSigns
-from cotap_mm.engine.launch import limit_loader_waits
+from cotap_mm.engine.launch.runner import limit_loader_waits
 from cotap_mm.errors import UserError
 
 LIMIT = 2.5

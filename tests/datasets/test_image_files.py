@@ -15,9 +15,10 @@ import pytest
 from faults import time_limit
 from PIL import Image, features
 
-from cotap_mm.datasets import BadImage, ImageList, NeighborPairs, image_formats, read_image
-from cotap_mm.datasets.image_decoding import decode_image
-from cotap_mm.evaluation.pictures import to_pixels
+from cotap_mm.datasets import BadImage, ImageList, NeighborPairs, read_image
+from cotap_mm.datasets.sources import formats as image_formats
+from cotap_mm.datasets.sources.decoding import decode_image
+from cotap_mm.encoders.images import to_pixels
 
 
 def encoded(kind, mode='RGB', side=1500, **options):
@@ -134,8 +135,8 @@ def test_bombs_of_all_formats(kind, monkeypatch):
     """By the size that the header states; nothing is decoded."""
     buffer = io.BytesIO()
     Image.new('L', (10, 10)).save(buffer, {'jp2': 'JPEG2000'}.get(kind, kind.upper()))
-    monkeypatch.setattr('cotap_mm.datasets.image_decoding.MAX_IMAGE_PIXELS', 99)
-    monkeypatch.setattr('cotap_mm.datasets.image_decoding._pixels', None)
+    monkeypatch.setattr('cotap_mm.datasets.sources.decoding.MAX_IMAGE_PIXELS', 99)
+    monkeypatch.setattr('cotap_mm.datasets.sources.decoding._pixels', None)
     with pytest.raises(BadImage, match='a: ValueError: 10 x 10 pixels are more than the 99'):
         decode_image(buffer.getvalue(), None, 'a')
 
@@ -255,7 +256,7 @@ def test_folders_that_cannot_be_listed_are_named(photos, log, monkeypatch):
         onerror(PermissionError(13, 'Permission denied', str(photos / 'closed')))
         return [(str(photos), [], ['a.png'])]
 
-    monkeypatch.setattr('cotap_mm.datasets.image_lists.os.walk', walk)
+    monkeypatch.setattr('cotap_mm.datasets.sources.listing.os.walk', walk)
     assert ImageList(photos).names == ['a.png']
     assert 'skipped 1 folders that cannot be listed' in log.text and 'closed (Perm' in log.text
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, ImageList, read_image
-from cotap_mm.datasets.image_lists import find_images
+from cotap_mm.datasets.sources.listing import find_images
 from cotap_mm.registry import DATASETS
 
 
@@ -150,7 +150,7 @@ def test_a_jpeg_that_the_fast_decoder_refuses_is_left_to_pillow(tmp_path, monkey
         raise RuntimeError('unsupported')
 
     # The package has a function of the module's name.
-    module = importlib.import_module('cotap_mm.datasets.image_decoding')
+    module = importlib.import_module('cotap_mm.datasets.sources.decoding')
     monkeypatch.setattr(module, 'decode_jpeg', refuse)
     np.testing.assert_array_equal(read_image(path), expected)
 

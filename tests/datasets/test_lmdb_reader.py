@@ -11,7 +11,7 @@ import pytest
 from faults import time_limit
 
 from cotap_mm.datasets import BadImage, ImageList, PackedImages, pack_images
-from cotap_mm.datasets.lmdb_reader import DamagedLmdb, LmdbReader
+from cotap_mm.datasets.sources.lmdb_reader import DamagedLmdb, LmdbReader
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
 

@@ -12,16 +12,11 @@ import torch
 from mmengine.config import Config
 from tiny import build_tiny
 
-from cotap_mm.datasets import (
-    GlobalEncoder,
-    ImageList,
-    build_neighbors,
-    ensure_neighbors,
-    load_neighbors,
-    search_neighbors,
-)
-from cotap_mm.datasets import neighbor_search as module
-from cotap_mm.datasets.feature_files import FeatureFile
+from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
+from cotap_mm.datasets.neighbors import search as module
+from cotap_mm.datasets.neighbors.feature_file import FeatureFile
+from cotap_mm.encoders.global_encoder import GlobalEncoder
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.errors import UserError
 
 BACKBONE = dict(
@@ -97,7 +92,7 @@ def test_the_nearest_in_colour(arrays, tmp_path):
 @pytest.fixture
 def often(monkeypatch):
     """Progress is noted after every 4 images."""
-    from cotap_mm.datasets import global_features
+    from cotap_mm.datasets.neighbors import features as global_features
 
     monkeypatch.setattr(global_features, '_SAVE_EVERY', 4)
 
@@ -190,7 +185,7 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
-    monkeypatch.setattr('cotap_mm.datasets.feature_files.os.ftruncate', full)
+    monkeypatch.setattr('cotap_mm.datasets.neighbors.feature_file.os.ftruncate', full)
     with pytest.raises(UserError, match='cannot write .*f: No space left on device. Make room'):
         FeatureFile(tmp_path / 'f', {}, 5).append(np.ones((5, 3), np.float32))
 

@@ -12,7 +12,8 @@ from forked_ranks import FORK, Ranks, on_forked_ranks
 from mmengine.config import Config
 from neighbor_rank_work import OneBreaks, OneIsLost, Together, build, build_slowly
 
-from cotap_mm.datasets import ensure_neighbors, neighbor_search
+from cotap_mm.datasets.neighbors import search as neighbor_search
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 BACKBONE = dict(
@@ -78,7 +79,7 @@ def test_the_others_hear_of_a_failure_and_one_process_goes_on(tmp_path):
 @pytest.mark.dist
 @pytest.mark.parametrize('how', ['SIGKILL', 'SIGSTOP'])
 def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
-    monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+    monkeypatch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
     shared, logs = prepared(tmp_path, 'shared', 'logs')
     with Ranks(OneIsLost(shared, getattr(signal, how)), logs, timeout=5) as ranks:
         assert ranks.exit_code(0) == 1, 'hangs'

@@ -14,6 +14,7 @@ import torch
 from mmengine.logging import MMLogger
 from PIL import Image
 
+from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.datasets import (
     BadImage,
     ImageList,
@@ -23,13 +24,12 @@ from cotap_mm.datasets import (
     load_neighbors,
     pack_images,
 )
-from cotap_mm.datasets.image_source import fingerprint_of
-from cotap_mm.datasets.neighbor_search import ensure_neighbors
+from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.visualization import Report
-from cotap_mm.visualization.checkpoint_titles import named_checkpoints
-from cotap_mm.visualization.feature_browser import CannotDraw, FeatureBrowser
-from cotap_mm.visualization.image_set import read_images
-from cotap_mm.visualization.inside_folder import InsideFolder
+from cotap_mm.visualization.report.image_set import read_images
+from cotap_mm.visualization.viewer.confined_images import InsideFolder
+from cotap_mm.visualization.viewer.render import CannotDraw, FeatureBrowser
 
 NAMES = [
     b'caf\xe9.jpg',

@@ -15,10 +15,10 @@ from cotap_mm.datasets import (
     ImageList,
     NeighborPairs,
     PackedImages,
-    image_source,
     open_images,
     pack_images,
 )
+from cotap_mm.datasets.sources import files as image_source
 from cotap_mm.registry import DATASETS, build
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
@@ -95,7 +95,7 @@ def test_an_open_file_travels_to_other_processes(folder, tmp_path):
 
 
 def test_interrupted_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
-    from cotap_mm.datasets import packed_images
+    from cotap_mm.datasets.sources import packed as packed_images
 
     files, out = ImageList(folder), tmp_path / 'a.lmdb'
     monkeypatch.setattr(packed_images, '_BLOCK', 6)

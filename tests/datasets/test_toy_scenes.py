@@ -7,7 +7,7 @@ import os
 import numpy as np
 import pytest
 
-from cotap_mm.datasets.toy_scenes import ToyScenes
+from cotap_mm.datasets.toy.scenes import ToyScenes
 from cotap_mm.registry import DATASETS
 
 SMALL = dict(num_images=6, image_size=48)

@@ -12,16 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.datasets import (
-    ImageList,
-    NeighborPairs,
-    neighbor_pairs,
-    packed_images,
-    patient_reading,
-    save_neighbors,
-)
-from cotap_mm.datasets.global_features import extract_features
-from cotap_mm.datasets.image_source import UnreadImage
+from cotap_mm.datasets import ImageList, NeighborPairs, neighbor_pairs, save_neighbors
+from cotap_mm.datasets import read_with_retry as patient_reading
+from cotap_mm.datasets.neighbors.features import extract_features
+from cotap_mm.datasets.sources import packed as packed_images
+from cotap_mm.datasets.sources.files import UnreadImage
 from cotap_mm.errors import UserError
 
 

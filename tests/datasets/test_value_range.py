@@ -14,7 +14,6 @@ import torch
 from PIL import Image
 
 from cotap_mm.datasets import (
-    GlobalEncoder,
     ImageList,
     NeighborPairs,
     PackedImages,
@@ -22,11 +21,12 @@ from cotap_mm.datasets import (
     open_images,
     pack_images,
     read_image,
-    value_range,
 )
-from cotap_mm.datasets.image_source import fingerprint_of
-from cotap_mm.evaluation.data import ClassFolder
-from cotap_mm.evaluation.pictures import to_pixels
+from cotap_mm.datasets.sources import value_range
+from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.encoders.global_encoder import GlobalEncoder
+from cotap_mm.encoders.images import to_pixels
+from cotap_mm.evaluation.data.load import ClassFolder
 
 
 def photo(seed=0, size=(48, 64), bands=1):

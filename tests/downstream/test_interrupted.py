@@ -1,6 +1,5 @@
 """Downstream trainings that are told to stop, or whose disk is full, lose little."""
 
-# ruff: noqa: F811
 from __future__ import annotations
 
 import errno
@@ -15,8 +14,8 @@ from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
-from cotap_mm.engine.checkpoint_files import damage
-from cotap_mm.engine.protecting_hooks import complete_downstream_hooks
+from cotap_mm.engine.hooks.required import complete_downstream_hooks
+from cotap_mm.engine.resume.checkpoints import damage
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSIX')
 
@@ -82,7 +81,7 @@ def interrupt(monkeypatch, capsys, arguments, where, at):
 @pytest.mark.parametrize(
     'where, at, done', [('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)]
 )
-def test_a_loop_over_iterations_is_saved(run, monkeypatch, capsys, where, at, done):
+def test_a_loop_over_iterations_is_saved(run, monkeypatch, capsys, where, at, done):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(
         path,
@@ -100,7 +99,7 @@ def test_a_loop_over_iterations_is_saved(run, monkeypatch, capsys, where, at, do
     assert checkpoints(folder) == [f'iter_{done}.pth', 'iter_6.pth']
 
 
-def test_weights_that_are_swapped_for_a_validation_are_not_saved(run, monkeypatch, capsys):
+def test_weights_that_are_swapped_for_a_validation_are_not_saved(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(
         path,
@@ -118,7 +117,7 @@ def test_weights_that_are_swapped_for_a_validation_are_not_saved(run, monkeypatc
 
 
 @pytest.mark.parametrize('where, at', [('step', 3), ('between', 3), ('step', 2)])
-def test_a_loop_over_epochs_goes_back_to_its_last_epoch(run, monkeypatch, capsys, where, at):
+def test_a_loop_over_epochs_goes_back_to_its_last_epoch(run, monkeypatch, capsys, where, at):  # noqa: F811
     """Two steps an epoch; a signal in the last one is obeyed after that epoch is saved."""
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 1})
@@ -132,7 +131,7 @@ def test_a_loop_over_epochs_goes_back_to_its_last_epoch(run, monkeypatch, capsys
     assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
 
 
-def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):
+def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
     said = interrupt(monkeypatch, capsys, arguments, 'step', 1)
@@ -141,7 +140,7 @@ def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys)
     assert checkpoints(folder) == ['epoch_1.pth']
 
 
-def test_a_full_disk_does_not_end_it(run, monkeypatch):
+def test_a_full_disk_does_not_end_it(run, monkeypatch):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 2})
     save, calls = Runner.save_checkpoint, []
@@ -157,7 +156,7 @@ def test_a_full_disk_does_not_end_it(run, monkeypatch):
     assert checkpoints(folder) == ['epoch_2.pth']
 
 
-def test_a_torn_checkpoint_is_passed_over(run):
+def test_a_torn_checkpoint_is_passed_over(run):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(path, **{'default_hooks.checkpoint.interval': 1})
     tool('train')(arguments)

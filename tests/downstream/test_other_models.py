@@ -25,7 +25,7 @@ CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 
 
 @pytest.fixture
-def detection(tmp_path, monkeypatch, run):  # noqa: F811  (run forgets the scopes at its end)
+def detection(tmp_path, monkeypatch, run):  # noqa: F811
     """Labeled and unlabeled images, and weights to start from."""
     monkeypatch.chdir(tmp_path)
     detection_folder(tmp_path / 'data', 'raccoon', 2)

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
-from cotap_mm.engine.testing import flipped, keep_test_only
+from cotap_mm.engine.launch.testing import flipped, keep_test_only
 
 
 def untrained(path):

@@ -12,7 +12,7 @@ from mmengine.config import Config
 from PIL import Image
 from tool_loading import load_tool
 
-from cotap_mm.datasets import GlobalEncoder
+from cotap_mm.encoders.global_encoder import GlobalEncoder
 from cotap_mm.engine import ResumableTrainLoop
 from cotap_mm.registry import MODELS, build
 

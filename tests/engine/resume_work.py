@@ -15,8 +15,8 @@ from mmengine.registry import HOOKS
 from torch.utils.data import get_worker_info
 
 from cotap_mm.datasets import ToyScenes
-from cotap_mm.engine import launch
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.engine.launch import runner as launch
 from cotap_mm.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from pathlib import Path
 from engine import resume_work
 from mmengine.runner import FlexibleRunner
 
-from cotap_mm.engine.hooks import safe_checkpoint_hook
+from cotap_mm.engine.hooks import atomic_checkpoint_hook as safe_checkpoint_hook
 
 STRATEGY = dict(type='cotap_mm.CoTAPFSDPStrategy')
 

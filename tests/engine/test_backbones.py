@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from cotap_mm.engine.backbones import find_backbones, set_backbones_init, wrapper_and_model
-from cotap_mm.engine.run_config import set_init
+from cotap_mm.engine.launch.config import set_init
 
 
 def vit(**options):

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from cotap_mm.engine import SafeCheckpointHook
-from cotap_mm.files import UNFINISHED
+from cotap_mm.files.atomic_write import UNFINISHED
 
 
 class Score(Hook):

@@ -8,15 +8,15 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from cotap_mm.engine import run_config
-from cotap_mm.engine.config_check import check_config, check_overrides
+from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.hooks import SafeCheckpointHook
+from cotap_mm.engine.launch.validation import check_config, check_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 def config_with(**options):
-    config = run_config.load_config('vits_folder')
+    config = load_config('vits_folder')
     config.merge_from_dict(options)
     return config
 

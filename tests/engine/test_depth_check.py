@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, LoadImage
-from cotap_mm.engine.downstream_check import look_at, prepare_downstream
+from cotap_mm.engine.data_checks.downstream import look_at, prepare_downstream
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')

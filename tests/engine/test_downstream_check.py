@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from cotap_mm.engine.dataset_findings import look_through
-from cotap_mm.engine.downstream_check import heads_of, look_at, prepare_downstream
+from cotap_mm.engine.data_checks.downstream import heads_of, look_at, prepare_downstream
+from cotap_mm.engine.data_checks.findings import look_through
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
@@ -154,7 +154,7 @@ def test_more_masks_than_the_sample(tmp_path, monkeypatch):
     segmentation_folder(tmp_path, 3, count=80)
     mask(tmp_path, full(9), 'train/1')
     assert 'train/1.png has the values 9' in look_at(seg_config(tmp_path))[0][0]
-    monkeypatch.setattr('cotap_mm.engine.dataset_findings.SECONDS', 0)
+    monkeypatch.setattr('cotap_mm.engine.data_checks.findings.SECONDS', 0)
     assert len(list(look_through(range(1000)))) == 64
     assert list(look_through(range(1000)))[:3] == [0, 15, 31]
     assert sorted(look_through(range(50))) == list(range(50))
@@ -410,9 +410,9 @@ def test_real_data(shared_data, monkeypatch):
     """The shipped configs on real images: nothing to complain about."""
     monkeypatch.setenv('CAMVID', str(shared_data / 'data/camvid'))
     monkeypatch.setenv('RACCOON', str(shared_data / 'data/raccoon'))
-    from cotap_mm.engine.run_config import load_config
+    from cotap_mm.command_line.config_file import load_config
 
-    monkeypatch.setattr('cotap_mm.engine.dataset_findings.SECONDS', 0)
+    monkeypatch.setattr('cotap_mm.engine.data_checks.findings.SECONDS', 0)
     try:
         for name in ('camvid_linear', 'raccoon_mask-rcnn'):
             assert look_at(load_config(name)) == ([], [])

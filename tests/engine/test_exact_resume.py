@@ -100,7 +100,9 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     # One process goes on with the rows of both.
     monkeypatch.delenv('WORLD_SIZE')
     said = []
-    monkeypatch.setattr('cotap_mm.engine.run_state.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.resume.state.print_log', lambda text, **_: said.append(text)
+    )
     kept = {}
 
     class Seen(Exception):

@@ -17,8 +17,8 @@ from engine.test_exact_resume import assert_same, saved
 from mmengine.config import Config
 
 from cotap_mm.engine import SafeCheckpointHook
-from cotap_mm.engine.checkpoint_files import damage, newest_good_checkpoint
-from cotap_mm.files import UNFINISHED
+from cotap_mm.engine.resume.checkpoints import damage, newest_good_checkpoint
+from cotap_mm.files.atomic_write import UNFINISHED
 
 # make test-faults: 200. More kinds of faults, at all moments: tests/fault_harness.
 KILLS = int(os.environ.get('COTAP_KILLS', 10))

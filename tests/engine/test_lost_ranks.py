@@ -13,9 +13,9 @@ import torch
 import torch.distributed as dist
 from forked_ranks import FORK, Ranks
 
-from cotap_mm.engine.lost_ranks import LostRank, explained_losses, timeout_of
+from cotap_mm.distributed.failures import limit_of, within
+from cotap_mm.distributed.lost_ranks import LostRank, explained_losses, timeout_of
 from cotap_mm.errors import UserError
-from cotap_mm.rank_watch import limit_of, within
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 
@@ -53,7 +53,7 @@ LOSSES = [('dies', 0), ('stalls', 2), ('is stopped', 0), ('is stopped', 1), ('fa
 def lost_ranks(tmp_path_factory):
     """All of them at once, since they mostly wait."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+        patch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
         found = {}
         for how, lost in LOSSES:
             folder = tmp_path_factory.mktemp('ranks')

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from cotap_mm.engine import network
+from cotap_mm.distributed import rendezvous as network
 
 pytestmark = pytest.mark.skipif(
     not sys.platform.startswith('linux'), reason='Linux tells its interfaces this way'

@@ -61,7 +61,9 @@ def test_the_optimiser_leaves_it_out(optimizer, bad):
 def test_a_skipped_step_is_never_silent(monkeypatch):
     """Also where no NonFiniteHook looks."""
     said = []
-    monkeypatch.setattr('cotap_mm.engine.optim.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.optim.param_groups.print_log', lambda text, **_: said.append(text)
+    )
     model = torch.nn.Linear(3, 2)
     for is_watched in (False, True):
         wrapper = wrapper_of(model)

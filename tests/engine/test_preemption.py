@@ -11,9 +11,11 @@ import pytest
 from engine import resume_work
 from rank_work import on_two_ranks
 
-from cotap_mm.engine import PreemptionHook, launch, work_folder
-from cotap_mm.engine.checkpoint_files import newest_good_checkpoint
+from cotap_mm.engine import PreemptionHook
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
+from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.resume import work_folder
+from cotap_mm.engine.resume.checkpoints import newest_good_checkpoint
 from cotap_mm.errors import UserError
 
 
@@ -107,7 +109,7 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
 def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGSTOP')
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '4')
-    monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+    monkeypatch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     others = multiprocessing.active_children()
     with pytest.raises(

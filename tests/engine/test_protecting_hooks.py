@@ -6,8 +6,9 @@ import pytest
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 
-from cotap_mm.engine import TeacherHook, run_config
-from cotap_mm.engine.protecting_hooks import OURS, complete_hooks
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine import TeacherHook
+from cotap_mm.engine.hooks.required import OURS, complete_hooks
 from cotap_mm.registry import HOOKS
 
 
@@ -19,13 +20,13 @@ class MyTeacherHook(TeacherHook):
 def said(monkeypatch):
     lines = []
     monkeypatch.setattr(
-        'cotap_mm.engine.protecting_hooks.print_log', lambda text, **_: lines.append(text)
+        'cotap_mm.engine.hooks.required.print_log', lambda text, **_: lines.append(text)
     )
     return lines
 
 
 def complete(config, **options):
-    config = run_config.load_config(config) if isinstance(config, str) else Config(config)
+    config = load_config(config) if isinstance(config, str) else Config(config)
     config.merge_from_dict(options)
     complete_hooks(config)
     return config

@@ -19,15 +19,16 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from cotap_mm.engine import SafeCheckpointHook, launch
-from cotap_mm.engine.checkpoint_files import (
+from cotap_mm.engine import SafeCheckpointHook
+from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.resume.checkpoints import (
     damage,
     newest_good_checkpoint,
     remove_checkpoint,
     whole_checkpoint,
 )
-from cotap_mm.files import UNFINISHED
-from cotap_mm.leftovers import partial_path
+from cotap_mm.files.atomic_write import UNFINISHED
+from cotap_mm.files.temporary import partial_path
 
 KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
 
@@ -217,7 +218,7 @@ def bad_candidates(folder):
 def test_other_files_are_not_candidates(tmp_path, monkeypatch):
     said = []
     monkeypatch.setattr(
-        'cotap_mm.engine.checkpoint_files.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.resume.checkpoints.print_log', lambda text, **_: said.append(text)
     )
     save(tmp_path, 3)
     bad_candidates(tmp_path)
@@ -373,7 +374,7 @@ def full_disk(monkeypatch, is_full):
 def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
     tried, said = [], []
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
+        'cotap_mm.engine.hooks.atomic_checkpoint_hook.print_log',
         lambda text, **options: said.append(text),
     )
 
@@ -409,7 +410,7 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
     full_disk(monkeypatch, is_full)
     clock = iter(range(1000))  # seconds
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.safe_checkpoint_hook.time',
+        'cotap_mm.engine.hooks.atomic_checkpoint_hook.time',
         SimpleNamespace(monotonic=lambda: next(clock), sleep=lambda seconds: None),
     )
     make_runner(tmp_path, iters=3, final_wait=60.0).train()
@@ -421,7 +422,7 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
 def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_training(tmp_path, monkeypatch):
     said, unlink = [], Path.unlink
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.safe_checkpoint_hook.print_log',
+        'cotap_mm.engine.hooks.atomic_checkpoint_hook.print_log',
         lambda text, **options: said.append(text),
     )
 
@@ -439,7 +440,7 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_training(tmp_path,
 def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
     """Under its own number, and not under that of the save which failed."""
     full_disk(monkeypatch, lambda step: step == 4)
-    monkeypatch.setattr('cotap_mm.engine.hooks.safe_checkpoint_hook._POLL', 0.01)
+    monkeypatch.setattr('cotap_mm.engine.hooks.atomic_checkpoint_hook._POLL', 0.01)
     make_runner(tmp_path, iters=5, save_last=False, final_wait=60.0).train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_5.pth']
     saved = torch.load(tmp_path / 'iter_5.pth', weights_only=False)

@@ -8,8 +8,9 @@ import pytest
 from mmengine.config import Config
 from torch.utils.data import DataLoader
 
-from cotap_mm.engine import run_config
-from cotap_mm.engine.schedules import fit_schedules
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine.launch import config as run_config
+from cotap_mm.engine.optim.schedules import fit_schedules
 
 WARMUP = dict(type='LinearLR', by_epoch=False, begin=0, end=1500)
 POLY = dict(type='PolyLR', by_epoch=False, begin=1500)
@@ -91,7 +92,7 @@ def test_lengths_that_cannot_be(stated, usual, message):
 )
 def test_no_workers(name, options):
     """By itself, for all loaders, also where the config has set what only workers have."""
-    config = run_config.load_config(name)
+    config = load_config(name)
     loaders = [
         part
         for part in ('train_dataloader', 'val_dataloader', 'test_dataloader')
@@ -121,7 +122,7 @@ def test_no_workers(name, options):
             )
         }
         next(iter(DataLoader([1, 2], **dict(kept, pin_memory=False))))
-    config = run_config.load_config(name)
+    config = load_config(name)
     config.train_dataloader.update(num_workers=2, persistent_workers=True)
     run_config.adapt_loaders(config)
     assert config.train_dataloader.persistent_workers

@@ -101,7 +101,9 @@ def test_what_it_cannot_do(monkeypatch):
 def test_one_process_trains_without_it(tmp_path, monkeypatch):
     monkeypatch.delenv('WORLD_SIZE', raising=False)
     said = []
-    monkeypatch.setattr('cotap_mm.engine.launch.print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(
+        'cotap_mm.engine.launch.runner.print_log', lambda text, **_: said.append(text)
+    )
     runner = resume_work.train(tmp_path, 2, strategy=sharding_work.STRATEGY)
     assert isinstance(runner, Runner)
     assert any('this one trains without it' in text for text in said)

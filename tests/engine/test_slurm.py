@@ -13,10 +13,10 @@ from forked_ranks import FORK
 from mmengine.config import Config
 from rank_work import free_port
 
-from cotap_mm.engine.launch import start_processes
-from cotap_mm.engine.slurm import set_variables_from_slurm
+from cotap_mm.distributed.failures import current_watch
+from cotap_mm.distributed.slurm import set_variables_from_slurm
+from cotap_mm.engine.launch.runner import start_processes
 from cotap_mm.errors import UserError
-from cotap_mm.rank_watch import current_watch
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
 SET_BEFORE = (
@@ -127,7 +127,7 @@ def task(number, port, folder, dies):
 @pytest.mark.parametrize('dies', [False, True])
 def test_two_tasks(tmp_path, monkeypatch, dies):
     """One of them may die before it has joined the group; the other one says which."""
-    monkeypatch.setattr('cotap_mm.rank_watch._SHORTEST', 0)
+    monkeypatch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
     port, threads = free_port(), torch.get_num_threads()
     torch.set_num_threads(1)
     tasks = [FORK.Process(target=task, args=(number, port, tmp_path, dies)) for number in (0, 1)]

@@ -15,7 +15,7 @@ from engine.soak_work import LOG_INTERVAL
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor
 
-from cotap_mm.engine.log_history import bound_history
+from cotap_mm.engine.resume.log_history import bound_history
 
 STEPS = int(os.environ.get('COTAP_SOAK_STEPS', 100))  # make test-faults: 3000
 TESTS = Path(__file__).resolve().parents[1]

@@ -14,9 +14,9 @@ import torch.distributed as dist
 from forked_ranks import FORK, Ranks
 
 from cotap_mm import signals
-from cotap_mm.command_line import tool
-from cotap_mm.engine.lost_ranks import explained_losses
-from cotap_mm.rank_watch import current_watch
+from cotap_mm.command_line.tool import tool
+from cotap_mm.distributed.failures import current_watch
+from cotap_mm.distributed.lost_ranks import explained_losses
 
 pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks processes')]
 
@@ -67,7 +67,7 @@ def test_rank_0_ends_last_and_with_status_75(tmp_path, monkeypatch, places, sign
     if 'c' in places:
         monkeypatch.setattr(signals, 'PATIENCE', 4.0)
         monkeypatch.setattr(signals._state, 'patience', 4.0)
-    monkeypatch.setattr('cotap_mm.rank_watch._ALL_LEFT', 5.0)  # forked tests skip atexit
+    monkeypatch.setattr('cotap_mm.distributed.failures._ALL_LEFT', 5.0)  # forked tests skip atexit
     with Ranks(Waits(tmp_path, places), tmp_path, world=3, timeout=60) as ranks:
         for rank in range(3):
             ranks.wait_for(tmp_path / f'waits_{rank}')

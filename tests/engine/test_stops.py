@@ -12,10 +12,10 @@ from mmengine.config import Config
 from tool_loading import load_tool
 
 from cotap_mm.datasets import ToyScenes
-from cotap_mm.datasets.image_source import BadImage
+from cotap_mm.datasets.sources.files import BadImage
+from cotap_mm.engine.hooks.atomic_checkpoint_hook import LastCheckpointLost
 from cotap_mm.engine.hooks.non_finite_hook import Diverged
-from cotap_mm.engine.hooks.safe_checkpoint_hook import LastCheckpointLost
-from cotap_mm.engine.stops import explained_stops
+from cotap_mm.engine.launch.stops import explained_stops
 from cotap_mm.errors import UserError
 from cotap_mm.registry import DATASETS
 

@@ -12,10 +12,10 @@ import torch
 from engine.test_safe_checkpoints import content, save
 from mmengine.config import Config
 
-from cotap_mm.engine import work_folder
-from cotap_mm.engine.resume import choose_resume
-from cotap_mm.engine.work_folder import claim_folder, release_folder
-from cotap_mm.locks import Locked, acquire_lock
+from cotap_mm.engine.resume import work_folder
+from cotap_mm.engine.resume.choice import choose_resume
+from cotap_mm.engine.resume.work_folder import claim_folder, release_folder
+from cotap_mm.files.locks import Locked, acquire_lock
 
 
 @pytest.fixture(autouse=True)

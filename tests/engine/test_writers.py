@@ -18,12 +18,12 @@ from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 
-from cotap_mm import files
-from cotap_mm.engine import writers
-from cotap_mm.engine.hooks.safe_checkpoint_hook import LastCheckpointLost
-from cotap_mm.engine.writers import Outage, check_work_dir, guard_writers
+from cotap_mm.engine.hooks.atomic_checkpoint_hook import LastCheckpointLost
+from cotap_mm.engine.launch import writers
+from cotap_mm.engine.launch.writers import Outage, check_work_dir, guard_writers
 from cotap_mm.errors import UserError
-from cotap_mm.files import append_whole
+from cotap_mm.files import atomic_write as files
+from cotap_mm.files.atomic_write import append_whole
 from cotap_mm.registry import HOOKS
 
 

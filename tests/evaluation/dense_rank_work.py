@@ -56,9 +56,9 @@ def scores(rank):
     from tiny import build_tiny
 
     from cotap_mm.evaluation import CoTAPEncoder
-    from cotap_mm.evaluation.correspondence import correspondence
-    from cotap_mm.evaluation.foreground import foreground
-    from cotap_mm.evaluation.label_propagation import label_propagation
+    from cotap_mm.evaluation.protocols.correspondence import correspondence
+    from cotap_mm.evaluation.protocols.foreground import foreground
+    from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
 
     torch.manual_seed(0)  # the same weights on both
     network = CoTAPEncoder(build_tiny().eval())

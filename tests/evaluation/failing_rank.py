@@ -23,7 +23,7 @@ class OneBad:
 
 def measure(rank):
     from cotap_mm.evaluation import evaluate
-    from cotap_mm.evaluation.data import EvaluationData
+    from cotap_mm.evaluation.data.load import EvaluationData
 
     good = EvaluationData('good', 'segmentation', 'abc', noise_scenes(4))
     options = dict(purity=0.4, layers=False)
@@ -32,7 +32,7 @@ def measure(rank):
 
 
 def all_fail_alike(rank):
-    from cotap_mm.evaluation.shared_failure import ended_together
+    from cotap_mm.distributed.failures import ended_together
 
     for _ in range(2):  # the second has nothing to do with the first
         try:

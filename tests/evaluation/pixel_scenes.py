@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from cotap_mm.evaluation.encoder import Encoder
+from cotap_mm.encoders.encoder import Encoder
 
 PATCH = 4
 

@@ -6,7 +6,7 @@ import torch
 
 
 def gathered(rank):
-    from cotap_mm.ops import gather_rows
+    from cotap_mm.distributed.collectives import gather_rows
 
     return gather_rows(torch.full((rank * 3, 2), float(rank + 1)))
 

@@ -10,10 +10,11 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder, scenes
 from PIL import Image
 
-from cotap_mm.evaluation import Clip, EvaluationData, evaluate, label_propagation
+from cotap_mm.evaluation import Clip, EvaluationData, evaluate
 from cotap_mm.evaluation.class_presence import MeaninglessScore, review_classes
+from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.evaluation.presence_metric import ClassPresence
-from cotap_mm.evaluation.protocols import PROTOCOLS
+from cotap_mm.evaluation.protocols import video_segmentation as label_propagation
 
 SETTINGS = {
     'dense-retrieval': dict(k=2),

@@ -7,7 +7,7 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder
 
 from cotap_mm.evaluation import knn_classification, linear_classification
-from cotap_mm.evaluation.classification import CLSFeatures, _accuracy, cls_features
+from cotap_mm.evaluation.protocols.classification import CLSFeatures, _accuracy, cls_features
 
 
 def images(count, seed=0, spread=60):

@@ -7,7 +7,7 @@ import torch
 from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
 
 from cotap_mm.evaluation import normalize_images
-from cotap_mm.evaluation.correspondence import correspondence, match_patches
+from cotap_mm.evaluation.protocols.correspondence import correspondence, match_patches
 
 
 def patches_by_hand(encoder, sample, num_classes, purity):

@@ -6,9 +6,9 @@ from evaluation.pixel_scenes import noise_scenes
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from cotap_mm.engine.run_config import load_config
+from cotap_mm.command_line.config_file import load_config
 from cotap_mm.evaluation import ImageMaskFolder, load_data
-from cotap_mm.evaluation.data import ClassFolder, Subset
+from cotap_mm.evaluation.data.load import ClassFolder, Subset
 
 
 def write(path, pixels):

@@ -11,7 +11,7 @@ from PIL import Image
 from tool_loading import load_tool
 
 from cotap_mm.evaluation import VideoClips, load_data
-from cotap_mm.evaluation.label_propagation import label_propagation, propagate
+from cotap_mm.evaluation.protocols.video_segmentation import label_propagation, propagate
 
 #: How values of 0 to 255 are stored: (ending, what it makes of float pixels).
 KINDS = {

@@ -6,8 +6,8 @@ from mmpretrain.models import VisionTransformer
 from tiny import build_tiny
 from torch import nn
 
+from cotap_mm.encoders.encoder import eval_mode
 from cotap_mm.evaluation import CoTAPEncoder, TimmEncoder, ViTEncoder, normalize_images
-from cotap_mm.evaluation.encoder import eval_mode
 
 
 class FakeAlgorithm(nn.Module):

@@ -11,8 +11,8 @@ from evaluation.pixel_scenes import PixelEncoder, scenes
 from PIL import Image
 
 from cotap_mm.evaluation import ImageMaskFolder, VideoClips, evaluate, load_data
-from cotap_mm.evaluation.label_files import read_label
-from cotap_mm.evaluation.protocols import PROTOCOLS
+from cotap_mm.evaluation.data.label_files import read_label
+from cotap_mm.evaluation.evaluate import PROTOCOLS
 
 VALUES = np.array([[0, 1, 2], [2, 255, 0]] * 4).repeat(2, axis=1)  # (8, 6)
 

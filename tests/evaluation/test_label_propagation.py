@@ -11,7 +11,7 @@ from evaluation.pixel_scenes import PATCH, PixelEncoder
 from PIL import Image
 from rank_work import on_two_ranks
 
-from cotap_mm.evaluation.label_propagation import (
+from cotap_mm.evaluation.protocols.video_segmentation import (
     boundary_measure,
     frame_size,
     label_propagation,

@@ -10,14 +10,15 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from cotap_mm.evaluation import normalize_images, overclustering
-from cotap_mm.evaluation.overclustering import (
+from cotap_mm.evaluation import normalize_images
+from cotap_mm.evaluation.metrics import segmentation_scores
+from cotap_mm.evaluation.protocols import overclustering
+from cotap_mm.evaluation.protocols.overclustering import (
     _as_confusion,
     _standardize_and_reduce,
     cluster_centers,
     match_one_to_one,
 )
-from cotap_mm.evaluation.segmentation_scores import segmentation_scores
 
 FEW = dict(seeds=(0, 1), num_clusters=(8,), mask_size=16)
 

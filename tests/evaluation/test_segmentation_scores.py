@@ -7,7 +7,8 @@ import torch
 from sklearn.metrics import confusion_matrix as sklearn_matrix
 from sklearn.metrics import jaccard_score
 
-from cotap_mm.evaluation import confusion_matrix, segmentation_scores
+from cotap_mm.evaluation import confusion_matrix
+from cotap_mm.evaluation import metrics as segmentation_scores
 
 
 def test_agrees_with_sklearn():

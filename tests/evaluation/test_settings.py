@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import DictAction
 
-from cotap_mm.evaluation.protocols import PROTOCOLS, check_options, settings_of
+from cotap_mm.evaluation.evaluate import PROTOCOLS, check_options, settings_of
 from cotap_mm.evaluation.settings import RANGES
 
 ALL = [(name, key) for name in PROTOCOLS for key in settings_of(name)]

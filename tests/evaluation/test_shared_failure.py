@@ -6,7 +6,7 @@ import pytest
 from evaluation import failing_rank
 from forked_ranks import FORK, Ranks
 
-from cotap_mm.evaluation.shared_failure import ended_together
+from cotap_mm.distributed.failures import ended_together
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 

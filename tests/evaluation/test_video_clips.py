@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.evaluation.video_clips import Clip, VideoClips, read_mask
+from cotap_mm.evaluation.data.video import Clip, VideoClips, read_mask
 from cotap_mm.registry import DATASETS, build
 
 

@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 from mmengine.runner import Runner
 
-from cotap_mm.datasets import neighbor_search
+from cotap_mm.datasets.neighbors import search as neighbor_search
 from cotap_mm.engine import SafeCheckpointHook
 from cotap_mm.evaluation import EvaluationHook
 

@@ -10,8 +10,8 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
-from cotap_mm.datasets.image_source import ImageList
-from cotap_mm.datasets.packed_images import pack_images
+from cotap_mm.datasets.sources.files import ImageList
+from cotap_mm.datasets.sources.packed import pack_images
 from cotap_mm.registry import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from tiny import build_tiny, make_inputs
 
-from cotap_mm.engine.determinism import deterministic_on_cpu
+from cotap_mm.engine.resume.determinism import deterministic_on_cpu
 from cotap_mm.models.modules import PatchPairSampler
 
 #: Gradients that several threads add up in the order in which they come.

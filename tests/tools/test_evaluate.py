@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import build_tiny
 from tool_loading import load_tool
 
-from cotap_mm.evaluation.protocols import PROTOCOLS, Result, table
+from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, table
 
 ROOT = Path(__file__).resolve().parents[2]
 

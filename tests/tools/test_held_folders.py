@@ -10,7 +10,7 @@ import pytest
 from tool_loading import TOOLS, load_tool
 from tools.mistakes import ending, listing
 
-from cotap_mm.engine.work_folder import held_folder
+from cotap_mm.engine.resume.work_folder import held_folder
 
 HOLDER = """
 import sys

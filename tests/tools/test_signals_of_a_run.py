@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from tool_loading import load_tool
 
 from cotap_mm.datasets import ToyScenes
-from cotap_mm.datasets.image_source import UnreadImage
+from cotap_mm.datasets.sources.files import UnreadImage
 from cotap_mm.evaluation import EvaluationHook
 from cotap_mm.registry import DATASETS, HOOKS
 

@@ -17,7 +17,9 @@ from mmengine.config import Config
 from PIL import Image
 from tool_loading import load_tool
 
-from cotap_mm.engine import launch, run_config
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine.launch import config as run_config
+from cotap_mm.engine.launch import runner as launch
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""
@@ -178,7 +180,7 @@ def test_unknown_config():
 @pytest.mark.parametrize('name', ['configs/cotap/vits_folder.py', 'vits_folder'])
 def test_config_is_found_from_anywhere(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    assert run_config.load_config(name).train_cfg.max_iters == 100_000
+    assert load_config(name).train_cfg.max_iters == 100_000
 
 
 def test_options_reach_the_config():

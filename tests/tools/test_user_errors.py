@@ -379,7 +379,7 @@ def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arg
     for name in [
         name
         for name in sys.modules
-        if name.split('.')[0] == package or name == 'cotap_mm.visualization.browser_page'
+        if name.split('.')[0] == package or name == 'cotap_mm.visualization.viewer.app'
     ]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)

@@ -7,7 +7,7 @@ import torch
 
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes
 from cotap_mm.visualization import Report
-from cotap_mm.visualization import before_after as sections
+from cotap_mm.visualization.report import before_after as sections
 
 
 def test_example_follows_an_object_of_both_images(scenes, make_algorithm):

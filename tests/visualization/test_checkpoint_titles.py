@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from cotap_mm.visualization.checkpoint_titles import named_checkpoints
+from cotap_mm.command_line.checkpoint_names import named_checkpoints
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cotap_mm.visualization import class_scatter, labeled_patches, project
-from cotap_mm.visualization.class_map import LabeledPatches, Plane, join
+from cotap_mm.visualization.figures.projection import LabeledPatches, Plane, join
 
 
 def three_classes(num_images=4, per_class=15, width=8, gap=4.0):

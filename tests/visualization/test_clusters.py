@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 
 from cotap_mm.visualization import cluster_overlay, joint_clusters, match_clusters
-from cotap_mm.visualization.clusters import distinct_colors, draw_borders
+from cotap_mm.visualization.figures.clusters import distinct_colors, draw_borders
 
 
 def directions(labels, noise=0.05):

@@ -5,8 +5,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cotap_mm.visualization.canvas import SERIES
-from cotap_mm.visualization.comparison import comparison_figure
+from cotap_mm.visualization.figures.bars import comparison_figure
+from cotap_mm.visualization.figures.canvas import SERIES
 
 
 def result(backbone, value, protocol='knn'):

@@ -6,10 +6,11 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder
 from tiny import build_tiny
 
-from cotap_mm.datasets.image_source import BadImage
+from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
-from cotap_mm.visualization.canvas import colorize
-from cotap_mm.visualization.feature_browser import (
+from cotap_mm.visualization.figures.canvas import colorize
+from cotap_mm.visualization.viewer.lru_cache import KeptValues
+from cotap_mm.visualization.viewer.render import (
     GAP,
     LABEL,
     PICTURE,
@@ -18,7 +19,6 @@ from cotap_mm.visualization.feature_browser import (
     Point,
     _broken,
 )
-from cotap_mm.visualization.kept_values import KeptValues
 
 
 class Photos:

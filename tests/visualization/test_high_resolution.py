@@ -5,10 +5,10 @@ import torch
 from mmpretrain.models import VisionTransformer
 from torch import nn
 
+from cotap_mm.encoders.encoder import Encoder
+from cotap_mm.encoders.sliding_window import window_starts
 from cotap_mm.evaluation import CoTAPEncoder, ViTEncoder
-from cotap_mm.evaluation.encoder import Encoder
 from cotap_mm.visualization import encode_large
-from cotap_mm.visualization.high_resolution import window_starts
 
 
 def tiny_vit():

@@ -6,7 +6,7 @@ import torch
 
 from cotap_mm.evaluation import CoTAPEncoder
 from cotap_mm.visualization import encode_images, read_images
-from cotap_mm.visualization.image_set import common_size, in_batches, spread
+from cotap_mm.visualization.report.image_set import common_size, in_batches, spread
 
 
 class Source:

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from cotap_mm.visualization.page_calls import BadCall, parse_call
+from cotap_mm.visualization.viewer.calls import BadCall, parse_call
 
 INPUTS = {0: 1, 3: 2}
 GOOD = dict(session_hash='a1', fn_index=3, data=[[0, 1], 'x'])

@@ -8,8 +8,8 @@ import socket
 
 import pytest
 
-from cotap_mm.visualization.page_address import check_port, host_name, root_path
-from cotap_mm.visualization.page_guard import MOST_OPEN, PageGuard, is_loopback
+from cotap_mm.visualization.viewer.address import check_port, host_name, root_path
+from cotap_mm.visualization.viewer.request_filter import MOST_OPEN, PageGuard, is_loopback
 
 
 def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', passed=None, **headers):

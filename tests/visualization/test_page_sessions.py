@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from visualization.viewer_process import Client, free_port
 
-from cotap_mm.visualization.feature_browser import Drawing
-from cotap_mm.visualization.page_sessions import MOST_SESSIONS, MOST_UNREAD, PageSessions
+from cotap_mm.visualization.viewer.render import Drawing
+from cotap_mm.visualization.viewer.sessions import MOST_SESSIONS, MOST_UNREAD, PageSessions
 
 
 def make_page():
@@ -134,7 +134,7 @@ def megabytes():
 def test_sessions_that_never_read_take_bounded_memory():
     """Gradio keeps all of their pictures: more than 100 MB for 90 sessions."""
     pytest.importorskip('gradio', reason='the viewer needs gradio')
-    from cotap_mm.visualization.browser_page import build_page, serve
+    from cotap_mm.visualization.viewer.app import build_page, serve
 
     page, port = build_page(NoiseBrowser(), [0], 'noise'), free_port()
     page.cotap_sessions.most_bytes = 2**24

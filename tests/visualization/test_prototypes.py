@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from cotap_mm.visualization import attention_overlay, prototype_gallery
-from cotap_mm.visualization.prototypes import most_used_prototypes, top_patches
+from cotap_mm.visualization.figures.prototypes import most_used_prototypes, top_patches
 
 
 def test_most_used_counts_patches_by_preference():

@@ -7,8 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.visualization import ImageSet, Report, project, sections
-from cotap_mm.visualization.class_map import LabeledPatches
+from cotap_mm.visualization import ImageSet, Report, project
+from cotap_mm.visualization.figures.projection import LabeledPatches
+from cotap_mm.visualization.report import sections
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cotap_mm.visualization import Panel, Row, Scale, picture_sheet
-from cotap_mm.visualization.sheet import wrap_title
+from cotap_mm.visualization.figures.grid import wrap_title
 
 
 def flat(*color, size=(8, 8)):

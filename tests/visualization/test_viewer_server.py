@@ -13,8 +13,8 @@ import pytest
 from PIL import Image
 from visualization.viewer_process import Client, picture, running, write_checkpoint, write_images
 
-from cotap_mm.visualization.feature_browser import GAP, LABEL, MOST_SHOWN, PICTURE
-from cotap_mm.visualization.page_guard import MOST_BYTES
+from cotap_mm.visualization.viewer.render import GAP, LABEL, MOST_SHOWN, PICTURE
+from cotap_mm.visualization.viewer.request_filter import MOST_BYTES
 
 SECRET = b'TOP-SECRET-CONTENT'
 

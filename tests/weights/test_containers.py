@@ -19,8 +19,9 @@ from weights.foreign_weights import (
 )
 
 import cotap_mm
+from cotap_mm.export import convert
 from cotap_mm.models import DINOViT
-from cotap_mm.weights import convert, load_pretrained
+from cotap_mm.weights import load_pretrained
 from cotap_mm.weights.reading import read_checkpoint
 
 PARAMS, OTHER = timm_names(seed=3), timm_names(seed=4)

@@ -7,8 +7,9 @@ import torch
 from tiny import build_tiny
 from weights.foreign_weights import hf_names, small_vit, timm_names
 
+from cotap_mm.export import convert
 from cotap_mm.models.backbones.dino_vit import DINOViT, VisionTransformer
-from cotap_mm.weights import convert, load_pretrained
+from cotap_mm.weights import load_pretrained
 
 
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])

@@ -10,8 +10,8 @@ import torch
 from weights.foreign_weights import timm_names
 
 import cotap_mm
+from cotap_mm.export import convert
 from cotap_mm.models import CoTAPViT, DINOViT
-from cotap_mm.weights import convert
 from cotap_mm.weights.architecture import architecture_of
 
 WIDTH, HEADS, SIDE, PATCH = 128, 2, 64, 16  # 64 channels a head, as in the literature

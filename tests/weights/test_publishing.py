@@ -9,8 +9,9 @@ import torch
 from tiny import build_tiny
 
 import cotap_mm
-from cotap_mm.weights import load_pretrained, publish
-from cotap_mm.weights.publishing import weights_hash
+from cotap_mm.export import publish
+from cotap_mm.export.publish import weights_hash
+from cotap_mm.weights import load_pretrained
 
 CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
 

@@ -18,9 +18,10 @@ from faults import time_limit
 from weights.foreign_weights import small_vit, timm_names
 
 import cotap_mm
+from cotap_mm.export import convert
+from cotap_mm.export.publish import publish
 from cotap_mm.models import DINOViT
-from cotap_mm.weights import convert, load_pretrained
-from cotap_mm.weights.publishing import publish
+from cotap_mm.weights import load_pretrained
 from cotap_mm.weights.reading import read_checkpoint
 
 HUGE = 10**9

@@ -20,9 +20,9 @@ from torchvision import transforms as T
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import functional as TF
 
-from cotap_mm.arguments import positive_int, whole_number
+from cotap_mm.command_line.arguments import positive_int, whole_number
 from cotap_mm.datasets import ImageList, MultiCrop, NeighborPairs, save_neighbors
-from cotap_mm.datasets.image_source import read_image
+from cotap_mm.datasets.sources.files import read_image
 
 from . import measuring
 

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.arguments import positive_int
+from cotap_mm.command_line.arguments import positive_int
 from cotap_mm.ops.nearest import nearest
 
 from . import measuring

@@ -10,7 +10,7 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from cotap_mm.arguments import out_file, positive_int, whole_number
+from cotap_mm.command_line.arguments import out_file, positive_int, whole_number
 from cotap_mm.ops import continuous_average_precision
 
 from . import measuring

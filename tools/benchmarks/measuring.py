@@ -13,7 +13,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 
-from cotap_mm.machine import describe_machine, peak_bytes
+from cotap_mm.environment import describe_machine, peak_bytes
 
 GB = 2**30
 MB = 2**20

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.arguments import positive_int, whole_number
+from cotap_mm.command_line.arguments import positive_int, whole_number
 from cotap_mm.datasets import search_neighbors
 
 from . import measuring

@@ -13,8 +13,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from cotap_mm.arguments import KeyValues, positive_int, whole_number
-from cotap_mm.engine import compile_parts, run_config
+from cotap_mm.command_line.arguments import KeyValues, positive_int, whole_number
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine import compile_parts
 from cotap_mm.registry import MODELS, build
 
 from . import measuring
@@ -86,7 +87,7 @@ def prepare(args: argparse.Namespace, kind: str) -> tuple[Step, torch.dtype]:
     Two kinds made from the same arguments start from equal weights, queues and crops.
     """
     torch.manual_seed(0)
-    config = run_config.load_config(args.config)
+    config = load_config(args.config)
     config.model.init_cfg = None
     if kind == 'ours':
         config.merge_from_dict(args.cfg_options)

@@ -9,8 +9,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cotap_mm.arguments import out_folder, whole_number
-from cotap_mm.engine.run_config import load_config
+from cotap_mm.command_line.arguments import out_folder, whole_number
+from cotap_mm.command_line.config_file import load_config
 from cotap_mm.errors import UserError
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'

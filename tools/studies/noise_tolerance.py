@@ -35,8 +35,14 @@ from noise_tables import (
 from noisy_targets import DATA, NUM_CLASSES, make_task
 from small_student import SETTINGS, raw_precision, train_and_measure
 
-from cotap_mm.arguments import Parser, device, positive_float, positive_int, whole_number
-from cotap_mm.command_line import tool
+from cotap_mm.command_line.arguments import (
+    Parser,
+    device,
+    positive_float,
+    positive_int,
+    whole_number,
+)
+from cotap_mm.command_line.tool import tool
 
 NAME = 'noise_tolerance'
 TUNING_SEED = 1000

@@ -21,10 +21,10 @@ import study
 from mmengine.config import Config
 from mmengine.runner import Runner
 
-from cotap_mm.arguments import KeyValues, Parser, positive_int
-from cotap_mm.command_line import tool
-from cotap_mm.datasets import ensure_neighbors
-from cotap_mm.engine.config_check import check_config, check_overrides
+from cotap_mm.command_line.arguments import KeyValues, Parser, positive_int
+from cotap_mm.command_line.tool import tool
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
+from cotap_mm.engine.launch.validation import check_config, check_overrides
 from cotap_mm.evaluation import EvaluationHook
 
 NAME = 'over_dispersion'

@@ -20,9 +20,9 @@ import over_dispersion
 import study
 from mmengine.runner import Runner
 
-from cotap_mm.arguments import KeyValues, Parser, positive_int, whole_number
-from cotap_mm.command_line import tool
-from cotap_mm.datasets import ensure_neighbors
+from cotap_mm.command_line.arguments import KeyValues, Parser, positive_int, whole_number
+from cotap_mm.command_line.tool import tool
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.models import PatchPairSampler
 
 NAME = 'pairs_per_image'

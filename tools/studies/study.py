@@ -19,12 +19,12 @@ from typing import Any, Callable, NamedTuple, Optional
 from matplotlib.lines import Line2D
 from study_runs import Job, Record, run_jobs
 
-from cotap_mm.arguments import out_folder, whole_number
-from cotap_mm.command_line import short_errors
-from cotap_mm.engine.work_folder import held_folder
-from cotap_mm.files import whole_file
-from cotap_mm.machine import describe_machine
-from cotap_mm.visualization.canvas import INK, SERIES, new_figure, render, save_png, styled
+from cotap_mm.command_line.arguments import out_folder, whole_number
+from cotap_mm.command_line.tool import short_errors
+from cotap_mm.engine.resume.work_folder import held_folder
+from cotap_mm.environment import describe_machine
+from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.visualization.figures.canvas import INK, SERIES, new_figure, render, save_png, styled
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs' / 'studies'

@@ -17,7 +17,7 @@ import torch
 from mmengine.utils import ProgressBar
 
 from cotap_mm.errors import UserError
-from cotap_mm.files import append_whole
+from cotap_mm.files.atomic_write import append_whole
 
 Job = dict[str, Any]
 Record = dict[str, Any]  # a job with its results

@@ -6,11 +6,10 @@ from typing import Any, Optional
 
 import numpy as np
 
+from cotap_mm.datasets.sources.decoding import BadImage, decode_image, image_header, sample_image
+from cotap_mm.datasets.sources.files import read_image_bytes
+from cotap_mm.datasets.sources.value_range import Option, check_option, find_range
 from cotap_mm.registry import TRANSFORMS
-
-from ..image_decoding import BadImage, decode_image, image_header, sample_image
-from ..image_source import read_image_bytes
-from ..value_range import Option, check_option, find_range
 
 
 @TRANSFORMS.register_module()

@@ -1,11 +1,11 @@
 from __future__ import annotations
 
+from .atomic_checkpoint_hook import SafeCheckpointHook, last_checkpoint
 from .compile_hook import CompileHook, compile_parts
 from .loop_preemption_hook import LoopPreemptionHook
 from .monitor_hook import MonitorHook
 from .non_finite_hook import NonFiniteHook
 from .preemption_hook import EXIT_STATUS, PreemptionHook, was_preempted
-from .safe_checkpoint_hook import SafeCheckpointHook, last_checkpoint
 from .schedule_length_hook import ScheduleLengthHook
 from .teacher_hook import TeacherHook
 

@@ -18,8 +18,8 @@ from mmengine.logging import print_log
 from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint
 
-from cotap_mm.files import whole_file
-from cotap_mm.ops import broadcast
+from cotap_mm.distributed.collectives import broadcast
+from cotap_mm.files.atomic_write import whole_file
 
 
 class _NotSaved(Exception):

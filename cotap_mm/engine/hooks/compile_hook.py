@@ -8,9 +8,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from cotap_mm.distributed.fsdp import refuse_sharded
 from cotap_mm.registry import HOOKS
-
-from ..sharding import refuse_sharded
 
 
 @HOOKS.register_module()

@@ -10,7 +10,7 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import IterBasedTrainLoop
 
 from cotap_mm import signals
-from cotap_mm.ops import all_reduce_max, world_size
+from cotap_mm.distributed.collectives import all_reduce_max, world_size
 from cotap_mm.registry import HOOKS
 
 from .preemption_hook import PreemptionHook

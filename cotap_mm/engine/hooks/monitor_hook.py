@@ -10,9 +10,8 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from cotap_mm.distributed.fsdp import whole_parameters
 from cotap_mm.registry import HOOKS
-
-from ..sharding import whole_parameters
 
 # Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
 # values of healthy runs.

@@ -14,9 +14,9 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
+from cotap_mm.distributed.collectives import broadcast, rank
 from cotap_mm.errors import UserError
-from cotap_mm.files import whole_file
-from cotap_mm.ops import broadcast, rank
+from cotap_mm.files.atomic_write import whole_file
 from cotap_mm.registry import HOOKS
 
 _ADVICE = (

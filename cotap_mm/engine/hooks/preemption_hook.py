@@ -14,11 +14,11 @@ from mmengine.logging import print_log
 
 from cotap_mm import signals as stop_signals
 from cotap_mm.datasets.workers import keep_workers
-from cotap_mm.ops import all_reduce_max
+from cotap_mm.distributed.collectives import all_reduce_max
 from cotap_mm.registry import HOOKS
 from cotap_mm.signals import EXIT_STATUS
 
-from .safe_checkpoint_hook import SafeCheckpointHook, last_checkpoint
+from .atomic_checkpoint_hook import SafeCheckpointHook, last_checkpoint
 
 __all__ = ['EXIT_STATUS', 'PreemptionHook', 'was_preempted']
 

@@ -8,9 +8,8 @@ from typing import Optional
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
+from cotap_mm.distributed.fsdp import whole_parameters
 from cotap_mm.registry import HOOKS
-
-from ..sharding import whole_parameters
 
 
 @HOOKS.register_module()

@@ -9,12 +9,8 @@ from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from cotap_mm.ops import foreground_mask
-from cotap_mm.registry import MODELS, build
-from cotap_mm.weights import init_then_load
-
-from ..losses.finite import left_to_the_optimizer
-from ..modules import (
+from cotap_mm.models.losses.finite_check import left_to_the_optimizer
+from cotap_mm.models.modules import (
     AssignmentQueue,
     EMATeacher,
     PatchPairSampler,
@@ -22,7 +18,11 @@ from ..modules import (
     TemplateBank,
     assignment_monitors,
 )
-from .trained_networks import TrainedNetworks
+from cotap_mm.ops import foreground_mask
+from cotap_mm.registry import MODELS, build
+from cotap_mm.weights import init_then_load
+
+from .inference import TrainedNetworks
 
 Views = dict[str, Tensor]
 

@@ -7,10 +7,11 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
-from cotap_mm.ops import all_reduce_sum, at_least_float32, roi_pool, world_size
+from cotap_mm.distributed.collectives import all_reduce_sum, world_size
+from cotap_mm.ops import at_least_float32, roi_pool
 from cotap_mm.registry import MODELS
 
-from .finite import check_finite
+from .finite_check import check_finite
 
 
 @MODELS.register_module()

@@ -9,7 +9,7 @@ from cotap_mm.ops import continuous_average_precision
 from cotap_mm.ops.average_precision import METHODS
 from cotap_mm.registry import MODELS
 
-from .finite import check_finite
+from .finite_check import check_finite
 
 
 @MODELS.register_module()

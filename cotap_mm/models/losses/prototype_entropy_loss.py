@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
 
-from .finite import check_finite
+from .finite_check import check_finite
 
 
 @MODELS.register_module()

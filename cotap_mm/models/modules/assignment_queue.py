@@ -7,7 +7,8 @@ from typing import Optional
 import torch
 from torch import Tensor
 
-from cotap_mm.ops import at_least_float32, balance, world_size
+from cotap_mm.distributed.collectives import world_size
+from cotap_mm.ops import at_least_float32, balance
 
 from .feature_queue import FeatureQueue
 

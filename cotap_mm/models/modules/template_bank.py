@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.ops import all_reduce_min, at_least_float32, broadcast, spherical_kmeans
+from cotap_mm.distributed.collectives import all_reduce_min, broadcast
+from cotap_mm.ops import at_least_float32, spherical_kmeans
 
 from .feature_queue import FeatureQueue
 

@@ -1,0 +1,81 @@
+"""Find and read a config file."""
+
+from __future__ import annotations
+
+import traceback
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.registry import init_default_scope
+
+from cotap_mm.error_text import sentence_of
+
+from .arguments import nearest
+
+
+def load_config(name: str, needs_model: bool = True) -> Config:
+    """Read a config by path, or by its path or name inside the installed package.
+
+    Args:
+        name (str): E.g. ``configs/cotap/vits_folder.py``, or ``vits_folder``.
+        needs_model (bool): Whether a config without a model is refused. Defaults to True.
+
+    Returns:
+        Config: The config; its default scope is active.
+
+    Raises:
+        FileNotFoundError: If there is none; the known ones are listed.
+        ValueError: If it is not a config, or has no model where one is needed.
+    """
+    package = Path(__file__).resolve().parents[1]
+    shipped = [package / '.mim', package.parent]
+    folders = ('cotap', 'downstream')
+    places = [Path(name), *(top / name for top in shipped)]
+    if Path(name).name == name:
+        places += [
+            top / 'configs' / folder / f'{Path(name).stem}.py'
+            for top in shipped
+            for folder in folders
+        ]
+    path = next((place for place in places if place.is_file()), None)
+    if path is None:
+        if Path(name).is_dir():
+            raise ValueError(f'the config must be a file, got the folder {name}')
+        known = {
+            folder: sorted(
+                {file.stem for top in shipped for file in (top / 'configs' / folder).glob('*.py')}
+            )
+            for folder in folders
+        }
+        meant = nearest(Path(name).stem, [each for names in known.values() for each in names])
+        raise FileNotFoundError(
+            f'config {name} does not exist{meant}; there are '
+            + ' and '.join(
+                f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()
+            )
+        )
+    config = _read(path)
+    if needs_model and 'model' not in config:
+        raise ValueError(f'config {name} sets no model; start from one of configs/cotap')
+    init_default_scope(config.get('default_scope', 'cotap_mm'))
+    return config
+
+
+def _read(path: Path) -> Config:
+    """Read a config file, which may hold any mistake that a program can have."""
+    if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
+        raise ValueError(f'the config must be a file *.py, *.json or *.yaml, got {path}')
+    try:
+        return Config.fromfile(path)
+    except FileNotFoundError:  # of _base_
+        raise
+    except Exception as error:
+        lines = [
+            frame.lineno
+            for frame in traceback.extract_tb(error.__traceback__)
+            if Path(frame.filename).resolve() == path.resolve()
+        ]
+        where = f' (line {lines[-1]})' if lines else ''
+        raise ValueError(
+            f'config {path} cannot be read: {type(error).__name__}: {sentence_of(error)}{where}'
+        ) from error

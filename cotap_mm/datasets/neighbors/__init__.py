@@ -1,0 +1,3 @@
+"""Nearest neighbors of images: the file, the features and the search."""
+
+from __future__ import annotations

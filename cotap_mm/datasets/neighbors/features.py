@@ -1,0 +1,152 @@
+"""Global features of all images of a source, by a frozen ViT."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Callable, Optional
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from mmengine.logging import print_log
+from mmengine.utils import ProgressBar
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from torchvision.transforms import functional as TF
+
+from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
+from cotap_mm.datasets.read_with_retry import read_when_there
+from cotap_mm.datasets.sources.files import BadImage, fingerprint_of, prepare
+from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers, warning_level
+from cotap_mm.distributed.failures import show_progress, silence_limit
+
+from .feature_file import FeatureFile
+
+_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
+_SAVE_EVERY = 1024  # images
+
+
+def extract_features(
+    source,
+    encoder,
+    part: str | Path,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    indices: Optional[range] = None,
+) -> FeatureFile:
+    """Unit-length features of images, in a file.
+
+    Interrupted, it resumes where it stopped: a record beside the file says how far it is
+    filled and for which images and encoder.
+
+    Args:
+        source (object): Image source, see :mod:`cotap_mm.datasets.sources.files`.
+        encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
+            ``image_size`` and ``device``.
+        part (str | Path): The file.
+        batch_size (int): Images a forward pass. Defaults to 32.
+        num_workers (int): Reading processes. Defaults to 2.
+        indices (range, optional): Images of the source. Defaults to None, all.
+
+    Returns:
+        FeatureFile: Features, shape (N, C), float32; a row of zeros where an image
+        cannot be read.
+
+    Raises:
+        ValueError: If the encoder gives values that are not finite.
+        UserError: If the disk is full, or a reading process dies or hangs.
+    """
+    indices = range(len(source)) if indices is None else indices
+    features = feature_file(source, encoder, part, indices)
+    if features.load():
+        return features
+    if features.done:
+        print_log(f'{features.done} of {len(indices)} features are there already', logger='current')
+    dataset = _Squares(source, encoder.image_size, indices[features.done :])
+    loader = watch_loader(
+        DataLoader(
+            dataset, batch_size=batch_size, num_workers=num_workers, worker_init_fn=start_worker
+        ),
+        silence_limit(),
+    )
+    progress = ProgressBar(len(indices) - features.done)
+    saved = features.done
+    with surviving_workers(), explained_deaths(lambda: dataset.being_read):
+        for images, readable in loader:
+            features.append(_encode(encoder, images, readable))
+            progress.update(len(images))
+            show_progress()
+            if features.done - saved >= _SAVE_EVERY or features.is_complete:
+                features.save()
+                saved = features.done
+    return features
+
+
+def feature_file(source, encoder, part: str | Path, indices: range) -> FeatureFile:
+    """The file of :func:`extract_features`, of which nothing is read yet.
+
+    Args: As there.
+    """
+    names = '\n'.join(source.name(i) for i in indices)
+    task = dict(
+        identity=encoder.identity,
+        files=fingerprint_of(source),
+        names=hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest(),
+    )
+    return FeatureFile(part, task, len(indices))
+
+
+class _Squares(Dataset):
+    """Central squares of images of a source, resized, normalised."""
+
+    def __init__(self, source, size: int, indices: range) -> None:
+        self.source, self.size, self.indices = source, size, indices
+        self.signs = ReadingSigns()
+        prepare(source)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    @property
+    def being_read(self) -> list[str]:
+        """Names of the images that were begun and not finished."""
+        return [self.source.name(index) for index in self.signs.being_read]
+
+    @property
+    def latest_sign(self) -> float:
+        """When a process last began or finished an image, in seconds of ``time.monotonic``."""
+        return self.signs.latest
+
+    def __getitem__(self, index: int) -> tuple[Tensor, bool]:
+        with self.signs.reading(self.indices[index]):
+            return self._square(index)
+
+    def _square(self, index: int) -> tuple[Tensor, bool]:
+        try:
+            pixels = read_when_there(self.source, self.indices[index], self._is_enough, self.signs)
+        except BadImage as error:
+            print_log(
+                f'cannot decode {error}; it will be no neighbour',
+                logger='current',
+                level=warning_level(),
+            )
+            return torch.zeros(3, self.size, self.size), False
+        image = torch.from_numpy(pixels).permute(2, 0, 1)
+        # Cropped first: resized first, an image of 1 x 5000 pixels would fill the memory.
+        image = TF.center_crop(image, [min(image.shape[1:])] * 2)
+        image = TF.resize(image, [self.size, self.size], antialias=True)
+        return TF.normalize(image.float() / 255, _MEAN, _STD), True
+
+    def _is_enough(self, height: int, width: int) -> bool:
+        return min(height, width) >= self.size
+
+
+def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tensor) -> np.ndarray:
+    features = F.normalize(encoder(images.to(encoder.device)).float(), dim=1).cpu()  # type: ignore
+    if not bool(features[readable].isfinite().all()):
+        raise ValueError(
+            'the backbone gives global features that are not finite; check its checkpoint'
+        )
+    features[~readable] = 0
+    return features.numpy()

@@ -1,0 +1,220 @@
+"""Which images look alike: exact cosine neighbours of their global features."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from pathlib import Path
+from typing import Optional
+
+import numpy as np
+import torch
+from mmengine.dist import barrier
+from mmengine.logging import print_log
+from mmengine.utils import ProgressBar
+from torch import Tensor
+
+from cotap_mm.datasets.sources.files import fingerprint_of, prepare
+from cotap_mm.distributed.collectives import rank, world_size
+from cotap_mm.distributed.failures import show_progress
+from cotap_mm.distributed.file_barrier import Meeting, meet
+from cotap_mm.distributed.first_rank import on_first_rank
+from cotap_mm.errors import UserError
+from cotap_mm.files.atomic_write import printable
+from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
+
+from .feature_file import FeatureFile
+from .features import extract_features, feature_file
+from .file import is_neighbor_file_of, save_neighbors
+
+_PART = 8192  # images whose features one rank computes at a time
+
+
+def build_neighbors(
+    source,
+    encoder,
+    out: str | Path,
+    num_neighbors: int = 7,
+    batch_size: int = 32,
+    num_workers: int = 2,
+    use_faiss: bool = False,
+) -> Path:
+    """Compute and write the neighbour file of an image source.
+
+    Several ranks share the work; they meet in files beside ``out``, so that none of
+    them gives up because another one takes long. Memory stays bounded: the features,
+    of 118,287 images at width 768 363 MB, are in files beside ``out`` until the end, and
+    the similarities are computed in blocks. A run that was interrupted resumes where it
+    stopped, with any number of ranks. Only one run at a time builds a file: another one
+    waits, and then takes what that has built.
+
+    An image that cannot be decoded is nobody's neighbour; its own row holds any images
+    that can be, and is not used, since training replaces such an image.
+
+    Args:
+        source (object): Image source, see :mod:`cotap_mm.datasets.sources.files`.
+        encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
+            ``image_size`` and ``device``.
+        out (str | Path): The file to write, ``*.npz``; in a folder that all ranks see.
+        num_neighbors (int): k. Defaults to 7.
+        batch_size (int): Images a forward pass. Defaults to 32.
+        num_workers (int): Reading processes of each rank. Defaults to 2.
+        use_faiss (bool): Search with faiss, which must be installed.
+
+    Returns:
+        Path: ``out``.
+
+    Raises:
+        ValueError: If fewer than 2 images can be decoded.
+        ImportError: If faiss is asked for and not installed.
+        UserError: If another rank failed, died or was stopped; if another run has built
+            something else at ``out`` in the meantime; if the disk is full.
+    """
+    out = Path(out)
+    if num_neighbors < 1:
+        raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
+    names = [source.name(i) for i in range(len(source))]
+    # Of rank 0: a rank that expected other files than the others write would wait for ever.
+    source._fingerprint, first_names = on_first_rank(lambda: (fingerprint_of(source), _hash(names)))
+    meta = dict(
+        encoder=encoder.identity,
+        image_size=encoder.image_size,
+        num_images=len(names),
+        images=source._fingerprint,
+    )
+    with meet(
+        out,
+        '\n'.join([encoder.identity, *names]),
+        lambda: is_neighbor_file_of(out, names, num_neighbors, meta),
+    ) as others:
+        if _hash(names) != first_names:
+            raise UserError(
+                f'rank {rank()} finds {len(names)} images that are not those of rank '
+                '0; all ranks must see the same files'
+            )
+        if others is None:
+            return out
+        if use_faiss:
+            import_faiss()
+        features = _extract(source, encoder, others, batch_size, num_workers)
+        readable = torch.cat([rows.any(dim=1) for part in features for rows in part.split(4096)])
+        num_readable = int(readable.sum())
+        if num_readable < 2:
+            barrier()  # all have read the features
+            others.leave()  # else the images, once repaired, would not be read again
+            raise ValueError(
+                f'neighbours need at least 2 images, {num_readable} of {len(names)} can be decoded'
+            )
+        rows = range(len(names) * rank() // world_size(), len(names) * (rank() + 1) // world_size())
+        found = search_neighbors(
+            features,
+            min(num_neighbors, num_readable - 1),
+            encoder.device,
+            readable,
+            rows=rows,
+            use_faiss=use_faiss,
+        )
+        indices = others.collect(found.numpy(), len(names))
+        if indices is not None:
+            if num_readable < len(names):
+                bad = [printable(names[i]) for i in (~readable).nonzero().flatten().tolist()]
+                print_log(
+                    f'{len(bad)} of {len(names)} images cannot be decoded and are no '
+                    f'neighbours, e.g. {", ".join(bad[:20])}',
+                    logger='current',
+                    level=logging.WARNING,
+                )
+            save_neighbors(
+                out,
+                names,
+                indices,
+                dict(
+                    meta,
+                    num_readable=num_readable,
+                    built=time.strftime('%Y-%m-%d'),
+                    value_range=str(prepare(source)),
+                ),
+            )
+        others.leave()
+    return out
+
+
+def _hash(names: list[str]) -> str:
+    return hashlib.sha256('\n'.join(names).encode('utf-8', 'surrogateescape')).hexdigest()
+
+
+def _extract(
+    source, encoder, others: Meeting, batch_size: int, num_workers: int
+) -> list[FeatureFile]:
+    """Features of all images in parts, which the ranks share among each other."""
+    parts = {
+        others.features(number): range(start, min(start + _PART, len(source)))
+        for number, start in enumerate(range(0, len(source), _PART))
+    }
+    for number, (part, indices) in enumerate(parts.items()):
+        if number % world_size() == rank():
+            extract_features(source, encoder, part, batch_size, num_workers, indices)
+    found = [feature_file(source, encoder, part, indices) for part, indices in parts.items()]
+    for file in found:
+        others.wait(file.load)
+    return found
+
+
+@torch.no_grad()
+def search_neighbors(
+    features: Memory,
+    num_neighbors: int,
+    device: str = 'cpu',
+    is_candidate: Optional[Tensor] = None,
+    block: Optional[int] = None,
+    rows: Optional[range] = None,
+    use_faiss: bool = False,
+) -> Tensor:
+    """Exact nearest neighbours by cosine, without the whole matrix of similarities.
+
+    Args:
+        features (Tensor | sequence[Tensor]): Unit length (or zero), shape (N, C), or
+            parts of it.
+        num_neighbors (int): k, less than the number of candidates.
+        device (str): Where the products are computed.
+        is_candidate (Tensor, optional): Rows that may be neighbours, bool (N,).
+        block (int, optional): Rows and columns of one product, which needs about
+            8 * block^2 bytes. Defaults to that of :func:`cotap_mm.ops.nearest.nearest`.
+        rows (range, optional): Rows whose neighbours are wanted. Defaults to None, all.
+        use_faiss (bool): Search with faiss, on the CPU; it holds a second copy of the
+            features in memory.
+
+    Returns:
+        Tensor: Indices, nearest first, never the row itself, shape (N, k), int64.
+    """
+    parts = [features] if isinstance(features, Tensor) else list(features)
+    bounds = np.cumsum([0, *map(len, parts)])
+    rows = range(int(bounds[-1])) if rows is None else rows
+    if use_faiss:
+        whole = torch.cat([part[:] for part in parts])
+        candidates = (
+            torch.arange(len(whole)) if is_candidate is None else is_candidate.nonzero().flatten()
+        )
+        index = build_search(whole[candidates], 'Flat')
+    found = torch.empty(len(rows), num_neighbors, dtype=torch.long)
+    progress = ProgressBar(len(rows))
+    step = block or BLOCK_SIZE
+    for start in range(rows.start, rows.stop, step):
+        stop = min(start + step, rows.stop)
+        queries = torch.cat(
+            [
+                part[max(start - low, 0) : max(stop - low, 0)]
+                for part, low in zip(parts, bounds.tolist())
+            ]
+        ).to(device)
+        if use_faiss:
+            near = candidates[index(queries, num_neighbors + 1)[1].cpu()]
+        else:
+            near = nearest(queries, parts, num_neighbors + 1, block, is_candidate)[1].cpu()
+        itself = near == torch.arange(start, stop)[:, None]
+        order = itself.int().argsort(dim=1, stable=True)  # the row itself goes last
+        found[start - rows.start : stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
+        progress.update(stop - start)
+        show_progress()
+    return found

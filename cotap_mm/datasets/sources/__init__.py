@@ -1,0 +1,3 @@
+"""Image sources: folders, lists and packed files, read robustly."""
+
+from __future__ import annotations

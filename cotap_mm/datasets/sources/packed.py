@@ -1,0 +1,315 @@
+"""Millions of image files in one: an LMDB of the files' bytes, read at random."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from mmengine.logging import print_log
+from mmengine.utils import ProgressBar
+
+from cotap_mm.files.atomic_write import UnusableFile, name_bytes, name_text, printable
+from cotap_mm.files.locks import acquire_lock
+from cotap_mm.registry import DATASETS
+
+from .decoding import MAX_IMAGE_BYTES, BadImage, UnreadImage
+from .files import EncodedImages, ImageList, fingerprint_of, range_key, read_image_bytes
+from .lmdb_reader import DamagedLmdb, LmdbReader
+from .value_range import Option
+
+PACKED_SUFFIX = '.lmdb'
+_FORMAT, _NAMES = b'format', b'names'
+_VERSION = b'cotap_mm packed images 2'
+# What stands between the names; version 1 could not hold names with a line break.
+_SEPARATORS = {b'cotap_mm packed images 1': b'\n', _VERSION: b'\0'}
+_START = 1 << 26  # bytes that a new file may grow to; doubled when they are used up
+_BLOCK = 256  # images a transaction
+
+
+def _import_lmdb() -> Any:
+    try:
+        import lmdb
+    except ImportError as error:
+        raise ImportError(
+            'packing images needs lmdb, which is not installed: pip install lmdb'
+        ) from error
+    return lmdb
+
+
+def _key(index: int) -> bytes:
+    return index.to_bytes(8, 'big')  # sorted as the numbers are, so that writing only appends
+
+
+@DATASETS.register_module()
+class PackedImages(EncodedImages):
+    """Images that :func:`pack_images` has put into one file.
+
+    Names and order are those of the files it was made of, so a run draws the same
+    samples from either, and neighbour files fit both. Any image can be read at any
+    time; the operating system keeps in memory what was read lately, once for all
+    workers. The file is not mapped: where it is damaged, or cut while it is open, images
+    are bad and named.
+
+    Args:
+        root (str | Path): The file, ``*.lmdb``.
+        value_range (str | tuple, optional): See :class:`ImageList`. Defaults to ``'auto'``.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If it is not a whole file of packed images.
+    """
+
+    def __init__(self, root: Union[str, Path], value_range: Option = 'auto') -> None:
+        self.root = Path(root).expanduser()
+        if not self.root.exists():
+            raise FileNotFoundError(
+                f'packed images {printable(root)} do not exist; make them with '
+                'tools/pack_dataset.py IMAGES --out FILE.lmdb'
+            )
+        self._reader: Optional[LmdbReader] = None
+        self._opened_as: Optional[tuple[int, ...]] = None
+        try:
+            reader = self._open()
+            if reader.is_short:
+                reader.check()
+            super().__init__(self._names(reader), value_range)
+        except DamagedLmdb as error:
+            raise ValueError(
+                f'{printable(root)} is damaged or no LMDB file: {error}; make it '
+                'again with tools/pack_dataset.py --overwrite'
+            ) from error
+
+    def _names(self, reader: LmdbReader) -> list[str]:
+        version, names = reader.get(_FORMAT), reader.get(_NAMES)
+        if version not in _SEPARATORS or names is None:
+            raise ValueError(
+                f'{printable(self.root)} holds no images packed by '
+                f'tools/pack_dataset.py, format {version!r} instead of {_VERSION!r}'
+            )
+        found = [name_text(name) for name in names.split(_SEPARATORS[version])]
+        count = reader.entries - 2
+        if count != len(found):
+            raise ValueError(
+                f'{printable(self.root)} names {len(found)} images and holds {count}; make it again'
+            )
+        return found
+
+    def encoded(self, index: int) -> bytes:
+        """Content of an image's file; raises :class:`BadImage` where it cannot be read."""
+        try:
+            data = self._open().get(_key(index), MAX_IMAGE_BYTES)
+        except (DamagedLmdb, UnusableFile) as error:
+            raise BadImage(
+                f'{printable(self.title(index))}: the packed file is damaged: {error}'
+            ) from error
+        except OSError as error:
+            self._reader = None  # the handle of a network disk that was away stays bad
+            raise UnreadImage(
+                f'{printable(self.title(index))}: {type(error).__name__}: {error}'
+            ) from error
+        if not data:
+            raise BadImage(f'{printable(self.title(index))}: could not be read when it was packed')
+        return data
+
+    def title(self, index: int) -> str:
+        """Where an image comes from, for messages."""
+        return f'{self.root}: {self.names[index]}'
+
+    def fingerprint(self) -> str:
+        """Digest of names, and of size and time of change of the file."""
+        status = self._open().status
+        facts = f'{status.st_size} {status.st_mtime_ns}\n'.encode()
+        names = b'\0'.join(map(name_bytes, self.names))
+        return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
+
+    def is_there(self) -> bool:
+        """Whether the file can be reached; a disk of the network may have gone."""
+        return os.path.exists(self.root)  # not Path.exists, which raises for a stale handle
+
+    def _open(self) -> LmdbReader:
+        if self._reader is None:
+            reader = LmdbReader(self.root)
+            same = (reader.status.st_ino, reader.status.st_size, reader.status.st_mtime_ns)
+            if self._opened_as not in (None, same):
+                raise DamagedLmdb('it is another file than when it was opened; start again')
+            self._opened_as, self._reader = same, reader
+        return self._reader
+
+    def __getstate__(self) -> dict[str, Any]:
+        return dict(self.__dict__, _reader=None)  # other processes open it again
+
+
+def image_source(
+    path: Union[str, Path],
+    ann_file: Optional[Union[str, Path]] = None,
+    value_range: Option = 'auto',
+) -> dict:
+    """Config of the image source at a path: packed images or files.
+
+    Args:
+        path (str | Path): ``*.lmdb``, or what :class:`ImageList` takes.
+        ann_file (str | Path, optional): See :class:`ImageList`.
+        value_range: Likewise; only in the config if it is not ``'auto'``.
+    """
+    source: dict[str, Any] = dict(type='ImageList', root=str(path))
+    if Path(path).suffix == PACKED_SUFFIX and not Path(path).is_dir():
+        if ann_file is not None:
+            raise ValueError(
+                f'{printable(path)} has its own list of images; remove --ann-file '
+                f'(ann_file in a config), got {printable(ann_file)}'
+            )
+        source['type'] = 'PackedImages'
+    if ann_file is not None:
+        source['ann_file'] = str(ann_file)
+    if not (isinstance(value_range, str) and value_range == 'auto'):
+        source['value_range'] = value_range
+    return source
+
+
+def open_images(
+    path: Union[str, Path],
+    ann_file: Optional[Union[str, Path]] = None,
+    value_range: Option = 'auto',
+) -> Union[ImageList, PackedImages]:
+    """The image source at a path; see :func:`image_source`."""
+    options = image_source(path, ann_file, value_range)
+    return (PackedImages if options.pop('type') == 'PackedImages' else ImageList)(**options)
+
+
+def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> list[str]:
+    """Copy image files, as they are, into one file for :class:`PackedImages`.
+
+    An interrupted run goes on where it stopped when it is started again: until it is
+    complete the file is called ``out`` + ``.part``.
+
+    Args:
+        source (ImageList): The files.
+        out (str | Path): The file to write, ``*.lmdb``; replaced if it exists.
+        threads (int): Files read at a time. Defaults to 8.
+
+    Returns:
+        list[str]: Names of files that could not be read; they hold their place, so
+        that indices stay the same, and are bad images.
+
+    Raises:
+        ValueError: If ``out`` does not end in ``.lmdb``.
+        ImportError: If lmdb is not installed.
+        Locked: If another process writes the file.
+        OSError: If the disk is full; start again with the same names once there is room.
+    """
+    out = Path(out)
+    lmdb = _import_lmdb()
+    if out.suffix != PACKED_SUFFIX:
+        raise ValueError(f'packed images are called *{PACKED_SUFFIX}, got {out}')
+    lock = acquire_lock(
+        out.with_name(f'{out.name}.lock'),
+        f'packing {printable(out.name)}',
+        'wait for it, or write another file',
+    )
+    try:
+        return _pack(source, out, threads)
+    except lmdb.Error as error:
+        raise OSError(
+            f'cannot write {printable(out)}.part: {error}; make room and start again, '
+            'what is written so far is kept'
+        ) from error
+    finally:
+        lock.release()
+
+
+def _pack(source: ImageList, out: Path, threads: int) -> list[str]:
+    part = out.with_name(f'{out.name}.part')
+    names = _SEPARATORS[_VERSION].join(map(name_bytes, source.names))
+    writer = _Writer(part, hashlib.sha256(fingerprint_of(source).encode()).digest())
+    try:
+        failed = _copy(source, writer, threads)
+        writer.put([(_NAMES, names), (_FORMAT, _VERSION)])
+    finally:
+        writer.close()
+    os.replace(part, out)
+    return failed
+
+
+class _Writer:
+    """An LMDB file that grows as needed; begun again unless it is for the same files."""
+
+    def __init__(self, path: Path, digest: bytes) -> None:
+        self.path, self.lmdb = path, _import_lmdb()
+        if path.exists() and not self._continue(digest):
+            path.unlink()
+        if not path.exists():
+            self.environment = self._open(_START)
+            self.put([(_FORMAT, digest)])
+        with self.environment.begin() as view:
+            self.done = view.stat()['entries'] - 1
+
+    def _continue(self, digest: bytes) -> bool:
+        try:
+            reader = LmdbReader(self.path)  # LMDB itself may die of a damaged file
+            reader.check()
+            reader.close()
+            self.environment = self._open(max(_START, 2 * os.path.getsize(self.path)))
+            with self.environment.begin() as view:
+                if view.get(_FORMAT) == digest and view.get(_NAMES) is None:
+                    return True
+        except (self.lmdb.Error, DamagedLmdb, UnusableFile):
+            return False
+        self.environment.close()
+        return False
+
+    def _open(self, map_size: int) -> Any:
+        # No lock file: one process writes, before the others read.
+        return self.lmdb.open(
+            name_bytes(self.path),
+            subdir=False,
+            lock=False,
+            readahead=False,
+            meminit=False,
+            map_size=map_size,
+        )
+
+    def put(self, items: list[tuple[bytes, bytes]]) -> None:
+        """Write all items or none."""
+        while True:
+            try:
+                with self.environment.begin(write=True) as change:
+                    for key, value in items:
+                        change.put(key, value)
+                return
+            except self.lmdb.MapFullError:
+                self.environment.set_mapsize(2 * self.environment.info()['map_size'])
+
+    def close(self) -> None:
+        self.environment.sync(True)
+        self.environment.close()
+
+
+def _copy(source: ImageList, writer: _Writer, threads: int) -> list[str]:
+    if writer.done:
+        print_log(f'{writer.done} of {len(source)} images are packed already', logger='current')
+    failed = []
+    progress = ProgressBar(len(source) - writer.done) if writer.done < len(source) else None
+
+    def data_of(index: int) -> bytes:
+        try:
+            return read_image_bytes(source.root / source.names[index])
+        except BadImage as error:
+            failed.append(f'{printable(source.names[index])}: {error}')
+            return b''
+
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(writer.done, len(source), _BLOCK):
+            indices = range(start, min(start + _BLOCK, len(source)))
+            writer.put(list(zip(map(_key, indices), pool.map(data_of, indices))))
+            if progress is not None:
+                progress.update(len(indices))
+    return failed
+
+
+def is_packed_file(path: Path) -> bool:
+    """Whether :func:`.pack_images` has written a file, of whatever images."""
+    PackedImages(path)
+    return True

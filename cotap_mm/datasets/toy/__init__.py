@@ -1,0 +1,3 @@
+"""An embedded data set of textured objects."""
+
+from __future__ import annotations

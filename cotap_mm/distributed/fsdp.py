@@ -1,0 +1,203 @@
+"""Training whose weights, gradients and optimiser state are shared out among the ranks (FSDP).
+
+For ViT-L and larger. Only the student's backbone and heads are shared out, which is where
+gradients and the optimiser's two moments are; the teacher, which has neither, and the small
+filter stand on every rank as a whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from mmengine._strategy import FSDPStrategy
+from mmengine.device import get_device
+from torch import nn
+from torch.distributed.fsdp import (
+    FullOptimStateDictConfig,
+    FullStateDictConfig,
+    FullyShardedDataParallel,
+)
+
+from cotap_mm.registry import STRATEGIES
+
+from .collectives import all_reduce_sum, broadcast, world_size
+
+#: Parts of CoTAP that are the same, and whole, on every rank.
+_WHOLE = (
+    'neck',
+    'teacher',
+    'losses',
+    'pairs',
+    'patch_queue',
+    'cls_queue',
+    'template_bank',
+    'data_preprocessor',
+)
+
+
+@contextmanager
+def whole_parameters(model: nn.Module) -> Iterator[None]:
+    """All parameters of a model that may be shared out, to be read on every rank.
+
+    Every rank must enter. Nothing may be changed, and no forward pass done within.
+
+    Args:
+        model (nn.Module): Wrapped or not.
+    """
+    if isinstance(model, FullyShardedDataParallel):
+        with FullyShardedDataParallel.summon_full_params(model, writeback=False):
+            yield
+    else:
+        yield
+
+
+def refuse_sharded(model: nn.Module, what: str) -> None:
+    """For what needs all parameters on every rank.
+
+    Args:
+        model (nn.Module): Wrapped or not.
+        what (str): Named in the message.
+
+    Raises:
+        ValueError: If the model's parameters are shared out.
+    """
+    if isinstance(model, FullyShardedDataParallel):
+        raise ValueError(
+            f"{what} needs the whole network on every rank, and the config's "
+            'strategy shares it out; remove one of the two'
+        )
+
+
+def original_ndim(param: nn.Parameter) -> int:
+    """Dimensions of a parameter before it was shared out, which makes it a piece of a vector."""
+    return getattr(param, 'original_ndim', param.ndim)
+
+
+@STRATEGIES.register_module()
+class CoTAPFSDPStrategy(FSDPStrategy):
+    """MMEngine's FSDPStrategy for :class:`CoTAP`, which FlexibleRunner uses.
+
+    ``strategy=dict(type='cotap_mm.CoTAPFSDPStrategy')`` in a config is all that is needed: each
+    block but the last, which the filter reads, is a unit of its own. Checkpoints are those of
+    any other run: either may be resumed as the other.
+
+    Args:
+        **kwargs: As in MMEngine's FSDPStrategy, but for ``state_dict_cfg``.
+
+    Raises:
+        ValueError: If the model or the optimiser asks for what needs whole gradients or blocks.
+    """
+
+    def __init__(self, **kwargs) -> None:
+        # On a CPU, moving what is gathered to the CPU is no copy, and is freed while it is read.
+        offload = dict(rank0_only=True, offload_to_cpu=torch.cuda.is_available())
+        super().__init__(
+            **kwargs,
+            state_dict_cfg=dict(
+                state_dict_type='FULL_STATE_DICT',
+                state_dict_config=FullStateDictConfig(**offload),
+                optim_state_dict_config=FullOptimStateDictConfig(**offload),
+            ),
+        )
+
+    def _wrap_model(self, model: nn.Module) -> nn.Module:
+        if model.backbone.with_cp == 'mlp':
+            raise ValueError(
+                "model.backbone.with_cp='mlp' reads parts of a block, and FSDP "
+                'gathers whole blocks; use with_cp=True'
+            )
+        model = model.to(get_device())
+        for tensor in (*model.parameters(), *model.buffers()):
+            broadcast(tensor.data)
+        for param in model.parameters():
+            param.original_ndim = param.ndim
+        units: set[nn.Module] = set(model.backbone.layers[:-1])
+        units.update(model.head.children())
+        on_gpu = torch.cuda.is_available()
+        self.model_wrapper = {
+            'type': 'MMFullyShardedDataParallel',
+            'use_orig_params': True,
+            'device_id': torch.cuda.current_device() if on_gpu else torch.device('cpu'),
+            'auto_wrap_policy': lambda module, recurse, **_: recurse or module in units,
+            'ignored_modules': [getattr(model, name) for name in _WHOLE],
+            **(self.model_wrapper or {}),
+        }
+        return super()._wrap_model(model)
+
+    def build_optim_wrapper(self, optim_wrapper, model=None):
+        """As in the parent; gradients of the filter, which FSDP leaves alone, are averaged.
+
+        Raises:
+            ValueError: If gradients are to be clipped, or float16 scaled.
+        """
+        built = super().build_optim_wrapper(optim_wrapper, model)
+        if built.clip_grad_kwargs:
+            raise ValueError(
+                'optim_wrapper.clip_grad needs whole gradients, and FSDP has pieces '
+                'of them on each rank; remove it, or the strategy'
+            )
+        if getattr(built, 'cast_dtype', None) is torch.float16:
+            raise ValueError(
+                'float16 with FSDP is not supported; use '
+                "optim_wrapper.dtype='bfloat16' or 'float32'"
+            )
+        built.is_sharded = True
+        for param in model.module.neck.parameters():
+            if param.requires_grad:
+                param.register_post_accumulate_grad_hook(_average)
+        return built
+
+    def optim_state_dict(self) -> dict:
+        """The optimiser's state as that of a run without this strategy; empty on other ranks."""
+        state = super().optim_state_dict()
+        if not state:
+            return {}
+        state = _renamed(state, {name: i for i, name in enumerate(self._names())})
+        # What MMEngine keeps beside the groups, for the schedule that is logged.
+        return dict(state, base_param_settings=self.optim_wrapper.base_param_settings)
+
+    def load_optim_state_dict(self, state_dict: dict) -> None:
+        """Take each rank's share of :meth:`optim_state_dict`."""
+        state_dict = dict(state_dict)
+        settings = state_dict.pop('base_param_settings', self.optim_wrapper.base_param_settings)
+        named = _renamed(state_dict, dict(enumerate(self._names())))
+        # Not the parent's: it has the order of arguments of PyTorch 2.0.
+        self.optim_wrapper.load_state_dict(
+            FullyShardedDataParallel.optim_state_dict_to_load(
+                model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=named
+            )
+        )
+        self.optim_wrapper.base_param_settings = settings
+
+    def _names(self) -> list[str]:
+        """Names of the optimiser's parameters, in its order."""
+        names = {
+            param: name.replace('_fsdp_wrapped_module.', '')
+            for name, param in self.model.module.named_parameters()
+        }
+        return [
+            names[param]
+            for group in self.optim_wrapper.optimizer.param_groups
+            for param in group['params']
+        ]
+
+
+def _renamed(state: dict, names: dict[Any, Any]) -> dict:
+    """An optimiser's state with other keys for its parameters."""
+    groups = [
+        dict(group, params=[names[key] for key in group['params']])
+        for group in state['param_groups']
+    ]
+    return dict(
+        state,
+        state={names[key]: value for key, value in state['state'].items()},
+        param_groups=groups,
+    )
+
+
+@torch.no_grad()
+def _average(param: nn.Parameter) -> None:
+    all_reduce_sum(param.grad).div_(world_size())

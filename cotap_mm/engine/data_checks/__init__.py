@@ -1,0 +1,3 @@
+"""Check the data of a downstream run before it starts."""
+
+from __future__ import annotations

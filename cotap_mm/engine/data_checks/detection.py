@@ -1,0 +1,251 @@
+"""Look at a data set of MMDetection: do the classes and boxes of its annotations fit the config?"""
+
+from __future__ import annotations
+
+import json
+import os.path
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .depth import look_at_depth
+from .findings import (
+    SAMPLE,
+    Findings,
+    Part,
+    counted,
+    image_size,
+    look_through,
+    missing_files,
+    names,
+    spread,
+)
+
+
+def check_detection(part: Part, findings: Findings) -> None:
+    """Find what MMDetection would stumble over, or train on without a box.
+
+    Args:
+        part (Part): The data set.
+        findings (Findings): Gets problems and warnings.
+
+    Raises:
+        FileNotFoundError: If a file or folder is missing.
+    """
+    from mmdet.datasets import BaseDetDataset, CocoDataset, XMLDataset
+    from mmdet.registry import DATASETS
+
+    kind = part.config.get('type')
+    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if found is None or not issubclass(found, BaseDetDataset):
+        return
+    dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmdet', 'lazy_init': True})
+    if not Path(dataset.ann_file).is_file():
+        findings.errors.append(
+            f'{part}: the annotation file {dataset.ann_file} does not exist '
+            '(ann_file, relative to data_root)'
+        )
+        return
+    if isinstance(dataset.metainfo.get('classes'), str):
+        findings.errors.append(
+            f'{part}: metainfo.classes must be a list of names, got the text '
+            f'{dataset.metainfo["classes"]!r}; write ("NAME", )'
+        )
+        return
+    if found.load_data_list is CocoDataset.load_data_list:
+        _check_coco(part, dataset, findings)
+    elif issubclass(found, XMLDataset) and part.reads_labels():
+        _check_infos(part, dataset, findings)
+
+
+def compare_parts(findings: Findings) -> None:
+    """Training and validation must number the classes alike.
+
+    MMDetection numbers the classes that a json has, in the order of the json.
+    """
+    found = list(findings.class_orders.values())
+    for (first, one), (second, other) in zip(found, found[1:]):
+        if one != other:
+            findings.errors.append(
+                f'{first} and {second} number the classes differently: {names(one)} and '
+                f'{names(other)}; MMDetection counts the categories of each json that are among '
+                'metainfo.classes, in the order of the json'
+            )
+
+
+def read_coco(path: str) -> dict[str, Any]:
+    """Read a COCO json.
+
+    Args:
+        path (str): The file.
+
+    Returns:
+        dict: With lists ``images``, ``annotations`` and ``categories``.
+
+    Raises:
+        ValueError: If it is damaged or of another form, with the first wrong entry.
+    """
+    try:
+        found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f'{path} is not a COCO json: {type(error).__name__}: {error}') from error
+    wanted = dict(
+        images=('id', 'file_name', 'height', 'width'),
+        categories=('id', 'name'),
+        annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
+    )
+    for key, fields in wanted.items():
+        rows = found.get(key) if isinstance(found, dict) else None
+        if key != 'images' and rows is None and isinstance(found, dict):
+            rows = found[key] = []  # of unlabeled images
+        if not isinstance(rows, list):
+            raise ValueError(f'{path} is not a COCO json: it has no list {key!r}')
+        for row in rows:
+            lacks = [field for field in fields if not isinstance(row, dict) or field not in row]
+            if lacks:
+                raise ValueError(
+                    f'{path}: {key} must have {", ".join(fields)}; {lacks[0]} is '
+                    f'missing in {str(row)[:80]}'
+                )
+    return found
+
+
+def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
+    path = dataset.ann_file
+    try:
+        found = read_coco(path)
+    except ValueError as error:
+        findings.errors.append(f'{part}: {error}')
+        return
+    if not found['images']:
+        findings.errors.append(f'{part}: {path} lists no images')
+        return
+    folder = dataset.data_prefix.get('img', '')
+    _check_images(
+        part, [os.path.join(folder, str(row['file_name'])) for row in found['images']], findings
+    )
+    if not part.reads_labels() and part.name == 'train':
+        return  # unlabeled images
+    classes = list(dataset.metainfo.get('classes') or ())
+    present = [row['name'] for row in found['categories'] if row['name'] in classes]
+    theirs = [row['name'] for row in found['categories']]
+    if not present:
+        findings.errors.append(
+            f'{part}: none of the classes of the config ({names(classes)}) is a category of {path} '
+            f'({names(theirs)}); set metainfo=dict(classes=(...)) of every data set to these '
+            'names, and num_classes of the heads to their number'
+        )
+        return
+    findings.class_orders.setdefault(part.name, (part, tuple(present)))
+    if len(present) < len(classes):
+        absent = [name for name in classes if name not in present]
+        findings.warnings.append(
+            f'{part}: {len(absent)} of {len(classes)} classes of the config '
+            f'({names(absent)}) are no categories of {path} ({names(theirs)})'
+        )
+    _check_numbers(part, len(present), findings)
+    numbers = {row['id'] for row in found['categories'] if row['name'] in present}
+    boxes = [row for row in found['annotations'] if row['category_id'] in numbers]
+    _check_boxes(part, path, found, boxes, findings)
+
+
+def _check_boxes(
+    part: Part, path: str, found: dict[str, Any], boxes: list[dict], findings: Findings
+) -> None:
+    total = len(found['annotations'])
+    known = {row['id'] for row in found['images']}
+    placed = [row for row in boxes if row['image_id'] in known]
+    usable = [row for row in placed if _is_usable(row)]
+    if not usable:
+        why = (
+            f'none of its {total} annotations is a box of a class of the config'
+            if not boxes
+            else f'its {len(boxes)} boxes belong to no image of the file'
+            if not placed
+            else f'all {len(placed)} boxes are ignored, or smaller than a pixel'
+        )
+        findings.errors.append(f'{part}: {path} has no box to learn or score: {why}')
+        return
+    if len(usable) < len(placed):
+        findings.warnings.append(
+            f'{part}: {len(placed) - len(usable)} of {len(placed)} boxes of '
+            f'{path} are ignored or smaller than a pixel'
+        )
+    if part.option('with_mask') and part.name == 'train':
+        bare = sum(not row.get('segmentation') for row in usable)
+        if bare:
+            findings.errors.append(
+                f'{part}: {bare} of {len(usable)} annotations of {path} have no '
+                'segmentation, and the pipeline loads masks '
+                '(LoadAnnotations.with_mask)'
+            )
+
+
+def _is_usable(row: dict[str, Any]) -> bool:
+    box = row['bbox']
+    return (
+        not row.get('ignore')
+        and not row.get('iscrowd')
+        and isinstance(box, list)
+        and len(box) == 4
+        and box[2] >= 1
+        and box[3] >= 1
+        and row['area'] > 0
+    )
+
+
+def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
+    """Of the format of VOC, what the library itself reads."""
+    infos = dataset.load_data_list()
+    if not infos:
+        findings.errors.append(f'{part}: {dataset.ann_file} lists no images')
+        return
+    _check_images(part, [info['img_path'] for info in infos if 'img_path' in info], findings)
+    classes = dataset.metainfo.get('classes') or ()
+    _check_numbers(part, len(classes), findings)
+    if all('instances' in info for info in infos) and not any(info['instances'] for info in infos):
+        findings.errors.append(
+            f'{part}: {len(infos)} images of {dataset.ann_file} have no box of the classes of the '
+            f'config ({names(classes)}){_names_in_xml(infos)}'
+        )
+
+
+def _names_in_xml(infos: Sequence[dict[str, Any]]) -> str:
+    from xml.etree import ElementTree
+
+    theirs: dict[str, None] = {}
+    for info in spread([each for each in infos if 'xml_path' in each], SAMPLE) if infos else ():
+        for node in ElementTree.parse(info['xml_path']).getroot().findall('object/name'):
+            theirs[str(node.text)] = None
+    return f'; their objects are {names(list(theirs))}' if theirs else ''
+
+
+def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
+    gone = missing_files(paths)
+    if gone:
+        findings.errors.append(
+            f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
+            'relative to data_root)'
+        )
+        return
+    look_at_depth(part, paths, findings)
+    for path in look_through(paths):
+        try:
+            image_size(path)
+        except ValueError as error:
+            findings.errors.append(f'{part}: {error}')
+            return
+
+
+def _check_numbers(part: Part, count: int, findings: Findings) -> None:
+    """Labels 0..count - 1 must be classes of every head."""
+    for head in part.heads:
+        if head.num_classes < count:
+            findings.errors.append(
+                f'{head.key}.num_classes={head.num_classes}, but {part} has boxes of {count} '
+                f'classes; set it to {count}'
+            )
+        elif head.num_classes > count:
+            findings.warnings.append(
+                f'{head.key}.num_classes={head.num_classes}, but {part} has {count} classes'
+            )

@@ -1,0 +1,334 @@
+"""Checkpoints that survive a crash, in a training that survives a full disk."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import os
+import time
+from collections import deque
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import Any, Optional
+
+import torch
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+
+from cotap_mm import signals
+from cotap_mm.distributed.collectives import all_reduce_max, broadcast
+from cotap_mm.engine.resume import state as run_state
+from cotap_mm.engine.resume.checkpoints import remove_checkpoint, whole_checkpoint
+from cotap_mm.engine.resume.train_loop import ResumableTrainLoop
+from cotap_mm.errors import UserError
+from cotap_mm.files.atomic_write import name_bytes, whole_file
+from cotap_mm.files.temporary import remove_leftovers
+from cotap_mm.registry import HOOKS
+
+from .best_checkpoints import BestCheckpointHook
+
+#: Last checkpoint whose own step was not skipped, in MMEngine's message hub.
+_LAST_GOOD = 'last_good_ckpt'
+_POLL = 0.5  # seconds
+_WAIT, _TRY, _GIVE_UP, _STOP = range(4)  # while the disk is full; the highest of all ranks counts
+
+
+class LastCheckpointLost(UserError, OSError):
+    """The end of a training could not be saved."""
+
+
+@HOOKS.register_module()
+class SafeCheckpointHook(BestCheckpointHook):
+    """Save so that nothing is lost, whenever the process or the disk gives up.
+
+    * A checkpoint is written under another name, brought to the disk, and renamed.
+      Beside it is its checksum, ``iter_N.pth.json``.
+    * Older checkpoints are deleted after the new one is whole, not before.
+    * While steps are skipped because their gradients are not finite, the last checkpoint
+      before them is kept, too.
+    * Where it cannot be written, e.g. on a full disk, the training goes on and tries
+      again; at its end it waits for room. The same holds for the best checkpoint and
+      published ones (``save_best``, ``published_keys``), which are not waited for.
+    * It holds the queues and random numbers of all ranks and the place in the data, and
+      a run that resumes from it is the run that was interrupted.
+
+    Elsewhere than on a local disk files are written as MMEngine's hook does.
+
+    Args:
+        retry_interval (int): Iterations after which a failed save is tried again.
+            Defaults to 100.
+        final_wait (float): Seconds that the end of a training waits for the last save to
+            work, before it gives up. Defaults to 3600.
+        **options: Of MMEngine's CheckpointHook.
+    """
+
+    def __init__(
+        self, *args: Any, retry_interval: int = 100, final_wait: float = 3600, **options: Any
+    ) -> None:
+        super().__init__(*args, **options)
+        unknown = set(self.args) - set(inspect.signature(Runner.save_checkpoint).parameters)
+        if unknown:
+            raise ValueError(
+                f'default_hooks.checkpoint: there is no option {", ".join(sorted(unknown))}'
+            )
+        if retry_interval < 1:
+            raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
+        self.retry_interval = retry_interval
+        self.final_wait = final_wait
+        self._next_try = 0  # iteration; 0 if nothing is missing
+        self._missing: tuple[int, dict] = (0, {})
+        self._saved = 0  # iteration; 0 for none by this process
+        self._run_state: Optional[dict] = None
+        self._resumed: Optional[dict] = None
+
+    def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Keep what MMEngine does not restore."""
+        # A copy: FlexibleRunner takes the parts out.
+        self._resumed = dict(checkpoint) if runner._resume and run_state.KEY in checkpoint else None
+
+    def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
+        """Add what MMEngine does not save."""
+        if self._run_state is not None:
+            checkpoint[run_state.KEY] = dict(
+                self._run_state, neighbors=run_state.neighbor_files(runner.cfg)
+            )
+
+    def before_train(self, runner) -> None:
+        """Restore what MMEngine does not; delete what a killed run left half-written."""
+        kept = list(runner.message_hub.runtime_info.get('keep_ckpt_ids', []))
+        if kept and self.max_keep_ckpts > 0:  # MMEngine would delete those beyond the number
+            runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts :])
+        super().before_train(runner)
+        if self._is_local():
+            self.keep_ckpt_ids = deque(kept)
+        if self._resumed is not None:
+            if isinstance(runner.train_loop, ResumableTrainLoop):
+                # Starting a loader draws random numbers, so before they are restored.
+                runner.train_loop.start_from(self._resumed[run_state.KEY]['samples_seen'])
+            run_state.restore_run_state(runner.model, self._resumed, runner.seed)
+            self._resumed = None
+        removed = self._remove_leftovers(runner)
+        if removed:
+            print_log(
+                f'removed what a killed run left behind: {", ".join(removed)}', logger='current'
+            )
+
+    def _remove_leftovers(self, runner) -> list[str]:
+        """Names of unfinished files of dead processes and of this one, which are deleted."""
+        if not self._is_local() or not is_main_process():
+            return []
+        return [
+            name
+            for folder in sorted({str(self.out_dir), str(runner.work_dir)})
+            for name in remove_leftovers(folder)
+        ]
+
+    def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
+        """Save as MMEngine's hook does, or try again."""
+        super().after_train_iter(runner, batch_idx, data_batch, outputs)
+        # By epochs, the next one's end is the next try.
+        if not self.by_epoch and 0 < self._next_try <= runner.iter + 1:
+            self._save_checkpoint(runner)
+
+    def after_train(self, runner) -> None:
+        """Not before the last checkpoint is written.
+
+        Raises:
+            LastCheckpointLost: If it cannot be written for ``final_wait`` seconds, or until a
+                signal asks to stop.
+        """
+        self._wait_for_room(runner)
+        super().after_train(runner)
+        if self._is_local() and self._saved and self._has_vanished():
+            print_log(
+                f'{self.last_ckpt} has been deleted by somebody else; saving once more',
+                logger='current',
+                level=logging.WARNING,
+            )
+            done = runner.epoch if self.by_epoch else runner.iter
+            self._save_checkpoint_with_step(
+                runner, done, dict(epoch=runner.epoch, iter=runner.iter)
+            )
+            self._wait_for_room(runner)
+        with suppress(OSError):  # what could be neither finished nor deleted on a disk in trouble
+            self._remove_leftovers(runner)
+
+    def _has_vanished(self) -> bool:
+        """Whether rank 0 misses the last checkpoint, e.g. of a folder that was deleted."""
+        is_missing = is_main_process() and not os.path.exists(str(self.last_ckpt))
+        return bool(broadcast(torch.tensor(float(is_missing))))
+
+    def save_now(self, runner, done: int) -> None:
+        """Save a training that stops, unless this is saved already.
+
+        Args:
+            runner (Runner): After a step, or between two.
+            done (int): Iterations done.
+        """
+        if self._saved != done:
+            self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=done))
+
+    def _save_checkpoint(self, runner) -> None:
+        if not self.by_epoch and not runner.optim_wrapper.should_update():
+            # Gradients that are being added up are in no checkpoint.
+            self._next_try = runner.iter + 2
+            return
+        super()._save_checkpoint(runner)
+
+    def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        self._run_state = run_state.gather_run_state(
+            runner.model, getattr(runner.train_loop, 'samples_seen', 0)
+        )
+        if not self._is_local():
+            super()._save_checkpoint_with_step(runner, step, meta)
+            return
+        path = Path(self.out_dir) / self.filename_tmpl.format(step)
+        info = runner.message_hub.runtime_info
+        before = dict(
+            keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt, last_good=info.get(_LAST_GOOD)
+        )
+        # While steps are skipped, the one before them stays, whatever else is kept.
+        last_good = before['last_good'] if _is_skipped(runner) else step
+        kept = [other for other in self._kept() if other != step] + [step]
+        outdated: list[int] = []
+        if self.max_keep_ckpts > 0:
+            outdated = [other for other in kept[: -self.max_keep_ckpts] if other != last_good]
+            kept = [other for other in kept if other not in outdated]
+        self._note(runner, kept, str(path), last_good)
+        error = self._write(runner, path, meta)
+        if error is not None:
+            self._note(runner, **before)
+            self._missing = step, meta
+            self._next_try = runner.iter + 1 + self.retry_interval
+            print_log(
+                f'{path} cannot be written: {error}. Training goes on and tries again in '
+                f'{self.retry_interval} iterations; make room on the disk. The checkpoints '
+                'before it are still there',
+                logger='current',
+                level=logging.ERROR,
+            )
+            return
+        self._next_try, self._saved = 0, step
+        if is_main_process():
+            for other in outdated:
+                _remove(path.with_name(self.filename_tmpl.format(other)))
+
+    def _kept(self) -> list[int]:
+        return list(self.keep_ckpt_ids) if self.max_keep_ckpts > 0 else []
+
+    def _note(
+        self, runner, keep_ckpt_ids: list[int], last_ckpt: Optional[str], last_good: Optional[int]
+    ) -> None:
+        """What the checkpoint itself and MMEngine's other code say about checkpoints."""
+        if last_good is not None:
+            runner.message_hub.update_info(_LAST_GOOD, last_good)
+        self.last_ckpt = last_ckpt
+        if last_ckpt is not None:
+            runner.message_hub.update_info('last_ckpt', last_ckpt)
+        if self.max_keep_ckpts > 0:
+            self.keep_ckpt_ids.clear()
+            self.keep_ckpt_ids.extend(keep_ckpt_ids)
+            runner.message_hub.update_info('keep_ckpt_ids', list(keep_ckpt_ids))
+
+    def _write(self, runner, path: Path, meta: dict) -> Optional[str]:
+        """What went wrong, on all ranks alike; None if nothing did."""
+        options = dict(
+            save_optimizer=self.save_optimizer,
+            save_param_scheduler=self.save_param_scheduler,
+            meta=dict(meta),
+            by_epoch=self.by_epoch,
+            backend_args=self.backend_args,
+            **self.args,
+        )
+        # With FSDP all ranks gather the weights, so they must agree before they begin.
+        files, partial = ExitStack(), path
+        problem = ''
+        if is_main_process():
+            try:
+                partial = files.enter_context(whole_checkpoint(path))
+            except OSError as error:
+                problem = _describe(error)
+        problem = _on_all_ranks(problem)
+        if problem:
+            return problem
+        try:
+            with files:
+                runner.save_checkpoint(str(partial.parent), partial.name, **options)
+            if is_main_process():
+                with whole_file(Path(runner.work_dir) / 'last_checkpoint') as partial:
+                    partial.write_bytes(name_bytes(path))
+        except OSError as error:
+            problem = _describe(error)
+        return _on_all_ranks(problem) or None
+
+    def _wait_for_room(self, runner) -> None:
+        start, pause, next_try = time.monotonic(), 1.0, 1.0
+        done = runner.epoch if self.by_epoch else runner.iter
+        if self._next_try and self._missing[0] != done:  # what is saved is what there is now
+            self._missing = done, dict(epoch=runner.epoch, iter=runner.iter)
+        while self._next_try:
+            waited, asked = time.monotonic() - start, signals.received()
+            step = (
+                _STOP
+                if asked
+                else _GIVE_UP
+                if waited > self.final_wait
+                else _TRY
+                if waited >= next_try
+                else _WAIT
+            )
+            # Ranks decide together, since all of them take part in saving.
+            step = int(all_reduce_max(torch.tensor(float(step))))
+            failed = f'iteration {self._missing[0]} could not be written to {self.out_dir}'
+            if step == _STOP:
+                raise signals.Stopped(
+                    asked or 'a signal on another rank',
+                    f'{failed}; make room. {last_checkpoint(runner)}',
+                )
+            if step == _GIVE_UP:
+                raise LastCheckpointLost(
+                    f'{failed} for {self.final_wait:.0f} s; make room and '
+                    f'use --resume. {last_checkpoint(runner)}'
+                )
+            if step == _TRY:
+                pause = min(2 * pause, 60.0)
+                next_try = waited + pause
+                self._save_checkpoint_with_step(runner, *self._missing)
+            else:
+                time.sleep(_POLL)
+
+
+def last_checkpoint(runner) -> str:
+    """Where a training that stops can be continued, as a sentence without its period."""
+    path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
+    if path and ('://' in path or os.path.exists(path)):
+        return f'The last checkpoint is {path}, and --resume continues from it'
+    return 'There is no checkpoint yet; start again with the same command'
+
+
+def _describe(error: OSError) -> str:
+    return f'{type(error).__name__}: {error}'
+
+
+def _on_all_ranks(problem: str) -> str:
+    """What went wrong on rank 0; '' if nothing did."""
+    failed = broadcast(torch.tensor(float(bool(problem))))
+    return (problem or 'rank 0 could not write it') if failed else ''
+
+
+def _remove(path: Path) -> None:
+    """Delete an outdated checkpoint; one that cannot be deleted only takes room."""
+    try:
+        remove_checkpoint(path)
+    except OSError as error:
+        print_log(
+            f'{path} is outdated and cannot be deleted ({error}); delete it by hand',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _is_skipped(runner) -> bool:
+    """Whether the optimizer has skipped this step; see :class:`MixedPrecisionOptimWrapper`."""
+    return bool(getattr(runner.optim_wrapper, 'left_out', False))

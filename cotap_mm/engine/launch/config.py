@@ -1,0 +1,154 @@
+"""A config, and what command-line options change in it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Optional
+
+import torch
+from mmengine.config import Config
+
+from cotap_mm.command_line.arguments import KeyValues, out_folder
+from cotap_mm.datasets.sources import files as image_source
+from cotap_mm.engine.backbones import set_backbones_init
+from cotap_mm.engine.optim.schedules import fit_schedules, training_length
+
+from .validation import check_overrides
+from .values import check_values, explained_options
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Options that training and testing share."""
+    parser.add_argument(
+        '--work-dir', type=out_folder, help='logs and checkpoints; work_dirs/CONFIG by default'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        metavar='KEY=VALUE',
+        help='override config keys: key=value ...',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def finish_config(config: Config, args: argparse.Namespace) -> Config:
+    """Put what :func:`add_common_arguments` has read into a config; it wins over all else.
+
+    Values of a wrong kind are refused (:func:`.check_values`), those that depend on others are
+    adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
+    """
+    for launcher, variable, starter in (
+        ('pytorch', 'RANK', 'dist_train.sh'),
+        ('slurm', 'SLURM_PROCID', 'slurm_train.sh'),
+    ):
+        if args.launcher == launcher and variable not in os.environ:
+            raise ValueError(
+                f'--launcher {launcher} needs the environment variable {variable}, '
+                f'which is not set; start the processes with tools/{starter}'
+            )
+    length = training_length(config)
+    config.launcher = args.launcher
+    config.work_dir = (
+        args.work_dir or config.get('work_dir') or str(Path('work_dirs') / Path(args.config).stem)
+    )
+    if args.cfg_options:
+        check_overrides(config, args.cfg_options)
+        with explained_options(args.cfg_options):
+            config.merge_from_dict(args.cfg_options)
+    check_values(config)
+    adapt_loaders(config)
+    fit_schedules(config, length)
+    return config
+
+
+def adapt_loaders(config: Config) -> None:
+    """Remove what only worker processes have from data loaders without workers.
+
+    So ``num_workers=0`` may be set by itself. For training, validation and test, of any library.
+
+    Args:
+        config (Config): Changed in place.
+    """
+    for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        loaders = config.get(name)
+        for loader in loaders if isinstance(loaders, (list, tuple)) else [loaders]:
+            if isinstance(loader, dict) and not loader.get('num_workers'):
+                for option in (
+                    'persistent_workers',
+                    'prefetch_factor',
+                    'timeout',
+                    'multiprocessing_context',
+                ):
+                    loader.pop(option, None)
+
+
+def is_pretraining(config: Config) -> bool:
+    """Whether a config pre-trains with CoTAP, or else uses the result in another library."""
+    return config.get('default_scope', 'cotap_mm') == 'cotap_mm'
+
+
+def set_images(
+    config: Config,
+    images: str,
+    cls_images: Optional[str] = None,
+    neighbors: Optional[str] = None,
+    cls_neighbors: Optional[str] = None,
+    ann_file: Optional[str] = None,
+    cls_ann_file: Optional[str] = None,
+    value_range: Optional[Sequence[float]] = None,
+) -> None:
+    """Train on other folders than the config's.
+
+    Args:
+        config (Config): Changed in place.
+        images (str): For the patch branch, and for CLS if ``cls_images`` is None: folder,
+            list of images, or packed file.
+        cls_images (str, optional): Likewise for the CLS branch.
+        neighbors (str, optional): Neighbour file of ``images``; built if None.
+        cls_neighbors (str, optional): Neighbour file of ``cls_images``; built if None.
+        ann_file (str, optional): Text list or COCO json of the images in ``images``.
+        cls_ann_file (str, optional): Likewise for ``cls_images``.
+        value_range (sequence, optional): (low, high) of values of more than 8 bits, for both;
+            found from the images if None.
+    """
+    dataset = config.train_dataloader.dataset
+    values = 'auto' if value_range is None else list(value_range)
+    dataset.patch = image_source(images, ann_file, values)
+    dataset.neighbors = neighbors or 'auto'
+    dataset.cls = image_source(cls_images, cls_ann_file, values) if cls_images else None
+    dataset.cls_neighbors = (cls_neighbors or 'auto') if cls_images else None
+
+
+def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
+    """Start from another checkpoint, or from random weights for ``'none'``.
+
+    Downstream it is the backbone that starts from it.
+    """
+    init_cfg = (
+        None
+        if checkpoint == 'none'
+        else dict(type='cotap_mm.PretrainedViT', checkpoint=checkpoint, trust=trust)
+    )
+    if is_pretraining(config):
+        config.model.init_cfg = init_cfg
+    elif not set_backbones_init(config.model, init_cfg):
+        raise ValueError(
+            f'--init: the model {config.model.get("type")} has no backbone that '
+            'could start from a checkpoint; set init_cfg in its config'
+        )
+
+
+def set_seed(config: Config, seed: int) -> None:
+    """Draw everything from ``seed``; the config's other ``randomness`` keys stay."""
+    config.randomness = dict(config.get('randomness', {}), seed=seed)
+
+
+def set_mixed_precision(config: Config) -> None:
+    """bf16 where the device has it, else fp16; on a CPU bf16."""
+    config.optim_wrapper.type = 'cotap_mm.MixedPrecisionOptimWrapper'
+    config.optim_wrapper.dtype = 'auto' if torch.cuda.is_available() else 'bfloat16'

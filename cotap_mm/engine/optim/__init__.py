@@ -1,0 +1,3 @@
+"""Optimizer wrappers, parameter groups and schedules."""
+
+from __future__ import annotations

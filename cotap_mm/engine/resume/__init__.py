@@ -1,0 +1,3 @@
+"""Checkpoints, and continuing an interrupted run."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""Labeled data for the evaluations."""
+
+from __future__ import annotations

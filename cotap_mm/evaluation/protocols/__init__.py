@@ -1,0 +1,3 @@
+"""One evaluation protocol a file."""
+
+from __future__ import annotations

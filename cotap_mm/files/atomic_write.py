@@ -1,0 +1,208 @@
+"""Files that are whole or not there, regular files only, and names as bytes."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO, Optional
+
+from .temporary import UNFINISHED, partial_path, remove_unfinished
+
+__all__ = [
+    'UNFINISHED',
+    'UnusableFile',
+    'append_whole',
+    'checksum',
+    'name_bytes',
+    'name_text',
+    'open_regular',
+    'printable',
+    'read_regular',
+    'torn_archive',
+    'whole_file',
+]
+
+_KINDS = (
+    (stat.S_ISFIFO, 'a named pipe'),
+    (stat.S_ISSOCK, 'a socket'),
+    (stat.S_ISCHR, 'a device'),
+    (stat.S_ISBLK, 'a device'),
+    (stat.S_ISDIR, 'a folder'),
+)
+
+
+class UnusableFile(ValueError):
+    """A path that is not a regular file, or a file that is larger than its reader allows."""
+
+
+def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
+    """Open a regular file for reading; never hangs on a pipe, a socket or a device.
+
+    Links are followed, and what they lead to is checked.
+
+    Args:
+        path (str | Path): The file.
+        limit (int, optional): Largest size in bytes. Defaults to None, any.
+
+    Returns:
+        BinaryIO: The open file, to be closed by the caller.
+
+    Raises:
+        UnusableFile: If the path is a folder, pipe, socket or device, or larger than ``limit``.
+        OSError: If it does not exist or cannot be read.
+    """
+    _check_regular(path, os.stat(path), limit)  # some devices react to being opened
+    handle = os.open(
+        path,
+        os.O_RDONLY
+        | getattr(os, 'O_NONBLOCK', 0)
+        | getattr(os, 'O_CLOEXEC', 0)
+        | getattr(os, 'O_BINARY', 0),
+    )
+    try:
+        _check_regular(path, os.fstat(handle), limit)  # it may be another one by now
+        return os.fdopen(handle, 'rb')
+    except BaseException:
+        os.close(handle)
+        raise
+
+
+def read_regular(path: str | Path, limit: Optional[int] = None) -> bytes:
+    """Content of a regular file; arguments and errors as of :func:`open_regular`."""
+    with open_regular(path, limit) as file:
+        return file.read(os.fstat(file.fileno()).st_size)
+
+
+def _check_regular(path: str | Path, status: os.stat_result, limit: Optional[int]) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        kind = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), 'special')
+        raise UnusableFile(f'{printable(path)} must be a regular file, it is {kind}')
+    if limit is not None and status.st_size > limit:
+        raise UnusableFile(
+            f'{printable(path)} has {status.st_size:,} bytes, more than the {limit:,} that are read'
+        )
+
+
+def name_bytes(name: str | Path) -> bytes:
+    """Bytes of a file's name or path, also of one that is not valid UTF-8.
+
+    The one encoding of names for digests, packed files and comparisons; valid names are
+    plain UTF-8 whatever the locale. The inverse is :func:`name_text`.
+    """
+    return str(name).encode('utf-8', 'surrogateescape')
+
+
+def name_text(data: bytes) -> str:
+    """The name whose :func:`name_bytes` are ``data``."""
+    return data.decode('utf-8', 'surrogateescape')
+
+
+def printable(name: str | Path) -> str:
+    """A name for messages and pages: valid Unicode in one line.
+
+    Bytes that are not UTF-8 become ``\\xNN``, line breaks and other control characters
+    their escapes; any other name stays as it is.
+    """
+    try:
+        data = name_bytes(name)
+    except UnicodeEncodeError:  # half a surrogate pair, as a json can hold it
+        data = str(name).encode('utf-8', 'backslashreplace')
+    text = data.decode('utf-8', 'backslashreplace')
+    return ''.join(
+        char if char.isprintable() or char == ' ' else char.encode('unicode_escape').decode('ascii')
+        for char in text
+    )
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
+
+    What an earlier process left of it when it was killed is deleted.
+
+    Args:
+        path (str | Path): The file; its folder is made.
+
+    Yields:
+        Path: Where to write; of the same suffix, in the same folder. Afterwards it is
+        brought to the disk and gets the name ``path``. After an error it is deleted.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(path)
+    partial = partial_path(path)
+    try:
+        yield partial
+        with open(partial, 'rb+') as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        if os.path.exists(partial):
+            partial.unlink()
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a renaming last; not every system lets a folder be opened."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return
+    try:
+        os.fsync(handle)
+    except OSError:
+        pass
+    finally:
+        os.close(handle)
+
+
+def append_whole(path: str | Path, text: str) -> None:
+    """Append to a text file; where that fails, nothing of it stays.
+
+    Args:
+        path (str | Path): The file; made with its folder if it is missing.
+        text (str): Lines.
+
+    Raises:
+        OSError: If not all of it can be written.
+    """
+    path = Path(path)
+    data = text.encode('utf-8', 'backslashreplace')
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    except FileNotFoundError:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+    try:
+        size = os.fstat(handle).st_size
+        if os.write(handle, data) < len(data):
+            os.ftruncate(handle, size)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+    finally:
+        os.close(handle)
+
+
+def torn_archive(path: str | Path) -> Optional[str]:
+    """What is wrong with a zip archive, such as PyTorch's; None if all its checksums hold."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+        return None if part is None else f'has a damaged part, {part}'
+    # zipfile raises many types on damaged files.
+    except Exception as error:
+        return f'cannot be read ({type(error).__name__}: {error})'
+
+
+def checksum(path: str | Path) -> str:
+    """SHA-256 of a file in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        for block in iter(lambda: file.read(1 << 20), b''):
+            digest.update(block)
+    return digest.hexdigest()

@@ -1,0 +1,3 @@
+"""Figures as arrays."""
+
+from __future__ import annotations

@@ -1,0 +1,237 @@
+"""Patches of labelled images as points on a plane, coloured by class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from matplotlib.axes import Axes
+from sklearn.decomposition import PCA
+from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+from sklearn.pipeline import make_pipeline
+from torch import Tensor
+
+from cotap_mm.evaluation.metrics import patch_labels
+
+from .canvas import FAINT, Pixels, new_figure, render, styled
+from .clusters import distinct_colors
+from .grid import SHEET_DPI
+
+METHODS = ('lda', 'pca')
+MOST_COMPONENTS = 64
+MARKERS = 'os^DvPX*<>'
+
+
+class LabeledPatches(NamedTuple):
+    """Patches with the class that fills them most.
+
+    Attributes:
+        features (Tensor): Shape (N, C).
+        classes (Tensor): Index of the class, shape (N,).
+        images (Tensor): Index of the image, shape (N,).
+    """
+
+    features: Tensor
+    classes: Tensor
+    images: Tensor
+
+
+class Plane(NamedTuple):
+    """Points of one network, and what their axes are.
+
+    Attributes:
+        points (np.ndarray): Shape (N, 2).
+        classes (np.ndarray): Index of the class, shape (N,).
+        axis_titles (tuple): Two texts, with the explained variance.
+    """
+
+    points: np.ndarray
+    classes: np.ndarray
+    axis_titles: tuple[str, str]
+
+
+def labeled_patches(
+    patches: Tensor, label: Tensor, num_classes: int, image: int = 0, per_class: int = 25
+) -> LabeledPatches:
+    """Choose patches of each class that occurs in an image.
+
+    Taken are patches of whose labelled pixels one class has more than half.
+
+    Args:
+        patches (Tensor): Features of the image, shape (1, C, h, w).
+        label (Tensor): Class indices, 255 ignored, shape (H, W).
+        num_classes (int): Number of classes.
+        image (int): Index of the image, also the seed of the choice. Defaults to 0.
+        per_class (int): Patches of a class, at most. Defaults to 25.
+
+    Returns:
+        LabeledPatches: On the CPU.
+    """
+    generator = torch.Generator().manual_seed(image)
+    grid = (patches.shape[2], patches.shape[3])
+    share, kinds = patch_labels(label.cpu(), grid, num_classes).max(dim=1)  # (h w,)
+    order = torch.randperm(len(kinds), generator=generator)
+    order = order[share[order] > 0.5]
+    chosen = torch.cat([order[kinds[order] == kind][:per_class] for kind in range(num_classes)])
+    rows = patches[0].detach().float().cpu().flatten(1).T  # (C, h, w) -> (N, C)
+    return LabeledPatches(rows[chosen], kinds[chosen], torch.full_like(chosen, image))
+
+
+def join(parts: Sequence[LabeledPatches]) -> LabeledPatches:
+    """Patches of all parts together."""
+    return LabeledPatches(*(torch.cat(columns) for columns in zip(*parts)))
+
+
+def project(patches: LabeledPatches, method: str = 'lda') -> Plane:
+    """Project L2-normalised features to two dimensions.
+
+    ``'lda'`` looks for the directions that separate the classes best (linear
+    discriminants, on the first 64 principal components). It could separate anything that it was
+    fitted to; so the axes come from the first half of the images, and the points
+    shown from the second (halves, since neighbouring frames of a video are almost equal).
+    ``'pca'`` does not look at the classes; it is fitted to and shown with all images.
+
+    Args:
+        patches (LabeledPatches): Of 2 images or more.
+        method (str): 'lda' or 'pca'. Defaults to 'lda'.
+
+    Returns:
+        Plane: The points shown.
+
+    Raises:
+        ValueError: If the method is another word, or 'lda' finds fewer than 3 classes or
+            only one image.
+    """
+    if method not in METHODS:
+        raise ValueError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
+    features = F.normalize(patches.features, dim=1).numpy()
+    classes, images = patches.classes.numpy(), patches.images.numpy()
+    if method == 'pca':
+        fitted = PCA(2, random_state=0).fit(features)
+        shares = 100 * fitted.explained_variance_ratio_
+        return Plane(
+            fitted.transform(features),
+            classes,
+            _titles('principal component {}\n({:.0f} % of the variance)', shares),
+        )
+    first = images < (images.max() + 1) / 2
+    kinds = np.unique(classes[first])
+    if len(kinds) < 3 or first.all():
+        raise ValueError(
+            "method 'lda' needs 2 labelled images, and 3 classes in their first "
+            f'half, got {len(np.unique(images))} images and {len(kinds)} classes; '
+            "use 'pca'"
+        )
+    # Few patches a class would not give the covariance of all channels.
+    count = min(MOST_COMPONENTS, features.shape[1], int(first.sum()) // 2)
+    separate = make_pipeline(PCA(count, random_state=0), LinearDiscriminantAnalysis(n_components=2))
+    separate.fit(features[first], classes[first])
+    shares = 100 * separate[-1].explained_variance_ratio_
+    return Plane(
+        separate.transform(features[~first]),
+        classes[~first],
+        _titles('discriminant {}\n({:.0f} % of the variance between classes)', shares),
+    )
+
+
+def _titles(text: str, shares: np.ndarray) -> tuple[str, str]:
+    return text.format(1, shares[0]), text.format(2, shares[1])
+
+
+@styled
+def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
+    """Points coloured by class, one panel for each network.
+
+    Each class has a colour and a marker of its own; large markers are the means.
+
+    Args:
+        planes (dict): Name of the network -> its points.
+        classes (sequence): Name of each class.
+
+    Returns:
+        np.ndarray: uint8, shape (H, W, 3).
+
+    Raises:
+        ValueError: If there is no network.
+    """
+    if not planes:
+        raise ValueError('there must be at least one network, got none')
+    columns = 2 if len(planes) == 4 else min(3, len(planes))
+    rows = -(-len(planes) // columns)
+    shown = sorted({int(kind) for plane in planes.values() for kind in np.unique(plane.classes)})
+    lines = -(-len(shown) // 7)
+    wide, high = {1: (6.4, 4.4), 2: (4.9, 4.2), 3: (3.4, 3.4)}[columns]
+    figure = new_figure(wide * columns, high * rows + 0.25 * lines)
+    figure.set_dpi(SHEET_DPI)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid[len(planes) :]:
+        axes.axis('off')
+    for axes, (name, plane) in zip(grid, planes.items()):
+        _scatter(axes, plane, len(classes))
+        axes.set_title(name)
+    colors = _rgb(len(classes))
+    handles = [
+        grid[0].plot(
+            [],
+            [],
+            MARKERS[kind % len(MARKERS)],
+            color=colors[kind],
+            mec='black',
+            mew=0.5,
+            ms=7,
+            label=classes[kind],
+        )[0]
+        for kind in shown
+    ]
+    figure.legend(
+        handles=handles,
+        loc='outside lower center',
+        ncols=min(7, len(shown)),
+        frameon=False,
+        fontsize=8.5,
+        handletextpad=0.3,
+        columnspacing=1.2,
+    )
+    return render(figure)
+
+
+def _scatter(axes: Axes, plane: Plane, num_classes: int) -> None:
+    colors = _rgb(num_classes)
+    order = np.random.default_rng(0).permutation(len(plane.points))  # no class on top of all others
+    for part in np.array_split(order, 12):
+        for kind in np.unique(plane.classes[part]):
+            points = plane.points[part][plane.classes[part] == kind]
+            axes.scatter(
+                *points.T,
+                s=9,
+                color=colors[kind],
+                marker=MARKERS[kind % len(MARKERS)],
+                alpha=0.55,
+                linewidths=0,
+            )
+    for kind in np.unique(plane.classes):
+        axes.plot(
+            *plane.points[plane.classes == kind].mean(axis=0),
+            MARKERS[kind % len(MARKERS)],
+            color=colors[kind],
+            mec='black',
+            mew=0.9,
+            ms=10,
+        )
+    low, high = np.percentile(plane.points, (0.5, 99.5), axis=0)
+    margin = 0.06 * (high - low)  # a few stray points must not squeeze the rest
+    axes.set(
+        xlim=(low[0] - margin[0], high[0] + margin[0]),
+        ylim=(low[1] - margin[1], high[1] + margin[1]),
+        xlabel=plane.axis_titles[0],
+        ylabel=plane.axis_titles[1],
+    )
+    axes.spines[['top', 'right']].set_visible(False)
+    axes.tick_params(labelcolor=FAINT)
+
+
+def _rgb(count: int) -> list[tuple[float, float, float]]:
+    return [(red / 255, green / 255, blue / 255) for red, green, blue in distinct_colors(count)]

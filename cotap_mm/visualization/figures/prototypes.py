@@ -1,0 +1,165 @@
+"""What the prototypes of the object-aware filter attend to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Optional
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from .canvas import (
+    INK,
+    Pixels,
+    check_pixels,
+    colorize,
+    frame_patch,
+    new_figure,
+    render,
+    resize,
+    show,
+    styled,
+)
+from .grid import GAP, SHEET_DPI, axes_at, title_width, write_row_title
+
+CELL = 0.85  # inches
+
+
+def most_used_prototypes(attention: Tensor, count: int) -> list[int]:
+    """Prototypes that most patches attend to most.
+
+    Args:
+        attention (Tensor): Mean over heads, shape (B, h, w, M).
+        count (int): How many to return, at most M.
+
+    Returns:
+        list: Indices, the most used first.
+    """
+    prototypes = attention.shape[-1]
+    # Uniform attention would make prototype 0 win everywhere; relative to each mean, the
+    # prototype that a patch prefers wins.
+    relative = attention.flatten(0, 2) / attention.flatten(0, 2).mean(dim=0)  # (B h w, M)
+    uses = torch.bincount(relative.argmax(dim=1), minlength=prototypes)
+    return uses.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def top_patches(attention: Tensor, prototype: int, count: int) -> list[tuple[int, int, int]]:
+    """Patches that attend most to a prototype, at most one of each image.
+
+    Args:
+        attention (Tensor): Mean over heads, shape (B, h, w, M).
+        prototype (int): Which.
+        count (int): How many, at most B.
+
+    Returns:
+        list: (image, row, column), the strongest first.
+    """
+    weights = attention[..., prototype].flatten(1)  # (B, h w)
+    best, index = weights.max(dim=1)
+    order = best.argsort(descending=True, stable=True)[:count].tolist()
+    width = attention.shape[2]
+    return [(i, index[i].item() // width, index[i].item() % width) for i in order]
+
+
+def _show_patch(axes: Axes, image: Pixels, place: tuple[int, int], grid: Sequence[int]) -> None:
+    """Show 3 x 3 patches around one, moved into the image at its edge, and frame the one."""
+    height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
+    top, left = (min(max(at - 1, 0), max(cells - 3, 0)) for at, cells in zip(place, grid))
+    show(axes, check_pixels(image))
+    axes.set_xlim(left * width - 0.5, (left + 3) * width - 0.5)
+    axes.set_ylim((top + 3) * height - 0.5, top * height - 0.5)
+    frame_patch(axes, place, grid, image.shape[:2], thickness=1.0)
+
+
+def attention_overlay(image: Pixels, weights: np.ndarray, low: float, high: float) -> Pixels:
+    """Colours of attention weights (h, w) over the grey image (H, W, 3)."""
+    pixels = check_pixels(image)
+    heat = resize(colorize(weights, low, high, 'inferno'), pixels.shape[:2], smooth=True)
+    grey = pixels.mean(axis=2, keepdims=True)
+    return (0.35 * grey + 0.65 * heat).astype(np.uint8)
+
+
+@styled
+def prototype_gallery(
+    images: Sequence[Pixels],
+    attention: Tensor,
+    num_prototypes: int = 8,
+    num_patches: int = 6,
+    num_maps: int = 4,
+    title: Optional[str] = None,
+) -> Pixels:
+    """Rows of prototypes: the patches that attend most to each, and maps of attention.
+
+    Shown are the prototypes that most patches prefer. A cut-out has 3 x 3 patches, as
+    a prototype has cells, from different images. The maps show the same images in every row,
+    evenly spread, scaled from the smallest to the largest weight of that prototype in all images.
+
+    Args:
+        images (sequence): B images of one size, uint8 (H, W, 3).
+        attention (Tensor): Softmax weights, shape (B, heads, h, w, M), as
+            ``CoTAP.prototype_attention`` returns.
+        num_prototypes (int): Rows at most. Defaults to 8.
+        num_patches (int): Cut-outs in a row, at most. Defaults to 6.
+        num_maps (int): Maps in a row, at most. Defaults to 4.
+        title (str, optional): Above everything. Defaults to None.
+
+    Returns:
+        np.ndarray: uint8, shape (H, W, 3).
+
+    Raises:
+        ValueError: If images and attention differ in number.
+    """
+    if attention.ndim != 5 or len(images) != len(attention):
+        raise ValueError(
+            f'attention must have shape (B, heads, h, w, M) with B={len(images)} '
+            f'images, got {tuple(attention.shape)}'
+        )
+    weights = attention.float().mean(dim=1).cpu()  # (B, h, w, M)
+    grid = weights.shape[1:3]
+    chosen = most_used_prototypes(weights, num_prototypes)
+    shown = [
+        i * len(images) // min(num_maps, len(images)) for i in range(min(num_maps, len(images)))
+    ]
+    num_patches = min(num_patches, len(images))
+    high, wide = check_pixels(images[0]).shape[:2]
+    # Cut-outs and maps are equally high; a gap parts the two halves.
+    right = title_width(['prototype 00']) + num_patches * CELL + 0.15
+    width = CELL * wide / high
+    above = 0.3 if not title else 0.55
+    total = above + (len(chosen) + 1) * CELL
+    figure = new_figure(right + len(shown) * width, total)
+    figure.set_dpi(SHEET_DPI)
+    figure.set_layout_engine('none')
+    left = title_width(['prototype 00'])
+    bottom = total - above - CELL
+    for c, i in enumerate(shown):
+        _add(figure, images[i], right + c * width, bottom, width)
+    _write(figure, 'attention to the prototype, on the same images', right, bottom + CELL)
+    _write(figure, 'patches that attend most to it, framed', left, bottom)
+    for prototype in chosen:
+        bottom -= CELL
+        write_row_title(figure, f'prototype {prototype}', left, bottom + CELL / 2)
+        for c, (i, *place) in enumerate(top_patches(weights, prototype, num_patches)):
+            axes = axes_at(figure, left + c * CELL, bottom, CELL - GAP, CELL - GAP)
+            _show_patch(axes, images[i], (place[0], place[1]), grid)
+        own = weights[..., prototype].numpy()
+        for c, i in enumerate(shown):
+            overlay = attention_overlay(images[i], own[i], own.min(), own.max())
+            _add(figure, overlay, right + c * width, bottom, width)
+    if title:
+        figure.suptitle(title)
+    return render(figure)
+
+
+def _add(figure: Figure, image: Pixels, left: float, bottom: float, width: float) -> None:
+    axes = axes_at(figure, left, bottom, width - GAP, CELL - GAP)
+    axes.imshow(image, interpolation='antialiased', aspect='auto')
+    axes.axis('off')
+
+
+def _write(figure: Figure, text: str, left: float, bottom: float) -> None:
+    wide, high = figure.get_size_inches()
+    figure.text(left / wide, bottom / high, text, va='bottom', color=INK, fontsize=8.5)

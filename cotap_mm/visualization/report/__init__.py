@@ -1,0 +1,3 @@
+"""HTML reports."""
+
+from __future__ import annotations

@@ -1,0 +1,3 @@
+"""The interactive viewer."""
+
+from __future__ import annotations
