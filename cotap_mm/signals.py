@@ -79,6 +79,31 @@ _farewell: list[Callable[[str], int]] = []  # what set_farewell has set
 _in_children: list[Callable[[int, Any], None]] = []  # what SIGTERM does there, if anything
 
 
+@contextmanager
+def restored() -> Iterator[None]:
+    """Raise :class:`Stopped` again where foreign code replaced it with an error of its own.
+
+    A bare ``except`` catches it, such as the one that MMEngine puts around the formatting of a
+    config.
+
+    Raises:
+        Stopped: In place of an error that was raised while a Stopped was handled.
+    """
+    try:
+        yield
+    except Exception as error:
+        stopped = _stop_behind(error)
+        if stopped is None:
+            raise
+        raise stopped from None
+
+
+def _stop_behind(error: BaseException | None) -> Stopped | None:
+    if error is None or isinstance(error, Stopped):
+        return error
+    return _stop_behind(error.__cause__) or _stop_behind(error.__context__)
+
+
 def received() -> str:
     """Name of the signal that asked this process to stop; '' if there was none."""
     return _state.received or _state.noticed

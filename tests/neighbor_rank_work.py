@@ -112,3 +112,25 @@ def build_slowly(folder, identity, delay, errors):
         errors.put((build(folder, encoder)['seen'], start, time.monotonic()))
     except RuntimeError as error:
         errors.put((str(error), start, time.monotonic()))
+
+
+class OneDeletes(Together):
+    """While rank 1 computes, the features that rank 0 has computed are deleted."""
+
+    def __call__(self, rank):
+        encoder = Encoder()
+        if rank:
+            encoder.at_end = self.delete
+        try:
+            build(self.folder, encoder)
+        except (RuntimeError, SystemExit) as error:
+            return f'{type(error).__name__}: {error}'
+
+    def delete(self):
+        first = []
+        while not first:  # rank 0 is done with it
+            time.sleep(0.05)
+            first = list(Path(self.folder).glob('n.npz.features.*.00000.json'))
+        time.sleep(0.5)
+        for path in first:
+            path.unlink(missing_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 
@@ -15,6 +16,7 @@ from cotap_mm.files.atomic_write import (
     open_regular,
     printable,
     read_regular,
+    whole_file,
 )
 
 
@@ -88,3 +90,13 @@ def test_names(data, shown):
 
 def test_half_a_surrogate_pair_is_shown_too():
     assert printable('a\ud800') == 'a\\ud800'
+
+
+def test_a_full_disk_is_named_by_the_file(tmp_path):
+    """A write to an open file fails without the file's name."""
+    path = tmp_path / 'a' / 'n.npz'
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), whole_file(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    with pytest.raises(OSError) as raised, whole_file(path):
+        raise OSError(errno.EIO, 'of a file that was read')
+    assert raised.value.filename is None and not list(path.parent.iterdir())

@@ -162,7 +162,7 @@ def test_other_children_than_workers_of_a_loader_obey_their_parent():
     """A Pool, as metrics of MMDetection start it, waits for processes that it has terminated."""
     keep_workers(True)
     try:
-        with time_limit(30), signals.listening():
+        with time_limit(120), signals.listening():
             for _ in range(5):
                 with multiprocessing.get_context('fork').Pool(6) as pool:
                     assert pool.map(abs, [-1, -2]) == [1, 2]
@@ -187,3 +187,14 @@ def test_a_forked_worker_is_not_the_one_that_was_asked():
             assert signals.received() == ''
     finally:
         keep_workers(False)
+
+
+def test_an_error_that_took_the_place_of_a_stop():
+    """MMEngine formats a config within a bare ``except``, and raises a SyntaxError instead."""
+    with pytest.raises(signals.Stopped, match='SIGTERM'), signals.restored():
+        try:
+            raise signals.Stopped('SIGTERM')
+        except:  # noqa: E722
+            raise SyntaxError('Failed to format the config file') from ValueError('x')
+    with pytest.raises(SyntaxError, match='another one'), signals.restored():
+        raise SyntaxError('another one')

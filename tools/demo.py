@@ -33,8 +33,7 @@ from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch.validation import check_config
 from cotap_mm.engine.launch.values import check_values
 from cotap_mm.engine.resume.work_folder import held_folder
-from cotap_mm.evaluation import CoTAPEncoder, Encoder, LabeledScenes, ViTEncoder
-from cotap_mm.evaluation.protocols import dense_retrieval
+from cotap_mm.evaluation import CoTAPEncoder, Encoder, LabeledScenes, ViTEncoder, dense_retrieval
 from cotap_mm.files.atomic_write import whole_file
 from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, curves, read_scalars

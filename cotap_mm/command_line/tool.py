@@ -71,6 +71,9 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
             with _endings(), signals.listening(to_the_end=main.__module__ == '__main__'):
                 main(*args, **kwargs)
                 sys.stdout.flush()
+                if hasattr(signal, 'SIGCHLD') and main.__module__ == '__main__':
+                    # PyTorch's handler reports dead workers, also while Python shuts down.
+                    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except SystemExit as end:
             _say_once(end)
             raise
@@ -85,7 +88,8 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
 def _endings() -> Iterator[None]:
     """Turn what is expected into SystemExit."""
     try:
-        yield
+        with signals.restored():
+            yield
     except KeyboardInterrupt as interrupt:
         if os.environ.get('COTAP_TRACEBACK'):
             raise

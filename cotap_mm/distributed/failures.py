@@ -214,7 +214,8 @@ class RankWatch:
         self._contexts.append(entry)
         self._messenger.listening.append(entry[0])
         try:
-            yield
+            with signals.restored():
+                yield
         except Stopped as stopped:
             self._forget(entry)
             self._stop_together(stopped, [entry[0]])

@@ -11,7 +11,7 @@ import glob
 import hashlib
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable
@@ -53,18 +53,28 @@ class Meeting:
         """Where the features of a part of the images are kept."""
         return self.out.with_name(f'{self.out.name}.features.{self._digest}.{number:05d}')
 
-    def wait(self, is_ready: Callable[[], bool], must_stay: bool = True) -> None:
+    def wait(
+        self, is_ready: Callable[[], bool], must_stay: bool = True, own: Sequence[Path] = ()
+    ) -> None:
         """Until ``is_ready()``.
 
         Args:
             is_ready (callable): Asked again and again.
             must_stay (bool): Whether all ranks are needed for it. Defaults to True.
+            own (sequence[Path]): Files that this rank has written for it. Defaults to ().
 
         Raises:
             OtherRankFailed: If a rank failed, died or was stopped.
+            UserError: If a file of ``own`` is gone: the ranks would wait for it forever.
         """
         watch = current_watch()
         while not is_ready():
+            for path in own:
+                if not path.is_file():
+                    raise UserError(
+                        f'{path} was deleted while the neighbors of {self.out.name} were being '
+                        'built; start again'
+                    )
             if watch is not None:
                 try:
                     watch.check(must_stay)
@@ -86,7 +96,7 @@ class Meeting:
         if rank():
             return None
         paths = [self._rows(other) for other in range(world_size())]
-        self.wait(lambda: all(path.is_file() for path in paths))
+        self.wait(lambda: all(path.is_file() for path in paths), own=paths[:1])
         found = np.concatenate([np.load(path, allow_pickle=False) for path in paths])
         if found.shape != (count, rows.shape[1]):
             raise RuntimeError(

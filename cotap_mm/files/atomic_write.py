@@ -142,6 +142,10 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         with open(partial, 'rb+') as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
+    except OSError as error:
+        if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            error.filename = str(path)  # a write to an open file does not know its name
+        raise
     finally:
         if os.path.exists(partial):
             partial.unlink()

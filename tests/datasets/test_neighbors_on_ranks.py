@@ -8,12 +8,22 @@ import time
 import numpy as np
 import pytest
 import torch
+from faults import time_limit
 from forked_ranks import FORK, Ranks, on_forked_ranks
 from mmengine.config import Config
-from neighbor_rank_work import OneBreaks, OneIsLost, Together, build, build_slowly
+from neighbor_rank_work import (
+    Encoder,
+    OneBreaks,
+    OneDeletes,
+    OneIsLost,
+    Together,
+    build,
+    build_slowly,
+)
 
 from cotap_mm.datasets.neighbors import search as neighbor_search
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
+from cotap_mm.errors import UserError
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 BACKBONE = dict(
@@ -90,6 +100,31 @@ def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
             ' on '
         ), said
     assert build(shared)['seen'] < 23  # it goes on where they stopped
+
+
+@pytest.mark.parametrize('pattern', ['*.features.*', '*.features.*[0-9]', '*.json'])
+def test_deleted_features_end_a_build(tmp_path, pattern):
+    encoder = Encoder()
+
+    def delete():
+        for path in tmp_path.glob(pattern):
+            path.unlink()
+
+    encoder.at_end = delete
+    with time_limit(60), pytest.raises(UserError, match='features.* was damaged or deleted while'):
+        build(tmp_path, encoder)
+    assert build(tmp_path)['seen'] > 0
+
+
+@forked
+@pytest.mark.dist
+def test_features_that_are_deleted_while_others_need_them_end_all_ranks(tmp_path):
+    shared, logs = prepared(tmp_path, 'shared', 'logs')
+    with Ranks(OneDeletes(shared), logs) as ranks:
+        assert ranks.exit_code(1) == 1, 'hangs'
+        assert 'process 0 failed, UserError' in ranks.log(1)
+        assert 'deleted while the neighbors of n.npz were being built' in ranks.log(1)
+    assert build(shared)['seen'] > 0
 
 
 @forked

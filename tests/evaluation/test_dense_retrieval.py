@@ -6,8 +6,7 @@ import pytest
 import torch
 from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
 
-from cotap_mm.evaluation import ImageMaskFolder
-from cotap_mm.evaluation.protocols import dense_retrieval
+from cotap_mm.evaluation import ImageMaskFolder, dense_retrieval
 from cotap_mm.evaluation.protocols.dense_retrieval import (
     AugmentedImages,
     build_memory,

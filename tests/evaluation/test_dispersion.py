@@ -5,9 +5,8 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
 from torch import nn
 
-from cotap_mm.evaluation import ViTEncoder
+from cotap_mm.evaluation import ViTEncoder, dispersion
 from cotap_mm.evaluation.batches import batches
-from cotap_mm.evaluation.protocols import dispersion
 from cotap_mm.evaluation.protocols.dispersion import POSITION_BINS, patch_instances
 
 PATCHY = dict(purity=0.5)

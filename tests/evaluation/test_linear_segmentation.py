@@ -5,7 +5,7 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
 from torch.nn import functional as F
 
-from cotap_mm.evaluation.protocols import linear_segmentation
+from cotap_mm.evaluation import linear_segmentation
 from cotap_mm.evaluation.protocols.linear_segmentation import (
     VARIANTS,
     CachedImage,

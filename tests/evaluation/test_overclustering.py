@@ -10,9 +10,8 @@ from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from cotap_mm.evaluation import normalize_images
+from cotap_mm.evaluation import normalize_images, overclustering
 from cotap_mm.evaluation.metrics import segmentation_scores
-from cotap_mm.evaluation.protocols import overclustering
 from cotap_mm.evaluation.protocols.overclustering import (
     _as_confusion,
     _standardize_and_reduce,

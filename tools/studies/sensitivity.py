@@ -28,8 +28,7 @@ from cotap_mm.command_line.arguments import Parser, positive_int
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
-from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes
-from cotap_mm.evaluation.protocols import dense_retrieval
+from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
 from cotap_mm.registry import DATASETS, build
 
 NAME = 'sensitivity'

@@ -152,12 +152,20 @@ def _extract(
         others.features(number): range(start, min(start + _PART, len(source)))
         for number, start in enumerate(range(0, len(source), _PART))
     }
-    for number, (part, indices) in enumerate(parts.items()):
-        if number % world_size() == rank():
-            extract_features(source, encoder, part, batch_size, num_workers, indices)
+    own = [part for number, part in enumerate(parts) if number % world_size() == rank()]
+    for part in own:
+        extract_features(source, encoder, part, batch_size, num_workers, parts[part])
     found = [feature_file(source, encoder, part, indices) for part, indices in parts.items()]
+    mine = [file for file in found if file.path in own]
+    for file in mine:
+        if not file.load():
+            raise UserError(
+                f'{file.path} was damaged or deleted while the neighbors of {others.out.name} '
+                'were being built; start again'
+            )
+    needed = [path for file in mine for path in (file.path, file.record)]
     for file in found:
-        others.wait(file.load)
+        others.wait(file.load, own=needed)
     return found
 
 

@@ -12,7 +12,7 @@ import torch
 from mmengine.config import Config
 
 from cotap_mm.command_line.arguments import KeyValues, out_folder
-from cotap_mm.datasets.sources import files as image_source
+from cotap_mm.datasets import image_source
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.optim.schedules import fit_schedules, training_length
 
