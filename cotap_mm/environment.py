@@ -20,7 +20,7 @@ def describe_versions() -> dict[str, str]:
     )
 
 
-def describe_machine(device: str = 'cpu') -> dict[str, str]:
+def environment_info(device: str = 'cpu') -> dict[str, str]:
     """Device, versions and date, to stand beside every figure.
 
     Args:

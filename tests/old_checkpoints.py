@@ -37,7 +37,7 @@ from downstream.test_training import VIT, shrink
 from engine.default_runs import arguments, make_images, make_init, run, write_toy_config
 from tool_loading import load_tool
 
-from cotap_mm.engine.resume.checkpoints import whole_checkpoint
+from cotap_mm.engine.resume.checkpoints import atomic_checkpoint
 from cotap_mm.registry import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -100,7 +100,7 @@ def forget_folder(path: Path, name: str, has_record: bool = False) -> None:
     content['message_hub']['runtime_info']['last_ckpt'] = name
     path.with_name(f'{path.name}.json').unlink(missing_ok=True)
     if has_record:
-        with whole_checkpoint(path) as partial:
+        with atomic_checkpoint(path) as partial:
             torch.save(content, partial)
     else:
         torch.save(content, path)

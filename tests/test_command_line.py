@@ -186,7 +186,7 @@ def test_a_signal_that_asks_to_stop(capsys, name):
 def test_signals_do_not_change_the_status_of_a_command_that_is_over(is_stopped, status):
     script = f"""
 import os, signal
-from cotap_mm.command_line import tool
+from cotap_mm.command_line.tool import tool
 
 class AtTheVeryEnd:
     def __del__(self):
@@ -238,7 +238,7 @@ def test_ranks_of_torchrun_say_a_sentence_once(monkeypatch, tmp_path):
 
 SCRIPT = """
 import sys
-from cotap_mm.command_line import tool
+from cotap_mm.command_line.tool import tool
 
 @tool
 def main():

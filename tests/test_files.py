@@ -11,12 +11,12 @@ from faults import time_limit
 
 from cotap_mm.files.atomic_write import (
     UnusableFile,
+    atomic_write,
     name_bytes,
     name_text,
     open_regular,
     printable,
     read_regular,
-    whole_file,
 )
 
 
@@ -95,8 +95,8 @@ def test_half_a_surrogate_pair_is_shown_too():
 def test_a_full_disk_is_named_by_the_file(tmp_path):
     """A write to an open file fails without the file's name."""
     path = tmp_path / 'a' / 'n.npz'
-    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), whole_file(path):
+    with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic_write(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-    with pytest.raises(OSError) as raised, whole_file(path):
+    with pytest.raises(OSError) as raised, atomic_write(path):
         raise OSError(errno.EIO, 'of a file that was read')
     assert raised.value.filename is None and not list(path.parent.iterdir())

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.files.locks import Lock, acquire_lock
 from cotap_mm.files.temporary import UNFINISHED, partial_path, remove_leftovers
 
@@ -101,13 +101,13 @@ def test_files_of_others_stay(tmp_path):
 def test_the_next_writer_of_a_file_removes_them(tmp_path):
     pid = os.fork()
     if pid == 0:
-        with whole_file(tmp_path / 'out.json') as partial:
+        with atomic_write(tmp_path / 'out.json') as partial:
             partial.write_text('half')
             os._exit(0)
     os.waitpid(pid, 0)
     assert len(list(tmp_path.glob(f'{UNFINISHED}{pid}-*-out.json'))) == 1
     (tmp_path / f'{UNFINISHED}{os.getppid()}-out.json').write_text('of another process')
-    with whole_file(tmp_path / 'out.json') as partial:
+    with atomic_write(tmp_path / 'out.json') as partial:
         partial.write_text('whole')
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         'out.json',

@@ -20,7 +20,7 @@ from cotap_mm.command_line.tool import short_errors, tool
 from cotap_mm.datasets import build_neighbors, open_images
 from cotap_mm.datasets.neighbors.file import is_neighbor_file
 from cotap_mm.distributed.collectives import rank
-from cotap_mm.distributed.file_barrier import OtherRankFailed
+from cotap_mm.distributed.file_barrier import PeerFailed
 from cotap_mm.distributed.process_group import joined_processes
 from cotap_mm.encoders.global_encoder import GlobalEncoder
 from cotap_mm.files.overwrite import add_overwrite, check_replaceable
@@ -114,7 +114,7 @@ def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors(OtherRankFailed), joined_processes(args.device) as args.device:
+    with short_errors(PeerFailed), joined_processes(args.device) as args.device:
         check_replaceable(args.out, is_neighbor_file, 'a neighbor file', args.overwrite)
         source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         backbone, checkpoint = choose_backbone(args)

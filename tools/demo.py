@@ -34,7 +34,7 @@ from cotap_mm.engine.launch.validation import check_config
 from cotap_mm.engine.launch.values import check_values
 from cotap_mm.engine.resume.work_folder import held_folder
 from cotap_mm.evaluation import CoTAPEncoder, Encoder, LabeledScenes, ViTEncoder, dense_retrieval
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, curves, read_scalars
 from cotap_mm.visualization.report import before_after
@@ -240,7 +240,7 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
         minutes=first.minutes,
         seeds={seed: named(found, scenes.CLASSES) for seed, found in scores.items()},
     )
-    with whole_file(folder / 'results.json') as partial:
+    with atomic_write(folder / 'results.json') as partial:
         partial.write_text(json.dumps(results, indent=2))
     print_table(rows)
     print(f'\nreport: {page}\nnumbers: {folder / "results.json"}')

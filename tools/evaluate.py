@@ -38,7 +38,7 @@ from cotap_mm.command_line.arguments import (
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.command_line.tool import short_errors, tool
 from cotap_mm.distributed.collectives import rank
-from cotap_mm.distributed.failures import ended_together
+from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.distributed.process_group import joined_processes
 from cotap_mm.evaluation.batches import progress_bars
 from cotap_mm.evaluation.data.load import EvaluationData, load_data
@@ -51,7 +51,7 @@ from cotap_mm.evaluation.evaluate import (
     table,
 )
 from cotap_mm.evaluation.settings import nearest
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.visualization.figures.bars import comparison_figure
 from cotap_mm.visualization.figures.canvas import save_png
 
@@ -230,7 +230,7 @@ def measure(args: argparse.Namespace) -> list[Result]:
                 f'({found.seconds:.0f} s)'
             )
             if rank() == 0:
-                with whole_file(file) as unfinished:
+                with atomic_write(file) as unfinished:
                     unfinished.write_text(json.dumps(found.to_json(), indent=2))
     return results
 
@@ -273,7 +273,7 @@ def show(results: list[Result], out: Path) -> None:
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     with short_errors(), joined_processes(args.device) as args.device:
-        with ended_together():
+        with abort_all_ranks_on_error():
             results = measure(args)
         is_first = rank() == 0
     if is_first:

@@ -37,6 +37,7 @@ from mmengine.config import Config  # noqa: E402
 from cotap_mm.command_line.arguments import Parser, whole_number  # noqa: E402
 from cotap_mm.command_line.config_file import load_config  # noqa: E402
 from cotap_mm.command_line.tool import tool  # noqa: E402
+from cotap_mm.deprecation import RenamedOption  # noqa: E402
 from cotap_mm.engine.launch import config as run_config  # noqa: E402
 from cotap_mm.engine.launch import runner as launch  # noqa: E402
 
@@ -86,11 +87,11 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         '--force', action='store_true', help='train although another process holds the work folder'
     )
     parser.add_argument(
-        '--check',
+        '--dry-run',
         action='store_true',
-        help='build everything, train for a few '
-        'steps, tell time and memory, and end; nothing is kept',
+        help='build everything, train for a few steps, report time and memory, and keep nothing',
     )
+    parser.add_argument('--check', action=RenamedOption, new='--dry-run', value=True)
     parser.add_argument(
         '--amp',
         action='store_true',

@@ -28,7 +28,7 @@ from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.visualization.report.image_set import common_size, spread
 from cotap_mm.visualization.viewer.address import check_port, host_name, root_path
-from cotap_mm.visualization.viewer.confined_images import InsideFolder
+from cotap_mm.visualization.viewer.confined_images import ConfinedImages
 from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.viewer.request_filter import is_loopback
 
@@ -133,7 +133,7 @@ def open_source(
     source = open_images(images, ann_file, value_range or 'auto')
     if follow_links or not isinstance(source, ImageList):
         return source
-    source = InsideFolder(source)
+    source = ConfinedImages(source)
     if source.left_out:
         print(
             f'without {len(source.left_out)} images that lie outside of {images}, the first is '

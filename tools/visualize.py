@@ -54,7 +54,7 @@ from cotap_mm.visualization.report.image_set import (
 LARGEST_SIDE = 16384  # pixels, of an image that is encoded
 
 
-class CannotShow(ValueError):
+class NotAvailable(ValueError):
     """A kind of picture that these checkpoints, images or options do not allow."""
 
 
@@ -237,7 +237,7 @@ class Study:
         """``compute`` of each checkpoint that allows it; says which do not.
 
         Raises:
-            CannotShow: If none does.
+            NotAvailable: If none does.
         """
         found, reasons = {}, {}
         for name, encoder in self.encoders.items():
@@ -246,7 +246,7 @@ class Study:
             except NotImplementedError as error:
                 reasons[name] = str(error)
         if not found:
-            raise CannotShow('; '.join(f'{name}: {reason}' for name, reason in reasons.items()))
+            raise NotAvailable('; '.join(f'{name}: {reason}' for name, reason in reasons.items()))
         for name, reason in reasons.items():
             print(f'  without {name}: {reason}')
         return found
@@ -280,7 +280,7 @@ def show_clusters(report: Report, study: Study) -> None:
 
 def show_comparison(report: Report, study: Study) -> None:
     if len(study.encoders) < 2:
-        raise CannotShow('needs two checkpoints or more, got one')
+        raise NotAvailable('needs two checkpoints or more, got one')
     sections.add_comparison(
         report, study.shown, study.features, study.patch[0], study.args.clusters
     )
@@ -310,7 +310,7 @@ def show_prototypes(report: Report, study: Study) -> None:
 
 def show_classes(report: Report, study: Study) -> None:
     if study.labels is None:
-        raise CannotShow('needs --labels')
+        raise NotAvailable('needs --labels')
     pool, planes = study.pool, {}
     for name, encoder in study.encoders.items():
         parts = [
@@ -328,7 +328,7 @@ def show_crops(report: Report, study: Study) -> None:
     if study.args.config:
         config = load_config(study.args.config, needs_model=False)
         if not run_config.is_pretraining(config):
-            raise CannotShow(f'{study.args.config} does not pre-train; give one of configs/cotap')
+            raise NotAvailable(f'{study.args.config} does not pre-train; give one of configs/cotap')
         crops = config.train_dataloader.dataset.get('crops', {})
         crop = build(TRANSFORMS, dict(crops, type='MultiCrop'))
     random, found = np.random.default_rng(0), []
@@ -357,7 +357,7 @@ def make_report(study: Study) -> Report:
     """Tables and pictures of all kinds that are asked for, or possible.
 
     Raises:
-        CannotShow: If a kind that was asked for is not possible.
+        NotAvailable: If a kind that was asked for is not possible.
     """
     args = study.args
     text = (
@@ -388,9 +388,9 @@ def make_report(study: Study) -> Report:
             continue
         try:
             show(report, study)
-        except CannotShow as error:
+        except NotAvailable as error:
             if args.kinds:
-                raise CannotShow(f'--kinds {kind}: {error}') from error
+                raise NotAvailable(f'--kinds {kind}: {error}') from error
             print(f'{kind}: left out, {error}')
         else:
             print(f'{kind}: done')

@@ -40,10 +40,10 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one sentence and exit with status 2."""
-        message = ' '.join(f'{message}{self._meant(message)}'.split())
+        message = ' '.join(f'{message}{self._suggestion(message)}'.split())
         self.exit(2, f'{self.prog}: error: {message}; {self.prog} --help lists all arguments\n')
 
-    def _meant(self, message: str) -> str:
+    def _suggestion(self, message: str) -> str:
         """The nearest option or choice, for a message of argparse."""
         options = [
             text

@@ -147,7 +147,7 @@ def allow_safe_resume() -> None:
         torch.serialization.add_safe_globals(safe_globals())
 
 
-def mend_multimodal_import() -> None:
+def patch_multimodal_import() -> None:
     """Keep ``import mmpretrain.models`` alive beside transformers >= 5.
 
     MMPretrain 1.2.0 imports its BLIP model when transformers and pycocotools are
@@ -183,4 +183,4 @@ def log_any_name() -> None:
 check_versions()
 allow_safe_resume()
 log_any_name()
-mend_multimodal_import()
+patch_multimodal_import()

@@ -257,7 +257,7 @@ def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
 
 
 @contextmanager
-def explained_deaths(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
+def report_dead_worker(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
     """Say which images a worker was reading when it died, or when a loader gave up waiting.
 
     PyTorch notices it at any moment, not only where the loader is asked.

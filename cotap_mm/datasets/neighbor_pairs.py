@@ -10,13 +10,13 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
 from cotap_mm.datasets.neighbors.file import load_neighbors
-from cotap_mm.datasets.sources.files import BadImage, Enough, prepare
+from cotap_mm.datasets.sources.files import BadImage, SizePredicate, prepare
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
-from .read_with_retry import PATIENCE, read_when_there
+from .read_with_retry import PATIENCE, read_with_retry
 from .samplers import Visit
 from .workers import ReadingSigns, warning_level
 
@@ -24,7 +24,7 @@ _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
 
 
-class Branch:
+class BranchSource:
     """Images of one branch and their neighbours.
 
     Which images are bad is kept in memory that the loader's workers share: they are
@@ -48,7 +48,7 @@ class Branch:
         neighbors: str,
         num_neighbors: int,
         max_bad_fraction: float,
-        enough: Enough = None,
+        enough: SizePredicate = None,
         patience: float = PATIENCE,
     ) -> None:
         self.source = build(DATASETS, source) if isinstance(source, dict) else source
@@ -96,7 +96,7 @@ class Branch:
             return None
         try:
             with self.signs.reading(index):
-                return read_when_there(self.source, index, self.enough, self.signs, self.patience)
+                return read_with_retry(self.source, index, self.enough, self.signs, self.patience)
         except BadImage as error:
             self.is_bad[index] = True
             print_log(
@@ -183,12 +183,14 @@ class NeighborPairs(Dataset):
                 )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
         enough = self.crop.is_enough if reduce_jpeg else None
-        own = Branch(patch, str(neighbors), num_neighbors, max_bad_fraction, enough, patience)
+        own = BranchSource(patch, str(neighbors), num_neighbors, max_bad_fraction, enough, patience)
         self.branches = dict(
             patch=own,
             cls=own
             if cls is None
-            else Branch(cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough, patience),
+            else BranchSource(
+                cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough, patience
+            ),
         )
         self._num_draws = 0
 
@@ -240,7 +242,7 @@ class NeighborPairs(Dataset):
         # The index too, since ranks may have the same seeds.
         return np.random.default_rng((seed, self._num_draws, index % len(self)))
 
-    def _sample(self, branch: Branch, index: int, rng: np.random.Generator) -> dict:
+    def _sample(self, branch: BranchSource, index: int, rng: np.random.Generator) -> dict:
         pair = branch.draw_pair(index, rng)
         parts = [self.crop(pixels, rng) for _, pixels in pair]
         global_crops, local_crops, boxes = (torch.stack(part) for part in zip(*parts))

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import print_log
 
-from cotap_mm.datasets.sources.files import Enough, UnreadImage
+from cotap_mm.datasets.sources.files import SizePredicate, UnreachableImage
 from cotap_mm.errors import UserError
 
 from .workers import ReadingSigns, sleep, warning_level
@@ -18,8 +18,8 @@ PATIENCE = 3600.0  # seconds
 _PAUSES = (1, 2, 5, 10, 30, 60)  # seconds; the last one again and again
 
 
-def read_when_there(
-    source: Any, index: int, enough: Enough, signs: ReadingSigns, patience: float = PATIENCE
+def read_with_retry(
+    source: Any, index: int, enough: SizePredicate, signs: ReadingSigns, patience: float = PATIENCE
 ) -> np.ndarray:
     """Pixels of an image; waits while a disk of the network has gone.
 
@@ -37,13 +37,13 @@ def read_when_there(
         BadImage: If this image alone cannot be read, also when it is tried again.
         UserError: If all images have been out of reach for ``patience`` seconds.
     """
-    is_there = getattr(source, 'is_there', lambda: True)
+    is_reachable = getattr(source, 'is_reachable', lambda: True)
     start, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
     while True:
         try:
             return source.read(index, enough)
-        except UnreadImage as error:
-            if is_there():
+        except UnreachableImage as error:
+            if is_reachable():
                 return source.read(index, enough)  # they may have come back in between
             waited = time.monotonic() - start
             if waited > patience:

@@ -83,7 +83,7 @@ class RankWatch:
     Every rank leaves signs of life in the store of the process group. A rank without one for
     most of the time-out is lost: :meth:`check` says so to a process that polls, and one that
     is in a collective, or anything else that cannot be interrupted, is ended with the same
-    sentence, if it is in a context of :func:`ended_together`. Time in which this process
+    sentence, if it is in a context of :func:`abort_all_ranks_on_error`. Time in which this process
     itself was stopped does not count.
 
     Args:
@@ -209,7 +209,7 @@ class RankWatch:
 
     @contextmanager
     def context(self, where: Callable[[], str], advice: str) -> Iterator[None]:
-        """What :func:`ended_together` does."""
+        """What :func:`abort_all_ranks_on_error` does."""
         entry = (next(_numbers), where)
         self._contexts.append(entry)
         self._messenger.listening.append(entry[0])
@@ -467,7 +467,7 @@ def _timeout_of_group() -> float:
 
 
 @contextmanager
-def ended_together(
+def abort_all_ranks_on_error(
     where: Callable[[], str] = lambda: 'waiting for the others',
     advice: str = '; start again, a training with --resume',
     watch: RankWatch | None = None,

@@ -21,22 +21,22 @@ from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import UNFINISHED, whole_file
+from cotap_mm.files.atomic_write import UNFINISHED, atomic_write
 from cotap_mm.files.locks import locked
 
 from .collectives import rank, world_size
-from .failures import LostRank, current_watch, ended_together
+from .failures import LostRank, abort_all_ranks_on_error, current_watch
 
 _POLL = 0.5  # seconds
 _WAIT, _THERE = 'wait', 'there'  # what rank 0 tells the others; else the name of the meeting
 
 
-class OtherRankFailed(LostRank):
+class PeerFailed(LostRank):
     """Another rank could not do its part."""
 
 
-class Meeting:
-    """Files beside ``out`` that ranks write and wait for; see :func:`meet`.
+class SharedBuild:
+    """Files beside ``out`` that ranks write and wait for; see :func:`build_together`.
 
     Args:
         out (Path): What is built.
@@ -64,7 +64,7 @@ class Meeting:
             own (sequence[Path]): Files that this rank has written for it. Defaults to ().
 
         Raises:
-            OtherRankFailed: If a rank failed, died or was stopped.
+            PeerFailed: If a rank failed, died or was stopped.
             UserError: If a file of ``own`` is gone: the ranks would wait for it forever.
         """
         watch = current_watch()
@@ -79,7 +79,7 @@ class Meeting:
                 try:
                     watch.check(must_stay)
                 except LostRank as error:
-                    raise OtherRankFailed(f'neighbors of {self.out.name}: {error}') from error
+                    raise PeerFailed(f'neighbors of {self.out.name}: {error}') from error
             time.sleep(_POLL)
 
     def collect(self, rows: np.ndarray, count: int) -> np.ndarray | None:
@@ -91,7 +91,7 @@ class Meeting:
         """
         if world_size() == 1:
             return rows
-        with whole_file(self._rows(rank())) as partial:
+        with atomic_write(self._rows(rank())) as partial:
             np.save(partial, rows, allow_pickle=False)
         if rank():
             return None
@@ -105,7 +105,7 @@ class Meeting:
             )
         return found
 
-    def leave(self) -> None:
+    def clean_up(self) -> None:
         """Rank 0 deletes the files; the others wait until it has."""
         if rank():
             self.wait(lambda: not self._rows(rank()).is_file(), must_stay=False)
@@ -117,7 +117,9 @@ class Meeting:
 
 
 @contextmanager
-def meet(out: Path, task: str, is_wanted: Callable[[], bool]) -> Iterator[Meeting | None]:
+def build_together(
+    out: Path, task: str, is_wanted: Callable[[], bool]
+) -> Iterator[SharedBuild | None]:
     """All ranks of a run work on the file ``out``, and no other run does.
 
     Where another one is building it, this one waits, and then takes what that has built.
@@ -129,7 +131,7 @@ def meet(out: Path, task: str, is_wanted: Callable[[], bool]) -> Iterator[Meetin
             this one wants.
 
     Yields:
-        Meeting: Their files; None if ``out`` is there.
+        SharedBuild: Their files; None if ``out`` is there.
 
     Raises:
         UserError: If another run has built something else there.
@@ -137,14 +139,14 @@ def meet(out: Path, task: str, is_wanted: Callable[[], bool]) -> Iterator[Meetin
     """
     watch = current_watch()
     with (
-        ended_together(lambda: f'finding the neighbors of {out.name}'),
+        abort_all_ranks_on_error(lambda: f'finding the neighbors of {out.name}'),
         _lock_of_ranks(out, is_wanted) as said,
     ):
         if said == _THERE:
             yield None
             return
         with nullcontext() if watch is None else watch.steps_needed():
-            yield Meeting(out, said, task)
+            yield SharedBuild(out, said, task)
 
 
 @contextmanager

@@ -39,7 +39,7 @@ _WHOLE = (
 
 
 @contextmanager
-def whole_parameters(model: nn.Module) -> Iterator[None]:
+def full_parameters(model: nn.Module) -> Iterator[None]:
     """All parameters of a model that may be shared out, to be read on every rank.
 
     Every rank must enter. Nothing may be changed, and no forward pass done within.
@@ -54,7 +54,7 @@ def whole_parameters(model: nn.Module) -> Iterator[None]:
         yield
 
 
-def refuse_sharded(model: nn.Module, what: str) -> None:
+def require_unsharded(model: nn.Module, what: str) -> None:
     """For what needs all parameters on every rank.
 
     Args:

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Callable
 
-from .failures import TIMEOUT, LostRank, RankWatch, ended_together, timeout_of
+from .failures import TIMEOUT, LostRank, RankWatch, abort_all_ranks_on_error, timeout_of
 
-__all__ = ['TIMEOUT', 'LostRank', 'explained_losses', 'timeout_of']
+__all__ = ['TIMEOUT', 'LostRank', 'report_unresponsive_ranks', 'timeout_of']
 
 
 @contextmanager
-def explained_losses(
+def report_unresponsive_ranks(
     iteration: Callable[[], int] | None = None, watch: RankWatch | None = None
 ) -> Iterator[None]:
     """End all ranks of a training where one of them fails, dies or hangs, and say which one.
 
-    See :func:`cotap_mm.distributed.failures.ended_together`.
+    See :func:`cotap_mm.distributed.failures.abort_all_ranks_on_error`.
 
     Args:
         iteration (callable, optional): How far this process is. Defaults to None, before the
@@ -32,5 +32,5 @@ def explained_losses(
     def where() -> str:
         return 'start-up' if iteration is None else f'iteration {iteration()}'
 
-    with ended_together(where, '; --resume continues from the last checkpoint', watch):
+    with abort_all_ranks_on_error(where, '; --resume continues from the last checkpoint', watch):
         yield

@@ -11,13 +11,13 @@ from typing import Any, Optional
 import torch.distributed as dist
 
 from .failures import LostRank, start_watch, within
-from .lost_ranks import explained_losses
+from .lost_ranks import report_unresponsive_ranks
 
 _VARIABLE = 'GLOO_SOCKET_IFNAME'
 _SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
 
 
-def meeting_place(timeout: float) -> dict[str, Any]:
+def rendezvous_store(timeout: float) -> dict[str, Any]:
     """The store in which processes that ``torchrun`` has started leave their addresses.
 
     With a fixed port its restarts share one store. PyTorch (2.11) would read there, by
@@ -66,12 +66,12 @@ def join_group(backend: str, timeout: float) -> None:
     Raises:
         LostRank: If a process does not come.
     """
-    place = meeting_place(timeout)
-    with explained_losses(watch=start_watch(place['rank'], place['world_size'], timeout)):
+    place = rendezvous_store(timeout)
+    with report_unresponsive_ranks(watch=start_watch(place['rank'], place['world_size'], timeout)):
         dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **place)
 
 
-def choose_interface() -> None:
+def set_gloo_interface() -> None:
     """Let gloo listen on the interface towards ``MASTER_ADDR``, unless it has been told one.
 
     By itself it listens on the address of the machine's own name, which is often a

@@ -5,11 +5,11 @@ from __future__ import annotations
 from cotap_mm.distributed.fsdp import CoTAPFSDPStrategy
 
 from .hooks import (
+    AtomicCheckpointHook,
     CompileHook,
     MonitorHook,
     NonFiniteHook,
     PreemptionHook,
-    SafeCheckpointHook,
     ScheduleLengthHook,
     TeacherHook,
     compile_parts,
@@ -28,7 +28,7 @@ __all__ = [
     'NonFiniteHook',
     'PreemptionHook',
     'ResumableTrainLoop',
-    'SafeCheckpointHook',
+    'AtomicCheckpointHook',
     'ScheduleLengthHook',
     'TeacherHook',
     'compile_parts',

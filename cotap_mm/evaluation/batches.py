@@ -52,12 +52,12 @@ def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
     return track(items, description=what, transient=True, console=console)
 
 
-def my_share(count: int) -> range:
+def rank_indices(count: int) -> range:
     """Indices of ``count`` that this rank works on: every world_size-th."""
     return range(rank(), count, world_size())
 
 
-def batches(
+def iter_batches(
     dataset: Any, batch_size: int = 16, image_size: Optional[Size] = None, what: str = 'images'
 ) -> Iterator[Batch]:
     """This rank's share of a data set, batch by batch.
@@ -82,7 +82,7 @@ def batches(
     indices: list[int] = []
     images: list[Tensor] = []
     labels: list[Any] = []
-    for index in with_progress(my_share(len(dataset)), what):
+    for index in with_progress(rank_indices(len(dataset)), what):
         sample = dataset[index]
         image = resize_image(sample['image'], image_size)
         if images and (len(images) == batch_size or image.shape != images[0].shape):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Callable, NamedTuple, Optional
 
-from cotap_mm.distributed.failures import ended_together
+from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.environment import describe_versions
 from cotap_mm.evaluation.data.load import EvaluationData
@@ -124,7 +124,7 @@ def evaluate(
         ValueError: If the protocol is unknown, an option is unknown, of a wrong type or out of
             range, the data are of another kind, or their labels show too few classes.
 
-    An error on one of several ranks ends them all, see :func:`ended_together`.
+    An error on one of several ranks ends them all, see :func:`abort_all_ranks_on_error`.
     """
     chosen = find_protocol(protocol)
     if data.kind != chosen.kind:
@@ -147,7 +147,7 @@ def evaluate(
         given['foreground_classes'] = list(data.foreground)
     given.update(check_options(protocol, options))
     start = time.monotonic()
-    with ended_together(), class_names(data.classes):
+    with abort_all_ranks_on_error(), class_names(data.classes):
         scores = chosen.measure(encoder, *parts, **given)
     seconds = time.monotonic() - start
     headline = chosen.headline if chosen.headline in scores else next(iter(scores))

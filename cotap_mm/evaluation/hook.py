@@ -16,7 +16,7 @@ from mmengine.runner import Runner
 from cotap_mm import signals
 from cotap_mm.datasets.sources.joined import share_range
 from cotap_mm.distributed.collectives import world_size
-from cotap_mm.distributed.fsdp import refuse_sharded
+from cotap_mm.distributed.fsdp import require_unsharded
 from cotap_mm.encoders.vit import CoTAPEncoder
 from cotap_mm.evaluation.data.load import EvaluationData
 from cotap_mm.evaluation.data.segmentation import build_labeled
@@ -117,7 +117,7 @@ class EvaluationHook(Hook):
         Raises:
             ValueError: If the network is shared out among the ranks.
         """
-        refuse_sharded(runner.model, 'EvaluationHook')
+        require_unsharded(runner.model, 'EvaluationHook')
         self._evaluate_unless_stopped(runner, runner.iter)
 
     def after_train_iter(

@@ -10,7 +10,7 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.weights.architecture import architecture_of
 from cotap_mm.weights.fitting import LoadReport
 from cotap_mm.weights.loading import read_in_our_names
@@ -129,7 +129,7 @@ def _stated(
 def _write(tensors: dict[str, Tensor], out: Path, meta: dict) -> None:
     # Copies, since a view would drag its whole storage along.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
-    with whole_file(out) as unfinished:
+    with atomic_write(out) as unfinished:
         if out.suffix == '.pth':
             torch.save(dict(state_dict=tensors, meta=meta), unfinished)
         else:

@@ -11,7 +11,7 @@ import mmengine
 import torch
 from torch import Tensor
 
-from cotap_mm.files.atomic_write import UNFINISHED, checksum, whole_file
+from cotap_mm.files.atomic_write import UNFINISHED, atomic_write, checksum
 from cotap_mm.version import __version__
 from cotap_mm.weights.architecture import architecture_of
 from cotap_mm.weights.loading import read_in_our_names
@@ -75,7 +75,7 @@ def publish(
     )
     # Not written as ``out``, which may exist, and may be the checkpoint itself.
     draft = out.with_name(f'{UNFINISHED}{os.getpid()}-draft-{out.name}')
-    with whole_file(draft) as unfinished:
+    with atomic_write(draft) as unfinished:
         torch.save(dict(meta=meta, state_dict=weights), unfinished)
     return draft.replace(out.with_name(f'{out.stem}-{checksum(draft)[:8]}.pth'))
 

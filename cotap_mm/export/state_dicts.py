@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.encoders.load import build_network
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.weights.reading import Checkpoint
 
 _TIMM = {
@@ -201,7 +201,7 @@ def export_graph(
         )
     graph = EncoderGraph(network, size, final_norm).eval()
     images = torch.zeros(2, network.patch_embed.projection.in_channels, *size)
-    with whole_file(out) as unfinished:
+    with atomic_write(out) as unfinished:
         if out.suffix == '.pt':
             with torch.no_grad():
                 torch.jit.trace(graph, images).save(str(unfinished))
@@ -253,6 +253,6 @@ def write_hf(
     from safetensors.torch import save_file
 
     tensors = {name: value.detach().clone().contiguous() for name, value in to_hf(vit).items()}
-    with whole_file(out / 'model.safetensors') as unfinished:
+    with atomic_write(out / 'model.safetensors') as unfinished:
         save_file(tensors, str(unfinished), metadata=dict(format='pt'))
     (out / 'config.json').write_text(json.dumps(hf_config(architecture), indent=2) + '\n')

@@ -17,15 +17,15 @@ from .temporary import UNFINISHED, partial_path, remove_unfinished
 __all__ = [
     'UNFINISHED',
     'UnusableFile',
-    'append_whole',
+    'atomic_append',
     'checksum',
     'name_bytes',
     'name_text',
     'open_regular',
     'printable',
     'read_regular',
-    'torn_archive',
-    'whole_file',
+    'zip_error',
+    'atomic_write',
 ]
 
 _KINDS = (
@@ -121,7 +121,7 @@ def printable(name: str | Path) -> str:
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
 
     What an earlier process left of it when it was killed is deleted.
@@ -166,7 +166,7 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
-def append_whole(path: str | Path, text: str) -> None:
+def atomic_append(path: str | Path, text: str) -> None:
     """Append to a text file; where that fails, nothing of it stays.
 
     Args:
@@ -192,7 +192,7 @@ def append_whole(path: str | Path, text: str) -> None:
         os.close(handle)
 
 
-def torn_archive(path: str | Path) -> Optional[str]:
+def zip_error(path: str | Path) -> Optional[str]:
     """What is wrong with a zip archive, such as PyTorch's; None if all its checksums hold."""
     try:
         with zipfile.ZipFile(path) as archive:

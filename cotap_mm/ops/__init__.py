@@ -14,10 +14,10 @@ from cotap_mm.distributed.collectives import (
 
 from .attention import cls_attention, cls_through_block
 from .average_precision import (
+    concordant_rank,
     continuous_average_precision,
+    discordance,
     rank_statistics,
-    right_rank_count,
-    wrong_rank_mass,
 )
 from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
 from .correspondence import common_boxes, roi_pool, sample_negatives
@@ -46,11 +46,11 @@ __all__ = [
     'rank',
     'rank_statistics',
     'resize_position_embedding',
-    'right_rank_count',
+    'concordant_rank',
     'roi_pool',
     'sample_negatives',
     'sinkhorn',
     'spherical_kmeans',
     'world_size',
-    'wrong_rank_mass',
+    'discordance',
 ]

@@ -97,7 +97,7 @@ def rank_statistics(
 ) -> tuple[Tensor, Tensor]:
     r"""Both rank statistics of a list in one pass.
 
-    See :func:`wrong_rank_mass` and :func:`right_rank_count` for what they are.
+    See :func:`discordance` and :func:`concordant_rank` for what they are.
 
     Cost: ``'pairs'`` takes O(P^2) time, ``'sums'`` O(P log P), both O(P) memory.
 
@@ -135,7 +135,7 @@ def rank_statistics(
     return _RankStatistics.apply(pred, target, tau, method)
 
 
-def wrong_rank_mass(pred: Tensor, target: Tensor, tau: float, method: str = 'auto') -> Tensor:
+def discordance(pred: Tensor, target: Tensor, tau: float, method: str = 'auto') -> Tensor:
     r"""How much less similar pairs outrank each pair.
 
     .. math:: L_{pn}(i) = \sum_j \max(t_i - t_j, 0)\, \ell(p_i - p_j)
@@ -162,7 +162,7 @@ def wrong_rank_mass(pred: Tensor, target: Tensor, tau: float, method: str = 'aut
 
 
 @torch.no_grad()
-def right_rank_count(pred: Tensor, target: Tensor, method: str = 'auto') -> Tensor:
+def concordant_rank(pred: Tensor, target: Tensor, method: str = 'auto') -> Tensor:
     """How many pairs rightly rank at or above each pair, itself included.
 
     ``L_pp(i) = sum_j [t_j >= t_i] [p_j >= p_i]``, a constant for the gradient.

@@ -17,7 +17,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch.hub import download_url_to_file, get_dir
 
-from cotap_mm.files.atomic_write import torn_archive
+from cotap_mm.files.atomic_write import zip_error
 
 from .content import SuspectContent, check_archive, check_content
 from .folders import is_shard, read_folder, read_index, stated_architecture
@@ -176,7 +176,7 @@ def _read_pickle(path: Path, trust: bool) -> Any:
     except SuspectContent as error:
         raise ValueError(_damaged(path, error)) from error
     # PyTorch itself does not look at the archive's checksums.
-    torn = torn_archive(path) if start == b'PK' else None
+    torn = zip_error(path) if start == b'PK' else None
     if torn is not None:
         raise ValueError(_damaged(path, f'it {torn}'))
     try:

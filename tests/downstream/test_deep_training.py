@@ -32,7 +32,7 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     to_12_bits(tmp_path / 'data' / name.split('_')[0])
     path.write_text(path.read_text().replace("'.jpg'", "'.png'"))
     arguments = ['--work-dir', str(tmp_path / 'run'), '--init', str(tmp_path / 'init.pth')]
-    tool('train')([str(path), *arguments, '--check'])
+    tool('train')([str(path), *arguments, '--dry-run'])
     said = capfd.readouterr()
     warnings = [
         line

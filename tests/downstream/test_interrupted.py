@@ -15,7 +15,7 @@ from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 
 from cotap_mm.engine.hooks.required import complete_downstream_hooks
-from cotap_mm.engine.resume.checkpoints import damage
+from cotap_mm.engine.resume.checkpoints import checkpoint_error
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSIX')
 
@@ -62,7 +62,7 @@ def write(path, **options):
 
 def checkpoints(folder):
     found = sorted(path.name for path in folder.glob('*.pth'))
-    assert all(damage(folder / name) is None for name in found)
+    assert all(checkpoint_error(folder / name) is None for name in found)
     assert all((folder / f'{name}.json').is_file() for name in found), 'not written whole'
     return found
 
@@ -176,7 +176,7 @@ def test_the_options_of_a_config_stay():
     )
     complete_downstream_hooks(config)
     assert config.default_hooks == dict(
-        checkpoint=dict(type='cotap_mm.SafeCheckpointHook', interval=7, save_best='auto'),
+        checkpoint=dict(type='cotap_mm.AtomicCheckpointHook', interval=7, save_best='auto'),
         preemption=dict(type='cotap_mm.LoopPreemptionHook'),
     )
     config = Config(dict(default_hooks=dict(checkpoint=None, preemption=None)))

@@ -57,19 +57,19 @@ def diverged(rank):
 
 def no_folder(rank):
     """A disk on which rank 0 cannot even begin to save, for one checkpoint."""
-    whole_checkpoint, calls = safe_checkpoint_hook.whole_checkpoint, []
+    atomic_checkpoint, calls = safe_checkpoint_hook.atomic_checkpoint, []
 
     def fails_once(path):
         calls.append(path)
         if len(calls) == 1:
             raise OSError(20, 'Not a directory', str(path))
-        return whole_checkpoint(path)
+        return atomic_checkpoint(path)
 
-    safe_checkpoint_hook.whole_checkpoint = fails_once
+    safe_checkpoint_hook.atomic_checkpoint = fails_once
     try:
         train('no_folder', 4, strategy=STRATEGY)
     finally:
-        safe_checkpoint_hook.whole_checkpoint = whole_checkpoint
+        safe_checkpoint_hook.atomic_checkpoint = atomic_checkpoint
     return len(calls)
 
 

@@ -10,7 +10,7 @@ from engine.test_safe_checkpoints import Line
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from cotap_mm.engine import SafeCheckpointHook
+from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.files.atomic_write import UNFINISHED
 
 
@@ -20,12 +20,12 @@ class Score(Hook):
     priority = 'LOW'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        hook = next(each for each in runner.hooks if isinstance(each, SafeCheckpointHook))
+        hook = next(each for each in runner.hooks if isinstance(each, AtomicCheckpointHook))
         hook.after_val_epoch(runner, dict(score=runner.iter, other=-runner.iter))
 
 
 def train(folder, **options):
-    hook = dict(type='cotap_mm.SafeCheckpointHook', by_epoch=False, interval=2, **options)
+    hook = dict(type='cotap_mm.AtomicCheckpointHook', by_epoch=False, interval=2, **options)
     runner = Runner(
         Line(),
         str(folder),

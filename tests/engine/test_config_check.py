@@ -9,7 +9,7 @@ import pytest
 from mmengine.config import Config
 
 from cotap_mm.command_line.config_file import load_config
-from cotap_mm.engine.hooks import SafeCheckpointHook
+from cotap_mm.engine.hooks import AtomicCheckpointHook
 from cotap_mm.engine.launch.validation import check_config, check_overrides
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -113,4 +113,4 @@ def test_options_that_name_nothing():
 
 def test_checkpoint_hook():
     with pytest.raises(ValueError, match='default_hooks.checkpoint: there is no option intervall'):
-        SafeCheckpointHook(intervall=5)
+        AtomicCheckpointHook(intervall=5)

@@ -150,7 +150,7 @@ def test_queues_are_merged_and_split(worlds):
     for rank in range(now):
         queue = FeatureQueue(total // now, (1,))
         queue.push(torch.ones(2, 1))  # what it held is gone
-        queue.share_out(parts, rank, now)
+        queue.redistribute(parts, rank, now)
         rows = queue.newest_first().flatten().tolist()
         assert [row // 100 for row in rows] == sorted((row // 100 for row in rows), reverse=True)
         taken += rows
@@ -163,14 +163,14 @@ def test_scores_are_shared_out_at_their_temperature_and_banks_as_a_whole():
     old = AssignmentQueue(8, 3, temperature=0.1, per_step=4)
     old.remember(torch.tensor([[0.5, 0.9, -0.2]]), torch.arange(1))
     new = AssignmentQueue(8, 3, temperature=0.2, per_step=4)
-    new.share_out([old.state_dict()], 0, 1)
+    new.redistribute([old.state_dict()], 0, 1)
     torch.testing.assert_close(new.newest_scores(), torch.tensor([[0.5, 0.9, -0.2]]))
 
     bank = TemplateBank(4, 2)
     bank.push(torch.arange(4.0).view(4, 1, 1, 1).expand(4, 2, 3, 3))
     for rank in (0, 1):
         other = TemplateBank(4, 2)
-        other.share_out([bank.state_dict()], rank, 2)
+        other.redistribute([bank.state_dict()], rank, 2)
         assert other.is_full
         assert sorted(other.contents()[:, 0, 0, 0].tolist()) == [0, 1, 2, 3]
         assert other.newest_first()[0, 0, 0, 0] == rank

@@ -16,8 +16,8 @@ from engine import resume_work
 from engine.test_exact_resume import assert_same, saved
 from mmengine.config import Config
 
-from cotap_mm.engine import SafeCheckpointHook
-from cotap_mm.engine.resume.checkpoints import damage, newest_good_checkpoint
+from cotap_mm.engine import AtomicCheckpointHook
+from cotap_mm.engine.resume.checkpoints import checkpoint_error, newest_good_checkpoint
 from cotap_mm.files.atomic_write import UNFINISHED
 
 # make test-faults: 200. More kinds of faults, at all moments: tests/fault_harness.
@@ -50,7 +50,7 @@ def whole(tmp_path, monkeypatch):
     torch.set_num_threads(1)  # OpenMP's threads would not live through a fork
     # Most of the time that a Runner needs to start goes into making its config pretty.
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
-    seconds, save = [], SafeCheckpointHook.after_train_iter
+    seconds, save = [], AtomicCheckpointHook.after_train_iter
 
     def timed(*arguments, **options):
         start = time.monotonic()
@@ -58,9 +58,9 @@ def whole(tmp_path, monkeypatch):
         seconds.append(time.monotonic() - start)
 
     monkeypatch.setattr(resume_work.ReportHook, 'tell', lambda iteration: None)
-    monkeypatch.setattr(SafeCheckpointHook, 'after_train_iter', timed)
+    monkeypatch.setattr(AtomicCheckpointHook, 'after_train_iter', timed)
     resume_work.train(tmp_path / 'whole', ITERS, **OPTIONS)
-    monkeypatch.setattr(SafeCheckpointHook, 'after_train_iter', save)
+    monkeypatch.setattr(AtomicCheckpointHook, 'after_train_iter', save)
     yield tmp_path / 'whole', statistics.median(seconds[INTERVAL - 1 :: INTERVAL])
     torch.set_num_threads(threads)
 
@@ -166,7 +166,7 @@ def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
             )
             again, won, kept = again + done - now, won + now - kept, now
         assert not unfinished(folder)
-        assert all(damage(path) is None for path in folder.glob('iter_*.pth'))
+        assert all(checkpoint_error(path) is None for path in folder.glob('iter_*.pth'))
         assert_same(saved(folder, ITERS), saved(whole_folder, ITERS))
         runs += 1
     with capsys.disabled():

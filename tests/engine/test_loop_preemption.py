@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from cotap_mm.command_line.tool import tool
 from cotap_mm.distributed.collectives import rank
-from cotap_mm.engine.hooks import LoopPreemptionHook, SafeCheckpointHook
+from cotap_mm.engine.hooks import AtomicCheckpointHook, LoopPreemptionHook
 from cotap_mm.engine.launch import runner as launch
 
 pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks processes')]
@@ -62,7 +62,7 @@ class Training:
             train_cfg=dict(by_epoch=self.by_epoch, **length),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(
-                checkpoint=SafeCheckpointHook(1 if self.by_epoch else 100, self.by_epoch),
+                checkpoint=AtomicCheckpointHook(1 if self.by_epoch else 100, self.by_epoch),
                 preemption=LoopPreemptionHook(),
             ),
             custom_hooks=[SignalHook(self.at)],

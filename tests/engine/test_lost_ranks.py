@@ -14,7 +14,7 @@ import torch.distributed as dist
 from forked_ranks import FORK, Ranks
 
 from cotap_mm.distributed.failures import limit_of, within
-from cotap_mm.distributed.lost_ranks import LostRank, explained_losses, timeout_of
+from cotap_mm.distributed.lost_ranks import LostRank, report_unresponsive_ranks, timeout_of
 from cotap_mm.errors import UserError
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
@@ -28,7 +28,7 @@ class Collectives:
 
     def __call__(self, rank):
         step = 0
-        with explained_losses(lambda: step):
+        with report_unresponsive_ranks(lambda: step):
             for step in range(100):
                 time.sleep(0.6 if step < 3 else 0)  # they get to know each other
                 if step == 3 and rank == self.lost:
@@ -117,7 +117,7 @@ class OtherErrors:
             ValueError('connection closed'),
             UserError('the loader timed out'),
         ):
-            with pytest.raises(type(error)) as caught, explained_losses():
+            with pytest.raises(type(error)) as caught, report_unresponsive_ranks():
                 raise error
             assert caught.value is error
 

@@ -27,7 +27,7 @@ def chosen(monkeypatch):
         monkeypatch.setattr(
             network, 'own_address_towards', lambda host: address if host == 'node0' else None
         )
-        network.choose_interface()
+        network.set_gloo_interface()
         return os.environ.get('GLOO_SOCKET_IFNAME')
 
     yield choose

@@ -91,10 +91,10 @@ def test_plain_checkpoints_become_safe_ones(said):
         **{'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=7)},
     )
     assert (
-        found.default_hooks.checkpoint == dict(type='cotap_mm.SafeCheckpointHook', interval=7)
+        found.default_hooks.checkpoint == dict(type='cotap_mm.AtomicCheckpointHook', interval=7)
         and len(said) == 1
     )
-    assert issubclass(HOOKS.get('SafeCheckpointHook'), CheckpointHook)
+    assert issubclass(HOOKS.get('AtomicCheckpointHook'), CheckpointHook)
 
 
 @pytest.mark.parametrize(

@@ -19,13 +19,13 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from cotap_mm.engine import SafeCheckpointHook
+from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.resume.checkpoints import (
-    damage,
+    atomic_checkpoint,
+    checkpoint_error,
     newest_good_checkpoint,
     remove_checkpoint,
-    whole_checkpoint,
 )
 from cotap_mm.files.atomic_write import UNFINISHED
 from cotap_mm.files.temporary import partial_path
@@ -44,7 +44,7 @@ def content(step, size=1000):
 
 def save(folder, step, size=1000):
     path = folder / f'iter_{step}.pth'
-    with whole_checkpoint(path) as partial:
+    with atomic_checkpoint(path) as partial:
         torch.save(content(step, size), partial)
     return path
 
@@ -60,7 +60,7 @@ def flip_a_byte(path, place=0.5):
 
 def test_a_good_file_has_its_checksum(tmp_path):
     path = save(tmp_path, 3)
-    assert damage(path) is None
+    assert checkpoint_error(path) is None
     assert sorted(file.name for file in tmp_path.iterdir()) == ['iter_3.pth', 'iter_3.pth.json']
     remove_checkpoint(path)
     assert not list(tmp_path.iterdir())
@@ -75,30 +75,30 @@ def test_damaged_files_are_known(tmp_path, with_record):
         return path
 
     path = fresh()
-    assert damage(path) is None
+    assert checkpoint_error(path) is None
     for place in (0.3, 0.6):
         flip_a_byte(path, place)
-        assert damage(path) is not None
+        assert checkpoint_error(path) is not None
         path = fresh()
     path.write_bytes(path.read_bytes()[:-100])
-    assert damage(path) is not None
+    assert checkpoint_error(path) is not None
     path.write_bytes(b'')
-    assert damage(path) is not None
+    assert checkpoint_error(path) is not None
     path.unlink()
-    assert 'FileNotFoundError' in damage(path)
+    assert 'FileNotFoundError' in checkpoint_error(path)
 
 
 def test_replacing_a_checkpoint_leaves_either_good(tmp_path):
     path = save(tmp_path, 3)
     old = path.read_bytes()
-    with pytest.raises(KeyboardInterrupt), whole_checkpoint(path) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_checkpoint(path) as partial:
         torch.save(content(3, 5), partial)
         raise KeyboardInterrupt
-    assert damage(path) is None and path.read_bytes() == old
+    assert checkpoint_error(path) is None and path.read_bytes() == old
     save(tmp_path, 3, size=7)
-    assert damage(path) is None
+    assert checkpoint_error(path) is None
     path.write_bytes(old)  # as if the record had been written and the checkpoint not
-    assert damage(path) is None
+    assert checkpoint_error(path) is None
 
 
 def test_the_newest_good_one(tmp_path):
@@ -260,7 +260,7 @@ def test_any_change_of_a_record(tmp_path):
     ):
         old.write_text(bad)
         assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth', bad
-        assert damage(tmp_path / 'iter_2.pth') is None
+        assert checkpoint_error(tmp_path / 'iter_2.pth') is None
     save(tmp_path, 6)  # numbering goes on beside a damaged record
     assert newest_good_checkpoint(tmp_path).name == 'iter_6.pth'
 
@@ -323,7 +323,11 @@ class Line(BaseModel):
 
 def make_runner(folder, iters=10, **options):
     hook = dict(
-        type='cotap_mm.SafeCheckpointHook', by_epoch=False, interval=2, max_keep_ckpts=2, **options
+        type='cotap_mm.AtomicCheckpointHook',
+        by_epoch=False,
+        interval=2,
+        max_keep_ckpts=2,
+        **options,
     )
     return Runner(
         Line(),
@@ -396,7 +400,7 @@ def test_what_was_saved_before_stays_while_the_disk_is_full(tmp_path, monkeypatc
     with pytest.raises(OSError, match='could not be written .* make room and use --resume'):
         runner.train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_4.pth']
-    assert damage(tmp_path / 'iter_4.pth') is None
+    assert checkpoint_error(tmp_path / 'iter_4.pth') is None
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_4.pth')
 
 
@@ -448,7 +452,7 @@ def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_deleted_during_the_last_save(tmp_path, monkeypatch):
-    write = SafeCheckpointHook._write
+    write = AtomicCheckpointHook._write
 
     def deleted(self, runner, path, meta):
         outcome = write(self, runner, path, meta)
@@ -457,15 +461,15 @@ def test_a_folder_that_is_deleted_during_the_last_save(tmp_path, monkeypatch):
             (tmp_path / 'deleted').touch()
         return outcome
 
-    monkeypatch.setattr(SafeCheckpointHook, '_write', deleted)
+    monkeypatch.setattr(AtomicCheckpointHook, '_write', deleted)
     make_runner(tmp_path / 'run', iters=4).train()
     assert names(tmp_path / 'run') == ['iter_4.pth', 'iter_4.pth.json']
-    assert damage(tmp_path / 'run' / 'iter_4.pth') is None
+    assert checkpoint_error(tmp_path / 'run' / 'iter_4.pth') is None
 
 
 def test_bad_interval():
     with pytest.raises(ValueError, match='retry_interval must be at least 1, got 0'):
-        SafeCheckpointHook(retry_interval=0)
+        AtomicCheckpointHook(retry_interval=0)
 
 
 # ---- resuming --------------------------------------------------------------------------------
@@ -499,7 +503,7 @@ def test_a_run_goes_on_from_the_good_one(tmp_path):
     runner.train()
     assert runner.model.weight.item() == -10
     assert names(tmp_path)[::2] == ['iter_10.pth', 'iter_8.pth']
-    assert damage(tmp_path / 'iter_8.pth') is None  # trained again
+    assert checkpoint_error(tmp_path / 'iter_8.pth') is None  # trained again
 
 
 def test_the_record_is_plain_json(tmp_path):

@@ -16,7 +16,7 @@ from forked_ranks import FORK, Ranks
 from cotap_mm import signals
 from cotap_mm.command_line.tool import tool
 from cotap_mm.distributed.failures import current_watch
-from cotap_mm.distributed.lost_ranks import explained_losses
+from cotap_mm.distributed.lost_ranks import report_unresponsive_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks processes')]
 
@@ -34,7 +34,7 @@ class Waits:
 
     @tool
     def _wait(self, rank):
-        with explained_losses():
+        with report_unresponsive_ranks():
             dist.barrier()
             (self.folder / f'waits_{rank}').touch()
             if self.places[rank] == 'barrier':

@@ -23,7 +23,7 @@ from cotap_mm.engine.launch import writers
 from cotap_mm.engine.launch.writers import Outage, check_work_dir, guard_writers
 from cotap_mm.errors import UserError
 from cotap_mm.files import atomic_write as files
-from cotap_mm.files.atomic_write import append_whole
+from cotap_mm.files.atomic_write import atomic_append
 from cotap_mm.registry import HOOKS
 
 
@@ -34,13 +34,13 @@ def backends():
 
 def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
     path = tmp_path / 'folder' / 'log'
-    append_whole(path, 'one\n')
+    atomic_append(path, 'one\n')
     write = os.write
     monkeypatch.setattr(files.os, 'write', lambda handle, data: write(handle, data[:2]))
     with pytest.raises(OSError, match='No space left on device'):
-        append_whole(path, 'two\n')
+        atomic_append(path, 'two\n')
     monkeypatch.undo()
-    append_whole(path, 'caf\udce9\n')
+    atomic_append(path, 'caf\udce9\n')
     assert path.read_text() == 'one\ncaf\\udce9\n'
 
 
@@ -82,10 +82,10 @@ def test_logs_and_scalars_live_through_it(tmp_path, monkeypatch, said, number):
         raise OSError(number, os.strerror(number))
 
     note(1)
-    monkeypatch.setattr(writers, 'append_whole', fails)
+    monkeypatch.setattr(writers, 'atomic_append', fails)
     note(2)
     note(3)
-    monkeypatch.setattr(writers, 'append_whole', append_whole)
+    monkeypatch.setattr(writers, 'atomic_append', atomic_append)
     note(4)
     for path in (tmp_path / 'vis_data' / 'scalars.json', tmp_path / 'vis_data' / 'own.json'):
         assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 4]
@@ -185,7 +185,11 @@ def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
 
         return call
 
-    for module, name in ((writers, 'append_whole'), (writers, 'check_folder'), (files.os, 'fsync')):
+    for module, name in (
+        (writers, 'atomic_append'),
+        (writers, 'check_folder'),
+        (files.os, 'fsync'),
+    ):
         monkeypatch.setattr(module, name, guarded(getattr(module, name)))
     train(
         tmp_path / 'full',

@@ -32,13 +32,13 @@ def measure(rank):
 
 
 def all_fail_alike(rank):
-    from cotap_mm.distributed.failures import ended_together
+    from cotap_mm.distributed.failures import abort_all_ranks_on_error
 
     for _ in range(2):  # the second has nothing to do with the first
         try:
-            with ended_together():
+            with abort_all_ranks_on_error():
                 raise ValueError('the same mistake')
         except ValueError:
             pass
-        with ended_together():
+        with abort_all_ranks_on_error():
             dist.barrier()

@@ -8,12 +8,12 @@ from evaluation.pixel_scenes import scenes
 from rich.console import Console
 
 from cotap_mm.evaluation import batches as module
-from cotap_mm.evaluation.batches import batches, my_share, progress_bars, with_progress
+from cotap_mm.evaluation.batches import iter_batches, progress_bars, rank_indices, with_progress
 
 
 def test_a_batch_has_one_size_and_the_order_of_the_data():
     mixed = scenes(3) + scenes(2, grid=6) + scenes(1)
-    found = list(batches(mixed, 2))
+    found = list(iter_batches(mixed, 2))
     assert [each.indices for each in found] == [[0, 1], [2], [3, 4], [5]]
     assert [tuple(each.images.shape[2:]) for each in found] == [(16, 16)] * 2 + [(24, 24), (16, 16)]
     assert all(
@@ -21,10 +21,10 @@ def test_a_batch_has_one_size_and_the_order_of_the_data():
         for each in found
         for i, label in zip(each.indices, each.labels)
     )
-    resized = list(batches(mixed, 4, image_size=(8, 12)))
+    resized = list(iter_batches(mixed, 4, image_size=(8, 12)))
     assert [tuple(each.images.shape) for each in resized] == [(4, 3, 8, 12), (2, 3, 8, 12)]
     with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
-        next(batches(mixed, 0))
+        next(iter_batches(mixed, 0))
 
 
 def test_ranks_share_out_all_images(monkeypatch):
@@ -32,7 +32,7 @@ def test_ranks_share_out_all_images(monkeypatch):
     for rank in range(3):
         monkeypatch.setattr(module, 'rank', lambda rank=rank: rank)
         monkeypatch.setattr(module, 'world_size', lambda: 3)
-        shares.append(list(my_share(8)))
+        shares.append(list(rank_indices(8)))
     assert sorted(sum(shares, [])) == list(range(8))
     assert {len(share) for share in shares} == {2, 3}
 

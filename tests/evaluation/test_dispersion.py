@@ -6,7 +6,7 @@ from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
 from torch import nn
 
 from cotap_mm.evaluation import ViTEncoder, dispersion
-from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.protocols.dispersion import POSITION_BINS, patch_instances
 
 PATCHY = dict(purity=0.5)
@@ -15,7 +15,7 @@ PATCHY = dict(purity=0.5)
 def rows_of(encoder, dataset, num_classes, purity):
     """Feature, class, instance and position of every pure patch, in lists."""
     found = []
-    for indices, images, labels in batches(dataset, 1):
+    for indices, images, labels in iter_batches(dataset, 1):
         patches = nn.functional.normalize(encoder(images).patches[0].double(), dim=0)
         h, w = patches.shape[1:]
         classes, instances = patch_instances(labels[0], (h, w), num_classes, purity)

@@ -6,7 +6,7 @@ import pytest
 from evaluation import failing_rank
 from forked_ranks import FORK, Ranks
 
-from cotap_mm.distributed.failures import ended_together
+from cotap_mm.distributed.failures import abort_all_ranks_on_error
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 
@@ -30,5 +30,5 @@ def test_a_mistake_of_all_ranks_stays_an_error_of_each(tmp_path):
 
 
 def test_one_process_is_left_alone():
-    with pytest.raises(ValueError, match='^mine$'), ended_together():
+    with pytest.raises(ValueError, match='^mine$'), abort_all_ranks_on_error():
         raise ValueError('mine')

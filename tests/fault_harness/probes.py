@@ -21,8 +21,7 @@ import torch
 import torch.distributed as dist
 from mmengine.runner import Runner
 
-from cotap_mm.datasets.neighbors import search as neighbor_search
-from cotap_mm.engine import SafeCheckpointHook
+from cotap_mm.engine import AtomicCheckpointHook, auto_neighbors
 from cotap_mm.evaluation import EvaluationHook
 
 _AUDITED = (
@@ -204,9 +203,9 @@ class Probes:
 
     def _watch_moments(self) -> None:
         for owner, name, moment in (
-            (neighbor_search, 'build_neighbors', 'neighbor search'),
+            (auto_neighbors, 'build_neighbors', 'neighbor search'),
             (EvaluationHook, 'evaluate', 'evaluation'),
-            (SafeCheckpointHook, '_save_checkpoint_with_step', 'saving'),
+            (AtomicCheckpointHook, '_save_checkpoint_with_step', 'saving'),
         ):
             setattr(owner, name, self._within(getattr(owner, name), moment))
 

@@ -14,7 +14,7 @@ from cotap_mm.engine.resume.work_folder import held_folder
 
 HOLDER = """
 import sys
-from cotap_mm.locks import acquire_lock
+from cotap_mm.files.locks import acquire_lock
 acquire_lock(sys.argv[1], 'training', 'wait')
 print('held', flush=True)
 sys.stdin.read()

@@ -21,7 +21,7 @@ from mmengine.runner import Runner
 from tool_loading import load_tool
 
 from cotap_mm.datasets import ToyScenes
-from cotap_mm.datasets.sources.files import UnreadImage
+from cotap_mm.datasets.sources.files import UnreachableImage
 from cotap_mm.evaluation import EvaluationHook
 from cotap_mm.registry import DATASETS, HOOKS
 
@@ -61,10 +61,10 @@ class VanishingScenes(ToyScenes):
             type(self).count += 1
             if self.count > 50:
                 tell()
-                raise UnreadImage('the disk has gone')
+                raise UnreachableImage('the disk has gone')
         return super().read(index, enough)
 
-    def is_there(self):
+    def is_reachable(self):
         return self.count <= 50
 
 

@@ -77,7 +77,7 @@ def logged(folder):
 
 def test_check_tries_everything_and_keeps_nothing(folder, capsys):
     before = sorted(folder.rglob('*'))
-    train(folder, '--check', '--cfg-options', 'train_cfg.max_iters=36000')
+    train(folder, '--dry-run', '--cfg-options', 'train_cfg.max_iters=36000')
     said = capsys.readouterr().out.splitlines()[-4:]
     assert said[0].startswith('the training can start: 0.0 M parameters learn, 2 samples a step')
     step = float(re.search('a step takes ([0-9.]+) s', said[1])[1])
@@ -92,7 +92,7 @@ def test_check_tries_everything_and_keeps_nothing(folder, capsys):
         (('train_dataloader.batch_size=0',), 'a whole number >= 1, got 0'),
     ):
         with pytest.raises(SystemExit, match=message):
-            train(folder, '--check', '--cfg-options', *options)
+            train(folder, '--dry-run', '--cfg-options', *options)
 
 
 def test_trains_and_resumes(folder):

@@ -9,13 +9,13 @@ from tiny import build_tiny
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
 from cotap_mm.visualization.figures.canvas import colorize
-from cotap_mm.visualization.viewer.lru_cache import KeptValues
+from cotap_mm.visualization.viewer.lru_cache import MemoryLRU
 from cotap_mm.visualization.viewer.render import (
     GAP,
     LABEL,
     PICTURE,
-    CannotDraw,
     FeatureBrowser,
+    NotAvailable,
     Point,
     _broken,
 )
@@ -161,7 +161,7 @@ def test_bounds():
         (dict(count=25), '2 to 24 clusters'),
         (dict(number=-1), 'prototypes count from 0'),
     ):
-        with pytest.raises(CannotDraw, match=message):
+        with pytest.raises(NotAvailable, match=message):
             found.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
 
 
@@ -173,7 +173,7 @@ def test_an_image_that_cannot_be_read_is_named_without_its_path():
 
     found.draw([0], 'similarity', Point(0, 0, 0))
     found.source.read = fail
-    with pytest.raises(CannotDraw, match='^folder/1.png cannot be read, it is damaged'):
+    with pytest.raises(NotAvailable, match='^folder/1.png cannot be read, it is damaged'):
         found.draw([0, 1], 'similarity', Point(0, 0, 0))
     assert found.is_readable(0) and not found.is_readable(1)
     found.draw([0], 'similarity', Point(0, 0, 0))
@@ -199,7 +199,7 @@ def test_the_frame_leaves_the_patch_free():
 
 
 def test_values_asked_for_last_are_kept():
-    kept = KeptValues(100)
+    kept = MemoryLRU(100)
     for name in 'abc':
         kept[name] = np.zeros(40, np.uint8)
     assert list(map(kept.__contains__, 'abc')) == [False, True, True] and kept.bytes == 80
@@ -215,7 +215,7 @@ def test_values_asked_for_last_are_kept():
         assert kept.once('once', lambda: calls.append(1) or np.zeros(3)).shape == (3,)
     assert len(calls) == 1
     with pytest.raises(ValueError, match='must be positive, got 0'):
-        KeptValues(0)
+        MemoryLRU(0)
 
 
 def test_long_names_are_broken():

@@ -9,7 +9,7 @@ import socket
 import pytest
 
 from cotap_mm.visualization.viewer.address import check_port, host_name, root_path
-from cotap_mm.visualization.viewer.request_filter import MOST_OPEN, PageGuard, is_loopback
+from cotap_mm.visualization.viewer.request_filter import MOST_OPEN, RequestFilter, is_loopback
 
 
 def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', passed=None, **headers):
@@ -34,7 +34,7 @@ def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', pass
         path=path,
         headers=[(key.encode(), value.encode()) for key, value in headers.items()],
     )
-    asyncio.run(PageGuard(app, bound, names, root_path)(scope, receive, send))
+    asyncio.run(RequestFilter(app, bound, names, root_path)(scope, receive, send))
     if reached:
         assert reached[0]['body'] == b'hello'
     return sent[0]['status'] if sent else None
@@ -132,7 +132,7 @@ def test_too_many_requests_at_a_time():
         async def send(message):
             answers.append(message.get('status'))
 
-        guard = PageGuard(app, '127.0.0.1')
+        guard = RequestFilter(app, '127.0.0.1')
         scope = dict(type='http', method='GET', path='/', headers=[(b'host', b'127.0.0.1')])
         waiting = [asyncio.create_task(guard(scope, receive, send)) for _ in range(MOST_OPEN)]
         await asyncio.sleep(0)

@@ -13,7 +13,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 
-from cotap_mm.environment import describe_machine, peak_bytes
+from cotap_mm.environment import environment_info, peak_bytes
 
 GB = 2**30
 MB = 2**20
@@ -72,7 +72,7 @@ def take_turns(
     return {name: Times(each) for name, each in found.items()}
 
 
-def forget_peak() -> None:
+def reset_peak() -> None:
     """Let ``peak_bytes`` start from what the process holds now, where the system can."""
     with contextlib.suppress(OSError):
         Path('/proc/self/clear_refs').write_text('5', encoding='ascii')
@@ -88,7 +88,7 @@ def _memory(
         torch.cuda.reset_peak_memory_stats()
         before, peak = torch.cuda.memory_allocated(), torch.cuda.max_memory_allocated
     else:
-        forget_peak()
+        reset_peak()
         before, peak = peak_bytes(), peak_bytes
     work()
     synchronize(device)
@@ -153,7 +153,7 @@ def report(
     title: str, rows: list[dict[str, Any]], device: str, path: Optional[str] = None, **settings: Any
 ) -> None:
     """Print a table, and write everything to a JSON file if there is a ``path``."""
-    where = describe_machine(device)
+    where = environment_info(device)
     print(f'\n{title}')
     print(', '.join(f'{key} {value}' for key, value in {**settings, **where}.items()))
     header = list(dict.fromkeys(key for row in rows for key in row))

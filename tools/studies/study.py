@@ -22,8 +22,8 @@ from study_runs import Job, Record, run_jobs
 from cotap_mm.command_line.arguments import out_folder, whole_number
 from cotap_mm.command_line.tool import short_errors
 from cotap_mm.engine.resume.work_folder import held_folder
-from cotap_mm.environment import describe_machine
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.environment import environment_info
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.visualization.figures.canvas import INK, SERIES, new_figure, render, save_png, styled
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -69,7 +69,7 @@ def machine(device: str = 'cpu') -> dict[str, str]:
     import numpy
     import sklearn
 
-    return dict(describe_machine(device), numpy=numpy.__version__, sklearn=sklearn.__version__)
+    return dict(environment_info(device), numpy=numpy.__version__, sklearn=sklearn.__version__)
 
 
 def write_json(path: Path, results: dict[str, Any]) -> None:
@@ -81,7 +81,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
         return json.dumps(value)
 
     body = ',\n'.join(f' {json.dumps(key)}: {lines(value)}' for key, value in results.items())
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(f'{{\n{body}\n}}\n', encoding='utf-8')
 
 
@@ -205,7 +205,7 @@ def fill_page(path: Path, name: str, text: str) -> None:
     """
     begin, end = f'<!-- begin {name} -->', f'<!-- end {name} -->'
     page, pattern = check_page(path, name)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         partial.write_text(
             pattern.sub(lambda _: f'{begin}\n{text.strip()}\n{end}', page), encoding='utf-8'
         )

@@ -17,7 +17,7 @@ import torch
 from mmengine.utils import ProgressBar
 
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import append_whole
+from cotap_mm.files.atomic_write import atomic_append
 
 Job = dict[str, Any]
 Record = dict[str, Any]  # a job with its results
@@ -71,7 +71,7 @@ def run_jobs(
 
     def keep(job: Job, record: Record) -> None:
         done[_key(job)] = record
-        append_whole(store, json.dumps(dict(job=job, record=record)) + '\n')
+        atomic_append(store, json.dumps(dict(job=job, record=record)) + '\n')
         bar.update()
 
     if workers == 1:

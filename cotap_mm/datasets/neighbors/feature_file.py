@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 
 _WIDEST = 1 << 16  # channels of a feature
 _LONGEST_RECORD = 1 << 20  # bytes
@@ -137,7 +137,7 @@ class FeatureFile:
         try:
             with open(self.path, 'rb+') as file:
                 os.fsync(file.fileno())
-            with whole_file(self.record) as partial:
+            with atomic_write(self.record) as partial:
                 partial.write_text(
                     json.dumps(
                         dict(

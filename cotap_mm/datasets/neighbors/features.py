@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
 
-from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
-from cotap_mm.datasets.read_with_retry import read_when_there
+from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
+from cotap_mm.datasets.read_with_retry import read_with_retry
 from cotap_mm.datasets.sources.files import BadImage, fingerprint_of, prepare
 from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers, warning_level
 from cotap_mm.distributed.failures import show_progress, silence_limit
@@ -72,7 +72,7 @@ def extract_features(
     )
     progress = ProgressBar(len(indices) - features.done)
     saved = features.done
-    with surviving_workers(), explained_deaths(lambda: dataset.being_read):
+    with surviving_workers(), report_dead_worker(lambda: dataset.being_read):
         for images, readable in loader:
             features.append(_encode(encoder, images, readable))
             progress.update(len(images))
@@ -124,7 +124,7 @@ class _Squares(Dataset):
 
     def _square(self, index: int) -> tuple[Tensor, bool]:
         try:
-            pixels = read_when_there(self.source, self.indices[index], self._is_enough, self.signs)
+            pixels = read_with_retry(self.source, self.indices[index], self._is_enough, self.signs)
         except BadImage as error:
             print_log(
                 f'cannot decode {error}; it will be no neighbour',

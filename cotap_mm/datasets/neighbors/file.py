@@ -11,7 +11,7 @@ from typing import Optional
 
 import numpy as np
 
-from cotap_mm.files.atomic_write import printable, whole_file
+from cotap_mm.files.atomic_write import atomic_write, printable
 
 _MOST_NEIGHBORS = 1024  # of an image, in a file
 _LONGEST_NAME = 256  # characters, or the data set's own longest
@@ -29,7 +29,7 @@ def save_neighbors(
         indices (np.ndarray): Nearest first, never the image itself, shape (N, k).
         meta (dict, optional): How it was made; stored as json.
     """
-    with whole_file(path) as partial, open(partial, 'wb') as file:
+    with atomic_write(path) as partial, open(partial, 'wb') as file:
         np.savez_compressed(
             file,
             names=np.array(list(names), dtype=np.str_),

@@ -18,7 +18,7 @@ from torch import Tensor
 from cotap_mm.datasets.sources.files import fingerprint_of, prepare
 from cotap_mm.distributed.collectives import rank, world_size
 from cotap_mm.distributed.failures import show_progress
-from cotap_mm.distributed.file_barrier import Meeting, meet
+from cotap_mm.distributed.file_barrier import SharedBuild, build_together
 from cotap_mm.distributed.first_rank import on_first_rank
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
@@ -83,7 +83,7 @@ def build_neighbors(
         num_images=len(names),
         images=source._fingerprint,
     )
-    with meet(
+    with build_together(
         out,
         '\n'.join([encoder.identity, *names]),
         lambda: is_neighbor_file_of(out, names, num_neighbors, meta),
@@ -102,7 +102,7 @@ def build_neighbors(
         num_readable = int(readable.sum())
         if num_readable < 2:
             barrier()  # all have read the features
-            others.leave()  # else the images, once repaired, would not be read again
+            others.clean_up()  # else the images, once repaired, would not be read again
             raise ValueError(
                 f'neighbours need at least 2 images, {num_readable} of {len(names)} can be decoded'
             )
@@ -136,7 +136,7 @@ def build_neighbors(
                     value_range=str(prepare(source)),
                 ),
             )
-        others.leave()
+        others.clean_up()
     return out
 
 
@@ -145,7 +145,7 @@ def _hash(names: list[str]) -> str:
 
 
 def _extract(
-    source, encoder, others: Meeting, batch_size: int, num_workers: int
+    source, encoder, others: SharedBuild, batch_size: int, num_workers: int
 ) -> list[FeatureFile]:
     """Features of all images in parts, which the ranks share among each other."""
     parts = {

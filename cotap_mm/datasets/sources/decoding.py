@@ -45,7 +45,7 @@ _ORIENTATION = 0x0112  # EXIF tag
 _WIDTH, _HEIGHT, _BITS, _SAMPLES, _SAMPLE_FORMAT, _NO_DATA = 256, 257, 258, 277, 339, 42113
 _TIFF_STARTS = (b'II*\0', b'MM\0*', b'II+\0', b'MM\0+')
 _SIGNED = 2  # SampleFormat
-Enough = Optional[Callable[[int, int], bool]]
+SizePredicate = Optional[Callable[[int, int], bool]]
 _said: set = set()
 
 
@@ -53,12 +53,12 @@ class BadImage(Exception):
     """An image file that cannot be decoded."""
 
 
-class UnreadImage(BadImage):
+class UnreachableImage(BadImage):
     """An image file that could not even be read, perhaps for a while only."""
 
 
 def decode_image(
-    data: bytes, enough: Enough, name: Union[str, Path], value_range: Option = 'auto'
+    data: bytes, enough: SizePredicate, name: Union[str, Path], value_range: Option = 'auto'
 ) -> np.ndarray:
     """Decode a file's content.
 
@@ -198,7 +198,7 @@ def _odd_tiff(data: bytes) -> Optional[Image.Image]:
     return image
 
 
-def _reduce(image: Image.Image, enough: Enough) -> bool:
+def _reduce(image: Image.Image, enough: SizePredicate) -> bool:
     """Let the JPEG decoder skip frequencies; other formats do not know how."""
     if enough is None or image.format != 'JPEG':
         return False

@@ -4,7 +4,7 @@ An image source is any object with ``len(source)``, ``name(i)``, a name that is 
 and stays the same from run to run, and ``read(i, enough)``, pixels of shape (H, W, 3),
 uint8 RGB, which raises :class:`BadImage` where there are none. ``enough(height, width)``
 says whether an image of that size would do; then a source may return it at a half, a
-quarter or an eighth of its sides, if that is faster. It may have ``is_there()``, whether
+quarter or an eighth of its sides, if that is faster. It may have ``is_reachable()``, whether
 its files can be reached at all; where they cannot, readers wait. It may have
 ``fingerprint()``, which changes with its images; see :func:`fingerprint_of`.
 """
@@ -28,8 +28,8 @@ from cotap_mm.registry import DATASETS
 from .decoding import (
     MAX_IMAGE_BYTES,
     BadImage,
-    Enough,
-    UnreadImage,
+    SizePredicate,
+    UnreachableImage,
     decode_image,
     sample_image,
     to_rgb,
@@ -43,10 +43,10 @@ __all__ = [
     'IMAGE_SUFFIXES',
     'BadImage',
     'EncodedImages',
-    'Enough',
+    'SizePredicate',
     'ImageFiles',
     'ImageList',
-    'UnreadImage',
+    'UnreachableImage',
     'decode_image',
     'fingerprint_of',
     'prepare',
@@ -59,7 +59,7 @@ _SAMPLED = 64  # images whose values are looked at
 
 
 def read_image(
-    path: Union[str, Path], enough: Enough = None, value_range: Option = 'auto'
+    path: Union[str, Path], enough: SizePredicate = None, value_range: Option = 'auto'
 ) -> np.ndarray:
     """Read any image file as RGB.
 
@@ -80,7 +80,7 @@ def read_image(
 
     Raises:
         BadImage: If the file is truncated, too large, or not an image.
-        UnreadImage: The same where the file is missing or the disk fails.
+        UnreachableImage: The same where the file is missing or the disk fails.
     """
     return decode_image(read_image_bytes(path), enough, path, value_range)
 
@@ -92,7 +92,7 @@ def read_image_bytes(path: Union[str, Path]) -> bytes:
     except UnusableFile as error:
         raise BadImage(str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a name that no file can have
-        raise UnreadImage(f'{printable(path)}: {type(error).__name__}: {error}') from error
+        raise UnreachableImage(f'{printable(path)}: {type(error).__name__}: {error}') from error
 
 
 def prepare(source: Any) -> Option:
@@ -137,7 +137,7 @@ class EncodedImages:
         """Where an image comes from, for messages."""
         raise NotImplementedError
 
-    def read(self, index: int, enough: Enough = None) -> np.ndarray:
+    def read(self, index: int, enough: SizePredicate = None) -> np.ndarray:
         """Pixels (H, W, 3), uint8; see :func:`read_image`; raises :class:`BadImage`."""
         return decode_image(self.encoded(index), enough, self.title(index), self.found_range())
 
@@ -167,7 +167,7 @@ class EncodedImages:
             for index in kept:
                 try:
                     found = sample_image(self.encoded(index))
-                except UnreadImage:
+                except UnreachableImage:
                     is_complete = False
                 except Exception:  # damaged, which is said where it is read
                     pass
@@ -252,7 +252,7 @@ class ImageList(EncodedImages):
                 digest.update(facts)
         return digest.hexdigest()
 
-    def is_there(self) -> bool:
+    def is_reachable(self) -> bool:
         """Whether the folder is, with images in it; a disk of the network may have gone."""
         some = self.names[:: max(len(self.names) // 8, 1)]
         return any(is_file(self.root / name) for name in some)

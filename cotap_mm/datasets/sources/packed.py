@@ -15,7 +15,7 @@ from cotap_mm.files.atomic_write import UnusableFile, name_bytes, name_text, pri
 from cotap_mm.files.locks import acquire_lock
 from cotap_mm.registry import DATASETS
 
-from .decoding import MAX_IMAGE_BYTES, BadImage, UnreadImage
+from .decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage
 from .files import EncodedImages, ImageList, fingerprint_of, range_key, read_image_bytes
 from .lmdb_reader import DamagedLmdb, LmdbReader
 from .value_range import Option
@@ -107,7 +107,7 @@ class PackedImages(EncodedImages):
             ) from error
         except OSError as error:
             self._reader = None  # the handle of a network disk that was away stays bad
-            raise UnreadImage(
+            raise UnreachableImage(
                 f'{printable(self.title(index))}: {type(error).__name__}: {error}'
             ) from error
         if not data:
@@ -125,7 +125,7 @@ class PackedImages(EncodedImages):
         names = b'\0'.join(map(name_bytes, self.names))
         return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
 
-    def is_there(self) -> bool:
+    def is_reachable(self) -> bool:
         """Whether the file can be reached; a disk of the network may have gone."""
         return os.path.exists(self.root)  # not Path.exists, which raises for a stale handle
 

@@ -10,8 +10,8 @@ from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
-from cotap_mm.datasets.sources.files import Enough
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.datasets.sources.files import SizePredicate
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS
 
 from . import textures as draw
@@ -132,7 +132,7 @@ class ToyScenes:
         """All that the pixels depend on."""
         return f'toy v{_GENERATOR_VERSION} {self.name(len(self) - 1)}'
 
-    def read(self, index: int, enough: Enough = None) -> np.ndarray:
+    def read(self, index: int, enough: SizePredicate = None) -> np.ndarray:
         """One image, RGB uint8, shape (H, W, 3); a copy."""
         return self.images[index].copy()
 
@@ -159,7 +159,7 @@ class ToyScenes:
                     f'cannot read {path} ({error}); ToyScenes draws the images again', stacklevel=3
                 )
         images, labels = self._draw_all(num_images)
-        with whole_file(path) as partial:  # other processes never see half a file
+        with atomic_write(path) as partial:  # other processes never see half a file
             np.savez(partial, images=images, labels=labels)
         return images, labels
 

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from .atomic_checkpoint_hook import SafeCheckpointHook, last_checkpoint
+from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
 from .compile_hook import CompileHook, compile_parts
 from .loop_preemption_hook import LoopPreemptionHook
 from .monitor_hook import MonitorHook
@@ -16,7 +16,7 @@ __all__ = [
     'MonitorHook',
     'NonFiniteHook',
     'PreemptionHook',
-    'SafeCheckpointHook',
+    'AtomicCheckpointHook',
     'ScheduleLengthHook',
     'TeacherHook',
     'compile_parts',

@@ -17,12 +17,13 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from cotap_mm import signals
+from cotap_mm.deprecation import register_renamed
 from cotap_mm.distributed.collectives import all_reduce_max, broadcast
 from cotap_mm.engine.resume import state as run_state
-from cotap_mm.engine.resume.checkpoints import remove_checkpoint, whole_checkpoint
+from cotap_mm.engine.resume.checkpoints import atomic_checkpoint, remove_checkpoint
 from cotap_mm.engine.resume.train_loop import ResumableTrainLoop
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import name_bytes, whole_file
+from cotap_mm.files.atomic_write import atomic_write, name_bytes
 from cotap_mm.files.temporary import remove_leftovers
 from cotap_mm.registry import HOOKS
 
@@ -39,7 +40,7 @@ class LastCheckpointLost(UserError, OSError):
 
 
 @HOOKS.register_module()
-class SafeCheckpointHook(BestCheckpointHook):
+class AtomicCheckpointHook(BestCheckpointHook):
     """Save so that nothing is lost, whenever the process or the disk gives up.
 
     * A checkpoint is written under another name, brought to the disk, and renamed.
@@ -246,7 +247,7 @@ class SafeCheckpointHook(BestCheckpointHook):
         problem = ''
         if is_main_process():
             try:
-                partial = files.enter_context(whole_checkpoint(path))
+                partial = files.enter_context(atomic_checkpoint(path))
             except OSError as error:
                 problem = _describe(error)
         problem = _on_all_ranks(problem)
@@ -256,7 +257,7 @@ class SafeCheckpointHook(BestCheckpointHook):
             with files:
                 runner.save_checkpoint(str(partial.parent), partial.name, **options)
             if is_main_process():
-                with whole_file(Path(runner.work_dir) / 'last_checkpoint') as partial:
+                with atomic_write(Path(runner.work_dir) / 'last_checkpoint') as partial:
                     partial.write_bytes(name_bytes(path))
         except OSError as error:
             problem = _describe(error)
@@ -332,3 +333,6 @@ def _remove(path: Path) -> None:
 def _is_skipped(runner) -> bool:
     """Whether the optimizer has skipped this step; see :class:`MixedPrecisionOptimWrapper`."""
     return bool(getattr(runner.optim_wrapper, 'left_out', False))
+
+
+register_renamed(HOOKS, 'SafeCheckpointHook', AtomicCheckpointHook)

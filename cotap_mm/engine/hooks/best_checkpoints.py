@@ -19,7 +19,7 @@ from mmengine.runner import save_checkpoint
 from mmengine.runner.checkpoint import _load_checkpoint
 
 from cotap_mm.distributed.collectives import broadcast
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 
 
 class _NotSaved(Exception):
@@ -101,7 +101,7 @@ class BestCheckpointHook(CheckpointHook):
         problem = ''
         if is_main_process():
             try:
-                with whole_file(path) as partial:
+                with atomic_write(path) as partial:
                     plain_save(str(partial.parent), partial.name, **options)
             except OSError as error:
                 problem = f'{type(error).__name__}: {error}'
@@ -120,7 +120,7 @@ class BestCheckpointHook(CheckpointHook):
             kept = {key: value for key, value in content.items() if key in self.published_keys}
             digest = hashlib.sha256(pickle.dumps(kept)).hexdigest()
             path = Path(ckpt_path).with_name(f'{Path(ckpt_path).stem}-{digest[:8]}.pth')
-            with whole_file(path) as partial:
+            with atomic_write(path) as partial:
                 save_checkpoint(kept, str(partial))
         except OSError as error:
             print_log(

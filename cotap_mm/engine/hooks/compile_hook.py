@@ -8,7 +8,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
-from cotap_mm.distributed.fsdp import refuse_sharded
+from cotap_mm.distributed.fsdp import require_unsharded
 from cotap_mm.registry import HOOKS
 
 
@@ -38,7 +38,7 @@ class CompileHook(Hook):
         Raises:
             ValueError: If the network is shared out among the ranks.
         """
-        refuse_sharded(runner.model, 'CompileHook')
+        require_unsharded(runner.model, 'CompileHook')
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         count = compile_parts(model, **self.options)
         print_log(

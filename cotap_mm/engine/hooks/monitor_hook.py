@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
 
-from cotap_mm.distributed.fsdp import whole_parameters
+from cotap_mm.distributed.fsdp import full_parameters
 from cotap_mm.registry import HOOKS
 
 # Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
@@ -119,7 +119,7 @@ class MonitorHook(Hook):
         images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
         # Through the wrapper, which may have to gather the weights first.
         values = runner.model(images, mode='monitors')
-        with whole_parameters(runner.model):
+        with full_parameters(runner.model):
             values['teacher_distance'] = model.teacher.distance(model.student)
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/monitor/{name}', float(value))

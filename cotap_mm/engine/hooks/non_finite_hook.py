@@ -16,7 +16,7 @@ from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.collectives import broadcast, rank
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import HOOKS
 
 _ADVICE = (
@@ -127,7 +127,7 @@ class NonFiniteHook(Hook):
     @staticmethod
     def _write_bundle(runner, data_batch: Any, ranks: list[dict]) -> Path:
         path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
-        with whole_file(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
+        with atomic_write(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(data_batch, partial)
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         state = model.state_dict()  # with FSDP all ranks take part in it
@@ -137,7 +137,7 @@ class NonFiniteHook(Hook):
                 for name, value in state.items()
                 if value.is_floating_point() and not value.isfinite().all()
             ]
-            with whole_file(path) as partial:
+            with atomic_write(path) as partial:
                 partial.write_text(
                     json.dumps(
                         dict(

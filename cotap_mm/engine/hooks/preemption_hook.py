@@ -18,7 +18,7 @@ from cotap_mm.distributed.collectives import all_reduce_max
 from cotap_mm.registry import HOOKS
 from cotap_mm.signals import EXIT_STATUS
 
-from .atomic_checkpoint_hook import SafeCheckpointHook, last_checkpoint
+from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
 
 __all__ = ['EXIT_STATUS', 'PreemptionHook', 'was_preempted']
 
@@ -98,7 +98,7 @@ class PreemptionHook(Hook):
                 level=logging.WARNING,
             )
             for hook in runner.hooks:
-                if isinstance(hook, SafeCheckpointHook):
+                if isinstance(hook, AtomicCheckpointHook):
                     hook.save_now(runner, done)
             self.stopped = True
             runner.train_loop.stop_training = True

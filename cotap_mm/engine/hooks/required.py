@@ -18,7 +18,7 @@ OURS = dict(
     monitor='MonitorHook',
     schedule_length='ScheduleLengthHook',
     preemption='PreemptionHook',
-    checkpoint='SafeCheckpointHook',
+    checkpoint='AtomicCheckpointHook',
 )
 #: Those of MMEngine, which adds them unless a config says None.
 _THEIRS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
@@ -82,7 +82,7 @@ def complete_hooks(config: Config) -> None:
 def complete_downstream_hooks(config: Config) -> None:
     """Let a downstream training save whole checkpoints and stop after a signal.
 
-    Its CheckpointHook becomes a SafeCheckpointHook with the same options, and it gets a
+    Its CheckpointHook becomes a AtomicCheckpointHook with the same options, and it gets a
     LoopPreemptionHook. What the config switches off stays off.
 
     Args:
@@ -92,7 +92,7 @@ def complete_downstream_hooks(config: Config) -> None:
         config.default_hooks = {}
     hooks = config.default_hooks
     if 'checkpoint' not in hooks or _name(hooks.checkpoint) == 'CheckpointHook':
-        hooks.checkpoint = dict(hooks.get('checkpoint') or {}, type='cotap_mm.SafeCheckpointHook')
+        hooks.checkpoint = dict(hooks.get('checkpoint') or {}, type='cotap_mm.AtomicCheckpointHook')
     others = [*hooks.values(), *(config.get('custom_hooks') or [])]
     if 'preemption' not in hooks and 'PreemptionHook' not in map(_name, others):
         hooks.preemption = dict(type='cotap_mm.LoopPreemptionHook')

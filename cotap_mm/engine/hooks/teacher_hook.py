@@ -8,7 +8,7 @@ from typing import Optional
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 
-from cotap_mm.distributed.fsdp import whole_parameters
+from cotap_mm.distributed.fsdp import full_parameters
 from cotap_mm.registry import HOOKS
 
 
@@ -55,6 +55,6 @@ class TeacherHook(Hook):
             return
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         decay = self.decay(runner.iter / max(runner.max_iters, 1))
-        with whole_parameters(runner.model):
+        with full_parameters(runner.model):
             model.teacher.update(model.student, decay)
         runner.message_hub.update_scalar('train/teacher_decay', decay)

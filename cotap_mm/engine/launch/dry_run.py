@@ -22,11 +22,11 @@ from cotap_mm.registry import DATASETS, build
 STEPS = 4  # the first ones are slow
 
 
-class _Enough(Exception):
+class _StopDryRun(Exception):
     """All steps of the trial are done."""
 
 
-class _Watch(Hook):
+class _StepTimer(Hook):
     """Takes the time of each iteration and stops behind the last one."""
 
     priority = 'LOWEST'
@@ -52,10 +52,10 @@ class _Watch(Hook):
         self.waiting.append(self._behind_data - self._behind_last)
         self._behind_last = now
         if len(self.seconds) == STEPS:
-            raise _Enough
+            raise _StopDryRun
 
 
-def stand_in_neighbors(config: Config, folder: str | Path) -> list[str]:
+def placeholder_neighbors(config: Config, folder: str | Path) -> list[str]:
     """Let each image have the next ones as neighbours where they are still to be found.
 
     Args:
@@ -81,7 +81,7 @@ def stand_in_neighbors(config: Config, folder: str | Path) -> list[str]:
     return missing
 
 
-def run_trial(runner: Runner) -> dict[str, float]:
+def dry_run(runner: Runner) -> dict[str, float]:
     """Train for :data:`STEPS` steps.
 
     Args:
@@ -96,13 +96,13 @@ def run_trial(runner: Runner) -> dict[str, float]:
     Raises:
         ValueError: If a step does not fit into the GPU.
     """
-    watch = _Watch()
+    watch = _StepTimer()
     runner.register_hook(watch)
     try:
         runner.train()
         if signals.received():
             raise signals.Stopped(signals.received())
-    except _Enough:
+    except _StopDryRun:
         runner.call_hook('after_train')
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(
@@ -125,7 +125,7 @@ def run_trial(runner: Runner) -> dict[str, float]:
 
 
 def describe_trial(found: dict[str, float], missing: list[str]) -> str:
-    """What :func:`run_trial` and :func:`stand_in_neighbors` found, in sentences."""
+    """What :func:`dry_run` and :func:`placeholder_neighbors` found, in sentences."""
     hours = found['seconds'] * found['iterations'] / 3600
     memory = f'{found["memory"] / 2**30:.1f} GB'
     if found['available']:

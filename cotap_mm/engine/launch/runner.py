@@ -23,12 +23,12 @@ from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm import signals
 from cotap_mm.command_line.tool import short_errors
-from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
+from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.distributed.failures import current_watch, limit_of, start_watch
-from cotap_mm.distributed.lost_ranks import explained_losses, timeout_of
-from cotap_mm.distributed.rendezvous import choose_interface, join_group, meeting_place
+from cotap_mm.distributed.lost_ranks import report_unresponsive_ranks, timeout_of
+from cotap_mm.distributed.rendezvous import join_group, rendezvous_store, set_gloo_interface
 from cotap_mm.distributed.slurm import set_variables_from_slurm
 from cotap_mm.engine.auto_neighbors import ensure_neighbors, warn_of_changed_images
 from cotap_mm.engine.backbones import find_backbones
@@ -53,7 +53,7 @@ from cotap_mm.registry import DATASETS, build
 from cotap_mm.weights.reading import read_checkpoint
 
 from .config import is_pretraining
-from .dry_run import describe_trial, run_trial, stand_in_neighbors
+from .dry_run import describe_trial, dry_run, placeholder_neighbors
 from .stops import explained_stops
 from .validation import check_config
 from .values import explained_options
@@ -79,7 +79,7 @@ def build_runner(
         config = make_config()
         start_processes(config)
         try:
-            with explained_losses():
+            with report_unresponsive_ranks():
                 if claims:
                     claim_folder(config, args.overwrite, args.force)
                 with explained_options(args.cfg_options):
@@ -139,7 +139,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
     keep_workers(True)
     try:
         with signals.listening(), explained_stops():
-            if args.check:
+            if args.dry_run:
                 check(args, make_config)
             else:
                 runner = build_runner(args, writable_config, claims=True)
@@ -197,8 +197,8 @@ def train(runner: Runner | FlexibleRunner) -> None:
     try:
         with (
             explained_stops(lambda: last_checkpoint(runner)),
-            explained_losses(lambda: runner.iter),
-            explained_deaths(lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])),
+            report_unresponsive_ranks(lambda: runner.iter),
+            report_dead_worker(lambda: getattr(runner.train_dataloader.dataset, 'being_read', [])),
         ):
             _train(runner)
     except Exception:
@@ -264,7 +264,7 @@ def test(runner: Runner | FlexibleRunner, run: Callable[[], Any]) -> None:
                 f'{len(wanted)} weights, the first is {missing[0]}; give what '
                 'training with this config has saved'
             )
-        with explained_deaths(lambda: getattr(runner.test_dataloader.dataset, 'being_read', [])):
+        with report_dead_worker(lambda: getattr(runner.test_dataloader.dataset, 'being_read', [])):
             run()
 
 
@@ -284,10 +284,10 @@ def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
             if is_pretraining(config):
                 complete_hooks(config)
                 check_config(config)
-                missing.extend(stand_in_neighbors(config, folder))
+                missing.extend(placeholder_neighbors(config, folder))
             return config
 
-        found = run_trial(build_runner(args, in_folder))
+        found = dry_run(build_runner(args, in_folder))
         if is_main_process():
             print(describe_trial(found, missing))
 
@@ -338,11 +338,11 @@ def start_processes(config: Config) -> None:
         set_variables_from_slurm(options.pop('port', None))
         launcher = 'pytorch'
     if torch.cuda.is_available():
-        place = meeting_place(options['timeout']) if launcher == 'pytorch' else {}
+        place = rendezvous_store(options['timeout']) if launcher == 'pytorch' else {}
         watch = (
             start_watch(place['rank'], place['world_size'], options['timeout']) if place else None
         )
-        with explained_losses(watch=watch):
+        with report_unresponsive_ranks(watch=watch):
             init_dist(launcher, **options, **place)
         return
     if launcher != 'pytorch':
@@ -350,7 +350,7 @@ def start_processes(config: Config) -> None:
             f'launcher {launcher!r} needs GPUs, and none is visible; use '
             'tools/dist_train.sh to train on several CPU processes'
         )
-    choose_interface()
+    set_gloo_interface()
     join_group('gloo', options['timeout'])
     config.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False

@@ -79,10 +79,10 @@ def check_config(config: Config) -> None:
         ValueError: With all that was found, each with its key.
     """
     found = []
-    for place, options in _dicts(config._cfg_dict.to_dict(), ''):
-        kind = _kind(place, options)
+    for place, options in _iter_dicts(config._cfg_dict.to_dict(), ''):
+        kind = _class_of(place, options)
         if kind is not None:
-            found += _mistakes(place, options, kind)
+            found += _errors(place, options, kind)
         found += _out_of_range(place, options)
     if found:
         raise ValueError('the config cannot be right:\n  ' + '\n  '.join(found))
@@ -103,7 +103,7 @@ def check_overrides(config: Config, options: dict[str, Any]) -> None:
         first = key.split('.')[0]
         if first not in known:
             raise ValueError(
-                f'--cfg-options {key}: the config has no {first!r}{_meant(first, known)}'
+                f'--cfg-options {key}: the config has no {first!r}{_suggestion(first, known)}'
             )
         index = key.split('.')[1:2]
         count = len(config.get('custom_hooks') or [])
@@ -138,18 +138,18 @@ def _out_of_range(place: str, options: dict) -> list[str]:
     return found
 
 
-def _dicts(part: Any, place: str) -> Iterator[tuple[str, dict]]:
+def _iter_dicts(part: Any, place: str) -> Iterator[tuple[str, dict]]:
     """All dicts of a config and their dotted places, outer ones first."""
     if isinstance(part, dict):
         yield place, part
         for key, value in part.items():
-            yield from _dicts(value, f'{place}.{key}'.lstrip('.'))
+            yield from _iter_dicts(value, f'{place}.{key}'.lstrip('.'))
     elif isinstance(part, (list, tuple)):
         for index, value in enumerate(part):
-            yield from _dicts(value, f'{place}.{index}')
+            yield from _iter_dicts(value, f'{place}.{index}')
 
 
-def _kind(place: str, options: dict) -> Optional[type]:
+def _class_of(place: str, options: dict) -> Optional[type]:
     """The class that is built from a dict, if that is known."""
     if place in _OPTIONS:
         return _OPTIONS[place]
@@ -162,7 +162,8 @@ def _kind(place: str, options: dict) -> Optional[type]:
     found = registry.get(name[-1])  # or MMEngine's
     if found is None:
         raise ValueError(
-            f'{place}.type: there is no {options["type"]!r}{_meant(name[-1], _names(registry))}'
+            f'{place}.type: there is no {options["type"]!r}'
+            f'{_suggestion(name[-1], _names(registry))}'
         )
     # Of OpenMMLab's and PyTorch's classes only the names of options are known.
     return found if inspect.isclass(found) else None
@@ -190,7 +191,7 @@ def _registry(place: str) -> Optional[Registry]:
     )
 
 
-def _mistakes(place: str, options: dict, kind: type) -> list[str]:
+def _errors(place: str, options: dict, kind: type) -> list[str]:
     known, hints, is_open = _arguments(kind)
     known |= {'type', '_scope_'} | next(
         (keys for start, keys in _TAKEN_OUT.items() if place.split('.')[0] == start), set()
@@ -198,7 +199,9 @@ def _mistakes(place: str, options: dict, kind: type) -> list[str]:
     found = []
     for key, value in options.items():
         if key not in known and not is_open:
-            found.append(f'{place}.{key}: {kind.__name__} has no such option{_meant(key, known)}')
+            found.append(
+                f'{place}.{key}: {kind.__name__} has no such option{_suggestion(key, known)}'
+            )
         elif key in hints and not isinstance(value, dict) and not _fits(value, hints[key]):
             found.append(f'{place}.{key}: expected {_name(hints[key])}, got {value!r}')
     return found
@@ -247,7 +250,7 @@ def _name(wanted: Any) -> str:
     return 'None' if wanted is type(None) else getattr(wanted, '__name__', str(wanted))
 
 
-def _meant(key: str, known: Collection[str]) -> str:
+def _suggestion(key: str, known: Collection[str]) -> str:
     lower = {each.lower(): each for each in sorted(known)}
     near = difflib.get_close_matches(key.lower(), lower, 1)
     return (

@@ -2,7 +2,7 @@
 
 Logs and scalars are not worth a training. Where the disk is full, read-only, or gone, the
 lines that cannot be written are lost and counted; a warning says so once, and another one that
-all is well again. Checkpoints have their own rule: :class:`cotap_mm.engine.SafeCheckpointHook`.
+all is well again. Checkpoints have their own rule: :class:`cotap_mm.engine.AtomicCheckpointHook`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from mmengine.logging import MMLogger, print_log
 from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
 
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import append_whole
+from cotap_mm.files.atomic_write import atomic_append
 
 _METHODS = ('add_config', 'add_graph', 'add_image', 'add_scalar', 'add_scalars')
 _PROBE = 4096  # bytes
@@ -90,7 +90,7 @@ class _WholeLines:
 
     def write(self, text: str) -> None:
         with self._outage.survived():
-            append_whole(self._path, text)
+            atomic_append(self._path, text)
 
     def flush(self) -> None:
         pass
@@ -174,7 +174,7 @@ def _reopen(backend: TensorboardVisBackend) -> None:
 
 def _append_record(record: dict, file_path: str, file_format: str) -> None:
     """As LocalVisBackend's, without half a record on a full disk."""
-    append_whole(file_path, dump(record, file_format=file_format) + '\n')
+    atomic_append(file_path, dump(record, file_format=file_format) + '\n')
 
 
 def check_folder(folder: str | Path) -> None:

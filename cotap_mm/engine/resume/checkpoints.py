@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 
-from cotap_mm.files.atomic_write import checksum, torn_archive, whole_file
+from cotap_mm.files.atomic_write import atomic_write, checksum, zip_error
 
 #: Names of the checkpoints that a run saves at its intervals.
 TEMPLATES = ('iter_{}.pth', 'epoch_{}.pth')
@@ -24,7 +24,7 @@ _POINTER = 'last_checkpoint'  # MMEngine's file with the path of the last checkp
 
 
 @contextmanager
-def whole_checkpoint(path: str | Path) -> Iterator[Path]:
+def atomic_checkpoint(path: str | Path) -> Iterator[Path]:
     """Write a checkpoint and, beside it, its record ``path`` + ``.json``.
 
     The record holds the size and checksum of the file, and a number that grows from one
@@ -34,10 +34,10 @@ def whole_checkpoint(path: str | Path) -> Iterator[Path]:
         path (str | Path): The checkpoint.
 
     Yields:
-        Path: Where to write; see :func:`cotap_mm.files.atomic_write.whole_file`.
+        Path: Where to write; see :func:`cotap_mm.files.atomic_write.atomic_write`.
     """
     path = Path(path)
-    with whole_file(path) as partial:
+    with atomic_write(path) as partial:
         yield partial
         numbers = [
             entry.written
@@ -48,7 +48,7 @@ def whole_checkpoint(path: str | Path) -> Iterator[Path]:
         # Before the checkpoint gets its name, which is never without its record. Where it
         # replaces another one, either is good until then.
         good = [each._asdict() for each in (entry, *_entries(path)[:1])]
-        with whole_file(_record(path)) as record:
+        with atomic_write(_record(path)) as record:
             record.write_text(json.dumps(dict(good=good, sum=_sum(good))) + '\n', encoding='utf-8')
 
 
@@ -58,7 +58,7 @@ def remove_checkpoint(path: str | Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def damage(path: str | Path) -> str | None:
+def checkpoint_error(path: str | Path) -> str | None:
     """What is wrong with a checkpoint; None for one that a training can resume from.
 
     A file with a record must have its size and checksum. One without, e.g. by MMEngine's
@@ -246,7 +246,7 @@ def _inspect(path: Path) -> tuple[str | None, _Entry | None]:
         if not stat.S_ISREG(path.stat().st_mode):
             return 'is not a file', None
         known = _entries(path)
-        problem, entry = _unlike_record(path, known) if known else (torn_archive(path), None)
+        problem, entry = _unlike_record(path, known) if known else (zip_error(path), None)
         return problem or missing_parts(path), entry
     except OSError as error:
         return f'cannot be read ({type(error).__name__}: {error})', None

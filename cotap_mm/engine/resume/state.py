@@ -85,7 +85,7 @@ def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -
     for name, queue in _queues(model).items():
         first = {key: checkpoint['state_dict'][f'{name}.{key}'] for key in queue.state_dict()}
         parts = [first, *others[name]]
-        queue.share_out(parts, rank(), now)
+        queue.redistribute(parts, rank(), now)
         told.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
     _seed(seed, rank(), state['samples_seen'])
     queues = f': merged and redistributed {", ".join(told)}; ' if told else '; '

@@ -19,7 +19,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.logging import print_log
 
 from cotap_mm.distributed.first_rank import on_first_rank
-from cotap_mm.files.atomic_write import whole_file
+from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.files.locks import Lock, Locked, acquire_lock
 
 from .checkpoints import TEMPLATES, numbered_checkpoints, stamps
@@ -263,7 +263,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _write_record(folder: Path, content: dict[str, Any]) -> None:
-    with whole_file(folder / _RECORD) as partial:
+    with atomic_write(folder / _RECORD) as partial:
         partial.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
 
 

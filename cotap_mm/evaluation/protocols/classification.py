@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, gather_rows
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size
-from cotap_mm.evaluation.batches import batches, my_share, with_progress
+from cotap_mm.evaluation.batches import iter_batches, rank_indices, with_progress
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.ops.nearest import BLOCK_SIZE, build_search
 
@@ -57,7 +57,7 @@ def cls_features(
     rows: list[Tensor] = []
     labels: list[int] = []
     indices: list[int] = []
-    for batch in batches(dataset, batch_size, image_size, 'CLS features'):
+    for batch in iter_batches(dataset, batch_size, image_size, 'CLS features'):
         rows.append(encoder(batch.images).cls)
         labels += [int(label) for label in batch.labels]
         indices += batch.indices
@@ -125,7 +125,7 @@ def knn_classification(
     settings = [(k, temperature), *grid]
     hits = torch.zeros(len(settings), 2, dtype=torch.long, device=memory.features.device)
     mine = torch.tensor(
-        list(my_share(len(queries.labels))), dtype=torch.long, device=queries.labels.device
+        list(rank_indices(len(queries.labels))), dtype=torch.long, device=queries.labels.device
     )
     for part in mine.split(BLOCK_SIZE):
         rows = F.normalize(queries.features[part], dim=1)

@@ -18,7 +18,7 @@ from torch import Tensor
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
 from cotap_mm.encoders.encoder import Encoder, normalize_images
 from cotap_mm.encoders.images import Size, resize_image
-from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.metrics import patch_labels
 from cotap_mm.ops.nearest import nearest
@@ -92,7 +92,7 @@ def correspondence(
     )
     # For each class: right matches, matches, patches, sum of chances. Last: pairs.
     sums = torch.zeros(4 * num_classes + 1, dtype=torch.double)
-    for _, images, others in batches(
+    for _, images, others in iter_batches(
         _Pairs(dataset, chosen, image_size), batch_size, image_size, 'correspondence'
     ):
         maps = encoder(images).patches
@@ -196,7 +196,7 @@ def _nearest_pairs(
     side = encoder.patch_size
     rows = [encoder(torch.zeros(1, 3, side, side)).cls[:0]]  # there may be fewer images than ranks
     indices: list[int] = []
-    for batch in batches(dataset, batch_size, image_size, 'CLS features'):
+    for batch in iter_batches(dataset, batch_size, image_size, 'CLS features'):
         rows.append(encoder(batch.images).cls)
         indices += batch.indices
     order = gather_rows(torch.tensor(indices, dtype=torch.long)).argsort()

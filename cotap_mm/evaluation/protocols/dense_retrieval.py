@@ -22,7 +22,7 @@ from torchvision.tv_tensors import Image, Mask
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size, resize_image
-from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.metrics import (
     confusion_matrix,
@@ -103,7 +103,7 @@ def build_memory(
     device = torch.device(device) if device is not None else encoder.device
     features: list[Tensor] = []
     shares: list[Tensor] = []
-    for indices, images, labels in batches(memory, batch_size, image_size, 'memory'):
+    for indices, images, labels in iter_batches(memory, batch_size, image_size, 'memory'):
         patches = F.normalize(encoder(images).patches, dim=1)  # (B, C, h, w)
         for index, feature, label in zip(indices, patches, labels):
             share = patch_labels(label, feature.shape[1:], num_classes)
@@ -207,7 +207,7 @@ def dense_retrieval(
     )
     search = build_search(bank, faiss_index)
     confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
-    for _, images, labels in batches(queries, batch_size, image_size, 'retrieval'):
+    for _, images, labels in iter_batches(queries, batch_size, image_size, 'retrieval'):
         maps = vote(encoder(images).patches.to(device), search, shares, k, temperature)
         for soft, label in zip(maps, labels):
             guess = label_from_shares(soft, label.shape)

@@ -21,7 +21,7 @@ from torch import Tensor
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size
-from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.metrics import patch_labels
 
@@ -111,7 +111,7 @@ def dispersion(
     widths = [maps.shape[1] for maps in _maps(encoder, torch.zeros(1, 3, side, side), layers)]
     sums = [_Sums(num_classes, width) for width in widths]
     share = -(-sample_size // len(dataset))
-    for indices, images, labels in batches(dataset, batch_size, image_size, 'dispersion'):
+    for indices, images, labels in iter_batches(dataset, batch_size, image_size, 'dispersion'):
         maps = [F.normalize(each, dim=1).cpu() for each in _maps(encoder, images, layers)]
         for place, (index, label) in enumerate(zip(indices, labels)):
             grid = (maps[0].shape[2], maps[0].shape[3])

@@ -22,7 +22,7 @@ from torch import Tensor
 from cotap_mm.distributed.collectives import all_reduce_sum
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size
-from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 from cotap_mm.ops import foreground_mask
@@ -91,7 +91,7 @@ def foreground(
         )
     # Sums: images, objects, everything, best head, best prototype, mean of heads, each head.
     sums = torch.zeros(6 + heads, dtype=torch.double)
-    for _, images, labels in batches(dataset, batch_size, image_size, 'foreground'):
+    for _, images, labels in iter_batches(dataset, batch_size, image_size, 'foreground'):
         by_cls = by_prototype = None
         if heads:
             attention = encoder.cls_attention(images).cpu()  # (B, heads, h, w)

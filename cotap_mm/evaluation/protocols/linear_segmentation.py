@@ -27,7 +27,7 @@ from torch import Tensor, nn
 from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, rank, world_size
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size
-from cotap_mm.evaluation.batches import batches, with_progress
+from cotap_mm.evaluation.batches import iter_batches, with_progress
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 from cotap_mm.evaluation.metrics import confusion_matrix, segmentation_scores
@@ -141,7 +141,7 @@ def linear_segmentation(
     head = train_head(cached, num_classes, settings, encoder.device, seed)
     with torch.no_grad():
         confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=encoder.device)
-        for _, images, labels in batches(val, batch_size, image_size, 'scoring'):
+        for _, images, labels in iter_batches(val, batch_size, image_size, 'scoring'):
             for features, label in zip(encoder(images).patches, labels):
                 if settings.map_size is not None:
                     features, label = _to_map(features, label, settings.map_size)
@@ -175,7 +175,7 @@ def cache_features(
     ``image_size``, or both to ``map_size``.
     """
     found = []
-    for _, images, labels in batches(dataset, batch_size, image_size, 'features'):
+    for _, images, labels in iter_batches(dataset, batch_size, image_size, 'features'):
         for features, label in zip(encoder(images).patches, labels):
             _check_label(label, num_classes)
             if map_size is not None:

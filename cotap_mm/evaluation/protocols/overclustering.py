@@ -22,7 +22,7 @@ from torch import Tensor
 from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, gather_rows, rank
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size
-from cotap_mm.evaluation.batches import batches
+from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 from cotap_mm.evaluation.metrics import segmentation_scores
@@ -160,7 +160,7 @@ def _reduced_features(
     grids: list[tuple[int, int]] = []
     masks: list[Tensor] = []
     numbers: list[int] = []
-    for indices, images, labels in batches(dataset, batch_size, image_size, 'features'):
+    for indices, images, labels in iter_batches(dataset, batch_size, image_size, 'features'):
         patches = encoder(images).patches
         rows.append(patches.flatten(2).transpose(1, 2).flatten(0, 1).cpu())  # (B h w, C)
         grids += [(patches.shape[2], patches.shape[3])] * len(images)

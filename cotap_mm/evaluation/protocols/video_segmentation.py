@@ -32,7 +32,7 @@ from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
 from cotap_mm.encoders.encoder import Encoder, normalize_images
 from cotap_mm.encoders.images import Picture, Size, resize_image, to_pixels
-from cotap_mm.evaluation.batches import my_share, with_progress
+from cotap_mm.evaluation.batches import rank_indices, with_progress
 from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 from cotap_mm.evaluation.data.video import Clip, with_one_range
 
@@ -92,7 +92,7 @@ def label_propagation(
     """
     rows: list[list[float]] = []
     num_unlabeled = torch.zeros(1, dtype=torch.long)
-    for index in with_progress(my_share(len(dataset)), 'clips'):
+    for index in with_progress(rank_indices(len(dataset)), 'clips'):
         clip = dataset[index]
         if not len(clip.scored):
             continue

@@ -9,7 +9,7 @@ from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 
-from cotap_mm.models.losses.finite_check import left_to_the_optimizer
+from cotap_mm.models.losses.finite_check import skip_finite_checks
 from cotap_mm.models.modules import (
     AssignmentQueue,
     EMATeacher,
@@ -22,7 +22,7 @@ from cotap_mm.ops import foreground_mask
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
-from .inference import TrainedNetworks
+from .inference import FeatureExtractionMixin
 
 Views = dict[str, Tensor]
 
@@ -35,7 +35,7 @@ def _build(cfg, **defaults) -> nn.Module:
     return cfg if isinstance(cfg, nn.Module) else build(MODELS, cfg, **defaults)
 
 
-class PatchBranch(NamedTuple):
+class PatchScores(NamedTuple):
     """One step's scores of the patch branch; I = 2B images and positives."""
 
     student_global: Tensor  # (I, G, K, H, W)
@@ -44,7 +44,7 @@ class PatchBranch(NamedTuple):
     foreground: Tensor  # (I, G, H, W) bool
 
 
-class ClsBranch(NamedTuple):
+class ClsScores(NamedTuple):
     """One step's scores of the CLS branch."""
 
     student: Tensor  # (I, V, K), global crops first
@@ -52,7 +52,7 @@ class ClsBranch(NamedTuple):
 
 
 @MODELS.register_module()
-class CoTAP(TrainedNetworks, BaseSelfSupervisor):
+class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
     """Self-supervised post-pretraining with explicit semantic concentration.
 
     A student learns from its own slow average, the teacher, on two branches:
@@ -180,7 +180,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
 
     # ---- one training step -------------------------------------------------------------
 
-    @left_to_the_optimizer()
+    @skip_finite_checks()
     def loss(self, inputs: dict[str, Views], data_samples: Optional[list] = None) -> dict:
         """The named losses of one step; memories are updated afterwards.
 
@@ -216,17 +216,17 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
                 results[f'loss_{name}'] = weight * results[f'loss_{name}']
         return results
 
-    def _score(self, views: dict[str, Views]) -> tuple[Optional[PatchBranch], Optional[ClsBranch]]:
+    def _score(self, views: dict[str, Views]) -> tuple[Optional[PatchScores], Optional[ClsScores]]:
         """All forward passes: globals of both branches together, then the locals."""
         patch_t, cls_t, foreground = self._score_teacher(views)
         patch_g, cls_g = self._score_student(views, 'student_global', fill_bank=True)
         patch_l, cls_l = self._score_student(views, 'student_local')
         patch = cls = None
         if patch_g is not None:
-            patch = PatchBranch(patch_g, patch_l, patch_t, foreground)
+            patch = PatchScores(patch_g, patch_l, patch_t, foreground)
         if cls_g is not None:
             student = cls_g if cls_l is None else torch.cat([cls_g, cls_l], dim=1)
-            cls = ClsBranch(student, cls_t)
+            cls = ClsScores(student, cls_t)
         return patch, cls
 
     @torch.no_grad()
@@ -276,7 +276,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             cls = net.head['cls'](features).unflatten(0, shape)  # (I, V, K)
         return patch, cls
 
-    def _patch_losses(self, patch: PatchBranch, views: Views) -> dict[str, Tensor]:
+    def _patch_losses(self, patch: PatchScores, views: Views) -> dict[str, Tensor]:
         results = {}
         scores = patch.teacher.flatten(3).transpose(2, 3)  # (I, G, N, K)
         if 'patch_cluster' in self.losses:
@@ -306,7 +306,7 @@ class CoTAP(TrainedNetworks, BaseSelfSupervisor):
             results['monitor/foreground_share'] = patch.foreground.float().mean()
         return results
 
-    def _cls_losses(self, cls: ClsBranch) -> dict[str, Tensor]:
+    def _cls_losses(self, cls: ClsScores) -> dict[str, Tensor]:
         results: dict[str, Tensor] = {}
         if 'cls_cluster' not in self.losses and 'cls_neighbor' not in self.losses:
             return results

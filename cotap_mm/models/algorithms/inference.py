@@ -11,7 +11,7 @@ from cotap_mm.models.modules import feature_std, prototypes_in_use
 from cotap_mm.ops import foreground_mask
 
 
-class TrainedNetworks:
+class FeatureExtractionMixin:
     """Features, masks and monitors of a module that has backbone, neck, head and teacher."""
 
     @property

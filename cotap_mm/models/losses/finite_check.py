@@ -33,7 +33,7 @@ def check_finite(name: str, values: Tensor) -> None:
 
 
 @contextmanager
-def left_to_the_optimizer() -> Iterator[None]:
+def skip_finite_checks() -> Iterator[None]:
     """No check within; ``MixedPrecisionOptimWrapper`` leaves out steps that are not finite."""
     token = _checking.set(False)
     try:

@@ -87,7 +87,7 @@ class FeatureQueue(nn.Module):
         order = (self.cursor - 1 - torch.arange(filled, device=self.features.device)) % self.size
         return self.features[order]
 
-    def share_out(self, parts: list[dict[str, Tensor]], rank: int, world_size: int) -> None:
+    def redistribute(self, parts: list[dict[str, Tensor]], rank: int, world_size: int) -> None:
         """Take a share of the queues of a run on another number of ranks.
 
         Args:
@@ -99,13 +99,13 @@ class FeatureQueue(nn.Module):
         queues = [self._stored(part) for part in parts]
         rows = torch.cat([queue.newest_first() for queue in queues])
         age = torch.cat([torch.arange(len(queue)) for queue in queues]).to(rows.device)
-        rows = self._share(rows[age.argsort(stable=True)], rank, world_size)
+        rows = self._shard(rows[age.argsort(stable=True)], rank, world_size)
         for buffer in (self.features, self.num_filled, self.cursor):
             buffer.zero_()
         self._was_full = False
         self.push(rows.to(self.features.device))
 
-    def _share(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
+    def _shard(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
         return rows[rank::world_size]
 
     def _stored(self, state: dict[str, Tensor]) -> FeatureQueue:

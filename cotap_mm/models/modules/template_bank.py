@@ -68,7 +68,7 @@ class TemplateBank(FeatureQueue):
         self.has_started_prototypes.fill_(True)
         return True
 
-    def _share(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
+    def _shard(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
         # Banks are not shared out: each is as large as the only one of a single rank.
         is_mine = torch.arange(len(rows), device=rows.device) % world_size == rank
         return torch.cat([rows[is_mine], rows[~is_mine]])

@@ -12,8 +12,8 @@ from PIL import Image
 
 from cotap_mm.visualization.figures.canvas import Pixels
 
-from .render import MOST_CLUSTERS, MOST_SHOWN, CannotDraw, Drawing, FeatureBrowser, Point
-from .request_filter import PageGuard
+from .render import MOST_CLUSTERS, MOST_SHOWN, Drawing, FeatureBrowser, NotAvailable, Point
+from .request_filter import RequestFilter
 from .sessions import MOST_SESSIONS, MOST_WAITING, PageSessions
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # tells nobody; read when gradio is imported
@@ -53,7 +53,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
             drawing = browser.draw(
                 _indices(chosen), f'{mode}'[:50], Point(*point), _whole(number), _whole(count)
             )
-        except CannotDraw as error:
+        except NotAvailable as error:
             raise gradio.Error(f'{error}', print_exception=False) from error
         return drawing.sheet, drawing.note
 
@@ -63,7 +63,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
         try:
             x, y = (_whole(each) for each in event._data['index'])
             found = browser.locate(x, y, len(_indices(chosen)))
-        except (TypeError, ValueError, KeyError) as error:  # CannotDraw is a ValueError
+        except (TypeError, ValueError, KeyError) as error:  # NotAvailable is a ValueError
             raise gradio.Error('click into a picture', print_exception=False) from error
         point = Point(*point) if found is None else found
         return (*draw(chosen, mode, number, count, point), point)
@@ -133,16 +133,16 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
 
 
 def _whole(value: Any) -> int:
-    """A number that a request holds; ``CannotDraw`` if it is none."""
+    """A number that a request holds; ``NotAvailable`` if it is none."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise CannotDraw('a number is expected')
+        raise NotAvailable('a number is expected')
     return int(value)  # finite, see page_calls.py
 
 
 def _indices(chosen: Any) -> list[int]:
-    """Chosen images in their order; ``CannotDraw`` if these are no numbers."""
+    """Chosen images in their order; ``NotAvailable`` if these are no numbers."""
     if not isinstance(chosen, list):
-        raise CannotDraw('a list of images is expected')
+        raise NotAvailable('a list of images is expected')
     return sorted(map(_whole, chosen))
 
 
@@ -154,7 +154,7 @@ def serve(
     names: Sequence[str] = (),
     root_path: str = '',
 ) -> None:
-    """Serve a page, and nothing else; see :class:`PageGuard`.
+    """Serve a page, and nothing else; see :class:`RequestFilter`.
 
     Args:
         page (gradio.Blocks): From :func:`build_page`.
@@ -186,7 +186,7 @@ def serve(
         app_kwargs=dict(
             middleware=[
                 Middleware(
-                    PageGuard,
+                    RequestFilter,
                     host=host,
                     names=names,
                     root_path=root_path,

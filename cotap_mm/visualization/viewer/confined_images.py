@@ -7,11 +7,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from cotap_mm.datasets.sources.files import BadImage, Enough, ImageList
+from cotap_mm.datasets.sources.files import BadImage, ImageList, SizePredicate
 from cotap_mm.files.atomic_write import printable
 
 
-class InsideFolder:
+class ConfinedImages:
     """The images of a list whose files lie in its folder, links followed to their ends.
 
     A file is looked at again when it is read: it may have become a link since.
@@ -53,7 +53,7 @@ class InsideFolder:
         """Name of an image relative to the folder."""
         return self.source.name(self._indices[index])
 
-    def read(self, index: int, enough: Enough = None) -> Any:
+    def read(self, index: int, enough: SizePredicate = None) -> Any:
         """Pixels (H, W, 3), uint8.
 
         Raises:

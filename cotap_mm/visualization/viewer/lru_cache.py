@@ -9,7 +9,7 @@ from typing import Any, Callable
 from torch import Tensor
 
 
-class KeptValues:
+class MemoryLRU:
     """Values by key; what has not been asked for longest goes first.
 
     Args:

@@ -22,7 +22,7 @@ from cotap_mm.visualization.figures.overlays import foreground_overlay
 from cotap_mm.visualization.figures.prototypes import attention_overlay
 from cotap_mm.visualization.report.image_set import encode_images, in_batches, read_images
 
-from .lru_cache import KeptValues
+from .lru_cache import MemoryLRU
 
 GAP = 8  # pixels between pictures
 LABEL = 136  # pixels that the name of a row takes
@@ -59,7 +59,7 @@ class Drawing(NamedTuple):
     note: str
 
 
-class CannotDraw(ValueError):
+class NotAvailable(ValueError):
     """Something that is asked for cannot be shown; the sentence is for the one who asked."""
 
 
@@ -84,7 +84,7 @@ class FeatureBrowser:
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self.encoders, self.source, self.size = encoders, source, size
-        self._kept = KeptValues(most_bytes)
+        self._kept = MemoryLRU(most_bytes)
         self._one_at_a_time = threading.Lock()
         self.modes: dict[str, Callable[..., Drawing]] = {
             'similarity': self._similarity,
@@ -116,20 +116,20 @@ class FeatureBrowser:
             Drawing: The sheet and what it shows.
 
         Raises:
-            CannotDraw: If no image is chosen or too many, one cannot be read, the mode is
+            NotAvailable: If no image is chosen or too many, one cannot be read, the mode is
                 unknown, a number is out of range, or an encoder cannot show it.
         """
         chosen = list(chosen)
         if not chosen:
-            raise CannotDraw('choose at least one image')
+            raise NotAvailable('choose at least one image')
         if len(chosen) > MOST_SHOWN:
-            raise CannotDraw(f'choose at most {MOST_SHOWN} images, got {len(chosen)}')
+            raise NotAvailable(f'choose at most {MOST_SHOWN} images, got {len(chosen)}')
         if not all(0 <= index < len(self.source) for index in chosen):
-            raise CannotDraw(f'images are 0..{len(self.source) - 1}, got {chosen}')
+            raise NotAvailable(f'images are 0..{len(self.source) - 1}, got {chosen}')
         if mode not in self.modes:
-            raise CannotDraw(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
+            raise NotAvailable(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
         if not 2 <= count <= MOST_CLUSTERS or number < 0:
-            raise CannotDraw(
+            raise NotAvailable(
                 f'there can be 2 to {MOST_CLUSTERS} clusters, and prototypes count '
                 f'from 0, got {count} and {number}'
             )
@@ -151,7 +151,7 @@ class FeatureBrowser:
         """Whether an image can be shown."""
         try:
             self._photo(index)
-        except CannotDraw:
+        except NotAvailable:
             return False
         return True
 
@@ -179,7 +179,7 @@ class FeatureBrowser:
             try:
                 return read_images(self.source, [index], self.size).pixels[0]
             except BadImage as error:  # whose sentence may hold the path
-                raise CannotDraw(
+                raise NotAvailable(
                     f'{printable(self.source.name(index))} cannot be read, it is '
                     'damaged, too large or gone; choose another image'
                 ) from error
@@ -263,7 +263,9 @@ class FeatureBrowser:
         for name, weights in found.items():
             weights = weights.mean(dim=1)  # (B, heads, h, w, M) -> (B, h, w, M)
             if number >= weights.shape[-1]:
-                raise CannotDraw(f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}')
+                raise NotAvailable(
+                    f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}'
+                )
             rows[name] = self._overlays(chosen, weights[..., number].numpy())
         return self._sheet(
             chosen,
@@ -309,7 +311,7 @@ class FeatureBrowser:
             except NotImplementedError as error:
                 reasons.append(f'{name}: {error}')
         if not found:
-            raise CannotDraw('; '.join(reasons))
+            raise NotAvailable('; '.join(reasons))
         return found, ''.join(f' Without {reason}.' for reason in reasons)
 
     def _overlays(self, chosen: list[int], maps: np.ndarray) -> list[Pixels]:

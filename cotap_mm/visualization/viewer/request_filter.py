@@ -42,7 +42,7 @@ Refusal = tuple[int, str]
 _NOTHING: Refusal = (404, 'There is nothing here.')
 
 
-class PageGuard:
+class RequestFilter:
     """ASGI middleware that refuses what the page does not ask for.
 
     On a loopback address, requests under another name are refused too: a web page from

@@ -1,0 +1,74 @@
+"""Old names keep working for one release, with one warning that gives the new name."""
+
+from __future__ import annotations
+
+import argparse
+import warnings
+from typing import Any
+
+from mmengine.registry import Registry
+
+#: The release that no longer knows the old names.
+REMOVED_IN = '0.3'
+# Python hides a DeprecationWarning from those who type a command.
+warnings.filterwarnings('default', message='.* is deprecated, use ', category=DeprecationWarning)
+
+
+def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
+    """Warn that a name is deprecated.
+
+    Args:
+        old (str): What the user typed.
+        new (str): What to type instead.
+        stacklevel (int): See :func:`warnings.warn`. Defaults to 3, the caller's caller.
+    """
+    warnings.warn(
+        f'{old} is deprecated, use {new}; cotap_mm {REMOVED_IN} will not accept the old name',
+        DeprecationWarning,
+        stacklevel,
+    )
+
+
+def register_renamed(registry: Registry, old: str, new: type) -> None:
+    """Let configs build a class by its old name.
+
+    Args:
+        registry (Registry): Where both names are registered.
+        old (str): The old name.
+        new (type): The class.
+    """
+
+    def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
+        warn_renamed(f"type='{old}'", f"type='{new.__name__}'")
+        new.__init__(self, *args, **kwargs)
+
+    __init__.__wrapped__ = new.__init__  # type: ignore[attr-defined]
+    registry.register_module(
+        name=old, module=type(old, (new,), {'__init__': __init__, '__module__': new.__module__})
+    )
+
+
+class RenamedOption(argparse.Action):
+    """An option's old spelling: ``add_argument('--old', action=RenamedOption, new='--new')``."""
+
+    def __init__(self, *args: Any, new: str, value: Any = None, **kwargs: Any) -> None:
+        self.new, self.value = new, value
+        if value is not None:
+            kwargs['nargs'] = 0
+        kwargs.update(
+            dest=new.lstrip('-').replace('-', '_'),
+            default=argparse.SUPPRESS,
+            help=argparse.SUPPRESS,
+        )
+        super().__init__(*args, **kwargs)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value under the new name."""
+        warn_renamed(str(option_string), self.new)
+        setattr(namespace, self.dest, values if self.value is None else self.value)
