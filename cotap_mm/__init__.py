@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import compat  # noqa: F401  (checks versions, works around known incompatibilities)
+from . import compat  # noqa: F401  (checks versions, applies workarounds)
 from .version import __version__
 
 __all__ = ['__version__', 'load']
 
 
 def __getattr__(name: str) -> Any:
-    """``cotap_mm.load``; imported on first use, since it needs all models."""
+    """Import ``cotap_mm.load`` on first use, since it needs all models."""
     if name == 'load':
         from .encoders.load import load
 

@@ -1,4 +1,4 @@
-"""Old names keep working for one release, with one warning that gives the new name."""
+"""Keep old names working for one release, with a warning that gives the new name."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 
 from mmengine.registry import Registry
 
-#: The release that no longer knows the old names.
+#: The release that no longer accepts the old names.
 REMOVED_IN = '0.3'
-# Python hides a DeprecationWarning from those who type a command.
+# By default Python hides a DeprecationWarning from users of a command.
 warnings.filterwarnings('default', message='.* is deprecated, use ', category=DeprecationWarning)
 
 
@@ -18,8 +18,8 @@ def warn_renamed(old: str, new: str, stacklevel: int = 3) -> None:
     """Warn that a name is deprecated.
 
     Args:
-        old (str): What the user typed.
-        new (str): What to type instead.
+        old (str): Old name, as the user typed it.
+        new (str): New name.
         stacklevel (int): See :func:`warnings.warn`. Defaults to 3, the caller's caller.
     """
     warnings.warn(
@@ -33,9 +33,9 @@ def register_renamed(registry: Registry, old: str, new: type) -> None:
     """Let configs build a class by its old name.
 
     Args:
-        registry (Registry): Where both names are registered.
-        old (str): The old name.
-        new (type): The class.
+        registry (Registry): Registry of both names.
+        old (str): Old name.
+        new (type): Class with the new name.
     """
 
     def __init__(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -49,7 +49,15 @@ def register_renamed(registry: Registry, old: str, new: type) -> None:
 
 
 class RenamedOption(argparse.Action):
-    """An option's old spelling: ``add_argument('--old', action=RenamedOption, new='--new')``."""
+    """Old name of an option: ``add_argument('--old', action=RenamedOption, new='--new')``.
+
+    Args:
+        *args: Arguments of :class:`argparse.Action`.
+        new (str): New name of the option.
+        value (object, optional): Value that the old option, a flag, stands for. Defaults to
+            None: the option takes a value.
+        **kwargs: Arguments of :class:`argparse.Action`.
+    """
 
     def __init__(self, *args: Any, new: str, value: Any = None, **kwargs: Any) -> None:
         self.new, self.value = new, value

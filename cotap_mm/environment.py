@@ -1,4 +1,4 @@
-"""Where and with what a figure was measured."""
+"""Hardware and versions that a measurement depends on."""
 
 from __future__ import annotations
 
@@ -14,17 +14,20 @@ from .version import __version__
 
 
 def describe_versions() -> dict[str, str]:
-    """Versions that a result depends on."""
+    """Versions of Python, PyTorch and cotap_mm."""
     return dict(
         python=platform.python_version(), torch=str(torch.__version__), cotap_mm=__version__
     )
 
 
 def environment_info(device: str = 'cpu') -> dict[str, str]:
-    """Device, versions and date, to stand beside every figure.
+    """Device, versions and date, to be reported with every measurement.
 
     Args:
-        device (str): Where it was measured. Defaults to 'cpu'.
+        device (str): Device of the measurement. Defaults to 'cpu'.
+
+    Returns:
+        dict[str, str]: ``machine``, ``python``, ``torch``, ``cotap_mm`` and ``date``.
     """
     name = (
         torch.cuda.get_device_name()
@@ -35,7 +38,7 @@ def environment_info(device: str = 'cpu') -> dict[str, str]:
 
 
 def peak_bytes() -> int:
-    """Most memory that this process has held, without that of its workers and of the GPU."""
+    """Peak resident memory of this process in bytes, without its workers and the GPU."""
     try:
         status = Path('/proc/self/status').read_text(encoding='ascii')
     except OSError:  # not Linux

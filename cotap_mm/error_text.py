@@ -1,11 +1,11 @@
-"""Reduce any exception to the one sentence that a user needs, without a traceback."""
+"""Reduce an exception to one line for the user, without a traceback."""
 
 from __future__ import annotations
 
 import re
 
-LONGEST = 1500  # characters of a sentence; the rest is cut
-#: Import name -> what pip calls it, where the two differ.
+LONGEST = 1500  # characters; the rest is truncated
+#: Import name -> name of the distribution, if they differ.
 _PIP_NAMES = {
     'cv2': 'opencv-python',
     'PIL': 'pillow',
@@ -20,23 +20,23 @@ _PIP_NAMES = {
 def sentence_of(error: BaseException) -> str:
     """Describe an exception in one line.
 
-    An exception that a worker of a DataLoader raised arrives with the worker's traceback in its
-    message; only the original sentence is kept of it. Errors of the operating system get their
-    file, missing packages the command that installs them.
+    The message of an exception from a DataLoader worker contains the worker's traceback; only
+    the original message is kept. The file is added to errors of the operating system, and the
+    installation command to errors about missing packages.
 
     Args:
         error (BaseException): Any exception.
 
     Returns:
-        str: One line of at most ``LONGEST`` characters; the name of the type if the exception
-        has no message.
+        str: One line of at most ``LONGEST`` characters; the type if the exception has no
+        message.
     """
     text = one_line(_text(error))
     return text or type(error).__name__
 
 
 def one_line(text: str) -> str:
-    """Join the lines of a message; an indented line is an entry of a list.
+    """Join the lines of a message; indented lines are entries of a list.
 
     Args:
         text (str): A message of any length.
@@ -68,19 +68,22 @@ def _text(error: BaseException) -> str:
 
 
 def of_worker(text: str, name: str) -> str:
-    """Cut the traceback of another process, or a quoted one, out of a message.
+    """Remove the traceback of another process, or a quoted one, from a message.
 
     Args:
-        text (str): Message; one that PyTorch has raised again for a loader's process holds its
-            traceback, whose last line that names an error has the original message.
-        name (str): Of the error's type.
+        text (str): Message. If PyTorch raised the exception of a loader worker again, it contains
+            the worker's traceback, whose last line with an error type has the original message.
+        name (str): Name of the error type.
+
+    Returns:
+        str: The original message.
     """
     mark = 'Traceback (most recent call last)'
     if mark not in text:
         return text
-    # The last line without indentation that looks like "package.Type: sentence".
-    found = list(re.finditer(r'^[A-Za-z_][\w.]*: ', text[text.rindex(mark) :], re.MULTILINE))
-    own = [match for match in found if match[0][:-2].split('.')[-1] == name]
-    if own or found:
-        return text[text.rindex(mark) + (own or found)[-1].end() :].strip()
+    # The last line without indentation that looks like "package.Type: message".
+    matches = list(re.finditer(r'^[A-Za-z_][\w.]*: ', text[text.rindex(mark) :], re.MULTILINE))
+    own = [match for match in matches if match[0][:-2].split('.')[-1] == name]
+    if own or matches:
+        return text[text.rindex(mark) + (own or matches)[-1].end() :].strip()
     return text[: text.index(mark)]

@@ -1,4 +1,4 @@
-"""Errors whose message is all a user needs: they end a tool in one line, without a traceback."""
+"""Errors whose message is all a user needs: tools report them in one line, without a traceback."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from .error_text import of_worker
 
 
 class UserError(RuntimeError):
-    """A run stopped for a reason that its user can act on, whenever it happened.
+    """A run has to stop for a reason that the user can act on.
 
-    ValueError, FileNotFoundError and ImportError mean the same while a tool is being set up;
-    later they may come from anywhere. Raise this one, or a subclass, where a training, a
-    search or an evaluation has to stop: too many bad images, a full disk, a diverged loss, a
-    rank that does not answer. The message states the rule, the value got, and the way out.
+    ValueError, FileNotFoundError and ImportError have the same meaning while a tool is being set
+    up; later they may come from anywhere. Raise this error, or a subclass, if a training, a
+    search or an evaluation has to stop: too many bad images, a full disk, a diverged loss, a rank
+    that does not answer. The message states the rule, the value, and the remedy.
     """
 
     def __init__(self, *args: object) -> None:

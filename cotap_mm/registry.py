@@ -1,10 +1,9 @@
 """Registries of cotap_mm, scope ``cotap_mm``.
 
-They are direct children of MMEngine's root registries, so that
-``type='cotap_mm.DINOViT'`` resolves from configs of MMPretrain,
-MMSegmentation and MMDetection alike, without ``custom_imports``. Keep this file
-free of other imports: MMEngine imports it on its own and hides an ImportError
-raised here behind "X is not in the registry".
+They are direct children of MMEngine's root registries, so that ``type='cotap_mm.DINOViT'``
+resolves from configs of MMPretrain, MMSegmentation and MMDetection without ``custom_imports``.
+Keep this file free of other imports: MMEngine imports it by itself and hides an ImportError raised
+here with the message "X is not in the registry".
 """
 
 from __future__ import annotations
@@ -42,16 +41,16 @@ VISBACKENDS = _child('vis_backend', root.VISBACKENDS, ['cotap_mm.visualization']
 
 
 def build(registry: root.Registry, cfg: dict, **defaults):
-    """Build a part from its config in our own scope, whatever scope the run has.
+    """Build an object from its config in the scope of cotap_mm, whatever scope the run has.
 
     So a CoTAP inside an MMSegmentation config may write ``type='DINOViT'`` for its parts.
 
     Args:
-        registry (Registry): One of this module's.
+        registry (Registry): A registry of this module.
         cfg (dict): Config with ``type``.
         **defaults: Arguments that ``cfg`` may override.
 
     Returns:
-        object: What was built.
+        object: The object.
     """
     return registry.build({'_scope_': 'cotap_mm', **defaults, **cfg})

@@ -1,14 +1,15 @@
-"""Signals that ask a run to stop, obeyed from its first second to its last.
+"""Handle signals that ask a run to stop, from its start to its exit.
 
-Schedulers send SIGTERM or SIGUSR1 some time before they take a machine away. Within
-:func:`listening`, the main thread raises :class:`Stopped` on such a signal, wherever it is, and
-the command exits with status 75. A training step cannot be cut short: within :func:`deferred`
-the signal is only noted, and :class:`cotap_mm.engine.PreemptionHook` looks at it after the step.
-Within :func:`interruptible`, for waits and evaluations in a training, it is obeyed again.
+Schedulers send SIGTERM or SIGUSR1 some time before they reclaim a machine. Within
+:func:`listening`, the main thread raises :class:`Stopped` on such a signal, whatever it is doing,
+and the command exits with status 75. A training step must not be interrupted: within
+:func:`deferred` the signal is only recorded, and :class:`cotap_mm.engine.PreemptionHook` handles
+it after the step. Within :func:`interruptible`, for waits and evaluations in a training, it takes
+effect at once again.
 
-A thread watches the main thread, which does not react while it is in a call of C, such as a
-barrier: it exits the process after :data:`PATIENCE` seconds where nothing can be saved, and at
-once on a second signal.
+A thread watches the main thread, which does not react while it is in a C function, such as a
+barrier. It exits the process after :data:`PATIENCE` seconds if nothing can be saved, and
+immediately on a second signal.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from typing import Any, Callable
 
 #: Exit status of a run that was asked to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
 EXIT_STATUS = 75
-#: Signals that ask a run to stop, where this system has them.
+#: Signals that ask a run to stop, as far as the system has them.
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name))
-#: Seconds that the main thread has to react where nothing can be saved.
+#: Seconds for the main thread to react if nothing can be saved.
 PATIENCE = 10.0
-#: Seconds within which the same signal is not a second one: a scheduler signals all processes of
-#: a job, and ``torchrun`` forwards what it gets to those that have it already.
+#: Seconds within which repeats of the same signal are ignored: a scheduler signals all processes
+#: of a job, and ``torchrun`` forwards the signal to processes that have received it already.
 SAME_SIGNAL = 3.0
 _POLL = 0.5  # seconds
 
 
 class Stopped(SystemExit):
-    """A signal ends this run: exit status 75 and one sentence.
+    """A signal stops this run: exit status 75 and one sentence.
 
-    A SystemExit, so that no ``except Exception`` takes it for something else.
+    A SystemExit, so that no ``except Exception`` catches it.
 
     Args:
-        name (str): The signal, e.g. ``'SIGTERM'``.
+        name (str): Name of the signal, e.g. ``'SIGTERM'``.
         advice (str, optional): What is saved and how to continue; see :func:`set_advice`.
     """
 
@@ -54,7 +55,7 @@ class Stopped(SystemExit):
 
 
 class _State:
-    """What has been received, and what the main thread is doing; one for each process."""
+    """Received signals and how the main thread reacts to them; one object per process."""
 
     def __init__(self) -> None:
         self.handlers_before: dict[int, Any] = {}
@@ -62,11 +63,11 @@ class _State:
         self.pipe: tuple[int, int] | None = None
         self.watcher: threading.Thread | None = None
         self.received = ''  # by the main thread
-        self.noticed = ''  # by the watching thread, which is not held up by calls of C
+        self.noticed = ''  # by the watching thread, which C functions do not block
         self.received_at = 0.0
         self.raises = True  # whether a signal interrupts the main thread
-        self.patience: float | None = PATIENCE  # seconds until the process is ended; None: never
-        self.since = 0.0  # when the main thread began what it is doing
+        self.patience: float | None = PATIENCE  # seconds until forced exit; None: never
+        self.since = 0.0  # when the current reaction was set
         self.advice: Callable[[], str] = _nothing_saved
 
 
@@ -75,37 +76,37 @@ def _nothing_saved() -> str:
 
 
 _state = _State()
-_farewell: list[Callable[[str], int]] = []  # what set_farewell has set
-_in_children: list[Callable[[int, Any], None]] = []  # what SIGTERM does there, if anything
+_exit_handlers: list[Callable[[str], int]] = []  # set by set_exit_handler
+_child_handlers: list[Callable[[int, Any], None]] = []  # set by on_signal_in_child
 
 
 @contextmanager
 def restored() -> Iterator[None]:
-    """Raise :class:`Stopped` again where foreign code replaced it with an error of its own.
+    """Raise :class:`Stopped` again if third-party code replaced it by an error of its own.
 
-    A bare ``except`` catches it, such as the one that MMEngine puts around the formatting of a
-    config.
+    A bare ``except`` catches it, such as the one around MMEngine's formatting of a config.
 
     Raises:
-        Stopped: In place of an error that was raised while a Stopped was handled.
+        Stopped: Instead of an error that was raised while a Stopped was handled.
     """
     try:
         yield
     except Exception as error:
-        stopped = _stop_behind(error)
+        stopped = _find_stopped(error)
         if stopped is None:
             raise
         raise stopped from None
 
 
-def _stop_behind(error: BaseException | None) -> Stopped | None:
+def _find_stopped(error: BaseException | None) -> Stopped | None:
+    """The Stopped in the chain of causes and contexts of an error."""
     if error is None or isinstance(error, Stopped):
         return error
-    return _stop_behind(error.__cause__) or _stop_behind(error.__context__)
+    return _find_stopped(error.__cause__) or _find_stopped(error.__context__)
 
 
 def received() -> str:
-    """Name of the signal that asked this process to stop; '' if there was none."""
+    """Name of the signal that asked this process to stop; '' if none."""
     return _state.received or _state.noticed
 
 
@@ -117,20 +118,20 @@ def is_listening() -> bool:
 def check() -> None:
     """Raise :class:`Stopped` if a signal has asked this process to stop.
 
-    For loops that wait. Within :func:`deferred`, and within :func:`interruptible` beside other
-    ranks, nothing happens.
+    Call it in loops that wait. Nothing happens within :func:`deferred`, or within
+    :func:`interruptible` on several ranks.
     """
     if _state.received and _state.raises:
         raise Stopped(_state.received)
 
 
 def is_deferred() -> bool:
-    """Whether a signal is only noted now; see :func:`deferred`."""
+    """Whether signals are only recorded now; see :func:`deferred`."""
     return not _state.raises
 
 
 def sleep(seconds: float) -> None:
-    """Like :func:`time.sleep`, but a signal ends it where :func:`check` would raise.
+    """Like :func:`time.sleep`, but interrupted by a signal if :func:`check` would raise.
 
     Raises:
         Stopped: If a signal has asked this process to stop.
@@ -143,55 +144,55 @@ def sleep(seconds: float) -> None:
 
 
 def describe(name: str, advice: str = '') -> str:
-    """The sentences for the user: which signal, what is saved, how to continue.
+    """Describe for the user which signal came, what is saved, and how to continue.
 
     Args:
-        name (str): The signal.
-        advice (str): Instead of what :func:`set_advice` has set.
+        name (str): Name of the signal.
+        advice (str): Overrides the advice of :func:`set_advice`. Defaults to ''.
     """
     return f'{name}: stopped with status {EXIT_STATUS}. {advice or _state.advice()}'
 
 
 def set_advice(advice: Callable[[], str] | None) -> None:
-    """What :func:`describe` says about saved work, e.g. the last checkpoint.
+    """Set the advice of :func:`describe` on saved work, e.g. the last checkpoint.
 
     Args:
-        advice (callable, optional): Returns a sentence without its period. Defaults to None,
-            which says that nothing had to be saved.
+        advice (callable, optional): Returns a sentence without its period. With None, the advice
+            is that nothing had to be saved.
     """
     _state.advice = advice or _nothing_saved
 
 
-def set_farewell(act: Callable[[str], int]) -> None:
-    """Set what is done before this process is ended while its main thread does not react.
+def set_exit_handler(act: Callable[[str], int]) -> None:
+    """Set a function to call before a forced exit, if the main thread does not react.
 
     Args:
-        act (callable): Takes the name of the signal and returns the exit status. Called in a
-            thread.
+        act (callable): Takes the name of the signal and returns the exit status. Called in
+            another thread.
     """
-    _farewell[:] = [act]
+    _exit_handlers[:] = [act]
 
 
 def on_signal_in_child(handler: Callable[[int, Any], None]) -> None:
-    """Set what SIGTERM does in processes that are forked while this one is listening.
+    """Set the SIGTERM handler of processes that are forked while this one is listening.
 
     Args:
-        handler (callable): A signal handler, set before the child runs anything.
+        handler (callable): Signal handler, installed before the child runs any code.
     """
-    _in_children[:] = [handler]
+    _child_handlers[:] = [handler]
 
 
 @contextmanager
 def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Iterator[None]:
-    """Obey signals that ask this process to stop, until the context ends.
+    """Handle signals that ask this process to stop, within this context.
 
-    Contexts may be nested: an inner one adds its signals. Outside of the main thread, which
-    alone receives signals, nothing happens.
+    Contexts may be nested: an inner one adds its signals. Nothing happens outside of the main
+    thread, the only one that receives signals.
 
     Args:
-        names (Sequence[str]): Signals. Defaults to :data:`SIGNALS`.
-        to_the_end (bool): Whether the process ends with this context. Then signals are ignored
-            after it, which would change the status of a run that is over. Defaults to False.
+        names (Sequence[str]): Names of signals. Defaults to :data:`SIGNALS`.
+        to_the_end (bool): Whether the process exits after this context. If so, later signals are
+            ignored, since they would change the status of a finished run. Defaults to False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -215,28 +216,28 @@ def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Itera
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within this context a signal is noted, for :func:`received`, and interrupts nothing."""
-    with _doing(raises=False, patience=None):
+    """Record signals for :func:`received`, without interrupting anything, within this context."""
+    with _react(raises=False, patience=None):
         yield
 
 
 @contextmanager
 def interruptible(alone: bool = True) -> Iterator[None]:
-    """Within this context, inside of :func:`deferred`, a signal is obeyed at once.
+    """Let signals take effect at once again, in a context within :func:`deferred`.
 
     Args:
-        alone (bool): Whether this process may leave the context by :class:`Stopped`. One that
-            shares it with other ranks may not, since they would wait in a collective; it
-            may finish within :data:`PATIENCE` seconds, and the process exits after those.
+        alone (bool): Whether :class:`Stopped` may be raised. With several ranks it must not,
+            since the others would wait in a collective; then the context may finish within
+            :data:`PATIENCE` seconds, after which the process exits. Defaults to True.
     """
-    with _doing(raises=alone, patience=PATIENCE):
+    with _react(raises=alone, patience=PATIENCE):
         if alone:
             check()
         yield
 
 
 @contextmanager
-def _doing(raises: bool, patience: float | None) -> Iterator[None]:
+def _react(raises: bool, patience: float | None) -> Iterator[None]:
     before = _state.raises, _state.patience
     try:  # a signal may interrupt here already
         _state.since = time.monotonic()
@@ -248,7 +249,7 @@ def _doing(raises: bool, patience: float | None) -> Iterator[None]:
 
 
 def _receive(number: int, frame: Any) -> None:
-    """The handler; the watching thread counts the signals that follow."""
+    """Signal handler; the watching thread counts the signals that follow."""
     if not _state.received:
         _state.received, _state.received_at = signal.Signals(number).name, time.monotonic()
         if _state.raises:
@@ -260,7 +261,7 @@ def _start_watching() -> None:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
     _state.pipe, _state.received, _state.noticed = (read, write), '', ''
-    # Written to by the interpreter, whatever the main thread is doing.
+    # The interpreter writes to it, whatever the main thread is doing.
     _state.wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     _state.watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name='signals')
     _state.watcher.start()
@@ -279,8 +280,8 @@ def _stop_watching() -> None:
 
 
 def _watch(pipe: int) -> None:
-    """Until a 0 comes: end the process on a second signal, or where it does not react."""
-    first, first_at, is_ending = 0, 0.0, False
+    """Watch the main thread: force the exit on a second signal or if it does not react."""
+    first, first_at, is_exiting = 0, 0.0, False
     while True:
         ready = select.select([pipe], [], [], _POLL if first else None)[0]
         for number in os.read(pipe, 64) if ready else b'':
@@ -296,33 +297,33 @@ def _watch(pipe: int) -> None:
         patience = _state.patience
         if (
             first
-            and not is_ending
+            and not is_exiting
             and patience is not None
             and time.monotonic() - max(first_at, _state.since) > patience
         ):
-            is_ending = True  # in another thread, since a second signal may still come
+            is_exiting = True  # in another thread, since a second signal may still come
             threading.Thread(target=_exit, args=(_state.noticed,), daemon=True).start()
 
 
 def _exit(name: str) -> None:
-    """End the process while its main thread cannot."""
+    """Exit the process instead of its main thread."""
     status = EXIT_STATUS
     try:
         os.write(2, f'{describe(name)}\n'.encode(errors='replace'))
-        for act in _farewell:
+        for act in _exit_handlers:
             status = act(name)
     finally:
         os._exit(status)
 
 
 def _in_child() -> None:
-    """A forked process is not the one that was asked, and must not write into its pipe."""
+    """Reset a forked process: the signal was not for it, and the pipe is not its own."""
     if not _state.handlers_before:
         return
     signal.set_wakeup_fd(-1)
     for number in _state.handlers_before:
         signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _in_children[0] if _in_children else signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, _child_handlers[0] if _child_handlers else signal.SIG_DFL)
     _state.__init__()  # type: ignore[misc]
 
 

@@ -1,4 +1,4 @@
-"""Ranks that are forked from the warm test process, which costs a tenth of starting them anew."""
+"""Ranks forked from the warm test process, at a tenth of the cost of starting new ones."""
 
 from __future__ import annotations
 
@@ -35,20 +35,20 @@ def _entry(work, rank, world, port, folder, timeout, variables):
 
 
 class Ranks:
-    """Processes of one group; each prints into ``folder/RANK.log``.
+    """Processes of one group; each writes its output to ``folder/RANK.log``.
 
     Args:
-        work (callable): ``work(rank)``, done by each within its process group.
-        folder (Path): For their logs.
-        world (int): Their number.
-        timeout (float): Of the process group, in seconds.
+        work (callable): ``work(rank)``, called in the process group.
+        folder (Path): Folder for the logs.
+        world (int): Number of ranks.
+        timeout (float): Timeout of the process group, in seconds.
         absent (int, optional): A rank that is never started.
-        **variables: Of the environment.
+        **variables: Environment variables.
     """
 
     def __init__(self, work, folder, world=2, timeout=10, absent=None, **variables):
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # OpenMP's threads do not live through a fork
+        torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
         self.folder, self.port = folder, free_port()
         folder.mkdir(exist_ok=True)
         self.processes = [
@@ -77,12 +77,12 @@ class Ranks:
         return (self.folder / f'{rank}.log').read_text()
 
     def exit_code(self, rank, seconds=120):
-        """None if it still runs then."""
+        """Exit code of a rank; None if it is still running after that time."""
         self.processes[rank].join(seconds)
         return self.processes[rank].exitcode
 
     def wait_for(self, path, seconds=120):
-        """Until a file is there."""
+        """Wait until a file exists."""
         end = time.monotonic() + seconds
         while not path.exists():
             assert time.monotonic() < end, [self.log(i) for i in range(len(self.processes))]
@@ -90,7 +90,7 @@ class Ranks:
 
 
 class _Saved:
-    """Keeps what ``work(rank)`` returns."""
+    """Save the result of ``work(rank)``."""
 
     def __init__(self, work, folder):
         self.work, self.folder = work, folder
@@ -100,7 +100,7 @@ class _Saved:
 
 
 def on_forked_ranks(work, folder, world=2, **options):
-    """What ``work(rank)`` returns on each of several processes."""
+    """Results of ``work(rank)`` of several processes."""
     with Ranks(_Saved(work, folder), folder, world, **options) as ranks:
         codes = [ranks.exit_code(rank) for rank in range(world)]
         assert codes == [0] * world, [ranks.log(rank) for rank in range(world)]

@@ -1,4 +1,4 @@
-"""What gloo processes do in the distributed tests; importable by the processes."""
+"""Work of the gloo processes in the distributed tests; importable by the processes."""
 
 from __future__ import annotations
 
@@ -23,15 +23,14 @@ def entry(rank, work, port, folder, world):
     dist.init_process_group('gloo', rank=rank, world_size=world)
     try:
         torch.save(work(rank), Path(folder) / f'{rank}.pth')
-        dist.barrier()  # rank 0 holds the store that the other may still need
+        dist.barrier()  # rank 0 hosts the store that the others may still need
     finally:
         dist.destroy_process_group()
 
 
 def on_ranks(work, folder, world):
-    """What ``work(rank)`` returns on each of several processes."""
-    # Forked ranks need not import anything. Nothing of the parent waits for a thread there, since
-    # tests use one thread each.
+    """Results of ``work(rank)`` of several processes."""
+    # Forked ranks need no imports. They inherit no locks of threads, since tests use one thread.
     mp.start_processes(
         entry,
         args=(work, free_port(), str(folder), world),
@@ -63,8 +62,8 @@ def train_three_steps(rank):
     model = build_tiny()
     wrapped = torch.nn.parallel.DistributedDataParallel(model, broadcast_buffers=False)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], lr=0.05)
-    torch.manual_seed(rank)  # other draws and other images on each
-    assert model.patch_queue.size == 32, 'the queue is shared out between the ranks'
+    torch.manual_seed(rank)  # different draws and images on each
+    assert model.patch_queue.size == 32, 'the queue is split between the ranks'
     for step in range(3):
         losses = wrapped(make_inputs(seed=10 * rank + step), mode='loss')
         optimizer.zero_grad()

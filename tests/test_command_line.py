@@ -24,7 +24,7 @@ from cotap_mm.command_line.arguments import (
     positive_float,
     whole_number,
 )
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.error_text import LONGEST, one_line, sentence_of
 from cotap_mm.errors import UserError
 
@@ -66,7 +66,7 @@ def end_of(error, during_setup=False, **options):
     @tool
     def main():
         if during_setup:
-            with short_errors(**options):
+            with report_user_errors(**options):
                 raise error
         raise error
 
@@ -107,7 +107,7 @@ def test_set_up_ends_in_a_sentence_and_a_running_tool_does_not(error, said):
     assert said in end_of(error, during_setup=True)
     with pytest.raises(type(error)):  # later it is unexpected
         tool(lambda: (_ for _ in ()).throw(error))()
-    with pytest.raises(type(error)), short_errors(until=lambda: True):
+    with pytest.raises(type(error)), report_user_errors(until=lambda: True):
         raise error
 
 
@@ -123,12 +123,12 @@ def test_set_up_ends_in_a_sentence_and_a_running_tool_does_not(error, said):
     ],
 )
 def test_other_errors_are_unexpected_even_in_the_set_up(error):
-    with pytest.raises(type(error)), short_errors():
+    with pytest.raises(type(error)), report_user_errors():
         raise error
 
 
 def test_a_further_type_of_errors():
-    with pytest.raises(SystemExit, match='error: x'), short_errors(IndexError):
+    with pytest.raises(SystemExit, match='error: x'), report_user_errors(IndexError):
         raise IndexError('x')
 
 
@@ -143,7 +143,7 @@ def test_a_worker_that_is_killed_when_nobody_waits_for_it():
     text = end_of(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '))
     assert (
         text.startswith(
-            'error: a process of the loader died (DataLoader worker (pid 7) is '
+            'error: a data loader worker died (DataLoader worker (pid 7) is '
             'killed by signal: Killed); look at'
         )
         and 'start again' in text
@@ -154,7 +154,7 @@ def test_tracebacks_on_request(monkeypatch):
     monkeypatch.setenv('COTAP_TRACEBACK', '1')
     with pytest.raises(UserError):
         tool(lambda: (_ for _ in ()).throw(UserError('x')))()
-    with pytest.raises(ValueError), short_errors():
+    with pytest.raises(ValueError), report_user_errors():
         raise ValueError('x')
 
 
@@ -257,7 +257,7 @@ def test_unexpected_errors_and_closed_pipes_of_a_process(tmp_path):
     run = [sys.executable, str(script)]
     done = subprocess.run([*run, '--an-option'], capture_output=True, text=True, timeout=300)
     assert done.returncode == 1
-    first, report = done.stderr.split('\nThis error was not expected')
+    first, report = done.stderr.split('\nThis error is unexpected')
     assert 'Traceback' in first and first.rstrip().endswith('ZeroDivisionError: deep inside')
     assert 'report it with the traceback at' in report
     assert 'command: some_tool.py --an-option' in report
@@ -366,7 +366,7 @@ def test_an_empty_argument_is_not_the_current_folder(refusal):
 @pytest.mark.parametrize(
     'text, said',
     [
-        ('x', "needs KEY=VALUE, got 'x'"),
+        ('x', "must be KEY=VALUE, got 'x'"),
         ('=1', "got '=1'"),
         ('a=[1', 'not balanced'),
         ('a=(1,2', 'not balanced'),
@@ -411,11 +411,11 @@ def test_outputs_that_cannot_be_written(refusal, tmp_path, monkeypatch):
     for kind in (out_folder, out_file(), out_path):
         assert 'below the file' in refusal(f'--x={tmp_path}/file/y/z', x=kind)
         assert 'too long' in refusal(f'--x={tmp_path}/{"x" * 300}/y', x=kind)
-    assert 'is a file; give a folder' in refusal(f'--x={tmp_path}/file', x=out_folder)
+    assert 'is a file; choose a folder' in refusal(f'--x={tmp_path}/file', x=out_folder)
     assert 'is a folder' in refusal(f'--x={tmp_path}', x=out_file())
     assert 'must end in .npz or .npy' in refusal(f'--x={tmp_path}/a', x=out_file('.npz', '.npy'))
     monkeypatch.setattr(os, 'access', lambda *_: False)  # a read-only file system
-    assert 'cannot be written to' in refusal(f'--x={tmp_path}/new/a', x=out_folder)
+    assert 'is not writable' in refusal(f'--x={tmp_path}/new/a', x=out_folder)
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file']
 
 

@@ -21,8 +21,8 @@ def test_installed_versions_are_fine():
 @pytest.mark.parametrize(
     'found, message',
     [
-        (None, r'mmengine >= 0.10.6 is needed and not installed: pip install'),
-        ('0.10.5', r'mmengine >= 0.10.6 is needed, 0.10.5 is installed: pip install'),
+        (None, r'mmengine >= 0.10.6 is required but not installed: pip install'),
+        ('0.10.5', r'mmengine >= 0.10.6 is required, 0.10.5 is installed: pip install'),
     ],
 )
 def test_one_sentence_for_each_problem(found, message):

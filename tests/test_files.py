@@ -61,7 +61,7 @@ def test_size_is_known_before_anything_is_read(tmp_path):
     path = tmp_path / 'sparse'
     with open(path, 'wb') as file:
         file.truncate(30 << 30)
-    with pytest.raises(UnusableFile, match='32,212,254,720 bytes, more than the 1,000'):
+    with pytest.raises(UnusableFile, match='32,212,254,720 bytes, more than the limit of 1,000'):
         read_regular(path, 1000)
     path.write_bytes(b'0123456789')
     assert read_regular(path, 10) == b'0123456789' == read_regular(path)

@@ -30,7 +30,7 @@ from typing import Optional
 from benchmarks import data, eval, loss, neighbors, step, transfer
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_file
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 
 KINDS = dict(loss=loss, step=step, data=data, neighbors=neighbors, eval=eval, transfer=transfer)
 
@@ -50,7 +50,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors():
+    with report_user_errors():
         KINDS[args.kind].run(args)
 
 

@@ -16,7 +16,7 @@ from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_file, positive_int, whole_number
 from cotap_mm.command_line.config_file import load_config
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import build_neighbors, open_images
 from cotap_mm.datasets.neighbors.file import is_neighbor_file
 from cotap_mm.distributed.collectives import rank
@@ -114,7 +114,7 @@ def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors(PeerFailed), joined_processes(args.device) as args.device:
+    with report_user_errors(PeerFailed), joined_processes(args.device) as args.device:
         check_replaceable(args.out, is_neighbor_file, 'a neighbor file', args.overwrite)
         source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         backbone, checkpoint = choose_backbone(args)

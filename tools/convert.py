@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_path, positive_int
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.export import TARGETS, convert
 from cotap_mm.weights import SOURCES
 
@@ -70,7 +70,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors():
+    with report_user_errors():
         if Path(args.out).resolve() == Path(args.checkpoint).resolve():
             raise ValueError(
                 f'{args.out} is the checkpoint itself; give another name for the result'

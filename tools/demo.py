@@ -27,7 +27,7 @@ from torch import nn
 
 from cotap_mm.command_line.arguments import Parser, out_folder, positive_int, whole_number
 from cotap_mm.command_line.config_file import load_config
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch.validation import check_config
@@ -92,7 +92,7 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     config = copy.deepcopy(config)
     config.work_dir = str(folder)
     config.randomness = dict(seed=seed)
-    with short_errors():
+    with report_user_errors():
         ensure_neighbors(config, folder)
     config.experiment_name = f'demo_seed_{seed}'
     config.log_level = 'WARNING'  # the progress bar and the report say the rest
@@ -250,7 +250,7 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     folder = Path(args.work_dir)
-    with short_errors():
+    with report_user_errors():
         config = read_config(args)
         scenes = build(DATASETS, config.demo.test)
         memory = LabeledScenes(build(DATASETS, config.demo.memory))

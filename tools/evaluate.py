@@ -36,7 +36,7 @@ from cotap_mm.command_line.arguments import (
     whole_number,
 )
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.distributed.process_group import joined_processes
@@ -272,7 +272,7 @@ def show(results: list[Result], out: Path) -> None:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors(), joined_processes(args.device) as args.device:
+    with report_user_errors(), joined_processes(args.device) as args.device:
         with abort_all_ranks_on_error():
             results = measure(args)
         is_first = rank() == 0

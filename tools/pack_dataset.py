@@ -14,7 +14,7 @@ import os
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file, positive_int
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import ImageList, pack_images
 from cotap_mm.datasets.sources.packed import is_packed_file
 from cotap_mm.files.overwrite import add_overwrite, check_replaceable
@@ -34,7 +34,7 @@ def main(argv: Optional[list[str]] = None) -> None:
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument('--threads', type=positive_int, default=8, help='files read at a time')
     args = parser.parse_args(argv)
-    with short_errors():
+    with report_user_errors():
         check_replaceable(args.out, is_packed_file, 'a file of packed images', args.overwrite)
         source = ImageList(args.images, args.ann_file)
         failed = pack_images(source, args.out, args.threads)

@@ -12,7 +12,7 @@ import argparse
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.export import publish
 
 
@@ -37,7 +37,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors():
+    with report_user_errors():
         print(publish(args.checkpoint, args.out, args.license, args.branch, args.trust))
 
 

@@ -22,7 +22,7 @@ import torch
 import cotap_mm
 from cotap_mm.command_line.arguments import Parser, add_device, positive_int, whole_number
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import ImageList, open_images
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.files.atomic_write import printable
@@ -170,7 +170,7 @@ def choose_shown(browser: FeatureBrowser, limit: int) -> list[int]:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors(BadImage):
+    with report_user_errors(BadImage):
         from cotap_mm.visualization.viewer.app import build_page, serve
 
         args.port = check_port(args.host, args.port)

@@ -29,7 +29,7 @@ import cotap_mm
 from cotap_mm.command_line.arguments import Parser, add_device, out_folder, positive_int
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.command_line.config_file import load_config
-from cotap_mm.command_line.tool import short_errors, tool
+from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import open_images
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
@@ -400,7 +400,7 @@ def make_report(study: Study) -> Report:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    with short_errors(BadImage):
+    with report_user_errors(BadImage):
         check_replaceable(
             Path(args.out) / 'report.html', is_report, 'a report of this tool', args.overwrite
         )

@@ -1,3 +1,3 @@
-"""How the command-line tools read arguments and how they end."""
+"""Arguments, configs and error reports of the command-line tools."""
 
 from __future__ import annotations

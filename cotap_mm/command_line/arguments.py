@@ -1,4 +1,4 @@
-"""Arguments of the command-line tools: a parser with helpful errors, and checked types."""
+"""Argument parser with helpful errors, and argument types that are checked."""
 
 from __future__ import annotations
 
@@ -17,9 +17,13 @@ from mmengine.config import DictAction
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse's parser; its errors are one sentence with the nearest valid name, status 2.
+    """ArgumentParser whose errors are one sentence with the nearest valid name, status 2.
 
     Descriptions keep their line breaks.
+
+    Args:
+        *args: Arguments of :class:`argparse.ArgumentParser`.
+        **kwargs: Arguments of :class:`argparse.ArgumentParser`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -28,7 +32,7 @@ class Parser(argparse.ArgumentParser):
         self._given: list[str] = []
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; an empty argument is an error, since it would mean the current folder."""
+        """Parse the arguments, and reject an empty one: as a path it is the current folder."""
         args = self._given = list(sys.argv[1:] if args is None else args)
         if '' in args:
             index = args.index('')
@@ -44,14 +48,14 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f'{self.prog}: error: {message}; {self.prog} --help lists all arguments\n')
 
     def _suggestion(self, message: str) -> str:
-        """The nearest option or choice, for a message of argparse."""
+        """Suggest the nearest option or choice for an error message of argparse."""
         options = [
             text
             for action in self._actions
             for text in action.option_strings
             if text.startswith('--')
         ]
-        if 'arguments are required' in message:  # argparse tells these before those it cannot read
+        if 'arguments are required' in message:  # argparse reports these before unknown options
             given = [text.split('=')[0] for text in self._given if text.startswith('--')]
             unknown = [
                 text for text in given if not any(option.startswith(text) for option in options)
@@ -89,20 +93,28 @@ class Parser(argparse.ArgumentParser):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """``' (did you mean X?)'`` for the valid name most like a wrong one, or ''."""
-    known = {each.lower(): each for each in known}
-    found = difflib.get_close_matches(name.lower(), known, 1, 0.6)
-    return f' (did you mean {known[found[0]]}?)' if found else ''
+    """Suggest the valid name that is most similar to a wrong one.
+
+    Args:
+        name (str): Wrong name.
+        known (iterable[str]): Valid names.
+
+    Returns:
+        str: ``' (did you mean X?)'``; '' if no name is similar.
+    """
+    by_lower = {valid.lower(): valid for valid in known}
+    matches = difflib.get_close_matches(name.lower(), by_lower, 1, 0.6)
+    return f' (did you mean {by_lower[matches[0]]}?)' if matches else ''
 
 
 def _nearest_option(name: str, options: Iterable[str]) -> str:
     known = {text.lstrip('-'): text for text in options}
-    found = difflib.get_close_matches(name.lstrip('-').lower(), known, 1, 0.6)
-    return f' (did you mean {known[found[0]]}?)' if found else ''
+    matches = difflib.get_close_matches(name.lstrip('-').lower(), known, 1, 0.6)
+    return f' (did you mean {known[matches[0]]}?)' if matches else ''
 
 
 class KeyValues(DictAction):
-    """MMEngine's ``KEY=VALUE`` action; what it cannot parse is an error of the command line."""
+    """MMEngine's ``KEY=VALUE`` action, which reports unparsable values as command-line errors."""
 
     def __call__(
         self,
@@ -111,26 +123,25 @@ class KeyValues(DictAction):
         values: Any,
         option_string: Optional[str] = None,
     ) -> None:
-        """Add the pairs to the dictionary of the option."""
+        """Add the pairs to the dict of the option."""
         for text in values or ():
             key, mark, value = text.partition('=')
             if not mark or not key.strip():
                 raise argparse.ArgumentError(
                     self,
-                    f'needs KEY=VALUE, got {text!r}; arguments '
-                    'without an option go before this one',
+                    f'must be KEY=VALUE, got {text!r}; put positional arguments before this option',
                 )
             if any(value.count(left) != value.count(right) for left, right in ('()', '[]')):
-                raise argparse.ArgumentError(self, f'brackets are not balanced in {text!r}')
+                raise argparse.ArgumentError(self, f'unbalanced brackets in {text!r}')
         super().__call__(parser, namespace, values, option_string)
 
 
 def whole_number(low: int, high: Optional[int] = None) -> Callable[[str], int]:
-    """Make a type for argparse: an integer within limits.
+    """Create an argparse type: an integer within limits.
 
     Args:
-        low (int): The smallest valid number.
-        high (int, optional): The largest one; none by default.
+        low (int): Minimum.
+        high (int, optional): Maximum. Defaults to None, no maximum.
 
     Returns:
         callable: Text -> int.
@@ -150,7 +161,7 @@ def whole_number(low: int, high: Optional[int] = None) -> Callable[[str], int]:
 
 
 def positive_float(text: str) -> float:
-    """Type for argparse: a finite number > 0."""
+    """Argparse type: a finite number > 0."""
     try:
         number = float(text)
     except ValueError:
@@ -164,19 +175,19 @@ positive_int = whole_number(1)
 
 
 def out_folder(text: str) -> str:
-    """Type for argparse: a folder that exists or can be made, and can be written to."""
+    """Argparse type: a writable folder, which need not exist yet."""
     path = Path(text)
     if _exists(path) and not path.is_dir():
-        raise argparse.ArgumentTypeError(f'{text} is a file; give a folder')
+        raise argparse.ArgumentTypeError(f'{text} is a file; choose a folder')
     _check_writable(path)
     return text
 
 
 def out_file(*suffixes: str) -> Callable[[str], str]:
-    """Make a type for argparse: a file that can be written, whose name has a valid end.
+    """Create an argparse type: a writable file with a valid suffix.
 
     Args:
-        *suffixes (str): Valid ends of the name, such as ``'.npz'``; any if there are none.
+        *suffixes (str): Valid suffixes, such as ``'.npz'``. Defaults to any suffix.
 
     Returns:
         callable: Text -> the same text.
@@ -185,7 +196,7 @@ def out_file(*suffixes: str) -> Callable[[str], str]:
     def parse(text: str) -> str:
         path = Path(text)
         if _exists(path) and path.is_dir():
-            raise argparse.ArgumentTypeError(f'{text} is a folder; give a file in it')
+            raise argparse.ArgumentTypeError(f'{text} is a folder; choose a file in it')
         if suffixes and path.suffix not in suffixes:
             raise argparse.ArgumentTypeError(f'must end in {" or ".join(suffixes)}, got {text!r}')
         _check_writable(path.parent)
@@ -195,7 +206,7 @@ def out_file(*suffixes: str) -> Callable[[str], str]:
 
 
 def out_path(text: str) -> str:
-    """Type for argparse: a file or folder that can be written."""
+    """Argparse type: a writable file or folder."""
     _check_writable(Path(text).parent)
     return text
 
@@ -203,39 +214,37 @@ def out_path(text: str) -> str:
 def _exists(path: Path) -> bool:
     try:
         return path.exists()
-    except (OSError, ValueError) as error:  # a name that is too long, for one
+    except (OSError, ValueError) as error:  # e.g. a name that is too long
         reason = getattr(error, 'strerror', None) or error
         raise argparse.ArgumentTypeError(f'{str(path)[:80]}: {reason}') from None
 
 
 def _check_writable(folder: Path) -> None:
-    """Refuse a folder that cannot be made or written to; nothing is made."""
-    nearest_one = next(each for each in (folder, *folder.absolute().parents) if _exists(each))
-    if not nearest_one.is_dir():
-        raise argparse.ArgumentTypeError(
-            f'nothing can be written below the file {nearest_one}; give another folder'
-        )
-    if not os.access(nearest_one, os.W_OK | os.X_OK):
-        raise argparse.ArgumentTypeError(f'{nearest_one} cannot be written to; give another folder')
+    """Refuse a folder that cannot be created or written to; nothing is created."""
+    existing = next(path for path in (folder, *folder.absolute().parents) if _exists(path))
+    if not existing.is_dir():
+        raise argparse.ArgumentTypeError(f'{existing} is a file; choose another folder')
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f'{existing} is not writable; choose another folder')
 
 
 def device(text: str) -> str:
-    """Type for argparse: a device that PyTorch can use on this machine."""
+    """Argparse type: a device that PyTorch can use on this machine."""
     try:
-        found = torch.device(text)
+        parsed = torch.device(text)
     except RuntimeError:
         raise argparse.ArgumentTypeError(f'must be cpu, cuda or cuda:N, got {text!r}') from None
-    if found.type == 'cuda':
+    if parsed.type == 'cuda':
         number = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if not number:
-            raise argparse.ArgumentTypeError(f'{text} needs a GPU, and PyTorch sees none; use cpu')
-        if (found.index or 0) >= number:
+            raise argparse.ArgumentTypeError(f'{text} needs a GPU, but PyTorch finds none; use cpu')
+        if (parsed.index or 0) >= number:
             raise argparse.ArgumentTypeError(
-                f'{text} does not exist; there are cuda:0 to cuda:{number - 1}'
+                f'{text} does not exist; use cuda:0 to cuda:{number - 1}'
             )
         return text
     try:
-        torch.zeros(1, device=found).cpu()
+        torch.zeros(1, device=parsed).cpu()
     except Exception:
         raise argparse.ArgumentTypeError(
             f'{text} cannot be used on this machine; use cpu or cuda'
@@ -244,7 +253,7 @@ def device(text: str) -> str:
 
 
 def add_device(parser: argparse.ArgumentParser) -> None:
-    """Add ``--device``; a GPU by default where there is one."""
+    """Add ``--device``; the default is a GPU if there is one."""
     parser.add_argument(
         '--device',
         type=device,

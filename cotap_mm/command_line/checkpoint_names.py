@@ -1,4 +1,4 @@
-"""Short names of checkpoints, for titles."""
+"""Short names of checkpoints for titles."""
 
 from __future__ import annotations
 
@@ -9,28 +9,35 @@ from cotap_mm.files.atomic_write import printable
 
 
 def named_checkpoints(arguments: list[str]) -> dict[str, str]:
-    """Title -> checkpoint of each ``[NAME=]CHECKPOINT``.
+    """Map the title of each ``[NAME=]CHECKPOINT`` to its checkpoint.
 
-    A file is called after itself, and after its folder too where two files have one name.
+    The default title is the file name without suffix, with the folder if two files have the same
+    name.
+
+    Args:
+        arguments (list[str]): Arguments of the command line.
+
+    Returns:
+        dict[str, str]: Title -> checkpoint.
 
     Raises:
-        ValueError: If two checkpoints have one title.
+        ValueError: If two checkpoints have the same title.
     """
     split = [_split(argument) for argument in arguments]
     stems = [_title(checkpoint, 1) for _, checkpoint in split]
-    found: dict[str, str] = {}
+    checkpoints: dict[str, str] = {}
     for (name, checkpoint), stem in zip(split, stems):
         title = printable(name or (stem if stems.count(stem) == 1 else _title(checkpoint, 2)))
-        if title in found:
+        if title in checkpoints:
             raise ValueError(
                 f'two checkpoints are called {title!r}; write NAME={printable(checkpoint)}'
             )
-        found[title] = checkpoint
-    return found
+        checkpoints[title] = checkpoint
+    return checkpoints
 
 
 def _split(argument: str) -> tuple[str, str]:
-    """Name (perhaps '') and checkpoint. URLs and existing files may contain '='."""
+    """Split an argument into name (or '') and checkpoint; URLs and files may contain '='."""
     match = re.fullmatch(r'([^/:=]+)=(.+)', argument)
     if match is None or Path(argument).exists():
         return '', argument
@@ -43,6 +50,6 @@ def _title(checkpoint: str, parts: int) -> str:
     if rest.startswith('timm:'):
         rest = rest[len('timm:') :]
     else:
-        place = Path(re.sub(r'^\w+://', '', rest))
-        rest = '/'.join((*place.parts[-parts:-1], place.stem))
+        path = Path(re.sub(r'^\w+://', '', rest))
+        rest = '/'.join((*path.parts[-parts:-1], path.stem))
     return f'random {rest}' if random else rest

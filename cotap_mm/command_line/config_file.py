@@ -14,30 +14,30 @@ from .arguments import nearest
 
 
 def load_config(name: str, needs_model: bool = True) -> Config:
-    """Read a config by path, or by its path or name inside the installed package.
+    """Read a config by its path, or by path or name within the installed package.
 
     Args:
-        name (str): E.g. ``configs/cotap/vits_folder.py``, or ``vits_folder``.
-        needs_model (bool): Whether a config without a model is refused. Defaults to True.
+        name (str): Path or name, e.g. ``configs/cotap/vits_folder.py`` or ``vits_folder``.
+        needs_model (bool): Whether to refuse a config without a model. Defaults to True.
 
     Returns:
         Config: The config; its default scope is active.
 
     Raises:
-        FileNotFoundError: If there is none; the known ones are listed.
-        ValueError: If it is not a config, or has no model where one is needed.
+        FileNotFoundError: If it does not exist; the message lists the shipped configs.
+        ValueError: If it is not a config, or has no model although one is needed.
     """
     package = Path(__file__).resolve().parents[1]
     shipped = [package / '.mim', package.parent]
     folders = ('cotap', 'downstream')
-    places = [Path(name), *(top / name for top in shipped)]
+    candidates = [Path(name), *(top / name for top in shipped)]
     if Path(name).name == name:
-        places += [
+        candidates += [
             top / 'configs' / folder / f'{Path(name).stem}.py'
             for top in shipped
             for folder in folders
         ]
-    path = next((place for place in places if place.is_file()), None)
+    path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         if Path(name).is_dir():
             raise ValueError(f'the config must be a file, got the folder {name}')
@@ -47,9 +47,9 @@ def load_config(name: str, needs_model: bool = True) -> Config:
             )
             for folder in folders
         }
-        meant = nearest(Path(name).stem, [each for names in known.values() for each in names])
+        suggestion = nearest(Path(name).stem, [stem for stems in known.values() for stem in stems])
         raise FileNotFoundError(
-            f'config {name} does not exist{meant}; there are '
+            f'config {name} does not exist{suggestion}; the shipped configs are '
             + ' and '.join(
                 f'configs/{folder}/{{{", ".join(names)}}}.py' for folder, names in known.items()
             )
@@ -62,7 +62,7 @@ def load_config(name: str, needs_model: bool = True) -> Config:
 
 
 def _read(path: Path) -> Config:
-    """Read a config file, which may hold any mistake that a program can have."""
+    """Read a config file; as it is Python code, it may fail with any error."""
     if path.suffix not in ('.py', '.json', '.yaml', '.yml'):
         raise ValueError(f'the config must be a file *.py, *.json or *.yaml, got {path}')
     try:

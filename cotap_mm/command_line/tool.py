@@ -1,8 +1,9 @@
-"""What the command-line tools have in common: how they read arguments and how they end.
+"""Run a command-line tool: report user errors in one line, and exit with the right status.
 
-A tool's ``main`` is decorated with :func:`tool`. What a user can act on ends it with one
-sentence on stderr: exit status 2 for a wrong command line, 1 for everything else. An
-unexpected exception keeps its traceback and adds versions.
+The ``main`` of every tool is decorated with :func:`tool`. Set-up code runs in
+:func:`report_user_errors`. An error that the user can act on is reported in one sentence on
+stderr, with exit status 2 for a wrong command line and 1 otherwise. An unexpected exception keeps
+its traceback, followed by versions. Tools never raise ``SystemExit('error: ...')`` themselves.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from cotap_mm.error_text import sentence_of
 from cotap_mm.errors import UserError
 
 HINT = '(COTAP_TRACEBACK=1 shows where)'
-_SETUP = (OSError, ValueError, ImportError)  # what a user can act on before a run has started
+_SETUP = (OSError, ValueError, ImportError)  # user errors as long as the run has not started
 _VERSIONS = (
     'torch',
     'torchvision',
@@ -46,36 +47,36 @@ _INTERRUPTED = 128 + signal.SIGINT
 
 
 def tool(main: Callable[..., None]) -> Callable[..., None]:
-    """Decorate the ``main`` of a tool, so that it ends as all tools do.
+    """Decorate the ``main`` of a tool to report errors and set the exit status uniformly.
 
-    * :class:`~cotap_mm.errors.UserError` and lack of memory: one sentence, status 1.
+    * :class:`~cotap_mm.errors.UserError` and out of memory: one sentence, status 1.
     * Ctrl-C: a short line, status 130.
-    * A signal that asks it to stop (:mod:`cotap_mm.signals`): a sentence, status 75.
-    * A closed pipe behind stdout, as with ``| head``: nothing, status 141.
-    * Another exception is unexpected: its traceback, then versions and where to report it.
+    * A signal that asks it to stop (:mod:`cotap_mm.signals`): one sentence, status 75.
+    * stdout is a closed pipe, as with ``| head``: no output, status 141.
+    * Any other exception is unexpected: traceback, versions, and where to report it.
 
-    With the environment variable ``COTAP_TRACEBACK`` set, all exceptions keep their traceback.
-    Of several processes with the same sentence only the first one prints it.
+    If the environment variable ``COTAP_TRACEBACK`` is set, all exceptions keep their traceback.
+    If several processes fail with the same sentence, only one of them prints it.
 
     Args:
-        main (callable): Takes the arguments of the tool, or None for those of the process.
+        main (callable): Function of the arguments of the tool; None for those of the process.
 
     Returns:
-        callable: The same with these endings.
+        callable: The decorated function.
     """
 
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> None:
         _print_any_name()
         try:
-            with _endings(), signals.listening(to_the_end=main.__module__ == '__main__'):
+            with _expected_exits(), signals.listening(to_the_end=main.__module__ == '__main__'):
                 main(*args, **kwargs)
                 sys.stdout.flush()
                 if hasattr(signal, 'SIGCHLD') and main.__module__ == '__main__':
-                    # PyTorch's handler reports dead workers, also while Python shuts down.
+                    # PyTorch's handler reports dead workers, even while Python shuts down.
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        except SystemExit as end:
-            _say_once(end)
+        except SystemExit as exit_:
+            _print_once(exit_)
             raise
         except BaseException:
             sys.excepthook = _print_unexpected
@@ -85,8 +86,8 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
 
 
 @contextmanager
-def _endings() -> Iterator[None]:
-    """Turn what is expected into SystemExit."""
+def _expected_exits() -> Iterator[None]:
+    """Convert expected exceptions into SystemExit."""
     try:
         with signals.restored():
             yield
@@ -106,23 +107,26 @@ def _endings() -> Iterator[None]:
     except Exception as error:
         if os.environ.get('COTAP_TRACEBACK') or not _is_for_user(error):
             raise
-        raise _end_of(error) from error
+        raise _to_exit(error) from error
 
 
 @contextmanager
-def short_errors(
+def report_user_errors(
     *more: type[Exception], until: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """End the program with the sentence of an error that a user can act on, without a traceback.
+    """Report user errors in one line instead of a traceback, and exit with status 1.
 
-    While a run is set up, that is every OSError, ValueError and ImportError, and what the
-    OpenMMLab packages raise for parts of a config that cannot be built. With the environment
-    variable ``COTAP_TRACEBACK`` set, errors stay as they are.
+    While a run is being set up, user errors are every OSError, ValueError and ImportError, and
+    the errors of OpenMMLab packages for a config that cannot be built. If the environment
+    variable ``COTAP_TRACEBACK`` is set, errors are unchanged.
 
     Args:
-        *more: Further types of errors.
-        until (callable): Whether the set-up is over; then these errors are unexpected, and
-            only a UserError ends in its sentence. Defaults to never.
+        *more (type): Further types of user errors.
+        until (callable): Returns whether the set-up is over; from then on only a UserError is
+            reported in one line. Defaults to never.
+
+    Raises:
+        SystemExit: Instead of a user error.
     """
     try:
         yield
@@ -136,22 +140,23 @@ def short_errors(
         )
         if os.environ.get('COTAP_TRACEBACK') or not expected:
             raise
-        raise _end_of(error) from error
+        raise _to_exit(error) from error
 
 
 def _print_any_name() -> None:
-    """Let print() show paths that are not UTF-8, as stderr does, instead of failing."""
+    """Let print() escape paths that are not UTF-8, as stderr does, instead of failing."""
     if getattr(sys.stdout, 'errors', None) == 'strict' and hasattr(sys.stdout, 'reconfigure'):
         sys.stdout.reconfigure(errors='backslashreplace')
 
 
-def _end_of(error: BaseException) -> SystemExit:
+def _to_exit(error: BaseException) -> SystemExit:
+    """Exit with the one-line report of a user error."""
     sentence = sentence_of(error)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
-        sentence += '; check that it exists, can be used and has room, then start again'
+        sentence += '; check that it exists, is accessible and has free space, then start again'
     if _is_dead_worker(error):
         sentence = (
-            f'a process of the loader died ({sentence.rstrip(". ")}); look at the memory '
+            f'a data loader worker died ({sentence.rstrip(". ")}); check the memory '
             'of the machine, then start again'
         )
     if _is_out_of_memory(error):
@@ -166,7 +171,7 @@ def _is_for_user(error: BaseException) -> bool:
 
 
 def _is_dead_worker(error: BaseException) -> bool:
-    """Whether PyTorch has noticed a killed worker, which it does anywhere, also at the end."""
+    """Whether PyTorch reports a killed worker, which may happen anywhere, even at exit."""
     return isinstance(error, RuntimeError) and str(error).startswith('DataLoader worker (pid')
 
 
@@ -177,10 +182,10 @@ def _is_out_of_memory(error: BaseException) -> bool:
 
 
 def _is_of_config(error: BaseException) -> bool:
-    """Whether a config cannot be built: a wrong type, option or value of a part.
+    """Whether a config cannot be built because of a wrong type, option or value.
 
-    MMEngine raises KeyError for types that are in no registry, Python raises TypeError for
-    options that a class does not have, and the OpenMMLab packages assert their values.
+    MMEngine raises KeyError for unregistered types, Python raises TypeError for unknown
+    arguments of a class, and the OpenMMLab packages assert their values.
     """
     text = str(error)
     return (
@@ -197,7 +202,7 @@ def _is_of_config(error: BaseException) -> bool:
 
 
 def _rank() -> int:
-    """This process's number among those that a launcher started; 0 for one alone."""
+    """Rank of this process according to its launcher; 0 for a single process."""
     for size, number in (('WORLD_SIZE', 'RANK'), ('SLURM_NTASKS', 'SLURM_PROCID')):
         try:
             if int(os.environ.get(size, 1)) > 1:
@@ -207,19 +212,20 @@ def _rank() -> int:
     return 0
 
 
-def _say_once(end: SystemExit, seconds: float = 3.0) -> None:
-    """Let one of the processes that end with the same sentence print it, with its rank.
+def _print_once(exit_: SystemExit, seconds: float = 3.0) -> None:
+    """Let only one of the processes that exit with the same sentence print it, with its rank.
 
-    Processes of torchrun share a folder that tells who was first. Elsewhere rank 0 gets some
-    time to end; a launcher that then ends the others keeps them from printing.
+    Processes of torchrun share a folder, in which the first one creates a file. With other
+    launchers the other ranks give rank 0 some time to exit; the launcher then kills them before
+    they print.
     """
     number = _rank()
-    if not isinstance(end.code, str):
+    if not isinstance(exit_.code, str):
         return
-    code: str | int = f'rank {number}: {end.code}' if number else end.code
+    code: str | int = f'rank {number}: {exit_.code}' if number else exit_.code
     file = os.environ.get('TORCHELASTIC_ERROR_FILE')
     if file and int(os.environ.get('WORLD_SIZE', 1)) > 1:
-        name = hashlib.sha256(end.code.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
+        name = hashlib.sha256(exit_.code.encode('utf-8', 'surrogateescape')).hexdigest()[:16]
         try:
             os.close(os.open(Path(file).parent.parent / f'said_{name}', os.O_CREAT | os.O_EXCL))
         except FileExistsError:
@@ -232,26 +238,26 @@ def _say_once(end: SystemExit, seconds: float = 3.0) -> None:
         except ValueError:  # not in the main thread
             pass
         time.sleep(seconds)
-    end.code, end.args = code, (code,)
+    exit_.code, exit_.args = code, (code,)
 
 
-# ---- what is unexpected --------------------------------------------------------------------
+# ---- unexpected errors ---------------------------------------------------------------------
 
 
 def describe_environment() -> str:
-    """Versions, platform and command, in one line, for a report."""
-    found = [f'python {platform.python_version()}']
+    """Versions and platform in one line, for a bug report."""
+    versions = [f'python {platform.python_version()}']
     for name in ('cotap_mm', *_VERSIONS):
         try:
-            found.append(f'{name} {importlib.metadata.version(name)}')
+            versions.append(f'{name} {importlib.metadata.version(name)}')
         except importlib.metadata.PackageNotFoundError:
             continue
     cuda = f'CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPUs'
-    return ', '.join([*found, cuda, platform.platform()])
+    return ', '.join([*versions, cuda, platform.platform()])
 
 
 def _tracker() -> str:
-    """Where the installed package says that its issues are reported."""
+    """Issue tracker of the installed package."""
     try:
         metadata = importlib.metadata.metadata('cotap_mm')
     except importlib.metadata.PackageNotFoundError:
@@ -259,16 +265,16 @@ def _tracker() -> str:
     home = metadata.get('Home-page')
     if home and home.startswith('http'):
         return f'{home.rstrip("/")}/issues'
-    return 'the issue tracker of the place that you have cotap_mm from'
+    return 'the issue tracker of your source of cotap_mm'
 
 
 def _print_unexpected(kind: type[BaseException], error: BaseException, trace: Any) -> None:
-    """Print the traceback, and what a report of it needs."""
+    """Print the traceback, and the facts for a bug report."""
     sys.__excepthook__(kind, error, trace)
     number = _rank()
     where = f' (rank {number})' if number else ''
     print(
-        f'\nThis error was not expected{where}. If it is not explained above, report it with the '
+        f'\nThis error is unexpected{where}. If it is not explained above, report it with the '
         f'traceback at {_tracker()}\n'
         f'command: {" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}\n'
         f'versions: {describe_environment()}',
@@ -277,7 +283,7 @@ def _print_unexpected(kind: type[BaseException], error: BaseException, trace: An
 
 
 def _stdout_is_closed() -> bool:
-    """Whether nobody reads stdout any more; then nothing more is written to it."""
+    """Whether the reader of stdout has closed it; if so, redirect it to the null device."""
     try:
         number = sys.stdout.fileno()
         poll = select.poll()
@@ -285,6 +291,6 @@ def _stdout_is_closed() -> bool:
         closed = any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
     except (OSError, ValueError, AttributeError):  # not a file, or Windows
         return False
-    if closed:  # Python flushes once more when it ends
+    if closed:  # Python flushes once more at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), number)
     return closed

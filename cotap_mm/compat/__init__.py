@@ -1,4 +1,4 @@
-"""Version checks and workarounds; imported before anything else."""
+"""Version checks and workarounds, applied on import before anything else."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Let MMCV's compiled operators take bfloat16 and float16 on a CPU.
+"""Support bfloat16 and float16 in MMCV's compiled operators on CPU.
 
-MMCV's CPU operators read float32 or float64 only, and compare the types of their arguments:
+MMCV's CPU operators support float32 and float64 only, and compare the types of their arguments:
 under autocast, ``nms`` gets float32 boxes with bfloat16 scores and raises "expected scalar type
-Float but found BFloat16". All of them are called through one module, ``mmcv._ext``, so that one
-wrapper around its functions covers every operator.
+Float but found BFloat16". All operators are called through one module, ``mmcv._ext``, so wrapping
+its functions covers every operator.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _MARK = '_takes_low_precision'
 
 
 def allow_low_precision_operators() -> int:
-    """Wrap MMCV's operators, once; without MMCV's operators nothing happens.
+    """Wrap MMCV's operators, once; does nothing without MMCV's operators.
 
-    Results are those of float32 arguments, rounded where an operator fills a tensor of low
-    precision. Calls with float32, and on a GPU, are passed on as they are.
+    Results are those for float32 arguments, rounded if an operator writes to a low-precision
+    tensor. Calls with float32 arguments, and on a GPU, are forwarded unchanged.
 
     Returns:
-        int: Number of operators that were wrapped now.
+        int: Number of operators that this call wrapped.
     """
     try:
         extension = importlib.import_module('mmcv._ext')
@@ -46,16 +46,16 @@ def _in_float32(operator: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(operator)
     def call(*args: Any, **kwargs: Any) -> Any:
         given = [*args, *kwargs.values()]
-        if not any(_is_low(each) for each in given):
+        if not any(_is_low(value) for value in given):
             return operator(*args, **kwargs)
         wide, casts = _widened(given)
-        found = operator(*wide[: len(args)], **dict(zip(kwargs, wide[len(args) :])))
+        result = operator(*wide[: len(args)], **dict(zip(kwargs, wide[len(args) :])))
         for narrow, value in casts:
-            # Operators write into some arguments. The others must not be touched: autograd
-            # refuses a backward pass through tensors that have changed.
+            # Operators write to some arguments. The others must not be modified: autograd
+            # refuses a backward pass through modified tensors.
             if not _same_bits(value, narrow.detach().float()):
                 narrow.detach().copy_(value)
-        return found
+        return result
 
     setattr(call, _MARK, True)
     return call
@@ -66,12 +66,12 @@ def _is_low(value: Any) -> bool:
 
 
 def _same_bits(first: Tensor, second: Tensor) -> bool:
-    """Equality of float32 tensors in which NaN equals NaN."""
+    """Bitwise equality of float32 tensors, so that NaN equals NaN."""
     return torch.equal(first.contiguous().view(torch.int32), second.contiguous().view(torch.int32))
 
 
 def _widened(values: list) -> tuple[list, list]:
-    """Values with float32 instead of low precision, and the pairs (low, float32)."""
+    """Cast low-precision tensors to float32; also returns the pairs (low, float32)."""
     wide, casts = [], []
     for value in values:
         if _is_low(value):

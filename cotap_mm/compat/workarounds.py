@@ -1,9 +1,8 @@
-"""Version checks and mends of known breakages; imported before anything else.
+"""Check versions and work around known incompatibilities; imported before anything else.
 
-The only place that knows about versions. Three breakages of the wider ecosystem are
-mended here: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
-``import mmpretrain.models`` dies beside transformers 5, and MMEngine's log loses lines
-that hold file names which are not UTF-8.
+The only module that depends on versions. It works around three problems: with torch >= 2.6
+MMEngine cannot resume from its own checkpoints, ``import mmpretrain.models`` fails with
+transformers 5, and MMEngine's log drops lines with file names that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import pickle
 import warnings
 from typing import Optional
 
-#: Import name, lowest version, distributions that provide it, what to do.
+#: Import name, minimum version, distributions that provide it, remedy.
 REQUIREMENTS: list[tuple[str, str, tuple[str, ...], str]] = [
     ('torch', '2.1', ('torch',), 'pip install "torch>=2.1"'),
     (
@@ -30,7 +29,7 @@ REQUIREMENTS: list[tuple[str, str, tuple[str, ...], str]] = [
 
 
 def installed_version(distributions: tuple[str, ...]) -> Optional[str]:
-    """Version of the first of ``distributions`` that is installed, else None."""
+    """Version of the first installed distribution; None if none is installed."""
     for name in distributions:
         try:
             return importlib.metadata.version(name)
@@ -50,18 +49,18 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def check_versions() -> None:
-    """Stop with one sentence for each package that is missing or too old.
+    """Raise an error if a package is missing or too old.
 
     Raises:
-        ImportError: With all problems and their remedies.
+        ImportError: One sentence with all problems and their remedies.
     """
     problems = []
     for name, lowest, distributions, remedy in REQUIREMENTS:
-        found = installed_version(distributions)
-        if found is None:
-            problems.append(f'{name} >= {lowest} is needed and not installed: {remedy}')
-        elif _numbers(found) < _numbers(lowest):
-            problems.append(f'{name} >= {lowest} is needed, {found} is installed: {remedy}')
+        version = installed_version(distributions)
+        if version is None:
+            problems.append(f'{name} >= {lowest} is required but not installed: {remedy}')
+        elif _numbers(version) < _numbers(lowest):
+            problems.append(f'{name} >= {lowest} is required, {version} is installed: {remedy}')
     if problems:
         raise ImportError('cotap_mm cannot start. ' + '; '.join(problems) + '.')
     if importlib.util.find_spec('pkg_resources') is None:
@@ -73,10 +72,10 @@ def check_versions() -> None:
 
 
 def _history_statistic(owner: type, name: str):
-    """Stands in for ``getattr`` while a checkpoint is read safely.
+    """Restricted ``getattr`` for reading checkpoints safely.
 
     MMEngine's HistoryBuffer stores its four statistics as ``getattr(HistoryBuffer, name)``.
-    The real ``getattr`` would let a hostile file reach anything.
+    The real ``getattr`` would give a malicious file access to anything.
     """
     from mmengine.logging.history_buffer import HistoryBuffer
 
@@ -86,20 +85,19 @@ def _history_statistic(owner: type, name: str):
 
 
 def _empty_array(kind: type, shape: tuple, code: object):
-    """Stands in for NumPy's ``_reconstruct``, which would make an array of any size.
+    """Restricted version of NumPy's ``_reconstruct``, which could allocate arrays of any size.
 
-    Pickles of arrays begin with an empty one; its state, with as many bytes as it needs,
-    follows.
+    Pickled arrays start with an empty array, followed by its state with the actual bytes.
     """
     import numpy as np
 
     if kind is not np.ndarray or tuple(shape) != (0,):
-        raise pickle.UnpicklingError(f'refused to make an array of shape {shape!r}')
+        raise pickle.UnpicklingError(f'refused to create an array of shape {shape!r}')
     return np.empty(0, np.int8)
 
 
 def _plain_dtype(code: str, *_: object):
-    """Stands in for ``numpy.dtype``: numbers only, no objects, records or texts."""
+    """Restricted ``numpy.dtype``: numbers only, no objects, records or strings."""
     import numpy as np
 
     dtype = np.dtype(code) if isinstance(code, str) and len(code) <= 3 else None
@@ -109,7 +107,7 @@ def _plain_dtype(code: str, *_: object):
 
 
 def safe_globals() -> list:
-    """Harmless things that MMEngine's checkpoints hold besides tensors."""
+    """Safe globals that MMEngine's checkpoints contain besides tensors."""
     import numpy as np
     from mmengine.logging.history_buffer import HistoryBuffer
 
@@ -117,11 +115,11 @@ def safe_globals() -> list:
         'numpy._core.multiarray' if hasattr(np, '_core') else 'numpy.core.multiarray'
     )
     kinds = ('float64', 'float32', 'float16', 'int64', 'int32', 'bool', 'uint8')
-    # Pickles name functions by the module of the numpy that wrote them.
+    # Pickles refer to functions by their module in the numpy version that wrote them.
     rebuilt = [
-        (function, f'numpy.{place}.multiarray.{name}')
+        (function, f'numpy.{package}.multiarray.{name}')
         for name, function in (('_reconstruct', _empty_array), ('scalar', core.scalar))
-        for place in ('core', '_core')
+        for package in ('core', '_core')
     ]
     return [
         HistoryBuffer,
@@ -136,26 +134,25 @@ def safe_globals() -> list:
 def allow_safe_resume() -> None:
     """Let ``torch.load(weights_only=True)`` read MMEngine's own checkpoints.
 
-    torch >= 2.6 loads safely by default and refuses HistoryBuffer and numpy scalars,
-    which every MMEngine checkpoint holds. They are added to torch's list of safe
-    globals; safe loading stays on.
+    torch >= 2.6 loads safely by default and refuses HistoryBuffer and numpy scalars, which
+    every MMEngine checkpoint contains. They are added to torch's safe globals; safe loading
+    remains enabled.
     """
     import torch
 
-    found = _numbers(torch.__version__)
-    if found >= (2, 6):
+    if _numbers(torch.__version__) >= (2, 6):
         torch.serialization.add_safe_globals(safe_globals())
 
 
 def patch_multimodal_import() -> None:
-    """Keep ``import mmpretrain.models`` alive beside transformers >= 5.
+    """Make ``import mmpretrain.models`` work with recent versions of transformers.
 
-    MMPretrain 1.2.0 imports its BLIP model when transformers and pycocotools are
-    installed, and that file does not fit recent transformers. Its multimodal part is
-    switched off when, and only when, transformers is that new.
+    MMPretrain 1.2.0 imports its BLIP model if transformers and pycocotools are installed, and
+    that file is incompatible with transformers >= 4.49. With those versions only, the multimodal
+    part of MMPretrain is disabled.
     """
-    found = installed_version(('transformers',))
-    if found is None or _numbers(found) < (4, 49):
+    version = installed_version(('transformers',))
+    if version is None or _numbers(version) < (4, 49):
         return
     from mmpretrain.utils import dependency
 
@@ -163,9 +160,9 @@ def patch_multimodal_import() -> None:
 
 
 def log_any_name() -> None:
-    """Let MMEngine's log hold file names that are not UTF-8; their bytes are escaped.
+    """Escape bytes that are not UTF-8 in file names in MMEngine's log.
 
-    Its streams encode strictly, and Python's logging drops a line that they refuse.
+    Its streams encode strictly, and Python's logging drops lines that cannot be encoded.
     """
     from mmengine.logging.logger import MMFormatter
 

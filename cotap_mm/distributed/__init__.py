@@ -1,3 +1,3 @@
-"""Everything that knows of ranks: collectives, rendezvous, failures, FSDP."""
+"""Distributed runs: collectives, rendezvous, rank failures, FSDP."""
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Sums over all ranks that also work without a process group.
+"""Collectives that also work without a process group.
 
-Every rank must call these in the same order: callers never put them behind a
-condition that data could make differ between ranks.
+Every rank must call these in the same order: a condition around a call must never depend on data
+that may differ between ranks.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def rank() -> int:
 
 def _reduce(tensor: Tensor, op: dist.ReduceOp.RedOpType) -> Tensor:
     if world_size() > 1:
-        moved = _where_backend_works(tensor)
+        moved = _to_backend_device(tensor)
         dist.all_reduce(moved, op=op)
         if moved is not tensor:
             tensor.copy_(moved)
     return tensor
 
 
-def _where_backend_works(tensor: Tensor) -> Tensor:
-    """NCCL moves only what is on a GPU; anything else stays where it is."""
+def _to_backend_device(tensor: Tensor) -> Tensor:
+    """Move a CPU tensor to the GPU for NCCL, which handles nothing else."""
     if tensor.device.type == 'cpu' and dist.get_backend() == 'nccl':
         return tensor.cuda()
     return tensor
@@ -53,10 +53,10 @@ def all_reduce_min(tensor: Tensor) -> Tensor:
 
 
 def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
-    """Overwrite ``tensor`` on every rank with rank ``source``'s, in place."""
+    """Overwrite ``tensor`` on every rank, in place, with that of rank ``source``."""
     if world_size() > 1:
         with torch.no_grad():
-            moved = _where_backend_works(tensor)
+            moved = _to_backend_device(tensor)
             dist.broadcast(moved, src=source)
             if moved is not tensor:
                 tensor.copy_(moved)
@@ -64,17 +64,17 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks, one rank's after the other's, on every rank.
+    """Concatenate the rows of all ranks, in the order of ranks, on every rank.
 
     Args:
-        rows (Tensor): Shape (n, ...); n may differ between ranks, also be 0.
+        rows (Tensor): Shape (n, ...); n may differ between ranks and may be 0.
 
     Returns:
         Tensor: Shape (sum of n, ...).
     """
     if world_size() == 1:
         return rows
-    device, rows = rows.device, _where_backend_works(rows)
+    device, rows = rows.device, _to_backend_device(rows)
     count = torch.tensor([len(rows)], device=rows.device)
     counts = [torch.zeros_like(count) for _ in range(world_size())]
     dist.all_gather(counts, count)

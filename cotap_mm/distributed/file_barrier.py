@@ -1,8 +1,8 @@
-"""How ranks that build one file together wait for each other, and for builds of other runs.
+"""File-based synchronization of ranks that build one file together.
 
-Not by collectives, which give up after 10 to 30 minutes; reading ImageNet takes longer. A rank
-may work for as long as it needs; without a sign of life it counts as lost, see
-:mod:`cotap_mm.distributed.failures`.
+Collectives time out after 10 to 30 minutes, and reading ImageNet takes longer. Here a rank may
+work for as long as it needs; without a heartbeat it counts as lost, see
+:mod:`cotap_mm.distributed.failures`. A lock lets builds of other runs wait.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ from .collectives import rank, world_size
 from .failures import LostRank, abort_all_ranks_on_error, current_watch
 
 _POLL = 0.5  # seconds
-_WAIT, _THERE = 'wait', 'there'  # what rank 0 tells the others; else the name of the meeting
+_WAIT, _COMPLETE = 'wait', 'complete'  # broadcast by rank 0, or else the name of the build
 
 
 class PeerFailed(LostRank):
-    """Another rank could not do its part."""
+    """Another rank could not complete its part of a shared build."""
 
 
 class SharedBuild:
-    """Files beside ``out`` that ranks write and wait for; see :func:`build_together`.
+    """Files next to ``out`` that ranks write and wait for; see :func:`build_together`.
 
     Args:
-        out (Path): What is built.
-        name (str): Of this meeting; no other has it.
-        task (str): What the features follow from. A later build for the same task takes them
-            over.
+        out (Path): File to build.
+        name (str): Unique name of this build.
+        task (str): Everything that determines the features. A later build with the same task
+            reuses them.
     """
 
     def __init__(self, out: Path, name: str, task: str) -> None:
@@ -50,22 +50,22 @@ class SharedBuild:
         self._digest = hashlib.sha256(task.encode('utf-8', 'surrogateescape')).hexdigest()[:8]
 
     def features(self, number: int) -> Path:
-        """Where the features of a part of the images are kept."""
+        """Path of the features of one part of the images."""
         return self.out.with_name(f'{self.out.name}.features.{self._digest}.{number:05d}')
 
     def wait(
         self, is_ready: Callable[[], bool], must_stay: bool = True, own: Sequence[Path] = ()
     ) -> None:
-        """Until ``is_ready()``.
+        """Wait until ``is_ready()``.
 
         Args:
-            is_ready (callable): Asked again and again.
+            is_ready (callable): Polled until it returns True.
             must_stay (bool): Whether all ranks are needed for it. Defaults to True.
             own (sequence[Path]): Files that this rank has written for it. Defaults to ().
 
         Raises:
             PeerFailed: If a rank failed, died or was stopped.
-            UserError: If a file of ``own`` is gone: the ranks would wait for it forever.
+            UserError: If a file of ``own`` was deleted: the ranks would wait for it forever.
         """
         watch = current_watch()
         while not is_ready():
@@ -83,11 +83,17 @@ class SharedBuild:
             time.sleep(_POLL)
 
     def collect(self, rows: np.ndarray, count: int) -> np.ndarray | None:
-        """All ranks' rows, concatenated, on rank 0; None elsewhere.
+        """Concatenate the rows of all ranks on rank 0.
 
         Args:
-            rows (np.ndarray): This rank's, shape (n, k).
-            count (int): Rows of all ranks.
+            rows (np.ndarray): Rows of this rank, shape (n, k).
+            count (int): Number of rows of all ranks, N.
+
+        Returns:
+            np.ndarray, optional: Shape (N, k) on rank 0; None on the other ranks.
+
+        Raises:
+            RuntimeError: If the number of rows is not ``count``.
         """
         if world_size() == 1:
             return rows
@@ -97,16 +103,16 @@ class SharedBuild:
             return None
         paths = [self._rows(other) for other in range(world_size())]
         self.wait(lambda: all(path.is_file() for path in paths), own=paths[:1])
-        found = np.concatenate([np.load(path, allow_pickle=False) for path in paths])
-        if found.shape != (count, rows.shape[1]):
+        gathered = np.concatenate([np.load(path, allow_pickle=False) for path in paths])
+        if gathered.shape != (count, rows.shape[1]):
             raise RuntimeError(
-                f'the ranks found neighbors of shape {found.shape}, expected '
+                f'the ranks computed neighbors of shape {gathered.shape}, expected '
                 f'{(count, rows.shape[1])}; do all of them see the same images?'
             )
-        return found
+        return gathered
 
     def clean_up(self) -> None:
-        """Rank 0 deletes the files; the others wait until it has."""
+        """Delete the files on rank 0; the other ranks wait until that is done."""
         if rank():
             self.wait(lambda: not self._rows(rank()).is_file(), must_stay=False)
             return
@@ -120,69 +126,71 @@ class SharedBuild:
 def build_together(
     out: Path, task: str, is_wanted: Callable[[], bool]
 ) -> Iterator[SharedBuild | None]:
-    """All ranks of a run work on the file ``out``, and no other run does.
+    """Build the file ``out`` on all ranks of one run, while no other run does.
 
-    Where another one is building it, this one waits, and then takes what that has built.
+    If another run is building it, wait, then use its result.
 
     Args:
-        out (Path): In a folder that all ranks see.
-        task (str): What features of images follow from.
-        is_wanted (callable): Whether a file that another run has built in the meantime is what
-            this one wants.
+        out (Path): File to build, in a folder that all ranks see.
+        task (str): Everything that determines the features of the images.
+        is_wanted (callable): Returns whether a file that another run has built in the meantime
+            is the one to build here.
 
     Yields:
-        SharedBuild: Their files; None if ``out`` is there.
+        SharedBuild, optional: Files of the build; None if ``out`` is complete already.
 
     Raises:
-        UserError: If another run has built something else there.
+        UserError: If another run has built a different file there.
         LostRank: If a rank failed, died or was stopped.
     """
     watch = current_watch()
     with (
-        abort_all_ranks_on_error(lambda: f'finding the neighbors of {out.name}'),
-        _lock_of_ranks(out, is_wanted) as said,
+        abort_all_ranks_on_error(lambda: f'building the neighbors of {out.name}'),
+        _lock_of_ranks(out, is_wanted) as state,
     ):
-        if said == _THERE:
+        if state == _COMPLETE:
             yield None
             return
         with nullcontext() if watch is None else watch.steps_needed():
-            yield SharedBuild(out, said, task)
+            yield SharedBuild(out, state, task)
 
 
 @contextmanager
 def _lock_of_ranks(out: Path, is_wanted: Callable[[], bool]) -> Iterator[str]:
-    """Rank 0 holds the lock of ``out`` for all; yields what all ranks then know."""
+    """Hold the lock of ``out`` on rank 0; yields ``_COMPLETE`` or the name of the build."""
     if rank():
-        said = _WAIT
-        while said == _WAIT:
-            said = _agreed(None)
-        yield said
+        state = _WAIT
+        while state == _WAIT:
+            state = _from_rank_0(None)
+        yield state
         return
     before = _stamp(out)
-    with locked(out.with_name(f'{out.name}.lock'), f'building {out.name}', lambda: _agreed(_WAIT)):
-        said = uuid.uuid4().hex[:8]
+    with locked(
+        out.with_name(f'{out.name}.lock'), f'building {out.name}', lambda: _from_rank_0(_WAIT)
+    ):
+        state = uuid.uuid4().hex[:8]
         if _stamp(out) != before:
             if not is_wanted():
                 raise UserError(
-                    f'{out} has just been written by another process, for other '
-                    'images or settings; give another --out'
+                    f'{out} was just written by another process, for other '
+                    'images or settings; choose another --out'
                 )
-            print_log(f'{out} has been built by another process; using it', logger='current')
-            said = _THERE
+            print_log(f'{out} was built by another process; using it', logger='current')
+            state = _COMPLETE
         else:
             _remove(out, 'rows')
-        yield _agreed(said)
+        yield _from_rank_0(state)
 
 
-def _agreed(said: Any) -> Any:
-    """What rank 0 says, on all ranks."""
-    found = [said]
-    broadcast_object_list(found)
-    return found[0]
+def _from_rank_0(value: Any) -> Any:
+    """Broadcast the value of rank 0 to all ranks."""
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
 
 
 def _stamp(path: Path) -> tuple[int, ...] | None:
-    """What changes with a file."""
+    """Inode, size and modification time, which change when a file is replaced."""
     try:
         status = path.stat()
     except FileNotFoundError:
@@ -191,7 +199,7 @@ def _stamp(path: Path) -> tuple[int, ...] | None:
 
 
 def _remove(out: Path, *kinds: str) -> None:
-    """Delete the files beside ``out`` of these kinds, also those of runs that were killed."""
+    """Delete the files of these kinds next to ``out``, including those of killed runs."""
     for kind in kinds:
         for prefix in ('', f'{UNFINISHED}*-'):
             for path in out.parent.glob(f'{prefix}{glob.escape(out.name)}.{kind}.*'):

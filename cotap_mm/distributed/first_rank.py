@@ -1,4 +1,4 @@
-"""Let rank 0 do something once, and tell the other ranks what came of it."""
+"""Run work on rank 0 only, and share its result or error with all ranks."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from cotap_mm.errors import UserError
 
 
 def on_first_rank(work: Callable[[], Any]) -> Any:
-    """Run a function on rank 0 only; all ranks return its result or fail with its error.
+    """Run a function on rank 0 only; all ranks return its result or raise its error.
 
     Every rank must call this. Without a process group it just calls the function.
 
     Args:
-        work (callable): Returns something that can be pickled.
+        work (callable): Function whose result can be pickled.
 
     Returns:
-        object: What ``work`` returned on rank 0.
+        object: Result of ``work`` on rank 0.
 
     Raises:
         OSError, ValueError, ImportError, UserError: On rank 0, as raised by ``work``.
@@ -30,10 +30,10 @@ def on_first_rank(work: Callable[[], Any]) -> Any:
             result = work()
         except (OSError, ValueError, ImportError, UserError) as failed:
             error = failed
-    told = [result, None if error is None else str(error)]
-    broadcast_object_list(told)
+    shared = [result, None if error is None else str(error)]
+    broadcast_object_list(shared)
     if error is not None:
         raise error
-    if told[1] is not None:
-        raise UserError(told[1])
-    return told[0]
+    if shared[1] is not None:
+        raise UserError(shared[1])
+    return shared[0]

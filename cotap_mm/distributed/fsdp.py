@@ -1,8 +1,8 @@
-"""Training whose weights, gradients and optimiser state are shared out among the ranks (FSDP).
+"""FSDP: shard weights, gradients and optimizer state across ranks.
 
-For ViT-L and larger. Only the student's backbone and heads are shared out, which is where
-gradients and the optimiser's two moments are; the teacher, which has neither, and the small
-filter stand on every rank as a whole.
+For ViT-L and larger. Only the student's backbone and heads are sharded: they have gradients and
+the optimizer's two moments. The teacher, which has neither, and the small filter are replicated
+on every rank.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from cotap_mm.registry import STRATEGIES
 
 from .collectives import all_reduce_sum, broadcast, world_size
 
-#: Parts of CoTAP that are the same, and whole, on every rank.
-_WHOLE = (
+#: Parts of CoTAP that are replicated on every rank.
+_REPLICATED = (
     'neck',
     'teacher',
     'losses',
@@ -40,12 +40,13 @@ _WHOLE = (
 
 @contextmanager
 def full_parameters(model: nn.Module) -> Iterator[None]:
-    """All parameters of a model that may be shared out, to be read on every rank.
+    """Gather all parameters of a possibly sharded model, for reading on every rank.
 
-    Every rank must enter. Nothing may be changed, and no forward pass done within.
+    Every rank must enter this context. Inside, parameters must not be changed, and no forward
+    pass is allowed.
 
     Args:
-        model (nn.Module): Wrapped or not.
+        model (nn.Module): Model, wrapped or not.
     """
     if isinstance(model, FullyShardedDataParallel):
         with FullyShardedDataParallel.summon_full_params(model, writeback=False):
@@ -55,24 +56,24 @@ def full_parameters(model: nn.Module) -> Iterator[None]:
 
 
 def require_unsharded(model: nn.Module, what: str) -> None:
-    """For what needs all parameters on every rank.
+    """Refuse a sharded model where all parameters are needed on every rank.
 
     Args:
-        model (nn.Module): Wrapped or not.
-        what (str): Named in the message.
+        model (nn.Module): Model, wrapped or not.
+        what (str): Name of what needs them, for the message.
 
     Raises:
-        ValueError: If the model's parameters are shared out.
+        ValueError: If the model's parameters are sharded.
     """
     if isinstance(model, FullyShardedDataParallel):
         raise ValueError(
-            f"{what} needs the whole network on every rank, and the config's "
-            'strategy shares it out; remove one of the two'
+            f"{what} needs the full network on every rank, but the config's "
+            'strategy shards it; remove one of the two'
         )
 
 
 def original_ndim(param: nn.Parameter) -> int:
-    """Dimensions of a parameter before it was shared out, which makes it a piece of a vector."""
+    """Number of dimensions of a parameter before FSDP flattened and sharded it."""
     return getattr(param, 'original_ndim', param.ndim)
 
 
@@ -80,19 +81,19 @@ def original_ndim(param: nn.Parameter) -> int:
 class CoTAPFSDPStrategy(FSDPStrategy):
     """MMEngine's FSDPStrategy for :class:`CoTAP`, which FlexibleRunner uses.
 
-    ``strategy=dict(type='cotap_mm.CoTAPFSDPStrategy')`` in a config is all that is needed: each
-    block but the last, which the filter reads, is a unit of its own. Checkpoints are those of
-    any other run: either may be resumed as the other.
+    ``strategy=dict(type='cotap_mm.CoTAPFSDPStrategy')`` in a config is all that is needed. Each
+    block except the last one, which the filter reads, is an FSDP unit. Checkpoints have the
+    format of any other run: a run may be resumed with or without the strategy.
 
     Args:
-        **kwargs: As in MMEngine's FSDPStrategy, but for ``state_dict_cfg``.
+        **kwargs: Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``.
 
     Raises:
-        ValueError: If the model or the optimiser asks for what needs whole gradients or blocks.
+        ValueError: If the model or the optimizer needs full gradients or parts of blocks.
     """
 
     def __init__(self, **kwargs) -> None:
-        # On a CPU, moving what is gathered to the CPU is no copy, and is freed while it is read.
+        # On CPU, offloading to the CPU does not copy, and the tensor is freed while it is read.
         offload = dict(rank0_only=True, offload_to_cpu=torch.cuda.is_available())
         super().__init__(
             **kwargs,
@@ -106,8 +107,8 @@ class CoTAPFSDPStrategy(FSDPStrategy):
     def _wrap_model(self, model: nn.Module) -> nn.Module:
         if model.backbone.with_cp == 'mlp':
             raise ValueError(
-                "model.backbone.with_cp='mlp' reads parts of a block, and FSDP "
-                'gathers whole blocks; use with_cp=True'
+                "model.backbone.with_cp='mlp' reads parts of a block, but FSDP "
+                'gathers complete blocks; use with_cp=True'
             )
         model = model.to(get_device())
         for tensor in (*model.parameters(), *model.buffers()):
@@ -122,22 +123,29 @@ class CoTAPFSDPStrategy(FSDPStrategy):
             'use_orig_params': True,
             'device_id': torch.cuda.current_device() if on_gpu else torch.device('cpu'),
             'auto_wrap_policy': lambda module, recurse, **_: recurse or module in units,
-            'ignored_modules': [getattr(model, name) for name in _WHOLE],
+            'ignored_modules': [getattr(model, name) for name in _REPLICATED],
             **(self.model_wrapper or {}),
         }
         return super()._wrap_model(model)
 
     def build_optim_wrapper(self, optim_wrapper, model=None):
-        """As in the parent; gradients of the filter, which FSDP leaves alone, are averaged.
+        """Build the wrapper, and average the gradients of the filter, which FSDP ignores.
+
+        Args:
+            optim_wrapper (dict | OptimWrapper): Config or wrapper.
+            model (nn.Module, optional): Sharded model. Defaults to None.
+
+        Returns:
+            OptimWrapper: The wrapper.
 
         Raises:
-            ValueError: If gradients are to be clipped, or float16 scaled.
+            ValueError: If gradient clipping or float16 is requested.
         """
         built = super().build_optim_wrapper(optim_wrapper, model)
         if built.clip_grad_kwargs:
             raise ValueError(
-                'optim_wrapper.clip_grad needs whole gradients, and FSDP has pieces '
-                'of them on each rank; remove it, or the strategy'
+                'optim_wrapper.clip_grad needs full gradients, but FSDP shards '
+                'them across ranks; remove it or the strategy'
             )
         if getattr(built, 'cast_dtype', None) is torch.float16:
             raise ValueError(
@@ -151,20 +159,20 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         return built
 
     def optim_state_dict(self) -> dict:
-        """The optimiser's state as that of a run without this strategy; empty on other ranks."""
+        """Optimizer state in the format of a run without FSDP; empty on ranks other than 0."""
         state = super().optim_state_dict()
         if not state:
             return {}
         state = _renamed(state, {name: i for i, name in enumerate(self._names())})
-        # What MMEngine keeps beside the groups, for the schedule that is logged.
+        # MMEngine stores these next to the groups, to log the schedule.
         return dict(state, base_param_settings=self.optim_wrapper.base_param_settings)
 
     def load_optim_state_dict(self, state_dict: dict) -> None:
-        """Take each rank's share of :meth:`optim_state_dict`."""
+        """Load this rank's shard of the state from :meth:`optim_state_dict`."""
         state_dict = dict(state_dict)
         settings = state_dict.pop('base_param_settings', self.optim_wrapper.base_param_settings)
         named = _renamed(state_dict, dict(enumerate(self._names())))
-        # Not the parent's: it has the order of arguments of PyTorch 2.0.
+        # The parent's method passes arguments in the order of PyTorch 2.0.
         self.optim_wrapper.load_state_dict(
             FullyShardedDataParallel.optim_state_dict_to_load(
                 model=self.model, optim=self.optim_wrapper.optimizer, optim_state_dict=named
@@ -173,7 +181,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         self.optim_wrapper.base_param_settings = settings
 
     def _names(self) -> list[str]:
-        """Names of the optimiser's parameters, in its order."""
+        """Names of the optimizer's parameters, in its order."""
         names = {
             param: name.replace('_fsdp_wrapped_module.', '')
             for name, param in self.model.module.named_parameters()
@@ -186,7 +194,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
 
 
 def _renamed(state: dict, names: dict[Any, Any]) -> dict:
-    """An optimiser's state with other keys for its parameters."""
+    """Rename the keys of the parameters in an optimizer's state."""
     groups = [
         dict(group, params=[names[key] for key in group['params']])
         for group in state['param_groups']

@@ -1,4 +1,4 @@
-"""The thread of a rank that exchanges signs of life and failures with the other ranks."""
+"""Exchange heartbeats and failure reports with the other ranks through the store."""
 
 from __future__ import annotations
 
@@ -14,27 +14,28 @@ import torch.distributed as dist
 
 T = TypeVar('T')
 POLL = 0.5  # seconds
-#: Added to the count of signs of life by a rank that ends.
+#: Added to its heartbeat counter by a rank that exits.
 LEFT = 1 << 40
-_LONGEST_BEAT = 15.0  # seconds between two signs of life
+_LONGEST_BEAT = 15.0  # seconds between two heartbeats
 
 
 def agent_holds_store() -> bool:
-    """Whether the store is that of ``torchrun``, and not of rank 0."""
+    """Whether ``torchrun`` hosts the store, and not rank 0."""
     return os.environ.get('TORCHELASTIC_USE_AGENT_STORE') == 'True'
 
 
 class Messenger(threading.Thread):
-    """The only thread that talks to the store, on a connection of its own.
+    """The only thread that accesses the store, over a connection of its own.
 
-    Most operations of a TCPStore have no time-out: where the process that holds it has been
-    stopped they never return. Others see it from ``rounds``, which then stays as it is.
+    Most operations of a TCPStore have no timeout: they never return if the process that hosts
+    it is suspended. Other threads notice because ``rounds`` then no longer increases. The keys
+    are listed in :mod:`cotap_mm.distributed.failures`.
 
     Args:
         rank (int): Rank of this process.
         size (int): Number of ranks.
         timeout (float): Seconds that connecting to the store may take.
-        beat_every (float): Seconds between two signs of life.
+        beat_every (float): Seconds between two heartbeats.
     """
 
     def __init__(self, rank: int, size: int, timeout: float, beat_every: float) -> None:
@@ -45,8 +46,9 @@ class Messenger(threading.Thread):
         self.broken = ''
         self.beats = [0] * size
         self.names = [''] * size
+        self.names[rank] = f'process {os.getpid()} on {socket.gethostname()}'
         self.failures: dict[int, str] = {}
-        self.listening: list[int] = []  # numbers of the contexts that this process is in
+        self.listening: list[int] = []  # numbers of the current contexts of this process
         self.is_working: Callable[[], bool] = lambda: True
         self.ending = threading.Event()
         self._jobs: queue.Queue = queue.Queue()
@@ -54,8 +56,20 @@ class Messenger(threading.Thread):
         # Restarts by torchrun share the store.
         self._prefix = f'cotap_mm/watch/{os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)}'
 
+    def describe(self, rank: int) -> str:
+        """Name a rank with its process and host, as far as they are known."""
+        return f'{rank} ({self.names[rank]})' if self.names[rank] else str(rank)
+
     def ask(self, job: Callable[[Any], T], seconds: float) -> T | None:
-        """The result of ``job(store)``; None if the store does not answer in that time."""
+        """Run ``job(store)`` in this thread and wait for its result.
+
+        Args:
+            job (callable): Takes the store.
+            seconds (float): Time limit.
+
+        Returns:
+            object, optional: Result of ``job``; None if the store does not answer in time.
+        """
         if self.broken:
             return None
         answer: queue.Queue = queue.Queue(1)
@@ -76,8 +90,8 @@ class Messenger(threading.Thread):
                     timeout=datetime.timedelta(seconds=self.timeout),
                 ),
             )
-            store.set(f'name/{self.rank}', f'process {os.getpid()} on {socket.gethostname()}')
-            # The store may go with rank 0.
+            store.set(f'name/{self.rank}', self.names[self.rank])
+            # The store may exit with rank 0.
             while not self.ending.is_set() and (agent_holds_store() or self.beats[0] < LEFT):
                 self._round(store)
                 self.rounds += 1
@@ -105,25 +119,25 @@ class Messenger(threading.Thread):
         for number in list(self.listening):
             if number not in self.failures and store.check([f'failure/{number}']):
                 self.failures[number] = store.get(f'failure/{number}').decode()
-                self._know(store, number)
+                self._acknowledge(store, number)
 
-    def tell(self, number: int, text: str, seconds: float) -> bool:
-        """Tell the other ranks of a failure in a context, and wait until they know.
+    def publish(self, number: int, text: str, seconds: float) -> bool:
+        """Report a failure in a context to the other ranks, and wait for their receipts.
 
         Args:
             number (int): Number of the context.
-            text (str): What they find in :attr:`failures`.
+            text (str): Report, which they store in :attr:`failures`.
             seconds (float): Time to wait.
 
         Returns:
-            bool: Whether all ranks know or have ended.
+            bool: Whether all ranks have received it or have exited.
         """
 
         def start(store: Any) -> bool:
             if number not in self.failures:
                 self.failures[number] = text
                 store.set(f'failure/{number}', text)
-            self._know(store, number)
+            self._acknowledge(store, number)
             return True
 
         def is_known(store: Any) -> bool:
@@ -143,7 +157,14 @@ class Messenger(threading.Thread):
         return False
 
     def wait_until_left(self, seconds: float) -> bool:
-        """Wait until all other ranks have ended; whether they have."""
+        """Wait until all other ranks have exited.
+
+        Args:
+            seconds (float): Time to wait.
+
+        Returns:
+            bool: Whether they have.
+        """
         end = time.monotonic() + seconds
         while time.monotonic() < end:
             left = self.ask(
@@ -157,7 +178,7 @@ class Messenger(threading.Thread):
             time.sleep(0.1)
         return False
 
-    def _know(self, store: Any, number: int) -> None:
+    def _acknowledge(self, store: Any, number: int) -> None:
         store.set(f'failure/{number}/known/{self.rank}', '1')
 
     @staticmethod

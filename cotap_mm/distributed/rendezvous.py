@@ -1,4 +1,4 @@
-"""How the processes of one run find each other."""
+"""Connect the processes of one run."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from typing import Any, Optional
 
 import torch.distributed as dist
 
-from .failures import LostRank, start_watch, within
-from .lost_ranks import report_unresponsive_ranks
+from .failures import LostRank, report_unresponsive_ranks, start_watch
+from .timeouts import within
 
 _VARIABLE = 'GLOO_SOCKET_IFNAME'
-_SIOCGIFADDR = 0x8915  # of Linux: the IPv4 address of an interface
+_SIOCGIFADDR = 0x8915  # ioctl of Linux: IPv4 address of an interface
 
 
 def rendezvous_store(timeout: float) -> dict[str, Any]:
-    """The store in which processes that ``torchrun`` has started leave their addresses.
+    """Connect to the store in which the processes of ``torchrun`` exchange their addresses.
 
-    With a fixed port its restarts share one store. PyTorch (2.11) would read there, by
-    chance, addresses of processes that have died, and the new ones would wait for them.
+    With a fixed port, restarts by ``torchrun`` share one store. PyTorch (2.11) could then read
+    addresses of processes that have died, and the new ones would wait for them; so each restart
+    has a prefix of its own.
 
-    From here on the ranks watch each other, see :class:`cotap_mm.distributed.failures.RankWatch`.
+    From here on the ranks watch each other, see :mod:`cotap_mm.distributed.failures`.
 
     Args:
         timeout (float): Seconds to wait for the store.
@@ -41,12 +42,12 @@ def rendezvous_store(timeout: float) -> dict[str, Any]:
         )
     except (RuntimeError, TimeoutError) as error:
         own, count = os.environ.get('RANK', '?'), os.environ.get('WORLD_SIZE', '?')
-        place = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
+        address = f'{os.environ.get("MASTER_ADDR")}:{os.environ.get("MASTER_PORT")}'
         reason = str(error).strip().split('\n')[0][:200]
         raise LostRank(
-            f'rank {own}: the {count} processes of this run have not met at {place} '
+            f'rank {own}: the {count} processes of this run did not connect to {address} '
             f'within {timeout:.0f} s; one of them, or the process there, died, was '
-            'stopped, or cannot be reached. Their own output says more '
+            'stopped, or is unreachable. See their own output, then start again '
             f'({reason})'
         ) from error
     start_watch(rank, size, timeout)
@@ -57,26 +58,26 @@ def rendezvous_store(timeout: float) -> dict[str, Any]:
 
 
 def join_group(backend: str, timeout: float) -> None:
-    """Connect processes that ``torchrun`` has started, as one group.
+    """Initialize the process group of the processes that ``torchrun`` started.
 
     Args:
         backend (str): ``'gloo'`` or ``'nccl'``.
         timeout (float): Seconds to wait for the others, here and in each collective.
 
     Raises:
-        LostRank: If a process does not come.
+        LostRank: If a process does not connect in time.
     """
-    place = rendezvous_store(timeout)
-    with report_unresponsive_ranks(watch=start_watch(place['rank'], place['world_size'], timeout)):
-        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **place)
+    group = rendezvous_store(timeout)
+    with report_unresponsive_ranks(watch=start_watch(group['rank'], group['world_size'], timeout)):
+        dist.init_process_group(backend, timeout=datetime.timedelta(seconds=timeout), **group)
 
 
 def set_gloo_interface() -> None:
-    """Let gloo listen on the interface towards ``MASTER_ADDR``, unless it has been told one.
+    """Let gloo listen on the interface towards ``MASTER_ADDR``, unless the user has set one.
 
-    By itself it listens on the address of the machine's own name, which is often a
-    loopback address (as in Debian's ``/etc/hosts``); other machines cannot reach that.
-    On one machine, elsewhere than on Linux, and with IPv6 all stays as it is.
+    By default gloo listens on the address of the host name, which is often a loopback address
+    (as in Debian's ``/etc/hosts``) that other machines cannot reach. Nothing changes on a
+    single machine, on other systems than Linux, and with IPv6.
     """
     if os.environ.get(_VARIABLE):
         return
@@ -89,10 +90,10 @@ def set_gloo_interface() -> None:
 
 
 def own_address_towards(host: str) -> Optional[str]:
-    """The IPv4 address that this machine has for another one; nothing is sent.
+    """IPv4 address of this machine on the route to another one; nothing is sent.
 
     Args:
-        host (str): Name or address.
+        host (str): Host name or address.
 
     Returns:
         str, optional: None if the host is unknown or cannot be reached.
@@ -106,17 +107,17 @@ def own_address_towards(host: str) -> Optional[str]:
 
 
 def interface_addresses() -> dict[str, str]:
-    """IPv4 addresses by the names of this machine's interfaces; empty elsewhere than on Linux."""
+    """IPv4 addresses by interface name; empty on other systems than Linux."""
     try:
         import fcntl
     except ImportError:
         return {}
-    found = {}
+    addresses = {}
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         for _, name in socket.if_nameindex():
             try:
                 answer = fcntl.ioctl(probe, _SIOCGIFADDR, struct.pack('256s', name.encode()))
-            except OSError:  # it has none
+            except OSError:  # no IPv4 address
                 continue
-            found[name] = socket.inet_ntoa(answer[20:24])
-    return found
+            addresses[name] = socket.inet_ntoa(answer[20:24])
+    return addresses

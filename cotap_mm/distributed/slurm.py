@@ -1,4 +1,4 @@
-"""What Slurm tells a process of a step, as the variables that ``torchrun`` would set."""
+"""Translate the variables of Slurm into those that ``torchrun`` would set."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ _PORT = 29500  # PyTorch's default
 def set_variables_from_slurm(port: int | None = None) -> None:
     """Set ``RANK``, ``WORLD_SIZE``, ``LOCAL_RANK``, ``MASTER_ADDR`` and ``MASTER_PORT``.
 
-    ``MASTER_ADDR`` and ``MASTER_PORT`` (or ``PORT``) may be set already, and stay; the address is
-    that of the first node of the step otherwise.
+    ``MASTER_ADDR`` and ``MASTER_PORT`` (or ``PORT``) are kept if they are set. By default the
+    address is that of the first node of the step.
 
     Args:
-        port (int, optional): Goes before ``MASTER_PORT``. Defaults to None.
+        port (int, optional): Port that overrides ``MASTER_PORT``. Defaults to None.
 
     Raises:
-        ValueError: If this process was not started by ``srun``, or the first node is not known.
+        ValueError: If this process was not started by ``srun``, or the first node is unknown.
     """
     try:
         number, count = int(os.environ['SLURM_PROCID']), int(os.environ['SLURM_NTASKS'])
         local = int(os.environ.get('SLURM_LOCALID') or number % max(torch.cuda.device_count(), 1))
     except (KeyError, ValueError) as error:
         raise ValueError(
-            "launcher 'slurm' needs the numbers that srun sets, such as SLURM_PROCID "
+            "launcher 'slurm' needs the variables that srun sets, such as SLURM_PROCID "
             f'and SLURM_NTASKS ({error}); start with tools/slurm_train.sh'
         ) from error
     os.environ.update(RANK=str(number), WORLD_SIZE=str(count), LOCAL_RANK=str(local))
@@ -40,6 +40,7 @@ def set_variables_from_slurm(port: int | None = None) -> None:
 
 
 def _first_node() -> str:
+    """Host name of the first node of the step or job."""
     names = next(
         (
             os.environ[name]
@@ -62,5 +63,5 @@ def _first_node() -> str:
         except (OSError, subprocess.TimeoutExpired) as error:
             reason = f'scontrol show hostnames {names}: {error}'
     raise ValueError(
-        f'the first node of the Slurm job is not known ({reason}); set MASTER_ADDR to its name'
+        f'the first node of the Slurm job is unknown ({reason}); set MASTER_ADDR to its host name'
     )

@@ -1,4 +1,4 @@
-"""Files that are whole or not there, regular files only, and names as bytes."""
+"""Write files atomically, read regular files only, and encode file names."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ class UnusableFile(ValueError):
 
 
 def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
-    """Open a regular file for reading; never hangs on a pipe, a socket or a device.
+    """Open a regular file for reading, without blocking on a pipe, a socket or a device.
 
-    Links are followed, and what they lead to is checked.
+    Links are followed, and their target is checked.
 
     Args:
-        path (str | Path): The file.
-        limit (int, optional): Largest size in bytes. Defaults to None, any.
+        path (str | Path): File to open.
+        limit (int, optional): Maximum size in bytes. Defaults to None, no limit.
 
     Returns:
         BinaryIO: The open file, to be closed by the caller.
@@ -66,7 +66,7 @@ def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
         | getattr(os, 'O_BINARY', 0),
     )
     try:
-        _check_regular(path, os.fstat(handle), limit)  # it may be another one by now
+        _check_regular(path, os.fstat(handle), limit)  # it may have been replaced
         return os.fdopen(handle, 'rb')
     except BaseException:
         os.close(handle)
@@ -74,7 +74,15 @@ def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
 
 
 def read_regular(path: str | Path, limit: Optional[int] = None) -> bytes:
-    """Content of a regular file; arguments and errors as of :func:`open_regular`."""
+    """Read a regular file; see :func:`open_regular` for the errors.
+
+    Args:
+        path (str | Path): File to read.
+        limit (int, optional): Maximum size in bytes. Defaults to None, no limit.
+
+    Returns:
+        bytes: Content of the file.
+    """
     with open_regular(path, limit) as file:
         return file.read(os.fstat(file.fileno()).st_size)
 
@@ -82,36 +90,36 @@ def read_regular(path: str | Path, limit: Optional[int] = None) -> bytes:
 def _check_regular(path: str | Path, status: os.stat_result, limit: Optional[int]) -> None:
     if not stat.S_ISREG(status.st_mode):
         kind = next((kind for is_kind, kind in _KINDS if is_kind(status.st_mode)), 'special')
-        raise UnusableFile(f'{printable(path)} must be a regular file, it is {kind}')
+        raise UnusableFile(f'{printable(path)} must be a regular file, but is {kind}')
     if limit is not None and status.st_size > limit:
         raise UnusableFile(
-            f'{printable(path)} has {status.st_size:,} bytes, more than the {limit:,} that are read'
+            f'{printable(path)} has {status.st_size:,} bytes, more than the limit of {limit:,}'
         )
 
 
 def name_bytes(name: str | Path) -> bytes:
-    """Bytes of a file's name or path, also of one that is not valid UTF-8.
+    """Encode a file name or path, even if it is not valid UTF-8.
 
-    The one encoding of names for digests, packed files and comparisons; valid names are
-    plain UTF-8 whatever the locale. The inverse is :func:`name_text`.
+    All digests, packed files and comparisons use this encoding; valid names are plain UTF-8
+    whatever the locale. The inverse is :func:`name_text`.
     """
     return str(name).encode('utf-8', 'surrogateescape')
 
 
 def name_text(data: bytes) -> str:
-    """The name whose :func:`name_bytes` are ``data``."""
+    """Decode a name that :func:`name_bytes` encoded."""
     return data.decode('utf-8', 'surrogateescape')
 
 
 def printable(name: str | Path) -> str:
-    """A name for messages and pages: valid Unicode in one line.
+    """Escape a name for messages and pages: valid Unicode in one line.
 
-    Bytes that are not UTF-8 become ``\\xNN``, line breaks and other control characters
-    their escapes; any other name stays as it is.
+    Bytes that are not UTF-8 become ``\\xNN``; line breaks and other control characters become
+    their escape sequences. Other names are unchanged.
     """
     try:
         data = name_bytes(name)
-    except UnicodeEncodeError:  # half a surrogate pair, as a json can hold it
+    except UnicodeEncodeError:  # a lone surrogate, e.g. from a json file
         data = str(name).encode('utf-8', 'backslashreplace')
     text = data.decode('utf-8', 'backslashreplace')
     return ''.join(
@@ -122,16 +130,16 @@ def printable(name: str | Path) -> str:
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Write a file so that a crash at any moment leaves the old one, or none, or the new one.
+    """Write a file atomically: after a crash, the old file, or none, or the new one exists.
 
-    What an earlier process left of it when it was killed is deleted.
+    Partial files that killed processes left for the same path are deleted.
 
     Args:
-        path (str | Path): The file; its folder is made.
+        path (str | Path): File to write; its folder is created.
 
     Yields:
-        Path: Where to write; of the same suffix, in the same folder. Afterwards it is
-        brought to the disk and gets the name ``path``. After an error it is deleted.
+        Path: Temporary path to write to, with the same suffix in the same folder. After the
+        context it is synced to disk and renamed to ``path``; after an error it is deleted.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +152,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(partial, path)
     except OSError as error:
         if error.filename is None and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            error.filename = str(path)  # a write to an open file does not know its name
+            error.filename = str(path)  # writing to an open file does not set it
         raise
     finally:
         if os.path.exists(partial):
@@ -153,7 +161,7 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a renaming last; not every system lets a folder be opened."""
+    """Sync a renamed entry to disk; not every system can open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:
@@ -167,14 +175,14 @@ def _sync_folder(folder: Path) -> None:
 
 
 def atomic_append(path: str | Path, text: str) -> None:
-    """Append to a text file; where that fails, nothing of it stays.
+    """Append to a text file; if that fails, the file is unchanged.
 
     Args:
-        path (str | Path): The file; made with its folder if it is missing.
+        path (str | Path): File to append to; created with its folder if it does not exist.
         text (str): Lines.
 
     Raises:
-        OSError: If not all of it can be written.
+        OSError: If the text cannot be written completely.
     """
     path = Path(path)
     data = text.encode('utf-8', 'backslashreplace')
@@ -193,12 +201,19 @@ def atomic_append(path: str | Path, text: str) -> None:
 
 
 def zip_error(path: str | Path) -> Optional[str]:
-    """What is wrong with a zip archive, such as PyTorch's; None if all its checksums hold."""
+    """Check a zip archive, such as a PyTorch checkpoint.
+
+    Args:
+        path (str | Path): The archive.
+
+    Returns:
+        str, optional: What is wrong with it; None if all checksums match.
+    """
     try:
         with zipfile.ZipFile(path) as archive:
             part = archive.testzip()
         return None if part is None else f'has a damaged part, {part}'
-    # zipfile raises many types on damaged files.
+    # zipfile raises many types of errors for damaged files.
     except Exception as error:
         return f'cannot be read ({type(error).__name__}: {error})'
 

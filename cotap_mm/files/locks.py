@@ -1,4 +1,4 @@
-"""Locks on files and folders: one process writes, and the others know which one it is."""
+"""Locks on files and folders that name the process that holds them."""
 
 from __future__ import annotations
 
@@ -23,27 +23,26 @@ except ImportError:  # not on Windows
     fcntl = None  # type: ignore[assignment]
 
 _POLL = 0.5  # seconds
-_REPORT = 30.0  # seconds between two messages of a process that waits
+_REPORT = 30.0  # seconds between two messages while waiting
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP, errno.EINVAL)
 _HELD = (errno.EACCES, errno.EAGAIN)
 _held: dict[str, Lock] = {}  # by this process
 
 
 class Locked(UserError):
-    """Another process is writing there."""
+    """Another process holds the lock."""
 
 
 class Lock:
-    """An exclusive lock that ends with its process, however that dies.
+    """An exclusive lock that is released when its process exits or dies.
 
-    The operating system keeps it (a POSIX record lock, which processes forked from this one
-    do not inherit, and which network file systems share between machines), so nothing stale
-    is left behind; the file says who holds it. A process that locks the same path again gets
-    the lock that it has.
+    It is a POSIX record lock of the operating system: forked processes do not inherit it,
+    network file systems share it between machines, and it never becomes stale. The file names
+    its holder. A process that locks the same path again reuses its lock.
 
     Args:
-        path (str | Path): The lock file; its folder is made.
-        purpose (str): What is being done, for the messages of others.
+        path (str | Path): Lock file; its folder is created.
+        purpose (str): What the lock is for; shown to other processes.
     """
 
     def __init__(self, path: str | Path, purpose: str) -> None:
@@ -53,7 +52,14 @@ class Lock:
         self._count = 0
 
     def acquire(self) -> bool:
-        """Take the lock if nobody else has it; whether this process has it now."""
+        """Try to acquire the lock.
+
+        Returns:
+            bool: Whether this process holds it now.
+
+        Raises:
+            OSError: If locking fails for another reason than another holder.
+        """
         if self._handle >= 0:
             self._count += 1
             return True
@@ -70,7 +76,7 @@ class Lock:
                 return False
             try:
                 is_current = os.fstat(handle).st_ino == os.stat(self.path).st_ino
-            except FileNotFoundError:  # its last holder has just removed it
+            except FileNotFoundError:  # the previous holder has just removed it
                 is_current = False
             if is_current:
                 break
@@ -87,20 +93,20 @@ class Lock:
         try:
             os.ftruncate(handle, 0)
             os.write(handle, text.encode())
-        except OSError:  # a full disk; the lock itself holds
+        except OSError:  # full disk; the lock itself works
             pass
         _held[os.path.realpath(self.path)] = self
         return True
 
     def release(self) -> None:
-        """Give it back; as often as it was acquired."""
+        """Release the lock; call it as often as :meth:`acquire`."""
         if self._handle < 0:
             return
         self._count -= 1
         if self._count:
             return
         _held.pop(os.path.realpath(self.path), None)
-        for pause in (0.1, 0.5, None):  # a disk of the network may be away for a moment
+        for pause in (0.1, 0.5, None):  # a network drive may be unavailable for a moment
             try:
                 self.path.unlink()
             except FileNotFoundError:
@@ -114,30 +120,30 @@ class Lock:
         self._handle = -1
 
     def owner(self) -> str:
-        """Who holds it, as far as the file says."""
+        """Describe the holder according to the lock file."""
         try:
-            found = json.loads(self.path.read_text(encoding='utf-8'))
+            owner = json.loads(self.path.read_text(encoding='utf-8'))
             return (
-                f'process {found["pid"]} on {found["host"]} ({found["purpose"]}, since '
-                f'{found["since"]})'
+                f'process {owner["pid"]} on {owner["host"]} ({owner["purpose"]}, since '
+                f'{owner["since"]})'
             )
         except (OSError, ValueError, KeyError, TypeError):
             return 'another process'
 
 
 def acquire_lock(path: str | Path, purpose: str, remedy: str) -> Lock:
-    """Take a lock, or raise an error that names its holder.
+    """Acquire a lock, or raise an error that names its holder.
 
     Args:
-        path (str | Path): The lock file.
-        purpose (str): What is going to be done, e.g. ``'training'``.
-        remedy (str): What to do where somebody else has it; ends the message.
+        path (str | Path): Lock file.
+        purpose (str): What the lock is for, e.g. ``'training'``.
+        remedy (str): What to do if another process holds it; end of the message.
 
     Returns:
-        Lock: To be released.
+        Lock: The acquired lock; the caller must release it.
 
     Raises:
-        Locked: If another process has it.
+        Locked: If another process holds it.
     """
     lock = _held.get(os.path.realpath(path)) or Lock(path, purpose)
     if not lock.acquire():
@@ -149,12 +155,12 @@ def acquire_lock(path: str | Path, purpose: str, remedy: str) -> Lock:
 def locked(
     path: str | Path, purpose: str, check: Callable[[], None] = lambda: None
 ) -> Iterator[None]:
-    """Hold a lock; wait while another process has it, and say for whom.
+    """Hold a lock; wait while another process holds it, and log which one.
 
     Args:
-        path (str | Path): The lock file.
-        purpose (str): What is going to be done.
-        check (callable): Called while waiting; it may raise, e.g. for a signal.
+        path (str | Path): Lock file.
+        purpose (str): What the lock is for.
+        check (callable): Called while waiting; may raise, e.g. for a signal.
     """
     lock = _held.get(os.path.realpath(path)) or Lock(path, purpose)
     next_report = time.monotonic()
@@ -175,15 +181,15 @@ def locked(
 
 
 def is_held(path: str | Path) -> bool:
-    """Whether this process holds the lock of a path; locking it anew would end that."""
+    """Whether this process holds the lock of a path; closing a second handle would release it."""
     return os.path.realpath(path) in _held
 
 
 def _lock(handle: int) -> bool:
-    """Lock an open file without waiting; True where the file system knows no locks.
+    """Lock an open file without waiting; True also if the file system has no locks.
 
     Raises:
-        OSError: If it fails for another reason than that somebody else has it.
+        OSError: If it fails for another reason than another holder.
     """
     if fcntl is None:
         return True

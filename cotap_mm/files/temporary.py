@@ -1,4 +1,4 @@
-"""Temporary files: how they are called, and removing those that killed processes left behind."""
+"""Name temporary files, and remove those of killed processes."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ from pathlib import Path
 
 from .locks import Lock, is_held
 
-UNFINISHED = 'unfinished-'  # how the names of files begin that are being written
+UNFINISHED = 'unfinished-'  # prefix of files that are being written
 _OWNER = re.compile(rf'{UNFINISHED}(\d+)-(?:@([^-]*)-)?')
 _BUILD = re.compile(r'(?P<out>.+)\.(?P<kind>features|rows|failed)(\..*)?$')
-_AUTO = re.compile(r'neighbors_\w+_[0-9a-f]{12}\.npz')  # built by a run, which has its own by now
-_LOCKS = ('.npz.lock', '.lmdb.lock')  # names of our lock files end so, beside `.lock` itself
-_OLD = 7 * 86400.0  # seconds after which nobody continues half a build
+_AUTO = re.compile(r'neighbors_\w+_[0-9a-f]{12}\.npz')  # built by a run for itself
+_LOCKS = ('.npz.lock', '.lmdb.lock')  # suffixes of our lock files, besides `.lock`
+_OLD = 7 * 86400.0  # seconds after which an unfinished build is no longer continued
 
 
 def partial_path(path: Path) -> Path:
-    """Where a file is written before it gets its name: beside it, with this process's id and host.
+    """Temporary path for writing a file: in the same folder, with this process's id and host.
 
     Args:
-        path (Path): The file.
+        path (Path): Final path.
     """
     return path.with_name(f'{UNFINISHED}{os.getpid()}-@{_host()}-{path.name}')
 
 
 def remove_unfinished(path: Path) -> None:
-    """Delete what dead processes have written of one file.
+    """Delete the temporary files of dead processes for one path.
 
     Args:
-        path (Path): The file.
+        path (Path): Final path.
     """
     for other in path.parent.glob(f'{UNFINISHED}*-{glob.escape(path.name)}'):
         if _is_dead(other, own_is_dead=False):
@@ -41,31 +41,31 @@ def remove_unfinished(path: Path) -> None:
 
 
 def remove_leftovers(folder: str | Path) -> list[str]:
-    """Delete everything that killed runs have left half-done in a folder.
+    """Delete the unfinished files of killed runs in a folder.
 
-    These are files that were being written, records of checkpoints that never got their name,
-    parts of neighbor files, and lock files. Files of a process that lives, and parts of a
-    build that can still be continued, stay.
+    These are temporary files, records of checkpoints that were never completed, parts of
+    neighbor files, and lock files. Files of running processes, and parts of a build that can
+    still be continued, are kept.
 
     Args:
-        folder (str | Path): A work folder, before this process writes anything there.
+        folder (str | Path): Work folder, before this process writes anything there.
 
     Returns:
-        list[str]: Names of the files that were deleted.
+        list[str]: Names of the deleted files.
     """
     removed = []
     for path in sorted(Path(folder).iterdir()) if Path(folder).is_dir() else []:
         if path.name.startswith(UNFINISHED):
-            is_left = _is_dead(path, own_is_dead=True)
+            is_leftover = _is_dead(path, own_is_dead=True)
         elif path.name.endswith('.pth.json'):
-            is_left = not path.with_suffix('').exists() and _holds(path, 'good', 'sum')
+            is_leftover = not path.with_suffix('').exists() and _holds(path, 'good', 'sum')
         elif path.name == '.lock' or path.name.endswith(_LOCKS):
             if _holds(path, 'host', 'pid', 'purpose'):
                 _take_over(path)
             continue
         else:
-            is_left = _is_of_dead_build(path)
-        if is_left and path.is_file() and _remove(path):
+            is_leftover = _is_of_dead_build(path)
+        if is_leftover and path.is_file() and _remove(path):
             removed.append(path.name)
     return removed
 
@@ -75,14 +75,14 @@ def _host() -> str:
 
 
 def _is_dead(path: Path, own_is_dead: bool) -> bool:
-    """Whether the process that was writing an unfinished file has gone."""
+    """Whether the process that was writing a temporary file has exited."""
     owner = _OWNER.match(path.name)
     if owner is None:
         return False
     pid, host = int(owner[1]), owner[2]
-    if host not in (None, _host()):  # of another machine: only its age tells
+    if host not in (None, _host()):  # of another machine: decide by age
         return _age(path) > _OLD
-    # In a container that was started again, the number may be ours.
+    # In a restarted container, the process id may be ours.
     return own_is_dead if pid == os.getpid() else not _is_alive(pid)
 
 
@@ -93,14 +93,14 @@ def _is_alive(pid: int) -> bool:
         return False
     except (PermissionError, OverflowError):
         return True
-    try:  # killed, but its parent has not asked for its status
+    try:  # a zombie, killed but not waited for
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except (OSError, IndexError):
         return True
 
 
 def _is_of_dead_build(path: Path) -> bool:
-    """Whether a file is part of a neighbor file that is complete or that nobody is building."""
+    """Whether a file is a part of a neighbor file that is complete or not being built."""
     part = _BUILD.match(path.name)
     if part is None or not part['out'].endswith('.npz'):
         return False
@@ -116,7 +116,7 @@ def _is_of_dead_build(path: Path) -> bool:
 
 
 def _holds(path: Path, *keys: str) -> bool:
-    """Whether a file is one of ours: a JSON object with these keys, and not somebody else's."""
+    """Whether a file is one of ours: a JSON object with these keys."""
     try:
         with open(path, encoding='utf-8') as file:
             content = json.loads(file.read(1 << 16))
@@ -126,7 +126,7 @@ def _holds(path: Path, *keys: str) -> bool:
 
 
 def _take_over(path: Path) -> bool:
-    """Whether nobody holds a lock; its file is deleted then."""
+    """Delete a lock file that no process holds; returns whether it did."""
     lock = Lock(path, 'removing leftovers')
     try:
         if is_held(path) or not lock.acquire():

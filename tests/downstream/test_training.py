@@ -284,7 +284,7 @@ def test_a_worker_that_hangs_ends_the_run(run, tmp_path, monkeypatch, split):
         dataset.pipeline.insert(0, dict(type='StopsItsWorker'))
     config.dump(path)
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '6')
-    monkeypatch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
+    monkeypatch.setattr('cotap_mm.distributed.timeouts._MIN_SILENCE', 0)
     monkeypatch.setattr('torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL', 1.0)
     others = set(multiprocessing.active_children())
     with (

@@ -77,7 +77,7 @@ class Training:
     [(False, 4, 'iter_4.pth'), (True, 5, 'epoch_1.pth'), (True, 6, 'epoch_2.pth')],
 )
 def test_both_ranks_stop_and_rank_0_says_so(tmp_path, monkeypatch, by_epoch, at, saved):
-    monkeypatch.setattr('cotap_mm.distributed.failures._ALL_LEFT', 3.0)  # forked tests skip atexit
+    monkeypatch.setattr('cotap_mm.distributed.watch._WAIT_FOR_EXIT', 3.0)  # no atexit
     with Ranks(Training(tmp_path, by_epoch, at), tmp_path) as ranks:
         codes = [ranks.exit_code(number) for number in (0, 1)]
     logs = [ranks.log(number) for number in (0, 1)]

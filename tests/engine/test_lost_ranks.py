@@ -1,4 +1,4 @@
-"""A rank that dies, stalls or fails: the others end within the time-out and say which one."""
+"""A rank that dies, hangs or fails: the others exit within the timeout and report which one."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ import torch
 import torch.distributed as dist
 from forked_ranks import FORK, Ranks
 
-from cotap_mm.distributed.failures import limit_of, within
-from cotap_mm.distributed.lost_ranks import LostRank, report_unresponsive_ranks, timeout_of
+from cotap_mm.distributed.failures import LostRank, report_unresponsive_ranks
+from cotap_mm.distributed.timeouts import limit_of, timeout_of, within
 from cotap_mm.errors import UserError
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 
 
-class Collectives:
-    """Sums until one rank is lost."""
+class AllReduces:
+    """Collectives until one rank is lost."""
 
     def __init__(self, folder, lost, how):
         self.folder, self.lost, self.how = folder, lost, how
@@ -30,7 +30,7 @@ class Collectives:
         step = 0
         with report_unresponsive_ranks(lambda: step):
             for step in range(100):
-                time.sleep(0.6 if step < 3 else 0)  # they get to know each other
+                time.sleep(0.6 if step < 3 else 0)  # the ranks exchange their names
                 if step == 3 and rank == self.lost:
                     (self.folder / self.how).touch()
                     self.be_lost()
@@ -46,70 +46,71 @@ class Collectives:
         time.sleep(600)
 
 
-LOSSES = [('dies', 0), ('stalls', 2), ('is stopped', 0), ('is stopped', 1), ('fails', 1)]
+LOSSES = [('dies', 0), ('hangs', 2), ('is stopped', 0), ('is stopped', 1), ('fails', 1)]
 
 
 @pytest.fixture(scope='module')
 def lost_ranks(tmp_path_factory):
-    """All of them at once, since they mostly wait."""
+    """Start all groups at once, since they mostly wait."""
     with ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
-        patch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
-        found = {}
+        patch.setattr('cotap_mm.distributed.timeouts._MIN_SILENCE', 0)
+        groups = {}
         for how, lost in LOSSES:
             folder = tmp_path_factory.mktemp('ranks')
-            found[how, lost] = stack.enter_context(
-                Ranks(Collectives(folder, lost, how), folder, world=3, timeout=8)
+            groups[how, lost] = stack.enter_context(
+                Ranks(AllReduces(folder, lost, how), folder, world=3, timeout=8)
             )
-        yield found
+        yield groups
 
 
 @forked
 @pytest.mark.dist
 @pytest.mark.parametrize('how, lost', LOSSES)
-def test_the_others_say_which_one(lost_ranks, how, lost):
+def test_the_other_ranks_report_the_lost_one(lost_ranks, how, lost):
     ranks = lost_ranks[how, lost]
     others = [rank for rank in range(3) if rank != lost]
     codes = [ranks.exit_code(rank) for rank in others]
     assert (ranks.folder / how).exists()
     assert codes == [1, 1], 'hangs'
     for rank in others:
-        said = ranks.log(rank)
+        log = ranks.log(rank)
         if how == 'fails':
-            assert 'process 1 failed, OSError: the disk is full' in said
+            assert f'rank 1 (process {ranks.pid(1)} on ' in log
+            assert ') failed: OSError: the disk is full' in log
         else:
             assert re.search(
-                rf'rank {rank}, iteration 3: rank {lost} does not answer: died \(out '
-                rf'of memory\?\) or hangs \({lost}: process {ranks.pid(lost)} on ',
-                said,
-            ), said
+                rf'rank {rank}, iteration 3: rank {lost} \(process {ranks.pid(lost)} on \S+\) '
+                r'does not answer: it died \(out of memory\?\) or hangs',
+                log,
+            ), log
 
 
 class Nothing:
-    """Rank 1 dies before it has joined the others."""
+    """Rank 1 dies before it has connected to the others."""
 
     def __call__(self, rank):
-        raise AssertionError('they have not met')
+        raise AssertionError('the ranks connected')
 
 
 @forked
 @pytest.mark.dist
 @pytest.mark.parametrize('variables', [{}, {'TORCHELASTIC_USE_AGENT_STORE': 'True'}])
-def test_processes_that_do_not_meet(tmp_path, variables):
+def test_processes_that_do_not_connect(tmp_path, variables):
     store = None
     with Ranks(Nothing(), tmp_path, timeout=3, absent=1, **variables) as ranks:
         if variables:
             store = dist.TCPStore('127.0.0.1', ranks.port, is_master=True, wait_for_workers=False)
         assert ranks.exit_code(0) == 1
-    said = ranks.log(0)
+    log = ranks.log(0)
     assert (
-        'the 2 processes of this run have not met at 127.0.0.1:' in said
+        'the 2 processes of this run did not connect to 127.0.0.1:' in log
         if store is None
-        else re.search('rank 0, start-up: rank 1 does not answer', said)
-    ), said
+        else re.search('rank 0, start-up: rank 1 does not answer', log)
+    ), log
 
 
 class OtherErrors:
-    """What has nothing to do with ranks stays as it is."""
+    """Raise errors that have nothing to do with other ranks."""
 
     def __call__(self, rank):
         for error in (
@@ -124,12 +125,12 @@ class OtherErrors:
 
 @forked
 @pytest.mark.dist
-def test_other_errors_stay_as_they_are(tmp_path):
+def test_other_errors_are_unchanged(tmp_path):
     with Ranks(OtherErrors(), tmp_path) as ranks:
         assert [ranks.exit_code(rank) for rank in (0, 1)] == [0, 0], ranks.log(0)
 
 
-def test_time_out(monkeypatch):
+def test_timeout(monkeypatch):
     monkeypatch.delenv('COTAP_DIST_TIMEOUT', raising=False)
     assert timeout_of(7) == 7
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '2.5')
@@ -141,7 +142,7 @@ def test_time_out(monkeypatch):
     assert limit_of(1800) < 1800
 
 
-def test_a_call_without_a_time_out_is_given_up():
+def test_within_adds_a_timeout_to_any_call():
     assert within(10, lambda: 'done') == 'done'
     with pytest.raises(TimeoutError):
         within(0.1, lambda: time.sleep(20))

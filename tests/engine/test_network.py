@@ -1,4 +1,4 @@
-"""Which interface gloo is told to use."""
+"""Selection of the network interface for gloo."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ import sys
 
 import pytest
 
-from cotap_mm.distributed import rendezvous as network
+from cotap_mm.distributed import rendezvous
 
 pytestmark = pytest.mark.skipif(
-    not sys.platform.startswith('linux'), reason='Linux tells its interfaces this way'
+    not sys.platform.startswith('linux'), reason='uses an ioctl of Linux'
 )
 ADDRESSES = dict(lo='127.0.0.1', docker0='172.17.0.1', eth1='192.0.2.7')
 
 
 @pytest.fixture
 def chosen(monkeypatch):
-    """What is chosen on a machine of three interfaces with this address towards the master."""
+    """Interface chosen on a machine with three, by its address towards the master."""
     monkeypatch.setenv('MASTER_ADDR', 'node0')
     monkeypatch.delenv('GLOO_SOCKET_IFNAME', raising=False)
-    monkeypatch.setattr(network, 'interface_addresses', lambda: ADDRESSES)
+    monkeypatch.setattr(rendezvous, 'interface_addresses', lambda: ADDRESSES)
 
     def choose(address):
         monkeypatch.setattr(
-            network, 'own_address_towards', lambda host: address if host == 'node0' else None
+            rendezvous, 'own_address_towards', lambda host: address if host == 'node0' else None
         )
-        network.set_gloo_interface()
+        rendezvous.set_gloo_interface()
         return os.environ.get('GLOO_SOCKET_IFNAME')
 
     yield choose
@@ -44,16 +44,16 @@ def chosen(monkeypatch):
         ('198.51.100.1', None),
     ],
 )
-def test_the_interface_towards_the_master(chosen, address, name):
+def test_selects_the_interface_towards_the_master(chosen, address, name):
     assert chosen(address) == name
 
 
-def test_what_the_user_says_stays(chosen, monkeypatch):
+def test_the_choice_of_the_user_is_kept(chosen, monkeypatch):
     monkeypatch.setenv('GLOO_SOCKET_IFNAME', 'docker0')
     assert chosen('192.0.2.7') == 'docker0'
 
 
-def test_this_machine():
-    assert network.interface_addresses()['lo'] == '127.0.0.1'
-    assert network.own_address_towards('localhost').startswith('127.')
-    assert set(network.interface_addresses()) <= {name for _, name in socket.if_nameindex()}
+def test_interfaces_of_this_machine():
+    assert rendezvous.interface_addresses()['lo'] == '127.0.0.1'
+    assert rendezvous.own_address_towards('localhost').startswith('127.')
+    assert set(rendezvous.interface_addresses()) <= {name for _, name in socket.if_nameindex()}

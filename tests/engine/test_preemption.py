@@ -109,7 +109,7 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
 def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGSTOP')
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '4')
-    monkeypatch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
+    monkeypatch.setattr('cotap_mm.distributed.timeouts._MIN_SILENCE', 0)
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     others = multiprocessing.active_children()
     with pytest.raises(

@@ -1,4 +1,4 @@
-"""FSDP: two ranks that share the weights train as two that do not."""
+"""FSDP: two ranks with sharded weights train like two with replicated weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def close(one, other):
     assert one['state_dict'].keys() == other['state_dict'].keys()
     for name, value in one['state_dict'].items():
         torch.testing.assert_close(value, other['state_dict'][name], rtol=1e-4, atol=2e-6, msg=name)
-    groups, others = (each['optimizer']['param_groups'] for each in (one, other))
+    groups, others = (state['optimizer']['param_groups'] for state in (one, other))
     assert [group['params'] for group in groups] == [group['params'] for group in others]
     assert [group['weight_decay'] for group in groups] == [
         group['weight_decay'] for group in others
@@ -42,24 +42,24 @@ def close(one, other):
 
 
 @pytest.mark.dist
-def test_as_without_it(tmp_path, ranks):
+def test_training_equals_that_without_fsdp(tmp_path, ranks):
     shares = ranks(sharding_work.all_runs)
     whole, shared = saved(tmp_path / 'whole', 6), saved(tmp_path / 'shared', 6)
     assert shared['run_state']['world_size'] == 2
-    for name, value in whole['state_dict'].items():  # each weight is on one rank or in two pieces
+    for name, value in whole['state_dict'].items():  # each weight is on one rank or split in two
         if name in shares[0]:
             held = sum(share[name] for share in shares)
-            is_whole = name.startswith(('neck.', 'teacher.'))
-            assert held == value.numel() * (2 if is_whole else 1), name
+            is_replicated = name.startswith(('neck.', 'teacher.'))
+            assert held == value.numel() * (2 if is_replicated else 1), name
     assert_same(saved(tmp_path / 'killed', 6), shared)
-    # The runners start from other random weights, so from iteration 2 on they are compared.
+    # The runners start from different random weights, so they are compared from iteration 2 on.
     close(saved(tmp_path / 'then_shared', 6), whole)
     close(saved(tmp_path / 'then_whole', 6), shared)
 
 
 @pytest.mark.dist
-def test_a_step_with_bad_numbers_is_left_out_on_both(tmp_path, ranks):
-    assert [found['skipped'] for found in ranks(sharding_work.bad_numbers)] == [1, 1]
+def test_a_non_finite_step_is_skipped_on_both_ranks(tmp_path, ranks):
+    assert [result['skipped'] for result in ranks(sharding_work.bad_numbers)] == [1, 1]
     assert all(
         value.isfinite().all()
         for value in saved(tmp_path / 'bad', 4)['state_dict'].values()
@@ -68,8 +68,8 @@ def test_a_step_with_bad_numbers_is_left_out_on_both(tmp_path, ranks):
 
 
 @pytest.mark.dist
-def test_the_bundle_of_a_diverged_training(tmp_path, ranks):
-    """Its weights are gathered by all ranks."""
+def test_weights_in_the_report_of_a_diverged_training(tmp_path, ranks):
+    """All ranks take part in gathering them."""
     with pytest.raises(ProcessException):
         ranks(sharding_work.diverged)
     (bundle,) = (tmp_path / 'diverged').glob('non_finite_iter_*.json')
@@ -77,7 +77,7 @@ def test_the_bundle_of_a_diverged_training(tmp_path, ranks):
 
 
 @pytest.mark.dist
-def test_a_checkpoint_that_cannot_be_begun(tmp_path, ranks):
+def test_a_checkpoint_that_cannot_be_started(tmp_path, ranks):
     assert ranks(sharding_work.no_folder) == [2, 0]  # calls of rank 0, which alone writes
     assert [path.name for path in (tmp_path / 'no_folder').glob('*.pth')] == ['iter_4.pth']
     assert all(
@@ -85,34 +85,34 @@ def test_a_checkpoint_that_cannot_be_begun(tmp_path, ranks):
     )
 
 
-def test_what_it_cannot_do(monkeypatch):
+def test_unsupported_options_are_refused(monkeypatch):
     strategy = CoTAPFSDPStrategy.__new__(CoTAPFSDPStrategy)
     with pytest.raises(ValueError, match='reads parts of a block'):
         strategy._wrap_model(build_tiny(with_cp='mlp'))
     built = SimpleNamespace(clip_grad_kwargs=dict(max_norm=1.0), cast_dtype=torch.float32)
     monkeypatch.setattr('mmengine._strategy.FSDPStrategy.build_optim_wrapper', lambda *_: built)
-    with pytest.raises(ValueError, match='clip_grad needs whole gradients'):
+    with pytest.raises(ValueError, match='clip_grad needs full gradients'):
         strategy.build_optim_wrapper({}, None)
     built.clip_grad_kwargs, built.cast_dtype = None, torch.float16
     with pytest.raises(ValueError, match='float16 with FSDP is not supported'):
         strategy.build_optim_wrapper({}, None)
 
 
-def test_one_process_trains_without_it(tmp_path, monkeypatch):
+def test_one_process_trains_without_fsdp(tmp_path, monkeypatch):
     monkeypatch.delenv('WORLD_SIZE', raising=False)
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.launch.runner.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.launch.runner.print_log', lambda text, **_: messages.append(text)
     )
     runner = resume_work.train(tmp_path, 2, strategy=sharding_work.STRATEGY)
     assert isinstance(runner, Runner)
-    assert any('this one trains without it' in text for text in said)
+    assert any('this one trains without it' in text for text in messages)
 
 
 @pytest.mark.dist
-def test_hooks_that_need_the_whole_network(tmp_path, ranks):
-    for said in ranks(sharding_work.whole_networks):
-        assert {name: sentence.split()[0] for name, sentence in said.items()} == dict(
+def test_hooks_that_need_the_full_network(tmp_path, ranks):
+    for errors in ranks(sharding_work.whole_networks):
+        assert {name: sentence.split()[0] for name, sentence in errors.items()} == dict(
             compile='CompileHook', evaluation='EvaluationHook'
         )
-        assert all('strategy shares it out; remove one' in each for each in said.values())
+        assert all('strategy shards it; remove one' in error for error in errors.values())

@@ -1,8 +1,9 @@
-"""Processes that srun has started meet and watch each other as those of torchrun do."""
+"""Processes started by srun connect and watch each other like those of torchrun."""
 
 from __future__ import annotations
 
 import os
+import socket
 import sys
 import time
 
@@ -14,8 +15,8 @@ from mmengine.config import Config
 from rank_work import free_port
 
 from cotap_mm.distributed.failures import current_watch
+from cotap_mm.distributed.process_group import start_processes
 from cotap_mm.distributed.slurm import set_variables_from_slurm
-from cotap_mm.engine.launch.runner import start_processes
 from cotap_mm.errors import UserError
 
 NAMES = ('RANK', 'WORLD_SIZE', 'LOCAL_RANK', 'MASTER_ADDR', 'MASTER_PORT')
@@ -34,7 +35,7 @@ SET_BEFORE = (
 
 @pytest.fixture(autouse=True)
 def step(tmp_path, monkeypatch):
-    """Variables of the fourth task of six, and a scontrol that knows the nodes."""
+    """Variables of the fourth of six tasks, and a scontrol that lists the nodes."""
     for name in SET_BEFORE:
         monkeypatch.setenv(name, '')  # so that it is removed after the test
         monkeypatch.delenv(name)
@@ -53,42 +54,42 @@ def step(tmp_path, monkeypatch):
     return tool
 
 
-def found(port=None):
+def variables(port=None):
     set_variables_from_slurm(port)
     return tuple(os.environ[name] for name in NAMES)
 
 
-def test_variables(monkeypatch):
-    assert found() == ('3', '6', '1', 'gpu07', '29500')
+def test_variables_of_torchrun_are_set(monkeypatch):
+    assert variables() == ('3', '6', '1', 'gpu07', '29500')
     monkeypatch.delenv('MASTER_PORT')
     monkeypatch.setenv('PORT', '1234')
-    assert found() == ('3', '6', '1', 'gpu07', '1234')
+    assert variables() == ('3', '6', '1', 'gpu07', '1234')
     monkeypatch.setenv('MASTER_PORT', '2345')
     monkeypatch.setenv('MASTER_ADDR', '10.0.0.1')
-    assert found() == ('3', '6', '1', '10.0.0.1', '2345')
-    assert found(3456) == ('3', '6', '1', '10.0.0.1', '3456')
+    assert variables() == ('3', '6', '1', '10.0.0.1', '2345')
+    assert variables(3456) == ('3', '6', '1', '10.0.0.1', '3456')
 
 
 def test_a_single_node_needs_no_scontrol(monkeypatch, step):
     step.unlink()
     monkeypatch.setenv('SLURM_STEP_NODELIST', 'gpu07')
-    assert found() == ('3', '6', '1', 'gpu07', '29500')
+    assert variables() == ('3', '6', '1', 'gpu07', '29500')
 
 
-def test_what_cannot_be_known(monkeypatch, step):
+def test_missing_variables_are_reported(monkeypatch, step):
     monkeypatch.setenv('SLURM_STEP_NODELIST', 'cpu[1-2]')
     with pytest.raises(ValueError, match=r'scontrol show hostnames cpu\[1-2\]: .*set MASTER_ADDR'):
-        found()
+        variables()
     monkeypatch.delenv('SLURM_STEP_NODELIST')
     with pytest.raises(ValueError, match='SLURM_STEP_NODELIST is not set.*; set MASTER_ADDR'):
-        found()
+        variables()
     monkeypatch.delenv('SLURM_NTASKS')
-    with pytest.raises(ValueError, match='needs the numbers that srun sets.*tools/slurm_train.sh'):
-        found()
+    with pytest.raises(ValueError, match='variables that srun sets.*tools/slurm_train.sh'):
+        variables()
 
 
 def task(number, port, folder, dies):
-    """One of two tasks on this machine."""
+    """Run one of two tasks on this machine."""
     log = os.open(folder / f'{number}.log', os.O_WRONLY | os.O_CREAT)
     os.dup2(log, 2)
     sys.stderr = os.fdopen(2, 'w', buffering=1)
@@ -126,21 +127,21 @@ def task(number, port, folder, dies):
 @pytest.mark.skipif(FORK is None or torch.cuda.is_available(), reason='forks processes on a CPU')
 @pytest.mark.parametrize('dies', [False, True])
 def test_two_tasks(tmp_path, monkeypatch, dies):
-    """One of them may die before it has joined the group; the other one says which."""
-    monkeypatch.setattr('cotap_mm.distributed.failures._SHORTEST', 0)
+    """One of them may die before it has joined the group; the other one reports which."""
+    monkeypatch.setattr('cotap_mm.distributed.timeouts._MIN_SILENCE', 0)
     port, threads = free_port(), torch.get_num_threads()
     torch.set_num_threads(1)
     tasks = [FORK.Process(target=task, args=(number, port, tmp_path, dies)) for number in (0, 1)]
-    for each in tasks:
-        each.start()
+    for process in tasks:
+        process.start()
     torch.set_num_threads(threads)
-    for each in tasks:
-        each.join(60)
-        each.kill()
-    said = (tmp_path / '0.log').read_text()
-    assert [each.exitcode for each in tasks] == ([1, 9] if dies else [0, 0]), said
+    for process in tasks:
+        process.join(60)
+        process.kill()
+    log = (tmp_path / '0.log').read_text()
+    assert [process.exitcode for process in tasks] == ([1, 9] if dies else [0, 0]), log
     if dies:
         assert (
-            f'rank 0, start-up: rank 1 does not answer: died (out of memory?) or hangs (1: '
-            f'process {tasks[1].pid} on ' in said
+            f'rank 0, start-up: rank 1 (process {tasks[1].pid} on {socket.gethostname()}) does not '
+            'answer: it died (out of memory?) or hangs' in log
         )

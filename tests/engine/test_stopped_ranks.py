@@ -1,4 +1,4 @@
-"""A signal stops all ranks as a stop and not as a failure, wherever each of them is."""
+"""A signal stops all ranks without a failure, whatever each of them is doing."""
 
 from __future__ import annotations
 
@@ -15,46 +15,45 @@ from forked_ranks import FORK, Ranks
 
 from cotap_mm import signals
 from cotap_mm.command_line.tool import tool
-from cotap_mm.distributed.failures import current_watch
-from cotap_mm.distributed.lost_ranks import report_unresponsive_ranks
+from cotap_mm.distributed.failures import current_watch, report_unresponsive_ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks processes')]
 
 
 class Waits:
-    """Each rank waits: in Python, in a loop that polls, in a barrier, or in another call of C.
+    """Block each rank in Python, in a loop that polls, in a barrier, or in another call of C.
 
     Args:
-        folder (Path): Where each rank touches a file when it waits.
-        places (Sequence[str]): Of each rank: ``'python'``, ``'polls'``, ``'barrier'`` or ``'c'``.
+        folder (Path): Folder in which each rank creates a file before it blocks.
+        kinds (Sequence[str]): For each rank ``'python'``, ``'polls'``, ``'barrier'`` or ``'c'``.
     """
 
-    def __init__(self, folder, places):
-        self.folder, self.places = folder, places
+    def __init__(self, folder, kinds):
+        self.folder, self.kinds = folder, kinds
 
     @tool
     def _wait(self, rank):
         with report_unresponsive_ranks():
             dist.barrier()
             (self.folder / f'waits_{rank}').touch()
-            if self.places[rank] == 'barrier':
+            if self.kinds[rank] == 'barrier':
                 dist.barrier()
-            if self.places[rank] == 'c':
+            if self.kinds[rank] == 'c':
                 collections.deque(map(ctypes.CDLL(None).usleep, itertools.repeat(100_000, 600)), 0)
             for _ in range(6000):
                 time.sleep(0.1)
-                if self.places[rank] == 'polls':
+                if self.kinds[rank] == 'polls':
                     current_watch().check()
 
     def __call__(self, rank):
         try:
             self._wait(rank)
         finally:
-            (self.folder / f'ended_{rank}').touch()
+            (self.folder / f'exited_{rank}').touch()
 
 
 @pytest.mark.parametrize(
-    'places, signaled',
+    'kinds, signaled',
     [
         (('python', 'barrier', 'barrier'), (0, 1, 2)),
         (('barrier', 'python', 'barrier'), (0, 1, 2)),
@@ -62,13 +61,13 @@ class Waits:
         (('barrier', 'polls', 'python'), (2,)),
     ],
 )
-def test_rank_0_ends_last_and_with_status_75(tmp_path, monkeypatch, places, signaled):
-    """Launchers kill the ranks that are left when one has a bad status."""
-    if 'c' in places:
+def test_rank_0_exits_last_and_with_status_75(tmp_path, monkeypatch, kinds, signaled):
+    """Launchers kill the remaining ranks when one has a nonzero status."""
+    if 'c' in kinds:
         monkeypatch.setattr(signals, 'PATIENCE', 4.0)
         monkeypatch.setattr(signals._state, 'patience', 4.0)
-    monkeypatch.setattr('cotap_mm.distributed.failures._ALL_LEFT', 5.0)  # forked tests skip atexit
-    with Ranks(Waits(tmp_path, places), tmp_path, world=3, timeout=60) as ranks:
+    monkeypatch.setattr('cotap_mm.distributed.watch._WAIT_FOR_EXIT', 5.0)  # no atexit
+    with Ranks(Waits(tmp_path, kinds), tmp_path, world=3, timeout=60) as ranks:
         for rank in range(3):
             ranks.wait_for(tmp_path / f'waits_{rank}')
         time.sleep(0.5)

@@ -17,7 +17,8 @@ def test_the_others_hear_of_it_and_end(tmp_path):
     with Ranks(failing_rank.measure, tmp_path, timeout=60) as ranks:
         codes = [ranks.exit_code(rank) for rank in (0, 1)]
     assert codes == [1, 1]  # None would be one that still waits
-    assert 'error: process 1 failed, ValueError: image 1 is damaged' in ranks.log(0)
+    assert f'error: rank 1 (process {ranks.pid(1)} on ' in ranks.log(0)
+    assert 'failed: ValueError: image 1 is damaged' in ranks.log(0)
     assert 'Traceback' not in ranks.log(0) and 'ValueError: image 1 is damaged' in ranks.log(1)
 
 

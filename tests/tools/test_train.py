@@ -173,7 +173,7 @@ def test_says_what_is_wrong(folder, arguments, message):
 
 
 def test_unknown_config():
-    with pytest.raises(SystemExit, match=r'there are configs/cotap/\{.*vitb_coco'):
+    with pytest.raises(SystemExit, match=r'configs are configs/cotap/\{.*vitb_coco'):
         load_tool('train').main(['configs/cotap/vith.py'])
 
 

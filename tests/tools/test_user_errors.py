@@ -60,7 +60,7 @@ MISTAKES = {
         ('tiny.py --imags images', 2, r'did you mean --images\?'),
         ('tiny.py --images', 2, '--images: expected one argument'),
         ("tiny.py --images ''", 2, "after '--images', is empty"),
-        ('tiny.py --images images --work-dir file', 2, 'file is a file; give a folder'),
+        ('tiny.py --images images --work-dir file', 2, 'file is a file; choose a folder'),
         ('tiny.py --images images --work-dir file/run', 2, 'below the file .*file'),
         (f'tiny.py --images images --work-dir {"x" * 300}', 2, 'too long'),
         *((f'{TRAIN} --init {name}', 1, said) for name, said in NO_CHECKPOINTS.items()),

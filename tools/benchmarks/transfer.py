@@ -42,7 +42,9 @@ def last_metric(folder: Path, name: str) -> float:
     values = [line[name] for line in lines if name in line]
     if not values:
         known = sorted({key for line in lines for key in line})
-        raise SystemExit(f'error: {folder} has logged no {name}, only {", ".join(known)}')
+        raise UserError(
+            f'{folder} has logged no {name}, only {", ".join(known)}; choose another --metric'
+        )
     # MMDetection logs shares, MMSegmentation per cent.
     return 100 * values[-1] if name.startswith('coco/') else values[-1]
 

@@ -43,6 +43,7 @@ from cotap_mm.command_line.arguments import (
     whole_number,
 )
 from cotap_mm.command_line.tool import tool
+from cotap_mm.errors import UserError
 
 NAME = 'noise_tolerance'
 TUNING_SEED = 1000
@@ -313,7 +314,7 @@ def report(results: dict[str, Any], out: Path) -> None:
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     if args.quick and args.out == study.DOCS:
-        raise SystemExit('error: --quick is for trying out; give --out another folder')
+        raise UserError('--quick is a trial run; choose another folder with --out')
     study.finish(NAME, args, run, report)
 
 

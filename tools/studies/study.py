@@ -20,7 +20,7 @@ from matplotlib.lines import Line2D
 from study_runs import Job, Record, run_jobs
 
 from cotap_mm.command_line.arguments import out_folder, whole_number
-from cotap_mm.command_line.tool import short_errors
+from cotap_mm.command_line.tool import report_user_errors
 from cotap_mm.engine.resume.work_folder import held_folder
 from cotap_mm.environment import environment_info
 from cotap_mm.files.atomic_write import atomic_write
@@ -145,7 +145,7 @@ def finish(
         report (callable): Results and folder -> page and plot.
     """
     path = args.out / f'{name}.json'
-    with short_errors():
+    with report_user_errors():
         if args.plot_only:
             read_json(path)
         check_page(args.out / f'{name}.md', 'results')

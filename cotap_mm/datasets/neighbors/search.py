@@ -87,22 +87,22 @@ def build_neighbors(
         out,
         '\n'.join([encoder.identity, *names]),
         lambda: is_neighbor_file_of(out, names, num_neighbors, meta),
-    ) as others:
+    ) as build:
         if _hash(names) != first_names:
             raise UserError(
                 f'rank {rank()} finds {len(names)} images that are not those of rank '
                 '0; all ranks must see the same files'
             )
-        if others is None:
+        if build is None:
             return out
         if use_faiss:
             import_faiss()
-        features = _extract(source, encoder, others, batch_size, num_workers)
+        features = _extract(source, encoder, build, batch_size, num_workers)
         readable = torch.cat([rows.any(dim=1) for part in features for rows in part.split(4096)])
         num_readable = int(readable.sum())
         if num_readable < 2:
             barrier()  # all have read the features
-            others.clean_up()  # else the images, once repaired, would not be read again
+            build.clean_up()  # else the images, once repaired, would not be read again
             raise ValueError(
                 f'neighbours need at least 2 images, {num_readable} of {len(names)} can be decoded'
             )
@@ -115,7 +115,7 @@ def build_neighbors(
             rows=rows,
             use_faiss=use_faiss,
         )
-        indices = others.collect(found.numpy(), len(names))
+        indices = build.collect(found.numpy(), len(names))
         if indices is not None:
             if num_readable < len(names):
                 bad = [printable(names[i]) for i in (~readable).nonzero().flatten().tolist()]
@@ -136,7 +136,7 @@ def build_neighbors(
                     value_range=str(prepare(source)),
                 ),
             )
-        others.clean_up()
+        build.clean_up()
     return out
 
 
@@ -145,11 +145,11 @@ def _hash(names: list[str]) -> str:
 
 
 def _extract(
-    source, encoder, others: SharedBuild, batch_size: int, num_workers: int
+    source, encoder, build: SharedBuild, batch_size: int, num_workers: int
 ) -> list[FeatureFile]:
     """Features of all images in parts, which the ranks share among each other."""
     parts = {
-        others.features(number): range(start, min(start + _PART, len(source)))
+        build.features(number): range(start, min(start + _PART, len(source)))
         for number, start in enumerate(range(0, len(source), _PART))
     }
     own = [part for number, part in enumerate(parts) if number % world_size() == rank()]
@@ -160,12 +160,12 @@ def _extract(
     for file in mine:
         if not file.load():
             raise UserError(
-                f'{file.path} was damaged or deleted while the neighbors of {others.out.name} '
+                f'{file.path} was damaged or deleted while the neighbors of {build.out.name} '
                 'were being built; start again'
             )
     needed = [path for file in mine for path in (file.path, file.record)]
     for file in found:
-        others.wait(file.load, own=needed)
+        build.wait(file.load, own=needed)
     return found
 
 

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, Callable, Optional
 
-import torch
 from mmengine.config import Config
-from mmengine.dist import init_dist, is_main_process
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.model import is_model_wrapper
@@ -22,14 +21,13 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm import signals
-from cotap_mm.command_line.tool import short_errors
+from cotap_mm.command_line.tool import report_user_errors
 from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.distributed.collectives import world_size
-from cotap_mm.distributed.failures import current_watch, limit_of, start_watch
-from cotap_mm.distributed.lost_ranks import report_unresponsive_ranks, timeout_of
-from cotap_mm.distributed.rendezvous import join_group, rendezvous_store, set_gloo_interface
-from cotap_mm.distributed.slurm import set_variables_from_slurm
+from cotap_mm.distributed.failures import current_watch, report_unresponsive_ranks
+from cotap_mm.distributed.process_group import start_processes
+from cotap_mm.distributed.timeouts import limit_of, timeout_of
 from cotap_mm.engine.auto_neighbors import ensure_neighbors, warn_of_changed_images
 from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.data_checks.downstream import prepare_downstream
@@ -75,7 +73,7 @@ def build_runner(
         Runner: Ready to train or test.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    with short_errors(UserError):
+    with report_user_errors(UserError):
         config = make_config()
         start_processes(config)
         try:
@@ -179,7 +177,7 @@ def _short_until_first_step(
     def has_started() -> bool:
         return progress.has_started
 
-    with short_errors(until=has_started), explained_options(options, has_started):
+    with report_user_errors(until=has_started), explained_options(options, has_started):
         yield
 
 
@@ -275,7 +273,7 @@ def check(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
         args (argparse.Namespace): As in :func:`build_runner`.
         make_config (Callable): Likewise.
     """
-    with tempfile.TemporaryDirectory(prefix='cotap_check_') as folder, short_errors():
+    with tempfile.TemporaryDirectory(prefix='cotap_check_') as folder, report_user_errors():
         missing = []
 
         def in_folder() -> Config:
@@ -317,62 +315,6 @@ def limit_loader_waits(config: Config) -> float:
         ).endswith('ResumableTrainLoop'):
             loader.setdefault('timeout', limit)
     return limit
-
-
-def start_processes(config: Config) -> None:
-    """Connect the processes of one run, if there are several.
-
-    This happens before the Runner is built, since neighbors are found once for all.
-    MMEngine's launcher selects a CUDA device in each process and wraps the model for it, for
-    Slurm as for ``torchrun`` (see :func:`.set_variables_from_slurm`). Without a GPU the group is
-    made here with gloo, and the wrapper is told so. A collective that has no answer for
-    ``env_cfg.dist_cfg.timeout`` seconds, or those of the environment variable
-    ``COTAP_DIST_TIMEOUT``, ends the run.
-    """
-    launcher = config.get('launcher', 'none')
-    if launcher == 'none':
-        return
-    options = dict(config.get('env_cfg', {}).get('dist_cfg', {}))
-    options['timeout'] = timeout_of(options.get('timeout', 1800))
-    if launcher == 'slurm':
-        set_variables_from_slurm(options.pop('port', None))
-        launcher = 'pytorch'
-    if torch.cuda.is_available():
-        place = rendezvous_store(options['timeout']) if launcher == 'pytorch' else {}
-        watch = (
-            start_watch(place['rank'], place['world_size'], options['timeout']) if place else None
-        )
-        with report_unresponsive_ranks(watch=watch):
-            init_dist(launcher, **options, **place)
-        return
-    if launcher != 'pytorch':
-        raise ValueError(
-            f'launcher {launcher!r} needs GPUs, and none is visible; use '
-            'tools/dist_train.sh to train on several CPU processes'
-        )
-    set_gloo_interface()
-    join_group('gloo', options['timeout'])
-    config.model_wrapper_cfg = dict(
-        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-    )
-    if _replace_sync_bn(config.model):
-        print_log(
-            'SyncBN needs GPUs; each CPU process normalises its own images with BN instead',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-
-def _replace_sync_bn(part: Any) -> int:
-    """Make every SyncBN of a model's config a BN; their number."""
-    if isinstance(part, (list, tuple)):
-        return sum(_replace_sync_bn(value) for value in part)
-    if not isinstance(part, dict):
-        return 0
-    found = part.get('type') == 'SyncBN'
-    if found:
-        part['type'] = 'BN'
-    return found + sum(_replace_sync_bn(value) for value in part.values())
 
 
 def prepare(config: Config) -> None:
