@@ -1,4 +1,4 @@
-"""How files get damaged, for tests that try many."""
+"""Random damage to files, for tests that try many kinds."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ DAMAGES = ('cut', 'flip', 'flip many', 'zeros', 'insert', 'drop', 'double', 'hea
 
 
 def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
-    """The content of a file after an accident of one kind; it may be what it was."""
+    """Damage the content of a file; some kinds may leave it unchanged."""
     data, size = bytearray(content), len(content)
     start = draw.randrange(size)
     stop = min(size, start + draw.randrange(1, 200))
@@ -31,19 +31,19 @@ def damaged(content: bytes, kind: str, draw: random.Random) -> bytes:
     if kind == 'double':
         return content + content[start:]
     if kind == 'header':
-        place = draw.randrange(min(size, 60))
-        data[place : place + 4] = draw.choice([b'\xff' * 4, bytes(4), draw.randbytes(4)])
+        index = draw.randrange(min(size, 60))
+        data[index : index + 4] = draw.choice([b'\xff' * 4, bytes(4), draw.randbytes(4)])
         return bytes(data)
     return draw.randbytes(size)
 
 
 @contextmanager
 def time_limit(seconds):
-    """Raises where something hangs."""
+    """Raise an error if the context takes too long."""
     import signal
 
     def late(*_):
-        raise AssertionError(f'not done within {seconds} s')
+        raise AssertionError(f'not finished within {seconds} s')
 
     before = signal.signal(signal.SIGALRM, late)
     signal.alarm(seconds)

@@ -1,4 +1,4 @@
-"""How tools read their arguments and how they end."""
+"""Arguments, error reports and exit statuses of the command-line tools."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ from cotap_mm.errors import UserError
 
 
 class DiskIsFull(UserError):
-    """A subclass, as a part of the package has one."""
+    """A subclass of UserError, as parts of the package define."""
 
 
 class FailingData(Dataset):
-    """Fails in a worker with an exception of the main process's choice."""
+    """Dataset that raises a given exception in a worker."""
 
     def __init__(self, error):
         self.error = error
@@ -47,7 +47,7 @@ class FailingData(Dataset):
 
 
 @pytest.fixture(autouse=True)
-def alone(monkeypatch):
+def single_process(monkeypatch):
     for name in (
         'COTAP_TRACEBACK',
         'TORCHELASTIC_ERROR_FILE',
@@ -60,8 +60,8 @@ def alone(monkeypatch):
     monkeypatch.setattr(sys, 'excepthook', sys.__excepthook__)
 
 
-def end_of(error, during_setup=False, **options):
-    """Status, or text, that a tool ends with when an error is raised in it."""
+def exit_code_of(error, during_setup=False, **options):
+    """Exit status, or message, of a tool in which an error is raised."""
 
     @tool
     def main():
@@ -70,22 +70,25 @@ def end_of(error, during_setup=False, **options):
                 raise error
         raise error
 
-    with pytest.raises(SystemExit) as end:
+    with pytest.raises(SystemExit) as exit_:
         main()
-    return end.value.code
+    return exit_.value.code
 
 
-# ---- endings -------------------------------------------------------------------------------
+# ---- exits ---------------------------------------------------------------------------------
 
 
-def test_an_error_for_the_user_is_one_sentence_whenever_it_happens():
+def test_a_user_error_is_always_reported_in_one_sentence():
     text = 'error: the disk of w is full; delete something\n(COTAP_TRACEBACK=1 shows where)'
-    assert end_of(DiskIsFull('the disk of w is full;\ndelete something')) == text
-    assert end_of(UserError('x'), during_setup=True) == 'error: x\n(COTAP_TRACEBACK=1 shows where)'
+    assert exit_code_of(DiskIsFull('the disk of w is full;\ndelete something')) == text
+    assert (
+        exit_code_of(UserError('x'), during_setup=True)
+        == 'error: x\n(COTAP_TRACEBACK=1 shows where)'
+    )
 
 
 @pytest.mark.parametrize(
-    'error, said',
+    'error, message',
     [
         (ValueError('k must be positive'), 'k must be positive'),
         (FileNotFoundError('a is missing'), 'a is missing'),
@@ -103,8 +106,8 @@ def test_an_error_for_the_user_is_one_sentence_whenever_it_happens():
         (AssertionError('Arch x is not in default archs'), 'Arch x is not'),
     ],
 )
-def test_set_up_ends_in_a_sentence_and_a_running_tool_does_not(error, said):
-    assert said in end_of(error, during_setup=True)
+def test_set_up_errors_are_reported_in_one_sentence(error, message):
+    assert message in exit_code_of(error, during_setup=True)
     with pytest.raises(type(error)):  # later it is unexpected
         tool(lambda: (_ for _ in ()).throw(error))()
     with pytest.raises(type(error)), report_user_errors(until=lambda: True):
@@ -122,35 +125,37 @@ def test_set_up_ends_in_a_sentence_and_a_running_tool_does_not(error, said):
         IndexError('x'),
     ],
 )
-def test_other_errors_are_unexpected_even_in_the_set_up(error):
+def test_other_errors_are_unexpected_even_during_set_up(error):
     with pytest.raises(type(error)), report_user_errors():
         raise error
 
 
-def test_a_further_type_of_errors():
+def test_additional_types_of_user_errors():
     with pytest.raises(SystemExit, match='error: x'), report_user_errors(IndexError):
         raise IndexError('x')
 
 
-def test_lack_of_memory_is_no_bug():
-    assert 'out of memory; use a smaller batch' in end_of(MemoryError())
-    assert 'smaller images' in end_of(torch.cuda.OutOfMemoryError('CUDA out of memory. Tried 3 GB'))
+def test_out_of_memory_is_a_user_error():
+    assert 'out of memory; use a smaller batch' in exit_code_of(MemoryError())
+    assert 'smaller images' in exit_code_of(
+        torch.cuda.OutOfMemoryError('CUDA out of memory. Tried 3 GB')
+    )
     with pytest.raises(SystemExit, match='out of memory'):
         tool(lambda: torch.empty(2**46))()
 
 
-def test_a_worker_that_is_killed_when_nobody_waits_for_it():
-    text = end_of(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '))
+def test_a_killed_worker_is_a_user_error():
+    text = exit_code_of(RuntimeError('DataLoader worker (pid 7) is killed by signal: Killed. '))
     assert (
         text.startswith(
             'error: a data loader worker died (DataLoader worker (pid 7) is '
-            'killed by signal: Killed); look at'
+            'killed by signal: Killed); check the memory'
         )
         and 'start again' in text
     )
 
 
-def test_tracebacks_on_request(monkeypatch):
+def test_cotap_traceback_keeps_tracebacks(monkeypatch):
     monkeypatch.setenv('COTAP_TRACEBACK', '1')
     with pytest.raises(UserError):
         tool(lambda: (_ for _ in ()).throw(UserError('x')))()
@@ -159,14 +164,14 @@ def test_tracebacks_on_request(monkeypatch):
 
 
 def test_ctrl_c(capsys):
-    assert end_of(KeyboardInterrupt()) == 130
+    assert exit_code_of(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err == 'interrupted\n'
-    assert end_of(KeyboardInterrupt('--resume continues')) == 130
+    assert exit_code_of(KeyboardInterrupt('--resume continues')) == 130
     assert capsys.readouterr().err == 'interrupted; --resume continues\n'
 
 
 @pytest.mark.parametrize('name', signals.SIGNALS)
-def test_a_signal_that_asks_to_stop(capsys, name):
+def test_a_stop_signal(capsys, name):
     def main():
         os.kill(os.getpid(), getattr(signal, name))
         time.sleep(30)
@@ -183,12 +188,12 @@ def test_a_signal_that_asks_to_stop(capsys, name):
 
 
 @pytest.mark.parametrize('is_stopped, status', [(False, 0), (True, 75)])
-def test_signals_do_not_change_the_status_of_a_command_that_is_over(is_stopped, status):
+def test_signals_do_not_change_the_status_of_a_finished_command(is_stopped, status):
     script = f"""
 import os, signal
 from cotap_mm.command_line.tool import tool
 
-class AtTheVeryEnd:
+class AtExit:
     def __del__(self):
         for name in {signals.SIGNALS}:
             os.kill(os.getpid(), getattr(signal, name))
@@ -199,39 +204,39 @@ def main():
         os.kill(os.getpid(), signal.SIGTERM)
 
 if __name__ == '__main__':
-    os.at_the_end = AtTheVeryEnd()
+    os.at_exit = AtExit()
     main()
 """
     assert subprocess.run([sys.executable, '-c', script]).returncode == status
 
 
-def test_other_statuses_stay():
+def test_other_statuses_are_unchanged():
     for code in (0, 2, 75):
-        assert end_of(SystemExit(code)) == code
+        assert exit_code_of(SystemExit(code)) == code
     assert tool(lambda: None)() is None and sys.excepthook is sys.__excepthook__
 
 
-def test_the_first_rank_speaks_for_all(monkeypatch):
+def test_other_ranks_wait_for_rank_0_before_they_print(monkeypatch):
     slept = []
     monkeypatch.setattr(time, 'sleep', slept.append)
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('RANK', '0')
-    assert end_of(UserError('x')).startswith('error: x') and not slept
+    assert exit_code_of(UserError('x')).startswith('error: x') and not slept
     monkeypatch.setenv('RANK', '1')
     for during_setup in (False, True):
-        assert end_of(UserError('x'), during_setup).startswith('rank 1: error: x')
-    assert slept == [3.0, 3.0]  # a launcher ends it before, if rank 0 has ended with the same
-    assert end_of(SystemExit(75)) == 75 and len(slept) == 2
+        assert exit_code_of(UserError('x'), during_setup).startswith('rank 1: error: x')
+    assert slept == [3.0, 3.0]  # by then a launcher has killed it if rank 0 failed as well
+    assert exit_code_of(SystemExit(75)) == 75 and len(slept) == 2
 
 
-def test_ranks_of_torchrun_say_a_sentence_once(monkeypatch, tmp_path):
-    """The folder is torchrun's; the first rank that ends speaks, whichever it is."""
+def test_only_the_first_rank_of_torchrun_prints_a_sentence(monkeypatch, tmp_path):
+    """The first rank that exits prints it, whichever it is; the folder is that of torchrun."""
     monkeypatch.setenv('WORLD_SIZE', '3')
     codes = []
     for number, error in ((2, 'x'), (0, 'x'), (1, 'x'), (1, 'y')):
         monkeypatch.setenv('RANK', str(number))
         monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', str(tmp_path / f'{number}/error.json'))
-        codes.append(end_of(UserError(error)))
+        codes.append(exit_code_of(UserError(error)))
     assert codes[0].startswith('rank 2: error: x') and codes[1:3] == [1, 1]
     assert codes[3].startswith('rank 1: error: y')
 
@@ -251,7 +256,7 @@ main()
 """
 
 
-def test_unexpected_errors_and_closed_pipes_of_a_process(tmp_path):
+def test_unexpected_errors_and_closed_pipes(tmp_path):
     script = tmp_path / 'some_tool.py'
     script.write_text(SCRIPT)
     run = [sys.executable, str(script)]
@@ -275,16 +280,16 @@ def test_unexpected_errors_and_closed_pipes_of_a_process(tmp_path):
         assert piped.stdout.split() == ['0', '1', '141'] and piped.stderr == ''
 
 
-# ---- sentences -----------------------------------------------------------------------------
+# ---- messages ------------------------------------------------------------------------------
 
 
-def test_errors_of_workers_are_cut_to_their_sentence():
+def test_errors_of_workers_are_reduced_to_their_message():
     sentence = 'too many bad images (7 of 9); the first is a: b.png, see\n  the log'
     for error in (DiskIsFull(sentence), UserError('Traceback is a word')):
         with pytest.raises(UserError) as caught:
             list(DataLoader(FailingData(error), num_workers=1))
         assert sentence_of(caught.value) == one_line(str(error))
-        assert end_of(caught.value).splitlines()[0] == f'error: {one_line(str(error))}'
+        assert exit_code_of(caught.value).splitlines()[0] == f'error: {one_line(str(error))}'
     with pytest.raises(ValueError) as caught:
         list(DataLoader(FailingData(ValueError('bad\nvalue')), num_workers=1))
     assert 'Original Traceback' in str(caught.value)
@@ -292,7 +297,7 @@ def test_errors_of_workers_are_cut_to_their_sentence():
 
 
 @pytest.mark.parametrize(
-    'error, said',
+    'error, message',
     [
         (ValueError('a\n  b\n  c'), 'a; b; c'),
         (ValueError('these:\n  b\n  c'), 'these: b; c'),
@@ -317,11 +322,11 @@ def test_errors_of_workers_are_cut_to_their_sentence():
         (ValueError('caf\udce9.jpg'), 'caf\udce9.jpg'),
     ],
 )
-def test_sentences(error, said):
-    assert sentence_of(error) == said
+def test_messages(error, message):
+    assert sentence_of(error) == message
 
 
-def test_long_messages_are_cut():
+def test_long_messages_are_truncated():
     assert len(sentence_of(ValueError('x ' * 10_000))) <= LONGEST
 
 
@@ -330,7 +335,7 @@ def test_long_messages_are_cut():
 
 @pytest.fixture
 def refusal(capsys):
-    """What a parser prints of wrong arguments."""
+    """Function that returns the error message of a parser for wrong arguments."""
 
     def refuse(*arguments, **options):
         parser = Parser(prog='some_tool')
@@ -340,10 +345,10 @@ def refusal(capsys):
         parser.add_argument('--set', nargs='+', action=KeyValues)
         for name, kind in options.items():
             parser.add_argument(f'--{name}', type=kind)
-        with pytest.raises(SystemExit) as end:
-            parser.parse_args([str(each) for each in arguments])
+        with pytest.raises(SystemExit) as exit_:
+            parser.parse_args([str(argument) for argument in arguments])
         text = capsys.readouterr().err
-        assert end.value.code == 2 and text.count('\n') == 1
+        assert exit_.value.code == 2 and text.count('\n') == 1
         assert text.startswith('some_tool: error: ')
         return text
 
@@ -364,23 +369,23 @@ def test_an_empty_argument_is_not_the_current_folder(refusal):
 
 
 @pytest.mark.parametrize(
-    'text, said',
+    'text, message',
     [
         ('x', "must be KEY=VALUE, got 'x'"),
         ('=1', "got '=1'"),
-        ('a=[1', 'not balanced'),
-        ('a=(1,2', 'not balanced'),
+        ('a=[1', 'unbalanced'),
+        ('a=(1,2', 'unbalanced'),
     ],
 )
-def test_pairs_of_key_and_value(refusal, text, said):
-    assert said in refusal('--set', 'b=1', text)
+def test_malformed_key_value_pairs(refusal, text, message):
+    assert message in refusal('--set', 'b=1', text)
 
 
-def test_good_pairs():
+def test_valid_key_value_pairs():
     parser = Parser()
     parser.add_argument('--set', nargs='+', action=KeyValues)
-    found = parser.parse_args(['--set', 'a=1', 'b.c=[1,(2,x)]', 'd==', 'e=1e-3']).set
-    assert found == {'a': 1, 'b.c': [1, (2, 'x')], 'd': '=', 'e': 1e-3}
+    values = parser.parse_args(['--set', 'a=1', 'b.c=[1,(2,x)]', 'd==', 'e=1e-3']).set
+    assert values == {'a': 1, 'b.c': [1, (2, 'x')], 'd': '=', 'e': 1e-3}
 
 
 @pytest.mark.parametrize(
@@ -406,10 +411,12 @@ def test_values_out_of_range(refusal, kind, text):
     assert repr(text) in refusal(f'--x={text}', x=kind) or text in refusal(f'--x={text}', x=kind)
 
 
-def test_outputs_that_cannot_be_written(refusal, tmp_path, monkeypatch):
+def test_unwritable_outputs(refusal, tmp_path, monkeypatch):
     (tmp_path / 'file').write_text('x')
     for kind in (out_folder, out_file(), out_path):
-        assert 'below the file' in refusal(f'--x={tmp_path}/file/y/z', x=kind)
+        assert f'{tmp_path}/file is a file; choose another' in refusal(
+            f'--x={tmp_path}/file/y/z', x=kind
+        )
         assert 'too long' in refusal(f'--x={tmp_path}/{"x" * 300}/y', x=kind)
     assert 'is a file; choose a folder' in refusal(f'--x={tmp_path}/file', x=out_folder)
     assert 'is a folder' in refusal(f'--x={tmp_path}', x=out_file())
@@ -419,7 +426,7 @@ def test_outputs_that_cannot_be_written(refusal, tmp_path, monkeypatch):
     assert sorted(path.name for path in tmp_path.iterdir()) == ['file']
 
 
-def test_good_values(tmp_path):
+def test_valid_values(tmp_path):
     assert (whole_number(0)('0'), positive_float('1e-3'), device('cpu')) == (0, 1e-3, 'cpu')
     for kind in (out_folder, out_path):
         assert kind(str(tmp_path / 'new/folder')) == str(tmp_path / 'new/folder')

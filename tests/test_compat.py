@@ -1,4 +1,4 @@
-"""Versions and known breakages."""
+"""Version checks and workarounds for known incompatibilities."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from mmengine.logging import HistoryBuffer
 from cotap_mm.compat import workarounds as compat
 
 
-def test_installed_versions_are_fine():
+def test_installed_versions_pass():
     compat.check_versions()
 
 
 @pytest.mark.parametrize(
-    'found, message',
+    'installed, message',
     [
         (None, r'mmengine >= 0.10.6 is required but not installed: pip install'),
         ('0.10.5', r'mmengine >= 0.10.6 is required, 0.10.5 is installed: pip install'),
     ],
 )
-def test_one_sentence_for_each_problem(found, message):
+def test_one_sentence_for_each_problem(installed, message):
     real = compat.installed_version
 
     def fake(names):
-        return found if 'mmengine' in names else real(names)
+        return installed if 'mmengine' in names else real(names)
 
     with mock.patch.object(compat, 'installed_version', fake):
         with pytest.raises(ImportError, match=message):
@@ -73,27 +73,29 @@ class Hostile:
         return getattr, (HistoryBuffer, 'update')
 
 
-def test_the_stand_in_for_getattr_reaches_nothing_else(tmp_path):
+def test_the_restricted_getattr_refuses_other_attributes(tmp_path):
     torch.save(Hostile(), tmp_path / 'hostile.pth')
     with pytest.raises(Exception, match='refused to look up'):
         torch.load(tmp_path / 'hostile.pth', weights_only=True)
 
 
-def test_mmpretrain_models_import_beside_transformers():
-    """In a process of its own, since the mend must come before the first import."""
+def test_mmpretrain_models_import_with_transformers():
+    """In a new process, since the workaround must be applied before the first import."""
     pytest.importorskip('transformers')
     pytest.importorskip('pycocotools')
-    code = 'import cotap_mm.models, mmpretrain.models, transformers; print("fine")'
+    code = 'import cotap_mm.models, mmpretrain.models, transformers; print("imported")'
     done = subprocess.run(
         [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
     )
-    assert done.returncode == 0 and 'fine' in done.stdout, done.stderr[-2000:]
+    assert done.returncode == 0 and 'imported' in done.stdout, done.stderr[-2000:]
 
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
 def test_types_resolve_from_sibling_scopes(scope):
-    """As from another library's config with ``custom_imports = dict(imports=['cotap_mm'])``,
-    which beside transformers 5 also keeps that library itself importable."""
+    """Like in a config of another library with ``custom_imports = dict(imports=['cotap_mm'])``.
+
+    With transformers 5 this also makes that library importable.
+    """
     code = (
         'import sys, cotap_mm; from mmengine.registry import MODELS, init_default_scope; '
         'init_default_scope(sys.argv[1]); '

@@ -1,4 +1,4 @@
-"""What users typed in the release before keeps working, with one warning."""
+"""Names of the previous release keep working, with one warning."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tool_loading import load_tool
 from cotap_mm.registry import HOOKS
 
 
-def test_old_option_of_train():
+def test_old_dry_run_option_of_train():
     parse = load_tool('train').parse_args
     with pytest.warns(DeprecationWarning, match='--check is deprecated, use --dry-run') as warned:
         assert parse(['c.py', '--check']).dry_run

@@ -1,4 +1,4 @@
-"""Only regular files are opened; every name has bytes and can be shown."""
+"""Regular files only, encoding and display of file names, atomic writes."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ def special(kind, path):
     if kind == 'named pipe':
         os.mkfifo(path)
     elif kind == 'socket':
-        place = os.getcwd()
-        os.chdir(path.parent)  # a socket's path is short
+        folder = os.getcwd()
+        os.chdir(path.parent)  # the path of a socket must be short
         with socket.socket(socket.AF_UNIX) as made:
             made.bind(path.name)
-        os.chdir(place)
+        os.chdir(folder)
     elif kind == 'device':
         os.symlink('/dev/zero', path)
     else:
@@ -38,7 +38,7 @@ def special(kind, path):
 
 @pytest.mark.parametrize('kind', ['named pipe', 'socket', 'device', 'folder'])
 @pytest.mark.parametrize('through_link', [False, True])
-def test_special_files_are_refused_at_once(tmp_path, kind, through_link):
+def test_special_files_are_refused_without_blocking(tmp_path, kind, through_link):
     path = special(kind, tmp_path / 'photo.jpg')
     if through_link:
         os.symlink(path, tmp_path / 'link.jpg')
@@ -47,8 +47,8 @@ def test_special_files_are_refused_at_once(tmp_path, kind, through_link):
         open_regular(path)
 
 
-def test_a_pipe_that_takes_the_place_of_a_file(tmp_path, monkeypatch):
-    """Between the first look and the opening."""
+def test_a_pipe_that_replaces_a_file_while_it_is_opened(tmp_path, monkeypatch):
+    """After the first check, before opening."""
     path, other = special('named pipe', tmp_path / 'pipe'), tmp_path / 'file'
     other.write_bytes(b'x')
     status = os.stat(other)
@@ -57,7 +57,7 @@ def test_a_pipe_that_takes_the_place_of_a_file(tmp_path, monkeypatch):
         open_regular(path)
 
 
-def test_size_is_known_before_anything_is_read(tmp_path):
+def test_the_size_is_checked_before_reading(tmp_path):
     path = tmp_path / 'sparse'
     with open(path, 'wb') as file:
         file.truncate(30 << 30)
@@ -88,12 +88,12 @@ def test_names(data, shown):
     printable(name).encode('utf-8')
 
 
-def test_half_a_surrogate_pair_is_shown_too():
+def test_a_lone_surrogate_is_escaped():
     assert printable('a\ud800') == 'a\\ud800'
 
 
-def test_a_full_disk_is_named_by_the_file(tmp_path):
-    """A write to an open file fails without the file's name."""
+def test_the_error_of_a_full_disk_names_the_file(tmp_path):
+    """Without atomic_write, the error of a write to an open file does not."""
     path = tmp_path / 'a' / 'n.npz'
     with pytest.raises(OSError, match=f"No space left on device: '{path}'"), atomic_write(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

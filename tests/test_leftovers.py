@@ -1,4 +1,4 @@
-"""What killed runs leave behind is removed; what somebody is writing or continuing is not."""
+"""Leftovers of killed runs are removed; files in use or to be continued are not."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.files.locks import Lock, acquire_lock
 from cotap_mm.files.temporary import UNFINISHED, partial_path, remove_leftovers
 
-DEAD = 10**9  # no process has that number
+DEAD = 10**9  # no process has that id
 
 
-def test_only_what_is_dead_goes(tmp_path):
+def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
     host = partial_path(tmp_path / 'x').name.split('-')[2]
     dead = [
         f'{UNFINISHED}{DEAD}-iter_3.pth',
         f'{UNFINISHED}{DEAD}-{host}-iter_3.pth.json',
-        f'{UNFINISHED}{os.getpid()}-{host}-last_checkpoint',  # of a container started again
+        f'{UNFINISHED}{os.getpid()}-{host}-last_checkpoint',  # of a restarted container
         'iter_4.pth.json',
         'a.npz.features.1234.00000',
         'a.npz.features.1234.00000.json',
@@ -54,8 +54,8 @@ def test_only_what_is_dead_goes(tmp_path):
     assert remove_leftovers(tmp_path / 'missing') == []
 
 
-def test_a_build_that_lives_keeps_its_parts(tmp_path):
-    """Of another process, which holds the lock; that of this process is not lost either."""
+def test_parts_of_a_running_build_are_kept(tmp_path):
+    """Another process holds the lock of the build; the lock of this process is kept as well."""
     text = (
         'import sys, fcntl; file = open(sys.argv[1], "w"); '
         'fcntl.lockf(file, fcntl.LOCK_EX); print("ready", flush=True); sys.stdin.read()'
@@ -79,8 +79,8 @@ def test_a_build_that_lives_keeps_its_parts(tmp_path):
     assert list(tmp_path.iterdir()) == [] and Lock(tmp_path / '.lock', 'training').acquire()
 
 
-def test_files_of_others_stay(tmp_path):
-    """Whose names look like ours, as in ``--work-dir .``."""
+def test_files_of_other_programs_are_kept(tmp_path):
+    """Files with similar names, as with ``--work-dir .``."""
     files = {
         'uv.lock': 'version = 1',
         'poetry.lock': '',
@@ -98,17 +98,17 @@ def test_files_of_others_stay(tmp_path):
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_the_next_writer_of_a_file_removes_them(tmp_path):
+def test_the_next_writer_of_a_file_removes_its_leftovers(tmp_path):
     pid = os.fork()
     if pid == 0:
         with atomic_write(tmp_path / 'out.json') as partial:
-            partial.write_text('half')
+            partial.write_text('partial')
             os._exit(0)
     os.waitpid(pid, 0)
     assert len(list(tmp_path.glob(f'{UNFINISHED}{pid}-*-out.json'))) == 1
     (tmp_path / f'{UNFINISHED}{os.getppid()}-out.json').write_text('of another process')
     with atomic_write(tmp_path / 'out.json') as partial:
-        partial.write_text('whole')
+        partial.write_text('complete')
     assert sorted(path.name for path in tmp_path.iterdir()) == [
         'out.json',
         f'{UNFINISHED}{os.getppid()}-out.json',

@@ -1,4 +1,4 @@
-"""Locks: one holder, named to the others, gone with its process."""
+"""Locks: one holder, which others can name, released when its process exits."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ FORK = multiprocessing.get_context('fork') if hasattr(os, 'fork') else None
 def hold(path, pipe):
     acquire_lock(path, 'training', 'wait')
     child = os.fork()
-    if not child:  # as a loader's worker, which may live longer
+    if not child:  # like a loader worker, which may outlive it
         time.sleep(60)
         os._exit(0)
     pipe.send(child)
@@ -38,7 +38,7 @@ def holder(tmp_path):
     process.join()
 
 
-def test_names_the_holder_and_ends_with_it(tmp_path, holder):
+def test_names_the_holder_and_is_released_with_it(tmp_path, holder):
     with pytest.raises(
         Locked,
         match=f'{tmp_path} is in use by process {holder.pid} on .* '
@@ -48,14 +48,14 @@ def test_names_the_holder_and_ends_with_it(tmp_path, holder):
     assert isinstance(caught.value, UserError)
     holder.kill()
     holder.join()
-    lock = acquire_lock(tmp_path / 'run.lock', 'training', '')  # though its child lives
+    lock = acquire_lock(tmp_path / 'run.lock', 'training', '')  # although its child is alive
     lock.release()
     assert not (tmp_path / 'run.lock').exists()
 
 
 def test_waits_for_the_holder(tmp_path, holder, monkeypatch):
-    said, start = [], time.monotonic()
-    monkeypatch.setattr('cotap_mm.files.locks.print_log', lambda text, **_: said.append(text))
+    messages, start = [], time.monotonic()
+    monkeypatch.setattr('cotap_mm.files.locks.print_log', lambda text, **_: messages.append(text))
 
     def check():
         if time.monotonic() > start + 1:
@@ -63,7 +63,7 @@ def test_waits_for_the_holder(tmp_path, holder, monkeypatch):
 
     with locked(tmp_path / 'run.lock', 'packing images', check):
         assert not holder.is_alive()
-    assert len(said) == 1 and said[0].startswith(
+    assert len(messages) == 1 and messages[0].startswith(
         f'packing images: waiting for process {holder.pid} on '
     )
 

@@ -1,4 +1,4 @@
-"""Operators of MMCV on a CPU in bfloat16 and float16 give what float32 gives."""
+"""MMCV operators on CPU: results in bfloat16 and float16 equal those in float32."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cotap_mm.compat.low_precision_operators import allow_low_precision_operator
 @pytest.fixture(scope='module', autouse=True)
 def allowed():
     allow_low_precision_operators()
-    assert allow_low_precision_operators() == 0  # once is enough
+    assert allow_low_precision_operators() == 0  # already wrapped
 
 
 BOXES = torch.tensor([[0.0, 0.0, 8.0, 8.0], [1.0, 1.0, 8.0, 8.0], [4.0, 4.0, 12.0, 12.0]])
@@ -35,7 +35,7 @@ def modulated(values):
     return ops.modulated_deform_conv2d(values, offset, mask, weight, None, 1, 0, 1, 1, 1)
 
 
-#: Name -> what is computed of values (1, 3, 16, 16) of some precision.
+#: Name -> function of values, shape (1, 3, 16, 16), of any precision.
 OPERATORS = {
     'nms': lambda v: ops.nms(BOXES, SCORES.to(v.dtype), 0.5)[0],
     'batched_nms': lambda v: ops.batched_nms(
@@ -55,18 +55,18 @@ OPERATORS = {
 
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('name', OPERATORS)
-def test_as_in_float32(name, dtype):
+def test_results_equal_float32(name, dtype):
     values = torch.arange(768.0).view(1, 3, 16, 16) % 16  # exact in bfloat16
-    wanted = OPERATORS[name](values)
+    expected = OPERATORS[name](values)
     given = values.to(dtype)
-    found = OPERATORS[name](given)
-    assert torch.equal(given, values.to(dtype))  # arguments stay as they are
-    assert found.shape == wanted.shape
-    torch.testing.assert_close(found.float(), wanted, rtol=1e-2, atol=1e-2)
+    result = OPERATORS[name](given)
+    assert torch.equal(given, values.to(dtype))  # arguments are unchanged
+    assert result.shape == expected.shape
+    torch.testing.assert_close(result.float(), expected, rtol=1e-2, atol=1e-2)
 
 
 def test_gradients_under_autocast():
-    """The operator's arguments are needed again in the backward pass."""
+    """The backward pass needs the arguments of the operator."""
     values = torch.rand(1, 3, 16, 16, requires_grad=True)
     layer = torch.nn.Conv2d(3, 3, 1)
     with torch.autocast('cpu', dtype=torch.bfloat16):
@@ -79,7 +79,7 @@ def test_gradients_under_autocast():
     torch.testing.assert_close(low, values.grad, rtol=0.1, atol=0.05)
 
 
-def test_float32_is_passed_on():
+def test_float32_is_unchanged():
     values = torch.rand(1, 3, 16, 16)
-    found = ops.roi_align(values, ROIS, (2, 2), 1.0, 0, 'avg', True)
-    assert found.dtype == torch.float32 and found.shape == (3, 3, 2, 2)
+    result = ops.roi_align(values, ROIS, (2, 2), 1.0, 0, 'avg', True)
+    assert result.dtype == torch.float32 and result.shape == (3, 3, 2, 2)

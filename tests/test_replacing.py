@@ -1,4 +1,4 @@
-"""Tools replace only what they have written themselves."""
+"""Tools replace only files that they have written themselves."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_packed_images(tmp_path):
         check_replaceable(path, is_packed_file, 'a file of packed images')
 
 
-def test_a_folder_or_a_link_to_nothing_is_not_ours(tmp_path):
+def test_a_folder_or_a_dangling_link_is_not_replaced(tmp_path):
     (tmp_path / 'link').symlink_to(tmp_path / 'nothing')
     for path in (tmp_path, tmp_path / 'link'):
         with pytest.raises(ValueError, match='exists and is not a report'):

@@ -1,4 +1,4 @@
-"""Signals are obeyed wherever the main thread is, and a second one ends the process."""
+"""Signals stop a run whatever the main thread does, and a second one exits at once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSI
 
 
 def in_child(act):
-    """Exit status and output of a forked process that runs ``act(tell)``."""
+    """Fork a process that runs ``act(tell)``; returns its id and the pipe of its output."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -44,11 +44,11 @@ def result(pid, read):
         return os.waitstatus_to_exitcode(status), file.read()
 
 
-def hear(read):
+def read_line(read):
     return os.read(read, 100).decode()
 
 
-def test_it_interrupts_where_nothing_can_be_lost():
+def test_a_signal_interrupts_where_nothing_can_be_lost():
     with signals.listening():
         with pytest.raises(signals.Stopped, match='SIGTERM: stopped with status 75. Nothing had'):
             os.kill(os.getpid(), signal.SIGTERM)
@@ -68,14 +68,14 @@ def test_a_step_is_not_interrupted():
         signals.sleep(0)
         signals.check()
         assert signals.received() == 'SIGUSR1'
-        with signals.interruptible(alone=False):  # other ranks would wait
+        with signals.interruptible(alone=False):  # with other ranks, which would wait
             signals.check()
         with pytest.raises(signals.Stopped), signals.interruptible():
             time.sleep(60)
         assert signals.is_deferred()
 
 
-def test_handlers_of_before_come_back():
+def test_previous_handlers_are_restored():
     names = [*signals.SIGNALS, 'SIGHUP']
     before = {name: signal.getsignal(getattr(signal, name)) for name in names}
     with signals.listening(), signals.listening(['SIGTERM', 'SIGHUP']):
@@ -84,24 +84,24 @@ def test_handlers_of_before_come_back():
         assert signal.getsignal(getattr(signal, name)) == handler
 
 
-def test_elsewhere_than_in_the_main_thread_nothing_happens():
-    found = []
+def test_nothing_happens_outside_of_the_main_thread():
+    states = []
 
     def listen():
         with signals.listening():
-            found.append(signals.is_listening())
+            states.append(signals.is_listening())
 
     thread = threading.Thread(target=listen)
     thread.start()
     thread.join()
-    assert found == [False]
+    assert states == [False]
 
 
 @pytest.mark.parametrize(
     'second, status', [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGUSR1, None)]
 )
-def test_a_second_signal_ends_it_at_once(second, status):
-    """Another one does; the same within three seconds is what launchers send twice."""
+def test_a_second_signal_exits_at_once(second, status):
+    """A different one does; the same within three seconds does not, as launchers send it twice."""
 
     def act(tell):
         with signals.listening(), signals.deferred():
@@ -110,7 +110,7 @@ def test_a_second_signal_ends_it_at_once(second, status):
             tell(signals.received())
 
     pid, read = in_child(act)
-    assert hear(read) == 'ready\n'
+    assert read_line(read) == 'ready\n'
     os.kill(pid, signal.SIGUSR1)
     time.sleep(0.5)
     os.kill(pid, second)
@@ -118,7 +118,7 @@ def test_a_second_signal_ends_it_at_once(second, status):
 
 
 def is_in_c(pid):
-    """Whether the main thread has slept some times in :func:`wait_in_c`."""
+    """Wait until the main thread is in :func:`wait_in_c`; returns whether it is."""
 
     def sleeps():
         lines = Path(f'/proc/{pid}/status').read_text().splitlines()
@@ -131,13 +131,13 @@ def is_in_c(pid):
 
 
 def wait_in_c():
-    """Like a barrier: no bytecode is run, so the handler in Python is not called."""
+    """Block like a barrier: no bytecode runs, so the Python handler is not called."""
     collections.deque(map(ctypes.CDLL(None).usleep, itertools.repeat(100_000, 600)), maxlen=0)
 
 
 @pytest.mark.parametrize('alone', [True, False])
-def test_a_main_thread_that_cannot_react(monkeypatch, alone):
-    """It is in C, or among ranks that would wait for it."""
+def test_the_process_exits_if_its_main_thread_cannot_react(monkeypatch, alone):
+    """It is in a C function, or other ranks would wait for it."""
     monkeypatch.setattr(signals, 'PATIENCE', 1.0)
 
     def act(tell):
@@ -151,15 +151,15 @@ def test_a_main_thread_that_cannot_react(monkeypatch, alone):
     read_end, write_end = os.pipe()
     pid, read = in_child(act)
     os.close(write_end)
-    assert hear(read) == 'ready\n' and is_in_c(pid)
+    assert read_line(read) == 'ready\n' and is_in_c(pid)
     os.kill(pid, signal.SIGTERM)
     assert result(pid, read)[0] == 75
     with os.fdopen(read_end) as file:
         assert file.read() == 'SIGTERM: stopped with status 75. The last checkpoint is x\n'
 
 
-def test_other_children_than_workers_of_a_loader_obey_their_parent():
-    """A Pool, as metrics of MMDetection start it, waits for processes that it has terminated."""
+def test_children_that_are_not_loader_workers_obey_sigterm():
+    """A Pool, as in metrics of MMDetection, waits for processes that it has terminated."""
     keep_workers(True)
     try:
         with time_limit(120), signals.listening():
@@ -170,7 +170,7 @@ def test_other_children_than_workers_of_a_loader_obey_their_parent():
         keep_workers(False)
 
 
-def test_a_forked_worker_is_not_the_one_that_was_asked():
+def test_a_forked_worker_ignores_stop_signals():
     def act(tell):
         tell('ready')
         time.sleep(1.5)
@@ -180,7 +180,7 @@ def test_a_forked_worker_is_not_the_one_that_was_asked():
     try:
         with signals.listening():
             pid, read = in_child(act)
-            assert hear(read) == 'ready\n'
+            assert read_line(read) == 'ready\n'
             os.kill(pid, signal.SIGTERM)
             os.kill(pid, signal.SIGUSR1)
             assert result(pid, read) == (0, "False ''\n")
@@ -189,7 +189,7 @@ def test_a_forked_worker_is_not_the_one_that_was_asked():
         keep_workers(False)
 
 
-def test_an_error_that_took_the_place_of_a_stop():
+def test_a_stop_that_was_replaced_by_an_error_is_restored():
     """MMEngine formats a config within a bare ``except``, and raises a SyntaxError instead."""
     with pytest.raises(signals.Stopped, match='SIGTERM'), signals.restored():
         try:
