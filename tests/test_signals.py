@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSI
 
 
 def in_child(act):
-    """Fork a process that runs ``act(tell)``; returns its id and the pipe of its output."""
+    """Fork a process that runs ``act(report)``; returns its id and the pipe of its output."""
     read, write = os.pipe()
     pid = os.fork()
     if pid == 0:
@@ -103,11 +103,11 @@ def test_nothing_happens_outside_of_the_main_thread():
 def test_a_second_signal_exits_at_once(second, status):
     """A different one does; the same within three seconds does not, as launchers send it twice."""
 
-    def act(tell):
+    def act(report):
         with signals.listening(), signals.deferred():
-            tell('ready')
+            report('ready')
             threading.Event().wait(4)
-            tell(signals.received())
+            report(signals.received())
 
     pid, read = in_child(act)
     assert read_line(read) == 'ready\n'
@@ -140,12 +140,12 @@ def test_the_process_exits_if_its_main_thread_cannot_react(monkeypatch, alone):
     """It is in a C function, or other ranks would wait for it."""
     monkeypatch.setattr(signals, 'PATIENCE', 1.0)
 
-    def act(tell):
+    def act(report):
         os.dup2(write_end, 2)
         with signals.listening(), signals.deferred():
             signals.set_advice(lambda: 'The last checkpoint is x')
             with signals.interruptible(alone):
-                tell('ready')
+                report('ready')
                 wait_in_c()
 
     read_end, write_end = os.pipe()
@@ -171,10 +171,10 @@ def test_children_that_are_not_loader_workers_obey_sigterm():
 
 
 def test_a_forked_worker_ignores_stop_signals():
-    def act(tell):
-        tell('ready')
+    def act(report):
+        report('ready')
         time.sleep(1.5)
-        tell(f'{signals.is_listening()} {signals.received()!r}')
+        report(f'{signals.is_listening()} {signals.received()!r}')
 
     keep_workers(True)
     try:

@@ -43,18 +43,19 @@ def close(one, other):
 
 @pytest.mark.dist
 def test_training_equals_that_without_fsdp(tmp_path, ranks):
-    shares = ranks(sharding_work.all_runs)
-    whole, shared = saved(tmp_path / 'whole', 6), saved(tmp_path / 'shared', 6)
-    assert shared['run_state']['world_size'] == 2
-    for name, value in whole['state_dict'].items():  # each weight is on one rank or split in two
-        if name in shares[0]:
-            held = sum(share[name] for share in shares)
+    sizes = ranks(sharding_work.all_runs)
+    replicated, sharded = saved(tmp_path / 'whole', 6), saved(tmp_path / 'shared', 6)
+    assert sharded['run_state']['world_size'] == 2
+    for name, value in replicated['state_dict'].items():
+        # Each weight is on one rank or split in two.
+        if name in sizes[0]:
+            held = sum(size[name] for size in sizes)
             is_replicated = name.startswith(('neck.', 'teacher.'))
             assert held == value.numel() * (2 if is_replicated else 1), name
-    assert_same(saved(tmp_path / 'killed', 6), shared)
+    assert_same(saved(tmp_path / 'killed', 6), sharded)
     # The runners start from different random weights, so they are compared from iteration 2 on.
-    close(saved(tmp_path / 'then_shared', 6), whole)
-    close(saved(tmp_path / 'then_whole', 6), shared)
+    close(saved(tmp_path / 'then_shared', 6), replicated)
+    close(saved(tmp_path / 'then_whole', 6), sharded)
 
 
 @pytest.mark.dist

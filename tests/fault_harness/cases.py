@@ -1,4 +1,4 @@
-"""Run a case to its end, and judge what became of the training."""
+"""Run a case until the training finishes, and check the result."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fault_harness.toy_training import (
 )
 
 MAX_TRIES = 6
-#: What may come out; the first two are as it should be.
+#: Possible outcomes; the first two are correct.
 SAME, CHANGED, LOST, HUNG, EXECUTED, UNCLEAR, LEFTOVERS = (
     'same bits',
     'finished on changed data',
@@ -40,14 +40,14 @@ _LEFTOVERS = ('unfinished-*', '*.lock', '.lock', '*.features.*', '*.rows.*', '*.
 
 @dataclass
 class Outcome:
-    """What became of a case.
+    """Outcome of a case.
 
     Attributes:
-        case (Case): What was drawn.
+        case (Case): The case.
         happened (list[str]): Where its faults happened; empty if the training ended before.
-        problems (list[tuple[str, str]]): Column of the summary, and a sentence.
+        problems (list[tuple[str, str]]): Column of the summary and a sentence for each problem.
         tries (list[Try]): All starts of the command.
-        data_changed (bool): The fault changed the data, so that other bits are right.
+        data_changed (bool): Whether the fault changed the data, so that the result may differ.
     """
 
     case: Case
@@ -58,84 +58,86 @@ class Outcome:
 
     @property
     def column(self) -> str:
-        """Where it counts in the summary."""
+        """Column of the summary in which the case counts."""
         if self.problems:
             return self.problems[0][0]
         return CHANGED if self.data_changed else SAME
 
     def describe(self) -> str:
-        """All that is needed to look into a failure."""
+        """Everything that is needed to investigate a failure."""
         lines = [str(self.case), *(f'  happened: {where}' for where in self.happened)]
         lines += [f'  {column}: {sentence}' for column, sentence in self.problems]
-        for number, each in enumerate(self.tries):
+        for number, attempt in enumerate(self.tries):
             lines.append(
-                f'  try {number}: {each.seconds:.1f} s, statuses {each.statuses}, '
-                f'iteration {each.done}'
+                f'  try {number}: {attempt.seconds:.1f} s, statuses {attempt.statuses}, '
+                f'iteration {attempt.done}'
             )
-            for rank, (status, output) in enumerate(zip(each.statuses, each.outputs)):
+            for rank, (status, output) in enumerate(zip(attempt.statuses, attempt.outputs)):
                 lines += [
                     f'    rank {rank}| {line[:300]}'
-                    for line in of_interest(status, output, each.hung)
+                    for line in of_interest(status, output, attempt.hung)
                     if self.problems
                 ]
         return '\n'.join([*lines, f'  {self.case.replay}'])
 
 
 class References:
-    """Uninterrupted runs, one for each way to train; made when they are first needed.
+    """Uninterrupted runs, one for each way to train; run on first use.
 
     Args:
-        folder (Path): Where they are kept, together with the inputs of all cases.
+        folder (Path): Folder for these runs and for the inputs of all cases.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._found: dict[tuple[int, bool, bool], tuple[dict, list[dict]]] = {}
+        self._runs: dict[tuple[int, bool, bool], tuple[dict, list[dict]]] = {}
         self.real_seconds: dict[int, float] = {}
-        torch.set_num_threads(1)  # OpenMP's threads would not live through a fork
+        torch.set_num_threads(1)  # threads of OpenMP would not survive a fork
         write_inputs(folder / 'inputs')
         self.result(1, False)
 
     def result(self, world: int, packed: bool) -> dict:
-        """What its last checkpoint holds; the loader has no processes."""
+        """Last checkpoint of a run whose loader has no workers."""
         return self._get(world, packed, 0)[0]
 
     def counts(self, case: Case) -> list[dict]:
-        """The events of each rank, with as many processes of the loader as in a case."""
+        """Events of each rank in a run with as many loader workers as the case has."""
         return self._get(case.world, case.packed, case.workers)[1]
 
     def _get(self, world: int, packed: bool, workers: int) -> tuple[dict, list[dict]]:
         key = world, packed, bool(workers)
-        if key not in self._found:
+        if key not in self._runs:
             name = f'{world}-{"packed" if packed else "folder"}-{workers}'
             copy_inputs(self.folder / 'inputs', self.folder / name)
             done = Ranks(
                 command_line(self.folder / name, packed, workers, False),
                 self.folder / name,
                 world,
-                'whole',
+                'reference',
             ).run()
             assert done.statuses == [0] * world, '\n'.join(done.outputs)[-5000:]
-            for module in done.modules:  # what a training imports late, for the forks to follow
+            for (
+                module
+            ) in done.modules:  # late imports of a training, so that forks have them already
                 if module not in sys.modules and '__main__' not in module:
                     try:
                         importlib.import_module(module)
-                    except Exception:  # made by hand, or of one process only
+                    except Exception:  # created dynamically, or of one process only
                         pass
-            self._found[key] = _result(self.folder / name / WORK), done.counts
-        return self._found[key]
+            self._runs[key] = _result(self.folder / name / WORK), done.counts
+        return self._runs[key]
 
 
 def run_case(case: Case, references: References, folder: Path) -> Outcome:
-    """Train with faults, resume by the plain command, and judge.
+    """Train with faults, resume with the plain command, and check the result.
 
     Args:
-        case (Case): What happens.
+        case (Case): The case.
         references (References): Inputs and uninterrupted runs.
-        folder (Path): Of this case; kept if it fails, else deleted.
+        folder (Path): Folder of this case; kept if it fails, else deleted.
 
     Returns:
-        Outcome: With all problems.
+        Outcome: Outcome with all problems.
     """
     copy_inputs(references.folder / 'inputs', folder)
     has_tmpfs = any(fault.kind == 'full tmpfs' for fault in case.faults) and mount_small(
@@ -152,7 +154,7 @@ def run_case(case: Case, references: References, folder: Path) -> Outcome:
 
 
 class _Trial:
-    """The tries of one case."""
+    """All tries of one case."""
 
     def __init__(self, case: Case, references: References, folder: Path, has_tmpfs: bool) -> None:
         self.case, self.references, self.folder = case, references, folder
@@ -162,7 +164,7 @@ class _Trial:
         self.backup: bytes | None = None
         self.clock_is_back = self.was_remedied = False
         self.bad_images: list[Path] = []
-        self.damaged_from = 0  # number of the first try that meets a damaged file
+        self.damaged_from = 0  # number of the first try with a damaged file
         self.kept = 0  # iteration of the newest checkpoint
 
     def run(self) -> Outcome:
@@ -170,16 +172,16 @@ class _Trial:
         is_done = False
         for number in range(MAX_TRIES):
             fault = faults.pop(0) if faults else None
-            found = self._start(number, fault)
-            self.outcome.tries.append(found)
-            self.outcome.happened += found.happened
-            if found.hung:
-                self._problem(HUNG, f'try {number} did not end')
-            self._check_messages(number, found, fault if found.happened else None)
-            if fault is not None and found.happened:
-                self._after(fault, found)
-            is_done = found.statuses == [0] * len(found.statuses)
-            if is_done and (not faults or fault is None or not found.happened):
+            attempt = self._start(number, fault)
+            self.outcome.tries.append(attempt)
+            self.outcome.happened += attempt.happened
+            if attempt.hung:
+                self._problem(HUNG, f'try {number} did not finish')
+            self._check_messages(number, attempt, fault if attempt.happened else None)
+            if fault is not None and attempt.happened:
+                self._after(fault, attempt)
+            is_done = attempt.statuses == [0] * len(attempt.statuses)
+            if is_done and (not faults or fault is None or not attempt.happened):
                 break
             if fault is None and not is_done:
                 self._remedy()
@@ -213,22 +215,22 @@ class _Trial:
             self.has_tmpfs,
         ).run()
 
-    def _check_messages(self, number: int, found: Try, fault: Fault | None) -> None:
-        """Whatever ends a try must say what to do, in a sentence."""
+    def _check_messages(self, number: int, attempt: Try, fault: Fault | None) -> None:
+        """Whatever stops a try must be reported in one sentence with a remedy."""
         allowed = [0, 1]
         if fault is not None and fault.kind == 'signal':
             allowed.append(75)
-        for rank, (status, output) in enumerate(zip(found.statuses, found.outputs)):
+        for rank, (status, output) in enumerate(zip(attempt.statuses, attempt.outputs)):
             where = f'try {number}, rank {rank}'
             if status == -9 and (
-                found.hung or (fault is not None and (is_a_kill(fault) or fault.kind == 'freeze'))
+                attempt.hung or (fault is not None and (is_a_kill(fault) or fault.kind == 'freeze'))
             ):
                 continue
             if self.case.real and allowed[-1] == 75 and status < 0 and not output.strip():
-                continue  # it hit the interpreter before the first line of train.py
+                continue  # the interpreter was hit before the first line of train.py
             if status not in allowed:
                 self._problem(UNCLEAR, f'{where}: exit status {status}')
-            # What torchrun says itself is not ours.
+            # Messages of torchrun itself are not ours.
             is_ours = not self.case.real or self.case.world == 1
             for problem in message_problems(status if is_ours else 0, output):
                 self._problem(UNCLEAR, f'{where}: {problem}')
@@ -237,29 +239,29 @@ class _Trial:
             and fault.kind in ('kill', 'freeze')
             and not fault.everywhere
             and not self.case.real
-            and 1 in found.statuses
+            and 1 in attempt.statuses
         ):
-            others = [output for rank, output in enumerate(found.outputs) if rank != fault.rank]
+            others = [output for rank, output in enumerate(attempt.outputs) if rank != fault.rank]
             if not any(f'rank {fault.rank}' in output for output in others):
                 self._problem(UNCLEAR, f'try {number}: rank {fault.rank} is not named')
 
-    def _after(self, fault: Fault, found: Try) -> None:
-        """What was lost, and damage while nothing runs."""
+    def _after(self, fault: Fault, attempt: Try) -> None:
+        """Check what was lost, and damage files while nothing is running."""
         if self.has_tmpfs:
             free_space(self.work)
         before, self.kept = self.kept, self._newest()
-        if fault.kind not in DISK and self.kept < max(before, found.done - INTERVAL):
+        if fault.kind not in DISK and self.kept < max(before, attempt.done - INTERVAL):
             self._problem(
                 LOST,
-                f'iteration {found.done} was done and {before} saved before; the '
-                f'newest checkpoint is of {self.kept}',
+                f'iteration {attempt.done} was reached and {before} was saved before; the '
+                f'newest checkpoint is of iteration {self.kept}',
             )
         if fault.kind in CLOCK:
-            damage.move_times_on(self.work)
+            damage.advance_times(self.work)
             self.clock_is_back = True
-        elif found.hit:
+        elif attempt.hit:
             self.outcome.data_changed = True
-            self.bad_images += map(Path, found.hit)
+            self.bad_images += map(Path, attempt.hit)
         elif fault.kind in FILES:
             victim = damage.find_victim(fault, self.folder)
             self.backup = victim.read_bytes() if victim and victim.is_file() else None
@@ -272,7 +274,7 @@ class _Trial:
                     self.bad_images.append(self.victim)
 
     def _newest(self) -> int:
-        """Iteration of the newest checkpoint that PyTorch reads; 0 for none."""
+        """Iteration of the newest checkpoint that PyTorch can read; 0 if there is none."""
         steps = [0]
         for path in self.work.glob('iter_*.pth'):
             try:
@@ -282,7 +284,7 @@ class _Trial:
         return max(steps)
 
     def _remedy(self) -> None:
-        """Do what a user does after a refusal: put the damaged file back, or away."""
+        """Do what a user does after a refusal: restore or remove the damaged file."""
         if self.was_remedied or self.victim is None:
             return
         self.was_remedied = True
@@ -295,23 +297,23 @@ class _Trial:
             self.victim.unlink(missing_ok=True)
         elif self.backup is not None:
             self.victim.write_bytes(self.backup)
-            if not any(each.done for each in self.outcome.tries[self.damaged_from :]):
-                self.outcome.data_changed = False  # nothing was learned from it
+            if not any(attempt.done for attempt in self.outcome.tries[self.damaged_from :]):
+                self.outcome.data_changed = False  # no step used it
 
     def _compare(self) -> None:
         if self.bad_images and self.outcome.data_changed and self._is_as_uninterrupted():
-            self.bad_images = set()  # a second try has read them
+            self.bad_images = set()  # a second read succeeded
         if not self.outcome.data_changed:
             reference = self.references.result(self.case.world, self.case.packed)
             try:
                 assert_same(_result(self.work), reference)
             except AssertionError as error:
-                self._problem(LOST, f'another result than the uninterrupted run: {error}')
+                self._problem(LOST, f'the result differs from the uninterrupted run: {error}')
             except Exception as error:
                 self._problem(LOST, f'no last checkpoint: {type(error).__name__}: {error}')
-        said = '\n'.join(output for each in self.outcome.tries for output in each.outputs)
-        for path in {path for path in self.bad_images if path.name not in said}:
-            self._problem(UNCLEAR, f'{path.name} could not be read and is nowhere named')
+        log = '\n'.join(output for attempt in self.outcome.tries for output in attempt.outputs)
+        for path in {path for path in self.bad_images if path.name not in log}:
+            self._problem(UNCLEAR, f'{path.name} could not be read and is not named anywhere')
         left = sorted({path.name for pattern in _LEFTOVERS for path in self.work.glob(pattern)})
         if any(fault.kind in DISK for fault in self.case.faults):
             left = [name for name in left if name != '.lock']  # it could not be deleted
@@ -334,9 +336,9 @@ class _Trial:
 
 
 def _result(work: Path) -> dict:
-    """What must be the same in all runs; the names of files are those of the case."""
-    found = saved(work, ITERS)
-    found['run_state'] = {
-        key: value for key, value in found['run_state'].items() if key != 'neighbors'
+    """Checkpoint content that must be equal in all runs, without the file names of the case."""
+    checkpoint = saved(work, ITERS)
+    checkpoint['run_state'] = {
+        key: value for key, value in checkpoint['run_state'].items() if key != 'neighbors'
     }
-    return found
+    return checkpoint

@@ -1,4 +1,4 @@
-"""Damage to files of a case while no training runs."""
+"""Damage files of a case while no training is running."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fault_harness.draw import Fault
 from fault_harness.inject import DAY
 from fault_harness.toy_training import IMAGES, INIT, PACKED, WORK
 
-#: A file that code of a hostile file would make.
+#: File that the code in a malicious file would create.
 CANARY = 'executed'
 _STEP = re.compile(r'iter_(\d+)\.pth$')
 
 
 class Bomb:
-    """Makes a file when it is unpickled."""
+    """Create a file when it is unpickled."""
 
     def __init__(self, path: Path) -> None:
         self.path = str(path)
@@ -29,14 +29,14 @@ class Bomb:
 
 
 def find_victim(fault: Fault, folder: Path) -> Path | None:
-    """The file that a fault is about; None if there is none (yet)."""
+    """File that a fault damages; None if it does not exist (yet)."""
     work = folder / WORK
     steps = sorted(
         (int(_STEP.search(path.name)[1]), path)  # type: ignore[index]
         for path in work.glob('iter_*.pth')
         if _STEP.search(path.name)
     )
-    found = {
+    candidates = {
         'newest checkpoint': [path for _, path in steps[-1:]],
         'older checkpoint': [path for _, path in steps[:-1][-1:]],
         'its record': [path.with_name(f'{path.name}.json') for _, path in steps[-1:]],
@@ -48,19 +48,19 @@ def find_victim(fault: Fault, folder: Path) -> Path | None:
         'packed images': [folder / PACKED],
         'init checkpoint': [folder / INIT],
     }[fault.victim]
-    found = [path for path in found if path.is_file() or fault.victim == 'later checkpoint']
-    return found[0] if found else None
+    victims = [path for path in candidates if path.is_file() or fault.victim == 'later checkpoint']
+    return victims[0] if victims else None
 
 
 def damage_file(fault: Fault, folder: Path) -> Path | None:
-    """Cut, flip, lose or replace a file.
+    """Truncate, flip a bit of, delete or replace a file.
 
     Args:
-        fault (Fault): With ``kind``, ``victim`` and ``spot``.
-        folder (Path): Of the case.
+        fault (Fault): Fault with ``kind``, ``victim`` and ``spot``.
+        folder (Path): Folder of the case.
 
     Returns:
-        Path, optional: The file; None if there was none.
+        Path, optional: The file; None if it did not exist.
     """
     path = find_victim(fault, folder)
     if path is None:
@@ -80,7 +80,7 @@ def damage_file(fault: Fault, folder: Path) -> Path | None:
 
 
 def _poison(path: Path, canary: Path, spot: float) -> None:
-    """Replace a file by one that runs code where it is unpickled, or leads to such a file."""
+    """Replace a file by one that runs code when it is unpickled, or that refers to such a file."""
     bomb = pickle.dumps(Bomb(canary), protocol=2)
     if path.suffix == '.npz':
         with zipfile.ZipFile(path, 'w') as archive:
@@ -109,8 +109,8 @@ def _poison(path: Path, canary: Path, spot: float) -> None:
             archive.writestr('archive/version', '3\n')
 
 
-def move_times_on(work: Path) -> None:
-    """Make all files a day younger, as they look after the clock was set back."""
+def advance_times(work: Path) -> None:
+    """Make all files a day younger, as they appear after the clock was set back."""
     for path in work.rglob('*'):
         if path.is_file() and not path.is_symlink():
             state = path.stat()

@@ -1,4 +1,4 @@
-"""Draw faults at random, so that a seed and a number give the same one again."""
+"""Draw random faults, reproducible from a seed and an index."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ CLOCK = ('clock set back',)
 WORKERS = ('kill a worker', 'stop a worker')
 KINDS = (*PROCESS, *DISK, *READS, *FILES, *CLOCK, *WORKERS)
 
-#: Files that FILES happen to; features are there only while neighbors are searched.
+#: Files that FILES damage; features exist only while neighbors are being built.
 VICTIMS = (
     'newest checkpoint',
     'its record',
@@ -35,7 +35,7 @@ VICTIMS = (
     'init checkpoint',
     'features',
 )
-#: What a hostile file may pretend to be.
+#: Files that a malicious file may replace.
 POISONED = (
     'newest checkpoint',
     'later checkpoint',
@@ -44,9 +44,9 @@ POISONED = (
     'neighbor file',
 )
 
-# Of so many faults, each kind comes once or, of these, more often.
+# Weight of a kind in the draw; 1 if it is not listed.
 _OFTEN = {'kill': 4, 'signal': 3, 'full disk': 2, 'cut': 2, 'flip': 2}
-_EVERY_REAL = 20  # one case in so many starts the commands as a user does
+_EVERY_REAL = 20  # one case in this many starts the actual commands
 
 
 @dataclass(frozen=True)
@@ -56,15 +56,15 @@ class Fault:
     Attributes:
         kind (str): One of :data:`KINDS`.
         moment (str): One of :data:`MOMENTS`.
-        place (float): Which of the events of that moment, in [0, 1).
-        everywhere (bool): On all ranks, else on ``rank``.
-        rank (int): Of the process that it happens to.
-        span (int): Events for which a fault of the disk or of reading lasts; 0 until the
-            process ends.
-        seconds (float): For which a process is stopped, or images are away.
-        signal (str): For ``'signal'``.
+        place (float): Relative position among the events of that moment, in [0, 1).
+        everywhere (bool): Whether it happens on all ranks, else only on ``rank``.
+        rank (int): Rank on which it happens.
+        span (int): Number of events for which a fault of the disk or of reading lasts; 0 for
+            until the process exits.
+        seconds (float): Time for which a process is stopped or images are unavailable.
+        signal (str): Name of the signal, for ``'signal'``.
         victim (str): File, for :data:`FILES`.
-        spot (float): Byte of that file, in [0, 1); another draw for other kinds.
+        spot (float): Relative position in that file, in [0, 1); a random number for other kinds.
     """
 
     kind: str
@@ -90,24 +90,24 @@ class Fault:
             return f'{self.kind} {"in the run" if self.spot < 0.5 else "after a kill"} ({when})'
         lasts = f', {self.seconds:.1f} s' if self.seconds else ''
         if self.kind in DISK or self.kind == 'one image unreadable':
-            lasts = f', for {self.span} events' if self.span else ', until the process ends'
+            lasts = f', for {self.span} events' if self.span else ', until the process exits'
         return f'{self.kind} ({when}{lasts})'
 
 
 @dataclass(frozen=True)
 class Case:
-    """A training and what happens to it.
+    """A training and the faults that happen to it.
 
     Attributes:
-        seed (int): With ``index`` all else follows from it.
-        index (int): Number of the case.
-        world (int): Processes.
-        packed (bool): Images in one LMDB file, else a folder.
-        workers (int): Reading processes of the loader.
-        real (bool): Started by ``python tools/train.py`` or ``tools/dist_train.sh`` instead
-            of a fork.
-        only (str, optional): Kind that was asked for.
-        faults (tuple[Fault]): Of the first try, and of the second if there are two.
+        seed (int): Seed, which together with ``index`` determines everything else.
+        index (int): Index of the case.
+        world (int): Number of ranks.
+        packed (bool): Whether the images are in one LMDB file instead of a folder.
+        workers (int): Number of loader workers.
+        real (bool): Whether to start ``python tools/train.py`` or ``tools/dist_train.sh``
+            instead of a fork.
+        only (str, optional): Kind that was requested.
+        faults (tuple[Fault]): Fault of the first try, and of the second if there are two.
     """
 
     seed: int
@@ -127,21 +127,21 @@ class Case:
 
     @property
     def replay(self) -> str:
-        """The command that runs this case alone."""
+        """Command that repeats this case."""
         only = f' --only {self.only!r}' if self.only else ''
         return f'python tests/fault_harness/run.py --replay {self.seed}:{self.index}{only}'
 
 
 def draw_case(seed: int, index: int, only: str | None = None) -> Case:
-    """Case ``index`` of a seed.
+    """Draw a case.
 
     Args:
-        seed (int): Of all draws.
-        index (int): Number of the case.
-        only (str, optional): A kind; faults of the first try are of that kind.
+        seed (int): Seed of all draws.
+        index (int): Index of the case.
+        only (str, optional): Kind of the fault of the first try. Defaults to None, any kind.
 
     Returns:
-        Case: The same for the same arguments.
+        Case: The same case for the same arguments.
     """
     draw = random.Random(f'{seed}:{index}:{only or ""}')
     real = only is None and index % _EVERY_REAL == _EVERY_REAL - 1
@@ -159,7 +159,7 @@ def draw_case(seed: int, index: int, only: str | None = None) -> Case:
 
 
 def _kind(seed: int, index: int) -> str:
-    """All kinds come in turn, in an order that is drawn."""
+    """Cycle through all kinds, in a random order."""
     kinds = [kind for kind in KINDS for _ in range(_OFTEN.get(kind, 1))]
     random.Random(f'{seed}, round {index // len(kinds)}').shuffle(kinds)
     return kinds[index % len(kinds)]
@@ -168,8 +168,8 @@ def _kind(seed: int, index: int) -> str:
 def _draw_fault(
     draw: random.Random, kind: str, world: int, packed: bool, resumed: bool = False
 ) -> Fault:
-    """One fault; in a resumed run no neighbors are searched."""
-    moments = [each for each in MOMENTS if not (resumed and each == 'neighbor search')]
+    """Draw one fault; a resumed run does not build neighbors."""
+    moments = [name for name in MOMENTS if not (resumed and name == 'neighbor search')]
     moment, place, victim = draw.choice(moments), draw.random(), ''
     if kind in FILES:
         victim = draw.choice(POISONED if kind == 'hostile' else VICTIMS)
@@ -179,7 +179,7 @@ def _draw_fault(
             victim = 'packed images'
         if resumed and victim in ('features', 'image', 'packed images', 'init checkpoint'):
             victim = 'newest checkpoint'
-        if victim in POISONED or victim == 'older checkpoint':  # not before there is one
+        if victim in POISONED or victim == 'older checkpoint':  # it must exist already
             moment = draw.choice(('training', 'evaluation', 'saving', 'end'))
             place = 0.5 + place / 2
     if kind in WORKERS or kind in READS:

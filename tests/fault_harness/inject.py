@@ -1,4 +1,4 @@
-"""What each fault does, inside of the training process that it happens to."""
+"""Inject a fault from within the training process."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ _CHANGES = (
     'rmdir',
     'link',
 )
-#: Operations on the work folder that fail, and how.
+#: Operations on the work folder that fail, and with which error.
 _FAILURES = {
     'full disk': (('write', 'mkdir'), errno.ENOSPC),
-    'full tmpfs': ((), errno.ENOSPC),  # the file system itself refuses
+    'full tmpfs': ((), errno.ENOSPC),  # the file system itself fails
     'read-only': (_CHANGES, errno.EROFS),
     'failing writes': (('write', 'fsync'), errno.EIO),
     'unreachable folder': ((*_CHANGES, 'open to read', 'listdir', 'scandir'), errno.ESTALE),
@@ -39,15 +39,15 @@ _SLOW = 0.05  # seconds of a slow read
 
 
 class Injector:
-    """Wait for the drawn event, and let the fault happen.
+    """Wait for the drawn event, and inject the fault.
 
     Args:
-        fault (Fault): What happens.
-        counts (dict): Events of each moment of this rank in an uninterrupted run.
-        folder (Path): Of the case.
+        fault (Fault): Fault to inject.
+        counts (dict): Number of events of this rank in an uninterrupted run, by moment.
+        folder (Path): Folder of the case.
         report (callable): Called with a line of text for the parent: ``fault ...`` as soon
             as it happens, ``hit ...`` with an image that cannot be read.
-        has_tmpfs (bool): The work folder is a small file system of its own.
+        has_tmpfs (bool): Whether the work folder is a small file system of its own.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Injector:
         self.image: str | None = None
 
     def __call__(self, moment: str, number: int, what: str, path: str | None) -> None:
-        """Listen to :class:`~fault_harness.probes.Probes`."""
-        # Later than drawn where there is no process of the loader, or no folder, yet.
+        """Handle an event of :class:`~fault_harness.probes.Probes`."""
+        # Later than drawn if there is no loader worker, or no folder, yet.
         self.is_due = self.is_due or (moment == self.fault.moment and number >= self.at)
         if self.is_due and not self.has_happened:
             self.has_happened = True  # a signal raises from within
@@ -79,7 +79,7 @@ class Injector:
             self._fail(what, path)
 
     def _happen(self, where: str) -> bool:
-        """Begin; False where it is too early."""
+        """Start the fault; False if it is too early."""
         if self.kind in ('kill a worker', 'stop a worker'):
             return self._hit_a_worker(where)
         if self.kind == 'deleted folder' and not os.path.isdir(self.work):
@@ -115,7 +115,7 @@ class Injector:
         return True
 
     def _fail(self, what: str, path: str | None) -> None:
-        """Let an operation fail while the fault lasts."""
+        """Let an operation fail while the fault is active."""
         if self.kind == 'slow reads':
             if path and path.startswith(self.images) and what == 'open to read':
                 time.sleep(_SLOW)
@@ -156,17 +156,17 @@ class Injector:
 
 
 def is_a_kill(fault: Fault) -> bool:
-    """Whether a fault begins with a kill."""
+    """Whether a fault starts with a kill."""
     return fault.kind in ('kill', *FILES) or (fault.kind in CLOCK and fault.spot >= 0.5)
 
 
 def free_space(work: Path) -> None:
-    """Take away what fills a file system."""
+    """Delete the file that fills the file system."""
     with contextlib.suppress(OSError):
         (work / 'filler.bin').unlink()
 
 
 def set_clock_back() -> None:
-    """Make this process think that it is yesterday."""
+    """Set the clock of this process back by one day."""
     now = time.time
     time.time = lambda: now() - DAY

@@ -1,4 +1,4 @@
-"""Judge what a command says at its end: one sentence that names what failed and a way out."""
+"""Check the last message of a command: one sentence that names what failed and a remedy."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _IGNORED = re.compile(
     r'RuntimeError: DataLoader worker [^\n]*',
     re.DOTALL,
 )
-# What a run says of interest that ends well.
+# Interesting warnings of a run that succeeds.
 _WARNING = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
 
 
 def message_problems(status: int, output: str) -> list[str]:
-    """What is wrong with the output of a process of ours.
+    """Problems with the output of one of our processes.
 
     Args:
-        status (int): Its exit status.
-        output (str): All that it printed.
+        status (int): Exit status.
+        output (str): Complete output.
 
     Returns:
-        list[str]: Empty if there is no traceback and, for status 1, a sentence that names a
-        file or a rank and says what to do.
+        list[str]: Empty if there is no traceback and, for status 1, the last sentence names a
+        file or a rank and a remedy.
     """
-    # PyTorch's iterator, on a worker that was killed when nobody needed it any more.
+    # PyTorch's iterator reports a worker that was killed when it was no longer needed.
     if 'Traceback (most recent call last)' in _IGNORED.sub('', output):
         return ['traceback']
     if status != 1:
@@ -45,14 +45,14 @@ def message_problems(status: int, output: str) -> list[str]:
 
 
 def last_sentence(output: str) -> str:
-    """The error that ended a process, as far as can be told."""
+    """Error message with which a process exited, as far as it can be recognized."""
     text = without_logs(output)
     start = text.rfind('error: ')  # perhaps after a progress bar
     return ' '.join(text[start:].splitlines()) if start >= 0 else ' '.join(text.splitlines()[-3:])
 
 
 def without_logs(output: str) -> str:
-    """Without MMEngine's table of hooks and environment, and the log of how training goes."""
+    """Remove MMEngine's tables of hooks and environment, and the log of the training."""
     return '\n'.join(
         line
         for line in output.splitlines()
@@ -61,7 +61,7 @@ def without_logs(output: str) -> str:
 
 
 def of_interest(status: int, output: str, hung: bool = False) -> list[str]:
-    """The lines of an output to show with a failure; of one that hung, where it did."""
+    """Lines of an output to show with a failure; for a process that hung, its stack."""
     if hung:
         return output[output.rfind('most recent call first') + 1 :].splitlines()[-40:]
     if status not in (0, 75, -9):

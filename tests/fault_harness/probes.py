@@ -1,9 +1,9 @@
-"""Number what a training does, moment by moment, from inside of its process.
+"""Number the events of a training, separately for each moment, from within its process.
 
-An event is a file of the case that is opened, written, synchronized, renamed or deleted, a
-collective, or a step of the training. In a run of its own all of them come in the same order, so
-a moment and a number say where a fault happens. Events are found where Python and MMEngine have
-one place for them (audit hooks, ``open``, ``Runner.call_hook``), not in the code under test.
+An event is an operation on a file of the case (open, write, sync, rename, delete), a collective,
+or a step of the training. All runs have the same events in the same order, so a moment and a
+number define where a fault happens. Events are intercepted in Python and MMEngine (audit hooks,
+``open``, ``Runner.call_hook``), not in the code under test.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _COLLECTIVES = (
     'broadcast_object_list',
     'init_process_group',
 )
-#: What the harness itself writes into the folder of a case; no event.
+#: Files that the harness itself writes to the folder of a case; they are not events.
 OWN = ('filler.bin', 'output-')
 
 
@@ -52,9 +52,9 @@ class Probes:
     """Events of this process.
 
     Args:
-        folder (Path): Of the case; files elsewhere are no events.
+        folder (Path): Folder of the case; operations elsewhere are not events.
         listener (callable): Called as ``listener(moment, number, what, path)`` at each event;
-            ``path`` is None for those that are no file's. What it raises is raised there.
+            ``path`` is None for events without a file. Its errors are raised at the event.
         report (callable): Called with a line of text for the parent process.
     """
 
@@ -71,7 +71,7 @@ class Probes:
         self._short: set[str] = set()  # files whose last write was short
 
     def event(self, what: str, path: str | None = None) -> None:
-        """Count an event and tell the listener; not while it handles another one."""
+        """Count an event and notify the listener, unless it is handling another one."""
         if self._is_busy or os.getpid() != self._pid:
             return
         number = self.counts.get(self.moment, 0)
@@ -83,7 +83,7 @@ class Probes:
             self._is_busy = False
 
     def install(self) -> None:
-        """Watch this process from now on; it cannot be undone."""
+        """Start intercepting; this cannot be undone."""
         sys.addaudithook(self._audit)
         self._watch_writes()
         self._watch_steps()
@@ -91,7 +91,7 @@ class Probes:
 
     @contextmanager
     def during(self, moment: str) -> Iterator[None]:
-        """Events are of ``moment`` inside."""
+        """Assign events in this context to ``moment``."""
         before, self.moment = self.moment, moment
         try:
             self.event(f'begin of {moment}')
@@ -100,7 +100,7 @@ class Probes:
             self.moment = before
 
     def own_path(self, path: Any) -> str | None:
-        """The path as text if it lies in the folder of the case."""
+        """The path as text if it is in the folder of the case, else None."""
         if isinstance(path, (str, bytes, os.PathLike)):
             text = os.path.abspath(os.fsdecode(path))
             if text.startswith(self.folder) and not os.path.basename(text).startswith(OWN):
@@ -108,7 +108,7 @@ class Probes:
         return None
 
     def write(self, path: str, data: memoryview, plain: Callable[[memoryview], Any]) -> int:
-        """Write with an event after a half; a failure is a short write, then an error."""
+        """Write with an event after half of the data; a failure is a short write, then an error."""
         half = 0 if path in self._short else plain(data[: len(data) // 2])
         try:
             self.event('write', path)
@@ -137,7 +137,7 @@ class Probes:
         plain_open, plain_sync, plain_write, probes = builtins.open, os.fsync, os.write, self
 
         class WatchedFile(io.FileIO):
-            """A file whose writes are events, after a half of each."""
+            """A file whose writes trigger events, each after half of the data."""
 
             def write(self, data: Any) -> int:
                 return probes.write(str(self.name), memoryview(data).cast('B'), super().write)

@@ -1,4 +1,4 @@
-"""Trainings in processes of their own, forked from one that has imported everything."""
+"""Run trainings in processes forked from one that has imported everything."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fault_harness.probes import Probes
 from mmengine.config import Config
 from tool_loading import load_tool
 
-LIMIT = 150.0  # seconds after which a try hangs; a dozen are usual on a busy machine
-SHORT_TIMEOUT = 10  # seconds without an answer, where a rank is lost on purpose
+LIMIT = 150.0  # seconds after which a try counts as hung; a dozen are usual on a busy machine
+SHORT_TIMEOUT = 10  # timeout of collectives if a rank is lost on purpose, in seconds
 _LAUNCHERS = (
     'TORCHELASTIC',
     'PET_',
@@ -42,17 +42,17 @@ _LAUNCHERS = (
 
 @dataclass
 class Try:
-    """How one start of the command ended.
+    """Result of one start of the command.
 
     Attributes:
-        statuses (list[int]): Of each rank, negative for a signal.
-        outputs (list[str]): Of each rank.
-        hung (bool): It did not end within :data:`LIMIT`.
+        statuses (list[int]): Exit status of each rank, negative for a signal.
+        outputs (list[str]): Output of each rank.
+        hung (bool): Whether it did not finish within :data:`LIMIT`.
         happened (list[str]): Where the fault happened, by rank.
-        done (int): Last iteration that was done; 0 for none.
+        done (int): Last finished iteration; 0 for none.
         seconds (float): Wall time.
-        counts (list[dict]): Events of each rank; only of those that ended by themselves.
-        modules (list[str]): What rank 0 had imported at its end.
+        counts (list[dict]): Events of each rank that was not killed.
+        modules (list[str]): Modules that rank 0 had imported at exit.
         hit (list[str]): Images that could not be read, of all ranks.
     """
 
@@ -68,16 +68,16 @@ class Try:
 
 
 class Ranks:
-    """The processes of one try, and what the parent does to them.
+    """The processes of one try, and the actions of the parent on them.
 
     Args:
         line (list[str]): Arguments of tools/train.py.
-        folder (Path): Of the case.
+        folder (Path): Folder of the case.
         world (int): Number of processes.
-        name (str): Of the try; its outputs are ``output-NAME-RANK``.
-        fault (Fault, optional): What happens.
+        name (str): Name of the try; its outputs are ``output-NAME-RANK``.
+        fault (Fault, optional): Fault to inject.
         counts (list[dict], optional): Events of an uninterrupted run by rank.
-        clock_is_back (bool): It is yesterday.
+        clock_is_back (bool): Whether the clock is set back by one day.
         has_tmpfs (bool): See :class:`Injector`.
     """
 
@@ -102,7 +102,7 @@ class Ranks:
         self.ranks_of: dict[int, int] = {}
 
     def run(self) -> Try:
-        """Start, let it happen, and wait for the end."""
+        """Start the processes, inject the fault, and wait for their exit."""
         start = time.monotonic()
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))
@@ -127,12 +127,12 @@ class Ranks:
                 if time.monotonic() >= due:
                     self.later.remove((due, action))
                     action()
-            if alive and set(alive.values()) <= self.frozen:  # all others have ended
+            if alive and set(alive.values()) <= self.frozen:  # all others have exited
                 self._send(alive, signal.SIGKILL)
             elif alive and time.monotonic() - start > LIMIT and not self.result.hung:
                 self.result.hung = True
                 self._send(alive, signal.SIGCONT)
-                self._send(alive, signal.SIGQUIT)  # faulthandler says where it hangs
+                self._send(alive, signal.SIGQUIT)  # faulthandler prints where it hangs
                 time.sleep(1)
                 self._send(alive, signal.SIGKILL)
         for _, action in self.later:
@@ -148,29 +148,29 @@ class Ranks:
             block = os.read(receiver, 1 << 16)
             *lines, buffers[receiver] = (buffers[receiver] + block).split(b'\n')
             for line in lines:
-                self._hear(line.decode(errors='replace'), pipes[receiver], alive)
+                self._handle(line.decode(errors='replace'), pipes[receiver], alive)
             if not block:
                 os.close(receiver)
                 del pipes[receiver]
 
     def _reap(self, alive: dict[int, int]) -> None:
         for process, rank in list(alive.items()):
-            found, status = os.waitpid(process, os.WNOHANG)
-            if found:
+            has_exited, status = os.waitpid(process, os.WNOHANG)
+            if has_exited:
                 self.result.statuses[rank] = os.waitstatus_to_exitcode(status)
                 del alive[process]
                 _signal_group(process, signal.SIGKILL)  # workers of a killed rank
 
-    def _hear(self, line: str, rank: int, alive: dict[int, int]) -> None:
+    def _handle(self, line: str, rank: int, alive: dict[int, int]) -> None:
         word, _, rest = line.partition(' ')
         if word == 'done':
             self.result.done = max(self.result.done, int(rest))
         elif word == 'hit':
             self.result.hit.append(rest)
         elif word == 'end':
-            found = json.loads(rest)
-            self.result.counts[rank] = found['counts']
-            self.result.modules = self.result.modules or found['modules']
+            summary = json.loads(rest)
+            self.result.counts[rank] = summary['counts']
+            self.result.modules = self.result.modules or summary['modules']
         elif word in ('fault', 'worker'):
             is_first = not self.result.happened
             number, _, where = rest.partition(' ') if word == 'worker' else ('', '', rest)
@@ -178,7 +178,7 @@ class Ranks:
             self._react(rank, alive, is_first, int(number or 0))
 
     def _react(self, rank: int, alive: dict[int, int], is_first: bool, worker: int) -> None:
-        """The part of a fault that the training process cannot do to itself."""
+        """Do the part of a fault that the training process cannot do to itself."""
         fault = self.fault
         assert fault is not None
         after = time.monotonic() + fault.seconds
@@ -196,7 +196,7 @@ class Ranks:
         elif fault.kind == 'stop':
             if is_first:
                 self._send(others, signal.SIGSTOP)
-            # Each may also stop itself, and after the others have been woken up.
+            # Each process may also stop itself, even after the others have been continued.
             self.later.append((after, lambda: self._send(alive, signal.SIGCONT)))
         elif is_first:
             if fault.kind == 'signal':
@@ -215,7 +215,7 @@ class Ranks:
             _signal(process, number)
 
     def _train(self, rank: int, port: int, sender: int) -> None:
-        """In the child: the command, as a user starts it."""
+        """In the child: run the command as a user starts it."""
         status = 1
         try:
             os.setpgid(0, 0)
@@ -226,7 +226,7 @@ class Ranks:
             sys.stderr = open(2, 'w', buffering=1, closefd=False)
             faulthandler.register(signal.SIGQUIT, file=sys.stderr, all_threads=True)
             self._set_environment(rank, port)
-            # Most of the time that a Runner needs to start goes into making its config pretty.
+            # Formatting its config takes most of the start-up time of a Runner.
             Config.pretty_text = property(lambda config: repr(config._cfg_dict))
 
             def report(text: str) -> None:
@@ -273,14 +273,14 @@ class Ranks:
 
 
 def _main(line: list[str]) -> int:
-    """tools/train.py in this process, and what Python does at its end."""
+    """Run tools/train.py in this process, and what Python does at exit."""
     status = 0
     try:
         load_tool('train').main(line)
-    except SystemExit as end:
-        if isinstance(end.code, str):
-            print(end.code, file=sys.stderr)
-        status = end.code if isinstance(end.code, int) else int(end.code is not None)
+    except SystemExit as exit_:
+        if isinstance(exit_.code, str):
+            print(exit_.code, file=sys.stderr)
+        status = exit_.code if isinstance(exit_.code, int) else int(exit_.code is not None)
     except BaseException:
         traceback.print_exc()
         status = 1
@@ -299,7 +299,7 @@ def _signal_group(group: int, number: int) -> None:
 
 
 def mount_small(work: Path) -> bool:
-    """Make the work folder a file system of 4 MB, where the system lets us."""
+    """Mount a file system of 4 MB at the work folder; returns whether the system allows it."""
     work.mkdir(parents=True, exist_ok=True)
     try:
         return (
@@ -313,5 +313,5 @@ def mount_small(work: Path) -> bool:
 
 
 def unmount(work: Path) -> None:
-    """Undo :func:`mount_small`; its files are gone then."""
+    """Undo :func:`mount_small`, which deletes its files."""
     subprocess.run(['umount', '-l', str(work)], capture_output=True)

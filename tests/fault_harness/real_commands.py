@@ -1,4 +1,4 @@
-"""The commands as a user types them, each an interpreter of its own; moments are seconds."""
+"""Run the actual commands, each in a new interpreter; faults are timed in seconds."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ def run(
     name: str,
     seconds: dict[int, float],
 ) -> Try:
-    """Start ``tools/train.py`` or ``tools/dist_train.sh``, with a fault from outside.
+    """Start ``tools/train.py`` or ``tools/dist_train.sh``, and inject a fault from outside.
 
     Args:
         line (list[str]): Arguments of tools/train.py.
-        folder (Path): Of the case.
+        folder (Path): Folder of the case.
         world (int): Number of ranks.
-        fault (Fault, optional): Of the process; ``place`` is the share of an uninterrupted
-            run's seconds after which it happens.
-        name (str): Of the try.
-        seconds (dict): Of an uninterrupted run by number of ranks; it is measured where it
-            is missing, with the first try.
+        fault (Fault, optional): Fault of the process, after the fraction ``place`` of the
+            duration of an uninterrupted run.
+        name (str): Name of the try.
+        seconds (dict): Duration of an uninterrupted run by number of ranks; measured here if
+            there is no fault.
 
     Returns:
-        Try: With one status and output, of the command.
+        Try: Result with one status and output, those of the command.
     """
     command = [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'train.py'), *line]
     if world > 1:
@@ -61,28 +61,28 @@ def run(
                 COTAP_DIST_TIMEOUT=str(SHORT_TIMEOUT if is_lost else LIMIT / 2),
             ),
         )
-    found = Try()
+    attempt = Try()
     try:
         if fault is not None:
-            _strike(process, fault, fault.place * seconds.get(world, 15.0), found)
+            _strike(process, fault, fault.place * seconds.get(world, 15.0), attempt)
         process.wait(timeout=LIMIT)
         if fault is None:
             seconds[world] = time.monotonic() - start
     except subprocess.TimeoutExpired:
-        found.hung = True
+        attempt.hung = True
     finally:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    found.statuses = [process.returncode]
-    # torchrun ends with a traceback of its own when a rank fails.
-    found.outputs = [output.read_text(errors='replace').partition(_TORCHRUN)[0]]
-    found.seconds = time.monotonic() - start
-    return found
+    attempt.statuses = [process.returncode]
+    # torchrun prints a traceback of its own when a rank fails.
+    attempt.outputs = [output.read_text(errors='replace').partition(_TORCHRUN)[0]]
+    attempt.seconds = time.monotonic() - start
+    return attempt
 
 
-def _strike(process: subprocess.Popen, fault: Fault, delay: float, found: Try) -> None:
-    """Wait, and do it to the command, all of its processes, or one of them."""
+def _strike(process: subprocess.Popen, fault: Fault, delay: float, attempt: Try) -> None:
+    """Wait, then inject the fault into the command, all of its processes, or one of them."""
     try:
         process.wait(timeout=delay)
         return
@@ -93,7 +93,7 @@ def _strike(process: subprocess.Popen, fault: Fault, delay: float, found: Try) -
         time.sleep(0.1)
         ranks = _children(process.pid)
     whom = ranks[fault.rank % len(ranks)] if ranks and not fault.everywhere else process.pid
-    found.happened.append(
+    attempt.happened.append(
         f'{fault.kind} of process {whom} of {[process.pid, *ranks]} after {delay:.1f} s'
     )
     if fault.kind == 'kill' and whom == process.pid:
@@ -110,7 +110,7 @@ def _strike(process: subprocess.Popen, fault: Fault, delay: float, found: Try) -
 
 
 def _children(process: int) -> list[int]:
-    """Processes that another one has started; Linux only."""
+    """Child processes of a process; Linux only."""
     try:
         return [
             int(word)

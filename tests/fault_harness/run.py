@@ -1,11 +1,11 @@
-"""Draw faults, let them happen to trainings, resume these, and compare bits.
+"""Inject random faults into trainings, resume them, and compare the results bit by bit.
 
     python tests/fault_harness/run.py --seed 1 --count 200
     python tests/fault_harness/run.py --only 'full disk' --count 20
     python tests/fault_harness/run.py --replay 1:17
 
 Trainings are forked from one process that has imported everything, and use one thread each,
-since OpenMP does not live through a fork; one case in twenty starts the commands themselves.
+since OpenMP does not survive a fork; one case in twenty starts the actual commands.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ def run_cases(cases: Iterable[Case], folder: Path) -> list[Outcome]:
     """Run cases one after the other and print those that fail.
 
     Args:
-        cases (iterable[Case]): What happens.
-        folder (Path): For their files; those of failures stay.
+        cases (iterable[Case]): Cases to run.
+        folder (Path): Folder for their files; those of failed cases are kept.
 
     Returns:
-        list[Outcome]: In the order of the cases.
+        list[Outcome]: Outcomes in the order of the cases.
     """
     references, outcomes = References(folder), []
     for case in cases:
@@ -64,9 +64,9 @@ def run_cases(cases: Iterable[Case], folder: Path) -> list[Outcome]:
 
 
 def summarize(outcomes: list[Outcome]) -> str:
-    """A table in Markdown: kinds of faults, their moments, and what came out.
+    """Markdown table of outcomes by kind and moment of the fault.
 
-    A case of two faults counts for its first one.
+    A case with two faults counts for the first one.
     """
     rows: dict[str, Counter] = {}
     for outcome in outcomes:
@@ -89,16 +89,16 @@ def summarize(outcomes: list[Outcome]) -> str:
 
 
 def main() -> int:
-    """Returns the exit status: 1 if a case failed."""
+    """Run the command; returns exit status 1 if a case failed."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--seed', type=int, default=int(time.time()), help='of all draws')
+    parser.add_argument('--seed', type=int, default=int(time.time()), help='seed of all draws')
     parser.add_argument('--count', type=int, default=10, help='number of faults')
-    parser.add_argument('--start', type=int, default=0, help='number of the first one')
-    parser.add_argument('--only', choices=KINDS, help='one kind of faults')
-    parser.add_argument('--replay', metavar='SEED:INDEX', help='one case again')
-    parser.add_argument('--dry-run', action='store_true', help='only print what is drawn')
+    parser.add_argument('--start', type=int, default=0, help='index of the first fault')
+    parser.add_argument('--only', choices=KINDS, help='only this kind of fault')
+    parser.add_argument('--replay', metavar='SEED:INDEX', help='repeat one case')
+    parser.add_argument('--dry-run', action='store_true', help='only print the drawn cases')
     arguments = parser.parse_args()
     seed, indices = arguments.seed, range(arguments.start, arguments.start + arguments.count)
     if arguments.replay:
@@ -109,7 +109,9 @@ def main() -> int:
         print('\n'.join(map(str, cases)))
         return 0
     folder = Path(tempfile.mkdtemp(prefix='cotap_faults_'))
-    print(f'seed {seed}, {len(cases)} faults; files of failures stay in {folder}', flush=True)
+    print(
+        f'seed {seed}, {len(cases)} faults; files of failed cases are kept in {folder}', flush=True
+    )
     outcomes = run_cases(cases, folder)
     print(summarize(outcomes))
     failed = [outcome for outcome in outcomes if outcome.problems]

@@ -1,4 +1,4 @@
-"""Faults drawn at random: the training is resumed, and ends with the same bits."""
+"""Random faults: a resumed training ends with the same bits."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FAULTS = int(os.environ.get('COTAP_FAULTS', 10))  # make test-faults: 200
 SEED = int(os.environ.get('COTAP_FAULT_SEED', 1))
 
 
-def test_a_seed_draws_the_same_again():
+def test_draws_are_reproducible():
     cases = [draw_case(3, index) for index in range(400)]
     assert cases == [draw_case(3, index) for index in range(400)]
     assert cases != [draw_case(4, index) for index in range(400)]
@@ -39,9 +39,9 @@ def test_a_seed_draws_the_same_again():
         (0, 'Traceback (most recent call last):', 'traceback'),
     ],
 )
-def test_messages_are_judged(status, output, problem):
-    found = message_problems(status, f'11/28 - mmengine - INFO - a/b --resume\n{output}\n')
-    assert bool(found) == bool(problem) and all(problem in each for each in found)
+def test_messages_are_checked(status, output, problem):
+    problems = message_problems(status, f'11/28 - mmengine - INFO - a/b --resume\n{output}\n')
+    assert bool(problems) == bool(problem) and all(problem in text for text in problems)
 
 
 @pytest.mark.dist

@@ -1,4 +1,4 @@
-"""What the harness trains: a tiny config, twelve images, and a checkpoint to start from."""
+"""Training of the harness: a tiny config, twelve images, and an init checkpoint."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from cotap_mm.registry import MODELS, build
 
 ROOT = Path(__file__).resolve().parents[2]
 ITERS = 6
-INTERVAL = 2  # of checkpoints
+INTERVAL = 2  # iterations between checkpoints
 BACKBONE = dict(
     arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
     img_size=32,
     patch_size=8,
 )
-#: Files that a training is given, in the folder of a case.
+#: Input files of a training, in the folder of a case.
 IMAGES, PACKED, INIT, CONFIG, WORK = 'images', 'images.lmdb', 'init.pth', 'tiny.py', 'run'
 
 
 def write_inputs(folder: Path) -> None:
-    """Make images, the same images packed, an init checkpoint and a config.
+    """Write images, the same images packed, an init checkpoint and a config.
 
     Args:
-        folder (Path): Where they go; it is created.
+        folder (Path): Folder for them; it is created.
     """
     (folder / IMAGES).mkdir(parents=True)
     draw = np.random.default_rng(0)
@@ -43,7 +43,7 @@ def write_inputs(folder: Path) -> None:
     config = _config()
     config.dump(folder / CONFIG)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)  # neighbors of a random network would start from 0
+        torch.manual_seed(7)  # with random weights, an interrupted neighbor build would start over
         network = build(MODELS, config.model.backbone)
     torch.save(
         dict(
@@ -54,7 +54,7 @@ def write_inputs(folder: Path) -> None:
 
 
 def copy_inputs(source: Path, folder: Path) -> None:
-    """Give a case its own copies, with the times of the originals."""
+    """Copy the inputs for a case, with their modification times."""
     folder.mkdir(parents=True)
     shutil.copytree(source / IMAGES, folder / IMAGES)
     for name in (PACKED, INIT, CONFIG):
@@ -62,7 +62,7 @@ def copy_inputs(source: Path, folder: Path) -> None:
 
 
 def command_line(folder: Path, packed: bool, workers: int, resume: bool) -> list[str]:
-    """Arguments of tools/train.py, as a user types them; nothing names a neighbor file."""
+    """Arguments of tools/train.py; no neighbor file is given, so that it is built."""
     line = [
         str(folder / CONFIG),
         '--images',
@@ -82,7 +82,7 @@ def command_line(folder: Path, packed: bool, workers: int, resume: bool) -> list
 
 
 def _config() -> Config:
-    """vits_folder.py with a network of a few thousand parameters, and an evaluation."""
+    """Config vits_folder.py with a network of a few thousand parameters and an evaluation."""
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'vits_folder.py')
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config.merge_from_dict(
