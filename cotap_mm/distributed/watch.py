@@ -79,12 +79,10 @@ class RankWatch:
         failure = self._failure()
         if failure.startswith(_STOPPED):
             raise Stopped(failure[len(_STOPPED) :])
-        left = self._liveness.left()
-        reason = (
-            self._failure()
-            or self._liveness.lost()
-            or (f'rank {left[0]} has exited before the others' if must_stay and left else '')
-        )
+        left = self._liveness.left() if must_stay else []
+        reason = self._failure() or self._liveness.lost()
+        if left and not reason:
+            reason = f'rank {self._messenger.describe(left[0])} exited before the others'
         if reason:
             raise LostRank(_with_remedy(f'rank {self.rank}: {reason}'))
 

@@ -13,6 +13,7 @@ from downstream.test_training import ROOT, VIT, shrink
 from mmengine.config import Config
 from tool_loading import load_tool
 
+from cotap_mm.errors import UserError
 from cotap_mm.registry import MODELS, build
 
 
@@ -221,5 +222,5 @@ def test_metrics_are_in_per_cent(tmp_path):
     )
     assert tool.last_metric(tmp_path, 'mIoU') == 22.5
     assert tool.last_metric(tmp_path, 'coco/bbox_mAP') == 12.5
-    with pytest.raises(SystemExit, match='no aAcc, only coco/bbox_mAP, mIoU'):
+    with pytest.raises(UserError, match='no aAcc, only coco/bbox_mAP, mIoU'):
         tool.last_metric(tmp_path, 'aAcc')

@@ -314,7 +314,7 @@ def report(results: dict[str, Any], out: Path) -> None:
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
     if args.quick and args.out == study.DOCS:
-        raise UserError('--quick is a trial run; choose another folder with --out')
+        raise UserError('--quick is a trial run; give --out another folder')
     study.finish(NAME, args, run, report)
 
 
