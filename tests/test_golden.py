@@ -63,7 +63,7 @@ def test_every_file_is_covered(path):
     assert path.stem.startswith(known), f'no test reads {path.name}'
 
 
-@pytest.mark.parametrize('method', ['auto', 'pairs', 'sums'])
+@pytest.mark.parametrize('method', ['auto', 'pairwise', 'sorted'])
 @vectors('cotap_loss_*.npz')
 def test_ranking_loss(path, method):
     z, errors = load_vectors(path), Errors(path)
@@ -167,7 +167,7 @@ def test_vit(path, case):
     errors.check('cls_attn', backbone.cls_attention(entering), z[f'{case}_cls_attn'], DEEP)
     attention = model.prototype_attention(images).flatten(2, 3)
     errors.check('attn_ker', attention, z[f'{case}_attn_ker'], DEEP)
-    mask = model.foreground(images, branch='student')
+    mask = model.foreground(images, network='student')
     errors.check('foreground', mask[:, None].float(), z[f'{case}_foreground'], 0)
     errors.report()
 
@@ -346,8 +346,8 @@ def compile_all(model):
 
 MODES = dict(
     plain=lambda model: None,
-    all_pairs=set_method('pairs'),
-    dominance_sums=set_method('sums'),
+    pairwise=set_method('pairwise'),
+    sorted=set_method('sorted'),
     checkpointed=set_backbone('with_cp'),
     checkpointed_mlp=set_backbone('with_cp', 'mlp'),
     plain_attention=plain_attention,

@@ -131,14 +131,14 @@ def test_losses_can_be_left_out(names, inputs):
 
 def test_loss_weights_scale_what_they_name(tiny, inputs):
     other = copy.deepcopy(tiny)
-    other.loss_weights = dict(cls_cluster=0.25, patch_ranking=3.0)
+    other.losses.weights = dict(cls_cluster=0.25, patch_ranking=3.0)
     results = []
     for model in (tiny, other):
         torch.manual_seed(0)
         model.loss(inputs)
         results.append(model.loss(inputs))
     for name, plain in results[0].items():
-        weight = other.loss_weights.get(name[len('loss_') :], 1.0)
+        weight = other.losses.weights.get(name[len('loss_') :], 1.0)
         torch.testing.assert_close(results[1][name], weight * plain)
 
 
@@ -195,16 +195,16 @@ def test_monitors_appear_when_asked_for(tiny, inputs):
 def test_encode_contract(tiny):
     images = torch.randn(2, 3, 40, 24)
     for output, width in (('filter', 32), ('backbone', 16)):
-        for branch in ('student', 'teacher'):
-            cls, patches = tiny.encode(images, branch, output)
+        for network in ('student', 'teacher'):
+            cls, patches = tiny.encode(images, network, output)
             assert cls.shape == (2, width) and patches.shape == (2, width, 5, 3)
             assert not patches.requires_grad
     assert tiny.foreground(images).shape == (2, 5, 3)
     attention = tiny.prototype_attention(images)
     assert attention.shape == (2, 2, 5, 3, 2)
     torch.testing.assert_close(attention.sum(-1), torch.ones(2, 2, 5, 3))
-    with pytest.raises(ValueError, match='branch'):
-        tiny.encode(images, branch='ema')
+    with pytest.raises(ValueError, match='network must be'):
+        tiny.encode(images, network='ema')
     with pytest.raises(ValueError, match='output'):
         tiny.encode(images, output='head')
 

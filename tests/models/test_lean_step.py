@@ -260,7 +260,7 @@ def test_the_watch_on_another_device_sees_what_waits():
         there[torch.arange(2, device='meta')] * 2
 
 
-@pytest.mark.parametrize('method', ['pairs', 'sums'])
+@pytest.mark.parametrize('method', ['pairwise', 'sorted'])
 @pytest.mark.parametrize('topk', [3, None])
 def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
     model = warm_model()
@@ -279,7 +279,7 @@ def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.parametrize('method', ['auto', 'sums'])
+@pytest.mark.parametrize('method', ['auto', 'sorted'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_a_step_never_waits_for_a_real_device(method, dtype):
     model = warm_model().cuda()

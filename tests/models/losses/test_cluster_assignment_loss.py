@@ -180,7 +180,7 @@ def test_half_precision(dtype):
 
 def test_bad_input():
     scores, assignment = views(3, 4)
-    with pytest.raises(ValueError, match='one shape'):
+    with pytest.raises(ValueError, match='same shape'):
         ClusterAssignmentLoss()(scores, assignment[:2])
     with pytest.raises(ValueError, match='mask must have shape'):
         ClusterAssignmentLoss()(scores, assignment, torch.ones(4))

@@ -112,7 +112,7 @@ def test_bad_input():
     p[1] = float('nan')
     with pytest.raises(ValueError, match='pred must be finite, got 1 of 4'):
         loss_fn(p, t, m)
-    with pytest.raises(ValueError, match='one length'):
+    with pytest.raises(ValueError, match='same length'):
         loss_fn(t, t, m[:3])
     with pytest.raises(ValueError, match='tau'):
         PatchRankingLoss(tau=0)
