@@ -1,4 +1,4 @@
-"""Rank statistics against two loops."""
+"""Rank statistics against a two-loop reference."""
 
 from __future__ import annotations
 

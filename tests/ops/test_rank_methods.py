@@ -1,4 +1,4 @@
-"""The exact ways through the ranking loss agree with each other, and hold no P x P tensor."""
+"""The methods of the ranking loss agree with each other and hold no P x P tensor."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def uniform(count, seed=0):
 
 
 def lists():
-    """Name -> (pred, target); each hard for sorting, counting or summing in its own way."""
+    """Name -> (pred, target), each a hard case for sorting, counting or summing."""
     p, t = uniform(333)
     rising = torch.linspace(-1, 1, 333, dtype=torch.float64)
     return {
@@ -32,9 +32,9 @@ def lists():
         'ties in target': (p, (t * 3).round() / 3),
         'ties in both': ((p * 2).round() / 2, (t * 2).round() / 2),
         'all equal': (torch.zeros_like(p), torch.zeros_like(t)),
-        'every pair twice': (p[:166].repeat(2), t[:166].repeat(2)),
+        'every item twice': (p[:166].repeat(2), t[:166].repeat(2)),
         'right order': (rising, rising),
-        'wrong order': (rising, rising.flip(0)),
+        'reversed order': (rising, rising.flip(0)),
         'binary targets': (p, (t > 0.8).double()),
         'gaps of exactly tau': ((p * 4).round() / 2, t),
         'far from zero': (p + 1000, t - 500),
@@ -46,7 +46,7 @@ def lists():
 
 
 def with_gradient(pred, target, method, tau=0.5):
-    """Both statistics, and the gradient of a sum that weighs every pair differently."""
+    """Both statistics, and the gradient of a sum with a different weight for each item."""
     pred = pred.clone().requires_grad_()
     wrong, right = rank_statistics(pred, target, tau, method)
     (wrong * torch.linspace(0.5, 2, len(wrong), dtype=wrong.dtype)).sum().backward()
@@ -54,7 +54,7 @@ def with_gradient(pred, target, method, tau=0.5):
 
 
 @pytest.mark.parametrize('name', lists())
-def test_ways_agree(name):
+def test_methods_agree(name):
     found = [with_gradient(*lists()[name], method) for method in METHODS]
     scale = [float(each.abs().max()) for each in found[0]]
     for one, other, most in zip(*found, scale):
@@ -112,15 +112,15 @@ def test_types(dtype, digits):
 @pytest.mark.parametrize('method', METHODS)
 def test_strided_input(method):
     p, t = uniform(400)
-    both = torch.stack([p, t], dim=1)  # every second number is of the other list
+    both = torch.stack([p, t], dim=1)  # every second value belongs to the other list
     found = with_gradient(both[:, 0], both[:, 1], method)
     for one, other in zip(found, with_gradient(p, t, method)):
-        torch.testing.assert_close(one, other)  # a mean of strided numbers rounds otherwise
+        torch.testing.assert_close(one, other)  # the mean of strided values rounds differently
     backwards = with_gradient(p.flip(0), t.flip(0), method)
     torch.testing.assert_close(backwards[0].flip(0), found[0])
 
 
-def test_sums_of_a_long_list_are_right_in_every_row_looked_at():
+def test_sorted_method_is_exact_for_sampled_items_of_a_long_list():
     p, t = uniform(200_000)
     wrong, right = rank_statistics(p, t, 0.5, 'sorted')
     rows = torch.randperm(len(p))[:40]
@@ -144,7 +144,7 @@ def test_a_million():
 
 
 class Watch(TorchDispatchMode):
-    """Largest tensor made, and numbers written in all."""
+    """Records the size of the largest tensor and the total number of values written."""
 
     def __init__(self):
         super().__init__()
@@ -172,8 +172,8 @@ def test_no_square_tensor(method):
     assert watched(3000, method).largest <= max(1 << 16, 8 * 3000)
 
 
-def test_sums_grow_almost_linearly():
-    # Numbers written are work that a busy machine does not change.
+def test_sorted_method_scales_almost_linearly():
+    # The number of values written measures work independently of the load of the machine.
     few, many = (watched(count, 'sorted').written for count in (10_000, 80_000))
     assert many / few < 8**1.2
 
@@ -201,7 +201,7 @@ def test_a_gpu_agrees(method):
 
 
 @pytest.mark.parametrize('method', ['auto', *METHODS])
-def test_a_constant_changes_nothing_and_noise_costs(method):
+def test_constants_have_no_effect_and_noise_increases_the_loss(method):
     p, t = uniform(700)
     loss = continuous_average_precision(t, t, method=method)
     torch.testing.assert_close(continuous_average_precision(t + 3, t, method=method), loss)
@@ -221,7 +221,7 @@ def test_weight():
     torch.testing.assert_close(part, (wanted * ratio / (1 + ratio)).sum() / (wanted.sum() + 1e-5))
 
 
-def test_chosen_by_length_and_device():
+def test_auto_chooses_by_length_and_device():
     cpu = torch.device('cpu')
     assert choose_method(LONGEST_PAIRWISE['cpu'], cpu) == 'pairwise'
     assert choose_method(LONGEST_PAIRWISE['cpu'] + 1, cpu) == 'sorted'
