@@ -1,4 +1,4 @@
-"""Build our CoTAP at the size of the vectors and replay their training steps."""
+"""Build a CoTAP of the size of the reference vectors and replay their training steps."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ IMAGENET = dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375])
 
 
 def read_config(z):
-    """The configuration that the README key of a file states."""
+    """Read the configuration from the README key of a file."""
     return ast.literal_eval(re.search(r'config:?\s*(\{.*?\})', str(z['README'])).group(1))
 
 
 def tiny_cotap(params, num_heads, img_size, memory=None, pairs=None, roi_size=6):
-    """A CoTAP whose sizes are those of released parameters."""
+    """Build a CoTAP with the sizes of released parameters."""
     width, _, patch_size, _ = params['patch_embed.proj.weight'].shape
     depth = len({name.split('.')[1] for name in params if name.startswith('blocks.')})
 
@@ -73,13 +73,13 @@ def tiny_cotap(params, num_heads, img_size, memory=None, pairs=None, roi_size=6)
 
 
 def load_released(model, params):
-    """Load a released state dict; everything must find its place."""
+    """Load a released state dict; every key must match."""
     report = load_pretrained(model, dict(params), source='cotap')
     assert not report.missing and not report.unexpected, str(report)
 
 
 def by_released_name(model, names):
-    """Parameters of a network (student or teacher) under their released names."""
+    """Parameters of a network (student or teacher) by their released names."""
     own = dict(model.named_parameters())
     renamed = {name: rename_released(name) for name in names}
     return {name: own[key] for name, key in renamed.items() if key in own}
@@ -97,7 +97,7 @@ class RecordedDraws(RandomDraws):
         self.z = z
         index = torch.arange(2 * num_images * num_global)
         ours = index.view(2, num_images, num_global)
-        self.our_crop = ours.transpose(1, 2).flatten()  # crop in the file's order -> in ours
+        self.our_crop = ours.transpose(1, 2).flatten()  # index of a crop in the file -> our index
         self.begin(1)
 
     def begin(self, step):
@@ -114,7 +114,7 @@ class RecordedDraws(RandomDraws):
             return self.our_crop[self._recorded('MemoryBank')]
         if purpose == 'cls_queue':
             recorded = self._recorded('MemoryBankCls')
-            # The first fill of the reference takes the first rows, not random ones.
+            # In its first step the reference takes the first rows, not random ones.
             return self.our_crop[torch.arange(len(recorded)) if self.step == 1 else recorded]
         raise AssertionError(purpose)
 
@@ -159,7 +159,7 @@ def step_inputs(z, step, model):
 
 
 def replay_training(z, change=lambda model: None):
-    """Five steps end to end by a model that ``change`` has altered; returns what is recorded."""
+    """Train five steps with a model that ``change`` modifies; return what the file records."""
     config = read_config(z)
     initial = {key[5:]: value for key, value in z.items() if key.startswith('init.')}
     model = tiny_cotap(

@@ -1,4 +1,4 @@
-"""Reading reference vectors and comparing with them."""
+"""Read reference vectors and compare with them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import torch
 
 
 def load_vectors(path):
-    """All arrays of a file: numbers as tensors, text as numpy arrays."""
+    """Load all arrays of a file: numbers as tensors, text as NumPy arrays."""
     with np.load(path, allow_pickle=False) as archive:
         arrays = {name: archive[name] for name in archive.files}
     return {
@@ -17,7 +17,7 @@ def load_vectors(path):
 
 
 class Errors:
-    """Compares arrays and remembers the largest relative error."""
+    """Compares arrays and records the largest relative error."""
 
     def __init__(self, path):
         self.path = path
@@ -25,7 +25,7 @@ class Errors:
         self.failures = []
 
     def check(self, name, got, wanted, tolerance):
-        """Largest difference over the largest wanted value must be within ``tolerance``."""
+        """Require largest difference / largest expected value <= ``tolerance``."""
         got, wanted = (torch.as_tensor(x).detach().double() for x in (got, wanted))
         if got.shape != wanted.shape:
             self.failures.append(f'{name}: shape {tuple(got.shape)}, wanted {tuple(wanted.shape)}')
@@ -42,7 +42,7 @@ class Errors:
             self.worst, self.where = error, name
 
     def check_norms(self, name, norms, z, tolerance):
-        """Gradient norms by released parameter name; -1 in the file means no gradient."""
+        """Check gradient norms by released parameter name; -1 in the file means no gradient."""
         wanted = dict(zip(z['param_names'].tolist(), z[name].tolist()))
         compared = 0
         for key, norm in norms.items():
@@ -54,14 +54,14 @@ class Errors:
         assert compared, 'no gradient norm was compared'
 
     def check_weights(self, prefix, weights, z, tolerance_key, tolerance):
-        """Weights after training, within ``tolerance`` or the file's own rounding yardstick."""
+        """Check final weights, up to ``tolerance`` or the rounding stated by the file."""
         yardstick = dict(zip(z['param_names'].tolist(), z[tolerance_key].tolist()))
         for name, value in weights.items():
             wanted = z[f'{prefix}.{name}'].double()
             error = float((value.detach().double() - wanted).abs().max())
             scale = float(wanted.abs().max()) or 1.0
             if name.endswith('qkv.bias'):
-                # AdamW amplifies the rounding of the key bias' zero gradient.
+                # AdamW amplifies rounding errors of the zero gradient of the key bias.
                 error = max(error - 3 * yardstick[name], 0.0)
             self._note(f'{prefix}.{name}', error / scale, tolerance)
 

@@ -1,9 +1,9 @@
 """Golden loss curves: every loss of 20 training steps in float64, through the command line.
 
-    python tests/loss_curves.py --renew demo        # only where a change is meant to alter losses
+    python tests/loss_curves.py --renew demo        # only if a change is meant to alter losses
 
-The trainings are those of the small configs, with six images a batch, one thread, and pictures
-that are drawn here, so that no data set and no image decoder takes part.
+The trainings use the small configs with six images per batch, one thread, and images that are drawn
+here, so that the losses depend on no data set and no JPEG decoder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from tool_loading import load_tool
 CURVES = Path(__file__).resolve().parent / 'data' / 'losses'
 CONFIGS = Path(__file__).resolve().parents[1] / 'configs' / 'cotap'
 STEPS = 20
-#: Curve -> config, and height and width of its images; None for the toy scenes of the config.
+#: Curve -> config, height and width of its images (None: the toy scenes of the config).
 SETTINGS = {
     'demo': ('demo', None),
     'camvid': ('camvid_small', (180, 240)),
@@ -37,28 +37,28 @@ SETTINGS = {
 
 @HOOKS.register_module(force=True)
 class LossRecorder(Hook):
-    """Train in float64, and keep the losses of each step without the rounding of a log."""
+    """Train in float64 and record the losses of each step without the rounding of the log."""
 
     rows: list[dict[str, float]] = []
 
     def before_train(self, runner):
-        """Weights and buffers are loaded by now."""
+        """Convert the model, after weights and buffers have been loaded."""
         runner.model.double()
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        """One row."""
+        """Record a row."""
         self.rows.append(
             {name: float(value) for name, value in outputs.items() if name.startswith('loss')}
         )
 
 
 def draw_images(folder: Path, size: tuple[int, int], count: int = 12) -> Path:
-    """PNG files of colored rectangles on a textured ground.
+    """Write PNG files of colored rectangles on a textured background.
 
     Args:
-        folder (Path): New.
+        folder (Path): Folder to create.
         size (tuple[int, int]): Height and width.
-        count (int): Files. Defaults to 12.
+        count (int): Number of files. Defaults to 12.
     """
     rng = np.random.default_rng(0)
     folder.mkdir()
@@ -75,11 +75,11 @@ def draw_images(folder: Path, size: tuple[int, int], count: int = 12) -> Path:
 
 
 def train(name: str, folder: Path) -> list[dict[str, float]]:
-    """Losses of each step of a training by ``tools/train.py``.
+    """Train with ``tools/train.py`` and return the losses of each step.
 
     Args:
-        name (str): Of a curve.
-        folder (Path): For its files.
+        name (str): Name of a curve.
+        folder (Path): Folder for the files of the run.
     """
     config, size = SETTINGS[name]
     path = folder / f'{config}.py'
@@ -114,7 +114,7 @@ def train(name: str, folder: Path) -> list[dict[str, float]]:
 
 
 def write(name: str, rows: list[dict[str, float]]) -> None:
-    """Store a curve as text: a line of names, then a line of values for each step."""
+    """Write a curve as text: a line of names, then a line of values per step."""
     lines = [' '.join(f'{key:>24}' for key in rows[0])]
     lines += [' '.join(f'{value:24.15e}' for value in row.values()) for row in rows]
     CURVES.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def write(name: str, rows: list[dict[str, float]]) -> None:
 
 
 def read(name: str) -> list[dict[str, float]]:
-    """A stored curve."""
+    """Read a curve."""
     names, *lines = (CURVES / f'{name}.txt').read_text().splitlines()
     return [dict(zip(names.split(), map(float, line.split()))) for line in lines]
 

@@ -1,14 +1,14 @@
-"""Checkpoints of an earlier state of the code, which every later state must read.
+"""Checkpoints of earlier versions, which every later version must read.
 
-    python tests/old_checkpoints.py FOLDER       # a new set, where a new kind of file appears
+    python tests/old_checkpoints.py FOLDER       # writes a new set, for a new kind of file
 
 ``tests/data/checkpoints/1`` was written when format 1 of the training checkpoints was current:
 
 * ``run/``: a pre-training of the shipped config ``vits_folder`` at toy size, stopped after 2 of 4
   steps, with its neighbors.
 * ``downstream.pth``: MMSegmentation's linear head, after 2 steps.
-* ``published-*.pth``: the teacher, as tools/publish.py hands it on.
-* ``expected.json``: what came out of them then.
+* ``published-*.pth``: the teacher, published by tools/publish.py.
+* ``expected.json``: the results computed from these files then.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ from cotap_mm.registry import MODELS, build
 ROOT = Path(__file__).resolve().parents[1]
 OLD = Path(__file__).resolve().parent / 'data' / 'checkpoints' / '1'
 CONFIG = 'vits_folder'
-#: Format of tools/convert.py -> name of the file that it writes.
+#: Format of tools/convert.py -> name of the output file.
 TARGETS = dict(timm='timm.pth', hf='hf', mmseg='mmseg.pth', safetensors='filter.safetensors')
 
 
 @contextlib.contextmanager
 def in_folder(folder: Path) -> Iterator[None]:
-    """Work in a folder, so that no path of a machine gets into a checkpoint."""
+    """Change to a folder, so that checkpoints contain no path of this machine."""
     before = os.getcwd()
     os.chdir(folder)
     try:
@@ -60,7 +60,7 @@ def in_folder(folder: Path) -> Iterator[None]:
 
 
 def fingerprint(tensors: dict[str, Any]) -> dict[str, float]:
-    """One number of each tensor, which a change of any element changes: a random projection."""
+    """Reduce each tensor to a random projection, which changes if any element does."""
     numbers = {}
     for name, value in tensors.items():
         if torch.is_tensor(value):
@@ -73,7 +73,7 @@ def fingerprint(tensors: dict[str, Any]) -> dict[str, float]:
 
 
 def prepare(folder: Path) -> list[str]:
-    """Images, init and config of the pre-training; options that start it."""
+    """Write images, init and config of the pre-training; return its command line."""
     make_images(folder / 'images')
     make_init(folder / 'init.pth')
     with in_folder(folder):
@@ -82,19 +82,20 @@ def prepare(folder: Path) -> list[str]:
 
 
 def resume(folder: Path) -> dict[str, float]:
-    """Train steps 3 and 4; the tensors of ``iter_4.pth``."""
+    """Train steps 3 and 4; return the fingerprint of ``iter_4.pth``."""
     with in_folder(folder):
         run([*arguments(Path(), CONFIG), '--work-dir', 'run', '--resume'], may_search=False)
         return fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
 
 
 def forget_folder(path: Path, name: str, has_record: bool = False) -> None:
-    """Write a checkpoint anew without the absolute path that MMEngine notes in it.
+    """Rewrite a checkpoint without the absolute path that MMEngine stores in it.
 
     Args:
         path (Path): The checkpoint.
-        name (str): Instead of that path.
-        has_record (bool): Whether it is one of ours with a record. Defaults to False.
+        name (str): Replacement for that path.
+        has_record (bool): Whether it is one of our checkpoints with a record file. Defaults to
+            False.
     """
     content = torch.load(path, weights_only=False)  # just written by this process
     content['message_hub']['runtime_info']['last_ckpt'] = name
@@ -107,7 +108,7 @@ def forget_folder(path: Path, name: str, has_record: bool = False) -> None:
 
 
 def downstream_config(folder: Path) -> str:
-    """MMSegmentation's linear probe at toy size, with its data; its name in the folder."""
+    """Write the config and data of MMSegmentation's linear probe at toy size; return its name."""
     write_for('voc_linear', folder)
     config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))
     config.dump(folder / 'linear.py')
@@ -115,7 +116,7 @@ def downstream_config(folder: Path) -> str:
 
 
 def downstream_scores(checkpoint: Path, folder: Path) -> dict[str, float]:
-    """What tools/test.py measures on the made-up data."""
+    """Scores of tools/test.py on generated data."""
     with in_folder(folder):
         load_tool('test').main([downstream_config(folder), str(checkpoint), '--work-dir', 'tested'])
         (record,) = folder.glob('tested/*/*.json')
@@ -127,7 +128,7 @@ def downstream_scores(checkpoint: Path, folder: Path) -> dict[str, float]:
 
 
 def features(checkpoint: Path, **options: Any) -> dict[str, float]:
-    """What ``cotap_mm.load`` makes of one image."""
+    """Features of one image by ``cotap_mm.load``."""
     import cotap_mm
 
     image = (torch.arange(3 * 32 * 32).view(1, 3, 32, 32) ** 2 % 256).byte()
@@ -137,7 +138,7 @@ def features(checkpoint: Path, **options: Any) -> dict[str, float]:
 
 
 def converted(checkpoint: Path, folder: Path) -> dict[str, dict[str, float]]:
-    """Tensors of what tools/convert.py writes."""
+    """Tensors of the files that tools/convert.py writes."""
     from safetensors.torch import load_file
 
     results = {}
@@ -154,7 +155,7 @@ def converted(checkpoint: Path, folder: Path) -> dict[str, dict[str, float]]:
 
 
 def scores(checkpoint: Path, folder: Path) -> dict[str, float]:
-    """Dense retrieval on toy scenes by tools/evaluate.py."""
+    """Scores of dense retrieval on toy scenes by tools/evaluate.py."""
     load_tool('evaluate').main(
         [
             str(checkpoint),
@@ -180,11 +181,11 @@ def scores(checkpoint: Path, folder: Path) -> dict[str, float]:
 
 
 def outcomes(stored: Path, folder: Path) -> dict[str, Any]:
-    """All numbers that come out of a set of files.
+    """Compute all results from a set of files.
 
     Args:
         stored (Path): The set.
-        folder (Path): For what is written.
+        folder (Path): Folder for output.
     """
     prepare(folder)
     shutil.copytree(stored / 'run', folder / 'run')
@@ -201,10 +202,10 @@ def outcomes(stored: Path, folder: Path) -> dict[str, Any]:
 
 
 def write(folder: Path) -> None:
-    """A new set of files.
+    """Write a new set of files.
 
     Args:
-        folder (Path): New.
+        folder (Path): Folder to create.
     """
     work = folder / 'work'
     work.mkdir(parents=True)
@@ -231,7 +232,7 @@ def write(folder: Path) -> None:
     results = outcomes(folder, folder / 'work')
     shutil.rmtree(work)
     if results['resumed'] != whole:
-        raise AssertionError('the resumed run differs from the one that was not stopped')
+        raise AssertionError('the resumed run differs from the uninterrupted one')
     (folder / 'expected.json').write_text(json.dumps(results, indent=1) + '\n')
 
 

@@ -1,7 +1,7 @@
-"""A training on several ranks, and the same one restated for one process with the whole batch.
+"""Training on several ranks, and the equivalent training in one process with the whole batch.
 
-What the method defines for each GPU, the list of ranked pairs and the template bank, is kept apart
-for each rank's share of the batch; everything else is computed on the whole batch at once.
+What the method defines per GPU, the list of ranked pairs and the template bank, is computed
+separately for each rank's part of the batch; everything else is computed on the whole batch.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import nn
 
 from cotap_mm.models.modules import RandomDraws
 
-IMAGES = 2  # of each rank and branch; as many positives
+IMAGES = 2  # per rank and branch; as many positives
 MEMORY = dict(
     patch_queue=dict(temperature=0.05, per_step=10_000),
     cls_queue=dict(temperature=0.07, per_step=10_000),
@@ -23,7 +23,7 @@ MEMORY = dict(
 
 
 class SameDraws(RandomDraws):
-    """Choices that do not depend on how the batch is shared out."""
+    """Draws that do not depend on how the batch is split over ranks."""
 
     def order(self, purpose, count):
         return torch.arange(count)
@@ -41,13 +41,13 @@ class SameDraws(RandomDraws):
         )
 
 
-def share(batch, world, rank):
-    """One rank's images and positives of a tensor with all images, then all positives."""
+def part_of(batch, world, rank):
+    """Images and positives of one rank in a tensor with all images, then all positives."""
     return batch.unflatten(0, (2, world, -1))[:, rank].flatten(0, 1)
 
 
 class PairsOfEachRank(nn.Module):
-    """The list of each rank's share."""
+    """A list of pairs for each rank's part of the batch."""
 
     def __init__(self, pairs, world):
         super().__init__()
@@ -56,12 +56,12 @@ class PairsOfEachRank(nn.Module):
     def forward(self, student, teacher, foreground, draws):
         for rank in range(self.world):
             yield from self.pairs(
-                *(share(each, self.world, rank) for each in (student, teacher, foreground)), draws
+                *(part_of(each, self.world, rank) for each in (student, teacher, foreground)), draws
             )
 
 
 class BankOfEachRank(nn.Module):
-    """The template bank of each rank; the first one's starts the prototypes."""
+    """A template bank for each rank; the first one starts the prototypes."""
 
     def __init__(self, banks, num_global):
         super().__init__()
@@ -70,7 +70,7 @@ class BankOfEachRank(nn.Module):
     def collect(self, patches, grid, order):
         crops = patches.unflatten(0, (-1, self.num_global))
         for rank, bank in enumerate(self.banks):
-            mine = share(crops, len(self.banks), rank).flatten(0, 1)
+            mine = part_of(crops, len(self.banks), rank).flatten(0, 1)
             bank.collect(mine, grid, torch.arange(len(mine)))
 
     def start_prototypes(self, prototypes):
@@ -82,7 +82,7 @@ class BankOfEachRank(nn.Module):
 
 
 class MeanOverBanks(nn.Module):
-    """A loss that each rank computes with its own bank."""
+    """Mean of a loss over the banks of the ranks."""
 
     def __init__(self, loss):
         super().__init__()
@@ -93,7 +93,7 @@ class MeanOverBanks(nn.Module):
 
 
 def build(world, losses, seed=0):
-    """The queues hold what ``world`` ranks hold together."""
+    """Build a model whose queues hold what ``world`` ranks hold together."""
     torch.manual_seed(seed)
     rows = world * IMAGES * 2 * 2  # CLS tokens of a step, on all ranks
     memory = dict(
@@ -103,11 +103,11 @@ def build(world, losses, seed=0):
     )
     model = build_tiny({name: LOSSES[name] for name in losses}, memory=memory)
     model.draws = SameDraws()
-    return model.double()  # so that what is chosen by a threshold is chosen alike
+    return model.double()  # so that thresholds select the same items
 
 
 def train(model, inputs_of, steps, accumulate):
-    """Some steps; the losses of each, the gradients of each update, and the end."""
+    """Train; return losses of each step, gradients of each update, and the final state."""
     net = getattr(model, 'module', model)
     optim = build_optim_wrapper(
         net,
@@ -144,7 +144,7 @@ def train(model, inputs_of, steps, accumulate):
 
 
 class OneAfterAnother:
-    """Several trainings in the same processes."""
+    """Several trainings, one after another in the same processes."""
 
     def __init__(self, works):
         self.works = works
@@ -154,7 +154,7 @@ class OneAfterAnother:
 
 
 class OnRanks:
-    """What each rank does; returns what it has seen."""
+    """The training of each rank."""
 
     def __init__(self, world, losses, steps, accumulate):
         self.world, self.losses = world, losses
@@ -172,7 +172,7 @@ class OnRanks:
         return train(model, lambda step: self.inputs(step, rank), self.steps, self.accumulate)
 
     def alone(self):
-        """The same training in one process."""
+        """Run the equivalent training in one process."""
 
         def whole(step):
             parts = [self.inputs(step, rank) for rank in range(self.world)]
@@ -194,6 +194,6 @@ class OnRanks:
 
     @staticmethod
     def joined(parts):
-        """All ranks' images, then all ranks' positives."""
+        """Concatenate the images of all ranks, then the positives of all ranks."""
         halves = [part.unflatten(0, (2, -1)) for part in parts]
         return torch.cat(halves, dim=1).flatten(0, 1)

@@ -125,8 +125,8 @@ def test_full_size_vit_b_makes_a_step():
         ('model.backbone.channels_last', True, lambda config, model: model.backbone.channels_last),
         (
             'model.losses.patch_ranking.method',
-            'sums',
-            lambda config, model: model.losses['patch_ranking'].method == 'sums',
+            'sorted',
+            lambda config, model: model.losses['patch_ranking'].method == 'sorted',
         ),
         ('model.pairs.topk', None, lambda config, model: model.pairs.topk is None),
         (

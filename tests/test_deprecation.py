@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from tiny import build_tiny
 from tool_loading import load_tool
 
+from cotap_mm.models import PatchRankingLoss
+from cotap_mm.ops import rank_statistics
 from cotap_mm.registry import HOOKS
 
 
@@ -24,3 +28,32 @@ def test_old_name_of_the_checkpoint_hook():
         hook = HOOKS.build(dict(type='SafeCheckpointHook', by_epoch=False, interval=7))
     assert len(warned) == 1 and hook.interval == 7
     assert isinstance(hook, HOOKS.get('AtomicCheckpointHook'))
+
+
+@pytest.mark.parametrize('call', ['encode', 'foreground', 'prototype_attention'])
+def test_old_keyword_of_feature_extraction(call):
+    model, images = build_tiny().eval(), torch.randn(1, 3, 32, 32)
+    with pytest.warns(DeprecationWarning, match='"branch" is deprecated.*"network"') as warned:
+        old = getattr(model, call)(images, branch='teacher')
+    assert len(warned) == 1
+    for one, other in zip(old, getattr(model, call)(images, network='teacher')):
+        assert torch.equal(one, other)
+
+
+def test_old_keyword_of_network():
+    model = build_tiny()
+    with pytest.warns(DeprecationWarning, match='"branch" is deprecated') as warned:
+        assert model.network(branch='teacher') is model.teacher
+    assert len(warned) == 1
+
+
+@pytest.mark.parametrize('old, new', [('pairs', 'pairwise'), ('sums', 'sorted')])
+def test_old_methods_of_the_ranking_loss(old, new):
+    with pytest.warns(DeprecationWarning, match=f"'{old}' is deprecated, use .*'{new}'") as warned:
+        loss = PatchRankingLoss(method=old)
+    assert len(warned) == 1 and loss.method == new
+    pred, target = torch.rand(2, 9)
+    with pytest.warns(DeprecationWarning, match=f"method='{old}' is deprecated") as warned:
+        rank_statistics(pred, target, 0.5, old)
+    assert len(warned) == 1
+    assert torch.isfinite(loss(pred, target, torch.ones(9)))

@@ -1,4 +1,4 @@
-"""Reference vectors: inputs and outputs of the authors' implementation.
+"""Comparison with reference vectors: inputs and outputs of the authors' implementation.
 
 Shapes, sizes and configurations are read from the arrays, so the tests run on any
 directory with these file names and keys: ``COTAP_GOLDEN_DIR=DIR pytest tests/test_golden.py``.
@@ -40,7 +40,7 @@ DEEP = 5e-5  # float32 rounding through a whole network
 
 
 def vectors(pattern):
-    """Parametrise over the files of all folders that match."""
+    """Parametrize over the matching files of all folders."""
     files = [path for folder in FOLDERS for path in sorted(folder.glob(pattern))]
     assert files, f'no {pattern} in {[str(folder) for folder in FOLDERS]}'
     return pytest.mark.parametrize('path', files, ids=lambda p: f'{p.parent.name}/{p.stem}')
@@ -63,7 +63,7 @@ def test_every_file_is_covered(path):
     assert path.stem.startswith(known), f'no test reads {path.name}'
 
 
-@pytest.mark.parametrize('method', ['auto', 'pairs', 'sums'])
+@pytest.mark.parametrize('method', ['auto', 'pairwise', 'sorted'])
 @vectors('cotap_loss_*.npz')
 def test_ranking_loss(path, method):
     z, errors = load_vectors(path), Errors(path)
@@ -74,7 +74,7 @@ def test_ranking_loss(path, method):
         loss = loss_fn(p, t, z['is_match'])
         loss.backward()
         exact = dtype == torch.float64 and suffix == '_hi'
-        # The authors' float64 run keeps two float32 roundings (see its README key).
+        # The authors' float64 run contains two roundings to float32 (see its README key).
         tight = 1e-10 if exact else 1e-8 if dtype == torch.float64 else SINGLE
         errors.check('loss' + suffix, loss, z['loss' + suffix], tight)
         errors.check(
@@ -135,7 +135,7 @@ def test_object_aware_filter(path):
         for kind in ('weight', 'bias'):
             wanted, got = z[f'grad.{name}.{kind}'], getattr(layer, kind).grad
             if name == 'attn.qkv' and kind == 'bias':
-                # A key bias has no gradient but rounding: compare the rest.
+                # The gradient of a key bias is only rounding error: compare the rest.
                 keep = torch.ones_like(got, dtype=torch.bool)
                 keep[width : 2 * width] = False
                 wanted, got = wanted[keep], got[keep]
@@ -167,7 +167,7 @@ def test_vit(path, case):
     errors.check('cls_attn', backbone.cls_attention(entering), z[f'{case}_cls_attn'], DEEP)
     attention = model.prototype_attention(images).flatten(2, 3)
     errors.check('attn_ker', attention, z[f'{case}_attn_ker'], DEEP)
-    mask = model.foreground(images, branch='student')
+    mask = model.foreground(images, network='student')
     errors.check('foreground', mask[:, None].float(), z[f'{case}_foreground'], 0)
     errors.report()
 
@@ -346,8 +346,8 @@ def compile_all(model):
 
 MODES = dict(
     plain=lambda model: None,
-    all_pairs=set_method('pairs'),
-    dominance_sums=set_method('sums'),
+    pairwise=set_method('pairwise'),
+    sorted=set_method('sorted'),
     checkpointed=set_backbone('with_cp'),
     checkpointed_mlp=set_backbone('with_cp', 'mlp'),
     plain_attention=plain_attention,

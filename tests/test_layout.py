@@ -49,6 +49,7 @@ INNER_ORDER = {
         ['hook'],
     ],
     'models': [
+        ['step_batch'],
         ['modules', 'losses', 'heads', 'data_preprocessor', 'necks'],
         ['backbones'],
         ['algorithms'],

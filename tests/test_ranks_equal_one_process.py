@@ -1,4 +1,4 @@
-"""Two and four gloo processes train as one process does with the whole batch."""
+"""Two and four gloo processes train like one process with the whole batch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def close(one, other, name):
 
 
 def rows(queue):
-    """In an order of their own."""
+    """Rows in an order that does not depend on their position."""
     return queue[(queue @ torch.arange(1, queue.shape[1] + 1).to(queue)).argsort()]
 
 
@@ -44,7 +44,7 @@ def test_losses_gradients_weights_and_queues(tmp_path, world, accumulate):
 
 
 def test_no_parameter_is_unused(tmp_path):
-    """DDP would wait for gradients of parameters that no loss reads."""
+    """DDP would wait for gradients of parameters that no loss trains."""
     works = [
         OnRanks(2, losses, steps=3, accumulate=1)
         for losses in (

@@ -1,4 +1,4 @@
-"""A CoTAP of a few thousand parameters, and one batch for it."""
+"""A CoTAP with a few thousand parameters, and a batch for it."""
 
 from __future__ import annotations
 

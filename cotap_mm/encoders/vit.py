@@ -79,7 +79,7 @@ class CoTAPEncoder(BlocksEncoder):
     """Student or teacher of a :class:`~cotap_mm.models.CoTAP` algorithm.
 
     Args:
-        algorithm (CoTAP): Has ``encode(images, branch, output)``, ``network(branch)`` and
+        algorithm (CoTAP): Has ``encode(images, network, output)``, ``network(name)`` and
             ``patch_size``.
         branch (str): 'student' (published results are the student's) or 'teacher'.
             Defaults to 'student'.
@@ -111,7 +111,7 @@ class CoTAPEncoder(BlocksEncoder):
             return self.module.prototype_attention(self._fit(images), self.branch).float()
 
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        return self.module.encode(images, branch=self.branch, output=self.output)
+        return self.module.encode(images, network=self.branch, output=self.output)
 
     def _attend(self, entering: Tensor) -> Tensor:
         return self.module.network(self.branch).backbone.cls_attention(entering)

@@ -1,4 +1,4 @@
-"""Networks, losses and the algorithm; importing it registers all of them."""
+"""Networks, losses and the algorithm; importing this package registers them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From uint8 crops to the views of student and teacher."""
+"""Convert uint8 crops to the views of student and teacher."""
 
 from __future__ import annotations
 
@@ -12,26 +12,28 @@ from torch import Tensor
 from cotap_mm.ops import COLOR_DEFAULTS, COLOR_DRAWS, augment_color, common_boxes
 from cotap_mm.registry import MODELS
 
+from .step_batch import CropsBatch, Views
+
 
 @MODELS.register_module()
 class CoTAPDataPreprocessor(BaseDataPreprocessor):
-    """Colour for the student, none for the teacher, normalisation for both.
+    """Normalize the crops, with color augmentation for the student only.
 
-    Runs on the device, in float32 also under mixed precision. Each crop of each image
-    gets draws of its own (the released implementation draws once per crop index and step),
-    see :func:`cotap_mm.ops.augment_color`. They come with the batch, where they follow from
-    the sample; without them they are drawn from torch's global CPU generator.
+    Runs on the device, in float32 even under mixed precision. Each crop of each image has its own
+    random draws (the released implementation draws once per crop index and step), see
+    :func:`cotap_mm.ops.augment_color`. The batch may contain draws that depend on the sample; else
+    they are drawn from torch's global CPU generator.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        mean (Sequence[float]): Of the three channels, in pixel values 0-255.
-            Defaults to ImageNet's.
-        std (Sequence[float]): Likewise.
-        color (dict | str, optional): ``'default'`` is the method's. A dict changes some
-            of its options: ``brightness``, ``contrast``, ``saturation``, ``hue``,
-            ``jitter_prob``, ``gray_prob``, ``blur_prob``, ``blur_sigma`` (pixels).
-            None switches colour off.
+        mean (Sequence[float]): Mean of each channel in pixel values 0-255. Defaults to ImageNet's.
+        std (Sequence[float]): Standard deviation of each channel in pixel values 0-255. Defaults
+            to ImageNet's.
+        color (dict | str, optional): ``'default'`` for the settings of the method, or a dict that
+            overrides some of them: ``brightness``, ``contrast``, ``saturation``, ``hue``,
+            ``jitter_prob``, ``gray_prob``, ``blur_prob``, ``blur_sigma`` (pixels). None disables
+            color augmentation. Defaults to ``'default'``.
 
     Raises:
         ValueError: If ``color`` has an unknown option.
@@ -48,20 +50,17 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
         self.color = None if color is None else _color_options(color)
 
-    def forward(self, data: dict[str, dict], training: bool = False) -> dict:
-        """A collated batch of :class:`NeighborPairs` -> inputs of :class:`CoTAP`.
+    def forward(self, data: CropsBatch, training: bool = False) -> dict:
+        """Convert a collated batch of :class:`NeighborPairs` to inputs of :class:`CoTAP`.
 
         Args:
-            data (dict): For ``patch`` and ``cls``: ``global_crops`` (B, 2, 2, G, G, 3) and
-                ``local_crops`` (B, 2, L, S, S, 3), uint8, axis 1 being image and
-                positive, and ``boxes`` (B, 2, 2 + L, 4) in source pixels. May have
-                ``color_draws`` (B, 2, 2 + L, :data:`cotap_mm.ops.COLOR_DRAWS`), in [0, 1).
-            training (bool): Colour only if True.
+            data (CropsBatch): Crops of both branches, see :mod:`.step_batch`.
+            training (bool): Whether to augment the color of the student's crops. Defaults to
+                False.
 
         Returns:
-            dict: ``inputs`` with, for each branch, ``student_global`` and
-            ``teacher_global`` (2B, 2, 3, G, G), ``student_local`` (2B, L, 3, S, S) and the
-            boxes of :func:`cotap_mm.ops.common_boxes`; images first, then positives.
+            dict: ``inputs`` (ViewsBatch), with images first and then positives, and
+            ``data_samples``, None.
         """
         inputs = {}
         for name, branch in data.items():
@@ -80,9 +79,9 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         local_crops: Tensor,
         boxes: Tensor,
         color_draws: Optional[Tensor],
-    ) -> dict[str, Tensor]:
+    ) -> Views:
         def by_image(x: Tensor) -> Tensor:
-            """Images, then positives: (B, 2, ...) -> (2B, ...)."""
+            """Put images first, then positives: (B, 2, ...) -> (2B, ...)."""
             return x.transpose(0, 1).flatten(0, 1)
 
         global_crops, local_crops = (
@@ -96,25 +95,25 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
             if color_draws is None
             else by_image(color_draws).split([num_global, num_local], dim=1)
         )
-        return dict(
-            student_global=self._student(global_crops, draws[0]),
-            student_local=self._student(local_crops, draws[1]),
+        return Views(
+            student_global=self._student_views(global_crops, draws[0]),
+            student_local=self._student_views(local_crops, draws[1]),
             teacher_global=self.normalize(global_crops),
             common_global=in_global,
             common_other=in_other,
         )
 
-    def _student(self, crops: Tensor, draws: Optional[Tensor]) -> Tensor:
+    def _student_views(self, crops: Tensor, draws: Optional[Tensor]) -> Tensor:
         if draws is not None and crops.numel():
             flat = crops.flatten(0, 1).float() / 255
-            # MMEngine calls this inside its mixed-precision context.
+            # MMEngine calls the preprocessor inside its mixed-precision context.
             with torch.autocast(crops.device.type, enabled=False):
                 flat = augment_color(flat, draws.flatten(0, 1), **self.color)
             crops = flat.mul_(255).view(crops.shape)
         return self.normalize(crops)
 
     def normalize(self, pixels: Tensor) -> Tensor:
-        """Pixels 0-255 (..., 3, h, w), any dtype -> normalised floats of the same shape."""
+        """Normalize pixels 0-255 (..., 3, h, w) of any dtype to floats of the same shape."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
 
 

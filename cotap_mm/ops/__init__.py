@@ -1,4 +1,8 @@
-"""Pure tensor functions of the method; none of them holds state."""
+"""Tensor functions of the method, without state.
+
+:mod:`.nearest` is not re-exported here: it can search with faiss, on the CPU and through numpy, and
+returns search functions that hold an index.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,10 @@ from .average_precision import (
     discordance,
     rank_statistics,
 )
+from .boxes import common_boxes, roi_pool
 from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
-from .correspondence import common_boxes, roi_pool, sample_negatives
 from .foreground import foreground_mask
+from .negatives import sample_negatives
 from .position import resize_position_embedding
 from .precision import at_least_float32
 from .sinkhorn import balance, sinkhorn
@@ -40,17 +45,17 @@ __all__ = [
     'cls_attention',
     'cls_through_block',
     'common_boxes',
+    'concordant_rank',
     'continuous_average_precision',
+    'discordance',
     'foreground_mask',
     'gather_rows',
     'rank',
     'rank_statistics',
     'resize_position_embedding',
-    'concordant_rank',
     'roi_pool',
     'sample_negatives',
     'sinkhorn',
     'spherical_kmeans',
     'world_size',
-    'discordance',
 ]

@@ -1,4 +1,4 @@
-"""The CLS token in a self-attention layer."""
+"""Attention and output of the CLS token alone."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def cls_attention(
     query_norm: Optional[Callable[[Tensor], Tensor]] = None,
     key_norm: Optional[Callable[[Tensor], Tensor]] = None,
 ) -> Tensor:
-    """How the first token attends to the patches in a self-attention layer.
+    """Compute the attention of the CLS token to the patches in a self-attention layer.
 
-    Only one row of the attention is computed, so fused attention layers, which
-    never hold their weights, are no obstacle.
+    Computes this one row of the attention from the layer's projection, so it also works for layers
+    with fused attention, which never hold their weights.
 
     Args:
-        tokens (Tensor): What enters the layer (after its norm), shape (B, num_prefix + N, d).
-        qkv (nn.Linear): The layer's joint projection to query, key and value, d -> 3 d.
-        num_heads (int): Attention heads.
+        tokens (Tensor): Input of the layer, after its norm, shape (B, num_prefix + N, d).
+        qkv (nn.Linear): Joint projection to query, key and value, d -> 3 d.
+        num_heads (int): Number of attention heads.
         num_prefix (int): Tokens before the patches (CLS and registers). Defaults to 1.
-        query_norm (callable, optional): Norm of each head's query, where there is one.
-        key_norm (callable, optional): The same for keys.
+        query_norm (Callable, optional): Norm of the query of each head. Defaults to None.
+        key_norm (Callable, optional): Norm of the keys of each head. Defaults to None.
 
     Returns:
-        Tensor: float32 softmax weights without those of the prefix, shape (B, heads, N).
+        Tensor: Softmax weights without those of the prefix, at least float32, (B, heads, N).
     """
     width = qkv.out_features // 3
     weight, bias = qkv.weight, qkv.bias
@@ -50,14 +50,14 @@ def cls_attention(
 
 
 def cls_through_block(tokens: Tensor, block: Any) -> Tensor:
-    """CLS behind a transformer block, without the other tokens behind it.
+    """Run a transformer block for the CLS token only.
 
     Args:
-        tokens (Tensor): What enters the block, CLS first, shape (B, 1 + N, d).
-        block (TransformerEncoderLayer): MMPretrain's.
+        tokens (Tensor): Input of the block, CLS first, shape (B, 1 + N, d).
+        block (TransformerEncoderLayer): A block of MMPretrain's vision transformer.
 
     Returns:
-        Tensor: What ``block(tokens)[:, 0]`` is, shape (B, d).
+        Tensor: ``block(tokens)[:, 0]``, shape (B, d).
     """
     attn, width = block.attn, tokens.shape[-1]
     normed = block.ln1(tokens)

@@ -1,4 +1,4 @@
-"""Random colour of crops, following from numbers that are drawn elsewhere."""
+"""Color augmentation of crops, determined by random numbers that the caller draws."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Union
 import torch
 from torch import Tensor
 
-#: Uniform numbers in [0, 1) that the colour of one crop follows from: whether to jitter, four
-#: strengths, the order of the four, whether to make it grey, whether to blur it, and how much.
+#: Number of uniform draws in [0, 1) per crop: whether to jitter, four strengths, the order of the
+#: four, whether to convert to gray, whether to blur, and the width of the blur.
 COLOR_DRAWS = 12
 _JITTER, _STRENGTHS, _ORDER, _GRAY, _BLUR, _SIGMA = 0, slice(1, 5), slice(5, 9), 9, 10, 11
 _BLUR_KERNEL = 7
 
-#: The method's settings.
+#: Settings of the method.
 COLOR_DEFAULTS: dict[str, Union[float, tuple[float, float]]] = dict(
     brightness=0.8,
     contrast=0.8,
@@ -40,30 +40,32 @@ def augment_color(
     blur_prob: float = 0.5,
     blur_sigma: tuple[float, float] = (0.1, 2.0),
 ) -> Tensor:
-    """Jitter, grey and blur, each crop by its own numbers.
+    """Apply color jitter, grayscale and blur to each crop with its own parameters.
 
-    What happens to a crop depends on its row of ``draws`` alone, not on what else is in the
-    batch. The rows stay on the CPU, so that nothing waits for the device, and only the crops
-    that an operation is for are computed.
+    The result for a crop depends on its row of ``draws`` alone, not on the rest of the batch. The
+    draws stay on the CPU, so host and device are never synchronized, and each operation computes
+    only the crops that it applies to.
 
-    Source: CoTAP, https://arxiv.org/abs/2509.09429; the operations are kornia's,
-    those of torchvision's ``ColorJitter``.
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; the operations are kornia's equivalents of
+    torchvision's ``ColorJitter``.
 
     Args:
-        crops (Tensor): Floats in [0, 1], shape (N, 3, h, w); not changed.
-        draws (Tensor): Uniform in [0, 1), on the CPU, shape (N, :data:`COLOR_DRAWS`).
-        brightness (float | tuple[float, float]): b for factors in [1 - b, 1 + b], or the
-            lowest and highest factor; ``contrast`` and ``saturation`` likewise.
-        hue (float | tuple[float, float]): h for turns of the colour circle in [-h, h], or the
-            lowest and highest.
-        jitter_prob (float): Share of crops whose four strengths change, in an order of
-            their own.
-        gray_prob (float): Share of crops that become grey.
-        blur_prob (float): Share of crops that are blurred, with 7 x 7 pixels.
+        crops (Tensor): Images in [0, 1], float (N, 3, h, w). Not changed.
+        draws (Tensor): Uniform draws in [0, 1), on the CPU, (N, :data:`COLOR_DRAWS`).
+        brightness (float | tuple[float, float]): b for factors in [1 - b, 1 + b], or the lowest
+            and highest factor.
+        contrast (float | tuple[float, float]): Range of factors, given as for ``brightness``.
+        saturation (float | tuple[float, float]): Range of factors, given as for ``brightness``.
+        hue (float | tuple[float, float]): h for rotations of the color circle in [-h, h], or the
+            lowest and highest, in turns.
+        jitter_prob (float): Share of crops with jittered brightness, contrast, saturation and hue,
+            in random order.
+        gray_prob (float): Share of crops that are converted to gray.
+        blur_prob (float): Share of crops that are blurred, with a 7 x 7 kernel.
         blur_sigma (tuple[float, float]): Lowest and highest standard deviation, in pixels.
 
     Returns:
-        Tensor: In [0, 1], shape (N, 3, h, w).
+        Tensor: Images in [0, 1], shape (N, 3, h, w).
 
     Raises:
         ValueError: If ``draws`` has another shape.
@@ -72,7 +74,7 @@ def augment_color(
         raise ValueError(
             f'draws must have shape ({len(crops)}, {COLOR_DRAWS}), got {tuple(draws.shape)}'
         )
-    from kornia import color, enhance, filters  # slow to import, and not needed downstream
+    from kornia import color, enhance, filters  # slow to import, not needed downstream
 
     operations = (
         (enhance.adjust_brightness_accumulative, *_limits(brightness, 1)),
@@ -83,21 +85,21 @@ def augment_color(
     crops = crops.clamp(0, 1)
 
     def change(chosen: Tensor, operation, *values: Tensor) -> None:
-        """Apply an operation to the crops that a mask (N,) on the CPU keeps."""
+        """Apply an operation to the crops that a mask (N,) on the CPU selects."""
         rows = chosen.nonzero()[:, 0]
         if len(rows):
-            there = [value[rows].to(crops.device, non_blocking=True) for value in values]
+            parameters = [value[rows].to(crops.device, non_blocking=True) for value in values]
             rows = rows.to(crops.device, non_blocking=True)
-            crops.index_copy_(0, rows, operation(crops.index_select(0, rows), *there))
+            crops.index_copy_(0, rows, operation(crops.index_select(0, rows), *parameters))
 
     jittered = draws[:, _JITTER] < jitter_prob
-    order = draws[:, _ORDER].argsort(dim=1)  # (N, 4): which operation comes first, second, ...
-    for place in range(len(operations)):
+    order = draws[:, _ORDER].argsort(dim=1)  # (N, 4): operation of each step
+    for step in range(len(operations)):
         for index, (operation, low, high, neutral) in enumerate(operations):
             if low == high == neutral:
                 continue
             strength = low + (high - low) * draws[:, _STRENGTHS][:, index]
-            change(jittered & (order[:, place] == index), operation, strength)
+            change(jittered & (order[:, step] == index), operation, strength)
     change(
         draws[:, _GRAY] < gray_prob, lambda pixels: color.rgb_to_grayscale(pixels).expand_as(pixels)
     )
@@ -114,7 +116,7 @@ def augment_color(
 
 
 def _limits(strength, neutral: float) -> tuple[float, float, float]:
-    """Lowest and highest value, and the one that changes nothing."""
+    """Return the lowest and highest value, and the neutral one, which changes nothing."""
     if isinstance(strength, (int, float)):
         return max(neutral - strength, neutral - 1), neutral + strength, neutral
     low, high = strength

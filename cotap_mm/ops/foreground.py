@@ -1,4 +1,4 @@
-"""Foreground of an image from the attention of its CLS token."""
+"""Foreground mask from the attention of the CLS token."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _BLUR_KERNEL = 7
 
 @torch.no_grad()
 def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) -> Tensor:
-    """Smallest set of patches that holds a share of the CLS attention.
+    """Select the smallest set of patches that holds a given share of the CLS attention.
 
-    Mean over heads, Gaussian blur (7 x 7, reflected borders; smaller on grids
-    that are too small to reflect 3 patches), then patches are dropped from the
-    weakest up while the dropped ones hold at most ``1 - mass`` of the attention.
+    Averages over heads, blurs with a Gaussian (7 x 7, reflected borders; a smaller kernel on grids
+    too small to reflect 3 patches), and drops patches in ascending order as long as the dropped
+    ones hold at most ``1 - mass`` of the attention.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
         attention (Tensor): Attention of CLS to the patches, shape (B, heads, H, W).
-        mass (float): Share of the attention that stays, in (0, 1]. Defaults to 0.6.
-        sigma (float): Width of the blur in patches, > 0. Defaults to 0.6.
+        mass (float): Share of the attention that is kept, in (0, 1]. Defaults to 0.6.
+        sigma (float): Standard deviation of the blur in patches, > 0. Defaults to 0.6.
 
     Returns:
-        Tensor: Mask, shape (B, H, W), bool; at least one patch of each image is True.
+        Tensor: Mask, bool (B, H, W), True for at least one patch of each image.
 
     Raises:
         ValueError: If ``attention`` is not 4-D or an option is out of range.
@@ -48,6 +48,6 @@ def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) ->
     ascending, order = weight.sort(dim=1)
     share = (ascending / ascending.sum(dim=1, keepdim=True)).cumsum(dim=1)
     kept = share > 1 - mass
-    kept[:, -1] = True  # rounding of the sum must not empty the mask
+    kept[:, -1] = True  # rounding of the sum must not leave the mask empty
     mask = torch.zeros_like(kept).scatter_(1, order, kept)
     return mask.unflatten(1, (height, width))

@@ -1,4 +1,8 @@
-"""Nearest rows of a memory: exactly and block by block, or with faiss."""
+"""Nearest-neighbor search by inner product: exact in PyTorch, or with faiss.
+
+:func:`nearest` is a tensor function. :func:`build_search` is not: it returns a search function that
+holds the memory, and with a faiss index it copies queries to the CPU and back.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +12,9 @@ from typing import Any, Callable, Optional, Union
 import torch
 from torch import Tensor
 
-# Rows of queries x rows of memory that are compared at a time: 64 MB of float32.
+# Queries and rows of the memory that are compared at a time: 64 MB of float32 similarities.
 BLOCK_SIZE = 4096
-# Cells that an inverted-file index of faiss looks into.
+# Cells that an inverted-file index of faiss probes.
 FAISS_PROBES = 32
 
 Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
@@ -24,25 +28,26 @@ def nearest(
     block_size: Optional[int] = None,
     allowed: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
-    """Exact k nearest rows by inner product, block by block.
+    """Search the exact k nearest rows by inner product, block by block.
 
-    Never holds more than ``block_size`` x ``block_size`` similarities. Of equal ones,
-    any is found.
+    Never holds more than ``block_size`` x ``block_size`` similarities. Ties are broken
+    arbitrarily.
 
     Args:
         queries (Tensor): Shape (Q, C).
-        memory (Tensor | sequence[Tensor]): Shape (M, C), or parts of it; each block is
-            moved to the queries' device when it is its turn.
-        k (int): Number of neighbours, at most M, or the number of rows that are allowed.
-        block_size (int, optional): Rows of either side that are compared at a time.
-            Defaults to None: 1024 on a CPU, whose caches then help, and 4096 elsewhere.
-        allowed (Tensor, optional): Rows of the memory that may be found, bool (M,).
+        memory (Tensor | Sequence[Tensor]): Rows to search, shape (M, C), as a whole or in parts;
+            blocks are moved to the device of the queries one at a time.
+        k (int): Number of neighbors, at most M or the number of allowed rows.
+        block_size (int, optional): Queries and rows of the memory that are compared at a time.
+            Defaults to None: 1024 on a CPU, so that blocks fit its caches, and 4096 elsewhere.
+        allowed (Tensor, optional): Mask of the rows to search, bool (M,). Defaults to all.
 
     Returns:
-        tuple: Similarities (Q, k), largest first, and indices into the memory (Q, k).
+        tuple[Tensor, Tensor]: Similarities (Q, k), in descending order, and indices into the
+        memory (Q, k).
 
     Raises:
-        ValueError: If the memory has fewer than k rows.
+        ValueError: If ``k`` is out of range.
     """
     parts = [memory] if isinstance(memory, Tensor) else list(memory)
     count = sum(map(len, parts)) if allowed is None else int(allowed.sum())
@@ -53,13 +58,15 @@ def nearest(
         )
     if block_size is None:
         block_size = 1024 if queries.device.type == 'cpu' else BLOCK_SIZE
-    found = [_nearest_of(rows, parts, k, block_size, allowed) for rows in queries.split(block_size)]
-    if not found:
+    results = [
+        _search_block(rows, parts, k, block_size, allowed) for rows in queries.split(block_size)
+    ]
+    if not results:
         return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.long, device=queries.device)
-    return torch.cat([best for best, _ in found]), torch.cat([index for _, index in found])
+    return torch.cat([best for best, _ in results]), torch.cat([index for _, index in results])
 
 
-def _nearest_of(
+def _search_block(
     rows: Tensor, parts: list[Tensor], k: int, block_size: int, allowed: Optional[Tensor]
 ) -> tuple[Tensor, Tensor]:
     best = rows.new_full((len(rows), k), -float('inf'))
@@ -68,9 +75,9 @@ def _nearest_of(
     for block in (block for part in parts for block in part.split(block_size)):
         similarity = rows @ block.to(rows.device).T  # (q, m)
         if allowed is not None:
-            here = allowed[start : start + len(block)].to(rows.device)
-            similarity.masked_fill_(~here, -float('inf'))
-        # Later blocks hold better ones for few rows only, and a maximum costs less than a topk.
+            is_allowed = allowed[start : start + len(block)].to(rows.device)
+            similarity.masked_fill_(~is_allowed, -float('inf'))
+        # Later blocks improve few queries only, and a maximum costs less than a topk.
         better = (similarity.amax(dim=1) > best[:, -1]).nonzero().flatten()
         if len(better) < len(rows):
             similarity = similarity[better]
@@ -83,7 +90,11 @@ def _nearest_of(
 
 
 def import_faiss() -> Any:
-    """The faiss library, or an ImportError that says how to get it."""
+    """Import faiss.
+
+    Raises:
+        ImportError: If faiss is not installed.
+    """
     try:
         import faiss
     except ImportError as error:
@@ -94,16 +105,19 @@ def import_faiss() -> Any:
 
 
 def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
-    """A function (queries (Q, C), k) -> similarities and indices, both (Q, k).
+    """Build a search function (queries (Q, C), k) -> similarities and indices, (Q, k) each.
 
     Args:
         memory (Tensor): Rows to search, shape (M, C).
         faiss_index (str, optional): A faiss index-factory string such as ``'Flat'`` (exact) or
-            ``'IVF1024,Flat'`` (approximate, looks into 32 cells), on the CPU. Defaults to
-            None: :func:`nearest`, exact, where the memory is.
+            ``'IVF1024,Flat'`` (approximate, probes 32 cells), on the CPU. Defaults to None:
+            :func:`nearest`, exact.
+
+    Returns:
+        Callable: The search function.
 
     Raises:
-        ValueError: If faiss does not know the index.
+        ValueError: If faiss cannot build the index.
         ImportError: If faiss is not installed.
     """
     if faiss_index is None:
@@ -115,8 +129,8 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
         index.train(rows)
     except RuntimeError as error:
         raise ValueError(
-            f'faiss cannot make the index {faiss_index!r} of {len(rows)} rows of '
-            f"{rows.shape[1]}; try 'Flat'. faiss says: {error}"
+            f'faiss cannot build the index {faiss_index!r} for {len(rows)} rows of width '
+            f"{rows.shape[1]}; try 'Flat'. faiss reports: {error}"
         ) from error
     index.add(rows)
     if hasattr(index, 'nprobe'):
@@ -125,10 +139,11 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
     def search(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if not 1 <= k <= len(rows):
             raise ValueError(f'k must be in 1..{len(rows)} (rows in the memory), got {k}')
-        similarity, found = index.search(queries.float().cpu().numpy(), k)
-        # Where an approximate index found fewer than k, it repeats -1: keep the best instead.
-        similarity = torch.from_numpy(similarity).masked_fill(torch.from_numpy(found < 0), -1)
-        found = torch.from_numpy(found).clamp_min(0)
-        return similarity.to(queries.device), found.to(queries.device)
+        similarity, indices = index.search(queries.float().cpu().numpy(), k)
+        # An approximate index that finds fewer than k rows pads with index -1: replace it by row 0
+        # with the lowest similarity, -1.
+        similarity = torch.from_numpy(similarity).masked_fill(torch.from_numpy(indices < 0), -1)
+        indices = torch.from_numpy(indices).clamp_min(0)
+        return similarity.to(queries.device), indices.to(queries.device)
 
     return search

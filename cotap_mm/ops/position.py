@@ -1,4 +1,4 @@
-"""Position embeddings on another grid."""
+"""Resizing of position embeddings."""
 
 from __future__ import annotations
 
@@ -12,19 +12,18 @@ from .precision import at_least_float32
 def resize_position_embedding(
     pos_embed: Tensor, source: tuple, target: tuple, num_extra_tokens: int = 1
 ) -> Tensor:
-    """Resize position embeddings bicubically, the way DINO does.
+    """Resize position embeddings bicubically, as DINO does.
 
-    The *scale factor* (h + 0.1) / h0 enters the sampling positions; resizing to
-    the size (h, w) would give slightly other values than the ones DINO's weights
-    were trained with.
+    The *scale factor* (h + 0.1) / h0 determines the sampling positions. Resizing to the size
+    (h, w) would give slightly different values from those that DINO was trained with.
 
     Source: DINO, https://arxiv.org/abs/2104.14294 (its released implementation).
 
     Args:
         pos_embed (Tensor): Embeddings, extra tokens first, shape (1, E + h0*w0, d).
         source (tuple): Grid (h0, w0) of ``pos_embed``.
-        target (tuple): Wanted grid (h, w), in patches.
-        num_extra_tokens (int): E, tokens without a place. Defaults to 1.
+        target (tuple): New grid (h, w), in patches.
+        num_extra_tokens (int): E, tokens without a position in the grid. Defaults to 1.
 
     Returns:
         Tensor: Embeddings, shape (1, E + h*w, d).

@@ -1,4 +1,4 @@
-"""Where half precision is not enough."""
+"""Floating-point precision."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def at_least_float32(values: Tensor) -> Tensor:
-    """Half precision and integers as float32; float32 and float64 as they are.
+    """Convert half precision and integers to float32; keep float32 and float64.
 
     Args:
         values (Tensor): Any shape.
 
     Returns:
-        Tensor: Same shape.
+        Tensor: Same shape, float32 or float64.
     """
     return values if values.dtype == torch.float64 else values.float()

@@ -1,4 +1,12 @@
-"""k-means on the unit sphere."""
+"""k-means on the unit sphere.
+
+The package has three k-means, for three different uses. This one starts the prototypes and must
+follow the reference: cosine similarity, random resets of empty clusters, draws from torch's
+generator, any device. ``cotap_mm.evaluation.protocols.overclustering`` clusters the patches of a
+data set by Euclidean distance, fast, with faiss or scikit-learn.
+``cotap_mm.visualization.figures.clusters`` groups the patches of a few images for a figure, with
+scikit-learn's mini-batch k-means.
+"""
 
 from __future__ import annotations
 
@@ -20,20 +28,21 @@ def spherical_kmeans(
 ) -> Tensor:
     """Cluster directions by cosine similarity.
 
-    Starts from random samples; centres that lose all their samples are set to
-    random samples again; ends when no sample changes its cluster.
+    Starts from random samples, resets centers without samples to random samples, and stops when no
+    sample changes its cluster.
 
     Args:
-        samples (Tensor): Vectors, normalised here, shape (N, C).
-        num_clusters (int): M, number of centres, 1..N.
-        max_iters (int): Most rounds. Defaults to 100.
-        generator (torch.Generator, optional): Source of randomness, on the CPU.
+        samples (Tensor): Vectors, normalized here, shape (N, C).
+        num_clusters (int): M, number of centers, in 1..N.
+        max_iters (int): Maximum number of iterations. Defaults to 100.
+        generator (torch.Generator, optional): Source of randomness, on the CPU. Defaults to the
+            global one.
 
     Returns:
-        Tensor: Centres of unit length, shape (M, C).
+        Tensor: Centers of unit length, shape (M, C).
 
     Raises:
-        ValueError: If there are fewer samples than centres.
+        ValueError: If there are fewer samples than centers.
     """
     num_samples = len(samples)
     if not 1 <= num_clusters <= num_samples:
@@ -55,7 +64,7 @@ def spherical_kmeans(
             break
         assigned = nearest
         sums = torch.zeros_like(centers).index_add_(0, nearest, samples)  # (M, C)
-        # A sum of opposite directions has no direction: such a centre is dead as well.
+        # A zero sum of opposite directions has no direction: reset such a center as well.
         dead = sums.norm(dim=1) < 1e-6
         if dead.any():
             sums[dead] = random_samples(int(dead.sum()))

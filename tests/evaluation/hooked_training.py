@@ -27,7 +27,7 @@ class NoisyModel(BaseModel):
         assert self.training and self.dropout.training
         return dict(loss=(self.dropout(torch.rand(3) + self.weight) ** 2).sum())
 
-    def encode(self, images, branch='student', output='filter'):
+    def encode(self, images, network='student', output='filter'):
         assert not self.dropout.training
         torch.rand(7), np.random.rand(), random.random()
         patches = nn.functional.avg_pool2d(images, self.patch_size) + self.weight.view(3, 1, 1)

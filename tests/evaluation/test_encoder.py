@@ -20,8 +20,8 @@ class FakeAlgorithm(nn.Module):
         self.scale = nn.Parameter(torch.ones(()))
         self.dropout = nn.Dropout(0.9)
 
-    def encode(self, images, branch='student', output='filter'):
-        self.asked = (tuple(images.shape), branch, output, self.dropout.training)
+    def encode(self, images, network='student', output='filter'):
+        self.asked = (tuple(images.shape), network, output, self.dropout.training)
         patches = nn.functional.avg_pool2d(images, self.patch_size) * self.scale
         return patches.mean(dim=(2, 3)), patches
 

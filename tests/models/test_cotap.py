@@ -1,4 +1,4 @@
-"""The algorithm: teacher moves, student learns, state survives, branches can be left out."""
+"""The algorithm: teacher moves, student learns, state is saved, branches can be skipped."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ import io
 import pytest
 import torch
 from tiny import LOSSES, build_tiny, make_inputs
+
+from cotap_mm.models.losses import NamedLosses
+from cotap_mm.models.modules import CropBatch
 
 
 def step(model, inputs, lr=0.05):
@@ -23,7 +26,7 @@ def step(model, inputs, lr=0.05):
     return losses
 
 
-def test_first_step_skips_the_losses_that_need_queues(tiny, inputs):
+def test_first_step_skips_losses_that_need_queues(tiny, inputs):
     losses = step(tiny, inputs)
     assert set(losses) == {'loss_' + name for name in LOSSES}
     for name in ('patch_cluster', 'cls_cluster', 'cls_neighbor'):
@@ -101,7 +104,7 @@ def test_state_survives_saving(tiny):
         assert torch.equal(wanted[name], got[name]), name
 
 
-def test_kmeans_starts_the_prototypes_once_and_leaves_the_teacher(tiny, inputs):
+def test_kmeans_starts_the_prototypes_of_the_student_once(tiny, inputs):
     before = tiny.neck.prototypes.clone()
     teacher = tiny.teacher.neck.prototypes.clone()
     assert not tiny.template_bank.has_started_prototypes
@@ -121,7 +124,7 @@ def test_kmeans_starts_the_prototypes_once_and_leaves_the_teacher(tiny, inputs):
     'names',
     [['cls_cluster'], ['patch_ranking'], ['prototype_entropy'], ['patch_cluster', 'cls_neighbor']],
 )
-def test_losses_can_be_left_out(names, inputs):
+def test_losses_can_be_skipped(names, inputs):
     model = build_tiny({name: LOSSES[name] for name in names})
     for _ in range(2):
         losses = model.loss(inputs)
@@ -129,16 +132,16 @@ def test_losses_can_be_left_out(names, inputs):
     assert all(value > 0 for value in losses.values())
 
 
-def test_loss_weights_scale_what_they_name(tiny, inputs):
+def test_loss_weights_scale_their_losses(tiny, inputs):
     other = copy.deepcopy(tiny)
-    other.loss_weights = dict(cls_cluster=0.25, patch_ranking=3.0)
+    other.losses.weights = dict(cls_cluster=0.25, patch_ranking=3.0)
     results = []
     for model in (tiny, other):
         torch.manual_seed(0)
         model.loss(inputs)
         results.append(model.loss(inputs))
     for name, plain in results[0].items():
-        weight = other.loss_weights.get(name[len('loss_') :], 1.0)
+        weight = other.losses.weights.get(name[len('loss_') :], 1.0)
         torch.testing.assert_close(results[1][name], weight * plain)
 
 
@@ -151,7 +154,7 @@ def test_no_local_crops(tiny, inputs):
     assert all(value > 0 for value in tiny.loss(inputs).values())
 
 
-def test_one_image_a_batch(tiny):
+def test_batch_of_one_image(tiny):
     inputs = make_inputs(batch=1)
     tiny.loss(inputs)
     assert all(torch.isfinite(value) for value in tiny.loss(inputs).values())
@@ -184,7 +187,7 @@ def test_autocast_gives_close_losses(tiny, inputs):
         assert value.item() == pytest.approx(exact[name].item(), rel=0.2), name
 
 
-def test_monitors_appear_when_asked_for(tiny, inputs):
+def test_monitors_are_computed_on_request(tiny, inputs):
     assert not [name for name in tiny.loss(inputs) if name.startswith('monitor/')]
     tiny.monitor_now = True
     monitors = {k: float(v) for k, v in tiny.loss(inputs).items() if k.startswith('monitor/')}
@@ -195,16 +198,16 @@ def test_monitors_appear_when_asked_for(tiny, inputs):
 def test_encode_contract(tiny):
     images = torch.randn(2, 3, 40, 24)
     for output, width in (('filter', 32), ('backbone', 16)):
-        for branch in ('student', 'teacher'):
-            cls, patches = tiny.encode(images, branch, output)
+        for network in ('student', 'teacher'):
+            cls, patches = tiny.encode(images, network, output)
             assert cls.shape == (2, width) and patches.shape == (2, width, 5, 3)
             assert not patches.requires_grad
     assert tiny.foreground(images).shape == (2, 5, 3)
     attention = tiny.prototype_attention(images)
     assert attention.shape == (2, 2, 5, 3, 2)
     torch.testing.assert_close(attention.sum(-1), torch.ones(2, 2, 5, 3))
-    with pytest.raises(ValueError, match='branch'):
-        tiny.encode(images, branch='ema')
+    with pytest.raises(ValueError, match='network must be'):
+        tiny.encode(images, network='ema')
     with pytest.raises(ValueError, match='output'):
         tiny.encode(images, output='head')
 
@@ -220,7 +223,7 @@ def test_unknown_losses_and_pool_sizes():
         model.loss(make_inputs())
 
 
-def test_filter_weights_stand_once_in_the_state_dict(tiny):
+def test_state_dict_holds_the_filter_weights_once(tiny):
     names = [name for name in tiny.state_dict() if name.startswith('neck.')]
     assert sorted(names) == sorted(
         ['neck.prototypes']
@@ -230,3 +233,30 @@ def test_filter_weights_stand_once_in_the_state_dict(tiny):
             for kind in ('weight', 'bias')
         ]
     )
+
+
+def test_crop_batch_splits_what_it_concatenates():
+    patch, cls = torch.rand(4, 2, 3, 8, 8), torch.rand(6, 3, 3, 8, 8)
+    batch = CropBatch(dict(cls=dict(key=cls), patch=dict(key=patch)), 'key')
+    crops = batch.concatenated()
+    assert crops.shape == (4 * 2 + 6 * 3, 3, 8, 8)
+    for branch, views in (('patch', patch), ('cls', cls)):
+        assert torch.equal(batch.unflatten(branch, batch.rows_of(branch, crops)), views)
+    alone = CropBatch(dict(cls=dict(key=cls), patch=dict(key=patch[:, :0])), 'key')
+    assert alone.shapes == dict(cls=(6, 3))
+    assert torch.equal(alone.rows_of('cls', alone.concatenated()), cls.flatten(0, 1))
+    assert not CropBatch(dict(cls=dict(key=cls[:, :0])), 'key')
+
+
+@pytest.mark.parametrize(
+    'names, branches, trained',
+    [
+        (['patch_ranking'], ['patch'], ['patch']),
+        (['prototype_entropy'], ['cls'], []),
+        (['cls_neighbor', 'patch_cluster'], ['patch', 'cls'], ['patch', 'cls']),
+    ],
+)
+def test_losses_determine_branches_and_trained_heads(names, branches, trained):
+    losses = NamedLosses({**{name: LOSSES[name] for name in names}, 'cls_cluster': None})
+    assert losses.branches == branches
+    assert [branch for branch in ('patch', 'cls') if losses.trains_head(branch)] == trained

@@ -1,4 +1,4 @@
-"""The backbone downstream: equal to pre-training, any size, frozen parts, windows, depths."""
+"""The downstream backbone: same features as in pre-training, sizes, freezing, windows, depths."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def small(**options):
 @pytest.mark.parametrize('branch', ['student', 'teacher'])
 @pytest.mark.parametrize('size', [(32, 32), (24, 56), (72, 40)])
 def test_equal_to_the_pre_training_network(branch, size):
-    """Features of a training checkpoint's student and teacher, on any grid."""
+    """Features of student and teacher of a training checkpoint, on any grid."""
     torch.manual_seed(1)
     algorithm = build_tiny()
     algorithm.init_weights()
@@ -82,7 +82,7 @@ def test_without_filter_it_is_the_plain_vit():
 @pytest.mark.parametrize('out_type', ['featmap', 'cls_token', 'raw'])
 @pytest.mark.parametrize('train_prototypes', [True, False])
 def test_every_trainable_parameter_gets_a_gradient(out_type, train_prototypes):
-    """DDP waits for each parameter that can learn."""
+    """DDP waits for the gradient of each trainable parameter."""
     model = small(out_type=out_type, train_prototypes=train_prototypes, out_indices=(1, 3))
     model.train()
     sum(
@@ -120,7 +120,7 @@ def test_frozen_stages():
 )
 @pytest.mark.parametrize('with_cp', [True, 'mlp'])
 def test_checkpointing_changes_nothing(with_cp, options):
-    """Also with blocks dropped at random: the second pass drops the same ones."""
+    """Also with drop path: the second pass drops the same blocks."""
     images, gradients = torch.randn(4, 3, 40, 24), []
     for value in (False, with_cp):
         model = small(with_cp=value, out_indices=(1, 3), **options)
@@ -136,7 +136,7 @@ def test_checkpointing_changes_nothing(with_cp, options):
 
 
 def test_drop_path_only_in_training():
-    """The rate grows from block to block; the filter shares the last block's."""
+    """The rate increases from block to block; the filter uses that of the last block."""
     model, images = small(drop_path_rate=0.5), torch.randn(2, 3, 32, 32)
     rates = [layer.attn.out_drop.drop_prob for layer in model.layers]
     assert rates == pytest.approx([0, 1 / 6, 1 / 3, 0.5])
@@ -168,12 +168,12 @@ def test_windows():
     for size in (4, 16):
         model = small(window_size=size, global_blocks=(3,))
         assert model(images)[0].shape == (2, 32, 5, 7)
-    # One window as large as the map, without padding, is the same as none.
+    # A window as large as the map, without padding, equals global attention.
     whole, none = small(window_size=4, global_blocks=()), small()
     whole.eval(), none.eval()
     images = images[:, :, :32, :32]
     torch.testing.assert_close(whole(images)[0], none(images)[0])
-    # A window hears of the others through CLS only, and that only in the next block.
+    # Windows exchange information through CLS only, and only in the next block.
     model = small(window_size=2, use_filter=False, out_indices=(0,), global_blocks=())
     model.eval()
     other = images.clone()
@@ -184,7 +184,7 @@ def test_windows():
     assert small(window_size=2).global_blocks == {0, 1, 2, 3}
 
 
-def test_default_global_blocks_are_vitdet_s():
+def test_default_global_blocks_are_those_of_vitdet():
     model = small(arch=dict(ARCH, num_layers=12), window_size=2)
     assert model.global_blocks == {2, 5, 8, 11}
 
@@ -222,7 +222,7 @@ def test_wrong_arguments(options, message):
 
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
-def test_builds_by_its_prefix_in_every_scope(scope):
+def test_builds_with_its_prefix_in_every_scope(scope):
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.parent.build(
             dict(type='cotap_mm.CoTAPViT', arch=ARCH, img_size=32, patch_size=8, num_prototypes=2)
@@ -232,7 +232,7 @@ def test_builds_by_its_prefix_in_every_scope(scope):
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
 @pytest.mark.parametrize('branch', ['student', 'teacher'])
-def test_init_cfg_chooses_the_branch_of_a_training_checkpoint(scope, branch, tmp_path):
+def test_init_cfg_chooses_student_or_teacher_of_a_training_checkpoint(scope, branch, tmp_path):
     algorithm = build_tiny()
     for network in (algorithm, algorithm.teacher):
         for value in network.parameters():
@@ -263,7 +263,7 @@ def test_init_cfg_chooses_the_branch_of_a_training_checkpoint(scope, branch, tmp
 _ALONE = """
 import sys
 from mmpretrain.utils import dependency
-dependency.WITH_MULTIMODAL = False  # as where transformers is not installed
+dependency.WITH_MULTIMODAL = False  # as if transformers were not installed
 for scope in ('mmseg', 'mmdet', 'mmpretrain'):
     __import__(scope + '.models')
     assert 'cotap_mm' not in sys.modules or scope != 'mmseg'
@@ -279,7 +279,7 @@ for scope in ('mmseg', 'mmdet', 'mmpretrain'):
 
 
 @pytest.mark.slow
-def test_the_prefix_is_all_that_a_fresh_process_needs(tmp_path):
+def test_prefix_is_sufficient_in_a_fresh_process(tmp_path):
     model = small()
     torch.save(model.state_dict(), tmp_path / 'vit.pth')
     done = subprocess.run(
@@ -294,7 +294,7 @@ def test_the_prefix_is_all_that_a_fresh_process_needs(tmp_path):
         assert f'{scope} {value}\n' in done.stdout
 
 
-def test_init_cfg_loads_and_says_what_stayed_random(tmp_path):
+def test_init_cfg_loads_and_reports_what_stayed_random(tmp_path):
     dino = DINOViT(arch=ARCH, img_size=32, patch_size=8)
     dino.init_weights()
     torch.save(dino.state_dict(), tmp_path / 'dino.pth')

@@ -1,6 +1,7 @@
-"""From real crops to views: boxes point to the same pixels, colour factors are torchvision's.
+"""Views of real crops: boxes show the same pixels, color factors are those of torchvision.
 
-Shapes, order and single operations are in ``tests/datasets/test_student_and_teacher_views.py``.
+Shapes, order and single operations are tested in
+``tests/datasets/test_student_and_teacher_views.py``.
 """
 
 from __future__ import annotations
@@ -25,14 +26,14 @@ def pixels_of(model, views):
 
 
 def ramp(height, width):
-    """Red is the column, green the row."""
+    """Image whose red value is the column and green value the row."""
     image = np.zeros((height, width, 3), dtype=np.uint8)
     image[..., 0], image[..., 1] = np.arange(width), np.arange(height)[:, None]
     return image
 
 
 def collated(images, seed=0, **options):
-    """Batch of NeighborPairs' form; ``images`` is a list of pairs."""
+    """Batch as of NeighborPairs; ``images`` is a list of pairs."""
     rng, crop = np.random.default_rng(seed), MultiCrop(**options)
     samples = []
     for pair in images:
@@ -42,12 +43,12 @@ def collated(images, seed=0, **options):
 
 
 def read_at(crop, box, grid=5):
-    """Colours of a crop (3, s, s) at points spread over the inside of a box in its pixels."""
+    """Colors of a crop (3, s, s) at a grid of points inside a box in crop pixels."""
     side = crop.shape[-1]
-    steps = torch.linspace(0.3, 0.7, grid)  # resampling mirrors at a crop's edge
+    steps = torch.linspace(0.3, 0.7, grid)  # resampling reflects at the edges of a crop
     x, y = (box[i] + steps * (box[i + 2] - box[i]) for i in (0, 1))
     y, x = torch.meshgrid(y, x, indexing='ij')
-    points = torch.stack([x, y], dim=-1)[None] / side * 2 - 1  # pixel i covers i to i + 1
+    points = torch.stack([x, y], dim=-1)[None] / side * 2 - 1  # pixel i covers [i, i + 1]
     return F.grid_sample(crop[None], points, align_corners=False)[0, :2]
 
 
@@ -72,11 +73,11 @@ def test_common_boxes_show_the_same_place(seed):
                 in_g = read_at(crops[g], views['common_global'][i, g, v])
                 in_v = read_at(crop, views['common_other'][i, v, g])
                 assert (in_g - in_v).abs().max() < 1.5
-                # And it is the place in the source that the crops' own boxes say.
+                # And it is the region of the source image that the boxes of the crops give.
                 low = torch.maximum(boxes[i, g, :2], boxes[i, v, :2])
                 high = torch.minimum(boxes[i, g, 2:], boxes[i, v, 2:])
-                centre = (low + high) / 2 - 0.5  # the value of pixel i stands at i + 0.5
-                assert (in_v[:, 2, 2] - centre).abs().max() < 1
+                center = (low + high) / 2 - 0.5  # the center of pixel i is i + 0.5
+                assert (in_v[:, 2, 2] - center).abs().max() < 1
 
 
 def test_positives_follow_the_images():
@@ -98,7 +99,7 @@ def test_positives_follow_the_images():
 
 
 def test_brightness_multiplies_by_0_2_to_1_8():
-    """Not an added constant: kornia has both."""
+    """Not an added constant; kornia has both."""
     torch.manual_seed(0)
     image = np.full((20, 20, 3), 40, dtype=np.uint8)
     image[..., 1] = 100
@@ -109,11 +110,11 @@ def test_brightness_multiplies_by_0_2_to_1_8():
     factors = pixels / torch.tensor([40.0, 100.0])
     assert torch.allclose(factors[:, 0], factors[:, 1], atol=1e-3)
     assert 0.199 < factors.min() < 0.3 and 1.7 < factors.max() < 1.801
-    assert len(factors[:, 0].unique()) > 150  # each of 160 crops for itself
+    assert len(factors[:, 0].unique()) > 150  # a factor for each of 160 crops
 
 
 @pytest.mark.parametrize('option, hue', [('default', 0.2), (dict(hue=0.1), 0.1)])
-def test_the_method_s_settings(option, hue):
+def test_settings_of_the_method(option, hue):
     assert CoTAPDataPreprocessor(color=option).color == dict(
         brightness=0.8,
         contrast=0.8,
@@ -126,7 +127,7 @@ def test_the_method_s_settings(option, hue):
     )
 
 
-def test_colour_follows_from_the_draws_that_come_along():
+def test_color_is_determined_by_the_draws_in_the_batch():
     batch = collated([(ramp(40, 50), ramp(50, 40))] * 3, global_size=16, local_size=8)
     draws = torch.rand(3, 2, 6, COLOR_DRAWS, generator=torch.Generator().manual_seed(0))
     model = CoTAPDataPreprocessor()

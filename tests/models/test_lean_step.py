@@ -1,4 +1,4 @@
-"""Keys that change how a step is computed do not change what; a step never waits for the device."""
+"""Performance options do not change results; a step never synchronizes with the device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from cotap_mm.ops import cls_through_block, spherical_kmeans
 
 
 def warm_model(**backbone):
-    """Queues hold something, the bank is full and the prototypes have started."""
+    """Model with filled queues, a full bank and started prototypes."""
     torch.manual_seed(0)
     model = build_tiny(**backbone)
     model.init_weights()
@@ -90,7 +90,7 @@ def test_checkpointing_runs_the_mlp_again(with_cp, runs):
 
 
 def test_plain_attention_holds_its_weights():
-    """Otherwise ``fused_attention`` compares a thing with itself."""
+    """Otherwise the test of ``fused_attention`` would compare a model with itself."""
     seen = []
     for fused in (True, False):
         vit = DINOViT(
@@ -120,7 +120,7 @@ def test_bfloat16_is_close(plain):
             assert torch.nn.functional.cosine_similarity(one, other, dim=0) > 0.95, name
 
 
-def test_what_sums_and_compares_stays_in_full_precision():
+def test_sums_and_comparisons_stay_in_full_precision():
     torch.manual_seed(0)
     queue = AssignmentQueue(64, 8, temperature=0.05, per_step=64)
     queue.remember(torch.rand(64, 8) * 2 - 1, torch.arange(64))
@@ -165,7 +165,7 @@ def test_cls_alone_through_the_last_block():
 
 
 class NoWaiting(TorchDispatchMode):
-    """Raises where a GPU would make the host wait: values read, or shapes that depend on them."""
+    """Raises where a GPU would make the host wait: reads of values, data-dependent shapes."""
 
     waits = (
         '_local_scalar_dense',
@@ -186,7 +186,7 @@ class NoWaiting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_the_watch_sees_what_waits():
+def test_no_waiting_detects_what_waits():
     mask = torch.tensor([True, False])
     for work in (
         lambda: mask.nonzero(),
@@ -200,7 +200,7 @@ def test_the_watch_sees_what_waits():
 
 def test_a_step_never_waits_for_the_device(monkeypatch):
     model = warm_model()
-    # On a CPU, and only there, losses look for NaN.
+    # On a CPU only, losses check for NaN.
     for module in ('cluster_assignment_loss', 'patch_ranking_loss', 'prototype_entropy_loss'):
         monkeypatch.setattr(f'cotap_mm.models.losses.{module}.check_finite', lambda *_: None)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
@@ -212,16 +212,18 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
 
 
 class OnAnotherDevice(NoWaiting):
-    """Raises also where a GPU would wait for numbers from the host: PyTorch's ``meta`` is one.
+    """Also raises where a GPU would wait for data from the host, on PyTorch's ``meta`` device.
 
-    Tensors on ``meta`` have shapes and no numbers. Of a GPU's rules they keep that devices do not
-    mix, but a list of numbers comes over unseen; so every tensor must be known, as one that was
-    there before or that was computed from such ones.
+    Tensors on ``meta`` have shapes but no data. Like those of a GPU, they do not mix with other
+    devices, but a list of numbers is copied to ``meta`` without a trace. So every tensor must be
+    known: it either existed before or was computed from known tensors.
     """
 
     def __init__(self, *there):
         super().__init__()
-        self.known = {self.storage(each): each for each in there}  # kept, so that none moves in
+        self.known = {
+            self.storage(each): each for each in there
+        }  # kept alive, so that no storage is reused
 
     @staticmethod
     def storage(tensor):
@@ -231,20 +233,20 @@ class OnAnotherDevice(NoWaiting):
         tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
         for each in tensors:
             if each.device.type == 'meta' and self.storage(each) not in self.known:
-                raise AssertionError(f'{func} waits for numbers that come from Python')
+                raise AssertionError(f'{func} waits for numbers from Python')
         is_copy = str(func).startswith(('aten._to_copy', 'aten.copy_'))
         if not is_copy and len({each.device.type for each in tensors if each.ndim}) > 1:
             raise AssertionError(f'{func} mixes devices')
         made = super().__torch_dispatch__(func, types, args, kwargs)
         results = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
-        is_patient = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
-        if is_copy and not is_patient and len({each.device for each in tensors + results}) > 1:
-            raise AssertionError(f'{func} waits until the numbers are on the other device')
+        is_non_blocking = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
+        if is_copy and not is_non_blocking and len({each.device for each in tensors + results}) > 1:
+            raise AssertionError(f'{func} waits for a copy to another device')
         self.known.update((self.storage(each), each) for each in results)
         return made
 
 
-def test_the_watch_on_another_device_sees_what_waits():
+def test_on_another_device_detects_what_waits():
     there = torch.ones(4, 5, device='meta')
     for work in (
         lambda: there[:, [0, 2]],
@@ -260,9 +262,9 @@ def test_the_watch_on_another_device_sees_what_waits():
         there[torch.arange(2, device='meta')] * 2
 
 
-@pytest.mark.parametrize('method', ['pairs', 'sums'])
+@pytest.mark.parametrize('method', ['pairwise', 'sorted'])
 @pytest.mark.parametrize('topk', [3, None])
-def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
+def test_a_step_never_waits_for_numbers_from_the_host(monkeypatch, method, topk):
     model = warm_model()
     model.losses['patch_ranking'].method, model.pairs.topk = method, topk
     model = model.to('meta')
@@ -271,7 +273,7 @@ def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
         for name, views in make_inputs(seed=4).items()
     }
     there = [*model.parameters(), *model.buffers(), *tree_leaves(inputs)]
-    monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # knows no such device
+    monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # does not support meta
     with OnAnotherDevice(*there):
         sum(model.loss(inputs).values()).backward()
         model.teacher.update(model.student, 0.9)
@@ -279,7 +281,7 @@ def test_a_step_never_waits_for_numbers_of_the_host(monkeypatch, method, topk):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.parametrize('method', ['auto', 'sums'])
+@pytest.mark.parametrize('method', ['auto', 'sorted'])
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_a_step_never_waits_for_a_real_device(method, dtype):
     model = warm_model().cuda()
@@ -298,7 +300,7 @@ def test_a_step_never_waits_for_a_real_device(method, dtype):
         optimizer.step()
         model.teacher.update(model.student, 0.9)
 
-    for _ in range(2):  # compiles, and reads once what does not change later
+    for _ in range(2):  # compiles, and caches what does not change later
         step()
     torch.cuda.set_sync_debug_mode('error')
     try:

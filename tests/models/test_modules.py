@@ -1,4 +1,4 @@
-"""Memories and pieces of the network."""
+"""Queues, template bank, filter, head, backbone, pairs and monitors."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_queue_is_first_in_first_out(counts):
 
 @pytest.mark.parametrize('value', [float('nan'), float('inf')])
 @pytest.mark.parametrize('count', [None, 2])
-def test_rows_that_are_not_finite_leave_the_queue_as_it_is(value, count):
+def test_non_finite_rows_do_not_change_the_queue(value, count):
     queue = FeatureQueue(4, (1,))
     count = None if count is None else torch.tensor(count)
     for start in ([], [[1.0], [2.0]]):
@@ -92,7 +92,7 @@ def test_assignment_runs_over_queue_and_batch():
     torch.testing.assert_close(assignment, together[3:])
 
 
-def test_assignment_queue_takes_over_other_temperatures_and_plain_scores():
+def test_assignment_queue_loads_other_temperatures_and_plain_scores():
     scores, batch = torch.rand(9, 4) * 2 - 1, torch.rand(6, 4)
 
     def filled(temperature):
@@ -106,14 +106,14 @@ def test_assignment_queue_takes_over_other_temperatures_and_plain_scores():
     del released['row_temperature']
     for each, size in ((state, 16), (released, 16), (state, 40), (released, 40)):
         queue = AssignmentQueue(size, 4, temperature=0.1, per_step=9)
-        queue.remember(torch.ones(9, 4), torch.arange(9))  # to be forgotten
+        queue.remember(torch.ones(9, 4), torch.arange(9))  # to be overwritten
         queue.load_state_dict(each)
         assert len(queue) == 9
         torch.testing.assert_close(queue.assign(batch)[0], wanted)
         torch.testing.assert_close(queue.newest_scores(), scores)
 
 
-def test_only_some_rows_are_stored_without_asking_how_many():
+def test_count_limits_the_stored_rows():
     queue = AssignmentQueue(8, 2, temperature=0.1, per_step=4)
     rows = torch.rand(12, 2)
     for start, count in ((0, 4), (4, 1), (8, 0)):
@@ -123,7 +123,7 @@ def test_only_some_rows_are_stored_without_asking_how_many():
     torch.testing.assert_close(queue.features[5:], torch.zeros(3, 2))
 
 
-def test_foreground_patches_are_random_and_of_the_foreground():
+def test_foreground_patches_are_random_and_foreground():
     foreground = torch.zeros(50, dtype=torch.bool)
     foreground[10:20] = True
     draws, seen = RandomDraws(), set()
@@ -136,7 +136,7 @@ def test_foreground_patches_are_random_and_of_the_foreground():
     assert count == 10 and sorted(chosen[:10].tolist()) == list(range(10, 20))
 
 
-def test_bank_takes_everything_until_full_then_a_few():
+def test_bank_takes_all_crops_until_full_then_a_few():
     bank = TemplateBank(8, channels=2, per_step=3)
     patches = torch.randn(5, 16, 2)
     bank.collect(patches, (4, 4), torch.arange(5))
@@ -150,7 +150,7 @@ def test_bank_takes_everything_until_full_then_a_few():
 
 
 def slow_filter(neck, block, patches, grid):
-    """One patch, one head, one prototype, one cell at a time."""
+    """Reference in loops over patches, heads and cells."""
     width, heads = neck.in_channels, block.attn.num_heads
     height, breadth = grid
     weight, bias = block.attn.qkv.weight, block.attn.qkv.bias
@@ -271,3 +271,17 @@ def test_monitors_at_their_limits():
     attention = torch.zeros(1, 1, 3, 4)
     attention[..., 2] = 1
     assert prototypes_in_use(attention).item() == 0.25
+
+
+@pytest.mark.parametrize('size', [4, 16])
+def test_redistributed_queue_converts_rows_and_keeps_the_newest(size):
+    scores = torch.rand(2, 9, 4) * 2 - 1
+    parts = []
+    for rank in range(2):
+        queue = AssignmentQueue(16, 4, temperature=0.05, per_step=9)
+        queue.remember(scores[rank], torch.arange(9))
+        parts.append(queue.state_dict())
+    queue = AssignmentQueue(size, 4, temperature=0.1, per_step=9)
+    queue.redistribute(parts, rank=0, world_size=1)
+    newest = scores.transpose(0, 1).flatten(0, 1)[:size]  # newest of each rank first
+    torch.testing.assert_close(queue.newest_scores(), newest)

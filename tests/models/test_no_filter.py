@@ -1,3 +1,5 @@
+"""Training and features without the object-aware filter."""
+
 from __future__ import annotations
 
 import pytest
@@ -44,7 +46,7 @@ def test_trains_with_all_hooks(tmp_path):
     assert 'train/monitor/prototypes_in_use' not in logged
 
 
-def test_output_is_the_normalised_token():
+def test_output_is_the_normalized_token():
     model = build_tiny(PLAIN, use_filter=False)
     images = torch.randn(2, 3, 32, 24)
     plain, found = (CoTAPEncoder(model, output=output)(images) for output in ('backbone', 'filter'))

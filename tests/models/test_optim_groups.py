@@ -1,4 +1,4 @@
-"""Parameter groups and schedules on the real algorithm."""
+"""Parameter groups of the whole algorithm."""
 
 from __future__ import annotations
 

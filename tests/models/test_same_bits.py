@@ -1,4 +1,4 @@
-"""A step gives the same bits each time, on any number of threads of a CPU."""
+"""A step on a CPU is bit-identical in every run, with any number of threads."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tiny import build_tiny, make_inputs
 from cotap_mm.engine.resume.determinism import deterministic_on_cpu
 from cotap_mm.models.modules import PatchPairSampler
 
-#: Gradients that several threads add up in the order in which they come.
+#: Gradients that several threads sum in nondeterministic order.
 UNORDERED = {
     'IndexBackward0',
     'IndexPutBackward0',

@@ -1,4 +1,4 @@
-"""The pyramid's levels: sizes, channels, order, wrong arguments."""
+"""Levels of the pyramid: sizes, channels, order, invalid arguments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def test_levels():
     assert all(value.grad is not None for value in neck.parameters())
 
 
-def test_only_the_last_level_is_used_and_places_stay():
+def test_only_the_last_level_is_used_and_positions_are_kept():
     neck = SimpleFeaturePyramid(16, 8, num_outs=4)
     other, last = torch.randn(1, 16, 8, 8), torch.zeros(1, 16, 8, 8)
     for first, second in zip(neck((other, last)), neck((last,))):

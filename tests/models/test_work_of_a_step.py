@@ -1,4 +1,4 @@
-"""A step does only what its losses need, and each thing once."""
+"""A step computes only what its losses need, and each result once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PATCHES, LOCAL_PATCHES = 16, 4  # of crops of 32 and 16 pixels in patches of 8
 
 
 class Counting(TorchDispatchMode):
-    """Counts calls of operators, and remembers the largest tensor that was not there before."""
+    """Counts calls of operators and records the size of the largest new tensor."""
 
     def __init__(self, model):
         super().__init__()
@@ -45,21 +45,23 @@ def step(model):
     model.teacher.update(model.student, 0.9)
 
 
-def test_each_thing_once():
+def test_each_result_is_computed_once():
     model = trained()
     with Counting(model) as counting:
         step(model)
     calls = counting.calls
     assert calls['aten::_foreach_lerp_'] == 1
-    # Teacher's globals, student's globals, student's locals; in the backward pass the last two.
+    # Global crops of the teacher, then global and local crops of the student; the last two also
+    # in the backward pass.
     assert calls['torchvision::roi_align'] == 3
     assert calls['torchvision::_roi_align_backward'] == 2
-    # Globals have the grid of the embeddings; they learn, so those of the locals change each step.
+    # Global crops have the grid of the embeddings. Those of local crops are resized in each step,
+    # since the embeddings are trained.
     assert calls['aten::upsample_bicubic2d'] == 1
     assert not calls['aten::nonzero'] and not calls['aten::masked_select']
 
 
-def test_nothing_as_large_as_a_queue_is_made():
+def test_no_tensor_as_large_as_a_queue_is_allocated():
     model = trained(queue_size=200_000)
     with Counting(model) as counting:
         step(model)
@@ -67,7 +69,7 @@ def test_nothing_as_large_as_a_queue_is_made():
 
 
 def rows_seen(model):
-    """For each part the shapes that go in during one step."""
+    """Input shapes of each part during a step."""
     seen = {}
 
     def watch(name, module):

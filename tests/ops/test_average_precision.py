@@ -1,4 +1,4 @@
-"""Rank statistics against two loops."""
+"""Rank statistics against a two-loop reference."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_half_precision_is_computed_in_float32():
 
 
 def test_bad_input():
-    with pytest.raises(ValueError, match='one length'):
+    with pytest.raises(ValueError, match='same length'):
         discordance(torch.rand(3), torch.rand(4), 0.5)
     with pytest.raises(ValueError, match='1-D'):
         concordant_rank(torch.rand(3, 3), torch.rand(3, 3))

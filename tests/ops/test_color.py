@@ -1,4 +1,4 @@
-"""Colour follows from a crop's own numbers, and is torchvision's."""
+"""Color augmentation depends on the draws of a crop only and matches torchvision."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def draws_of(count, seed=1):
 
 
 def one_by_one(crop, draws):
-    """The method's settings written out for one crop, with torchvision."""
+    """Reference for one crop with torchvision and the settings of the method."""
     jitter, brightness, contrast, saturation, hue, *order, gray, blur, sigma = draws.tolist()
     steps = [
         lambda x: TF.adjust_brightness(x, 0.2 + 1.6 * brightness),
@@ -47,7 +47,7 @@ def test_matches_torchvision_one_by_one():
         assert torch.allclose(result[i], one_by_one(crops[i], draws[i]), atol=2e-3), i
 
 
-def test_all_orders_differ_and_are_reached():
+def test_all_orders_are_reached_and_differ():
     draws = draws_of(1).repeat(24, 1)
     draws[:, 0], draws[:, 9], draws[:, 10] = 0, 1, 1
     for row, order in zip(draws, itertools.permutations(range(4))):
@@ -71,7 +71,7 @@ def test_a_crop_does_not_depend_on_the_others():
     assert not torch.allclose(augment_color(crops, draws.roll(1, 0)), together, atol=1e-2)
 
 
-def test_nothing_to_do():
+def test_zero_probabilities_change_nothing():
     crops = crops_of(4)
     same = augment_color(crops, draws_of(4), jitter_prob=0, gray_prob=0, blur_prob=0)
     assert torch.equal(same, crops)

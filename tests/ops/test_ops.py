@@ -53,7 +53,7 @@ def test_foreground_is_the_smallest_set_that_holds_the_mass(side, mass, seed):
     kept = weight[mask]
     assert mask.any()
     assert kept.sum() >= mass - 1e-9
-    assert kept.sum() - kept.min() <= mass + 1e-9  # without its weakest patch: too little
+    assert kept.sum() - kept.min() <= mass + 1e-9  # too little without its weakest patch
     assert not (~mask).any() or weight[~mask].max() <= kept.min()
 
 
@@ -69,15 +69,17 @@ def test_foreground_bad_input(kwargs, message):
         ops.foreground_mask(torch.rand(1, 4, 4))
 
 
-def test_kmeans_finds_directions_and_reseeds_dead_centres():
+def test_kmeans_finds_directions_and_resets_empty_clusters():
     torch.manual_seed(0)
     axes = F.normalize(torch.randn(4, 16), dim=1)
     samples = axes.repeat_interleave(20, 0) + 0.01 * torch.randn(80, 16)
     best = max(
         (ops.spherical_kmeans(samples, 4) @ axes.T).max(0).values.min() for _ in range(8)
-    )  # from random starts: the best of eight
+    )  # best of eight random starts
     assert best > 0.99
-    same = torch.ones(10, 3)  # all samples alike: all centres but one die, and must stay unit
+    same = torch.ones(
+        10, 3
+    )  # equal samples: all centers but one are reset and must keep unit length
     torch.testing.assert_close(ops.spherical_kmeans(same, 3).norm(dim=1), torch.ones(3))
     with pytest.raises(ValueError, match='num_clusters'):
         ops.spherical_kmeans(samples, 81)

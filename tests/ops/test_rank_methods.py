@@ -1,4 +1,4 @@
-"""The exact ways through the ranking loss agree with each other, and hold no P x P tensor."""
+"""The methods of the ranking loss agree with each other and hold no P x P tensor."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cotap_mm.ops import continuous_average_precision, rank_statistics
-from cotap_mm.ops.average_precision import LONGEST_FOR_PAIRS, choose_method
-from cotap_mm.ops.rank_all_pairs import compare
+from cotap_mm.ops.average_precision import LONGEST_PAIRWISE, choose_method
+from cotap_mm.ops.rank_pairwise import pairwise_statistics
 
-WAYS = ['pairs', 'sums']
+METHODS = ['pairwise', 'sorted']
 
 
 def uniform(count, seed=0):
@@ -23,7 +23,7 @@ def uniform(count, seed=0):
 
 
 def lists():
-    """Name -> (pred, target); each hard for sorting, counting or summing in its own way."""
+    """Name -> (pred, target), each a hard case for sorting, counting or summing."""
     p, t = uniform(333)
     rising = torch.linspace(-1, 1, 333, dtype=torch.float64)
     return {
@@ -32,9 +32,9 @@ def lists():
         'ties in target': (p, (t * 3).round() / 3),
         'ties in both': ((p * 2).round() / 2, (t * 2).round() / 2),
         'all equal': (torch.zeros_like(p), torch.zeros_like(t)),
-        'every pair twice': (p[:166].repeat(2), t[:166].repeat(2)),
+        'every item twice': (p[:166].repeat(2), t[:166].repeat(2)),
         'right order': (rising, rising),
-        'wrong order': (rising, rising.flip(0)),
+        'reversed order': (rising, rising.flip(0)),
         'binary targets': (p, (t > 0.8).double()),
         'gaps of exactly tau': ((p * 4).round() / 2, t),
         'far from zero': (p + 1000, t - 500),
@@ -46,7 +46,7 @@ def lists():
 
 
 def with_gradient(pred, target, method, tau=0.5):
-    """Both statistics, and the gradient of a sum that weighs every pair differently."""
+    """Both statistics, and the gradient of a sum with a different weight for each item."""
     pred = pred.clone().requires_grad_()
     wrong, right = rank_statistics(pred, target, tau, method)
     (wrong * torch.linspace(0.5, 2, len(wrong), dtype=wrong.dtype)).sum().backward()
@@ -54,8 +54,8 @@ def with_gradient(pred, target, method, tau=0.5):
 
 
 @pytest.mark.parametrize('name', lists())
-def test_ways_agree(name):
-    found = [with_gradient(*lists()[name], method) for method in WAYS]
+def test_methods_agree(name):
+    found = [with_gradient(*lists()[name], method) for method in METHODS]
     scale = [float(each.abs().max()) for each in found[0]]
     for one, other, most in zip(*found, scale):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-12 + 1e-10 * most)
@@ -65,7 +65,7 @@ def test_ways_agree(name):
 @pytest.mark.parametrize('count', [0, 1, 2, 3, 31, 32, 33, 64, 65, 127, 200, 1025])
 @pytest.mark.parametrize('tau', [0.02, 0.5])
 def test_every_length(count, tau):
-    found = [with_gradient(*uniform(count, count), method, tau) for method in WAYS]
+    found = [with_gradient(*uniform(count, count), method, tau) for method in METHODS]
     for one, other in zip(*found):
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-8)
 
@@ -78,13 +78,13 @@ def test_against_autograd_of_the_formula():
     expected = ((t[:, None] - t[None, :]).clamp_min(0) * penalty).sum(1)
     slope = torch.linspace(0.5, 2, 60, dtype=torch.float64)
     (grad,) = torch.autograd.grad((expected * slope).sum(), p)
-    for method in WAYS:
+    for method in METHODS:
         wrong, _, own = with_gradient(p.detach(), t, method)
         torch.testing.assert_close(wrong, expected.detach())
         torch.testing.assert_close(own, grad)
 
 
-@pytest.mark.parametrize('method', WAYS)
+@pytest.mark.parametrize('method', METHODS)
 def test_gradcheck(method):
     p, t = uniform(80)
     assert torch.autograd.gradcheck(
@@ -98,7 +98,7 @@ def test_gradcheck(method):
 )
 def test_types(dtype, digits):
     p, t = (x.to(dtype) for x in uniform(500))
-    found = [with_gradient(p, t, method) for method in WAYS]
+    found = [with_gradient(p, t, method) for method in METHODS]
     precise = torch.float64 if dtype == torch.float64 else torch.float32
     for wrong, right, grad in found:
         assert wrong.dtype == right.dtype == precise and grad.dtype == dtype
@@ -109,22 +109,22 @@ def test_types(dtype, digits):
         )
 
 
-@pytest.mark.parametrize('method', WAYS)
+@pytest.mark.parametrize('method', METHODS)
 def test_strided_input(method):
     p, t = uniform(400)
-    both = torch.stack([p, t], dim=1)  # every second number is of the other list
+    both = torch.stack([p, t], dim=1)  # every second value belongs to the other list
     found = with_gradient(both[:, 0], both[:, 1], method)
     for one, other in zip(found, with_gradient(p, t, method)):
-        torch.testing.assert_close(one, other)  # a mean of strided numbers rounds otherwise
+        torch.testing.assert_close(one, other)  # the mean of strided values rounds differently
     backwards = with_gradient(p.flip(0), t.flip(0), method)
     torch.testing.assert_close(backwards[0].flip(0), found[0])
 
 
-def test_sums_of_a_long_list_are_right_in_every_row_looked_at():
+def test_sorted_method_is_exact_for_sampled_items_of_a_long_list():
     p, t = uniform(200_000)
-    wrong, right = rank_statistics(p, t, 0.5, 'sums')
+    wrong, right = rank_statistics(p, t, 0.5, 'sorted')
     rows = torch.randperm(len(p))[:40]
-    expected = compare(p[rows] / 0.5, t[rows], p / 0.5, t)
+    expected = pairwise_statistics(p[rows] / 0.5, t[rows], p / 0.5, t)
     torch.testing.assert_close(wrong[rows], expected[0], rtol=1e-9, atol=1e-6)
     assert torch.equal(right[rows].long(), expected[2])
 
@@ -137,14 +137,14 @@ def test_a_million():
     wrong.sum().backward()
     rows = torch.randperm(len(p))[:20]
     q, u = p.detach().double() / 0.5, t.double()
-    expected = compare(q[rows], u[rows], q, u)
+    expected = pairwise_statistics(q[rows], u[rows], q, u)
     torch.testing.assert_close(wrong[rows].double(), expected[0], rtol=1e-6, atol=1e-3)
     assert torch.equal(right[rows].long(), expected[2])
     assert torch.isfinite(p.grad).all() and p.grad.abs().max() > 0
 
 
 class Watch(TorchDispatchMode):
-    """Largest tensor made, and numbers written in all."""
+    """Records the size of the largest tensor and the total number of values written."""
 
     def __init__(self):
         super().__init__()
@@ -167,14 +167,14 @@ def watched(count, method):
     return watch
 
 
-@pytest.mark.parametrize('method', WAYS)
+@pytest.mark.parametrize('method', METHODS)
 def test_no_square_tensor(method):
     assert watched(3000, method).largest <= max(1 << 16, 8 * 3000)
 
 
-def test_sums_grow_almost_linearly():
-    # Numbers written are work that a busy machine does not change.
-    few, many = (watched(count, 'sums').written for count in (10_000, 80_000))
+def test_sorted_method_scales_almost_linearly():
+    # The number of values written measures work independently of the load of the machine.
+    few, many = (watched(count, 'sorted').written for count in (10_000, 80_000))
     assert many / few < 8**1.2
 
 
@@ -183,16 +183,16 @@ def test_sums_grow_almost_linearly():
 def test_compiled_agrees():
     for count in (7, 300):
         p, t = uniform(count)
-        for one, other in zip(with_gradient(p, t, 'compiled'), with_gradient(p, t, 'pairs')):
+        for one, other in zip(with_gradient(p, t, 'compiled'), with_gradient(p, t, 'pairwise')):
             torch.testing.assert_close(one, other)
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
-@pytest.mark.parametrize('method', ['auto', 'pairs', 'compiled', 'sums'])
+@pytest.mark.parametrize('method', ['auto', 'pairwise', 'compiled', 'sorted'])
 def test_a_gpu_agrees(method):
     for name, (p, t) in lists().items():
-        wanted = with_gradient(p, t, 'pairs')
+        wanted = with_gradient(p, t, 'pairwise')
         for one, other in zip(with_gradient(p.cuda(), t.cuda(), method), wanted):
             assert one.is_cuda
             torch.testing.assert_close(
@@ -200,8 +200,8 @@ def test_a_gpu_agrees(method):
             )
 
 
-@pytest.mark.parametrize('method', ['auto', *WAYS])
-def test_a_constant_changes_nothing_and_noise_costs(method):
+@pytest.mark.parametrize('method', ['auto', *METHODS])
+def test_constants_have_no_effect_and_noise_increases_the_loss(method):
     p, t = uniform(700)
     loss = continuous_average_precision(t, t, method=method)
     torch.testing.assert_close(continuous_average_precision(t + 3, t, method=method), loss)
@@ -221,10 +221,10 @@ def test_weight():
     torch.testing.assert_close(part, (wanted * ratio / (1 + ratio)).sum() / (wanted.sum() + 1e-5))
 
 
-def test_chosen_by_length_and_device():
+def test_auto_chooses_by_length_and_device():
     cpu = torch.device('cpu')
-    assert choose_method(LONGEST_FOR_PAIRS['cpu'], cpu) == 'pairs'
-    assert choose_method(LONGEST_FOR_PAIRS['cpu'] + 1, cpu) == 'sums'
+    assert choose_method(LONGEST_PAIRWISE['cpu'], cpu) == 'pairwise'
+    assert choose_method(LONGEST_PAIRWISE['cpu'] + 1, cpu) == 'sorted'
 
 
 def test_bad_input():
@@ -233,6 +233,6 @@ def test_bad_input():
         rank_statistics(p, t, 0.5, 'fast')
     with pytest.raises(ValueError, match='weight must have the shape of target'):
         continuous_average_precision(p, t, weight=torch.ones(4))
-    for method, (one, other) in itertools.product(WAYS, [(p, t[:3]), (p[None], t[None])]):
-        with pytest.raises(ValueError, match='1-D and of one length'):
+    for method, (one, other) in itertools.product(METHODS, [(p, t[:3]), (p[None], t[None])]):
+        with pytest.raises(ValueError, match='1-D and have the same length'):
             continuous_average_precision(one, other, method=method)

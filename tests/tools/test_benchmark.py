@@ -83,13 +83,13 @@ def test_loss(tmp_path):
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [(row['pairs'], row['form']) for row in rows] == [
         (40, 'plain'),
-        (40, 'pairs'),
-        (40, 'sums'),
-        (900, 'pairs'),
-        (900, 'sums'),
+        (40, 'pairwise'),
+        (40, 'sorted'),
+        (900, 'pairwise'),
+        (900, 'sorted'),
     ]
     assert all(float(row['gradient, largest relative difference']) < 1e-4 for row in rows[:3])
-    assert '| 900   | sums' in shown and (tmp_path / 'out.png').stat().st_size > 5000
+    assert '| 900   | sorted' in shown and (tmp_path / 'out.png').stat().st_size > 5000
 
 
 def test_data(tmp_path):

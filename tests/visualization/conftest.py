@@ -43,16 +43,16 @@ class FakeAlgorithm(nn.Module):
         super().__init__()
         self.bias = nn.Parameter(torch.zeros(()))
 
-    def encode(self, images, branch='student', output='filter'):
+    def encode(self, images, network='student', output='filter'):
         patches = nn.functional.avg_pool2d(images, 8) + self.bias
         if output == 'filter':
             patches = torch.cat([patches, -patches], dim=1)
         return patches.mean(dim=(2, 3)), patches
 
-    def foreground(self, images, branch='teacher'):
+    def foreground(self, images, network='teacher'):
         return nn.functional.avg_pool2d(images, 8)[:, 0] > 0
 
-    def prototype_attention(self, images, branch='student'):
+    def prototype_attention(self, images, network='student'):
         patches = nn.functional.avg_pool2d(images, 8)  # (B, 3, h, w)
         return patches.softmax(dim=1).permute(0, 2, 3, 1)[:, None]  # (B, 1, h, w, 3)
 

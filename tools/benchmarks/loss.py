@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cotap_mm.command_line.arguments import out_file, positive_int, whole_number
 from cotap_mm.ops import continuous_average_precision
+from cotap_mm.ops.average_precision import resolve_method
 
 from . import measuring
 
@@ -27,7 +28,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help='lengths of the list',
     )
     parser.add_argument(
-        '--methods', nargs='+', default=['pairs', 'sums'], choices=['pairs', 'compiled', 'sums']
+        '--methods',
+        type=_method,
+        nargs='+',
+        default=['pairwise', 'sorted'],
+        choices=['pairwise', 'compiled', 'sorted'],
     )
     parser.add_argument(
         '--longest-plain',
@@ -45,6 +50,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--plot', type=out_file('.png'), help='PNG of the growth of time and memory'
     )
+
+
+def _method(name: str) -> str:
+    """Check the name of a method; old names are translated with a warning."""
+    try:
+        return resolve_method(name)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def plain(
@@ -107,7 +120,8 @@ def run(args: argparse.Namespace) -> None:
         methods = [
             each
             for each in ['plain', *args.methods]
-            if count <= dict(plain=args.longest_plain, sums=math.inf).get(each, args.longest_pairs)
+            if count
+            <= dict(plain=args.longest_plain, sorted=math.inf).get(each, args.longest_pairs)
         ]
         works = {each: make(each, count, args.device) for each in methods}
         grads = {each: work() for each, work in works.items()}
@@ -132,9 +146,9 @@ def run(args: argparse.Namespace) -> None:
                 row['gradient, largest relative difference'] = f'{float(gap):.0e}'
             rows.append(row)
     settings: dict[str, object] = dict(dtype='float32', runs=args.runs)
-    sums = medians.get('sums', {})
-    if {50_000, 400_000} <= set(sums):
-        settings['growth exponent 50k to 400k'] = round(exponent(sums, 50_000, 400_000), 2)
+    times_sorted = medians.get('sorted', {})
+    if {50_000, 400_000} <= set(times_sorted):
+        settings['growth exponent 50k to 400k'] = round(exponent(times_sorted, 50_000, 400_000), 2)
     measuring.report('Ranking loss, forward and backward', rows, args.device, args.json, **settings)
     if args.plot:
         plot(Path(args.plot), medians, memories)

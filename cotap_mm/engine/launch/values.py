@@ -183,6 +183,7 @@ _OURS: dict[str, Kind] = {
     'model.backbone.drop_path_rate': _number(0, 1, below=True),
     'model.head.*.num_clusters': _whole(1),
     'model.loss_weights.*': _number(0),
+    'model.init_cfg': _PART,
 }
 
 

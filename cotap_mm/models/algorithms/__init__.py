@@ -1,3 +1,5 @@
+"""The CoTAP algorithm."""
+
 from __future__ import annotations
 
 from .cotap import CoTAP

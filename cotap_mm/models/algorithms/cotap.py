@@ -1,8 +1,9 @@
-"""CoTAP: views -> student and teacher -> five named losses."""
+"""CoTAP: views -> scores of student and teacher -> five named losses."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Optional
+import logging
+from typing import Any, Optional
 
 import torch
 from mmengine.logging import print_log
@@ -10,82 +11,59 @@ from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 
 from cotap_mm.models.losses.finite_check import skip_finite_checks
+from cotap_mm.models.losses.named_losses import NamedLosses
 from cotap_mm.models.modules import (
     AssignmentQueue,
+    CropBatch,
     EMATeacher,
     PatchPairSampler,
     RandomDraws,
     TemplateBank,
     assignment_monitors,
 )
+from cotap_mm.models.step_batch import Views, ViewsBatch
 from cotap_mm.ops import foreground_mask
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
 from .inference import FeatureExtractionMixin
-
-Views = dict[str, Tensor]
-
-_PATCH_LOSSES = ('patch_cluster', 'patch_ranking')
-_CLS_LOSSES = ('cls_cluster', 'cls_neighbor', 'prototype_entropy')
-
-
-def _build(cfg, **defaults) -> nn.Module:
-    """A module from its config; ``defaults`` are widths that a neighbour determines."""
-    return cfg if isinstance(cfg, nn.Module) else build(MODELS, cfg, **defaults)
-
-
-class PatchScores(NamedTuple):
-    """One step's scores of the patch branch; I = 2B images and positives."""
-
-    student_global: Tensor  # (I, G, K, H, W)
-    student_local: Optional[Tensor]  # (I, L, K, h, w)
-    teacher: Tensor  # (I, G, K, H, W)
-    foreground: Tensor  # (I, G, H, W) bool
-
-
-class ClsScores(NamedTuple):
-    """One step's scores of the CLS branch."""
-
-    student: Tensor  # (I, V, K), global crops first
-    teacher: Tensor  # (I, G, K)
+from .scores import BranchScores, ClsScores, PatchScores, head_scores
 
 
 @MODELS.register_module()
 class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
     """Self-supervised post-pretraining with explicit semantic concentration.
 
-    A student learns from its own slow average, the teacher, on two branches:
-    scenes for patches, object-centred images for CLS. Losses that ``losses`` does not
-    name are left out, and a branch that no loss reads is not computed.
+    A student learns from its exponential moving average, the teacher, on two branches: scenes for
+    patches, object-centered images for CLS. Losses that are not in ``losses`` are skipped, and a
+    branch that no loss reads is not computed.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
         backbone (dict | nn.Module): A :class:`DINOViT`.
-        neck (dict | nn.Module): An :class:`ObjectAwareFilter`, or :class:`NoFilter`;
-            ``in_channels`` defaults to the backbone's width.
-        head (dict): ``patch`` and ``cls``, each a :class:`PrototypeHead`;
-            ``in_channels`` defaults to the neck's width.
+        neck (dict | nn.Module): An :class:`ObjectAwareFilter` or :class:`NoFilter`;
+            ``in_channels`` defaults to the width of the backbone.
+        head (dict): ``patch`` and ``cls``, each a :class:`PrototypeHead`; ``in_channels`` defaults
+            to the width of the neck.
         losses (dict): Any of ``patch_cluster``, ``cls_cluster``, ``patch_ranking``,
-            ``cls_neighbor``, ``prototype_entropy``, each a loss module's config.
-        loss_weights (dict[str, float], optional): Factors of some of ``losses``.
-            Defaults to None, 1 for each, as in the paper.
-        memory (dict): Options of ``patch_queue`` and ``cls_queue``
-            (:class:`AssignmentQueue`) and ``template_bank`` (:class:`TemplateBank`).
+            ``cls_neighbor``, ``prototype_entropy``, each a loss module or its config.
+        memory (dict): Options of ``patch_queue`` and ``cls_queue`` (:class:`AssignmentQueue`) and
+            ``template_bank`` (:class:`TemplateBank`).
         pairs (dict, optional): Options of :class:`PatchPairSampler`.
-        data_preprocessor (dict | nn.Module, optional): Defaults to
-            :class:`CoTAPDataPreprocessor`.
-        init_cfg (dict, optional): ``dict(type='PretrainedViT', checkpoint=...)`` to
-            start from DINO, iBOT, ... weights.
+        loss_weights (dict[str, float], optional): Factors of ``losses``. Defaults to None, 1 for
+            each, as in the paper.
+        **base: ``data_preprocessor`` (dict | nn.Module, defaults to
+            :class:`CoTAPDataPreprocessor`) and ``init_cfg``, e.g.
+            ``dict(type='PretrainedViT', checkpoint=...)`` to start from DINO or iBOT weights.
 
     Raises:
-        ValueError: If ``losses`` names an unknown loss or none, or the bank holds fewer
-            templates than there are prototypes.
-        RuntimeError: In training, if the teacher never moves.
+        ValueError: If ``losses`` has an unknown name or is empty, or the template bank is smaller
+            than the number of prototypes.
+        RuntimeError: In training, if the teacher is never updated.
     """
 
-    #: Forward passes after which a teacher that never moved is an error.
+    #: Training steps after which a teacher that was never updated is an error.
     teacher_patience = 100
 
     def __init__(
@@ -96,62 +74,46 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         losses: dict,
         memory: dict,
         pairs: Optional[dict] = None,
-        data_preprocessor=None,
         loss_weights: Optional[dict[str, float]] = None,
-        init_cfg: Optional[dict] = None,
+        **base: Any,
     ) -> None:
-        losses = {name: cfg for name, cfg in losses.items() if cfg is not None}
-        for key, given in (('losses', losses), ('loss_weights', loss_weights or {})):
-            if set(given) - set(_PATCH_LOSSES + _CLS_LOSSES) or not losses:
-                raise ValueError(
-                    f'{key} must name some of {_PATCH_LOSSES + _CLS_LOSSES}, got {sorted(given)}'
-                )
-
+        losses = NamedLosses(losses, loss_weights)
         backbone = _build(backbone)
         neck = _build(neck, in_channels=backbone.embed_dims)
         if 'prototype_entropy' in losses and not neck.num_prototypes:
             raise ValueError(
-                f'{type(neck).__name__} has no prototypes for losses.'
-                'prototype_entropy; set it to None'
+                f'{type(neck).__name__} has no prototypes for losses.prototype_entropy; '
+                'set it to None'
             )
-        head = {
-            name: _build(head[name], in_channels=neck.out_channels) for name in ('patch', 'cls')
-        }
+        patch = _build(head['patch'], in_channels=neck.out_channels)
+        cls = _build(head['cls'], in_channels=neck.out_channels)
+        preprocessor = base.pop('data_preprocessor', None) or dict(type='CoTAPDataPreprocessor')
         super().__init__(
             backbone=backbone,
             neck=neck,
-            head=nn.ModuleDict(head),
-            data_preprocessor=_build(data_preprocessor or dict(type='CoTAPDataPreprocessor')),
-            init_cfg=init_cfg,
+            head=nn.ModuleDict(dict(patch=patch, cls=cls)),
+            data_preprocessor=_build(preprocessor),
+            **base,
         )
-        self.losses = nn.ModuleDict({name: _build(cfg) for name, cfg in losses.items()})
-        self.loss_weights = dict(loss_weights or {})
+        self.losses = losses
         self.pairs = PatchPairSampler(**(pairs or {}))
         self.teacher = EMATeacher(self.student)
-        self.patch_queue = AssignmentQueue(
-            num_clusters=self.head['patch'].num_clusters, **memory['patch_queue']
-        )
-        self.cls_queue = AssignmentQueue(
-            num_clusters=self.head['cls'].num_clusters, **memory['cls_queue']
-        )
-        self.template_bank = TemplateBank(
-            channels=self.backbone.embed_dims, **memory['template_bank']
-        )
+        self.patch_queue = AssignmentQueue(num_clusters=patch.num_clusters, **memory['patch_queue'])
+        self.cls_queue = AssignmentQueue(num_clusters=cls.num_clusters, **memory['cls_queue'])
+        self.template_bank = TemplateBank(channels=backbone.embed_dims, **memory['template_bank'])
         if self.template_bank.size < neck.num_prototypes:
             raise ValueError(
-                f'memory.template_bank.size must be at least neck.num_prototypes='
-                f'{neck.num_prototypes}, which start from it, got '
-                f'{self.template_bank.size}'
+                'memory.template_bank.size must be at least neck.num_prototypes='
+                f'{neck.num_prototypes}, which start from it, got {self.template_bank.size}'
             )
-        self._freeze_what_no_loss_reads()
+        self._freeze_untrained_parts()
         self.draws = RandomDraws()
         self.monitor_now = False  # set by the monitor hook for the steps that it logs
-        self._idle_steps = 0
 
-    def _freeze_what_no_loss_reads(self) -> None:
-        """With several ranks DDP would wait for gradients that never come."""
-        for branch, losses in (('patch', _PATCH_LOSSES), ('cls', ('cls_cluster', 'cls_neighbor'))):
-            if not any(name in self.losses for name in losses):
+    def _freeze_untrained_parts(self) -> None:
+        """Freeze parameters that no loss trains, since DDP would wait for their gradients."""
+        for branch in ('patch', 'cls'):
+            if not self.losses.trains_head(branch):
                 self.head[branch].requires_grad_(False)
                 getattr(self.neck, f'norm_{branch}').requires_grad_(False)
         if 'prototype_entropy' not in self.losses and self.neck.num_prototypes:
@@ -159,157 +121,115 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
 
     @property
     def student(self) -> dict[str, nn.Module]:
-        """The parts that the optimiser moves and the teacher copies."""
+        """The parts that the optimizer trains and the teacher copies."""
         return dict(backbone=self.backbone, neck=self.neck, head=self.head)
 
     def init_weights(self) -> None:
-        """Initialise the student, load ``PretrainedViT`` weights, and copy to the teacher."""
-
-        def init_all() -> None:
-            super(CoTAP, self).init_weights()
-            self.teacher.copy_from(self.student)
-
-        if not (init_then_load(self, init_all) or self.init_cfg or self.backbone.init_cfg):
+        """Initialize the student, copy it to the teacher, and load ``PretrainedViT`` weights."""
+        is_loaded = init_then_load(self, self._init_both_networks)
+        if not is_loaded and not self.init_cfg and not self.backbone.init_cfg:
             print_log(
                 'CoTAP is post-pretraining, but no init checkpoint is set: training starts '
-                'from random weights. Expect little in short runs; give '
-                "init_cfg=dict(type='PretrainedViT', checkpoint=...) or --init FILE.",
+                'from random weights. Expect little in short runs; set '
+                "init_cfg=dict(type='PretrainedViT', checkpoint=...) or pass --init FILE.",
                 logger='current',
-                level=30,
+                level=logging.WARNING,
             )
 
-    # ---- one training step -------------------------------------------------------------
+    def _init_both_networks(self) -> None:
+        super().init_weights()
+        self.teacher.copy_from(self.student)
 
     @skip_finite_checks()
-    def loss(self, inputs: dict[str, Views], data_samples: Optional[list] = None) -> dict:
-        """The named losses of one step; memories are updated afterwards.
+    def loss(self, inputs: ViewsBatch, data_samples: Optional[list] = None) -> dict[str, Tensor]:
+        """Compute the named losses of one step, then update the queues.
 
         Args:
-            inputs (dict): For ``patch`` and ``cls`` the views that
-                :class:`CoTAPDataPreprocessor` returns.
+            inputs (ViewsBatch): Views of both branches from :class:`CoTAPDataPreprocessor`.
             data_samples (list, optional): Unused.
 
         Returns:
-            dict[str, Tensor]: ``loss_*`` scalars, and ``monitor/*`` when asked for.
+            dict[str, Tensor]: Scalars ``loss_*``, and ``monitor/*`` in steps that are monitored.
         """
-        self._check_teacher_moves()
-        branches = [
-            name
-            for name, names in (('patch', _PATCH_LOSSES), ('cls', _CLS_LOSSES))
-            if any(loss in self.losses for loss in names)
-        ]
-        views = {name: inputs[name] for name in branches}
+        if self.training:
+            self.teacher.check_updates(self.teacher_patience)
+        views = {branch: inputs[branch] for branch in self.losses.branches}
         patch, cls = self._score(views)
         if 'prototype_entropy' in self.losses:
             self.template_bank.start_prototypes(self.neck.prototypes.data)
         results: dict[str, Tensor] = {}
         if patch is not None:
             results.update(self._patch_losses(patch, views['patch']))
-        if cls is not None:
+        if cls is not None and self.losses.trains_head('cls'):
             results.update(self._cls_losses(cls))
         if 'prototype_entropy' in self.losses:
             results['loss_prototype_entropy'] = self.losses['prototype_entropy'](
                 self.neck.prototypes, self.template_bank.contents()
             )
-        for name, weight in self.loss_weights.items():
-            if name in self.losses:
-                results[f'loss_{name}'] = weight * results[f'loss_{name}']
+        self.losses.scale(results)
         return results
 
-    def _score(self, views: dict[str, Views]) -> tuple[Optional[PatchScores], Optional[ClsScores]]:
-        """All forward passes: globals of both branches together, then the locals."""
-        patch_t, cls_t, foreground = self._score_teacher(views)
-        patch_g, cls_g = self._score_student(views, 'student_global', fill_bank=True)
-        patch_l, cls_l = self._score_student(views, 'student_local')
+    def _score(self, views: ViewsBatch) -> tuple[Optional[PatchScores], Optional[ClsScores]]:
+        """Run all forward passes; each takes the crops of both branches together."""
+        teacher, foreground = self._score_teacher(views)
+        student = self._score_student(views, 'student_global', fill_bank=True)
+        local = self._score_student(views, 'student_local')
         patch = cls = None
-        if patch_g is not None:
-            patch = PatchScores(patch_g, patch_l, patch_t, foreground)
-        if cls_g is not None:
-            student = cls_g if cls_l is None else torch.cat([cls_g, cls_l], dim=1)
-            cls = ClsScores(student, cls_t)
+        if 'patch' in student:
+            patch = PatchScores(student['patch'], local.get('patch'), teacher['patch'], foreground)
+        if 'cls' in student:
+            crops = [scores['cls'] for scores in (student, local) if 'cls' in scores]
+            cls = ClsScores(crops[0] if len(crops) == 1 else torch.cat(crops, 1), teacher['cls'])
         return patch, cls
 
     @torch.no_grad()
-    def _score_teacher(self, views: dict[str, Views]):
-        crops = self._stack(views, 'teacher_global')
+    def _score_teacher(self, views: ViewsBatch) -> tuple[BranchScores, Optional[Tensor]]:
+        batch = CropBatch(views, 'teacher_global')
         backbone = self.teacher.backbone
-        entering, grid = backbone.forward_entering(crops)
-        patch, cls = self._heads(self.teacher, views, 'teacher_global', entering, grid)
-        foreground = None
-        if patch is not None:
-            count = patch.shape[0] * patch.shape[1]
-            attention = backbone.cls_attention(entering[:count]).unflatten(2, grid)
-            foreground = foreground_mask(attention).unflatten(0, patch.shape[:2])
-        return patch, cls, foreground
+        entering, grid = backbone.forward_entering(batch.concatenated())
+        scores, foreground = head_scores(self.teacher, batch, entering, grid), None
+        if 'patch' in scores:
+            attention = backbone.cls_attention(batch.rows_of('patch', entering))
+            foreground = foreground_mask(attention.unflatten(2, grid))
+            foreground = batch.unflatten('patch', foreground)
+        return scores, foreground
 
-    def _score_student(self, views: dict[str, Views], key: str, fill_bank: bool = False):
-        crops = self._stack(views, key)
-        if crops is None:
-            return None, None
-        entering, grid = self.backbone.forward_entering(crops)
+    def _score_student(self, views: ViewsBatch, key: str, fill_bank: bool = False) -> BranchScores:
+        batch = CropBatch(views, key)
+        if not batch:
+            return {}
+        entering, grid = self.backbone.forward_entering(batch.concatenated())
         if fill_bank and 'prototype_entropy' in self.losses:
-            whole = entering[-views['cls'][key].shape[:2].numel() :, 1:]
-            order = self.draws.order('template_bank', len(whole))
-            self.template_bank.collect(whole, grid, order)
-        return self._heads(self, views, key, entering, grid)
-
-    @staticmethod
-    def _stack(views: dict[str, Views], key: str) -> Optional[Tensor]:
-        """Crops of the branches behind one another, (sum of I*V, 3, h, w)."""
-        crops = [view[key].flatten(0, 1) for view in views.values() if view[key].shape[1]]
-        return torch.cat(crops) if crops else None
-
-    @staticmethod
-    def _heads(net, views: dict[str, Views], key: str, entering: Tensor, grid: tuple[int, int]):
-        """Last block, filter and heads, only for the tokens that a loss reads."""
-        backbone, block, patch, cls = net.backbone, net.backbone.last_block, None, None
-        if 'patch' in views:
-            shape = views['patch'][key].shape[:2]
-            leaving = backbone.run_block(block, entering[: shape.numel()])
-            features = net.neck.filter_patches(leaving[:, 1:], grid, block)
-            maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
-            patch = maps.unflatten(0, shape)  # (I*V, N, K) -> (I, V, K, H, W)
-        if 'cls' in views:
-            shape = views['cls'][key].shape[:2]
-            leaving = backbone.leaving_cls(entering[-shape.numel() :])
-            features = net.neck.filter_cls(leaving, block)
-            cls = net.head['cls'](features).unflatten(0, shape)  # (I, V, K)
-        return patch, cls
+            patches = batch.rows_of('cls', entering)[:, 1:]
+            order = self.draws.order('template_bank', len(patches))
+            self.template_bank.collect(patches, grid, order)
+        return head_scores(self, batch, entering, grid)
 
     def _patch_losses(self, patch: PatchScores, views: Views) -> dict[str, Tensor]:
-        results = {}
+        results, foreground = {}, patch.foreground
         scores = patch.teacher.flatten(3).transpose(2, 3)  # (I, G, N, K)
         if 'patch_cluster' in self.losses:
             assignment, ready = self.patch_queue.assign(scores.flatten(0, 2))
             maps = assignment.view_as(scores).transpose(2, 3).reshape(patch.teacher.shape)
+            boxes = (views['common_global'], views['common_other'])
             results['loss_patch_cluster'] = ready * self.losses['patch_cluster'](
-                patch.student_global,
-                patch.student_local,
-                maps,
-                patch.foreground,
-                (views['common_global'], views['common_other']),
-                self.patch_size,
+                patch.student_global, patch.student_local, maps, foreground, boxes, self.patch_size
             )
             if self.monitor_now:
-                results.update(self._monitors('patch', assignment))
+                results.update(assignment_monitors(assignment, 'monitor/patch_'))
         if 'patch_ranking' in self.losses:
-            pairs = self.pairs(patch.student_global, patch.teacher, patch.foreground, self.draws)
-            results['loss_patch_ranking'] = torch.stack(
-                [self.losses['patch_ranking'](*each) for each in pairs]
-            ).mean()
+            pairs = self.pairs(patch.student_global, patch.teacher, foreground, self.draws)
+            of_pool_sizes = [self.losses['patch_ranking'](*ranked) for ranked in pairs]
+            results['loss_patch_ranking'] = torch.stack(of_pool_sizes).mean()
         if 'patch_cluster' in self.losses:
-            chosen = self.draws.foreground_patches(
-                patch.foreground.flatten(), self.patch_queue.per_step
-            )
+            chosen = self.draws.foreground_patches(foreground.flatten(), self.patch_queue.per_step)
             self.patch_queue.remember(scores.flatten(0, 2), *chosen)
         if self.monitor_now:
-            results['monitor/foreground_share'] = patch.foreground.float().mean()
+            results['monitor/foreground_share'] = foreground.float().mean()
         return results
 
     def _cls_losses(self, cls: ClsScores) -> dict[str, Tensor]:
-        results: dict[str, Tensor] = {}
-        if 'cls_cluster' not in self.losses and 'cls_neighbor' not in self.losses:
-            return results
+        results = {}
         scores = cls.teacher.flatten(0, 1)
         assignment, ready = self.cls_queue.assign(scores)
         target = assignment.view_as(cls.teacher)
@@ -321,20 +241,10 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             )
         self.cls_queue.remember(scores, self.draws.order('cls_queue', len(scores)))
         if self.monitor_now:
-            results.update(self._monitors('cls', assignment))
+            results.update(assignment_monitors(assignment, 'monitor/cls_'))
         return results
 
-    def _monitors(self, name: str, assignment: Tensor) -> dict[str, Tensor]:
-        return {
-            f'monitor/{name}_{key}': value for key, value in assignment_monitors(assignment).items()
-        }
 
-    def _check_teacher_moves(self) -> None:
-        if not self.training:
-            return
-        self._idle_steps += 1
-        if self._idle_steps == self.teacher_patience and not self.teacher.num_updates:
-            raise RuntimeError(
-                f'the teacher has not moved in {self.teacher_patience} steps: nobody calls '
-                "teacher.update(). Add teacher=dict(type='cotap_mm.TeacherHook') to default_hooks."
-            )
+def _build(cfg, **defaults) -> nn.Module:
+    """Build a module from its config; ``defaults`` are widths that follow from its neighbor."""
+    return cfg if isinstance(cfg, nn.Module) else build(MODELS, cfg, **defaults)

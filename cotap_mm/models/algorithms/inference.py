@@ -1,49 +1,62 @@
-"""What student and teacher are used for, in training and after it."""
+"""Feature extraction with student and teacher, during and after training."""
 
 from __future__ import annotations
 
 from typing import Optional
 
 import torch
+from mmengine.utils import deprecated_api_warning
 from torch import Tensor
 
 from cotap_mm.models.modules import feature_std, prototypes_in_use
 from cotap_mm.ops import foreground_mask
 
+_RENAMED = dict(branch='network')
+
 
 class FeatureExtractionMixin:
-    """Features, masks and monitors of a module that has backbone, neck, head and teacher."""
+    """Features, masks and monitors of an algorithm with backbone, neck, head and teacher."""
 
     @property
     def patch_size(self) -> int:
-        """Pixels a patch."""
+        """Patch size in pixels."""
         return self.backbone.patch_size
 
-    def network(self, branch: str):
-        """The student (this module) or the teacher; each has backbone, neck and head."""
-        if branch not in ('student', 'teacher'):
-            raise ValueError(f"branch must be 'student' or 'teacher', got {branch!r}")
-        return self if branch == 'student' else self.teacher
-
-    @torch.no_grad()
-    def encode(
-        self, images: Tensor, branch: str = 'student', output: str = 'filter'
-    ) -> tuple[Tensor, Tensor]:
-        """Features of images.
+    @deprecated_api_warning(dict(branch='name'), cls_name='CoTAP')
+    def network(self, name: str):
+        """Return the student (this module) or the teacher; each has backbone, neck and head.
 
         Args:
-            images (Tensor): ImageNet-normalised images, shape (B, 3, h, w).
-            branch (str): ``'student'`` (what the authors evaluate) or ``'teacher'``.
-            output (str): ``'filter'`` for the filter's 2d channels, ``'backbone'``
-                for the last block's d.
+            name (str): ``'student'`` or ``'teacher'``.
+
+        Raises:
+            ValueError: If ``name`` is unknown.
+        """
+        if name not in ('student', 'teacher'):
+            raise ValueError(f"network must be 'student' or 'teacher', got {name!r}")
+        return self if name == 'student' else self.teacher
+
+    @deprecated_api_warning(_RENAMED, cls_name='CoTAP')
+    @torch.no_grad()
+    def encode(
+        self, images: Tensor, network: str = 'student', output: str = 'filter'
+    ) -> tuple[Tensor, Tensor]:
+        """Extract features of images.
+
+        Args:
+            images (Tensor): ImageNet-normalized images, shape (B, 3, h, w).
+            network (str): ``'student'`` (which the authors evaluate) or ``'teacher'``. Defaults to
+                ``'student'``.
+            output (str): ``'filter'`` for the 2d channels of the filter, ``'backbone'`` for the d
+                channels of the last block. Defaults to ``'filter'``.
 
         Returns:
             tuple[Tensor, Tensor]: CLS (B, C) and patch map (B, C, H, W).
 
         Raises:
-            ValueError: If ``branch`` or ``output`` is unknown.
+            ValueError: If ``network`` or ``output`` is unknown.
         """
-        net = self.network(branch)
+        net = self.network(network)
         _, leaving, grid = net.backbone.forward_tokens(images)
         if output == 'filter':
             cls, patches = net.neck(leaving, grid, net.backbone.last_block)
@@ -54,40 +67,58 @@ class FeatureExtractionMixin:
         return cls, patches.transpose(1, 2).unflatten(2, grid)
 
     def forward(self, inputs, data_samples: Optional[list] = None, mode: str = 'tensor'):
-        """As in MMPretrain, and with mode ``'monitors'`` those that no loss computes.
+        """Run the algorithm as MMPretrain does; mode ``'monitors'`` is added.
 
         Args:
-            inputs (dict | Tensor): Views for ``'loss'``, else normalised images (B, 3, h, w).
+            inputs (ViewsBatch | Tensor): Views for ``'loss'``, else normalized images (B, 3, h, w).
             data_samples (list, optional): Unused.
-            mode (str): ``'loss'``, ``'tensor'``, or ``'monitors'``.
+            mode (str): ``'loss'``, ``'tensor'`` or ``'monitors'``. Defaults to ``'tensor'``.
 
         Returns:
-            dict | tuple: For ``'monitors'`` the spread of the student's patches and, if there
-            are any, the share of prototypes in use, each a scalar.
+            dict | tuple: For ``'monitors'``, scalars ``feature_std``, the spread of the student's
+            patch features, and ``prototypes_in_use``, if there are prototypes.
         """
         if mode != 'monitors':
             return super().forward(inputs, data_samples, mode)
         _, patches = self.encode(inputs)
-        found = dict(feature_std=feature_std(patches.flatten(2).transpose(1, 2).flatten(0, 1)))
+        monitors = dict(feature_std=feature_std(patches.flatten(2).transpose(1, 2).flatten(0, 1)))
         if self.neck.num_prototypes:
             attention = self.prototype_attention(inputs).flatten(2, 3)
-            found['prototypes_in_use'] = prototypes_in_use(attention)
-        return found
+            monitors['prototypes_in_use'] = prototypes_in_use(attention)
+        return monitors
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """CLS and patch map of the student's filter, see :meth:`encode`."""
+        """Extract CLS and patch map of the student's filter, see :meth:`encode`."""
         return self.encode(inputs)
 
+    @deprecated_api_warning(_RENAMED, cls_name='CoTAP')
     @torch.no_grad()
-    def foreground(self, images: Tensor, branch: str = 'teacher') -> Tensor:
-        """Foreground masks (B, H, W), bool, of normalised images (B, 3, h, w)."""
-        backbone = self.network(branch).backbone
+    def foreground(self, images: Tensor, network: str = 'teacher') -> Tensor:
+        """Compute foreground masks, see :func:`cotap_mm.ops.foreground_mask`.
+
+        Args:
+            images (Tensor): ImageNet-normalized images, shape (B, 3, h, w).
+            network (str): ``'student'`` or ``'teacher'``. Defaults to ``'teacher'``.
+
+        Returns:
+            Tensor: Masks, bool (B, H, W).
+        """
+        backbone = self.network(network).backbone
         entering, _, grid = backbone.forward_tokens(images)
         return foreground_mask(backbone.cls_attention(entering).unflatten(2, grid))
 
+    @deprecated_api_warning(_RENAMED, cls_name='CoTAP')
     @torch.no_grad()
-    def prototype_attention(self, images: Tensor, branch: str = 'student') -> Tensor:
-        """What each patch attends to, (B, heads, H, W, M), of images (B, 3, h, w)."""
-        net = self.network(branch)
+    def prototype_attention(self, images: Tensor, network: str = 'student') -> Tensor:
+        """Compute the attention of patches to prototypes.
+
+        Args:
+            images (Tensor): ImageNet-normalized images, shape (B, 3, h, w).
+            network (str): ``'student'`` or ``'teacher'``. Defaults to ``'student'``.
+
+        Returns:
+            Tensor: Weights, shape (B, heads, H, W, M).
+        """
+        net = self.network(network)
         _, leaving, grid = net.backbone.forward_tokens(images)
         return net.neck.attention(leaving, grid, net.backbone.last_block).unflatten(2, grid)

@@ -1,3 +1,5 @@
+"""Vision transformers."""
+
 from __future__ import annotations
 
 from .cotap_vit import CoTAPViT

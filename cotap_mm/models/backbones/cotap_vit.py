@@ -1,4 +1,4 @@
-"""The pre-trained network for downstream tasks: ViT plus object-aware filter."""
+"""The pre-trained network for downstream tasks: ViT and object-aware filter."""
 
 from __future__ import annotations
 
@@ -19,42 +19,42 @@ _OUT_TYPES = ('featmap', 'cls_token', 'raw')
 
 @MODELS.register_module()
 class CoTAPViT(DINOViT):
-    """ViT whose last level is the object-aware filter's output.
+    """ViT whose last level is the output of the object-aware filter.
 
-    The same parts as in pre-training, for MMSegmentation, MMDetection and MMPretrain:
-    any image size and aspect (sides that are no multiples of the patch are padded at the
-    right and bottom), several levels, frozen stages, drop path. Levels before the last
-    have d channels, the last has 2d: the last block's tokens and their filtered version.
+    Consists of the same parts as in pre-training, for MMSegmentation, MMDetection and MMPretrain.
+    Supports any image size and aspect ratio (sides that are not multiples of the patch size are
+    padded at the right and bottom), several levels, frozen stages and drop path. Levels before the
+    last have d channels. The last has 2d: the tokens of the last block and their filtered version.
 
-    Source: CoTAP, https://arxiv.org/abs/2509.09429; windows with global blocks in
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; windowed attention with global blocks in
     between: ViTDet, https://arxiv.org/abs/2203.16527.
 
     Args:
-        arch (str | dict): ``'deit-small'`` is ViT-S, ``'deit-base'`` ViT-B; or a dict, as
-            in MMPretrain.
-        patch_size (int): Pixels a patch. Defaults to 16.
-        out_indices (int | Sequence[int]): Blocks whose output is a level, counted from 0;
-            negative ones from the end. Defaults to -1, the last.
-        out_type (str): ``'featmap'`` for maps (B, C, H, W), ``'cls_token'`` for (B, C),
+        arch (str | dict): ``'deit-small'`` is ViT-S, ``'deit-base'`` is ViT-B; or a dict, see
+            MMPretrain's ``VisionTransformer``. Defaults to ``'deit-small'``.
+        patch_size (int): Patch size in pixels. Defaults to 16.
+        out_indices (int | Sequence[int]): Blocks whose output is a level; negative values count
+            from the end. Defaults to -1, the last block.
+        out_type (str): ``'featmap'`` for feature maps (B, C, H, W), ``'cls_token'`` for (B, C),
             ``'raw'`` for tokens (B, 1+N, C), CLS first. Defaults to ``'featmap'``.
-        use_filter (bool): Without it the last level is the plain last block (d
-            channels), for comparison. Defaults to True.
-        num_prototypes (int): M of the filter. Defaults to 64.
-        train_prototypes (bool): Let fine-tuning move the prototypes as well. In
-            pre-training only their own loss does. Defaults to True.
-        frozen_stages (int): Blocks from the first on that neither learn nor drop
-            anything, with the embeddings before them; all of them include the filter.
-            Defaults to -1, nothing frozen.
-        window_size (int): Side, in patches, of windows within which all but
-            ``global_blocks`` attend; 0 for none. Each window has its copy of CLS,
-            averaged afterwards. Defaults to 0.
-        global_blocks (Sequence[int], optional): Defaults to the last block of each
-            quarter of the network.
-        **kwargs: As in :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
+        use_filter (bool): Whether the last level is the filter's output. Else it is the output of
+            the last block (d channels), for comparison. Defaults to True.
+        num_prototypes (int): M, number of prototypes of the filter. Defaults to 64.
+        train_prototypes (bool): Whether fine-tuning updates the prototypes. Pre-training updates
+            them by the prototype entropy loss only. Defaults to True.
+        frozen_stages (int): Number of leading blocks that are frozen and in eval mode, together
+            with the embeddings; if these are all blocks, the filter is frozen too. Defaults to -1,
+            nothing frozen.
+        window_size (int): Side, in patches, of the attention windows of all blocks but
+            ``global_blocks``; 0 for global attention. Each window has its own copy of CLS, and the
+            copies are averaged after the block. Defaults to 0.
+        global_blocks (Sequence[int], optional): Blocks with global attention. Defaults to the last
+            block of each quarter of the network.
+        **kwargs: Other arguments of :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
             ``img_size``, ``in_channels``, ``drop_path_rate``, ``with_cp``, ...
 
     Raises:
-        ValueError: If an argument does not fit the others.
+        ValueError: If an argument is invalid or contradicts another one.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class CoTAPViT(DINOViT):
             else None
         )
         if use_filter:
-            self._stop_unused()
+            self._freeze_unused()
         self.frozen_stages = frozen_stages
         self._freeze_stages()
 
@@ -122,14 +122,14 @@ class CoTAPViT(DINOViT):
         ]
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Levels of normalised images.
+        """Compute the levels.
 
         Args:
-            images (Tensor): Shape (B, in_channels, h, w), any h and w.
+            images (Tensor): Normalized images, shape (B, in_channels, h, w), any h and w.
 
         Returns:
-            tuple[Tensor]: One for each of ``out_indices``, see ``out_type``. H and W are
-            h and w over the patch size, rounded up.
+            tuple[Tensor, ...]: A tensor for each of ``out_indices``, see ``out_type``. H and W are
+            h and w divided by the patch size, rounded up.
         """
         tokens, grid = self.embed(images)
         levels = []
@@ -153,19 +153,19 @@ class CoTAPViT(DINOViT):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Depth of a parameter for layer-wise learning rates, and the number of depths.
+        """Return the depth of a parameter for layer-wise learning rates, and the number of depths.
 
-        Embeddings have depth 0, block i has i + 1, the filter that of the last block, and
-        what does not start with ``prefix`` (heads) the highest.
+        Embeddings have depth 0, block i has depth i + 1, the filter has the depth of the last
+        block, and parameters that do not start with ``prefix`` (heads) have the largest depth.
         """
         if param_name.startswith(prefix + 'neck.'):
             return self.num_layers, self.num_layers + 2
-        if param_name.startswith(prefix + 'pre_norm.'):  # the parent counts it with the heads
+        if param_name.startswith(prefix + 'pre_norm.'):  # the parent treats it as a head
             return 0, self.num_layers + 2
         return super().get_layer_depth(param_name, prefix)
 
     def _filtered(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """The last level; only the tokens that ``out_type`` asks for are filtered."""
+        """Compute the last level; filters only the tokens that ``out_type`` needs."""
         block = self.last_block
         if self.out_type == 'cls_token':
             return self.neck.filter_cls(tokens[:, 0], block)
@@ -187,8 +187,8 @@ class CoTAPViT(DINOViT):
         patches = window_unpartition(windows, self.window_size, padded, grid)
         return torch.cat([cls, patches.flatten(1, 2)], dim=1)
 
-    def _stop_unused(self) -> None:
-        """Parameters that never get a gradient must not be waited for by DDP."""
+    def _freeze_unused(self) -> None:
+        """Freeze parameters that never get a gradient, since DDP would wait for it."""
         unused = {'featmap': self.neck.norm_cls, 'cls_token': self.neck.norm_patch}
         if self.out_type in unused:
             unused[self.out_type].requires_grad_(False)

@@ -1,4 +1,4 @@
-"""The ViT that CoTAP starts from: DINO's, with the tokens around the last block at hand."""
+"""DINO's ViT, which exposes the tokens entering and leaving the last block."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ from cotap_mm.weights import init_then_load
 
 @MODELS.register_module()
 class DINOViT(VisionTransformer):
-    """MMPretrain's vision transformer the way DINO and iBOT weights expect it.
+    """MMPretrain's vision transformer, as DINO and iBOT weights require it.
 
-    It differs from its parent in three points: position embeddings are resized by
-    DINO's scale factor, there is no final norm, and :meth:`forward_tokens` hands
-    out the tokens entering and leaving the last block, which the object-aware
-    filter and the template bank need.
+    It differs from its parent in three ways: position embeddings are resized by DINO's scale
+    factor, there is no final norm, and :meth:`forward_tokens` returns the tokens entering and
+    leaving the last block, which the object-aware filter and the template bank need.
 
     Source: DINO, https://arxiv.org/abs/2104.14294.
 
     Args:
-        arch (str | dict): As in the parent; ``'deit-small'`` is the ViT-S and
-            ``'deit-base'`` the ViT-B of the literature.
-        patch_size (int): Pixels a patch. Defaults to 16.
-        with_cp (bool | str): Recompute each block in the backward pass to save memory
-            (activation checkpointing); ``'mlp'`` only the MLP in it, which saves most of
-            it for a third of the operations. Defaults to False.
-        fused_attention (bool): PyTorch's scaled_dot_product_attention, which never
-            holds the weights of the attention. Same result. Defaults to True.
-        channels_last (bool): Lay images out with the channels innermost for the patch
-            embedding. Same result; which is faster depends on the device. Defaults to False.
-        **kwargs: The parent's other arguments; ``final_norm`` is always False.
+        arch (str | dict): Architecture, see MMPretrain's ``VisionTransformer``. ``'deit-small'``
+            is the ViT-S and ``'deit-base'`` the ViT-B of the literature. Defaults to
+            ``'deit-small'``.
+        patch_size (int): Patch size in pixels. Defaults to 16.
+        with_cp (bool | str): Whether to recompute each block in the backward pass to save memory
+            (activation checkpointing). ``'mlp'`` recomputes only the MLP of each block, which saves
+            most of the memory for a third of the operations. Defaults to False.
+        fused_attention (bool): Whether to use PyTorch's scaled_dot_product_attention, which never
+            holds the attention weights. The result is the same. Defaults to True.
+        channels_last (bool): Whether the patch embedding uses the channels-last memory format. The
+            result is the same; which is faster depends on the device. Defaults to False.
+        **kwargs: Other arguments of the parent; ``final_norm`` is always False.
     """
 
     def __init__(
@@ -66,7 +66,7 @@ class DINOViT(VisionTransformer):
                 block.attn.scaled_dot_product_attention = scaled_dot_product_attention_pyimpl
 
     def init_weights(self) -> None:
-        """Initialise, then load ``PretrainedViT`` weights if ``init_cfg`` names them."""
+        """Initialize, then load ``PretrainedViT`` weights if ``init_cfg`` names them."""
         init_then_load(self, super().init_weights)
 
     @property
@@ -75,11 +75,11 @@ class DINOViT(VisionTransformer):
         return self.layers[-1]
 
     def embed(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Images (B, 3, h, w) -> tokens entering the first block (B, 1+N, d) and the grid."""
+        """Embed images (B, 3, h, w); returns tokens (B, 1+N, d) and the grid (H, W)."""
         if self.channels_last:
             images = images.contiguous(memory_format=torch.channels_last)
         tokens, grid = self.patch_embed(images)
-        # shape[0], since len() would be fixed in a traced graph
+        # shape[0], since tracing would fix the value of len()
         cls = self.cls_token.expand(tokens.shape[0], -1, -1).to(tokens)
         tokens = torch.cat([cls, tokens], dim=1)
         positions = resize_position_embedding(
@@ -88,7 +88,7 @@ class DINOViT(VisionTransformer):
         return self.pre_norm(self.drop_after_pos(tokens + positions)), grid
 
     def run_block(self, block: torch.nn.Module, tokens: Tensor) -> Tensor:
-        """One block, recomputed in the backward pass as ``with_cp`` says."""
+        """Run a block, with activation checkpointing if ``with_cp`` is set."""
         if not self.with_cp or not tokens.requires_grad:
             return block(tokens)
         if self.with_cp != 'mlp':
@@ -99,37 +99,37 @@ class DINOViT(VisionTransformer):
         )
 
     def forward_tokens(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
-        """Tokens around the last block.
+        """Compute the tokens entering and leaving the last block.
 
         Args:
-            images (Tensor): Normalised images, shape (B, 3, h, w).
+            images (Tensor): Normalized images, shape (B, 3, h, w).
 
         Returns:
-            tuple: Tokens entering the last block and tokens leaving it, CLS first,
-            both (B, 1+N, d), and the patch grid (H, W).
+            tuple[Tensor, Tensor, tuple[int, int]]: Tokens entering and tokens leaving the last
+            block, CLS first, (B, 1+N, d) each, and the patch grid (H, W).
         """
         entering, grid = self.forward_entering(images)
         return entering, self.run_block(self.last_block, entering), grid
 
     def forward_entering(self, images: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """Tokens entering the last block (B, 1+N, d) and the grid, of images (B, 3, h, w)."""
+        """Run all blocks but the last; returns tokens (B, 1+N, d) and the grid (H, W)."""
         tokens, grid = self.embed(images)
         for block in self.layers[:-1]:
             tokens = self.run_block(block, tokens)
         return tokens, grid
 
     def leaving_cls(self, entering: Tensor) -> Tensor:
-        """CLS leaving the last block (B, d), alone, of tokens entering it (B, 1+N, d)."""
+        """Run the last block for CLS only, (B, 1+N, d) -> (B, d)."""
         return cls_through_block(entering, self.last_block)
 
     def cls_attention(self, entering: Tensor) -> Tensor:
-        """Attention of CLS to the patches in the last block.
+        """Compute the attention of CLS to the patches in the last block.
 
         Args:
             entering (Tensor): Tokens entering the last block, shape (B, 1+N, d).
 
         Returns:
-            Tensor: Softmax weights without the one of CLS to itself, (B, heads, N).
+            Tensor: Softmax weights without that of CLS to itself, (B, heads, N).
         """
         attention = self.last_block.attn
         return cls_attention(
@@ -137,7 +137,7 @@ class DINOViT(VisionTransformer):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """As the parent's forward, with DINO's position embeddings."""
+        """Compute the outputs at ``out_indices``, with DINO's position embeddings."""
         tokens, grid = self.embed(images)
         outputs = []
         for index, block in enumerate(self.layers):

@@ -1,3 +1,5 @@
+"""Heads: features -> scores."""
+
 from __future__ import annotations
 
 from .prototype_head import PrototypeHead

@@ -1,4 +1,4 @@
-"""From features to scores: cosines to learnable cluster centres."""
+"""Head from features to scores: cosines with learnable cluster centers."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from cotap_mm.registry import MODELS
 
 @MODELS.register_module()
 class PrototypeHead(BaseModule):
-    """An MLP and the cosines of its output to K cluster centres.
+    """An MLP and the cosines of its output with K cluster centers.
 
-    Linear, GELU, Linear, GELU, Linear without bias, L2 normalisation, then a linear
-    layer whose rows have unit length (weight normalisation with gain 1).
+    Linear, GELU, Linear, GELU, Linear without bias, L2 normalization, then a linear layer whose
+    rows have unit length (weight normalization with gain 1).
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429; the head is SwAV's and DINO's.
 
     Args:
-        in_channels (int): Width of the features, 2d behind the filter.
+        in_channels (int): Width of the features, 2d after the filter.
         num_clusters (int): K, 512 for patches and 4096 for CLS in the paper.
         hidden_channels (int): Width of the hidden layers. Defaults to 2048.
-        out_channels (int): Width in front of the centres. Defaults to 256.
-        init_cfg (dict, optional): As in MMEngine's BaseModule.
+        out_channels (int): Width of the centers. Defaults to 256.
+        init_cfg (dict, optional): See MMEngine's ``BaseModule``. Defaults to None.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class PrototypeHead(BaseModule):
         nn.init.trunc_normal_(self.centers, std=0.02)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features (..., C) -> scores in [-1, 1], shape (..., K), at least float32."""
+        """Map features (..., C) to scores in [-1, 1], shape (..., K), at least float32."""
         embedding = self.mlp(features)
         embedding = at_least_float32(embedding)
         with torch.autocast(embedding.device.type, enabled=False):

@@ -1,3 +1,5 @@
+"""Losses: scores -> scalar."""
+
 from __future__ import annotations
 
 from .cluster_assignment_loss import (
@@ -6,12 +8,14 @@ from .cluster_assignment_loss import (
     NeighborClusterLoss,
     PatchClusterLoss,
 )
+from .named_losses import NamedLosses
 from .patch_ranking_loss import PatchRankingLoss
 from .prototype_entropy_loss import PrototypeEntropyLoss
 
 __all__ = [
     'ClsClusterLoss',
     'ClusterAssignmentLoss',
+    'NamedLosses',
     'NeighborClusterLoss',
     'PatchClusterLoss',
     'PatchRankingLoss',

@@ -1,4 +1,4 @@
-"""Predict the teacher's cluster assignment of one view from another view."""
+"""Losses that predict the teacher's cluster assignment of one view from another view."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class ClusterAssignmentLoss(nn.Module):
     https://arxiv.org/abs/2006.09882.
 
     Args:
-        temperature (float): Of the student's softmax, > 0. Defaults to 0.1.
+        temperature (float): Temperature of the student's softmax, > 0. Defaults to 0.1.
 
     Raises:
         ValueError: If ``temperature`` is not positive.
@@ -35,18 +35,18 @@ class ClusterAssignmentLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, scores: Tensor, assignment: Tensor, mask: Optional[Tensor] = None) -> Tensor:
-        """Mean cross-entropy over the rows that the mask keeps.
+        """Compute the mean cross-entropy over the rows that the mask selects.
 
         Args:
             scores (Tensor): Student scores, shape (..., K).
             assignment (Tensor): Teacher's assignment, shape (..., K); a constant.
-            mask (Tensor, optional): Rows that count, shape (...). Defaults to all.
+            mask (Tensor, optional): Mask of the rows, shape (...). Defaults to None, all rows.
 
         Returns:
-            Tensor: A scalar; 0 if the mask keeps no row.
+            Tensor: A scalar; 0 if the mask selects no row.
 
         Raises:
-            ValueError: If shapes differ or, on a CPU, values are not finite.
+            ValueError: If shapes differ, or if values on a CPU are not finite.
         """
         cost = self.cost(scores, assignment)
         if mask is None:
@@ -57,10 +57,21 @@ class ClusterAssignmentLoss(nn.Module):
         return (cost * kept).sum() / kept.sum().clamp_min(1)
 
     def cost(self, scores: Tensor, assignment: Tensor) -> Tensor:
-        """Cross-entropy of each row, shape (...); arguments as in :meth:`forward`."""
+        """Compute the cross-entropy of each row.
+
+        Args:
+            scores (Tensor): Student scores, shape (..., K).
+            assignment (Tensor): Teacher's assignment, shape (..., K); a constant.
+
+        Returns:
+            Tensor: Shape (...).
+
+        Raises:
+            ValueError: If shapes differ, or if values on a CPU are not finite.
+        """
         if scores.shape != assignment.shape:
             raise ValueError(
-                'scores and assignment must have one shape, got '
+                'scores and assignment must have the same shape, got '
                 f'{tuple(scores.shape)} and {tuple(assignment.shape)}'
             )
         precise = at_least_float32(scores)
@@ -73,23 +84,22 @@ class ClusterAssignmentLoss(nn.Module):
 
 @MODELS.register_module()
 class PatchClusterLoss(ClusterAssignmentLoss):
-    """Same image, patches: where two crops overlap, predict the same clusters.
+    """Patches of the same image: predict the same clusters where two crops overlap.
 
-    The teacher's assignment of a global crop and the student's scores of every
-    other crop are RoI-aligned over their common box; the cells that lie on the
-    foreground of that global crop count. Mean over the other crops, then over the
-    global crops. (The released implementation mixes up whose foreground it uses.) Cells
-    are counted over **all ranks**, so that the ranks of one batch give, in the mean, what
-    one process would.
+    The teacher's assignment of a global crop and the student's scores of every other crop are
+    RoI-aligned over their common box. The loss is the mean over the cells on the foreground of that
+    global crop, then over the other crops, then over the global crops. (The released
+    implementation uses the foreground of a wrong crop.) Cells are counted over **all ranks**, so
+    the mean over the ranks of a batch is what one process would compute.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        temperature (float): Of the student's softmax, > 0. Defaults to 0.1.
-        roi_size (int): Cells a side of the aligned box. Defaults to 6.
-        foreground_threshold (float): A cell counts if its aligned foreground is at
-            least this. An all-foreground box gives 1 only up to rounding, hence the
-            default 1 - 1e-4; the reference vectors use 1.0.
+        temperature (float): Temperature of the student's softmax, > 0. Defaults to 0.1.
+        roi_size (int): Height and width of the aligned box, in cells. Defaults to 6.
+        foreground_threshold (float): Aligned foreground from which a cell counts. A box that is all
+            foreground gives 1 only up to rounding, hence the default 1 - 1e-4; the reference
+            vectors use 1.0.
     """
 
     def __init__(
@@ -108,80 +118,107 @@ class PatchClusterLoss(ClusterAssignmentLoss):
         boxes: tuple[Tensor, Tensor],
         patch_size: int,
     ) -> Tensor:
-        """Loss over all pairs of a global crop and another crop.
+        """Compute the loss over all pairs of a global crop and another crop.
 
         Args:
-            global_scores (Tensor): Student, shape (I, G, K, H, W).
-            local_scores (Tensor, optional): Student, shape (I, L, K, h, w).
+            global_scores (Tensor): Student scores, shape (I, G, K, H, W).
+            local_scores (Tensor, optional): Student scores, shape (I, L, K, h, w).
             assignment (Tensor): Teacher's assignment, shape (I, G, K, H, W).
             foreground (Tensor): Teacher's masks, shape (I, G, H, W).
-            boxes (tuple[Tensor, Tensor]): From :func:`cotap_mm.ops.common_boxes`:
+            boxes (tuple[Tensor, Tensor]): From :func:`cotap_mm.ops.common_boxes`,
                 (I, G, V, 4) and (I, V, G, 4) with V = G + L, in crop pixels.
-            patch_size (int): Pixels a patch.
+            patch_size (int): Patch size in pixels.
 
         Returns:
             Tensor: A scalar.
+
+        Raises:
+            ValueError: If there is only one crop.
         """
         in_global, in_other = boxes
-        num_global, num_views = in_global.shape[1:3]
-        if num_views < 2:
+        if in_global.shape[2] < 2:
             raise ValueError('a global crop needs another crop to be compared with')
-
-        def cells(maps: Tensor, box: Tensor) -> Tensor:
-            """Maps (I, V, C, H, W) and R boxes in each, (I, V, R, 4) -> (I, V, R, C, cells)."""
-            return (
-                roi_pool(maps.flatten(0, 1), box.flatten(0, 1), patch_size, self.roi_size)
-                .unflatten(0, maps.shape[:2])
-                .flatten(4)
-            )
-
-        # Every pair of a global crop and another crop, (I, G, V - 1, ...).
-        box = torch.stack([_without(in_global[:, g], g) for g in range(num_global)], dim=1)
-        teacher = torch.cat([assignment, foreground.to(assignment.dtype)[:, :, None]], dim=2)
-        aligned = cells(teacher, box)
-        mask = aligned[..., -1, :] >= self.foreground_threshold  # (I, G, V - 1, cells)
-
-        box = torch.stack([_without(in_other[:, v], v) for v in range(num_global)], dim=1)
-        by_global = cells(global_scores, box)  # (I, G, G - 1, K, cells)
-        by_local = (
-            None if local_scores is None else cells(local_scores, in_other[:, num_global:])
-        )  # (I, L, G, K, cells)
-        pairs: list[Tensor] = []
-        for g in range(num_global):
-            # The boxes of crop v leave out v itself, so those behind it moved up.
-            pairs += [by_global[:, v, g - (g > v)] for v in range(num_global) if v != g]
-            pairs += [] if by_local is None else by_local[:, :, g].unbind(1)
-        predicted = torch.stack(pairs, dim=1).unflatten(1, (num_global, -1))
-
-        cost = self.cost(predicted.transpose(3, 4), aligned[..., :-1, :].transpose(3, 4)) * mask
-        # Mean over the kept cells of a pair of crops, on all ranks, then over the pairs.
+        target, mask = self._targets(assignment, foreground, in_global, patch_size)
+        predicted = self._predictions(global_scores, local_scores, in_other, patch_size)
+        cost = self.cost(predicted.transpose(3, 4), target.transpose(3, 4)) * mask
+        # Mean over the selected cells of a pair of crops, on all ranks, then over the pairs.
         kept = all_reduce_sum(mask.sum(dim=(0, 3)).to(cost.dtype)).clamp_min(1) / world_size()
         return (cost.sum(dim=(0, 3)) / kept).mean()
 
+    def _targets(
+        self, assignment: Tensor, foreground: Tensor, in_global: Tensor, patch_size: int
+    ) -> tuple[Tensor, Tensor]:
+        """Align the teacher's maps of each global crop over its boxes with every other crop.
 
-def _without(views: Tensor, left_out: int) -> Tensor:
-    """All views but one, (I, V, ...) -> (I, V - 1, ...).
+        Returns:
+            tuple[Tensor, Tensor]: Assignments (I, G, V - 1, K, cells) and the mask of the cells on
+            the foreground (I, G, V - 1, cells).
+        """
+        num_global = in_global.shape[1]
+        boxes = torch.stack([_without(in_global[:, g], g) for g in range(num_global)], dim=1)
+        maps = torch.cat([assignment, foreground.to(assignment.dtype)[:, :, None]], dim=2)
+        cells = self._cells(maps, boxes, patch_size)  # (I, G, V - 1, K + 1, cells)
+        return cells[..., :-1, :], cells[..., -1, :] >= self.foreground_threshold
 
-    Slices: a list of indices would have to travel to the device, which makes the host wait.
+    def _predictions(
+        self,
+        global_scores: Tensor,
+        local_scores: Optional[Tensor],
+        in_other: Tensor,
+        patch_size: int,
+    ) -> Tensor:
+        """Align the student's scores of every other crop over its box with each global crop.
+
+        Returns:
+            Tensor: Scores, shape (I, G, V - 1, K, cells), in the order of the targets: for each
+            global crop the other global crops, then the local crops.
+        """
+        num_global = in_other.shape[2]
+        boxes = torch.stack([_without(in_other[:, v], v) for v in range(num_global)], dim=1)
+        by_global = self._cells(global_scores, boxes, patch_size)  # (I, G, G - 1, K, cells)
+        by_local = None
+        if local_scores is not None:
+            boxes = in_other[:, num_global:]
+            by_local = self._cells(local_scores, boxes, patch_size)  # (I, L, G, K, cells)
+        pairs: list[Tensor] = []
+        for g in range(num_global):
+            for v in range(num_global):
+                if v != g:
+                    # Crop v has no box with itself, so its box with a later crop g is at g - 1.
+                    pairs.append(by_global[:, v, g - 1 if g > v else g])
+            if by_local is not None:
+                pairs += by_local[:, :, g].unbind(1)
+        return torch.stack(pairs, dim=1).unflatten(1, (num_global, -1))
+
+    def _cells(self, maps: Tensor, boxes: Tensor, patch_size: int) -> Tensor:
+        """Align R boxes of each map: (I, V, C, H, W), (I, V, R, 4) -> (I, V, R, C, cells)."""
+        cells = roi_pool(maps.flatten(0, 1), boxes.flatten(0, 1), patch_size, self.roi_size)
+        return cells.unflatten(0, maps.shape[:2]).flatten(4)
+
+
+def _without(views: Tensor, skipped: int) -> Tensor:
+    """Drop one view, (I, V, ...) -> (I, V - 1, ...).
+
+    Uses slices, since copying a list of indices to the device would synchronize host and device.
     """
-    return torch.cat([views[:, :left_out], views[:, left_out + 1 :]], dim=1)
+    return torch.cat([views[:, :skipped], views[:, skipped + 1 :]], dim=1)
 
 
 @MODELS.register_module()
 class ClsClusterLoss(ClusterAssignmentLoss):
-    """Same image, CLS: every other crop predicts a global crop's clusters.
+    """CLS of the same image: every other crop predicts the clusters of a global crop.
 
-    Mean over the other crops, then over the global crops.
+    The loss is the mean over the other crops, then over the global crops.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
     """
 
     def forward(self, scores: Tensor, assignment: Tensor) -> Tensor:  # type: ignore[override]
-        """Loss over all pairs of a global crop and another crop.
+        """Compute the loss over all pairs of a global crop and another crop.
 
         Args:
-            scores (Tensor): Student, global crops first, shape (I, V, K).
-            assignment (Tensor): Teacher's, shape (I, G, K), G <= V.
+            scores (Tensor): Student scores, global crops first, shape (I, V, K).
+            assignment (Tensor): Teacher's assignment, shape (I, G, K), G <= V.
 
         Returns:
             Tensor: A scalar.
@@ -195,26 +232,26 @@ class ClsClusterLoss(ClusterAssignmentLoss):
 
 @MODELS.register_module()
 class NeighborClusterLoss(ClusterAssignmentLoss):
-    """Image against neighbour, CLS: each predicts the other's clusters.
+    """CLS of an image and its neighbor: each predicts the clusters of the other.
 
-    All pairs of global crops, both directions, mean.
+    The loss is the mean over all pairs of global crops in both directions.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        temperature (float): Of the student's softmax, > 0. Defaults to 0.2.
+        temperature (float): Temperature of the student's softmax, > 0. Defaults to 0.2.
     """
 
     def __init__(self, temperature: float = 0.2) -> None:
         super().__init__(temperature)
 
     def forward(self, scores: Tensor, assignment: Tensor) -> Tensor:  # type: ignore[override]
-        """Loss between the two halves of the leading axis.
+        """Compute the loss between the two halves of the leading axis.
 
         Args:
-            scores (Tensor): Student's global crops, images first, then their
-                positives in the same order, shape (2B, G, K).
-            assignment (Tensor): Teacher's, same shape.
+            scores (Tensor): Student scores of global crops, images first, then their positives in
+                the same order, shape (2B, G, K).
+            assignment (Tensor): Teacher's assignment, shape (2B, G, K).
 
         Returns:
             Tensor: A scalar.
@@ -224,7 +261,7 @@ class NeighborClusterLoss(ClusterAssignmentLoss):
         """
         if len(scores) % 2:
             raise ValueError(
-                f'scores must hold B images and their B positives, got {len(scores)} in all'
+                f'scores must hold B images and their B positives, got {len(scores)} rows in total'
             )
         partner = assignment.roll(len(scores) // 2, dims=0)  # image <-> positive
         pairs = scores.shape[1]

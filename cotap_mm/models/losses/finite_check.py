@@ -1,4 +1,4 @@
-"""Values that are no numbers, found before they reach the weights."""
+"""Detect NaN and infinity before they reach the weights."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ _checking: ContextVar[bool] = ContextVar('checking', default=True)
 
 
 def check_finite(name: str, values: Tensor) -> None:
-    """Raise if there are NaN or infinite values; on a GPU nothing is checked.
+    """Raise if values on a CPU are NaN or infinite.
 
-    There the check would make every step wait for the device.
+    Values on other devices are not checked, since the check would synchronize host and device in
+    every step.
 
     Args:
-        name (str): What the values are called in the message.
+        name (str): Name of the values in the error message.
         values (Tensor): Any shape.
 
     Raises:
@@ -27,14 +28,14 @@ def check_finite(name: str, values: Tensor) -> None:
     if values.device.type == 'cpu' and _checking.get() and not torch.isfinite(values).all():
         bad = int((~torch.isfinite(values)).sum())
         raise ValueError(
-            f'{name} must be finite, got {bad} of {values.numel()} values that are '
-            'NaN or infinite; lower the learning rate or train in bf16 or float32'
+            f'{name} must be finite, got {bad} of {values.numel()} values that are NaN or '
+            'infinite; lower the learning rate or train in bf16 or float32'
         )
 
 
 @contextmanager
 def skip_finite_checks() -> Iterator[None]:
-    """No check within; ``MixedPrecisionOptimWrapper`` leaves out steps that are not finite."""
+    """Disable the checks, for code whose non-finite steps ``MixedPrecisionOptimWrapper`` skips."""
     token = _checking.set(False)
     try:
         yield

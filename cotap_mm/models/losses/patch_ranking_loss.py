@@ -1,4 +1,4 @@
-"""CoTAP: Average Precision over patch pairs, for continuous targets."""
+"""Average Precision over patch pairs with continuous targets."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import continuous_average_precision
-from cotap_mm.ops.average_precision import METHODS
+from cotap_mm.ops.average_precision import resolve_method
 from cotap_mm.registry import MODELS
 
 from .finite_check import check_finite
@@ -21,22 +21,21 @@ class PatchRankingLoss(nn.Module):
         r_i = \frac{L_{pn}(i)}{L_{pp}(i)}, \quad
         w_i = \max(t_i - \theta, 0) \cdot (1 \text{ or } \alpha)
 
-    Only differences of ``pred`` enter, so a constant added to all of them changes
-    nothing, and a pair that many right pairs outrank weighs little. With binary
-    targets this is 1 - AP with a smooth rank. Computed in float32 at least.
+    The loss depends only on differences of ``pred``, so a constant added to all of them changes
+    nothing. A pair with many concordant pairs above it has little influence. With binary targets
+    this is 1 - AP with a smooth rank. Computed in at least float32.
 
     Cost: O(P log P) time and O(P) memory for P pairs.
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        tau (float): Gap in ``pred`` from which on a right order costs nothing, in
-            cosine units, > 0. Defaults to 0.5.
-        threshold (float): Theta; pairs with a target below it carry no weight, in
-            cosine units. Defaults to -0.2.
-        negative_weight (float): Alpha, factor on the weight of pairs from random
-            other images, >= 0. Defaults to 0.1.
-        method (str): Way of computing, see :func:`cotap_mm.ops.rank_statistics`.
-            Defaults to ``'auto'``.
+        tau (float): Margin: correctly ordered pairs separated by at least ``tau`` in ``pred``
+            incur no penalty. Cosine units, > 0. Defaults to 0.5.
+        threshold (float): Theta: pairs with a smaller target have zero weight. Cosine units.
+            Defaults to -0.2.
+        negative_weight (float): Alpha, weight of pairs with random other images, >= 0. Defaults
+            to 0.1.
+        method (str): Algorithm, see :func:`cotap_mm.ops.rank_statistics`. Defaults to ``'auto'``.
 
     Raises:
         ValueError: If ``tau`` is not positive, ``negative_weight`` is negative or ``method``
@@ -55,27 +54,25 @@ class PatchRankingLoss(nn.Module):
             raise ValueError(f'tau must be > 0, got {tau}')
         if negative_weight < 0:
             raise ValueError(f'negative_weight must be >= 0, got {negative_weight}')
-        if method not in METHODS:
-            raise ValueError(f'method must be one of {METHODS}, got {method!r}')
         self.tau = tau
         self.threshold = threshold
         self.negative_weight = negative_weight
-        self.method = method
+        self.method = resolve_method(method)
 
     def forward(self, pred: Tensor, target: Tensor, is_neighbor: Tensor) -> Tensor:
         """Rank P pairs in one list.
 
         Args:
-            pred (Tensor): Student's similarity of each pair, shape (P,).
-            target (Tensor): Teacher's similarity, shape (P,); a constant.
-            is_neighbor (Tensor): True (or 1) for pairs of an image and its
-                neighbour, False (or 0) for pairs with a random other image, (P,).
+            pred (Tensor): Similarity of each pair according to the student, shape (P,).
+            target (Tensor): Similarity according to the teacher, shape (P,); a constant.
+            is_neighbor (Tensor): True (or 1) for pairs of an image and its neighbor, False (or 0)
+                for pairs with a random other image, shape (P,).
 
         Returns:
             Tensor: The loss, a scalar in [0, 1).
 
         Raises:
-            ValueError: If shapes differ, are not 1-D, or on a CPU, values are not finite.
+            ValueError: If shapes differ or are not 1-D, or if values on a CPU are not finite.
         """
         self._check(pred, target, is_neighbor)
         dtype = torch.promote_types(pred.dtype, torch.float32)
@@ -90,7 +87,7 @@ class PatchRankingLoss(nn.Module):
         shapes = [tuple(x.shape) for x in (pred, target, is_neighbor)]
         if pred.ndim != 1 or len(set(shapes)) > 1:
             raise ValueError(
-                'pred, target and is_neighbor must be 1-D and of one length, '
+                'pred, target and is_neighbor must be 1-D and have the same length, '
                 f'got shapes {shapes[0]}, {shapes[1]}, {shapes[2]}'
             )
         check_finite('pred', pred)

@@ -16,14 +16,14 @@ from .finite_check import check_finite
 class PrototypeEntropyLoss(nn.Module):
     """Make each prototype commit to few of the observed templates.
 
-    Cosine of each flattened prototype to each flattened template, softmax over
-    the templates, entropy, mean over prototypes. It is **minimised**. It is the only
-    loss that moves the prototypes.
+    Takes the cosine of each flattened prototype and each flattened template, the softmax over
+    templates, its entropy, and the mean over prototypes. The entropy is **minimized**. No other
+    loss moves the prototypes.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        temperature (float): Of the softmax, > 0. Defaults to 0.1.
+        temperature (float): Softmax temperature, > 0. Defaults to 0.1.
 
     Raises:
         ValueError: If ``temperature`` is not positive.
@@ -36,7 +36,7 @@ class PrototypeEntropyLoss(nn.Module):
         self.temperature = temperature
 
     def forward(self, prototypes: Tensor, templates: Tensor) -> Tensor:
-        """Mean entropy.
+        """Compute the mean entropy.
 
         Args:
             prototypes (Tensor): Shape (M, d, 3, 3).
@@ -46,7 +46,7 @@ class PrototypeEntropyLoss(nn.Module):
             Tensor: Entropy in nats, a scalar in [0, log T].
 
         Raises:
-            ValueError: If shapes do not fit or, on a CPU, values are not finite.
+            ValueError: If shapes do not fit, or if values on a CPU are not finite.
         """
         fits = prototypes.ndim == 4 and prototypes.shape[1:] == templates.shape[1:]
         if not fits or not len(templates):

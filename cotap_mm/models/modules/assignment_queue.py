@@ -1,4 +1,4 @@
-"""The teacher's past scores, which keep the cluster assignment balanced."""
+"""Queue of past teacher scores, which keeps the cluster assignment balanced."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from .feature_queue import FeatureQueue
 
 
 class AssignmentQueue(FeatureQueue):
-    """Past teacher scores and the Sinkhorn assignment that runs over them.
+    """Past teacher scores and the Sinkhorn assignment over them.
 
-    A row holds ``exp((score - 1) / temperature)``, which is what the assignment reads, in
-    (0, 1] since scores are cosines. So a step computes it for new rows only, and nothing
-    as large as the queue is ever made. Rows that are not filled yet are 0.
+    A row holds ``exp((score - 1) / temperature)``, the input of the assignment, which is in (0, 1]
+    since scores are cosines. So a step computes the exponential for new rows only and never
+    allocates a tensor as large as the queue. Rows that are not filled yet are 0.
 
     Args:
-        size (int): Rows over **all ranks**; each rank holds its share.
+        size (int): Number of rows over **all ranks**; each rank holds an equal part.
         num_clusters (int): K, width of a row.
-        temperature (float): Of the Sinkhorn assignment, > 0.
-        per_step (int): Most rows that enter per step on a rank.
-        num_iters (int): Rounds of Sinkhorn. Defaults to 3.
+        temperature (float): Sinkhorn temperature, > 0.
+        per_step (int): Maximum number of rows that a rank adds per step.
+        num_iters (int): Sinkhorn iterations. Defaults to 3.
 
     Raises:
         ValueError: If there are fewer rows than ranks, or ``temperature`` is not positive.
@@ -40,26 +40,26 @@ class AssignmentQueue(FeatureQueue):
             )
         if not temperature > 0:
             raise ValueError(f'temperature must be > 0, got {temperature}')
-        # exp(-2 / temperature), the smallest value, must not vanish.
+        # The smallest value, exp(-2 / temperature), must not underflow.
         dtype = torch.float32 if 2 / temperature < 80 else torch.float64
         super().__init__(size // world_size(), (num_clusters,), dtype)
         self.temperature = temperature
         self.per_step = per_step
         self.num_iters = num_iters
-        # In the checkpoint, so that it can be resumed with another one.
+        # Stored in the checkpoint, so that a run can be resumed with another temperature.
         self.register_buffer('row_temperature', torch.tensor(float(temperature)))
 
     @torch.no_grad()
     def assign(self, scores: Tensor) -> tuple[Tensor, Tensor]:
-        """Assign current scores, balanced over queue and batch together.
+        """Assign current scores to clusters, balanced over queue and batch together.
 
         Args:
             scores (Tensor): Teacher scores, cosines, shape (N, K).
 
         Returns:
-            tuple[Tensor, Tensor]: Assignment (N, K), float32 (float64 for such scores), and
-            whether the queue held anything (a float scalar, 1 or 0): without a queue a batch
-            is too small to balance, and the method skips the losses that use it.
+            tuple[Tensor, Tensor]: Assignment (N, K), float32 (float64 for float64 scores), and 1
+            if the queue is not empty, else 0 (a float scalar). With an empty queue the batch is
+            too small to balance, and the method skips the losses that use the assignment.
         """
         assignment = balance([self.features, self.to_rows(scores)], self.num_iters)
         return assignment.to(at_least_float32(scores).dtype), (self.num_filled > 0).float()
@@ -70,32 +70,29 @@ class AssignmentQueue(FeatureQueue):
 
         Args:
             scores (Tensor): Teacher scores, shape (N, K).
-            chosen (Tensor): Indices of rows, the first counting as the newest, int64 (R,).
-            count (Tensor, optional): Only that many of them, int64 scalar. Defaults to all.
+            chosen (Tensor): Indices of rows, newest first, int64 (R,).
+            count (Tensor, optional): Number of chosen rows to store, int64 scalar. Defaults to
+                None, all.
         """
         chosen = chosen[: self.per_step].to(scores.device, non_blocking=True)
         self.push(self.to_rows(scores[chosen]), count)
 
     def newest_scores(self) -> Tensor:
-        """The scores that are remembered, newest first, to rounding (len(self), K)."""
+        """Return the stored scores, newest first, up to rounding, (len(self), K)."""
         return self.newest_first().log().mul(self.temperature).add(1)
 
     def to_rows(self, scores: Tensor) -> Tensor:
-        """Scores (N, K) as they are stored."""
+        """Convert scores (N, K) to rows of the queue."""
         return scores.to(self.features.dtype).sub(1).div_(self.temperature).exp_()
 
-    def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        names = [prefix + name for name in ('features', 'row_temperature', 'num_filled')]
-        if names[0] in state_dict:
-            rows, before = state_dict[names[0]], state_dict.get(names[1])
-            if before is None:  # written by version 0.1, which kept the scores themselves
-                rows = self.to_rows(rows)
-                rows[int(state_dict.get(names[2], len(rows))) :] = 0
-            elif float(before) != float(self.row_temperature):
-                rows = rows.pow(float(before) / self.temperature)
-            state_dict = {
-                **state_dict,
-                names[0]: rows,
-                names[1]: torch.tensor(float(self.temperature)),
-            }
-        super()._load_from_state_dict(state_dict, prefix, *args)
+    def _upgrade(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Convert rows that were stored as plain scores or with another temperature."""
+        if 'features' not in state:
+            return state
+        rows, temperature = state['features'], state.get('row_temperature')
+        if temperature is None:  # written by version 0.1, which stored the scores themselves
+            rows = self.to_rows(rows)
+            rows[int(state.get('num_filled', len(rows))) :] = 0
+        elif float(temperature) != float(self.row_temperature):
+            rows = rows.pow(float(temperature) / self.temperature)
+        return {**state, 'features': rows, 'row_temperature': torch.tensor(float(self.temperature))}

@@ -1,25 +1,26 @@
-"""First-in, first-out memory of past features."""
+"""First-in, first-out queue of past features."""
 
 from __future__ import annotations
 
-import copy
+from collections.abc import Mapping
 from typing import Optional
 
 import torch
 from torch import Tensor, nn
 
+_STATE = ('features', 'num_filled', 'cursor')
+
 
 class FeatureQueue(nn.Module):
     """A ring buffer of the newest rows.
 
-    Everything is in buffers, so a checkpoint carries it. A state of another size
-    (a run on another number of ranks) is taken over newest rows first. Pushing never
-    waits for the device.
+    All state is in buffers and so in checkpoints. From a state of another size (of a run on another
+    number of ranks) the newest rows are loaded. Pushing never synchronizes host and device.
 
     Args:
-        size (int): Rows it can hold, >= 1.
-        shape (tuple[int, ...]): Shape of one row.
-        dtype (torch.dtype): Of the rows. Defaults to float32.
+        size (int): Capacity in rows, >= 1.
+        shape (tuple[int, ...]): Shape of a row.
+        dtype (torch.dtype): Data type of the rows. Defaults to float32.
 
     Raises:
         ValueError: If ``size`` is not positive.
@@ -42,23 +43,23 @@ class FeatureQueue(nn.Module):
 
     @property
     def is_full(self) -> bool:
-        """Whether the next push drops old rows. Waits for the device until it is."""
+        """Whether the next push drops old rows. Synchronizes with the device until it is True."""
         self._was_full = self._was_full or len(self) == self.size
         return self._was_full
 
     @torch.no_grad()
     def push(self, rows: Tensor, count: Optional[Tensor] = None) -> None:
-        """Add rows; the first row counts as the newest.
+        """Add rows, the newest first.
 
-        If a row is not finite, none is stored: the step that it comes from does not count.
+        If any row is not finite, no row is stored, since the step that it comes from is skipped.
 
         Args:
-            rows (Tensor): Shape (R, *shape); only the first ``size`` rows are kept.
+            rows (Tensor): Shape (R, *shape); only the first ``size`` rows are stored.
             count (Tensor, optional): Store only the first ``count`` rows, int64 scalar on the
-                device. Defaults to all.
+                device. Defaults to None, all.
 
         Raises:
-            ValueError: If a row has another shape.
+            ValueError: If the rows have another shape.
         """
         if rows.shape[1:] != self.features.shape[1:]:
             raise ValueError(
@@ -70,64 +71,68 @@ class FeatureQueue(nn.Module):
         stored = len(rows) if count is None else count.clamp(max=len(rows))
         is_finite = rows.flatten(1).isfinite().all(dim=1) | (index >= stored)
         stored = is_finite.all() * stored
-        places = (self.cursor + stored - 1 - index) % self.size
-        is_new = index < stored  # the places of others hold the newest old rows
+        slots = (self.cursor + stored - 1 - index) % self.size
+        is_new = index < stored  # the slots of the other rows hold the newest old rows
         is_new = is_new.view(-1, *[1] * (rows.ndim - 1))
-        self.features[places] = torch.where(is_new, rows, self.features[places])
+        self.features[slots] = torch.where(is_new, rows, self.features[slots])
         self.cursor.copy_((self.cursor + stored) % self.size)
         self.num_filled.add_(stored).clamp_(max=self.size)
 
     def contents(self) -> Tensor:
-        """The filled rows in storage order, shape (len(self), *shape)."""
+        """Return the filled rows in storage order, shape (len(self), *shape)."""
         return self.features if self.is_full else self.features[: len(self)]
 
     def newest_first(self) -> Tensor:
-        """The filled rows, newest first (a copy)."""
-        filled = len(self)
-        order = (self.cursor - 1 - torch.arange(filled, device=self.features.device)) % self.size
-        return self.features[order]
+        """Return a copy of the filled rows, newest first, shape (len(self), *shape)."""
+        return _newest_first(self._buffers)
 
     def redistribute(self, parts: list[dict[str, Tensor]], rank: int, world_size: int) -> None:
-        """Take a share of the queues of a run on another number of ranks.
+        """Fill this queue from the queues of a run on another number of ranks.
 
         Args:
-            parts (list[dict]): The state dict of each rank's queue.
-            rank (int): Whose share this queue gets, one of ``world_size``. Newest rows go
-                first, turning from rank to rank.
-            world_size (int): Ranks now.
+            parts (list[dict[str, Tensor]]): State dict of the queue of each rank of that run.
+            rank (int): Rank of this queue. Rows are dealt out to the ranks in turn, newest first.
+            world_size (int): Current number of ranks.
         """
-        queues = [self._stored(part) for part in parts]
-        rows = torch.cat([queue.newest_first() for queue in queues])
+        queues = [_newest_first(self._upgrade(part)) for part in parts]
+        rows = torch.cat(queues)
         age = torch.cat([torch.arange(len(queue)) for queue in queues]).to(rows.device)
-        rows = self._shard(rows[age.argsort(stable=True)], rank, world_size)
-        for buffer in (self.features, self.num_filled, self.cursor):
-            buffer.zero_()
-        self._was_full = False
-        self.push(rows.to(self.features.device))
+        self._refill(self._shard(rows[age.argsort(stable=True)], rank, world_size))
 
     def _shard(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
         return rows[rank::world_size]
 
-    def _stored(self, state: dict[str, Tensor]) -> FeatureQueue:
-        """A queue of this kind, of whatever size is stored."""
-        queue = copy.copy(self)
-        queue._buffers = {name: torch.zeros_like(state[name]) for name in self._buffers}
-        queue.size = len(state['features'])
-        queue.load_state_dict(state)
-        return queue
+    def _refill(self, rows: Tensor) -> None:
+        """Replace the content by rows, newest first."""
+        for name in _STATE:
+            getattr(self, name).zero_()
+        self._was_full = False
+        self.push(rows.to(self.features.device))
+
+    def _upgrade(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Convert a stored state to what this queue would store, except for its size."""
+        return state
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
         self._was_full = False
-        stored = state_dict.get(prefix + 'features')
-        names = [prefix + name for name in ('features', 'num_filled', 'cursor')]
-        fits = stored is not None and stored.shape[1:] == self.features.shape[1:]
-        if fits and len(stored) != self.size and all(name in state_dict for name in names):
-            other = FeatureQueue(len(stored), tuple(stored.shape[1:]), stored.dtype)
-            other.load_state_dict({name[len(prefix) :]: state_dict[name] for name in names})
-            for buffer in (self.features, self.num_filled, self.cursor):
-                buffer.zero_()
-            self.push(other.newest_first().to(self.features.device))
-            state_dict = dict(
-                state_dict, **{name: getattr(self, name[len(prefix) :]).clone() for name in names}
-            )
+        state = self._upgrade(
+            {
+                name: state_dict[prefix + name]
+                for name in self._buffers
+                if prefix + name in state_dict
+            }
+        )
+        if all(name in state for name in _STATE):
+            rows = state['features']
+            if len(rows) != self.size and rows.shape[1:] == self.features.shape[1:]:
+                self._refill(_newest_first(state))
+                state = {**state, **{name: getattr(self, name).clone() for name in _STATE}}
+        state_dict = {**state_dict, **{prefix + name: value for name, value in state.items()}}
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _newest_first(state: Mapping[str, Tensor]) -> Tensor:
+    """Read the filled rows of a stored queue of any size, newest first (a copy)."""
+    rows, filled = state['features'], int(state['num_filled'])
+    order = (state['cursor'] - 1 - torch.arange(filled, device=rows.device)) % len(rows)
+    return rows[order]

@@ -1,4 +1,4 @@
-"""Which patch pairs the ranking loss ranks."""
+"""Sampling of the patch pairs that the ranking loss ranks."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ _EPS = 1e-5
 
 
 class PatchPairSampler(nn.Module):
-    """Pairs of foreground patches: image against neighbour and against other images.
+    """Pair foreground patches of an image with those of its neighbor and of other images.
 
-    For each pool size: average-pool scores and the teacher's foreground to that
-    grid, take the patches of an image's global crops together, keep the ``topk``
-    with the most foreground **of that same image**, and compare them with those of
-    its positive and of ``num_negatives`` other images' positives. (The released
-    implementation mixes up whose foreground it uses.)
+    For each pool size: average-pool scores and the teacher's foreground to that grid, collect the
+    patches of all global crops of an image, keep the ``topk`` with the most foreground **of that
+    same image**, and compare them with those of its positive and of the positives of
+    ``num_negatives`` other images. (The released implementation uses the foreground of a wrong
+    image.)
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        pool_sizes (Sequence[int]): Grids to pool to, each at most the patch grid.
+        pool_sizes (Sequence[int]): Sides of the grids to pool to, at most that of the patch grid.
             Defaults to (7, 14).
-        topk (int, optional): Patches an image. Defaults to 5. None ranks every patch with
-            every patch: ``(G * size**2)**2 * (1 + num_negatives)`` pairs an image.
-        num_negatives (int): Other images an image. Defaults to 5.
+        topk (int, optional): Patches per image. None pairs every patch with every patch:
+            ``(G * size**2)**2 * (1 + num_negatives)`` pairs per image. Defaults to 5.
+        num_negatives (int): Negatives per image. Defaults to 5.
 
     Raises:
         ValueError: If ``topk`` is below 1.
@@ -55,19 +55,19 @@ class PatchPairSampler(nn.Module):
         foreground: Tensor,
         draws: Optional[RandomDraws] = None,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Pairs of one batch.
+        """Sample the pairs of one batch.
 
         Args:
-            student (Tensor): Scores, the B images first, then their B positives,
-                shape (2B, G, K, H, W).
-            teacher (Tensor): Scores, same shape.
+            student (Tensor): Student scores, B images first, then their B positives, shape
+                (2B, G, K, H, W).
+            teacher (Tensor): Teacher scores, shape (2B, G, K, H, W).
             foreground (Tensor): Teacher's masks, shape (2B, G, H, W).
-            draws (RandomDraws, optional): Source of the random choices.
+            draws (RandomDraws, optional): Source of random choices. Defaults to a new
+                :class:`RandomDraws`.
 
         Yields:
-            tuple[Tensor, Tensor, Tensor]: For each pool size the student's
-            similarities, the teacher's (both float32), and whether the pair is of neighbours,
-            all (P,).
+            tuple[Tensor, Tensor, Tensor]: For each pool size, similarities of the student, of the
+            teacher (both float32), and True for pairs of an image and its neighbor, (P,) each.
 
         Raises:
             ValueError: If a pool size exceeds the patch grid.
@@ -102,14 +102,15 @@ class PatchPairSampler(nn.Module):
 
     @staticmethod
     def _similarities(tokens: Tensor, chosen: Optional[Tensor], others: Tensor) -> Tensor:
-        """Cosines, own positive first, then the others': (1 + R, B, topk, topk)."""
+        """Cosines with the own positive, then with those of others, (1 + R, B, topk, topk)."""
         if chosen is not None:
             tokens = tokens.gather(1, chosen[..., None].expand(-1, -1, tokens.shape[-1]))
         image, positive = F.normalize(tokens, dim=-1, eps=_EPS).chunk(2)  # (B, topk, K) each
         itself = torch.arange(len(positive), device=positive.device)[None]
         index = torch.cat([itself, others])  # (1 + R, B)
-        # The gradient of positive[index] is added up in any order on several threads.
+        # index_select, since the gradient of positive[index] is summed in arbitrary order if there
+        # are several threads.
         partners = positive.index_select(0, index.flatten()).unflatten(0, index.shape)
-        # Half precision would tie pairs whose order the loss is about.
+        # Half precision would round similarities to equal values and so lose their order.
         with torch.autocast(image.device.type, enabled=False):
             return torch.einsum('bik,rbjk->rbij', image, partners)

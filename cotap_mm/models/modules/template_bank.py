@@ -1,4 +1,4 @@
-"""Templates seen lately, and the prototypes' start from them."""
+"""Bank of recent templates, from which the prototypes start."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .feature_queue import FeatureQueue
 
 
 class TemplateBank(FeatureQueue):
-    """The last templates: whole crops, average-pooled to 3 x 3 tokens.
+    """Recent templates: whole crops, average-pooled to 3 x 3 tokens.
 
-    While it fills, every crop of a step goes in; once full, ``per_step`` random ones.
+    Until it is full, every crop of a step is added; then ``per_step`` random ones.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        size (int): Templates it can hold. 1024 in the paper.
+        size (int): Capacity. 1024 in the paper.
         channels (int): d, width of the tokens.
-        per_step (int): Templates that enter a full bank per step. Defaults to 32.
+        per_step (int): Templates that a step adds to a full bank. Defaults to 32.
     """
 
     def __init__(self, size: int, channels: int, per_step: int = 32) -> None:
@@ -33,10 +33,10 @@ class TemplateBank(FeatureQueue):
 
     @torch.no_grad()
     def collect(self, patches: Tensor, grid: tuple[int, int], order: Tensor) -> None:
-        """Pool crops and store them.
+        """Pool and store crops.
 
         Args:
-            patches (Tensor): Tokens entering the last block, no CLS, shape (R, N, d).
+            patches (Tensor): Patch tokens entering the last block, shape (R, N, d).
             grid (tuple[int, int]): H, W with H*W = N.
             order (Tensor): Random order of the R crops, int64 (R,).
         """
@@ -46,17 +46,17 @@ class TemplateBank(FeatureQueue):
 
     @torch.no_grad()
     def start_prototypes(self, prototypes: Tensor) -> bool:
-        """Set the prototypes by spherical k-means, once, when all ranks' banks are full.
+        """Set the prototypes by spherical k-means, once, when the banks of all ranks are full.
 
-        Rank 0 clusters its templates and broadcasts the centres.
+        Rank 0 clusters its templates and broadcasts the centers.
 
         Args:
-            prototypes (Tensor): Student's prototypes, changed in place, (M, d, 3, 3).
+            prototypes (Tensor): Prototypes of the student, changed in place, (M, d, 3, 3).
 
         Returns:
-            bool: Whether this call set them.
+            bool: Whether this call set the prototypes.
         """
-        # Asked for only until it is so: reading it makes the step wait for the device.
+        # Cached once it is True, since reading the buffer synchronizes host and device.
         self._had_started = self._had_started or bool(self.has_started_prototypes)
         if self._had_started:
             return False
@@ -69,7 +69,8 @@ class TemplateBank(FeatureQueue):
         return True
 
     def _shard(self, rows: Tensor, rank: int, world_size: int) -> Tensor:
-        # Banks are not shared out: each is as large as the only one of a single rank.
+        # Banks are not sharded: each is as large as that of a single process. So each rank takes
+        # all rows, its own ones first.
         is_mine = torch.arange(len(rows), device=rows.device) % world_size == rank
         return torch.cat([rows[is_mine], rows[~is_mine]])
 

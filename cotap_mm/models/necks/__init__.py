@@ -1,3 +1,5 @@
+"""Necks: features -> features."""
+
 from __future__ import annotations
 
 from .no_filter import NoFilter

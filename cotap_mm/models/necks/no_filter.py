@@ -1,4 +1,4 @@
-"""The ablation of the object-aware filter."""
+"""Ablation of the object-aware filter."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cotap_mm.registry import MODELS
 
 @MODELS.register_module()
 class NoFilter(BaseModule):
-    """Stands where the object-aware filter does and only normalises the tokens.
+    """Replace the object-aware filter by a normalization of the tokens.
 
-    For training without the filter: ``neck=dict(_delete_=True, type='NoFilter')`` and
-    ``losses=dict(prototype_entropy=None)``. Downstream the backbone then is a plain ViT.
+    To train without the filter, set ``neck=dict(_delete_=True, type='NoFilter')`` and
+    ``losses=dict(prototype_entropy=None)``. The backbone for downstream tasks is then a plain ViT.
 
     Args:
         in_channels (int): d, width of the tokens.
-        init_cfg (dict, optional): As in MMEngine's BaseModule.
+        init_cfg (dict, optional): See MMEngine's ``BaseModule``. Defaults to None.
     """
 
     num_prototypes = 0
@@ -33,13 +33,13 @@ class NoFilter(BaseModule):
     def forward(
         self, tokens: Tensor, grid: tuple[int, int], block: nn.Module
     ) -> tuple[Tensor, Tensor]:
-        """Tokens (B, 1+N, d) -> CLS (B, d) and patches (B, N, d)."""
+        """Normalize tokens (B, 1+N, d); returns CLS (B, d) and patches (B, N, d)."""
         return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
 
     def filter_patches(self, patches: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
-        """Patches (B, N, d), normalised."""
+        """Normalize patches (B, N, d)."""
         return self.norm_patch(patches)
 
     def filter_cls(self, cls_token: Tensor, block: nn.Module) -> Tensor:
-        """CLS tokens (B, d), normalised."""
+        """Normalize CLS tokens (B, d)."""
         return self.norm_cls(cls_token)

@@ -1,4 +1,4 @@
-"""The object-aware filter: every token in the words of learnable object prototypes."""
+"""The object-aware filter: tokens re-expressed through learnable object prototypes."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ from cotap_mm.registry import MODELS
 class ObjectAwareFilter(BaseModule):
     """Re-express tokens through object prototypes by cross-attention.
 
-    Each prototype is a small spatial template, 3 x 3 tokens. A patch attends to
-    the prototypes by how well its neighbourhood matches them, CLS by their mean;
-    what it reads goes through the last block's own projection and MLP. The filter
-    **shares** that block's norms, qkv, projection and MLP: the block is an
-    argument of each call, never a part of this module, so a state dict holds its
-    weights once.
+    Each prototype is a small spatial template of 3 x 3 tokens. A patch attends to prototypes
+    according to how well its neighborhood matches them, CLS according to their mean. The output of
+    the attention goes through projection and MLP of the last block. The filter **shares** the
+    norms, qkv, projection and MLP of that block: the block is an argument of each call and not a
+    part of this module, so a state dict holds its weights once.
 
-    In pre-training the forward pass sees detached prototypes: only the prototype
-    entropy loss moves them.
+    In pre-training the forward pass uses detached prototypes, so only the prototype entropy loss
+    moves them.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
         in_channels (int): d, width of the tokens.
-        num_prototypes (int): M. Defaults to 64.
-        detach_prototypes (bool): Keep the forward pass's gradient from the prototypes.
-            Defaults to True, as in pre-training.
-        init_cfg (dict, optional): As in MMEngine's BaseModule.
+        num_prototypes (int): M, number of prototypes. Defaults to 64.
+        detach_prototypes (bool): Whether to stop the gradient of the forward pass at the
+            prototypes. Defaults to True, as in pre-training.
+        init_cfg (dict, optional): See MMEngine's ``BaseModule``. Defaults to None.
     """
 
     def __init__(
@@ -71,13 +70,13 @@ class ObjectAwareFilter(BaseModule):
         return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
 
     def filter_patches(self, patches: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
-        """Patches (B, N, d) -> filtered patches (B, N, 2d)."""
+        """Filter patches, (B, N, d) -> (B, N, 2d)."""
         key, value = self._keys_and_values(block)
         attention = self._patch_attention(patches, grid, block, key)  # (B, heads, N, M)
         return self.norm_patch(self._read(patches, attention, value, block))
 
     def filter_cls(self, cls_token: Tensor, block: nn.Module) -> Tensor:
-        """CLS tokens (B, d) -> filtered CLS (B, 2d)."""
+        """Filter CLS tokens, (B, d) -> (B, 2d)."""
         key, value = self._keys_and_values(block)
         query = self._query(cls_token[:, None], block)  # (B, 1, d)
         heads = block.attn.num_heads
@@ -87,7 +86,7 @@ class ObjectAwareFilter(BaseModule):
         return self.norm_cls(self._read(cls_token[:, None], attention, value, block))[:, 0]
 
     def attention(self, tokens: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
-        """What each patch attends to, for pictures.
+        """Compute the attention of patches to prototypes, for visualization.
 
         Args:
             tokens (Tensor): Output of the last block, CLS first, (B, 1+N, d).
@@ -95,7 +94,7 @@ class ObjectAwareFilter(BaseModule):
             block (nn.Module): The ViT's last block.
 
         Returns:
-            Tensor: Weights over prototypes, shape (B, heads, N, M); they sum to 1.
+            Tensor: Weights over prototypes, which sum to 1, shape (B, heads, N, M).
         """
         key, _ = self._keys_and_values(block)
         return self._patch_attention(tokens[:, 1:], grid, block, key)
@@ -106,10 +105,10 @@ class ObjectAwareFilter(BaseModule):
         return F.linear(block.ln1(tokens), qkv.weight[:width], bias)
 
     def _keys_and_values(self, block: nn.Module) -> tuple[Tensor, Tensor]:
-        """Key of each cell (M, 9, d) and value of each prototype (M, d)."""
+        """Compute the key of each cell (M, 9, d) and the value of each prototype (M, d)."""
         qkv, width = block.attn.qkv, self.in_channels
         prototypes = self.prototypes.detach() if self.detach_prototypes else self.prototypes
-        # A copy: k-means may overwrite the prototypes between forward and backward.
+        # A copy, since k-means may overwrite the prototypes between forward and backward pass.
         cells = prototypes.flatten(2).transpose(1, 2).contiguous()  # (M, 9, d)
         bias = None if qkv.bias is None else qkv.bias[width:]
         both = F.linear(self.norm_prototypes(cells), qkv.weight[width:], bias)
@@ -121,7 +120,7 @@ class ObjectAwareFilter(BaseModule):
     ) -> Tensor:
         heads = block.attn.num_heads
         query = self._query(patches, block).transpose(1, 2).unflatten(2, grid)  # (B, d, H, W)
-        # One 3 x 3 correlation for each head (group) and prototype.
+        # A 3 x 3 correlation per head (group) and prototype.
         templates = key.unflatten(2, (heads, -1)).permute(2, 0, 3, 1)  # (heads, M, d/heads, 9)
         templates = templates.reshape(-1, templates.shape[2], 3, 3).to(query.dtype)
         logits = F.conv2d(query, templates, padding=1, groups=heads)  # (B, heads*M, H, W)
@@ -135,7 +134,7 @@ class ObjectAwareFilter(BaseModule):
 
     @staticmethod
     def _read(tokens: Tensor, attention: Tensor, value: Tensor, block: nn.Module) -> Tensor:
-        """Tokens (B, N, d) and weights (B, heads, N, M) -> [x ; x'] (B, N, 2d)."""
+        """Concatenate tokens x (B, N, d) and filtered tokens x' to [x ; x'] (B, N, 2d)."""
         attn = block.attn
         value = value.unflatten(1, (attn.num_heads, -1)).to(attention.dtype)  # (M, heads, d/heads)
         read = torch.einsum('bhnm,mhc->bnhc', attention, value).flatten(2)  # (B, N, d)

@@ -1,4 +1,4 @@
-"""A pyramid from the one map of a plain ViT, for detectors."""
+"""Feature pyramid from the single feature map of a plain ViT, for detectors."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from cotap_mm.registry import MODELS
 
 @MODELS.register_module()
 class SimpleFeaturePyramid(BaseModule):
-    """Scale the last map of a ViT up and down, each scale on its own.
+    """Resample the last feature map of a ViT to several scales independently.
 
-    Transposed convolutions double the map, max pooling halves it; then 1 x 1 and 3 x 3
-    convolutions with layer norm bring each scale to ``out_channels``. Further levels
-    are max pools of the coarsest.
+    Transposed convolutions upsample the map and max pooling downsamples it; 1 x 1 and 3 x 3
+    convolutions with layer norm then project each scale to ``out_channels``. Further levels are
+    max-pooled from the coarsest one.
 
     Source: ViTDet, https://arxiv.org/abs/2203.16527.
 
     Args:
-        in_channels (int): Channels of the backbone's last level: 2d with the filter.
+        in_channels (int): Channels of the last level of the backbone, 2d with the filter.
         out_channels (int): Channels of each level. Defaults to 256.
-        scale_factors (Sequence[float]): From fine to coarse, among 4, 2, 1 and 0.5; 4, 2,
-            1, 0.5 are strides 4 to 32 for patches of 16. Defaults to (4, 2, 1, 0.5).
-        num_outs (int): Levels in all; not below the number of factors. Defaults to 5.
-        init_cfg (dict, optional): As in MMEngine's BaseModule.
+        scale_factors (Sequence[float]): Scale factors among 4, 2, 1 and 0.5, from fine to coarse.
+            For patches of 16 pixels, these are strides of 4 to 32. Defaults to (4, 2, 1, 0.5).
+        num_outs (int): Number of levels, at least the number of factors. Defaults to 5.
+        init_cfg (dict, optional): See MMEngine's ``BaseModule``. Defaults to None.
 
     Raises:
-        ValueError: If a factor is another, or ``num_outs`` is too small.
+        ValueError: If a factor is not supported or ``num_outs`` is too small.
     """
 
     def __init__(
@@ -82,13 +82,14 @@ class SimpleFeaturePyramid(BaseModule):
         return nn.Sequential(*steps)
 
     def forward(self, levels: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Pyramid of the last level.
+        """Build the pyramid from the last level.
 
         Args:
-            levels (Sequence[Tensor]): Maps of a backbone; the last is (B, in_channels, H, W).
+            levels (Sequence[Tensor]): Feature maps of a backbone, the last one of shape
+                (B, in_channels, H, W).
 
         Returns:
-            tuple[Tensor]: ``num_outs`` maps, from fine to coarse.
+            tuple[Tensor, ...]: ``num_outs`` feature maps, from fine to coarse.
         """
         outputs = [scale(levels[-1]) for scale in self.scales]
         while len(outputs) < self.num_outs:

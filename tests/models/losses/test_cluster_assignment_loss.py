@@ -38,7 +38,7 @@ def test_mean_over_kept_rows_by_hand():
     assert ClusterAssignmentLoss(0.1)(scores, assignment).item() == pytest.approx(sum(rows) / 6)
 
 
-def test_a_mask_that_keeps_nothing_gives_zero():
+def test_an_empty_mask_gives_zero():
     scores, assignment = views(3, 4)
     assert ClusterAssignmentLoss()(scores, assignment, torch.zeros(3)).item() == 0
 
@@ -108,7 +108,7 @@ def test_patch_by_hand():
 
 
 def test_patch_by_hand_with_more_global_crops():
-    """Which box belongs to which pair: every crop has cells of its own patches only."""
+    """Each pair uses its own boxes: a quarter of crop 2, whole crops 0 and 1."""
     torch.manual_seed(0)
     scores = torch.rand(1, 3, 4, 2, 2).double()
     assignment = torch.rand(1, 3, 4, 2, 2).double().softmax(2)
@@ -118,7 +118,7 @@ def test_patch_by_hand_with_more_global_crops():
     ).double()
     in_global = whole.expand(1, 3, 3, 4).clone()
     in_other = whole.expand(1, 3, 3, 4).clone()
-    in_other[0, 2] = quarter  # crop 2 has a place of its own in common with crops 0 and 1
+    in_other[0, 2] = quarter  # the box of crop 2 with each crop is another one
     got = PatchClusterLoss(roi_size=1)(
         scores, None, assignment, torch.ones(1, 3, 2, 2), (in_global, in_other), 8
     ).item()
@@ -157,8 +157,10 @@ def test_properties_and_gradient(loss_fn, shape):
     loss = loss_fn(scores, assignment)
     loss.backward()
     assert scores.grad.any() and assignment.grad is None
-    torch.testing.assert_close(loss_fn(scores + 0.3, assignment), loss)  # a constant is free
-    good = assignment.detach().log() * 0.1  # what would be predicted exactly
+    torch.testing.assert_close(
+        loss_fn(scores + 0.3, assignment), loss
+    )  # adding a constant has no effect
+    good = assignment.detach().log() * 0.1  # scores of a perfect prediction
     assert loss_fn(good, assignment) <= loss + 5  # finite and comparable
     assert torch.autograd.gradcheck(lambda x: loss_fn(x, assignment), scores)
 
@@ -180,7 +182,7 @@ def test_half_precision(dtype):
 
 def test_bad_input():
     scores, assignment = views(3, 4)
-    with pytest.raises(ValueError, match='one shape'):
+    with pytest.raises(ValueError, match='same shape'):
         ClusterAssignmentLoss()(scores, assignment[:2])
     with pytest.raises(ValueError, match='mask must have shape'):
         ClusterAssignmentLoss()(scores, assignment, torch.ones(4))

@@ -1,4 +1,4 @@
-"""CoTAP loss: two-loop reference, properties, gradient, bad input."""
+"""Patch ranking loss: two-loop reference, properties, gradient, bad input."""
 
 from __future__ import annotations
 
@@ -62,18 +62,18 @@ def test_a_constant_changes_nothing():
     torch.testing.assert_close(PatchRankingLoss()(p + 0.37, t, m), PatchRankingLoss()(p, t, m))
 
 
-def test_perfect_order_with_gaps_is_free():
+def test_perfect_order_with_gaps_has_zero_loss():
     t = torch.linspace(-0.1, 0.9, 6)
     p = torch.arange(6) * 0.5
     assert PatchRankingLoss()(p, t, torch.ones(6)).item() == 0
 
 
-def test_agreement_is_cheaper_than_reversal():
+def test_agreement_has_lower_loss_than_reversal():
     p, t, m = pairs(20)
     assert PatchRankingLoss()(t, t, m) < PatchRankingLoss()(-t, t, m)
 
 
-def test_equal_targets_cost_nothing():
+def test_equal_targets_have_zero_loss():
     p, _, m = pairs(9)
     p.requires_grad_()
     loss = PatchRankingLoss()(p, torch.full_like(p, 0.3), m)
@@ -112,7 +112,7 @@ def test_bad_input():
     p[1] = float('nan')
     with pytest.raises(ValueError, match='pred must be finite, got 1 of 4'):
         loss_fn(p, t, m)
-    with pytest.raises(ValueError, match='one length'):
+    with pytest.raises(ValueError, match='same length'):
         loss_fn(t, t, m[:3])
     with pytest.raises(ValueError, match='tau'):
         PatchRankingLoss(tau=0)

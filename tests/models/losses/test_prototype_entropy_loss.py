@@ -37,7 +37,7 @@ def test_limits():
     assert PrototypeEntropyLoss()(templates, templates[:1]).item() == 0
 
 
-def test_scale_of_prototypes_is_free():
+def test_scale_of_prototypes_has_no_effect():
     prototypes, templates = torch.randn(3, 2, 3, 3), torch.randn(5, 2, 3, 3)
     loss_fn = PrototypeEntropyLoss()
     torch.testing.assert_close(loss_fn(prototypes * 7, templates), loss_fn(prototypes, templates))

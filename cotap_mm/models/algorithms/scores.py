@@ -1,0 +1,56 @@
+"""Head scores of one training step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Optional
+
+from torch import Tensor
+
+from cotap_mm.models.modules import CropBatch
+
+#: Scores by branch: ``patch`` (I, V, K, H, W), ``cls`` (I, V, K).
+BranchScores = dict[str, Tensor]
+
+
+class PatchScores(NamedTuple):
+    """Scores of the patch branch in one step; I = 2B images and positives."""
+
+    student_global: Tensor  # (I, G, K, H, W)
+    student_local: Optional[Tensor]  # (I, L, K, h, w)
+    teacher: Tensor  # (I, G, K, H, W)
+    foreground: Tensor  # (I, G, H, W) bool
+
+
+class ClsScores(NamedTuple):
+    """Scores of the CLS branch in one step; I = 2B images and positives."""
+
+    student: Tensor  # (I, V, K), global crops first
+    teacher: Tensor  # (I, G, K)
+
+
+def head_scores(net, batch: CropBatch, entering: Tensor, grid: tuple[int, int]) -> BranchScores:
+    """Run last block, filter and heads, only for the tokens that a loss reads.
+
+    Args:
+        net (nn.Module): Student or teacher, with ``backbone``, ``neck`` and ``head``.
+        batch (CropBatch): The crops.
+        entering (Tensor): Tokens entering the last block, CLS first, one row per crop,
+            shape (R, 1+N, d).
+        grid (tuple[int, int]): H, W with H*W = N.
+
+    Returns:
+        dict[str, Tensor]: For each branch that has crops, ``patch`` (I, V, K, H, W) and ``cls``
+        (I, V, K).
+    """
+    backbone, block = net.backbone, net.backbone.last_block
+    scores: BranchScores = {}
+    if 'patch' in batch.shapes:
+        leaving = backbone.run_block(block, batch.rows_of('patch', entering))
+        features = net.neck.filter_patches(leaving[:, 1:], grid, block)
+        maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
+        scores['patch'] = batch.unflatten('patch', maps)  # (I*V, N, K) -> (I, V, K, H, W)
+    if 'cls' in batch.shapes:
+        leaving = backbone.leaving_cls(batch.rows_of('cls', entering))
+        features = net.neck.filter_cls(leaving, block)
+        scores['cls'] = batch.unflatten('cls', net.head['cls'](features))  # (I, V, K)
+    return scores
