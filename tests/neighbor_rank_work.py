@@ -1,4 +1,4 @@
-"""What two gloo processes do to build one neighbour file; importable by the processes."""
+"""What two gloo processes do to build one neighbor file; importable by the processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class Colors:
-    """Images of one colour each."""
+    """Images of one color each."""
 
     def __init__(self, count, broken=()):
         self.count, self.broken = count, broken
@@ -23,7 +23,7 @@ class Colors:
     def name(self, index):
         return f'{index}.png'
 
-    def read(self, index, enough=None):
+    def read(self, index, is_large_enough=None):
         if index in self.broken:
             from cotap_mm.datasets import BadImage
 
@@ -32,7 +32,7 @@ class Colors:
 
 
 class Encoder:
-    """Colour as an angle; fails after ``stop_after`` images."""
+    """Color as an angle; fails after ``stop_after`` images."""
 
     identity, image_size, device = 'colour', 8, 'cpu'
 

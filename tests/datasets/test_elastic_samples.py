@@ -1,4 +1,4 @@
-"""A step sees the same samples, crops and colours on any number of ranks and workers."""
+"""A step sees the same samples, crops and colors on any number of ranks and workers."""
 
 from __future__ import annotations
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from cotap_mm import signals
 from cotap_mm.datasets import ImageList, PackedImages, ToyScenes, pack_images, save_neighbors
-from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.engine.auto_neighbors import warn_of_changed_images
 
 

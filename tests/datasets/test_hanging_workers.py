@@ -14,7 +14,7 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
 from cotap_mm.datasets import loader_watch
-from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
+from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.workers import ReadingSigns
 from cotap_mm.engine.launch.runner import limit_loader_waits
 from cotap_mm.errors import UserError
@@ -76,7 +76,7 @@ def wait_for_a_disk(signs):
 
 def all_of(dataset, num_workers=2):
     loader = watch_loader(DataLoader(dataset, 1, num_workers=num_workers), LIMIT)
-    with explained_deaths(lambda: dataset.being_read):
+    with report_dead_worker(lambda: dataset.being_read):
         return [int(batch) for batch in loader]
 
 
@@ -94,8 +94,8 @@ def said(monkeypatch):
 def test_a_worker_that_hangs(said, does, state):
     with pytest.raises(
         UserError,
-        match=f'^no worker of the loader has given a sign of life for . '
-        rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Look at their disk',
+        match=f'^no worker of the data loader has made progress for . '
+        rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Check the disk',
     ):
         all_of(Images(3, does))
     assert said and 'reading 3.jpg; waiting ' in said[0]
@@ -124,8 +124,8 @@ def compute(signs):
 def test_a_worker_of_any_data_set_that_hangs(said, does):
     with pytest.raises(
         UserError,
-        match='^no worker of the loader has given a sign of life for . '
-        's; processes .*, reading nothing that is known. Look at their disk',
+        match='^no worker of the data loader has made progress for . '
+        's; processes .*, reading unknown images. Check the disk',
     ):
         list(watch_loader(DataLoader(Unwatched(3, does), 1, num_workers=2), LIMIT))
     assert not new_children()
@@ -180,10 +180,10 @@ def test_a_loader_with_a_time_out_of_its_own():
     with (
         pytest.raises(
             UserError,
-            match='a process of the loader hangs .DataLoader timed out after '
+            match='a worker of the data loader hangs .DataLoader timed out after '
             '1 seconds.. It was reading one of: 3.jpg',
         ),
-        explained_deaths(lambda: ['3.jpg']),
+        report_dead_worker(lambda: ['3.jpg']),
     ):
         late()
 
@@ -219,6 +219,6 @@ def test_errors_that_caused_each_other_end():
     """Only a circle of contexts is broken by Python itself."""
     error, cause = OSError('unreachable'), ValueError('unreadable')
     error.__cause__, cause.__context__ = cause, error
-    with time_limit(20), pytest.raises(OSError) as caught, explained_deaths(list):
+    with time_limit(20), pytest.raises(OSError) as caught, report_dead_worker(list):
         raise error
     assert caught.value is error

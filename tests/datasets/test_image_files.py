@@ -137,14 +137,14 @@ def test_bombs_of_all_formats(kind, monkeypatch):
     Image.new('L', (10, 10)).save(buffer, {'jp2': 'JPEG2000'}.get(kind, kind.upper()))
     monkeypatch.setattr('cotap_mm.datasets.sources.decoding.MAX_IMAGE_PIXELS', 99)
     monkeypatch.setattr('cotap_mm.datasets.sources.decoding._pixels', None)
-    with pytest.raises(BadImage, match='a: ValueError: 10 x 10 pixels are more than the 99'):
+    with pytest.raises(BadImage, match='a: ValueError: 10 x 10 pixels exceed the limit of 99'):
         decode_image(buffer.getvalue(), None, 'a')
 
 
 def test_postscript_is_not_run(tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n')
-    with pytest.raises(BadImage, match='a.jpg: not an image, or of a format'):
+    with pytest.raises(BadImage, match='a.jpg: not an image, or an unsupported format'):
         read_image(path)
     assert 'EPS' not in image_formats.decodable_formats()
 
@@ -187,7 +187,10 @@ def test_what_is_skipped_is_counted(photos, log):
     assert '1 .mp4 (extract their frames' in loud[0] and '1 .zip (archives are not' in loud[0]
     assert 'convert them to JPEG' in loud[0] and '.txt' not in loud[0] and '.nef' not in loud[0]
     if '.heic' not in image_formats.IMAGE_SUFFIXES:
-        assert '2 .heic (pip install pillow-heif)' in loud[0] and 'skipped 6 files' in loud[0]
+        assert (
+            '2 .heic (pip install pillow-heif)' in loud[0]
+            and 'skipped 6 unsupported files' in loud[0]
+        )
 
 
 def test_junk_alone_is_not_a_warning(photos, log):
@@ -200,7 +203,9 @@ def test_junk_alone_is_not_a_warning(photos, log):
 def test_folders_without_images_tell_what_they_hold(tmp_path):
     for name in ('train-0.tar', 'train-1.tar', 'a.parquet', 'x.bin'):
         (tmp_path / name).write_bytes(b'x')
-    with pytest.raises(FileNotFoundError, match=r'2 \.tar \(archives are not read, unpack them\)'):
+    with pytest.raises(
+        FileNotFoundError, match=r'2 \.tar \(archives are not supported, unpack them\)'
+    ):
         ImageList(tmp_path)
 
 
@@ -236,7 +241,7 @@ def archive(path):
 )
 def test_archives(tmp_path, name, content):
     archive(tmp_path / name) if content is None else (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f'{name} is an archive, and archives are not read: unpa'):
+    with pytest.raises(ValueError, match=f'{name} is an archive, and archives are not supported'):
         ImageList(tmp_path / name)
 
 
@@ -247,7 +252,7 @@ def test_archives(tmp_path, name, content):
 def test_lists_with_labels(photos, tmp_path, line):
     path = tmp_path / 'train.txt'
     path.write_text(f'{line}\n')
-    with pytest.raises(ValueError, match='train.txt must have one image name a line and nothing'):
+    with pytest.raises(ValueError, match='train.txt must have one image name per line'):
         ImageList(photos, path)
 
 
@@ -282,7 +287,7 @@ def test_lists_of_other_systems(photos, tmp_path, encoding, ends):
 def test_names_that_no_file_can_have(photos, tmp_path, name):
     path = tmp_path / 'coco.json'
     path.write_text(json.dumps(dict(images=[dict(file_name='a.png'), dict(file_name=name)])))
-    with pytest.raises(ValueError, match='coco.json names .*, and no file can be'):
+    with pytest.raises(ValueError, match='coco.json contains .*, which is not a valid file name'):
         ImageList(photos, path)
 
 

@@ -103,11 +103,11 @@ def test_large_jpeg_is_decoded_as_small_as_will_do(tmp_path, side, expected):
     path = saved(tmp_path, Image.fromarray(pixels), 'image.jpg', quality=95)
     asked = []
 
-    def enough(height, width):
+    def is_large_enough(height, width):
         asked.append((height, width))
         return min(height, width) >= side
 
-    read = read_image(path, enough)
+    read = read_image(path, is_large_enough)
     assert read.shape == (*expected, 3) and all(width > height for height, width in asked)
     factor = 400 // expected[0]
     means = pixels.reshape(expected[0], factor, expected[1], factor, 3).mean(axis=(1, 3))
@@ -251,7 +251,7 @@ def test_wrong_json(photos, tmp_path, content):
 def test_json_without_images(photos, tmp_path):
     path = tmp_path / 'coco.json'
     path.write_text('{"images": []}')
-    with pytest.raises(FileNotFoundError, match='coco.json holds no image'):
+    with pytest.raises(FileNotFoundError, match='coco.json contains no images'):
         ImageList(photos, path)
 
 
@@ -263,14 +263,16 @@ def test_helpful_errors(photos, tmp_path):
     with pytest.raises(ValueError, match='got the image'):
         ImageList(photos / 'a.png')
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='holds no image; expected files ending in .*.bmp'):
+    with pytest.raises(
+        FileNotFoundError, match='contains no images; expected files ending in .*.bmp'
+    ):
         ImageList(tmp_path / 'empty')
     path = tmp_path / 'list.txt'
     path.write_text('a.png\nb.jpg\na.png\n')
-    with pytest.raises(ValueError, match='names a.png twice'):
+    with pytest.raises(ValueError, match='contains a.png twice'):
         ImageList(photos, path)
-    with pytest.raises(ValueError, match='names a.png twice'):
+    with pytest.raises(ValueError, match='contains a.png twice'):
         ImageList(path)
     path.write_text('x.png\ny.jpg\n')
-    with pytest.raises(FileNotFoundError, match='names x.png, which is not in'):
+    with pytest.raises(FileNotFoundError, match='contains x.png, which is not in'):
         ImageList(path)

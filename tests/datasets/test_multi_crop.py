@@ -74,7 +74,7 @@ def test_thin_images(shape):
 
 
 def test_an_elongated_image_is_not_squeezed():
-    """No global crop of an allowed aspect covers a quarter of it; the centred one has it."""
+    """No global crop of an allowed aspect covers a quarter of it; the centered one has it."""
     x1, y1, x2, y2 = MultiCrop().draw_boxes(60, 600, np.random.default_rng(0))[0]
     assert (y1, y2, x2 - x1) == (0, 60, 80) and x1 + x2 == 600
 
@@ -141,7 +141,7 @@ def test_other_overlaps(height, width, seed):
 @given(height=st.integers(30, 200), width=st.integers(30, 200), seed=st.integers(0, 99))
 def test_no_crop_of_an_image_that_is_large_enough_is_enlarged(height, width, seed):
     crop = MultiCrop(global_size=24, local_size=10)
-    assume(crop.is_enough(height, width) and 2 / 3 < height / width < 3 / 2)
+    assume(crop.is_large_enough(height, width) and 2 / 3 < height / width < 3 / 2)
     boxes = np.array(crop.draw_boxes(height, width, np.random.default_rng(seed)))
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
     assert (sides[:2] >= 24).all() and (sides[2:] >= 10).all()

@@ -1,4 +1,4 @@
-"""Samples: an image and a neighbour; bad images are replaced; draws are new and repeatable."""
+"""Samples: an image and a neighbor; bad images are replaced; draws are new and repeatable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CROPS = dict(global_size=32, local_size=16)
 
 @pytest.fixture
 def pairs(arrays, ring):
-    """Data set of ``count`` in-memory images; neighbours of i are i + 1, i + 2, i + 3."""
+    """Data set of ``count`` in-memory images; neighbors of i are i + 1, i + 2, i + 3."""
 
     def make(count=10, bad=(), **options):
         source = arrays(count, bad)
@@ -118,7 +118,7 @@ def test_a_bad_neighbour_is_replaced_by_another_neighbour(pairs, log):
     assert numbers(data[0], 'cls')[1] in (2, 3)
     assert set(drawn_pairs(data, 0, 30)) == {(0, 2), (0, 3)}
     assert data.branches['patch'].bad_images == ['001.png']
-    assert log.text.count('cannot decode 001.png: broken; another image takes its place') == 1
+    assert log.text.count('cannot decode 001.png: broken; using another image instead') == 1
     assert data.branches['patch'].source.reads.count(1) == 1  # once, in both branches together
 
 
@@ -177,8 +177,8 @@ def test_workers_and_the_main_process_count_together(pairs):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(neighbors='auto'), "neighbors must be a neighbour file, got 'auto': tools/train.py"),
-        (dict(neighbors=None), 'neighbors must be a neighbour file, got None'),
+        (dict(neighbors='auto'), "neighbors must be a neighbor file, got 'auto': tools/train.py"),
+        (dict(neighbors=None), 'neighbors must be a neighbor file, got None'),
         (dict(cls=dict(type='ImageList', root='x')), 'cls_neighbors must be .* file, got None'),
         (
             dict(cls=dict(type='ImageList', root='x'), cls_neighbors='auto'),
@@ -204,7 +204,7 @@ def test_one_image_is_not_enough(arrays, ring):
 
 
 def test_changed_images_are_noticed(arrays, ring):
-    with pytest.raises(ValueError, match='built for 5 images, the folder holds 6; rebuild'):
+    with pytest.raises(ValueError, match='built for 5 images, but the folder has 6; rebuild'):
         NeighborPairs(arrays(6), ring(arrays(5).names), num_neighbors=3)
 
 

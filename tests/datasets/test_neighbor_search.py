@@ -1,4 +1,4 @@
-"""Neighbours are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
+"""Neighbors are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tiny import build_tiny
 from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
 from cotap_mm.datasets.neighbors import search as module
 from cotap_mm.datasets.neighbors.feature_file import FeatureFile
-from cotap_mm.encoders.global_encoder import GlobalEncoder
+from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
+from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.errors import UserError
 
@@ -28,7 +29,7 @@ BACKBONE = dict(
 
 
 class Encoder:
-    """Turns colour into a direction in the plane; raises after ``stop_after`` images."""
+    """Turns color into a direction in the plane; raises after ``stop_after`` images."""
 
     image_size = 8
     device = 'cpu'
@@ -164,7 +165,9 @@ def test_a_changed_task_starts_afresh(arrays, tmp_path, often, log, change):
         record.write_text(json.dumps(dict(json.loads(record.read_text()), **RECORDS[change])))
     build_neighbors(source, encoder, out, 3, 4, num_workers=0)
     assert encoder.seen == len(source)
-    assert ('its record does not fit' in log.text) == (change not in ('encoder', 'images', 'names'))
+    assert ('does not match its record' in log.text) == (
+        change not in ('encoder', 'images', 'names')
+    )
     build_neighbors(source, Encoder(), tmp_path / 'expected.npz', 3, 4, num_workers=0)
     assert np.array_equal(np.load(out)['indices'], np.load(tmp_path / 'expected.npz')['indices'])
     assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npz', 'nn.npz']
@@ -177,7 +180,7 @@ def test_a_feature_file_that_is_cut_while_open(tmp_path):
     assert file[1:3].shape == (2, 3) and [len(rows) for rows in file.split(2)] == [2, 2, 1]
     for damage in (lambda: (tmp_path / 'f').write_bytes(bytes(30)), (tmp_path / 'f').unlink):
         damage()  # a memory-mapped file would end the process (SIGBUS)
-        with pytest.raises(UserError, match='f was cut or removed while it was being read'):
+        with pytest.raises(UserError, match='f was truncated or deleted while it was being read'):
             file[1:3]
 
 
@@ -186,7 +189,9 @@ def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr('cotap_mm.datasets.neighbors.feature_file.os.ftruncate', full)
-    with pytest.raises(UserError, match='cannot write .*f: No space left on device. Make room'):
+    with pytest.raises(
+        UserError, match='cannot write .*f: No space left on device. Free disk space'
+    ):
         FeatureFile(tmp_path / 'f', {}, 5).append(np.ones((5, 3), np.float32))
 
 
@@ -209,7 +214,10 @@ def test_all_done_but_not_searched(arrays, tmp_path, monkeypatch):
 def test_undecodable_images_are_nobodys_neighbour(arrays, tmp_path, workers, log):
     source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npz'
     build_neighbors(source, Encoder(), out, 7, 4, num_workers=workers)
-    assert '2 of 9 images cannot be decoded and are no neighbours, e.g. 000.png, 004' in log.text
+    assert (
+        '2 of 9 images cannot be decoded and are not used as neighbors, e.g. 000.png, 004'
+        in log.text
+    )
     found = load_neighbors(out, source.names, 7)
     assert found.shape == (9, 6)  # 7 can be read, so each has 6 others
     assert not np.isin(found, [0, 4]).any()
@@ -265,13 +273,13 @@ def test_global_features_are_the_cls_token(photos):
 def test_identity_follows_what_features_depend_on(tmp_path):
     first = tmp_path / 'a.pth'
     first.write_bytes(b'weights')
-    identity = module.identity_of(BACKBONE, str(first), 224)
-    assert identity == module.identity_of(dict(BACKBONE, with_cp=True), str(first), 224)
-    assert identity != module.identity_of(dict(BACKBONE, patch_size=16), str(first), 224)
-    assert identity != module.identity_of(BACKBONE, str(first), 112)
-    assert identity != module.identity_of(BACKBONE, None, 224)
+    identity = identity_of(BACKBONE, str(first), 224)
+    assert identity == identity_of(dict(BACKBONE, with_cp=True), str(first), 224)
+    assert identity != identity_of(dict(BACKBONE, patch_size=16), str(first), 224)
+    assert identity != identity_of(BACKBONE, str(first), 112)
+    assert identity != identity_of(BACKBONE, None, 224)
     first.write_bytes(b'changed')
-    assert identity != module.identity_of(BACKBONE, str(first), 224)
+    assert identity != identity_of(BACKBONE, str(first), 224)
 
 
 @pytest.fixture
@@ -309,7 +317,7 @@ def test_auto_is_built_once_and_put_into_the_config(config, tmp_path, log, monke
         raise AssertionError('built again')
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, 'build_neighbors', fail)
+        patch.setattr(auto_neighbors, 'build_neighbors', fail)
         again = config()
         ensure_neighbors(again, tmp_path / 'work', 'cpu')
         ensure_neighbors(again, tmp_path / 'work', 'cpu')  # nothing is 'auto' now

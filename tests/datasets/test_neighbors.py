@@ -1,4 +1,4 @@
-"""The neighbour file fits the images, or says that it does not."""
+"""The neighbor file fits the images, or says that it does not."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_another_order_of_the_same_images(path):
 def test_changed_folders_are_noticed(path):
     with pytest.raises(
         ValueError,
-        match=r'^neighbors.npz was built for 4 images, the folder holds '
+        match=r'^neighbors.npz was built for 4 images, but the folder has '
         r'5; rebuild with python tools/build_neighbors.py IMAGES --out',
     ):
         load_neighbors(path, [*NAMES, 'e'], 2)
@@ -51,7 +51,7 @@ def test_the_authors_files_have_indices_only(tmp_path):
     path = tmp_path / 'nns_vit.npz'
     np.savez(path, nns=INDICES)
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
-    with pytest.raises(ValueError, match='built for 4 images, the folder holds 3'):
+    with pytest.raises(ValueError, match='built for 4 images, but the folder has 3'):
         load_neighbors(path, NAMES[:3], 2)
 
 
@@ -66,7 +66,7 @@ def test_the_image_itself_is_no_neighbour(tmp_path):
 
 def test_too_few_neighbours(path):
     with pytest.raises(
-        ValueError, match='holds 2 neighbours an image, 3 are needed; .* --num-neighbors 3'
+        ValueError, match='has 2 neighbors per image, 3 are needed; .* --num-neighbors 3'
     ):
         load_neighbors(path, NAMES, 7)
     save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # more could not be found
@@ -80,11 +80,11 @@ def test_too_few_neighbours(path):
     [
         (dict(nns=np.zeros((4, 2))), r'integers of shape \(4, k\), got float64 \(4, 2\)'),
         (dict(nns=np.zeros(4, int)), r'got int64 \(4,\)'),
-        (dict(nns=np.full((4, 2), 4)), 'points to images 4 to 4, but there are 0 to 3'),
-        (dict(nns=np.full((4, 2), -1)), 'points to images -1 to -1'),
+        (dict(nns=np.full((4, 2), 4)), 'must contain indices from 0 to 3, got 4 to 4'),
+        (dict(nns=np.full((4, 2), -1)), 'indices from 0 to 3, got -1 to -1'),
         (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
         (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
-        (dict(x=np.zeros(1)), "must hold 'names' and 'indices', or 'nns', got"),
+        (dict(x=np.zeros(1)), "must contain 'names' and 'indices', or 'nns', got"),
         (dict(nns=np.array([None] * 4)), 'damaged or not a neighbor file'),  # would need unpickling
         (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or not a neighbor file'),
         (dict(nns=INDICES, meta=np.array('{')), 'damaged or not a neighbor file'),
@@ -171,7 +171,7 @@ def test_hostile_meta_data(tmp_path, meta, message):
         (np.full((4, 2), np.inf, np.float16), 'got float16'),
         (np.zeros((4, 2), bool), 'got bool'),
         (np.zeros((4, 2), complex), 'got complex'),
-        (np.full((4, 2), 2**63 + 1, np.uint64), 'points to images'),
+        (np.full((4, 2), 2**63 + 1, np.uint64), 'must contain indices from 0 to 3'),
         (np.array([['1', '2']] * 4), 'got <U1'),
         (np.zeros((4, 2), 'V8'), 'got |V8'),
         (np.zeros((4, 2), [('a', 'i4')]), 'integers of shape'),

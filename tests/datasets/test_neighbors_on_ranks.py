@@ -1,4 +1,4 @@
-"""Several ranks share the work on one neighbour file, and hear of each other's failure."""
+"""Several ranks share the work on one neighbor file, and hear of each other's failure."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from neighbor_rank_work import (
     build_slowly,
 )
 
-from cotap_mm.datasets.neighbors import search as neighbor_search
+from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.errors import UserError
 
@@ -76,7 +76,7 @@ def test_the_others_hear_of_a_failure_and_one_process_goes_on(tmp_path):
     first, second = on_forked_ranks(OneBreaks(shared), results)
     assert second == 'ValueError: the network broke'
     assert first == (
-        'OtherRankFailed: neighbors of n.npz: rank 0: process 1 failed, '
+        'PeerFailed: neighbors of n.npz: rank 0: process 1 failed, '
         'ValueError: the network broke. See its own output, then start again (a '
         'training: with --resume)'
     )
@@ -95,7 +95,7 @@ def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
         assert ranks.exit_code(0) == 1, 'hangs'
         said = (shared / 'said').read_text()
         assert said.startswith(
-            'OtherRankFailed: neighbors of n.npz: rank 0: rank 1 does not '
+            'PeerFailed: neighbors of n.npz: rank 0: rank 1 does not '
             f'answer: died (out of memory?) or hangs (1: process {ranks.pid(1)}'
             ' on '
         ), said
@@ -177,7 +177,7 @@ def test_a_run_that_is_killed_frees_the_file(tmp_path):
 def test_a_file_that_is_there_is_not_built_again(tmp_path, monkeypatch):
     first, second = make_config(4), make_config(4)
     ensure_neighbors(first, tmp_path)
-    monkeypatch.setattr(neighbor_search, 'build_neighbors', lambda *_, **__: pytest.fail('built'))
+    monkeypatch.setattr(auto_neighbors, 'build_neighbors', lambda *_, **__: pytest.fail('built'))
     ensure_neighbors(second, tmp_path)
     assert second.train_dataloader.dataset == first.train_dataloader.dataset
 

@@ -24,12 +24,12 @@ from cotap_mm.datasets import (
     load_neighbors,
     pack_images,
 )
-from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.visualization import Report
 from cotap_mm.visualization.report.image_set import read_images
-from cotap_mm.visualization.viewer.confined_images import InsideFolder
-from cotap_mm.visualization.viewer.render import CannotDraw, FeatureBrowser
+from cotap_mm.visualization.viewer.confined_images import ConfinedImages
+from cotap_mm.visualization.viewer.render import FeatureBrowser, NotAvailable
 
 NAMES = [
     b'caf\xe9.jpg',
@@ -56,10 +56,10 @@ def folder(tmp_path):
     """One image for each name, half of them in a folder called so."""
     root = os.fsencode(tmp_path / 'images')
     for index, name in enumerate(NAMES):
-        place = os.path.join(root, b'ordner\xfc\n') if index % 2 else root
-        os.makedirs(place, exist_ok=True)
+        parent = os.path.join(root, b'ordner\xfc\n') if index % 2 else root
+        os.makedirs(parent, exist_ok=True)
         Image.new('RGB', (40, 30), (index * 9, 90, 90)).save(
-            os.fsdecode(os.path.join(place, name)), 'PNG'
+            os.fsdecode(os.path.join(parent, name)), 'PNG'
         )
     return tmp_path / 'images'
 
@@ -197,7 +197,7 @@ def test_messages_and_logs(folder, tmp_path, ring, capsys):
 
 
 def test_viewer_and_reports(folder):
-    source = InsideFolder(ImageList(folder))
+    source = ConfinedImages(ImageList(folder))
     browser = FeatureBrowser({}, source, (32, 32))
     assert len(set(browser.names)) == len(NAMES)
     json.dumps(browser.names, ensure_ascii=False).encode('utf-8')
@@ -206,7 +206,7 @@ def test_viewer_and_reports(folder):
     '\n'.join(images.names).encode('utf-8')
     first = folder / source.name(0)
     first.write_bytes(b'no image')
-    with pytest.raises(CannotDraw, match='cannot be read') as failed:
+    with pytest.raises(NotAvailable, match='cannot be read') as failed:
         browser._photo(0)
     str(failed.value).encode('utf-8')
 

@@ -15,10 +15,10 @@ from cotap_mm.datasets import (
     ImageList,
     NeighborPairs,
     PackedImages,
+    image_source,
     open_images,
     pack_images,
 )
-from cotap_mm.datasets.sources import files as image_source
 from cotap_mm.registry import DATASETS, build
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
@@ -29,10 +29,10 @@ CROPS = dict(global_size=32, local_size=16)
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(20):
-        place = tmp_path / 'images' / f'ordner_{i % 3}'
-        place.mkdir(parents=True, exist_ok=True)
+        parent = tmp_path / 'images' / f'ordner_{i % 3}'
+        parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f'bild {i}.{("jpg", "png")[i % 2]}')
+        Image.fromarray(pixels).save(parent / f'bild {i}.{("jpg", "png")[i % 2]}')
     (tmp_path / 'images' / 'größe.png').write_bytes(b'no image')
     return tmp_path / 'images'
 
@@ -146,12 +146,12 @@ def test_wrong_files(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match='pack_dataset.py'):
         PackedImages(tmp_path / 'no.lmdb')
     (tmp_path / 'text.lmdb').write_bytes(b'hello ' * 5000)
-    with pytest.raises(ValueError, match='damaged or no LMDB'):
+    with pytest.raises(ValueError, match='damaged or not an LMDB'):
         PackedImages(tmp_path / 'text.lmdb')
     with lmdb.open(str(tmp_path / 'other.lmdb'), subdir=False, lock=False) as other:
         with other.begin(write=True) as change:
             change.put(b'a', b'b')
-    with pytest.raises(ValueError, match='holds no images packed by'):
+    with pytest.raises(ValueError, match='does not contain images packed by'):
         PackedImages(tmp_path / 'other.lmdb')
     with pytest.raises(ValueError, match='lmdb, got'):
         pack_images(ImageList(folder), tmp_path / 'a.db')

@@ -1,4 +1,4 @@
-"""Same geometry for student and teacher, colour for the student, one draw a crop."""
+"""Same geometry for student and teacher, color for the student, one draw a crop."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def planes(pixels):
     return pixels.movedim(-1, -3).float()
 
 
-def pixels_of(normalised):
-    return normalised * STD + MEAN
+def pixels_of(normalized):
+    return normalized * STD + MEAN
 
 
 def test_views_images_first_then_positives():
@@ -65,10 +65,10 @@ def test_views_images_first_then_positives():
 def test_the_teacher_sees_no_colour_augmentation():
     batch = make_batch()
     plain = CoTAPDataPreprocessor(color=None)(batch, True)['inputs']['patch']
-    coloured = CoTAPDataPreprocessor()(batch, True)['inputs']['patch']
-    assert torch.equal(coloured['teacher_global'], plain['teacher_global'])
+    colored = CoTAPDataPreprocessor()(batch, True)['inputs']['patch']
+    assert torch.equal(colored['teacher_global'], plain['teacher_global'])
     for key in ('student_global', 'student_local'):
-        assert not torch.equal(coloured[key], plain[key])
+        assert not torch.equal(colored[key], plain[key])
     outside_training = CoTAPDataPreprocessor()(batch, False)['inputs']['patch']
     assert torch.equal(outside_training['student_global'], plain['student_global'])
 
@@ -83,7 +83,7 @@ def test_each_crop_has_draws_of_its_own():
     for key in ('student_global', 'student_local'):
         flat = views[key].flatten(0, 1).flatten(1)
         distances = torch.cdist(flat, flat).fill_diagonal_(1)
-        # Two crops that are left as they are (p = 0.08 each) or grey alike are rare.
+        # Two crops that are left as they are (p = 0.08 each) or gray alike are rare.
         assert (distances > 1e-3).float().mean() > 0.9
 
 
@@ -153,7 +153,7 @@ def test_nothing_of_it_is_in_checkpoints():
     assert not module.state_dict() and not list(module.parameters())
 
 
-@pytest.mark.parametrize('color', [dict(colour=1), 'strong', 3])
+@pytest.mark.parametrize('color', [dict(sharpness=1), 'strong', 3])
 def test_bad_colour(color):
     with pytest.raises(ValueError, match=r"color must be 'default', None, or a dict of \["):
         CoTAPDataPreprocessor(color=color)

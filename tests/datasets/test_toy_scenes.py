@@ -1,4 +1,4 @@
-"""ToyScenes: reproducible, labelled, and with classes that colour does not tell."""
+"""ToyScenes: reproducible, labeled, and with classes that color does not tell."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def test_hue_does_not_tell_the_class():
     # Differences of channels: their class means are close, compared with their spread.
     # Brightness tells a little, since textures differ in their share of dark paint.
     data = ToyScenes(num_images=120, image_size=48)
-    colours = {kind: [] for kind in range(data.num_classes)}
+    colors = {kind: [] for kind in range(data.num_classes)}
     for image, label in zip(data.images.astype(float), data.labels):
         for kind in np.unique(label):
             red, green, blue = image[label == kind].mean(axis=0)
-            colours[kind].append((red - green, green - blue))
-    means = np.array([np.mean(colours[kind], axis=0) for kind in colours])
-    spread = np.mean([np.std(colours[kind], axis=0) for kind in colours])
+            colors[kind].append((red - green, green - blue))
+    means = np.array([np.mean(colors[kind], axis=0) for kind in colors])
+    spread = np.mean([np.std(colors[kind], axis=0) for kind in colors])
     assert means.std(axis=0).max() < 0.5 * spread
 
 

@@ -23,7 +23,7 @@ from cotap_mm.datasets import (
     read_image,
 )
 from cotap_mm.datasets.sources import value_range
-from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.encoders.global_encoder import GlobalEncoder
 from cotap_mm.encoders.images import to_pixels
 from cotap_mm.evaluation.data.load import ClassFolder
@@ -304,7 +304,7 @@ class Means:
 
 
 def test_training_and_neighbors_see_the_same(tmp_path):
-    """Neighbours and crops of 12-bit images are those of their 8-bit versions."""
+    """Neighbors and crops of 12-bit images are those of their 8-bit versions."""
     found, batches = [], []
     for kind, factor in (('8', 1), ('12', 16)):
         folder = tmp_path / kind
