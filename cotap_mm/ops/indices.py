@@ -1,4 +1,4 @@
-"""Choose indices."""
+"""Select evenly spaced indices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Small image folders, and neighbors that can be told by heart."""
+"""Small image sources, and neighbor files with known neighbors."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def ring(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Folder of 6 small images of different color, two of them in a subfolder."""
+    """Folder of 6 small images with different colors, two of them in a subfolder."""
     folder = tmp_path / 'photos'
     (folder / 'more').mkdir(parents=True)
     for i, name in enumerate(['b.jpg', 'a.png', 'c.PNG', 'd.jpeg', 'more/a.png', 'more/e.webp']):

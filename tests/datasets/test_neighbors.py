@@ -1,4 +1,4 @@
-"""The neighbor file fits the images, or says that it does not."""
+"""Neighbor files are read, converted to another order, and rejected if they do not fit."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_another_order_of_the_same_images(path):
         assert [shuffled[j] for j in row] == expected
 
 
-def test_changed_folders_are_noticed(path):
+def test_changed_folders_are_detected(path):
     with pytest.raises(
         ValueError,
         match=r'^neighbors.npz was built for 4 images, but the folder has '
@@ -47,7 +47,7 @@ def test_changed_folders_are_noticed(path):
         load_neighbors(path, ['a', 'b', 'c', 'x'], 2)
 
 
-def test_the_authors_files_have_indices_only(tmp_path):
+def test_files_of_the_authors(tmp_path):
     path = tmp_path / 'nns_vit.npz'
     np.savez(path, nns=INDICES)
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
@@ -55,7 +55,7 @@ def test_the_authors_files_have_indices_only(tmp_path):
         load_neighbors(path, NAMES[:3], 2)
 
 
-def test_the_image_itself_is_no_neighbour(tmp_path):
+def test_the_image_itself_is_not_a_neighbor(tmp_path):
     path = tmp_path / 'nns_vit.npz'
     np.savez(path, nns=np.concatenate([np.arange(4)[:, None], INDICES], axis=1))
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
@@ -64,12 +64,12 @@ def test_the_image_itself_is_no_neighbour(tmp_path):
     assert load_neighbors(path, NAMES, 2).tolist() == [[1, 2], [0, 3], [3, 0], [0, 1]]
 
 
-def test_too_few_neighbours(path):
+def test_too_few_neighbors(path):
     with pytest.raises(
         ValueError, match='has 2 neighbors per image, 3 are needed; .* --num-neighbors 3'
     ):
         load_neighbors(path, NAMES, 7)
-    save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # more could not be found
+    save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # there were no more images
     assert load_neighbors(path, NAMES, 7).shape == (4, 2)
     with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
         load_neighbors(path, NAMES, 0)
@@ -85,7 +85,10 @@ def test_too_few_neighbours(path):
         (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
         (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
         (dict(x=np.zeros(1)), "must contain 'names' and 'indices', or 'nns', got"),
-        (dict(nns=np.array([None] * 4)), 'damaged or not a neighbor file'),  # would need unpickling
+        (
+            dict(nns=np.array([None] * 4)),
+            'damaged or not a neighbor file',
+        ),  # would require unpickling
         (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or not a neighbor file'),
         (dict(nns=INDICES, meta=np.array('{')), 'damaged or not a neighbor file'),
     ],
@@ -131,7 +134,7 @@ def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
     ],
 )
 def test_memory_is_bounded_by_the_number_of_images(tmp_path, arrays):
-    """4 MB and more that are some KB on the disk; the same with 3 GB is refused as fast."""
+    """Files of some KB that expand to 4 MB or more are rejected without reading them."""
     np.savez_compressed(tmp_path / 'n.npz', **arrays)
     tracemalloc.start()
     try:
@@ -176,7 +179,7 @@ def test_hostile_meta_data(tmp_path, meta, message):
         (np.zeros((4, 2), 'V8'), 'got |V8'),
         (np.zeros((4, 2), [('a', 'i4')]), 'integers of shape'),
         (np.int64(3), 'integers of shape'),
-        (np.zeros((4, 0), int), 'holds 0 neighbours'),
+        (np.zeros((4, 0), int), 'has 0 neighbors'),
         (np.zeros((4, 2, 2), int), 'integers of shape'),
     ],
 )

@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, have line breaks, spaces, quotes, or are very long: all the way."""
+"""Names that are not UTF-8, have line breaks, spaces or quotes, or are very long."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ NAMES = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """One image for each name, half of them in a folder called so."""
+    """One image for each name, half of them in a folder with an odd name."""
     root = os.fsencode(tmp_path / 'images')
     for index, name in enumerate(NAMES):
         parent = os.path.join(root, b'ordner\xfc\n') if index % 2 else root
@@ -65,7 +65,7 @@ def folder(tmp_path):
 
 
 class Means:
-    """Stands in for a network."""
+    """Replacement for a network."""
 
     identity, image_size, device = 'means', 32, 'cpu'
 
@@ -73,7 +73,7 @@ class Means:
         return images.mean(dim=(2, 3)) + torch.arange(3)
 
 
-def test_all_are_found_packed_and_used(folder, tmp_path):
+def test_all_images_are_listed_packed_and_used(folder, tmp_path):
     pytest.importorskip('lmdb', reason='lmdb is not installed')
     source = ImageList(folder)
     assert len(source) == len(NAMES)
@@ -116,7 +116,7 @@ def test_packed_files_of_version_1(folder, tmp_path):
 
 
 def test_neighbors_of_a_training(folder, tmp_path):
-    """``neighbors='auto'``: the digest of the names, and the config that is stored."""
+    """The digest of ``neighbors='auto'`` and the stored config."""
     from mmengine.config import Config
 
     backbone = dict(
@@ -148,7 +148,7 @@ def test_neighbors_of_a_training(folder, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['text', 'json', 'json in bytes'])
-def test_lists_of_such_names(folder, tmp_path, kind):
+def test_lists_of_odd_names(folder, tmp_path, kind):
     names = [name for name in ImageList(folder).names if '\n' not in name and '\r' not in name]
     path = tmp_path / ('list.txt' if kind == 'text' else 'list.json')
     if kind == 'text':
@@ -169,7 +169,7 @@ def test_lists_of_such_names(folder, tmp_path, kind):
 
 
 def test_messages_and_logs(folder, tmp_path, ring, capsys):
-    """One line each, in any encoding, and none is lost."""
+    """Messages are one line each, and can be logged in any encoding."""
     for path in folder.rglob('*'):
         if path.is_file():
             path.write_bytes(b'no image')
@@ -211,7 +211,7 @@ def test_viewer_and_reports(folder):
     str(failed.value).encode('utf-8')
 
 
-def test_reports_of_such_checkpoints(tmp_path):
+def test_reports_of_checkpoints_with_odd_names(tmp_path):
     checkpoints = named_checkpoints([os.fsdecode(b'work\xe9/caf\xe9.pth'), 'a=b.pth'])
     assert list(checkpoints) == ['caf\\xe9', 'a']
     report = Report('title', f'of {list(checkpoints.values())[0]}')
@@ -220,7 +220,7 @@ def test_reports_of_such_checkpoints(tmp_path):
     assert 'caf\\udce9.pth' in page.read_text(encoding='utf-8')
 
 
-def test_names_in_the_neighbor_file_stay_what_they_are(folder, tmp_path):
+def test_names_in_the_neighbor_file_are_unchanged(folder, tmp_path):
     names = ImageList(folder).names
     out = build_neighbors(ImageList(folder), Means(), tmp_path / 'nn.npz', 2, num_workers=0)
     with np.load(out, allow_pickle=False) as archive:

@@ -100,7 +100,7 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
     with pytest.raises(
         RuntimeError,
         match='a worker of the data loader died .*'
-        f'reading one of: {images}. Where .*start again, a training with --resume',
+        f'reading one of: {images}. If it .*start again .a training with --resume',
     ):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
 
