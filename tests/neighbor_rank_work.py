@@ -98,7 +98,7 @@ class OneIsLost(Together):
         try:
             build(self.folder, encoder)
         except RuntimeError as error:
-            (Path(self.folder) / 'said').write_text(f'{type(error).__name__}: {error}')
+            (Path(self.folder) / 'message').write_text(f'{type(error).__name__}: {error}')
             os._exit(1)  # without waiting for the other rank
 
 

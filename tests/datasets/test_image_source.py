@@ -137,7 +137,7 @@ def test_full_size_jpegs_equal_those_of_pillow(tmp_path, options, size):
     noise = np.random.RandomState(0).randint(0, 60, (*size, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(smooth(*size) // 2 + noise), 'image.jpg', **options)
     read = read_image(path)
-    assert read.flags.c_contiguous and read.flags.writeable
+    assert read.flags['C'] and read.flags['W']  # contiguous and writable
     with Image.open(path) as image:
         np.testing.assert_array_equal(read, np.asarray(image))
 

@@ -93,12 +93,12 @@ def test_a_lost_rank_aborts_the_others(tmp_path, monkeypatch, how):
     shared, logs = make_folders(tmp_path, 'shared', 'logs')
     with Ranks(OneIsLost(shared, getattr(signal, how)), logs, timeout=5) as ranks:
         assert ranks.exit_code(0) == 1, 'hangs'
-        said = (shared / 'said').read_text()
-        assert said.startswith(
+        message = (shared / 'message').read_text()
+        assert message.startswith(
             'PeerFailed: neighbors of n.npz: rank 0: rank 1 does not '
             f'answer: died (out of memory?) or hangs (1: process {ranks.pid(1)}'
             ' on '
-        ), said
+        ), message
     assert build(shared)['seen'] < 23  # it resumes where they stopped
 
 

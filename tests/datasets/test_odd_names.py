@@ -32,9 +32,9 @@ from cotap_mm.visualization.viewer.confined_images import ConfinedImages
 from cotap_mm.visualization.viewer.render import FeatureBrowser, NotAvailable
 
 NAMES = [
-    b'caf\xe9.jpg',
+    b'clich\xe9.jpg',
     b'\xff\xfe.jpg',
-    'café.jpg'.encode(),
+    'cliché.jpg'.encode(),
     unicodedata.normalize('NFD', 'résumé.jpg').encode(),
     b'two\nlines.jpg',
     b' leading.jpg',
@@ -180,9 +180,9 @@ def test_messages_and_logs(folder, tmp_path, ring, capsys):
         str(failed.value).encode('utf-8')
         assert '\n' not in str(failed.value) and '\x1b' not in str(failed.value)
     logger = MMLogger('odd', logger_name='odd', log_file=str(tmp_path / 'log.txt'))
-    logger.warning(f'image {source.names[0]}\nand caf\udce9.jpg')
+    logger.warning(f'image {source.names[0]}\nand clich\udce9.jpg')
     logger.handlers[-1].flush()
-    assert 'and caf\\udce9.jpg' in (tmp_path / 'log.txt').read_text(encoding='utf-8')
+    assert 'and clich\\udce9.jpg' in (tmp_path / 'log.txt').read_text(encoding='utf-8')
     assert 'Logging error' not in capsys.readouterr().err
     data = NeighborPairs(
         dict(type='ImageList', root=str(folder)),
@@ -212,12 +212,12 @@ def test_viewer_and_reports(folder):
 
 
 def test_reports_of_checkpoints_with_odd_names(tmp_path):
-    checkpoints = named_checkpoints([os.fsdecode(b'work\xe9/caf\xe9.pth'), 'a=b.pth'])
-    assert list(checkpoints) == ['caf\\xe9', 'a']
+    checkpoints = named_checkpoints([os.fsdecode(b'work\xe9/clich\xe9.pth'), 'a=b.pth'])
+    assert list(checkpoints) == ['clich\\xe9', 'a']
     report = Report('title', f'of {list(checkpoints.values())[0]}')
     report.add_table('table', 'sentence', ['name', 'path'], list(checkpoints.items()))
     page = report.save(tmp_path / os.fsdecode(b'out\xe9'))
-    assert 'caf\\udce9.pth' in page.read_text(encoding='utf-8')
+    assert 'clich\\udce9.pth' in page.read_text(encoding='utf-8')
 
 
 def test_names_in_the_neighbor_file_are_unchanged(folder, tmp_path):

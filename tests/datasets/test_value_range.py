@@ -169,10 +169,10 @@ def test_the_range_is_logged_once_with_a_remedy(tmp_path, log):
     source = ImageList(tmp_path)
     for i in range(3):
         source.read(i)
-    said = [record for record in log.records if 'more than 8 bits' in record.getMessage()]
-    assert len(said) == 1 and said[0].levelname == 'WARNING'
-    assert '0..4095 become 0..255' in said[0].getMessage()
-    assert '--value-range LOW HIGH' in said[0].getMessage()
+    records = [record for record in log.records if 'more than 8 bits' in record.getMessage()]
+    assert len(records) == 1 and records[0].levelname == 'WARNING'
+    assert '0..4095 become 0..255' in records[0].getMessage()
+    assert '--value-range LOW HIGH' in records[0].getMessage()
 
 
 def test_images_that_use_the_full_range_are_not_a_warning(tmp_path, log):

@@ -203,7 +203,7 @@ class ImageList(EncodedImages):
         return digest.hexdigest()
 
     def is_reachable(self) -> bool:
-        """Whether any of a few images can be found; False if a network disk is gone."""
+        """Whether any of a few images exists; False if a network disk is gone."""
         some = self.names[:: max(len(self.names) // 8, 1)]
         return any(is_file(self.root / name) for name in some)
 

@@ -127,7 +127,7 @@ class PackedImages(EncodedImages):
         return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
 
     def is_reachable(self) -> bool:
-        """Whether the file can be found; False if a network disk is gone."""
+        """Whether the file exists; False if a network disk is gone."""
         return os.path.exists(self.root)  # not Path.exists, which raises for a stale handle
 
     def _open(self) -> LmdbReader:

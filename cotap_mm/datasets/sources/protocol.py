@@ -31,8 +31,8 @@ class ImageSource(Protocol):
     * ``encoded(index) -> bytes``: the content of an image's file; raises :class:`BadImage`. With
       ``COTAP_HASH_IMAGES=1`` the contents are hashed, which also needs ``found_range``. Without
       it: ``fingerprint()`` is used.
-    * ``value_range``: attribute that stores a range which has been found, so that a resumed run
-      uses the same one. Only for sources with ``found_range``.
+    * ``value_range``: attribute to which training assigns the determined range, so that a resumed
+      run uses the same one. Required only with ``found_range``.
 
     :class:`cotap_mm.datasets.ImageList`, :class:`cotap_mm.datasets.PackedImages` and
     :class:`cotap_mm.datasets.ToyScenes` are image sources.
