@@ -24,7 +24,7 @@ _CHECK_INTERVAL = 30.0  # seconds between two checks of the workers while a batc
 
 
 class LoaderWatch:
-    """Stop waiting for a batch if all workers hang, and report what they were reading.
+    """Stop waiting for a batch if workers hang, and report what they were reading.
 
     The loader's own timeout is not sufficient: it also aborts if workers are slow or wait for a
     disk to come back; and a process that receives a tensor from a worker waits for that worker
