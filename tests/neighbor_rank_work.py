@@ -1,4 +1,4 @@
-"""What two gloo processes do to build one neighbour file; importable by the processes."""
+"""Work of the gloo processes that build one neighbor file; importable by the processes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 class Colors:
-    """Images of one colour each."""
+    """Images with a single color each."""
 
     def __init__(self, count, broken=()):
         self.count, self.broken = count, broken
@@ -23,7 +23,7 @@ class Colors:
     def name(self, index):
         return f'{index}.png'
 
-    def read(self, index, enough=None):
+    def read(self, index, is_large_enough=None):
         if index in self.broken:
             from cotap_mm.datasets import BadImage
 
@@ -32,9 +32,9 @@ class Colors:
 
 
 class Encoder:
-    """Colour as an angle; fails after ``stop_after`` images."""
+    """Map color to an angle; fail after ``stop_after`` images."""
 
-    identity, image_size, device = 'colour', 8, 'cpu'
+    identity, image_size, device = 'color', 8, 'cpu'
 
     def __init__(self, stop_after=10**9, seconds=0):
         self.seen, self.stop_after, self.seconds = 0, stop_after, seconds
@@ -65,7 +65,7 @@ def build(folder, encoder=None, count=23, broken=(5,)):
 
 
 class Together:
-    """The work of each rank, in a folder that both see."""
+    """Build the file on each rank, in a shared folder."""
 
     def __init__(self, folder):
         self.folder = str(folder)
@@ -75,7 +75,7 @@ class Together:
 
 
 class OneBreaks(Together):
-    """Rank 1 fails on its way."""
+    """Rank 1 raises an error."""
 
     def __call__(self, rank):
         try:
@@ -85,7 +85,7 @@ class OneBreaks(Together):
 
 
 class OneIsLost(Together):
-    """Rank 1 dies or is stopped on its way; what rank 0 says of it."""
+    """Rank 1 dies or is stopped; rank 0 writes its error message to a file."""
 
     def __init__(self, folder, number):
         super().__init__(folder)
@@ -98,12 +98,12 @@ class OneIsLost(Together):
         try:
             build(self.folder, encoder)
         except RuntimeError as error:
-            (Path(self.folder) / 'said').write_text(f'{type(error).__name__}: {error}')
-            os._exit(1)  # without waiting for the other
+            (Path(self.folder) / 'message').write_text(f'{type(error).__name__}: {error}')
+            os._exit(1)  # without waiting for the other rank
 
 
 def build_slowly(folder, identity, delay, errors):
-    """One of several runs that build the same file."""
+    """Build the file slowly, as one of several concurrent runs."""
     time.sleep(delay)
     start = time.monotonic()
     encoder = Encoder(seconds=0.05)
@@ -115,7 +115,7 @@ def build_slowly(folder, identity, delay, errors):
 
 
 class OneDeletes(Together):
-    """While rank 1 computes, the features that rank 0 has computed are deleted."""
+    """Delete the features of rank 0 while rank 1 is computing."""
 
     def __call__(self, rank):
         encoder = Encoder()

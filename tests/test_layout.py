@@ -29,7 +29,7 @@ ORDER = [
 INNER_ORDER = {
     'datasets': [
         ['sources'],
-        ['samplers', 'workers', 'wrapped'],
+        ['samplers', 'training_sample', 'workers', 'wrapped'],
         ['loader_watch', 'read_with_retry', 'toy', 'transforms'],
         ['neighbors'],
         ['neighbor_pairs'],

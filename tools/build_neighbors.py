@@ -1,12 +1,12 @@
-"""Find each image's nearest neighbours by a frozen ViT; training draws positives from them.
+"""Compute the nearest neighbors of each image with a frozen ViT, for drawing positives in training.
 
     python tools/build_neighbors.py data/coco/train2017 --out data/coco/neighbors.npz
     python tools/build_neighbors.py DIR --backbone deit-small --checkpoint dino.pth --out nn.npz
 
     torchrun --nproc_per_node 8 tools/build_neighbors.py data/imagenet/train --out nn.npz
 
-Several processes share the work. An interrupted run goes on where it stopped when it is started
-again, with any number of processes.
+The work is sharded across processes. To resume an interrupted run, start it again, with any number
+of processes.
 """
 
 from __future__ import annotations
@@ -44,21 +44,22 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         type=float,
         nargs=2,
         metavar=('LOW', 'HIGH'),
-        help='for '
-        'images of more than 8 bits: values that become black and white (default: '
-        'found from the images)',
+        help='for images with more than 8 bits: values that become black and white (default: '
+        'derived from the images)',
     )
     parser.add_argument(
         '--backbone',
         default='configs/cotap/vitb_coco.py',
         help='config whose backbone and initial weights are used (default: '
         '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
-        'ViT-S, deit-base ViT-B',
+        'ViT-S, deit-base is ViT-B',
     )
-    parser.add_argument('--patch-size', type=positive_int, default=16, help='with an arch')
+    parser.add_argument(
+        '--patch-size', type=positive_int, default=16, help='only if --backbone is an arch'
+    )
     parser.add_argument(
         '--checkpoint',
-        help="other weights of any supported source (file or URL); 'none' for random ones",
+        help="other weights of any supported format (file or URL); 'none' for random weights",
     )
     parser.add_argument('--num-neighbors', type=positive_int, default=7)
     parser.add_argument(
@@ -66,7 +67,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         type=positive_int,
         default=224,
         metavar='PIXELS',
-        help='side of the squares, a multiple of the patch size (default: %(default)s)',
+        help='side of the center crops, a multiple of the patch size (default: %(default)s)',
     )
     parser.add_argument('--batch-size', type=positive_int, default=32)
     parser.add_argument('--workers', type=whole_number(0), default=2)
@@ -75,19 +76,19 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--trust',
         action='store_true',
-        help='unpickle the checkpoint fully: it can run code; known files only',
+        help='unpickle the checkpoint fully, which can run code; only for files that you trust',
     )
     return parser.parse_args(argv)
 
 
 def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
-    """Config of the backbone, and its checkpoint."""
+    """Return the config of the backbone and its checkpoint; None for random weights."""
     if args.backbone.endswith('.py'):
         model = load_config(args.backbone).model
         backbone = model.backbone.to_dict()
         default = (model.get('init_cfg') or {}).get('checkpoint')
     else:
-        from mmpretrain.models.backbones import VisionTransformer  # after cotap_mm, see compat.py
+        from mmpretrain.models.backbones import VisionTransformer  # after cotap_mm, see compat/
 
         known = VisionTransformer.arch_zoo
         if args.backbone not in known:
@@ -106,7 +107,7 @@ def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
     if not checkpoint:
         raise ValueError(
             f'--backbone {args.backbone} needs weights: give --checkpoint FILE, or '
-            "'none' for random ones"
+            "'none' for random weights"
         )
     return backbone, None if checkpoint == 'none' else checkpoint
 

@@ -1,11 +1,10 @@
-"""Put a folder of images into one file, which file systems of clusters like better than millions.
+"""Pack a folder of images into one file, for file systems that are slow with millions of files.
 
     python tools/pack_dataset.py data/imagenet/train --out data/imagenet_train.lmdb
     python tools/train.py configs/cotap/vits_folder.py --images data/imagenet_train.lmdb
 
-Files are copied as they are. Training from it draws the same samples as from the folder, at any
-position of the file; neighbour files fit both. An interrupted run goes on where it stopped when it
-is started again.
+Files are copied unchanged. Training on the packed file draws the same samples as training on the
+folder; neighbor files fit both. To resume an interrupted run, start it again.
 """
 
 from __future__ import annotations
@@ -28,11 +27,13 @@ def main(argv: Optional[list[str]] = None) -> None:
         '--out',
         type=out_file(),
         required=True,
-        help='file to write, *.lmdb; an earlier one is replaced',
+        help='file to write, *.lmdb; replaces an existing packed file',
     )
     add_overwrite(parser)
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
-    parser.add_argument('--threads', type=positive_int, default=8, help='files read at a time')
+    parser.add_argument(
+        '--threads', type=positive_int, default=8, help='number of files read in parallel'
+    )
     args = parser.parse_args(argv)
     with report_user_errors():
         check_replaceable(args.out, is_packed_file, 'a file of packed images', args.overwrite)

@@ -1,4 +1,4 @@
-"""Images, their neighbours, and crops; importing it registers all of them."""
+"""Image sources, neighbor files and training samples; importing it registers the classes."""
 
 from __future__ import annotations
 
@@ -6,20 +6,26 @@ from .neighbor_pairs import NeighborPairs
 from .neighbors.file import load_neighbors, save_neighbors
 from .neighbors.search import build_neighbors, search_neighbors
 from .samplers import Visit, VisitSampler
-from .sources.files import BadImage, ImageList, read_image
-from .sources.packed import PackedImages, image_source, open_images, pack_images
+from .sources.decoding import BadImage, read_image
+from .sources.files import ImageList
+from .sources.open import image_source, open_images
+from .sources.packed import PackedImages, pack_images
+from .sources.protocol import ImageSource
 from .toy.scenes import ToyScenes
+from .training_sample import TrainingSample
 from .transforms import LoadImage, MultiCrop
 from .workers import start_worker
 
 __all__ = [
     'BadImage',
     'ImageList',
+    'ImageSource',
     'LoadImage',
     'MultiCrop',
     'NeighborPairs',
     'PackedImages',
     'ToyScenes',
+    'TrainingSample',
     'Visit',
     'VisitSampler',
     'build_neighbors',

@@ -1,4 +1,4 @@
-"""Workers of a data loader that hang or die: noticed, ended, and named with what they read."""
+"""Detect data loader workers that hang or die, and report which images they were reading."""
 
 from __future__ import annotations
 
@@ -20,21 +20,23 @@ from torch.utils.data import DataLoader
 
 from cotap_mm.errors import UserError
 
-_LOOK = 30.0  # seconds after which a process that waits for a batch looks at its workers
+_CHECK_INTERVAL = 30.0  # seconds between two checks of the workers while a batch is awaited
 
 
 class LoaderWatch:
-    """Ends the wait for a loader's batch where its workers hang, and names what they read.
+    """Stop waiting for a batch if workers hang, and report what they were reading.
 
-    A time-out of the loader would not do: it also ends the wait for workers that are slow, or
-    that wait for a disk to come back; and a process that is about to take a tensor from a worker
-    waits for that worker without any limit. So a thread looks at the workers, and kills them.
+    The loader's own timeout is not sufficient: it also aborts if workers are slow or wait for a
+    disk to come back; and a process that receives a tensor from a worker waits for that worker
+    without any limit. Instead, a thread checks the workers and kills them.
 
     Args:
-        limit (float): Seconds without a sign of life.
-        latest_sign (callable, optional): As :attr:`.ReadingSigns.latest`. Defaults to None: what
-            the system knows of each worker, see :class:`_ProcessSigns`.
-        being_read (callable): Names of images, for the message. Defaults to none.
+        limit (float): Seconds without progress after which workers count as hung.
+        latest_sign (callable, optional): Returns the time of the last progress, see
+            :attr:`.ReadingSigns.latest`. Defaults to None, the activity of each process as
+            measured by the system, see :class:`_ProcessSigns`.
+        being_read (callable): Returns the names of the images that are being read, for the
+            message. Defaults to no names.
     """
 
     def __init__(
@@ -45,24 +47,24 @@ class LoaderWatch:
     ) -> None:
         self.limit, self._being_read = limit, being_read
         self._latest_sign = latest_sign or _ProcessSigns(self._workers).latest
-        self._batches: Any = None  # what is waited for
-        self._since: float | None = None  # when the wait began
+        self._batches: Any = None  # iterator whose next batch is awaited
+        self._since: float | None = None  # start of the wait
         self._reason = ''
         self._thread: threading.Thread | None = None
         self._closed = threading.Event()
 
     def next_batch(self, batches: Iterator) -> Any:
-        """The next batch.
+        """Return the next batch.
 
         Args:
-            batches (iterator): Of a loader.
+            batches (iterator): Iterator of a loader.
 
         Raises:
-            UserError: If its workers hang.
+            UserError: If the loader's workers hang.
             StopIteration: After the last batch.
         """
         if self._thread is None:
-            self._thread = threading.Thread(target=self._look, daemon=True)
+            self._thread = threading.Thread(target=self._watch, daemon=True)
             self._thread.start()
         self._batches, self._since = batches, time.monotonic()
         try:
@@ -76,24 +78,24 @@ class LoaderWatch:
             self._batches = self._since = None
 
     def close(self) -> None:
-        """No more batches are wanted."""
+        """Stop the thread."""
         self._closed.set()
 
     def _workers(self) -> list[multiprocessing.process.BaseProcess]:
         own = {worker.pid for worker in getattr(self._batches, '_workers', ())}
         return [child for child in _children() if not own or child.pid in own]
 
-    def _look(self) -> None:
-        pause, warned = min(_LOOK, self.limit / 4), None
-        looked = time.monotonic()
+    def _watch(self) -> None:
+        pause, warned = min(_CHECK_INTERVAL, self.limit / 4), None
+        checked = time.monotonic()
         while not self._closed.wait(pause):
             since, now = self._since, time.monotonic()
-            was_stopped, looked = now - looked > 2 * pause + 5, now  # this process itself
+            was_stopped, checked = now - checked > 2 * pause + 5, now  # this process itself
             if since is None or was_stopped:
                 continue
             silence = now - max(since, self._latest_sign())
             if silence > self.limit:
-                self._end(silence)
+                self._abort(silence)
                 return
             if silence > 2 * pause and warned != since:
                 warned = since
@@ -103,16 +105,16 @@ class LoaderWatch:
                     level=logging.WARNING,
                 )
 
-    def _end(self, silence: float) -> None:
+    def _abort(self, silence: float) -> None:
         self._reason = (
-            f'{self._describe(silence)}. Look at their disk; start again, a '
-            'training with --resume, or with fewer num_workers'
+            f'{self._describe(silence)}. Check the disk, then start again (a training with '
+            '--resume), perhaps with fewer num_workers'
         )
         for worker in self._workers():
-            worker.kill()  # the main thread is told of it, wherever it waits
-        if not self._closed.wait(_LOOK) and self._since is not None:
+            worker.kill()  # wakes the main thread
+        if not self._closed.wait(_CHECK_INTERVAL) and self._since is not None:
             print(f'error: {self._reason}', file=sys.stderr, flush=True)
-            os._exit(1)  # a disk that does not answer keeps the worker, and whoever waits for it
+            os._exit(1)  # a worker that waits for a hung disk cannot be killed or joined
 
     def _describe(self, seconds: float) -> str:
         states = {
@@ -125,20 +127,20 @@ class LoaderWatch:
             f'{child.pid} ({states.get(_state(child.pid), "running")})' for child in self._workers()
         ]
         return (
-            f'no worker of the loader has given a sign of life for {seconds:.0f} s; processes '
+            f'no worker of the data loader has made progress for {seconds:.0f} s; processes '
             f'{", ".join(sorted(workers)) or "unknown"}, reading '
-            f'{", ".join(self._being_read()) or "nothing that is known"}'
+            f'{", ".join(self._being_read()) or "unknown images"}'
         )
 
 
 class _ProcessSigns:
-    """When the most silent worker last did anything at all, from what Linux counts of it.
+    """Time of the last activity of the least active worker, from counters of Linux.
 
-    An idle worker wakes every few seconds, and one that reads or computes is counted too. One
-    that was stopped, or waits for a lock or a dead disk, is not.
+    An idle worker wakes up every few seconds, and one that reads or computes is active too. A
+    worker that was stopped, or waits for a lock or a hung disk, is not.
 
     Args:
-        workers (callable): Processes.
+        workers (callable): Returns the processes.
     """
 
     def __init__(self, workers: Callable[[], Sequence]) -> None:
@@ -146,7 +148,7 @@ class _ProcessSigns:
         self._counts: dict[int, tuple[Any, float]] = {}
 
     def latest(self) -> float:
-        """In seconds of ``time.monotonic``; 0 without workers, now where nothing is counted."""
+        """Time in seconds of ``time.monotonic``; 0 without workers, now without counters."""
         now, counts = time.monotonic(), {}
         for worker in self._workers():
             count = _activity(worker.pid)
@@ -158,7 +160,7 @@ class _ProcessSigns:
 
 
 class WatchedLoader(DataLoader):
-    """A loader whose iterators end their wait for workers that hang; see :func:`watch_loader`."""
+    """A loader whose iterators detect workers that hang; see :func:`watch_loader`."""
 
     patience = 0.0
 
@@ -172,7 +174,7 @@ class WatchedLoader(DataLoader):
 
 
 class _WatchedBatches:
-    """What a loader gives, under a watch."""
+    """Batches of a loader, watched by a :class:`LoaderWatch`."""
 
     def __init__(self, batches: Iterator, watch: LoaderWatch) -> None:
         self._batches, self._watch = batches, watch
@@ -198,25 +200,25 @@ class _WatchedBatches:
 
 
 def _signs_of(dataset: Any) -> tuple:
-    """Signs of a data set of ours, which also notice a worker that computes without end."""
+    """Progress reported by our own data sets; also detects a worker in an endless loop."""
     if not hasattr(dataset, 'latest_sign'):
         return ()
     return lambda: dataset.latest_sign, lambda: dataset.being_read
 
 
 def watch_loader(loader: Any, patience: float) -> Any:
-    """Let a loader that exists end its wait for workers that hang.
+    """Make an existing loader detect workers that hang.
 
     Args:
         loader (DataLoader): Changed in place: it becomes a :class:`WatchedLoader`.
-        patience (float): Seconds without a sign of life.
+        patience (float): Seconds without progress after which workers count as hung.
 
     Returns:
-        DataLoader: The same; anything else is returned as it is.
+        DataLoader: The same object; other types are returned unchanged.
     """
     if isinstance(loader, DataLoader) and not isinstance(loader, WatchedLoader):
-        kind = type(loader)
-        loader.__class__ = type(f'Watched{kind.__name__}', (WatchedLoader, kind), {})
+        base = type(loader)
+        loader.__class__ = type(f'Watched{base.__name__}', (WatchedLoader, base), {})
         loader.patience = patience
     return loader
 
@@ -226,7 +228,7 @@ def _children() -> list[multiprocessing.process.BaseProcess]:
 
 
 def _state(pid: int | None) -> str:
-    """State of a process in one letter; '' elsewhere than on Linux."""
+    """State of a process as one letter; '' on systems other than Linux."""
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0]
     except (OSError, IndexError):
@@ -234,7 +236,7 @@ def _state(pid: int | None) -> str:
 
 
 def _activity(pid: int | None) -> tuple | None:
-    """What grows while a process lives: seconds computed, times it woke; None if not known."""
+    """Counters that grow while a process is active: CPU time, context switches; None if unknown."""
     try:
         computed = Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[11:13]
         status = Path(f'/proc/{pid}/status').read_text().splitlines()
@@ -244,9 +246,9 @@ def _activity(pid: int | None) -> tuple | None:
 
 
 def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
-    """End workers of which one hangs; a SIGTERM, as PyTorch sends it, would have to wait."""
+    """Kill workers of which one hangs; it would not react to the SIGTERM that PyTorch sends."""
     is_main = threading.current_thread() is threading.main_thread()
-    # PyTorch's handler would raise its own error, somewhere.
+    # PyTorch's handler would raise its own error at an arbitrary point.
     handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL) if is_main else None
     for worker in workers:
         worker.kill()
@@ -258,15 +260,15 @@ def _kill(workers: Sequence[multiprocessing.process.BaseProcess]) -> None:
 
 @contextmanager
 def report_dead_worker(being_read: Callable[[], Sequence[str]]) -> Iterator[None]:
-    """Say which images a worker was reading when it died, or when a loader gave up waiting.
+    """Report which images were being read when a worker died or the loader timed out.
 
-    PyTorch notices it at any moment, not only where the loader is asked.
+    PyTorch may raise its error at any time in this context, not only in calls of the loader.
 
     Args:
-        being_read (callable): Their names.
+        being_read (callable): Returns the names of the images that are being read.
 
     Raises:
-        UserError: In place of PyTorch's error, which names none.
+        UserError: Instead of PyTorch's error, which does not name the images.
     """
     try:
         yield
@@ -275,26 +277,25 @@ def report_dead_worker(being_read: Callable[[], Sequence[str]]) -> Iterator[None
         if death is None:
             raise
         if threading.current_thread() is threading.main_thread() and hasattr(signal, 'SIGCHLD'):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's would raise it once more
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # PyTorch's handler would raise again
         reading = ', '.join(being_read()) or 'nothing'
         if _is_timeout(death):
             _kill(_children())
             raise UserError(
-                f'a process of the loader hangs ({death}). It was reading one of: {reading}. Look '
-                'at their disk; start again, a training with --resume'
+                f'a worker of the data loader hangs ({death}). It was reading one of: {reading}. '
+                'Check the disk, then start again (a training with --resume)'
             ) from error
         raise UserError(
-            f'a process of the loader died ({death}). It was reading one of: '
-            f'{reading}. Where it was killed for lack of memory, '
-            'fewer train_dataloader.num_workers help; else look at these images. Nothing that was '
-            'saved is lost: start again, a training with --resume'
+            f'a worker of the data loader died ({death}). It was reading one of: {reading}. If it '
+            'was killed because memory ran out, use fewer train_dataloader.num_workers; otherwise '
+            'check these images. Saved results are kept: start again (a training with --resume)'
         ) from error
 
 
 def _find_death(error: BaseException) -> BaseException | None:
-    """PyTorch's error about a worker, which may have been taken for another one."""
+    """Find PyTorch's error about a worker among the causes and contexts of an error."""
     link: BaseException | None = error
-    seen: list = []  # causes and contexts may form a circle
+    seen: list = []  # causes and contexts may form a cycle
     while link is not None and not any(link is other for other in seen):
         if _is_death(link) or _is_timeout(link):
             return link

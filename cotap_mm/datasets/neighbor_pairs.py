@@ -1,4 +1,4 @@
-"""One training sample: an image and a neighbour of it, for each branch."""
+"""Training samples: crops of an image and of one of its neighbors, for each branch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
 from cotap_mm.datasets.neighbors.file import load_neighbors
-from cotap_mm.datasets.sources.files import BadImage, SizePredicate, prepare
+from cotap_mm.datasets.sources.decoding import BadImage
+from cotap_mm.datasets.sources.protocol import ImageSource, SizePredicate, prepare
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops import COLOR_DRAWS
@@ -18,6 +19,7 @@ from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
 from .read_with_retry import PATIENCE, read_with_retry
 from .samplers import Visit
+from .training_sample import BranchCrops, TrainingSample
 from .workers import ReadingSigns, warning_level
 
 _BAD_ALLOWED = 2  # in any data set, however small
@@ -25,40 +27,40 @@ _MAX_TRIES = 20
 
 
 class BranchSource:
-    """Images of one branch and their neighbours.
+    """Images of one branch and their neighbors.
 
-    Which images are bad is kept in memory that the loader's workers share: they are
-    counted together, and each is decoded and logged once.
+    The flags of bad images are stored in memory that the loader's workers share, so that bad
+    images are counted over all workers, and each is decoded and logged only once.
 
     Args:
-        source (dict | object): An image source: ``len``, ``name(i)``, ``read(i, enough)``.
-        neighbors (str): Neighbour file.
-        num_neighbors (int): Nearest images to draw from.
-        max_bad_fraction (float): Share of bad images above which reading stops.
-        enough (callable, optional): See :func:`read_image`. Defaults to None.
-        patience (float): Seconds to wait for a folder that has gone. Defaults to 3600.
+        source (dict | ImageSource): The images, or a config of an image source.
+        neighbors (str): Neighbor file.
+        num_neighbors (int): Number of nearest images to draw the positive from.
+        max_bad_fraction (float): Fraction of bad images above which an error is raised.
+        is_large_enough (callable, optional): See :meth:`.ImageSource.read`. Defaults to None.
+        patience (float): Seconds to wait while all images are unreachable. Defaults to 3600.
 
     Raises:
-        ValueError: If there are too few images, or the neighbours do not fit them.
+        ValueError: If there are too few images, or the neighbors do not fit them.
     """
 
     def __init__(
         self,
-        source,
+        source: Union[dict, ImageSource],
         neighbors: str,
         num_neighbors: int,
         max_bad_fraction: float,
-        enough: SizePredicate = None,
+        is_large_enough: Optional[SizePredicate] = None,
         patience: float = PATIENCE,
     ) -> None:
-        self.source = build(DATASETS, source) if isinstance(source, dict) else source
+        self.source: ImageSource = build(DATASETS, source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
         prepare(self.source)
         names = [self.source.name(i) for i in range(len(self.source))]
         self.neighbors = load_neighbors(neighbors, names, num_neighbors)
         self.max_bad_fraction = max_bad_fraction
-        self.enough = enough
+        self.is_large_enough = is_large_enough
         self.patience = patience
         self.signs = ReadingSigns()
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
@@ -70,13 +72,20 @@ class BranchSource:
 
     @property
     def being_read(self) -> list[str]:
-        """Names of the images that workers have begun and not finished to read."""
+        """Names of the images that workers are reading."""
         return [self.source.name(i) for i in self.signs.being_read]
 
     def draw_pair(self, index: int, rng: np.random.Generator) -> list[tuple[int, np.ndarray]]:
-        """An image and one of its neighbours, each as index and pixels.
+        """Read an image and one of its neighbors, drawn uniformly.
 
-        A bad neighbour is replaced by another neighbour, a bad image by another image.
+        A bad neighbor is replaced by another neighbor, a bad image by another image.
+
+        Args:
+            index (int): Index of the image.
+            rng (np.random.Generator): Source of randomness.
+
+        Returns:
+            list[tuple[int, np.ndarray]]: Index and pixels of the image and of its positive.
 
         Raises:
             UserError: If too many images are bad.
@@ -96,11 +105,13 @@ class BranchSource:
             return None
         try:
             with self.signs.reading(index):
-                return read_with_retry(self.source, index, self.enough, self.signs, self.patience)
+                return read_with_retry(
+                    self.source, index, self.is_large_enough, self.signs, self.patience
+                )
         except BadImage as error:
             self.is_bad[index] = True
             print_log(
-                f'cannot decode {error}; another image takes its place',
+                f'cannot decode {error}; using another image instead',
                 logger='current',
                 level=warning_level(),
             )
@@ -111,59 +122,58 @@ class BranchSource:
     def _too_many(self) -> UserError:
         names = self.bad_images
         shown = '\n  '.join(map(printable, names[:50]))
-        more = f'\n  and {len(names) - 50} more, all in the log' if len(names) > 50 else ''
+        more = f'\n  and {len(names) - 50} more, see the log' if len(names) > 50 else ''
         return UserError(
             f'{len(names)} of {len(self.source)} images cannot be decoded; '
             f'max_bad_fraction={self.max_bad_fraction} allows '
             f'{int(max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)))}. Repair them, or '
-            f'remove them and rebuild the neighbours:\n  {shown}{more}'
+            f'remove them and rebuild the neighbors:\n  {shown}{more}'
         )
 
 
 @DATASETS.register_module()
 class NeighborPairs(Dataset):
-    """Crops of an image and of one of its nearest neighbours, for both branches.
+    """Crops of an image and of one of its nearest neighbors, for both branches.
 
-    The patch branch takes scenes, the CLS branch object-centred images; one source
-    may feed both, each with its own draws. As long as the longer branch; the shorter
-    one is indexed modulo. The positive is drawn uniformly from the ``num_neighbors``
-    nearest images.
+    Samples are :class:`.TrainingSample` dictionaries. The patch branch uses images of scenes, the
+    CLS branch object-centered images; one source may be used for both, with separate draws. The
+    length is that of the longer branch; indices of the shorter one wrap around. The positive is
+    drawn uniformly from the ``num_neighbors`` nearest images.
 
-    A file that cannot be decoded is logged with its path, counted, and replaced; too
-    many of them stop the training. Each rank counts for itself, all its workers
-    together.
+    A file that cannot be decoded is logged with its path, counted, and replaced; too many of them
+    abort the training. Each rank counts over its own workers.
 
-    Indexed by a :class:`Visit` of :class:`VisitSampler`, all draws follow from it.
-    Indexed by a number, as other samplers do, they follow from it, the worker's seed
-    and the number of samples it drew before.
+    If the key is a :class:`Visit` of :class:`VisitSampler`, all random draws follow from it. If it
+    is an integer, as with other samplers, they follow from the integer, the worker's seed and the
+    number of samples that the worker has drawn.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        patch (dict): Image source of the patch branch.
-        neighbors (str): Its neighbour file; ``'auto'`` is resolved by
-            ``tools/train.py`` before the data set is built.
-        cls (dict, optional): Image source of the CLS branch. Defaults to the patch
-            branch's images.
-        cls_neighbors (str, optional): Its neighbour file.
-        num_neighbors (int): Nearest images to draw the positive from. Defaults to 7.
+        patch (dict | ImageSource): Image source of the patch branch, or its config.
+        neighbors (str): Neighbor file of the patch branch; ``tools/train.py`` resolves ``'auto'``
+            before the data set is built.
+        cls (dict | ImageSource, optional): Image source of the CLS branch, or its config.
+            Defaults to the images of the patch branch.
+        cls_neighbors (str, optional): Neighbor file of the CLS branch.
+        num_neighbors (int): Number of nearest images to draw the positive from. Defaults to 7.
         crops (dict, optional): Options of :class:`MultiCrop`.
-        max_bad_fraction (float): Share of a branch's images that may be undecodable
-            before training stops (2 may be in any case). Defaults to 0.01.
-        patience (float): Seconds to wait, with growing pauses, for images that have all
-            become unreachable, as on a network disk. Defaults to 3600.
-        reduce_jpeg (bool): Decode large JPEGs at a half, a quarter or an eighth of their
-            sides where no crop is enlarged by it. Defaults to True.
+        max_bad_fraction (float): Fraction of a branch's images that may be undecodable before
+            training is aborted (2 images always may). Defaults to 0.01.
+        reduce_jpeg (bool): Decode large JPEGs at a half, a quarter or an eighth of their sides if
+            no crop is enlarged by it. Defaults to True.
+        patience (float): Seconds to wait, with increasing pauses, while all images are
+            unreachable, for instance on a network disk. Defaults to 3600.
 
     Raises:
-        ValueError: If neighbours are missing, do not fit, or are still ``'auto'``.
+        ValueError: If neighbors are missing, do not fit, or are still ``'auto'``.
     """
 
     def __init__(
         self,
-        patch: dict,
+        patch: Union[dict, ImageSource],
         neighbors: Optional[str],
-        cls: Optional[dict] = None,
+        cls: Optional[Union[dict, ImageSource]] = None,
         cls_neighbors: Optional[str] = None,
         num_neighbors: int = 7,
         crops: Optional[dict] = None,
@@ -177,21 +187,22 @@ class NeighborPairs(Dataset):
             needed = name == 'neighbors' or cls is not None
             if needed and value in (None, 'auto'):
                 raise ValueError(
-                    f'{name} must be a neighbour file, got {value!r}: tools/train.py builds it '
-                    "for 'auto'; elsewhere run tools/build_neighbors.py IMAGES --out FILE.npz "
+                    f'{name} must be a neighbor file, got {value!r}: tools/train.py builds it '
+                    "for 'auto'; otherwise run tools/build_neighbors.py IMAGES --out FILE.npz "
                     'first'
                 )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
-        enough = self.crop.is_enough if reduce_jpeg else None
-        own = BranchSource(patch, str(neighbors), num_neighbors, max_bad_fraction, enough, patience)
-        self.branches = dict(
-            patch=own,
-            cls=own
-            if cls is None
-            else BranchSource(
-                cls, str(cls_neighbors), num_neighbors, max_bad_fraction, enough, patience
-            ),
+        options = (
+            num_neighbors,
+            max_bad_fraction,
+            self.crop.is_large_enough if reduce_jpeg else None,
+            patience,
         )
+        patch_branch = BranchSource(patch, str(neighbors), *options)
+        cls_branch = (
+            patch_branch if cls is None else BranchSource(cls, str(cls_neighbors), *options)
+        )
+        self.branches = dict(patch=patch_branch, cls=cls_branch)
         self._num_draws = 0
 
     def __len__(self) -> int:
@@ -199,23 +210,25 @@ class NeighborPairs(Dataset):
 
     @property
     def being_read(self) -> list[str]:
-        """Images that were begun and not finished, for what is said when a worker dies."""
+        """Names of the images that are being read, for the message when a worker dies."""
         return sorted({name for branch in self.branches.values() for name in branch.being_read})
 
     @property
     def latest_sign(self) -> float:
-        """When a process last began or finished an image, in seconds of ``time.monotonic``."""
+        """Last time a process started or finished an image, in seconds of ``time.monotonic``."""
         return max(branch.signs.latest for branch in self.branches.values())
 
-    def __getitem__(self, key: Union[int, Visit]) -> dict[str, dict]:
-        """One sample.
+    def __getitem__(self, key: Union[int, Visit]) -> TrainingSample:
+        """Read the images of one sample and crop them.
+
+        Args:
+            key (int | Visit): Index of the sample, with the seed of its draws if a :class:`Visit`.
 
         Returns:
-            dict: For ``patch`` and ``cls``: ``global_crops`` (2, 2, G, G, 3) and
-            ``local_crops`` (2, L, S, S, 3), uint8, axis 0 being image and positive;
-            ``boxes`` (2, 2 + L, 4), float32, in pixels of the decoded image; ``color_draws``
-            (2, 2 + L, :data:`cotap_mm.ops.COLOR_DRAWS`), float32, what the crops' colour
-            follows from; ``path``, both names.
+            TrainingSample: Crops for the patch and the CLS branch.
+
+        Raises:
+            UserError: If too many images are bad, or all are unreachable for too long.
         """
         if isinstance(key, Visit):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
@@ -225,30 +238,30 @@ class NeighborPairs(Dataset):
             name: self._sample(branch, index % len(branch.source), rng)
             for name, branch in self.branches.items()
         }
-        for part in sample.values():  # behind the crops, whose draws stay what they were
-            shape = (*part['boxes'].shape[:2], COLOR_DRAWS)
-            part['color_draws'] = torch.from_numpy(rng.random(shape, dtype=np.float32))
-        return sample
+        for crops in sample.values():  # after all crops, whose draws must not change
+            shape = (*crops['boxes'].shape[:2], COLOR_DRAWS)
+            crops['color_draws'] = torch.from_numpy(rng.random(shape, dtype=np.float32))
+        return TrainingSample(patch=sample['patch'], cls=sample['cls'])
 
     def _generator(self, index: int) -> np.random.Generator:
-        """New draws for each sample, without a :class:`Visit`.
+        """Generator with new draws for each sample, if the key is not a :class:`Visit`.
 
-        The loader's own worker seed differs from epoch to epoch; the seeds that
-        MMEngine gives its workers do not, and would repeat the first epoch's crops.
+        The seed that PyTorch's loader gives a worker differs between epochs; the seeds that
+        MMEngine gives its workers do not, and would repeat the crops of the first epoch.
         """
         worker = get_worker_info()
         self._num_draws += 1
         seed = torch.initial_seed() if worker is None else worker.seed
-        # The index too, since ranks may have the same seeds.
+        # The index is part of the seed because ranks may have the same worker seeds.
         return np.random.default_rng((seed, self._num_draws, index % len(self)))
 
-    def _sample(self, branch: BranchSource, index: int, rng: np.random.Generator) -> dict:
+    def _sample(self, branch: BranchSource, index: int, rng: np.random.Generator) -> BranchCrops:
         pair = branch.draw_pair(index, rng)
         parts = [self.crop(pixels, rng) for _, pixels in pair]
         global_crops, local_crops, boxes = (torch.stack(part) for part in zip(*parts))
-        return dict(
+        return BranchCrops(  # type: ignore[typeddict-item]  # color_draws are added later
             global_crops=global_crops,
             local_crops=local_crops,
             boxes=boxes,
-            path=[branch.source.name(place) for place, _ in pair],
+            path=[branch.source.name(position) for position, _ in pair],
         )

@@ -1,4 +1,4 @@
-"""The order of samples, and what their random draws follow from."""
+"""Order of the samples, and the seeds of their random draws."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from cotap_mm.registry import DATA_SAMPLERS
 
 
 class Visit(NamedTuple):
-    """A sample, and what its random draws follow from.
+    """Index of a sample, and the values that seed its random draws.
 
     Attributes:
-        index (int): Which sample of the data set.
-        count (int): How often all samples have been visited before.
-        seed (int): The run's seed.
+        index (int): Index of the sample in the data set.
+        count (int): Number of completed passes over the data set.
+        seed (int): Seed of the run.
     """
 
     index: int
@@ -29,22 +29,24 @@ class Visit(NamedTuple):
 
 @DATA_SAMPLERS.register_module()
 class VisitSampler(Sampler):
-    """All samples in a new random order, again and again, shared out among the ranks.
+    """Infinite sampler that shuffles in every pass and shards the samples across ranks.
 
-    It never ends: MMEngine's iteration loop drains the workers and sleeps two seconds
-    whenever a sampler does, which a small folder would feel. It yields a
-    :class:`Visit` instead of an index, so that a data set's draws depend neither on
-    the number of workers nor on what was drawn before, and a resumed run sees the
-    same crops.
+    It is infinite because MMEngine's iteration loop drains the workers and sleeps for two seconds
+    whenever a sampler is exhausted, which would slow down training on a small folder. It yields a
+    :class:`Visit` instead of an index, so that a data set's random draws depend neither on the
+    number of workers nor on earlier draws, and a resumed run sees the same crops.
 
     Args:
         dataset (Sized): The data set.
-        seed (int, optional): MMEngine passes the run's seed. Defaults to one drawn
-            and shared among the ranks.
+        seed (int, optional): Seed of the run; MMEngine passes it. Defaults to a random one that
+            all ranks share.
 
     Attributes:
-        start (int): Samples, of all ranks together, to leave out at first; they were seen
-            before a run was interrupted.
+        start (int): Number of samples, over all ranks, to skip at the start; an interrupted run
+            has already used them.
+
+    Raises:
+        ValueError: If the data set is empty.
     """
 
     def __init__(self, dataset: Sized, seed: Optional[int] = None) -> None:
@@ -68,5 +70,5 @@ class VisitSampler(Sampler):
             skip = 0
 
     def __len__(self) -> int:
-        """Samples of this rank in one round."""
+        """Number of samples of this rank per pass."""
         return -(-len(self.dataset) // self.world_size)

@@ -1,4 +1,4 @@
-"""How a loader's worker starts, and what it does about signals."""
+"""Start data loader workers, control their reaction to signals, and track what they read."""
 
 from __future__ import annotations
 
@@ -23,30 +23,33 @@ from cotap_mm.distributed.collectives import rank
 from cotap_mm.registry import FUNCTIONS
 
 _POLL = 0.5  # seconds
-_MOST_WORKERS = 256
+_MAX_WORKERS = 256
 
-# In memory that forked workers share, also where /dev/shm is full. 1 while workers must survive
-# a SIGTERM.
+# 1 while workers must survive a SIGTERM. Memory that forked workers share; it does not need
+# /dev/shm.
 _needed = mmap.mmap(-1, 1)
 
 
 def warning_level() -> int:
-    """Level of a warning about a rank's own files; above rank 0 MMEngine shows only errors."""
+    """Log level of a warning about a rank's own files; MMEngine logs only errors of ranks > 0."""
     return logging.ERROR if rank() else logging.WARNING
 
 
 def keep_workers(needed: bool) -> None:
-    """Let the workers of this process live through a SIGTERM, or not.
+    """Set whether the workers of this process survive a SIGTERM.
 
-    Schedulers and ``torchrun`` send it to all processes of a training. A worker that died
-    of it would end the training in the middle of a step, before it can save.
+    Schedulers and ``torchrun`` send it to all processes of a training. A worker that dies of it
+    would abort the training in the middle of a step, before it can save.
+
+    Args:
+        needed (bool): Whether the workers ignore a SIGTERM.
     """
     _needed[0] = int(needed)
 
 
 @contextmanager
 def surviving_workers() -> Iterator[None]:
-    """Let the workers live through a SIGTERM within this context; see :func:`keep_workers`."""
+    """Context in which the workers survive a SIGTERM; see :func:`keep_workers`."""
     before = bool(_needed[0])
     keep_workers(True)
     try:
@@ -55,18 +58,18 @@ def surviving_workers() -> Iterator[None]:
         keep_workers(before)
 
 
-# Runs before multiprocessing ends its workers with a SIGTERM and waits for them.
+# Runs before multiprocessing terminates its workers with a SIGTERM and joins them.
 atexit.register(keep_workers, False)
 
 
 @FUNCTIONS.register_module()
 def start_worker(worker_id: int, **_: Any) -> None:
-    """Start of a worker: SIGUSR1 is ignored, and SIGTERM where :func:`keep_workers` says so.
+    """Initialize a worker: ignore SIGUSR1, and SIGTERM if :func:`keep_workers` is in effect.
 
-    It needs no seed: all draws follow from a :class:`Visit`.
+    No random state is seeded, since all draws follow from a :class:`Visit`.
 
     Args:
-        worker_id (int): Given by the loader.
+        worker_id (int): Passed by the loader.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)
     if hasattr(signal, 'SIGUSR1'):
@@ -74,27 +77,28 @@ def start_worker(worker_id: int, **_: Any) -> None:
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
-    if not (_needed[0] and _may_be_of_a_loader()):
+    if not (_needed[0] and _may_be_loader_worker()):
         os._exit(0)
 
 
-def _may_be_of_a_loader() -> bool:
-    """Whether this child is not known to be another's, such as of a Pool, which would wait for it.
+def _may_be_loader_worker() -> bool:
+    """Whether this process may be a loader's worker and not, for instance, that of a Pool.
 
-    Until it knows itself what it is for, right after the fork, it may be.
+    A Pool terminates its workers by SIGTERM and waits for them. Right after the fork, before a
+    process knows its target, it may be a loader's worker.
     """
     target = getattr(multiprocessing.current_process(), '_target', None)
     return target is None or target is _worker_loop
 
 
-signals.on_signal_in_child(_on_sigterm)  # from the first moment of a forked worker
+signals.on_signal_in_child(_on_sigterm)  # in effect as soon as a worker is forked
 
 
 def sleep(seconds: float) -> None:
-    """Wait; a signal ends that (:func:`cotap_mm.signals.sleep`), in a worker its parent's death.
+    """Sleep until a signal arrives (:func:`cotap_mm.signals.sleep`); exit a worker without parent.
 
     Args:
-        seconds (float): How long.
+        seconds (float): Maximum duration.
     """
     end = time.monotonic() + seconds
     while time.monotonic() < end:
@@ -105,48 +109,52 @@ def sleep(seconds: float) -> None:
 
 
 def _shared(dtype: torch.dtype) -> torch.Tensor:
-    """8 bytes for each worker and the main process, zeros."""
-    return torch.frombuffer(mmap.mmap(-1, 8 * (_MOST_WORKERS + 1)), dtype=dtype)
+    """Shared zeros: 8 bytes for each worker and for the main process."""
+    return torch.frombuffer(mmap.mmap(-1, 8 * (_MAX_WORKERS + 1)), dtype=dtype)
 
 
 class ReadingSigns:
-    """What each worker of a loader is reading, and when it last showed that it lives.
+    """What each worker of a loader is reading, and when it last made progress.
 
-    In memory that forked workers share.
+    Stored in memory that forked workers share.
     """
 
     def __init__(self) -> None:
-        # The main process comes first; -1 for nothing.
+        # Entry 0 is the main process; -1 means nothing.
         self._index = _shared(torch.int64).fill_(-1)
         self._time = _shared(torch.float64)
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:
-        """This process reads an image, in this context."""
-        place = self._place()
-        self._index[place] = index
+        """Context in which this process reads an image.
+
+        Args:
+            index (int): Index of the image.
+        """
+        slot = self._slot()
+        self._index[slot] = index
         self.alive()
         try:
             yield
         finally:
-            self._index[place] = -1
+            self._index[slot] = -1
             self.alive()
 
     def alive(self) -> None:
-        """This process does not hang, though it takes long."""
-        self._time[self._place()] = time.monotonic()  # the same clock in all processes
+        """Record that this process makes progress."""
+        self._time[self._slot()] = time.monotonic()  # the same clock in all processes
 
     @property
     def being_read(self) -> list[int]:
-        """Images that were begun and not finished."""
+        """Indices of the images that are being read."""
         return sorted({index for index in self._index.tolist() if index >= 0})
 
     @property
     def latest(self) -> float:
-        """When any process last gave a sign, in seconds of ``time.monotonic``; 0 if none has."""
+        """Last progress of any process, in seconds of ``time.monotonic``; 0 if there was none."""
         return float(self._time.max())
 
     @staticmethod
-    def _place() -> int:
+    def _slot() -> int:
         worker = get_worker_info()
-        return 0 if worker is None else 1 + worker.id % _MOST_WORKERS
+        return 0 if worker is None else 1 + worker.id % _MAX_WORKERS

@@ -1,28 +1,27 @@
-"""Find the data sets inside wrappers such as RepeatDataset, in configs of any OpenMMLab library."""
+"""Unwrap data set configs of OpenMMLab libraries, such as RepeatDataset."""
 
 from __future__ import annotations
 
 from typing import Any
 
-#: Wrappers that choose samples by an argument of their own.
-_CHOOSING = ('KFoldDataset',)
+#: Wrappers that select samples by an argument of their own.
+_SELECTING = ('KFoldDataset',)
 
 
 def inner_datasets(dataset: dict[str, Any]) -> list[dict[str, Any]]:
-    """The configs of the data sets that hold the images, without their wrappers.
+    """Return the configs of the data sets inside any wrappers.
 
-    RepeatDataset, ClassBalancedDataset and MultiImageMixDataset wrap one (``dataset``),
+    RepeatDataset, ClassBalancedDataset and MultiImageMixDataset wrap one data set (``dataset``),
     ConcatDataset several (``datasets``); wrappers may be nested.
 
     Args:
         dataset (dict): Config of a data set or wrapper.
 
     Returns:
-        list[dict]: The configs themselves, not copies, in order; one of them if there is no
-        wrapper.
+        list[dict]: The configs, in order and not copied; ``[dataset]`` if it is not a wrapper.
 
     Raises:
-        ValueError: If a wrapper holds no data set, or selects samples by itself.
+        ValueError: If a wrapper does not contain a data set, or selects samples itself.
     """
     if not isinstance(dataset, dict):
         raise ValueError(
@@ -30,7 +29,7 @@ def inner_datasets(dataset: dict[str, Any]) -> list[dict[str, Any]]:
             f'{type(dataset).__name__}: {str(dataset)[:80]}'
         )
     name = str(dataset.get('type'))
-    if name.split('.')[-1] in _CHOOSING:
+    if name.split('.')[-1] in _SELECTING:
         raise ValueError(
             f'{name} selects a part of its images, so its data set cannot be used '
             'without it; give the folders of the two parts'
@@ -42,5 +41,5 @@ def inner_datasets(dataset: dict[str, Any]) -> list[dict[str, Any]]:
     else:
         return [dataset]
     if not isinstance(inner, (list, tuple)) or not inner:
-        raise ValueError(f'{name} must hold at least one data set, got {inner!r}')
-    return [found for each in inner for found in inner_datasets(each)]
+        raise ValueError(f'{name} must contain at least one data set, got {inner!r}')
+    return [config for wrapped in inner for config in inner_datasets(wrapped)]

@@ -14,7 +14,8 @@ from mmengine.logging import print_log
 
 from cotap_mm.datasets.neighbors.file import load_neighbors, neighbor_meta
 from cotap_mm.datasets.neighbors.search import build_neighbors
-from cotap_mm.datasets.sources.files import fingerprint_of, prepare
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
+from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.datasets.sources.value_range import ValueRange
 from cotap_mm.distributed.first_rank import on_first_rank
 from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
@@ -58,13 +59,13 @@ def ensure_neighbors(
             )
 
 
-def warn_of_changed_images(path: str | Path, source) -> None:
+def warn_of_changed_images(path: str | Path, source: ImageSource) -> None:
     """Warn a resumed run if its images have been changed since its neighbors were found.
 
     Args:
         path (str | Path): The file; one that was not found by ``'auto'`` may be of a copy of
             the images, and is not looked at.
-        source (object): Image source, see :mod:`cotap_mm.datasets.sources.files`.
+        source (ImageSource): The images.
     """
     if not AUTO_NAME.fullmatch(Path(path).name):
         return
@@ -132,7 +133,7 @@ def _ensure(
     return out
 
 
-def _digest(identity: str, num_neighbors: int, source) -> str:
+def _digest(identity: str, num_neighbors: int, source: ImageSource) -> str:
     """Of all that a neighbor file depends on; 12 hexadecimal digits."""
     parts = (identity, str(num_neighbors), fingerprint_of(source))
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""Small image folders, and neighbours that can be told by heart."""
+"""Small image sources, and neighbor files with known neighbors."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Arrays:
     def name(self, index):
         return self.names[index]
 
-    def read(self, index, enough=None):
+    def read(self, index, is_large_enough=None):
         from cotap_mm.datasets import BadImage
 
         self.reads.append(index)
@@ -38,7 +38,7 @@ def arrays():
 
 @pytest.fixture
 def ring(tmp_path):
-    """Neighbour file in which the neighbours of i are i + 1, i + 2, ..."""
+    """Neighbor file in which the neighbors of i are i + 1, i + 2, ..."""
 
     def make(names, k=3, name='neighbors.npz'):
         count = len(names)
@@ -53,7 +53,7 @@ def ring(tmp_path):
 
 @pytest.fixture
 def photos(tmp_path):
-    """Folder of 6 small images of different colour, two of them in a subfolder."""
+    """Folder of 6 small images with different colors, two of them in a subfolder."""
     folder = tmp_path / 'photos'
     (folder / 'more').mkdir(parents=True)
     for i, name in enumerate(['b.jpg', 'a.png', 'c.PNG', 'd.jpeg', 'more/a.png', 'more/e.webp']):

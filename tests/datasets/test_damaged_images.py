@@ -1,4 +1,4 @@
-"""Damaged and hostile images: never a crash, a hang, or a wrong shape."""
+"""Damaged and hostile images never cause a crash, a hang, or a wrong shape."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from PIL import Image
 from cotap_mm.datasets import BadImage, NeighborPairs, VisitSampler, read_image, save_neighbors
 
 FORMATS = ('jpg', 'png', 'webp', 'tiff', 'bmp', 'ppm')
-pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow warns about what is odd
+pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow warns about unusual files
 
 
 def photo(height=90, width=120, seed=0):
@@ -48,7 +48,7 @@ def png_of_size(width, height, rows=b''):
 
 
 def test_many_damages(tmp_path, capsys):
-    """Either it is refused by name, or it has the shape that its header states."""
+    """An image is either rejected with its name, or has the shape in its header."""
     contents = {kind: encoded(kind) for kind in FORMATS}
     draw, seen = random.Random(0), collections.Counter()
     for attempt in range(TRIES):
@@ -62,7 +62,7 @@ def test_many_damages(tmp_path, capsys):
                 pixels = read_image(path, (lambda h, w: h >= 40) if attempt % 2 else None)
             except BadImage as error:
                 assert path.name in str(error)
-                seen['refused'] += 1
+                seen['rejected'] += 1
                 continue
         with Image.open(path) as image:
             width, height = image.size
@@ -72,8 +72,8 @@ def test_many_damages(tmp_path, capsys):
         seen['read'] += 1
         path.unlink()
     with capsys.disabled():
-        print(f'\n{TRIES} damaged images: {seen["refused"]} refused, {seen["read"]} read')
-    assert seen['refused'] > TRIES // 4 and seen['read'] > TRIES // 20
+        print(f'\n{TRIES} damaged images: {seen["rejected"]} rejected, {seen["read"]} read')
+    assert seen['rejected'] > TRIES // 4 and seen['read'] > TRIES // 20
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_bombs_and_impossible_sizes(tmp_path, content):
 
 
 @pytest.mark.parametrize('num_workers', [0, 2])
-def test_through_the_loader(tmp_path, num_workers):
+def test_damaged_images_in_a_loader(tmp_path, num_workers):
     draw, good, bad = random.Random(1), 8, 16
     for index in range(good):
         (tmp_path / f'good{index}.jpg').write_bytes(encoded('jpg', seed=index))

@@ -1,4 +1,4 @@
-"""A step sees the same samples, crops and colours on any number of ranks and workers."""
+"""A step sees the same samples, crops and colors on any number of ranks and workers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def pairs(tmp_path):
 
 
 def steps_of(pairs, world, workers):
-    """The views of each step, by the name of the image, whichever rank has it."""
+    """Views of each step over all ranks, sorted by image name."""
     preprocess, loaders = CoTAPDataPreprocessor(), []
     for rank in range(world):
         sampler = VisitSampler(pairs, seed=5)
@@ -46,7 +46,7 @@ def steps_of(pairs, world, workers):
                 (path, views['student_global'][i], views['student_local'][i])
                 for i, path in enumerate(paths)
             ]
-        steps.append(sorted(seen, key=lambda each: (each[0], each[1].sum().item())))
+        steps.append(sorted(seen, key=lambda view: (view[0], view[1].sum().item())))
     return steps
 
 
@@ -60,7 +60,7 @@ def test_steps_do_not_depend_on_ranks_and_workers(pairs, world, workers):
                 assert torch.allclose(view, same, atol=1e-5)
 
 
-def test_another_seed_is_another_colour(pairs):
+def test_another_seed_gives_other_colors(pairs):
     sampler = VisitSampler(pairs, seed=5)
     first = next(iter(sampler))
     draws = [

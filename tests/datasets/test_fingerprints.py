@@ -1,4 +1,4 @@
-"""Changed images are noticed by sizes and times, or by their contents on request."""
+"""Changed images are detected by size and time, or by content on request."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 
 from cotap_mm import signals
 from cotap_mm.datasets import ImageList, PackedImages, ToyScenes, pack_images, save_neighbors
-from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.engine.auto_neighbors import warn_of_changed_images
 
 
@@ -23,51 +23,53 @@ def folder(tmp_path):
 
 
 def save(path, seed):
-    """A file whose size is the same for any content."""
+    """Save an image; the file size does not depend on the content."""
     path.parent.mkdir(exist_ok=True)
     Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)).save(path)
 
 
 def replace(path):
-    """Other pixels; size and time of change stay."""
+    """Change the pixels but neither file size nor modification time."""
     status = path.stat()
     save(path, 0)
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert path.stat().st_size == status.st_size
 
 
-def found(folder):
+def fingerprint(folder):
     return fingerprint_of(ImageList(folder))
 
 
-@pytest.mark.parametrize('value, notices', [('1', True), ('0', False), ('', False), (None, False)])
-def test_a_replaced_image_of_the_same_size_and_time(folder, monkeypatch, value, notices):
+@pytest.mark.parametrize(
+    'value, is_detected', [('1', True), ('0', False), ('', False), (None, False)]
+)
+def test_a_replaced_image_of_the_same_size_and_time(folder, monkeypatch, value, is_detected):
     if value is not None:
         monkeypatch.setenv('COTAP_HASH_IMAGES', value)
-    before = found(folder)
-    assert found(folder) == before
+    before = fingerprint(folder)
+    assert fingerprint(folder) == before
     replace(folder / 'b.bmp')
-    assert (found(folder) != before) == notices
+    assert (fingerprint(folder) != before) == is_detected
 
 
-def test_contents_do_not_depend_on_times_and_places(folder, tmp_path, monkeypatch):
-    times = found(folder)
+def test_contents_do_not_depend_on_times_and_folders(folder, tmp_path, monkeypatch):
+    times = fingerprint(folder)
     monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
-    contents = found(folder)
+    contents = fingerprint(folder)
     assert contents != times
     shutil.copytree(folder, tmp_path / 'copy', copy_function=shutil.copyfile)
     os.utime(tmp_path / 'copy' / 'a.bmp', (1, 1))
-    assert found(tmp_path / 'copy') == contents
+    assert fingerprint(tmp_path / 'copy') == contents
     (tmp_path / 'copy' / 'a.bmp').rename(tmp_path / 'copy' / 'd.bmp')
-    assert found(tmp_path / 'copy') != contents
+    assert fingerprint(tmp_path / 'copy') != contents
     pytest.importorskip('lmdb')
     pack_images(ImageList(folder), tmp_path / 'packed.lmdb')
     assert fingerprint_of(PackedImages(tmp_path / 'packed.lmdb')) == contents
 
 
-def test_the_range_of_values_counts_too(folder, monkeypatch):
+def test_the_value_range_is_part_of_the_fingerprint(folder, monkeypatch):
     monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
-    assert fingerprint_of(ImageList(folder, value_range=(0, 9))) != found(folder)
+    assert fingerprint_of(ImageList(folder, value_range=(0, 9))) != fingerprint(folder)
 
 
 def test_sources_without_files_and_unreadable_files(folder, monkeypatch):
@@ -76,27 +78,30 @@ def test_sources_without_files_and_unreadable_files(folder, monkeypatch):
     monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
     assert fingerprint_of(ToyScenes('memory', 2, image_size=32)) == before
     source = ImageList(folder)
-    whole = found(folder)
+    complete = fingerprint(folder)
     (folder / 'a.bmp').unlink()
-    assert fingerprint_of(source) != whole
+    assert fingerprint_of(source) != complete
 
 
-def test_a_signal_ends_it(folder, monkeypatch):
+def test_a_signal_stops_hashing(folder, monkeypatch):
     monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
     monkeypatch.setattr(signals, 'received', lambda: 15)
     with pytest.raises(signals.Stopped):
-        found(folder)
+        fingerprint(folder)
 
 
 @pytest.mark.parametrize('hashed', ['0', '1'])
-def test_a_resumed_run_compares_as_its_neighbors_were_found(
+def test_a_resumed_run_compares_fingerprints_of_the_stored_kind(
     folder, tmp_path, monkeypatch, log, hashed
 ):
-    """Whether or not the variable is set when it is resumed."""
+    """The environment variable at resume time does not matter."""
     monkeypatch.setenv('COTAP_HASH_IMAGES', hashed)
     path = tmp_path / f'neighbors_patch_{"0" * 12}.npz'
     save_neighbors(
-        path, ['a.bmp', 'b.bmp', 'c.bmp'], np.array([[1], [2], [0]]), dict(images=found(folder))
+        path,
+        ['a.bmp', 'b.bmp', 'c.bmp'],
+        np.array([[1], [2], [0]]),
+        dict(images=fingerprint(folder)),
     )
     monkeypatch.setenv('COTAP_HASH_IMAGES', str(1 - int(hashed)))
     warn_of_changed_images(path, ImageList(folder))

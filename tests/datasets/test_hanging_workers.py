@@ -1,4 +1,4 @@
-"""A loader's worker that hangs ends the wait for it; one that is slow, or waits, does not."""
+"""Workers that hang abort the wait for a batch; workers that are slow or wait do not."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
 from cotap_mm.datasets import loader_watch
-from cotap_mm.datasets.loader_watch import explained_deaths, watch_loader
+from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.workers import ReadingSigns
 from cotap_mm.engine.launch.runner import limit_loader_waits
 from cotap_mm.errors import UserError
 
 LIMIT = 2.5
-_before = set()  # children that other tests have left
+_before = set()  # children of other tests
 forked = pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks workers')
 
 
@@ -31,12 +31,12 @@ def _remember_children():
 
 
 def new_children():
-    """Processes of this test."""
+    """Child processes of this test."""
     return set(multiprocessing.active_children()) - _before
 
 
 class Images(Dataset):
-    """Numbers, of which ``bad`` makes its worker do something."""
+    """Numbers; reading index ``bad`` makes the worker call ``does``."""
 
     def __init__(self, bad, does):
         self.bad, self.does, self.signs = bad, does, ReadingSigns()
@@ -68,7 +68,7 @@ def hang(signs):
 
 
 def wait_for_a_disk(signs):
-    """Longer than the limit, with signs of life."""
+    """Wait longer than the limit and report progress."""
     for _ in range(15):
         time.sleep(LIMIT / 10)
         signs.alive()
@@ -76,14 +76,14 @@ def wait_for_a_disk(signs):
 
 def all_of(dataset, num_workers=2):
     loader = watch_loader(DataLoader(dataset, 1, num_workers=num_workers), LIMIT)
-    with explained_deaths(lambda: dataset.being_read):
+    with report_dead_worker(lambda: dataset.being_read):
         return [int(batch) for batch in loader]
 
 
 @pytest.fixture
-def said(monkeypatch):
+def warnings(monkeypatch):
     lines = []
-    # An idle worker wakes that often.
+    # Interval in which an idle worker wakes up.
     monkeypatch.setattr('torch.utils.data._utils.worker.MP_STATUS_CHECK_INTERVAL', LIMIT / 5)
     monkeypatch.setattr(loader_watch, 'print_log', lambda text, **_: lines.append(text))
     return lines
@@ -91,19 +91,19 @@ def said(monkeypatch):
 
 @forked
 @pytest.mark.parametrize('does, state', [(stop, 'stopped by a signal'), (hang, 'running')])
-def test_a_worker_that_hangs(said, does, state):
+def test_a_worker_that_hangs(warnings, does, state):
     with pytest.raises(
         UserError,
-        match=f'^no worker of the loader has given a sign of life for . '
-        rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Look at their disk',
+        match=f'^no worker of the data loader has made progress for . '
+        rf's; processes .*\d+ \({state}\).*, reading 3.jpg. Check the disk',
     ):
         all_of(Images(3, does))
-    assert said and 'reading 3.jpg; waiting ' in said[0]
-    assert not new_children()  # one would keep this process from its end
+    assert warnings and 'reading 3.jpg; waiting ' in warnings[0]
+    assert not new_children()  # a remaining child would block the exit of this process
 
 
 class Unwatched(Images):
-    """As a data set of another library: what its workers do is not known."""
+    """Like a data set of another library, which does not report progress."""
 
     latest_sign = being_read = property()
 
@@ -121,19 +121,19 @@ def compute(signs):
 
 @forked
 @pytest.mark.parametrize('does', [stop, hang])
-def test_a_worker_of_any_data_set_that_hangs(said, does):
+def test_a_worker_of_any_data_set_that_hangs(warnings, does):
     with pytest.raises(
         UserError,
-        match='^no worker of the loader has given a sign of life for . '
-        's; processes .*, reading nothing that is known. Look at their disk',
+        match='^no worker of the data loader has made progress for . '
+        's; processes .*, reading unknown images. Check the disk',
     ):
         list(watch_loader(DataLoader(Unwatched(3, does), 1, num_workers=2), LIMIT))
     assert not new_children()
 
 
 @forked
-def test_a_stopped_worker_whose_batches_are_ready(said):
-    """Taking a tensor from it has no limit in PyTorch, whatever ``timeout`` says."""
+def test_a_stopped_worker_whose_batches_are_ready(warnings):
+    """PyTorch receives a tensor from a worker without a limit, regardless of ``timeout``."""
     batches = iter(
         watch_loader(
             DataLoader(Unwatched(9, hang), 1, num_workers=1, timeout=600, prefetch_factor=4), LIMIT
@@ -147,14 +147,14 @@ def test_a_stopped_worker_whose_batches_are_ready(said):
 
 
 @forked
-def test_a_worker_of_any_data_set_that_computes_or_idles(said):
+def test_a_worker_of_any_data_set_that_computes_or_idles(warnings):
     loader = watch_loader(DataLoader(Unwatched(3, compute), 1, num_workers=2), LIMIT)
     assert [int(batch) for batch in loader] == list(range(6))
     assert [int(batch) for batch in loader] == list(range(6)), 'a second epoch'
 
 
 @forked
-def test_workers_of_other_loaders_are_left_alone(said):
+def test_workers_of_other_loaders_are_not_killed(warnings):
     others = iter(DataLoader(Images(9, hang), 1, num_workers=1))
     (other,) = new_children()
     with pytest.raises(UserError) as raised:
@@ -163,32 +163,32 @@ def test_workers_of_other_loaders_are_left_alone(said):
     assert len(list(others)) == 6
 
 
-def test_what_is_no_loader_is_not_watched():
+def test_other_objects_are_returned_unchanged():
     assert watch_loader([1, 2], LIMIT) == [1, 2]
     assert [int(batch) for batch in watch_loader(DataLoader(torch.arange(3)), LIMIT)] == [0, 1, 2]
 
 
 @forked
-def test_a_worker_that_waits_is_waited_for(said):
+def test_a_waiting_worker_is_not_killed(warnings):
     assert all_of(Images(3, wait_for_a_disk)) == list(range(6))
 
 
-def test_a_loader_with_a_time_out_of_its_own():
+def test_a_loader_with_its_own_timeout():
     def late():
         raise RuntimeError('DataLoader timed out after 1 seconds')
 
     with (
         pytest.raises(
             UserError,
-            match='a process of the loader hangs .DataLoader timed out after '
+            match='a worker of the data loader hangs .DataLoader timed out after '
             '1 seconds.. It was reading one of: 3.jpg',
         ),
-        explained_deaths(lambda: ['3.jpg']),
+        report_dead_worker(lambda: ['3.jpg']),
     ):
         late()
 
 
-def test_every_loader_of_a_config_gets_a_limit(monkeypatch):
+def test_every_loader_of_a_config_gets_a_timeout(monkeypatch):
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '100')
     config = Config(
         dict(
@@ -215,10 +215,10 @@ def test_every_loader_of_a_config_gets_a_limit(monkeypatch):
     assert 'timeout' not in config.val_dataloader and config.test_dataloader.timeout == 9
 
 
-def test_errors_that_caused_each_other_end():
-    """Only a circle of contexts is broken by Python itself."""
+def test_circular_error_causes_terminate():
+    """Python itself only breaks cycles of contexts."""
     error, cause = OSError('unreachable'), ValueError('unreadable')
     error.__cause__, cause.__context__ = cause, error
-    with time_limit(20), pytest.raises(OSError) as caught, explained_deaths(list):
+    with time_limit(20), pytest.raises(OSError) as caught, report_dead_worker(list):
         raise error
     assert caught.value is error

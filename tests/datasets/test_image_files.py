@@ -1,4 +1,4 @@
-"""What is no image file: special and huge files, other formats, archives, lists of other kinds."""
+"""Reject or skip special files, huge files, other formats, archives and malformed lists."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def test_lists_that_are_pipes_or_huge(photos, tmp_path, name, kind):
 
 
 def peak_growth(work):
-    """Bytes by which a child of this process grows at most."""
+    """Peak memory growth in bytes of a child process that calls ``work``."""
     read, write = os.pipe()
     child = os.fork()
     if not child:
@@ -92,9 +92,9 @@ def peak_growth(work):
             os._exit(status)
     os.close(write)
     with os.fdopen(read) as file:
-        found = file.read()
+        growth = file.read()
     assert os.waitpid(child, 0)[1] == 0
-    return int(found)
+    return int(growth)
 
 
 def resident(key):
@@ -124,7 +124,7 @@ DEEP = np.arange(1500 * 1500, dtype=np.uint16).reshape(1500, 1500) % 4001
     ],
 )
 def test_memory_of_a_read_is_bounded(make):
-    """20 bytes a pixel and the file, and what does not depend on the image (40 MB)."""
+    """20 bytes per pixel, the file itself, and 40 MB that do not depend on the image."""
     data = make()
     grown = peak_growth(lambda: decode_image(data, None, 'a'))
     assert grown < 20 * 1500**2 + len(data) + 40 * 2**20
@@ -132,19 +132,19 @@ def test_memory_of_a_read_is_bounded(make):
 
 @pytest.mark.parametrize('kind', ['png', 'tiff', 'gif', 'bmp', 'webp', 'jp2'])
 def test_bombs_of_all_formats(kind, monkeypatch):
-    """By the size that the header states; nothing is decoded."""
+    """Rejected by the size in the header, without decoding."""
     buffer = io.BytesIO()
     Image.new('L', (10, 10)).save(buffer, {'jp2': 'JPEG2000'}.get(kind, kind.upper()))
     monkeypatch.setattr('cotap_mm.datasets.sources.decoding.MAX_IMAGE_PIXELS', 99)
     monkeypatch.setattr('cotap_mm.datasets.sources.decoding._pixels', None)
-    with pytest.raises(BadImage, match='a: ValueError: 10 x 10 pixels are more than the 99'):
+    with pytest.raises(BadImage, match='a: ValueError: 10 x 10 pixels exceed the limit of 99'):
         decode_image(buffer.getvalue(), None, 'a')
 
 
 def test_postscript_is_not_run(tmp_path):
     path = tmp_path / 'a.jpg'
     path.write_bytes(b'%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\n')
-    with pytest.raises(BadImage, match='a.jpg: not an image, or of a format'):
+    with pytest.raises(BadImage, match='a.jpg: not an image, or an unsupported format'):
         read_image(path)
     assert 'EPS' not in image_formats.decodable_formats()
 
@@ -152,7 +152,7 @@ def test_postscript_is_not_run(tmp_path):
 @pytest.mark.parametrize('suffix', ['gif', 'avif', 'jp2', 'pgm', 'jfif', 'dib', 'apng'])
 def test_formats_that_are_read(tmp_path, suffix):
     if suffix == 'avif' and not features.check('avif'):
-        pytest.skip('this Pillow reads no AVIF')
+        pytest.skip('this Pillow does not support AVIF')
     kind = dict(jp2='JPEG2000', jfif='JPEG', pgm='PPM', apng='PNG').get(suffix, suffix.upper())
     first = Image.new('L', (20, 30), 90)
     more = (
@@ -163,10 +163,10 @@ def test_formats_that_are_read(tmp_path, suffix):
     first.save(tmp_path / f'a.{suffix.upper()}', kind, **more)
     source = ImageList(tmp_path)
     assert source.names == [f'a.{suffix.upper()}']
-    assert np.abs(source.read(0).astype(int) - 90).max() <= 2  # the first image of several
+    assert np.abs(source.read(0).astype(int) - 90).max() <= 2  # the first of several images
 
 
-def test_what_is_skipped_is_counted(photos, log):
+def test_skipped_files_are_counted(photos, log):
     for name in (
         'a.heic',
         'b.HEIC',
@@ -187,7 +187,10 @@ def test_what_is_skipped_is_counted(photos, log):
     assert '1 .mp4 (extract their frames' in loud[0] and '1 .zip (archives are not' in loud[0]
     assert 'convert them to JPEG' in loud[0] and '.txt' not in loud[0] and '.nef' not in loud[0]
     if '.heic' not in image_formats.IMAGE_SUFFIXES:
-        assert '2 .heic (pip install pillow-heif)' in loud[0] and 'skipped 6 files' in loud[0]
+        assert (
+            '2 .heic (pip install pillow-heif)' in loud[0]
+            and 'skipped 6 unsupported files' in loud[0]
+        )
 
 
 def test_junk_alone_is_not_a_warning(photos, log):
@@ -197,15 +200,17 @@ def test_junk_alone_is_not_a_warning(photos, log):
     assert [record.levelname for record in log.records] in ([], ['DEBUG'])
 
 
-def test_folders_without_images_tell_what_they_hold(tmp_path):
+def test_the_error_for_a_folder_without_images_lists_its_files(tmp_path):
     for name in ('train-0.tar', 'train-1.tar', 'a.parquet', 'x.bin'):
         (tmp_path / name).write_bytes(b'x')
-    with pytest.raises(FileNotFoundError, match=r'2 \.tar \(archives are not read, unpack them\)'):
+    with pytest.raises(
+        FileNotFoundError, match=r'2 \.tar \(archives are not supported, unpack them\)'
+    ):
         ImageList(tmp_path)
 
 
 def test_heif_through_its_plugin(tmp_path, monkeypatch):
-    """With a stand-in for pillow-heif: its opener is registered, and its endings are images."""
+    """With a fake pillow-heif: its opener is registered, and its suffixes are images."""
     calls = []
     plugin = types.SimpleNamespace(register_heif_opener=lambda: calls.append(1))
     monkeypatch.setitem(sys.modules, 'pillow_heif', plugin)
@@ -236,7 +241,7 @@ def archive(path):
 )
 def test_archives(tmp_path, name, content):
     archive(tmp_path / name) if content is None else (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f'{name} is an archive, and archives are not read: unpa'):
+    with pytest.raises(ValueError, match=f'{name} is an archive, and archives are not supported'):
         ImageList(tmp_path / name)
 
 
@@ -247,11 +252,11 @@ def test_archives(tmp_path, name, content):
 def test_lists_with_labels(photos, tmp_path, line):
     path = tmp_path / 'train.txt'
     path.write_text(f'{line}\n')
-    with pytest.raises(ValueError, match='train.txt must have one image name a line and nothing'):
+    with pytest.raises(ValueError, match='train.txt must have one image name per line'):
         ImageList(photos, path)
 
 
-def test_folders_that_cannot_be_listed_are_named(photos, log, monkeypatch):
+def test_folders_that_cannot_be_listed_are_logged(photos, log, monkeypatch):
     def walk(root, onerror, followlinks):
         onerror(PermissionError(13, 'Permission denied', str(photos / 'closed')))
         return [(str(photos), [], ['a.png'])]
@@ -261,7 +266,7 @@ def test_folders_that_cannot_be_listed_are_named(photos, log, monkeypatch):
     assert 'skipped 1 folders that cannot be listed' in log.text and 'closed (Perm' in log.text
 
 
-def test_a_folder_for_which_the_list_was_not_made(photos, tmp_path):
+def test_a_list_for_another_folder(photos, tmp_path):
     path = tmp_path / 'train.txt'
     path.write_text('x.png\n')
     with pytest.raises(FileNotFoundError, match='the list with --ann-file'):
@@ -269,24 +274,25 @@ def test_a_folder_for_which_the_list_was_not_made(photos, tmp_path):
 
 
 @pytest.mark.parametrize(
-    'encoding, ends', [('utf-8', '\n'), ('utf-8-sig', '\r\n'), ('utf-16', '\r\n'), ('utf-8', '\r')]
+    'encoding, newline',
+    [('utf-8', '\n'), ('utf-8-sig', '\r\n'), ('utf-16', '\r\n'), ('utf-8', '\r')],
 )
-def test_lists_of_other_systems(photos, tmp_path, encoding, ends):
+def test_lists_from_other_operating_systems(photos, tmp_path, encoding, newline):
     Image.new('RGB', (4, 4)).save(photos / 'größe.png')
     path = tmp_path / 'train.txt'
-    path.write_bytes(ends.join(['größe.png', 'a.png', '']).encode(encoding))
+    path.write_bytes(newline.join(['größe.png', 'a.png', '']).encode(encoding))
     assert ImageList(photos, path).names == ['größe.png', 'a.png']
 
 
 @pytest.mark.parametrize('name', ['\ud800.png', 'a\0.png'])
-def test_names_that_no_file_can_have(photos, tmp_path, name):
+def test_invalid_file_names(photos, tmp_path, name):
     path = tmp_path / 'coco.json'
     path.write_text(json.dumps(dict(images=[dict(file_name='a.png'), dict(file_name=name)])))
-    with pytest.raises(ValueError, match='coco.json names .*, and no file can be'):
+    with pytest.raises(ValueError, match='coco.json contains .*, which is not a valid file name'):
         ImageList(photos, path)
 
 
-def test_deep_json(photos, tmp_path):
+def test_deeply_nested_json(photos, tmp_path):
     path = tmp_path / 'coco.json'
     path.write_text('[' * 200_000)
     with pytest.raises(ValueError, match='coco.json must be a COCO json'):

@@ -1,4 +1,4 @@
-"""Every kind of image becomes RGB; every kind of list keeps its order."""
+"""All image modes are read as RGB; lists keep their order."""
 
 from __future__ import annotations
 
@@ -71,13 +71,13 @@ def test_camera_orientation_is_applied(tmp_path):
     pixels = np.zeros((4, 6, 3), dtype=np.uint8)
     pixels[0, 0] = 255
     exif = Image.Exif()
-    exif[274] = 6  # to be turned by 90 degrees clockwise
+    exif[274] = 6  # to be rotated by 90 degrees clockwise
     path = saved(tmp_path, Image.fromarray(pixels), exif=exif)
     read = read_image(path)
     assert read.shape == (6, 4, 3) and read[0, 3].tolist() == [255, 255, 255]
 
 
-def test_damaged_camera_notes_do_not_lose_the_image(tmp_path, monkeypatch):
+def test_damaged_exif_data_do_not_make_an_image_bad(tmp_path, monkeypatch):
     def fail(image):
         raise SyntaxError('not a TIFF file')
 
@@ -98,23 +98,23 @@ def smooth(height, width):
     'side, expected',
     [(400, (400, 600)), (200, (200, 300)), (101, (200, 300)), (100, (100, 150)), (1, (50, 75))],
 )
-def test_large_jpeg_is_decoded_as_small_as_will_do(tmp_path, side, expected):
+def test_a_large_jpeg_is_decoded_at_the_smallest_sufficient_size(tmp_path, side, expected):
     pixels = smooth(400, 600)
     path = saved(tmp_path, Image.fromarray(pixels), 'image.jpg', quality=95)
     asked = []
 
-    def enough(height, width):
+    def is_large_enough(height, width):
         asked.append((height, width))
         return min(height, width) >= side
 
-    read = read_image(path, enough)
+    read = read_image(path, is_large_enough)
     assert read.shape == (*expected, 3) and all(width > height for height, width in asked)
     factor = 400 // expected[0]
     means = pixels.reshape(expected[0], factor, expected[1], factor, 3).mean(axis=(1, 3))
     assert np.abs(read - means).max() < 6
 
 
-def test_reduced_and_turned(tmp_path):
+def test_reduced_and_rotated(tmp_path):
     exif = Image.Exif()
     exif[274] = 6
     path = saved(tmp_path, Image.fromarray(smooth(40, 80)), 'image.jpg', exif=exif)
@@ -133,25 +133,24 @@ def test_reduced_and_turned(tmp_path):
     ],
 )
 @pytest.mark.parametrize('size', [(37, 53), (64, 48), (1, 1)])
-def test_whole_jpegs_are_what_pillow_makes_of_them(tmp_path, options, size):
+def test_full_size_jpegs_equal_those_of_pillow(tmp_path, options, size):
     noise = np.random.RandomState(0).randint(0, 60, (*size, 3), dtype=np.uint8)
     path = saved(tmp_path, Image.fromarray(smooth(*size) // 2 + noise), 'image.jpg', **options)
     read = read_image(path)
-    assert read.flags.c_contiguous and read.flags.writeable
+    assert read.flags['C'] and read.flags['W']  # contiguous and writable
     with Image.open(path) as image:
         np.testing.assert_array_equal(read, np.asarray(image))
 
 
-def test_a_jpeg_that_the_fast_decoder_refuses_is_left_to_pillow(tmp_path, monkeypatch):
+def test_a_jpeg_that_the_fast_decoder_rejects_is_decoded_by_pillow(tmp_path, monkeypatch):
     path = saved(tmp_path, Image.fromarray(smooth(40, 80)), 'image.jpg')
     expected = read_image(path)
 
-    def refuse(*_):
+    def reject(*_):
         raise RuntimeError('unsupported')
 
-    # The package has a function of the module's name.
     module = importlib.import_module('cotap_mm.datasets.sources.decoding')
-    monkeypatch.setattr(module, 'decode_jpeg', refuse)
+    monkeypatch.setattr(module, 'decode_jpeg', reject)
     np.testing.assert_array_equal(read_image(path), expected)
 
 
@@ -176,7 +175,7 @@ def test_truncated(tmp_path, name):
 
 
 @pytest.mark.parametrize('content', [b'', b'no image', None])
-def test_no_image(tmp_path, content):
+def test_not_an_image(tmp_path, content):
     path = tmp_path / 'image.png'
     if content is not None:
         path.write_bytes(content)
@@ -186,7 +185,7 @@ def test_no_image(tmp_path, content):
 
 def test_folder_is_recursive_and_sorted(photos):
     (photos / 'notes.txt').write_text('no image')
-    (photos / '._a.png').write_text('what macOS leaves')
+    (photos / '._a.png').write_text('metadata of macOS')
     source = DATASETS.build(dict(type='ImageList', root=str(photos)))
     names = [source.name(i) for i in range(len(source))]
     assert names == ['a.png', 'b.jpg', 'c.PNG', 'd.jpeg', 'more/a.png', 'more/e.webp']
@@ -195,8 +194,8 @@ def test_folder_is_recursive_and_sorted(photos):
 
 
 @pytest.mark.parametrize('order', [('a', 'b'), ('b', 'a')])
-def test_the_order_of_the_disk_does_not_count(photos, tmp_path, monkeypatch, order):
-    """Which of a folder and a link to it is met first must not depend on the machine."""
+def test_the_order_of_the_disk_does_not_matter(photos, tmp_path, monkeypatch, order):
+    """Whether a folder or a link to it is visited first does not depend on the machine."""
     for name in 'ab':
         (tmp_path / 'root' / name).mkdir(parents=True)
     shutil.copy(next(photos.rglob('*.jpg')), tmp_path / 'root' / 'b' / 'x.jpg')
@@ -212,7 +211,7 @@ def test_the_order_of_the_disk_does_not_count(photos, tmp_path, monkeypatch, ord
     assert find_images(tmp_path / 'root') == ['a/link/x.jpg']
 
 
-def test_folder_follows_links_without_turning_in_circles(photos, tmp_path):
+def test_circular_links_are_followed_once(photos, tmp_path):
     root = tmp_path / 'linked'
     root.mkdir()
     os.symlink(photos, root / 'photos')
@@ -251,7 +250,7 @@ def test_wrong_json(photos, tmp_path, content):
 def test_json_without_images(photos, tmp_path):
     path = tmp_path / 'coco.json'
     path.write_text('{"images": []}')
-    with pytest.raises(FileNotFoundError, match='coco.json holds no image'):
+    with pytest.raises(FileNotFoundError, match='coco.json contains no image names'):
         ImageList(photos, path)
 
 
@@ -263,14 +262,16 @@ def test_helpful_errors(photos, tmp_path):
     with pytest.raises(ValueError, match='got the image'):
         ImageList(photos / 'a.png')
     (tmp_path / 'empty').mkdir()
-    with pytest.raises(FileNotFoundError, match='holds no image; expected files ending in .*.bmp'):
+    with pytest.raises(
+        FileNotFoundError, match='contains no images; expected files ending in .*.bmp'
+    ):
         ImageList(tmp_path / 'empty')
     path = tmp_path / 'list.txt'
     path.write_text('a.png\nb.jpg\na.png\n')
-    with pytest.raises(ValueError, match='names a.png twice'):
+    with pytest.raises(ValueError, match='contains a.png twice'):
         ImageList(photos, path)
-    with pytest.raises(ValueError, match='names a.png twice'):
+    with pytest.raises(ValueError, match='contains a.png twice'):
         ImageList(path)
     path.write_text('x.png\ny.jpg\n')
-    with pytest.raises(FileNotFoundError, match='names x.png, which is not in'):
+    with pytest.raises(FileNotFoundError, match='contains x.png, which is not in'):
         ImageList(path)

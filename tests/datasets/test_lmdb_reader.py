@@ -1,4 +1,4 @@
-"""What LMDB reads is read; what would kill it is an error."""
+"""The reader agrees with LMDB; damage that would kill LMDB is an error."""
 
 from __future__ import annotations
 
@@ -64,46 +64,46 @@ def test_keys_that_were_changed_and_deleted(tmp_path):
 def test_limit(tmp_path):
     reader = LmdbReader(written(tmp_path / 'a.lmdb', [(b'k', bytes(10_000))]))
     assert reader.get(b'k', 10_000) == bytes(10_000)
-    with pytest.raises(DamagedLmdb, match='10,000 bytes, more than the 9,999'):
+    with pytest.raises(DamagedLmdb, match='10,000 bytes exceeds the limit of 9,999'):
         reader.get(b'k', 9_999)
 
 
 @pytest.fixture
 def packed(photos, tmp_path):
-    """Enough images for several leaves."""
+    """Packed file with enough images for several leaves."""
     content = (photos / 'b.jpg').read_bytes()
     for i in range(300):
         (photos / f'{i:03d}.jpg').write_bytes(content + bytes(i))
-    pack_images(ImageList(photos), tmp_path / 'whole.lmdb')
-    return tmp_path / 'whole.lmdb'
+    pack_images(ImageList(photos), tmp_path / 'complete.lmdb')
+    return tmp_path / 'complete.lmdb'
 
 
 def changed(content, kind, draw):
     data = bytearray(content)
-    if kind == 'cut':
+    if kind == 'truncated':
         return content[: draw.randrange(len(data))]
-    if kind == 'cut, with a tail':
+    if kind == 'truncated, with a tail':
         return content[: draw.randrange(len(data))] + draw.randbytes(draw.randrange(100_000))
     if kind == 'hole':
         start = draw.randrange(len(data))
         data[start : start + 4096] = bytes(len(data[start : start + 4096]))
-    elif kind == 'pages exchanged':
+    elif kind == 'pages swapped':
         a, b = (4096 * draw.randrange(len(data) // 4096) for _ in range(2))
         data[a : a + 4096], data[b : b + 4096] = data[b : b + 4096], data[a : a + 4096]
     elif kind == 'one byte':
         data[draw.randrange(len(data))] ^= 1 << draw.randrange(8)
-    else:  # the bytes that say where the others are
+    else:  # headers of pages and nodes
         page = 4096 * draw.randrange(min(12, len(data) // 4096))
         for _ in range(4):
             data[page + draw.randrange(200)] = draw.randrange(256)
     return bytes(data)
 
 
-KINDS = ('cut', 'cut, with a tail', 'hole', 'pages exchanged', 'one byte', 'headers')
+KINDS = ('truncated', 'truncated, with a tail', 'hole', 'pages swapped', 'one byte', 'headers')
 
 
 def test_200_damaged_files(packed, tmp_path, capsys):
-    """In this process: a death would be that of the test."""
+    """Run in this process: a crash would abort the test."""
     content, draw, seen = packed.read_bytes(), random.Random(0), collections.Counter()
     names = PackedImages(packed).names
     for number in range(200):
@@ -114,7 +114,7 @@ def test_200_damaged_files(packed, tmp_path, capsys):
                 source = PackedImages(path)
             except ValueError as error:
                 assert path.name in str(error)
-                seen['refused'] += 1
+                seen['rejected'] += 1
                 continue
             for index in range(0, len(source), 7):
                 try:
@@ -128,19 +128,19 @@ def test_200_damaged_files(packed, tmp_path, capsys):
         os.unlink(path)
     with capsys.disabled():
         print(f'\n200 damaged packed files: {dict(seen)}')
-    assert seen['refused'] > 60 and seen['bad images'] > 50 and seen['images read'] > 1000
+    assert seen['rejected'] > 60 and seen['bad images'] > 50 and seen['images read'] > 1000
 
 
 @pytest.mark.parametrize('kept', [0, 4096, 0.5, 0.999])
-def test_cut_files_are_refused_by_name(packed, tmp_path, kept):
+def test_truncated_files_are_rejected_with_their_name(packed, tmp_path, kept):
     content = packed.read_bytes()
-    path = tmp_path / 'cut.lmdb'
+    path = tmp_path / 'short.lmdb'
     path.write_bytes(content[: int(kept if kept > 1 else kept * len(content))])
-    with pytest.raises(ValueError, match='cut.lmdb is damaged'):
+    with pytest.raises(ValueError, match='short.lmdb is damaged'):
         PackedImages(path)
 
 
-def test_cut_while_it_is_open(packed):
+def test_truncated_while_open(packed):
     source = PackedImages(packed)
     assert source.read(5).shape == (20, 30, 3)
     os.truncate(packed, packed.stat().st_size // 3)
@@ -150,13 +150,13 @@ def test_cut_while_it_is_open(packed):
             source.read(index)
             seen['read'] += 1
         except BadImage as error:
-            assert 'cut' in str(error) and source.names[index] in str(error)
+            assert 'truncated' in str(error) and source.names[index] in str(error)
             seen['bad'] += 1
     assert seen['bad'] > 100
 
 
-def test_damaged_rest_of_an_interrupted_run(packed, photos, tmp_path):
-    """LMDB would map it for writing."""
+def test_damaged_partial_file_of_an_interrupted_run(packed, photos, tmp_path):
+    """LMDB itself would map it for writing."""
     part = tmp_path / 'again.lmdb.part'
     draw = random.Random(3)
     for kind in KINDS:

@@ -1,4 +1,4 @@
-"""Crops overlap, lie in the image, and show what their boxes say."""
+"""Crops overlap, lie in the image, and match their boxes."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_pixels_are_those_of_the_box(height, width, seed):
         expected = TF.resized_crop(
             pixels, y1, x1, y2 - y1, x2 - x1, list(cut.shape[:2]), antialias=True
         )
-        # Resampled as integers, not floats: a rounding apart.
+        # Resampled as integers instead of floats: differs by rounding.
         assert (cut.permute(2, 0, 1).int() - expected.int()).abs().max() <= 1
 
 
@@ -74,7 +74,7 @@ def test_thin_images(shape):
 
 
 def test_an_elongated_image_is_not_squeezed():
-    """No global crop of an allowed aspect covers a quarter of it; the centred one has it."""
+    """No global crop covers a quarter of it; the fallback has an allowed aspect ratio."""
     x1, y1, x2, y2 = MultiCrop().draw_boxes(60, 600, np.random.default_rng(0))[0]
     assert (y1, y2, x2 - x1) == (0, 60, 80) and x1 + x2 == 600
 
@@ -141,7 +141,7 @@ def test_other_overlaps(height, width, seed):
 @given(height=st.integers(30, 200), width=st.integers(30, 200), seed=st.integers(0, 99))
 def test_no_crop_of_an_image_that_is_large_enough_is_enlarged(height, width, seed):
     crop = MultiCrop(global_size=24, local_size=10)
-    assume(crop.is_enough(height, width) and 2 / 3 < height / width < 3 / 2)
+    assume(crop.is_large_enough(height, width) and 2 / 3 < height / width < 3 / 2)
     boxes = np.array(crop.draw_boxes(height, width, np.random.default_rng(seed)))
     sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1)
     assert (sides[:2] >= 24).all() and (sides[2:] >= 10).all()

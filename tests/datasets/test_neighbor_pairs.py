@@ -1,4 +1,4 @@
-"""Samples: an image and a neighbour; bad images are replaced; draws are new and repeatable."""
+"""Samples of an image and a neighbor: bad images are replaced; draws are new and reproducible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CROPS = dict(global_size=32, local_size=16)
 
 @pytest.fixture
 def pairs(arrays, ring):
-    """Data set of ``count`` in-memory images; neighbours of i are i + 1, i + 2, i + 3."""
+    """Data set of ``count`` in-memory images; neighbors of i are i + 1, i + 2, i + 3."""
 
     def make(count=10, bad=(), **options):
         source = arrays(count, bad)
@@ -34,10 +34,10 @@ def numbers(sample, branch='patch'):
 
 
 def drawn_pairs(data, index, times):
-    """Only the choice of image and positive, without crops."""
+    """Draw image and positive several times, without cropping."""
     rng = np.random.default_rng(0)
     return [
-        tuple(place for place, _ in data.branches['patch'].draw_pair(index, rng))
+        tuple(position for position, _ in data.branches['patch'].draw_pair(index, rng))
         for _ in range(times)
     ]
 
@@ -53,7 +53,7 @@ def test_shapes_and_types(pairs):
         assert len(branch['path']) == 2
 
 
-def test_crops_show_the_images_that_are_named(pairs):
+def test_crops_belong_to_the_images_in_path(pairs):
     data = pairs()
     for i in range(len(data)):
         for branch in data[i].values():
@@ -68,12 +68,12 @@ def test_the_positive_is_one_of_the_nearest(pairs):
         assert image == i and (positive - image) % 10 in (1, 2, 3)
 
 
-def test_all_neighbours_are_equally_likely(pairs):
+def test_all_neighbors_are_equally_likely(pairs):
     drawn = [positive for _, positive in drawn_pairs(pairs(), 4, 1500)]
     assert set(drawn) == {5, 6, 7} and min(drawn.count(i) for i in (5, 6, 7)) > 430
 
 
-def test_one_source_feeds_both_branches_with_own_draws(pairs):
+def test_both_branches_draw_separately_from_one_source(pairs):
     data = pairs()
     assert data.branches['patch'] is data.branches['cls'] and len(data) == 10
     samples = [data[i] for i in range(10)]
@@ -113,13 +113,13 @@ def test_built_from_a_config(photos, ring):
     assert ROOT_DATASETS.get('cotap_mm.NeighborPairs') is NeighborPairs
 
 
-def test_a_bad_neighbour_is_replaced_by_another_neighbour(pairs, log):
+def test_a_bad_neighbor_is_replaced_by_another_neighbor(pairs, log):
     data = pairs(bad=[1])
     assert numbers(data[0], 'cls')[1] in (2, 3)
     assert set(drawn_pairs(data, 0, 30)) == {(0, 2), (0, 3)}
     assert data.branches['patch'].bad_images == ['001.png']
-    assert log.text.count('cannot decode 001.png: broken; another image takes its place') == 1
-    assert data.branches['patch'].source.reads.count(1) == 1  # once, in both branches together
+    assert log.text.count('cannot decode 001.png: broken; using another image instead') == 1
+    assert data.branches['patch'].source.reads.count(1) == 1  # once for both branches
 
 
 def test_a_bad_image_is_replaced_by_another_image(pairs):
@@ -128,13 +128,13 @@ def test_a_bad_image_is_replaced_by_another_image(pairs):
     assert 5 not in firsts and len(firsts) > 5
 
 
-def test_an_image_without_readable_neighbours_is_replaced(pairs):
+def test_an_image_without_readable_neighbors_is_replaced(pairs):
     data = pairs(bad=[1, 2, 3], max_bad_fraction=0.3)
     for image, positive in drawn_pairs(data, 0, 50):
         assert image not in (0, 1, 2, 3) and (positive - image) % 10 in (1, 2, 3)
 
 
-def test_too_many_bad_images_stop_and_are_listed(pairs):
+def test_too_many_bad_images_are_an_error_that_lists_them(pairs):
     data = pairs(bad=[0, 1, 2])
     with pytest.raises(
         RuntimeError,
@@ -152,7 +152,7 @@ def test_one_percent_of_many(pairs):
         drawn_pairs(data, 4, 1)
 
 
-def test_none_is_readable(pairs):
+def test_no_image_is_readable(pairs):
     data = pairs(count=4, bad=range(4), max_bad_fraction=1)
     with pytest.raises(RuntimeError, match='4 of 4 images cannot be decoded'):
         data[0]
@@ -177,8 +177,8 @@ def test_workers_and_the_main_process_count_together(pairs):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(neighbors='auto'), "neighbors must be a neighbour file, got 'auto': tools/train.py"),
-        (dict(neighbors=None), 'neighbors must be a neighbour file, got None'),
+        (dict(neighbors='auto'), "neighbors must be a neighbor file, got 'auto': tools/train.py"),
+        (dict(neighbors=None), 'neighbors must be a neighbor file, got None'),
         (dict(cls=dict(type='ImageList', root='x')), 'cls_neighbors must be .* file, got None'),
         (
             dict(cls=dict(type='ImageList', root='x'), cls_neighbors='auto'),
@@ -203,12 +203,12 @@ def test_one_image_is_not_enough(arrays, ring):
         NeighborPairs(arrays(1), ring(['000.png', 'x']))
 
 
-def test_changed_images_are_noticed(arrays, ring):
-    with pytest.raises(ValueError, match='built for 5 images, the folder holds 6; rebuild'):
+def test_changed_images_are_detected(arrays, ring):
+    with pytest.raises(ValueError, match='built for 5 images, but the folder has 6; rebuild'):
         NeighborPairs(arrays(6), ring(arrays(5).names), num_neighbors=3)
 
 
-def test_fewer_neighbours_than_asked_for_in_a_tiny_folder(arrays, ring):
+def test_fewer_neighbors_than_asked_for_in_a_tiny_folder(arrays, ring):
     source = arrays(3)
     data = NeighborPairs(source, ring(source.names, k=7), num_neighbors=7, crops=CROPS)
     assert set(drawn_pairs(data, 0, 40)) == {(0, 1), (0, 2)}
@@ -260,21 +260,21 @@ def test_without_workers(pairs):
 def visited(data, workers, seed=3, skip=0):
     sampler = DATA_SAMPLERS.build(dict(type='VisitSampler', dataset=data, seed=seed))
     loader = iter(DataLoader(data, batch_size=5, num_workers=workers, sampler=sampler))
-    batches = [next(loader) for _ in range(4)][skip:]  # two rounds
+    batches = [next(loader) for _ in range(4)][skip:]  # two passes
     return (
         torch.cat([batch['patch']['boxes'] for batch in batches]),
         [path for batch in batches for path in batch['patch']['path'][0]],
     )
 
 
-def test_visits_draw_the_same_whatever_the_workers(pairs):
+def test_draws_of_visits_do_not_depend_on_workers(pairs):
     boxes, paths = visited(pairs(), 0)
     others, other_paths = visited(pairs(), 2)
     assert torch.equal(boxes, others) and paths == other_paths
     assert not torch.equal(boxes, visited(pairs(), 0, seed=4)[0])
 
 
-def test_visits_differ_from_round_to_round(pairs):
+def test_draws_of_visits_differ_between_passes(pairs):
     boxes, paths = visited(pairs(), 0)
     assert sorted(paths[:10]) == sorted(paths[10:]) and paths[:10] != paths[10:]
     rounds = [dict(zip(paths[a : a + 10], boxes[a : a + 10])) for a in (0, 10)]
@@ -296,7 +296,7 @@ def test_a_batch_trains_the_model(pairs):
 
 
 def test_street_scenes(shared_data, ring, tmp_path):
-    """Real photographs, from the files to the losses."""
+    """Photographs, from the files to the losses."""
     root = shared_data / 'data' / 'camvid' / 'images' / 'train'
     names = sorted(path.name for path in root.glob('*.jpg'))[:6]
     assert len(names) == 6

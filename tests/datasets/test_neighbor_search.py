@@ -1,4 +1,4 @@
-"""Neighbours are exact, an interrupted run goes on, and a config's 'auto' is resolved."""
+"""Neighbors are exact, interrupted runs resume, and a config's 'auto' is resolved."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from tiny import build_tiny
 from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
 from cotap_mm.datasets.neighbors import search as module
 from cotap_mm.datasets.neighbors.feature_file import FeatureFile
-from cotap_mm.encoders.global_encoder import GlobalEncoder
+from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
+from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.errors import UserError
 
@@ -28,12 +29,12 @@ BACKBONE = dict(
 
 
 class Encoder:
-    """Turns colour into a direction in the plane; raises after ``stop_after`` images."""
+    """Map color to a direction in the plane; raise after ``stop_after`` images."""
 
     image_size = 8
     device = 'cpu'
 
-    def __init__(self, identity='colour', stop_after=10**9):
+    def __init__(self, identity='color', stop_after=10**9):
         self.identity, self.stop_after, self.seen = identity, stop_after, 0
 
     def __call__(self, images):
@@ -50,7 +51,7 @@ def unit(count, width, seed=0):
 
 
 def by_hand(features, k, candidates):
-    """The whole matrix of similarities at once."""
+    """Reference that computes the full similarity matrix."""
     cosine = features @ features.T
     cosine.fill_diagonal_(-2)
     cosine[:, ~candidates] = -2
@@ -59,7 +60,7 @@ def by_hand(features, k, candidates):
 
 @pytest.mark.parametrize('count, block', [(23, 5), (23, 23), (23, 100), (2, 1), (20, 4)])
 @pytest.mark.parametrize('excluded', [False, True])
-def test_blocks_equal_the_whole_matrix(count, block, excluded):
+def test_blocks_equal_the_full_matrix(count, block, excluded):
     features = unit(count, 7)
     candidates = torch.ones(count, dtype=torch.bool)
     if excluded and count > 2:
@@ -72,32 +73,32 @@ def test_blocks_equal_the_whole_matrix(count, block, excluded):
         assert torch.equal(found, search_neighbors(features, k, block=block))
 
 
-def test_an_image_is_never_its_own_neighbour_among_copies():
+def test_an_image_is_never_its_own_neighbor_among_copies():
     features = unit(1, 5).expand(9, -1)
     found = search_neighbors(features, 8, block=4)
     for i, row in enumerate(found.tolist()):
         assert sorted(row) == [j for j in range(9) if j != i]
 
 
-def test_the_nearest_in_colour(arrays, tmp_path):
+def test_the_nearest_in_color(arrays, tmp_path):
     source = arrays(10)
     out = build_neighbors(source, Encoder(), tmp_path / 'deep' / 'nn.npz', 2, 3, num_workers=0)
     found = load_neighbors(out, source.names, 2)
     assert set(found[0]) == {1, 2} and set(found[5]) == {4, 6} and set(found[9]) == {8, 7}
     meta = json.loads(str(np.load(out)['meta']))
-    assert (meta['encoder'], meta['image_size'], meta['num_images']) == ('colour', 8, 10)
+    assert (meta['encoder'], meta['image_size'], meta['num_images']) == ('color', 8, 10)
     assert [path.name for path in out.parent.iterdir()] == ['nn.npz']
 
 
 @pytest.fixture
 def often(monkeypatch):
-    """Progress is noted after every 4 images."""
+    """Save progress after every 4 images."""
     from cotap_mm.datasets.neighbors import features as global_features
 
     monkeypatch.setattr(global_features, '_SAVE_EVERY', 4)
 
 
-def test_an_interrupted_run_goes_on(arrays, tmp_path, often):
+def test_an_interrupted_run_resumes(arrays, tmp_path, often):
     source, expected = arrays(11), tmp_path / 'expected.npz'
     build_neighbors(source, Encoder(), expected, 3, 4, num_workers=0)
     out = tmp_path / 'nn.npz'
@@ -134,12 +135,12 @@ RECORDS = {
         'damaged record',
         'deep record',
         'list',
-        'cut file',
+        'truncated file',
         'changed file',
         *RECORDS,
     ],
 )
-def test_a_changed_task_starts_afresh(arrays, tmp_path, often, log, change):
+def test_a_changed_task_starts_over(arrays, tmp_path, often, log, change):
     out = tmp_path / 'nn.npz'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(arrays(11), Encoder(stop_after=9), out, 3, 4, num_workers=0)
@@ -152,7 +153,7 @@ def test_a_changed_task_starts_afresh(arrays, tmp_path, often, log, change):
         source.names[3] = 'other.png'
     elif change == 'damaged record':
         record.write_text(record.read_text()[:20])
-    elif change == 'cut file':
+    elif change == 'truncated file':
         part.write_bytes(part.read_bytes()[:-4])
     elif change == 'changed file':
         part.write_bytes(bytes([part.read_bytes()[0] ^ 1]) + part.read_bytes()[1:])
@@ -164,34 +165,38 @@ def test_a_changed_task_starts_afresh(arrays, tmp_path, often, log, change):
         record.write_text(json.dumps(dict(json.loads(record.read_text()), **RECORDS[change])))
     build_neighbors(source, encoder, out, 3, 4, num_workers=0)
     assert encoder.seen == len(source)
-    assert ('its record does not fit' in log.text) == (change not in ('encoder', 'images', 'names'))
+    assert ('does not match its record' in log.text) == (
+        change not in ('encoder', 'images', 'names')
+    )
     build_neighbors(source, Encoder(), tmp_path / 'expected.npz', 3, 4, num_workers=0)
     assert np.array_equal(np.load(out)['indices'], np.load(tmp_path / 'expected.npz')['indices'])
     assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npz', 'nn.npz']
 
 
-def test_a_feature_file_that_is_cut_while_open(tmp_path):
+def test_a_feature_file_that_is_truncated_while_open(tmp_path):
     file = FeatureFile(tmp_path / 'f', dict(identity='x'), 5)
     file.append(np.ones((5, 3), np.float32))
     file.save()
     assert file[1:3].shape == (2, 3) and [len(rows) for rows in file.split(2)] == [2, 2, 1]
     for damage in (lambda: (tmp_path / 'f').write_bytes(bytes(30)), (tmp_path / 'f').unlink):
-        damage()  # a memory-mapped file would end the process (SIGBUS)
-        with pytest.raises(UserError, match='f was cut or removed while it was being read'):
+        damage()  # a memory-mapped file would kill the process (SIGBUS)
+        with pytest.raises(UserError, match='f was truncated or deleted while it was being read'):
             file[1:3]
 
 
-def test_a_full_disk_is_told_in_a_sentence(tmp_path, monkeypatch):
+def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, 'No space left on device')
 
     monkeypatch.setattr('cotap_mm.datasets.neighbors.feature_file.os.ftruncate', full)
-    with pytest.raises(UserError, match='cannot write .*f: No space left on device. Make room'):
+    with pytest.raises(
+        UserError, match='cannot write .*f: No space left on device. Free disk space'
+    ):
         FeatureFile(tmp_path / 'f', {}, 5).append(np.ones((5, 3), np.float32))
 
 
-def test_all_done_but_not_searched(arrays, tmp_path, monkeypatch):
-    """Interrupted during the search, the features are all there."""
+def test_interrupted_during_the_search(arrays, tmp_path, monkeypatch):
+    """The features are complete and are not computed again."""
     source, out = arrays(6), tmp_path / 'nn.npz'
 
     def interrupt(*args, **kwargs):
@@ -206,10 +211,13 @@ def test_all_done_but_not_searched(arrays, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('workers', [0, 2])
-def test_undecodable_images_are_nobodys_neighbour(arrays, tmp_path, workers, log):
+def test_undecodable_images_are_not_neighbors(arrays, tmp_path, workers, log):
     source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npz'
     build_neighbors(source, Encoder(), out, 7, 4, num_workers=workers)
-    assert '2 of 9 images cannot be decoded and are no neighbours, e.g. 000.png, 004' in log.text
+    assert (
+        '2 of 9 images cannot be decoded and are not used as neighbors, e.g. 000.png, 004'
+        in log.text
+    )
     found = load_neighbors(out, source.names, 7)
     assert found.shape == (9, 6)  # 7 can be read, so each has 6 others
     assert not np.isin(found, [0, 4]).any()
@@ -221,7 +229,7 @@ def test_too_few_images_and_bad_numbers(arrays, tmp_path):
     source, out = arrays(3, bad=[0, 1]), tmp_path / 'nn.npz'
     with pytest.raises(ValueError, match='at least 2 images, 1 of 3 can be decoded'):
         build_neighbors(source, Encoder(), out, num_workers=0)
-    source.bad.clear()  # repaired: read again, not taken from the first try
+    source.bad.clear()  # repaired: read again, not cached
     assert load_neighbors(
         build_neighbors(source, Encoder(), out, num_workers=0), source.names, 2
     ).shape == (3, 2)
@@ -265,13 +273,13 @@ def test_global_features_are_the_cls_token(photos):
 def test_identity_follows_what_features_depend_on(tmp_path):
     first = tmp_path / 'a.pth'
     first.write_bytes(b'weights')
-    identity = module.identity_of(BACKBONE, str(first), 224)
-    assert identity == module.identity_of(dict(BACKBONE, with_cp=True), str(first), 224)
-    assert identity != module.identity_of(dict(BACKBONE, patch_size=16), str(first), 224)
-    assert identity != module.identity_of(BACKBONE, str(first), 112)
-    assert identity != module.identity_of(BACKBONE, None, 224)
+    identity = identity_of(BACKBONE, str(first), 224)
+    assert identity == identity_of(dict(BACKBONE, with_cp=True), str(first), 224)
+    assert identity != identity_of(dict(BACKBONE, patch_size=16), str(first), 224)
+    assert identity != identity_of(BACKBONE, str(first), 112)
+    assert identity != identity_of(BACKBONE, None, 224)
     first.write_bytes(b'changed')
-    assert identity != module.identity_of(BACKBONE, str(first), 224)
+    assert identity != identity_of(BACKBONE, str(first), 224)
 
 
 @pytest.fixture
@@ -296,7 +304,7 @@ def config(photos):
     return make
 
 
-def test_auto_is_built_once_and_put_into_the_config(config, tmp_path, log, monkeypatch):
+def test_auto_is_built_once_and_stored_in_the_config(config, tmp_path, log, monkeypatch):
     first = config()
     ensure_neighbors(first, tmp_path / 'work', 'cpu')
     assert "neighbors='auto': comparing the 6 images of the patch branch" in log.text
@@ -309,10 +317,10 @@ def test_auto_is_built_once_and_put_into_the_config(config, tmp_path, log, monke
         raise AssertionError('built again')
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, 'build_neighbors', fail)
+        patch.setattr(auto_neighbors, 'build_neighbors', fail)
         again = config()
         ensure_neighbors(again, tmp_path / 'work', 'cpu')
-        ensure_neighbors(again, tmp_path / 'work', 'cpu')  # nothing is 'auto' now
+        ensure_neighbors(again, tmp_path / 'work', 'cpu')  # nothing is 'auto' any more
     assert again.train_dataloader.dataset.neighbors == path
     other = config()
     other.train_dataloader.dataset.num_neighbors = 2
@@ -334,7 +342,7 @@ def test_both_branches_and_a_changed_folder(config, photos, tmp_path):
     assert second[0] != first[0] and second[1] == first[1]
 
 
-def test_a_given_file_stays(config, tmp_path):
+def test_a_given_file_is_kept(config, tmp_path):
     cfg = config()
     cfg.train_dataloader.dataset.neighbors = 'given.npz'
     ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
@@ -361,7 +369,7 @@ def test_initial_weights_are_used(config, tmp_path):
 
 
 def test_street_scenes(shared_data, tmp_path):
-    """Photographs, one of them twice: the copy is the nearest."""
+    """Photographs, one of them twice: its copy is its nearest neighbor."""
     root = shared_data / 'data' / 'camvid' / 'images' / 'train'
     for i, path in enumerate(sorted(root.glob('*.jpg'))[::60][:5]):
         (tmp_path / f'{i}.jpg').write_bytes(path.read_bytes())

@@ -1,4 +1,4 @@
-"""The neighbour file fits the images, or says that it does not."""
+"""Neighbor files are read, converted to another order, and rejected if they do not fit."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ def test_another_order_of_the_same_images(path):
         assert [shuffled[j] for j in row] == expected
 
 
-def test_changed_folders_are_noticed(path):
+def test_changed_folders_are_detected(path):
     with pytest.raises(
         ValueError,
-        match=r'^neighbors.npz was built for 4 images, the folder holds '
+        match=r'^neighbors.npz was built for 4 images, but the folder has '
         r'5; rebuild with python tools/build_neighbors.py IMAGES --out',
     ):
         load_neighbors(path, [*NAMES, 'e'], 2)
@@ -47,15 +47,15 @@ def test_changed_folders_are_noticed(path):
         load_neighbors(path, ['a', 'b', 'c', 'x'], 2)
 
 
-def test_the_authors_files_have_indices_only(tmp_path):
+def test_files_of_the_authors(tmp_path):
     path = tmp_path / 'nns_vit.npz'
     np.savez(path, nns=INDICES)
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
-    with pytest.raises(ValueError, match='built for 4 images, the folder holds 3'):
+    with pytest.raises(ValueError, match='built for 4 images, but the folder has 3'):
         load_neighbors(path, NAMES[:3], 2)
 
 
-def test_the_image_itself_is_no_neighbour(tmp_path):
+def test_the_image_itself_is_not_a_neighbor(tmp_path):
     path = tmp_path / 'nns_vit.npz'
     np.savez(path, nns=np.concatenate([np.arange(4)[:, None], INDICES], axis=1))
     assert np.array_equal(load_neighbors(path, NAMES, 2), INDICES)
@@ -64,12 +64,12 @@ def test_the_image_itself_is_no_neighbour(tmp_path):
     assert load_neighbors(path, NAMES, 2).tolist() == [[1, 2], [0, 3], [3, 0], [0, 1]]
 
 
-def test_too_few_neighbours(path):
+def test_too_few_neighbors(path):
     with pytest.raises(
-        ValueError, match='holds 2 neighbours an image, 3 are needed; .* --num-neighbors 3'
+        ValueError, match='has 2 neighbors per image, 3 are needed; .* --num-neighbors 3'
     ):
         load_neighbors(path, NAMES, 7)
-    save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # more could not be found
+    save_neighbors(path, NAMES, INDICES, dict(num_readable=3))  # there were no more images
     assert load_neighbors(path, NAMES, 7).shape == (4, 2)
     with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
         load_neighbors(path, NAMES, 0)
@@ -80,12 +80,15 @@ def test_too_few_neighbours(path):
     [
         (dict(nns=np.zeros((4, 2))), r'integers of shape \(4, k\), got float64 \(4, 2\)'),
         (dict(nns=np.zeros(4, int)), r'got int64 \(4,\)'),
-        (dict(nns=np.full((4, 2), 4)), 'points to images 4 to 4, but there are 0 to 3'),
-        (dict(nns=np.full((4, 2), -1)), 'points to images -1 to -1'),
+        (dict(nns=np.full((4, 2), 4)), 'must contain indices from 0 to 3, got 4 to 4'),
+        (dict(nns=np.full((4, 2), -1)), 'indices from 0 to 3, got -1 to -1'),
         (dict(names=np.array(NAMES), indices=INDICES[:3]), r'integers of shape \(4, k\)'),
         (dict(names=np.array(['a', 'a', 'c', 'd']), indices=INDICES), 'built for other images'),
-        (dict(x=np.zeros(1)), "must hold 'names' and 'indices', or 'nns', got"),
-        (dict(nns=np.array([None] * 4)), 'damaged or not a neighbor file'),  # would need unpickling
+        (dict(x=np.zeros(1)), "must contain 'names' and 'indices', or 'nns', got"),
+        (
+            dict(nns=np.array([None] * 4)),
+            'damaged or not a neighbor file',
+        ),  # would require unpickling
         (dict(nns=INDICES, meta=np.array('[1]')), 'damaged or not a neighbor file'),
         (dict(nns=INDICES, meta=np.array('{')), 'damaged or not a neighbor file'),
     ],
@@ -131,7 +134,7 @@ def test_an_interrupted_write_leaves_the_old_file(path, monkeypatch):
     ],
 )
 def test_memory_is_bounded_by_the_number_of_images(tmp_path, arrays):
-    """4 MB and more that are some KB on the disk; the same with 3 GB is refused as fast."""
+    """Files of some KB that expand to 4 MB or more are rejected without reading them."""
     np.savez_compressed(tmp_path / 'n.npz', **arrays)
     tracemalloc.start()
     try:
@@ -171,12 +174,12 @@ def test_hostile_meta_data(tmp_path, meta, message):
         (np.full((4, 2), np.inf, np.float16), 'got float16'),
         (np.zeros((4, 2), bool), 'got bool'),
         (np.zeros((4, 2), complex), 'got complex'),
-        (np.full((4, 2), 2**63 + 1, np.uint64), 'points to images'),
+        (np.full((4, 2), 2**63 + 1, np.uint64), 'must contain indices from 0 to 3'),
         (np.array([['1', '2']] * 4), 'got <U1'),
         (np.zeros((4, 2), 'V8'), 'got |V8'),
         (np.zeros((4, 2), [('a', 'i4')]), 'integers of shape'),
         (np.int64(3), 'integers of shape'),
-        (np.zeros((4, 0), int), 'holds 0 neighbours'),
+        (np.zeros((4, 0), int), 'has 0 neighbors'),
         (np.zeros((4, 2, 2), int), 'integers of shape'),
     ],
 )

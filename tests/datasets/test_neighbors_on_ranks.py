@@ -1,4 +1,4 @@
-"""Several ranks share the work on one neighbour file, and hear of each other's failure."""
+"""Several ranks build one neighbor file together, and abort if one of them fails."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from neighbor_rank_work import (
     build_slowly,
 )
 
-from cotap_mm.datasets.neighbors import search as neighbor_search
+from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.errors import UserError
 
@@ -52,7 +52,7 @@ def make_config(num_images):
     )
 
 
-def prepared(tmp_path, *names):
+def make_folders(tmp_path, *names):
     for name in names:
         (tmp_path / name).mkdir()
     return [tmp_path / name for name in names]
@@ -60,8 +60,8 @@ def prepared(tmp_path, *names):
 
 @forked
 @pytest.mark.dist
-def test_two_ranks_find_what_one_does_and_share_the_work(tmp_path):
-    shared, alone, results = prepared(tmp_path, 'shared', 'alone', 'results')
+def test_two_ranks_shard_the_work_and_equal_one_process(tmp_path):
+    shared, alone, results = make_folders(tmp_path, 'shared', 'alone', 'results')
     first, second = on_forked_ranks(Together(shared), results)
     expected = build(alone)
     for found in (first, second):
@@ -72,8 +72,8 @@ def test_two_ranks_find_what_one_does_and_share_the_work(tmp_path):
 
 @forked
 @pytest.mark.dist
-def test_the_others_hear_of_a_failure_and_one_process_goes_on(tmp_path):
-    shared, results = prepared(tmp_path, 'shared', 'results')
+def test_a_failure_aborts_all_ranks_and_one_process_resumes(tmp_path):
+    shared, results = make_folders(tmp_path, 'shared', 'results')
     first, second = on_forked_ranks(OneBreaks(shared), results)
     assert second == 'ValueError: the network broke'
     assert re.sub(r'process \d+ on [^)]+', 'process PID on HOST', first) == (
@@ -89,20 +89,20 @@ def test_the_others_hear_of_a_failure_and_one_process_goes_on(tmp_path):
 @forked
 @pytest.mark.dist
 @pytest.mark.parametrize('how', ['SIGKILL', 'SIGSTOP'])
-def test_a_rank_that_is_lost_ends_the_others(tmp_path, monkeypatch, how):
+def test_a_lost_rank_aborts_the_others(tmp_path, monkeypatch, how):
     monkeypatch.setattr('cotap_mm.distributed.timeouts._MIN_SILENCE', 0)
-    shared, logs = prepared(tmp_path, 'shared', 'logs')
+    shared, logs = make_folders(tmp_path, 'shared', 'logs')
     with Ranks(OneIsLost(shared, getattr(signal, how)), logs, timeout=5) as ranks:
         assert ranks.exit_code(0) == 1, 'hangs'
-        said = (shared / 'said').read_text()
-        assert said.startswith(
+        message = (shared / 'message').read_text()
+        assert message.startswith(
             f'PeerFailed: neighbors of n.npz: rank 0: rank 1 (process {ranks.pid(1)} on '
-        ), said
-    assert build(shared)['seen'] < 23  # it goes on where they stopped
+        ), message
+    assert build(shared)['seen'] < 23  # it resumes where they stopped
 
 
 @pytest.mark.parametrize('pattern', ['*.features.*', '*.features.*[0-9]', '*.json'])
-def test_deleted_features_end_a_build(tmp_path, pattern):
+def test_deleted_features_abort_a_build(tmp_path, pattern):
     encoder = Encoder()
 
     def delete():
@@ -117,8 +117,8 @@ def test_deleted_features_end_a_build(tmp_path, pattern):
 
 @forked
 @pytest.mark.dist
-def test_features_that_are_deleted_while_others_need_them_end_all_ranks(tmp_path):
-    shared, logs = prepared(tmp_path, 'shared', 'logs')
+def test_features_that_are_deleted_while_others_need_them_abort_all_ranks(tmp_path):
+    shared, logs = make_folders(tmp_path, 'shared', 'logs')
     with Ranks(OneDeletes(shared), logs) as ranks:
         assert ranks.exit_code(1) == 1, 'hangs'
         assert f'rank 0 (process {ranks.pid(0)} on ' in ranks.log(1)
@@ -131,7 +131,7 @@ def test_features_that_are_deleted_while_others_need_them_end_all_ranks(tmp_path
 @pytest.mark.parametrize('delay', [0, 0.1, 0.3, 0.6])
 @pytest.mark.parametrize('other', ['same', 'other'])
 def test_two_runs_build_one_file(tmp_path, delay, other):
-    shared, alone = prepared(tmp_path, 'shared', 'alone')
+    shared, alone = make_folders(tmp_path, 'shared', 'alone')
     results = FORK.Queue()
     runs = [
         FORK.Process(target=build_slowly, args=(shared, *args, results))
@@ -144,7 +144,7 @@ def test_two_runs_build_one_file(tmp_path, delay, other):
         run.join(60)
     results_of_both = {str(seen) for seen, _, _ in found}
     if max(start for _, start, _ in found) > min(end for _, _, end in found):
-        assert results_of_both == {'23'}  # on a busy machine one began after the other
+        assert results_of_both == {'23'}  # on a busy machine one started after the other
     elif other == 'same':
         assert results_of_both == {'0', '23'}
     else:
@@ -161,7 +161,7 @@ def test_two_runs_build_one_file(tmp_path, delay, other):
 
 
 @forked
-def test_a_run_that_is_killed_frees_the_file(tmp_path):
+def test_a_killed_run_releases_the_lock(tmp_path):
     run = FORK.Process(target=build_slowly, args=(tmp_path, 'same', 0, FORK.Queue()))
     run.start()
     while not list(tmp_path.glob('n.npz.features.*.00001')):
@@ -174,10 +174,10 @@ def test_a_run_that_is_killed_frees_the_file(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ['n.npz']
 
 
-def test_a_file_that_is_there_is_not_built_again(tmp_path, monkeypatch):
+def test_an_existing_file_is_not_built_again(tmp_path, monkeypatch):
     first, second = make_config(4), make_config(4)
     ensure_neighbors(first, tmp_path)
-    monkeypatch.setattr(neighbor_search, 'build_neighbors', lambda *_, **__: pytest.fail('built'))
+    monkeypatch.setattr(auto_neighbors, 'build_neighbors', lambda *_, **__: pytest.fail('built'))
     ensure_neighbors(second, tmp_path)
     assert second.train_dataloader.dataset == first.train_dataloader.dataset
 

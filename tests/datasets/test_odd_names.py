@@ -1,4 +1,4 @@
-"""Names that are not UTF-8, have line breaks, spaces, quotes, or are very long: all the way."""
+"""Names that are not UTF-8, have line breaks, spaces or quotes, or are very long."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ from cotap_mm.datasets import (
     load_neighbors,
     pack_images,
 )
-from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.visualization import Report
 from cotap_mm.visualization.report.image_set import read_images
-from cotap_mm.visualization.viewer.confined_images import InsideFolder
-from cotap_mm.visualization.viewer.render import CannotDraw, FeatureBrowser
+from cotap_mm.visualization.viewer.confined_images import ConfinedImages
+from cotap_mm.visualization.viewer.render import FeatureBrowser, NotAvailable
 
 NAMES = [
-    b'caf\xe9.jpg',
+    b'clich\xe9.jpg',
     b'\xff\xfe.jpg',
-    'café.jpg'.encode(),
+    'cliché.jpg'.encode(),
     unicodedata.normalize('NFD', 'résumé.jpg').encode(),
     b'two\nlines.jpg',
     b' leading.jpg',
@@ -53,19 +53,19 @@ NAMES = [
 
 @pytest.fixture
 def folder(tmp_path):
-    """One image for each name, half of them in a folder called so."""
+    """One image for each name, half of them in a folder with an odd name."""
     root = os.fsencode(tmp_path / 'images')
     for index, name in enumerate(NAMES):
-        place = os.path.join(root, b'ordner\xfc\n') if index % 2 else root
-        os.makedirs(place, exist_ok=True)
+        parent = os.path.join(root, b'ordner\xfc\n') if index % 2 else root
+        os.makedirs(parent, exist_ok=True)
         Image.new('RGB', (40, 30), (index * 9, 90, 90)).save(
-            os.fsdecode(os.path.join(place, name)), 'PNG'
+            os.fsdecode(os.path.join(parent, name)), 'PNG'
         )
     return tmp_path / 'images'
 
 
 class Means:
-    """Stands in for a network."""
+    """Replacement for a network."""
 
     identity, image_size, device = 'means', 32, 'cpu'
 
@@ -73,7 +73,7 @@ class Means:
         return images.mean(dim=(2, 3)) + torch.arange(3)
 
 
-def test_all_are_found_packed_and_used(folder, tmp_path):
+def test_all_images_are_listed_packed_and_used(folder, tmp_path):
     pytest.importorskip('lmdb', reason='lmdb is not installed')
     source = ImageList(folder)
     assert len(source) == len(NAMES)
@@ -116,7 +116,7 @@ def test_packed_files_of_version_1(folder, tmp_path):
 
 
 def test_neighbors_of_a_training(folder, tmp_path):
-    """``neighbors='auto'``: the digest of the names, and the config that is stored."""
+    """The digest of ``neighbors='auto'`` and the stored config."""
     from mmengine.config import Config
 
     backbone = dict(
@@ -148,7 +148,7 @@ def test_neighbors_of_a_training(folder, tmp_path):
 
 
 @pytest.mark.parametrize('kind', ['text', 'json', 'json in bytes'])
-def test_lists_of_such_names(folder, tmp_path, kind):
+def test_lists_of_odd_names(folder, tmp_path, kind):
     names = [name for name in ImageList(folder).names if '\n' not in name and '\r' not in name]
     path = tmp_path / ('list.txt' if kind == 'text' else 'list.json')
     if kind == 'text':
@@ -169,7 +169,7 @@ def test_lists_of_such_names(folder, tmp_path, kind):
 
 
 def test_messages_and_logs(folder, tmp_path, ring, capsys):
-    """One line each, in any encoding, and none is lost."""
+    """Messages are one line each, and can be logged in any encoding."""
     for path in folder.rglob('*'):
         if path.is_file():
             path.write_bytes(b'no image')
@@ -180,9 +180,9 @@ def test_messages_and_logs(folder, tmp_path, ring, capsys):
         str(failed.value).encode('utf-8')
         assert '\n' not in str(failed.value) and '\x1b' not in str(failed.value)
     logger = MMLogger('odd', logger_name='odd', log_file=str(tmp_path / 'log.txt'))
-    logger.warning(f'image {source.names[0]}\nand caf\udce9.jpg')
+    logger.warning(f'image {source.names[0]}\nand clich\udce9.jpg')
     logger.handlers[-1].flush()
-    assert 'and caf\\udce9.jpg' in (tmp_path / 'log.txt').read_text(encoding='utf-8')
+    assert 'and clich\\udce9.jpg' in (tmp_path / 'log.txt').read_text(encoding='utf-8')
     assert 'Logging error' not in capsys.readouterr().err
     data = NeighborPairs(
         dict(type='ImageList', root=str(folder)),
@@ -197,7 +197,7 @@ def test_messages_and_logs(folder, tmp_path, ring, capsys):
 
 
 def test_viewer_and_reports(folder):
-    source = InsideFolder(ImageList(folder))
+    source = ConfinedImages(ImageList(folder))
     browser = FeatureBrowser({}, source, (32, 32))
     assert len(set(browser.names)) == len(NAMES)
     json.dumps(browser.names, ensure_ascii=False).encode('utf-8')
@@ -206,21 +206,21 @@ def test_viewer_and_reports(folder):
     '\n'.join(images.names).encode('utf-8')
     first = folder / source.name(0)
     first.write_bytes(b'no image')
-    with pytest.raises(CannotDraw, match='cannot be read') as failed:
+    with pytest.raises(NotAvailable, match='cannot be read') as failed:
         browser._photo(0)
     str(failed.value).encode('utf-8')
 
 
-def test_reports_of_such_checkpoints(tmp_path):
-    checkpoints = named_checkpoints([os.fsdecode(b'work\xe9/caf\xe9.pth'), 'a=b.pth'])
-    assert list(checkpoints) == ['caf\\xe9', 'a']
+def test_reports_of_checkpoints_with_odd_names(tmp_path):
+    checkpoints = named_checkpoints([os.fsdecode(b'work\xe9/clich\xe9.pth'), 'a=b.pth'])
+    assert list(checkpoints) == ['clich\\xe9', 'a']
     report = Report('title', f'of {list(checkpoints.values())[0]}')
     report.add_table('table', 'sentence', ['name', 'path'], list(checkpoints.items()))
     page = report.save(tmp_path / os.fsdecode(b'out\xe9'))
-    assert 'caf\\udce9.pth' in page.read_text(encoding='utf-8')
+    assert 'clich\\udce9.pth' in page.read_text(encoding='utf-8')
 
 
-def test_names_in_the_neighbor_file_stay_what_they_are(folder, tmp_path):
+def test_names_in_the_neighbor_file_are_unchanged(folder, tmp_path):
     names = ImageList(folder).names
     out = build_neighbors(ImageList(folder), Means(), tmp_path / 'nn.npz', 2, num_workers=0)
     with np.load(out, allow_pickle=False) as archive:

@@ -1,4 +1,4 @@
-"""Packed images are the same images, in the same order, whoever reads them."""
+"""Packed images have the same names, pixels and order as the files."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from cotap_mm.datasets import (
     ImageList,
     NeighborPairs,
     PackedImages,
+    image_source,
     open_images,
     pack_images,
 )
-from cotap_mm.datasets.sources import files as image_source
 from cotap_mm.registry import DATASETS, build
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
@@ -29,10 +29,10 @@ CROPS = dict(global_size=32, local_size=16)
 def folder(tmp_path):
     rng = np.random.default_rng(0)
     for i in range(20):
-        place = tmp_path / 'images' / f'ordner_{i % 3}'
-        place.mkdir(parents=True, exist_ok=True)
+        parent = tmp_path / 'images' / f'ordner_{i % 3}'
+        parent.mkdir(parents=True, exist_ok=True)
         pixels = rng.integers(0, 256, (40, 50, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(place / f'bild {i}.{("jpg", "png")[i % 2]}')
+        Image.fromarray(pixels).save(parent / f'bild {i}.{("jpg", "png")[i % 2]}')
     (tmp_path / 'images' / 'größe.png').write_bytes(b'no image')
     return tmp_path / 'images'
 
@@ -87,19 +87,19 @@ def test_equal_samples_for_equal_seeds_in_workers(folder, tmp_path, ring):
         )
 
 
-def test_an_open_file_travels_to_other_processes(folder, tmp_path):
+def test_an_open_file_can_be_pickled(folder, tmp_path):
     pack_images(ImageList(folder), tmp_path / 'a.lmdb')
     packed = PackedImages(tmp_path / 'a.lmdb')
     pixels = packed.read(5)
     assert np.array_equal(pickle.loads(pickle.dumps(packed)).read(5), pixels)
 
 
-def test_interrupted_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
+def test_an_interrupted_run_resumes(folder, tmp_path, monkeypatch):
     from cotap_mm.datasets.sources import packed as packed_images
 
     files, out = ImageList(folder), tmp_path / 'a.lmdb'
     monkeypatch.setattr(packed_images, '_BLOCK', 6)
-    monkeypatch.setattr(packed_images, '_START', 8192)  # has to grow on the way
+    monkeypatch.setattr(packed_images, '_START', 8192)  # must grow while writing
     put, reads = packed_images._Writer.put, []
 
     def fails(self, items):
@@ -113,13 +113,13 @@ def test_interrupted_goes_on_where_it_stopped(folder, tmp_path, monkeypatch):
         pack_images(files, out)
     assert not out.exists() and out.with_name('a.lmdb.part').exists()
     monkeypatch.setattr(packed_images._Writer, 'put', put)
-    for name in files.names[:12]:  # they are not read again
+    for name in files.names[:12]:  # packed already, not read again
         (folder / name).unlink()
     assert pack_images(files, out) == []
     assert len(PackedImages(out)) == 21 and PackedImages(out).read(20).shape == (40, 50, 3)
 
 
-def test_rest_of_another_run_is_thrown_away(folder, tmp_path):
+def test_a_partial_file_of_another_run_is_discarded(folder, tmp_path):
     (tmp_path / 'a.lmdb.part').write_bytes(b'something else')
     pack_images(ImageList(folder), tmp_path / 'a.lmdb')
     assert len(PackedImages(tmp_path / 'a.lmdb')) == 21
@@ -131,7 +131,7 @@ def test_rest_of_another_run_is_thrown_away(folder, tmp_path):
     assert len(PackedImages(tmp_path / 'b.lmdb')) == 21
 
 
-def test_a_file_that_cannot_be_read_keeps_its_place(folder, tmp_path):
+def test_an_unreadable_file_keeps_its_index(folder, tmp_path):
     files = ImageList(folder)
     (folder / files.names[3]).unlink()
     failed = pack_images(files, tmp_path / 'a.lmdb')
@@ -146,12 +146,12 @@ def test_wrong_files(folder, tmp_path):
     with pytest.raises(FileNotFoundError, match='pack_dataset.py'):
         PackedImages(tmp_path / 'no.lmdb')
     (tmp_path / 'text.lmdb').write_bytes(b'hello ' * 5000)
-    with pytest.raises(ValueError, match='damaged or no LMDB'):
+    with pytest.raises(ValueError, match='damaged or not an LMDB'):
         PackedImages(tmp_path / 'text.lmdb')
     with lmdb.open(str(tmp_path / 'other.lmdb'), subdir=False, lock=False) as other:
         with other.begin(write=True) as change:
             change.put(b'a', b'b')
-    with pytest.raises(ValueError, match='holds no images packed by'):
+    with pytest.raises(ValueError, match='does not contain images packed by'):
         PackedImages(tmp_path / 'other.lmdb')
     with pytest.raises(ValueError, match='lmdb, got'):
         pack_images(ImageList(folder), tmp_path / 'a.db')
@@ -159,7 +159,7 @@ def test_wrong_files(folder, tmp_path):
         image_source(tmp_path / 'a.lmdb', 'list.txt')
 
 
-def test_what_a_path_holds(folder, tmp_path):
+def test_open_images_selects_the_source(folder, tmp_path):
     pack_images(ImageList(folder), tmp_path / 'a.lmdb')
     assert type(open_images(tmp_path / 'a.lmdb')) is PackedImages
     assert type(open_images(folder)) is ImageList

@@ -1,4 +1,4 @@
-"""Every sample once a round, and one stream shared out among the ranks."""
+"""Every sample once per pass, and one stream sharded across ranks."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def first(sampler, count):
     return list(itertools.islice(iter(sampler), count))
 
 
-def test_each_round_visits_all_in_a_new_order():
+def test_each_pass_visits_all_in_a_new_order():
     sampler = DATA_SAMPLERS.build(dict(type='VisitSampler', dataset=range(10), seed=5))
     visits = first(sampler, 30)
     rounds = [visits[i : i + 10] for i in (0, 10, 20)]
@@ -27,18 +27,18 @@ def test_each_round_visits_all_in_a_new_order():
     assert first(VisitSampler(range(10), seed=6), 10) != visits[:10]
 
 
-def test_ranks_share_one_stream(monkeypatch):
+def test_one_stream_is_sharded_across_ranks(monkeypatch):
     alone = first(VisitSampler(range(7), seed=0), 21)
-    shares = []
+    shards = []
     for rank in range(3):
         monkeypatch.setattr(samplers, 'get_dist_info', lambda rank=rank: (rank, 3))
         sampler = VisitSampler(range(7), seed=0)
         assert len(sampler) == 3
-        shares.append(first(sampler, 7))
-    assert [visit for together in zip(*shares) for visit in together] == alone
+        shards.append(first(sampler, 7))
+    assert [visit for together in zip(*shards) for visit in together] == alone
 
 
-def test_without_a_seed_it_draws_one():
+def test_a_random_seed_by_default():
     sampler = VisitSampler(range(3))
     assert isinstance(first(sampler, 1)[0], Visit) and sampler.seed >= 0
     with pytest.raises(ValueError, match='empty'):

@@ -1,4 +1,4 @@
-"""Same geometry for student and teacher, colour for the student, one draw a crop."""
+"""Student and teacher views share the geometry; colors change per crop, for the student only."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def make_batch(batch=2, num_local=4, seed=0):
 
 
 def planes(pixels):
-    """Pixels (..., h, w, 3) as floats (..., 3, h, w)."""
+    """Convert pixels (..., h, w, 3) to floats (..., 3, h, w)."""
     return pixels.movedim(-1, -3).float()
 
 
-def pixels_of(normalised):
-    return normalised * STD + MEAN
+def pixels_of(normalized):
+    return normalized * STD + MEAN
 
 
 def test_views_images_first_then_positives():
@@ -62,42 +62,42 @@ def test_views_images_first_then_positives():
             assert torch.equal(views['common_other'][row], in_other[0])
 
 
-def test_the_teacher_sees_no_colour_augmentation():
+def test_the_teacher_sees_no_color_augmentation():
     batch = make_batch()
     plain = CoTAPDataPreprocessor(color=None)(batch, True)['inputs']['patch']
-    coloured = CoTAPDataPreprocessor()(batch, True)['inputs']['patch']
-    assert torch.equal(coloured['teacher_global'], plain['teacher_global'])
+    colored = CoTAPDataPreprocessor()(batch, True)['inputs']['patch']
+    assert torch.equal(colored['teacher_global'], plain['teacher_global'])
     for key in ('student_global', 'student_local'):
-        assert not torch.equal(coloured[key], plain[key])
+        assert not torch.equal(colored[key], plain[key])
     outside_training = CoTAPDataPreprocessor()(batch, False)['inputs']['patch']
     assert torch.equal(outside_training['student_global'], plain['student_global'])
 
 
-def test_each_crop_has_draws_of_its_own():
+def test_each_crop_has_its_own_draws():
     batch = make_batch(8)
     for key in ('global_crops', 'local_crops'):
         crops = batch['patch'][key]
-        batch['patch'][key] = crops[:1, :1, :1].expand_as(crops).contiguous()  # all the same
+        batch['patch'][key] = crops[:1, :1, :1].expand_as(crops).contiguous()  # identical crops
     torch.manual_seed(0)
     views = CoTAPDataPreprocessor()(batch, True)['inputs']['patch']
     for key in ('student_global', 'student_local'):
         flat = views[key].flatten(0, 1).flatten(1)
         distances = torch.cdist(flat, flat).fill_diagonal_(1)
-        # Two crops that are left as they are (p = 0.08 each) or grey alike are rare.
+        # Two crops that are both unchanged (p = 0.08 each) or both gray are rare.
         assert (distances > 1e-3).float().mean() > 0.9
 
 
-def test_shares_of_crops_are_those_of_the_method():
+def test_augmentation_probabilities():
     batch = make_batch(100, num_local=0)
     torch.manual_seed(0)
     only = dict(
         brightness=0, contrast=0, saturation=0, hue=0, jitter_prob=0, gray_prob=0, blur_prob=0
     )
-    for name, share in (('gray_prob', 0.2), ('blur_prob', 0.5), ('jitter_prob', 0.8)):
-        options = {**only, name: share, **(dict(brightness=0.8) if 'jitter' in name else {})}
+    for name, prob in (('gray_prob', 0.2), ('blur_prob', 0.5), ('jitter_prob', 0.8)):
+        options = {**only, name: prob, **(dict(brightness=0.8) if 'jitter' in name else {})}
         views = CoTAPDataPreprocessor(color=options)(batch, True)['inputs']['patch']
         difference = (views['student_global'] - views['teacher_global']).abs().amax(dim=(2, 3, 4))
-        assert (difference > 1e-3).float().mean().item() == pytest.approx(share, abs=0.07)
+        assert (difference > 1e-3).float().mean().item() == pytest.approx(prob, abs=0.07)
 
 
 @pytest.mark.parametrize(
@@ -111,7 +111,7 @@ def test_shares_of_crops_are_those_of_the_method():
         ('blur_sigma', (1.3, 1.3), lambda x: TF.gaussian_blur(x, [7, 7], [1.3, 1.3])),
     ],
 )
-def test_operations_are_torchvision_s(name, limits, reference):
+def test_operations_equal_torchvision(name, limits, reference):
     nothing = dict(
         brightness=0,
         contrast=0,
@@ -148,12 +148,12 @@ def test_no_local_crops():
     assert views['common_global'].shape == (4, 2, 2, 4)
 
 
-def test_nothing_of_it_is_in_checkpoints():
+def test_it_has_no_state():
     module = CoTAPDataPreprocessor()
     assert not module.state_dict() and not list(module.parameters())
 
 
-@pytest.mark.parametrize('color', [dict(colour=1), 'strong', 3])
-def test_bad_colour(color):
+@pytest.mark.parametrize('color', [dict(sharpness=1), 'strong', 3])
+def test_bad_color(color):
     with pytest.raises(ValueError, match=r"color must be 'default', None, or a dict of \["):
         CoTAPDataPreprocessor(color=color)

@@ -1,4 +1,4 @@
-"""ToyScenes: reproducible, labelled, and with classes that colour does not tell."""
+"""ToyScenes is reproducible and labeled, and color does not reveal the class."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_built_from_a_config_it_is_an_image_source():
     assert len(data.CLASSES) == len(data.PALETTE) == data.num_classes
 
 
-def test_an_image_depends_on_its_own_arguments_only():
+def test_an_image_depends_only_on_its_own_arguments():
     np.random.seed(1)
     many = ToyScenes(**SMALL)
     np.random.seed(2)
@@ -48,7 +48,7 @@ def test_splits_seeds_and_scenes_share_no_image(other):
     assert first.name(0) != second.name(0)
 
 
-def test_what_is_read_is_a_copy():
+def test_read_returns_a_copy():
     data = ToyScenes(**SMALL)
     data.read(0)[:] = 0
     data.label(0)[:] = 200
@@ -60,7 +60,7 @@ def test_every_class_occurs_and_no_other_label():
     assert set(np.unique(labels)) == set(range(ToyScenes.num_classes))
 
 
-def test_a_single_object_covers_the_centre():
+def test_a_single_object_covers_the_center():
     labels = ToyScenes(num_images=30, image_size=48, scene='single').labels
     kinds = [set(np.unique(label)) for label in labels]
     assert all(len(kind) == 2 for kind in kinds)
@@ -69,24 +69,24 @@ def test_a_single_object_covers_the_centre():
 
 
 def test_labels_lie_on_the_objects():
-    # Across a mask's edge the pixels change more than elsewhere.
+    # Pixels change more across the edge of a mask than elsewhere.
     data = ToyScenes(num_images=40)
     change = np.abs(np.diff(data.images.astype(float), axis=2)).mean(axis=3)
     edge = np.diff(data.labels.astype(int), axis=2) != 0
     assert change[edge].mean() > 1.3 * change[~edge].mean()
 
 
-def test_hue_does_not_tell_the_class():
-    # Differences of channels: their class means are close, compared with their spread.
-    # Brightness tells a little, since textures differ in their share of dark paint.
+def test_hue_does_not_reveal_the_class():
+    # Class means of channel differences are close compared with their standard deviation.
+    # Brightness reveals a little, since textures differ in their fraction of dark pixels.
     data = ToyScenes(num_images=120, image_size=48)
-    colours = {kind: [] for kind in range(data.num_classes)}
+    colors = {kind: [] for kind in range(data.num_classes)}
     for image, label in zip(data.images.astype(float), data.labels):
         for kind in np.unique(label):
             red, green, blue = image[label == kind].mean(axis=0)
-            colours[kind].append((red - green, green - blue))
-    means = np.array([np.mean(colours[kind], axis=0) for kind in colours])
-    spread = np.mean([np.std(colours[kind], axis=0) for kind in colours])
+            colors[kind].append((red - green, green - blue))
+    means = np.array([np.mean(colors[kind], axis=0) for kind in colors])
+    spread = np.mean([np.std(colors[kind], axis=0) for kind in colors])
     assert means.std(axis=0).max() < 0.5 * spread
 
 
@@ -119,6 +119,6 @@ def test_a_broken_cache_is_drawn_again(tmp_path):
     ],
     ids=str,
 )
-def test_bad_arguments_name_the_good_ones(wrong, message):
+def test_errors_list_the_valid_arguments(wrong, message):
     with pytest.raises(ValueError, match=message):
         ToyScenes(**{**SMALL, **wrong})

@@ -1,4 +1,4 @@
-"""Values of more than 8 bits keep the contrast that they have, in every tool alike."""
+"""Values of more than 8 bits keep their contrast, consistently in all tools."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from cotap_mm.datasets import (
     read_image,
 )
 from cotap_mm.datasets.sources import value_range
-from cotap_mm.datasets.sources.files import fingerprint_of
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.encoders.global_encoder import GlobalEncoder
 from cotap_mm.encoders.images import to_pixels
 from cotap_mm.evaluation.data.load import ClassFolder
 
 
 def photo(seed=0, size=(48, 64), bands=1):
-    """8 bits, 0 to 255, soft: every value matters."""
+    """Smooth 8-bit pixels that use the full range 0 to 255."""
     coarse = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     pixels = np.asarray(Image.fromarray(coarse).resize(size[::-1], Image.BICUBIC)).astype(float)
     pixels = pixels if bands == 3 else pixels[..., 0]
@@ -38,7 +38,7 @@ def photo(seed=0, size=(48, 64), bands=1):
 
 
 def tiff(values, tags=()):
-    """A TIFF of any type and number of bands, uncompressed."""
+    """Encode an uncompressed TIFF of any type and number of bands."""
     kind = {'u': 1, 'i': 2, 'f': 3}[values.dtype.kind]
     height, width = values.shape[:2]
     bands = 1 if values.ndim == 2 else values.shape[2]
@@ -65,8 +65,8 @@ def tiff(values, tags=()):
         else:
             code, count, raw = 4, len(value), struct.pack(f'<{len(value)}I', *value)
         if len(raw) > 4:
-            place = start + 2 + 12 * len(entries) + 4 + len(rest)
-            rest, raw = rest + raw, struct.pack('<I', place)
+            offset = start + 2 + 12 * len(entries) + 4 + len(rest)
+            rest, raw = rest + raw, struct.pack('<I', offset)
         body += struct.pack('<HHI', tag, code, count) + raw.ljust(4, b'\0')
     return b'II*\0' + struct.pack('<I', start) + values.tobytes() + body + bytes(4) + rest
 
@@ -120,8 +120,8 @@ def deep(bands, name, seed=0):
 
 
 @pytest.mark.parametrize('bands, name', ALL, ids=lambda value: str(value))
-def test_equal_to_its_version_of_8_bits(tmp_path, bands, name):
-    """Whoever reads it: within one of 255 levels."""
+def test_equal_to_the_8_bit_version(tmp_path, bands, name):
+    """With every reader, within one of 255 levels."""
     how, pixels = deep(bands, name)
     (tmp_path / f'a{how["suffix"]}').write_bytes(how['make'](pixels))
     expected = np.broadcast_to(pixels if bands == 3 else pixels[..., None], (48, 64, 3))
@@ -137,17 +137,17 @@ def test_equal_to_its_version_of_8_bits(tmp_path, bands, name):
 
 @pytest.mark.parametrize('bands, name', ALL, ids=lambda value: str(value))
 def test_one_range_for_a_data_set(tmp_path, bands, name):
-    """A dark image stays dark among others, in a folder as in a packed file."""
+    """A dark image stays dark among others, in a folder and in a packed file."""
     how, pixels = deep(bands, name)
     dark = (pixels / 4).round()
-    for place, each in (('a', pixels), ('b', dark)):
-        (tmp_path / f'{place}{how["suffix"]}').write_bytes(how['make'](each))
+    for stem, values in (('a', pixels), ('b', dark)):
+        (tmp_path / f'{stem}{how["suffix"]}').write_bytes(how['make'](values))
     pytest.importorskip('lmdb', reason='lmdb is not installed')
     source = ImageList(tmp_path)
     pack_images(source, tmp_path / 'packed.lmdb')
     for images in (source, PackedImages(tmp_path / 'packed.lmdb')):
-        for index, each in enumerate((pixels, dark)):
-            expected = each if bands == 3 else each[..., None]
+        for index, values in enumerate((pixels, dark)):
+            expected = values if bands == 3 else values[..., None]
             assert np.abs(images.read(index) - expected).max() <= 1
         assert images.found_range() == source.found_range()
 
@@ -163,19 +163,19 @@ def test_classes_in_folders_have_one_range(tmp_path):
     assert bright.max() > 240 and (bright / 4 - dark).abs().max() <= 2
 
 
-def test_the_range_is_logged_once_with_a_way_out(tmp_path, log):
+def test_the_range_is_logged_once_with_a_remedy(tmp_path, log):
     for i in range(3):
         Image.fromarray((photo(i) * 16).astype(np.uint16)).save(tmp_path / f'{i}.png')
     source = ImageList(tmp_path)
     for i in range(3):
         source.read(i)
-    said = [record for record in log.records if 'more than 8 bits' in record.getMessage()]
-    assert len(said) == 1 and said[0].levelname == 'WARNING'
-    assert '0..4095 become 0..255' in said[0].getMessage()
-    assert '--value-range LOW HIGH' in said[0].getMessage()
+    records = [record for record in log.records if 'more than 8 bits' in record.getMessage()]
+    assert len(records) == 1 and records[0].levelname == 'WARNING'
+    assert '0..4095 become 0..255' in records[0].getMessage()
+    assert '--value-range LOW HIGH' in records[0].getMessage()
 
 
-def test_images_that_fill_their_type_are_not_a_warning(tmp_path, log):
+def test_images_that_use_the_full_range_are_not_a_warning(tmp_path, log):
     Image.fromarray((photo() * 257).astype(np.uint16)).save(tmp_path / 'a.png')
     ImageList(tmp_path).read(0)
     assert [
@@ -219,8 +219,8 @@ def test_wrong_options(tmp_path, option):
         ImageList(tmp_path, value_range=option)
 
 
-def test_bands_of_very_different_ranges(tmp_path):
-    """As satellites have them: none of them is black."""
+def test_bands_with_very_different_ranges(tmp_path):
+    """No band of a satellite image is black."""
     values = photo(bands=3) * np.array([1, 8, 60]) + np.array([0, 300, 100])
     (tmp_path / 'a.tif').write_bytes(tiff(values.astype(np.uint16)))
     found = ImageList(tmp_path).read(0)
@@ -228,13 +228,13 @@ def test_bands_of_very_different_ranges(tmp_path):
     assert (found.reshape(-1, 3).std(axis=0) > 40).all()
 
 
-@pytest.mark.parametrize('missing', ['nan', 'inf', 'huge', 'noted'])
-def test_missing_values_do_not_decide(tmp_path, missing):
-    value = dict(nan=np.nan, inf=np.inf, huge=-3.4e38, noted=-9999.0)[missing]
+@pytest.mark.parametrize('missing', ['nan', 'inf', 'huge', 'tagged'])
+def test_missing_values_do_not_affect_the_range(tmp_path, missing):
+    value = dict(nan=np.nan, inf=np.inf, huge=-3.4e38, tagged=-9999.0)[missing]
     pixels = photo()
     values = (pixels * 10).astype(np.float32)
     values[:20] = value
-    tags = {42113: b'-9999\0'} if missing == 'noted' else {}
+    tags = {42113: b'-9999\0'} if missing == 'tagged' else {}
     (tmp_path / 'a.tif').write_bytes(tiff(values, tags))
     found = ImageList(tmp_path).read(0)
     low, high = pixels[20:].min(), pixels[20:].max()
@@ -244,7 +244,7 @@ def test_missing_values_do_not_decide(tmp_path, missing):
     assert np.isin(found[:20], (0, 255)).all()
 
 
-def test_hot_pixels_do_not_decide(tmp_path):
+def test_hot_pixels_do_not_affect_the_range(tmp_path):
     values = (photo(size=(200, 200)) * 4 + 7000).astype(np.uint16)
     values[3, 3], values[9, 9] = 65535, 0
     Image.fromarray(values).save(tmp_path / 'a.png')
@@ -272,13 +272,13 @@ def test_orientation_of_deep_images(tmp_path, orientation, bands):
 
 
 @pytest.mark.parametrize('bands', [2, 5, 8])
-def test_other_numbers_of_bands_are_refused_with_a_remedy(tmp_path, bands):
+def test_other_numbers_of_bands_are_rejected_with_a_remedy(tmp_path, bands):
     (tmp_path / 'a.tif').write_bytes(tiff(np.zeros((5, 6, bands), np.uint16)))
-    with pytest.raises(Exception, match=f'a.tif: .*{bands} bands; .* choose'):
+    with pytest.raises(Exception, match=f'a.tif: .*{bands} bands; .* select'):
         read_image(tmp_path / 'a.tif')
 
 
-def test_8_bits_stay_as_they_are(tmp_path, log):
+def test_8_bits_are_not_changed(tmp_path, log):
     dull = (photo(bands=3) / 10 + 100).astype(np.uint8)
     for name in ('a.png', 'b.tif', 'c.bmp', 'd.webp'):
         Image.fromarray(dull).save(tmp_path / name, lossless=True)
@@ -287,7 +287,7 @@ def test_8_bits_stay_as_they_are(tmp_path, log):
     assert 'more than 8 bits' not in log.text
 
 
-def test_full_48_bits_are_what_pillow_makes_of_them(tmp_path):
+def test_full_48_bits_equal_those_of_pillow(tmp_path):
     values = np.random.default_rng(0).integers(0, 65536, (40, 50, 3)).astype(np.uint16)
     (tmp_path / 'a.png').write_bytes(png(values))
     with Image.open(tmp_path / 'a.png') as image:
@@ -295,7 +295,7 @@ def test_full_48_bits_are_what_pillow_makes_of_them(tmp_path):
 
 
 class Means:
-    """Stands in for a network."""
+    """Replacement for a network."""
 
     identity, image_size, device = 'means', 32, 'cpu'
 
@@ -304,7 +304,7 @@ class Means:
 
 
 def test_training_and_neighbors_see_the_same(tmp_path):
-    """Neighbours and crops of 12-bit images are those of their 8-bit versions."""
+    """Neighbors and crops of 12-bit images equal those of their 8-bit versions."""
     found, batches = [], []
     for kind, factor in (('8', 1), ('12', 16)):
         folder = tmp_path / kind
@@ -331,8 +331,8 @@ def test_training_and_neighbors_see_the_same(tmp_path):
     assert (batches[0] - batches[1]).abs().max() <= 1
 
 
-def test_features_are_those_of_8_bits(tmp_path):
-    """Of a tiny ViT: cosine above 0.9999 for every patch."""
+def test_features_equal_those_of_8_bits(tmp_path):
+    """Cosine similarity above 0.9999 for every patch of a tiny ViT."""
     from mmengine.config import Config  # noqa: F401
 
     encoder = GlobalEncoder(
@@ -356,8 +356,8 @@ def test_features_are_those_of_8_bits(tmp_path):
         image = to_pixels(path)[None].float() / 255 - 0.5
         with torch.no_grad():
             tokens[name] = encoder.model.forward_tokens(image)[1][0]
-    for name, each in tokens.items():
-        assert torch.cosine_similarity(each, tokens['eight']).min() > 0.9999, name
+    for name, deep_tokens in tokens.items():
+        assert torch.cosine_similarity(deep_tokens, tokens['eight']).min() > 0.9999, name
 
 
 def test_rule_by_hand():

@@ -1,3 +1,5 @@
+"""Data sets are found inside nested wrappers."""
+
 from __future__ import annotations
 
 import pytest
@@ -8,7 +10,7 @@ A, B = dict(type='A', data_root='a'), dict(type='mmseg.B')
 
 
 @pytest.mark.parametrize(
-    'config, wanted',
+    'config, expected',
     [
         (A, [A]),
         (dict(type='RepeatDataset', times=9, dataset=A), [A]),
@@ -26,9 +28,10 @@ A, B = dict(type='A', data_root='a'), dict(type='mmseg.B')
         ),
     ],
 )
-def test_inner_datasets(config, wanted):
-    found = inner_datasets(config)
-    assert all(one is other for one, other in zip(found, wanted)) and len(found) == len(wanted)
+def test_inner_datasets(config, expected):
+    inner = inner_datasets(config)
+    assert len(inner) == len(expected)
+    assert all(one is other for one, other in zip(inner, expected))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +43,6 @@ def test_inner_datasets(config, wanted):
         ('CocoDataset', 'must be a dict with a type, got str'),
     ],
 )
-def test_what_cannot_be_unwrapped(config, message):
+def test_configs_that_cannot_be_unwrapped(config, message):
     with pytest.raises(ValueError, match=message):
         inner_datasets(config)

@@ -292,8 +292,8 @@ def test_a_worker_that_hangs_ends_the_run(run, tmp_path, monkeypatch, split):
         pytest.raises(
             SystemExit,
             match=(
-                '^error: (a process of the loader hangs .DataLoader timed out after|no worker of '
-                'the loader has given a sign of life for)'
+                '^error: (a worker of the data loader hangs .DataLoader timed out after|'
+                'no worker of the data loader has made progress for)'
             ),
         ),
     ):

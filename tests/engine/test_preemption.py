@@ -99,8 +99,8 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     with pytest.raises(
         RuntimeError,
-        match='a process of the loader died .*'
-        f'reading one of: {images}. Where .*start again, a training with --resume',
+        match='a worker of the data loader died .*'
+        f'reading one of: {images}. If it .*start again .a training with --resume',
     ):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
 
@@ -114,9 +114,9 @@ def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
     others = multiprocessing.active_children()
     with pytest.raises(
         UserError,
-        match='no worker of the loader has given a sign of life for '
+        match='no worker of the data loader has made progress for '
         r'\d+ s; processes \d+ \(stopped by a signal\), reading '
-        'toy/train-scene-32px-seed0/000005. Look at their disk; start again',
+        'toy/train-scene-32px-seed0/000005. Check the disk, then start again',
     ):
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
     own = set(multiprocessing.active_children()) - set(others)

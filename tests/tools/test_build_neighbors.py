@@ -1,4 +1,4 @@
-"""The tool writes a file that training reads."""
+"""tools/build_neighbors.py writes a file that training reads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def config(tmp_path):
     return str(path)
 
 
-def test_writes_what_training_reads(tool, images, config, tmp_path, capsys):
+def test_the_file_can_be_loaded(tool, images, config, tmp_path, capsys):
     out = tmp_path / 'n.npz'
     tool.main(
         [
@@ -110,7 +110,7 @@ def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
         tool.main([str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz'), *options])
 
 
-def test_the_default_backbone_is_the_method_s(tool):
+def test_the_default_backbone_is_that_of_the_method(tool):
     backbone, checkpoint = tool.choose_backbone(tool.parse_args(['images', '--out', 'n.npz']))
     assert (backbone['arch'], backbone['patch_size']) == ('deit-base', 16)
     assert 'dino_vitbase16' in checkpoint
@@ -122,7 +122,7 @@ def test_help():
 
 
 @pytest.mark.slow
-def test_a_missing_folder_ends_without_a_traceback(tmp_path):
+def test_a_missing_folder_exits_without_a_traceback(tmp_path):
     result = subprocess.run(
         [sys.executable, str(SCRIPT), str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz')],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A packed folder trains like the folder."""
+"""tools/pack_dataset.py packs the images of a list and reports failures."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ def tool():
     return load_tool('pack_dataset')
 
 
-def test_packs_and_says_what_it_did(tool, tmp_path, capsys):
+def test_packs_and_reports_the_result(tool, tmp_path, capsys):
     folder = tmp_path / 'images'
     folder.mkdir()
     for i in range(3):
         Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(folder / f'{i}.png')
     (folder / 'list.txt').write_text('2.png\n0.png\nlost.png\n')
     tool.main([str(folder / 'list.txt'), '--out', str(tmp_path / 'a.lmdb')])
-    said = capsys.readouterr().out
-    assert '3 images -> ' in said and '1 of them could not be read' in said and 'lost.png' in said
+    output = capsys.readouterr().out
+    assert (
+        '3 images -> ' in output
+        and '1 of them could not be read' in output
+        and 'lost.png' in output
+    )
     from cotap_mm.datasets import open_images
 
     packed = open_images(tmp_path / 'a.lmdb')
@@ -37,7 +41,7 @@ def test_packs_and_says_what_it_did(tool, tmp_path, capsys):
         (['.', '--out', 'a.zip'], '[.]lmdb, got a.zip'),
     ],
 )
-def test_mistakes_end_with_a_sentence(tool, tmp_path, monkeypatch, arguments, message):
+def test_errors_are_one_sentence(tool, tmp_path, monkeypatch, arguments, message):
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)

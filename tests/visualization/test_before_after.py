@@ -32,7 +32,7 @@ class FakePairs:
 
     def __init__(self, scenes):
         scenes.name = 'image {}'.format
-        self.branches = dict(patch=SimpleNamespace(source=scenes, enough=None))
+        self.branches = dict(patch=SimpleNamespace(source=scenes, is_large_enough=None))
 
     def __getitem__(self, index):
         pixels = torch.full((2, 2, 8, 8, 3), 9, dtype=torch.uint8)

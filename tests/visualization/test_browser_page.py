@@ -52,7 +52,7 @@ def test_mistakes_get_a_sentence(folder, monkeypatch):
         (folder / name).mkdir()
     (folder / 'damaged/a.jpg').write_bytes(b'no image')
     port = free_port()
-    assert 'holds no image' in sentence('empty', port)
+    assert 'contains no images' in sentence('empty', port)
     assert 'none of the first 1 images can be read' in sentence('damaged', port)
     assert 'none of the 1 images can be read' in sentence('damaged', port, '--size', 32, 32)
 

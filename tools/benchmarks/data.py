@@ -114,13 +114,13 @@ def works(paths: list[Path], crop: MultiCrop) -> dict[str, Callable[[], None]]:
     def only_crop(path: Path, rng: np.random.Generator) -> None:
         crop(decoded[path], rng)
 
-    decoded = {path: read_image(path, crop.is_enough) for path in paths}
+    decoded = {path: read_image(path, crop.is_large_enough) for path in paths}
     return {
         'released, restated': each(plain),
-        'ours': each(lambda path, rng: crop(read_image(path, crop.is_enough), rng)),
+        'ours': each(lambda path, rng: crop(read_image(path, crop.is_large_enough), rng)),
         'ours, JPEGs not reduced': each(lambda path, rng: crop(read_image(path), rng)),
         'decoding alone': each(lambda path, rng: read_image(path)),
-        'decoding alone, reduced': each(lambda path, rng: read_image(path, crop.is_enough)),
+        'decoding alone, reduced': each(lambda path, rng: read_image(path, crop.is_large_enough)),
         'crops alone': each(only_crop),
     }
 

@@ -1,3 +1,3 @@
-"""Nearest neighbors of images: the file, the features and the search."""
+"""Nearest neighbors of images: features, search and the neighbor file."""
 
 from __future__ import annotations

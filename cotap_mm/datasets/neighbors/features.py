@@ -1,4 +1,4 @@
-"""Global features of all images of a source, by a frozen ViT."""
+"""Compute global features of the images of a source with a frozen ViT."""
 
 from __future__ import annotations
 
@@ -17,7 +17,9 @@ from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.read_with_retry import read_with_retry
-from cotap_mm.datasets.sources.files import BadImage, fingerprint_of, prepare
+from cotap_mm.datasets.sources.decoding import BadImage
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
+from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers, warning_level
 from cotap_mm.distributed.failures import show_progress, silence_limit
 
@@ -28,41 +30,40 @@ _SAVE_EVERY = 1024  # images
 
 
 def extract_features(
-    source,
+    source: ImageSource,
     encoder,
     part: str | Path,
     batch_size: int = 32,
     num_workers: int = 2,
     indices: Optional[range] = None,
 ) -> FeatureFile:
-    """Unit-length features of images, in a file.
+    """Compute unit-length features of images and write them to a file.
 
-    Interrupted, it resumes where it stopped: a record beside the file says how far it is
-    filled and for which images and encoder.
+    An interrupted computation is resumed, see :class:`FeatureFile`.
 
     Args:
-        source (object): Image source, see :mod:`cotap_mm.datasets.sources.files`.
-        encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
-            ``image_size`` and ``device``.
+        source (ImageSource): The images.
+        encoder (object): :class:`GlobalEncoder`, or another callable with attributes
+            ``identity``, ``image_size`` and ``device``.
         part (str | Path): The file.
-        batch_size (int): Images a forward pass. Defaults to 32.
-        num_workers (int): Reading processes. Defaults to 2.
+        batch_size (int): Images per forward pass. Defaults to 32.
+        num_workers (int): Number of data loader workers. Defaults to 2.
         indices (range, optional): Images of the source. Defaults to None, all.
 
     Returns:
-        FeatureFile: Features, shape (N, C), float32; a row of zeros where an image
-        cannot be read.
+        FeatureFile: Features, shape (N, C), float32; the row of an image that cannot be read is
+        zero.
 
     Raises:
-        ValueError: If the encoder gives values that are not finite.
-        UserError: If the disk is full, or a reading process dies or hangs.
+        ValueError: If the encoder returns values that are not finite.
+        UserError: If the disk is full, or a worker dies or hangs.
     """
     indices = range(len(source)) if indices is None else indices
     features = feature_file(source, encoder, part, indices)
     if features.load():
         return features
     if features.done:
-        print_log(f'{features.done} of {len(indices)} features are there already', logger='current')
+        print_log(f'{features.done} of {len(indices)} features exist already', logger='current')
     dataset = _Squares(source, encoder.image_size, indices[features.done :])
     loader = watch_loader(
         DataLoader(
@@ -83,10 +84,14 @@ def extract_features(
     return features
 
 
-def feature_file(source, encoder, part: str | Path, indices: range) -> FeatureFile:
-    """The file of :func:`extract_features`, of which nothing is read yet.
+def feature_file(source: ImageSource, encoder, part: str | Path, indices: range) -> FeatureFile:
+    """Create the object for the file of :func:`extract_features`, without reading the file.
 
-    Args: As there.
+    Args:
+        source (ImageSource): The images.
+        encoder (object): See :func:`extract_features`.
+        part (str | Path): The file.
+        indices (range): Images of the source.
     """
     names = '\n'.join(source.name(i) for i in indices)
     task = dict(
@@ -98,9 +103,9 @@ def feature_file(source, encoder, part: str | Path, indices: range) -> FeatureFi
 
 
 class _Squares(Dataset):
-    """Central squares of images of a source, resized, normalised."""
+    """Center crops of the images of a source, resized and normalized."""
 
-    def __init__(self, source, size: int, indices: range) -> None:
+    def __init__(self, source: ImageSource, size: int, indices: range) -> None:
         self.source, self.size, self.indices = source, size, indices
         self.signs = ReadingSigns()
         prepare(source)
@@ -110,12 +115,12 @@ class _Squares(Dataset):
 
     @property
     def being_read(self) -> list[str]:
-        """Names of the images that were begun and not finished."""
+        """Names of the images that are being read."""
         return [self.source.name(index) for index in self.signs.being_read]
 
     @property
     def latest_sign(self) -> float:
-        """When a process last began or finished an image, in seconds of ``time.monotonic``."""
+        """Last time a process started or finished an image, in seconds of ``time.monotonic``."""
         return self.signs.latest
 
     def __getitem__(self, index: int) -> tuple[Tensor, bool]:
@@ -124,21 +129,23 @@ class _Squares(Dataset):
 
     def _square(self, index: int) -> tuple[Tensor, bool]:
         try:
-            pixels = read_with_retry(self.source, self.indices[index], self._is_enough, self.signs)
+            pixels = read_with_retry(
+                self.source, self.indices[index], self._is_large_enough, self.signs
+            )
         except BadImage as error:
             print_log(
-                f'cannot decode {error}; it will be no neighbour',
+                f'cannot decode {error}; it will not be a neighbor of any image',
                 logger='current',
                 level=warning_level(),
             )
             return torch.zeros(3, self.size, self.size), False
         image = torch.from_numpy(pixels).permute(2, 0, 1)
-        # Cropped first: resized first, an image of 1 x 5000 pixels would fill the memory.
+        # Cropped first: resizing an image of 1 x 5000 pixels first would exhaust the memory.
         image = TF.center_crop(image, [min(image.shape[1:])] * 2)
         image = TF.resize(image, [self.size, self.size], antialias=True)
         return TF.normalize(image.float() / 255, _MEAN, _STD), True
 
-    def _is_enough(self, height: int, width: int) -> bool:
+    def _is_large_enough(self, height: int, width: int) -> bool:
         return min(height, width) >= self.size
 
 
@@ -146,7 +153,7 @@ def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tenso
     features = F.normalize(encoder(images.to(encoder.device)).float(), dim=1).cpu()  # type: ignore
     if not bool(features[readable].isfinite().all()):
         raise ValueError(
-            'the backbone gives global features that are not finite; check its checkpoint'
+            'the backbone returns global features that are not finite; check its checkpoint'
         )
     features[~readable] = 0
     return features.numpy()

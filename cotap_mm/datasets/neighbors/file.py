@@ -1,4 +1,4 @@
-"""The neighbour file: which images of a data set look alike."""
+"""Read and write neighbor files: the most similar images of each image of a data set."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ import numpy as np
 
 from cotap_mm.files.atomic_write import atomic_write, printable
 
-_MOST_NEIGHBORS = 1024  # of an image, in a file
-_LONGEST_NAME = 256  # characters, or the data set's own longest
+_MAX_NEIGHBORS = 1024  # per image
+_MAX_NAME = 256  # characters, or the longest name of the data set
 _META_BYTES = 1 << 20
 
 
 def save_neighbors(
     path: str | Path, names: Sequence[str], indices: np.ndarray, meta: Optional[dict] = None
 ) -> None:
-    """Write a neighbour file, atomically.
+    """Write a neighbor file atomically.
 
     Args:
-        path (str | Path): ``*.npz``.
+        path (str | Path): The file, ``*.npz``.
         names (Sequence[str]): Name of each image, relative to its folder, length N.
-        indices (np.ndarray): Nearest first, never the image itself, shape (N, k).
-        meta (dict, optional): How it was made; stored as json.
+        indices (np.ndarray): Neighbors of each image, nearest first and without the image itself,
+            shape (N, k).
+        meta (dict, optional): How the file was built; stored as json.
     """
     with atomic_write(path) as partial, open(partial, 'wb') as file:
         np.savez_compressed(
@@ -39,31 +40,31 @@ def save_neighbors(
 
 
 def load_neighbors(path: str | Path, names: Sequence[str], num_neighbors: int = 7) -> np.ndarray:
-    """Read the neighbours of the images ``names``.
+    """Read the neighbors of the images ``names``.
 
-    Understands our files, which hold image names and may be in another order, and
-    the authors' ``nns_*.npz``, which hold indices only (key ``nns``): ``names`` must
-    then be in the order they were made for.
+    Supports our files, which contain image names and may be in another order, and the authors'
+    ``nns_*.npz``, which contain only indices (key ``nns``): for these, ``names`` must be in the
+    order that the file was built for.
 
     Args:
         path (str | Path): The file.
-        names (Sequence[str]): The data set's images, length N.
-        num_neighbors (int): k, neighbours kept of each image. Defaults to 7.
+        names (Sequence[str]): Names of the data set's images, length N.
+        num_neighbors (int): Number of neighbors of each image, k. Defaults to 7.
 
     Returns:
-        np.ndarray: Indices into ``names``, nearest first, shape (N, k), int64; fewer
-        than k where the data set has fewer other images that can be read.
+        np.ndarray: Indices into ``names``, nearest first, shape (N, k), int64; fewer than k
+        columns if the data set has fewer other readable images.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is damaged, was built for other images, or holds too few.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is damaged, was built for other images, or has too few neighbors.
     """
     path = Path(path)
     if num_neighbors < 1:
         raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
     if not path.is_file():
         raise FileNotFoundError(
-            f'neighbour file {path} does not exist; build it with '
+            f'neighbor file {path} does not exist; build it with '
             f"tools/build_neighbors.py, or set neighbors='auto'"
         )
     arrays, meta = _read(path, names)
@@ -74,19 +75,26 @@ def load_neighbors(path: str | Path, names: Sequence[str], num_neighbors: int = 
         indices = _checked(path, arrays['nns'], len(names))
     else:
         raise ValueError(
-            f"{path} must hold 'names' and 'indices', or 'nns', got "
+            f"{path} must contain 'names' and 'indices', or 'nns', got "
             f'{sorted(arrays)}; build it with tools/build_neighbors.py'
         )
-    # An image that could not be read when the file was built is nobody's neighbour.
+    # Images that could not be read when the file was built are not neighbors of any image.
     others = meta.get('num_readable', len(names)) - 1
     return _nearest(path, indices, min(num_neighbors, others))
 
 
 def neighbor_meta(path: str | Path) -> dict:
-    """How a neighbor file was made, as :func:`save_neighbors` was told; empty if it is not ours.
+    """Read how a neighbor file was built, the ``meta`` of :func:`save_neighbors`.
+
+    Args:
+        path (str | Path): The file.
+
+    Returns:
+        dict: Empty for a file of the authors.
 
     Raises:
-        OSError, ValueError: If it cannot be read.
+        OSError: If the file cannot be read.
+        ValueError: If it is damaged.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -96,40 +104,40 @@ def neighbor_meta(path: str | Path) -> dict:
         return dict(json.loads(str(text)))
     except OSError:
         raise
-    except Exception as error:  # a damaged archive can fail in any way
+    except Exception as error:  # a damaged archive can raise any exception
         raise ValueError(f'{path} is damaged ({type(error).__name__}: {error})') from error
 
 
 def is_neighbor_file_of(
     path: str | Path, names: Sequence[str], num_neighbors: int, meta: dict
 ) -> bool:
-    """Whether a file holds so many neighbors of these images, and was made in this way.
+    """Whether a file contains enough neighbors of these images and was built in the given way.
 
     Args:
         path (str | Path): The file.
-        names (Sequence[str]): Images.
-        num_neighbors (int): k.
-        meta (dict): Values that the file's own must have.
+        names (Sequence[str]): Names of the images.
+        num_neighbors (int): Required number of neighbors of each image.
+        meta (dict): Values that the file's ``meta`` must contain.
     """
     try:
         load_neighbors(path, names, num_neighbors)
-        found = _read(Path(path), names)[1]
+        stored = _read(Path(path), names)[1]
     except (FileNotFoundError, ValueError):
         return False
-    return all(found.get(key) == value for key, value in meta.items())
+    return all(stored.get(key) == value for key, value in meta.items())
 
 
 def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict]:
-    """Arrays and meta data of a file for these images.
+    """Read arrays and meta data of a file for these images.
 
     The file is not trusted: memory is bounded by the number of images and the length of their
-    names, whatever its headers claim and however well it is compressed.
+    names, regardless of the sizes in its headers and of its compression.
 
     Raises:
-        ValueError: If it is damaged, for another number of images, or larger than it can be.
+        ValueError: If the file is damaged, is for another number of images, or is too large.
     """
-    rows = 8 * _MOST_NEIGHBORS * len(names)
-    text = 4 * max(_LONGEST_NAME, max(map(len, names), default=0)) * len(names)
+    rows = 8 * _MAX_NEIGHBORS * len(names)
+    text = 4 * max(_MAX_NAME, max(map(len, names), default=0)) * len(names)
     arrays = {}
     try:
         with zipfile.ZipFile(path) as archive:
@@ -156,12 +164,12 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict
             )
     except OtherImages:
         raise
-    # A damaged archive can fail in any way.
+    # A damaged archive can raise any exception.
     except Exception as error:
         raise ValueError(
             f'{path} is damaged or not a neighbor file ({type(error).__name__}: '
-            f'{error}); rebuild it with tools/build_neighbors.py --overwrite; if a '
-            'training has found it by itself, delete it and start again'
+            f"{error}); rebuild it with tools/build_neighbors.py --overwrite; if neighbors='auto' "
+            'built it, delete it and start again'
         ) from error
     return arrays, meta
 
@@ -169,9 +177,9 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict
 def _read_array(
     path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo, most: int, count: Optional[int]
 ) -> np.ndarray:
-    """One array of an archive, of so many rows and at most ``most`` bytes."""
+    """Read one array of an archive, with ``count`` rows (None: any) and at most ``most`` bytes."""
     if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f'{info.filename} is compressed in a way that NumPy does not use')
+        raise ValueError(f'{info.filename} uses a compression that NumPy does not use')
     with archive.open(info) as file:
         version = np.lib.format.read_magic(file)
         if version not in ((1, 0), (2, 0)):
@@ -186,16 +194,16 @@ def _read_array(
         size = math.prod(shape) * dtype.itemsize
         if dtype.hasobject or size != info.file_size - file.tell():
             raise ValueError(
-                f'{info.filename} claims {dtype} {shape}, and holds '
+                f'{info.filename} claims to be {dtype} {shape}, but has '
                 f'{info.file_size - file.tell()} bytes'
             )
         if count is not None and len(shape):
             _check_count(path, shape[0], count)
         if size > most:
             raise ValueError(
-                f'{info.filename} holds {size} bytes, at most {most} are expected for these images'
+                f'{info.filename} has {size} bytes, at most {most} are expected for these images'
             )
-        content = file.read()  # not more than file_size; checks the checksum
+        content = file.read()  # at most file_size bytes; verifies the checksum
     return np.frombuffer(content, dtype).reshape(shape, order='F' if is_fortran else 'C')
 
 
@@ -207,25 +215,26 @@ class OtherImages(ValueError):
     """A neighbor file was built for other images."""
 
 
-def _check_count(path: Path, built: int, found: int) -> None:
-    if built != found:
+def _check_count(path: Path, built: int, count: int) -> None:
+    if built != count:
         raise OtherImages(
-            f'{path.name} was built for {built} images, the folder holds {found}; {_rebuild(path)}'
+            f'{path.name} was built for {built} images, but the folder has {count}; '
+            f'{_rebuild(path)}'
         )
 
 
 def _checked(path: Path, indices: np.ndarray, count: int) -> np.ndarray:
-    """The indices as int64, if they are what a file of ``count`` images must hold."""
+    """Validate the indices of a file for ``count`` images and convert them to int64."""
     if indices.ndim != 2 or len(indices) != count or indices.dtype.kind not in 'iu':
         raise ValueError(
-            f'{path.name} must hold integers of shape ({count}, k), got '
+            f'{path.name} must contain integers of shape ({count}, k), got '
             f'{indices.dtype} {indices.shape}; {_rebuild(path)}'
         )
     indices = indices.astype(np.int64)
     if indices.size and not (indices.min() >= 0 and indices.max() < count):
         raise ValueError(
-            f'{path.name} points to images {indices.min()} to {indices.max()}, but '
-            f'there are 0 to {count - 1}; {_rebuild(path)}'
+            f'{path.name} must contain indices from 0 to {count - 1}, got {indices.min()} to '
+            f'{indices.max()}; {_rebuild(path)}'
         )
     return indices
 
@@ -233,41 +242,45 @@ def _checked(path: Path, indices: np.ndarray, count: int) -> np.ndarray:
 def _remapped(
     path: Path, stored: list[str], indices: np.ndarray, names: Sequence[str]
 ) -> np.ndarray:
-    """The indices for the order of ``names`` instead of ``stored``."""
+    """Convert the indices from the order ``stored`` to the order ``names``."""
     _check_count(path, len(stored), len(names))
     if stored == list(names):
         return indices
-    place = {name: i for i, name in enumerate(names)}
-    gone = [name for name in stored if name not in place]
-    if gone or len(set(stored)) != len(stored):
+    position = {name: i for i, name in enumerate(names)}
+    missing = [name for name in stored if name not in position]
+    if missing or len(set(stored)) != len(stored):
         raise ValueError(
-            f'{path.name} was built for other images: {len(gone)} are not in the '
-            f'folder now, e.g. {printable((gone or stored)[0])}; {_rebuild(path)}'
+            f'{path.name} was built for other images: {len(missing)} are not in the '
+            f'folder now, e.g. {printable((missing or stored)[0])}; {_rebuild(path)}'
         )
-    new = np.array([place[name] for name in stored])  # stored index -> ours
+    new = np.array([position[name] for name in stored])  # stored index -> new index
     ordered = np.empty_like(indices)
     ordered[new] = new[indices]
     return ordered
 
 
 def _nearest(path: Path, indices: np.ndarray, wanted: int) -> np.ndarray:
-    """The first ``wanted`` of each row, without the image itself.
+    """The first ``wanted`` neighbors of each row, without the image itself.
 
-    The authors' lists may start with the image itself, which is not its neighbour here.
+    The authors' lists may start with the image itself, which we do not count as a neighbor.
     """
     itself = indices == np.arange(len(indices))[:, None]  # (N, k)
-    order = np.argsort(itself, axis=1, kind='stable')  # the image itself goes last
+    order = np.argsort(itself, axis=1, kind='stable')  # moves the image itself to the end
     indices = np.take_along_axis(indices, order, axis=1)
     usable = indices.shape[1] - int(itself.sum(axis=1).max(initial=0))
     if usable < wanted:
         raise ValueError(
-            f'{path.name} holds {usable} neighbours an image, {wanted} are needed; '
+            f'{path.name} has {usable} neighbors per image, {wanted} are needed; '
             f'{_rebuild(path)} --num-neighbors {wanted}'
         )
     return indices[:, :wanted]
 
 
 def is_neighbor_file(path: Path) -> bool:
-    """Whether :func:`.save_neighbors` has written a file, for whatever images."""
+    """Whether a file was written by :func:`.save_neighbors`, for any images.
+
+    Raises:
+        zipfile.BadZipFile: If it is not an archive.
+    """
     with zipfile.ZipFile(path) as archive:
         return {'names.npy', 'indices.npy', 'meta.npy'} <= set(archive.namelist())

@@ -1,4 +1,4 @@
-"""Which images look alike: exact cosine neighbours of their global features."""
+"""Search the nearest neighbors of images by exact cosine similarity of global features."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from mmengine.logging import print_log
 from mmengine.utils import ProgressBar
 from torch import Tensor
 
-from cotap_mm.datasets.sources.files import fingerprint_of, prepare
+from cotap_mm.datasets.sources.fingerprints import fingerprint_of
+from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.distributed.collectives import rank, world_size
 from cotap_mm.distributed.failures import show_progress
 from cotap_mm.distributed.file_barrier import SharedBuild, build_together
@@ -28,11 +29,11 @@ from .feature_file import FeatureFile
 from .features import extract_features, feature_file
 from .file import is_neighbor_file_of, save_neighbors
 
-_PART = 8192  # images whose features one rank computes at a time
+_PART = 8192  # images per feature file
 
 
 def build_neighbors(
-    source,
+    source: ImageSource,
     encoder,
     out: str | Path,
     num_neighbors: int = 7,
@@ -40,48 +41,48 @@ def build_neighbors(
     num_workers: int = 2,
     use_faiss: bool = False,
 ) -> Path:
-    """Compute and write the neighbour file of an image source.
+    """Compute the neighbors of an image source and write the neighbor file.
 
-    Several ranks share the work; they meet in files beside ``out``, so that none of
-    them gives up because another one takes long. Memory stays bounded: the features,
-    of 118,287 images at width 768 363 MB, are in files beside ``out`` until the end, and
-    the similarities are computed in blocks. A run that was interrupted resumes where it
-    stopped, with any number of ranks. Only one run at a time builds a file: another one
-    waits, and then takes what that has built.
+    The work is sharded across ranks. Ranks synchronize by files next to ``out``, without a timeout
+    for slow ranks. Memory is bounded: until the end the features are stored in files next to
+    ``out`` (363 MB for 118,287 images of width 768), and the similarities are computed in blocks.
+    An interrupted run can be resumed with any number of ranks. Only one run at a time builds a
+    file: another one waits, and then uses the result.
 
-    An image that cannot be decoded is nobody's neighbour; its own row holds any images
-    that can be, and is not used, since training replaces such an image.
+    An image that cannot be decoded is not a neighbor of any image. Its own row contains arbitrary
+    readable images and is never used, since training replaces such an image.
 
     Args:
-        source (object): Image source, see :mod:`cotap_mm.datasets.sources.files`.
-        encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
-            ``image_size`` and ``device``.
-        out (str | Path): The file to write, ``*.npz``; in a folder that all ranks see.
-        num_neighbors (int): k. Defaults to 7.
-        batch_size (int): Images a forward pass. Defaults to 32.
-        num_workers (int): Reading processes of each rank. Defaults to 2.
-        use_faiss (bool): Search with faiss, which must be installed.
+        source (ImageSource): The images.
+        encoder (object): :class:`GlobalEncoder`, or another callable with attributes
+            ``identity``, ``image_size`` and ``device``.
+        out (str | Path): The file to write, ``*.npz``; in a folder that all ranks share.
+        num_neighbors (int): Number of neighbors of each image, k. Defaults to 7.
+        batch_size (int): Images per forward pass. Defaults to 32.
+        num_workers (int): Number of data loader workers of each rank. Defaults to 2.
+        use_faiss (bool): Search with faiss, which must be installed. Defaults to False.
 
     Returns:
         Path: ``out``.
 
     Raises:
         ValueError: If fewer than 2 images can be decoded.
-        ImportError: If faiss is asked for and not installed.
-        UserError: If another rank failed, died or was stopped; if another run has built
-            something else at ``out`` in the meantime; if the disk is full.
+        ImportError: If ``use_faiss`` is set and faiss is not installed.
+        UserError: If another rank failed, died or was stopped; if another run has built a
+            different file at ``out`` in the meantime; if the disk is full.
     """
     out = Path(out)
     if num_neighbors < 1:
         raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
     names = [source.name(i) for i in range(len(source))]
-    # Of rank 0: a rank that expected other files than the others write would wait for ever.
-    source._fingerprint, first_names = on_first_rank(lambda: (fingerprint_of(source), _hash(names)))
+    # Taken from rank 0: a rank that expects other files than the others write would wait forever.
+    fingerprint, first_names = on_first_rank(lambda: (fingerprint_of(source), _hash(names)))
+    source._fingerprint = fingerprint  # type: ignore[attr-defined]
     meta = dict(
         encoder=encoder.identity,
         image_size=encoder.image_size,
         num_images=len(names),
-        images=source._fingerprint,
+        images=fingerprint,
     )
     with build_together(
         out,
@@ -90,7 +91,7 @@ def build_neighbors(
     ) as build:
         if _hash(names) != first_names:
             raise UserError(
-                f'rank {rank()} finds {len(names)} images that are not those of rank '
+                f'rank {rank()} has {len(names)} images that differ from those of rank '
                 '0; all ranks must see the same files'
             )
         if build is None:
@@ -102,12 +103,12 @@ def build_neighbors(
         num_readable = int(readable.sum())
         if num_readable < 2:
             barrier()  # all have read the features
-            build.clean_up()  # else the images, once repaired, would not be read again
+            build.clean_up()  # otherwise repaired images would not be read again
             raise ValueError(
-                f'neighbours need at least 2 images, {num_readable} of {len(names)} can be decoded'
+                f'neighbors need at least 2 images, {num_readable} of {len(names)} can be decoded'
             )
         rows = range(len(names) * rank() // world_size(), len(names) * (rank() + 1) // world_size())
-        found = search_neighbors(
+        shard = search_neighbors(
             features,
             min(num_neighbors, num_readable - 1),
             encoder.device,
@@ -115,13 +116,13 @@ def build_neighbors(
             rows=rows,
             use_faiss=use_faiss,
         )
-        indices = build.collect(found.numpy(), len(names))
+        indices = build.collect(shard.numpy(), len(names))
         if indices is not None:
             if num_readable < len(names):
                 bad = [printable(names[i]) for i in (~readable).nonzero().flatten().tolist()]
                 print_log(
-                    f'{len(bad)} of {len(names)} images cannot be decoded and are no '
-                    f'neighbours, e.g. {", ".join(bad[:20])}',
+                    f'{len(bad)} of {len(names)} images cannot be decoded and are not used as '
+                    f'neighbors, e.g. {", ".join(bad[:20])}',
                     logger='current',
                     level=logging.WARNING,
                 )
@@ -145,9 +146,9 @@ def _hash(names: list[str]) -> str:
 
 
 def _extract(
-    source, encoder, build: SharedBuild, batch_size: int, num_workers: int
+    source: ImageSource, encoder, build: SharedBuild, batch_size: int, num_workers: int
 ) -> list[FeatureFile]:
-    """Features of all images in parts, which the ranks share among each other."""
+    """Compute the features of all images in parts, sharded across ranks."""
     parts = {
         build.features(number): range(start, min(start + _PART, len(source)))
         for number, start in enumerate(range(0, len(source), _PART))
@@ -155,8 +156,8 @@ def _extract(
     own = [part for number, part in enumerate(parts) if number % world_size() == rank()]
     for part in own:
         extract_features(source, encoder, part, batch_size, num_workers, parts[part])
-    found = [feature_file(source, encoder, part, indices) for part, indices in parts.items()]
-    mine = [file for file in found if file.path in own]
+    files = [feature_file(source, encoder, part, indices) for part, indices in parts.items()]
+    mine = [file for file in files if file.path in own]
     for file in mine:
         if not file.load():
             raise UserError(
@@ -164,9 +165,9 @@ def _extract(
                 'were being built; start again'
             )
     needed = [path for file in mine for path in (file.path, file.record)]
-    for file in found:
+    for file in files:
         build.wait(file.load, own=needed)
-    return found
+    return files
 
 
 @torch.no_grad()
@@ -179,22 +180,23 @@ def search_neighbors(
     rows: Optional[range] = None,
     use_faiss: bool = False,
 ) -> Tensor:
-    """Exact nearest neighbours by cosine, without the whole matrix of similarities.
+    """Exact nearest neighbors by cosine similarity, without storing the similarity matrix.
 
     Args:
-        features (Tensor | sequence[Tensor]): Unit length (or zero), shape (N, C), or
-            parts of it.
-        num_neighbors (int): k, less than the number of candidates.
-        device (str): Where the products are computed.
-        is_candidate (Tensor, optional): Rows that may be neighbours, bool (N,).
+        features (Tensor | sequence[Tensor]): Features of unit length (or zero), shape (N, C), or
+            parts of them.
+        num_neighbors (int): Number of neighbors, k, less than the number of candidates.
+        device (str): Device of the products. Defaults to ``'cpu'``.
+        is_candidate (Tensor, optional): Rows that may be neighbors, bool (N,). Defaults to None,
+            all.
         block (int, optional): Rows and columns of one product, which needs about
             8 * block^2 bytes. Defaults to that of :func:`cotap_mm.ops.nearest.nearest`.
-        rows (range, optional): Rows whose neighbours are wanted. Defaults to None, all.
-        use_faiss (bool): Search with faiss, on the CPU; it holds a second copy of the
-            features in memory.
+        rows (range, optional): Rows whose neighbors are searched. Defaults to None, all.
+        use_faiss (bool): Search with faiss on the CPU, which keeps a second copy of the features
+            in memory. Defaults to False.
 
     Returns:
-        Tensor: Indices, nearest first, never the row itself, shape (N, k), int64.
+        Tensor: Indices, nearest first and without the row itself, shape (rows, k), int64.
     """
     parts = [features] if isinstance(features, Tensor) else list(features)
     bounds = np.cumsum([0, *map(len, parts)])
@@ -205,7 +207,7 @@ def search_neighbors(
             torch.arange(len(whole)) if is_candidate is None else is_candidate.nonzero().flatten()
         )
         index = build_search(whole[candidates], 'Flat')
-    found = torch.empty(len(rows), num_neighbors, dtype=torch.long)
+    neighbors = torch.empty(len(rows), num_neighbors, dtype=torch.long)
     progress = ProgressBar(len(rows))
     step = block or BLOCK_SIZE
     for start in range(rows.start, rows.stop, step):
@@ -221,8 +223,8 @@ def search_neighbors(
         else:
             near = nearest(queries, parts, num_neighbors + 1, block, is_candidate)[1].cpu()
         itself = near == torch.arange(start, stop)[:, None]
-        order = itself.int().argsort(dim=1, stable=True)  # the row itself goes last
-        found[start - rows.start : stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
+        order = itself.int().argsort(dim=1, stable=True)  # moves the row itself to the end
+        neighbors[start - rows.start : stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
         progress.update(stop - start)
         show_progress()
-    return found
+    return neighbors

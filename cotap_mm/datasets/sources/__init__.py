@@ -1,3 +1,3 @@
-"""Image sources: folders, lists and packed files, read robustly."""
+"""Image sources: folders, lists and packed files."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which files are images that can be read here, and what to do about the others."""
+"""Supported image formats, and remedies for unsupported ones."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ try:  # iPhone photos; optional
 except ImportError:
     _HAS_HEIF = False
 
-# What Pillow must have been built with, and the remedy where it was not.
+# Formats that Pillow supports only in some builds, and how to get them.
 _OPTIONAL = {
     '.avif': (features.check('avif'), 'pip install "pillow>=11.3"'),
     '.heic': (_HAS_HEIF, 'pip install pillow-heif'),
@@ -46,17 +46,17 @@ _ALWAYS = (
     '.tiff',
 )
 
-#: Endings of the files that a folder's list takes; in small letters.
+#: Lowercase suffixes of the files that are read from a folder.
 IMAGE_SUFFIXES = tuple(
     sorted([*_ALWAYS, *(suffix for suffix, (can_read, _) in _OPTIONAL.items() if can_read)])
 )
-#: Endings of files whose values can have more than 8 bits.
+#: Suffixes of files whose values can have more than 8 bits.
 DEEP_SUFFIXES = ('.apng', '.j2k', '.jp2', '.pfm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff')
 
 _CONVERT = 'convert them to JPEG, PNG or TIFF'
 _FRAMES = 'extract their frames as JPEG or PNG'
 ARCHIVE_SUFFIXES = ('.7z', '.bz2', '.gz', '.rar', '.tar', '.tgz', '.txz', '.xz', '.zip', '.zst')
-# Files that somebody may take for images: they are never skipped in silence.
+# Files that users may expect to be read: skipping them is always reported.
 _REMEDIES = {
     **{suffix: remedy for suffix, (can_read, remedy) in _OPTIONAL.items() if not can_read},
     **dict.fromkeys(
@@ -107,39 +107,39 @@ _REMEDIES = {
     **dict.fromkeys(
         ('.avi', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.webm', '.wmv'), _FRAMES
     ),
-    **dict.fromkeys(ARCHIVE_SUFFIXES, 'archives are not read, unpack them'),
+    **dict.fromkeys(ARCHIVE_SUFFIXES, 'archives are not supported, unpack them'),
     **dict.fromkeys(
         ('.h5', '.hdf5', '.lmdb', '.mdb', '.parquet', '.rec', '.tfrecord'),
-        'give a packed file itself, or the folder of the images',
+        'give the packed file itself, or the folder of the images',
     ),
 }
 
-#: Never decoded, whatever a file is called: these run other programs or hold no pixels.
+#: Never decoded, whatever the file name: these run other programs or hold no pixels.
 _REFUSED = ('BUFR', 'EPS', 'GRIB', 'HDF5', 'MPEG', 'WMF')
 
 
 def decodable_formats() -> list[str]:
-    """Names of the formats that Pillow may try on a file's content."""
+    """Names of the formats that Pillow may decode."""
     Image.init()
     return [name for name in Image.ID if name not in _REFUSED]
 
 
 def suffix_of(name: str) -> str:
-    """Ending of a name in small letters, with its dot; '' without one."""
+    """Lowercase suffix of a file name, with its dot; '' without one."""
     base = name.rpartition('/')[2]
-    _, dot, ending = base.rpartition('.')
-    return (dot + ending).lower() if dot else ''
+    _, dot, suffix = base.rpartition('.')
+    return (dot + suffix).lower() if dot else ''
 
 
 def describe_skipped(names: Iterable[str]) -> tuple[str, str]:
-    """Count files that are not in a list of images, by their endings.
+    """Count the files of a folder that are not read, by their suffixes.
 
     Args:
         names (iterable): Names of the files.
 
     Returns:
-        tuple: A sentence about those that look like images, and one about the others; ''
-        where there are none.
+        tuple[str, str]: A sentence about those that look like images, and one about the others;
+        '' if there are none.
     """
     counts = Counter(suffix_of(name) for name in names)
     images = {suffix: count for suffix, count in counts.items() if suffix in _REMEDIES}
@@ -149,18 +149,23 @@ def describe_skipped(names: Iterable[str]) -> tuple[str, str]:
     loud = '; '.join(f'{", ".join(group)} ({remedy})' for remedy, group in by_remedy.items())
     rest = sum(counts.values()) - sum(images.values())
     quiet = ', '.join(
-        f'{count} {suffix or "without an ending"}'
+        f'{count} {suffix or "without a suffix"}'
         for suffix, count in counts.most_common()
         if suffix not in images
     )
     return (
-        f'skipped {sum(images.values())} files that are not read: {loud}' if images else '',
+        f'skipped {sum(images.values())} unsupported files: {loud}' if images else '',
         f'{rest} other files are not images: {quiet}' if rest else '',
     )
 
 
 def report_skipped(root: str, names: Iterable[str]) -> None:
-    """Log once what a folder's list of images does not take."""
+    """Log which files of a folder are skipped.
+
+    Args:
+        root (str): The folder.
+        names (iterable): Names of the files.
+    """
     loud, quiet = describe_skipped(names)
     if loud:
         print_log(f'{root}: {loud}', logger='current', level=logging.WARNING)

@@ -1,4 +1,4 @@
-"""Several image sources that are scaled from one range of values, such as train and val."""
+"""Scale several image sources, such as train and val, from one value range."""
 
 from __future__ import annotations
 
@@ -12,13 +12,14 @@ from .value_range import Option
 
 
 class JoinedImages(EncodedImages):
-    """Image sources one after the other; from here on they share one range of values.
+    """Concatenated image sources that share one value range.
 
-    A part whose own ``value_range`` is not ``'auto'`` keeps it.
+    Creating it also changes the parts: each takes its range from here, unless its own
+    ``value_range`` is not ``'auto'``.
 
     Args:
         parts (sequence[EncodedImages]): The sources.
-        value_range: See :class:`ImageList`; found from the images of all parts by default.
+        value_range: See :class:`ImageList`; by default derived from the images of all parts.
     """
 
     def __init__(self, parts: Sequence[EncodedImages], value_range: Option = 'auto') -> None:
@@ -42,17 +43,15 @@ class JoinedImages(EncodedImages):
 
 
 def share_range(datasets: Sequence[Any], value_range: Option = 'auto') -> None:
-    """Let data sets be scaled from one range, found when the first of their images is read.
+    """Scale data sets from one value range, determined when their first image is read.
 
     Args:
-        datasets (sequence): Those without ``images``, an :class:`EncodedImages`, stay as
-            they are.
+        datasets (sequence): Data sets; those without an attribute ``images`` of type
+            :class:`EncodedImages` are not changed.
         value_range: See :class:`ImageList`. Defaults to ``'auto'``.
 
     Raises:
         ValueError: If ``value_range`` has the wrong form.
     """
-    sources = [
-        each.images for each in datasets if isinstance(getattr(each, 'images', None), EncodedImages)
-    ]
-    JoinedImages(sources, value_range)
+    sources = [getattr(dataset, 'images', None) for dataset in datasets]
+    JoinedImages([part for part in sources if isinstance(part, EncodedImages)], value_range)

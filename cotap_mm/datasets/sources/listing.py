@@ -1,4 +1,4 @@
-"""Names of the images of a folder, a text list or a COCO json."""
+"""List the images of a folder, a text list or a COCO json."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cotap_mm.files.atomic_write import name_text, open_regular, printable
 from .formats import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, describe_skipped, report_skipped
 
 MAX_LIST_BYTES = 1 << 32
-_LOOKED_AT = 100  # names of a list that are looked for
+_CHECKED = 100  # names of a list that are searched on the disk
 _ARCHIVE_STARTS = (
     b'PK\x03\x04',
     b'\x1f\x8b',
@@ -30,39 +30,45 @@ _WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
 def find_images(root: Path) -> list[str]:
-    """Names of all images below a folder, sorted; what is skipped is logged.
+    """List all images in a folder and its subfolders, sorted; log which files are skipped.
+
+    Args:
+        root (Path): The folder.
+
+    Returns:
+        list[str]: Names relative to ``root``, with forward slashes.
 
     Raises:
-        FileNotFoundError: If there is none.
+        FileNotFoundError: If there are no images.
     """
     names, skipped, seen = [], [], set()
-    closed: list[OSError] = []
-    for folder, subfolders, files in os.walk(root, onerror=closed.append, followlinks=True):
+    unlisted: list[OSError] = []
+    for folder, subfolders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
         real = os.path.realpath(folder)
-        if real in seen:  # a link to a folder above would not end
+        if real in seen:  # a link to a parent folder would loop forever
             subfolders[:] = []
             continue
         seen.add(real)
-        subfolders.sort()  # of a folder and links to it the first counts, on every machine
-        place = Path(folder).relative_to(root)
+        subfolders.sort()  # the same one of several links to a folder is first on every machine
+        relative = Path(folder).relative_to(root)
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
-                names.append((place / name).as_posix())
+                names.append((relative / name).as_posix())
             elif not name.startswith('.'):
                 skipped.append(name)
     if not names:
         loud, quiet = describe_skipped(skipped)
-        cannot = f'{closed[0]}' if closed else ''
-        why = '. '.join(part for part in (cannot, loud, quiet) if part)
+        denied = f'{unlisted[0]}' if unlisted else ''
+        why = '. '.join(part for part in (denied, loud, quiet) if part)
         raise FileNotFoundError(
-            f'{printable(root)} holds no image; expected files ending in '
+            f'{printable(root)} contains no images; expected files ending in '
             f'{", ".join(IMAGE_SUFFIXES)}{f". {why}" if why else ""}'
         )
     report_skipped(printable(root), skipped)
-    if closed:
+    if unlisted:
         print_log(
-            f'{printable(root)}: skipped {len(closed)} folders that cannot be listed, the '
-            f'first is {printable(str(closed[0].filename))} ({closed[0].strerror})',
+            f'{printable(root)}: skipped {len(unlisted)} folders that cannot be listed, the '
+            f'first is {printable(str(unlisted[0].filename))} ({unlisted[0].strerror})',
             logger='current',
             level=logging.WARNING,
         )
@@ -70,44 +76,48 @@ def find_images(root: Path) -> list[str]:
 
 
 def listed_images(path: Path, root: Path) -> list[str]:
-    """Names in a list, in its order.
+    """Read the names of a list, in its order.
 
     Args:
-        path (Path): Text list, or COCO json by its ending.
+        path (Path): Text list, or COCO json if its suffix is ``.json``.
         root (Path): Folder that the names are relative to.
 
+    Returns:
+        list[str]: The names.
+
     Raises:
-        FileNotFoundError: If there is no list, it is empty, or its images are elsewhere.
-        ValueError: If it is not a list, or names an image twice.
+        FileNotFoundError: If the list does not exist, is empty, or its images are not in
+            ``root``.
+        ValueError: If it is not a list, or contains an image twice.
     """
     if not path.exists():
         raise FileNotFoundError(f'image list {printable(path)} does not exist')
     text = _text_of(path)
     names = _coco_names(path, text) if path.suffix.lower() == '.json' else _lines(text, root)
     if not names:
-        raise FileNotFoundError(f'{printable(path)} holds no image: it names none')
+        raise FileNotFoundError(f'{printable(path)} contains no image names')
     seen = set()
     for name in names:
         if name in seen:
             raise ValueError(
-                f'{printable(path)} names {printable(name)} twice, which would be its '
-                'own neighbour; remove the second'
+                f'{printable(path)} contains {printable(name)} twice, and an image must not be '
+                'its own neighbor; remove the second'
             )
         seen.add(name)
         if '\0' in name or any(
             '\ud800' <= char < '\udc80' or '\udcff' < char <= '\udfff' for char in name
         ):
             raise ValueError(
-                f'{printable(path)} names {printable(name)}, and no file can be '
-                'called so; write the list again, in UTF-8'
+                f'{printable(path)} contains {printable(name)}, which is not a valid file '
+                'name; write the list again, in UTF-8'
             )
-    if not any(is_file(root / name) for name in names[:_LOOKED_AT]):
+    if not any(is_file(root / name) for name in names[:_CHECKED]):
         raise _not_found(path, root, names)
     return names
 
 
 def _text_of(path: Path) -> str:
-    """Content of a list; names that are not UTF-8 stay the bytes that they are."""
+    """Read the content of a list; names that are not UTF-8 keep their bytes."""
     suffix = path.suffix.lower()
     if suffix in IMAGE_SUFFIXES:
         raise ValueError(
@@ -117,15 +127,15 @@ def _text_of(path: Path) -> str:
         start = file.read(1 << 16)
         if start.startswith(_ARCHIVE_STARTS) or suffix in ARCHIVE_SUFFIXES:
             raise ValueError(
-                f'{printable(path)} is an archive, and archives are not read: unpack '
-                'it and give the folder; tools/pack_dataset.py makes one file of it'
+                f'{printable(path)} is an archive, and archives are not supported: unpack '
+                'it and give the folder; tools/pack_dataset.py packs it into one file'
             )
         wide = next((name for mark, name in _WIDE if start.startswith(mark)), None)
         if b'\0' in start and wide is None:
             raise ValueError(
                 f'{printable(path)} must be a folder, a text list of names in UTF-8, '
                 'a COCO json or an *.lmdb of tools/pack_dataset.py, got a binary '
-                'file; it is damaged, or no list'
+                'file; it is damaged or not a list'
             )
         data = start + file.read(os.fstat(file.fileno()).st_size)
     if wide:
@@ -139,7 +149,7 @@ def _text_of(path: Path) -> str:
 
 
 def _lines(text: str, root: Path) -> list[str]:
-    """Names of a text list; spaces around one count where a file is called so."""
+    """Split a text list; spaces around a name are kept only if such a file exists."""
     names = []
     for raw in re.split('\r?\n', text) if '\n' in text else text.split('\r'):
         name = raw.strip()
@@ -149,30 +159,30 @@ def _lines(text: str, root: Path) -> list[str]:
 
 
 def _not_found(path: Path, root: Path, names: list[str]) -> Exception:
-    """Why none of a list's names is a file."""
-    for name in names[:_LOOKED_AT]:
+    """Explain why none of a list's names is a file."""
+    for name in names[:_CHECKED]:
         for separator in ('\t', ',', ';', ' '):
             first = name.split(separator, 1)[0].strip('"\' ')
             if first and first != name and is_file(root / first):
                 cut = 'cut -f 1' if separator == '\t' else f'cut -d "{separator}" -f 1'
                 remedy = (
-                    f'keep the names only, e.g. with {cut} {printable(path.name)} > names.txt'
+                    f'keep only the names, e.g. with {cut} {printable(path.name)} > names.txt'
                     if separator in name
                     else 'remove the quotes'
                 )
                 return ValueError(
-                    f'{printable(path)} must have one image name a line and nothing '
+                    f'{printable(path)} must have one image name per line and nothing '
                     f'else, got {printable(name)}; {remedy}'
                 )
     return FileNotFoundError(
-        f'{printable(path)} names {printable(names[0])}, which is not in {printable(root)}; give '
-        'the folder that its names are relative to, and the list with --ann-file (ann_file in a '
-        'config)'
+        f'{printable(path)} contains {printable(names[0])}, which is not in {printable(root)}; '
+        'give the folder that its names are relative to, and the list with --ann-file (ann_file '
+        'in a config)'
     )
 
 
 def is_file(path: Path) -> bool:
-    """Whether a path is a file; False for a name that no file can have."""
+    """Whether a path is a file; False if it is not a valid path."""
     try:
         return path.is_file()
     except (OSError, ValueError):

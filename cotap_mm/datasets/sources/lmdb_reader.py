@@ -1,8 +1,8 @@
 """Read an LMDB file without mapping it into memory.
 
-A mapped file kills its process (SIGBUS) when it is cut or its disk fails, and LMDB trusts
-the page numbers that it finds. Here each page is read with bounds, so that any damage is
-an error that can be caught. Format: LMDB 0.9, ``lmdb.h`` and ``mdb.c`` of
+A mapped file kills its process (SIGBUS) if it is truncated or its disk fails, and LMDB does not
+validate the page numbers in a file. This reader checks the bounds of each page, so that any damage
+is an error that can be caught. Format: LMDB 0.9, ``lmdb.h`` and ``mdb.c`` of
 https://git.openldap.org/openldap/openldap (data version 1, 64 bits, little-endian).
 """
 
@@ -20,18 +20,18 @@ from cotap_mm.files.atomic_write import open_regular
 
 _MAGIC, _DATA_VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
-_IS_BIG = 1  # flag of a node: its data are on pages of their own
+_IS_BIG = 1  # flag of a node: its data are stored on overflow pages
 _HEADER = struct.Struct('<QHHHH')  # page number, pad, flags, lower, upper
 _NODE = struct.Struct('<HHHH')  # low and high half of a size or page number, flags, key size
 _META = struct.Struct('<IIQQ')  # magic, version, address, map size
 _DB = struct.Struct('<IHHQQQQQ')  # pad, flags, depth, branches, leaves, overflows, entries, root
-_NOTHING = 2**64 - 1  # root of an empty tree
-_MOST_LEVELS = 32
+_EMPTY = 2**64 - 1  # root of an empty tree
+_MAX_LEVELS = 32
 _CACHED = 1024  # pages
 
 
 class DamagedLmdb(ValueError):
-    """Not a whole LMDB file."""
+    """An LMDB file is damaged or truncated."""
 
 
 class _Meta(NamedTuple):
@@ -44,7 +44,7 @@ class _Meta(NamedTuple):
 
 
 class LmdbReader:
-    """The main table of an LMDB file.
+    """Read the main table of an LMDB file.
 
     Args:
         path (str | Path): The file.
@@ -54,7 +54,7 @@ class LmdbReader:
 
     Raises:
         DamagedLmdb: If its first pages are not those of an LMDB file.
-        OSError: If it cannot be read.
+        OSError: If the file cannot be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -71,7 +71,7 @@ class LmdbReader:
 
     @property
     def is_short(self) -> bool:
-        """Whether the file has fewer bytes now than its pages need."""
+        """Whether the file is now smaller than its pages require."""
         needed = (self._current.last_page + 1) * self._current.page_size
         return os.fstat(self._file.fileno()).st_size < needed
 
@@ -80,42 +80,43 @@ class LmdbReader:
         self._file.close()
 
     def get(self, key: bytes, limit: Optional[int] = None) -> Optional[bytes]:
-        """Value of a key, None without it.
+        """Return the value of a key, or None if it does not exist.
 
         Args:
             key (bytes): The key.
-            limit (int, optional): Largest value in bytes. Defaults to None, any.
+            limit (int, optional): Maximum size of the value in bytes. Defaults to None, no limit.
 
         Raises:
-            DamagedLmdb: If a page on the way to it is damaged, or the value is larger.
+            DamagedLmdb: If a page on the path to the value is damaged, or the value exceeds the
+                limit.
             OSError: If the disk fails.
         """
         number = self._current.root
-        if number == _NOTHING:
+        if number == _EMPTY:
             return None
-        for _ in range(_MOST_LEVELS):
+        for _ in range(_MAX_LEVELS):
             page = self._page(number)
             index, is_equal = _search(page, key, number)
             if _flags(page) & _LEAF:
                 return self._value(page, index, number, limit) if is_equal else None
             number = _child(page, index, number)
-        raise DamagedLmdb(f'its tree has more than {_MOST_LEVELS} levels')
+        raise DamagedLmdb(f'its tree has more than {_MAX_LEVELS} levels')
 
     def check(self) -> None:
-        """Walk over all pages that hold keys, and see that all values lie in the file.
+        """Traverse all pages that hold keys, and check that all values lie in the file.
 
         Raises:
-            DamagedLmdb: At the first page that is damaged.
+            DamagedLmdb: At the first damaged page.
         """
-        found = sum(1 for _ in self._walk(self._current.root))
-        if found != self.entries:
-            raise DamagedLmdb(f'it holds {found} keys instead of {self.entries}')
+        count = sum(1 for _ in self._walk(self._current.root))
+        if count != self.entries:
+            raise DamagedLmdb(f'it holds {count} keys instead of {self.entries}')
         for _ in self._walk(self._current.free_root):
             pass
 
     def _walk(self, root: int) -> Iterator[bytes]:
-        """All keys, in order."""
-        waiting, seen, last = ([] if root == _NOTHING else [root]), set(), None
+        """Iterate over all keys, in order."""
+        waiting, seen, last = ([] if root == _EMPTY else [root]), set(), None
         while waiting:
             number = waiting.pop()
             if number in seen:
@@ -130,7 +131,7 @@ class LmdbReader:
                 if last is not None and key <= last:
                     raise DamagedLmdb(f'the keys of page {number} are not in order')
                 last = key
-                self._place_of_value(page, index, number)
+                self._locate_value(page, index, number)
                 yield key
 
     def _meta(self, offset: int) -> _Meta:
@@ -149,24 +150,24 @@ class LmdbReader:
         return _Meta(page_size, main[6], main[7], free[7], last_page, transaction)
 
     def _read_page(self, number: int) -> bytes:
-        """A branch or leaf page, whose nodes lie inside of it."""
+        """Read a branch or leaf page and check its header."""
         size = self._current.page_size
         if not 2 <= number <= self._current.last_page:
             raise DamagedLmdb(f'it has no page {number}')
         page = self._read(number * size, size)
         own, _, flags, lower, upper = _HEADER.unpack_from(page)
-        is_whole = (
+        is_valid = (
             own == number
             and flags & (_BRANCH | _LEAF | _OVERFLOW) in (_BRANCH, _LEAF)
             and _HEADER.size < lower <= upper <= size
             and lower % 2 == 0
         )
-        if not is_whole:
+        if not is_valid:
             raise DamagedLmdb(f'its page {number} is damaged')
         return page
 
-    def _place_of_value(self, page: bytes, index: int, number: int) -> tuple[int, int, int]:
-        """First overflow page, or 0 where the value is in ``page``; offset in it, and size."""
+    def _locate_value(self, page: bytes, index: int, number: int) -> tuple[int, int, int]:
+        """First overflow page (0 if the value is in ``page``), offset in that page, and size."""
         offset, node = _node(page, index, number)
         size = node[0] | node[1] << 16
         start = offset + _NODE.size + node[3]
@@ -182,13 +183,13 @@ class LmdbReader:
             not 2 <= first <= self._current.last_page
             or first * len(page) + _HEADER.size + size > length
         ):
-            raise DamagedLmdb(f'page {first} lies beyond its end, it was cut or not wholly copied')
+            raise DamagedLmdb(f'page {first} lies beyond its end; the file is truncated')
         return first, _HEADER.size, size
 
     def _value(self, page: bytes, index: int, number: int, limit: Optional[int]) -> bytes:
-        first, start, size = self._place_of_value(page, index, number)
+        first, start, size = self._locate_value(page, index, number)
         if limit is not None and size > limit:
-            raise DamagedLmdb(f'a value has {size:,} bytes, more than the {limit:,} that are read')
+            raise DamagedLmdb(f'a value of {size:,} bytes exceeds the limit of {limit:,}')
         if not first:
             return page[start : start + size]
         data = self._read(first * len(page), start + size)
@@ -199,18 +200,18 @@ class LmdbReader:
 
     def _read(self, offset: int, size: int) -> bytes:
         data = self._read_some(offset, size)
-        while len(data) < size:  # a read gives 2 GiB at most
+        while len(data) < size:  # one read returns at most 2 GiB
             more = self._read_some(offset + len(data), size - len(data))
             if not more:
                 raise DamagedLmdb(
-                    f'it ends at byte {offset + len(data)}, before its data do; it '
-                    'was cut or not wholly copied'
+                    f'it ends at byte {offset + len(data)}, before the end of its data; the '
+                    'file is truncated'
                 )
             data += more
         return data
 
     def _read_some(self, offset: int, size: int) -> bytes:
-        if hasattr(os, 'pread'):  # needs no position, which forked processes would share
+        if hasattr(os, 'pread'):  # does not use the file position that forked processes share
             return os.pread(self._file.fileno(), size, offset)
         with self._lock:
             self._file.seek(offset)
@@ -247,9 +248,9 @@ def _child(page: bytes, index: int, number: int) -> int:
 
 
 def _search(page: bytes, key: bytes, number: int) -> tuple[int, bool]:
-    """In a leaf the node of a key, and whether there is one; in a branch the child to enter."""
+    """In a leaf the node of a key and whether it exists; in a branch the child to descend to."""
     is_leaf = bool(_flags(page) & _LEAF)
-    low, high = (0 if is_leaf else 1), _count(page)  # a branch's first key is left empty
+    low, high = (0 if is_leaf else 1), _count(page)  # a branch's first key is empty
     while low < high:
         middle = (low + high) // 2
         if _key(page, middle, number) <= key:

@@ -1,4 +1,4 @@
-"""Millions of image files in one: an LMDB of the files' bytes, read at random."""
+"""Pack millions of image files into one LMDB with random access."""
 
 from __future__ import annotations
 
@@ -15,18 +15,19 @@ from cotap_mm.files.atomic_write import UnusableFile, name_bytes, name_text, pri
 from cotap_mm.files.locks import acquire_lock
 from cotap_mm.registry import DATASETS
 
-from .decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage
-from .files import EncodedImages, ImageList, fingerprint_of, range_key, read_image_bytes
+from .decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage, read_image_bytes
+from .files import EncodedImages, ImageList
+from .fingerprints import fingerprint_of, range_key
 from .lmdb_reader import DamagedLmdb, LmdbReader
 from .value_range import Option
 
 PACKED_SUFFIX = '.lmdb'
 _FORMAT, _NAMES = b'format', b'names'
 _VERSION = b'cotap_mm packed images 2'
-# What stands between the names; version 1 could not hold names with a line break.
+# Separator of the names; version 1 did not support names with a line break.
 _SEPARATORS = {b'cotap_mm packed images 1': b'\n', _VERSION: b'\0'}
-_START = 1 << 26  # bytes that a new file may grow to; doubled when they are used up
-_BLOCK = 256  # images a transaction
+_START = 1 << 26  # initial map size in bytes; doubled when it is full
+_BLOCK = 256  # images per transaction
 
 
 def _import_lmdb() -> Any:
@@ -34,39 +35,38 @@ def _import_lmdb() -> Any:
         import lmdb
     except ImportError as error:
         raise ImportError(
-            'packing images needs lmdb, which is not installed: pip install lmdb'
+            'packing images requires lmdb, which is not installed: pip install lmdb'
         ) from error
     return lmdb
 
 
 def _key(index: int) -> bytes:
-    return index.to_bytes(8, 'big')  # sorted as the numbers are, so that writing only appends
+    return index.to_bytes(8, 'big')  # sorted like the numbers, so that writing only appends
 
 
 @DATASETS.register_module()
 class PackedImages(EncodedImages):
-    """Images that :func:`pack_images` has put into one file.
+    """Images in one file written by :func:`pack_images`.
 
-    Names and order are those of the files it was made of, so a run draws the same
-    samples from either, and neighbour files fit both. Any image can be read at any
-    time; the operating system keeps in memory what was read lately, once for all
-    workers. The file is not mapped: where it is damaged, or cut while it is open, images
-    are bad and named.
+    Names and order are those of the original files, so a run draws the same samples from either,
+    and neighbor files fit both. Random access is cheap; the operating system caches recently read
+    pages, once for all workers. The file is not memory-mapped: if it is damaged, or truncated
+    while it is open, the affected images are reported as bad images.
 
     Args:
         root (str | Path): The file, ``*.lmdb``.
         value_range (str | tuple, optional): See :class:`ImageList`. Defaults to ``'auto'``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If it is not a whole file of packed images.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If it is not a complete file of packed images.
     """
 
     def __init__(self, root: Union[str, Path], value_range: Option = 'auto') -> None:
         self.root = Path(root).expanduser()
         if not self.root.exists():
             raise FileNotFoundError(
-                f'packed images {printable(root)} do not exist; make them with '
+                f'packed images {printable(root)} do not exist; create them with '
                 'tools/pack_dataset.py IMAGES --out FILE.lmdb'
             )
         self._reader: Optional[LmdbReader] = None
@@ -78,7 +78,7 @@ class PackedImages(EncodedImages):
             super().__init__(self._names(reader), value_range)
         except DamagedLmdb as error:
             raise ValueError(
-                f'{printable(root)} is damaged or no LMDB file: {error}; make it '
+                f'{printable(root)} is damaged or not an LMDB file: {error}; create it '
                 'again with tools/pack_dataset.py --overwrite'
             ) from error
 
@@ -86,19 +86,20 @@ class PackedImages(EncodedImages):
         version, names = reader.get(_FORMAT), reader.get(_NAMES)
         if version not in _SEPARATORS or names is None:
             raise ValueError(
-                f'{printable(self.root)} holds no images packed by '
-                f'tools/pack_dataset.py, format {version!r} instead of {_VERSION!r}'
+                f'{printable(self.root)} does not contain images packed by '
+                f'tools/pack_dataset.py: expected format {_VERSION!r}, got {version!r}'
             )
-        found = [name_text(name) for name in names.split(_SEPARATORS[version])]
+        listed = [name_text(name) for name in names.split(_SEPARATORS[version])]
         count = reader.entries - 2
-        if count != len(found):
+        if count != len(listed):
             raise ValueError(
-                f'{printable(self.root)} names {len(found)} images and holds {count}; make it again'
+                f'{printable(self.root)} lists {len(listed)} images and contains {count}; create '
+                'it again with tools/pack_dataset.py --overwrite'
             )
-        return found
+        return listed
 
     def encoded(self, index: int) -> bytes:
-        """Content of an image's file; raises :class:`BadImage` where it cannot be read."""
+        """Content of an image's file; raises :class:`BadImage` if it cannot be read."""
         try:
             data = self._open().get(_key(index), MAX_IMAGE_BYTES)
         except (DamagedLmdb, UnusableFile) as error:
@@ -106,7 +107,7 @@ class PackedImages(EncodedImages):
                 f'{printable(self.title(index))}: the packed file is damaged: {error}'
             ) from error
         except OSError as error:
-            self._reader = None  # the handle of a network disk that was away stays bad
+            self._reader = None  # a handle stays stale after its network disk was gone
             raise UnreachableImage(
                 f'{printable(self.title(index))}: {type(error).__name__}: {error}'
             ) from error
@@ -115,18 +116,18 @@ class PackedImages(EncodedImages):
         return data
 
     def title(self, index: int) -> str:
-        """Where an image comes from, for messages."""
+        """Path of the packed file and name of the image, for messages."""
         return f'{self.root}: {self.names[index]}'
 
     def fingerprint(self) -> str:
-        """Digest of names, and of size and time of change of the file."""
+        """Digest of the names, and of the file's size and modification time."""
         status = self._open().status
         facts = f'{status.st_size} {status.st_mtime_ns}\n'.encode()
         names = b'\0'.join(map(name_bytes, self.names))
         return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
 
     def is_reachable(self) -> bool:
-        """Whether the file can be reached; a disk of the network may have gone."""
+        """Whether the file exists; False if a network disk is gone."""
         return os.path.exists(self.root)  # not Path.exists, which raises for a stale handle
 
     def _open(self) -> LmdbReader:
@@ -134,76 +135,39 @@ class PackedImages(EncodedImages):
             reader = LmdbReader(self.root)
             same = (reader.status.st_ino, reader.status.st_size, reader.status.st_mtime_ns)
             if self._opened_as not in (None, same):
-                raise DamagedLmdb('it is another file than when it was opened; start again')
+                raise DamagedLmdb('it was replaced since it was opened; start again')
             self._opened_as, self._reader = same, reader
         return self._reader
 
     def __getstate__(self) -> dict[str, Any]:
-        return dict(self.__dict__, _reader=None)  # other processes open it again
-
-
-def image_source(
-    path: Union[str, Path],
-    ann_file: Optional[Union[str, Path]] = None,
-    value_range: Option = 'auto',
-) -> dict:
-    """Config of the image source at a path: packed images or files.
-
-    Args:
-        path (str | Path): ``*.lmdb``, or what :class:`ImageList` takes.
-        ann_file (str | Path, optional): See :class:`ImageList`.
-        value_range: Likewise; only in the config if it is not ``'auto'``.
-    """
-    source: dict[str, Any] = dict(type='ImageList', root=str(path))
-    if Path(path).suffix == PACKED_SUFFIX and not Path(path).is_dir():
-        if ann_file is not None:
-            raise ValueError(
-                f'{printable(path)} has its own list of images; remove --ann-file '
-                f'(ann_file in a config), got {printable(ann_file)}'
-            )
-        source['type'] = 'PackedImages'
-    if ann_file is not None:
-        source['ann_file'] = str(ann_file)
-    if not (isinstance(value_range, str) and value_range == 'auto'):
-        source['value_range'] = value_range
-    return source
-
-
-def open_images(
-    path: Union[str, Path],
-    ann_file: Optional[Union[str, Path]] = None,
-    value_range: Option = 'auto',
-) -> Union[ImageList, PackedImages]:
-    """The image source at a path; see :func:`image_source`."""
-    options = image_source(path, ann_file, value_range)
-    return (PackedImages if options.pop('type') == 'PackedImages' else ImageList)(**options)
+        return dict(self.__dict__, _reader=None)  # other processes reopen the file
 
 
 def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> list[str]:
-    """Copy image files, as they are, into one file for :class:`PackedImages`.
+    """Copy image files, unchanged, into one file for :class:`PackedImages`.
 
-    An interrupted run goes on where it stopped when it is started again: until it is
-    complete the file is called ``out`` + ``.part``.
+    An interrupted run resumes when it is started again; until the file is complete, its name is
+    ``out`` + ``.part``.
 
     Args:
         source (ImageList): The files.
         out (str | Path): The file to write, ``*.lmdb``; replaced if it exists.
-        threads (int): Files read at a time. Defaults to 8.
+        threads (int): Number of files read in parallel. Defaults to 8.
 
     Returns:
-        list[str]: Names of files that could not be read; they hold their place, so
-        that indices stay the same, and are bad images.
+        list[str]: Names of files that could not be read. They keep their index, and count as bad
+        images in the packed file.
 
     Raises:
         ValueError: If ``out`` does not end in ``.lmdb``.
         ImportError: If lmdb is not installed.
-        Locked: If another process writes the file.
-        OSError: If the disk is full; start again with the same names once there is room.
+        Locked: If another process is writing the file.
+        OSError: If the disk is full; start again with the same names after freeing space.
     """
     out = Path(out)
     lmdb = _import_lmdb()
     if out.suffix != PACKED_SUFFIX:
-        raise ValueError(f'packed images are called *{PACKED_SUFFIX}, got {out}')
+        raise ValueError(f'the name of packed images must end in {PACKED_SUFFIX}, got {out}')
     lock = acquire_lock(
         out.with_name(f'{out.name}.lock'),
         f'packing {printable(out.name)}',
@@ -213,8 +177,8 @@ def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> l
         return _pack(source, out, threads)
     except lmdb.Error as error:
         raise OSError(
-            f'cannot write {printable(out)}.part: {error}; make room and start again, '
-            'what is written so far is kept'
+            f'cannot write {printable(out)}.part: {error}; free disk space and start again, '
+            'the images written so far are kept'
         ) from error
     finally:
         lock.release()
@@ -234,7 +198,7 @@ def _pack(source: ImageList, out: Path, threads: int) -> list[str]:
 
 
 class _Writer:
-    """An LMDB file that grows as needed; begun again unless it is for the same files."""
+    """An LMDB file that grows as needed; started over unless it is for the same files."""
 
     def __init__(self, path: Path, digest: bytes) -> None:
         self.path, self.lmdb = path, _import_lmdb()
@@ -248,7 +212,7 @@ class _Writer:
 
     def _continue(self, digest: bytes) -> bool:
         try:
-            reader = LmdbReader(self.path)  # LMDB itself may die of a damaged file
+            reader = LmdbReader(self.path)  # LMDB itself may crash on a damaged file
             reader.check()
             reader.close()
             self.environment = self._open(max(_START, 2 * os.path.getsize(self.path)))
@@ -261,7 +225,7 @@ class _Writer:
         return False
 
     def _open(self, map_size: int) -> Any:
-        # No lock file: one process writes, before the others read.
+        # No lock file: a single process writes, before the others read.
         return self.lmdb.open(
             name_bytes(self.path),
             subdir=False,
@@ -272,7 +236,7 @@ class _Writer:
         )
 
     def put(self, items: list[tuple[bytes, bytes]]) -> None:
-        """Write all items or none."""
+        """Write all items atomically."""
         while True:
             try:
                 with self.environment.begin(write=True) as change:
@@ -289,7 +253,7 @@ class _Writer:
 
 def _copy(source: ImageList, writer: _Writer, threads: int) -> list[str]:
     if writer.done:
-        print_log(f'{writer.done} of {len(source)} images are packed already', logger='current')
+        print_log(f'{writer.done} of {len(source)} images are already packed', logger='current')
     failed = []
     progress = ProgressBar(len(source) - writer.done) if writer.done < len(source) else None
 
@@ -310,6 +274,10 @@ def _copy(source: ImageList, writer: _Writer, threads: int) -> list[str]:
 
 
 def is_packed_file(path: Path) -> bool:
-    """Whether :func:`.pack_images` has written a file, of whatever images."""
+    """Whether a file was written by :func:`.pack_images`, for any images.
+
+    Raises:
+        ValueError: If it was not.
+    """
     PackedImages(path)
     return True

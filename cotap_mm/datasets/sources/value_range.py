@@ -1,18 +1,18 @@
-"""Values of more than 8 bits -> 0 to 255, with the contrast that they have.
+"""Scale values of more than 8 bits to 0..255 and keep their contrast.
 
-Cameras store 10, 12 or 14 bits in files of 16, thermal and satellite images use a small
-part of their type, and floats have any range. One range is found for a whole data set (or
-for a single file), so that equal values stay equal from image to image.
+Cameras store 10, 12 or 14 bits in 16-bit files, thermal and satellite images use a small part of
+the range of their type, and floats have any range. One range is derived for a whole data set (or
+for a single file), so that equal values stay equal across images.
 
-The rule of ``'auto'``, for the values of up to 64 images (without NaN, infinity and the
-file's own "no data" value):
+The rule of ``'auto'``, for the values of up to 64 images (without NaN, infinity and the file's own
+"no data" value):
 
-1. low and high are their minimum and maximum; where the middle 99.8% of them fill less than
-   half of that, its ends instead, so that a few hot pixels do not decide.
-2. Where they fill more than a quarter of 0..65535 or 0..255 (floats: of 0..1 too), that is
-   the range; integers that nearly reach 1023, 4095 or 16383 take 0 to that value.
-3. Otherwise low to high, from 0 where low is within a tenth of high.
-4. Bands of which one fills less than an eighth of the common range get a range each.
+1. low and high are the minimum and maximum. If the middle 99.8% of the values span less than half
+   of that, low and high are the ends of this span, so that a few hot pixels do not matter.
+2. If the values span more than a quarter of 0..65535 or 0..255 (floats: also of 0..1), that is the
+   range; for integers that nearly reach 1023, 4095 or 16383 it is 0 to that value.
+3. Otherwise the range is low to high, or 0 to high if low is at most a tenth of high.
+4. If one of three bands spans less than an eighth of the common range, each band gets its own.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from typing import NamedTuple, Union
 
 import numpy as np
 
-_MOST = 65_536  # values of an image that are looked at
-_STRIP = 1 << 20  # values that are converted at a time
-_HUGE = 1e30  # larger ones stand for "no data"
+_SAMPLED = 65_536  # values of an image that are sampled
+_STRIP = 1 << 20  # values converted at a time
+_HUGE = 1e30  # larger values mean "no data"
 _INTEGER_TOPS = ((255, 0.25), (1023, 0.9), (4095, 0.9), (16383, 0.9), (65535, 0.25))
 _FLOAT_TOPS = ((1, 0.25), (255, 0.25), (65535, 0.25))
 
 
 class ValueRange(NamedTuple):
-    """Values that become 0 and 255, one of each for all bands or one for each band.
+    """Values that become 0 and 255, one pair for all bands or one pair per band.
 
     Attributes:
-        low (tuple): Of 1 or 3 numbers.
-        high (tuple): As many, each above its low.
+        low (tuple[float, ...]): 1 or 3 numbers.
+        high (tuple[float, ...]): As many numbers, each greater than its low.
     """
 
     low: tuple[float, ...]
@@ -44,21 +44,21 @@ class ValueRange(NamedTuple):
         return ', '.join(f'{low:g}..{high:g}' for low, high in zip(self.low, self.high))
 
     def as_option(self) -> list:
-        """What a config's ``value_range`` takes for it."""
+        """Convert to the form that ``value_range`` has in a config."""
         pairs = [list(pair) for pair in zip(self.low, self.high)]
         return pairs[0] if len(pairs) == 1 else pairs
 
 
 class Samples(NamedTuple):
-    """Some values of one image, and all that its range may depend on.
+    """Sampled values of one image and everything else that its range depends on.
 
     Attributes:
         values (np.ndarray): Shape (n, bands), float64, finite.
         lowest (np.ndarray): Minimum of the whole image, shape (bands,).
-        highest (np.ndarray): Maximum, likewise.
+        highest (np.ndarray): Maximum of the whole image, shape (bands,).
         is_integer (bool): Whether the file stores integers.
-        full (float): Lowest white of such files: 65535 for unsigned 16 bits, 255 for other
-            integers, 1 for floats.
+        full (float): Smallest white value of such files: 65535 for unsigned 16 bits, 255 for
+            other integers, 1 for floats.
     """
 
     values: np.ndarray
@@ -72,14 +72,17 @@ Option = Union[None, str, Sequence[float], Sequence[Sequence[float]], ValueRange
 
 
 def check_option(option: Option) -> Option:
-    """``'auto'``, None, or a :class:`ValueRange`.
+    """Validate a ``value_range`` option and convert pairs to a :class:`ValueRange`.
 
     Args:
         option: ``'auto'``, None (the full range of the type), (low, high), or three such
-            pairs, of red, green and blue.
+            pairs for red, green and blue.
+
+    Returns:
+        Option: ``'auto'``, None, or a :class:`ValueRange`.
 
     Raises:
-        ValueError: If it is something else.
+        ValueError: If the option is something else.
     """
     if (
         option is None
@@ -105,22 +108,22 @@ def check_option(option: Option) -> Option:
 
 
 def sample(values: np.ndarray, missing: float | None = None) -> Samples:
-    """What :func:`find_range` needs of an image.
+    """Sample the values of an image for :func:`find_range`.
 
     Args:
         values (np.ndarray): Shape (H, W) or (H, W, bands).
-        missing (float, optional): Value that stands for "no data". Defaults to None.
+        missing (float, optional): Value that means "no data". Defaults to None.
     """
     bands = values[..., None] if values.ndim == 2 else values
     is_integer = values.dtype.kind in 'iu'
-    step = int(np.sqrt(max(bands[..., 0].size // _MOST, 1))) | 1  # odd, as patterns are even
+    step = int(np.sqrt(max(bands[..., 0].size // _SAMPLED, 1))) | 1  # odd: periods are often even
     some = bands[::step, ::step].reshape(-1, bands.shape[2]).astype(np.float64)
     use = np.isfinite(some) & (np.abs(some) < _HUGE)
     if missing is not None:
         use &= some != missing
     some = some[use.all(axis=1)]
     if is_integer and missing is None and bands.size:
-        ends = np.array([[each.min(), each.max()] for each in np.moveaxis(bands, 2, 0)], float).T
+        ends = np.array([[band.min(), band.max()] for band in np.moveaxis(bands, 2, 0)], float).T
     elif len(some):
         ends = np.stack([some.min(axis=0), some.max(axis=0)])
     else:
@@ -131,10 +134,10 @@ def sample(values: np.ndarray, missing: float | None = None) -> Samples:
 
 
 def find_range(images: Sequence[Samples]) -> ValueRange:
-    """Range of the values of images; see the rule at the top of this file.
+    """Derive one value range for images; see the rule at the top of this file.
 
     Args:
-        images (sequence): One or more, of any number of bands.
+        images (sequence[Samples]): One or more images, with any number of bands.
     """
     is_integer = all(image.is_integer for image in images)
     bands = {image.values.shape[1] for image in images}
@@ -147,7 +150,7 @@ def find_range(images: Sequence[Samples]) -> ValueRange:
     )
     if bands != {3} or together == (0, 65535):
         return ValueRange((together[0],), (together[1],))
-    each = [
+    single = [
         _range_of(
             [image.values[:, band] for image in images],
             min(image.lowest[band] for image in images),
@@ -157,35 +160,36 @@ def find_range(images: Sequence[Samples]) -> ValueRange:
         )
         for band in range(3)
     ]
-    widths = [min(high, together[1]) - max(low, together[0]) for low, high in each]
+    widths = [min(high, together[1]) - max(low, together[0]) for low, high in single]
     if min(widths) < (together[1] - together[0]) / 8:
-        return ValueRange(tuple(low for low, _ in each), tuple(high for _, high in each))
+        return ValueRange(tuple(low for low, _ in single), tuple(high for _, high in single))
     return ValueRange((together[0],), (together[1],))
 
 
-def is_usual(found: ValueRange) -> bool:
-    """Whether a range is one that programs commonly write: a whole type, or 0 to 1."""
-    return len(found.low) == 1 and found.low[0] == 0 and found.high[0] in (1, 255, 65535)
+def is_usual(value_range: ValueRange) -> bool:
+    """Whether a range is one that programs commonly write: that of a type, or 0 to 1."""
+    low, high = value_range
+    return len(low) == 1 and low[0] == 0 and high[0] in (1, 255, 65535)
 
 
 def full_range(image: Samples) -> ValueRange:
-    """Range of the type that a file stores, whatever its values fill of it."""
+    """Range of the type that a file stores, regardless of its values."""
     highest = float(image.highest.max(initial=0))
     return ValueRange((0.0,), (_top_of_one_value(highest, image.is_integer, image.full),))
 
 
-def to_8_bits(values: np.ndarray, found: ValueRange) -> np.ndarray:
-    """Scale values linearly, low to 0 and high to 255; others are clipped, NaN becomes 0.
+def to_8_bits(values: np.ndarray, value_range: ValueRange) -> np.ndarray:
+    """Scale values linearly, low to 0 and high to 255, with clipping; NaN becomes 0.
 
     Args:
         values (np.ndarray): Shape (H, W) or (H, W, 3).
-        found (ValueRange): Of one band, or of as many as the values have.
+        value_range (ValueRange): One pair for all bands, or one pair per band.
 
     Returns:
         np.ndarray: Shape (H, W, 3), uint8.
     """
-    low, high = np.array(found.low), np.array(found.high)
-    if values.ndim == 2 and len(low) == 3:  # gray among images whose bands differ
+    low, high = np.array(value_range.low), np.array(value_range.high)
+    if values.ndim == 2 and len(low) == 3:  # a gray image in a data set with a range per band
         low, high = low.min(keepdims=True), high.max(keepdims=True)
     out = np.empty((*values.shape[:2], 3), np.uint8)
     table = (
@@ -220,7 +224,7 @@ def _range_of(
         if inner[1] - inner[0] < (high - low) / 2 and inner[1] > inner[0]:
             low, high = float(inner[0]), float(inner[1])
     width = high - low
-    if width <= 0:  # one value only has no contrast to be found
+    if width <= 0:  # a single value has no contrast
         return 0.0, _top_of_one_value(high, is_integer, full)
     if low >= 0:
         for top, share in _INTEGER_TOPS if is_integer else _FLOAT_TOPS:

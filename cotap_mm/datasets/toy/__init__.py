@@ -1,3 +1,3 @@
-"""An embedded data set of textured objects."""
+"""Toy data set of drawn, textured objects."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""An embedded data set: textured objects on textured grounds, with masks."""
+"""Toy data set: textured objects on textured grounds, with masks."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import zipfile
 from typing import Callable, NamedTuple, Optional
 
 import numpy as np
+from mmengine.utils import deprecated_api_warning
 
-from cotap_mm.datasets.sources.files import SizePredicate
+from cotap_mm.datasets.sources.protocol import SizePredicate
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS
 
@@ -18,7 +19,7 @@ from . import textures as draw
 
 _SPLITS = ('train', 'memory', 'val', 'test')
 _SCENES = ('scene', 'single')
-# Part of the cache's file name: raise it when a pixel changes.
+# Part of the cache's file name: increase it when a pixel changes.
 _GENERATOR_VERSION = 5
 # Largest tilt of an object, and of a texture against its object, in radians.
 _TILT = 0.2
@@ -29,7 +30,7 @@ _GROUND_CONTRAST = 0.45
 class _Ground(NamedTuple):
     name: str
     texture: Callable
-    objects: tuple[int, ...]  # object kinds that are common here
+    objects: tuple[int, ...]  # object classes that are common on it
 
 
 class _Object(NamedTuple):
@@ -57,30 +58,28 @@ _GROUNDS = (
 class ToyScenes:
     """Seeded scenes of textured objects on textured grounds, with masks.
 
-    An image source (``name``, ``read``) for ``NeighborPairs`` that needs no
-    download. An object class is a texture in a shape, a ground class a texture.
-    Positions, sizes, tilts, texture periods and paints are random and tell nothing
-    about the class; every texture is dark and bright grey paint, seen in the coloured
-    light of its image. Each ground has objects that are common on it, so that images
-    alike as a whole share classes, as photographs do.
+    An :class:`.ImageSource` that does not need a download. An object class is a texture in a
+    shape, a ground class a texture. Positions, sizes, tilts, texture periods and brightness are
+    random and independent of the class; every texture consists of a dark and a bright gray, seen
+    in the colored light of its image. Each ground has objects that are common on it, so that
+    globally similar images share classes, as photographs do.
 
-    Image ``i`` depends on ``(seed, split, scene, image_size, i)`` only. All images
-    are drawn when the data set is made (3 to 5 ms each at 96 px), so that reading
-    one costs nothing later.
+    Image ``i`` depends only on ``(seed, split, scene, image_size, i)``. All images are drawn when
+    the data set is created (3 to 5 ms each at 96 px), so that reading one is fast.
 
     Args:
-        split (str): ``'train'``, ``'memory'``, ``'val'`` or ``'test'``; disjoint
-            random streams. Defaults to ``'train'``.
+        split (str): ``'train'``, ``'memory'``, ``'val'`` or ``'test'``; disjoint random streams.
+            Defaults to ``'train'``.
         num_images (int): Number of images, > 0. Defaults to 2000.
         image_size (int): Height and width in pixels, >= 32. Defaults to 96.
-        scene (str): ``'scene'``: 2 or 3 objects anywhere; ``'single'``: one large
-            object near the centre, as in ImageNet. Defaults to ``'scene'``.
+        scene (str): ``'scene'``: 2 or 3 objects anywhere; ``'single'``: one large object near the
+            center, as in ImageNet. Defaults to ``'scene'``.
         seed (int): Seed, 0 to 2**32 - 1. Defaults to 0.
-        cache_dir (str, optional): Folder to keep the drawn images in (one
-            ``.npz``), reused by the next run. Defaults to None, no file.
+        cache_dir (str, optional): Folder that caches the drawn images (one ``.npz``) for later
+            runs. Defaults to None, no cache.
 
     Raises:
-        ValueError: If an argument is out of its range.
+        ValueError: If an argument is out of range.
     """
 
     CLASSES = tuple(kind.name for kind in _GROUNDS + _OBJECTS)
@@ -125,19 +124,20 @@ class ToyScenes:
         return len(self.images)
 
     def name(self, index: int) -> str:
-        """Name of an image; it says all that the pixels depend on."""
+        """Name of an image; it contains everything that the pixels depend on."""
         return f'toy/{self.split}-{self.scene}-{self.image_size}px-seed{self.seed}/{index:06d}'
 
     def fingerprint(self) -> str:
-        """All that the pixels depend on."""
+        """Everything that the pixels of all images depend on."""
         return f'toy v{_GENERATOR_VERSION} {self.name(len(self) - 1)}'
 
-    def read(self, index: int, enough: SizePredicate = None) -> np.ndarray:
-        """One image, RGB uint8, shape (H, W, 3); a copy."""
+    @deprecated_api_warning({'enough': 'is_large_enough'}, cls_name='ImageSource')
+    def read(self, index: int, is_large_enough: Optional[SizePredicate] = None) -> np.ndarray:
+        """Copy of an image at full size, RGB, shape (H, W, 3), uint8."""
         return self.images[index].copy()
 
     def label(self, index: int) -> np.ndarray:
-        """Class of each pixel, an index into ``CLASSES``, uint8, shape (H, W); a copy."""
+        """Class of each pixel as an index into ``CLASSES``, shape (H, W), uint8; a copy."""
         return self.labels[index].copy()
 
     def _load_or_draw(
@@ -159,7 +159,7 @@ class ToyScenes:
                     f'cannot read {path} ({error}); ToyScenes draws the images again', stacklevel=3
                 )
         images, labels = self._draw_all(num_images)
-        with atomic_write(path) as partial:  # other processes never see half a file
+        with atomic_write(path) as partial:  # other processes never see a partial file
             np.savez(partial, images=images, labels=labels)
         return images, labels
 
@@ -169,7 +169,7 @@ class ToyScenes:
         labels = np.empty((num_images, size, size), np.uint8)
         stream = (self.seed, _SPLITS.index(self.split), _SCENES.index(self.scene))
         for index in range(num_images):
-            # RandomState's streams are frozen across NumPy releases; Generator's are not.
+            # Streams of RandomState are frozen across NumPy releases, those of Generator are not.
             rng = np.random.RandomState([*stream, index])
             images[index], labels[index] = draw_scene(rng, size, self.scene == 'single')
         return images, labels
@@ -181,19 +181,19 @@ def draw_scene(
     """Draw one image.
 
     Args:
-        rng (np.random.RandomState): Source of every choice.
+        rng (np.random.RandomState): Source of randomness.
         size (int): Height and width in pixels.
-        single (bool): One large object near the centre, or several anywhere.
+        single (bool): One large object near the center instead of several anywhere.
 
     Returns:
-        tuple: Image, uint8 (H, W, 3), and classes, uint8 (H, W).
+        tuple[np.ndarray, np.ndarray]: Image (H, W, 3) and classes (H, W), both uint8.
     """
     rows, columns = np.mgrid[:size, :size] + 0.5
     kind = rng.randint(len(_GROUNDS))
     ground = _GROUNDS[kind]
     image = _paint(rng, ground.texture, columns, rows, size, _GROUND_CONTRAST)  # (H, W, 1)
     label = np.full((size, size), kind, np.uint8)
-    for x, y, radius in _place(rng, size, single):
+    for x, y, radius in _draw_positions(rng, size, single):
         kind = (
             int(rng.choice(ground.objects)) if rng.uniform() < 0.7 else rng.randint(len(_OBJECTS))
         )
@@ -218,7 +218,7 @@ def _paint(
     size: int,
     contrast: float = 1.0,
 ) -> np.ndarray:
-    """Two random greys, blended by a texture of random period and direction."""
+    """Blend two random grays by a texture of random period and direction."""
     period = size * rng.uniform(0.055, 0.085)
     angle = rng.uniform(-_TILT, _TILT)
     u = (x * np.cos(angle) + y * np.sin(angle)) / period + rng.uniform(0.0, 8.0)
@@ -228,8 +228,10 @@ def _paint(
     return dark + field * (bright - dark)
 
 
-def _place(rng: np.random.RandomState, size: int, single: bool) -> list[tuple[float, float, float]]:
-    """Centres and radii in pixels; overlaps are rare, objects may leave the image."""
+def _draw_positions(
+    rng: np.random.RandomState, size: int, single: bool
+) -> list[tuple[float, float, float]]:
+    """Centers and radii in pixels; overlaps are rare, objects may extend beyond the image."""
     if single:
         x, y = rng.uniform(0.4, 0.6, 2) * size
         return [(x, y, rng.uniform(0.28, 0.42) * size)]
@@ -248,11 +250,11 @@ def _place(rng: np.random.RandomState, size: int, single: bool) -> list[tuple[fl
 def _light(
     rng: np.random.RandomState, columns: np.ndarray, rows: np.ndarray, size: int
 ) -> np.ndarray:
-    """Light of the whole image, a colour that falls off to one side, (H, W, 3)."""
-    colour = np.array(
+    """Light of the whole image, a color that darkens to one side, shape (H, W, 3)."""
+    color = np.array(
         colorsys.hsv_to_rgb(rng.uniform(), rng.uniform(0.0, 0.7), rng.uniform(0.4, 1.0))
     )
     angle = rng.uniform(0.0, 2.0 * np.pi)
     slope = rng.uniform(0.0, 0.1)
     side = (columns / size - 0.5) * np.cos(angle) + (rows / size - 0.5) * np.sin(angle)
-    return (1.0 + slope * side)[..., None] * colour
+    return (1.0 + slope * side)[..., None] * color

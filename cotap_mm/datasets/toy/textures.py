@@ -1,8 +1,8 @@
-"""Shapes and textures that ``ToyScenes`` draws with.
+"""Shapes and textures of the objects in ``ToyScenes``.
 
-Shapes are signed distance functions of local coordinates: negative inside, about
-one unit per object radius. Textures map local coordinates to a field in [0, 1]
-that later blends two colours, so that no colour belongs to a texture.
+Shapes are signed distance functions of local coordinates: negative inside, about one unit per
+object radius. Textures map local coordinates to a field in [0, 1] that later blends two grays, so
+that brightness does not depend on the texture.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ from scipy import ndimage
 
 
 def disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Filled circle of radius 1."""
+    """Disc of radius 1."""
     return np.hypot(x, y) - 1.0
 
 
 def square(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Square of half side 0.85, about as large as the disc."""
+    """Square with half side 0.85, about as large as the disc."""
     return np.maximum(np.abs(x), np.abs(y)) - 0.85
 
 
@@ -32,12 +32,12 @@ def triangle(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def star(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Five soft points, radius 0.5 to 1.1."""
+    """Star with five soft points, radius 0.5 to 1.1."""
     return np.hypot(x, y) - 0.8 - 0.3 * np.cos(5.0 * np.arctan2(y, x))
 
 
 def ring(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Annulus between the radii 0.3 and 1.1."""
+    """Ring between the radii 0.3 and 1.1."""
     return np.abs(np.hypot(x, y) - 0.7) - 0.4
 
 
@@ -48,7 +48,7 @@ def cross(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def _soft_step(wave: np.ndarray) -> np.ndarray:
-    """[-1, 1] -> [0, 1] with steep but antialiased flanks."""
+    """Map [-1, 1] to [0, 1] with steep but antialiased edges."""
     return 0.5 + 0.5 * np.tanh(3.0 * wave)
 
 
@@ -93,7 +93,7 @@ def grains(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarr
 
 
 def bricks(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarray:
-    """Joints of a brick wall; every second row is shifted by half a brick."""
+    """Brick wall; every second row is shifted by half a brick."""
     row = np.floor(v)
     along = (u * 0.5 + 0.5 * (row % 2.0)) % 1.0
     joint = np.minimum(np.minimum(along, 1.0 - along) * 2.0, np.minimum(v - row, 1.0 - v + row))
@@ -103,9 +103,9 @@ def bricks(u: np.ndarray, v: np.ndarray, rng: np.random.RandomState) -> np.ndarr
 def _filtered_noise(
     u: np.ndarray, v: np.ndarray, rng: np.random.RandomState, stretch: float
 ) -> np.ndarray:
-    """Noise on a lattice of the texture's coordinates, interpolated and levelled."""
+    """Interpolated noise on a lattice of the texture's coordinates, with increased contrast."""
     lattice = rng.uniform(size=(48, 48))
-    # The lattice wraps round; 2.2 cells a unit give grains of about a period.
+    # The lattice wraps around; with 2.2 cells per unit, grains are about one period wide.
     cells = np.stack([u * 2.2, v * 2.2 / stretch])
     return _soft_step(
         2.4 * (ndimage.map_coordinates(lattice, cells, order=1, mode='grid-wrap') - 0.5)

@@ -1,4 +1,4 @@
-"""Read images in pipelines of MMSegmentation, MMDetection and MMPretrain as everywhere here."""
+"""Read images in pipelines of MMSegmentation, MMDetection and MMPretrain with our decoder."""
 
 from __future__ import annotations
 
@@ -6,34 +6,38 @@ from typing import Any, Optional
 
 import numpy as np
 
-from cotap_mm.datasets.sources.decoding import BadImage, decode_image, image_header, sample_image
-from cotap_mm.datasets.sources.files import read_image_bytes
+from cotap_mm.datasets.sources.decoding import (
+    BadImage,
+    decode_image,
+    image_header,
+    read_image_bytes,
+    sample_image,
+)
 from cotap_mm.datasets.sources.value_range import Option, check_option, find_range
 from cotap_mm.registry import TRANSFORMS
 
 
 @TRANSFORMS.register_module()
 class LoadImage:
-    """Stands in for ``LoadImageFromFile``; values of more than 8 bits keep their contrast.
+    """Replacement for ``LoadImageFromFile`` that keeps the contrast of values above 8 bits.
 
-    MMCV's transform shifts integers of 16 bits to 8, so that 12 bits are black, and fails on
-    floats. Here they are scaled linearly, and limits and formats are those of
+    MMCV's transform shifts 16-bit integers to 8 bits, so that 12-bit images are black, and fails
+    on floats. This transform scales them linearly; limits and formats are those of
     :func:`cotap_mm.datasets.read_image`::
 
         train_pipeline = [dict(type='cotap_mm.LoadImage', value_range=(0, 4095)), ...]
 
     A transform sees one file at a time and cannot know the range of the data set. With
-    ``'auto'``, ``tools/train.py`` finds it from the training images and stores the numbers in
+    ``'auto'``, ``tools/train.py`` derives it from the training images and stores the numbers in
     the config; without numbers only images with 8 bits are read.
 
     Args:
         value_range: (low, high), the values that become 0 and 255; three such pairs for red,
             green and blue; None for the full range of the type; or ``'auto'``. Images with 8
-            bits stay as they are. Defaults to ``'auto'``.
-        to_float32 (bool): Whether ``img`` becomes float32, still 0 to 255. Defaults to False.
-        ignore_empty (bool): Whether an image that cannot be read is skipped, as by MMCV.
-            Defaults to False.
-        backend_args (dict, optional): Accepted for a local disk only. Defaults to None.
+            bits are not changed. Defaults to ``'auto'``.
+        to_float32 (bool): Convert ``img`` to float32, still 0 to 255. Defaults to False.
+        ignore_empty (bool): Skip an image that cannot be read, as MMCV does. Defaults to False.
+        backend_args (dict, optional): Only the local backend is supported. Defaults to None.
 
     Raises:
         ValueError: If ``value_range`` has the wrong form, or files are not on a local disk.
@@ -58,15 +62,15 @@ class LoadImage:
         """Read ``results['img_path']``.
 
         Args:
-            results (dict): Gets ``img``, BGR, uint8, shape (H, W, 3), and ``img_shape`` and
+            results (dict): Receives ``img``, BGR, uint8, shape (H, W, 3), and ``img_shape`` and
                 ``ori_shape``, (H, W).
 
         Returns:
-            dict: The same; None for an unreadable image with ``ignore_empty``.
+            dict: ``results``; None for an unreadable image with ``ignore_empty``.
 
         Raises:
             BadImage: If the image cannot be read.
-            ValueError: If it has more than 8 bits, and ``value_range`` is ``'auto'``.
+            ValueError: If the image has more than 8 bits and ``value_range`` is ``'auto'``.
         """
         path = results['img_path']
         try:
@@ -92,9 +96,9 @@ class LoadImage:
             return self.value_range
         raise ValueError(
             f'{path} has more than 8 bits (values {find_range([values])}), so cotap_mm.LoadImage '
-            'needs value_range=(low, high), the same numbers for all images of training and '
-            'test; tools/train.py finds them from the training images, logs them, and stores '
-            'them in the config in its work folder'
+            'needs value_range=(low, high), the same numbers for all training and test images; '
+            'tools/train.py derives them from the training images, logs them, and stores them in '
+            'the config in its work folder'
         )
 
     def __repr__(self) -> str:

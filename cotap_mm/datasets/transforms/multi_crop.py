@@ -1,4 +1,4 @@
-"""Global and local crops that overlap, with their boxes."""
+"""Draw overlapping global and local crops with their boxes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cotap_mm.deprecation import warn_renamed
 from cotap_mm.registry import TRANSFORMS
 
 Box = tuple[int, int, int, int]
@@ -18,31 +19,32 @@ Box = tuple[int, int, int, int]
 
 @TRANSFORMS.register_module()
 class MultiCrop:
-    """Crops of one image, on uint8 pixels.
+    """Crop one image of uint8 pixels several times.
 
-    Every crop overlaps every earlier global crop by more than a share of the image's
-    area, so that each pair has patches to compare. No flip: boxes then map linearly.
-    A crop that finds no such place in ``max_draws`` draws is centred inside the global
-    crops' common area, or, for the first one, the image (the released implementation
-    draws without an end).
+    Every crop overlaps every earlier global crop by more than a fraction of the image's area, so
+    that each pair of crops has patches to compare. There is no flip, so that boxes map linearly.
+    If ``max_draws`` draws do not give such a crop, it is centered in the intersection of the
+    global crops, or, for the first crop, in the image (the released implementation draws without
+    a limit).
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429, and Leopart for the boxes.
 
     Args:
         global_size (int): Side of a global crop in pixels. Defaults to 224.
         local_size (int): Side of a local crop in pixels. Defaults to 96.
-        num_global (int): Global crops. Defaults to 2. With more than 2, a centred crop
+        num_global (int): Number of global crops. Defaults to 2. With more than 2, a centered crop
             may overlap less than ``min_overlap``.
-        num_local (int): Local crops. Defaults to 4.
-        global_scale (tuple[float, float]): Share of the image's area. Defaults to (0.25, 1).
-        local_scale (tuple[float, float]): Likewise. Defaults to (0.05, 0.1).
-        min_overlap (tuple[float, float]): Share of the image's area that two global
-            crops, and any other crop and a global one, have in common at least.
-            Defaults to (0.02, 0.01).
-        max_draws (int): Draws before the fallback. Defaults to 50.
+        num_local (int): Number of local crops. Defaults to 4.
+        global_scale (tuple[float, float]): Area of a global crop as a fraction of the image's
+            area. Defaults to (0.25, 1).
+        local_scale (tuple[float, float]): Area of a local crop as a fraction of the image's area.
+            Defaults to (0.05, 0.1).
+        min_overlap (tuple[float, float]): Minimum overlap of two global crops, and of a local and
+            a global crop, as fractions of the image's area. Defaults to (0.02, 0.01).
+        max_draws (int): Draws before the centered crop is used. Defaults to 50.
 
     Raises:
-        ValueError: If a size or a range is out of order.
+        ValueError: If a size or a range is invalid.
     """
 
     ratio = (3 / 4, 4 / 3)  # width / height
@@ -89,16 +91,16 @@ class MultiCrop:
     def __call__(
         self, image: np.ndarray, rng: np.random.Generator
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Draw boxes and cut them out.
+        """Draw boxes, and crop and resize the image.
 
         Args:
             image (np.ndarray): Pixels, shape (H, W, 3), uint8.
             rng (np.random.Generator): Source of randomness.
 
         Returns:
-            tuple[Tensor, Tensor, Tensor]: Global crops (2, G, G, 3), local crops
-            (L, S, S, 3), both uint8, and boxes x1, y1, x2, y2 in pixels of the image,
-            global crops first, shape (2 + L, 4), float32.
+            tuple[Tensor, Tensor, Tensor]: Global crops (2, G, G, 3), local crops (L, S, S, 3),
+            both uint8, and boxes x1, y1, x2, y2 in pixels of the image, global crops first, shape
+            (2 + L, 4), float32; see :class:`.BranchCrops`.
         """
         boxes = self.draw_boxes(image.shape[0], image.shape[1], rng)
         pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
@@ -113,8 +115,8 @@ class MultiCrop:
             torch.tensor(boxes, dtype=torch.float32),
         )
 
-    def is_enough(self, height: int, width: int) -> bool:
-        """Whether no crop of an image of this size is enlarged, in pixels."""
+    def is_large_enough(self, height: int, width: int) -> bool:
+        """Whether no crop of an image of this size in pixels has to be enlarged."""
         area = height * width
         return all(
             area * scale[0] * self.ratio[0] >= size**2
@@ -124,8 +126,22 @@ class MultiCrop:
             )
         )
 
+    def is_enough(self, height: int, width: int) -> bool:
+        """Call :meth:`is_large_enough`; deprecated name."""
+        warn_renamed('MultiCrop.is_enough', 'MultiCrop.is_large_enough')
+        return self.is_large_enough(height, width)
+
     def draw_boxes(self, height: int, width: int, rng: np.random.Generator) -> list[Box]:
-        """Boxes of all crops, global ones first, for an image of ``height`` x ``width``."""
+        """Draw the boxes of all crops, global ones first.
+
+        Args:
+            height (int): Height of the image in pixels.
+            width (int): Width of the image in pixels.
+            rng (np.random.Generator): Source of randomness.
+
+        Returns:
+            list[Box]: x1, y1, x2, y2 of each crop.
+        """
         boxes: list[Box] = []
         for index in range(self.num_global + self.num_local):
             kind = 0 if index < self.num_global else 1
@@ -133,7 +149,7 @@ class MultiCrop:
             earlier = boxes[: self.num_global]
             box = self._draw(height, width, scale, self.min_overlap[kind], earlier, rng)
             if box is None:
-                # A global crop must itself leave room for the overlaps of the later ones.
+                # A global crop must leave room for the overlaps of the later crops.
                 least = max(self.min_overlap) if kind == 0 else self.min_overlap[1]
                 box = self._centered(height, width, scale[1], least, earlier)
             boxes.append(box)
@@ -158,7 +174,7 @@ class MultiCrop:
     def _random_box(
         self, height: int, width: int, scale: tuple[float, ...], rng: np.random.Generator
     ) -> Optional[Box]:
-        share, shape, left, top = rng.random(4).tolist()  # one call, since each takes long
+        share, shape, left, top = rng.random(4).tolist()  # one call, since each is slow
         area = height * width * (scale[0] + share * (scale[1] - scale[0]))
         aspect = self.ratio[0] * (self.ratio[1] / self.ratio[0]) ** shape
         w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
@@ -170,10 +186,10 @@ class MultiCrop:
     def _centered(
         self, height: int, width: int, scale: float, overlap: float, earlier: list[Box]
     ) -> Box:
-        """Centred in what the global crops have in common, as large as ``scale`` allows.
+        """Box centered in the intersection of the global crops, as large as ``scale`` allows.
 
-        Of an allowed aspect, unless the area would then fall below ``overlap``: an
-        image of 1 x 100 pixels has no such box.
+        Its aspect ratio is in the allowed range, unless the area would then be below ``overlap``:
+        an image of 1 x 100 pixels has no such box.
         """
         x1, y1, x2, y2 = 0, 0, width, height
         for box in earlier:
@@ -191,8 +207,8 @@ class MultiCrop:
     @staticmethod
     def _cut(pixels: Tensor, box: Box, size: int) -> Tensor:
         x1, y1, x2, y2 = box
-        # Straight on uint8: torchvision's resize takes the way through float, several times slower.
-        # In this order PyTorch knows that channels are innermost, and leaves them there.
+        # Directly on uint8: torchvision's resize converts to float, which is several times slower.
+        # Indexed and permuted in this order, the tensor is channels-last, and so is the result.
         part = pixels[None, y1:y2, x1:x2].permute(0, 3, 1, 2)
         return F.interpolate(part, size=(size, size), mode='bilinear', antialias=True)[0].permute(
             1, 2, 0
@@ -206,6 +222,6 @@ def _common_area(a: Box, b: Box) -> int:
 
 
 def _shrunk(width: float, height: float, area: float) -> tuple[int, int]:
-    """Sides in whole pixels, rounded up, of the same aspect and at most about ``area``."""
+    """Shrink sides to about ``area`` at most with the same aspect ratio; rounded up to pixels."""
     factor = min(1.0, math.sqrt(area / (width * height)))
     return math.ceil(width * factor), math.ceil(height * factor)

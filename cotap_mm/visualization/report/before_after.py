@@ -114,7 +114,7 @@ def add_crops(report: Report, dataset: Any) -> None:
         'An image with the boxes of its crops. Patches that show the same place in two crops '
         'should agree; a similar image, its neighbour, is cropped the same way.',
         crops_with_boxes(
-            source.read(index, images.enough), branch['boxes'][0], crops, len(global_crops)
+            source.read(index, images.is_large_enough), branch['boxes'][0], crops, len(global_crops)
         ),
     )
 

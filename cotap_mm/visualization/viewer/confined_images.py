@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 from cotap_mm.datasets.sources.files import BadImage, ImageList, SizePredicate
 from cotap_mm.files.atomic_write import printable
@@ -53,7 +53,7 @@ class ConfinedImages:
         """Name of an image relative to the folder."""
         return self.source.name(self._indices[index])
 
-    def read(self, index: int, enough: SizePredicate = None) -> Any:
+    def read(self, index: int, is_large_enough: Optional[SizePredicate] = None) -> Any:
         """Pixels (H, W, 3), uint8.
 
         Raises:
@@ -62,7 +62,7 @@ class ConfinedImages:
         name = self.name(index)
         if not self._is_inside(os.path.realpath(self.source.root / name)):
             raise BadImage(f'{printable(name)} has become a link to a file outside of the folder')
-        return self.source.read(self._indices[index], enough)
+        return self.source.read(self._indices[index], is_large_enough)
 
     def _is_inside(self, path: str) -> bool:
         return Path(self._root) in Path(path).parents
