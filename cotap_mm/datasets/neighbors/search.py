@@ -24,6 +24,7 @@ from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
 
+from .encoder import GlobalFeatureEncoder
 from .feature_file import FeatureFile
 from .features import extract_features, feature_file
 from .file import is_neighbor_file_of, save_neighbors
@@ -33,7 +34,7 @@ _PART = 8192  # images whose features one rank computes at a time
 
 def build_neighbors(
     source,
-    encoder,
+    encoder: GlobalFeatureEncoder,
     out: str | Path,
     num_neighbors: int = 7,
     batch_size: int = 32,
@@ -54,8 +55,7 @@ def build_neighbors(
 
     Args:
         source (object): Image source, see :mod:`cotap_mm.datasets.sources.files`.
-        encoder (object): As :class:`GlobalEncoder`: callable, ``identity``,
-            ``image_size`` and ``device``.
+        encoder (GlobalFeatureEncoder): Computes the features.
         out (str | Path): The file to write, ``*.npz``; in a folder that all ranks see.
         num_neighbors (int): k. Defaults to 7.
         batch_size (int): Images a forward pass. Defaults to 32.
