@@ -92,8 +92,7 @@ def to_pixels(image: Picture) -> Tensor:
     if isinstance(image, Tensor):
         if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(
-                'a tensor must have shape (3, H, W) or (B, 3, H, W), got '
-                f'{tuple(image.shape)}'
+                f'a tensor must have shape (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}'
             )
         return image
     raise TypeError(

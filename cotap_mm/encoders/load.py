@@ -171,7 +171,8 @@ def _load_timm(name: str, pretrained: bool, device: Union[str, torch.device]) ->
     if not known:
         near = timm.list_models(f'*{name.split("_")[0]}*')[:5]
         raise ValueError(
-            f'timm {timm.__version__} has no model {name!r}; similar names: {", ".join(near) or "none"}'
+            f'timm {timm.__version__} has no model {name!r}; similar names: '
+            f'{", ".join(near) or "none"}'
         )
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)

@@ -32,7 +32,7 @@ class BlocksEncoder(Encoder):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """Transformer blocks in order; each maps tokens (B, num_prefix + N, d) to the same shape."""
+        """Transformer blocks in order; input and output are tokens (B, num_prefix + N, d)."""
 
     @torch.no_grad()
     def layers(self, images: Tensor) -> list[Tensor]:

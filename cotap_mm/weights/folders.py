@@ -129,7 +129,9 @@ def read_json(path: Path) -> dict:
             raise ValueError(f'{path.stat().st_size} bytes')
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is damaged or not a JSON file ({error}); download it again') from error
+        raise ValueError(
+            f'{path} is damaged or not a JSON file ({error}); download it again'
+        ) from error
     if not isinstance(content, dict):
         raise ValueError(f'{path} must be a JSON object, got {type(content).__name__}')
     return content
