@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import warnings
-from typing import Any
+from typing import Any, Callable
 
 from mmengine.registry import Registry
 
@@ -46,6 +47,32 @@ def register_renamed(registry: Registry, old: str, new: type) -> None:
     registry.register_module(
         name=old, module=type(old, (new,), {'__init__': __init__, '__module__': new.__module__})
     )
+
+
+def renamed_argument(old: str, new: str) -> Callable[[Callable], Callable]:
+    """Make a decorator that accepts a keyword argument by its old name.
+
+    Args:
+        old (str): The old name.
+        new (str): The name that the function knows.
+
+    Returns:
+        Callable: Decorator of a function or method.
+    """
+
+    def decorate(function: Callable) -> Callable:
+        @functools.wraps(function)
+        def wrapper(*args: Any, **kwargs: Any) -> Any:
+            if old in kwargs:
+                if new in kwargs:
+                    raise TypeError(f'{new} is given twice, as {new}= and as {old}=')
+                warn_renamed(f'{old}=', f'{new}=')
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return wrapper
+
+    return decorate
 
 
 class RenamedOption(argparse.Action):

@@ -193,7 +193,7 @@ def outcomes(stored: Path, folder: Path) -> dict[str, Any]:
     return dict(
         resumed=resume(folder),
         student=features(first),
-        teacher=features(first, branch='teacher'),
+        teacher=features(first, network='teacher'),
         published=features(published),
         converted=converted(published, folder),
         retrieval=scores(published, folder / 'scores'),
@@ -214,7 +214,7 @@ def write(folder: Path) -> None:
         run(words)
         whole = fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
         load_tool('publish').main(
-            ['run/iter_4.pth', '../published.pth', '--license', 'MIT', '--branch', 'teacher']
+            ['run/iter_4.pth', '../published.pth', '--license', 'MIT', '--network', 'teacher']
         )
         for name in ('iter_4.pth', 'iter_4.pth.json'):
             Path('run', name).unlink()

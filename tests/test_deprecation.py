@@ -8,11 +8,17 @@ from PIL import Image
 from tiny import build_tiny
 from tool_loading import load_tool
 
+import cotap_mm
+from cotap_mm.command_line.config_file import load_config
 from cotap_mm.datasets import ImageList, MultiCrop, ToyScenes, read_image
 from cotap_mm.datasets.read_with_retry import read_with_retry
+from cotap_mm.encoders.vit import CoTAPEncoder
+from cotap_mm.engine.launch.validation import check_config
+from cotap_mm.export import convert, publish
 from cotap_mm.models import PatchRankingLoss
 from cotap_mm.ops import rank_statistics
 from cotap_mm.registry import HOOKS
+from cotap_mm.weights import PretrainedViT, load_pretrained
 
 
 def test_old_dry_run_option_of_train():
@@ -92,3 +98,57 @@ def test_sources_with_the_old_argument_of_read():
             return index, enough
 
     assert read_with_retry(Source(), 3, len, None) == (3, len)
+
+
+@pytest.mark.parametrize('tool', ['convert', 'evaluate', 'publish', 'visualize'])
+def test_old_option_for_the_network(tool):
+    parse = load_tool(tool).parse_args
+    argv = {
+        'convert': ['a.pth', 'b.pth'],
+        'evaluate': ['a.pth', '--data', 'toy', '--protocol', 'knn'],
+        'publish': ['a.pth', 'b.pth', '--license', 'MIT'],
+        'visualize': ['a.pth', '--images', '.', '--out', 'report'],
+    }[tool]
+    with pytest.warns(DeprecationWarning, match='--branch is deprecated, use --network') as warned:
+        assert parse([*argv, '--branch', 'teacher']).network == 'teacher'
+    assert len(warned) == 1
+    assert parse(argv).network is None
+    assert parse([*argv, '--network', 'teacher']).network == 'teacher'
+
+
+def test_old_argument_for_the_network(tmp_path):
+    torch.manual_seed(0)
+    algorithm = build_tiny()
+    torch.nn.init.normal_(algorithm.teacher.backbone.cls_token)
+    content = dict(
+        state_dict=algorithm.state_dict(),
+        meta=dict(cfg='model = dict(backbone=dict(arch=dict(num_heads=2)))'),
+    )
+    vit = build_tiny().backbone
+    uses = {
+        'load': lambda **names: cotap_mm.load(content, **names).report.network,
+        'load_pretrained': lambda **names: load_pretrained(vit, content, **names).network,
+        'convert': lambda **names: (
+            convert(content, tmp_path / 'a.pth', overwrite=True, **names).network
+        ),
+        'publish': lambda **names: torch.load(
+            publish(content, tmp_path / 'b.pth', 'MIT', **names), weights_only=True
+        )['meta']['branch'],
+        'init_cfg': lambda **names: PretrainedViT(content, **names).options['network'],
+        'CoTAPEncoder': lambda **names: CoTAPEncoder(algorithm, **names).network,
+    }
+    for name, use in uses.items():
+        with pytest.warns(DeprecationWarning, match='branch= is deprecated, use network=') as seen:
+            assert use(branch='teacher') == 'teacher', name
+        assert len(seen) == 1 and seen[0].filename == __file__, name
+        assert use(network='teacher') == 'teacher', name
+    with pytest.raises(TypeError, match='network is given twice, as network= and as branch='):
+        uses['load'](branch='teacher', network='teacher')
+    with pytest.warns(DeprecationWarning, match='LoadReport.branch is deprecated'):
+        assert load_pretrained(vit, content, network='teacher').branch == 'teacher'
+
+
+def test_old_option_of_init_cfg_passes_the_check_of_configs():
+    config = load_config('vits_coco')
+    config.model.init_cfg = dict(type='PretrainedViT', checkpoint='a.pth', branch='teacher')
+    check_config(config)

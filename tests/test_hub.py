@@ -27,16 +27,16 @@ def checkpoint(tmp_path):
     return tmp_path / 'iter_1.pth', algorithm.eval()
 
 
-@pytest.mark.parametrize('branch', ['student', 'teacher'])
-def test_features_are_those_of_pre_training(checkpoint, tmp_path, branch):
+@pytest.mark.parametrize('network', ['student', 'teacher'])
+def test_features_are_those_of_pre_training(checkpoint, tmp_path, network):
     path, algorithm = checkpoint
     pixels = np.random.RandomState(0).randint(0, 256, (40, 56, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / 'photo.png')
-    encoder = cotap_mm.load(path, branch=branch)
+    encoder = cotap_mm.load(path, network=network)
     assert not encoder.report.missing and not encoder.network.training
     batch = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     with torch.no_grad():
-        wanted = algorithm.encode(normalize_images(batch), branch)
+        wanted = algorithm.encode(normalize_images(batch), network)
     for picture in (
         tmp_path / 'photo.png',
         str(tmp_path / 'photo.png'),
@@ -127,7 +127,7 @@ def test_final_norm_of_plain_files():
 def test_timm_by_name():
     encoder = cotap_mm.load('random:timm:test_vit.r160_in1k')
     assert encoder.encode(np.zeros((32, 48, 3), np.uint8)).patches.shape == (1, 64, 2, 3)
-    with pytest.raises(ValueError, match="has no model 'vit_smal'; near ones: .*vit_"):
+    with pytest.raises(ValueError, match="has no model 'vit_smal'; similar names: .*vit_"):
         cotap_mm.load('timm:vit_smal')
     with pytest.raises(ValueError, match='choose a ViT'):
         cotap_mm.load('random:timm:resnet18')

@@ -37,6 +37,7 @@ from cotap_mm.command_line.arguments import (
 )
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.command_line.tool import report_user_errors, tool
+from cotap_mm.deprecation import RenamedOption
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.distributed.process_group import joined_processes
@@ -103,7 +104,14 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--num-heads', type=positive_int, help='attention heads, where a file does not tell'
     )
-    parser.add_argument('--branch', choices=['student', 'teacher'])
+    parser.add_argument(
+        '--network',
+        choices=['student', 'teacher'],
+        help='network to load, if a checkpoint has both',
+    )
+    parser.add_argument(
+        '--branch', action=RenamedOption, new='--network', choices=['student', 'teacher']
+    )
     parser.add_argument(
         '--trust',
         action='store_true',
@@ -208,7 +216,7 @@ def measure(args: argparse.Namespace) -> list[Result]:
         encoder = cotap_mm.load(
             checkpoint,
             device=args.device,
-            branch=args.branch,
+            network=args.network,
             trust=args.trust,
             num_heads=args.num_heads,
             output=output,

@@ -1,9 +1,10 @@
-"""Make a file for others from what training has saved.
+"""Publish a checkpoint: strip training state, add provenance and a hash.
 
     python tools/publish.py work_dirs/vits_coco/iter_240000.pth cotap_vits_coco.pth --license MIT
 
-Optimiser, schedules, queues and the other branch go; config, versions and licence stay beside the
-weights. The file's hash becomes part of its name. The config may name folders of your machine.
+Optimizer, schedules, queues and the other network are removed; config, versions and license are
+stored with the weights. The file's hash becomes part of its name. Note that the config may contain
+paths of your machine.
 """
 
 from __future__ import annotations
@@ -13,32 +14,37 @@ from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file
 from cotap_mm.command_line.tool import report_user_errors, tool
+from cotap_mm.deprecation import RenamedOption
 from cotap_mm.export import publish
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
+    """Parse the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('checkpoint', help='what training has saved')
+    parser.add_argument('checkpoint', help='checkpoint saved by training')
     parser.add_argument('out', type=out_file('.pth'), help='NAME.pth; written as NAME-HASH.pth')
-    parser.add_argument('--license', required=True, help='of the weights, e.g. Apache-2.0')
+    parser.add_argument('--license', required=True, help='license of the weights, e.g. Apache-2.0')
+    networks = ['student', 'teacher']
     parser.add_argument(
-        '--branch',
-        choices=['student', 'teacher'],
-        help='of a pre-training checkpoint; the student by default',
+        '--network',
+        choices=networks,
+        help='network of a pre-training checkpoint to publish (default: student)',
     )
+    parser.add_argument('--branch', action=RenamedOption, new='--network', choices=networks)
     parser.add_argument(
         '--trust',
         action='store_true',
-        help='unpickle the checkpoint fully: it can run code; known files only',
+        help='unpickle the checkpoint fully, which can run code; only for trusted files',
     )
     return parser.parse_args(argv)
 
 
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
+    """Publish, and print the path of the written file."""
     args = parse_args(argv)
     with report_user_errors():
-        print(publish(args.checkpoint, args.out, args.license, args.branch, args.trust))
+        print(publish(args.checkpoint, args.out, args.license, args.network, args.trust))
 
 
 if __name__ == '__main__':

@@ -33,6 +33,7 @@ from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import open_images
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
+from cotap_mm.deprecation import RenamedOption
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.evaluation import Encoder, ImageMaskFolder
 from cotap_mm.files.overwrite import add_overwrite, check_replaceable
@@ -136,7 +137,14 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         choices=('filter', 'backbone'),
         help='features after the object-aware filter (default where there is one) or before it',
     )
-    parser.add_argument('--branch', choices=('student', 'teacher'), help='where a file has both')
+    parser.add_argument(
+        '--network',
+        choices=('student', 'teacher'),
+        help='network to load, if a checkpoint has both',
+    )
+    parser.add_argument(
+        '--branch', action=RenamedOption, new='--network', choices=('student', 'teacher')
+    )
     parser.add_argument('--num-heads', type=positive_int, help='where a file does not tell')
     parser.add_argument(
         '--trust',
@@ -161,7 +169,7 @@ class Study:
         self.labels = ImageMaskFolder(args.images, args.labels) if args.labels else None
         options = dict(
             device=args.device,
-            branch=args.branch,
+            network=args.network,
             output=args.output,
             trust=args.trust,
             num_heads=args.num_heads,

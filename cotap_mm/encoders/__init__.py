@@ -1,3 +1,3 @@
-"""Frozen backbones behind one contract, for evaluations, pictures, neighbors and users."""
+"""Frozen backbones with one interface, for evaluation, visualization, neighbors and users."""
 
 from __future__ import annotations

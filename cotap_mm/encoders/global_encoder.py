@@ -1,52 +1,57 @@
-"""Global features for the neighbor search: the CLS token of a frozen ViT."""
+"""Encoder of the neighbor search: the CLS token of a frozen ViT."""
 
 from __future__ import annotations
 
 import json
 import logging
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Union
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from cotap_mm.datasets.neighbors.encoder import GlobalFeatureEncoder
 from cotap_mm.files.atomic_write import checksum
 from cotap_mm.registry import MODELS, build
-from cotap_mm.weights import load_pretrained
+from cotap_mm.weights import DetectedCheckpoint, load_pretrained
 
 
-class GlobalEncoder:
-    """Frozen ViT: images -> CLS token of its last block.
+class GlobalEncoder(GlobalFeatureEncoder):
+    """Compute the CLS token of the last block of a frozen ViT.
+
+    It implements :class:`GlobalFeatureEncoder`, the contract of the neighbor search.
 
     Args:
         backbone (dict): Config of a :class:`cotap_mm.models.DINOViT`.
-        checkpoint (str, optional): File or URL of weights; random (seed 0) without.
-        image_size (int): Side of the images it is given, in pixels. Defaults to 224.
-        device (str): Where it runs. Defaults to ``'cpu'``.
-        source (str): See :func:`cotap_mm.weights.load_pretrained`.
-        trust (bool): Likewise.
+        checkpoint (str | DetectedCheckpoint, optional): File or URL of weights. Defaults to
+            None, random weights (seed 0).
+        image_size (int): Side of the square images in pixels. Defaults to 224.
+        device (str): Device of the network. Defaults to ``'cpu'``.
+        source (str): See :func:`cotap_mm.weights.load_pretrained`. Defaults to ``'auto'``.
+        trust (bool): See :func:`cotap_mm.weights.load_pretrained`. Defaults to False.
 
     Raises:
-        FileNotFoundError: If the checkpoint cannot be had.
-        ValueError: If it does not fit, or ``image_size`` is not a multiple of the patch size.
+        FileNotFoundError: If the checkpoint does not exist, or the download fails.
+        ValueError: If the checkpoint does not fit, or ``image_size`` is not a multiple of the
+            patch size.
     """
 
     def __init__(
         self,
         backbone: dict,
-        checkpoint: Optional[str] = None,
+        checkpoint: Optional[Union[str, DetectedCheckpoint]] = None,
         image_size: int = 224,
         device: str = 'cpu',
         source: str = 'auto',
         trust: bool = False,
     ) -> None:
         patch = backbone.get('patch_size', 16)
-        # The last pixels would be ignored.
+        # A remainder of pixels would be ignored.
         if isinstance(patch, int) and isinstance(image_size, int) and image_size % patch:
             lower = image_size // patch * patch
             raise ValueError(
-                f'image_size (--image-size) must be a multiple of the patch size, '
+                'image_size (--image-size) must be a multiple of the patch size, '
                 f'{patch}, got {image_size}; use '
                 f'{f"{lower} or " if lower else ""}{lower + patch}'
             )
@@ -58,11 +63,11 @@ class GlobalEncoder:
             self.model: nn.Module = build(MODELS, backbone)
         if checkpoint:
             report = load_pretrained(self.model, checkpoint, source=source, trust=trust)
-            print_log(f'neighbour features from {checkpoint}: {report}', logger='current')
+            print_log(f'neighbor features from {checkpoint}: {report}', logger='current')
         else:
             print_log(
-                'neighbour features come from a random network, which sees little more than '
-                'colour; give a checkpoint for real use',
+                'neighbor features come from a network with random weights, which captures '
+                'little more than color; give a checkpoint for real use',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -70,23 +75,28 @@ class GlobalEncoder:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Normalised images (B, 3, s, s) -> features (B, d)."""
+        """Compute features (B, d) of normalized images (B, 3, s, s)."""
         return self.model.forward_tokens(images)[1][:, 0]
 
 
-def identity_of(backbone: dict, checkpoint: Optional[str], image_size: int) -> str:
-    """What global features depend on besides the images: network, weights, size.
+def identity_of(
+    backbone: dict, checkpoint: Optional[Union[str, DetectedCheckpoint]], image_size: int
+) -> str:
+    """Serialize everything that global features depend on besides the images.
+
+    The content of a checkpoint file is hashed here, which reads the file once more.
 
     Args:
         backbone (dict): Config of the network.
-        checkpoint (str, optional): Of a file, the content counts.
-        image_size (int): In pixels.
+        checkpoint (str | DetectedCheckpoint, optional): Path or URL of the weights.
+        image_size (int): Side of the images in pixels.
 
     Returns:
         str: Equal for equal features.
     """
-    not_theirs = ('with_cp', 'fused_attention', 'channels_last', 'init_cfg')
-    network = {key: value for key, value in backbone.items() if key not in not_theirs}
+    checkpoint = None if checkpoint is None else str(checkpoint)
+    irrelevant = ('with_cp', 'fused_attention', 'channels_last', 'init_cfg')
+    network = {key: value for key, value in backbone.items() if key not in irrelevant}
     weights = None
     if checkpoint and Path(checkpoint).is_file():
         weights = checksum(checkpoint)

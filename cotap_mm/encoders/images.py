@@ -1,4 +1,4 @@
-"""Pictures of any kind -> one batch of pixels."""
+"""Convert images of any type to one batch of pixels."""
 
 from __future__ import annotations
 
@@ -24,7 +24,10 @@ def resize_image(image: Tensor, size: Optional[Size]) -> Tensor:
     Args:
         image (Tensor): Pixels, shape (3, H, W).
         size (int | tuple, optional): Side of a square, or (height, width), in pixels;
-            None keeps the image.
+            None keeps the image unchanged.
+
+    Returns:
+        Tensor: Pixels, shape (3, height, width), uint8.
 
     Raises:
         TypeError: If the pixels are not uint8.
@@ -39,60 +42,59 @@ def resize_image(image: Tensor, size: Optional[Size]) -> Tensor:
     return TF.resize(image, target, antialias=True)
 
 
-def stack_pictures(images: Union[Picture, Sequence[Picture]], size: Optional[Size]) -> Tensor:
-    """One batch of pixels.
+def stack_images(images: Union[Picture, Sequence[Picture]], size: Optional[Size]) -> Tensor:
+    """Convert images to one batch of pixels.
 
     Args:
-        images: A picture, a sequence of pictures, or a batch; see :meth:`Encoder.encode`.
-        size (int | tuple, optional): As in :func:`resize_image`.
+        images: An image, a sequence of images, or a batch; see :meth:`Encoder.encode`.
+        size (int | tuple, optional): See :func:`resize_image`.
 
     Returns:
         Tensor: RGB pixels, shape (B, 3, H, W).
 
     Raises:
-        TypeError: If a picture is of another kind, or its pixels are not uint8.
-        ValueError: If there is none, or pictures differ in size.
+        TypeError: If an image has another type, or its pixels are not uint8.
+        ValueError: If there are no images, or they differ in size.
     """
     if isinstance(images, Tensor) and images.ndim == 4:
         pixels = list(images)
     elif isinstance(images, (list, tuple)):
-        pixels = [to_pixels(picture) for picture in images]
+        pixels = [to_pixels(image) for image in images]
     else:
         pixels = [to_pixels(images)]
     if not pixels:
         raise ValueError('there must be at least one image, got none')
-    pixels = [resize_image(picture, size) for picture in pixels]
-    shapes = sorted({tuple(picture.shape[1:]) for picture in pixels})
+    pixels = [resize_image(image, size) for image in pixels]
+    shapes = sorted({tuple(image.shape[1:]) for image in pixels})
     if len(shapes) > 1:
         raise ValueError(
-            f'images of one batch must have one size, got {shapes[:3]}; pass '
-            'size=..., or encode them one by one'
+            f'images of one batch must have one size, got {shapes[:3]}; pass size=..., or '
+            'encode them one by one'
         )
     return torch.stack(pixels)
 
 
-def to_pixels(picture: Picture) -> Tensor:
-    """RGB pixels (3, H, W) of a path, PIL image, array (H, W, 3) or tensor (3, H, W).
+def to_pixels(image: Picture) -> Tensor:
+    """Convert a path, PIL image, array (H, W, 3) or tensor (3, H, W) to RGB pixels (3, H, W).
 
     Raises:
-        TypeError: If it is none of these.
+        TypeError: If the image has another type.
         ValueError: If an array or tensor has another shape.
     """
-    if isinstance(picture, (str, Path)):
-        picture = read_image(str(picture))
-    if isinstance(picture, Image.Image):
-        picture = to_rgb(picture)
-    if isinstance(picture, np.ndarray):
-        if picture.ndim != 3 or picture.shape[2] != 3:
-            raise ValueError(f'an array must have the shape (H, W, 3), got {picture.shape}')
-        return torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)
-    if isinstance(picture, Tensor):
-        if picture.ndim != 3 or picture.shape[0] != 3:
+    if isinstance(image, (str, Path)):
+        image = read_image(str(image))
+    if isinstance(image, Image.Image):
+        image = to_rgb(image)
+    if isinstance(image, np.ndarray):
+        if image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(f'an array must have shape (H, W, 3), got {image.shape}')
+        return torch.from_numpy(np.ascontiguousarray(image)).permute(2, 0, 1)
+    if isinstance(image, Tensor):
+        if image.ndim != 3 or image.shape[0] != 3:
             raise ValueError(
-                'a tensor must have the shape (3, H, W) or (B, 3, H, W), got '
-                f'{tuple(picture.shape)}'
+                f'a tensor must have shape (3, H, W) or (B, 3, H, W), got {tuple(image.shape)}'
             )
-        return picture
+        return image
     raise TypeError(
-        f'an image must be a path, a PIL image, an array or a tensor, got {type(picture).__name__}'
+        f'an image must be a path, a PIL image, an array or a tensor, got {type(image).__name__}'
     )

@@ -1,4 +1,4 @@
-"""An encoder by file or name, without any config."""
+"""Load an encoder from a checkpoint or by name, without a config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,10 @@ import torch
 from mmengine.logging import MMLogger
 from torch import nn
 
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.models import CoTAPViT
-from cotap_mm.weights import LoadReport, load_pretrained
-from cotap_mm.weights.architecture import architecture_of
-from cotap_mm.weights.loading import read_in_our_names
-from cotap_mm.weights.reading import Checkpoint, read_checkpoint
+from cotap_mm.weights import LoadReport, detect_checkpoint, load_pretrained
+from cotap_mm.weights.checkpoint import AnyCheckpoint
 
 from .encoder import Encoder
 from .vit import OUTPUTS, TimmEncoder, ViTEncoder
@@ -27,8 +26,8 @@ class PretrainedEncoder(ViTEncoder):
     """A frozen ViT, with the object-aware filter if its checkpoint has one.
 
     Attributes:
-        network (CoTAPViT): The network, in eval mode.
-        report (LoadReport): What was loaded and what was left.
+        network (CoTAPViT): The ViT, in eval mode.
+        report (LoadReport): Which tensors were loaded, missing and skipped.
     """
 
     def __init__(
@@ -39,10 +38,11 @@ class PretrainedEncoder(ViTEncoder):
         self.report = report
 
 
+@renamed_argument('branch', 'network')
 def load(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     device: Union[str, torch.device] = 'cpu',
-    branch: Optional[str] = None,
+    network: Optional[str] = None,
     source: str = 'auto',
     trust: bool = False,
     num_heads: Optional[int] = None,
@@ -55,31 +55,31 @@ def load(
         encoder = cotap_mm.load('work_dirs/vits_coco/iter_240000.pth', device='cuda')
         cls, patches = encoder.encode('photo.jpg')   # (1, 2d) and (1, 2d, H, W)
 
-    Features are what the network's authors use: after the object-aware filter where there is
-    one, after the final norm for files that have one (DINO, iBOT, timm, ...).
+    The features are those that the authors of the network use: after the object-aware filter
+    if there is one, after the final norm for files that have one (DINO, iBOT, timm, ...).
 
     Args:
-        checkpoint (str | Path | dict): File, URL or state dict of CoTAP (ours or released),
-            DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or MMPretrain;
-            ``'timm:NAME'`` for a pre-trained model of timm by its name; ``'random:...'``
-            before either for the same architecture with random weights.
-        device (str | torch.device): Where to compute. Defaults to ``'cpu'``.
-        branch (str, optional): ``'student'`` or ``'teacher'`` where a file has both.
-        source (str): ``'auto'``, or the origin as a check. Defaults to ``'auto'``.
-        trust (bool): Unpickle fully where safe reading is refused. Defaults to False.
-        num_heads (int, optional): Attention heads, where the file does not tell.
-        output (str, optional): ``'filter'`` or ``'backbone'``: with the object-aware filter,
-            or the plain last block, of a file that has both. Defaults to the filter if
-            there is one.
+        checkpoint (str | Path | dict | DetectedCheckpoint): File, URL or state dict of CoTAP
+            (ours or released), DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or
+            MMPretrain; ``'timm:NAME'`` for a pretrained model of timm; with the prefix
+            ``'random:'`` the same architecture with random weights.
+        device (str | torch.device): Device of the network. Defaults to ``'cpu'``.
+        network (str, optional): ``'student'`` or ``'teacher'`` if a file has both; by default
+            the student of CoTAP and the teacher of DINO, iBOT and Mugs.
+        source (str): ``'auto'``, or the expected origin as a check. Defaults to ``'auto'``.
+        trust (bool): Unpickle the file fully if safe reading fails. Defaults to False.
+        num_heads (int, optional): Number of attention heads, if the file does not state it.
+        output (str, optional): ``'filter'`` (object-aware filter) or ``'backbone'`` (plain last
+            block). Defaults to the filter if there is one.
 
     Returns:
-        Encoder: With ``encode(images) -> (cls, patches)``. A file gives a
-        :class:`PretrainedEncoder`, whose ``report`` says what was loaded.
+        Encoder: Encoder with ``encode(images) -> (cls, patches)``. For checkpoints a
+        :class:`PretrainedEncoder`, whose ``report`` lists what was loaded.
 
     Raises:
-        FileNotFoundError: If there is no such file, or a URL cannot be had.
-        ValueError: If the file or name is not understood, ``num_heads`` is needed, or
-            ``output='filter'`` is asked of a network without one.
+        FileNotFoundError: If the file does not exist, or the download fails.
+        ValueError: If the format or name is unknown, if ``num_heads`` is required, or if
+            ``output='filter'`` is requested of a network without a filter.
     """
     if output not in (None, *OUTPUTS):
         raise ValueError(f'output must be one of {", ".join(OUTPUTS)}, got {output!r}')
@@ -89,59 +89,69 @@ def load(
         name = checkpoint = name[len(RANDOM) :]
     if name.startswith(TIMM):
         if output == 'filter':
-            raise ValueError(f'{name} has no object-aware filter; leave output out')
+            raise ValueError(f'{name} has no object-aware filter; omit output')
         return _load_timm(name[len(TIMM) :], pretrained, device)
     options = dict(use_filter=False) if output == 'backbone' else {}
-    network, report, final_norm = build_network(
-        checkpoint, branch, source, trust, num_heads, pretrained, **options
-    )
-    if output == 'filter' and network.neck is None:
-        raise ValueError(
-            f"output='filter': {name or 'the state dict'} has no object-aware "
-            'filter; leave output out'
-        )
+    detected = detect_checkpoint(checkpoint, source, network, trust)
+    vit, report, final_norm = build_network(detected, num_heads, pretrained, **options)
+    if output == 'filter' and vit.neck is None:
+        raise ValueError(f"output='filter': {detected} has no object-aware filter; omit output")
     if final_norm is not None:
         final_norm.to(device)
-    return PretrainedEncoder(network.to(device), report, final_norm)
+    return PretrainedEncoder(vit.to(device), report, final_norm)
 
 
-class _Built(NamedTuple):
-    network: CoTAPViT
+class BuiltNetwork(NamedTuple):
+    """Result of :func:`build_network`.
+
+    Attributes:
+        vit (CoTAPViT): In eval mode, without gradients.
+        report (LoadReport): Which tensors were loaded, missing and skipped.
+        final_norm (nn.Module | None): Final norm of a plain ViT.
+    """
+
+    vit: CoTAPViT
     report: LoadReport
     final_norm: Optional[nn.Module]
 
 
 def build_network(
-    checkpoint: Checkpoint,
-    branch: Optional[str] = None,
-    source: str = 'auto',
-    trust: bool = False,
+    checkpoint: AnyCheckpoint,
     num_heads: Optional[int] = None,
     pretrained: bool = True,
     **options: Any,
-) -> _Built:
-    """The network of a checkpoint, in eval mode; arguments as in :func:`load`.
+) -> BuiltNetwork:
+    """Build the network of a checkpoint.
 
-    ``pretrained=False`` leaves the weights random; ``options`` are further arguments of
-    :class:`CoTAPViT`. A final norm of the file is not part of the network, which never has one.
+    Args:
+        checkpoint (str | Path | dict | DetectedCheckpoint): See :func:`load`; pass a
+            :class:`DetectedCheckpoint` to choose source, network or trust.
+        num_heads (int, optional): Number of attention heads, if the file does not state it.
+        pretrained (bool): False keeps random weights. Defaults to True.
+        **options: Further arguments of :class:`CoTAPViT`.
+
+    Returns:
+        BuiltNetwork: Network, report, and the final norm of the file, which is separate since
+        a :class:`CoTAPViT` never has one.
+
+    Raises:
+        ValueError: If the checkpoint does not fit, or ``num_heads`` is required.
     """
-    content = read_checkpoint(checkpoint, trust)
-    tensors, _, report = read_in_our_names(content, source, branch)
-    meta = content.get('meta')
-    arguments = architecture_of(tensors, meta if isinstance(meta, dict) else None, num_heads)
-    network = CoTAPViT(**{**arguments, 'out_type': 'raw', **options})
+    detected = detect_checkpoint(checkpoint)
+    vit = CoTAPViT(**{**detected.architecture(num_heads), 'out_type': 'raw', **options})
     if pretrained:
-        report = load_pretrained(network, content, source, branch)
+        report = load_pretrained(vit, detected)
     else:
-        with _quiet():  # MMEngine lists every parameter
-            network.init_weights()
-        report.missing = [name for name, _ in network.named_parameters()]
-    network.eval().requires_grad_(False)
-    return _Built(network, report, _final_norm(tensors, pretrained))
+        with _quiet():  # MMEngine logs every parameter
+            vit.init_weights()
+        report = detected.new_report()
+        report.missing = [name for name, _ in vit.named_parameters()]
+    vit.eval().requires_grad_(False)
+    return BuiltNetwork(vit, report, _final_norm(detected.tensors, pretrained))
 
 
 def _final_norm(tensors: dict, pretrained: bool) -> Optional[nn.Module]:
-    """The norm after the last block of a plain ViT; CoTAP has none."""
+    """Build the norm after the last block of a plain ViT; CoTAP has none."""
     if 'neck.prototypes' in tensors or 'backbone.ln1.weight' not in tensors:
         return None
     norm = nn.LayerNorm(len(tensors['backbone.ln1.weight']), eps=1e-6)
@@ -161,25 +171,27 @@ def _load_timm(name: str, pretrained: bool, device: Union[str, torch.device]) ->
     if not known:
         near = timm.list_models(f'*{name.split("_")[0]}*')[:5]
         raise ValueError(
-            f'timm {timm.__version__} has no model {name!r}; near ones: {", ".join(near) or "none"}'
+            f'timm {timm.__version__} has no model {name!r}; similar names: '
+            f'{", ".join(near) or "none"}'
         )
     try:
         model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
     except TypeError as error:
         raise ValueError(
-            f'timm model {name} does not take images of any size '
-            f'(dynamic_img_size); choose a ViT. timm says: {error}'
+            f'timm model {name} does not support arbitrary image sizes (dynamic_img_size); '
+            f'choose a ViT. Error of timm: {error}'
         ) from error
     except (OSError, RuntimeError) as error:
         raise FileNotFoundError(
-            f'weights of timm model {name} could not be had ({error}); check the connection and '
-            'the name, or download the file elsewhere and give its path'
+            f'cannot download the weights of timm model {name} ({error}); check the connection '
+            'and the name, or download the file on another machine and give its path'
         ) from error
     return TimmEncoder(model.to(device).eval().requires_grad_(False))
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
+    """Log only warnings and errors."""
     logger = MMLogger.get_current_instance()
     level = logger.level
     logger.setLevel(logging.WARNING)

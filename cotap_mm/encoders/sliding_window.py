@@ -1,4 +1,4 @@
-"""Patch maps finer than one pass through the network gives."""
+"""Compute fine patch maps from enlarged images and overlapping windows."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ def encode_large(
     window: Optional[Size] = None,
     stride: Optional[Size] = None,
 ) -> EncoderOutput:
-    """Encode enlarged images, in overlapping windows if wanted.
+    """Encode enlarged images, optionally in overlapping windows.
 
-    Enlarging gives each patch a smaller part of the scene. Windows keep what the network sees
-    at a time near the size that it was trained with; a patch that lies in several
-    windows gets the mean of its features, weighted by its distance to the edge of each window
-    (there the network sees least around it; equal weights would show the windows as
-    squares). Windows begin at whole patches, so no feature is interpolated.
+    Enlarging makes each patch cover a smaller part of the scene. Windows keep the input of the
+    network close to the size of training. A patch in several windows gets the mean of its
+    features, weighted by its distance to the edge of each window, where the network has the
+    least context; with equal weights the windows would be visible as squares. Windows start at
+    whole patches, so features are not interpolated.
 
     Args:
-        encoder (Encoder): Gives the features.
-        images (Tensor): ImageNet-normalised RGB, float, shape (B, 3, H, W).
+        encoder (Encoder): Computes the features.
+        images (Tensor): ImageNet-normalized RGB, float, shape (B, 3, H, W).
         scale (float): Factor by which both sides are enlarged (bilinear), > 0. Defaults to 1.
         window (int | tuple, optional): Side, or (height, width), of a window in pixels of
-            the enlarged image, rounded to whole patches; at most the image. Defaults to
-            None (the whole image at once).
-        stride (int | tuple, optional): From one window to the next, in pixels, rounded to
-            whole patches; the last window ends with the image. Defaults to None (half a
-            window).
+            the enlarged image, rounded to whole patches and cropped to the image. Defaults
+            to None (the whole image at once).
+        stride (int | tuple, optional): Distance between windows in pixels, rounded to whole
+            patches; the last window ends at the edge of the image. Defaults to None (half
+            a window).
 
     Returns:
-        EncoderOutput: CLS, the mean over windows, shape (B, C), and the patch map of the
+        EncoderOutput: Mean of CLS over the windows, shape (B, C), and the patch map of the
         enlarged image, shape (B, C, h, w).
 
     Raises:
@@ -64,34 +64,34 @@ def encode_large(
         if step > side:
             raise ValueError(
                 f'stride must not exceed the window, which is {side} patches of '
-                f'{encoder.patch_size} pixels, got {step}; patches between windows '
-                'would have no feature'
+                f'{encoder.patch_size} pixels, got {step}; patches between windows would have '
+                'no features'
             )
     height, width = min(height, rows), min(width, columns)
-    places = [
+    corners = [
         (top, left)
         for top in window_starts(rows, height, steps[0])
         for left in window_starts(columns, width, steps[1])
     ]
-    return _encode_windows(encoder, images, places, (height, width))
+    return _encode_windows(encoder, images, corners, (height, width))
 
 
 def window_starts(length: int, window: int, stride: int) -> list[int]:
-    """First patches of windows that cover ``length`` patches; the last one ends there."""
+    """Compute the first patch of each window along a side of ``length`` patches."""
     last = max(length - window, 0)
     return [*range(0, last, stride), last]
 
 
 def _encode_windows(
-    encoder: Encoder, images: Tensor, places: list[tuple[int, int]], window: tuple[int, int]
+    encoder: Encoder, images: Tensor, corners: list[tuple[int, int]], window: tuple[int, int]
 ) -> EncoderOutput:
-    """Weighted mean of the features over windows at ``places``, all in patches."""
+    """Average the features over windows at ``corners`` (top, left); all units are patches."""
     side = encoder.patch_size
     rows, columns = images.shape[2] // side, images.shape[3] // side
     total = torch.zeros(rows, columns, device=encoder.device)
     weights = torch.outer(*(_edge_distance(length) for length in window)).to(encoder.device)
     cls_sum, patch_sum = None, None
-    for top, left in places:
+    for top, left in corners:
         inside = (slice(top, top + window[0]), slice(left, left + window[1]))
         cls, patches = encoder(
             images[
@@ -104,12 +104,12 @@ def _encode_windows(
         patch_sum[(..., *inside)] += weights * patches
         total[inside] += weights
         cls_sum += cls
-    assert cls_sum is not None and patch_sum is not None, 'windows cover every image'
-    return EncoderOutput(cls_sum / len(places), patch_sum / total)
+    assert cls_sum is not None and patch_sum is not None, 'windows cover the image'
+    return EncoderOutput(cls_sum / len(corners), patch_sum / total)
 
 
 def _edge_distance(length: int) -> Tensor:
-    """1, 2, 3, ..., 3, 2, 1 of this length: no weight is 0."""
+    """Weights 1, 2, 3, ..., 3, 2, 1 along a window; none is 0."""
     steps = torch.arange(length)
     return torch.minimum(steps, length - 1 - steps) + 1.0
 

@@ -1,4 +1,4 @@
-"""Encoders of vision transformers: ours in training, MMPretrain's, timm's."""
+"""Encoders of vision transformers: CoTAP algorithms, MMPretrain's and timm's ViTs."""
 
 from __future__ import annotations
 
@@ -10,19 +10,21 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.ops import cls_attention
+from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-from .encoder import IMAGENET_MEAN, IMAGENET_STD, Encoder, eval_mode
+from .encoder import Encoder, eval_mode
 
-BRANCHES = ('student', 'teacher')
+NETWORKS = ('student', 'teacher')
 OUTPUTS = ('filter', 'backbone')
 
 
 class BlocksEncoder(Encoder):
-    """A ViT whose blocks can be watched.
+    """A ViT whose blocks can be observed.
 
     Attributes:
-        num_prefix (int): Tokens before the patches: CLS and registers.
+        num_prefix (int): Number of tokens before the patches: CLS and registers.
     """
 
     num_prefix = 1
@@ -30,11 +32,11 @@ class BlocksEncoder(Encoder):
     @property
     @abstractmethod
     def blocks(self) -> Sequence[nn.Module]:
-        """The blocks, first to last; each takes and gives tokens (B, num_prefix + N, d)."""
+        """Transformer blocks in order; input and output are tokens (B, num_prefix + N, d)."""
 
     @torch.no_grad()
     def layers(self, images: Tensor) -> list[Tensor]:
-        """Patch maps (B, d, h, w) that leave each block; see :meth:`Encoder.layers`."""
+        """Compute the patch map after each block; see :meth:`Encoder.layers`."""
         images = self._fit(images)
         grid = self.grid(*images.shape[2:])
         with self._watch() as (_, leaving):
@@ -46,7 +48,7 @@ class BlocksEncoder(Encoder):
 
     @torch.no_grad()
     def cls_attention(self, images: Tensor) -> Tensor:
-        """Attention of CLS in the last block; see :meth:`Encoder.cls_attention`."""
+        """Compute the attention of CLS in the last block; see :meth:`Encoder.cls_attention`."""
         images = self._fit(images)
         with self._watch() as (entering, _):
             self._encode(images)
@@ -54,15 +56,15 @@ class BlocksEncoder(Encoder):
 
     @contextmanager
     def _watch(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
-        """In eval mode, collect the tokens entering and leaving each block."""
+        """Switch to eval mode, and collect the tokens that enter and leave each block."""
         entering: list[Tensor] = []
         leaving: list[Tensor] = []
 
-        def note(module: nn.Module, inputs: tuple, output: Tensor) -> None:
+        def record(module: nn.Module, inputs: tuple, output: Tensor) -> None:
             entering.append(inputs[0])
             leaving.append(output)
 
-        handles = [block.register_forward_hook(note) for block in self.blocks]
+        handles = [block.register_forward_hook(record) for block in self.blocks]
         try:
             with eval_mode(self.module):
                 yield entering, leaving
@@ -72,7 +74,7 @@ class BlocksEncoder(Encoder):
 
     @abstractmethod
     def _attend(self, entering: Tensor) -> Tensor:
-        """Tokens entering the last block -> attention of CLS to the patches (B, heads, N)."""
+        """Compute the attention of CLS (B, heads, N) from the tokens entering the last block."""
 
 
 class CoTAPEncoder(BlocksEncoder):
@@ -81,40 +83,41 @@ class CoTAPEncoder(BlocksEncoder):
     Args:
         algorithm (CoTAP): Has ``encode(images, network, output)``, ``network(name)`` and
             ``patch_size``.
-        branch (str): 'student' (published results are the student's) or 'teacher'.
-            Defaults to 'student'.
-        output (str): 'filter' (object-aware filter, C = 2d) or 'backbone' (the
-            plain last block, C = d). Defaults to 'filter'.
+        network (str): ``'student'`` (published results are the student's) or ``'teacher'``.
+            Defaults to ``'student'``.
+        output (str): ``'filter'`` (object-aware filter, C = 2d) or ``'backbone'`` (the
+            plain last block, C = d). Defaults to ``'filter'``.
 
     Raises:
-        ValueError: If branch or output is another word.
+        ValueError: If network or output has another value.
     """
 
+    @renamed_argument('branch', 'network')
     def __init__(
-        self, algorithm: nn.Module, branch: str = 'student', output: str = 'filter'
+        self, algorithm: nn.Module, network: str = 'student', output: str = 'filter'
     ) -> None:
         super().__init__(algorithm, algorithm.patch_size)
-        self.branch = _one_of('branch', branch, BRANCHES)
+        self.network = _one_of('network', network, NETWORKS)
         self.output = _one_of('output', output, OUTPUTS)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
-        """Blocks of the chosen branch."""
-        return self.module.network(self.branch).backbone.layers
+        """Blocks of the chosen network."""
+        return self.module.network(self.network).backbone.layers
 
     @torch.no_grad()
     def prototype_attention(self, images: Tensor) -> Tensor:
-        """See :meth:`Encoder.prototype_attention`."""
+        """Compute the attention to the prototypes; see :meth:`Encoder.prototype_attention`."""
         if not self.module.neck.num_prototypes:
             return super().prototype_attention(images)
         with eval_mode(self.module):
-            return self.module.prototype_attention(self._fit(images), self.branch).float()
+            return self.module.prototype_attention(self._fit(images), self.network).float()
 
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        return self.module.encode(images, network=self.branch, output=self.output)
+        return self.module.encode(images, self.network, self.output)
 
     def _attend(self, entering: Tensor) -> Tensor:
-        return self.module.network(self.branch).backbone.cls_attention(entering)
+        return self.module.network(self.network).backbone.cls_attention(entering)
 
 
 class ViTEncoder(BlocksEncoder):
@@ -122,20 +125,20 @@ class ViTEncoder(BlocksEncoder):
 
     Args:
         backbone (nn.Module): Returns raw tokens (``out_type='raw'``), CLS token first.
-        final_norm (nn.Module, optional): Applied to the tokens, for networks whose own
-            features are normalised but that are built without the norm. Defaults to None.
+        final_norm (nn.Module, optional): Applied to the tokens, for networks whose features
+            are normalized but that are built without the norm. Defaults to None.
 
     Raises:
-        ValueError: If the backbone returns something else than raw tokens.
+        ValueError: If the backbone does not return raw tokens, or its patches are not square.
     """
 
     def __init__(self, backbone: nn.Module, final_norm: Optional[nn.Module] = None) -> None:
         if backbone.out_type != 'raw':
             raise ValueError(
                 f"the backbone must have out_type='raw', got {backbone.out_type!r}; "
-                'the CLS token and the patch map are both needed'
+                'both the CLS token and the patch map are needed'
             )
-        # mmpretrain keeps the patch size only as the stride of the patch embedding.
+        # MMPretrain stores the patch size only as the stride of the patch embedding.
         stride = backbone.patch_embed.projection.stride
         if stride[0] != stride[1]:
             raise ValueError(f'patches must be square, got {tuple(stride)} pixels')
@@ -150,7 +153,7 @@ class ViTEncoder(BlocksEncoder):
 
     @torch.no_grad()
     def prototype_attention(self, images: Tensor) -> Tensor:
-        """See :meth:`Encoder.prototype_attention`."""
+        """Compute the attention to the prototypes; see :meth:`Encoder.prototype_attention`."""
         neck = getattr(self.module, 'neck', None)
         if neck is None:
             return super().prototype_attention(images)
@@ -174,14 +177,14 @@ class ViTEncoder(BlocksEncoder):
 
 
 class TimmEncoder(BlocksEncoder):
-    """A vision transformer of timm, with its own final norm and input statistics.
+    """A vision transformer of timm, with its own final norm and channel statistics.
 
     Args:
         model (nn.Module): ``timm.create_model(name, dynamic_img_size=True)``, or another
-            of timm's VisionTransformers.
+            VisionTransformer of timm.
 
     Raises:
-        ValueError: If the model is no ViT with square patches.
+        ValueError: If the model is not a ViT with square patches.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -195,7 +198,7 @@ class TimmEncoder(BlocksEncoder):
             raise ValueError(f'patches must be square, got {tuple(size)} pixels')
         super().__init__(model, size[0])
         self.num_prefix = model.num_prefix_tokens
-        # Models from a constructor, not by name, have no statistics: then ImageNet's.
+        # Models from a constructor have no statistics, unlike those from create_model.
         config: dict = getattr(model, 'pretrained_cfg', None) or {}
         self.mean = config.get('mean') or IMAGENET_MEAN
         self.std = config.get('std') or IMAGENET_STD
@@ -217,8 +220,8 @@ class TimmEncoder(BlocksEncoder):
         plain = isinstance(getattr(attention, 'qkv', None), nn.Linear)
         if not self._has_cls or not plain or getattr(self.module, 'rope', None) is not None:
             raise NotImplementedError(
-                f'{type(self.module).__name__} has no CLS token or no plain '
-                'joint attention; its CLS attention cannot be shown'
+                f'{type(self.module).__name__} has no CLS token or no plain joint attention, '
+                'so the attention of CLS is unavailable'
             )
         return cls_attention(
             block.norm1(entering),
@@ -234,7 +237,7 @@ class TimmEncoder(BlocksEncoder):
         return getattr(self.module, 'cls_token', None) is not None
 
     def _renormalize(self, images: Tensor) -> Tensor:
-        """From ImageNet's statistics to the model's own."""
+        """Change the normalization from ImageNet's statistics to the model's own."""
 
         def column(values: Any) -> Tensor:
             return torch.tensor(values, device=images.device).view(3, 1, 1)

@@ -1,4 +1,4 @@
-"""Weights out: for other libraries, as graphs, and published."""
+"""Write weights: for other libraries, as graphs, and for publication."""
 
 from __future__ import annotations
 

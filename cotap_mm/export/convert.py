@@ -1,4 +1,4 @@
-"""Weights of any source, written for any library."""
+"""Convert weights of any supported source for another library."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Optional, Union
 import torch
 from torch import Tensor
 
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import atomic_write
-from cotap_mm.weights.architecture import architecture_of
-from cotap_mm.weights.fitting import LoadReport
-from cotap_mm.weights.loading import read_in_our_names
-from cotap_mm.weights.reading import Checkpoint, read_checkpoint
+from cotap_mm.weights.checkpoint import AnyCheckpoint, DetectedCheckpoint, detect_checkpoint
+from cotap_mm.weights.report import LoadReport
 
-from .state_dicts import check_out, export_graph, to_mmseg, to_timm, write_hf
+from .graph import export_graph
+from .state_dicts import check_out, to_mmseg, to_timm, write_hf
 
-#: What can be written, and the endings of the file; a folder for Hugging Face.
+#: Targets, and the valid suffixes of the output; Hugging Face's is a folder.
 TARGETS = {
     'cotap': ('.pth', '.safetensors'),
     'mmpretrain': ('.pth', '.safetensors'),
@@ -32,71 +32,70 @@ TARGETS = {
 _RENAMERS = dict(mmpretrain=dict, mmseg=to_mmseg, timm=to_timm)
 
 
+@renamed_argument('branch', 'network')
 def convert(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     out: Union[str, Path],
     to: str = 'cotap',
     overwrite: bool = False,
     source: str = 'auto',
-    branch: Optional[str] = None,
+    network: Optional[str] = None,
     trust: bool = False,
     num_heads: Optional[int] = None,
     size: Sequence[int] = (224, 224),
 ) -> LoadReport:
-    """Write a checkpoint for another library.
+    """Convert a checkpoint for another library.
 
-    ``'mmpretrain'``, ``'mmseg'``, ``'timm'`` and ``'hf'`` are the plain ViT, without
-    filter and heads; ``'safetensors'``, ``'onnx'`` and ``'torchscript'`` include the
-    filter; ``'cotap'`` is everything, in our names.
+    ``'mmpretrain'``, ``'mmseg'``, ``'timm'`` and ``'hf'`` write the plain ViT, without filter
+    and heads; ``'safetensors'``, ``'onnx'`` and ``'torchscript'`` include the filter;
+    ``'cotap'`` writes everything, by our names.
 
     Args:
-        checkpoint (str | Path | dict): As for :func:`cotap_mm.weights.load_pretrained`,
-            like ``source``, ``branch`` and ``trust``.
+        checkpoint (str | Path | dict | DetectedCheckpoint): See
+            :func:`cotap_mm.weights.load_pretrained`.
         out (str | Path): ``*.pth`` or ``*.safetensors``; a folder for ``'hf'``, ``*.onnx``,
             ``*.pt`` for TorchScript.
         to (str): One of :data:`TARGETS`. Defaults to ``'cotap'``.
-        overwrite (bool): Replace an existing result. Defaults to False.
-        source (str): Defaults to ``'auto'``.
-        branch (str, optional): ``'student'`` or ``'teacher'``.
-        trust (bool): Defaults to False.
-        num_heads (int, optional): Attention heads, where the file does not tell and the
-            result needs it.
-        size (Sequence[int]): Height and width of the images of a graph (ONNX,
+        overwrite (bool): Replace existing output. Defaults to False.
+        source (str): ``'auto'``, or the expected origin as a check. Defaults to ``'auto'``.
+        network (str, optional): ``'student'`` or ``'teacher'`` if a file has both.
+        trust (bool): Unpickle the file fully if safe reading fails. Defaults to False.
+        num_heads (int, optional): Number of attention heads, if the target needs it and the
+            file does not state it.
+        size (Sequence[int]): Height and width in pixels of the input of a graph (ONNX,
             TorchScript). Defaults to (224, 224).
 
     Returns:
-        LoadReport: What was taken and left.
+        LoadReport: Which tensors were written and skipped.
 
     Raises:
         FileExistsError: If ``out`` exists and ``overwrite`` is False.
-        FileNotFoundError: If there is no such checkpoint, or a URL cannot be had.
-        ImportError: If a package for the result is missing.
-        ValueError: If an argument does not fit, or the file is not understood.
+        FileNotFoundError: If the checkpoint does not exist, or the download fails.
+        ImportError: If a package for the target is missing.
+        ValueError: If an argument is invalid, or the format of the file is unknown.
     """
     if to not in TARGETS:
         raise ValueError(f'to must be one of {", ".join(TARGETS)}, got {to!r}')
     out = Path(out)
     if TARGETS[to]:
         check_out(out, TARGETS[to], overwrite)
-    content = read_checkpoint(checkpoint, trust)
-    tensors, _, report = read_in_our_names(content, source, branch)
-    meta = content.get('meta') if isinstance(content.get('meta'), dict) else None
+    detected = detect_checkpoint(checkpoint, source, network, trust)
+    tensors, report = detected.tensors, detected.new_report()
     if to in ('onnx', 'torchscript'):
-        export_graph(
-            content, out, size, overwrite, source=source, branch=branch, num_heads=num_heads
-        )
+        export_graph(detected, out, size, overwrite, num_heads)
         tensors = _select(tensors, report, ('backbone.', 'neck.'))
     elif to == 'hf':
-        architecture = architecture_of(tensors, meta, num_heads)
+        architecture = detected.architecture(num_heads)
         tensors = _select(tensors, report, ('backbone.',))
         write_hf(_bare(tensors), architecture, out, overwrite)
     else:
-        stated = _stated(tensors, meta, num_heads, needed=to == 'safetensors')
+        stated = _stated(detected, num_heads, needed=to == 'safetensors')
         if to == 'safetensors':
             tensors = _select(tensors, report, ('backbone.', 'neck.'))
         elif to != 'cotap':
             tensors = _RENAMERS[to](_bare(_select(tensors, report, ('backbone.',))))
-        _write(tensors, out, dict(source=report.source, branch=report.branch, **stated))
+        # The key 'branch' is part of the file format.
+        _write(tensors, out, dict(source=report.source, branch=report.network, **stated))
     report.loaded = list(tensors)
     return report
 
@@ -104,22 +103,20 @@ def convert(
 def _select(
     tensors: dict[str, Tensor], report: LoadReport, starts: tuple[str, ...]
 ) -> dict[str, Tensor]:
-    """The wanted parts of a network; the others are reported as left out."""
+    """Select parts of a network; the other tensors are reported as dropped."""
     report.dropped += [name for name in tensors if not name.startswith(starts)]
     return {name: value for name, value in tensors.items() if name.startswith(starts)}
 
 
 def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of ``mmpretrain.VisionTransformer``."""
+    """Rename tensors to the names of ``mmpretrain.VisionTransformer``."""
     return {name[len('backbone.') :]: value for name, value in tensors.items()}
 
 
-def _stated(
-    tensors: dict[str, Tensor], meta: Optional[dict], num_heads: Optional[int], needed: bool
-) -> dict:
-    """The architecture, to be stored beside the weights, as far as it can be told."""
+def _stated(detected: DetectedCheckpoint, num_heads: Optional[int], needed: bool) -> dict:
+    """Return the architecture, to be stored with the weights, unless it is unknown."""
     try:
-        return dict(architecture=architecture_of(tensors, meta, num_heads))
+        return dict(architecture=detected.architecture(num_heads))
     except ValueError:
         if needed or num_heads:
             raise
@@ -127,7 +124,7 @@ def _stated(
 
 
 def _write(tensors: dict[str, Tensor], out: Path, meta: dict) -> None:
-    # Copies, since a view would drag its whole storage along.
+    # Clone, since a view would be saved with its whole storage.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     with atomic_write(out) as unfinished:
         if out.suffix == '.pth':

@@ -1,70 +1,84 @@
-"""A trained network as a file for others: small, with its origin, told apart by its name."""
+"""Publish a checkpoint: strip training state, add provenance and a hash."""
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Optional, Union
 
 import mmengine
 import torch
-from torch import Tensor
 
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import UNFINISHED, atomic_write, checksum
 from cotap_mm.version import __version__
-from cotap_mm.weights.architecture import architecture_of
-from cotap_mm.weights.loading import read_in_our_names
-from cotap_mm.weights.reading import Checkpoint, read_checkpoint
+from cotap_mm.weights.checkpoint import (
+    AnyCheckpoint,
+    DetectedCheckpoint,
+    checkpoint_name,
+    detect_checkpoint,
+)
+from cotap_mm.weights.hashing import weights_hash
+from cotap_mm.weights.reading import read_checkpoint
 
 
+@renamed_argument('branch', 'network')
 def publish(
-    checkpoint: Checkpoint,
+    checkpoint: AnyCheckpoint,
     out: Union[str, Path],
     license: str,
-    branch: Optional[str] = None,
+    network: Optional[str] = None,
     trust: bool = False,
 ) -> Path:
-    """Strip a checkpoint of what only training needs, and say where it comes from.
+    """Strip a checkpoint of its training state and record its provenance.
 
-    Of a pre-training checkpoint one branch is kept, with filter and heads, without queues
-    and template bank; of a checkpoint of MMSegmentation, MMDetection or MMPretrain the
-    whole model. Optimiser, schedules and logs go. The meta keep the config and where training
-    stood, and get the licence, versions, and the hash of the weights.
+    From a pre-training checkpoint one network is kept, with filter and heads, without queues
+    and template bank; from a checkpoint of MMSegmentation, MMDetection or MMPretrain the whole
+    model. Optimizer, schedules and logs are removed. ``meta`` keeps the config and the
+    iteration, and gets the license, versions, and the hash of the weights.
 
     Args:
-        checkpoint (str | Path): What training has saved.
+        checkpoint (str | Path | dict | DetectedCheckpoint): Checkpoint saved by training.
         out (str | Path): ``NAME.pth``; written as ``NAME-HASH.pth`` with the first 8
-            digits of the file's SHA-256, as all OpenMMLab projects do.
-        license (str): Of the weights, e.g. ``'Apache-2.0'``.
-        branch (str, optional): ``'student'`` or ``'teacher'``; by default the student.
-        trust (bool): Unpickle fully where safe reading is refused. Defaults to False.
+            digits of the file's SHA-256, as in all OpenMMLab projects. The hash is computed
+            from the written file, which is read back for it.
+        license (str): License of the weights, e.g. ``'Apache-2.0'``.
+        network (str, optional): ``'student'`` or ``'teacher'``; by default the student.
+        trust (bool): Unpickle the file fully if safe reading fails. Defaults to False.
 
     Returns:
-        Path: The file written.
+        Path: The written file.
 
     Raises:
-        FileNotFoundError: If there is no such checkpoint.
-        ValueError: If it holds no weights, or ``out`` or ``license`` does not fit.
+        FileNotFoundError: If the checkpoint does not exist.
+        ValueError: If the checkpoint has no weights, or ``out`` or ``license`` is invalid.
     """
     out = Path(out)
     if out.suffix != '.pth':
-        raise ValueError(f'the result must be called *.pth, got {out.name}')
+        raise ValueError(f'the output must be named *.pth, got {out.name}')
     if not license.strip():
         raise ValueError(
-            "license must be named, e.g. 'Apache-2.0'; without one nobody may use the weights"
+            "license must not be empty, e.g. 'Apache-2.0'; without a license nobody may use the "
+            'weights'
         )
-    content = read_checkpoint(checkpoint, trust)
+    is_detected = isinstance(checkpoint, DetectedCheckpoint)
+    content = checkpoint.content if is_detected else read_checkpoint(checkpoint, trust)
     state = content.get('state_dict')
     if not isinstance(state, dict):
-        raise ValueError(f'{checkpoint} holds no state_dict; give a checkpoint that MMEngine saved')
-    found = content.get('meta') if isinstance(content.get('meta'), dict) else {}
-    meta = {key: found[key] for key in ('cfg', 'iter', 'epoch', 'dataset_meta') if key in found}
+        raise ValueError(
+            f'{checkpoint_name(checkpoint)} has no state_dict; give a checkpoint saved by MMEngine'
+        )
+    old = content.get('meta') if isinstance(content.get('meta'), dict) else {}
+    meta = {key: old[key] for key in ('cfg', 'iter', 'epoch', 'dataset_meta') if key in old}
     if any(name.startswith('teacher.') for name in state):
-        state, _, _ = read_in_our_names(content, 'cotap_mm', branch)
-        meta.update(branch=branch or 'student', architecture=architecture_of(state, found))
-    elif branch is not None:
-        raise ValueError(f'{checkpoint} has no teacher, so it has no branches; leave branch out')
+        detected = detect_checkpoint(checkpoint if is_detected else content, 'cotap_mm', network)
+        state = detected.tensors
+        # The key 'branch' is part of the file format.
+        meta.update(branch=detected.network or 'student', architecture=detected.architecture())
+    elif network is not None:
+        raise ValueError(
+            f'{checkpoint_name(checkpoint)} has no teacher, so there is no choice; omit network'
+        )
     weights = {name: value.detach().clone().contiguous() for name, value in state.items()}
     meta.update(
         license=license,
@@ -73,21 +87,8 @@ def publish(
             cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)
         ),
     )
-    # Not written as ``out``, which may exist, and may be the checkpoint itself.
+    # Do not write to ``out``, which may exist, and may be the checkpoint itself.
     draft = out.with_name(f'{UNFINISHED}{os.getpid()}-draft-{out.name}')
     with atomic_write(draft) as unfinished:
         torch.save(dict(meta=meta, state_dict=weights), unfinished)
     return draft.replace(out.with_name(f'{out.stem}-{checksum(draft)[:8]}.pth'))
-
-
-def weights_hash(weights: dict[str, Tensor]) -> str:
-    """SHA-256 of names and values in the order of the names, in hexadecimal.
-
-    It stays when the same weights are saved anew, which changes the hash of the file.
-    """
-    digest = hashlib.sha256()
-    for name in sorted(weights):
-        value = weights[name].detach().cpu().contiguous()
-        digest.update(name.encode())
-        digest.update(value.flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()

@@ -1,7 +1,7 @@
-"""Weights out: the names of other libraries, and graphs that run without us.
+"""Rename tensors to the names of other libraries.
 
-Other libraries put a final layer norm behind the last block; CoTAP has none. Where a library
-insists on one it gets weight 1 and bias 0, and its features *before* that norm are ours.
+Other libraries have a final layer norm after the last block; CoTAP does not. Where a library
+requires one, it gets weight 1 and bias 0, and its features *before* that norm equal ours.
 """
 
 from __future__ import annotations
@@ -9,14 +9,11 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Optional, Union
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from cotap_mm.encoders.load import build_network
 from cotap_mm.files.atomic_write import atomic_write
-from cotap_mm.weights.reading import Checkpoint
 
 _TIMM = {
     'patch_embed.projection': 'patch_embed.proj',
@@ -40,13 +37,16 @@ _HF = {
 
 
 def to_mmseg(vit: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of ``mmseg.VisionTransformer``.
+    """Rename tensors to the names of ``mmseg.VisionTransformer``.
 
-    Build it with ``patch_bias=True`` and ``norm_cfg=dict(type='LN', eps=1e-6)``; neither is
-    its default.
+    Build it with ``patch_bias=True`` and ``norm_cfg=dict(type='LN', eps=1e-6)``, which are not
+    its defaults.
 
     Args:
-        vit (dict[str, Tensor]): Names of ``mmpretrain.VisionTransformer``, like all below.
+        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+
+    Returns:
+        dict[str, Tensor]: The same tensors by their new names.
     """
     renamed = {}
     for name, value in vit.items():
@@ -58,7 +58,17 @@ def to_mmseg(vit: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_timm(vit: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of ``timm``'s VisionTransformer (and of DINO and iBOT)."""
+    """Rename tensors to the names of timm's VisionTransformer, DINO and iBOT.
+
+    Args:
+        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+
+    Returns:
+        dict[str, Tensor]: By their new names, with a final norm.
+
+    Raises:
+        ValueError: If timm has no such parameter.
+    """
     renamed = {}
     for name, value in vit.items():
         if name in ('cls_token', 'pos_embed'):
@@ -72,7 +82,17 @@ def to_timm(vit: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def to_hf(vit: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Names of Hugging Face's ``ViTModel``, which keeps query, key and value apart."""
+    """Rename tensors to the names of Hugging Face's ``ViTModel``, and split query, key and value.
+
+    Args:
+        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+
+    Returns:
+        dict[str, Tensor]: By their new names, with a final norm.
+
+    Raises:
+        ValueError: If ``ViTModel`` has no such parameter.
+    """
     renamed = {
         'embeddings.cls_token': vit['cls_token'],
         'embeddings.position_embeddings': vit['pos_embed'],
@@ -100,7 +120,7 @@ def _is_final_norm(name: str) -> bool:
 
 
 def _split(name: str) -> tuple[str, str, str]:
-    """'layers.3.attn.qkv.weight' -> 'blocks.3.', 'attn.qkv', 'weight'."""
+    """Split ``'layers.3.attn.qkv.weight'`` into ``'blocks.3.', 'attn.qkv', 'weight'``."""
     inner, kind = name.rsplit('.', 1)
     if not inner.startswith('layers.'):
         return '', inner, kind
@@ -110,7 +130,7 @@ def _split(name: str) -> tuple[str, str, str]:
 
 def _known(inner: str, names: dict[str, str], name: str, library: str) -> str:
     if inner not in names:
-        raise ValueError(f'{library} has no place for {name}')
+        raise ValueError(f'{library} has no parameter for {name}')
     return names[inner]
 
 
@@ -120,7 +140,14 @@ def _plain_norm(name: str, vit: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def hf_config(architecture: dict) -> dict:
-    """``config.json`` of a ``ViTModel``."""
+    """Build the content of ``config.json`` of a ``ViTModel``.
+
+    Args:
+        architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
+
+    Returns:
+        dict: Can be written as JSON.
+    """
     arch = architecture['arch']
     return dict(
         architectures=['ViTModel'],
@@ -140,104 +167,23 @@ def hf_config(architecture: dict) -> dict:
     )
 
 
-class EncoderGraph(nn.Module):
-    """Normalised images (B, 3, H, W) -> CLS (B, C) and patch map (B, C, h, w).
-
-    Args:
-        network (nn.Module): A :class:`CoTAPViT` with ``out_type='raw'``.
-        size (Sequence[int]): H and W, multiples of the patch size.
-        final_norm (nn.Module, optional): Of a plain ViT's tokens. Defaults to None.
-    """
-
-    def __init__(
-        self, network: nn.Module, size: Sequence[int], final_norm: Optional[nn.Module] = None
-    ) -> None:
-        super().__init__()
-        self.network = network
-        self.final_norm = nn.Identity() if final_norm is None else final_norm
-        self.grid = tuple(side // network.patch_size for side in size)
-
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode."""
-        tokens = self.final_norm(self.network(images)[0])
-        return tokens[:, 0], tokens[:, 1:].transpose(1, 2).unflatten(2, self.grid)
-
-
-def export_graph(
-    checkpoint: Checkpoint,
-    out: Union[str, Path],
-    size: Sequence[int],
-    overwrite: bool = False,
-    **options,
-) -> EncoderGraph:
-    """Write a network with its filter as ONNX or TorchScript.
-
-    The batch may have any size; height and width are fixed, since position embeddings of
-    that size are part of the graph. The input is normalised RGB (see
-    :func:`cotap_mm.evaluation.normalize_images`).
-
-    Args:
-        checkpoint (str | Path | dict): As for :func:`cotap_mm.load`.
-        out (str | Path): ``*.onnx`` or ``*.pt`` (TorchScript).
-        size (Sequence[int]): Height and width in pixels, multiples of the patch size.
-        overwrite (bool): Replace an existing file. Defaults to False.
-        **options: Other arguments of :func:`cotap_mm.load` except ``device``.
-
-    Returns:
-        EncoderGraph: What was written, for comparison.
-
-    Raises:
-        FileExistsError: If ``out`` exists and ``overwrite`` is False.
-        ImportError: If ONNX is asked for and its packages are missing.
-        ValueError: If the ending or the size does not fit.
-    """
-    out = Path(out)
-    check_out(out, ('.onnx', '.pt'), overwrite)
-    network, _, final_norm = build_network(checkpoint, img_size=tuple(size), **options)
-    wrong = [side for side in size if side % network.patch_size]
-    if len(size) != 2 or wrong:
-        raise ValueError(
-            f'size must be height and width, multiples of {network.patch_size}, got {tuple(size)}'
-        )
-    graph = EncoderGraph(network, size, final_norm).eval()
-    images = torch.zeros(2, network.patch_embed.projection.in_channels, *size)
-    with atomic_write(out) as unfinished:
-        if out.suffix == '.pt':
-            with torch.no_grad():
-                torch.jit.trace(graph, images).save(str(unfinished))
-        else:
-            _write_onnx(graph, images, unfinished)
-    return graph
-
-
-def _write_onnx(graph: nn.Module, images: Tensor, out: Path) -> None:
-    try:
-        import onnx  # noqa: F401
-    except ImportError as error:
-        raise ImportError('ONNX needs two packages: pip install onnx onnxscript') from error
-    names = dict(input_names=['images'], output_names=['cls', 'patches'])
-    batch = {name: {0: 'batch'} for name in ('images', 'cls', 'patches')}
-    # The tracing exporter: it exists since torch 2.1 and writes one file.
-    extra = dict(dynamo=False) if torch.__version__ >= '2.5' else {}
-    with torch.no_grad():
-        torch.onnx.export(
-            graph, (images,), str(out), dynamic_axes=batch, opset_version=17, **names, **extra
-        )
-
-
 def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:
-    """Refuse a result of another kind, or one that would replace a file.
+    """Reject an output path with a wrong suffix, or one that exists.
+
+    Args:
+        out (Path): File to write.
+        endings (Sequence[str]): Valid suffixes.
+        overwrite (bool): Whether ``out`` may exist.
 
     Raises:
         FileExistsError: If ``out`` exists and ``overwrite`` is False.
-        ValueError: If ``out`` has another ending.
+        ValueError: If ``out`` has another suffix.
     """
     if out.suffix not in endings:
-        raise ValueError(f'the result must be called *{" or *".join(endings)}, got {out.name}')
+        raise ValueError(f'the output must be named *{" or *".join(endings)}, got {out.name}')
     if out.exists() and not overwrite:
         raise FileExistsError(
-            f'{out} exists; give another name, or overwrite it on purpose '
-            '(overwrite=True, --overwrite)'
+            f'{out} exists; give another name, or replace it (overwrite=True, --overwrite)'
         )
 
 
@@ -246,8 +192,14 @@ def write_hf(
 ) -> None:
     """Write a folder that ``ViTModel.from_pretrained`` reads.
 
+    Args:
+        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+        architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
+        out (Path): The folder.
+        overwrite (bool): Replace an existing model. Defaults to False.
+
     Raises:
-        FileExistsError: If the folder holds a model and ``overwrite`` is False.
+        FileExistsError: If the folder contains a model and ``overwrite`` is False.
     """
     check_out(out / 'model.safetensors', ('.safetensors',), overwrite)
     from safetensors.torch import save_file

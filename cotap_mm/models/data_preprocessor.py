@@ -10,6 +10,7 @@ from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
 from cotap_mm.ops import COLOR_DEFAULTS, COLOR_DRAWS, augment_color, common_boxes
+from cotap_mm.ops.imagenet import IMAGENET_MEAN_255, IMAGENET_STD_255
 from cotap_mm.registry import MODELS
 
 from .step_batch import CropsBatch, Views
@@ -41,8 +42,8 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
 
     def __init__(
         self,
-        mean: Sequence[float] = (123.675, 116.28, 103.53),
-        std: Sequence[float] = (58.395, 57.12, 57.375),
+        mean: Sequence[float] = IMAGENET_MEAN_255,
+        std: Sequence[float] = IMAGENET_STD_255,
         color: Optional[dict | str] = 'default',
     ) -> None:
         super().__init__(non_blocking=True)

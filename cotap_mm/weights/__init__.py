@@ -1,17 +1,20 @@
-"""Weights in and out: recognise a file, rename its tensors, fit them to a model."""
+"""Load weights: detect a checkpoint's format, rename its tensors, fit them to a model."""
 
 from __future__ import annotations
 
+from .checkpoint import DetectedCheckpoint, detect_checkpoint
 from .detection import SOURCES
-from .fitting import LoadReport
 from .initializer import PretrainedViT, init_then_load
 from .loading import load_pretrained
 from .naming import rename_released
+from .report import LoadReport
 
 __all__ = [
+    'DetectedCheckpoint',
     'LoadReport',
     'PretrainedViT',
     'SOURCES',
+    'detect_checkpoint',
     'init_then_load',
     'load_pretrained',
     'rename_released',

@@ -1,4 +1,4 @@
-"""What network a checkpoint is of, read from its tensors and from what was saved beside them."""
+"""Infer the architecture of a checkpoint from its tensors and its metadata."""
 
 from __future__ import annotations
 
@@ -10,32 +10,31 @@ from torch import Tensor
 
 from .content import check_network
 
-_MAX_CONFIG = 1 << 20  # characters of a config's text
-_WIDTH_OF_A_HEAD = 64  # of every ViT of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
+_MAX_CONFIG = 1 << 20  # characters of the text of a config
+_HEAD_CHANNELS = 64  # in the ViTs of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
 
 
 def architecture_of(
     tensors: dict[str, Tensor], meta: Optional[dict] = None, num_heads: Optional[int] = None
 ) -> dict[str, Any]:
-    """Arguments for :class:`cotap_mm.models.CoTAPViT` that fit a checkpoint.
+    """Infer the arguments of a :class:`cotap_mm.models.CoTAPViT` that fits a checkpoint.
 
-    All sizes show in the tensors' shapes, except two. The number of attention heads is taken
-    from ``num_heads``, else from the configuration in our own checkpoints' ``meta``, else
-    it follows from the 64 channels a head of the ViTs in the literature. The grid of the
-    position embeddings is taken from there, too, else it is a square.
+    The shapes of the tensors give all sizes except two. The number of attention heads is
+    ``num_heads``, or else the one in the config or architecture in ``meta``, or else
+    follows from 64 channels per head, as in the ViTs of the literature. The grid of the position
+    embeddings follows from the image size in ``meta``, or else is square.
 
     Args:
         tensors (dict[str, Tensor]): In the layout of the algorithm (``backbone.*``, ``neck.*``).
-        meta (dict, optional): ``meta`` of a checkpoint.
-        num_heads (int, optional): Attention heads.
+        meta (dict, optional): ``meta`` of the checkpoint.
+        num_heads (int, optional): Number of attention heads.
 
     Returns:
         dict: ``arch``, ``patch_size``, ``in_channels``, ``img_size``, ``qkv_bias``,
-        ``use_filter``, and ``num_prototypes`` with the filter.
+        ``use_filter``, and ``num_prototypes`` if there is a filter.
 
     Raises:
-        ValueError: If the number of heads or the grid is unknown, or the tensors are not those
-            of a whole network.
+        ValueError: If the number of heads or the grid is unknown, or the network is incomplete.
     """
     check_network(tensors)
     patch = tensors['backbone.patch_embed.projection.weight']  # (d, channels, p, p)
@@ -45,7 +44,7 @@ def architecture_of(
     rows, columns = stated_grid(tensors, meta) or _square_grid(tensors['backbone.pos_embed'])
     heads = _checked_heads(num_heads or _heads_in_meta(meta or {}) or _usual_heads(width), width)
     prototypes = tensors.get('neck.prototypes')
-    found: dict[str, Any] = dict(
+    arguments: dict[str, Any] = dict(
         arch=dict(
             embed_dims=width, num_layers=len(blocks), num_heads=heads, feedforward_channels=hidden
         ),
@@ -57,24 +56,25 @@ def architecture_of(
     )
     scale = tensors.get('backbone.layers.0.attn.gamma1.weight')
     if scale is not None:
-        found['layer_scale_init_value'] = 1e-5  # any value: it makes room for the file's
+        arguments['layer_scale_init_value'] = 1e-5  # any value: the file's replaces it
     if prototypes is not None:
-        found['num_prototypes'] = len(prototypes)
-    return found
+        arguments['num_prototypes'] = len(prototypes)
+    return arguments
 
 
 def stated_grid(
     tensors: dict[str, Tensor], meta: Optional[dict] = None, with_cls: bool = True
 ) -> Optional[tuple[int, int]]:
-    """Rows and columns of the position embeddings by the ``img_size`` beside the weights.
+    """Compute the grid of the position embeddings from the ``img_size`` in ``meta``.
 
     Args:
-        tensors (dict[str, Tensor]): As in :func:`architecture_of`.
-        meta (dict, optional): ``meta`` of a checkpoint, with a config or an architecture.
-        with_cls (bool): Whether the first position is that of CLS. Defaults to True.
+        tensors (dict[str, Tensor]): In the layout of the algorithm.
+        meta (dict, optional): ``meta`` of the checkpoint, with a config or an architecture.
+        with_cls (bool): Whether the first position belongs to CLS. Defaults to True.
 
     Returns:
-        tuple[int, int] | None: None if no size is stated, or one with another number of patches.
+        tuple[int, int] | None: Rows and columns; None if no size is stated, or if it gives
+        another number of patches.
     """
     patch, positions = (
         tensors.get(f'backbone.{name}') for name in ('patch_embed.projection.weight', 'pos_embed')
@@ -92,17 +92,17 @@ def stated_grid(
 
 
 def add_cls_position(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> dict[str, Tensor]:
-    """Position embeddings of patches alone get zeros for CLS, which compute the same.
+    """Prepend zeros for CLS to position embeddings that cover the patches only.
 
-    So DeiT III and timm's ``no_embed_class`` have them. A square number of positions is a
-    grid without CLS, one more than a square a grid with it.
+    DeiT III and timm's ``no_embed_class`` have such embeddings; the output does not change. A
+    square number of positions is a grid without CLS, a square plus one is a grid with CLS.
 
     Args:
         tensors (dict[str, Tensor]): In the layout of the algorithm.
-        meta (dict, optional): ``meta`` of the checkpoint, which may state the image's size.
+        meta (dict, optional): ``meta`` of the checkpoint, which may state the image size.
 
     Returns:
-        dict[str, Tensor]: With position embeddings (1, 1 + N, d).
+        dict[str, Tensor]: The tensors, with position embeddings of shape (1, 1 + N, d).
     """
     positions = tensors.get('backbone.pos_embed')
     if positions is None or positions.ndim != 3:
@@ -122,26 +122,25 @@ def _square_grid(positions: Tensor) -> tuple[int, int]:
     side = round(max(count, 0) ** 0.5)
     if not side or side**2 != count:
         raise ValueError(
-            f'the {count} position embeddings are no square grid, and nothing beside '
-            'the weights states img_size; give a checkpoint as MMEngine saves it, '
-            'whose meta holds the config'
+            f'the {count} position embeddings are not a square grid, and the checkpoint does '
+            'not state img_size; give a checkpoint saved by MMEngine, whose meta has the config'
         )
     return side, side
 
 
 def _usual_heads(width: int) -> int:
-    if width % _WIDTH_OF_A_HEAD:
+    if width % _HEAD_CHANNELS:
         raise ValueError(
-            f'the number of attention heads of a ViT of width {width} cannot be told '
+            f'the number of attention heads of a ViT of width {width} cannot be inferred '
             'from its weights; pass num_heads=...'
         )
-    return width // _WIDTH_OF_A_HEAD
+    return width // _HEAD_CHANNELS
 
 
 def _checked_heads(heads: Any, width: int) -> int:
     if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
         raise ValueError(
-            f'num_heads must divide the width {width}, got {heads!r}; pass the right num_heads=...'
+            f'num_heads must divide the width {width}, got {heads!r}; pass num_heads=...'
         )
     return heads
 
@@ -158,7 +157,7 @@ def _heads_in_meta(meta: dict) -> Optional[int]:
 
 
 def _stated_backbone(meta: dict) -> dict:
-    """Arguments of the backbone that a training config or an export of ours states."""
+    """Return the arguments of the backbone that a training config or an exported file states."""
     if isinstance(meta.get('architecture'), dict):
         return meta['architecture']
     text = meta.get('cfg', '')
@@ -167,8 +166,8 @@ def _stated_backbone(meta: dict) -> dict:
 
 
 def _literal_assignment(text: str, name: str) -> dict:
-    """The dict assigned to ``name`` in a config's text, without running it."""
-    # Text of a stranger's file: null bytes, and expressions that are nested without end.
+    """Parse the dict assigned to ``name`` in the text of a config, without running the text."""
+    # The text is untrusted: it may have null bytes, or expressions nested without end.
     try:
         statements = ast.parse(text[:_MAX_CONFIG]).body
         for statement in statements:
@@ -185,7 +184,7 @@ def _literal_assignment(text: str, name: str) -> dict:
 
 
 def _literal(node: ast.AST) -> Any:
-    """Constants, lists, tuples and ``dict(...)``; None for anything else."""
+    """Evaluate constants, lists, tuples and ``dict(...)``; None for anything else."""
     if isinstance(node, ast.Constant):
         return node.value
     if isinstance(node, (ast.List, ast.Tuple)):

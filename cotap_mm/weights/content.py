@@ -1,8 +1,8 @@
-"""Check what a file of somebody else holds before anything is computed with it.
+"""Validate the content of an untrusted checkpoint before anything is computed with it.
 
 A few kilobytes can describe terabytes: tensors with stride 0, many views of one storage,
-compressed archives, arrays of a stated shape without data. What passes these checks takes at
-most :data:`MAX_EXPANSION` times the file's size in memory.
+compressed archives, arrays with a shape but no data. Content that passes these checks takes at
+most :data:`MAX_EXPANSION` times the size of the file in memory.
 """
 
 from __future__ import annotations
@@ -16,47 +16,47 @@ import numpy as np
 import torch
 from torch import Tensor
 
-#: Bytes of all tensors over bytes of the file. More than 1, since tied weights are stored once.
+#: Bytes of all tensors per byte of the file. More than 1, since tied weights are stored once.
 MAX_EXPANSION = 4
-_MAX_ITEMS = 2_000_000  # entries of all containers together
-_SLACK = 1 << 20  # bytes; small files hold tensors that share a storage
+_MAX_ITEMS = 2_000_000  # total number of entries of all containers
+_SLACK = 1 << 20  # bytes; small files can have tensors that share a storage
 
 
 class SuspectContent(ValueError):
-    """A file whose content is not what a checkpoint of its size can hold."""
+    """The content of a file does not fit a checkpoint of its size."""
 
 
 def check_archive(path: Path) -> None:
-    """Refuse a zip archive that unpacks to more than it is.
+    """Reject a zip archive that expands when it is unpacked.
 
-    PyTorch and NumPy's ``savez`` store without compression.
+    PyTorch and NumPy's ``savez`` do not compress.
 
     Raises:
-        SuspectContent: If its parts are larger than the file, by what its directory states.
+        SuspectContent: If the members, by the sizes in the directory, are larger than the file.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(part.file_size for part in archive.infolist())
-    except Exception:  # damaged in some other way, which its reader reports
+    except Exception:  # damaged in another way, which the reader reports
         return
     size = path.stat().st_size
     if unpacked > size:
         raise SuspectContent(
-            f'its parts take {unpacked} bytes unpacked and the file {size}; '
+            f'its members take {unpacked} bytes unpacked, and the file has {size}; '
             'checkpoints are stored without compression'
         )
 
 
 def check_content(content: Any, file_size: int) -> None:
-    """Refuse tensors that are larger than the file, or have no plain memory.
+    """Reject tensors that are larger than the file, or are not stored densely.
 
     Args:
         content (object): Dicts, lists and tuples of tensors and anything else; they may
             contain themselves.
-        file_size (int): In bytes.
+        file_size (int): Size of the file in bytes.
 
     Raises:
-        SuspectContent: With the key of the first tensor that is refused.
+        SuspectContent: With the key of the first rejected tensor.
     """
     total, stored, storages = 0, 0, set()
     for key, value in _tensors(content):
@@ -72,7 +72,7 @@ def check_content(content: Any, file_size: int) -> None:
                 or value.is_nested
             ):
                 raise SuspectContent(
-                    f'{key!r} is a {_kind(value)} tensor; only dense ones are read'
+                    f'{key!r} is a {_kind(value)} tensor; only dense tensors are supported'
                 )
             size = value.numel() * value.element_size()
             storage = value.untyped_storage()
@@ -93,7 +93,7 @@ def check_content(content: Any, file_size: int) -> None:
 
 
 def _tensors(content: Any) -> Iterator[tuple[str, Any]]:
-    """All tensors and arrays of nested containers with their dotted keys, each container once."""
+    """Iterate over the tensors and arrays of nested containers, with their dotted keys."""
     waiting, seen, items = [('', content)], set(), 0
     while waiting:
         key, value = waiting.pop()
@@ -129,20 +129,20 @@ def _kind(value: Tensor) -> str:
 
 
 def check_weights(tensors: dict[str, Tensor]) -> None:
-    """Refuse a ViT whose weights are not numbers of a plausible shape.
+    """Reject a ViT with a wrong data type or inconsistent embeddings.
 
     Args:
         tensors (dict[str, Tensor]): In the layout of the algorithm (``backbone.*``, ...).
 
     Raises:
-        ValueError: If a tensor is not of floating-point numbers, or patch embedding, CLS token
-            or position embeddings do not belong together.
+        ValueError: If a tensor is not floating-point, or the shapes of patch embedding, CLS
+            token and position embeddings do not match.
     """
     for name, value in tensors.items():
         if not value.is_floating_point():
             raise ValueError(
-                f'{name} holds {str(value.dtype).split(".")[-1]} values; weights must '
-                'be floating-point numbers'
+                f'{name} has data type {str(value.dtype).split(".")[-1]}; weights must be '
+                'floating-point'
             )
     patch = tensors.get('backbone.patch_embed.projection.weight')
     if patch is None or patch.ndim != 4 or min(patch.shape) < 1 or patch.shape[2] != patch.shape[3]:
@@ -166,12 +166,13 @@ def check_weights(tensors: dict[str, Tensor]) -> None:
 
 
 def check_network(tensors: dict[str, Tensor]) -> None:
-    """Refuse a ViT that is not whole, or whose tensors do not fit each other.
+    """Reject a ViT that is incomplete or inconsistent.
 
-    A network of the stated sizes is built next, so all that its size depends on must be there.
+    The caller is about to build a network of these sizes, so every tensor that its size depends
+    on must be present.
 
     Args:
-        tensors (dict[str, Tensor]): As in :func:`check_weights`, which has passed.
+        tensors (dict[str, Tensor]): Tensors that have passed :func:`check_weights`.
 
     Raises:
         ValueError: If a tensor is missing or has the wrong shape.
@@ -203,12 +204,12 @@ def check_network(tensors: dict[str, Tensor]) -> None:
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[int]:
-    """Numbers of the transformer blocks, which must be 0, 1, 2, ..."""
+    """List the indices of the transformer blocks, which must be 0, 1, 2, ..."""
     names = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
     if names != {str(index) for index in range(len(names))} or not names:
         shown = sorted(names)[:3]
         raise ValueError(
-            f'the blocks must be numbered from 0 on without a gap, got {len(names)} '
+            f'the blocks must be numbered from 0 without gaps, got {len(names)} '
             f'blocks{": " if shown else ""}{", ".join(shown)}'
         )
     return list(range(len(names)))

@@ -1,4 +1,4 @@
-"""What a checkpoint is: whose names it has, and where in it the network lies."""
+"""Detect a checkpoint's format and locate the ViT in it."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from .naming import without_wrappers
 from .parts import SEPARATOR, tensor_groups
 
-#: Sources that can be stated, and the family of names that each uses.
+#: Sources that can be stated, and the family of names that each of them uses.
 SOURCES = {
     'cotap_mm': 'cotap_mm',
     'cotap': 'cotap',
@@ -23,28 +23,28 @@ SOURCES = {
     'leopart': 'timm',
 }
 
-_ANCHORS = (  # a name that each family has exactly once in a network
+_ANCHORS = (  # the name of a tensor that a network of each family has exactly once
     ('timm', 'patch_embed.proj.weight'),
     ('mmpretrain', 'patch_embed.projection.weight'),
     ('hf', 'embeddings.patch_embeddings.projection.weight'),
 )
 
 
-class Recognized(NamedTuple):
-    """A network found in a file.
+class DetectedViT(NamedTuple):
+    """A ViT located in a file, under the file's names.
 
     Attributes:
         family (str): ``'cotap_mm'``, ``'cotap'``, ``'timm'``, ``'hf'`` or ``'mmpretrain'``.
-        branch (str): ``'student'``, ``'teacher'``, or ``''`` if the file does not say.
-        tensors (dict[str, Tensor]): The network's tensors, prefixes removed; for
+        network (str): ``'student'``, ``'teacher'``, or ``''`` if the file does not say.
+        tensors (dict[str, Tensor]): Tensors of the network without their prefix; for
             ``'cotap_mm'`` in the layout of the algorithm.
         teacher (dict[str, Tensor] | None): The teacher of one of our own training
             checkpoints, in the same layout.
-        outside (list[str]): Other tensors of the file, by their full name.
+        outside (list[str]): Other tensors of the file, by their full names.
     """
 
     family: str
-    branch: str
+    network: str
     tensors: dict[str, Tensor]
     teacher: Optional[dict[str, Tensor]]
     outside: list[str]
@@ -52,33 +52,33 @@ class Recognized(NamedTuple):
 
 class _Candidate(NamedTuple):
     family: str
-    branch: str
+    network: str
     prefix: str
-    place: str  # keys of the containers and prefix
-    tensors: dict[str, Tensor]  # the whole group that it was found in
+    path: str  # keys of the containers, and the prefix
+    tensors: dict[str, Tensor]  # all tensors of the innermost container
 
 
-def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None) -> Recognized:
-    """Find the ViT in a file.
+def detect_vit(content: dict, source: str = 'auto', network: Optional[str] = None) -> DetectedViT:
+    """Locate the ViT in the content of a file.
 
     Args:
-        content (dict): The file's content.
+        content (dict): Content of the file.
         source (str): ``'auto'`` or one of :data:`SOURCES`. Defaults to ``'auto'``.
-        branch (str, optional): ``'student'`` or ``'teacher'`` where a file has both.
-            By default the student of CoTAP (what its authors evaluate) and the teacher
-            of DINO, iBOT and Mugs (what theirs do).
+        network (str, optional): ``'student'`` or ``'teacher'`` if a file has both. By default
+            the student of CoTAP and the teacher of DINO, iBOT and Mugs: the networks that
+            their authors evaluate.
 
     Returns:
-        Recognized: Family, branch and tensors.
+        DetectedViT: Family, network and tensors.
 
     Raises:
-        ValueError: If no ViT is found, it is of another source than stated, the file
-            has not the branch asked for, or there are several to choose from.
+        ValueError: If the file has no ViT, is of another source than stated, does not have
+            the requested network, or has several ViTs to choose from.
     """
     if source != 'auto' and source not in SOURCES:
         raise ValueError(f"source must be 'auto' or one of {sorted(SOURCES)}, got {source!r}")
-    if branch not in (None, 'student', 'teacher'):
-        raise ValueError(f"branch must be 'student' or 'teacher', got {branch!r}")
+    if network not in (None, 'student', 'teacher'):
+        raise ValueError(f"network must be 'student' or 'teacher', got {network!r}")
     candidates = _candidates(content)
     if not candidates:
         raise ValueError(
@@ -86,33 +86,33 @@ def recognize(content: dict, source: str = 'auto', branch: Optional[str] = None)
             f'({", ".join(map(str, list(content)[:3]))}, ...) leads to a patch '
             'embedding of DINO, iBOT, timm, Hugging Face, MMPretrain or CoTAP'
         )
-    chosen = _choose(candidates, branch)
+    chosen = _choose(candidates, network)
     if source != 'auto' and SOURCES[source] != chosen.family:
         raise ValueError(
             f'the file holds names of {chosen.family!r}, not of source={source!r}; '
             "use source='auto'"
         )
-    network = _network(chosen)
-    inside = set(network.values())
+    names = _names(chosen)
+    inside = set(names.values())
     teacher = None
     if chosen.family == 'cotap_mm':
-        teachers = [c for c in candidates if c.family == 'cotap_mm' and c.branch == 'teacher']
+        teachers = [c for c in candidates if c.family == 'cotap_mm' and c.network == 'teacher']
         if len(teachers) == 1:
-            names = _network(teachers[0])
-            teacher = {new: teachers[0].tensors[old] for new, old in names.items()}
-            inside.update(names.values())
-    return Recognized(
+            teacher_names = _names(teachers[0])
+            teacher = {new: teachers[0].tensors[old] for new, old in teacher_names.items()}
+            inside.update(teacher_names.values())
+    return DetectedViT(
         chosen.family,
-        chosen.branch,
-        {new: chosen.tensors[old] for new, old in network.items()},
+        chosen.network,
+        {new: chosen.tensors[old] for new, old in names.items()},
         teacher,
         [name for name in chosen.tensors if name not in inside],
     )
 
 
 def _usual_groups(content: dict) -> dict[str, dict[str, Any]]:
-    """Where nearly all files have their weights; DINO's full files hold two networks."""
-    groups, place, seen = tensor_groups(content), '', set()
+    """Containers that hold the weights in nearly all files; full files of DINO have two."""
+    groups, path, seen = tensor_groups(content), '', set()
     while id(content) not in seen:
         seen.add(id(content))
         key = next(
@@ -124,22 +124,22 @@ def _usual_groups(content: dict) -> dict[str, dict[str, Any]]:
             None,
         )
         if key is not None:
-            content, place = content[key], f'{place}.{key}'.lstrip('.')
+            content, path = content[key], f'{path}.{key}'.lstrip('.')
     pair = [
-        f'{place}.{key}'.lstrip('.')
+        f'{path}.{key}'.lstrip('.')
         for key in ('student', 'teacher')
         if isinstance(content.get(key), dict)
     ]
-    return {name: groups[name] for name in pair or [place] if name in groups}
+    return {name: groups[name] for name in pair or [path] if name in groups}
 
 
 def _candidates(content: dict) -> list[_Candidate]:
-    """ViTs in the usual places, else anywhere in the file."""
+    """List the ViTs in the usual containers, or else in all containers."""
     return _candidates_in(_usual_groups(content)) or _candidates_in(tensor_groups(content))
 
 
 def _candidates_in(groups: dict[str, dict[str, Any]]) -> list[_Candidate]:
-    found = []
+    candidates = []
     for group, entries in groups.items():
         if not any('patch_embed' in name for name in entries):
             continue
@@ -149,50 +149,49 @@ def _candidates_in(groups: dict[str, dict[str, Any]]) -> list[_Candidate]:
             for name in tensors:
                 if name == anchor or name.endswith('.' + anchor):
                     prefix = name[: -len(anchor)]
-                    place = f'{group}.{prefix}'.strip('.')
-                    branch = next((b for b in ('teacher', 'student') if b in place), '')
-                    found.append(
-                        _Candidate(_refine(family, prefix, tensors), branch, prefix, place, tensors)
-                    )
-    return found
+                    path = f'{group}.{prefix}'.strip('.')
+                    network = next((n for n in ('teacher', 'student') if n in path), '')
+                    refined = _refine(family, prefix, tensors)
+                    candidates.append(_Candidate(refined, network, prefix, path, tensors))
+    return candidates
 
 
 def _refine(family: str, prefix: str, tensors: dict[str, Tensor]) -> str:
-    """Tell CoTAP from the family whose names its backbone has."""
+    """Distinguish CoTAP from the family whose names its backbone uses."""
     if family == 'timm' and prefix + 'kernel' in tensors:
         return 'cotap'
-    beside = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
+    outer = prefix[: -len('backbone.')] if prefix.endswith('backbone.') else prefix
     if family == 'mmpretrain' and (
-        beside + 'neck.prototypes' in tensors or prefix + 'neck.prototypes' in tensors
+        outer + 'neck.prototypes' in tensors or prefix + 'neck.prototypes' in tensors
     ):
         return 'cotap_mm'
     return family
 
 
-def _choose(candidates: list[_Candidate], branch: Optional[str]) -> _Candidate:
-    if branch is not None:
-        order = [branch, '']
+def _choose(candidates: list[_Candidate], network: Optional[str]) -> _Candidate:
+    if network is not None:
+        order = [network, '']
     elif any(c.family in ('cotap', 'cotap_mm') for c in candidates):
         order = ['student', '', 'teacher']
     else:
-        order = ['', 'teacher', 'student']  # a network without a mark is the result itself
+        order = ['', 'teacher', 'student']  # an unmarked network is the final result
     for wanted in order:
-        fitting = [c for c in candidates if c.branch == wanted]
-        if len(fitting) > 1:
+        matches = [c for c in candidates if c.network == wanted]
+        if len(matches) > 1:
             names = ', '.join(
-                f'FILE{SEPARATOR}{c.place}' if c.place else 'the outermost names' for c in fitting
+                f'FILE{SEPARATOR}{c.path}' if c.path else 'the outermost names' for c in matches
             )
-            raise ValueError(f'the file holds {len(fitting)} ViTs; choose one of them: {names}')
-        if fitting:
-            return fitting[0]
+            raise ValueError(f'the file holds {len(matches)} ViTs; choose one of them: {names}')
+        if matches:
+            return matches[0]
     raise ValueError(
-        f'the file holds no {branch}, only a {candidates[0].branch}; '
-        f'use branch={candidates[0].branch!r}'
+        f'the file has no {network}, only a {candidates[0].network}; '
+        f'use network={candidates[0].network!r}'
     )
 
 
-def _network(candidate: _Candidate) -> dict[str, str]:
-    """Names without prefix -> names in the file."""
+def _names(candidate: _Candidate) -> dict[str, str]:
+    """Map names without prefix to names in the file."""
     prefix, tensors = candidate.prefix, candidate.tensors
     inner = {name[len(prefix) :]: name for name in tensors if name.startswith(prefix)}
     if candidate.family != 'cotap_mm':
@@ -202,9 +201,9 @@ def _network(candidate: _Candidate) -> dict[str, str]:
             (name if name.startswith('neck.') else 'backbone.' + name): old
             for name, old in inner.items()
         }
-    whole = prefix[: -len('backbone.')]
+    outer = prefix[: -len('backbone.')]
     return {
-        name[len(whole) :]: name
+        name[len(outer) :]: name
         for name in tensors
-        if name.startswith(tuple(whole + part for part in ('backbone.', 'neck.', 'head.')))
+        if name.startswith(tuple(outer + part for part in ('backbone.', 'neck.', 'head.')))
     }

@@ -1,9 +1,8 @@
-"""Putting renamed tensors into a model, or refusing to."""
+"""Copy renamed tensors into a model, or reject them with reasons."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
 from typing import Optional
 
 import torch
@@ -11,58 +10,9 @@ from torch import Tensor, nn
 
 from cotap_mm.ops import resize_position_embedding
 
+from .report import LoadReport
+
 _FINAL_NORM = ('backbone.ln1.weight', 'backbone.ln1.bias')
-
-
-@dataclass
-class LoadReport:
-    """What became of each tensor of a checkpoint.
-
-    Attributes:
-        source (str): Source that was stated, or the family of names recognised.
-        branch (str): Branch that was loaded; ``''`` if the file does not say.
-        loaded (list[str]): Our names of the tensors that were loaded.
-        missing (list[str]): Parameters of the model that stayed as initialised.
-        unexpected (list[str]): Tensors of the network that nothing knows.
-        dropped (list[str]): Tensors that the model has no place for by design.
-        resized (list[str]): Loaded after resizing (position embeddings).
-        adapted (list[str]): Loaded after changing the number of input channels.
-        teacher (str): Where a CoTAP's teacher comes from: ``'student'`` (a copy),
-            ``'file'``, or ``''`` for a model without teacher.
-    """
-
-    source: str
-    branch: str = ''
-    loaded: list[str] = field(default_factory=list)
-    missing: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-    dropped: list[str] = field(default_factory=list)
-    resized: list[str] = field(default_factory=list)
-    adapted: list[str] = field(default_factory=list)
-    teacher: str = ''
-
-    @property
-    def num_loaded(self) -> int:
-        """Number of tensors that were loaded."""
-        return len(self.loaded)
-
-    def __str__(self) -> str:
-        def few(names: list[str]) -> str:
-            more = f', ... {len(names) - 3} more' if len(names) > 3 else ''
-            return f'{len(names)} ({", ".join(names[:3])}{more})' if names else 'none'
-
-        teacher = {
-            'student': '; the teacher is a copy of the student',
-            'file': "; the teacher is the file's",
-            '': '',
-        }[self.teacher]
-        channels = '; input channels changed in ' + few(self.adapted) if self.adapted else ''
-        return (
-            f'{self.branch or "network"} with names of {self.source!r}: loaded '
-            f'{self.num_loaded} tensors; stayed as initialised {few(self.missing)}; unexpected '
-            f'{few(self.unexpected)}; not needed {few(self.dropped)}; resized '
-            f'{few(self.resized)}{channels}{teacher}'
-        )
 
 
 def fit(
@@ -72,19 +22,19 @@ def fit(
     teacher: Optional[dict[str, Tensor]] = None,
     grid: Optional[tuple[int, int]] = None,
 ) -> None:
-    """Copy tensors in our layout into a model.
+    """Copy tensors under our names into a model.
 
     Args:
         model (nn.Module): A CoTAP algorithm, or a ViT (with or without ``neck``).
         tensors (dict[str, Tensor]): In the layout of the algorithm.
-        report (LoadReport): Filled here.
+        report (LoadReport): Filled in.
         teacher (dict[str, Tensor], optional): Tensors for the algorithm's teacher. By
-            default it becomes a copy of the student.
+            default the teacher becomes a copy of the student.
         grid (tuple[int, int], optional): Rows and columns of the position embeddings, if the
-            file states them. By default they are guessed.
+            file states them. By default they are inferred.
 
     Raises:
-        ValueError: If a part does not fit; the model is unchanged then.
+        ValueError: If a part does not fit; the model is not changed then.
     """
     plans = [_plan(model, tensors, report, grid)]
     has_teacher = hasattr(model, 'teacher') and hasattr(model, 'student')
@@ -101,8 +51,8 @@ def fit(
 
 
 def _copy(plan: list[tuple[Tensor, Tensor]]) -> None:
-    for place, value in plan:
-        place.copy_(value)
+    for parameter, value in plan:
+        parameter.copy_(value)
 
 
 def _plan(
@@ -111,32 +61,32 @@ def _plan(
     report: LoadReport,
     grid: Optional[tuple[int, int]],
 ) -> list[tuple[Tensor, Tensor]]:
-    """Pairs of parameter and value, after all checks."""
-    places = _places(model)
+    """Return pairs of parameter and new value, after all checks."""
+    parameters = _parameters(model)
     tensors = dict(tensors)
-    _resize(tensors, places, getattr(model, 'backbone', model), report, grid)
-    _adapt_channels(tensors, places, report)
+    _resize(tensors, parameters, getattr(model, 'backbone', model), report, grid)
+    _adapt_channels(tensors, parameters, report)
     for name in tensors:
-        if name in places:
+        if name in parameters:
             report.loaded.append(name)
         elif name.startswith(('neck.', 'head.')) or name in _FINAL_NORM:
             report.dropped.append(name)  # a bare ViT, or one without a final norm
         else:
             report.unexpected.append(name)
-    report.missing.extend(name for name in places if name not in tensors)
-    problems, remedies = _problems(tensors, places, report)
+    report.missing.extend(name for name in parameters if name not in tensors)
+    problems, remedies = _problems(tensors, parameters, report)
     if problems:
-        in_file, in_model = (_describe(names) for names in (tensors, places))
+        in_file, in_model = (_describe(names) for names in (tensors, parameters))
         raise ValueError(
             f'checkpoint does not fit (names of {report.source!r}): '
-            f'{"; ".join(problems)}. The file holds {in_file}, the model is '
+            f'{"; ".join(problems)}. The file has {in_file}, the model is '
             f'{in_model}. {"; ".join(remedies)}'
         )
-    return [(places[name], tensors[name]) for name in report.loaded]
+    return [(parameters[name], tensors[name]) for name in report.loaded]
 
 
-def _places(model: nn.Module) -> dict[str, nn.Parameter]:
-    """Parameters that weights can go to, by their name in the algorithm's layout."""
+def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Return the parameters that can be loaded, by their names in the layout of the algorithm."""
     own = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
@@ -161,22 +111,22 @@ def _places(model: nn.Module) -> dict[str, nn.Parameter]:
 
 def _resize(
     tensors: dict[str, Tensor],
-    places: dict[str, nn.Parameter],
+    parameters: dict[str, nn.Parameter],
     backbone: nn.Module,
     report: LoadReport,
     grid: Optional[tuple[int, int]],
 ) -> None:
-    """Bring position embeddings to the model's grid; what is no grid is refused later."""
+    """Resize position embeddings to the model's grid; those that are not a grid fail later."""
     name = 'backbone.pos_embed'
-    if name not in tensors or name not in places:
+    if name not in tensors or name not in parameters:
         return
     value, extra = tensors[name], backbone.num_extra_tokens
-    if value.ndim != 3 or value.shape[2] != places[name].shape[2]:
+    if value.ndim != 3 or value.shape[2] != parameters[name].shape[2]:
         return
     target = tuple(backbone.patch_resolution)
     if grid is not None and extra + grid[0] * grid[1] == value.shape[1]:
         source: Optional[tuple[int, int]] = grid
-    elif value.shape == places[name].shape:
+    elif value.shape == parameters[name].shape:
         source = target
     else:
         source = _guess_grid(value.shape[1] - extra, target)
@@ -186,21 +136,21 @@ def _resize(
 
 
 def _adapt_channels(
-    tensors: dict[str, Tensor], places: dict[str, nn.Parameter], report: LoadReport
+    tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], report: LoadReport
 ) -> None:
-    """Bring the patch embedding to the model's number of input channels.
+    """Adapt the patch embedding to the model's number of input channels.
 
-    The file's channels are repeated in turn and scaled by their number over the model's,
-    so that a grey value in all channels leaves the sum as it was; one channel gets their
-    sum. Source: timm's ``adapt_input_conv``, https://github.com/huggingface/pytorch-image-models.
+    The file's channels are repeated cyclically and scaled by the ratio of the two numbers of
+    channels, so that a gray image gives the same sum; a single channel gets the sum of
+    all channels. Source: timm's ``adapt_input_conv``, https://github.com/huggingface/pytorch-image-models.
     """
     name = 'backbone.patch_embed.projection.weight'
-    if name not in tensors or name not in places:
+    if name not in tensors or name not in parameters:
         return
-    value, place = tensors[name], places[name]
-    if value.ndim != 4 or value[:, 0].shape != place[:, 0].shape or value.shape == place.shape:
+    value, target = tensors[name], parameters[name]
+    if value.ndim != 4 or value[:, 0].shape != target[:, 0].shape or value.shape == target.shape:
         return
-    old, new = value.shape[1], place.shape[1]
+    old, new = value.shape[1], target.shape[1]
     if new == 1:
         tensors[name] = value.sum(dim=1, keepdim=True)
     else:
@@ -209,7 +159,7 @@ def _adapt_channels(
 
 
 def _guess_grid(count: int, target: tuple[int, int]) -> Optional[tuple[int, int]]:
-    """The square of so many patches, else the grid of the target's aspect ratio."""
+    """Infer the grid of ``count`` patches: a square, or else the target's aspect ratio."""
     for aspect in (1.0, target[0] / target[1]):
         height = round((max(count, 0) * aspect) ** 0.5)
         if height and count % height == 0 and abs(height / (count // height) - aspect) < 1e-6:
@@ -218,15 +168,15 @@ def _guess_grid(count: int, target: tuple[int, int]) -> Optional[tuple[int, int]
 
 
 def _problems(
-    tensors: dict[str, Tensor], places: dict[str, nn.Parameter], report: LoadReport
+    tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter], report: LoadReport
 ) -> tuple[list[str], list[str]]:
-    """What is wrong with a fit, and what to do about it."""
+    """List what does not fit, and how to fix it."""
     problems, remedies = [], []
-    different = [name for name in report.loaded if tensors[name].shape != places[name].shape]
+    different = [name for name in report.loaded if tensors[name].shape != parameters[name].shape]
     if different:
         shown = '; '.join(
             f'{n} is {tuple(tensors[n].shape)} in the file and '
-            f'{tuple(places[n].shape)} in the model'
+            f'{tuple(parameters[n].shape)} in the model'
             for n in different[:3]
         )
         problems.append(f'{len(different)} shapes differ: {shown}')
@@ -238,9 +188,9 @@ def _problems(
     surplus = [name for name in report.unexpected if name.startswith('backbone.')]
     if surplus:
         problems.append(
-            f'the backbone has no place for {len(surplus)} tensors: {", ".join(surplus[:3])}'
+            f'the backbone has no parameter for {len(surplus)} tensors: {", ".join(surplus[:3])}'
         )
-    remedies += _remedies(different, lacking, surplus, tensors, places)
+    remedies += _remedies(different, lacking, surplus, tensors, parameters)
     for part in ('neck.', 'head.patch.', 'head.cls.'):
         present = any(name.startswith(part) for name in report.loaded)
         absent = [name for name in report.missing if name.startswith(part)]
@@ -250,13 +200,13 @@ def _problems(
             )
         if present and (absent or any(name.startswith(part) for name in different)):
             remedies.append(
-                f"Build {part[:-1]} with the sizes of the file's, or load only the "
+                f'Build {part[:-1]} with the sizes in the file, or load only the '
                 'backbone (tools/convert.py --to mmpretrain)'
             )
     return problems, remedies
 
 
-#: Tensors that an option of the backbone adds: their names, and the option that has or lacks them.
+#: Names of tensors that depend on an option of the backbone: the option with and without them.
 _OPTIONS = (
     (re.compile(r'backbone\.layers\.\d+\.attn\.qkv\.bias$'), 'qkv_bias=True', 'qkv_bias=False'),
     (re.compile(r'backbone\.ln1\.'), 'final_norm=True', 'final_norm=False'),
@@ -275,22 +225,22 @@ def _remedies(
     lacking: list[str],
     surplus: list[str],
     tensors: dict[str, Tensor],
-    places: dict[str, nn.Parameter],
+    parameters: dict[str, nn.Parameter],
 ) -> list[str]:
-    """Options of the backbone that make it fit, as far as they are known."""
+    """List the options of the backbone that would make it fit, as far as they are known."""
     options = []
     for pattern, present, absent in _OPTIONS:
-        for names, option, others in ((surplus, present, places), (lacking, absent, tensors)):
-            # Where the other side has some of them, it only has fewer blocks.
+        for names, option, others in ((surplus, present, parameters), (lacking, absent, tensors)):
+            # If the other side has some of them, it only has fewer blocks.
             if any(map(pattern.match, names)) and not any(map(pattern.match, others)):
                 options.append(option)
                 names[:] = [name for name in names if not pattern.match(name)]
     remedies = [f'Build the backbone with {", ".join(options)}, as in the file'] if options else []
-    if not (lacking or surplus) and _same_but_grid(different, tensors, places):
+    if not (lacking or surplus) and _same_but_grid(different, tensors, parameters):
         return [
             *remedies,
-            "The grid of the file's position embeddings is not known: set img_size "
-            'of the backbone to the one that they were trained for',
+            "The grid of the file's position embeddings is unknown: set img_size "
+            'of the backbone to the size that they were trained for',
         ]
     if lacking or surplus or any(name.startswith('backbone.') for name in different):
         remedies.append(f"Set the size of the backbone to the file's: {_stated_size(tensors)}")
@@ -298,7 +248,7 @@ def _remedies(
 
 
 def _stated_size(tensors: dict[str, Tensor]) -> str:
-    """``arch`` and ``patch_size`` of the network in a file, as far as its tensors show them."""
+    """Format ``arch`` and ``patch_size`` of the network in a file, as far as its tensors tell."""
     patch = tensors.get('backbone.patch_embed.projection.weight')
     hidden = tensors.get('backbone.layers.0.ffn.layers.0.0.weight')
     if patch is None or patch.ndim != 4 or hidden is None or hidden.ndim != 2:
@@ -311,12 +261,12 @@ def _stated_size(tensors: dict[str, Tensor]) -> str:
 
 
 def _same_but_grid(
-    different: list[str], tensors: dict[str, Tensor], places: dict[str, nn.Parameter]
+    different: list[str], tensors: dict[str, Tensor], parameters: dict[str, nn.Parameter]
 ) -> bool:
-    """Whether the backbones differ in nothing but the number of position embeddings."""
+    """Tell whether the backbones differ only in the number of position embeddings."""
     name = 'backbone.pos_embed'
     return [other for other in different if other.startswith('backbone.')] == [name] and (
-        tensors[name].shape[2:] == places[name].shape[2:]
+        tensors[name].shape[2:] == parameters[name].shape[2:]
     )
 
 

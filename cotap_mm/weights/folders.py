@@ -1,4 +1,4 @@
-"""Checkpoints that are a folder, or are split into several files, as Hugging Face saves them."""
+"""Read checkpoints that are folders or sharded into several files, as Hugging Face saves them."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Optional
 
-#: In the order in which they are looked for.
+#: File names of weights in a folder, in the order of the search.
 WEIGHTS = (
     'model.safetensors',
     'model.safetensors.index.json',
@@ -15,29 +15,29 @@ WEIGHTS = (
     'pytorch_model.bin.index.json',
 )
 _SHARD = re.compile(r'-(\d{5})-of-(\d{5})\.(safetensors|bin)$')
-_MAX_JSON = 32 << 20  # bytes; an index of 10,000 tensors has one
+_MAX_JSON = 32 << 20  # bytes; the index of 10,000 tensors takes about 1 MB
 
 Read = Callable[[Path], dict]
 
 
 def is_shard(path: Path) -> str:
-    """``'part 1 of 2'`` for ``model-00001-of-00002.safetensors``; ``''`` for other names."""
-    found = _SHARD.search(path.name)
-    return f'part {int(found[1])} of {int(found[2])}' if found else ''
+    """Return ``'part 1 of 2'`` for ``model-00001-of-00002.safetensors``, else ``''``."""
+    match = _SHARD.search(path.name)
+    return f'part {int(match[1])} of {int(match[2])}' if match else ''
 
 
 def read_folder(folder: Path, read: Read) -> dict:
-    """The checkpoint in a folder of Hugging Face or timm, with what its config states.
+    """Read a folder of Hugging Face or timm, with the architecture in its config.
 
     Args:
-        folder (Path): With one of :data:`WEIGHTS`.
+        folder (Path): Folder with one of :data:`WEIGHTS`.
         read (callable): Reads one file.
 
     Returns:
         dict: ``state_dict`` and ``meta``.
 
     Raises:
-        FileNotFoundError: If there are no weights in it, or a shard is missing.
+        FileNotFoundError: If the folder has no weights, or a shard is missing.
         ValueError: If a file is damaged.
     """
     path = next((folder / name for name in WEIGHTS if (folder / name).is_file()), None)
@@ -57,11 +57,18 @@ def read_folder(folder: Path, read: Read) -> dict:
 
 
 def read_index(path: Path, read: Read) -> dict:
-    """A sharded checkpoint; arguments and errors as in :func:`read_folder`.
+    """Read a sharded checkpoint.
 
     Args:
         path (Path): ``*.index.json``, whose ``weight_map`` names the file of each tensor.
         read (callable): Reads one file.
+
+    Returns:
+        dict: See :func:`read_folder`.
+
+    Raises:
+        FileNotFoundError: If a shard is missing.
+        ValueError: If a file is damaged, or a shard lacks a tensor.
     """
     weight_map = read_json(path).get('weight_map')
     if (
@@ -72,28 +79,28 @@ def read_index(path: Path, read: Read) -> dict:
         )
     ):
         raise ValueError(
-            f'{path} must hold weight_map, the name of the file in its folder for '
-            'each tensor; get it again'
+            f'{path} must have a weight_map with the name of a file in the same folder for '
+            'each tensor; download it again'
         )
     tensors: dict[str, Any] = {}
     for name in sorted(set(weight_map.values())):
         if not (path.parent / name).is_file():
             raise FileNotFoundError(
-                f'{path.parent / name} is missing, which {path.name} names; '
-                'get all files of the checkpoint'
+                f'{path.parent / name} is missing, although {path.name} lists it; '
+                'download all files of the checkpoint'
             )
         tensors.update(read(path.parent / name))
     missing = [name for name in weight_map if name not in tensors]
     if missing:
         raise ValueError(
-            f'{path} names {len(missing)} tensors that its files do not hold, e.g. '
-            f'{missing[0]!r}; get all files of the checkpoint again'
+            f'{path} lists {len(missing)} tensors that are not in its files, e.g. '
+            f'{missing[0]!r}; download all files of the checkpoint again'
         )
     return stated_architecture(path.parent, tensors)
 
 
 def stated_architecture(folder: Path, content: dict) -> dict:
-    """Add what ``config.json`` states and tensors do not show: heads, and the image's size."""
+    """Add the number of heads and the image size from ``config.json``."""
     path = folder / 'config.json'
     if not path.is_file() or 'meta' in content:
         return content
@@ -112,19 +119,21 @@ def stated_architecture(folder: Path, content: dict) -> dict:
 
 
 def read_json(path: Path) -> dict:
-    """A JSON object.
+    """Read a JSON object.
 
     Raises:
-        ValueError: If the file is not one, too large, or nested without end.
+        ValueError: If the file is not a JSON object, too large, or nested too deeply.
     """
     try:
         if path.stat().st_size > _MAX_JSON:
             raise ValueError(f'{path.stat().st_size} bytes')
         content = json.loads(path.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f'{path} is damaged or not a JSON file ({error}); get it again') from error
+        raise ValueError(
+            f'{path} is damaged or not a JSON file ({error}); download it again'
+        ) from error
     if not isinstance(content, dict):
-        raise ValueError(f'{path} must hold a JSON object, got {type(content).__name__}')
+        raise ValueError(f'{path} must be a JSON object, got {type(content).__name__}')
     return content
 
 

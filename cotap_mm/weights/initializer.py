@@ -8,48 +8,55 @@ from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
 from torch import nn
 
+from cotap_mm.deprecation import warn_renamed
 from cotap_mm.registry import WEIGHT_INITIALIZERS
 
+from .checkpoint import AnyCheckpoint, checkpoint_name
 from .loading import load_pretrained
-from .reading import Checkpoint
 
 _NAMES = ('PretrainedViT', 'cotap_mm.PretrainedViT')
 
 
 @WEIGHT_INITIALIZERS.register_module(name='PretrainedViT')
 class PretrainedViT:
-    """Initialise a model from a checkpoint of any source.
+    """Initialize a model from a checkpoint of any source.
 
     Loaded weights survive ``init_weights()`` in two ways. CoTAP and DINOViT call
     :func:`init_then_load`. For other modules (``mmpretrain.VisionTransformer``), whose
-    own initialisation would run after this one and overwrite the weights, the module
-    is marked the way MMEngine and MMPretrain mark what their ``Pretrained`` has loaded.
+    own initialization would run afterwards and overwrite the weights, the module is
+    marked like modules that ``Pretrained`` of MMEngine and MMPretrain has loaded.
 
     Args:
-        checkpoint (str | Path | dict): See :func:`cotap_mm.weights.load_pretrained`,
-            also for the other arguments.
+        checkpoint (str | Path | dict | DetectedCheckpoint): See
+            :func:`cotap_mm.weights.load_pretrained`, also for the other arguments.
         source (str): Defaults to ``'auto'``.
-        branch (str, optional): ``'student'`` or ``'teacher'``.
+        network (str, optional): ``'student'`` or ``'teacher'``.
         trust (bool): Defaults to False.
+        branch (str, optional): Deprecated name of ``network``. It is part of the signature,
+            since configs are checked against it.
     """
 
     def __init__(
         self,
-        checkpoint: Checkpoint,
+        checkpoint: AnyCheckpoint,
         source: str = 'auto',
-        branch: Optional[str] = None,
+        network: Optional[str] = None,
         trust: bool = False,
+        branch: Optional[str] = None,
     ) -> None:
+        if branch is not None:
+            warn_renamed('branch=', 'network=')
+            network = branch
         self.checkpoint = checkpoint
-        self.options = dict(source=source, branch=branch, trust=trust)
+        self.options = dict(source=source, network=network, trust=trust)
 
     def __call__(self, module: nn.Module) -> None:
-        """Load into ``module`` before its own initialisation, and prevent the latter."""
+        """Load into ``module``, and prevent its own initialization from overwriting that."""
         self.load(module)
         for child in module.modules():
             if child is not module and isinstance(child, BaseModule):
                 child._is_init = True
-        # MMPretrain's ViT asks for this type before it draws new position embeddings.
+        # MMPretrain's ViT checks for this type before it draws new position embeddings.
         module.init_cfg = dict(type='Pretrained', checkpoint=str(self))
 
     def load(self, module: nn.Module) -> None:
@@ -60,19 +67,19 @@ class PretrainedViT:
             update_init_info(module, init_info=f'PretrainedViT: loaded from {self}')
 
     def __str__(self) -> str:
-        return 'state dict' if isinstance(self.checkpoint, dict) else str(self.checkpoint)
+        return checkpoint_name(self.checkpoint)
 
 
 def init_then_load(module: nn.Module, default_init: Callable[[], None]) -> bool:
-    """Initialise a module, then load what its ``init_cfg`` asks for.
+    """Initialize a module, then load the weights that its ``init_cfg`` names.
 
-    MMEngine runs initialisers of other types than its own ``Pretrained`` before those
-    of the children, which would overwrite the loaded weights; a module that accepts
-    :class:`PretrainedViT` calls this from its ``init_weights``.
+    Except for its own ``Pretrained``, MMEngine runs the initializers of a module before those
+    of its children, which would overwrite the loaded weights. Therefore a module that
+    accepts :class:`PretrainedViT` calls this function from its ``init_weights``.
 
     Args:
-        module (nn.Module): With an ``init_cfg``.
-        default_init (Callable): The initialisation without pretrained weights.
+        module (nn.Module): Module with an ``init_cfg``.
+        default_init (Callable): Initialization without pretrained weights.
 
     Returns:
         bool: Whether weights were loaded.
@@ -81,7 +88,7 @@ def init_then_load(module: nn.Module, default_init: Callable[[], None]) -> bool:
     configs = stated if isinstance(stated, (list, tuple)) else [stated] if stated else []
     wanted = [cfg for cfg in configs if cfg['type'] in _NAMES or cfg['type'] is PretrainedViT]
     if not wanted:
-        # As stated, not as a list: MMPretrain's ViT looks for a dict of type 'Pretrained'
+        # Unchanged, not as a list: MMPretrain's ViT checks for a dict of type 'Pretrained'
         # before it draws new position embeddings.
         default_init()
         return False

@@ -1,4 +1,4 @@
-"""Names of tensors: from other people's to ours.
+"""Rename tensors of other projects to our names.
 
 Our layout is the one of :class:`cotap_mm.models.CoTAP`: ``backbone.*`` with
 MMPretrain's ViT names, ``neck.*``, ``head.patch.*``, ``head.cls.*``.
@@ -25,7 +25,7 @@ _BLOCK = {  # without .weight and .bias
     'attention.output.dense': 'attn.proj',
     'intermediate.dense': 'ffn.layers.0.0',
     'output.dense': 'ffn.layers.1',
-    'attention.o_proj': 'attn.proj',  # transformers 5 in memory; its files keep the old names
+    'attention.o_proj': 'attn.proj',  # transformers 5, in memory only; its files have the old names
 }
 _LAYER_SCALE = {
     'ls1.gamma': 'attn.gamma1.weight',
@@ -53,21 +53,21 @@ _TRUNK = {
 }
 _FILTER = {'norm_in': 'norm_prototypes', 'norm_out_patch': 'norm_patch', 'norm_out_cls': 'norm_cls'}
 _HEADS = ('patch', 'cls')
-# Parts of other methods that CoTAP has no use for.
+# Parts of other methods that CoTAP does not use.
 _FOREIGN = re.compile(
     r'(head|head_dist|fc|fc_norm|classifier|decoder|decoder_.*|predictor|projection_head'
     r'|projection_heads|projector|prototypes|masked_embed|mask_token|last_layer|pooler'
     r'|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
 )
-# Unknown tensors under these names change what a ViT computes: leaving them out is no choice.
+# Unknown tensors with these names change the output of a ViT, so they must not be skipped.
 _COMPUTING = re.compile(
     r'(embeddings\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
     r'|\w+_tokens?|rope|rel_pos)'
 )
 
 
-# Modules that wrap others and keep a segment in their names: torch.compile, FSDP, activation
-# checkpointing, DDP and DataParallel, DeepSpeed, fairscale.
+# Name segments of wrapper modules: torch.compile, FSDP, activation checkpointing, DDP and
+# DataParallel, DeepSpeed, fairscale.
 _WRAPPERS = frozenset(
     (
         '_orig_mod',
@@ -82,16 +82,16 @@ _WRAPPERS = frozenset(
 
 
 def without_wrappers(names: Iterable[str]) -> dict[str, str]:
-    """Names without the segments that wrappers add anywhere in them.
+    """Remove the segments that wrapper modules add to names.
 
     Args:
-        names (Iterable[str]): As in the file.
+        names (Iterable[str]): Names in the file.
 
     Returns:
         dict[str, str]: New name -> name in the file.
 
     Raises:
-        ValueError: If two names become one, or FSDP's flattened weights are among them.
+        ValueError: If two names become equal, or FSDP's flattened weights are among them.
     """
     plain: dict[str, str] = {}
     for name in names:
@@ -105,7 +105,7 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
         new = '.'.join(part for part in segments if part not in _WRAPPERS)
         if new in plain:
             raise ValueError(
-                f'{plain[new]!r} and {name!r} are the same tensor but for wrappers '
+                f'{plain[new]!r} and {name!r} differ only in wrapper segments '
                 '(torch.compile, FSDP, DDP); save the state dict of one of them'
             )
         plain[new] = name
@@ -113,12 +113,12 @@ def without_wrappers(names: Iterable[str]) -> dict[str, str]:
 
 
 class Renamed(NamedTuple):
-    """Tensors in our layout, and what became of the others.
+    """Renamed tensors, and the names of all others.
 
     Attributes:
-        tensors (dict[str, Tensor]): By our names.
-        unexpected (list[str]): Names that nothing knows.
-        dropped (list[str]): Names that CoTAP has no use for.
+        tensors (dict[str, Tensor]): Tensors by our names.
+        unexpected (list[str]): Unknown names.
+        dropped (list[str]): Names of tensors that CoTAP does not use.
     """
 
     tensors: dict[str, Tensor]
@@ -127,11 +127,11 @@ class Renamed(NamedTuple):
 
 
 def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
-    """Give a network's tensors our names.
+    """Rename the tensors of a network to our names.
 
     Args:
-        family (str): As in :class:`cotap_mm.weights.detection.Recognized`.
-        tensors (dict[str, Tensor]): By name without prefix.
+        family (str): See :class:`cotap_mm.weights.detection.DetectedViT`.
+        tensors (dict[str, Tensor]): Tensors by name without prefix.
 
     Returns:
         Renamed: Tensors in our layout, unexpected and dropped names.
@@ -169,22 +169,22 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
     surplus = [name for name in renamed.unexpected if _COMPUTING.match(name)]
     if surplus:
         raise ValueError(
-            f'this is no plain ViT: {len(surplus)} tensors take part in what it '
-            f'computes and have no place here: {", ".join(surplus[:3])}; use a ViT '
-            'as of DINO, iBOT, Mugs, Leopart, timm or Hugging Face ViT'
+            f'this is not a plain ViT: {len(surplus)} tensors affect its output and are not '
+            f'supported: {", ".join(surplus[:3])}; use a ViT as in DINO, iBOT, Mugs, Leopart, '
+            'timm or Hugging Face ViT'
         )
     return renamed
 
 
 def rename_released(name: str, depth: int = 12) -> Optional[str]:
-    """Our name for one parameter of a timm-like, released CoTAP, or HF network.
+    """Rename one parameter of a timm-like, released CoTAP, or Hugging Face network.
 
     Args:
         name (str): Name without prefix.
-        depth (int): L, number of blocks: only the last one's filter norms are used.
+        depth (int): Number of blocks; only the filter norms of the last block are used.
 
     Returns:
-        str | None: Our name; '' if unknown; None if CoTAP has no use for it.
+        str | None: Our name; ``''`` if unknown; None if CoTAP does not use the parameter.
     """
     if name == 'kernel':
         return 'neck.prototypes'
@@ -211,10 +211,10 @@ def rename_released(name: str, depth: int = 12) -> Optional[str]:
 
 
 def _from_mmseg(name: str) -> str:
-    """MMSegmentation's ViT differs from MMPretrain's in the names of its attention."""
+    """Rename MMSegmentation's attention, the only difference to MMPretrain's names."""
     return re.sub(
         r'^(layers\.\d+\.attn)\.attn\.(in_proj_|out_proj\.)',
-        lambda found: found[1] + {'in_proj_': '.qkv.', 'out_proj.': '.proj.'}[found[2]],
+        lambda match: match[1] + {'in_proj_': '.qkv.', 'out_proj.': '.proj.'}[match[2]],
         name,
     )
 
@@ -223,13 +223,13 @@ def _check_gain(name: str, gain: Tensor) -> None:
     if not torch.allclose(gain.float(), torch.ones_like(gain, dtype=torch.float32)):
         raise ValueError(
             f'{name} must be all 1, got values from {float(gain.min()):g} to '
-            f'{float(gain.max()):g}: with another gain the scores of this head would '
+            f'{float(gain.max()):g}; with another gain the scores of this head would '
             'not be cosines'
         )
 
 
 def _join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Hugging Face keeps query, key and value apart; a ViT here has one qkv."""
+    """Concatenate query, key and value, which Hugging Face stores separately."""
     joined, apart = {}, {}
     for name, value in tensors.items():
         match = re.match(
@@ -247,7 +247,7 @@ def _join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         lacking = [part for part in ('query', 'key', 'value') if part not in parts]
         if lacking:
             raise ValueError(
-                f'{new} is made of query, key and value, but the file lacks its '
+                f'{new} consists of query, key and value, but the file lacks its '
                 f'{" and ".join(lacking)}'
             )
         joined[new] = torch.cat([parts[part] for part in ('query', 'key', 'value')])

@@ -1,4 +1,4 @@
-"""One of several networks in a file: ``FILE::momentum_backbone``."""
+"""Select one of several networks in a file: ``FILE::momentum_backbone``."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import numpy as np
 from torch import Tensor
 
 SEPARATOR = '::'
-_MAX_DEPTH = 6  # containers within containers
+_MAX_DEPTH = 6  # nesting of containers
 
 
 def split_part(name: str) -> tuple[str, str]:
-    """``'FILE::NAME'`` as file and part; the part is ``''`` where none is named.
+    """Split ``'FILE::NAME'`` into file and part; the part is ``''`` if none is given.
 
-    A file whose own name has two colons is taken as it is.
+    An existing file whose own name has two colons is not split.
     """
     path, separator, part = name.rpartition(SEPARATOR)
     if not separator or not path or '/' in part or Path(name).expanduser().exists():
@@ -24,21 +24,22 @@ def split_part(name: str) -> tuple[str, str]:
 
 
 def tensor_groups(content: dict) -> dict[str, dict[str, Any]]:
-    """All dicts in a file that hold tensors, by the dotted keys that lead to them.
+    """Collect all dicts of a file that directly contain tensors, by their dotted keys.
 
-    Files wrap their weights in containers of all kinds: ``state_dict``, ``model``, ``net``,
-    ``checkpoint.state_dict``, ``student`` beside ``teacher``.
+    Files nest their weights in many ways: ``state_dict``, ``model``, ``net``,
+    ``checkpoint.state_dict``, ``student`` and ``teacher``.
 
     Args:
-        content (dict): What the file holds; it may contain itself.
+        content (dict): Content of the file; it may contain itself.
 
     Returns:
-        dict[str, dict]: Tensors and arrays by name; ``''`` is the outermost dict.
+        dict[str, dict]: For each dict its tensors and arrays by name; the key of the outermost
+        dict is ``''``.
     """
     groups: dict[str, dict[str, Any]] = {}
     waiting, seen = [('', content, 0)], set()
     while waiting:
-        place, current, depth = waiting.pop(0)
+        path, current, depth = waiting.pop(0)
         if id(current) in seen:
             continue
         seen.add(id(current))
@@ -48,10 +49,10 @@ def tensor_groups(content: dict) -> dict[str, dict[str, Any]]:
             if isinstance(name, str) and isinstance(value, (Tensor, np.ndarray))
         }
         if tensors:
-            groups[place] = tensors
+            groups[path] = tensors
         if depth < _MAX_DEPTH:
             waiting.extend(
-                (f'{place}.{key}'.lstrip('.'), value, depth + 1)
+                (f'{path}.{key}'.lstrip('.'), value, depth + 1)
                 for key, value in current.items()
                 if isinstance(key, str) and isinstance(value, dict)
             )
@@ -59,21 +60,21 @@ def tensor_groups(content: dict) -> dict[str, dict[str, Any]]:
 
 
 def select_part(content: dict, part: str, name: str) -> dict:
-    """The tensors under a name, with the file's ``meta``.
+    """Select the tensors under a name, and the file's ``meta``.
 
     Args:
-        content (dict): What the file holds.
+        content (dict): Content of the file.
         part (str): Keys and the beginning of tensor names, joined by dots, e.g.
-            ``'momentum_backbone'`` or ``'model.teacher'``. Leading ones may be omitted.
-        name (str): Of the file, for the message.
+            ``'momentum_backbone'`` or ``'model.teacher'``. Leading keys may be omitted.
+        name (str): Name of the file, for messages.
 
     Returns:
-        dict: ``state_dict`` with names without the part, and ``meta``.
+        dict: ``state_dict`` with the part removed from the names, and ``meta``.
 
     Raises:
-        ValueError: If nothing, or more than one part, is called so.
+        ValueError: If the file has no part with this name, or more than one.
     """
-    found: dict[str, dict[str, Any]] = {}
+    parts: dict[str, dict[str, Any]] = {}
     known: dict[str, None] = {}
     for group, tensors in tensor_groups(content).items():
         for tensor_name, value in tensors.items():
@@ -82,13 +83,13 @@ def select_part(content: dict, part: str, name: str) -> dict:
             start = 0 if full.startswith(f'{part}.') else full.find(f'.{part}.') + 1
             if start or full.startswith(f'{part}.'):
                 end = start + len(part) + 1
-                found.setdefault(full[:end], {})[full[end:]] = value
-    if len(found) != 1:
+                parts.setdefault(full[:end], {})[full[end:]] = value
+    if len(parts) != 1:
         what = (
-            f'{len(found)} parts called {part!r}: {", ".join(key[:-1] for key in found)}'
-            if found
-            else f'no part called {part!r}; there are {", ".join(list(known)[:8])}'
+            f'{len(parts)} parts called {part!r}: {", ".join(key[:-1] for key in parts)}'
+            if parts
+            else f'no part called {part!r}; it has {", ".join(list(known)[:8])}'
         )
-        raise ValueError(f'{name} holds {what}')
-    [tensors] = found.values()
+        raise ValueError(f'{name} has {what}')
+    [tensors] = parts.values()
     return dict(state_dict=tensors, meta=content.get('meta'))

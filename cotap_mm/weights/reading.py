@@ -1,4 +1,4 @@
-"""Reading a checkpoint file without trusting it."""
+"""Read checkpoint files without trusting them."""
 
 from __future__ import annotations
 
@@ -25,34 +25,34 @@ from .parts import select_part, split_part
 
 Checkpoint = Union[str, Path, dict]
 
-#: Files that come with the package: ``cotap_mm://toy_vit.pth``.
+#: Prefix of files in the package: ``cotap_mm://toy_vit.pth``.
 SHIPPED = 'cotap_mm://'
-#: Seconds without an answer after which a download is given up.
+#: Seconds without data after which a download fails.
 DOWNLOAD_TIMEOUT = 30.0
 
 
 def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
-    """Read a file, a folder, a URL or a dict that is loaded already.
+    """Read a file, a folder or a URL; a dict is returned unchanged.
 
-    Files are read with ``weights_only=True``, which runs no code of theirs, and what they hold
-    is checked against their size before anything is computed with it.
+    Files are read with ``weights_only=True``, which does not run code from the file, and the
+    content is validated against the size of the file before anything is computed with it.
 
     Args:
-        checkpoint (str | Path | dict): Where the weights are: a file, a folder of Hugging Face
-            or timm (``config.json`` beside ``model.safetensors`` or ``pytorch_model.bin``, whole
-            or in shards), or the index of a sharded checkpoint. ``FILE::NAME`` takes the part
-            under ``NAME`` of a file that holds several networks.
-        trust (bool): Unpickle fully if safe reading is refused. A hostile file can then
+        checkpoint (str | Path | dict): A file, a URL, a folder of Hugging Face or timm
+            (``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, possibly
+            sharded), or the index of a sharded checkpoint. ``FILE::NAME`` selects the part
+            under ``NAME`` of a file that has several networks.
+        trust (bool): Unpickle the file fully if safe reading fails. A malicious file can then
             run any code on this machine. Defaults to False.
 
     Returns:
-        dict: What the file holds, on the CPU.
+        dict: Content of the file, on the CPU.
 
     Raises:
-        FileNotFoundError: If there is no such file, or a URL cannot be had.
+        FileNotFoundError: If the file does not exist, or the download fails.
         ImportError: If the file needs a package that is not installed.
-        TypeError: If ``checkpoint`` is neither a path, a URL nor a dict.
-        ValueError: If the file is damaged, needs trust, or holds no dict.
+        TypeError: If ``checkpoint`` is not a path, a URL or a dict.
+        ValueError: If the file is damaged, needs trust, or does not contain a dict.
     """
     if isinstance(checkpoint, dict):
         return checkpoint
@@ -70,13 +70,13 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
         elif not path.is_file():
             raise FileNotFoundError(
                 f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, or a '
-                'state dict (init_cfg.checkpoint of a config; COTAP_CHECKPOINT=FILE for those of '
+                'state dict (in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
                 'configs/downstream)'
             )
         elif is_shard(path):
             raise ValueError(
-                f'{path} is {is_shard(path)} of a sharded checkpoint; give the '
-                'folder that it is in, or its *.index.json'
+                f'{path} is {is_shard(path)} of a sharded checkpoint; give its folder or '
+                'its *.index.json'
             )
         else:
             content = _read_file(path, trust)
@@ -101,12 +101,12 @@ def _local_path(name: str) -> Path:
 
 
 def _read_file(path: Path, trust: bool) -> dict:
-    """What one file holds; refused if that is no dict, or more than a file of its size can."""
+    """Read one file and check that it contains a dict whose tensors fit the size of the file."""
     content = (
         _read_safetensors(path) if path.suffix == '.safetensors' else _read_pickle(path, trust)
     )
     if not isinstance(content, dict):
-        raise ValueError(f'{path} must hold a dict of tensors, got {type(content).__name__}')
+        raise ValueError(f'{path} must contain a dict of tensors, got {type(content).__name__}')
     try:
         check_content(content, path.stat().st_size)
     except SuspectContent as error:
@@ -115,10 +115,10 @@ def _read_file(path: Path, trust: bool) -> dict:
 
 
 def cached_path(url: str) -> Path:
-    """Where the file of a URL is kept.
+    """Return the path where the file of a URL is cached.
 
-    The whole URL is part of the name, since other methods call the files of all their
-    architectures alike (iBOT: ``checkpoint_teacher.pth``).
+    The name includes a hash of the whole URL, since some methods use one file name for all
+    architectures (iBOT: ``checkpoint_teacher.pth``).
     """
     file = Path(urlparse(url).path)
     digest = hashlib.sha256(url.encode()).hexdigest()[:8]
@@ -129,20 +129,20 @@ def _download(url: str) -> Path:
     path = cached_path(url)
     if path.is_file():
         return path
-    usual = socket.getdefaulttimeout()
+    default_timeout = socket.getdefaulttimeout()
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Without it a machine behind a closed firewall would wait for ever.
+        # Without a timeout, a machine behind a firewall that drops packets would hang.
         socket.setdefaulttimeout(DOWNLOAD_TIMEOUT)
         download_url_to_file(url, str(path), progress=is_main_process())
     except (OSError, http.client.HTTPException) as error:
         raise FileNotFoundError(
-            f'cannot download {url} ({error}). Download it on a machine with a connection, then '
-            f'either give its path (--init FILE, or init_cfg.checkpoint=FILE) or save it as '
+            f'cannot download {url} ({error}). Download it on a machine with internet access, '
+            f'then either give its path (--init FILE, or init_cfg.checkpoint=FILE) or save it as '
             f'{path}'
         ) from error
     finally:
-        socket.setdefaulttimeout(usual)
+        socket.setdefaulttimeout(default_timeout)
     return path
 
 
@@ -152,7 +152,7 @@ def _read_safetensors(path: Path) -> dict:
         from safetensors.torch import load_file
     except ImportError as error:
         raise ImportError(
-            f'{path} needs the package safetensors: pip install safetensors'
+            f'reading {path} needs the package safetensors: pip install safetensors'
         ) from error
     try:
         tensors = load_file(str(path))
@@ -161,7 +161,7 @@ def _read_safetensors(path: Path) -> dict:
         if stated is None:
             return tensors
         return dict(state_dict=tensors, meta=dict(architecture=json.loads(stated)))
-    # Deep JSON in the header ends in a RecursionError.
+    # Deeply nested JSON in the header raises a RecursionError.
     except (SafetensorError, OSError, ValueError, RecursionError, MemoryError) as error:
         raise ValueError(_damaged(path, error)) from error
 
@@ -175,22 +175,23 @@ def _read_pickle(path: Path, trust: bool) -> Any:
         check_archive(path)
     except SuspectContent as error:
         raise ValueError(_damaged(path, error)) from error
-    # PyTorch itself does not look at the archive's checksums.
-    torn = zip_error(path) if start == b'PK' else None
-    if torn is not None:
-        raise ValueError(_damaged(path, f'it {torn}'))
+    # PyTorch itself does not verify the checksums of the archive.
+    problem = zip_error(path) if start == b'PK' else None
+    if problem is not None:
+        raise ValueError(_damaged(path, f'it {problem}'))
     try:
         with _allow_namespace():
             return torch.load(path, map_location='cpu', weights_only=True)
     except pickle.UnpicklingError as error:
         if not trust:
             raise ValueError(
-                f'{path} cannot be read safely ({_reason(error)}). If it is damaged, get it again. '
-                'If it holds Python objects besides tensors, reading it could run code from the '
-                "file: pass trust=True only for a file whose origin you trust. MMEngine's own "
-                f'checkpoints can be read safely from torch 2.6 on (this is {torch.__version__})'
+                f'{path} cannot be read safely ({_reason(error)}). If it is damaged, download it '
+                'again. If it contains Python objects besides tensors, reading it could run code '
+                'from the file: pass trust=True only for a file whose origin you trust. '
+                "MMEngine's own checkpoints can be read safely with torch 2.6 or newer (this is "
+                f'{torch.__version__})'
             ) from error
-    except Exception as error:  # a damaged pickle can fail in any way
+    except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(_damaged(path, error)) from error
     return _read_trusted(path)
 
@@ -200,28 +201,28 @@ def _read_trusted(path: Path) -> Any:
         return torch.load(path, map_location='cpu', weights_only=False)
     except (ImportError, AttributeError) as error:
         raise ImportError(
-            f'{path} holds objects of software that is not installed here ({error}); install it, '
-            "or save only the file's state dict where it is"
+            f'{path} contains objects of software that is not installed here ({error}); install '
+            'it, or save only the state dict on a machine that has it'
         ) from error
-    except Exception as error:  # as above
+    except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(_damaged(path, error)) from error
 
 
 def _allow_namespace():
-    """Accept the command-line arguments that DINO, iBOT and MAE store; they are plain data."""
+    """Allow the command-line arguments that DINO, iBOT and MAE store; they are plain data."""
     allow = getattr(torch.serialization, 'safe_globals', None)  # torch >= 2.5
     return allow([argparse.Namespace]) if allow else contextlib.nullcontext()
 
 
 def _reason(error: Exception) -> str:
-    """The sentence of torch's message that says what was refused."""
+    """Extract the sentence of torch's message that names the unsupported object."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if 'unsupported' in line.lower()] or lines or [repr(error)]
-    return telling[0].split('. ')[0].rstrip('.')
+    reasons = [line for line in lines if 'unsupported' in line.lower()] or lines or [repr(error)]
+    return reasons[0].split('. ')[0].rstrip('.')
 
 
 def _damaged(path: Path, cause: object) -> str:
     return (
-        f'{path} is damaged or no checkpoint ({cause}); get it again, and if it was '
-        'downloaded delete it first'
+        f'{path} is damaged or not a checkpoint ({cause}); download it again, and delete a '
+        'cached copy first'
     )

@@ -33,7 +33,7 @@ def tiny_vit(**kwargs):
 
 def test_passes_branch_and_output_on():
     algorithm = FakeAlgorithm().train()
-    found = CoTAPEncoder(algorithm, branch='teacher', output='backbone')(torch.rand(2, 3, 16, 24))
+    found = CoTAPEncoder(algorithm, network='teacher', output='backbone')(torch.rand(2, 3, 16, 24))
     assert algorithm.asked == ((2, 3, 16, 24), 'teacher', 'backbone', False)
     assert found.cls.shape == (2, 3) and found.patches.shape == (2, 3, 2, 3)
     assert algorithm.training and algorithm.dropout.training
@@ -58,7 +58,7 @@ def test_resized_map_covers_the_whole_image():
 
 def test_unknown_words_list_the_valid_ones():
     with pytest.raises(ValueError, match='student, teacher'):
-        CoTAPEncoder(FakeAlgorithm(), branch='ema')
+        CoTAPEncoder(FakeAlgorithm(), network='ema')
     with pytest.raises(ValueError, match='filter, backbone'):
         CoTAPEncoder(FakeAlgorithm(), output='head')
 

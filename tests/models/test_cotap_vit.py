@@ -41,7 +41,7 @@ def test_equal_to_the_pre_training_network(branch, size):
     vit = CoTAPViT(
         arch=dict(ARCH, num_layers=2), img_size=32, patch_size=8, num_prototypes=2, out_type='raw'
     )
-    report = load_pretrained(vit, dict(state_dict=algorithm.state_dict()), branch=branch)
+    report = load_pretrained(vit, dict(state_dict=algorithm.state_dict()), network=branch)
     assert not report.missing
     images = torch.randn(2, 3, *size)
     algorithm.eval(), vit.eval()
@@ -249,7 +249,7 @@ def test_init_cfg_chooses_student_or_teacher_of_a_training_checkpoint(scope, bra
                 init_cfg=dict(
                     type='cotap_mm.PretrainedViT',
                     checkpoint=str(tmp_path / 'iter_1.pth'),
-                    branch=branch,
+                    network=branch,
                 ),
             )
         )
@@ -308,4 +308,4 @@ def test_init_cfg_loads_and_reports_what_stayed_random(tmp_path):
     model.init_weights()
     assert torch.equal(model.layers[3].attn.qkv.weight, dino.layers[3].attn.qkv.weight)
     report = load_pretrained(model, dino.state_dict())
-    assert 'stayed as initialised 7 (neck.prototypes' in str(report)
+    assert 'initial values kept: 7 (neck.prototypes' in str(report)

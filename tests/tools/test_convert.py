@@ -33,7 +33,7 @@ def test_convert_writes_our_names(run, tmp_path, capsys):
         'dino',
         '--to',
         'mmpretrain',
-        '--branch',
+        '--network',
         'student',
     )
     assert "student with names of 'dino': loaded 30 tensors" in capsys.readouterr().out

@@ -29,7 +29,7 @@ def test_publish_names_the_file_it_wrote(run, tmp_path, capsys):
         dict(state_dict=model.state_dict(), optimizer={}, meta=dict(cfg=config)),
         tmp_path / 'iter_1.pth',
     )
-    run('iter_1.pth', 'tiny.pth', '--license', 'MIT', '--branch', 'teacher')
+    run('iter_1.pth', 'tiny.pth', '--license', 'MIT', '--network', 'teacher')
     written = tmp_path / capsys.readouterr().out.strip()
     assert written.name.startswith('tiny-') and written.is_file()
     content = torch.load(written, weights_only=True)
@@ -42,7 +42,7 @@ def test_publish_names_the_file_it_wrote(run, tmp_path, capsys):
 def test_mistakes_end_in_one_sentence(run):
     with pytest.raises(SystemExit, match='error: checkpoint nowhere.pth is not a file'):
         run('nowhere.pth', 'tiny.pth', '--license', 'MIT')
-    with pytest.raises(SystemExit, match='error: license must be named'):
+    with pytest.raises(SystemExit, match='error: license must not be empty'):
         run('nowhere.pth', 'tiny.pth', '--license', ' ')
     with pytest.raises(SystemExit) as ended:  # argparse: the licence is no choice
         run('nowhere.pth', 'tiny.pth')

@@ -25,11 +25,11 @@ NEIGHBORS = (
 NO_CHECKPOINTS = {
     'nowhere.pth': 'nowhere.pth is not a file',
     'empty': 'empty',
-    'page.pth': 'page.pth is damaged or no checkpoint',
-    'picture.pth': 'picture.pth is damaged or no checkpoint',
-    'archive.pth': 'archive.pth is damaged or no checkpoint',
+    'page.pth': 'page.pth is damaged or not a checkpoint',
+    'picture.pth': 'picture.pth is damaged or not a checkpoint',
+    'archive.pth': 'archive.pth is damaged or not a checkpoint',
     'zero.pth': 'zero.pth',
-    'list.pth': 'list.pth must hold a dict',
+    'list.pth': 'list.pth must contain a dict',
     'head.pth': 'no ViT found',
 }
 NO_IMAGES = {
@@ -142,7 +142,7 @@ MISTAKES = {
             )
             for value in ('nan', 'inf', '-1', '0', '1.5')
         ),
-        (f'iter_1.pth {MEASURE} --branch teachr', 2, 'did you mean teacher'),
+        (f'iter_1.pth {MEASURE} --network teachr', 2, 'did you mean teacher'),
         (f'iter_1.pth {MEASURE} --num-heads 5', 1, 'must divide the width .* got 5'),
         (f'iter_1.pth {MEASURE} --seed -1', 2, "got '-1'"),
         (f'iter_1.pth {MEASURE} --out file', 2, 'file is a file'),
@@ -238,8 +238,8 @@ MISTAKES = {
         ('iter_1.pth o.txt --license MIT', 2, "must end in .pth, got 'o.txt'"),
         ('iter_1.pth images --license MIT', 2, 'images is a folder'),
         ('iter_1.pth file/o.pth --license MIT', 2, 'below the file'),
-        ("iter_1.pth o.pth --license ' '", 1, 'license must be named'),
-        ('iter_1.pth o.pth --license MIT --branch techer', 2, 'did you mean teacher'),
+        ("iter_1.pth o.pth --license ' '", 1, 'license must not be empty'),
+        ('iter_1.pth o.pth --license MIT --network techer', 2, 'did you mean teacher'),
         ('iter_1.pth o.pth x --license MIT', 2, 'unrecognized arguments: x'),
     ],
     'build_neighbors': [

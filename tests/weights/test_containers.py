@@ -105,7 +105,7 @@ def test_several_networks(tmp_path):
     ):
         assert torch.equal(loaded(f'{tmp_path / "two.pth"}::{part}'), params['cls_token'])
     assert read_checkpoint(f'{tmp_path / "two.pth"}::backbone')['meta'] == {'epoch': 1}
-    with pytest.raises(ValueError, match="no part called 'head'; there are state_dict"):
+    with pytest.raises(ValueError, match="no part called 'head'; it has state_dict"):
         loaded(f'{tmp_path / "two.pth"}::head')
     with pytest.raises(FileNotFoundError, match='one.pth is not a file'):
         loaded(f'{tmp_path / "one.pth"}::backbone')
@@ -161,18 +161,20 @@ def test_shards(tmp_path, suffix):
     with pytest.raises(ValueError, match=f'{second} is part 2 of 2 of a sharded checkpoint; give'):
         loaded(tmp_path / second)
     (tmp_path / first).unlink()
-    with pytest.raises(FileNotFoundError, match=f'{first} is missing, which {index.name} names'):
+    with pytest.raises(
+        FileNotFoundError, match=f'{first} is missing, although {index.name} lists it'
+    ):
         loaded(tmp_path)
 
 
 @pytest.mark.parametrize(
     'text, message',
     [
-        ('{"weight_map": {"a": "../secret.bin"}}', 'must hold weight_map'),
+        ('{"weight_map": {"a": "../secret.bin"}}', 'must have a weight_map'),
         ('[]', 'a JSON object'),
-        ('{"weight_map": {}}', 'must hold weight_map'),
+        ('{"weight_map": {}}', 'must have a weight_map'),
         ('[' * 100_000, 'not a JSON file'),
-        ('{"weight_map": 3}', 'must hold weight_map'),
+        ('{"weight_map": 3}', 'must have a weight_map'),
         ('', 'not a JSON file'),
     ],
 )

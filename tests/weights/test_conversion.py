@@ -41,7 +41,7 @@ def test_algorithm_layout_round_trip(tmp_path):
     origin = build_tiny()
     for name in ('cls_token', 'pos_embed'):
         torch.nn.init.normal_(getattr(origin.teacher.backbone, name))
-    convert(origin.state_dict(), tmp_path / 'teacher.pth', branch='teacher')
+    convert(origin.state_dict(), tmp_path / 'teacher.pth', network='teacher')
     model = build_tiny()
     report = load_pretrained(model, tmp_path / 'teacher.pth', source='cotap_mm')
     assert not report.missing and not report.unexpected and report.teacher == 'student'

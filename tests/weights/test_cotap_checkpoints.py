@@ -122,7 +122,7 @@ def test_own_checkpoint_restores_student_and_teacher(trained, tmp_path):
     torch.save(dict(state_dict=trained.state_dict(), meta=dict(iter=1)), path)
     model = build_tiny()
     report = load_pretrained(model, path)
-    assert (report.source, report.branch, report.teacher) == ('cotap_mm', '', 'file')
+    assert (report.source, report.network, report.teacher) == ('cotap_mm', '', 'file')
     for teacher in (False, True):
         wanted = network(trained, teacher)
         assert all(
@@ -134,17 +134,17 @@ def test_own_checkpoint_restores_student_and_teacher(trained, tmp_path):
 
 def test_teacher_of_an_own_checkpoint_as_the_student(trained):
     model = build_tiny()
-    report = load_pretrained(model, trained.state_dict(), branch='teacher', source='cotap_mm')
-    assert report.branch == 'teacher'
+    report = load_pretrained(model, trained.state_dict(), network='teacher', source='cotap_mm')
+    assert report.network == 'teacher'
     wanted = {name[len('teacher.') :]: value for name, value in network(trained, True).items()}
     assert all(torch.equal(value, wanted[name]) for name, value in network(model).items())
 
 
-@pytest.mark.parametrize('branch', [None, 'teacher'])
-def test_own_checkpoint_into_a_vit(trained, branch):
+@pytest.mark.parametrize('name', [None, 'teacher'])
+def test_own_checkpoint_into_a_vit(trained, name):
     vit = build_tiny().backbone
-    report = load_pretrained(vit, trained.state_dict(), branch=branch)
-    origin = trained.teacher.backbone if branch else trained.backbone
+    report = load_pretrained(vit, trained.state_dict(), network=name)
+    origin = trained.teacher.backbone if name else trained.backbone
     assert all(
         torch.equal(value, origin.state_dict()[name]) for name, value in vit.state_dict().items()
     )

@@ -216,7 +216,9 @@ def test_layer_scale_and_final_norm_travel_to_timm(images, tmp_path):
     again = torch.load(tmp_path / 'b.pth', weights_only=True)['state_dict']
     assert sorted(again) == sorted(origin.state_dict())
     assert all(torch.equal(value, again[name]) for name, value in origin.state_dict().items())
-    with pytest.raises(ValueError, match='Hugging Face ViT has no place for layers.0.attn.gamma1'):
+    with pytest.raises(
+        ValueError, match='Hugging Face ViT has no parameter for layers.0.attn.gamma1'
+    ):
         convert(origin.state_dict(), tmp_path / 'hf', to='hf')
 
 
@@ -264,12 +266,12 @@ def test_hugging_face_gets_the_grid(wide, tmp_path):
 
 def test_a_grid_that_nothing_states(wide):
     weights = torch.load(wide[0], weights_only=True)['state_dict']
-    with pytest.raises(ValueError, match='the 15 position embeddings are no square grid.* meta'):
+    with pytest.raises(ValueError, match='the 15 position embeddings are not a square grid.* meta'):
         cotap_mm.load(weights)
 
 
 def test_wrong_requests(checkpoint, tmp_path):
-    with pytest.raises(ValueError, match=r'must be called \*.onnx, got a.pth'):
+    with pytest.raises(ValueError, match=r'must be named \*.onnx, got a.pth'):
         convert(checkpoint, tmp_path / 'a.pth', to='onnx')
     with pytest.raises(ValueError, match=r'multiples of 16, got \(60, 64\)'):
         convert(checkpoint, tmp_path / 'a.pt', to='torchscript', size=(60, 64))

@@ -39,9 +39,9 @@ def test_too_few_and_too_many_blocks():
     refused(
         small_vit(DINOViT),
         timm_names(depth=3),
-        'no place for 12 tensors',
+        'no parameter for 12 tensors',
         'layers.2.',
-        'The file holds a ViT of width 16, 3 blocks',
+        'The file has a ViT of width 16, 3 blocks',
     )
 
 
@@ -53,7 +53,7 @@ def test_other_number_of_channels(channels):
     assert not load_pretrained(usual, params).adapted
     report = load_pretrained(other, params)
     assert report.adapted == ['backbone.patch_embed.projection.weight']
-    assert 'input channels changed' in str(report)
+    assert 'input channels adapted' in str(report)
     grey = torch.rand(2, 1, 32, 32)
     if channels % 3 and channels != 1:  # the three channels are not equally often there
         weight = other.patch_embed.projection.weight
@@ -129,7 +129,7 @@ def test_position_embeddings_of_no_grid_are_refused():
         small_vit(DINOViT),
         timm_names(tokens=1 + 17),
         'pos_embed is (1, 18, 16)',
-        'set img_size of the backbone to the one',
+        'set img_size of the backbone to the size',
     )
 
 

@@ -10,8 +10,8 @@ from tiny import build_tiny
 
 import cotap_mm
 from cotap_mm.export import publish
-from cotap_mm.export.publish import weights_hash
 from cotap_mm.weights import load_pretrained
+from cotap_mm.weights.hashing import weights_hash
 
 CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
 
@@ -34,10 +34,10 @@ def trained(tmp_path):
     return tmp_path / 'iter_7.pth', model
 
 
-@pytest.mark.parametrize('branch', [None, 'student', 'teacher'])
-def test_one_branch_without_what_only_training_needs(trained, tmp_path, branch):
+@pytest.mark.parametrize('network', [None, 'student', 'teacher'])
+def test_one_network_without_training_state(trained, tmp_path, network):
     path, model = trained
-    out = publish(path, tmp_path / 'new' / 'cotap.pth', 'Apache-2.0', branch)
+    out = publish(path, tmp_path / 'new' / 'cotap.pth', 'Apache-2.0', network)
     digest = hashlib.sha256(out.read_bytes()).hexdigest()
     assert out.name == f'cotap-{digest[:8]}.pth'
     assert [file.name for file in out.parent.iterdir()] == [out.name]
@@ -47,11 +47,11 @@ def test_one_branch_without_what_only_training_needs(trained, tmp_path, branch):
     meta = content['meta']
     assert meta['license'] == 'Apache-2.0' and meta['cfg'] == CONFIG and meta['iter'] == 7
     assert meta['versions']['cotap_mm'] == cotap_mm.__version__
-    assert meta['branch'] == (branch or 'student')
+    assert meta['branch'] == (network or 'student')
     assert meta['sha256'] == weights_hash(content['state_dict'])
     again = build_tiny()
     assert not load_pretrained(again, out).missing
-    source = model.teacher if branch == 'teacher' else model
+    source = model.teacher if network == 'teacher' else model
     for name, value in content['state_dict'].items():
         assert torch.equal(value, source.state_dict()[name]), name
     assert cotap_mm.load(out).network.layers[0].attn.num_heads == 2
@@ -72,16 +72,16 @@ def test_a_model_of_another_library_is_kept_whole(tmp_path):
     out = publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT')
     content = torch.load(out, weights_only=True)
     assert sorted(content['state_dict']) == sorted(weights) and content['meta']['epoch'] == 3
-    with pytest.raises(ValueError, match='no teacher, so it has no branches'):
-        publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT', branch='student')
+    with pytest.raises(ValueError, match='has no teacher, so there is no choice; omit network'):
+        publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT', network='student')
 
 
 def test_wrong_requests(trained, tmp_path):
     path, _ = trained
-    with pytest.raises(ValueError, match=r'must be called \*.pth, got a.bin'):
+    with pytest.raises(ValueError, match=r'must be named \*.pth, got a.bin'):
         publish(path, tmp_path / 'a.bin', 'MIT')
-    with pytest.raises(ValueError, match='license must be named'):
+    with pytest.raises(ValueError, match='license must not be empty'):
         publish(path, tmp_path / 'a.pth', ' ')
     torch.save(dict(a=torch.zeros(1)), tmp_path / 'bare.pth')
-    with pytest.raises(ValueError, match='holds no state_dict'):
+    with pytest.raises(ValueError, match='bare.pth has no state_dict'):
         publish(tmp_path / 'bare.pth', tmp_path / 'a.pth', 'MIT')

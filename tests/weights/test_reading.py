@@ -82,7 +82,7 @@ def test_truncated_file(tmp_path, legacy, trust):
     path = tmp_path / 'cut.pth'
     torch.save(timm_names(), path, _use_new_zipfile_serialization=not legacy)
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(ValueError, match='cut.pth.*damaged.*get it again'):
+    with pytest.raises(ValueError, match='cut.pth.*damaged.*download it again'):
         read_checkpoint(path, trust=trust)
 
 
@@ -90,13 +90,13 @@ def test_truncated_file(tmp_path, legacy, trust):
 def test_file_that_is_no_checkpoint(tmp_path, content):
     path = tmp_path / 'page.pth'
     path.write_bytes(content)
-    with pytest.raises(ValueError, match='page.pth is damaged or no checkpoint'):
+    with pytest.raises(ValueError, match='page.pth is damaged or not a checkpoint'):
         read_checkpoint(path)
 
 
 def test_other_things_than_a_state_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / 'list.pth')
-    with pytest.raises(ValueError, match='must hold a dict of tensors, got list'):
+    with pytest.raises(ValueError, match='must contain a dict of tensors, got list'):
         read_checkpoint(tmp_path / 'list.pth')
     with pytest.raises(FileNotFoundError, match='nowhere.pth is not a file; give the path'):
         read_checkpoint('nowhere.pth')
@@ -162,7 +162,7 @@ def test_url_that_cannot_be_had(hub, server):
     for part in (
         f'cannot download {url}',
         '404',
-        'Download it on a machine with a connection',
+        'Download it on a machine with internet access',
         '--init FILE',
         str(cached_path(url)),
     ):

@@ -23,6 +23,7 @@ from torchvision.transforms import functional as TF
 from cotap_mm.command_line.arguments import positive_int, whole_number
 from cotap_mm.datasets import ImageList, MultiCrop, NeighborPairs, save_neighbors
 from cotap_mm.datasets.sources.files import read_image
+from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from . import measuring
 
@@ -82,7 +83,7 @@ class PlainLoader:
                 T.RandomApply([T.GaussianBlur(7, (0.1, 2.0))], p=0.5),
             ]
         )
-        self.normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        self.normalize = T.Normalize(IMAGENET_MEAN, IMAGENET_STD)
 
     def __call__(self, path: Path, rng: np.random.Generator) -> list[Tensor]:
         with Image.open(path) as file:

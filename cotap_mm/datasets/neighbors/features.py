@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
 import numpy as np
 import torch
@@ -22,16 +22,17 @@ from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers, warning_level
 from cotap_mm.distributed.failures import show_progress, silence_limit
+from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
+from .encoder import GlobalFeatureEncoder
 from .feature_file import FeatureFile
 
-_MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # ImageNet
 _SAVE_EVERY = 1024  # images
 
 
 def extract_features(
     source: ImageSource,
-    encoder,
+    encoder: GlobalFeatureEncoder,
     part: str | Path,
     batch_size: int = 32,
     num_workers: int = 2,
@@ -43,8 +44,7 @@ def extract_features(
 
     Args:
         source (ImageSource): The images.
-        encoder (object): :class:`GlobalEncoder`, or another callable with attributes
-            ``identity``, ``image_size`` and ``device``.
+        encoder (GlobalFeatureEncoder): Computes the features.
         part (str | Path): The file.
         batch_size (int): Images per forward pass. Defaults to 32.
         num_workers (int): Number of data loader workers. Defaults to 2.
@@ -84,12 +84,14 @@ def extract_features(
     return features
 
 
-def feature_file(source: ImageSource, encoder, part: str | Path, indices: range) -> FeatureFile:
+def feature_file(
+    source: ImageSource, encoder: GlobalFeatureEncoder, part: str | Path, indices: range
+) -> FeatureFile:
     """Create the object for the file of :func:`extract_features`, without reading the file.
 
     Args:
         source (ImageSource): The images.
-        encoder (object): See :func:`extract_features`.
+        encoder (GlobalFeatureEncoder): See :func:`extract_features`.
         part (str | Path): The file.
         indices (range): Images of the source.
     """
@@ -143,14 +145,14 @@ class _Squares(Dataset):
         # Cropped first: resizing an image of 1 x 5000 pixels first would exhaust the memory.
         image = TF.center_crop(image, [min(image.shape[1:])] * 2)
         image = TF.resize(image, [self.size, self.size], antialias=True)
-        return TF.normalize(image.float() / 255, _MEAN, _STD), True
+        return TF.normalize(image.float() / 255, IMAGENET_MEAN, IMAGENET_STD), True
 
     def _is_large_enough(self, height: int, width: int) -> bool:
         return min(height, width) >= self.size
 
 
-def _encode(encoder: Callable[[Tensor], Tensor], images: Tensor, readable: Tensor) -> np.ndarray:
-    features = F.normalize(encoder(images.to(encoder.device)).float(), dim=1).cpu()  # type: ignore
+def _encode(encoder: GlobalFeatureEncoder, images: Tensor, readable: Tensor) -> np.ndarray:
+    features = F.normalize(encoder(images.to(encoder.device)).float(), dim=1).cpu()
     if not bool(features[readable].isfinite().all()):
         raise ValueError(
             'the backbone returns global features that are not finite; check its checkpoint'

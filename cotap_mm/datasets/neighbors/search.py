@@ -25,6 +25,7 @@ from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
 
+from .encoder import GlobalFeatureEncoder
 from .feature_file import FeatureFile
 from .features import extract_features, feature_file
 from .file import is_neighbor_file_of, save_neighbors
@@ -34,7 +35,7 @@ _PART = 8192  # images per feature file
 
 def build_neighbors(
     source: ImageSource,
-    encoder,
+    encoder: GlobalFeatureEncoder,
     out: str | Path,
     num_neighbors: int = 7,
     batch_size: int = 32,
@@ -54,8 +55,7 @@ def build_neighbors(
 
     Args:
         source (ImageSource): The images.
-        encoder (object): :class:`GlobalEncoder`, or another callable with attributes
-            ``identity``, ``image_size`` and ``device``.
+        encoder (GlobalFeatureEncoder): Computes the features.
         out (str | Path): The file to write, ``*.npz``; in a folder that all ranks share.
         num_neighbors (int): Number of neighbors of each image, k. Defaults to 7.
         batch_size (int): Images per forward pass. Defaults to 32.
@@ -146,7 +146,11 @@ def _hash(names: list[str]) -> str:
 
 
 def _extract(
-    source: ImageSource, encoder, build: SharedBuild, batch_size: int, num_workers: int
+    source: ImageSource,
+    encoder: GlobalFeatureEncoder,
+    build: SharedBuild,
+    batch_size: int,
+    num_workers: int,
 ) -> list[FeatureFile]:
     """Compute the features of all images in parts, sharded across ranks."""
     parts = {

@@ -1,0 +1,147 @@
+"""A checkpoint that is read, detected and renamed once, and then passed on."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Optional, Union
+
+from torch import Tensor
+
+from .architecture import add_cls_position, architecture_of, stated_grid
+from .content import check_weights
+from .detection import SOURCES, detect_vit
+from .naming import Renamed, rename
+from .reading import read_checkpoint
+from .report import LoadReport
+
+
+@dataclass(frozen=True)
+class DetectedCheckpoint:
+    """The network of a checkpoint under our names, with everything that is known about it.
+
+    Made by :func:`detect_checkpoint`. Everything that takes a checkpoint also takes one of
+    these, and then neither reads nor detects anything again.
+
+    Attributes:
+        name (str): Path or URL; ``'state dict'`` for weights that were in memory.
+        tensors (dict[str, Tensor]): In the layout of the algorithm (``backbone.*``,
+            ``neck.*``, ``head.*``).
+        teacher (dict[str, Tensor] | None): The teacher's tensors in the same layout, if this
+            is one of our own training checkpoints.
+        meta (dict): ``meta`` of the file; empty if there is none.
+        report (LoadReport): Source, network, unexpected and dropped tensors. Use
+            :meth:`new_report` for a copy to fill in.
+        content (dict): Everything in the file.
+    """
+
+    name: str
+    tensors: dict[str, Tensor] = field(repr=False)
+    teacher: Optional[dict[str, Tensor]] = field(repr=False)
+    meta: dict = field(repr=False)
+    report: LoadReport = field(repr=False)
+    content: dict = field(repr=False)
+
+    @property
+    def network(self) -> str:
+        """``'student'`` or ``'teacher'``; ``''`` if the file does not say."""
+        return self.report.network
+
+    @property
+    def grid(self) -> Optional[tuple[int, int]]:
+        """Rows and columns of the position embeddings, if the file states them."""
+        return stated_grid(self.tensors, self.meta)
+
+    def architecture(self, num_heads: Optional[int] = None) -> dict[str, Any]:
+        """Arguments of a matching :class:`CoTAPViT`; see :func:`architecture_of`."""
+        return architecture_of(self.tensors, self.meta, num_heads)
+
+    def new_report(self) -> LoadReport:
+        """Copy the report, for one use of the checkpoint."""
+        return copy.deepcopy(self.report)
+
+    def __str__(self) -> str:
+        """Path or URL."""
+        return self.name
+
+
+AnyCheckpoint = Union[str, Path, dict, DetectedCheckpoint]
+
+
+def detect_checkpoint(
+    checkpoint: AnyCheckpoint,
+    source: str = 'auto',
+    network: Optional[str] = None,
+    trust: bool = False,
+) -> DetectedCheckpoint:
+    """Read a checkpoint, detect its format and rename its tensors.
+
+    Args:
+        checkpoint (str | Path | dict | DetectedCheckpoint): See :func:`load_pretrained`, also
+            for the other arguments. A :class:`DetectedCheckpoint` is returned unchanged.
+        source (str): Defaults to ``'auto'``.
+        network (str, optional): ``'student'`` or ``'teacher'``.
+        trust (bool): Defaults to False.
+
+    Returns:
+        DetectedCheckpoint: The network and what is known about it.
+
+    Raises:
+        FileNotFoundError: If the file does not exist, or the download fails.
+        ValueError: If the file is unsafe, damaged or of another source; if ``source`` or
+            ``network`` is stated for a checkpoint that has been detected as something else.
+    """
+    if isinstance(checkpoint, DetectedCheckpoint):
+        return _check_options(checkpoint, source, network)
+    content = read_checkpoint(checkpoint, trust)
+    meta = content['meta'] if isinstance(content.get('meta'), dict) else {}
+    vit = detect_vit(content, source, network)
+
+    def in_our_names(tensors: dict[str, Tensor]) -> Renamed:
+        renamed = rename(vit.family, tensors)
+        check_weights(renamed.tensors)
+        if vit.family in ('timm', 'hf'):  # elsewhere the first position always belongs to CLS
+            renamed = renamed._replace(tensors=add_cls_position(renamed.tensors, meta))
+        return renamed
+
+    renamed = in_our_names(vit.tensors)
+    teacher = None if vit.teacher is None else in_our_names(vit.teacher).tensors
+    report = LoadReport(
+        source=vit.family if source == 'auto' else source,
+        network=vit.network,
+        unexpected=list(renamed.unexpected),
+        dropped=renamed.dropped + vit.outside,
+    )
+    return DetectedCheckpoint(
+        name=checkpoint_name(checkpoint),
+        tensors=renamed.tensors,
+        teacher=teacher,
+        meta=meta,
+        report=report,
+        content=content,
+    )
+
+
+def checkpoint_name(checkpoint: AnyCheckpoint) -> str:
+    """Path or URL of a checkpoint, for messages; ``'state dict'`` for one in memory."""
+    return 'state dict' if isinstance(checkpoint, dict) else str(checkpoint)
+
+
+def _check_options(
+    checkpoint: DetectedCheckpoint, source: str, network: Optional[str]
+) -> DetectedCheckpoint:
+    """Reject options that contradict how a checkpoint was detected."""
+    detected = checkpoint.report.source
+    if source != 'auto' and SOURCES.get(source) != SOURCES[detected]:
+        raise ValueError(
+            f'{checkpoint} has been detected with source={detected!r}, got source={source!r}; '
+            'pass source to detect_checkpoint'
+        )
+    is_unmarked = checkpoint.network == '' and (network == 'student' or checkpoint.teacher is None)
+    if network not in (None, checkpoint.network) and not is_unmarked:
+        raise ValueError(
+            f'{checkpoint} has been detected with network={checkpoint.network!r}, got '
+            f'network={network!r}; pass network to detect_checkpoint'
+        )
+    return checkpoint
