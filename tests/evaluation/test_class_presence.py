@@ -14,7 +14,7 @@ from cotap_mm.evaluation import Clip, EvaluationData, evaluate
 from cotap_mm.evaluation.class_presence import MeaninglessScore, review_classes
 from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.evaluation.presence_metric import ClassPresence
-from cotap_mm.evaluation.protocols import video_segmentation as label_propagation
+from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
 
 SETTINGS = {
     'dense-retrieval': dict(k=2),
@@ -60,7 +60,7 @@ def test_masks_of_0_and_255_are_refused(protocol):
     masks = relabeled(3, [0, 255, 255])
     if protocol == 'dispersion':
         found = measure(protocol, masks, masks)
-        assert "class 'object' (1) is in no label of dataset" in found['warnings'][0]
+        assert "class 'object' (1) does not occur in the labels of dataset" in found['warnings'][0]
         assert 'silhouette is not a number' in found['warnings'][1]
         return
     if protocol == 'foreground':
@@ -86,7 +86,7 @@ def test_nothing_labeled_is_refused(protocol):
 def test_an_absent_class_is_named(protocol, caplog):
     masks = relabeled(4, [0, 1, 1])
     found = measure(protocol, masks, masks, ('sky', 'road', 'unicorn'))
-    assert "class 'unicorn' (2) is in no label of " in found['warnings'][0]
+    assert "class 'unicorn' (2) does not occur in the labels of " in found['warnings'][0]
     assert 'warnings' not in measure(protocol, scenes(4), scenes(4), ('sky', 'road', 'tree'))
 
 
@@ -94,13 +94,13 @@ def test_an_absent_class_is_named(protocol, caplog):
 def test_classification(protocol):
     found = measure(protocol, whole([0, 1, 1]), whole([0, 0]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
-        "class 'fox' (2) is in no label of train and val, and so not scored; check the class "
+        "class 'fox' (2) does not occur in the labels of train and val and will not be scored; check the class "
         'names and the values of the masks',
-        "class 'dog' (1) is in no label of val, which is scored",
+        "class 'dog' (1) does not occur in the labels of val, which are scored",
     ]
     found = measure(protocol, whole([0, 1]), whole([0, 2, 1]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
-        "class 'fox' (2) is in no label of train, and so cannot be recognized"
+        "class 'fox' (2) does not occur in the labels of train and cannot be recognized"
     ]
     with pytest.raises(MeaninglessScore, match="labels of train show only class 'dog'"):
         measure(protocol, whole([1, 1]), whole([0, 1]), ('cat', 'dog'))
@@ -147,13 +147,13 @@ def test_mutual_matches_are_not_silently_nan():
 def test_review_of_counts():
     counts = dict(train=torch.tensor([5, 0, 3, 9]), val=torch.tensor([5, 1, 0, 0]))
     assert review_classes(counts) == [
-        'class 2 is in no label of val, which is scored',
-        'class 1 is in no label of train, and so cannot be recognized',
+        'class 2 does not occur in the labels of val, which are scored',
+        'class 1 does not occur in the labels of train and cannot be recognized',
     ]
     many = torch.zeros(31).long()
     many[:2] = 1
     assert (
-        'classes 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more are in no label of val'
+        'classes 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more do not occur in the labels of val'
         in review_classes(dict(val=many))[0]
     )
 
@@ -168,9 +168,8 @@ def seg_sample(values):
         (
             [seg_sample([[0, 1], [255, 0]])],
             [
-                "class 'c' (2) is in no label of the test data, and so "
-                'not scored; check the class names and the values of the '
-                'masks'
+                "class 'c' (2) does not occur in the labels of the test data and will not be "
+                'scored; check the class names and the values of the masks'
             ],
             None,
         ),
@@ -180,7 +179,7 @@ def seg_sample(values):
         (
             [dict(gt_instances=dict(labels=torch.tensor([0, 0, 2])))],
             [
-                "class 'b' (1) is in no label of the test data, and so not scored; check the class "
+                "class 'b' (1) does not occur in the labels of the test data and will not be scored; check the class "
                 'names and the values of the masks'
             ],
             None,

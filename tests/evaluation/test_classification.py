@@ -7,7 +7,8 @@ import torch
 from evaluation.pixel_scenes import PixelEncoder
 
 from cotap_mm.evaluation import knn_classification, linear_classification
-from cotap_mm.evaluation.protocols.classification import CLSFeatures, _accuracy, cls_features
+from cotap_mm.evaluation.protocols.cls_features import CLSFeatures, cls_features
+from cotap_mm.evaluation.protocols.linear_classification import _accuracy
 
 
 def images(count, seed=0, spread=60):
@@ -175,7 +176,7 @@ def test_shuffled_labels_are_at_chance():
         (knn_classification, dict(k=50), 'k must be in 1..9'),
         (knn_classification, dict(temperature=0), 'temperatures must be positive'),
         (knn_classification, dict(num_classes=2), 'labels must be 0..1, got 2'),
-        (knn_classification, dict(train=[]), 'must hold images'),
+        (knn_classification, dict(train=[]), 'must contain images'),
         (linear_classification, dict(epochs=0), 'epochs must be at least 1'),
     ],
 )

@@ -8,7 +8,8 @@ from PIL import Image
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.evaluation import ImageMaskFolder, load_data
-from cotap_mm.evaluation.data.load import ClassFolder, Subset
+from cotap_mm.evaluation.data.classification import ClassFolder
+from cotap_mm.evaluation.data.subset import Subset
 
 
 def write(path, pixels):
@@ -57,7 +58,7 @@ def test_voc(tmp_path):
     assert len(found.classes) == 21 and found.classes[20] == 'tvmonitor'
     sample = found.val[0]
     assert sample['image'].shape == (3, 8, 12) and sample['label'].unique().tolist() == [0, 20, 255]
-    with pytest.raises(FileNotFoundError, match='vocaug is not complete'):
+    with pytest.raises(FileNotFoundError, match='vocaug is incomplete'):
         load_data('vocaug', tmp_path)
 
 

@@ -140,7 +140,7 @@ def test_every_block_is_measured():
     'options, message',
     [
         (dict(purity=0), r'purity must be in \(0, 1\]'),
-        (dict(dataset=[]), 'must hold images'),
+        (dict(dataset=[]), 'must contain images'),
         (
             dict(
                 dataset=[

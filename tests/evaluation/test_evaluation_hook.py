@@ -64,7 +64,7 @@ def test_interval_must_be_positive():
 def test_wrong_arguments_are_refused_before_training():
     with pytest.raises(ValueError, match='dense-retrieval has no option size; it has k, '):
         EvaluationHook(labeled(2), 2, train=labeled(), options=dict(size=3))
-    with pytest.raises(ValueError, match='give train as well as val'):
+    with pytest.raises(ValueError, match='pass train as well as val'):
         EvaluationHook(labeled(2), 2)
     with pytest.raises(ValueError, match='protocol must be one of dense-retrieval, .*linear'):
         EvaluationHook(labeled(2), 2, protocol='knearest')

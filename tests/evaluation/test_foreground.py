@@ -7,7 +7,8 @@ from tiny import build_tiny
 from torch import nn
 
 from cotap_mm.evaluation import CoTAPEncoder, normalize_images
-from cotap_mm.evaluation.protocols.foreground import foreground, jaccard, pixel_counts
+from cotap_mm.evaluation.metrics import pixel_counts
+from cotap_mm.evaluation.protocols.foreground import foreground, jaccard
 
 SHARP = dict(sigma=0.01)  # no blur, as DINO
 

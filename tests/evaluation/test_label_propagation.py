@@ -11,17 +11,12 @@ from evaluation.pixel_scenes import PATCH, PixelEncoder
 from PIL import Image
 from rank_work import on_two_ranks
 
-from cotap_mm.evaluation.protocols.video_segmentation import (
-    boundary_measure,
-    frame_size,
-    label_propagation,
-    propagate,
-    region_similarity,
-    spread,
-)
+from cotap_mm.evaluation.protocols.davis_scores import boundary_measure, region_similarity
+from cotap_mm.evaluation.protocols.propagation import aggregate_labels, frame_size, propagate
+from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
 
 
-def spread_by_hand(query, context, labels, radius, topk, temperature):
+def aggregate_by_hand(query, context, labels, radius, topk, temperature):
     """One patch, one source, one object at a time."""
     _, height, width = query.shape
     soft = torch.zeros(labels.shape[1], height, width)
@@ -57,7 +52,7 @@ def propagate_by_hand(encoder, frames, mask, values, num_previous, **options):
     for t in range(1, len(maps)):
         used = [0, *range(max(1, t - num_previous), t)]
         soft.append(
-            spread_by_hand(
+            aggregate_by_hand(
                 maps[t],
                 torch.stack([maps[i] for i in used]),
                 torch.stack([soft[i] for i in used]),
@@ -96,23 +91,23 @@ def unit(*shape, seed=0):
 
 
 @pytest.mark.parametrize('affinity_size', [1, 600, 2**24])
-def test_spread_matches_loops_in_blocks_of_any_size(monkeypatch, affinity_size):
-    monkeypatch.setitem(spread.__globals__, 'AFFINITY_SIZE', affinity_size)
+def test_aggregation_matches_loops_in_blocks_of_any_size(monkeypatch, affinity_size):
+    monkeypatch.setitem(aggregate_labels.__globals__, 'AFFINITY_SIZE', affinity_size)
     query, context, labels = unit(6, 5, 7), unit(3, 6, 5, 7, seed=1), torch.rand(3, 2, 5, 7)
     options = dict(radius=2, topk=4, temperature=0.1)
-    wanted = spread_by_hand(query, context, labels, **options)
-    torch.testing.assert_close(spread(query, context, labels, **options), wanted)
+    wanted = aggregate_by_hand(query, context, labels, **options)
+    torch.testing.assert_close(aggregate_labels(query, context, labels, **options), wanted)
     options['radius'] = 99
-    wanted = spread_by_hand(query, context, labels, **options)
+    wanted = aggregate_by_hand(query, context, labels, **options)
     torch.testing.assert_close(
-        spread(query, context, labels, **{**options, 'radius': None}), wanted
+        aggregate_labels(query, context, labels, **{**options, 'radius': None}), wanted
     )
 
 
 def test_ties_with_the_kth_all_count_and_a_low_temperature_is_no_overflow():
     query, context = torch.ones(1, 1, 4), torch.ones(1, 1, 1, 4)
     labels = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 1, 4)
-    assert spread(query, context, labels, None, 2, 1e-4).flatten().tolist() == [0.25] * 4
+    assert aggregate_labels(query, context, labels, None, 2, 1e-4).flatten().tolist() == [0.25] * 4
 
 
 def test_perfect_features_follow_moving_objects():
@@ -321,11 +316,11 @@ def test_bad_options(options, message):
 
 
 def test_bad_clips():
-    with pytest.raises(ValueError, match='none of 1 clips has a mask besides'):
+    with pytest.raises(ValueError, match='none of 1 clips has a mask to score'):
         label_propagation(PixelEncoder(), [moving_clip(scored=[])])
     clip = moving_clip(2)
     clip.all_masks[1] = torch.zeros(4, 4)
-    with pytest.raises(ValueError, match=r'as large as the first mask, \(8, 8\), got \(4, 4\)'):
+    with pytest.raises(ValueError, match=r'have the size of the first mask, \(8, 8\), got \(4, 4\)'):
         label_propagation(PixelEncoder(), [clip], image_size=32)
 
 

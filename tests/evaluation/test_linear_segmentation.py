@@ -6,14 +6,14 @@ from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
 from torch.nn import functional as F
 
 from cotap_mm.evaluation import linear_segmentation
-from cotap_mm.evaluation.protocols.linear_segmentation import (
+from cotap_mm.evaluation.protocols.linear_head import (
     VARIANTS,
     CachedImage,
     _rate,
-    _settings,
-    cache_features,
+    linear_settings,
     train_head,
 )
+from cotap_mm.evaluation.protocols.linear_segmentation import cache_features
 
 
 @pytest.mark.parametrize('variant', list(VARIANTS))
@@ -113,7 +113,7 @@ def test_matches_a_slow_training(variant):
         PixelEncoder(), train, val, 3, variant, steps=steps, lr=lr, train_batch=3
     )
     weight, bias, wanted = slow_training(PixelEncoder(), train, val, variant, steps, lr)
-    settings = _settings(variant, steps, lr, 3, None)
+    settings = linear_settings(variant, steps, lr, 3, None)
     cached = cache_features(PixelEncoder(), train, 3, None, 2, settings.map_size)
     layer = train_head(cached, 3, settings, torch.device('cpu'), 0)[-1]
     torch.testing.assert_close(layer.weight[:, :, 0, 0], weight, rtol=2e-3, atol=2e-4)
@@ -124,7 +124,7 @@ def test_matches_a_slow_training(variant):
 
 def test_batch_norm_has_the_statistics_of_the_training_set():
     cached = cache_features(PixelEncoder(), noise_scenes(3), 3, None, 2)
-    head = train_head(cached, 3, _settings('dinov2', 1, None, None, None), torch.device('cpu'), 0)
+    head = train_head(cached, 3, linear_settings('dinov2', 1, None, None, None), torch.device('cpu'), 0)
     rows = torch.cat([each.features.float().flatten(1) for each in cached], dim=1)
     assert torch.allclose(head[0].running_mean, rows.mean(1), atol=1e-3)
     assert torch.allclose(head[0].running_var, rows.var(1, unbiased=False), atol=1e-3)
@@ -158,12 +158,12 @@ def test_settings_are_those_of_the_publications():
 
 def test_schedules():
     constant, linear, step = (
-        _settings('cotap', 10, None, None, decay) for decay in ('constant', 'linear', 'step')
+        linear_settings('cotap', 10, None, None, decay) for decay in ('constant', 'linear', 'step')
     )
     assert [_rate(i, constant) for i in (0, 9)] == [1, 1]
     assert [_rate(i, linear) for i in (0, 5, 10)] == [1, 0.5, 0]
     assert [_rate(i, step) for i in (7, 8)] == [1, 0.1]
-    warm = _settings('dinov2', 100, None, None, None)
+    warm = linear_settings('dinov2', 100, None, None, None)
     assert _rate(0, warm) == 0.1 and _rate(9, warm) == 1 and _rate(100, warm) == 0
 
 
@@ -175,7 +175,7 @@ def test_schedules():
         (dict(lr=-1), 'lr must be positive'),
         (dict(decay='cosine'), 'constant, linear, step'),
         (dict(num_classes=2), r'labels must be 0..1 or 255 \(ignored\), got 2'),
-        (dict(train=[]), 'must hold images'),
+        (dict(train=[]), 'must contain images'),
     ],
 )
 def test_bad_input(options, message):

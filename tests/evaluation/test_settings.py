@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import get_args, get_origin, get_type_hints
+from typing import get_args, get_origin
 
 import pytest
 import torch
 from mmengine.config import DictAction
 
 from cotap_mm.evaluation.evaluate import PROTOCOLS, check_options, settings_of
-from cotap_mm.evaluation.settings import RANGES
+from cotap_mm.evaluation.settings import RANGES, types_of
 
 ALL = [(name, key) for name in PROTOCOLS for key in settings_of(name)]
 
@@ -22,7 +22,7 @@ def parsed(text):
 
 def kinds(protocol, key):
     """Plain types that a setting may have."""
-    hint = get_type_hints(PROTOCOLS[protocol].measure)[key]
+    hint = types_of(PROTOCOLS[protocol].measure)[key]
     found = set()
     todo = [hint]
     while todo:

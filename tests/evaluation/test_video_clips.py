@@ -5,7 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.evaluation.data.video import Clip, VideoClips, read_mask
+from cotap_mm.evaluation.data.label_files import read_label
+from cotap_mm.evaluation.data.video import Clip, VideoClips
 from cotap_mm.registry import DATASETS, build
 
 
@@ -97,7 +98,7 @@ def test_first_frame_needs_a_mask_with_an_object(tmp_path):
         VideoClips.folder(tmp_path)[0].objects()
     Image.new('RGB', (3, 4)).save(tmp_path / 'masks/0.png')
     with pytest.raises(ValueError, match=r'masks/0.png must have one channel .*RGB'):
-        read_mask(tmp_path / 'masks/0.png')
+        read_label(tmp_path / 'masks/0.png')
 
 
 def test_camvid_drives_are_cut_at_gaps_and_by_length(tmp_path):

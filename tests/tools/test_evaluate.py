@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import build_tiny
 from tool_loading import load_tool
 
-from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, table
+from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, headline_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -204,7 +204,7 @@ def test_what_is_not_a_number_gets_a_dash():
         metric='m',
         scores={},
     )
-    rows = table([Result(value=float('nan'), **values), Result(value=None, **values)])
+    rows = headline_rows([Result(value=float('nan'), **values), Result(value=None, **values)])
     assert rows[1][1] == '-' and Result(value=float('nan'), **values).to_json()['value'] is None
 
 
@@ -215,7 +215,7 @@ def test_what_is_not_a_number_gets_a_dash():
         (
             ['--protocol', 'knn', '--data', 'toy'],
             'knn needs data for classification, toy is for '
-            'segmentation; with it go dense-retrieval',
+            'segmentation; protocols for it are dense-retrieval',
         ),
         (['--protocol', 'knn', '--data', 'imagenet'], 'data must be one of'),
         (
