@@ -55,7 +55,7 @@ def noise_clip(count, seed, name='noise', size=16, background=True):
 def scores(rank):
     from tiny import build_tiny
 
-    from cotap_mm.evaluation import CoTAPEncoder
+    from cotap_mm.evaluation import CoTAPEncoder, LabeledSet
     from cotap_mm.evaluation.protocols.correspondence import correspondence
     from cotap_mm.evaluation.protocols.foreground import foreground
     from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
@@ -67,11 +67,13 @@ def scores(rank):
     found = dict(
         video=label_propagation(encoder, clips, image_size=16, radius=2),
         fewer_clips_than_ranks=label_propagation(encoder, clips[:1], image_size=16),
-        foreground=foreground(network, noise_scenes(5, 32), 3),
-        fewer_images_than_ranks=foreground(network, noise_scenes(1, 32), 3),
-        pairs=correspondence(encoder, noise_scenes(6), 3),
-        nearest_pairs=correspondence(encoder, noise_scenes(6), 3, pairs='nearest', mutual=True),
-        fewer_pairs_than_ranks=correspondence(encoder, noise_scenes(2), 3),
+        foreground=foreground(network, LabeledSet(noise_scenes(5, 32), 3)),
+        fewer_images_than_ranks=foreground(network, LabeledSet(noise_scenes(1, 32), 3)),
+        pairs=correspondence(encoder, LabeledSet(noise_scenes(6), 3)),
+        nearest_pairs=correspondence(
+            encoder, LabeledSet(noise_scenes(6), 3), pairs='nearest', mutual=True
+        ),
+        fewer_pairs_than_ranks=correspondence(encoder, LabeledSet(noise_scenes(2), 3)),
     )
     values = {
         f'{name} {key}': value

@@ -94,8 +94,8 @@ def test_an_absent_class_is_named(protocol, caplog):
 def test_classification(protocol):
     found = measure(protocol, whole([0, 1, 1]), whole([0, 0]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
-        "class 'fox' (2) does not occur in the labels of train and val and will not be scored; check the class "
-        'names and the values of the masks',
+        "class 'fox' (2) does not occur in the labels of train and val and will not be "
+        'scored; check the class names and the values of the masks',
         "class 'dog' (1) does not occur in the labels of val, which are scored",
     ]
     found = measure(protocol, whole([0, 1]), whole([0, 2, 1]), ('cat', 'dog', 'fox'))
@@ -179,8 +179,8 @@ def seg_sample(values):
         (
             [dict(gt_instances=dict(labels=torch.tensor([0, 0, 2])))],
             [
-                "class 'b' (1) does not occur in the labels of the test data and will not be scored; check the class "
-                'names and the values of the masks'
+                "class 'b' (1) does not occur in the labels of the test data and will not be "
+                'scored; check the class names and the values of the masks'
             ],
             None,
         ),

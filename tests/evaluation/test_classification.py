@@ -4,9 +4,9 @@ import math
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder
+from evaluation.pixel_scenes import PixelEncoder, run_protocol
 
-from cotap_mm.evaluation import knn_classification, linear_classification
+from cotap_mm.evaluation import LabeledSet, knn_classification, linear_classification
 from cotap_mm.evaluation.protocols.cls_features import CLSFeatures, cls_features
 from cotap_mm.evaluation.protocols.linear_classification import _accuracy
 
@@ -41,12 +41,11 @@ def knn_by_hand(known, asked, k, temperature):
 
 def test_knn_matches_two_loops():
     train, val = images(31), images(23, seed=1)
-    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     found = knn_classification(
         PixelEncoder(),
-        train,
-        val,
-        3,
+        LabeledSet(train, 3),
+        LabeledSet(val, 3),
         k=7,
         temperature=0.3,
         grid_k=(3, 100),
@@ -64,7 +63,7 @@ def test_knn_matches_scikit_learn():
     from sklearn.neighbors import KNeighborsClassifier
 
     train, val = images(40), images(30, seed=1)
-    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     model = KNeighborsClassifier(
         5,
         metric='cosine',
@@ -72,29 +71,44 @@ def test_knn_matches_scikit_learn():
     )
     model.fit(known.features.numpy(), known.labels.numpy())
     wanted = 100 * model.score(asked.features.numpy(), asked.labels.numpy())
-    found = knn_classification(PixelEncoder(), train, val, 3, k=5)
+    found = knn_classification(PixelEncoder(), LabeledSet(train, 3), LabeledSet(val, 3), k=5)
     assert found['top1'] == pytest.approx(wanted)
 
 
 def test_features_are_in_the_order_of_the_data():
-    found = cls_features(PixelEncoder(), images(5), 3, batch_size=2)
+    found = cls_features(PixelEncoder(), LabeledSet(images(5), 3, batch_size=2))
     assert found.labels.tolist() == [0, 1, 2, 0, 1]
-    one = cls_features(PixelEncoder(), images(5)[4:], 3)
+    one = cls_features(PixelEncoder(), LabeledSet(images(5)[4:], 3))
     assert torch.equal(found.features[4], one.features[0])
 
 
 def test_linear_layer_learns_and_reports_the_last_epoch():
     clean = linear_classification(
-        PixelEncoder(), images(60, spread=5), images(30, 1, 5), 3, epochs=40, lr=0.1, train_batch=16
+        PixelEncoder(),
+        LabeledSet(images(60, spread=5), 3),
+        LabeledSet(images(30, 1, 5), 3),
+        epochs=40,
+        lr=0.1,
+        train_batch=16,
     )
     assert clean['top1'] == 100 and clean['best_of_epochs']['top1'] == 100
     noisy = linear_classification(
-        PixelEncoder(), images(60), images(30, 1), 3, epochs=5, lr=0.1, train_batch=16
+        PixelEncoder(),
+        LabeledSet(images(60), 3),
+        LabeledSet(images(30, 1), 3),
+        epochs=5,
+        lr=0.1,
+        train_batch=16,
     )
     assert noisy['top1'] <= noisy['best_of_epochs']['top1']
     best = noisy['best_of_epochs']['epoch']
     again = linear_classification(
-        PixelEncoder(), images(60), images(30, 1), 3, epochs=best, lr=0.1, train_batch=16
+        PixelEncoder(),
+        LabeledSet(images(60), 3),
+        LabeledSet(images(30, 1), 3),
+        epochs=best,
+        lr=0.1,
+        train_batch=16,
     )
     assert again['top1'] == noisy['best_of_epochs']['top1']
 
@@ -140,12 +154,18 @@ def linear_by_hand(known, asked, epochs, lr, batch, seed, num_classes=3):
 
 def test_linear_layer_matches_a_slow_training():
     train, val = images(31), images(40, seed=1)
-    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     curve = linear_by_hand(known, asked, epochs=4, lr=0.05, batch=8, seed=3)
     assert len(set(curve)) > 1 and 40 < curve[-1] < 95  # not trivial
     for epochs in (1, 4):
         found = linear_classification(
-            PixelEncoder(), train, val, 3, epochs=epochs, lr=0.05, train_batch=8, seed=3
+            PixelEncoder(),
+            LabeledSet(train, 3),
+            LabeledSet(val, 3),
+            epochs=epochs,
+            lr=0.05,
+            train_batch=8,
+            seed=3,
         )
         assert found['top1'] == pytest.approx(curve[epochs - 1])
         assert found['best_of_epochs'] == dict(
@@ -166,7 +186,9 @@ def test_shuffled_labels_are_at_chance():
         dict(sample, label=int(label))
         for sample, label in zip(train, torch.randint(3, (90,), generator=generator))
     ]
-    found = knn_classification(PixelEncoder(), shuffled, images(300, 1, 5), 3)
+    found = knn_classification(
+        PixelEncoder(), LabeledSet(shuffled, 3), LabeledSet(images(300, 1, 5), 3)
+    )
     assert 15 < found['top1'] < 55
 
 
@@ -181,8 +203,8 @@ def test_shuffled_labels_are_at_chance():
     ],
 )
 def test_bad_input(function, options, message):
-    given = dict(train=images(9), val=images(3), num_classes=3)
+    given = dict(train=images(9), val=images(3))
     if function is knn_classification:
         given['k'] = 3
     with pytest.raises(ValueError, match=message):
-        function(PixelEncoder(), **{**given, **options})
+        run_protocol(function, PixelEncoder(), **{**given, **options})

@@ -188,7 +188,7 @@ def test_class_folders(tmp_path):
     write(tmp_path / 'val/fox/c.jpg', PHOTO)
     with pytest.raises(ValueError, match='the same classes, got 2 and 3'):
         load_data('classes', tmp_path)
-    with pytest.raises(FileNotFoundError, match='a folder for each class'):
+    with pytest.raises(FileNotFoundError, match='a folder per class'):
         ClassFolder(tmp_path / 'test')
 
 

@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
 from tiny import build_tiny
 from torch import nn
 
-from cotap_mm.evaluation import CoTAPEncoder, normalize_images
+from cotap_mm.evaluation import CoTAPEncoder, LabeledSet, normalize_images
 from cotap_mm.evaluation.metrics import pixel_counts
 from cotap_mm.evaluation.protocols.foreground import foreground, jaccard
 
@@ -94,7 +94,7 @@ def by_hand(encoder, dataset, kinds, mass):
 def test_matches_a_slow_computation(kinds):
     encoder, dataset = ColourAttention(), noise_scenes(4)
     dataset.append(dict(image=dataset[0]['image'], label=torch.full((16, 16), 1)))
-    found = foreground(encoder, dataset, 3, kinds, mass=0.7, batch_size=2, **SHARP)
+    found = foreground(encoder, LabeledSet(dataset, 3, batch_size=2), kinds, mass=0.7, **SHARP)
     mean, first, second, best, bound, everything = by_hand(encoder, dataset, kinds or [1, 2], 0.7)
     assert found['jaccard'] == pytest.approx(mean)
     assert found['jaccard_heads'] == pytest.approx([first, second])
@@ -113,12 +113,12 @@ def test_attention_on_the_object_gives_100():
         return (maps - maps.amin(dim=(2, 3), keepdim=True)) > 1
 
     encoder = ColourAttention(heads=3, change=lambda maps: loud(maps).float() + 1e-6)
-    found = foreground(encoder, scenes(6), 3, [0], mass=0.99, **SHARP)
+    found = foreground(encoder, LabeledSet(scenes(6), 3), [0], mass=0.99, **SHARP)
     assert found['jaccard_heads'][0] == pytest.approx(100)
     assert found['jaccard_best_head'] == pytest.approx(100) and found['best_head'] == 0
     assert found['best_head_per_object'] == pytest.approx(100)
     assert max(found['jaccard_heads'][1:]) == pytest.approx(0)
-    all_objects = foreground(encoder, scenes(6), 3, [0, 1, 2], mass=0.99, **SHARP)
+    all_objects = foreground(encoder, LabeledSet(scenes(6), 3), [0, 1, 2], mass=0.99, **SHARP)
     assert all_objects['best_head_per_object'] == pytest.approx(100)
     assert all_objects['upper_bound_prototypes'] == pytest.approx(100)
     assert all_objects['num_objects'] == 18 and all_objects['jaccard_best_head'] < 50
@@ -126,7 +126,7 @@ def test_attention_on_the_object_gives_100():
 
 def test_attention_to_everything_is_the_baseline():
     encoder = ColourAttention(change=torch.ones_like)
-    found = foreground(encoder, noise_scenes(4), 3, mass=1.0)
+    found = foreground(encoder, LabeledSet(noise_scenes(4), 3), mass=1.0)
     assert found['jaccard'] == pytest.approx(found['jaccard_everything'])
 
 
@@ -141,35 +141,35 @@ def test_is_the_foreground_of_training():
         label = sample['label']
         true, known = (label == 1) | (label == 2), label != 255
         values.append(((found & true).sum() / ((found | true) & known).sum()).item())
-    result = foreground(encoder, dataset, 3)
+    result = foreground(encoder, LabeledSet(dataset, 3))
     assert result['jaccard'] == pytest.approx(100 * sum(values) / 3)
     assert result['upper_bound_prototypes'] > 0
 
 
 def test_what_an_encoder_does_not_have_is_left_out():
-    found = foreground(ColourAttention(heads=0), scenes(2), 3)
+    found = foreground(ColourAttention(heads=0), LabeledSet(scenes(2), 3))
     assert list(found) == [
         'upper_bound_prototypes',
         'jaccard_everything',
         'num_images',
         'num_objects',
     ]
-    found = foreground(ColourAttention(prototypes=False), scenes(2), 3)
+    found = foreground(ColourAttention(prototypes=False), LabeledSet(scenes(2), 3))
     assert 'jaccard' in found and 'upper_bound_prototypes' not in found
     with pytest.raises(ValueError, match='PixelEncoder has neither .* foreground needs one'):
-        foreground(PixelEncoder(), scenes(2), 3)
+        foreground(PixelEncoder(), LabeledSet(scenes(2), 3))
 
 
 def test_labels_of_any_size():
     label = torch.tensor([[0, 0, 1], [0, 255, 1], [1, 1, 255]])
     assert pixel_counts(label, (2, 2), 2).tolist() == [[3, 0], [0, 2], [0, 2], [0, 0]]
     masks = torch.tensor([[True, True, False, False]])
-    counts = pixel_counts(label, (2, 2), 2)
+    counts = pixel_counts(label, (2, 2), 2).double()
     assert jaccard(masks, counts, counts.sum(dim=1)).tolist() == [[3 / 5, 2 / 7]]
     large = [dict(each, label=each['label'].repeat_interleave(3, 0)) for each in noise_scenes(3)]
     for name in ('jaccard', 'upper_bound_prototypes'):
-        assert foreground(ColourAttention(), large, 3)[name] == pytest.approx(
-            foreground(ColourAttention(), noise_scenes(3), 3)[name]
+        assert foreground(ColourAttention(), LabeledSet(large, 3))[name] == pytest.approx(
+            foreground(ColourAttention(), LabeledSet(noise_scenes(3), 3))[name]
         )
 
 
@@ -193,4 +193,4 @@ def test_labels_of_any_size():
 )
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
-        foreground(ColourAttention(), **{**dict(dataset=scenes(2), num_classes=3), **options})
+        run_protocol(foreground, ColourAttention(), **{'dataset': scenes(2), **options})

@@ -320,7 +320,9 @@ def test_bad_clips():
         label_propagation(PixelEncoder(), [moving_clip(scored=[])])
     clip = moving_clip(2)
     clip.all_masks[1] = torch.zeros(4, 4)
-    with pytest.raises(ValueError, match=r'have the size of the first mask, \(8, 8\), got \(4, 4\)'):
+    with pytest.raises(
+        ValueError, match=r'have the size of the first mask, \(8, 8\), got \(4, 4\)'
+    ):
         label_propagation(PixelEncoder(), [clip], image_size=32)
 
 

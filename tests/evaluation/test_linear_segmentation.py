@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from torch.nn import functional as F
 
-from cotap_mm.evaluation import linear_segmentation
+from cotap_mm.evaluation import LabeledSet, linear_segmentation
 from cotap_mm.evaluation.protocols.linear_head import (
     VARIANTS,
     CachedImage,
@@ -19,7 +19,13 @@ from cotap_mm.evaluation.protocols.linear_segmentation import cache_features
 @pytest.mark.parametrize('variant', list(VARIANTS))
 def test_learns_what_a_line_can_tell(variant):
     found = linear_segmentation(
-        PixelEncoder(), scenes(6), scenes(4, seed=1), 3, variant, steps=60, lr=0.3, train_batch=6
+        PixelEncoder(),
+        LabeledSet(scenes(6), 3),
+        LabeledSet(scenes(4, seed=1), 3),
+        variant,
+        steps=60,
+        lr=0.3,
+        train_batch=6,
     )
     assert found['mIoU'] > 70  # borders between patches are blurred by the bilinear map
     assert found['settings']['variant'] == variant and found['settings']['lr'] == 0.3
@@ -27,7 +33,13 @@ def test_learns_what_a_line_can_tell(variant):
 
 def test_features_that_say_nothing_give_one_class():
     constant = PixelEncoder(lambda x: torch.ones_like(x))
-    found = linear_segmentation(constant, scenes(6), scenes(4, seed=1), 3, steps=20, train_batch=6)
+    found = linear_segmentation(
+        constant,
+        LabeledSet(scenes(6), 3),
+        LabeledSet(scenes(4, seed=1), 3),
+        steps=20,
+        train_batch=6,
+    )
     # One class everywhere: its share of the pixels as its IoU, 0 for the others.
     assert found['mIoU'] == pytest.approx(found['aAcc'] / 3, abs=1e-6)
 
@@ -38,7 +50,9 @@ def test_perfect_features_give_100():
         [dict(each, label=each['label'][::4, ::4]) for each in scenes(count, seed=count)]
         for count in (6, 4)
     )
-    found = linear_segmentation(PixelEncoder(), train, val, 3, steps=60, lr=0.3, train_batch=6)
+    found = linear_segmentation(
+        PixelEncoder(), LabeledSet(train, 3), LabeledSet(val, 3), steps=60, lr=0.3, train_batch=6
+    )
     assert found['mIoU'] == pytest.approx(100) and found['aAcc'] == pytest.approx(100)
 
 
@@ -110,11 +124,17 @@ def test_matches_a_slow_training(variant):
     train, val = scenes(2) + noise_scenes(1), noise_scenes(1) + scenes(1, seed=1)
     steps, lr = 20, dict(cotap=0.05, dinov2=0.05, leopart=0.3)[variant]
     found = linear_segmentation(
-        PixelEncoder(), train, val, 3, variant, steps=steps, lr=lr, train_batch=3
+        PixelEncoder(),
+        LabeledSet(train, 3),
+        LabeledSet(val, 3),
+        variant,
+        steps=steps,
+        lr=lr,
+        train_batch=3,
     )
     weight, bias, wanted = slow_training(PixelEncoder(), train, val, variant, steps, lr)
     settings = linear_settings(variant, steps, lr, 3, None)
-    cached = cache_features(PixelEncoder(), train, 3, None, 2, settings.map_size)
+    cached = cache_features(PixelEncoder(), LabeledSet(train, 3, batch_size=2), settings.map_size)
     layer = train_head(cached, 3, settings, torch.device('cpu'), 0)[-1]
     torch.testing.assert_close(layer.weight[:, :, 0, 0], weight, rtol=2e-3, atol=2e-4)
     torch.testing.assert_close(layer.bias, bias, rtol=2e-3, atol=2e-4)
@@ -123,15 +143,17 @@ def test_matches_a_slow_training(variant):
 
 
 def test_batch_norm_has_the_statistics_of_the_training_set():
-    cached = cache_features(PixelEncoder(), noise_scenes(3), 3, None, 2)
-    head = train_head(cached, 3, linear_settings('dinov2', 1, None, None, None), torch.device('cpu'), 0)
+    cached = cache_features(PixelEncoder(), LabeledSet(noise_scenes(3), 3, batch_size=2))
+    head = train_head(
+        cached, 3, linear_settings('dinov2', 1, None, None, None), torch.device('cpu'), 0
+    )
     rows = torch.cat([each.features.float().flatten(1) for each in cached], dim=1)
     assert torch.allclose(head[0].running_mean, rows.mean(1), atol=1e-3)
     assert torch.allclose(head[0].running_var, rows.var(1, unbiased=False), atol=1e-3)
 
 
 def test_leopart_scores_at_100_by_100():
-    cached = cache_features(PixelEncoder(), noise_scenes(1), 3, None, 1, 100)
+    cached = cache_features(PixelEncoder(), LabeledSet(noise_scenes(1), 3, batch_size=1), 100)
     assert isinstance(cached[0], CachedImage)
     assert cached[0].features.shape[1:] == cached[0].label.shape == (100, 100)
 
@@ -179,6 +201,6 @@ def test_schedules():
     ],
 )
 def test_bad_input(options, message):
-    given = dict(train=scenes(2), val=scenes(1), num_classes=3, steps=1)
+    given = dict(train=scenes(2), val=scenes(1), steps=1)
     with pytest.raises(ValueError, match=message):
-        linear_segmentation(PixelEncoder(), **{**given, **options})
+        run_protocol(linear_segmentation, PixelEncoder(), **{**given, **options})

@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from cotap_mm.evaluation import normalize_images, overclustering
+from cotap_mm.evaluation import LabeledSet, normalize_images, overclustering
 from cotap_mm.evaluation.metrics import segmentation_scores
 from cotap_mm.evaluation.protocols.overclustering import (
     _as_confusion,
@@ -25,7 +25,12 @@ FEW = dict(seeds=(0, 1), num_clusters=(8,), mask_size=16)
 @pytest.mark.parametrize('kmeans', ['sklearn', 'faiss'])
 def test_perfect_features_give_100(kmeans):
     found = overclustering(
-        PixelEncoder(), scenes(6), 3, kmeans=kmeans, seeds=(0,), num_clusters=(3,), mask_size=16
+        PixelEncoder(),
+        LabeledSet(scenes(6), 3),
+        kmeans=kmeans,
+        seeds=(0,),
+        num_clusters=(3,),
+        mask_size=16,
     )
     assert found['mIoU_K3'] == pytest.approx(100)
     assert found['mIoU_hungarian'] == pytest.approx(100)
@@ -82,8 +87,7 @@ def test_matches_a_slow_computation(side):
     common = dict(num_components=4, seed=7)
     found = overclustering(
         encoder,
-        dataset,
-        3,
+        LabeledSet(dataset, 3),
         num_clusters=(9,),
         seeds=(7,),
         num_components=4,
@@ -101,7 +105,9 @@ def test_constant_features_give_the_largest_class():
     largest = labels.flatten().bincount().max() / labels.numel()
     noise = torch.Generator().manual_seed(0)
     tiny = PixelEncoder(lambda x: 1 + 1e-3 * torch.rand(x.shape, generator=noise))
-    found = overclustering(tiny, dataset, 3, seeds=(0,), num_clusters=(1,), mask_size=16)
+    found = overclustering(
+        tiny, LabeledSet(dataset, 3), seeds=(0,), num_clusters=(1,), mask_size=16
+    )
     assert found['mIoU_K1'] == pytest.approx(100 * largest.item() / 3, abs=1e-4)
 
 
@@ -144,7 +150,7 @@ def test_centers_of_separate_groups(kmeans):
 
 
 def test_noise_is_far_from_perfect_and_seeds_differ():
-    found = overclustering(PixelEncoder(), noise_scenes(8), 3, **FEW)
+    found = overclustering(PixelEncoder(), LabeledSet(noise_scenes(8), 3), **FEW)
     assert found['mIoU_K8'] < 60 and found['mIoU_hungarian'] < 60
     assert found['deviation_K8'] > 0
     assert list(found)[0] == 'mIoU_K8'
@@ -160,6 +166,6 @@ def test_noise_is_far_from_perfect_and_seeds_differ():
     ],
 )
 def test_bad_input(options, message):
-    given = dict(num_classes=3, seeds=(0,), num_clusters=(4,))
+    given = dict(dataset=scenes(2), seeds=(0,), num_clusters=(4,))
     with pytest.raises(ValueError, match=message):
-        overclustering(PixelEncoder(), scenes(2), **{**given, **options})
+        run_protocol(overclustering, PixelEncoder(), **{**given, **options})

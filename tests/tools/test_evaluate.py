@@ -112,11 +112,11 @@ def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, c
     weights = {each['backbone']: each['weights'] for each in results}
     assert len(set(weights.values())) == 3  # @backbone is without the filter's weights
     out = capsys.readouterr().out
-    assert 'plain' in out and 'measured before' not in out
+    assert 'plain' in out and 'reused from' not in out
     with Image.open(tmp_path / 'out/comparison.png') as picture:
         assert min(picture.size) > 100
     run(tool, tmp_path, *arguments)
-    assert capsys.readouterr().out.count('measured before') == 6
+    assert capsys.readouterr().out.count('reused from') == 6
 
 
 def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsy
     ]
     for number, arguments in enumerate(calls):
         assert len(run(tool, tmp_path, *arguments)) == number + 1
-    assert 'measured before' not in capsys.readouterr().out
+    assert 'reused from' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
