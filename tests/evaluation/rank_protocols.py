@@ -1,4 +1,4 @@
-"""What two gloo processes measure; importable by the processes."""
+"""Evaluations that two gloo processes run."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ def scores(rank):
     from cotap_mm import evaluation as e
 
     encoder = PixelEncoder()
-    labelled = [dict(sample, label=index % 3) for index, sample in enumerate(noise_scenes(7))]
-    found = dict(
+    labeled = [dict(sample, label=index % 3) for index, sample in enumerate(noise_scenes(7))]
+    results = dict(
         dense=e.dense_retrieval(
             encoder,
             e.LabeledSet(noise_scenes(5), 3),
@@ -39,15 +39,15 @@ def scores(rank):
         ),
         dispersion=e.dispersion(encoder, e.LabeledSet(noise_scenes(5), 3), purity=0.5),
         knn=e.knn_classification(
-            encoder, e.LabeledSet(labelled, 3), e.LabeledSet(labelled[:5], 3), k=3
+            encoder, e.LabeledSet(labeled, 3), e.LabeledSet(labeled[:5], 3), k=3
         ),
         linear=e.linear_classification(
-            encoder, e.LabeledSet(labelled, 3), e.LabeledSet(labelled[:5], 3), epochs=3, lr=0.1
+            encoder, e.LabeledSet(labeled, 3), e.LabeledSet(labeled[:5], 3), epochs=3, lr=0.1
         ),
     )
     values = {
         f'{name} {key}': value
-        for name, each in found.items()
+        for name, each in results.items()
         for key, value in each.items()
         if isinstance(value, float)
     }

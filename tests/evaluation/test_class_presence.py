@@ -1,4 +1,4 @@
-"""Absent classes are named, and scores that mean nothing are refused, in every protocol."""
+"""Absent classes are reported and meaningless scores are rejected in every protocol."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ MAPS = [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation
 
 
 class Attending(PixelEncoder):
-    """With an attention of the CLS token, for the foreground protocol."""
+    """Encoder with CLS attention, for the foreground protocol."""
 
     def cls_attention(self, images):
         return images[:, :2, ::4, ::4].abs() + 0.1
 
 
 def relabeled(count, table, seed=0):
-    """Scenes of three classes, with other values for them."""
+    """Scenes of three classes, whose labels are replaced by the values in ``table``."""
     values = torch.tensor(table)
     return [
         dict(image=each['image'], label=values[each['label']]) for each in scenes(count, seed=seed)
@@ -55,8 +55,8 @@ def measure(protocol, train, val, classes=('background', 'object')):
 
 
 @pytest.mark.parametrize('protocol', MAPS)
-def test_masks_of_0_and_255_are_refused(protocol):
-    """A dispersion within one class means something, so there it is a warning."""
+def test_masks_of_0_and_255_are_rejected(protocol):
+    """Dispersion within one class is meaningful, so it only causes a warning."""
     masks = relabeled(3, [0, 255, 255])
     if protocol == 'dispersion':
         found = measure(protocol, masks, masks)
@@ -76,14 +76,14 @@ def test_masks_of_0_and_255_are_refused(protocol):
 
 
 @pytest.mark.parametrize('protocol', MAPS)
-def test_nothing_labeled_is_refused(protocol):
+def test_unlabeled_data_are_rejected(protocol):
     masks = relabeled(3, [255, 255, 255])
     with pytest.raises(ValueError, match='no class at all|no patch|no pair|foreground class'):
         measure(protocol, masks, masks)
 
 
 @pytest.mark.parametrize('protocol', MAPS)
-def test_an_absent_class_is_named(protocol, caplog):
+def test_absent_class_is_reported(protocol, caplog):
     masks = relabeled(4, [0, 1, 1])
     found = measure(protocol, masks, masks, ('sky', 'road', 'unicorn'))
     assert "class 'unicorn' (2) does not occur in the labels of " in found['warnings'][0]
@@ -106,7 +106,7 @@ def test_classification(protocol):
         measure(protocol, whole([1, 1]), whole([0, 1]), ('cat', 'dog'))
 
 
-def test_only_one_class_or_too_many():
+def test_too_few_or_too_many_classes():
     with pytest.raises(MeaninglessScore, match='at least 2 classes'):
         measure('linear-seg', relabeled(2, [0, 0, 255]), relabeled(2, [0, 0, 255]), ('object',))
     with pytest.raises(ValueError, match='num_classes must be at most 255'):
@@ -119,7 +119,7 @@ def write_mask(path, values):
 
 
 def test_video_frames_without_labels_are_not_scored(tmp_path):
-    """Two empty masks agree, which would be a perfect score for nothing."""
+    """Two empty masks would score 100 %."""
     pixels = [scenes(1, seed=seed)[0]['image'].permute(1, 2, 0).numpy() for seed in range(3)]
     frames = []
     for index, each in enumerate(pixels):
@@ -139,12 +139,12 @@ def test_video_frames_without_labels_are_not_scored(tmp_path):
         label_propagation(PixelEncoder(), [Clip('c', frames, masks, [1])], **options)
 
 
-def test_mutual_matches_are_not_silently_nan():
+def test_mutual_matches_are_not_nan():
     found = measure('correspondence', None, scenes(3), ('a', 'b', 'c'))
     assert not math.isnan(found['accuracy'])
 
 
-def test_review_of_counts():
+def test_review_classes():
     counts = dict(train=torch.tensor([5, 0, 3, 9]), val=torch.tensor([5, 1, 0, 0]))
     assert review_classes(counts) == [
         'class 2 does not occur in the labels of val, which are scored',
@@ -188,7 +188,7 @@ def seg_sample(values):
         ([dict(pred_sem_seg=1)], [], None),
     ],
 )
-def test_metric_of_the_libraries(samples, warnings, error):
+def test_metric_for_openmmlab_libraries(samples, warnings, error):
     metric = ClassPresence()
     metric.dataset_meta = dict(classes=('a', 'b', 'c'))
     metric.process(None, samples)

@@ -12,15 +12,15 @@ from cotap_mm.evaluation.protocols.linear_classification import _accuracy
 
 
 def images(count, seed=0, spread=60):
-    """Grey images, red, green or blue by class, with noise."""
+    """Noisy gray images with a red, green or blue tint that depends on the class."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for index in range(count):
         label = index % 3
-        colour = torch.full((3,), 100.0)
-        colour[label] += 60
-        colour = colour + spread * torch.randn(3, generator=generator)
-        image = colour.clamp(0, 255).to(torch.uint8).view(3, 1, 1).expand(3, 8, 8)
+        color = torch.full((3,), 100.0)
+        color[label] += 60
+        color = color + spread * torch.randn(3, generator=generator)
+        image = color.clamp(0, 255).to(torch.uint8).view(3, 1, 1).expand(3, 8, 8)
         samples.append(dict(image=image, label=label))
     return samples
 
@@ -52,7 +52,7 @@ def test_knn_matches_two_loops():
         grid_temperature=(0.1, 1.0),
     )
     assert found['top1'] == pytest.approx(knn_by_hand(known, asked, 7, 0.3))
-    assert found['top5'] == 100  # of three classes
+    assert found['top5'] == 100  # there are three classes
     grid = {t: knn_by_hand(known, asked, 3, t) for t in (0.1, 1.0)}
     best = found['best_of_grid']
     assert best['k'] == 3 and best['top1'] == pytest.approx(max(grid.values()))
@@ -75,7 +75,7 @@ def test_knn_matches_scikit_learn():
     assert found['top1'] == pytest.approx(wanted)
 
 
-def test_features_are_in_the_order_of_the_data():
+def test_features_have_the_order_of_the_data_set():
     found = cls_features(PixelEncoder(), LabeledSet(images(5), 3, batch_size=2))
     assert found.labels.tolist() == [0, 1, 2, 0, 1]
     one = cls_features(PixelEncoder(), LabeledSet(images(5)[4:], 3))
@@ -114,7 +114,7 @@ def test_linear_layer_learns_and_reports_the_last_epoch():
 
 
 def linear_by_hand(known, asked, epochs, lr, batch, seed, num_classes=3):
-    """Gradients of softmax and Adam written out, one sample at a time; top-1 of each epoch."""
+    """Top-1 of each epoch, with explicit gradients of softmax and Adam, one sample at a time."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.empty(num_classes, known.features.shape[1]).normal_(0, 0.01, generator=generator)
     values = [[*row, 0.0] for row in start.tolist()]  # weights and bias of each class
@@ -152,7 +152,7 @@ def linear_by_hand(known, asked, epochs, lr, batch, seed, num_classes=3):
     return curve
 
 
-def test_linear_layer_matches_a_slow_training():
+def test_linear_layer_matches_slow_training():
     train, val = images(31), images(40, seed=1)
     known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     curve = linear_by_hand(known, asked, epochs=4, lr=0.05, batch=8, seed=3)
@@ -173,7 +173,7 @@ def test_linear_layer_matches_a_slow_training():
         )
 
 
-def test_top5_counts_the_first_five():
+def test_top5():
     logits = torch.arange(7.0, 0, -1).repeat(7, 1)  # class 0 is always first, class 6 last
     found = _accuracy(torch.nn.Identity(), CLSFeatures(logits, torch.arange(7)))
     assert found['top1'] == pytest.approx(100 / 7) and found['top5'] == pytest.approx(500 / 7)

@@ -11,7 +11,7 @@ from cotap_mm.evaluation.protocols.correspondence import correspondence, match_p
 
 
 def patches_by_hand(encoder, sample, num_classes, purity):
-    """List of (unit feature, class) of the patches that take part."""
+    """List of (unit feature, class) of the used patches."""
     features = encoder(normalize_images(sample['image'][None])).patches[0]
     found = []
     for row in range(features.shape[1]):
@@ -60,7 +60,7 @@ def by_hand(encoder, dataset, pairs, num_classes, purity, mutual=False):
         (dict(mutual=True), [(0, 1), (1, 2), (2, 3), (3, 4)]),
     ],
 )
-def test_matches_a_slow_computation(options, pairs):
+def test_matches_slow_reference(options, pairs):
     encoder, dataset = PixelEncoder(), noise_scenes(5)
     right, total, chance = by_hand(encoder, dataset, pairs, 3, 0.45, options.get('mutual', False))
     found = correspondence(encoder, LabeledSet(dataset, 3, batch_size=2), purity=0.45, **options)
@@ -75,20 +75,20 @@ def test_matches_a_slow_computation(options, pairs):
     assert found['num_pairs'] == len(pairs) and list(found)[0] == 'accuracy'
 
 
-def test_perfect_features_give_100():
+def test_perfect_features_score_100():
     found = correspondence(PixelEncoder(), LabeledSet(scenes(5), 3))
     assert found['accuracy'] == found['patch_accuracy'] == 100
     assert found['num_patches'] == 4 * 16  # every patch has one class
     assert found['chance'] == pytest.approx(100 / 3, abs=5)
 
 
-def test_features_that_say_nothing_are_at_chance():
+def test_constant_features_score_at_chance():
     generator = torch.Generator().manual_seed(0)
     noise = PixelEncoder(lambda x: torch.randn(x.shape, generator=generator))
     found = correspondence(noise, LabeledSet(scenes(40), 3))
     assert found['accuracy'] == pytest.approx(found['chance'], abs=5)
     assert found['patch_accuracy'] == pytest.approx(found['patch_chance'], abs=5)
-    # The same patch of the second image every time: right for one class of each pair.
+    # Always the same patch of the second image: correct for one class of each pair.
     found = correspondence(PixelEncoder(torch.ones_like), LabeledSet(scenes(100), 3))
     assert found['accuracy'] == pytest.approx(found['chance'], abs=6)
 
@@ -98,12 +98,12 @@ def test_chance_counts_classes_of_the_second_image():
     counts = match_patches(
         features, features, torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, -1]), 3
     )
-    assert counts[0].tolist() == [1, 1, 0]  # right; the second patch finds another class
-    assert counts[1].tolist() == counts[2].tolist() == [2, 1, 0]  # class 2 is not there
+    assert counts[0].tolist() == [1, 1, 0]  # correct; the second patch matches another class
+    assert counts[1].tolist() == counts[2].tolist() == [2, 1, 0]  # class 2 does not occur
     assert counts[3].tolist() == pytest.approx([2 / 3, 2 / 3, 0])
 
 
-def test_mutual_matches_are_nearest_both_ways():
+def test_mutual_matches_are_nearest_in_both_directions():
     first = torch.tensor([[1.0, 0.9], [0.0, 0.1]]).view(2, 1, 2)
     second = torch.tensor([[1.0], [0.0]]).view(2, 1, 1)
     both, one = torch.tensor([0, 0]), torch.tensor([0])
@@ -112,7 +112,7 @@ def test_mutual_matches_are_nearest_both_ways():
     assert counts[:3, 0].tolist() == [1, 1, 2]
 
 
-def test_pairs_without_a_common_class_are_left_out():
+def test_pairs_without_a_common_class_are_skipped():
     def plain(kind):
         sample = scenes(1)[0]
         return dict(sample, label=torch.full_like(sample['label'], kind))
@@ -124,7 +124,7 @@ def test_pairs_without_a_common_class_are_left_out():
         correspondence(PixelEncoder(), LabeledSet([plain(0), plain(1), plain(0)], 3))
 
 
-def test_nearest_pairs_are_most_alike_by_cls():
+def test_nearest_pairs_have_the_most_similar_cls():
     dataset = noise_scenes(4)
     for sample, shade in zip(dataset, (0, 200, 10, 190)):
         sample['image'] = sample['image'] // 16 + torch.tensor([shade, 240, 0])[:, None, None]
@@ -134,11 +134,11 @@ def test_nearest_pairs_are_most_alike_by_cls():
     found = correspondence(PixelEncoder(), LabeledSet(dataset, 3), pairs='nearest', purity=0.4)
     assert found['classes'] == pytest.approx([100 * r / t for r, t in zip(right, total)])
     assert found['num_pairs'] == 4
-    same = [dataset[0]] * 3  # equally near, and never itself
+    same = [dataset[0]] * 3  # equally similar, and never paired with itself
     assert correspondence(PixelEncoder(), LabeledSet(same, 3), pairs='nearest')['num_pairs'] == 3
 
 
-def test_sizes_may_differ():
+def test_images_of_different_sizes():
     mixed = scenes(2) + scenes(2, grid=6)
     found = correspondence(PixelEncoder(), LabeledSet(mixed, 3, batch_size=4))
     assert found['num_patches'] == 16 + 16 + 36 and found['accuracy'] == 100

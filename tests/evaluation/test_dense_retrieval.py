@@ -17,7 +17,7 @@ from cotap_mm.ops.nearest import nearest
 
 
 def by_hand(encoder, memory, queries, num_classes, k, temperature):
-    """One patch, one neighbour, one pixel at a time; labels as large as the images."""
+    """One patch, one neighbor, one pixel at a time; labels have the size of the images."""
 
     def unit_patches(sample):
         mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -66,7 +66,7 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
     return [100 * hit / union for hit, union in zip(hits, unions)]
 
 
-def test_matches_a_slow_computation():
+def test_matches_slow_reference():
     encoder = PixelEncoder()
     memory, queries = noise_scenes(3), noise_scenes(2, seed=1)
     wanted = by_hand(encoder, memory, queries, 3, k=5, temperature=0.1)
@@ -81,15 +81,15 @@ def test_matches_a_slow_computation():
     assert found['mIoU'] == pytest.approx(sum(wanted) / 3)
 
 
-def test_perfect_features_give_100():
-    # Labels on the grid of the patches, so that upsampling cannot blur a border.
+def test_perfect_features_score_100():
+    # Labels on the patch grid, so upsampling does not blur borders.
     queries = [dict(s, label=s['label'][::PATCH, ::PATCH]) for s in scenes(3, seed=1)]
     found = dense_retrieval(PixelEncoder(), LabeledSet(scenes(6), 3), LabeledSet(queries, 3), k=8)
     assert found['mIoU'] == pytest.approx(100) and found['aAcc'] == pytest.approx(100)
     assert found['num_memory'] == 6 * 16
 
 
-def test_features_that_say_nothing_are_at_chance():
+def test_uninformative_features_score_at_chance():
     generator = torch.Generator().manual_seed(0)
     noise = PixelEncoder(lambda x: torch.randn(x.shape, generator=generator))
     found = dense_retrieval(noise, LabeledSet(scenes(6), 3), LabeledSet(scenes(20, seed=1), 3), k=1)
@@ -102,7 +102,7 @@ def test_features_that_say_nothing_are_at_chance():
     assert found['mIoU'] == pytest.approx(100 / 9, abs=4)
 
 
-def test_ignored_pixels_count_neither_in_memory_nor_in_queries():
+def test_ignored_pixels_are_excluded_from_memory_and_queries():
     memory, queries = scenes(4), scenes(2, seed=1)
     wanted = dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(queries, 3), k=4)
     memory[0]['label'] = torch.full_like(memory[0]['label'], 255)
@@ -112,7 +112,7 @@ def test_ignored_pixels_count_neither_in_memory_nor_in_queries():
     assert found['IoU'] == pytest.approx(wanted['IoU'])
 
 
-def test_class_that_never_occurs_is_not_a_number_and_not_in_the_mean():
+def test_absent_class_is_nan_and_excluded_from_the_mean():
     found = dense_retrieval(
         PixelEncoder(), LabeledSet(scenes(4), 5), LabeledSet(scenes(2, seed=1), 5), k=4
     )
@@ -121,7 +121,7 @@ def test_class_that_never_occurs_is_not_a_number_and_not_in_the_mean():
 
 
 @pytest.mark.parametrize('block_size', [1, 3, 7, 20, 64])
-def test_blocks_change_nothing(block_size):
+def test_block_size_does_not_matter(block_size):
     queries, memory = torch.randn(11, 6), torch.randn(20, 6)
     wanted = (queries @ memory.T).topk(5, dim=1)
     similarity, index = nearest(queries, memory, 5, block_size)
@@ -129,19 +129,19 @@ def test_blocks_change_nothing(block_size):
     assert torch.equal(index, wanted.indices)
 
 
-def test_equal_neighbours_have_equal_weight():
+def test_equal_neighbors_have_equal_weight():
     shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     soft = retrieve_labels(torch.ones(1, 2, 1, 1), torch.full((3, 2), 0.5**0.5), shares, 3, 0.02)
     assert soft.flatten().tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize('memory_size', [1, 7, 30, 64, 1000])
-def test_memory_limit_is_kept_to_the_patch(memory_size):
+def test_memory_has_exactly_the_requested_size(memory_size):
     bank, shares = build_memory(PixelEncoder(), LabeledSet(scenes(4), 3), memory_size)
     assert len(bank) == len(shares) == min(memory_size, 64)
 
 
-def test_memory_is_drawn_by_seed_and_leaves_the_global_state_alone():
+def test_memory_depends_on_the_seed_and_not_on_global_state():
     encoder, memory = PixelEncoder(), noise_scenes(4)
     state = torch.random.get_rng_state()
     draws = [build_memory(encoder, LabeledSet(memory, 3), 12, seed=seed)[0] for seed in (0, 0, 1)]
@@ -151,7 +151,7 @@ def test_memory_is_drawn_by_seed_and_leaves_the_global_state_alone():
 
 def test_rare_classes_stay_in_a_small_memory():
     label = torch.zeros(40, 40, dtype=torch.long)
-    label[:PATCH, :PATCH] = 1  # one patch of a hundred
+    label[:PATCH, :PATCH] = 1  # one of 100 patches
     memory = [dict(image=torch.zeros(3, 40, 40, dtype=torch.uint8), label=label)] * 50
     _, shares = build_memory(PixelEncoder(torch.ones_like), LabeledSet(memory, 2), 500)
     assert shares[:, 1].sum() > 25  # uniform sampling would keep 5
@@ -163,7 +163,7 @@ def test_patch_labels_of_an_uneven_grid():
     assert found.tolist() == [[1, 0], [0, 1], [0, 1], [0, 0]]
 
 
-def test_sizes_may_differ_and_image_size_makes_them_equal():
+def test_images_of_different_sizes():
     mixed = scenes(3) + scenes(2, grid=6) + scenes(1)
     found = dense_retrieval(PixelEncoder(), LabeledSet(mixed, 3), LabeledSet(mixed, 3), k=4)
     assert found['num_memory'] == 4 * 16 + 2 * 36
@@ -176,7 +176,7 @@ def test_sizes_may_differ_and_image_size_makes_them_equal():
     assert found['num_memory'] == 6 * 16
 
 
-def test_errors_say_what_to_do():
+def test_bad_input():
     memory = scenes(1)
     with pytest.raises(ValueError, match=r'1\.\.16 .*got 30.*more memory'):
         dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(memory, 3))
@@ -209,7 +209,7 @@ def test_runs_on_real_frames(shared_data):
     assert 0 < found['mIoU'] < 100
 
 
-def test_faiss_finds_the_same():
+def test_faiss_gives_the_same_result():
     queries = noise_scenes(2, seed=1)
     exact = dense_retrieval(
         PixelEncoder(), LabeledSet(noise_scenes(3), 3), LabeledSet(queries, 3), k=5
@@ -248,9 +248,9 @@ def test_augmented_memory():
     assert all(torch.equal(plain[i]['image'], samples[i]['image']) for i in (0, 5))
     assert not torch.equal(samples[0]['image'], samples[2]['image'])
     image, label = samples[1]['image'].float(), samples[1]['label']
-    sure = image.max(dim=0).values > 240  # not blurred by the crop
+    sure = image.max(dim=0).values > 240  # pixels that are not blurred by the crop
     assert sure.float().mean() > 0.3
-    # The strongest channel tells the class: image and label are cropped alike.
+    # The strongest channel is the class, so image and label are cropped alike.
     assert torch.equal(image.argmax(dim=0)[sure], label[sure])
     found = dense_retrieval(
         PixelEncoder(),

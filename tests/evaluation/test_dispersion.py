@@ -13,7 +13,7 @@ PATCHY = dict(purity=0.5)
 
 
 def rows_of(encoder, dataset, num_classes, purity):
-    """Feature, class, instance and position of every pure patch, in lists."""
+    """List of (feature, class, instance, position) of all pure patches."""
     found = []
     for indices, images, labels in iter_batches(LabeledSet(dataset, num_classes, batch_size=1)):
         patches = nn.functional.normalize(encoder(images).patches[0].double(), dim=0)
@@ -36,7 +36,7 @@ def rows_of(encoder, dataset, num_classes, purity):
 
 
 def within(rows, key):
-    """Mean squared distance to the mean of the own group."""
+    """Mean squared distance to the mean of the group."""
     groups = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row[0])
@@ -82,14 +82,14 @@ def test_silhouette_matches_a_loop():
     assert found['silhouette'] == pytest.approx(sum(values) / len(values), abs=1e-5)
 
 
-def test_features_that_are_the_class_vary_only_between_classes():
+def test_class_features_vary_only_between_classes():
     found = dispersion(PixelEncoder(), LabeledSet(scenes(6), 3))
     assert found['within_instance'] == pytest.approx(0, abs=1e-4)
     assert found['between_classes'] == pytest.approx(100, abs=1e-4)
     assert found['silhouette'] == pytest.approx(1, abs=1e-3)
 
 
-def test_features_that_are_the_place_are_explained_by_it():
+def test_position_features_are_explained_by_position():
     place = PixelEncoder(
         lambda x: torch.stack(
             [torch.arange(16.0).view(4, 4).cos(), torch.arange(16.0).view(4, 4).sin()]
@@ -100,7 +100,7 @@ def test_features_that_are_the_place_are_explained_by_it():
     assert found['between_classes'] < 30
 
 
-def test_instances_are_connected_areas():
+def test_instances_are_connected_components():
     label = torch.tensor([[0, 0, 1, 255], [1, 0, 1, 0]])
     classes, instances = patch_instances(label, (2, 4), 2, 1.0)
     assert classes.tolist() == [0, 0, 1, -1, 1, 0, 1, 0]
@@ -109,7 +109,7 @@ def test_instances_are_connected_areas():
     assert len({first, second, third, alone}) == 4
 
 
-def test_every_block_is_measured():
+def test_all_blocks_are_measured():
     from mmpretrain.models import VisionTransformer
 
     arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)

@@ -17,7 +17,7 @@ from cotap_mm.evaluation.protocols.linear_segmentation import cache_features
 
 
 @pytest.mark.parametrize('variant', list(VARIANTS))
-def test_learns_what_a_line_can_tell(variant):
+def test_learns_linearly_separable_classes(variant):
     found = linear_segmentation(
         PixelEncoder(),
         LabeledSet(scenes(6), 3),
@@ -31,7 +31,7 @@ def test_learns_what_a_line_can_tell(variant):
     assert found['settings']['variant'] == variant and found['settings']['lr'] == 0.3
 
 
-def test_features_that_say_nothing_give_one_class():
+def test_constant_features_predict_one_class():
     constant = PixelEncoder(lambda x: torch.ones_like(x))
     found = linear_segmentation(
         constant,
@@ -40,12 +40,12 @@ def test_features_that_say_nothing_give_one_class():
         steps=20,
         train_batch=6,
     )
-    # One class everywhere: its share of the pixels as its IoU, 0 for the others.
+    # One class everywhere: its IoU is its share of the pixels, other IoUs are 0.
     assert found['mIoU'] == pytest.approx(found['aAcc'] / 3, abs=1e-6)
 
 
-def test_perfect_features_give_100():
-    # Labels on the grid of the patches, so that enlarging cannot blur a border.
+def test_perfect_features_score_100():
+    # Labels on the patch grid, so upsampling does not blur borders.
     train, val = (
         [dict(each, label=each['label'][::4, ::4]) for each in scenes(count, seed=count)]
         for count in (6, 4)
@@ -84,7 +84,7 @@ def slow_training(encoder, train, val, variant, steps, lr):
 
     def prepared(sample, learning):
         features, label = patches(sample), sample['label']
-        if side:  # features and labels meet on a larger grid
+        if side:  # features and labels are resized to one grid
             features = enlarge(features, (side, side))
             places = ((torch.arange(side) + 0.5) * len(label) / side).long()
             label = label[places][:, places]
@@ -120,7 +120,7 @@ def slow_training(encoder, train, val, variant, steps, lr):
 
 
 @pytest.mark.parametrize('variant', list(VARIANTS))
-def test_matches_a_slow_training(variant):
+def test_matches_slow_training(variant):
     train, val = scenes(2) + noise_scenes(1), noise_scenes(1) + scenes(1, seed=1)
     steps, lr = 20, dict(cotap=0.05, dinov2=0.05, leopart=0.3)[variant]
     found = linear_segmentation(
@@ -138,11 +138,11 @@ def test_matches_a_slow_training(variant):
     layer = train_head(cached, 3, settings, torch.device('cpu'), 0)[-1]
     torch.testing.assert_close(layer.weight[:, :, 0, 0], weight, rtol=2e-3, atol=2e-4)
     torch.testing.assert_close(layer.bias, bias, rtol=2e-3, atol=2e-4)
-    assert found['IoU'] == pytest.approx(wanted, abs=0.5)  # a pixel may fall either way
+    assert found['IoU'] == pytest.approx(wanted, abs=0.5)  # rounding may flip single pixels
     assert len({round(each) for each in wanted}) == 3 and min(wanted) > 5
 
 
-def test_batch_norm_has_the_statistics_of_the_training_set():
+def test_batch_norm_uses_the_statistics_of_the_training_set():
     cached = cache_features(PixelEncoder(), LabeledSet(noise_scenes(3), 3, batch_size=2))
     head = train_head(
         cached, 3, linear_settings('dinov2', 1, None, None, None), torch.device('cpu'), 0
@@ -158,7 +158,7 @@ def test_leopart_scores_at_100_by_100():
     assert cached[0].features.shape[1:] == cached[0].label.shape == (100, 100)
 
 
-def test_settings_are_those_of_the_publications():
+def test_settings_match_the_publications():
     found = {
         name: (
             each.optimizer.__name__,
@@ -173,7 +173,7 @@ def test_settings_are_those_of_the_publications():
     assert found == dict(
         cotap=('Adam', dict(lr=3e-3), 128, 782, 'constant', 0),  # 100,000 images
         dinov2=('AdamW', dict(lr=1e-3, weight_decay=1e-3), 16, 40_000, 'linear', 1500),
-        # 25 epochs of VOC's 10,582 images, a tenth of the rate from the 20th on
+        # 25 epochs of VOC's 10,582 images, a tenth of the learning rate after 20 epochs
         leopart=('SGD', dict(lr=0.01, momentum=0.9, weight_decay=1e-4), 60, 4400, 'step', 0),
     )
 

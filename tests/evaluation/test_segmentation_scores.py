@@ -23,7 +23,7 @@ def test_agrees_with_sklearn():
     assert scores['mIoU'] == pytest.approx(100 * jaccard_score(truth, predicted, average='macro'))
 
 
-def test_ignores_255_only():
+def test_only_255_is_ignored():
     label, guess = torch.tensor([0, 255, 1]), torch.tensor([0, 1, 1])
     assert confusion_matrix(guess, label, 2).tolist() == [[1, 0], [0, 1]]
     with pytest.raises(ValueError, match='0..1 or 255'):
@@ -32,7 +32,7 @@ def test_ignores_255_only():
         confusion_matrix(guess, torch.tensor([0, -1, 1]), 2)
 
 
-def test_absent_class_is_left_out_of_the_mean():
+def test_absent_class_is_excluded_from_the_mean():
     scores = segmentation_scores(torch.tensor([[3, 1, 0], [0, 2, 0], [0, 0, 0]]))
     assert scores['IoU'][:2] == pytest.approx([75, 200 / 3])
     assert math.isnan(scores['IoU'][2])
