@@ -67,6 +67,47 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         help='more backbones, for one table and one plot',
     )
     parser.add_argument('--protocol', nargs='+', required=True, metavar='PROTOCOL')
+    add_data_options(parser)
+    parser.add_argument(
+        '--set',
+        nargs='+',
+        action=KeyValues,
+        default={},
+        metavar='KEY=VALUE',
+        help='settings of the protocols; each protocol uses the settings that it has',
+    )
+    parser.add_argument(
+        '--num-heads', type=positive_int, help='number of attention heads, for files that lack it'
+    )
+    parser.add_argument(
+        '--branch',
+        choices=['student', 'teacher'],
+        help='network of a CoTAP checkpoint to evaluate',
+    )
+    parser.add_argument(
+        '--trust',
+        action='store_true',
+        help='unpickle files completely, which can run code; only for files whose origin you trust',
+    )
+    parser.add_argument(
+        '--seed',
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        metavar='N',
+        help='seed of the weights of random: backbones',
+    )
+    add_device(parser)
+    parser.add_argument(
+        '--out', type=out_folder, default='work_dirs/evaluation', help='folder of the results'
+    )
+    args = parser.parse_args(argv)
+    if args.image_size and len(args.image_size) > 2:
+        parser.error('--image-size takes one or two numbers')
+    return args
+
+
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the images."""
     parser.add_argument(
         '--data',
         required=True,
@@ -93,38 +134,6 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         help='side of a square, or height and width; sizes are rounded to the '
         'nearest multiples of the patch size',
     )
-    parser.add_argument(
-        '--set',
-        nargs='+',
-        action=KeyValues,
-        default={},
-        metavar='KEY=VALUE',
-        help='settings of the protocols; each protocol uses the settings that it has',
-    )
-    parser.add_argument(
-        '--num-heads', type=positive_int, help='attention heads, if a file does not contain it'
-    )
-    parser.add_argument('--branch', choices=['student', 'teacher'])
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle files completely, which can run code; only for files whose origin you trust',
-    )
-    parser.add_argument(
-        '--seed',
-        type=whole_number(0, 2**32 - 1),
-        default=0,
-        metavar='N',
-        help='seed of random: weights',
-    )
-    add_device(parser)
-    parser.add_argument(
-        '--out', type=out_folder, default='work_dirs/evaluation', help='folder of the results'
-    )
-    args = parser.parse_args(argv)
-    if args.image_size and len(args.image_size) > 2:
-        parser.error('--image-size takes one or two numbers')
-    return args
 
 
 class Backbone(NamedTuple):

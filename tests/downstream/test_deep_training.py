@@ -33,10 +33,10 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     path.write_text(path.read_text().replace("'.jpg'", "'.png'"))
     arguments = ['--work-dir', str(tmp_path / 'run'), '--init', str(tmp_path / 'init.pth')]
     tool('train')([str(path), *arguments, '--dry-run'])
-    said = capfd.readouterr()
+    printed = capfd.readouterr()
     warnings = [
         line
-        for line in (said.out + said.err).splitlines()
+        for line in (printed.out + printed.err).splitlines()
         if 'more than 8 bits, which LoadImageFromFile' in line
     ]
     assert len(warnings) == 2 and all(
@@ -45,9 +45,9 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
 
     path.write_text(path.read_text().replace('LoadImageFromFile', 'cotap_mm.LoadImage'))
     tool('train')([str(path), *arguments])
-    said = capfd.readouterr()
-    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said.out + said.err
-    assert 'which LoadImageFromFile' not in said.out + said.err
+    printed = capfd.readouterr()
+    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in printed.out + printed.err
+    assert 'which LoadImageFromFile' not in printed.out + printed.err
     stored = Config.fromfile(tmp_path / 'run' / path.name)
     for part in ('train', 'val', 'test'):
         step = stored[f'{part}_dataloader'].dataset.pipeline[0]

@@ -63,7 +63,7 @@ def write(path, **options):
 def checkpoints(folder):
     found = sorted(path.name for path in folder.glob('*.pth'))
     assert all(checkpoint_error(folder / name) is None for name in found)
-    assert all((folder / f'{name}.json').is_file() for name in found), 'not written whole'
+    assert all((folder / f'{name}.json').is_file() for name in found), 'incomplete file'
     return found
 
 
@@ -73,9 +73,9 @@ def interrupt(monkeypatch, capsys, arguments, where, at):
         patch.setattr(InterruptHook, 'when', (where, at))
         with pytest.raises(SystemExit) as ended:
             tool('train')(arguments)
-    said = capsys.readouterr().err
-    assert ended.value.code == 75, said
-    return said
+    printed = capsys.readouterr().err
+    assert ended.value.code == 75, printed
+    return printed
 
 
 @pytest.mark.parametrize(
@@ -111,8 +111,8 @@ def test_weights_swapped_for_validation_are_not_saved(run, monkeypatch, capsys):
         },
     )
     assert issubclass(HOOKS.get('EMAHook'), EMAHook)
-    said = interrupt(monkeypatch, capsys, arguments, 'validation', 4)
-    assert f'The last checkpoint is {folder / "iter_3.pth"}, and --resume continues' in said
+    printed = interrupt(monkeypatch, capsys, arguments, 'validation', 4)
+    assert f'The last checkpoint is {folder / "iter_3.pth"}, and --resume continues' in printed
     assert checkpoints(folder) == ['iter_3.pth']
 
 
@@ -121,11 +121,11 @@ def test_epoch_based_loop_resumes_at_its_last_epoch(run, monkeypatch, capsys, wh
     """Two steps per epoch; a signal in the last step takes effect after the epoch is saved."""
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 1})
-    said = interrupt(monkeypatch, capsys, arguments, where, at)
+    printed = interrupt(monkeypatch, capsys, arguments, where, at)
     assert (
         f'SIGUSR1: stopped with status 75. The last checkpoint is {folder / "epoch_1.pth"}, '
         'and --resume continues from it'
-    ) in said
+    ) in printed
     assert checkpoints(folder) == ['epoch_1.pth']
     tool('train')([*arguments, '--resume'])
     assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
@@ -134,8 +134,8 @@ def test_epoch_based_loop_resumes_at_its_last_epoch(run, monkeypatch, capsys, wh
 def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
-    said = interrupt(monkeypatch, capsys, arguments, 'step', 1)
-    assert 'There is no checkpoint yet; start again with the same command' in said
+    printed = interrupt(monkeypatch, capsys, arguments, 'step', 1)
+    assert 'There is no checkpoint yet; start again with the same command' in printed
     tool('train')(arguments)
     assert checkpoints(folder) == ['epoch_1.pth']
 

@@ -75,8 +75,8 @@ def test_coco_stuff_27_reads_merged_labels_and_curated_lists(tmp_path):
     assert curated.get_data_info(0)['img_path'].endswith('2.jpg')
     (tmp_path / 'data/coco_stuff164k/curated.txt').write_text('1\n2\n')
     with DefaultScope.overwrite_default_scope('mmseg'):
-        beside = COCOStuff27Dataset(ann_file='curated.txt', **options)  # relative to data_root
-    assert [part['img_path'][-5:] for part in beside.load_data_list()] == ['1.jpg', '2.jpg']
+        curated = COCOStuff27Dataset(ann_file='curated.txt', **options)  # relative to data_root
+    assert [part['img_path'][-5:] for part in curated.load_data_list()] == ['1.jpg', '2.jpg']
     with pytest.raises(ValueError, match='always has its 27 classes'):
         COCOStuff27Dataset(metainfo=dict(classes=('person',)), **options)
 

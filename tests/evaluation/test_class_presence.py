@@ -40,7 +40,7 @@ def relabeled(count, table, seed=0):
     ]
 
 
-def whole(labels):
+def with_labels(labels):
     return [dict(each, label=label) for each, label in zip(scenes(len(labels)), labels)]
 
 
@@ -92,18 +92,18 @@ def test_absent_class_is_reported(protocol, caplog):
 
 @pytest.mark.parametrize('protocol', ['knn', 'linear'])
 def test_classification(protocol):
-    found = measure(protocol, whole([0, 1, 1]), whole([0, 0]), ('cat', 'dog', 'fox'))
+    found = measure(protocol, with_labels([0, 1, 1]), with_labels([0, 0]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
         "class 'fox' (2) does not occur in the labels of train and val and will not be "
         'scored; check the class names and the values of the masks',
         "class 'dog' (1) does not occur in the labels of val, which are scored",
     ]
-    found = measure(protocol, whole([0, 1]), whole([0, 2, 1]), ('cat', 'dog', 'fox'))
+    found = measure(protocol, with_labels([0, 1]), with_labels([0, 2, 1]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
         "class 'fox' (2) does not occur in the labels of train and cannot be recognized"
     ]
     with pytest.raises(MeaninglessScore, match="labels of train show only class 'dog'"):
-        measure(protocol, whole([1, 1]), whole([0, 1]), ('cat', 'dog'))
+        measure(protocol, with_labels([1, 1]), with_labels([0, 1]), ('cat', 'dog'))
 
 
 def test_too_few_or_too_many_classes():

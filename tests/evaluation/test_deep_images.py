@@ -108,8 +108,8 @@ def test_all_clips_share_one_range_which_is_logged_once(tmp_path, log):
     mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None] / 255
     std = torch.tensor([58.395, 57.12, 57.375])[:, None, None] / 255
     assert ((bright * std + mean) / 4 - (dark * std + mean)).abs().max() <= 1.01 / 255
-    said = [each for each in log.messages if 'more than 8 bits' in each]
-    assert len(said) == 1 and '0..4095 become 0..255' in said[0]
+    logged = [each for each in log.messages if 'more than 8 bits' in each]
+    assert len(logged) == 1 and '0..4095 become 0..255' in logged[0]
 
 
 def test_range_of_clips_is_configurable(tmp_path):
