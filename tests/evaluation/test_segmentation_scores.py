@@ -7,16 +7,15 @@ import torch
 from sklearn.metrics import confusion_matrix as sklearn_matrix
 from sklearn.metrics import jaccard_score
 
-from cotap_mm.evaluation import confusion_matrix
-from cotap_mm.evaluation import metrics as segmentation_scores
+from cotap_mm.evaluation import confusion_matrix, segmentation_scores
 
 
 def test_agrees_with_sklearn():
     generator = torch.Generator().manual_seed(0)
     label = torch.randint(4, (9, 9), generator=generator)
-    guess = torch.randint(4, (9, 9), generator=generator)
-    matrix = confusion_matrix(guess, label, 4)
-    truth, predicted = label.flatten().tolist(), guess.flatten().tolist()
+    prediction = torch.randint(4, (9, 9), generator=generator)
+    matrix = confusion_matrix(prediction, label, 4)
+    truth, predicted = label.flatten().tolist(), prediction.flatten().tolist()
     assert matrix.tolist() == sklearn_matrix(truth, predicted).tolist()
     scores = segmentation_scores(matrix)
     assert scores['IoU'] == pytest.approx(100 * jaccard_score(truth, predicted, average=None))
@@ -24,12 +23,12 @@ def test_agrees_with_sklearn():
 
 
 def test_only_255_is_ignored():
-    label, guess = torch.tensor([0, 255, 1]), torch.tensor([0, 1, 1])
-    assert confusion_matrix(guess, label, 2).tolist() == [[1, 0], [0, 1]]
+    label, prediction = torch.tensor([0, 255, 1]), torch.tensor([0, 1, 1])
+    assert confusion_matrix(prediction, label, 2).tolist() == [[1, 0], [0, 1]]
     with pytest.raises(ValueError, match='0..1 or 255'):
-        confusion_matrix(guess, torch.tensor([0, 2, 1]), 2)
+        confusion_matrix(prediction, torch.tensor([0, 2, 1]), 2)
     with pytest.raises(ValueError, match='0..1 or 255'):
-        confusion_matrix(guess, torch.tensor([0, -1, 1]), 2)
+        confusion_matrix(prediction, torch.tensor([0, -1, 1]), 2)
 
 
 def test_absent_class_is_excluded_from_the_mean():
