@@ -23,7 +23,7 @@ class OneBad:
 
 def measure(rank):
     from cotap_mm.evaluation import evaluate
-    from cotap_mm.evaluation.data.load import EvaluationData
+    from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 
     good = EvaluationData('good', 'segmentation', 'abc', noise_scenes(4))
     options = dict(purity=0.4, layers=False)
