@@ -42,8 +42,8 @@ INNER_ORDER = {
         ['launch'],
     ],
     'evaluation': [
-        ['data', 'settings'],
-        ['metrics', 'class_presence', 'batches'],
+        ['data'],
+        ['settings', 'separate_arguments', 'metrics', 'class_presence', 'batches'],
         ['presence_metric', 'protocols'],
         ['evaluate'],
         ['hook'],

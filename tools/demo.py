@@ -33,7 +33,14 @@ from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch.validation import check_config
 from cotap_mm.engine.launch.values import check_values
 from cotap_mm.engine.resume.work_folder import held_folder
-from cotap_mm.evaluation import CoTAPEncoder, Encoder, LabeledScenes, ViTEncoder, dense_retrieval
+from cotap_mm.evaluation import (
+    CoTAPEncoder,
+    Encoder,
+    LabeledScenes,
+    LabeledSet,
+    ViTEncoder,
+    dense_retrieval,
+)
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, curves, read_scalars
@@ -116,7 +123,9 @@ def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> dict[s
     for name, (when, branch, output) in MEASURED.items():
         encoders[name] = CoTAPEncoder(networks[when], branch, output)
     return {
-        name: dense_retrieval(encoder, memory, queries, num_classes)
+        name: dense_retrieval(
+            encoder, LabeledSet(memory, num_classes), LabeledSet(queries, num_classes)
+        )
         for name, encoder in encoders.items()
     }
 

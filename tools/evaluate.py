@@ -1,4 +1,4 @@
-"""Measure any backbone by any dense protocol, and compare several.
+"""Evaluate backbones with dense protocols, and compare them.
 
     python tools/evaluate.py work_dirs/vits_coco/iter_240000.pth --protocol dense-retrieval \\
         --data voc --root data/VOCdevkit/VOC2012 --image-size 448
@@ -7,10 +7,10 @@
         random=random:CHECKPOINT --protocol dense-retrieval --data camvid
     torchrun --nproc_per_node 8 tools/evaluate.py ...          # on 8 GPUs
 
-A backbone is a file (CoTAP, DINO, iBOT, timm, Hugging Face, ...), timm:NAME, or random: before
-either; NAME=BACKBONE gives it a name, and BACKBONE@backbone measures it without the
-object-aware filter. Results are printed and written as one JSON file each; what is written
-already, of the same weights and settings, is not measured again.
+A backbone is a file (CoTAP, DINO, iBOT, timm, Hugging Face, ...), timm:NAME, or one of these after
+random: (random weights). NAME=BACKBONE gives it a name, and BACKBONE@backbone evaluates it without
+the object-aware filter. Each result is printed and written to a JSON file; existing results for
+the same weights and settings are reused.
 """
 
 from __future__ import annotations
@@ -23,8 +23,6 @@ from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
 import torch
-from rich.console import Console
-from rich.table import Table
 
 import cotap_mm
 from cotap_mm.command_line.arguments import (
@@ -36,20 +34,22 @@ from cotap_mm.command_line.arguments import (
     whole_number,
 )
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.table import print_table
 from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.deprecation import RenamedOption
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.distributed.process_group import joined_processes
 from cotap_mm.evaluation.batches import progress_bars
-from cotap_mm.evaluation.data.load import EvaluationData, load_data
+from cotap_mm.evaluation.data.evaluation_data import EvaluationData
+from cotap_mm.evaluation.data.load import load_data
 from cotap_mm.evaluation.evaluate import (
     PROTOCOLS,
     Result,
     check_options,
     evaluate,
+    headline_rows,
     settings_of,
-    table,
 )
 from cotap_mm.evaluation.settings import nearest
 from cotap_mm.files.atomic_write import atomic_write
@@ -65,44 +65,20 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         nargs='+',
         default=[],
         metavar='BACKBONE',
-        help='further backbones, for one table and one plot',
+        help='more backbones, for one table and one plot',
     )
     parser.add_argument('--protocol', nargs='+', required=True, metavar='PROTOCOL')
-    parser.add_argument(
-        '--data',
-        required=True,
-        help='name of a data set, or a config of MMSegmentation; a wrong name lists the known ones',
-    )
-    parser.add_argument('--root', help='folder of the data')
-    parser.add_argument('--classes', nargs='+', help='class names of --data folder')
-    parser.add_argument('--limit', type=positive_int, help='at most this many images of each part')
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='for '
-        'images of more than 8 bits: values that become black and white (default: '
-        'found from the images)',
-    )
-    parser.add_argument(
-        '--image-size',
-        type=positive_int,
-        nargs='+',
-        metavar='PIXELS',
-        help='side of a square, or height and width; images are resized on to the '
-        'nearest multiples of the patch size',
-    )
+    add_data_options(parser)
     parser.add_argument(
         '--set',
         nargs='+',
         action=KeyValues,
         default={},
         metavar='KEY=VALUE',
-        help='settings of the protocols; one that a protocol does not have is for the others',
+        help='settings of the protocols; each protocol uses the settings that it has',
     )
     parser.add_argument(
-        '--num-heads', type=positive_int, help='attention heads, where a file does not tell'
+        '--num-heads', type=positive_int, help='number of attention heads, for files that lack it'
     )
     parser.add_argument(
         '--network',
@@ -115,10 +91,14 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--trust',
         action='store_true',
-        help='unpickle files fully: it can run code; only for files whose origin you trust',
+        help='unpickle files completely, which can run code; only for files whose origin you trust',
     )
     parser.add_argument(
-        '--seed', type=whole_number(0, 2**32 - 1), default=0, metavar='N', help='of random: weights'
+        '--seed',
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        metavar='N',
+        help='seed of the weights of random: backbones',
     )
     add_device(parser)
     parser.add_argument(
@@ -130,8 +110,38 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     return args
 
 
+def add_data_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that choose the images."""
+    parser.add_argument(
+        '--data',
+        required=True,
+        help='name of a data set, or a config of MMSegmentation; an unknown name lists all names',
+    )
+    parser.add_argument('--root', help='folder of the data')
+    parser.add_argument('--classes', nargs='+', help='class names of --data folder')
+    parser.add_argument(
+        '--limit', type=positive_int, help='use at most this many images of train and of val'
+    )
+    parser.add_argument(
+        '--value-range',
+        type=float,
+        nargs=2,
+        metavar=('LOW', 'HIGH'),
+        help='for images of more than 8 bits: the values that become black and white '
+        '(default: computed from the images)',
+    )
+    parser.add_argument(
+        '--image-size',
+        type=positive_int,
+        nargs='+',
+        metavar='PIXELS',
+        help='side of a square, or height and width; sizes are rounded to the '
+        'nearest multiples of the patch size',
+    )
+
+
 class Backbone(NamedTuple):
-    """One thing to measure: its title, what ``cotap_mm.load`` takes, and which output."""
+    """A backbone to evaluate: its title, the argument of ``cotap_mm.load``, and the output."""
 
     title: str
     checkpoint: str
@@ -139,23 +149,23 @@ class Backbone(NamedTuple):
 
 
 def parse_backbones(texts: list[str]) -> list[Backbone]:
-    """``[NAME=]BACKBONE[@filter|@backbone]`` of each; ``ValueError`` if two have one title."""
+    """Parse ``[NAME=]BACKBONE[@filter|@backbone]``; ``ValueError`` if two share a title."""
     split = [re.fullmatch(r'(.+?)(?:@(filter|backbone))?', text).groups() for text in texts]
     unique = list(dict.fromkeys(name for name, _ in split))
     named = dict(zip(unique, named_checkpoints(unique).items()))
-    found: list[Backbone] = []
+    backbones: list[Backbone] = []
     for name, output in split:
         title, checkpoint = named[name]
         if output and not name.startswith(f'{title}='):
             title += f' ({output})'
-        if title in [each.title for each in found]:
+        if title in [backbone.title for backbone in backbones]:
             raise ValueError(f'two backbones are called {title!r}; write NAME={checkpoint}')
-        found.append(Backbone(title, checkpoint, output))
-    return found
+        backbones.append(Backbone(title, checkpoint, output))
+    return backbones
 
 
 def options_of(protocol: str, args: argparse.Namespace) -> dict[str, Any]:
-    """The settings that are meant for one of the protocols."""
+    """Settings for one of the protocols."""
     known = settings_of(protocol)
     options = {key: value for key, value in args.set.items() if key in known}
     if args.image_size:
@@ -165,7 +175,7 @@ def options_of(protocol: str, args: argparse.Namespace) -> dict[str, Any]:
 
 
 def check_arguments(args: argparse.Namespace) -> None:
-    """Refuse unknown protocols and wrong settings before anything is computed."""
+    """Reject unknown protocols and invalid settings before anything is computed."""
     known = {key: None for name in args.protocol for key in settings_of(name)}
     for key in args.set:
         if key not in known:
@@ -184,12 +194,12 @@ def result_file(
     encoder: Any,
     options: dict[str, Any],
 ) -> Path:
-    """One file for each protocol, data and their place, weights and settings."""
+    """Path of the result, which depends on protocol, data and folder, weights and settings."""
     sizes = [len(part) for part in (data.train, data.val) if part is not None]
-    place = [args.data, str(Path(args.root).resolve()) if args.root else '', list(data.classes)]
+    source = [args.data, str(Path(args.root).resolve()) if args.root else '', list(data.classes)]
     key = [
         protocol,
-        place,
+        source,
         name,
         encoder.weights_hash(),
         type(encoder).__name__,
@@ -206,7 +216,7 @@ def result_file(
 
 
 def measure(args: argparse.Namespace) -> list[Result]:
-    """All protocols of all backbones."""
+    """Evaluate all backbones with all protocols."""
     check_arguments(args)
     backbones = parse_backbones([*args.backbones, *args.compare])
     data = load_data(args.data, args.root, args.classes, args.limit, args.value_range or 'auto')
@@ -226,52 +236,48 @@ def measure(args: argparse.Namespace) -> list[Result]:
             file = result_file(args, protocol, data, name, encoder, options)
             if file.is_file():
                 results.append(read_result(file))
-                for sentence in results[-1].scores.get('warnings', []):
-                    say(f'warning: {sentence}')
-                say(f'{name}, {protocol}: measured before, see {file}')
+                for message in results[-1].scores.get('warnings', []):
+                    print_once(f'warning: {message}')
+                print_once(f'{name}, {protocol}: reused from {file}')
                 continue
             with progress_bars():
-                found = evaluate(encoder, data, protocol, name, **options)
-            results.append(found)
-            say(
-                f'{name}, {found.protocol} on {found.data}: {found.metric} {found.value:.2f} '
-                f'({found.seconds:.0f} s)'
+                result = evaluate(encoder, data, protocol, name, **options)
+            results.append(result)
+            print_once(
+                f'{name}, {result.protocol} on {result.data}: {result.metric} {result.value:.2f} '
+                f'({result.seconds:.0f} s)'
             )
             if rank() == 0:
                 with atomic_write(file) as unfinished:
-                    unfinished.write_text(json.dumps(found.to_json(), indent=2))
+                    unfinished.write_text(json.dumps(result.to_json(), indent=2))
     return results
 
 
 def read_result(file: Path) -> Result:
-    """A result that is written already.
+    """Read an existing result.
 
     Raises:
-        ValueError: If the file is something else, or damaged.
+        ValueError: If the file is damaged, or not a result.
     """
     try:
         return Result(**json.loads(file.read_text(encoding='utf-8')))
     except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(
-            f'{file} must hold a result of this tool and does not ({error}); delete '
-            'it to measure again, or give another --out'
+            f'{file} is not a result of this tool ({error}); delete it to evaluate again, '
+            'or choose another --out'
         ) from error
 
 
-def say(text: str) -> None:
+def print_once(text: str) -> None:
+    """Print on rank 0 only."""
     if rank() == 0:
         print(text, flush=True)
 
 
 def show(results: list[Result], out: Path) -> None:
-    """Table on the terminal; with several backbones a plot as well."""
-    head, *rows = table(results)
-    shown = Table()
-    for column, text in enumerate(head):
-        shown.add_column(text, justify='right' if column else 'left')
-    for row in rows:
-        shown.add_row(*row)
-    Console().print(shown)
+    """Print a table; for several backbones, also save a plot."""
+    headings, *rows = headline_rows(results)
+    print_table(headings, rows)
     if len(rows) > 1:
         save_png(comparison_figure(results), out / 'comparison.png')
         print(f'plot: {out / "comparison.png"}')

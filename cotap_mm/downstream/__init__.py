@@ -1,6 +1,6 @@
-"""What MMSegmentation lacks for the paper's protocols.
+"""Head, data set and transform for the paper's protocols that MMSegmentation does not have.
 
-Needs MMSegmentation; configs import it by ``custom_imports``.
+Requires MMSegmentation; configs import this package with ``custom_imports``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The paper's convolutional probe: bottleneck blocks that double the map."""
+"""The paper's convolutional probe: bottleneck blocks with 2x upsampling."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cotap_mm.registry import MODELS
 
 @MODELS.register_module()
 class BottleneckFCNHead(BaseDecodeHead):
-    """Residual bottleneck blocks, each behind a 2x bilinear upsampling, then 1 x 1.
+    """Residual bottleneck blocks, each after 2x bilinear upsampling, and a final 1 x 1 convolution.
 
     The blocks are ResNet's, with a quarter of the channels inside.
 
@@ -22,9 +22,9 @@ class BottleneckFCNHead(BaseDecodeHead):
 
     Args:
         in_channels (int): Channels of the backbone's last level: 2d with the filter.
-        hidden_channels (Sequence[int]): Channels behind each block, multiples of 4.
+        hidden_channels (Sequence[int]): Channels after each block, multiples of 4.
             Defaults to (512, 384, 256).
-        **kwargs: As in MMSegmentation's ``BaseDecodeHead``; ``dropout_ratio`` defaults
+        **kwargs: Arguments of MMSegmentation's ``BaseDecodeHead``; ``dropout_ratio`` defaults
             to 0.1, ``align_corners`` to False.
     """
 
@@ -52,7 +52,7 @@ class BottleneckFCNHead(BaseDecodeHead):
         return Bottleneck(before, after // Bottleneck.expansion, downsample=shortcut)
 
     def forward(self, inputs: Sequence[Tensor]) -> Tensor:
-        """Levels of the backbone -> logits (B, num_classes, 8H, 8W) with three blocks."""
+        """Compute logits (B, num_classes, 8H, 8W for three blocks) from the backbone's levels."""
         features = self._transform_inputs(inputs)
         for block in self.blocks:
             features = block(

@@ -1,4 +1,4 @@
-"""COCO-Stuff with the 27 classes of unsupervised segmentation."""
+"""COCO-Stuff with the 27 classes used for unsupervised segmentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from mmseg.datasets import COCOStuffDataset
 
 from cotap_mm.registry import DATASETS
 
-# Level-2 categories of COCO (things) and COCO-Stuff (stuff), each with the classes below it.
+# Level-2 categories of COCO (things) and COCO-Stuff (stuff), each with its classes.
 _THINGS = {
     'electronic': ('tv', 'laptop', 'mouse', 'remote', 'keyboard', 'cell phone'),
     'appliance': ('microwave', 'oven', 'toaster', 'sink', 'refrigerator'),
@@ -133,18 +133,18 @@ _LEVEL2 = {**_THINGS, **_STUFF}
 
 @DATASETS.register_module()
 class COCOStuff27Dataset(COCOStuffDataset):
-    """COCO-Stuff 164k with its 12 kinds of things and 15 kinds of stuff.
+    """COCO-Stuff 164k with its 12 categories of things and 15 categories of stuff.
 
     Reads the same files as MMSegmentation's ``COCOStuffDataset``
-    (``*_labelTrainIds.png``, 171 classes, 255 ignored) and joins classes of one kind.
-    The curated subset that some papers evaluate on is given as ``ann_file``, a text
-    file of image names without suffix, one a line.
+    (``*_labelTrainIds.png``, 171 classes, 255 ignored) and merges the classes of a category.
+    The curated subset that some papers evaluate on can be selected with ``ann_file``, a text
+    file with one image name per line, without suffix.
 
     Source: COCO-Stuff, https://arxiv.org/abs/1612.03716 (hierarchy); IIC,
     https://arxiv.org/abs/1807.06653 (27 classes and curated lists).
 
     Args:
-        **kwargs: As in ``COCOStuffDataset``, except ``metainfo``.
+        **kwargs: Arguments of ``COCOStuffDataset``, except ``metainfo``.
 
     Raises:
         ValueError: If ``metainfo`` selects classes.
@@ -155,13 +155,13 @@ class COCOStuff27Dataset(COCOStuffDataset):
     def __init__(self, **kwargs) -> None:
         if (kwargs.get('metainfo') or {}).get('classes'):
             raise ValueError(
-                'COCOStuff27Dataset has its 27 classes; use mmseg.COCOStuffDataset '
-                'for a selection of the 171'
+                'COCOStuff27Dataset always has its 27 classes; use mmseg.COCOStuffDataset '
+                'to select some of the 171 classes'
             )
         super().__init__(**kwargs)
 
     @classmethod
     def get_label_map(cls, new_classes: Optional[Sequence] = None) -> dict[int, int]:
-        """Number among the 171 classes -> number among the 27."""
+        """Map indices of the 171 classes to indices of the 27 categories."""
         kinds = {name: index for index, names in enumerate(_LEVEL2.values()) for name in names}
         return {old: kinds[name] for old, name in enumerate(COCOStuffDataset.METAINFO['classes'])}

@@ -17,17 +17,17 @@ from cotap_mm.registry import TRANSFORMS
 
 @TRANSFORMS.register_module()
 class RandomResizedCropSeg(BaseTransform):
-    """Crop a random rectangle and resize it, labels by nearest neighbour.
+    """Crop a random rectangle and resize it, labels with nearest-neighbor interpolation.
 
-    MMSegmentation crops without resizing; the frozen protocols of dense features resize.
-    The rectangle is torchvision's.
+    MMSegmentation crops without resizing, while protocols for frozen dense features resize.
+    The rectangle is sampled by torchvision.
 
-    Required keys: ``img``, and what ``seg_fields`` names. Modified: the same,
+    Required keys: ``img`` and the keys in ``seg_fields``. Modified keys: these and
     ``img_shape``.
 
     Args:
         scale (int | tuple[int, int]): Height and width of the result in pixels.
-        area (Sequence[float]): Range of the crop's share of the image's area. Defaults
+        area (Sequence[float]): Range of the crop's area, as a share of the image's area. Defaults
             to (0.64, 1.0).
         ratio (Sequence[float]): Range of width over height. Defaults to (3/4, 4/3).
     """
@@ -41,7 +41,7 @@ class RandomResizedCropSeg(BaseTransform):
         self.scale = (scale, scale) if isinstance(scale, int) else tuple(scale)
         self.area, self.ratio = list(area), list(ratio)
         if not 0 < area[0] <= area[1] <= 1:
-            raise ValueError(f'area must be 0 < low <= high <= 1, got {tuple(area)}')
+            raise ValueError(f'area must satisfy 0 < low <= high <= 1, got {tuple(area)}')
 
     @cache_randomness
     def _box(self, image: np.ndarray) -> tuple[int, int, int, int]:

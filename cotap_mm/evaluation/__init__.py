@@ -1,24 +1,28 @@
-"""Measures of any backbone, over one encoder contract, in training and after it."""
+"""Evaluate any backbone through the encoder interface, during and after training."""
 
 from __future__ import annotations
 
 from cotap_mm.encoders.encoder import Encoder, EncoderOutput, normalize_images
 from cotap_mm.encoders.vit import CoTAPEncoder, TimmEncoder, ViTEncoder
 
-from .data.load import EvaluationData, load_data
+from .data.evaluation_data import EvaluationData
+from .data.labeled_set import LabeledSet
+from .data.load import load_data
 from .data.segmentation import ImageMaskFolder, LabeledScenes, build_labeled
 from .data.video import Clip, VideoClips
 from .evaluate import PROTOCOLS, Result, evaluate
 from .hook import EvaluationHook
 from .metrics import confusion_matrix, segmentation_scores
-from .protocols.classification import knn_classification, linear_classification
 from .protocols.correspondence import correspondence
 from .protocols.dense_retrieval import dense_retrieval
 from .protocols.dispersion import dispersion
 from .protocols.foreground import foreground
+from .protocols.knn import knn_classification
+from .protocols.linear_classification import linear_classification
 from .protocols.linear_segmentation import linear_segmentation
 from .protocols.overclustering import overclustering
-from .protocols.video_segmentation import label_propagation, propagate
+from .protocols.propagation import propagate
+from .protocols.video_segmentation import label_propagation
 
 __all__ = [
     'PROTOCOLS',
@@ -30,6 +34,7 @@ __all__ = [
     'EvaluationHook',
     'ImageMaskFolder',
     'LabeledScenes',
+    'LabeledSet',
     'Result',
     'TimmEncoder',
     'VideoClips',

@@ -1,10 +1,10 @@
-"""How every evaluation reads a data set: in batches, shared out to ranks, with progress."""
+"""Iterate over a data set in batches, sharded across ranks, with a progress bar."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, Optional, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from rich.console import Console
@@ -13,19 +13,20 @@ from torch import Tensor
 
 from cotap_mm.distributed.collectives import rank, world_size
 from cotap_mm.encoders.encoder import normalize_images
-from cotap_mm.encoders.images import Size, resize_image
+from cotap_mm.encoders.images import resize_image
+from cotap_mm.evaluation.data.labeled_set import LabeledSet
 
 T = TypeVar('T')
 _shown = False
 
 
 class Batch(NamedTuple):
-    """Images of one size.
+    """A batch of images of the same size.
 
     Attributes:
         indices (list): Their indices in the data set.
-        images (Tensor): Normalised, shape (B, 3, H, W).
-        labels (list): The label of each, as the data set gives it.
+        images (Tensor): Normalized, shape (B, 3, H, W).
+        labels (list): Their labels, as returned by the data set.
     """
 
     indices: list[int]
@@ -35,7 +36,7 @@ class Batch(NamedTuple):
 
 @contextmanager
 def progress_bars() -> Iterator[None]:
-    """Within this context, evaluations show progress bars (on rank 0, in a terminal)."""
+    """Show progress bars of evaluations within this context (on rank 0, in a terminal)."""
     global _shown
     before, _shown = _shown, True
     try:
@@ -45,7 +46,7 @@ def progress_bars() -> Iterator[None]:
 
 
 def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
-    """``items``, with a progress bar inside :func:`progress_bars`."""
+    """Iterate over ``items``, with a progress bar inside :func:`progress_bars`."""
     console = Console(stderr=True)
     if not _shown or rank() or not len(items) or not console.is_terminal:
         return items
@@ -53,39 +54,30 @@ def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
 
 
 def rank_indices(count: int) -> range:
-    """Indices of ``count`` that this rank works on: every world_size-th."""
+    """Indices below ``count`` of this rank's shard: every world_size-th."""
     return range(rank(), count, world_size())
 
 
-def iter_batches(
-    dataset: Any, batch_size: int = 16, image_size: Optional[Size] = None, what: str = 'images'
-) -> Iterator[Batch]:
-    """This rank's share of a data set, batch by batch.
+def iter_batches(labeled: LabeledSet, what: str = 'images') -> Iterator[Batch]:
+    """Iterate over this rank's shard of a data set.
 
-    A batch holds one image size: where images differ, batches are smaller.
+    All images of a batch have the same size: a batch ends early where the next image differs.
 
     Args:
-        dataset: Data set of ``dict(image=uint8 (3, H, W), label=...)``.
-        batch_size (int): Images at a time. Defaults to 16.
-        image_size (int | tuple, optional): Resize to this square, or (height, width), in
-            pixels. Defaults to None (as they are).
-        what (str): Label of the progress bar.
+        labeled (LabeledSet): The images, their size and the batch size.
+        what (str): Label of the progress bar. Defaults to 'images'.
 
     Yields:
-        Batch: Normalised images and their labels.
-
-    Raises:
-        ValueError: If ``batch_size`` is not positive.
+        Batch: Normalized images and their labels.
     """
-    if batch_size < 1:
-        raise ValueError(f'batch_size must be positive, got {batch_size}')
     indices: list[int] = []
     images: list[Tensor] = []
     labels: list[Any] = []
-    for index in with_progress(rank_indices(len(dataset)), what):
-        sample = dataset[index]
-        image = resize_image(sample['image'], image_size)
-        if images and (len(images) == batch_size or image.shape != images[0].shape):
+    for index in with_progress(rank_indices(len(labeled)), what):
+        sample = labeled.dataset[index]
+        image = resize_image(sample['image'], labeled.image_size)
+        is_full = len(images) == labeled.batch_size
+        if images and (is_full or image.shape != images[0].shape):
             yield Batch(indices, normalize_images(torch.stack(images)), labels)
             indices, images, labels = [], [], []
         indices.append(index)

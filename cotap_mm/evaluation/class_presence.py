@@ -1,8 +1,8 @@
-"""Which classes do the labels show? A score over classes that never occur means nothing.
+"""Check which classes occur in the labels, since a score over absent classes is meaningless.
 
-Every protocol reads its labels through :class:`WatchedLabels`, which checks their range and
-counts the classes. After the measurement, :func:`review_classes` warns about absent classes
-by name, and refuses scores that any constant answer would get.
+All protocols read labels through :class:`WatchedLabels`, which checks their range and counts
+the classes. After the measurement, :func:`review_classes` warns about absent classes by name,
+and rejects scores that any constant prediction would get.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Callable, Optional, TypeVar
 
 import torch
@@ -21,21 +22,21 @@ from torch import Tensor
 
 from cotap_mm.distributed.collectives import all_reduce_sum
 from cotap_mm.errors import UserError
-from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
+from cotap_mm.evaluation.data.label_files import IGNORE_LABEL, check_label_range
+from cotap_mm.evaluation.data.labeled_set import LabeledSet, labeled_set_parameters
 
 F = TypeVar('F', bound=Callable[..., Any])
-_PARTS = ('train', 'memory', 'val', 'queries', 'dataset')
-_LEARNED = ('train', 'memory')
+_LEARNED = ('train', 'memory')  # parameters whose data sets are learned from
 _names: Sequence[str] = ()
 
 
 class MeaninglessScore(UserError, ValueError):
-    """The labels cannot give a score that means anything."""
+    """The labels do not allow a meaningful score."""
 
 
 @contextmanager
 def class_names(names: Sequence[str]) -> Iterator[None]:
-    """Within this context, warnings call the classes by these names."""
+    """Use these class names in warnings within this context."""
     global _names
     before, _names = _names, tuple(names)
     try:
@@ -45,7 +46,7 @@ def class_names(names: Sequence[str]) -> Iterator[None]:
 
 
 class WatchedLabels:
-    """A data set whose labels are checked and counted as they are read.
+    """Data set that checks and counts the labels that are read from it.
 
     Args:
         dataset: Data set of ``dict(image, label)``; a label is a map of class indices
@@ -61,10 +62,10 @@ class WatchedLabels:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        """The sample; a label map as int64.
+        """Read a sample; a label map becomes int64.
 
         Raises:
-            ValueError: If a label is neither a class nor ignored, with its file.
+            ValueError: If a label is out of range; the message names its file.
         """
         sample = self.dataset[index]
         label = sample['label']
@@ -76,59 +77,52 @@ class WatchedLabels:
         return {**sample, 'label': label}
 
     def _count(self, label: Tensor, index: int, ignored: Optional[int]) -> None:
+        find = getattr(self.dataset, 'label_file', None)
+        check_label_range(label, self.num_classes, ignored, partial(find, index) if find else None)
         kept = label if ignored is None else label[label != ignored]
         if len(kept):
-            lowest, highest = (int(each) for each in kept.aminmax())
-            if lowest < 0 or highest >= self.num_classes:
-                find = getattr(self.dataset, 'label_file', None)
-                where = f' in {find(index)}' if find and find(index) else ''
-                ignorable = '' if ignored is None else f' or {ignored} (ignored)'
-                wrong = highest if highest >= self.num_classes else lowest
-                raise ValueError(
-                    f'labels must be 0..{self.num_classes - 1}{ignorable}, got '
-                    f'{wrong}{where}; check num_classes and the masks'
-                )
             self.counts[:-1] += torch.bincount(kept.cpu(), minlength=self.num_classes)
         self.counts[-1] += len(label) - len(kept)
 
 
 def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
-    """Decorate a protocol so that absent classes are warned about or refused.
+    """Decorate a protocol so that absent classes cause a warning or an error.
+
+    The decorator applies to all parameters that are annotated as :class:`LabeledSet`.
 
     Args:
-        least (int): The protocol's score means nothing if its labels show fewer classes;
-            a protocol that learns needs as many in what it learns from. Defaults to 2.
+        least (int): Number of classes that must occur in the labels for a meaningful score;
+            if the protocol learns, in the labels it learns from. Defaults to 2.
         maps (bool): Whether labels are maps, in which 255 is ignored. Defaults to True.
 
     Returns:
-        Callable: The decorator. The scores get a key ``warnings`` (list of str) if there are any.
+        Callable: The decorator. Warnings are added to the scores as ``warnings`` (list of str).
     """
 
     def decorate(measure: F) -> F:
         signature = inspect.signature(measure)
+        names = labeled_set_parameters(measure)
 
         @functools.wraps(measure)
         def watched(*args: Any, **kwargs: Any) -> dict[str, Any]:
             bound = signature.bind(*args, **kwargs)
-            num_classes = bound.arguments['num_classes']
-            _check_number(num_classes, maps)
-            parts = {}
-            for name in _PARTS:
-                if name in bound.arguments:
-                    parts[name] = WatchedLabels(bound.arguments[name], num_classes)
-                    bound.arguments[name] = parts[name]
+            sets = {name: bound.arguments[name] for name in names}
+            _check_sets(sets, maps)
+            watched_labels = {}
+            for name, labeled in sets.items():
+                watched_labels[name] = WatchedLabels(labeled.dataset, labeled.num_classes)
+                bound.arguments[name] = labeled.with_dataset(watched_labels[name])
             scores = measure(*bound.args, **bound.kwargs)
-            found = review_classes(
-                {name: all_reduce_sum(part.counts) for name, part in parts.items()}, least
-            )
-            found += [
+            counts = {name: all_reduce_sum(w.counts) for name, w in watched_labels.items()}
+            messages = review_classes(counts, least)
+            messages += [
                 f'{key} is not a number: the images do not show enough for it'
                 for key, value in scores.items()
                 if isinstance(value, float) and math.isnan(value)
             ]
-            for sentence in found:
-                print_log(sentence, logger='current', level=logging.WARNING)
-            return {**scores, 'warnings': found} if found else scores
+            for message in messages:
+                print_log(message, logger='current', level=logging.WARNING)
+            return {**scores, 'warnings': messages} if messages else scores
 
         return watched  # type: ignore[return-value]
 
@@ -136,11 +130,11 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
 
 
 def review_classes(counts: dict[str, Tensor], least: int = 2) -> list[str]:
-    """What is wrong with the classes that labels show.
+    """Report classes that are missing from the labels.
 
     Args:
-        counts (dict): For each part (``train``, ``val``, ...) how often each class occurs,
-            and at the end how often "ignored", shape (C + 1,).
+        counts (dict): For each part (``train``, ``val``, ...) the number of labels of each class,
+            followed by the number of ignored labels, shape (C + 1,).
         least (int): See :func:`watch_classes`.
 
     Returns:
@@ -158,18 +152,21 @@ def review_classes(counts: dict[str, Tensor], least: int = 2) -> list[str]:
     warnings = []
     if not total.all():
         warnings.append(
-            f'{_listed(total == 0)} in no label of {" and ".join(counts)}, and so not '
-            'scored; check the class names and the values of the masks'
+            f'{_listed(total == 0)} not occur in the labels of {" and ".join(counts)} and will '
+            'not be scored; check the class names and the values of the masks'
         )
     for name, seen in scored.items():
         only_learned = (seen[:-1] == 0) & (total > 0)
         if only_learned.any():
-            warnings.append(f'{_listed(only_learned)} in no label of {name}, which is scored')
+            warnings.append(
+                f'{_listed(only_learned)} not occur in the labels of {name}, which are scored'
+            )
     if learned is not None:
         never_learned = (counts[learned][:-1] == 0) & (total > 0)
         if never_learned.any():
             warnings.append(
-                f'{_listed(never_learned)} in no label of {learned}, and so cannot be recognized'
+                f'{_listed(never_learned)} not occur in the labels of {learned} and cannot be '
+                'recognized'
             )
     return warnings
 
@@ -191,12 +188,12 @@ def _refuse_too_few(name: str, seen: Tensor, needed: int) -> None:
     )
     raise MeaninglessScore(
         f'the labels of {name} show only {_listed(seen[:-1] > 0, verb="")}; at least {needed} '
-        f'classes must occur for a score to mean anything{remedy}'
+        f'classes must occur for a meaningful score{remedy}'
     )
 
 
-def _listed(which: Tensor, verb: str = ' is| are') -> str:
-    """The chosen classes by name, and the verb that goes with their number."""
+def _listed(which: Tensor, verb: str = ' does| do') -> str:
+    """List the chosen classes by name, followed by the verb in singular or plural."""
     chosen = which.nonzero()[:, 0].tolist()
     named = len(_names) == len(which)
     shown = [f"'{_names[index]}' ({index})" if named else str(index) for index in chosen[:10]]
@@ -206,9 +203,14 @@ def _listed(which: Tensor, verb: str = ' is| are') -> str:
     return f'{kind} {", ".join(shown)}{more}{single if len(chosen) == 1 else several}'
 
 
-def _check_number(num_classes: Any, maps: bool) -> None:
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-        raise ValueError(f'num_classes must be a positive integer, got {num_classes!r}')
+def _check_sets(sets: dict[str, Any], maps: bool) -> None:
+    for name, labeled in sets.items():
+        if not isinstance(labeled, LabeledSet):
+            raise TypeError(f'{name} must be a LabeledSet, got {type(labeled).__name__}')
+    numbers = sorted({labeled.num_classes for labeled in sets.values()})
+    if len(numbers) > 1:
+        raise ValueError(f'{" and ".join(sets)} must have the same num_classes, got {numbers}')
+    num_classes = numbers[0]
     if maps and num_classes > IGNORE_LABEL:
         raise ValueError(
             f'num_classes must be at most {IGNORE_LABEL}, since label {IGNORE_LABEL} '

@@ -1,8 +1,7 @@
-"""Every protocol by name, and one function that runs them."""
+"""Run any protocol by its name."""
 
 from __future__ import annotations
 
-import inspect
 import math
 import time
 from collections.abc import Sequence
@@ -12,12 +11,18 @@ from typing import Any, Callable, NamedTuple, Optional
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.environment import describe_versions
-from cotap_mm.evaluation.data.load import EvaluationData
-from cotap_mm.evaluation.protocols.classification import knn_classification, linear_classification
+from cotap_mm.evaluation.data.evaluation_data import EvaluationData
+from cotap_mm.evaluation.data.labeled_set import (
+    READING_DEFAULTS,
+    LabeledSet,
+    labeled_set_parameters,
+)
 from cotap_mm.evaluation.protocols.correspondence import correspondence
 from cotap_mm.evaluation.protocols.dense_retrieval import dense_retrieval
 from cotap_mm.evaluation.protocols.dispersion import dispersion
 from cotap_mm.evaluation.protocols.foreground import foreground
+from cotap_mm.evaluation.protocols.knn import knn_classification
+from cotap_mm.evaluation.protocols.linear_classification import linear_classification
 from cotap_mm.evaluation.protocols.linear_segmentation import linear_segmentation
 from cotap_mm.evaluation.protocols.overclustering import overclustering
 from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
@@ -27,14 +32,14 @@ from .settings import check_settings, defaults_of
 
 
 class Protocol(NamedTuple):
-    """One way to measure an encoder.
+    """A way to evaluate an encoder.
 
     Attributes:
         measure (Callable): The function; its defaults are the protocol's fixed settings.
         kind (str): Kind of data it needs, see :class:`EvaluationData`.
-        learns (bool): Whether it needs training images as well.
-        headline (str): Key of the score to compare by, in per cent.
-        source (str): Where it is from.
+        learns (bool): Whether it also needs training images.
+        headline (str): Key of the score that backbones are compared by, in percent.
+        source (str): Publication of the protocol.
     """
 
     measure: Callable[..., dict[str, Any]]
@@ -68,22 +73,22 @@ PROTOCOLS = {
 
 @dataclass
 class Result:
-    """What one protocol found for one backbone, with all that is needed to repeat it.
+    """Scores of one backbone in one protocol, with everything needed to reproduce them.
 
     Attributes:
-        protocol (str): Name, with the variant where there are several.
-        metric (str): Which of ``scores`` is the headline.
-        value (float): The headline, in per cent.
+        protocol (str): Name, with the variant if there are several.
+        metric (str): Key of the headline in ``scores``.
+        value (float): The headline, in percent.
         backbone (str): Name for tables.
         data (str): Name of the data.
         scores (dict): All scores.
-        parameters (dict): All settings of the protocol, defaults too.
+        parameters (dict): All settings of the protocol, including defaults.
         weights (str): Hash of the network's weights.
-        images (dict): Number of images (or clips) of each part.
-        versions (dict): Of Python, torch and cotap_mm.
-        source (str): Of the protocol.
+        images (dict): Number of images (or clips) of train and val.
+        versions (dict): Versions of Python, torch and cotap_mm.
+        source (str): Publication of the protocol.
         seconds (float): Wall time.
-        date (str): Year-month-day.
+        date (str): Date as year-month-day.
     """
 
     protocol: str
@@ -101,20 +106,22 @@ class Result:
     date: str = field(default_factory=lambda: time.strftime('%Y-%m-%d'))
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; what is not a number (a class that never occurs) is None."""
+        """Convert to plain values; NaN (a class that never occurs) becomes None."""
         return _plain(asdict(self))
 
 
 def evaluate(
     encoder: Encoder, data: EvaluationData, protocol: str, name: str = 'backbone', **options: Any
 ) -> Result:
-    """Measure an encoder by one protocol.
+    """Evaluate an encoder with one protocol.
+
+    An error on one rank aborts all ranks, see :func:`abort_all_ranks_on_error`.
 
     Args:
-        encoder (Encoder): What to measure; see :func:`cotap_mm.load`.
-        data (EvaluationData): What to measure on; see :func:`load_data`.
+        encoder (Encoder): The encoder, see :func:`cotap_mm.load`.
+        data (EvaluationData): The data, see :func:`load_data`.
         protocol (str): One of ``PROTOCOLS``.
-        name (str): Of the backbone, for tables.
+        name (str): Name of the backbone, for tables. Defaults to 'backbone'.
         **options: Settings of the protocol that differ from its defaults.
 
     Returns:
@@ -122,16 +129,14 @@ def evaluate(
 
     Raises:
         ValueError: If the protocol is unknown, an option is unknown, of a wrong type or out of
-            range, the data are of another kind, or their labels show too few classes.
-
-    An error on one of several ranks ends them all, see :func:`abort_all_ranks_on_error`.
+            range, the data are of another kind, or too few classes occur in their labels.
     """
     chosen = find_protocol(protocol)
     if data.kind != chosen.kind:
-        fitting = [each for each, found in PROTOCOLS.items() if found.kind == data.kind]
+        fitting = [key for key, other in PROTOCOLS.items() if other.kind == data.kind]
         raise ValueError(
             f'{protocol} needs data for {chosen.kind}, {data.name} is for '
-            f'{data.kind}; with it go {", ".join(fitting)}'
+            f'{data.kind}; protocols for it are {", ".join(fitting)}'
         )
     if chosen.learns and data.train is None:
         raise ValueError(
@@ -139,19 +144,23 @@ def evaluate(
             'expected images/train and labels/train'
         )
     parts = [data.train, data.val] if chosen.learns else [data.val]
+    settings = settings_of(protocol)
     given: dict[str, Any] = {}
-    known = settings_of(protocol)
-    if 'num_classes' in inspect.signature(chosen.measure).parameters:
-        given['num_classes'] = len(data.classes)
-    if 'foreground_classes' in known and data.foreground:
+    if 'foreground_classes' in settings and data.foreground:
         given['foreground_classes'] = list(data.foreground)
     given.update(check_options(protocol, options))
+    parameters = {**settings, **given}
+    inputs = parts
+    if labeled_set_parameters(chosen.measure):
+        num_classes = parameters['num_classes'] = len(data.classes)
+        reading = {key: given.pop(key) for key in READING_DEFAULTS if key in given}
+        inputs = [LabeledSet(part, num_classes, **reading) for part in parts]
     start = time.monotonic()
     with abort_all_ranks_on_error(), class_names(data.classes):
-        scores = chosen.measure(encoder, *parts, **given)
+        scores = chosen.measure(encoder, *inputs, **given)
     seconds = time.monotonic() - start
     headline = chosen.headline if chosen.headline in scores else next(iter(scores))
-    variant = {**known, **given}.get('variant')
+    variant = parameters.get('variant')
     return Result(
         protocol=f'{protocol}/{variant}' if variant else protocol,
         metric=headline,
@@ -159,7 +168,7 @@ def evaluate(
         backbone=name,
         data=data.name,
         scores=scores,
-        parameters={**known, **given},
+        parameters=parameters,
         weights=encoder.weights_hash(),
         images=dict(zip(['train', 'val'][-len(parts) :], map(len, parts))),
         source=chosen.source,
@@ -168,46 +177,48 @@ def evaluate(
 
 
 def find_protocol(name: str) -> Protocol:
-    """A protocol by name; ``ValueError`` lists the known ones."""
+    """Look up a protocol by name; ``ValueError`` lists the known names."""
     if name not in PROTOCOLS:
         raise ValueError(f'protocol must be one of {", ".join(PROTOCOLS)}, got {name!r}')
     return PROTOCOLS[name]
 
 
 def settings_of(protocol: str) -> dict[str, Any]:
-    """Options of a protocol with their defaults."""
+    """Settings of a protocol with their defaults."""
     return defaults_of(find_protocol(protocol).measure)
 
 
 def check_options(protocol: str, options: dict[str, Any]) -> dict[str, Any]:
-    """Settings of a protocol in their annotated types, see :func:`~.settings.check_settings`."""
+    """Convert settings of a protocol to the annotated types, see :func:`check_settings`."""
     return check_settings(protocol, find_protocol(protocol).measure, options)
 
 
-def table(results: Sequence[Result]) -> list[list[str]]:
-    """Headings, then a row for each backbone with the headline of each protocol and data set."""
-    columns = list(dict.fromkeys((each.protocol, each.data, each.metric) for each in results))
+def headline_rows(results: Sequence[Result]) -> list[list[str]]:
+    """Arrange headlines in a table.
+
+    Returns:
+        list: The headings, then one row per backbone with one column per protocol and data set.
+    """
+    columns = list(dict.fromkeys((r.protocol, r.data, r.metric) for r in results))
     rows = [['backbone', *(f'{protocol} {metric}, {data}' for protocol, data, metric in columns)]]
-    for name in dict.fromkeys(each.backbone for each in results):
+    for name in dict.fromkeys(r.backbone for r in results):
         cells = {
-            (each.protocol, each.data, each.metric): _cell(each.value)
-            for each in results
-            if each.backbone == name
+            (r.protocol, r.data, r.metric): _cell(r.value) for r in results if r.backbone == name
         }
         rows.append([name, *(cells.get(column, '-') for column in columns)])
     return rows
 
 
 def _cell(value: Optional[float]) -> str:
-    """Two decimals; a dash for what is not a number, which a JSON holds as None."""
+    """Format with two decimals; a dash for NaN, which is None in JSON files."""
     return '-' if value is None or math.isnan(value) else f'{value:.2f}'
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple, range)):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if isinstance(value, (str, int, bool, type(None))) else str(value)

@@ -1,4 +1,4 @@
-"""Any protocol while training."""
+"""Run any protocol during training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cotap_mm.datasets.sources.joined import share_range
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.distributed.fsdp import require_unsharded
 from cotap_mm.encoders.vit import CoTAPEncoder
-from cotap_mm.evaluation.data.load import EvaluationData
+from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 from cotap_mm.evaluation.data.segmentation import build_labeled
 from cotap_mm.registry import HOOKS
 
@@ -27,9 +27,9 @@ from .evaluate import Result, check_options, evaluate, find_protocol
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Give Python's, NumPy's and PyTorch's random states back at the end."""
+    """Restore the random states of Python, NumPy and PyTorch on exit."""
     python, numpy = random.getstate(), np.random.get_state()
-    # Only the device in use: forking all GPUs of a node is slow, and warned about.
+    # Only the current device: forking all GPUs of a node is slow and causes a warning.
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     try:
         with torch.random.fork_rng(devices):
@@ -41,11 +41,11 @@ def preserve_random_state() -> Iterator[None]:
 
 @HOOKS.register_module()
 class EvaluationHook(Hook):
-    """Run a protocol before training, every n iterations, and at the end.
+    """Run a protocol before training, every n iterations, and after the last iteration.
 
-    The images are shared out to all ranks; MMEngine's visualizer, which is active on rank
-    0, writes. Training goes on as if nothing had happened: train/eval modes and random
-    states are given back. Keep the data small (``limit`` of the data sets).
+    The images are sharded across ranks, and the results are written by MMEngine's visualizer,
+    which is active on rank 0. The training is not affected: train/eval modes and random states
+    are restored. Keep the data small (``limit`` of the data sets).
 
     Example::
 
@@ -56,30 +56,31 @@ class EvaluationHook(Hook):
                  val=dict(type='ImageMaskFolder', images='images/val', labels='labels/val'),
                  options=dict(image_size=(360, 480), memory_size=100_000))]
 
-    The headline values stand as ``dense_retrieval/mIoU_<branch>`` (output 'filter') or
-    ``dense_retrieval/mIoU_<branch>_backbone``, in per cent, in the message hub and in
-    the visualizer's backends; other protocols have their own names there.
+    The headline values are logged as ``dense_retrieval/mIoU_<network>`` (output 'filter') or
+    ``dense_retrieval/mIoU_<network>_backbone``, in percent, in the message hub and in
+    the visualizer's backends, and with the name of the protocol and metric for other protocols.
 
     Args:
-        val: Data set or config of what is scored; see :func:`build_labeled`.
+        val: Data set that is scored, or its config; see :func:`build_labeled`.
         num_classes (int): Number of classes.
-        train: The same, of what the protocol learns from, if it does.
+        train: Data set that the protocol learns from, or its config, if it learns. Defaults to
+            None.
         protocol (str): One of :data:`~cotap_mm.evaluation.evaluate.PROTOCOLS`. Defaults to
             ``'dense-retrieval'``.
-        interval (int): Iterations between two measurements. Defaults to 1000.
-        measure (sequence): Pairs (branch, output). Defaults to student and teacher,
-            output 'filter'.
+        interval (int): Iterations between two evaluations. Defaults to 1000.
+        measure (sequence): Pairs (network, output), such as ('teacher', 'backbone'). Defaults to
+            student and teacher with output 'filter'.
         options (dict, optional): Settings of the protocol, such as k or image_size.
 
     Attributes:
-        history (list): ``(iterations, (branch, output), Result)`` of every measurement.
+        history (list): ``(iterations, (network, output), Result)`` of each evaluation.
 
     Raises:
         ValueError: If the interval is not positive, the protocol or an option is unknown, or
             training images are missing.
     """
 
-    # After the EMA hook (NORMAL), which moves the teacher; before the logger.
+    # After the EMA hook (NORMAL), which updates the teacher; before the logger.
     priority = 'LOW'
 
     def __init__(
@@ -94,14 +95,14 @@ class EvaluationHook(Hook):
     ) -> None:
         if interval < 1:
             raise ValueError(f'interval must be at least 1 iteration, got {interval}')
-        found = find_protocol(protocol)
+        chosen = find_protocol(protocol)
         self.options = check_options(protocol, dict(options or {}))
-        if found.learns and train is None:
-            raise ValueError(f'{protocol} learns from labelled images: give train as well as val')
+        if chosen.learns and train is None:
+            raise ValueError(f'{protocol} learns from labeled images: pass train as well as val')
         self.protocol = protocol
         self.data = EvaluationData(
             'val',
-            found.kind,
+            chosen.kind,
             [str(i) for i in range(num_classes)],
             build_labeled(val),
             None if train is None else build_labeled(train),
@@ -112,10 +113,10 @@ class EvaluationHook(Hook):
         self.history: list[tuple[int, tuple[str, str], Result]] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Measure where training starts.
+        """Evaluate at the start of training.
 
         Raises:
-            ValueError: If the network is shared out among the ranks.
+            ValueError: If the network is sharded across ranks.
         """
         require_unsharded(runner.model, 'EvaluationHook')
         self._evaluate_unless_stopped(runner, runner.iter)
@@ -123,44 +124,43 @@ class EvaluationHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
-        """Measure every ``interval`` iterations, and after the last one."""
+        """Evaluate every ``interval`` iterations, and after the last one."""
         if (runner.iter + 1) % self.interval == 0 or runner.iter + 1 == runner.max_iters:
             self._evaluate_unless_stopped(runner, runner.iter + 1)
 
     def _evaluate_unless_stopped(self, runner: Runner, step: int) -> None:
-        """Measure; after a signal in a training, leave that to the run that continues it."""
+        """Evaluate; if a signal interrupts it, the resumed run evaluates again."""
         try:
             with signals.interruptible(alone=world_size() == 1):
                 self.evaluate(runner, step)
         except signals.Stopped:
-            if not signals.is_deferred():  # nobody would save
+            if not signals.is_deferred():  # no hook would save a checkpoint
                 raise
             runner.logger.warning(
                 f'iteration {step}: evaluation interrupted by a signal; the '
-                'resumed run measures again'
+                'resumed run evaluates again'
             )
 
     def evaluate(self, runner: Runner, step: int) -> dict[str, float]:
-        """Measure now and log.
+        """Evaluate now, and log the headline values.
 
         Args:
-            runner (Runner): Holds the model, message hub and visualizer.
-            step (int): Iterations done.
+            runner (Runner): Provides the model, message hub and visualizer.
+            step (int): Number of completed iterations.
 
         Returns:
-            dict: Name of each value -> headline score in per cent.
+            dict: Name of each value -> headline score in percent.
         """
         model = runner.model.module if is_model_wrapper(runner.model) else runner.model
         values = {}
         with preserve_random_state():
-            for branch, output in self.measure:
-                found = evaluate(
-                    CoTAPEncoder(model, branch, output), self.data, self.protocol, **self.options
-                )
-                self.history.append((step, (branch, output), found))
+            for network, output in self.measure:
+                encoder = CoTAPEncoder(model, network, output)
+                result = evaluate(encoder, self.data, self.protocol, **self.options)
+                self.history.append((step, (network, output), result))
                 suffix = '' if output == 'filter' else f'_{output}'
-                name = f'{self.protocol.replace("-", "_")}/{found.metric}_{branch}{suffix}'
-                values[name] = found.value
+                name = f'{self.protocol.replace("-", "_")}/{result.metric}_{network}{suffix}'
+                values[name] = result.value
         for name, value in values.items():
             runner.message_hub.update_scalar(name, value)
         runner.visualizer.add_scalars(values, step=step)

@@ -1,7 +1,7 @@
-"""Labels of patches, and scores of a segmentation from a confusion matrix.
+"""Class shares of patches, and segmentation scores from a confusion matrix.
 
-MMSegmentation's metric would do, but it needs mmcv's compiled operators, and
-pre-training runs without them.
+MMSegmentation's metric is not used because it needs mmcv's compiled operators, which
+pre-training does not.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
+from cotap_mm.evaluation.data.label_files import IGNORE_LABEL, check_label_range
 
 
 def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Tensor:
@@ -21,28 +21,24 @@ def confusion_matrix(prediction: Tensor, label: Tensor, num_classes: int) -> Ten
 
     Args:
         prediction (Tensor): Class indices, any shape.
-        label (Tensor): Class indices of the same shape; 255 is left out.
+        label (Tensor): Class indices of the same shape; 255 is ignored.
         num_classes (int): Number of classes C.
 
     Returns:
         Tensor: int64 counts, shape (C, C): [true class, predicted class].
 
     Raises:
-        ValueError: If a label is neither a class nor 255.
+        ValueError: If a label is out of range.
     """
-    counted = label != IGNORE_LABEL
-    label, prediction = label[counted].long(), prediction[counted].long()
-    if label.numel() and not 0 <= int(label.min()) <= int(label.max()) < num_classes:
-        raise ValueError(
-            f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-            f'{int(label.min())}..{int(label.max())}; check num_classes'
-        )
+    check_label_range(label, num_classes)
+    known = label != IGNORE_LABEL
+    label, prediction = label[known].long(), prediction[known].long()
     flat = torch.bincount(label * num_classes + prediction, minlength=num_classes**2)
     return flat.view(num_classes, num_classes)
 
 
 def segmentation_scores(confusion: Tensor) -> dict[str, Union[float, list[float]]]:
-    """Mean IoU, IoU per class and pixel accuracy, in per cent.
+    """Mean IoU, IoU per class and pixel accuracy, in percent.
 
     Args:
         confusion (Tensor): Counts [true class, predicted class], shape (C, C).
@@ -59,46 +55,59 @@ def segmentation_scores(confusion: Tensor) -> dict[str, Union[float, list[float]
     return dict(mIoU=iou.nanmean().item(), IoU=iou.tolist(), aAcc=accuracy.item())
 
 
-def patch_labels(label: Tensor, grid: tuple[int, int], num_classes: int) -> Tensor:
-    """Share of each class among the labelled pixels of each patch.
+def pixel_counts(label: Tensor, grid: Sequence[int], num_classes: int) -> Tensor:
+    """Count the pixels of each class in each patch.
 
-    Every pixel belongs to exactly one patch, also where the label is no multiple of the grid.
+    Each pixel belongs to exactly one patch, even if the label is not a multiple of the grid.
 
     Args:
         label (Tensor): Class indices, 255 ignored, shape (H, W).
-        grid (tuple): Number of patches (h, w).
+        grid (sequence): Number of patches (h, w).
         num_classes (int): Number of classes C.
 
     Returns:
-        Tensor: float32, shape (h * w, C). Rows sum to 1; a patch without a labelled
-        pixel is all 0.
+        Tensor: int64, shape (h * w, C).
 
     Raises:
-        ValueError: If a label is neither a class nor 255.
+        ValueError: If a label is out of range.
     """
     height, width = label.shape
     rows = torch.arange(height, device=label.device) * grid[0] // height
     columns = torch.arange(width, device=label.device) * grid[1] // width
     patch = (rows[:, None] * grid[1] + columns).flatten()  # (H * W,)
-    flat = label.flatten().long()
-    patch, flat = patch[flat != IGNORE_LABEL], flat[flat != IGNORE_LABEL]
-    if flat.numel() and not 0 <= int(flat.min()) <= int(flat.max()) < num_classes:
-        raise ValueError(
-            f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), got '
-            f'{int(flat.min())}..{int(flat.max())}; check num_classes'
-        )
+    classes = label.flatten().long()
+    check_label_range(classes, num_classes)
+    known = classes != IGNORE_LABEL
     size = grid[0] * grid[1]
-    counts = torch.bincount(patch * num_classes + flat, minlength=size * num_classes)
-    counts = counts.view(size, num_classes).float()
+    index = patch[known] * num_classes + classes[known]
+    return torch.bincount(index, minlength=size * num_classes).view(size, num_classes)
+
+
+def patch_labels(label: Tensor, grid: Sequence[int], num_classes: int) -> Tensor:
+    """Share of each class among the labeled pixels of each patch.
+
+    Args:
+        label (Tensor): Class indices, 255 ignored, shape (H, W).
+        grid (sequence): Number of patches (h, w).
+        num_classes (int): Number of classes C.
+
+    Returns:
+        Tensor: float32, shape (h * w, C). Rows sum to 1; the row of a patch without a labeled
+        pixel is 0.
+
+    Raises:
+        ValueError: If a label is out of range.
+    """
+    counts = pixel_counts(label, grid, num_classes).float()
     return counts / counts.sum(dim=1, keepdim=True).clamp_min(1)
 
 
 def label_from_shares(shares: Tensor, size: Sequence[int]) -> Tensor:
-    """The class of each pixel from class shares of patches.
+    """Predict the class of each pixel from class shares of patches.
 
     Args:
-        shares (Tensor): Shape (K, h, w).
-        size (sequence): Pixels (H, W); shares are resized bilinearly.
+        shares (Tensor): Class shares, shape (K, h, w); resized bilinearly.
+        size (sequence): Height and width of the result in pixels.
 
     Returns:
         Tensor: int64, shape (H, W).

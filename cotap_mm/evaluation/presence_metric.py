@@ -1,4 +1,4 @@
-"""Warn about classes that no label shows, in the tests of the OpenMMLab libraries."""
+"""Warn about classes that do not occur in the labels when OpenMMLab models are tested."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from .class_presence import MeaninglessScore, class_names, review_classes
 
 @METRICS.register_module()
 class ClassPresence(BaseMetric):
-    """Count the classes that labels show; adds no score.
+    """Count the classes that occur in the labels; adds no score.
 
-    Labels are segmentation maps (255 ignored), boxes or classes of images. Samples without
+    Labels are segmentation maps (255 ignored), boxes or image classes. Samples without
     labels are not counted.
 
     Attributes:
-        warnings (list): Of :func:`review_classes`, after the evaluation, on rank 0.
-        error (MeaninglessScore, optional): Why the scores mean nothing.
+        warnings (list): Result of :func:`review_classes`, after the evaluation, on rank 0.
+        error (MeaninglessScore, optional): Why the scores are meaningless.
     """
 
     default_prefix = 'classes'
@@ -50,8 +50,8 @@ class ClassPresence(BaseMetric):
             self.results.append((label is not None, is_map, counts))
 
     def compute_metrics(self, results: list) -> dict[str, float]:
-        """Review what was counted; no scores."""
-        counts = [each for is_labeled, _, each in results if is_labeled]
+        """Review the counts; returns no scores."""
+        counts = [count for is_labeled, _, count in results if is_labeled]
         if not counts or len(counts[0]) == 1:
             return {}
         least = 2 if any(is_map for _, is_map, _ in results) else 1
@@ -66,10 +66,10 @@ class ClassPresence(BaseMetric):
         """Log the warnings.
 
         Raises:
-            MeaninglessScore: If the scores mean nothing.
+            MeaninglessScore: If the scores are meaningless.
         """
-        for sentence in self.warnings:
-            print_log(sentence, logger='current', level=logging.WARNING)
+        for message in self.warnings:
+            print_log(message, logger='current', level=logging.WARNING)
         if self.error is not None:
             raise self.error
 

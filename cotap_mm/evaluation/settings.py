@@ -1,4 +1,4 @@
-"""Settings of the protocols, checked against the annotations of their functions."""
+"""Check the settings of a protocol against the annotations of its function."""
 
 from __future__ import annotations
 
@@ -20,9 +20,15 @@ from typing import (
 
 import torch
 
+from cotap_mm.evaluation.data.labeled_set import (
+    READING_DEFAULTS,
+    LabeledSet,
+    labeled_set_parameters,
+)
+
 
 class Range(NamedTuple):
-    """Allowed numbers: from ``low`` to ``high``, ``low`` itself only if ``closed``."""
+    """Range of allowed numbers, from ``low`` (included if ``closed``) to ``high``."""
 
     low: float
     closed: bool = True
@@ -43,7 +49,7 @@ class Range(NamedTuple):
 _COUNT, _NOT_NEGATIVE = Range(1, high=10**9), Range(0, high=10**9)
 _POSITIVE, _SHARE = Range(0, closed=False), Range(0, closed=False, high=1)
 _SEED = Range(0, high=2**32 - 1)
-#: Ranges of all numbers of a setting; a name means the same in every protocol.
+#: Allowed range of every numeric setting; a name means the same in every protocol.
 RANGES = {
     'image_size': _COUNT,
     'batch_size': _COUNT,
@@ -81,62 +87,73 @@ RANGES = {
 def check_settings(
     protocol: str, measure: Callable[..., Any], options: dict[str, Any]
 ) -> dict[str, Any]:
-    """Bring settings to the types of a protocol's function, or say what is wrong with them.
+    """Convert settings to the annotated types, and check their ranges.
 
-    A single value is taken for a sequence of one, a list for a tuple, and 5.0 for 5.
+    A single value becomes a sequence of one, a list becomes a tuple, and 5.0 becomes 5.
 
     Args:
-        protocol (str): Name, for messages.
-        measure (Callable): Its function; annotations say what a setting may be.
-        options (dict): Settings as a user has written them.
+        protocol (str): Name of the protocol, for messages.
+        measure (Callable): Its function; the annotations define the types.
+        options (dict): Settings as written by a user.
 
     Returns:
-        dict: The same settings, of the annotated types.
+        dict: The settings, converted to the annotated types.
 
     Raises:
-        ValueError: If a setting is unknown, of another type, or out of its range; all in one
-            message.
+        ValueError: If settings are unknown, of a wrong type, or out of range; one message lists
+            all of them.
     """
     known = defaults_of(measure)
-    hints = get_type_hints(measure)
-    found, wrong = {}, []
+    hints = types_of(measure)
+    converted, wrong = {}, []
     for key, value in options.items():
         if key not in known:
             wrong.append(f'{protocol} has no option {key}{nearest(key, known)}')
             continue
         try:
-            found[key] = _converted(value, hints[key])
+            converted[key] = _converted(value, hints[key])
         except TypeError:
             wrong.append(f'{key} of {protocol} must be {describe(hints[key])}, got {value!r}')
             continue
-        if key in RANGES and any(each not in RANGES[key] for each in _numbers(found[key])):
+        if key in RANGES and any(number not in RANGES[key] for number in _numbers(converted[key])):
             wrong.append(f'{key} of {protocol} must be {RANGES[key]}, got {value!r}')
     if wrong:
         raise ValueError('; '.join(wrong))
-    return found
+    return converted
 
 
 def defaults_of(measure: Callable[..., Any]) -> dict[str, Any]:
-    """Settings of a protocol's function with their defaults."""
-    return {
-        each.name: each.default
-        for each in inspect.signature(measure).parameters.values()
-        if each.default is not inspect.Parameter.empty
+    """Settings of a protocol's function with their defaults.
+
+    They include the fields of :class:`LabeledSet` that have a default, if the function has such
+    a parameter.
+    """
+    defaults = {
+        parameter.name: parameter.default
+        for parameter in inspect.signature(measure).parameters.values()
+        if parameter.default is not inspect.Parameter.empty
     }
+    return {**defaults, **READING_DEFAULTS} if labeled_set_parameters(measure) else defaults
+
+
+def types_of(measure: Callable[..., Any]) -> dict[str, Any]:
+    """Annotated types of all settings of a protocol's function."""
+    hints = get_type_hints(measure)
+    return {**get_type_hints(LabeledSet), **hints} if labeled_set_parameters(measure) else hints
 
 
 def nearest(key: str, known: Collection[str]) -> str:
-    """What a misspelled name may mean, and all names, as the end of a sentence."""
+    """End of a sentence that suggests the closest name and lists all names."""
     near = difflib.get_close_matches(key, sorted(known), 1)
     meant = f'; did you mean {near[0]}?' if near else ''
     return f'{meant}; it has {", ".join(known)}'
 
 
 def describe(wanted: Any) -> str:
-    """A type in words, such as "an integer or None"."""
+    """Describe a type in words, such as "an integer or None"."""
     origin = get_origin(wanted) or wanted
     if origin is Union:
-        return ' or '.join(describe(each) for each in get_args(wanted))
+        return ' or '.join(describe(choice) for choice in get_args(wanted))
     names = {
         int: 'an integer',
         float: 'a finite number',
@@ -147,14 +164,14 @@ def describe(wanted: Any) -> str:
     }
     if origin in names:
         return names[origin]
-    items = [describe(each).split(' ', 1)[-1] for each in get_args(wanted) if each is not Ellipsis]
+    items = [describe(item).split(' ', 1)[-1] for item in get_args(wanted) if item is not Ellipsis]
     if origin is tuple and len(items) > 1:
         return f'{len(items)} {items[0]}s as (A,B)'
     return f'one or several {items[0] if items else "value"}s as A,B'
 
 
 def _converted(value: Any, wanted: Any) -> Any:
-    """The value as the type; TypeError if it is another."""
+    """Convert a value to a type; ``TypeError`` if it does not fit."""
     origin = get_origin(wanted) or wanted
     if origin is Union:
         return _first_fitting(value, get_args(wanted))
@@ -169,18 +186,18 @@ def _converted(value: Any, wanted: Any) -> Any:
     if origin is tuple and Ellipsis not in get_args(wanted):
         items = get_args(wanted)
         _only(value, isinstance(value, (list, tuple)) and len(value) == len(items))
-        return tuple(_converted(each, item) for each, item in zip(value, items))
+        return tuple(_converted(part, item) for part, item in zip(value, items))
     if inspect.isclass(origin) and issubclass(origin, collections.abc.Sequence):
         return _sequence(value, next(iter(get_args(wanted)), Any))
     return value
 
 
 def _first_fitting(value: Any, choices: Sequence[Any]) -> Any:
-    if torch.device in choices:  # of str and device, the stricter
-        choices = [each for each in choices if each is not str]
-    for each in choices:
+    if torch.device in choices:  # stricter than str
+        choices = [choice for choice in choices if choice is not str]
+    for choice in choices:
         try:
-            return _converted(value, each)
+            return _converted(value, choice)
         except TypeError:
             continue
     raise TypeError
@@ -199,11 +216,11 @@ def _number(value: Any, kind: type) -> Any:
 
 
 def _sequence(value: Any, item: Any) -> tuple[Any, ...]:
-    """A tuple that is not empty."""
+    """Convert to a non-empty tuple."""
     if isinstance(value, (str, numbers.Number)):
         value = (value,)
     _only(value, isinstance(value, collections.abc.Sequence) and len(value) > 0)
-    return tuple(_converted(each, item) for each in value)
+    return tuple(_converted(part, item) for part in value)
 
 
 def _device(value: Any) -> torch.device:
@@ -217,5 +234,5 @@ def _device(value: Any) -> torch.device:
 
 def _numbers(value: Any) -> list[Any]:
     if isinstance(value, (list, tuple)):
-        return [each for item in value for each in _numbers(item)]
+        return [number for item in value for number in _numbers(item)]
     return [value] if isinstance(value, numbers.Real) and not isinstance(value, bool) else []

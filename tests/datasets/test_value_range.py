@@ -26,7 +26,7 @@ from cotap_mm.datasets.sources import value_range
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.encoders.global_encoder import GlobalEncoder
 from cotap_mm.encoders.images import to_pixels
-from cotap_mm.evaluation.data.load import ClassFolder
+from cotap_mm.evaluation.data.classification import ClassFolder
 
 
 def photo(seed=0, size=(48, 64), bands=1):

@@ -7,5 +7,5 @@ import pytest
 
 @pytest.fixture(autouse=True)
 def unformatted_configs(monkeypatch):
-    """MMEngine formats each config that it logs or saves, which takes seconds of every run."""
+    """Skip the formatting of logged and saved configs, which takes seconds per run."""
     monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **_: (text, True))

@@ -1,4 +1,4 @@
-"""Data sets of a few small random files, in the folders where the configs look for them."""
+"""Write small random data sets to the folders that the configs expect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _image(path: Path, rng, size=(64, 48)) -> None:
 
 
 def _labels(path: Path, rng, classes, size=(64, 48)) -> None:
-    """Squares of random classes; the last row is ignored."""
+    """Mask of squares with random classes; the last row is ignored."""
     path.parent.mkdir(parents=True, exist_ok=True)
     coarse = rng.choice(classes, (size[1] // 8, size[0] // 8)).astype(np.uint8)
     labels = coarse.repeat(8, axis=0).repeat(8, axis=1)
@@ -79,7 +79,7 @@ def coco_stuff(root: Path, count=2) -> None:
 
 
 def write_coco(path: Path, images: Path, names: list, categories: list) -> None:
-    """Annotations of one box with its mask for each image."""
+    """COCO annotations with one box and its mask per image."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(
         json.dumps(
@@ -172,7 +172,7 @@ def raccoon(root: Path) -> None:
     detection_folder(root / 'data/raccoon', 'raccoon')
 
 
-#: Writer for each start of a config's name.
+#: Prefix of a config's name -> function that writes its data.
 WRITERS = {
     'ade20k': ade20k,
     'voc': voc,
@@ -187,6 +187,6 @@ WRITERS = {
 
 
 def write_for(name: str, root: Path) -> None:
-    """The data that a config needs, by the config's name."""
+    """Write the data that a config needs, chosen by its name."""
     key = max((key for key in WRITERS if name.startswith(key)), key=len)
     WRITERS[key](root)

@@ -1,4 +1,4 @@
-"""Trainings of other libraries on images of more than 8 bits, by tools/train.py."""
+"""Train models of other libraries on images of more than 8 bits with tools/train.py."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from PIL import Image
 
 
 def to_12_bits(root):
-    """Each JPEG becomes a PNG of 16 bits, gray, with values up to 4095."""
+    """Convert each JPEG to a gray 16-bit PNG with values up to 4095."""
     for path in sorted(root.rglob('*.jpg')):
         values = np.asarray(Image.open(path).convert('L'), dtype=float)
         values = (values - values.min()) / (values.max() - values.min()) * 4095
         Image.fromarray(values.round().astype(np.uint16)).save(path.with_suffix('.png'))
         path.unlink()
-    for path in root.glob('*.json'):  # of COCO
+    for path in root.glob('*.json'):  # COCO annotations
         found = json.loads(path.read_text())
         for image in found['images']:
             image['file_name'] = image['file_name'].replace('.jpg', '.png')
@@ -27,16 +27,16 @@ def to_12_bits(root):
 
 @pytest.mark.parametrize('name', ['camvid_linear', 'custom_mask-rcnn'])
 def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
-    """The library's transform is warned of; ours gets the range, which is stored."""
+    """The library's transform causes a warning; ours gets the range, which is stored."""
     path, _ = run(name)
     to_12_bits(tmp_path / 'data' / name.split('_')[0])
     path.write_text(path.read_text().replace("'.jpg'", "'.png'"))
     arguments = ['--work-dir', str(tmp_path / 'run'), '--init', str(tmp_path / 'init.pth')]
     tool('train')([str(path), *arguments, '--dry-run'])
-    said = capfd.readouterr()
+    printed = capfd.readouterr()
     warnings = [
         line
-        for line in (said.out + said.err).splitlines()
+        for line in (printed.out + printed.err).splitlines()
         if 'more than 8 bits, which LoadImageFromFile' in line
     ]
     assert len(warnings) == 2 and all(
@@ -45,9 +45,9 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
 
     path.write_text(path.read_text().replace('LoadImageFromFile', 'cotap_mm.LoadImage'))
     tool('train')([str(path), *arguments])
-    said = capfd.readouterr()
-    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said.out + said.err
-    assert 'which LoadImageFromFile' not in said.out + said.err
+    printed = capfd.readouterr()
+    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in printed.out + printed.err
+    assert 'which LoadImageFromFile' not in printed.out + printed.err
     stored = Config.fromfile(tmp_path / 'run' / path.name)
     for part in ('train', 'val', 'test'):
         step = stored[f'{part}_dataloader'].dataset.pipeline[0]

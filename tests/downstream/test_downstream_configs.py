@@ -1,4 +1,4 @@
-"""Every downstream config loads, builds at full size, and reads its data."""
+"""All downstream configs load, build at full size, and read their data."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def load(path, monkeypatch):
 
 
 def build_on_meta(config):
-    """The whole model without its numbers: full size, no memory, no time."""
+    """Build the full-size model on the meta device, which needs no memory or time."""
     with DefaultScope.overwrite_default_scope(config.default_scope), torch.device('meta'):
         return MODELS.build(config.model)
 
 
-def test_all_are_there():
+def test_all_configs_exist():
     assert sorted(WANTED) == sorted(path.stem for path in CONFIGS)
 
 
@@ -89,7 +89,7 @@ def test_model_builds_and_its_parts_fit(path, monkeypatch):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_data_are_read(path, monkeypatch, tmp_path):
-    """Only the files are made up: data sets, pipelines and metrics are the config's."""
+    """Only the files are fake; data sets, pipelines and metrics come from the config."""
     config = load(path, monkeypatch)
     write_for(path.stem, tmp_path)
     monkeypatch.chdir(tmp_path)
@@ -120,8 +120,8 @@ def test_data_are_read(path, monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config_says_what_it_does(path, monkeypatch):
-    """The first lines' GPUs x images, iterations or samples or epochs are the config's."""
+def test_first_lines_describe_the_config(path, monkeypatch):
+    """GPUs x images and the schedule in the first lines match the config."""
     config = load(path, monkeypatch)
     first = ' '.join(line[2:] for line in path.read_text().splitlines() if line.startswith('# '))
     gpus, images = map(int, re.search(r'(\d+) (?:GPUs?|CPU) x (\d+) images?', first).groups())
@@ -141,8 +141,8 @@ def test_config_says_what_it_does(path, monkeypatch):
         assert config.train_cfg.max_epochs * repeats == int(epochs[1])
 
 
-def test_the_recipes_numbers(monkeypatch):
-    """iBOT's for UPerNet and Cascade Mask R-CNN; the paper's frozen ones."""
+def test_numbers_of_the_recipes(monkeypatch):
+    """iBOT's recipes for UPerNet and Cascade Mask R-CNN; the paper's frozen recipes."""
     upernet = load(ROOT / 'configs/downstream/ade20k_upernet.py', monkeypatch)
     assert upernet.optim_wrapper.optimizer.lr == 8e-5
     assert upernet.optim_wrapper.optimizer.weight_decay == 0.05
@@ -197,10 +197,10 @@ def test_the_recipes_numbers(monkeypatch):
 
 
 def rates(config, points, epoch):
-    """Learning rate over base rate at some iterations, by the config's own schedulers."""
+    """Ratio of learning rate to base rate at some iterations, from the config's schedulers."""
     base = config.optim_wrapper.optimizer.lr
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=base)
-    optimizer._opt_called = True  # nothing is trained here
+    optimizer._opt_called = True  # no training here
     length = config.train_cfg.get('max_iters') or config.train_cfg.max_epochs * epoch
     schedulers = []
     for part in config.param_scheduler:

@@ -1,4 +1,4 @@
-"""Downstream trainings that are told to stop, or whose disk is full, lose little."""
+"""Downstream trainings that are stopped by a signal or a full disk lose little progress."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSI
 
 @HOOKS.register_module(force=True)
 class InterruptHook(Hook):
-    """What a scheduler sends in a step, between two of them, or in a validation."""
+    """Send a scheduler's signal in a step, between steps, or in a validation."""
 
     priority = 'VERY_HIGH'
     when = None
@@ -44,7 +44,7 @@ class InterruptHook(Hook):
 
 
 def write(path, **options):
-    """Change a config file; returns the work folder and arguments of a training."""
+    """Edit a config file; return the work folder and arguments of a training."""
     config = Config.fromfile(path)
     config.merge_from_dict(dict(options, custom_hooks=[dict(type='InterruptHook')]))
     config.dump(path)
@@ -63,25 +63,25 @@ def write(path, **options):
 def checkpoints(folder):
     found = sorted(path.name for path in folder.glob('*.pth'))
     assert all(checkpoint_error(folder / name) is None for name in found)
-    assert all((folder / f'{name}.json').is_file() for name in found), 'not written whole'
+    assert all((folder / f'{name}.json').is_file() for name in found), 'incomplete file'
     return found
 
 
 def interrupt(monkeypatch, capsys, arguments, where, at):
-    """Train until a signal; returns what is printed for the user."""
+    """Train until a signal; return the printed text."""
     with monkeypatch.context() as patch:
         patch.setattr(InterruptHook, 'when', (where, at))
         with pytest.raises(SystemExit) as ended:
             tool('train')(arguments)
-    said = capsys.readouterr().err
-    assert ended.value.code == 75, said
-    return said
+    printed = capsys.readouterr().err
+    assert ended.value.code == 75, printed
+    return printed
 
 
 @pytest.mark.parametrize(
     'where, at, done', [('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)]
 )
-def test_a_loop_over_iterations_is_saved(run, monkeypatch, capsys, where, at, done):  # noqa: F811
+def test_iteration_based_loop_is_saved(run, monkeypatch, capsys, where, at, done):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(
         path,
@@ -99,7 +99,7 @@ def test_a_loop_over_iterations_is_saved(run, monkeypatch, capsys, where, at, do
     assert checkpoints(folder) == [f'iter_{done}.pth', 'iter_6.pth']
 
 
-def test_weights_that_are_swapped_for_a_validation_are_not_saved(run, monkeypatch, capsys):  # noqa: F811
+def test_weights_swapped_for_validation_are_not_saved(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(
         path,
@@ -111,21 +111,21 @@ def test_weights_that_are_swapped_for_a_validation_are_not_saved(run, monkeypatc
         },
     )
     assert issubclass(HOOKS.get('EMAHook'), EMAHook)
-    said = interrupt(monkeypatch, capsys, arguments, 'validation', 4)
-    assert f'The last checkpoint is {folder / "iter_3.pth"}, and --resume continues' in said
+    printed = interrupt(monkeypatch, capsys, arguments, 'validation', 4)
+    assert f'The last checkpoint is {folder / "iter_3.pth"}, and --resume continues' in printed
     assert checkpoints(folder) == ['iter_3.pth']
 
 
 @pytest.mark.parametrize('where, at', [('step', 3), ('between', 3), ('step', 2)])
-def test_a_loop_over_epochs_goes_back_to_its_last_epoch(run, monkeypatch, capsys, where, at):  # noqa: F811
-    """Two steps an epoch; a signal in the last one is obeyed after that epoch is saved."""
+def test_epoch_based_loop_resumes_at_its_last_epoch(run, monkeypatch, capsys, where, at):  # noqa: F811
+    """Two steps per epoch; a signal in the last step takes effect after the epoch is saved."""
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 3, 'train_dataloader.batch_size': 1})
-    said = interrupt(monkeypatch, capsys, arguments, where, at)
+    printed = interrupt(monkeypatch, capsys, arguments, where, at)
     assert (
         f'SIGUSR1: stopped with status 75. The last checkpoint is {folder / "epoch_1.pth"}, '
         'and --resume continues from it'
-    ) in said
+    ) in printed
     assert checkpoints(folder) == ['epoch_1.pth']
     tool('train')([*arguments, '--resume'])
     assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
@@ -134,13 +134,13 @@ def test_a_loop_over_epochs_goes_back_to_its_last_epoch(run, monkeypatch, capsys
 def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
-    said = interrupt(monkeypatch, capsys, arguments, 'step', 1)
-    assert 'There is no checkpoint yet; start again with the same command' in said
+    printed = interrupt(monkeypatch, capsys, arguments, 'step', 1)
+    assert 'There is no checkpoint yet; start again with the same command' in printed
     tool('train')(arguments)
     assert checkpoints(folder) == ['epoch_1.pth']
 
 
-def test_a_full_disk_does_not_end_it(run, monkeypatch):  # noqa: F811
+def test_full_disk_does_not_abort_the_training(run, monkeypatch):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 2})
     save, calls = Runner.save_checkpoint, []
@@ -156,7 +156,7 @@ def test_a_full_disk_does_not_end_it(run, monkeypatch):  # noqa: F811
     assert checkpoints(folder) == ['epoch_2.pth']
 
 
-def test_a_torn_checkpoint_is_passed_over(run):  # noqa: F811
+def test_truncated_checkpoint_is_skipped(run):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(path, **{'default_hooks.checkpoint.interval': 1})
     tool('train')(arguments)
@@ -168,7 +168,7 @@ def test_a_torn_checkpoint_is_passed_over(run):  # noqa: F811
     assert checkpoints(folder) == ['iter_1.pth', 'iter_2.pth']
 
 
-def test_the_options_of_a_config_stay():
+def test_options_of_a_config_are_kept():
     config = Config(
         dict(
             default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=7, save_best='auto'))

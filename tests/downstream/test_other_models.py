@@ -1,4 +1,4 @@
-"""``tools/train.py`` with models whose backbone is not at their top, and in bfloat16 on a CPU."""
+"""Run ``tools/train.py`` with nested backbones, and in bfloat16 on a CPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'
 
 @pytest.fixture
 def detection(tmp_path, monkeypatch, run):  # noqa: F811
-    """Labeled and unlabeled images, and weights to start from."""
+    """Labeled and unlabeled images, and initial weights."""
     monkeypatch.chdir(tmp_path)
     detection_folder(tmp_path / 'data', 'raccoon', 2)
     content = json.loads((tmp_path / 'data/train.json').read_text())
@@ -57,7 +57,7 @@ def small(part):
 
 
 def use_data(config, *files):
-    """Train on json files of the folder, and validate on one."""
+    """Train on JSON files in the folder, and validate on one of them."""
     train = config.train_dataloader.dataset
     parts = [
         *zip(train.get('datasets', [train]), files),
@@ -98,7 +98,9 @@ def test_semi_supervised_detector(detection):
     use_data(config, 'train.json', 'rest.json')
     tool('train')(['config.py', '--init', 'init.pth', '--work-dir', 'run', '--seed', '0'])
     log = next((detection / 'run').glob('*/*.log')).read_text()
-    assert log.count("init.pth: network with names of 'cotap_mm': loaded") == 2  # and the teacher
+    assert (
+        log.count("init.pth: network with names of 'cotap_mm': loaded") == 2
+    )  # student and teacher
     tool('test')(['config.py', 'run/iter_1.pth', '--work-dir', 'tested'])
     assert metrics(detection / 'tested', 'coco/bbox_mAP') == pytest.approx(
         metrics(detection / 'run', 'teacher/coco/bbox_mAP'), abs=0.01
@@ -132,7 +134,7 @@ def test_distiller(detection):
         ]
     )
     log = next((detection / 'run').glob('*/*.log')).read_text()
-    assert log.count("init.pth: network with names of 'cotap_mm': loaded") == 1  # the student's
+    assert log.count("init.pth: network with names of 'cotap_mm': loaded") == 1  # only the student
     assert (detection / 'run/epoch_1.pth').is_file()
 
 

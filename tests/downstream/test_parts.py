@@ -1,4 +1,4 @@
-"""The paper's probe head, COCO-Stuff-27, the crop for labelled images."""
+"""The paper's probe head, COCO-Stuff-27, and the crop for labeled images."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def test_bottleneck_head():
     with DefaultScope.overwrite_default_scope('mmseg'):
         head = BottleneckFCNHead(in_channels=32, hidden_channels=(16, 16, 8), num_classes=5)
     logits = head([torch.randn(2, 32, 4, 6)])
-    assert logits.shape == (2, 5, 32, 48)  # three times doubled
+    assert logits.shape == (2, 5, 32, 48)  # doubled three times
     logits.sum().backward()
     assert all(value.grad is not None for value in head.parameters())
     assert head.dropout.p == 0.1
-    # A residual block: with its last norm at zero it passes the shortcut on.
+    # In a residual block with a zero last norm, only the shortcut remains.
     block = head.blocks[1].eval()
     torch.nn.init.zeros_(block.bn3.weight)
     x = torch.rand(1, 16, 4, 4)
     assert torch.equal(block(x), x)
 
 
-def test_bottleneck_head_wants_multiples_of_four():
+def test_bottleneck_head_requires_multiples_of_four():
     with (
         pytest.raises(ValueError, match='multiples of 4, got 6'),
         DefaultScope.overwrite_default_scope('mmseg'),
@@ -57,7 +57,7 @@ def test_coco_stuff_27_covers_each_class_once():
         assert classes[mapping[fine.index(name)]] == kind
 
 
-def test_coco_stuff_27_reads_joined_labels_and_curated_lists(tmp_path):
+def test_coco_stuff_27_reads_merged_labels_and_curated_lists(tmp_path):
     coco_stuff(tmp_path, count=3)
     (tmp_path / 'curated.txt').write_text('2\n')
     options = dict(
@@ -75,13 +75,13 @@ def test_coco_stuff_27_reads_joined_labels_and_curated_lists(tmp_path):
     assert curated.get_data_info(0)['img_path'].endswith('2.jpg')
     (tmp_path / 'data/coco_stuff164k/curated.txt').write_text('1\n2\n')
     with DefaultScope.overwrite_default_scope('mmseg'):
-        beside = COCOStuff27Dataset(ann_file='curated.txt', **options)  # begins at data_root
-    assert [part['img_path'][-5:] for part in beside.load_data_list()] == ['1.jpg', '2.jpg']
-    with pytest.raises(ValueError, match='has its 27 classes'):
+        curated = COCOStuff27Dataset(ann_file='curated.txt', **options)  # relative to data_root
+    assert [part['img_path'][-5:] for part in curated.load_data_list()] == ['1.jpg', '2.jpg']
+    with pytest.raises(ValueError, match='always has its 27 classes'):
         COCOStuff27Dataset(metainfo=dict(classes=('person',)), **options)
 
 
-def test_random_resized_crop_keeps_labels_on_their_pixels():
+def test_random_resized_crop_aligns_labels_and_pixels():
     np.random.seed(0), torch.manual_seed(0)
     labels = np.arange(4, dtype=np.uint8).repeat(25)[None].repeat(60, axis=0)  # (60, 100)
     image = (labels[..., None] * 60).repeat(3, axis=-1)
@@ -93,9 +93,9 @@ def test_random_resized_crop_keeps_labels_on_their_pixels():
         assert results['gt_seg_map'].shape == (32, 48)
         assert set(np.unique(results['gt_seg_map'])) <= {0, 1, 2, 3}
         agree = results['img'][..., 0] == results['gt_seg_map'] * 60
-        assert agree.mean() > 0.8  # all but the blended borders
+        assert agree.mean() > 0.8  # except blended borders
         sizes.add(tuple(results['gt_seg_map'][0]))
     assert len(sizes) > 5
     assert RandomResizedCropSeg(scale=16).scale == (16, 16)
-    with pytest.raises(ValueError, match=r'area must be .* got \(0, 1\)'):
+    with pytest.raises(ValueError, match=r'area must satisfy .* got \(0, 1\)'):
         RandomResizedCropSeg(scale=16, area=(0, 1))

@@ -1,4 +1,4 @@
-"""The README's Python snippets run as they stand, on small weights in the places they name."""
+"""The README's Python snippets run unchanged, with small weights at the paths they name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def here(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
-def test_backbone_in_a_config_of_ones_own(here, scope):
+def test_backbone_in_a_custom_config(here, scope):
     names = {}
     exec(snippet("type='cotap_mm.CoTAPViT'").replace("'deit-base'", repr(WIDE)), names)
     with DefaultScope.overwrite_default_scope(scope):

@@ -1,4 +1,4 @@
-"""``tools/test.py`` with the options of ``mim test``, at toy size."""
+"""Run ``tools/test.py`` with the options of ``mim test``, at toy size."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cotap_mm.engine.launch.testing import flipped, keep_test_only
 
 
 def untrained(path):
-    """A checkpoint of random weights for a config file."""
+    """Save a checkpoint of random weights for a config file."""
     config = Config.fromfile(path)
     with DefaultScope.overwrite_default_scope(config.default_scope):
         torch.manual_seed(0)
@@ -37,7 +37,7 @@ def test_segmentation(run, tmp_path):  # noqa: F811
         assert image.size == (64, 48) and np.asarray(image).max() < 21
     assert len(list((tmp_path / 'shown').rglob('*val?*.png'))) == 2
 
-    # A config that wraps its model itself is not wrapped again.
+    # A config that already wraps its model is not wrapped again.
     wrapped = Config.fromfile(config)
     wrapped.model = dict(type='SegTTAModel', module=wrapped.model)
     dataset = wrapped.test_dataloader.dataset
@@ -93,7 +93,7 @@ def test_classification(run, tmp_path):  # noqa: F811
         tool('test')([*common, '--show-dir', str(tmp_path / 'shown'), '--tta'])
 
 
-def test_no_training_data_are_needed(run, tmp_path):  # noqa: F811
+def test_training_data_are_not_needed(run, tmp_path):  # noqa: F811
     config, _ = run('voc_linear')
     checkpoint = untrained(config)
     for file in (tmp_path / 'data/VOCdevkit/VOC2012/SegmentationClassAug').glob('*'):
@@ -103,7 +103,7 @@ def test_no_training_data_are_needed(run, tmp_path):  # noqa: F811
         keep_test_only(Config(dict(test_dataloader=dict())), 'config.py')
 
 
-def test_a_missing_test_set_is_named(run, tmp_path, monkeypatch):  # noqa: F811
+def test_missing_test_set_is_reported(run, tmp_path, monkeypatch):  # noqa: F811
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     config, _ = run('voc_linear')
     checkpoint = untrained(config)
@@ -112,7 +112,7 @@ def test_a_missing_test_set_is_named(run, tmp_path, monkeypatch):  # noqa: F811
         tool('test')([str(config), checkpoint, '--work-dir', str(tmp_path / 'tested')])
 
 
-def test_flips_stand_before_the_labels():
+def test_flips_precede_the_labels():
     found = flipped(
         [
             dict(type='LoadImageFromFile'),

@@ -1,4 +1,4 @@
-"""Downstream configs at toy size: train, validate, save, resume, test, by our own tools."""
+"""Train, validate, save, resume and test downstream configs at toy size with our tools."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ PYRAMID = [
 
 
 def tool(name):
-    """The tool's main; what MMEngine keeps of an earlier run in this process is forgotten."""
+    """The tool's main function, which first resets the state of MMEngine in this process."""
     forget_runs()
     return load_tool(name).main
 
 
 def shrink_transforms(part):
-    """Pixels of the pipelines, which may be nested."""
+    """Set the image size in all pipelines, which may be nested."""
     sizes = dict(
         RandomResize=dict(scale=(64, 48)),
         Resize=dict(scale=(64, 48)),
@@ -68,7 +68,7 @@ def shrink_transforms(part):
 
 
 def shrink_heads(part, width=8):
-    """Channels of all heads."""
+    """Set the channels of all heads."""
     if isinstance(part, (list, tuple)):
         for value in part:
             shrink_heads(value)
@@ -86,7 +86,7 @@ def shrink_heads(part, width=8):
 
 
 def shrink(config):
-    """The same run on a CPU in seconds; losses, optimiser and data sets stay."""
+    """Shrink a run to seconds on a CPU; keep losses, optimizer and data sets."""
     backbone = {**config.model.backbone, **VIT}
     if len(backbone.get('out_indices', ())) == 4:
         backbone['out_indices'] = (0, 1, 2, 3)
@@ -112,19 +112,19 @@ def shrink(config):
     elif config.default_scope == 'mmdet':
         config.model.neck = PYRAMID
         shrink_heads(config.model)
-        config.model.test_cfg.rcnn.score_thr = 0.0  # untrained, nothing is sure
+        config.model.test_cfg.rcnn.score_thr = 0.0  # scores of an untrained network are low
         config.train_cfg.update(max_epochs=1)
     else:
         config.model.head.in_channels = 32
         config.train_cfg.update(max_epochs=1)
-    config.param_scheduler = []  # warm-up alone is longer than this run
+    config.param_scheduler = []  # the warm-up is longer than this run
     config.default_hooks.logger.interval = 1
     return config
 
 
 @pytest.fixture
 def run(tmp_path, monkeypatch):
-    """Prepare a config at toy size with its data and weights to start from."""
+    """Prepare a config at toy size, with its data and initial weights."""
 
     def prepare(name):
         monkeypatch.chdir(tmp_path)
@@ -138,11 +138,11 @@ def run(tmp_path, monkeypatch):
         return tmp_path / f'{name}.py', vit.state_dict()
 
     yield prepare
-    DefaultScope._instance_dict.clear()  # the tools set it for their whole process
+    DefaultScope._instance_dict.clear()  # set by the tools for the whole process
 
 
 def metrics(folder, name, index=-1):
-    """A value of a metric, the last by default, that a run has written."""
+    """Logged value of a metric, by default the last one."""
     records = sorted(folder.glob('*/vis_data/scalars.json')) or sorted(folder.glob('*/*.json'))
     lines = [json.loads(line) for record in records for line in record.read_text().splitlines()]
     found = [line[name] for line in lines if name in line]
@@ -179,7 +179,7 @@ def test_train_validate_save_resume_test(run, tmp_path, name, unit, metric):
     assert bool(moved) == (Config.fromfile(config).model.backbone.frozen_stages < 0)
     validated = metrics(work_dir, metric)
 
-    # Resuming needs no weights to start from, and counts on.
+    # Resuming needs no initial weights, and continues the iteration count.
     (tmp_path / 'init.pth').unlink()
     more = f'train_cfg.max_{unit}s={2 * last}'
     tool('train')(
@@ -197,7 +197,7 @@ def test_train_validate_save_resume_test(run, tmp_path, name, unit, metric):
 
 @pytest.mark.dist
 def test_two_processes(run, tmp_path):
-    """DDP waits for each parameter that learns; all of them must get a gradient."""
+    """DDP waits for each trainable parameter, so all of them must get a gradient."""
     config, _ = run('ade20k_upernet')
     config.write_text(config.read_text().replace("type='BN'", "type='SyncBN'"))
     with socket.socket() as free:
@@ -224,7 +224,7 @@ def test_two_processes(run, tmp_path):
     assert (tmp_path / 'run' / 'iter_2.pth').is_file()
 
 
-def test_wrong_use_is_explained(run, tmp_path):
+def test_wrong_usage_is_reported(run, tmp_path):
     config, _ = run('voc_linear')
     with pytest.raises(SystemExit, match='checkpoint nowhere.pth is not a file'):
         tool('train')([str(config), '--init', 'nowhere.pth'])
@@ -238,7 +238,7 @@ def test_wrong_use_is_explained(run, tmp_path):
         tool('test')(['demo', 'nowhere.pth'])
 
 
-def test_weights_of_another_width_stop_before_training(run, tmp_path):
+def test_weights_of_another_width_abort_before_training(run, tmp_path):
     config, _ = run('voc_linear')
     wide = CoTAPViT(
         **{
@@ -260,7 +260,7 @@ def test_weights_of_another_width_stop_before_training(run, tmp_path):
 
 @TRANSFORMS.register_module(force=True)
 class StopsItsWorker:
-    """A step of a pipeline in which a worker is stopped."""
+    """Pipeline step that stops its worker."""
 
     def __call__(self, results):
         if get_worker_info() is not None:
@@ -270,7 +270,7 @@ class StopsItsWorker:
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks workers')
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
-def test_a_worker_that_hangs_ends_the_run(run, tmp_path, monkeypatch, split):
+def test_hanging_worker_aborts_the_run(run, tmp_path, monkeypatch, split):
     path, _ = run('voc_linear')
     arguments = [str(path), '--work-dir', str(tmp_path / 'run')]
     if split == 'test':

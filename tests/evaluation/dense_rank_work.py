@@ -1,4 +1,4 @@
-"""Clips in memory, and what two gloo processes measure; importable by the processes."""
+"""In-memory clips, and the evaluations that two gloo processes run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ PALETTE = torch.tensor([[40, 40, 40], [250, 10, 10], [10, 250, 10]], dtype=torch
 
 
 class MemoryClip:
-    """What :class:`Clip` offers, without files."""
+    """The interface of :class:`Clip` without files."""
 
     def __init__(self, frames, masks, name='clip', scored=None, background=True):
         self.frames, self.all_masks, self.name, self.background = frames, masks, name, background
@@ -26,13 +26,13 @@ class MemoryClip:
 
 
 def paint(mask):
-    """Frame (3, H, W) whose patches have the colours of a mask (h, w) of patches."""
+    """Frame (3, H, W) whose patches have the colors of a mask (h, w) of patches."""
     image = PALETTE[mask.clamp_max(2)].permute(2, 0, 1)
     return image.repeat_interleave(PATCH, 1).repeat_interleave(PATCH, 2).contiguous()
 
 
 def moving_clip(count=6, grid=8, name='clip', scored=None):
-    """Two objects of 2 x 2 patches, one moves right and one down, a patch a frame."""
+    """Two objects of 2 x 2 patches; one moves right and one down, one patch per frame."""
     masks = []
     for t in range(count):
         mask = torch.zeros(grid, grid, dtype=torch.long)
@@ -55,31 +55,33 @@ def noise_clip(count, seed, name='noise', size=16, background=True):
 def scores(rank):
     from tiny import build_tiny
 
-    from cotap_mm.evaluation import CoTAPEncoder
+    from cotap_mm.evaluation import CoTAPEncoder, LabeledSet
     from cotap_mm.evaluation.protocols.correspondence import correspondence
     from cotap_mm.evaluation.protocols.foreground import foreground
     from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
 
-    torch.manual_seed(0)  # the same weights on both
+    torch.manual_seed(0)  # same weights on both ranks
     network = CoTAPEncoder(build_tiny().eval())
     encoder = PixelEncoder()
     clips = [noise_clip(4, seed, name=f'{seed}', background=seed > 0) for seed in range(3)]
-    found = dict(
+    results = dict(
         video=label_propagation(encoder, clips, image_size=16, radius=2),
         fewer_clips_than_ranks=label_propagation(encoder, clips[:1], image_size=16),
-        foreground=foreground(network, noise_scenes(5, 32), 3),
-        fewer_images_than_ranks=foreground(network, noise_scenes(1, 32), 3),
-        pairs=correspondence(encoder, noise_scenes(6), 3),
-        nearest_pairs=correspondence(encoder, noise_scenes(6), 3, pairs='nearest', mutual=True),
-        fewer_pairs_than_ranks=correspondence(encoder, noise_scenes(2), 3),
+        foreground=foreground(network, LabeledSet(noise_scenes(5, 32), 3)),
+        fewer_images_than_ranks=foreground(network, LabeledSet(noise_scenes(1, 32), 3)),
+        pairs=correspondence(encoder, LabeledSet(noise_scenes(6), 3)),
+        nearest_pairs=correspondence(
+            encoder, LabeledSet(noise_scenes(6), 3), pairs='nearest', mutual=True
+        ),
+        fewer_pairs_than_ranks=correspondence(encoder, LabeledSet(noise_scenes(2), 3)),
     )
     values = {
         f'{name} {key}': value
-        for name, each in found.items()
+        for name, each in results.items()
         for key, value in each.items()
         if isinstance(value, (int, float))
     }
     return dict(
         values=torch.tensor(list(values.values())).double(),
-        clips=list(found['video']['clips'].items()),
+        clips=list(results['video']['clips'].items()),
     )

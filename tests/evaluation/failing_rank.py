@@ -1,4 +1,4 @@
-"""Two processes of which one fails; importable by the processes."""
+"""Run an evaluation on two processes, one of which fails."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from evaluation.pixel_scenes import PixelEncoder, noise_scenes
 
 
 class OneBad:
-    """Images of which the one that rank 1 reads first is damaged."""
+    """Images; the first image that rank 1 reads is damaged."""
 
     def __init__(self):
         self.samples = noise_scenes(6)
@@ -23,18 +23,18 @@ class OneBad:
 
 def measure(rank):
     from cotap_mm.evaluation import evaluate
-    from cotap_mm.evaluation.data.load import EvaluationData
+    from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 
     good = EvaluationData('good', 'segmentation', 'abc', noise_scenes(4))
     options = dict(purity=0.4, layers=False)
-    evaluate(PixelEncoder(), good, 'dispersion', **options)  # nothing happens before
+    evaluate(PixelEncoder(), good, 'dispersion', **options)  # succeeds
     evaluate(PixelEncoder(), good._replace(val=OneBad()), 'dispersion', **options)
 
 
 def all_fail_alike(rank):
     from cotap_mm.distributed.failures import abort_all_ranks_on_error
 
-    for _ in range(2):  # the second has nothing to do with the first
+    for _ in range(2):  # the second failure is independent of the first
         try:
             with abort_all_ranks_on_error():
                 raise ValueError('the same mistake')

@@ -1,4 +1,4 @@
-"""A short training with and without measurements; importable by processes of its own."""
+"""A short training with and without evaluations, for tests and their subprocesses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cotap_mm.evaluation import EvaluationHook
 
 
 class NoisyModel(BaseModel):
-    """Learns from random numbers, so that a disturbed random state shows in its weights."""
+    """Model that learns from random numbers, so a changed random state changes its weights."""
 
     patch_size = 4
 
@@ -69,7 +69,7 @@ def make_hook(**kwargs):
 
 
 def trained_weights(rank):
-    """Weights of one of several ranks, without and with measurements."""
+    """Weights of one rank, without and with evaluations."""
     import tempfile
     from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A transparent encoder, and images whose colours tell the classes."""
+"""An encoder of pixel colors, and images whose colors identify the classes."""
 
 from __future__ import annotations
 
@@ -6,14 +6,15 @@ import torch
 from torch import nn
 
 from cotap_mm.encoders.encoder import Encoder
+from cotap_mm.evaluation.data.labeled_set import LabeledSet, labeled_set_parameters
 
 PATCH = 4
 
 
 class PixelEncoder(Encoder):
-    """Applies ``function`` to the mean colour (B, 3, h, w) of each patch."""
+    """Apply ``function`` to the mean color (B, 3, h, w) of each patch."""
 
-    def __init__(self, function=lambda colour: colour):
+    def __init__(self, function=lambda color: color):
         super().__init__(nn.Linear(1, 1), PATCH)
         self.function = function
 
@@ -23,7 +24,7 @@ class PixelEncoder(Encoder):
 
 
 def scenes(count, num_classes=3, grid=4, seed=0):
-    """Images whose patches have one class each, and a colour that tells the class."""
+    """Images whose patches have one class each, and a color that identifies the class."""
     generator = torch.Generator().manual_seed(seed)
     palette = torch.tensor([[250, 10, 10], [10, 250, 10], [10, 10, 250]], dtype=torch.uint8)
     samples = []
@@ -35,9 +36,16 @@ def scenes(count, num_classes=3, grid=4, seed=0):
 
 
 def noise_scenes(count, size=16, num_classes=3, seed=0):
-    """Random pixels and labels, 255 among them."""
+    """Random pixels and labels, including 255."""
     generator = torch.Generator().manual_seed(seed)
     label = torch.randint(num_classes + 1, (count, size, size), generator=generator)
     label[label == num_classes] = 255
     image = torch.randint(256, (count, 3, size, size), generator=generator)
     return [dict(image=i.to(torch.uint8), label=t) for i, t in zip(image, label)]
+
+
+def run_protocol(measure, encoder, num_classes=3, **options):
+    """Call a protocol with its data sets wrapped in ``LabeledSet``."""
+    for name in labeled_set_parameters(measure):
+        options[name] = LabeledSet(options[name], num_classes)
+    return measure(encoder, **options)

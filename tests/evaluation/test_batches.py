@@ -9,11 +9,12 @@ from rich.console import Console
 
 from cotap_mm.evaluation import batches as module
 from cotap_mm.evaluation.batches import iter_batches, progress_bars, rank_indices, with_progress
+from cotap_mm.evaluation.data.labeled_set import LabeledSet
 
 
-def test_a_batch_has_one_size_and_the_order_of_the_data():
+def test_batch_has_one_image_size_and_keeps_the_order():
     mixed = scenes(3) + scenes(2, grid=6) + scenes(1)
-    found = list(iter_batches(mixed, 2))
+    found = list(iter_batches(LabeledSet(mixed, 3, batch_size=2)))
     assert [each.indices for each in found] == [[0, 1], [2], [3, 4], [5]]
     assert [tuple(each.images.shape[2:]) for each in found] == [(16, 16)] * 2 + [(24, 24), (16, 16)]
     assert all(
@@ -21,13 +22,13 @@ def test_a_batch_has_one_size_and_the_order_of_the_data():
         for each in found
         for i, label in zip(each.indices, each.labels)
     )
-    resized = list(iter_batches(mixed, 4, image_size=(8, 12)))
+    resized = list(iter_batches(LabeledSet(mixed, 3, (8, 12), 4)))
     assert [tuple(each.images.shape) for each in resized] == [(4, 3, 8, 12), (2, 3, 8, 12)]
     with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
-        next(iter_batches(mixed, 0))
+        LabeledSet(mixed, 3, batch_size=0)
 
 
-def test_ranks_share_out_all_images(monkeypatch):
+def test_images_are_sharded_across_ranks(monkeypatch):
     shares = []
     for rank in range(3):
         monkeypatch.setattr(module, 'rank', lambda rank=rank: rank)
@@ -37,7 +38,7 @@ def test_ranks_share_out_all_images(monkeypatch):
     assert {len(share) for share in shares} == {2, 3}
 
 
-def test_progress_bars_in_a_terminal_of_the_first_rank_only(monkeypatch):
+def test_progress_bars_only_in_a_terminal_on_rank_0(monkeypatch):
     def shown(terminal=True, rank=0, bars=True):
         screen = io.StringIO()
         monkeypatch.setattr(module, 'rank', lambda: rank)

@@ -1,4 +1,4 @@
-"""Absent classes are named, and scores that mean nothing are refused, in every protocol."""
+"""Absent classes are reported and meaningless scores are rejected in every protocol."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from cotap_mm.evaluation import Clip, EvaluationData, evaluate
 from cotap_mm.evaluation.class_presence import MeaninglessScore, review_classes
 from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.evaluation.presence_metric import ClassPresence
-from cotap_mm.evaluation.protocols import video_segmentation as label_propagation
+from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
 
 SETTINGS = {
     'dense-retrieval': dict(k=2),
@@ -26,21 +26,21 @@ MAPS = [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation
 
 
 class Attending(PixelEncoder):
-    """With an attention of the CLS token, for the foreground protocol."""
+    """Encoder with CLS attention, for the foreground protocol."""
 
     def cls_attention(self, images):
         return images[:, :2, ::4, ::4].abs() + 0.1
 
 
 def relabeled(count, table, seed=0):
-    """Scenes of three classes, with other values for them."""
+    """Scenes of three classes, whose labels are replaced by the values in ``table``."""
     values = torch.tensor(table)
     return [
         dict(image=each['image'], label=values[each['label']]) for each in scenes(count, seed=seed)
     ]
 
 
-def whole(labels):
+def with_labels(labels):
     return [dict(each, label=label) for each, label in zip(scenes(len(labels)), labels)]
 
 
@@ -55,12 +55,12 @@ def measure(protocol, train, val, classes=('background', 'object')):
 
 
 @pytest.mark.parametrize('protocol', MAPS)
-def test_masks_of_0_and_255_are_refused(protocol):
-    """A dispersion within one class means something, so there it is a warning."""
+def test_masks_of_0_and_255_are_rejected(protocol):
+    """Dispersion within one class is meaningful, so it only causes a warning."""
     masks = relabeled(3, [0, 255, 255])
     if protocol == 'dispersion':
         found = measure(protocol, masks, masks)
-        assert "class 'object' (1) is in no label of dataset" in found['warnings'][0]
+        assert "class 'object' (1) does not occur in the labels of dataset" in found['warnings'][0]
         assert 'silhouette is not a number' in found['warnings'][1]
         return
     if protocol == 'foreground':
@@ -76,37 +76,37 @@ def test_masks_of_0_and_255_are_refused(protocol):
 
 
 @pytest.mark.parametrize('protocol', MAPS)
-def test_nothing_labeled_is_refused(protocol):
+def test_unlabeled_data_are_rejected(protocol):
     masks = relabeled(3, [255, 255, 255])
     with pytest.raises(ValueError, match='no class at all|no patch|no pair|foreground class'):
         measure(protocol, masks, masks)
 
 
 @pytest.mark.parametrize('protocol', MAPS)
-def test_an_absent_class_is_named(protocol, caplog):
+def test_absent_class_is_reported(protocol, caplog):
     masks = relabeled(4, [0, 1, 1])
     found = measure(protocol, masks, masks, ('sky', 'road', 'unicorn'))
-    assert "class 'unicorn' (2) is in no label of " in found['warnings'][0]
+    assert "class 'unicorn' (2) does not occur in the labels of " in found['warnings'][0]
     assert 'warnings' not in measure(protocol, scenes(4), scenes(4), ('sky', 'road', 'tree'))
 
 
 @pytest.mark.parametrize('protocol', ['knn', 'linear'])
 def test_classification(protocol):
-    found = measure(protocol, whole([0, 1, 1]), whole([0, 0]), ('cat', 'dog', 'fox'))
+    found = measure(protocol, with_labels([0, 1, 1]), with_labels([0, 0]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
-        "class 'fox' (2) is in no label of train and val, and so not scored; check the class "
-        'names and the values of the masks',
-        "class 'dog' (1) is in no label of val, which is scored",
+        "class 'fox' (2) does not occur in the labels of train and val and will not be "
+        'scored; check the class names and the values of the masks',
+        "class 'dog' (1) does not occur in the labels of val, which are scored",
     ]
-    found = measure(protocol, whole([0, 1]), whole([0, 2, 1]), ('cat', 'dog', 'fox'))
+    found = measure(protocol, with_labels([0, 1]), with_labels([0, 2, 1]), ('cat', 'dog', 'fox'))
     assert found['warnings'] == [
-        "class 'fox' (2) is in no label of train, and so cannot be recognized"
+        "class 'fox' (2) does not occur in the labels of train and cannot be recognized"
     ]
     with pytest.raises(MeaninglessScore, match="labels of train show only class 'dog'"):
-        measure(protocol, whole([1, 1]), whole([0, 1]), ('cat', 'dog'))
+        measure(protocol, with_labels([1, 1]), with_labels([0, 1]), ('cat', 'dog'))
 
 
-def test_only_one_class_or_too_many():
+def test_too_few_or_too_many_classes():
     with pytest.raises(MeaninglessScore, match='at least 2 classes'):
         measure('linear-seg', relabeled(2, [0, 0, 255]), relabeled(2, [0, 0, 255]), ('object',))
     with pytest.raises(ValueError, match='num_classes must be at most 255'):
@@ -119,7 +119,7 @@ def write_mask(path, values):
 
 
 def test_video_frames_without_labels_are_not_scored(tmp_path):
-    """Two empty masks agree, which would be a perfect score for nothing."""
+    """Two empty masks would score 100 %."""
     pixels = [scenes(1, seed=seed)[0]['image'].permute(1, 2, 0).numpy() for seed in range(3)]
     frames = []
     for index, each in enumerate(pixels):
@@ -139,21 +139,21 @@ def test_video_frames_without_labels_are_not_scored(tmp_path):
         label_propagation(PixelEncoder(), [Clip('c', frames, masks, [1])], **options)
 
 
-def test_mutual_matches_are_not_silently_nan():
+def test_mutual_matches_are_not_nan():
     found = measure('correspondence', None, scenes(3), ('a', 'b', 'c'))
     assert not math.isnan(found['accuracy'])
 
 
-def test_review_of_counts():
+def test_review_classes():
     counts = dict(train=torch.tensor([5, 0, 3, 9]), val=torch.tensor([5, 1, 0, 0]))
     assert review_classes(counts) == [
-        'class 2 is in no label of val, which is scored',
-        'class 1 is in no label of train, and so cannot be recognized',
+        'class 2 does not occur in the labels of val, which are scored',
+        'class 1 does not occur in the labels of train and cannot be recognized',
     ]
     many = torch.zeros(31).long()
     many[:2] = 1
     assert (
-        'classes 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more are in no label of val'
+        'classes 2, 3, 4, 5, 6, 7, 8, 9, 10, 11 and 18 more do not occur in the labels of val'
         in review_classes(dict(val=many))[0]
     )
 
@@ -168,9 +168,8 @@ def seg_sample(values):
         (
             [seg_sample([[0, 1], [255, 0]])],
             [
-                "class 'c' (2) is in no label of the test data, and so "
-                'not scored; check the class names and the values of the '
-                'masks'
+                "class 'c' (2) does not occur in the labels of the test data and will not be "
+                'scored; check the class names and the values of the masks'
             ],
             None,
         ),
@@ -180,8 +179,8 @@ def seg_sample(values):
         (
             [dict(gt_instances=dict(labels=torch.tensor([0, 0, 2])))],
             [
-                "class 'b' (1) is in no label of the test data, and so not scored; check the class "
-                'names and the values of the masks'
+                "class 'b' (1) does not occur in the labels of the test data and will not be "
+                'scored; check the class names and the values of the masks'
             ],
             None,
         ),
@@ -189,7 +188,7 @@ def seg_sample(values):
         ([dict(pred_sem_seg=1)], [], None),
     ],
 )
-def test_metric_of_the_libraries(samples, warnings, error):
+def test_metric_for_openmmlab_libraries(samples, warnings, error):
     metric = ClassPresence()
     metric.dataset_meta = dict(classes=('a', 'b', 'c'))
     metric.process(None, samples)

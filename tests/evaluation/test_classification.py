@@ -4,22 +4,23 @@ import math
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder
+from evaluation.pixel_scenes import PixelEncoder, run_protocol
 
-from cotap_mm.evaluation import knn_classification, linear_classification
-from cotap_mm.evaluation.protocols.classification import CLSFeatures, _accuracy, cls_features
+from cotap_mm.evaluation import LabeledSet, knn_classification, linear_classification
+from cotap_mm.evaluation.protocols.cls_features import CLSFeatures, cls_features
+from cotap_mm.evaluation.protocols.linear_classification import _accuracy
 
 
 def images(count, seed=0, spread=60):
-    """Grey images, red, green or blue by class, with noise."""
+    """Noisy gray images with a red, green or blue tint that depends on the class."""
     generator = torch.Generator().manual_seed(seed)
     samples = []
     for index in range(count):
         label = index % 3
-        colour = torch.full((3,), 100.0)
-        colour[label] += 60
-        colour = colour + spread * torch.randn(3, generator=generator)
-        image = colour.clamp(0, 255).to(torch.uint8).view(3, 1, 1).expand(3, 8, 8)
+        color = torch.full((3,), 100.0)
+        color[label] += 60
+        color = color + spread * torch.randn(3, generator=generator)
+        image = color.clamp(0, 255).to(torch.uint8).view(3, 1, 1).expand(3, 8, 8)
         samples.append(dict(image=image, label=label))
     return samples
 
@@ -40,19 +41,18 @@ def knn_by_hand(known, asked, k, temperature):
 
 def test_knn_matches_two_loops():
     train, val = images(31), images(23, seed=1)
-    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     found = knn_classification(
         PixelEncoder(),
-        train,
-        val,
-        3,
+        LabeledSet(train, 3),
+        LabeledSet(val, 3),
         k=7,
         temperature=0.3,
         grid_k=(3, 100),
         grid_temperature=(0.1, 1.0),
     )
     assert found['top1'] == pytest.approx(knn_by_hand(known, asked, 7, 0.3))
-    assert found['top5'] == 100  # of three classes
+    assert found['top5'] == 100  # there are three classes
     grid = {t: knn_by_hand(known, asked, 3, t) for t in (0.1, 1.0)}
     best = found['best_of_grid']
     assert best['k'] == 3 and best['top1'] == pytest.approx(max(grid.values()))
@@ -63,7 +63,7 @@ def test_knn_matches_scikit_learn():
     from sklearn.neighbors import KNeighborsClassifier
 
     train, val = images(40), images(30, seed=1)
-    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     model = KNeighborsClassifier(
         5,
         metric='cosine',
@@ -71,35 +71,50 @@ def test_knn_matches_scikit_learn():
     )
     model.fit(known.features.numpy(), known.labels.numpy())
     wanted = 100 * model.score(asked.features.numpy(), asked.labels.numpy())
-    found = knn_classification(PixelEncoder(), train, val, 3, k=5)
+    found = knn_classification(PixelEncoder(), LabeledSet(train, 3), LabeledSet(val, 3), k=5)
     assert found['top1'] == pytest.approx(wanted)
 
 
-def test_features_are_in_the_order_of_the_data():
-    found = cls_features(PixelEncoder(), images(5), 3, batch_size=2)
+def test_features_have_the_order_of_the_data_set():
+    found = cls_features(PixelEncoder(), LabeledSet(images(5), 3, batch_size=2))
     assert found.labels.tolist() == [0, 1, 2, 0, 1]
-    one = cls_features(PixelEncoder(), images(5)[4:], 3)
+    one = cls_features(PixelEncoder(), LabeledSet(images(5)[4:], 3))
     assert torch.equal(found.features[4], one.features[0])
 
 
 def test_linear_layer_learns_and_reports_the_last_epoch():
     clean = linear_classification(
-        PixelEncoder(), images(60, spread=5), images(30, 1, 5), 3, epochs=40, lr=0.1, train_batch=16
+        PixelEncoder(),
+        LabeledSet(images(60, spread=5), 3),
+        LabeledSet(images(30, 1, 5), 3),
+        epochs=40,
+        lr=0.1,
+        train_batch=16,
     )
     assert clean['top1'] == 100 and clean['best_of_epochs']['top1'] == 100
     noisy = linear_classification(
-        PixelEncoder(), images(60), images(30, 1), 3, epochs=5, lr=0.1, train_batch=16
+        PixelEncoder(),
+        LabeledSet(images(60), 3),
+        LabeledSet(images(30, 1), 3),
+        epochs=5,
+        lr=0.1,
+        train_batch=16,
     )
     assert noisy['top1'] <= noisy['best_of_epochs']['top1']
     best = noisy['best_of_epochs']['epoch']
     again = linear_classification(
-        PixelEncoder(), images(60), images(30, 1), 3, epochs=best, lr=0.1, train_batch=16
+        PixelEncoder(),
+        LabeledSet(images(60), 3),
+        LabeledSet(images(30, 1), 3),
+        epochs=best,
+        lr=0.1,
+        train_batch=16,
     )
     assert again['top1'] == noisy['best_of_epochs']['top1']
 
 
 def linear_by_hand(known, asked, epochs, lr, batch, seed, num_classes=3):
-    """Gradients of softmax and Adam written out, one sample at a time; top-1 of each epoch."""
+    """Top-1 of each epoch, with explicit gradients of softmax and Adam, one sample at a time."""
     generator = torch.Generator().manual_seed(seed)
     start = torch.empty(num_classes, known.features.shape[1]).normal_(0, 0.01, generator=generator)
     values = [[*row, 0.0] for row in start.tolist()]  # weights and bias of each class
@@ -137,14 +152,20 @@ def linear_by_hand(known, asked, epochs, lr, batch, seed, num_classes=3):
     return curve
 
 
-def test_linear_layer_matches_a_slow_training():
+def test_linear_layer_matches_slow_training():
     train, val = images(31), images(40, seed=1)
-    known, asked = (cls_features(PixelEncoder(), each, 3) for each in (train, val))
+    known, asked = (cls_features(PixelEncoder(), LabeledSet(each, 3)) for each in (train, val))
     curve = linear_by_hand(known, asked, epochs=4, lr=0.05, batch=8, seed=3)
     assert len(set(curve)) > 1 and 40 < curve[-1] < 95  # not trivial
     for epochs in (1, 4):
         found = linear_classification(
-            PixelEncoder(), train, val, 3, epochs=epochs, lr=0.05, train_batch=8, seed=3
+            PixelEncoder(),
+            LabeledSet(train, 3),
+            LabeledSet(val, 3),
+            epochs=epochs,
+            lr=0.05,
+            train_batch=8,
+            seed=3,
         )
         assert found['top1'] == pytest.approx(curve[epochs - 1])
         assert found['best_of_epochs'] == dict(
@@ -152,7 +173,7 @@ def test_linear_layer_matches_a_slow_training():
         )
 
 
-def test_top5_counts_the_first_five():
+def test_top5():
     logits = torch.arange(7.0, 0, -1).repeat(7, 1)  # class 0 is always first, class 6 last
     found = _accuracy(torch.nn.Identity(), CLSFeatures(logits, torch.arange(7)))
     assert found['top1'] == pytest.approx(100 / 7) and found['top5'] == pytest.approx(500 / 7)
@@ -165,7 +186,9 @@ def test_shuffled_labels_are_at_chance():
         dict(sample, label=int(label))
         for sample, label in zip(train, torch.randint(3, (90,), generator=generator))
     ]
-    found = knn_classification(PixelEncoder(), shuffled, images(300, 1, 5), 3)
+    found = knn_classification(
+        PixelEncoder(), LabeledSet(shuffled, 3), LabeledSet(images(300, 1, 5), 3)
+    )
     assert 15 < found['top1'] < 55
 
 
@@ -175,13 +198,13 @@ def test_shuffled_labels_are_at_chance():
         (knn_classification, dict(k=50), 'k must be in 1..9'),
         (knn_classification, dict(temperature=0), 'temperatures must be positive'),
         (knn_classification, dict(num_classes=2), 'labels must be 0..1, got 2'),
-        (knn_classification, dict(train=[]), 'must hold images'),
+        (knn_classification, dict(train=[]), 'must contain images'),
         (linear_classification, dict(epochs=0), 'epochs must be at least 1'),
     ],
 )
 def test_bad_input(function, options, message):
-    given = dict(train=images(9), val=images(3), num_classes=3)
+    given = dict(train=images(9), val=images(3))
     if function is knn_classification:
         given['k'] = 3
     with pytest.raises(ValueError, match=message):
-        function(PixelEncoder(), **{**given, **options})
+        run_protocol(function, PixelEncoder(), **{**given, **options})

@@ -4,14 +4,14 @@ import math
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
 
-from cotap_mm.evaluation import normalize_images
+from cotap_mm.evaluation import LabeledSet, normalize_images
 from cotap_mm.evaluation.protocols.correspondence import correspondence, match_patches
 
 
 def patches_by_hand(encoder, sample, num_classes, purity):
-    """List of (unit feature, class) of the patches that take part."""
+    """List of (unit feature, class) of the used patches."""
     features = encoder(normalize_images(sample['image'][None])).patches[0]
     found = []
     for row in range(features.shape[1]):
@@ -60,10 +60,10 @@ def by_hand(encoder, dataset, pairs, num_classes, purity, mutual=False):
         (dict(mutual=True), [(0, 1), (1, 2), (2, 3), (3, 4)]),
     ],
 )
-def test_matches_a_slow_computation(options, pairs):
+def test_matches_slow_reference(options, pairs):
     encoder, dataset = PixelEncoder(), noise_scenes(5)
     right, total, chance = by_hand(encoder, dataset, pairs, 3, 0.45, options.get('mutual', False))
-    found = correspondence(encoder, dataset, 3, purity=0.45, batch_size=2, **options)
+    found = correspondence(encoder, LabeledSet(dataset, 3, batch_size=2), purity=0.45, **options)
     accuracy = [100 * r / t for r, t in zip(right, total)]
     assert found['classes'] == pytest.approx(accuracy)
     assert found['accuracy'] == pytest.approx(sum(accuracy) / 3)
@@ -75,21 +75,21 @@ def test_matches_a_slow_computation(options, pairs):
     assert found['num_pairs'] == len(pairs) and list(found)[0] == 'accuracy'
 
 
-def test_perfect_features_give_100():
-    found = correspondence(PixelEncoder(), scenes(5), 3)
+def test_perfect_features_score_100():
+    found = correspondence(PixelEncoder(), LabeledSet(scenes(5), 3))
     assert found['accuracy'] == found['patch_accuracy'] == 100
     assert found['num_patches'] == 4 * 16  # every patch has one class
     assert found['chance'] == pytest.approx(100 / 3, abs=5)
 
 
-def test_features_that_say_nothing_are_at_chance():
+def test_constant_features_score_at_chance():
     generator = torch.Generator().manual_seed(0)
     noise = PixelEncoder(lambda x: torch.randn(x.shape, generator=generator))
-    found = correspondence(noise, scenes(40), 3)
+    found = correspondence(noise, LabeledSet(scenes(40), 3))
     assert found['accuracy'] == pytest.approx(found['chance'], abs=5)
     assert found['patch_accuracy'] == pytest.approx(found['patch_chance'], abs=5)
-    # The same patch of the second image every time: right for one class of each pair.
-    found = correspondence(PixelEncoder(torch.ones_like), scenes(100), 3)
+    # Always the same patch of the second image: correct for one class of each pair.
+    found = correspondence(PixelEncoder(torch.ones_like), LabeledSet(scenes(100), 3))
     assert found['accuracy'] == pytest.approx(found['chance'], abs=6)
 
 
@@ -98,12 +98,12 @@ def test_chance_counts_classes_of_the_second_image():
     counts = match_patches(
         features, features, torch.tensor([0, 0, 1, 2]), torch.tensor([0, 1, 1, -1]), 3
     )
-    assert counts[0].tolist() == [1, 1, 0]  # right; the second patch finds another class
-    assert counts[1].tolist() == counts[2].tolist() == [2, 1, 0]  # class 2 is not there
+    assert counts[0].tolist() == [1, 1, 0]  # correct; the second patch matches another class
+    assert counts[1].tolist() == counts[2].tolist() == [2, 1, 0]  # class 2 does not occur
     assert counts[3].tolist() == pytest.approx([2 / 3, 2 / 3, 0])
 
 
-def test_mutual_matches_are_nearest_both_ways():
+def test_mutual_matches_are_nearest_in_both_directions():
     first = torch.tensor([[1.0, 0.9], [0.0, 0.1]]).view(2, 1, 2)
     second = torch.tensor([[1.0], [0.0]]).view(2, 1, 1)
     both, one = torch.tensor([0, 0]), torch.tensor([0])
@@ -112,37 +112,37 @@ def test_mutual_matches_are_nearest_both_ways():
     assert counts[:3, 0].tolist() == [1, 1, 2]
 
 
-def test_pairs_without_a_common_class_are_left_out():
+def test_pairs_without_a_common_class_are_skipped():
     def plain(kind):
         sample = scenes(1)[0]
         return dict(sample, label=torch.full_like(sample['label'], kind))
 
-    found = correspondence(PixelEncoder(), [plain(0), plain(0), plain(1), plain(1)], 3)
+    found = correspondence(PixelEncoder(), LabeledSet([plain(0), plain(0), plain(1), plain(1)], 3))
     assert found['num_pairs'] == 2 and found['num_patches'] == 32
     assert found['accuracy'] == 100 == found['chance'] and math.isnan(found['classes'][2])
     with pytest.raises(ValueError, match='no pair of images has a class in common'):
-        correspondence(PixelEncoder(), [plain(0), plain(1), plain(0)], 3)
+        correspondence(PixelEncoder(), LabeledSet([plain(0), plain(1), plain(0)], 3))
 
 
-def test_nearest_pairs_are_most_alike_by_cls():
+def test_nearest_pairs_have_the_most_similar_cls():
     dataset = noise_scenes(4)
     for sample, shade in zip(dataset, (0, 200, 10, 190)):
         sample['image'] = sample['image'] // 16 + torch.tensor([shade, 240, 0])[:, None, None]
         sample['image'] = sample['image'].to(torch.uint8)
     pairs = [(0, 2), (1, 3), (2, 0), (3, 1)]
     right, total, _ = by_hand(PixelEncoder(), dataset, pairs, 3, 0.4)
-    found = correspondence(PixelEncoder(), dataset, 3, pairs='nearest', purity=0.4)
+    found = correspondence(PixelEncoder(), LabeledSet(dataset, 3), pairs='nearest', purity=0.4)
     assert found['classes'] == pytest.approx([100 * r / t for r, t in zip(right, total)])
     assert found['num_pairs'] == 4
-    same = [dataset[0]] * 3  # equally near, and never itself
-    assert correspondence(PixelEncoder(), same, 3, pairs='nearest')['num_pairs'] == 3
+    same = [dataset[0]] * 3  # equally similar, and never paired with itself
+    assert correspondence(PixelEncoder(), LabeledSet(same, 3), pairs='nearest')['num_pairs'] == 3
 
 
-def test_sizes_may_differ():
+def test_images_of_different_sizes():
     mixed = scenes(2) + scenes(2, grid=6)
-    found = correspondence(PixelEncoder(), mixed, 3, batch_size=4)
+    found = correspondence(PixelEncoder(), LabeledSet(mixed, 3, batch_size=4))
     assert found['num_patches'] == 16 + 16 + 36 and found['accuracy'] == 100
-    resized = correspondence(PixelEncoder(), mixed, 3, purity=0.1, image_size=16)
+    resized = correspondence(PixelEncoder(), LabeledSet(mixed, 3, image_size=16), purity=0.1)
     assert resized['num_patches'] == 3 * 16
 
 
@@ -159,4 +159,4 @@ def test_sizes_may_differ():
 )
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
-        correspondence(PixelEncoder(), **{**dict(dataset=scenes(3), num_classes=3), **options})
+        run_protocol(correspondence, PixelEncoder(), **{'dataset': scenes(3), **options})

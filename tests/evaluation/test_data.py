@@ -8,7 +8,8 @@ from PIL import Image
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.evaluation import ImageMaskFolder, load_data
-from cotap_mm.evaluation.data.load import ClassFolder, Subset
+from cotap_mm.evaluation.data.classification import ClassFolder
+from cotap_mm.evaluation.data.subset import Subset
 
 
 def write(path, pixels):
@@ -57,11 +58,11 @@ def test_voc(tmp_path):
     assert len(found.classes) == 21 and found.classes[20] == 'tvmonitor'
     sample = found.val[0]
     assert sample['image'].shape == (3, 8, 12) and sample['label'].unique().tolist() == [0, 20, 255]
-    with pytest.raises(FileNotFoundError, match='vocaug is not complete'):
+    with pytest.raises(FileNotFoundError, match='vocaug is incomplete'):
         load_data('vocaug', tmp_path)
 
 
-def test_ade20k_has_no_class_for_0(tmp_path):
+def test_ade20k_value_0_is_ignored(tmp_path):
     for part in ('training', 'validation'):
         write(tmp_path / 'images' / part / 'a.jpg', PHOTO)
         write(tmp_path / 'annotations' / part / 'a.png', labels(0, 1, 150))
@@ -115,7 +116,7 @@ def wrapped(tmp_path, monkeypatch):
         return load_data(str(tmp_path / 'wrapped.py'))
 
     yield load
-    DefaultScope._instance_dict.clear()  # which reading a config sets
+    DefaultScope._instance_dict.clear()  # set by reading a config
 
 
 @pytest.mark.parametrize(
@@ -160,7 +161,7 @@ def test_wrapped_data_sets(wrapped, wrap, count):
         ),
     ],
 )
-def test_data_sets_that_cannot_be_used(wrapped, wrap, message):
+def test_unusable_data_sets(wrapped, wrap, message):
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         wrapped(wrap)
 
@@ -187,11 +188,11 @@ def test_class_folders(tmp_path):
     write(tmp_path / 'val/fox/c.jpg', PHOTO)
     with pytest.raises(ValueError, match='the same classes, got 2 and 3'):
         load_data('classes', tmp_path)
-    with pytest.raises(FileNotFoundError, match='a folder for each class'):
+    with pytest.raises(FileNotFoundError, match='a folder per class'):
         ClassFolder(tmp_path / 'test')
 
 
-def test_crop_is_from_the_middle(tmp_path):
+def test_crop_is_centered(tmp_path):
     pixels = np.zeros((256, 512, 3))
     pixels[:, 256 - 100 : 256 + 100] = 200
     write(tmp_path / 'a/a.png', pixels)
@@ -200,7 +201,7 @@ def test_crop_is_from_the_middle(tmp_path):
     assert image[0, 100, 2] == 0 and image[0, 100, 112] == 200 and image[0, 100, 221] == 0
 
 
-def test_subset_is_spread_and_keeps_to_the_data():
+def test_subset_is_evenly_spaced():
     data = noise_scenes(10)
     subset = Subset(data, 4)
     assert subset.indices == [0, 2, 5, 7] and subset[2] is data[5]
@@ -209,14 +210,14 @@ def test_subset_is_spread_and_keeps_to_the_data():
         Subset(data, 0)
 
 
-def test_unknown_and_missing(tmp_path):
+def test_unknown_name_and_missing_folder(tmp_path):
     with pytest.raises(ValueError, match='one of camvid, folder, voc'):
         load_data('coco')
     with pytest.raises(FileNotFoundError, match='--root DIR'):
         load_data('ade20k', tmp_path / 'nothing')
 
 
-def test_many_channel_mask_is_refused(tmp_path):
+def test_mask_with_several_channels_is_rejected(tmp_path):
     for part in ('training', 'validation'):
         write(tmp_path / 'images' / part / 'a.jpg', PHOTO)
         write(tmp_path / 'annotations' / part / 'a.png', PHOTO)

@@ -1,4 +1,4 @@
-"""Frames and data sets of more than 8 bits are measured as their versions of 8 bits are."""
+"""Images of more than 8 bits give the same results as their 8-bit versions."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from tool_loading import load_tool
 from cotap_mm.evaluation import VideoClips, load_data
 from cotap_mm.evaluation.protocols.video_segmentation import label_propagation, propagate
 
-#: How values of 0 to 255 are stored: (ending, what it makes of float pixels).
+#: How values of 0..255 are stored: (suffix, conversion of float pixels).
 KINDS = {
     '12 bits in 16': ('.png', lambda pixels: np.round(pixels * 4095 / 255).astype(np.uint16)),
     'floats': ('.tif', lambda pixels: (pixels * 11.5).astype(np.float32)),
     'signed': ('.tif', lambda pixels: (pixels * 10_000_000 - 10**9).astype(np.int32)),
 }
-#: Of a level in 0..255, in units of the normalized input; 0.225 is the least of its divisors.
+#: One of 255 levels in units of the normalized input; 0.225 is the smallest divisor.
 LEVEL = 1 / 255 / 0.224
 
 
 def bright_and_dark(count=4, size=16):
-    """Gray pixels of ``count`` images; the odd ones have a quarter of the light."""
+    """Gray pixels of ``count`` images; odd images have a quarter of the brightness."""
     rng = np.random.default_rng(0)
     for index in range(count):
         pixels = rng.integers(0, 256, (size, size)).astype(float)
@@ -54,7 +54,7 @@ def write_clip(root, kind):
 
 
 class Recorder(PixelEncoder):
-    """Keeps what it is given, (B, 3, H, W), normalized."""
+    """Record the normalized input images (B, 3, H, W)."""
 
     def __init__(self):
         super().__init__()
@@ -76,8 +76,8 @@ def of_clips(clips):
 
 
 @pytest.mark.parametrize('kind', KINDS)
-def test_frames_are_those_of_8_bits(tmp_path, kind):
-    """Within one of 255 levels, so a frame with a quarter of the light keeps a quarter."""
+def test_frames_equal_8_bit_frames(tmp_path, kind):
+    """Up to one of 255 levels; a frame with a quarter of the brightness keeps it."""
     wanted = of_clips(write_clip(tmp_path / '8', '8 bits'))
     found = of_clips(write_clip(tmp_path / 'deep', kind))
     assert (found - wanted).abs().max() <= 1.01 * LEVEL
@@ -88,13 +88,13 @@ def test_frames_are_those_of_8_bits(tmp_path, kind):
     assert torch.equal(direct, found)
 
 
-def test_two_frames_keep_their_ratio(tmp_path):
-    mean, std = 123.675 / 255, 58.395 / 255  # of red
+def test_brightness_ratio_of_frames_is_kept(tmp_path):
+    mean, std = 123.675 / 255, 58.395 / 255  # red channel
     frames = of_clips(write_clip(tmp_path, '12 bits in 16'))[:, 0] * std + mean
     assert frames[0].max() == pytest.approx(1) and frames[1].max() == pytest.approx(0.25, abs=0.003)
 
 
-def test_all_clips_have_one_range_which_is_logged_once(tmp_path, log):
+def test_all_clips_share_one_range_which_is_logged_once(tmp_path, log):
     for name, factor in (('bright', 16), ('dark', 4)):
         folder = tmp_path / 'JPEGImages/480p' / name
         folder.mkdir(parents=True)
@@ -108,11 +108,11 @@ def test_all_clips_have_one_range_which_is_logged_once(tmp_path, log):
     mean = torch.tensor([123.675, 116.28, 103.53])[:, None, None] / 255
     std = torch.tensor([58.395, 57.12, 57.375])[:, None, None] / 255
     assert ((bright * std + mean) / 4 - (dark * std + mean)).abs().max() <= 1.01 / 255
-    said = [each for each in log.messages if 'more than 8 bits' in each]
-    assert len(said) == 1 and '0..4095 become 0..255' in said[0]
+    logged = [each for each in log.messages if 'more than 8 bits' in each]
+    assert len(logged) == 1 and '0..4095 become 0..255' in logged[0]
 
 
-def test_the_range_of_clips_is_an_option(tmp_path):
+def test_range_of_clips_is_configurable(tmp_path):
     write_clip(tmp_path, '12 bits in 16')
     frames = of_clips(VideoClips.folder(tmp_path, value_range=(0, 16380)))
     assert frames[0, 0].max() * 58.395 / 255 + 123.675 / 255 == pytest.approx(0.25, abs=0.003)
@@ -121,7 +121,7 @@ def test_the_range_of_clips_is_an_option(tmp_path):
 
 
 def mmseg_config(root, suffix, wrap=lambda inner: inner):
-    """Write a config of MMSegmentation; its path."""
+    """Write a config of MMSegmentation, and return its path."""
 
     def loader(part):
         return dict(
@@ -155,7 +155,7 @@ def concatenated(inner):
 
 @pytest.mark.parametrize('wrap', [lambda inner: inner, concatenated])
 @pytest.mark.parametrize('kind', KINDS)
-def test_images_of_mmsegmentation_are_those_of_8_bits(tmp_path, kind, wrap):
+def test_mmsegmentation_images_equal_8_bit_images(tmp_path, kind, wrap):
     pytest.importorskip('mmseg')
     for part in ('train', 'val'):
         suffix = write_images(tmp_path / 'images' / part, kind)
@@ -167,7 +167,7 @@ def test_images_of_mmsegmentation_are_those_of_8_bits(tmp_path, kind, wrap):
             assert found.dtype == np.uint8 and np.abs(found - pixels).max() <= 1
 
 
-def test_the_range_of_data_is_an_option(tmp_path):
+def test_range_of_data_is_configurable(tmp_path):
     write_images(tmp_path / 'images/val', '12 bits in 16')
     write_labels(tmp_path / 'labels/val')
     data = load_data('folder', tmp_path, ['a', 'b', 'c'], value_range=(0, 16380))
@@ -176,7 +176,7 @@ def test_the_range_of_data_is_an_option(tmp_path):
         load_data('folder', tmp_path, ['a', 'b', 'c'], value_range=(3, 1))
 
 
-def test_results_of_other_ranges_are_other_files(tmp_path):
+def test_result_files_depend_on_the_range(tmp_path):
     tool = load_tool('evaluate')
     data = load_data('toy')
     names = [
@@ -194,12 +194,12 @@ def test_results_of_other_ranges_are_other_files(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['folder', 'config', 'classes'])
-def test_train_and_val_have_one_range(tmp_path, name, log):
-    """What is learned from bright images is measured on dark ones."""
+def test_train_and_val_share_one_range(tmp_path, name, log):
+    """Training images are bright, validation images are dark."""
     for part, pixels in zip(('train', 'val'), bright_and_dark(2)):
         folder = tmp_path / ('images' if name != 'classes' else '') / part / 'a'
         folder.mkdir(parents=True)
-        # Big enough for the crop of 224 pixels not to resize anything.
+        # Large enough that the crop of 224 pixels does not resize.
         values = np.kron(pixels, np.ones((16, 16))) if name == 'classes' else pixels
         Image.fromarray((values * 16).astype(np.uint16)).save(folder / '0.png')
         write_labels(tmp_path / 'labels' / part / 'a', 1)

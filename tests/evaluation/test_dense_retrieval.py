@@ -6,7 +6,7 @@ import pytest
 import torch
 from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
 
-from cotap_mm.evaluation import ImageMaskFolder, dense_retrieval
+from cotap_mm.evaluation import ImageMaskFolder, LabeledSet, dense_retrieval
 from cotap_mm.evaluation.protocols.dense_retrieval import (
     AugmentedImages,
     build_memory,
@@ -17,7 +17,7 @@ from cotap_mm.ops.nearest import nearest
 
 
 def by_hand(encoder, memory, queries, num_classes, k, temperature):
-    """One patch, one neighbour, one pixel at a time; labels as large as the images."""
+    """One patch, one neighbor, one pixel at a time; labels have the size of the images."""
 
     def unit_patches(sample):
         mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
@@ -66,52 +66,62 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
     return [100 * hit / union for hit, union in zip(hits, unions)]
 
 
-def test_matches_a_slow_computation():
+def test_matches_slow_reference():
     encoder = PixelEncoder()
     memory, queries = noise_scenes(3), noise_scenes(2, seed=1)
     wanted = by_hand(encoder, memory, queries, 3, k=5, temperature=0.1)
-    found = dense_retrieval(encoder, memory, queries, 3, k=5, temperature=0.1, batch_size=2)
+    found = dense_retrieval(
+        encoder,
+        LabeledSet(memory, 3, batch_size=2),
+        LabeledSet(queries, 3, batch_size=2),
+        k=5,
+        temperature=0.1,
+    )
     assert found['IoU'] == pytest.approx(wanted, abs=1e-9)
     assert found['mIoU'] == pytest.approx(sum(wanted) / 3)
 
 
-def test_perfect_features_give_100():
-    # Labels on the grid of the patches, so that upsampling cannot blur a border.
+def test_perfect_features_score_100():
+    # Labels on the patch grid, so upsampling does not blur borders.
     queries = [dict(s, label=s['label'][::PATCH, ::PATCH]) for s in scenes(3, seed=1)]
-    found = dense_retrieval(PixelEncoder(), scenes(6), queries, 3, k=8)
+    found = dense_retrieval(PixelEncoder(), LabeledSet(scenes(6), 3), LabeledSet(queries, 3), k=8)
     assert found['mIoU'] == pytest.approx(100) and found['aAcc'] == pytest.approx(100)
     assert found['num_memory'] == 6 * 16
 
 
-def test_features_that_say_nothing_are_at_chance():
+def test_uninformative_features_score_at_chance():
     generator = torch.Generator().manual_seed(0)
     noise = PixelEncoder(lambda x: torch.randn(x.shape, generator=generator))
-    found = dense_retrieval(noise, scenes(6), scenes(20, seed=1), 3, k=1)
+    found = dense_retrieval(noise, LabeledSet(scenes(6), 3), LabeledSet(scenes(20, seed=1), 3), k=1)
     assert found['aAcc'] == pytest.approx(100 / 3, abs=8)
     constant = PixelEncoder(torch.ones_like)
-    found = dense_retrieval(constant, scenes(6), scenes(20, seed=1), 3, k=96)
+    found = dense_retrieval(
+        constant, LabeledSet(scenes(6), 3), LabeledSet(scenes(20, seed=1), 3), k=96
+    )
     assert found['aAcc'] == pytest.approx(100 / 3, abs=8)  # one class for all pixels
     assert found['mIoU'] == pytest.approx(100 / 9, abs=4)
 
 
-def test_ignored_pixels_count_neither_in_memory_nor_in_queries():
+def test_ignored_pixels_are_excluded_from_memory_and_queries():
     memory, queries = scenes(4), scenes(2, seed=1)
-    wanted = dense_retrieval(PixelEncoder(), memory, queries, 3, k=4)
+    wanted = dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(queries, 3), k=4)
     memory[0]['label'] = torch.full_like(memory[0]['label'], 255)
     queries.append(dict(image=queries[0]['image'], label=torch.full((16, 16), 255)))
-    found = dense_retrieval(PixelEncoder(), memory, queries, 3, k=4)
+    found = dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(queries, 3), k=4)
     assert found['num_memory'] == 3 * 16
     assert found['IoU'] == pytest.approx(wanted['IoU'])
 
 
-def test_class_that_never_occurs_is_not_a_number_and_not_in_the_mean():
-    found = dense_retrieval(PixelEncoder(), scenes(4), scenes(2, seed=1), 5, k=4)
+def test_absent_class_is_nan_and_excluded_from_the_mean():
+    found = dense_retrieval(
+        PixelEncoder(), LabeledSet(scenes(4), 5), LabeledSet(scenes(2, seed=1), 5), k=4
+    )
     assert math.isnan(found['IoU'][3]) and math.isnan(found['IoU'][4])
     assert found['mIoU'] == pytest.approx(sum(found['IoU'][:3]) / 3)
 
 
 @pytest.mark.parametrize('block_size', [1, 3, 7, 20, 64])
-def test_blocks_change_nothing(block_size):
+def test_block_size_does_not_matter(block_size):
     queries, memory = torch.randn(11, 6), torch.randn(20, 6)
     wanted = (queries @ memory.T).topk(5, dim=1)
     similarity, index = nearest(queries, memory, 5, block_size)
@@ -119,31 +129,31 @@ def test_blocks_change_nothing(block_size):
     assert torch.equal(index, wanted.indices)
 
 
-def test_equal_neighbours_have_equal_weight():
+def test_equal_neighbors_have_equal_weight():
     shares = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
     soft = retrieve_labels(torch.ones(1, 2, 1, 1), torch.full((3, 2), 0.5**0.5), shares, 3, 0.02)
     assert soft.flatten().tolist() == pytest.approx([1 / 3, 2 / 3])
 
 
 @pytest.mark.parametrize('memory_size', [1, 7, 30, 64, 1000])
-def test_memory_limit_is_kept_to_the_patch(memory_size):
-    bank, shares = build_memory(PixelEncoder(), scenes(4), 3, memory_size)
+def test_memory_has_exactly_the_requested_size(memory_size):
+    bank, shares = build_memory(PixelEncoder(), LabeledSet(scenes(4), 3), memory_size)
     assert len(bank) == len(shares) == min(memory_size, 64)
 
 
-def test_memory_is_drawn_by_seed_and_leaves_the_global_state_alone():
+def test_memory_depends_on_the_seed_and_not_on_global_state():
     encoder, memory = PixelEncoder(), noise_scenes(4)
     state = torch.random.get_rng_state()
-    draws = [build_memory(encoder, memory, 3, 12, seed=seed)[0] for seed in (0, 0, 1)]
+    draws = [build_memory(encoder, LabeledSet(memory, 3), 12, seed=seed)[0] for seed in (0, 0, 1)]
     assert torch.equal(draws[0], draws[1]) and not torch.equal(draws[0], draws[2])
     assert torch.equal(state, torch.random.get_rng_state())
 
 
 def test_rare_classes_stay_in_a_small_memory():
     label = torch.zeros(40, 40, dtype=torch.long)
-    label[:PATCH, :PATCH] = 1  # one patch of a hundred
+    label[:PATCH, :PATCH] = 1  # one of 100 patches
     memory = [dict(image=torch.zeros(3, 40, 40, dtype=torch.uint8), label=label)] * 50
-    _, shares = build_memory(PixelEncoder(torch.ones_like), memory, 2, 500)
+    _, shares = build_memory(PixelEncoder(torch.ones_like), LabeledSet(memory, 2), 500)
     assert shares[:, 1].sum() > 25  # uniform sampling would keep 5
 
 
@@ -153,29 +163,34 @@ def test_patch_labels_of_an_uneven_grid():
     assert found.tolist() == [[1, 0], [0, 1], [0, 1], [0, 0]]
 
 
-def test_sizes_may_differ_and_image_size_makes_them_equal():
+def test_images_of_different_sizes():
     mixed = scenes(3) + scenes(2, grid=6) + scenes(1)
-    found = dense_retrieval(PixelEncoder(), mixed, mixed, 3, k=4)
+    found = dense_retrieval(PixelEncoder(), LabeledSet(mixed, 3), LabeledSet(mixed, 3), k=4)
     assert found['num_memory'] == 4 * 16 + 2 * 36
-    found = dense_retrieval(PixelEncoder(), mixed, mixed, 3, k=4, image_size=16, batch_size=6)
+    found = dense_retrieval(
+        PixelEncoder(),
+        LabeledSet(mixed, 3, image_size=16, batch_size=6),
+        LabeledSet(mixed, 3, image_size=16, batch_size=6),
+        k=4,
+    )
     assert found['num_memory'] == 6 * 16
 
 
-def test_errors_say_what_to_do():
+def test_bad_input():
     memory = scenes(1)
     with pytest.raises(ValueError, match=r'1\.\.16 .*got 30.*more memory'):
-        dense_retrieval(PixelEncoder(), memory, memory, 3)
+        dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(memory, 3))
     with pytest.raises(ValueError, match='check num_classes'):
-        dense_retrieval(PixelEncoder(), memory, memory, 2, k=1)
+        dense_retrieval(PixelEncoder(), LabeledSet(memory, 2), LabeledSet(memory, 2), k=1)
     with pytest.raises(ValueError, match='temperature'):
-        dense_retrieval(PixelEncoder(), memory, memory, 3, temperature=0)
+        dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(memory, 3), temperature=0)
     with pytest.raises(ValueError, match='1 and 0'):
-        dense_retrieval(PixelEncoder(), memory, [], 3)
+        dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet([], 3))
     with pytest.raises(ValueError, match='memory_size'):
-        dense_retrieval(PixelEncoder(), memory, memory, 3, memory_size=0)
+        dense_retrieval(PixelEncoder(), LabeledSet(memory, 3), LabeledSet(memory, 3), memory_size=0)
     void = [dict(memory[0], label=torch.full((16, 16), 255))]
-    with pytest.raises(ValueError, match='no patch with a labelled pixel'):
-        dense_retrieval(PixelEncoder(), void, memory, 3)
+    with pytest.raises(ValueError, match='no patch with a labeled pixel'):
+        dense_retrieval(PixelEncoder(), LabeledSet(void, 3), LabeledSet(memory, 3))
 
 
 def test_runs_on_real_frames(shared_data):
@@ -185,23 +200,44 @@ def test_runs_on_real_frames(shared_data):
         return ImageMaskFolder(folder / 'images' / name, folder / 'labels' / name, limit=2)
 
     found = dense_retrieval(
-        PixelEncoder(), split('train'), split('val'), 11, image_size=(90, 120), memory_size=500
+        PixelEncoder(),
+        LabeledSet(split('train'), 11, image_size=(90, 120)),
+        LabeledSet(split('val'), 11, image_size=(90, 120)),
+        memory_size=500,
     )
     assert found['num_memory'] == 500
     assert 0 < found['mIoU'] < 100
 
 
-def test_faiss_finds_the_same():
+def test_faiss_gives_the_same_result():
     queries = noise_scenes(2, seed=1)
-    exact = dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5)
-    found = dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5, faiss_index='Flat')
+    exact = dense_retrieval(
+        PixelEncoder(), LabeledSet(noise_scenes(3), 3), LabeledSet(queries, 3), k=5
+    )
+    found = dense_retrieval(
+        PixelEncoder(),
+        LabeledSet(noise_scenes(3), 3),
+        LabeledSet(queries, 3),
+        k=5,
+        faiss_index='Flat',
+    )
     assert found['mIoU'] == pytest.approx(exact['mIoU'])
     rough = dense_retrieval(
-        PixelEncoder(), scenes(6), scenes(2, seed=1), 3, k=5, faiss_index='IVF2,Flat'
+        PixelEncoder(),
+        LabeledSet(scenes(6), 3),
+        LabeledSet(scenes(2, seed=1), 3),
+        k=5,
+        faiss_index='IVF2,Flat',
     )
     assert rough['aAcc'] > 60
     with pytest.raises(ValueError, match="index 'Nonsense' of 48 rows of 3; try 'Flat'"):
-        dense_retrieval(PixelEncoder(), noise_scenes(3), queries, 3, k=5, faiss_index='Nonsense')
+        dense_retrieval(
+            PixelEncoder(),
+            LabeledSet(noise_scenes(3), 3),
+            LabeledSet(queries, 3),
+            k=5,
+            faiss_index='Nonsense',
+        )
 
 
 def test_augmented_memory():
@@ -212,11 +248,15 @@ def test_augmented_memory():
     assert all(torch.equal(plain[i]['image'], samples[i]['image']) for i in (0, 5))
     assert not torch.equal(samples[0]['image'], samples[2]['image'])
     image, label = samples[1]['image'].float(), samples[1]['label']
-    sure = image.max(dim=0).values > 240  # not blurred by the crop
+    sure = image.max(dim=0).values > 240  # pixels that are not blurred by the crop
     assert sure.float().mean() > 0.3
-    # The strongest channel tells the class: image and label are cropped alike.
+    # The strongest channel is the class, so image and label are cropped alike.
     assert torch.equal(image.argmax(dim=0)[sure], label[sure])
     found = dense_retrieval(
-        PixelEncoder(), scenes(4), scenes(3, seed=1), 3, k=8, augmentation_epochs=2
+        PixelEncoder(),
+        LabeledSet(scenes(4), 3),
+        LabeledSet(scenes(3, seed=1), 3),
+        k=8,
+        augmentation_epochs=2,
     )
     assert found['num_memory'] == 2 * 4 * 16 and found['aAcc'] > 80

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from torch import nn
 
-from cotap_mm.evaluation import ViTEncoder, dispersion
+from cotap_mm.evaluation import LabeledSet, ViTEncoder, dispersion
 from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.protocols.dispersion import POSITION_BINS, patch_instances
 
@@ -13,9 +13,9 @@ PATCHY = dict(purity=0.5)
 
 
 def rows_of(encoder, dataset, num_classes, purity):
-    """Feature, class, instance and position of every pure patch, in lists."""
+    """List of (feature, class, instance, position) of all pure patches."""
     found = []
-    for indices, images, labels in iter_batches(dataset, 1):
+    for indices, images, labels in iter_batches(LabeledSet(dataset, num_classes, batch_size=1)):
         patches = nn.functional.normalize(encoder(images).patches[0].double(), dim=0)
         h, w = patches.shape[1:]
         classes, instances = patch_instances(labels[0], (h, w), num_classes, purity)
@@ -36,7 +36,7 @@ def rows_of(encoder, dataset, num_classes, purity):
 
 
 def within(rows, key):
-    """Mean squared distance to the mean of the own group."""
+    """Mean squared distance to the mean of the group."""
     groups = {}
     for row in rows:
         groups.setdefault(key(row), []).append(row[0])
@@ -49,7 +49,7 @@ def within(rows, key):
 
 def test_matches_slow_groups():
     encoder, dataset = PixelEncoder(), noise_scenes(4)
-    found = dispersion(encoder, dataset, 3, **PATCHY)
+    found = dispersion(encoder, LabeledSet(dataset, 3), **PATCHY)
     rows = rows_of(encoder, dataset, 3, 0.5)
     total = within(rows, lambda row: 0)
     instance = within(rows, lambda row: row[2])
@@ -78,29 +78,29 @@ def test_silhouette_matches_a_loop():
         a = float((feature - means[kind]).norm())
         b = min(float((feature - mean).norm()) for other, mean in means.items() if other != kind)
         values.append((b - a) / max(a, b))
-    found = dispersion(encoder, dataset, 3, **PATCHY)
+    found = dispersion(encoder, LabeledSet(dataset, 3), **PATCHY)
     assert found['silhouette'] == pytest.approx(sum(values) / len(values), abs=1e-5)
 
 
-def test_features_that_are_the_class_vary_only_between_classes():
-    found = dispersion(PixelEncoder(), scenes(6), 3)
+def test_class_features_vary_only_between_classes():
+    found = dispersion(PixelEncoder(), LabeledSet(scenes(6), 3))
     assert found['within_instance'] == pytest.approx(0, abs=1e-4)
     assert found['between_classes'] == pytest.approx(100, abs=1e-4)
     assert found['silhouette'] == pytest.approx(1, abs=1e-3)
 
 
-def test_features_that_are_the_place_are_explained_by_it():
+def test_position_features_are_explained_by_position():
     place = PixelEncoder(
         lambda x: torch.stack(
             [torch.arange(16.0).view(4, 4).cos(), torch.arange(16.0).view(4, 4).sin()]
         )[None].expand(len(x), -1, -1, -1)
     )
-    found = dispersion(place, scenes(6), 3)
+    found = dispersion(place, LabeledSet(scenes(6), 3))
     assert found['position'] == pytest.approx(100, abs=1e-4)
     assert found['between_classes'] < 30
 
 
-def test_instances_are_connected_areas():
+def test_instances_are_connected_components():
     label = torch.tensor([[0, 0, 1, 255], [1, 0, 1, 0]])
     classes, instances = patch_instances(label, (2, 4), 2, 1.0)
     assert classes.tolist() == [0, 0, 1, -1, 1, 0, 1, 0]
@@ -109,12 +109,12 @@ def test_instances_are_connected_areas():
     assert len({first, second, third, alone}) == 4
 
 
-def test_every_block_is_measured():
+def test_all_blocks_are_measured():
     from mmpretrain.models import VisionTransformer
 
     arch = dict(embed_dims=32, num_layers=2, num_heads=2, feedforward_channels=64)
     vit = VisionTransformer(arch=arch, img_size=16, patch_size=4, out_type='raw')
-    found = dispersion(ViTEncoder(vit), scenes(3), 3)
+    found = dispersion(ViTEncoder(vit), LabeledSet(scenes(3), 3))
     assert len(found['layers']) == 2
     for layer in found['layers']:
         parts = [layer[key] for key in ('within_instance', 'between_instances', 'between_classes')]
@@ -126,13 +126,14 @@ def test_every_block_is_measured():
 
         alone = PixelEncoder()
         alone._encode = block
-        wanted = dispersion(alone, scenes(3), 3)
+        wanted = dispersion(alone, LabeledSet(scenes(3), 3))
         assert {key: layer[key] for key in wanted if key != 'layers'} == pytest.approx(
             {key: value for key, value in wanted.items() if key != 'layers'}, rel=1e-4
         )
     assert found['layers'][0]['variance'] != pytest.approx(found['layers'][1]['variance'])
     assert (
-        'layers' in found and not dispersion(ViTEncoder(vit), scenes(3), 3, layers=False)['layers']
+        'layers' in found
+        and not dispersion(ViTEncoder(vit), LabeledSet(scenes(3), 3), layers=False)['layers']
     )
 
 
@@ -140,7 +141,7 @@ def test_every_block_is_measured():
     'options, message',
     [
         (dict(purity=0), r'purity must be in \(0, 1\]'),
-        (dict(dataset=[]), 'must hold images'),
+        (dict(dataset=[]), 'must contain images'),
         (
             dict(
                 dataset=[
@@ -155,4 +156,4 @@ def test_every_block_is_measured():
 )
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
-        dispersion(PixelEncoder(), **{**dict(dataset=scenes(1), num_classes=3), **options})
+        run_protocol(dispersion, PixelEncoder(), **{'dataset': scenes(1), **options})

@@ -20,7 +20,7 @@ from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.evaluation.hook import preserve_random_state
 
 
-def test_measures_before_at_the_interval_and_at_the_end(tmp_path):
+def test_evaluates_before_training_at_the_interval_and_at_the_end(tmp_path):
     runner = run(
         tmp_path / 'logged', [make_hook(measure=[('student', 'filter'), ('teacher', 'backbone')])]
     )
@@ -36,14 +36,14 @@ def test_measures_before_at_the_interval_and_at_the_end(tmp_path):
         assert history.current() == pytest.approx(lines[-1][name])
 
 
-def test_training_is_not_disturbed(tmp_path):
+def test_training_is_not_affected(tmp_path):
     plain = run(tmp_path / 'plain', [])
     measured = run(tmp_path / 'measured', [make_hook()])
     assert torch.equal(plain.model.weight, measured.model.weight)
     assert plain.model.weight.abs().sum() > 0
 
 
-def test_random_states_come_back_after_an_error():
+def test_random_states_are_restored_after_an_error():
     def draw():
         return random.random(), np.random.rand(), torch.rand(1).item()
 
@@ -61,17 +61,17 @@ def test_interval_must_be_positive():
         EvaluationHook(labeled(2), 2, train=labeled(), interval=0)
 
 
-def test_wrong_arguments_are_refused_before_training():
+def test_invalid_arguments_are_rejected_before_training():
     with pytest.raises(ValueError, match='dense-retrieval has no option size; it has k, '):
         EvaluationHook(labeled(2), 2, train=labeled(), options=dict(size=3))
-    with pytest.raises(ValueError, match='give train as well as val'):
+    with pytest.raises(ValueError, match='pass train as well as val'):
         EvaluationHook(labeled(2), 2)
     with pytest.raises(ValueError, match='protocol must be one of dense-retrieval, .*linear'):
         EvaluationHook(labeled(2), 2, protocol='knearest')
 
 
 def whole_images():
-    """Images of two classes, for classification."""
+    """Classification images of two classes."""
     return [dict(image=each['image'], label=index % 2) for index, each in enumerate(labeled(4))]
 
 
@@ -89,7 +89,7 @@ SETTINGS = {
 
 
 def data_for(protocol):
-    """What is scored, and what is learnt from if anything is."""
+    """Data sets to score and, if the protocol learns, to learn from."""
     kind = PROTOCOLS[protocol].kind
     if kind == 'video':
         return dict(val=[moving_clip()])
@@ -101,7 +101,7 @@ def data_for(protocol):
 
 
 @pytest.mark.parametrize('protocol', [name for name in PROTOCOLS if name != 'foreground'])
-def test_any_protocol_and_no_trace_of_it(tmp_path, protocol):
+def test_no_protocol_affects_the_training(tmp_path, protocol):
     plain = run(tmp_path / 'plain', [])
     hook = EvaluationHook(
         num_classes=2,
@@ -120,7 +120,7 @@ def test_any_protocol_and_no_trace_of_it(tmp_path, protocol):
 
 
 @pytest.mark.parametrize('protocol', list(PROTOCOLS))
-def test_a_network_in_training_is_measured_and_left_as_it_was(protocol):
+def test_network_mode_is_restored(protocol):
     torch.manual_seed(0)
     model = build_tiny().train()
     model.teacher.eval()
@@ -149,7 +149,7 @@ def test_a_network_in_training_is_measured_and_left_as_it_was(protocol):
 
 
 @pytest.mark.dist
-def test_two_ranks_train_as_if_nothing_had_been_measured(tmp_path):
+def test_training_on_two_ranks_is_not_affected(tmp_path):
     found = on_two_ranks(hooked_training.trained_weights, tmp_path)
     for plain, measured in found:
         assert torch.equal(plain, measured) and plain.abs().sum() > 0

@@ -2,42 +2,43 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
 from tiny import build_tiny
 from torch import nn
 
-from cotap_mm.evaluation import CoTAPEncoder, normalize_images
-from cotap_mm.evaluation.protocols.foreground import foreground, jaccard, pixel_counts
+from cotap_mm.evaluation import CoTAPEncoder, LabeledSet, normalize_images
+from cotap_mm.evaluation.metrics import pixel_counts
+from cotap_mm.evaluation.protocols.foreground import foreground, jaccard
 
-SHARP = dict(sigma=0.01)  # no blur, as DINO
+SHARP = dict(sigma=0.01)  # no blur, as in DINO
 
 
-class ColourAttention(PixelEncoder):
-    """CLS attends by the first colours (heads), patches to prototypes by all three."""
+class ColorAttention(PixelEncoder):
+    """CLS attention is the first color channels (heads); prototype attention is all three."""
 
     def __init__(self, heads=2, prototypes=True, change=lambda maps: maps):
         super().__init__()
         self.heads, self.prototypes, self.change = heads, prototypes, change
 
-    def _colours(self, images):
+    def _colors(self, images):
         pooled = nn.functional.avg_pool2d(self._fit(images), PATCH) + 3  # positive
         return self.change(pooled)
 
     def cls_attention(self, images):
         if not self.heads:
             return super().cls_attention(images)
-        maps = self._colours(images)[:, : self.heads]
+        maps = self._colors(images)[:, : self.heads]
         return maps / maps.sum(dim=(2, 3), keepdim=True)
 
     def prototype_attention(self, images):
         if not self.prototypes:
             return super().prototype_attention(images)
-        maps = self._colours(images).movedim(1, 3)[:, None]  # (B, 1, h, w, 3)
+        maps = self._colors(images).movedim(1, 3)[:, None]  # (B, 1, h, w, 3)
         return maps / maps.sum(dim=-1, keepdim=True)
 
 
 def cut_by_hand(weights, mass):
-    """Strongest patches until they hold the mass."""
+    """Strongest patches whose sum reaches the mass."""
     order = sorted(range(len(weights)), key=lambda i: -weights[i])
     kept, total = set(), 0.0
     while total < mass * sum(weights) - 1e-6:
@@ -47,7 +48,7 @@ def cut_by_hand(weights, mass):
 
 
 def overlap_by_hand(kept, label, kinds, width):
-    """Jaccard index of a set of patches and the pixels of some classes, pixel by pixel."""
+    """Jaccard index of a set of patches and the pixels of classes, pixel by pixel."""
     both = either = 0
     for y in range(label.shape[0]):
         for x in range(label.shape[1]):
@@ -60,7 +61,7 @@ def overlap_by_hand(kept, label, kinds, width):
 
 
 def by_hand(encoder, dataset, kinds, mass):
-    """Values of every image."""
+    """Mean scores over images."""
     rows = []
     for sample in dataset:
         image = normalize_images(sample['image'][None])
@@ -90,10 +91,10 @@ def by_hand(encoder, dataset, kinds, mass):
 
 
 @pytest.mark.parametrize('kinds', [None, [0, 2]])
-def test_matches_a_slow_computation(kinds):
-    encoder, dataset = ColourAttention(), noise_scenes(4)
+def test_matches_slow_reference(kinds):
+    encoder, dataset = ColorAttention(), noise_scenes(4)
     dataset.append(dict(image=dataset[0]['image'], label=torch.full((16, 16), 1)))
-    found = foreground(encoder, dataset, 3, kinds, mass=0.7, batch_size=2, **SHARP)
+    found = foreground(encoder, LabeledSet(dataset, 3, batch_size=2), kinds, mass=0.7, **SHARP)
     mean, first, second, best, bound, everything = by_hand(encoder, dataset, kinds or [1, 2], 0.7)
     assert found['jaccard'] == pytest.approx(mean)
     assert found['jaccard_heads'] == pytest.approx([first, second])
@@ -101,35 +102,37 @@ def test_matches_a_slow_computation(kinds):
     assert found['upper_bound_prototypes'] == pytest.approx(bound)
     assert found['jaccard_everything'] == pytest.approx(everything)
     assert len({round(each, 3) for each in (mean, first, second, best, bound)}) == 5
-    assert found['num_images'] == (5 if kinds is None else 4)  # class 1 alone is no foreground
+    assert found['num_images'] == (
+        5 if kinds is None else 4
+    )  # an image with only class 1 has no foreground
     assert list(found)[0] == 'jaccard'
 
 
-def test_attention_on_the_object_gives_100():
-    """Red patches are class 0; head 0 looks at red."""
+def test_attention_on_the_object_scores_100():
+    """Red patches are class 0; head 0 attends to red."""
 
     def loud(maps):
         return (maps - maps.amin(dim=(2, 3), keepdim=True)) > 1
 
-    encoder = ColourAttention(heads=3, change=lambda maps: loud(maps).float() + 1e-6)
-    found = foreground(encoder, scenes(6), 3, [0], mass=0.99, **SHARP)
+    encoder = ColorAttention(heads=3, change=lambda maps: loud(maps).float() + 1e-6)
+    found = foreground(encoder, LabeledSet(scenes(6), 3), [0], mass=0.99, **SHARP)
     assert found['jaccard_heads'][0] == pytest.approx(100)
     assert found['jaccard_best_head'] == pytest.approx(100) and found['best_head'] == 0
     assert found['best_head_per_object'] == pytest.approx(100)
     assert max(found['jaccard_heads'][1:]) == pytest.approx(0)
-    all_objects = foreground(encoder, scenes(6), 3, [0, 1, 2], mass=0.99, **SHARP)
+    all_objects = foreground(encoder, LabeledSet(scenes(6), 3), [0, 1, 2], mass=0.99, **SHARP)
     assert all_objects['best_head_per_object'] == pytest.approx(100)
     assert all_objects['upper_bound_prototypes'] == pytest.approx(100)
     assert all_objects['num_objects'] == 18 and all_objects['jaccard_best_head'] < 50
 
 
 def test_attention_to_everything_is_the_baseline():
-    encoder = ColourAttention(change=torch.ones_like)
-    found = foreground(encoder, noise_scenes(4), 3, mass=1.0)
+    encoder = ColorAttention(change=torch.ones_like)
+    found = foreground(encoder, LabeledSet(noise_scenes(4), 3), mass=1.0)
     assert found['jaccard'] == pytest.approx(found['jaccard_everything'])
 
 
-def test_is_the_foreground_of_training():
+def test_equals_the_foreground_in_training():
     torch.manual_seed(0)
     encoder = CoTAPEncoder(build_tiny().eval())
     dataset = noise_scenes(3, size=32)
@@ -140,35 +143,35 @@ def test_is_the_foreground_of_training():
         label = sample['label']
         true, known = (label == 1) | (label == 2), label != 255
         values.append(((found & true).sum() / ((found | true) & known).sum()).item())
-    result = foreground(encoder, dataset, 3)
+    result = foreground(encoder, LabeledSet(dataset, 3))
     assert result['jaccard'] == pytest.approx(100 * sum(values) / 3)
     assert result['upper_bound_prototypes'] > 0
 
 
-def test_what_an_encoder_does_not_have_is_left_out():
-    found = foreground(ColourAttention(heads=0), scenes(2), 3)
+def test_unavailable_attention_is_omitted():
+    found = foreground(ColorAttention(heads=0), LabeledSet(scenes(2), 3))
     assert list(found) == [
         'upper_bound_prototypes',
         'jaccard_everything',
         'num_images',
         'num_objects',
     ]
-    found = foreground(ColourAttention(prototypes=False), scenes(2), 3)
+    found = foreground(ColorAttention(prototypes=False), LabeledSet(scenes(2), 3))
     assert 'jaccard' in found and 'upper_bound_prototypes' not in found
     with pytest.raises(ValueError, match='PixelEncoder has neither .* foreground needs one'):
-        foreground(PixelEncoder(), scenes(2), 3)
+        foreground(PixelEncoder(), LabeledSet(scenes(2), 3))
 
 
 def test_labels_of_any_size():
     label = torch.tensor([[0, 0, 1], [0, 255, 1], [1, 1, 255]])
     assert pixel_counts(label, (2, 2), 2).tolist() == [[3, 0], [0, 2], [0, 2], [0, 0]]
     masks = torch.tensor([[True, True, False, False]])
-    counts = pixel_counts(label, (2, 2), 2)
+    counts = pixel_counts(label, (2, 2), 2).double()
     assert jaccard(masks, counts, counts.sum(dim=1)).tolist() == [[3 / 5, 2 / 7]]
     large = [dict(each, label=each['label'].repeat_interleave(3, 0)) for each in noise_scenes(3)]
     for name in ('jaccard', 'upper_bound_prototypes'):
-        assert foreground(ColourAttention(), large, 3)[name] == pytest.approx(
-            foreground(ColourAttention(), noise_scenes(3), 3)[name]
+        assert foreground(ColorAttention(), LabeledSet(large, 3))[name] == pytest.approx(
+            foreground(ColorAttention(), LabeledSet(noise_scenes(3), 3))[name]
         )
 
 
@@ -192,4 +195,4 @@ def test_labels_of_any_size():
 )
 def test_bad_input(options, message):
     with pytest.raises(ValueError, match=message):
-        foreground(ColourAttention(), **{**dict(dataset=scenes(2), num_classes=3), **options})
+        run_protocol(foreground, ColorAttention(), **{'dataset': scenes(2), **options})

@@ -1,4 +1,4 @@
-"""Label masks of all kinds mean the same in every protocol, or are refused by name."""
+"""Label masks of all formats are read identically, or rejected with their path."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ VALUES = np.array([[0, 1, 2], [2, 255, 0]] * 4).repeat(2, axis=1)  # (8, 6)
 
 def palette(values):
     image = Image.fromarray(values.astype(np.uint8), 'P')
-    image.putpalette([7, 7, 7] * 256)  # all colors equal: only the indices differ
+    image.putpalette([7, 7, 7] * 256)  # equal colors, different indices
     return image
 
 
@@ -29,7 +29,7 @@ def with_alpha(values):
     )
 
 
-#: Name of a kind of mask -> suffix and how it is made.
+#: Name of a format -> suffix and function that writes it.
 KINDS = {
     '8 bits': ('png', lambda values: Image.fromarray(values.astype(np.uint8))),
     '16 bits': ('png', lambda values: Image.fromarray(values.astype(np.uint16))),
@@ -75,7 +75,7 @@ def write_folder(root, make, suffix='png'):
 @pytest.mark.parametrize(
     'protocol', [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation']
 )
-def test_every_protocol_gives_the_numbers_of_8_bits(tmp_path, protocol):
+def test_protocols_give_the_scores_of_8_bit_masks(tmp_path, protocol):
     if protocol == 'foreground':
         pytest.skip('the transparent encoder has no attention; it reads through the same data set')
     found = {}
@@ -98,8 +98,8 @@ def test_mmsegmentation_and_video_read_16_bits(tmp_path, monkeypatch):
     assert clip.mask(0).tolist() == val[0]['label'].tolist()
 
 
-def test_values_beyond_255_are_not_folded(tmp_path, monkeypatch):
-    """300 as 8 bits would be 44."""
+def test_values_above_255_do_not_wrap_around(tmp_path, monkeypatch):
+    """300 would wrap around to 44 in 8 bits."""
     write_folder(tmp_path, lambda values: Image.fromarray((values + 300).astype(np.uint16)))
     monkeypatch.setenv('CAMVID', str(tmp_path))
     data = load_data('configs/downstream/camvid_linear.py')
@@ -156,7 +156,7 @@ def png(size=(6, 8)):
 
 
 def huge_png():
-    """A small file whose header says 60,000 x 60,000."""
+    """Small file whose header declares 60,000 x 60,000 pixels."""
     import struct
     import zlib
 
@@ -167,7 +167,7 @@ def huge_png():
 
 
 @pytest.mark.parametrize('kind', BAD)
-def test_bad_masks_are_refused_by_name(tmp_path, kind):
+def test_bad_masks_are_rejected_with_their_path(tmp_path, kind):
     write, message = BAD[kind]
     write(tmp_path / 'mask.png')
     with pytest.raises(ValueError, match=message) as found:
@@ -175,7 +175,7 @@ def test_bad_masks_are_refused_by_name(tmp_path, kind):
     assert 'mask.png' in str(found.value) and '\n' not in str(found.value)
 
 
-def test_missing_and_dangling(tmp_path):
+def test_missing_file_and_dangling_link(tmp_path):
     (tmp_path / 'link.png').symlink_to(tmp_path / 'nowhere.png')
     for name in ('nothing.png', 'link.png'):
         with pytest.raises(FileNotFoundError, match=f'{name} cannot be opened'):

@@ -11,17 +11,12 @@ from evaluation.pixel_scenes import PATCH, PixelEncoder
 from PIL import Image
 from rank_work import on_two_ranks
 
-from cotap_mm.evaluation.protocols.video_segmentation import (
-    boundary_measure,
-    frame_size,
-    label_propagation,
-    propagate,
-    region_similarity,
-    spread,
-)
+from cotap_mm.evaluation.protocols.davis_scores import boundary_measure, region_similarity
+from cotap_mm.evaluation.protocols.propagation import aggregate_labels, frame_size, propagate
+from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
 
 
-def spread_by_hand(query, context, labels, radius, topk, temperature):
+def aggregate_by_hand(query, context, labels, radius, topk, temperature):
     """One patch, one source, one object at a time."""
     _, height, width = query.shape
     soft = torch.zeros(labels.shape[1], height, width)
@@ -57,7 +52,7 @@ def propagate_by_hand(encoder, frames, mask, values, num_previous, **options):
     for t in range(1, len(maps)):
         used = [0, *range(max(1, t - num_previous), t)]
         soft.append(
-            spread_by_hand(
+            aggregate_by_hand(
                 maps[t],
                 torch.stack([maps[i] for i in used]),
                 torch.stack([soft[i] for i in used]),
@@ -77,7 +72,7 @@ def propagate_by_hand(encoder, frames, mask, values, num_previous, **options):
 
 
 @pytest.mark.parametrize('mask_size', [(16, 16), (32, 8)])
-def test_matches_a_slow_computation(mask_size):
+def test_matches_slow_reference(mask_size):
     clip = noise_clip(5, seed=0)
     mask = torch.nn.functional.interpolate(clip.mask(0)[None, None].float(), mask_size)[0, 0].long()
     options = dict(num_previous=2, radius=1, topk=3, temperature=0.2)
@@ -96,23 +91,23 @@ def unit(*shape, seed=0):
 
 
 @pytest.mark.parametrize('affinity_size', [1, 600, 2**24])
-def test_spread_matches_loops_in_blocks_of_any_size(monkeypatch, affinity_size):
-    monkeypatch.setitem(spread.__globals__, 'AFFINITY_SIZE', affinity_size)
+def test_aggregation_matches_loops_for_any_block_size(monkeypatch, affinity_size):
+    monkeypatch.setitem(aggregate_labels.__globals__, 'AFFINITY_SIZE', affinity_size)
     query, context, labels = unit(6, 5, 7), unit(3, 6, 5, 7, seed=1), torch.rand(3, 2, 5, 7)
     options = dict(radius=2, topk=4, temperature=0.1)
-    wanted = spread_by_hand(query, context, labels, **options)
-    torch.testing.assert_close(spread(query, context, labels, **options), wanted)
+    wanted = aggregate_by_hand(query, context, labels, **options)
+    torch.testing.assert_close(aggregate_labels(query, context, labels, **options), wanted)
     options['radius'] = 99
-    wanted = spread_by_hand(query, context, labels, **options)
+    wanted = aggregate_by_hand(query, context, labels, **options)
     torch.testing.assert_close(
-        spread(query, context, labels, **{**options, 'radius': None}), wanted
+        aggregate_labels(query, context, labels, **{**options, 'radius': None}), wanted
     )
 
 
-def test_ties_with_the_kth_all_count_and_a_low_temperature_is_no_overflow():
+def test_ties_are_kept_and_low_temperature_does_not_overflow():
     query, context = torch.ones(1, 1, 4), torch.ones(1, 1, 1, 4)
     labels = torch.tensor([1.0, 0, 0, 0]).view(1, 1, 1, 4)
-    assert spread(query, context, labels, None, 2, 1e-4).flatten().tolist() == [0.25] * 4
+    assert aggregate_labels(query, context, labels, None, 2, 1e-4).flatten().tolist() == [0.25] * 4
 
 
 def test_perfect_features_follow_moving_objects():
@@ -133,19 +128,19 @@ def test_perfect_features_follow_moving_objects():
     ]
 
 
-def test_features_that_say_nothing_find_no_object():
-    # Along one axis: with exact cosines the neighbors tie, whatever the order of their sums.
+def test_constant_features_find_no_object():
+    # Features along one axis: cosines are exact, so neighbors tie in any summation order.
     constant = PixelEncoder(
         lambda x: torch.cat([torch.ones_like(x[:, :1]), torch.zeros_like(x[:, 1:])], dim=1)
     )
     found = label_propagation(constant, [moving_clip()], radius=None, topk=64, image_size=32)
-    assert found['J&F'] == 0 and found['J_recall'] == 0  # background wins everywhere
+    assert found['J&F'] == 0 and found['J_recall'] == 0  # background everywhere
 
 
-def test_a_label_moves_no_farther_than_the_radius_from_any_remembered_frame():
+def test_label_moves_at_most_the_radius_per_frame():
     clip = moving_clip(6)
     followed = list(propagate(PixelEncoder(), clip.frames, clip.mask(0), radius=1, image_size=32))
-    moved = clip.mask(5) == 1  # five patches away, one a frame
+    moved = clip.mask(5) == 1  # five patches away, one per frame
     assert (followed[-1][moved] == 1).all()
     only_first = list(
         propagate(
@@ -162,7 +157,7 @@ def test_a_label_moves_no_farther_than_the_radius_from_any_remembered_frame():
     assert not (only_first[-1][moved] == 1).any()
 
 
-def test_mean_is_over_the_frames_of_an_object_then_over_all_objects():
+def test_mean_over_frames_then_over_objects():
     still = MemoryClip(
         [paint(torch.tensor([[1, 0], [0, 0]]))] * 3,
         [torch.tensor(mask) for mask in ([[1, 0], [0, 0]], [[1, 1], [0, 0]], [[0, 0], [0, 0]])],
@@ -176,15 +171,15 @@ def test_mean_is_over_the_frames_of_an_object_then_over_all_objects():
     assert both['J&F'] == pytest.approx((both['J'] + both['F']) / 2)
 
 
-def test_only_the_chosen_frames_are_scored():
+def test_only_scored_frames_count():
     clip = moving_clip(5, scored=[1, 2, 3])
-    clip.all_masks[4] = torch.full_like(clip.mask(4), 2)  # wrong, but the last
+    clip.all_masks[4] = torch.full_like(clip.mask(4), 2)  # wrong, but the last frame
     assert label_propagation(PixelEncoder(), [clip], image_size=32)['J'] == pytest.approx(100)
     clip.scored = [1, 2, 3, 4]
     assert label_propagation(PixelEncoder(), [clip], image_size=32)['J'] < 90
 
 
-def test_unknown_pixels_are_neither_carried_nor_scored():
+def test_unknown_pixels_are_neither_propagated_nor_scored():
     mask = torch.tensor([[1, 255], [0, 0]])
     frames = [paint(torch.tensor([[1, 2], [0, 0]]))] * 2
     found = list(propagate(PixelEncoder(), frames, mask.numpy(), image_size=8))
@@ -197,13 +192,13 @@ def test_unknown_pixels_are_neither_carried_nor_scored():
     assert label_propagation(PixelEncoder(), [ignored], image_size=8)['J'] == pytest.approx(100)
 
 
-def test_class_0_is_scored_where_it_is_no_background():
+def test_class_0_is_scored_if_it_is_not_background():
     clip = moving_clip(3)
     clip.background = False
     assert label_propagation(PixelEncoder(), [clip], image_size=32)['num_objects'] == 3
 
 
-def test_batches_change_nothing_and_frames_are_read_when_needed():
+def test_batch_size_does_not_matter_and_frames_are_read_lazily():
     clip = noise_clip(5, seed=2)
     mask = clip.mask(0)
     one, many = (
@@ -226,7 +221,7 @@ def test_batches_change_nothing_and_frames_are_read_when_needed():
     assert read == [0, 1]
 
 
-def test_frames_are_resized_as_in_the_protocol():
+def test_frame_size():
     assert frame_size(480, 854, 480, 64) == (480, 832)
     assert frame_size(1080, 1920, 480, 64) == (480, 832)
     assert frame_size(1920, 1080, 480, 64) == (832, 480)
@@ -264,7 +259,7 @@ def f_by_hand(found, truth):
 
 def test_boundary_measure_matches_loops():
     generator = np.random.default_rng(0)
-    for shape in ((12, 17), (90, 110)):  # tolerance 1 and 2
+    for shape in ((12, 17), (90, 110)):  # tolerances 1 and 2
         found, truth = np.zeros(shape, bool), np.zeros(shape, bool)
         found[3:8, 2:9], truth[4:10, 2:12] = True, True
         found ^= generator.random(shape) < 0.003
@@ -285,7 +280,7 @@ def test_known_scores():
 
 
 def test_recall_and_decay():
-    # Parts of 8 scored frames are 1-3, 3-5, 5-6 and 6-8, as DAVIS rounds them.
+    # DAVIS rounds the quarters of 8 scored frames to 1-3, 3-5, 5-6 and 6-8.
     wanted = [1.0, 1, 0.75, 0.75, 0.5, 0.5, 0.25, 0]
     patch = torch.tensor([[1, 1, 1, 1], [0, 0, 0, 0]])
     truths = []
@@ -321,17 +316,19 @@ def test_bad_options(options, message):
 
 
 def test_bad_clips():
-    with pytest.raises(ValueError, match='none of 1 clips has a mask besides'):
+    with pytest.raises(ValueError, match='none of 1 clips has a mask to score'):
         label_propagation(PixelEncoder(), [moving_clip(scored=[])])
     clip = moving_clip(2)
     clip.all_masks[1] = torch.zeros(4, 4)
-    with pytest.raises(ValueError, match=r'as large as the first mask, \(8, 8\), got \(4, 4\)'):
+    with pytest.raises(
+        ValueError, match=r'have the size of the first mask, \(8, 8\), got \(4, 4\)'
+    ):
         label_propagation(PixelEncoder(), [clip], image_size=32)
 
 
 @pytest.mark.dist
-def test_two_ranks_measure_what_one_does(tmp_path):
-    """Label propagation, foreground and correspondence alike."""
+def test_two_ranks_equal_one(tmp_path):
+    """Label propagation, foreground and correspondence."""
     alone = dense_rank_work.scores(0)
     assert len(alone['values']) > 30
     for found in on_two_ranks(dense_rank_work.scores, tmp_path):

@@ -29,7 +29,7 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_pairs_by_relative_name(folder):
+def test_images_and_masks_are_paired_by_relative_name(folder):
     data = ImageMaskFolder(folder / 'images', folder / 'labels')
     assert [path.stem for path in data.masks] == ['1', '2', '3']
     sample = data[0]
@@ -43,7 +43,7 @@ def test_only_images_are_resized(folder):
     assert sample['image'].shape == (3, 4, 10) and sample['label'].shape == (6, 8)
 
 
-def test_limit_is_spread_over_the_names(folder):
+def test_limit_is_evenly_spaced(folder):
     data = ImageMaskFolder(folder / 'images', folder / 'labels', limit=2)
     assert [path.stem for path in data.masks] == ['1', '2'] and len(data) == 2
     assert len(ImageMaskFolder(folder / 'images', folder / 'labels', limit=9)) == 3
@@ -51,7 +51,7 @@ def test_limit_is_spread_over_the_names(folder):
         ImageMaskFolder(folder / 'images', folder / 'labels', limit=0)
 
 
-def test_missing_files_are_named(folder, tmp_path):
+def test_missing_files_are_reported(folder, tmp_path):
     (folder / 'labels/b/2.png').unlink()
     with pytest.raises(FileNotFoundError, match=r'1 of 3 images have no mask.*2\.png'):
         ImageMaskFolder(folder / 'images', folder / 'labels')
@@ -59,7 +59,7 @@ def test_missing_files_are_named(folder, tmp_path):
         ImageMaskFolder(tmp_path / 'elsewhere', folder / 'labels')
 
 
-def test_colour_masks_are_refused(folder):
+def test_color_masks_are_rejected(folder):
     Image.new('RGB', (8, 6)).save(folder / 'labels/a/1.png')
     with pytest.raises(ValueError, match='one channel'):
         ImageMaskFolder(folder / 'images', folder / 'labels')[0]
@@ -70,7 +70,7 @@ def test_scenes_become_tensors():
     assert len(data) == 2
     assert data[1]['image'].shape == (3, 4, 6) and data[1]['image'].unique().tolist() == [1]
     assert data[1]['label'].unique().tolist() == [2]
-    assert len(list(data)) == 2  # iteration ends
+    assert len(list(data)) == 2  # iteration stops
 
 
 def test_build_labeled_takes_config_scenes_or_data_set(folder):

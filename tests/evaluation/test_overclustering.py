@@ -5,12 +5,12 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
 
-from cotap_mm.evaluation import normalize_images, overclustering
+from cotap_mm.evaluation import LabeledSet, normalize_images, overclustering
 from cotap_mm.evaluation.metrics import segmentation_scores
 from cotap_mm.evaluation.protocols.overclustering import (
     _as_confusion,
@@ -23,9 +23,14 @@ FEW = dict(seeds=(0, 1), num_clusters=(8,), mask_size=16)
 
 
 @pytest.mark.parametrize('kmeans', ['sklearn', 'faiss'])
-def test_perfect_features_give_100(kmeans):
+def test_perfect_features_score_100(kmeans):
     found = overclustering(
-        PixelEncoder(), scenes(6), 3, kmeans=kmeans, seeds=(0,), num_clusters=(3,), mask_size=16
+        PixelEncoder(),
+        LabeledSet(scenes(6), 3),
+        kmeans=kmeans,
+        seeds=(0,),
+        num_clusters=(3,),
+        mask_size=16,
     )
     assert found['mIoU_K3'] == pytest.approx(100)
     assert found['mIoU_hungarian'] == pytest.approx(100)
@@ -33,13 +38,13 @@ def test_perfect_features_give_100(kmeans):
 
 
 def by_hand(encoder, dataset, num_classes, num_clusters, num_components, side, seed, one_to_one):
-    """scikit-learn for the steps before, loops over clusters, classes and pixels for the score."""
+    """Features and clusters by scikit-learn, score by loops over clusters, classes and pixels."""
     maps = [encoder(normalize_images(sample['image'][None])).patches[0] for sample in dataset]
     rows = torch.cat([each.flatten(1).T for each in maps]).numpy()
     reduced = PCA(num_components).fit_transform(StandardScaler().fit_transform(rows))
     kmeans = KMeans(num_clusters, n_init=1, max_iter=50, random_state=seed)
     clusters = kmeans.fit(reduced.astype(np.float32)).labels_
-    pixels = []  # (cluster, class) of each
+    pixels = []  # (cluster, class) of each pixel
     for number, (sample, each) in enumerate(zip(dataset, maps)):
         height, width = each.shape[1:]
         grid = clusters[number * height * width : (number + 1) * height * width].reshape(
@@ -76,14 +81,13 @@ def by_hand(encoder, dataset, num_classes, num_clusters, num_components, side, s
 
 
 @pytest.mark.parametrize('side', [16, 10])
-def test_matches_a_slow_computation(side):
+def test_matches_slow_reference(side):
     encoder = PixelEncoder(lambda x: torch.cat([x, x[:, :1] * x[:, 1:2] + 0.1 * x], dim=1))
     dataset = noise_scenes(6)
     common = dict(num_components=4, seed=7)
     found = overclustering(
         encoder,
-        dataset,
-        3,
+        LabeledSet(dataset, 3),
         num_clusters=(9,),
         seeds=(7,),
         num_components=4,
@@ -95,17 +99,19 @@ def test_matches_a_slow_computation(side):
         assert found[key] == pytest.approx(wanted)
 
 
-def test_constant_features_give_the_largest_class():
+def test_constant_features_predict_the_largest_class():
     dataset = scenes(6)
     labels = torch.stack([sample['label'] for sample in dataset])
     largest = labels.flatten().bincount().max() / labels.numel()
     noise = torch.Generator().manual_seed(0)
     tiny = PixelEncoder(lambda x: 1 + 1e-3 * torch.rand(x.shape, generator=noise))
-    found = overclustering(tiny, dataset, 3, seeds=(0,), num_clusters=(1,), mask_size=16)
+    found = overclustering(
+        tiny, LabeledSet(dataset, 3), seeds=(0,), num_clusters=(1,), mask_size=16
+    )
     assert found['mIoU_K1'] == pytest.approx(100 * largest.item() / 3, abs=1e-4)
 
 
-def test_matching_is_the_best_of_all_permutations():
+def test_matching_is_optimal():
     generator = torch.Generator().manual_seed(1)
     table = torch.randint(0, 50, (4, 4), generator=generator)
     classes = match_one_to_one(table, 0)
@@ -119,7 +125,7 @@ def test_matching_is_the_best_of_all_permutations():
     )
 
 
-def test_left_over_clusters_become_background():
+def test_unmatched_clusters_become_background():
     table = torch.tensor([[0, 9, 0], [5, 0, 0], [0, 0, 7], [1, 1, 1]])
     assert match_one_to_one(table, 0).tolist() == [1, 0, 2, 0]
 
@@ -129,7 +135,7 @@ def test_reduction_matches_scikit_learn():
     rows = torch.randn(300, 6) @ torch.randn(6, 6) + 3
     found = _standardize_and_reduce(rows, 2)
     wanted = PCA(2).fit_transform(StandardScaler().fit_transform(rows.numpy()))
-    for axis in range(2):  # the sign of an axis is free
+    for axis in range(2):  # the sign of an axis is arbitrary
         product = (found[:, axis] * torch.from_numpy(wanted[:, axis])).sum().abs()
         assert product == pytest.approx((wanted[:, axis] ** 2).sum(), rel=1e-3)
 
@@ -143,8 +149,8 @@ def test_centers_of_separate_groups(kmeans):
     assert torch.cdist(places, centers).min(dim=1).values.max() < 0.1
 
 
-def test_noise_is_far_from_perfect_and_seeds_differ():
-    found = overclustering(PixelEncoder(), noise_scenes(8), 3, **FEW)
+def test_noise_scores_low_and_seeds_differ():
+    found = overclustering(PixelEncoder(), LabeledSet(noise_scenes(8), 3), **FEW)
     assert found['mIoU_K8'] < 60 and found['mIoU_hungarian'] < 60
     assert found['deviation_K8'] > 0
     assert list(found)[0] == 'mIoU_K8'
@@ -160,6 +166,6 @@ def test_noise_is_far_from_perfect_and_seeds_differ():
     ],
 )
 def test_bad_input(options, message):
-    given = dict(num_classes=3, seeds=(0,), num_clusters=(4,))
+    given = dict(dataset=scenes(2), seeds=(0,), num_clusters=(4,))
     with pytest.raises(ValueError, match=message):
-        overclustering(PixelEncoder(), scenes(2), **{**given, **options})
+        run_protocol(overclustering, PixelEncoder(), **{**given, **options})

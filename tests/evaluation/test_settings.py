@@ -1,28 +1,28 @@
-"""Every setting of every protocol is checked against its annotation, in one sentence."""
+"""All settings of all protocols are checked against their annotations."""
 
 from __future__ import annotations
 
 import math
-from typing import get_args, get_origin, get_type_hints
+from typing import get_args, get_origin
 
 import pytest
 import torch
 from mmengine.config import DictAction
 
 from cotap_mm.evaluation.evaluate import PROTOCOLS, check_options, settings_of
-from cotap_mm.evaluation.settings import RANGES
+from cotap_mm.evaluation.settings import RANGES, types_of
 
 ALL = [(name, key) for name in PROTOCOLS for key in settings_of(name)]
 
 
 def parsed(text):
-    """As the command line reads a value."""
+    """Parse a value like the command line does."""
     return DictAction._parse_iterable(text)
 
 
 def kinds(protocol, key):
-    """Plain types that a setting may have."""
-    hint = get_type_hints(PROTOCOLS[protocol].measure)[key]
+    """Plain types that a setting accepts."""
+    hint = types_of(PROTOCOLS[protocol].measure)[key]
     found = set()
     todo = [hint]
     while todo:
@@ -32,7 +32,7 @@ def kinds(protocol, key):
     return found
 
 
-#: Texts that do not fit, unless a setting takes one of these types.
+#: Invalid texts, unless a setting accepts one of these types.
 WRONG = [
     ('many', {str}),
     ('yes', {str}),
@@ -51,12 +51,12 @@ WRONG = [
 
 
 @pytest.mark.parametrize('protocol, key', ALL)
-def test_every_setting_with_every_wrong_type(protocol, key):
+def test_all_settings_reject_wrong_types(protocol, key):
     allowed = kinds(protocol, key)
     several = any(getattr(kind, '__name__', '') == 'Sequence' for kind in allowed)
     assert settings_of(protocol)[key] is None or check_options(
         protocol, {key: settings_of(protocol)[key]}
-    )  # the default fits
+    )  # the default is valid
     count = 0
     for text, taken in WRONG:
         if taken == 'several' and several or taken != 'several' and taken & allowed:
@@ -92,7 +92,7 @@ def test_every_number_has_a_range():
         ('video', 'radius', 'None', None),
     ],
 )
-def test_what_fits(protocol, key, given, wanted):
+def test_valid_values_are_converted(protocol, key, given, wanted):
     found = check_options(protocol, {key: parsed(given)})[key]
     assert found == wanted and type(found) is type(wanted)
 
@@ -122,14 +122,14 @@ def test_what_fits(protocol, key, given, wanted):
         ('correspondence', dict(mutual=1), 'must be True or False, got 1'),
     ],
 )
-def test_sentences(protocol, options, message):
+def test_error_messages(protocol, options, message):
     with pytest.raises(ValueError, match=message):
         check_options(protocol, options)
 
 
 @pytest.mark.parametrize('protocol', PROTOCOLS)
-def test_no_number_is_without_limits(protocol):
-    """NaN, infinity and negative numbers are refused by name for every setting."""
+def test_all_numbers_have_limits(protocol):
+    """NaN, infinity and negative numbers are rejected for all settings."""
     for key in settings_of(protocol):
         for value in (math.nan, math.inf, -1, (1, math.nan)):
             with pytest.raises(ValueError, match=f'{key} of {protocol} must be .*, got '):

@@ -1,4 +1,4 @@
-"""One rank that fails ends the others with a sentence."""
+"""A failing rank aborts the others with its message."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 
 @forked
 @pytest.mark.dist
-def test_the_others_hear_of_it_and_end(tmp_path):
+def test_other_ranks_abort_with_the_message(tmp_path):
     with Ranks(failing_rank.measure, tmp_path, timeout=60) as ranks:
         codes = [ranks.exit_code(rank) for rank in (0, 1)]
     assert codes == [1, 1]  # None would be one that still waits
@@ -24,12 +24,12 @@ def test_the_others_hear_of_it_and_end(tmp_path):
 
 @forked
 @pytest.mark.dist
-def test_a_mistake_of_all_ranks_stays_an_error_of_each(tmp_path):
+def test_error_on_all_ranks_is_raised_on_each(tmp_path):
     with Ranks(failing_rank.all_fail_alike, tmp_path, timeout=60) as ranks:
         codes = [ranks.exit_code(rank) for rank in (0, 1)]
     assert codes == [0, 0], ranks.log(0)
 
 
-def test_one_process_is_left_alone():
+def test_single_process_is_not_affected():
     with pytest.raises(ValueError, match='^mine$'), abort_all_ranks_on_error():
         raise ValueError('mine')

@@ -5,14 +5,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.evaluation.data.video import Clip, VideoClips, read_mask
+from cotap_mm.evaluation.data.label_files import read_label
+from cotap_mm.evaluation.data.video import Clip, VideoClips
 from cotap_mm.registry import DATASETS, build
 
 
 def write(path, values, palette=True):
     path.parent.mkdir(parents=True, exist_ok=True)
     image = Image.fromarray(np.asarray(values, dtype=np.uint8))
-    if palette:  # as DAVIS: a value is an index, its colour says nothing
+    if palette:  # like DAVIS: values are indices, colors are irrelevant
         image = image.convert('P')
         image = Image.fromarray(np.asarray(values, dtype=np.uint8), mode='P')
         image.putpalette([200, 7, 9] * 256)
@@ -45,15 +46,15 @@ def camvid(root, names, split='val'):
 
 def test_davis_layout(tmp_path):
     clips = VideoClips.davis(davis(tmp_path))
-    assert [clip.name for clip in clips] == ['bear', 'ant']  # in the order of the list
+    assert [clip.name for clip in clips] == ['bear', 'ant']  # order of the list
     clip = clips[0]
     assert [path.name for path in clip.frames] == [f'{i:05d}.jpg' for i in range(5)]
-    assert clip.scored == [1, 2, 3]  # neither first nor last
+    assert clip.scored == [1, 2, 3]  # without the first and last frame
     assert clip.objects() == [1, 2] and clip.background
-    assert clip.mask(2).tolist() == [[0, 1, 2]] * 4  # indices, not colours
+    assert clip.mask(2).tolist() == [[0, 1, 2]] * 4  # indices, not colors
 
 
-def test_davis_says_what_is_missing(tmp_path):
+def test_missing_davis_files_are_reported(tmp_path):
     with pytest.raises(FileNotFoundError, match='val.txt does not exist; DAVIS-2017 has'):
         VideoClips.davis(tmp_path)
     davis(tmp_path, annotated=[3])
@@ -97,7 +98,7 @@ def test_first_frame_needs_a_mask_with_an_object(tmp_path):
         VideoClips.folder(tmp_path)[0].objects()
     Image.new('RGB', (3, 4)).save(tmp_path / 'masks/0.png')
     with pytest.raises(ValueError, match=r'masks/0.png must have one channel .*RGB'):
-        read_mask(tmp_path / 'masks/0.png')
+        read_label(tmp_path / 'masks/0.png')
 
 
 def test_camvid_drives_are_cut_at_gaps_and_by_length(tmp_path):
@@ -107,16 +108,16 @@ def test_camvid_drives_are_cut_at_gaps_and_by_length(tmp_path):
     found = [[path.stem for path in clip.frames] for clip in clips]
     assert found == [
         ['0001TP_000008', '0001TP_000010', '0001TP_000012'],
-        ['Seq05VD_f00000', 'Seq05VD_f00030'],  # five in a row: 2 + 3
+        ['Seq05VD_f00000', 'Seq05VD_f00030'],  # five consecutive frames: 2 + 3
         ['Seq05VD_f00060', 'Seq05VD_f00089', 'Seq05VD_f00120'],
         ['Seq05VD_f00300', 'Seq05VD_f00330'],
-    ]  # f00900 is alone
+    ]  # f00900 is a single frame
     assert [clip.name for clip in clips][:2] == ['0001TP_8', 'Seq05VD_0']
     assert list(clips[0].scored) == [1, 2]
-    assert clips[0].objects() == [0, 3]  # 0 is a class, 255 is none
+    assert clips[0].objects() == [0, 3]  # 0 is a class, 255 is not
 
 
-def test_camvid_of_other_names(tmp_path):
+def test_invalid_camvid_names(tmp_path):
     with pytest.raises(ValueError, match='DRIVE_NUMBER, got street.jpg'):
         VideoClips.camvid(camvid(tmp_path, ['street']))
     with pytest.raises(ValueError, match='max_length must be at least 2'):

@@ -1,4 +1,4 @@
-"""tools/evaluate.py on toy scenes."""
+"""Run tools/evaluate.py on toy scenes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from PIL import Image
 from tiny import build_tiny
 from tool_loading import load_tool
 
-from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, table
+from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, headline_rows
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -45,7 +45,7 @@ QUICK = {
 @pytest.mark.parametrize(
     'protocol', [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation']
 )
-def test_every_segmentation_protocol(tool, checkpoint, tmp_path, protocol, capsys):
+def test_all_segmentation_protocols(tool, checkpoint, tmp_path, protocol, capsys):
     settings = ['--set', *QUICK[protocol]] if protocol in QUICK else []
     (result,) = run(
         tool,
@@ -110,17 +110,17 @@ def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, c
     assert {each['backbone'] for each in results} == {'ours', 'plain', 'random iter_1'}
     assert {each['parameters'].get('k') for each in results} == {3, None}
     weights = {each['backbone']: each['weights'] for each in results}
-    assert len(set(weights.values())) == 3  # @backbone is without the filter's weights
+    assert len(set(weights.values())) == 3  # @backbone excludes the weights of the filter
     out = capsys.readouterr().out
-    assert 'plain' in out and 'measured before' not in out
+    assert 'plain' in out and 'reused from' not in out
     with Image.open(tmp_path / 'out/comparison.png') as picture:
         assert min(picture.size) > 100
     run(tool, tmp_path, *arguments)
-    assert capsys.readouterr().out.count('measured before') == 6
+    assert capsys.readouterr().out.count('reused from') == 6
 
 
-def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsys):
-    """What a file of results is for says where the images are, too."""
+def test_other_data_or_heads_are_evaluated_again(tool, checkpoint, tmp_path, capsys):
+    """The path of a result depends on the folder of the images."""
     for place in ('one', 'two'):
         for index in range(2):
             shade = torch.randint(2, (32, 32), dtype=torch.uint8) * 200
@@ -149,7 +149,7 @@ def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsy
     ]
     for number, arguments in enumerate(calls):
         assert len(run(tool, tmp_path, *arguments)) == number + 1
-    assert 'measured before' not in capsys.readouterr().out
+    assert 'reused from' not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_other_data_or_heads_are_measured_anew(tool, checkpoint, tmp_path, capsy
         (0, "the labels of dataset show only class 'x' \\(0\\)"),
     ],
 )
-def test_labels_without_classes_are_refused(
+def test_labels_without_classes_are_rejected(
     tool, checkpoint, tmp_path, value, message, monkeypatch
 ):
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
@@ -191,7 +191,7 @@ def test_labels_without_classes_are_refused(
     assert not list((tmp_path / 'out').glob('*.json'))
 
 
-def test_what_is_not_a_number_gets_a_dash():
+def test_nan_is_shown_as_a_dash():
     values = dict(
         backbone='a',
         data='d',
@@ -204,7 +204,7 @@ def test_what_is_not_a_number_gets_a_dash():
         metric='m',
         scores={},
     )
-    rows = table([Result(value=float('nan'), **values), Result(value=None, **values)])
+    rows = headline_rows([Result(value=float('nan'), **values), Result(value=None, **values)])
     assert rows[1][1] == '-' and Result(value=float('nan'), **values).to_json()['value'] is None
 
 
@@ -215,7 +215,7 @@ def test_what_is_not_a_number_gets_a_dash():
         (
             ['--protocol', 'knn', '--data', 'toy'],
             'knn needs data for classification, toy is for '
-            'segmentation; with it go dense-retrieval',
+            'segmentation; protocols for it are dense-retrieval',
         ),
         (['--protocol', 'knn', '--data', 'imagenet'], 'data must be one of'),
         (
@@ -230,7 +230,7 @@ def test_what_is_not_a_number_gets_a_dash():
         ),
     ],
 )
-def test_what_cannot_be_measured(tool, checkpoint, tmp_path, arguments, message, monkeypatch):
+def test_invalid_arguments(tool, checkpoint, tmp_path, arguments, message, monkeypatch):
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     with pytest.raises(SystemExit, match=message):
         run(tool, tmp_path, checkpoint, *arguments)

@@ -28,7 +28,7 @@ from cotap_mm.command_line.arguments import Parser, positive_int
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
-from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, dense_retrieval
+from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, LabeledSet, dense_retrieval
 from cotap_mm.registry import DATASETS, build
 
 NAME = 'sensitivity'
@@ -166,9 +166,10 @@ def train_and_measure(job: dict[str, Any]) -> dict[str, float]:
     }
     scores = dense_retrieval(
         CoTAPEncoder(runner.model.eval(), 'student', 'filter'),
-        LabeledScenes(scenes['memory']),
-        LabeledScenes(scenes['test']),
-        len(scenes['test'].CLASSES),
+        *(
+            LabeledSet(LabeledScenes(scenes[part]), len(scenes['test'].CLASSES))
+            for part in ('memory', 'test')
+        ),
     )
     return dict(mIoU=scores['mIoU'])
 

@@ -1,11 +1,11 @@
-"""Read label masks: one class index for each pixel, from any lossless image file."""
+"""Read label masks (one class index per pixel, any lossless image file) and check labels."""
 
 from __future__ import annotations
 
 import stat
 import warnings
 from pathlib import Path
-from typing import Optional, Union
+from typing import Callable, Optional, Union
 
 import numpy as np
 import torch
@@ -24,8 +24,8 @@ def read_label(path: Union[str, Path], image_size: Optional[tuple[int, int]] = N
     """Read the class indices of a label mask.
 
     The values are the pixels of a one-channel file of 1, 8, 16 or 32 bits, or the palette
-    indices (not the colors) of a palette file. Every protocol reads labels through this
-    function, so a mask means the same in all of them.
+    indices (not the colors) of a palette file. All protocols read labels with this
+    function, so a mask means the same in each of them.
 
     Args:
         path (str | Path): PNG, TIFF, BMP or another lossless format.
@@ -36,9 +36,9 @@ def read_label(path: Union[str, Path], image_size: Optional[tuple[int, int]] = N
         Tensor: int64, shape (H, W). 255 usually means "ignored".
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the file does not exist.
         ValueError: If it is not a regular file, is empty, damaged, too large, of a lossy
-            format, has several channels or fractions, or does not fit the image.
+            format, has several channels or floating-point values, or does not fit the image.
     """
     _check_file(Path(path))
     with warnings.catch_warnings():
@@ -64,23 +64,56 @@ def read_label(path: Union[str, Path], image_size: Optional[tuple[int, int]] = N
     return label
 
 
+def check_label_range(
+    labels: Tensor,
+    num_classes: int,
+    ignored: Optional[int] = IGNORE_LABEL,
+    find_file: Optional[Callable[[], str]] = None,
+) -> None:
+    """Check that all labels are class indices or ignored.
+
+    Args:
+        labels (Tensor): Integers, any shape.
+        num_classes (int): Number of classes.
+        ignored (int, optional): Value of pixels without a class; None if there is no such value.
+            Defaults to 255.
+        find_file (Callable, optional): Returns the path of the labels, for the message; '' if
+            there is none. Defaults to None.
+
+    Raises:
+        ValueError: If a label is out of range.
+    """
+    known = labels if ignored is None else labels[labels != ignored]
+    if not known.numel():
+        return
+    lowest, highest = (int(value) for value in known.aminmax())
+    if lowest < 0 or highest >= num_classes:
+        path = find_file() if find_file else ''
+        allowed = f'0..{num_classes - 1}' + ('' if ignored is None else f' or {ignored} (ignored)')
+        wrong = highest if highest >= num_classes else lowest
+        raise ValueError(
+            f'labels must be {allowed}, got {wrong}{f" in {path}" if path else ""}; '
+            'check num_classes and the masks'
+        )
+
+
 class LabelError(ValueError):
     """A label mask that cannot be used; the message names the file."""
 
 
 def _check_file(path: Path) -> None:
-    """Refuse what would block or fill the memory before it is opened."""
+    """Reject files whose opening would block or fill the memory."""
     try:
-        found = path.stat()
+        status = path.stat()
     except OSError as error:
         raise FileNotFoundError(f'label mask {path} cannot be opened: {error.strerror}') from error
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         raise LabelError(f'label mask {path} must be a regular file, got a folder, pipe or device')
-    if not found.st_size:
+    if not status.st_size:
         raise LabelError(f'label mask {path} is empty (0 bytes); write it again')
-    if found.st_size > LARGEST_FILE:
+    if status.st_size > LARGEST_FILE:
         raise LabelError(
-            f'label mask {path} has {found.st_size / 2**20:.0f} MiB, the limit is '
+            f'label mask {path} has {status.st_size / 2**20:.0f} MiB, the limit is '
             f'{LARGEST_FILE // 2**20} MiB; cut the image and its mask into tiles'
         )
 
@@ -107,7 +140,7 @@ def _check_kind(path: Union[str, Path], image: Image.Image) -> None:
 
 
 def _opaque(path: Union[str, Path], values: np.ndarray) -> np.ndarray:
-    """The first of two channels, where the second says that all of it counts."""
+    """Drop the alpha channel, which must be opaque everywhere."""
     if values[..., 1].min() < 255:
         raise LabelError(
             f'label mask {path} has transparent pixels, which have no class; save it '
@@ -116,12 +149,12 @@ def _opaque(path: Union[str, Path], values: np.ndarray) -> np.ndarray:
     return values[..., 0]
 
 
-def _check_size(path: Union[str, Path], found: tuple[int, int], wanted: tuple[int, int]) -> None:
-    """Same shape, to a pixel of rounding."""
-    scale = [have / want for have, want in zip(found, wanted)]
-    if abs(scale[0] - scale[1]) > 1.5 * max(scale) / min(*found, *wanted):
+def _check_size(path: Union[str, Path], mask: tuple[int, int], image: tuple[int, int]) -> None:
+    """Check that mask and image have the same aspect ratio, up to a pixel of rounding."""
+    scale = [mask_side / image_side for mask_side, image_side in zip(mask, image)]
+    if abs(scale[0] - scale[1]) > 1.5 * max(scale) / min(*mask, *image):
         raise LabelError(
-            f'label mask {path} is {found[1]} x {found[0]} pixels and its image '
-            f'{wanted[1]} x {wanted[0]}; a mask must have the shape of its image. Is it of another '
-            'image, or was one of them rotated?'
+            f'label mask {path} is {mask[1]} x {mask[0]} pixels and its image '
+            f'{image[1]} x {image[0]}; a mask must have the shape of its image. Does it belong to '
+            'another image, or was one of them rotated?'
         )

@@ -1,4 +1,4 @@
-"""Images and labels of MMSegmentation's data sets, without their pipelines and wrappers."""
+"""Read images and labels of MMSegmentation's data sets without their pipelines and wrappers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class MMSegImages:
     """Images and label maps of a data set of MMSegmentation, without its pipeline.
 
     Args:
-        dataset (BaseSegDataset): Finds files and maps labels.
+        dataset (BaseSegDataset): Lists the files and maps the labels.
 
     Attributes:
         images (ImageFiles): The images, scaled from one range of values.
@@ -33,10 +33,10 @@ class MMSegImages:
         self.classes = tuple(dataset.metainfo.get('classes') or ())
         if not self.classes:
             raise ValueError(
-                f'{type(dataset).__name__} has no class names; give them as '
+                f'{type(dataset).__name__} has no class names; pass them as '
                 "metainfo=dict(classes=('NAME', ...))"
             )
-        # The list itself where there is one: get_data_info copies, and COCO has 118,000 images.
+        # Use the list if there is one: get_data_info copies, and COCO has 118,000 images.
         infos = getattr(dataset, 'data_list', None) or map(
             dataset.get_data_info, range(len(dataset))
         )
@@ -46,26 +46,26 @@ class MMSegImages:
         return len(self.dataset)
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        """Image (uint8, (3, H, W)) and label (int64, (H, W), 255 ignored)."""
+        """Read image (uint8, (3, H, W)) and label (int64, (H, W), 255 ignored)."""
         info = self.dataset.get_data_info(index)
         image = to_pixels(self.images.read(index))
         label = read_label(info['seg_map_path'], (image.shape[1], image.shape[2]))
         return dict(image=image, label=map_label(label, info))
 
     def label_file(self, index: int) -> str:
-        """Path of a mask, for messages."""
+        """Path of a mask, for error messages."""
         return str(self.dataset.get_data_info(index).get('seg_map_path'))
 
 
 def map_label(label: Tensor, info: dict[str, Any]) -> Tensor:
-    """Class indices of MMSegmentation from the values of a mask.
+    """Map the values of a mask to MMSegmentation's class indices.
 
     Args:
         label (Tensor): Values of the file, int64, any shape.
-        info (dict): With ``reduce_zero_label`` and ``label_map`` of the data set.
+        info (dict): Contains ``reduce_zero_label`` and ``label_map`` of the data set.
 
     Returns:
-        Tensor: int64, the same shape; values without an entry in ``label_map`` stay.
+        Tensor: int64, the same shape; values without an entry in ``label_map`` are unchanged.
     """
     if info.get('reduce_zero_label'):  # 0 is "other"
         label = torch.where((label == 0) | (label == IGNORE_LABEL), IGNORE_LABEL, label - 1)
@@ -78,11 +78,11 @@ def map_label(label: Tensor, info: dict[str, Any]) -> Tensor:
 
 
 class ConcatenatedImages(ConcatDataset):
-    """Several data sets of labeled images with the same classes, one after the other.
+    """Concatenation of data sets of labeled images with the same classes.
 
     Args:
-        parts (sequence[MMSegImages]): At least one, none of them empty; their images are
-            scaled from one range of values.
+        parts (sequence[MMSegImages]): At least one, none of them empty. The images of all
+            parts are scaled from one range of values.
     """
 
     def __init__(self, parts: Sequence[MMSegImages]) -> None:
@@ -91,17 +91,17 @@ class ConcatenatedImages(ConcatDataset):
         self.images = JoinedImages([part.images for part in parts])
 
     def label_file(self, index: int) -> str:
-        """Path of a mask, for messages."""
+        """Path of a mask, for error messages."""
         part = bisect.bisect_right(self.cumulative_sizes, index)
         start = self.cumulative_sizes[part - 1] if part else 0
         return self.datasets[part].label_file(index - start)
 
 
 def mmseg_images(name: str, part: dict[str, Any]) -> Union[MMSegImages, ConcatenatedImages]:
-    """The images of a data set of MMSegmentation, or of those inside its wrappers.
+    """Open a data set of MMSegmentation, or the data sets inside its wrappers.
 
     Args:
-        name (str): Of the data, for messages.
+        name (str): Name of the data, for error messages.
         part (dict): Config of the data set.
 
     Returns:
@@ -109,29 +109,29 @@ def mmseg_images(name: str, part: dict[str, Any]) -> Union[MMSegImages, Concaten
 
     Raises:
         FileNotFoundError: If files or folders are missing.
-        ValueError: If MMSegmentation is missing, or it is another kind of data set.
+        ValueError: If MMSegmentation is not installed, or this is another kind of data set.
     """
     try:
-        import mmseg.datasets  # noqa: F401  (registers them)
+        import mmseg.datasets  # noqa: F401  (registers its data sets)
         from mmseg.registry import DATASETS
 
         import cotap_mm.downstream  # noqa: F401
     except ImportError as error:
         raise ValueError(
             f'{name} is read through MMSegmentation, which cannot be imported '
-            f'({error}); see the README on installing it'
+            f'({error}); see the README for how to install it'
         ) from error
-    found = []
+    opened = []
     for inner in inner_datasets(part):
         root = inner.get('data_root') or '.'
         try:
             dataset = DATASETS.build(
                 {'_scope_': 'mmseg', **inner, 'pipeline': [], 'serialize_data': False}
-            )  # which fails on no images
-            found.append(MMSegImages(dataset))
+            )  # raises if there are no images
+            opened.append(MMSegImages(dataset))
         except (AssertionError, FileNotFoundError, NotADirectoryError) as error:
             raise FileNotFoundError(
-                f'{name} is not complete in {root}: {error}. See the table in '
+                f'{name} is incomplete in {root}: {error}. See the table in '
                 'cotap_mm/evaluation/data/load.py'
             ) from error
         except (KeyError, TypeError, AttributeError) as error:
@@ -149,13 +149,13 @@ def mmseg_images(name: str, part: dict[str, Any]) -> Union[MMSegImages, Concaten
                 f'{name} has no images in {root}: expected files ending in '
                 f'{getattr(dataset, "img_suffix", "")} in {_image_folder(dataset)}'
             )
-    classes = {each.classes for each in found}
+    classes = {images.classes for images in opened}
     if len(classes) > 1:
         raise ValueError(
             f'the data sets inside {name} must have the same classes, got '
             f'{" and ".join(map(str, sorted(classes)))}'
         )
-    return found[0] if len(found) == 1 else ConcatenatedImages(found)
+    return opened[0] if len(opened) == 1 else ConcatenatedImages(opened)
 
 
 def _image_folder(dataset: Any) -> str:

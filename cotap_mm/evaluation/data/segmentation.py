@@ -1,4 +1,4 @@
-"""Images with a class for each pixel, as the dense evaluations read them."""
+"""Images with a class per pixel, as the dense evaluations read them."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from cotap_mm.datasets import ImageList
 from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.encoders.images import Size, resize_image
+from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.registry import DATASETS, build
 
 from .label_files import IGNORE_LABEL, read_label
@@ -24,14 +25,14 @@ class ImageMaskFolder:
     """A folder of images and a folder of label masks with the same stems.
 
     A mask is an image of class indices, see :func:`~.label_files.read_label`; 255 is
-    ignored. Only images are resized: predictions are brought to the size of the masks.
+    ignored. Only images are resized; predictions are resized to the masks.
 
     Args:
         images (str | Path): Folder of images, read recursively.
         labels (str | Path): Folder with ``<same sub-folder>/<same stem>.png``.
         image_size (int | tuple, optional): Side of a square, or (height, width), to which
-            images are resized, in pixels. Defaults to None (as they are).
-        limit (int, optional): Keep this many images, evenly spread over the sorted
+            images are resized, in pixels. Defaults to None (keep the original size).
+        limit (int, optional): Keep at most this many images, evenly spaced in the sorted
             names. Defaults to None (all).
         value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``.
 
@@ -52,15 +53,15 @@ class ImageMaskFolder:
             raise ValueError(f'limit must be positive or None (all), got {limit}')
         self.images = ImageList(images, value_range=value_range)
         count = len(self.images)
-        kept = count if limit is None else min(limit, count)
-        self.indices = [i * count // kept for i in range(kept)]
+        self.indices = evenly_spaced(count, count if limit is None else limit)
         self.masks = [
             Path(labels) / Path(self.images.name(i)).with_suffix('.png') for i in self.indices
         ]
         missing = [mask for mask in self.masks if not mask.is_file()]
         if missing:
             raise FileNotFoundError(
-                f'{len(missing)} of {kept} images have no mask, the first is {missing[0]}'
+                f'{len(missing)} of {len(self.masks)} images have no mask, '
+                f'the first is {missing[0]}'
             )
         self.image_size = image_size
 
@@ -74,7 +75,7 @@ class ImageMaskFolder:
             dict: image (uint8, (3, h, w)) and label (int64, (H, W)).
 
         Raises:
-            ValueError: If the mask cannot be used, see :func:`~.label_files.read_label`.
+            ValueError: If the mask is unusable, see :func:`~.label_files.read_label`.
         """
         pixels = torch.from_numpy(self.images.read(self.indices[index])).permute(2, 0, 1)
         height, width = pixels.shape[1:]
@@ -82,15 +83,15 @@ class ImageMaskFolder:
         return dict(image=resize_image(pixels, self.image_size), label=label)
 
     def label_file(self, index: int) -> str:
-        """Path of a mask, for messages."""
+        """Path of a mask, for error messages."""
         return str(self.masks[index])
 
 
 class LabeledScenes:
-    """View of a data set with ``read(i)`` and ``label(i)`` arrays, such as ``ToyScenes``.
+    """Adapter for a data set with ``read(i)`` and ``label(i)``, such as ``ToyScenes``.
 
     Args:
-        scenes: Has ``len``, ``read(i) -> uint8 (H, W, 3)`` and ``label(i) -> (H, W)``.
+        scenes: Provides ``len``, ``read(i) -> uint8 (H, W, 3)`` and ``label(i) -> (H, W)``.
     """
 
     def __init__(self, scenes: Any) -> None:
@@ -102,14 +103,14 @@ class LabeledScenes:
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         """Read image (uint8, (3, H, W)) and label (int64, (H, W))."""
         if not 0 <= index < len(self):
-            raise IndexError(f'index {index} is outside 0..{len(self) - 1}')
+            raise IndexError(f'index {index} is out of range 0..{len(self) - 1}')
         image = torch.from_numpy(np.array(self.scenes.read(index)))  # (H, W, 3)
         label = torch.from_numpy(np.array(self.scenes.label(index), dtype=np.int64))
         return dict(image=image.permute(2, 0, 1).contiguous(), label=label)
 
 
 def build_labeled(source: Any) -> Any:
-    """Make the labelled data set that ``source`` describes.
+    """Build the labeled data set that ``source`` describes.
 
     Args:
         source: A config of our ``DATASETS``, a data set of ``dict(image, label)``, or a

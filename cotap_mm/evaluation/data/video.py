@@ -1,4 +1,4 @@
-"""Clips of video with masks: DAVIS-2017, the drives of CamVid, or any folder of frames."""
+"""Video clips with masks: DAVIS-2017, the drives of CamVid, or any folder of frames."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from cotap_mm.registry import DATASETS
 
 from .label_files import IGNORE_LABEL, read_label
 
-read_mask = read_label  # earlier name
-# A drive is cut where frames are farther apart than this many times the usual.
+# A drive is cut where the gap between frames exceeds the median gap by this factor.
 LONGEST_GAP = 1.5
 
 
 @dataclass(frozen=True)
 class Clip:
-    """Frames in order, with masks for some of them.
+    """Ordered frames, with masks for some of them.
 
     Attributes:
-        name (str): For tables.
+        name (str): Name for tables.
         frames (sequence): Image files, first to last.
-        masks (dict): Index of a frame -> its mask file; the first frame always has one.
-        scored (sequence): Indices of the frames whose masks are compared.
-        background (bool): Whether 0 means "no object"; else it is a class as any other.
+        masks (dict): Frame index -> mask file; the first frame always has a mask.
+        scored (sequence): Indices of the frames that are scored.
+        background (bool): Whether 0 means "no object"; otherwise it is a class like any other.
+            Defaults to True.
         binary (bool): Whether masks are 0 and 255, and 255 is the object. Defaults to False.
-        value_range: How values of more than 8 bits become 0 to 255, see
-            :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one range for the clip.
+        value_range: How values of more than 8 bits are scaled to 0..255, see
+            :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``: one range for the clip.
     """
 
     name: str
@@ -48,33 +48,33 @@ class Clip:
     value_range: Option = 'auto'
 
     def mask(self, index: int) -> Tensor:
-        """Objects or classes of a frame's pixels, 255 ignored; int64, shape (H, W)."""
+        """Read the objects or classes of a frame's pixels, 255 ignored; int64, shape (H, W)."""
         mask = read_label(self.masks[index])
         return (mask > 0).long() if self.binary else mask
 
     def objects(self) -> list[int]:
-        """What is followed and scored: the values of the first mask, without 0 if background.
+        """Values in the first mask (without 0 if it is background), which are tracked and scored.
 
         Raises:
-            ValueError: If there is none.
+            ValueError: If the first mask is empty.
         """
         values = set(self.mask(0).unique().tolist()) - {IGNORE_LABEL}
         values -= {0} if self.background else set()
         if not values:
             raise ValueError(
                 f'the first mask of {self.name}, {self.masks[0]}, shows no object; '
-                'its values must be object numbers, 0 for none, 255 for ignored'
+                'its values must be object numbers, 0 for no object, 255 for ignored'
             )
         return sorted(values)
 
 
 class ClipFrames:
-    """Pixels of a clip's frames, read when they are asked for and scaled from one range.
+    """Frames of a clip, read lazily and scaled from one range of values.
 
     Args:
         frames (sequence): Image files.
-        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, found
-            from these files.
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``:
+            computed from these files.
     """
 
     def __init__(self, frames: Sequence[Union[str, Path]], value_range: Option = 'auto') -> None:
@@ -84,25 +84,27 @@ class ClipFrames:
         return len(self.images)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        """RGB pixels, uint8, shape (H, W, 3)."""
+        """Read RGB pixels, uint8, shape (H, W, 3)."""
         return self.images.read(index)
 
 
 def with_one_range(frames: Sequence[Any], value_range: Option = 'auto') -> Sequence[Any]:
-    """:class:`ClipFrames` of a list of files; other pictures stay as they are."""
-    if isinstance(frames, (list, tuple)) and all(isinstance(each, (str, Path)) for each in frames):
+    """Wrap a list of files in :class:`ClipFrames`; return other pictures unchanged."""
+    if isinstance(frames, (list, tuple)) and all(
+        isinstance(frame, (str, Path)) for frame in frames
+    ):
         return ClipFrames(frames, value_range)
     return frames
 
 
 class VideoClips:
-    """A list of clips. ``davis``, ``camvid`` and ``folder`` find them in folders.
+    """List of clips, built from folders by ``davis``, ``camvid`` and ``folder``.
 
     In configs: ``dict(type='DAVISClips', root=...)``, ``'CamVidClips'``, ``'FolderClip'``.
 
     Args:
         clips (sequence): The clips.
-        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``: one
             range for the frames of all clips.
     """
 
@@ -129,12 +131,12 @@ class VideoClips:
         resolution: str = '480p',
         value_range: Option = 'auto',
     ) -> VideoClips:
-        """DAVIS-2017, https://davischallenge.org; as there, first and last frame are not scored.
+        """Open DAVIS-2017, https://davischallenge.org; first and last frames are not scored.
 
         Args:
-            root (str | Path): Holds ``JPEGImages/480p/CLIP``, ``Annotations/480p/CLIP`` and
+            root (str | Path): Contains ``JPEGImages/480p/CLIP``, ``Annotations/480p/CLIP`` and
                 ``ImageSets/2017/val.txt``.
-            split (str): Name of the text file. Defaults to 'val'.
+            split (str): Name of the text file without suffix. Defaults to 'val'.
             resolution (str): Name of the two folders. Defaults to '480p'.
             value_range: See the class. Defaults to ``'auto'``.
 
@@ -159,14 +161,14 @@ class VideoClips:
 
     @classmethod
     def folder(cls, root: Union[str, Path], value_range: Option = 'auto') -> VideoClips:
-        """One clip of your own: ``root/frames/*`` and ``root/masks/*.png`` of the same names.
+        """Open one clip from ``root/frames/*`` and ``root/masks/*.png`` with the same names.
 
-        Frames are in the order of the numbers in their names (2 before 10). The first needs
-        a mask; other masks that exist are scored. Values are object numbers, 0 for none and
-        255 for ignored; where the first mask is only 0 and 255, 255 is the one object.
+        Frames are sorted by the numbers in their names (2 before 10). The first frame needs
+        a mask; other masks that exist are scored. Values are object numbers, 0 for no object and
+        255 for ignored. If the first mask has only the values 0 and 255, 255 is the only object.
 
         Raises:
-            FileNotFoundError: If there is no frame, or the first has no mask.
+            FileNotFoundError: If there is no frame, or the first frame has no mask.
         """
         frames, masks = _frames_and_masks(Path(root) / 'frames', Path(root) / 'masks')
         binary = set(read_label(masks[0]).unique().tolist()) == {0, IGNORE_LABEL}
@@ -183,32 +185,32 @@ class VideoClips:
         max_length: int = 25,
         value_range: Option = 'auto',
     ) -> VideoClips:
-        """Drives of CamVid: labelled frames in a row, classes instead of objects.
+        """Open the drives of CamVid: consecutive labeled frames, classes instead of objects.
 
         File names are DRIVE_FRAME, such as 0001TP_006690 or Seq05VD_f00000. A drive is cut
-        where frames are more than 1.5 times as far apart as usual (the median), and then
-        into equal clips of at most ``max_length`` frames. Frames of train and test are
-        one second apart, those of val 1/15.
+        where the gap between frames is more than 1.5 times the median gap, and then into
+        equal clips of at most ``max_length`` frames. Frames of train and test are one second
+        apart, frames of val 1/15 s.
 
         Args:
-            root (str | Path): Holds ``images/SPLIT`` and ``labels/SPLIT`` (PNG).
-            split (str): Folder. Defaults to 'val'.
-            max_length (int): Frames of a clip at most, >= 2. Defaults to 25.
+            root (str | Path): Contains ``images/SPLIT`` and ``labels/SPLIT`` (PNG).
+            split (str): Name of the sub-folder. Defaults to 'val'.
+            max_length (int): Largest number of frames in a clip, >= 2. Defaults to 25.
             value_range: See the class. Defaults to ``'auto'``.
 
         Raises:
             FileNotFoundError: If folders or a mask are missing.
-            ValueError: If a name has another form, or ``max_length`` is below 2.
+            ValueError: If a file name does not have this form, or ``max_length`` is below 2.
         """
         if max_length < 2:
             raise ValueError(f'max_length must be at least 2 frames, got {max_length}')
         folder, labels = Path(root) / 'images' / split, Path(root) / 'labels' / split
         drives: dict[str, list[tuple[int, Path]]] = {}
         for name in ImageList(folder).names:
-            found = re.fullmatch(r'(.+?)_f?(\d+)', Path(name).stem)
-            if not found:
-                raise ValueError(f'CamVid names its frames DRIVE_NUMBER, got {name}')
-            drives.setdefault(found[1], []).append((int(found[2]), folder / name))
+            match = re.fullmatch(r'(.+?)_f?(\d+)', Path(name).stem)
+            if not match:
+                raise ValueError(f'CamVid frames must be named DRIVE_NUMBER, got {name}')
+            drives.setdefault(match[1], []).append((int(match[2]), folder / name))
         clips = []
         for drive, numbered in sorted(drives.items()):
             for part in _cut(sorted(numbered), max_length):
@@ -235,13 +237,13 @@ DATASETS.register_module('FolderClip', module=VideoClips.folder)
 
 
 def _frames_and_masks(folder: Path, masks: Path) -> tuple[list[Path], dict[int, Path]]:
-    """Frames in the order of the numbers in their names, and the masks that exist."""
+    """Frames sorted by the numbers in their names, and the masks that exist."""
     names = sorted(ImageList(folder).names, key=_by_number)
-    found = {index: masks / Path(name).with_suffix('.png') for index, name in enumerate(names)}
-    _existing(found[0])
+    paths = {index: masks / Path(name).with_suffix('.png') for index, name in enumerate(names)}
+    _existing(paths[0])
     return (
         [folder / name for name in names],
-        {index: path for index, path in found.items() if path.is_file()},
+        {index: path for index, path in paths.items() if path.is_file()},
     )
 
 
@@ -259,7 +261,7 @@ def _by_number(name: str) -> list[tuple[int, str]]:
 
 
 def _cut(numbered: Sequence[tuple[int, Path]], max_length: int) -> list[Sequence[tuple[int, Path]]]:
-    """Parts of a drive without large gaps, at most ``max_length`` and at least 2 frames long."""
+    """Cut a drive at large gaps into parts of 2 to ``max_length`` frames."""
     gaps = [after[0] - before[0] for before, after in zip(numbered, numbered[1:])]
     longest = LONGEST_GAP * median(gaps) if gaps else 0
     edges = [0, *(i + 1 for i, gap in enumerate(gaps) if gap > longest), len(numbered)]

@@ -1,3 +1,3 @@
-"""One evaluation protocol a file."""
+"""Evaluation protocols, one per file."""
 
 from __future__ import annotations

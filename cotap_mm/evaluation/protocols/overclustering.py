@@ -1,17 +1,17 @@
-"""Overclustering: are classes unions of clusters of patch features?
+"""Overclustering: cluster patch features without labels, then assign a class to each cluster.
 
-k-means on the patch features of the validation images, without labels; each cluster then
-gets a class with the labels' help. Source: Leopart, https://arxiv.org/abs/2204.13101: features
-standardised per channel, PCA to 50 dimensions, K = 500 clusters, each named after the
-class it holds most of (best precision); for K = number of classes a one-to-one assignment
-(Hungarian). Feature maps and masks meet at 100 x 100. Figures are means over 5 seeds.
+k-means clusters the patch features of the validation images; the labels are only used to assign
+classes to clusters. Source: Leopart, https://arxiv.org/abs/2204.13101: features standardized per
+channel, PCA to 50 dimensions, K = 500 clusters, each assigned to its most frequent class; for
+K = number of classes a one-to-one assignment (Hungarian). Cluster maps and masks are resized to
+100 x 100. Scores are means over 5 seeds.
 """
 
 from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Optional
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -21,17 +21,25 @@ from torch import Tensor
 
 from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, gather_rows, rank
 from cotap_mm.encoders.encoder import Encoder
-from cotap_mm.encoders.images import Size
 from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
-from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
+from cotap_mm.evaluation.data.label_files import IGNORE_LABEL, check_label_range
+from cotap_mm.evaluation.data.labeled_set import LabeledSet
 from cotap_mm.evaluation.metrics import segmentation_scores
+from cotap_mm.evaluation.separate_arguments import accept_separate_arguments
 
 KMEANS = ('auto', 'faiss', 'sklearn')
 
 
 class _Features(NamedTuple):
-    """This rank's patches after PCA (n, d), their images' indices (n,); grid and mask an image."""
+    """Patches of this rank.
+
+    Attributes:
+        rows (Tensor): Features after PCA, shape (n, d).
+        images (Tensor): Index of the image of each patch, shape (n,).
+        grids (list): Number of patches (h, w) of each image.
+        masks (list): Label map of each image, resized.
+    """
 
     rows: Tensor
     images: Tensor
@@ -39,11 +47,11 @@ class _Features(NamedTuple):
     masks: list[Tensor]
 
 
+@accept_separate_arguments
 @watch_classes()
 def overclustering(
     encoder: Encoder,
-    dataset: Any,
-    num_classes: int,
+    dataset: LabeledSet,
     num_clusters: Sequence[int] = (500,),
     seeds: Sequence[int] = (0, 1, 2, 3, 4),
     num_components: int = 50,
@@ -51,52 +59,46 @@ def overclustering(
     background: int = 0,
     kmeans: str = 'auto',
     max_patches: int = 1_000_000,
-    image_size: Optional[Size] = None,
-    batch_size: int = 16,
 ) -> dict[str, Any]:
     """Cluster patches and score the clusters as classes.
 
-    Memory: the reduced features of all patches in float32, shared out to the ranks, and at most
+    Memory: the reduced features of all patches in float32, sharded across ranks, and at most
     ``max_patches`` of them on every rank for k-means: 4 x ``num_components`` bytes each.
 
     Args:
-        encoder (Encoder): The features to measure.
-        dataset: Data set of ``dict(image=uint8 (3, H, W), label=(H, W))``; 255 is
-            ignored. Clusters and scores are of the same images.
-        num_classes (int): Number of classes.
-        num_clusters (sequence): Numbers K of clusters; ``num_classes`` is always
+        encoder (Encoder): Computes the features that are evaluated.
+        dataset (LabeledSet): Images with label maps; the same images are clustered and scored.
+        num_clusters (sequence): Numbers K of clusters; the number of classes is always
             measured too, by one-to-one assignment. Defaults to (500,).
-        seeds (sequence): Of k-means; scores are means over them. Defaults to 0..4.
+        seeds (sequence): Seeds of k-means; scores are means over them. Defaults to 0..4.
         num_components (int): Dimensions after PCA. Defaults to 50.
-        mask_size (int): Side of cluster maps and masks in the score. Defaults to 100.
-        background (int): Class of clusters that the one-to-one assignment leaves over.
+        mask_size (int): Side of cluster maps and masks in the score, in pixels. Defaults to 100.
+        background (int): Class of clusters without a partner in the one-to-one assignment.
             Defaults to 0.
-        kmeans (str): ``'faiss'``, ``'sklearn'`` or ``'auto'`` (faiss where installed).
-        max_patches (int): k-means sees at most this many patches, evenly taken. Defaults
+        kmeans (str): ``'faiss'``, ``'sklearn'`` or ``'auto'`` (faiss if installed).
+        max_patches (int): Largest number of patches for k-means, evenly spaced. Defaults
             to 1 000 000.
-        image_size (int | tuple, optional): Resize all images to this square, or (height,
-            width), in pixels. Defaults to None (as they are).
-        batch_size (int): Images encoded at a time. Defaults to 16.
 
     Returns:
         dict: For each K ``mIoU_K<K>`` (many-to-one) with ``deviation_K<K>`` over seeds, and
-        ``mIoU_hungarian`` with ``deviation_hungarian``, in per cent.
+        ``mIoU_hungarian`` with ``deviation_hungarian``, in percent.
 
     Raises:
         ValueError: If there are fewer patches than clusters, or an option is unknown.
     """
     if kmeans not in KMEANS:
         raise ValueError(f'kmeans must be one of {", ".join(KMEANS)}, got {kmeans!r}')
+    num_classes = dataset.num_classes
     if not 0 <= background < num_classes:
         raise ValueError(
             f'background must be one of the classes 0..{num_classes - 1}, got {background}'
         )
     if not len(dataset) or not seeds:
         raise ValueError(f'there must be images and seeds, got {len(dataset)} and {len(seeds)}')
-    found = _reduced_features(encoder, dataset, num_components, mask_size, image_size, batch_size)
-    # In the order of the data set, so that the number of ranks changes nothing.
-    order = gather_rows(found.images).argsort(stable=True)
-    sample = _spread(gather_rows(found.rows)[order], max_patches)
+    features = _reduced_features(encoder, dataset, num_components, mask_size)
+    # In the order of the data set, so the result does not depend on the number of ranks.
+    order = gather_rows(features.images).argsort(stable=True)
+    sample = _evenly_spaced_rows(gather_rows(features.rows)[order], max_patches)
     scores: dict[str, Any] = {}
     settings = [(f'K{count}', count, False) for count in num_clusters]
     for name, count, one_to_one in [*settings, ('hungarian', num_classes, True)]:
@@ -105,7 +107,7 @@ def overclustering(
         values = []
         for seed in seeds:
             centers = cluster_centers(sample, count, seed, kmeans)
-            table = _contingency(found, centers, mask_size, num_classes)
+            table = _contingency(features, centers, mask_size, num_classes)
             classes = match_one_to_one(table, background) if one_to_one else table.argmax(dim=1)
             values.append(segmentation_scores(_as_confusion(table, classes))['mIoU'])
         scores[f'mIoU_{name}'] = statistics.mean(values)
@@ -114,7 +116,7 @@ def overclustering(
 
 
 def cluster_centers(rows: Tensor, count: int, seed: int, kmeans: str = 'auto') -> Tensor:
-    """Centres (K, d) of k-means on rows (N, d), computed on rank 0 and given to all."""
+    """Centers (K, d) of k-means on rows (N, d), computed on rank 0 and broadcast."""
     centers = torch.zeros(count, rows.shape[1])
     if rank() == 0:
         data = np.ascontiguousarray(rows.cpu().numpy(), dtype=np.float32)
@@ -123,44 +125,39 @@ def cluster_centers(rows: Tensor, count: int, seed: int, kmeans: str = 'auto') -
 
 
 def match_one_to_one(table: Tensor, background: int) -> Tensor:
-    """Hungarian assignment of clusters to classes.
+    """Assign clusters to classes so that the sum of IoU is maximal (Hungarian algorithm).
 
     Args:
         table (Tensor): Pixels of each cluster in each class, shape (K, C).
-        background (int): Class of clusters that are left over (K > C).
+        background (int): Class of clusters without a partner (K > C).
 
     Returns:
-        Tensor: Class of each cluster, shape (K,); the sum of IoU is the largest possible.
+        Tensor: Class of each cluster, shape (K,).
     """
     counts = table.double().cpu()
     union = counts.sum(0, keepdim=True) + counts.sum(1, keepdim=True) - counts
     clusters, classes = linear_sum_assignment((counts / union.clamp_min(1)).numpy(), maximize=True)
-    found = torch.full((len(table),), background)
-    found[torch.from_numpy(clusters)] = torch.from_numpy(classes)
-    return found.to(table.device)
+    assigned = torch.full((len(table),), background)
+    assigned[torch.from_numpy(clusters)] = torch.from_numpy(classes)
+    return assigned.to(table.device)
 
 
 def _as_confusion(table: Tensor, classes: Tensor) -> Tensor:
-    """Counts (cluster, class) and the class of each cluster -> [true, predicted] counts."""
+    """Convert counts (cluster, class) to counts [true class, predicted class]."""
     confusion = torch.zeros(table.shape[1], table.shape[1], dtype=table.dtype, device=table.device)
     return confusion.index_add_(0, classes, table).T
 
 
 @torch.no_grad()
 def _reduced_features(
-    encoder: Encoder,
-    dataset: Any,
-    num_components: int,
-    mask_size: int,
-    image_size: Optional[Size],
-    batch_size: int,
+    encoder: Encoder, dataset: LabeledSet, num_components: int, mask_size: int
 ) -> _Features:
-    """Encode; standardise and reduce with statistics over all ranks."""
+    """Encode the images; standardize and reduce the features with statistics over all ranks."""
     rows: list[Tensor] = []
     grids: list[tuple[int, int]] = []
     masks: list[Tensor] = []
     numbers: list[int] = []
-    for indices, images, labels in iter_batches(dataset, batch_size, image_size, 'features'):
+    for indices, images, labels in iter_batches(dataset, 'features'):
         patches = encoder(images).patches
         rows.append(patches.flatten(2).transpose(1, 2).flatten(0, 1).cpu())  # (B h w, C)
         grids += [(patches.shape[2], patches.shape[3])] * len(images)
@@ -201,7 +198,7 @@ def _standardize_and_reduce(rows: Tensor, num_components: int) -> Tensor:
     return (rows - mean.float()) @ projection
 
 
-def _spread(rows: Tensor, most: int) -> Tensor:
+def _evenly_spaced_rows(rows: Tensor, most: int) -> Tensor:
     if len(rows) <= most:
         return rows
     return rows[torch.linspace(0, len(rows) - 1, most).round().long()]
@@ -232,27 +229,21 @@ def _run_kmeans(data: np.ndarray, count: int, seed: int, kmeans: str) -> np.ndar
     return KMeans(count, n_init=1, max_iter=50, random_state=seed).fit(data).cluster_centers_
 
 
-def _contingency(found: _Features, centers: Tensor, mask_size: int, num_classes: int) -> Tensor:
+def _contingency(features: _Features, centers: Tensor, mask_size: int, num_classes: int) -> Tensor:
     """Pixels of each cluster in each class, shape (K, C), over all ranks."""
     clusters = (
-        torch.cat([torch.cdist(part, centers).argmin(dim=1) for part in found.rows.split(8192)])
-        if len(found.rows)
+        torch.cat([torch.cdist(part, centers).argmin(dim=1) for part in features.rows.split(8192)])
+        if len(features.rows)
         else None
     )
     table = torch.zeros(len(centers) * num_classes, dtype=torch.long)
     start = 0
-    for grid, mask in zip(found.grids, found.masks):
+    for grid, mask in zip(features.grids, features.masks):
         size = grid[0] * grid[1]
         maps = clusters[start : start + size].view(1, 1, *grid).float()
         start += size
-        labelled = mask != IGNORE_LABEL
+        check_label_range(mask, num_classes)
+        labeled = mask != IGNORE_LABEL
         large = F.interpolate(maps, (mask_size, mask_size), mode='nearest-exact')[0, 0].long()
-        if labelled.any() and int(mask[labelled].max()) >= num_classes:
-            raise ValueError(
-                f'labels must be 0..{num_classes - 1} or {IGNORE_LABEL} (ignored), '
-                f'got {int(mask[labelled].max())}; check num_classes'
-            )
-        table += torch.bincount(
-            large[labelled] * num_classes + mask[labelled], minlength=len(table)
-        )
+        table += torch.bincount(large[labeled] * num_classes + mask[labeled], minlength=len(table))
     return all_reduce_sum(table).view(len(centers), num_classes)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from cotap_mm.encoders.encoder import Encoder, eval_mode
 from cotap_mm.encoders.vit import CoTAPEncoder
+from cotap_mm.evaluation.data.labeled_set import LabeledSet
 from cotap_mm.evaluation.protocols.dense_retrieval import (
     build_memory,
     label_from_shares,
@@ -202,7 +203,7 @@ def add_retrieval(report: Report, encoders: dict[str, Encoder], memory: Any, sce
     labels = [scenes.label(i) for i in range(count)]
     rows, shown = [images, [label_map(label, scenes.PALETTE) for label in labels]], list(labels)
     for encoder in encoders.values():
-        bank, shares = build_memory(encoder, memory, len(scenes.CLASSES))
+        bank, shares = build_memory(encoder, LabeledSet(memory, len(scenes.CLASSES)))
         maps = retrieve_labels(encoder(to_batch(images)).patches, bank, shares, 30, 0.02)
         guesses = [label_from_shares(soft, label.shape) for soft, label in zip(maps, labels)]
         rows.append([label_map(guess, scenes.PALETTE) for guess in guesses])
