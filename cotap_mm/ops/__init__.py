@@ -15,14 +15,14 @@ from cotap_mm.distributed.collectives import (
     rank,
     world_size,
 )
-
-from .attention import cls_attention, cls_through_block
-from .average_precision import (
+from cotap_mm.ops.ranking.average_precision import (
     concordant_rank,
     continuous_average_precision,
     discordance,
     rank_statistics,
 )
+
+from .attention import cls_attention, cls_through_block
 from .boxes import common_boxes, roi_pool
 from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
 from .foreground import foreground_mask

@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from cotap_mm.ops import continuous_average_precision, rank_statistics
-from cotap_mm.ops.average_precision import LONGEST_PAIRWISE, choose_method
-from cotap_mm.ops.rank_pairwise import pairwise_statistics
+from cotap_mm.ops.ranking.average_precision import LONGEST_PAIRWISE, choose_method
+from cotap_mm.ops.ranking.rank_pairwise import pairwise_statistics
 
 METHODS = ['pairwise', 'sorted']
 

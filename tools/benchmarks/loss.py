@@ -12,7 +12,7 @@ from torch import Tensor
 
 from cotap_mm.command_line.arguments import out_file, positive_int, whole_number
 from cotap_mm.ops import continuous_average_precision
-from cotap_mm.ops.average_precision import resolve_method
+from cotap_mm.ops.ranking.average_precision import resolve_method
 
 from . import measuring
 

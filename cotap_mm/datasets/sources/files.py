@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.utils import deprecated_api_warning
 
 from cotap_mm.files.atomic_write import name_bytes, printable
-from cotap_mm.ops.indices import evenly_spaced
+from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.registry import DATASETS
 
 from .decoding import (

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import continuous_average_precision
-from cotap_mm.ops.average_precision import resolve_method
+from cotap_mm.ops.ranking.average_precision import resolve_method
 from cotap_mm.registry import MODELS
 
 from .finite_check import check_finite

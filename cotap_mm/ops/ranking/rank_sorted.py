@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .rank_pairwise import pairwise_gradient, pairwise_statistics
+from cotap_mm.ops.ranking.rank_pairwise import pairwise_gradient, pairwise_statistics
 
 _LEAF = 32  # maximum number of items in a leaf
 _COMPARISONS = dict(cpu=1 << 16)  # pairwise comparisons at once; fits a CPU's cache

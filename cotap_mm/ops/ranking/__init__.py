@@ -1,0 +1,3 @@
+"""Rank statistics of scores, by two algorithms, and the loss built from them."""
+
+from __future__ import annotations
