@@ -21,8 +21,8 @@ from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch import testing
+from cotap_mm.engine.launch.commands import test_command
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -78,8 +78,7 @@ def build_config(args: argparse.Namespace) -> Config:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    runner = launch.build_runner(args, lambda: build_config(args))
-    launch.test(runner, lambda: testing.test(runner, args.out))
+    test_command(args, lambda: build_config(args), args.out)
 
 
 if __name__ == '__main__':

@@ -39,7 +39,7 @@ from cotap_mm.command_line.config_file import load_config  # noqa: E402
 from cotap_mm.command_line.tool import tool  # noqa: E402
 from cotap_mm.deprecation import RenamedOption  # noqa: E402
 from cotap_mm.engine.launch import config as run_config  # noqa: E402
-from cotap_mm.engine.launch import runner as launch  # noqa: E402
+from cotap_mm.engine.launch.commands import train_command  # noqa: E402
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -167,7 +167,7 @@ def build_config(args: argparse.Namespace) -> Config:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    launch.train_command(args, lambda: build_config(args))
+    train_command(args, lambda: build_config(args))
 
 
 if __name__ == '__main__':

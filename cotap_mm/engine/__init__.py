@@ -15,7 +15,8 @@ from .hooks import (
     compile_parts,
 )
 from .optim.layer_decay import LayerDecayOptimWrapperConstructor
-from .optim.param_groups import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
+from .optim.param_groups import CoTAPOptimWrapperConstructor
+from .optim.wrappers import MixedPrecisionOptimWrapper
 from .resume.train_loop import ResumableTrainLoop
 
 __all__ = [

@@ -10,13 +10,15 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch.utils.data import get_worker_info
 
 from cotap_mm.datasets import ToyScenes
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch.preflight import prepare
+from cotap_mm.engine.resume.work_folder import claim_folder
 from cotap_mm.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -46,7 +48,7 @@ class PoisonHook(Hook):
         self.at, self.rank = at, rank
 
     def before_train(self, runner):
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         model.losses['patch_ranking'].register_forward_hook(
             lambda module, inputs, loss: (
                 loss * float('nan') if runner.iter in self.at and runner.rank == self.rank else loss
@@ -182,8 +184,8 @@ def train(folder, iters, resume=False, claims=False, **options):
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
         )
     if claims:
-        launch.claim_folder(config)
-    launch.prepare(config)
+        claim_folder(config)
+    prepare(config)
     runner = launch.runner_of(config)
     try:
         launch.train(runner)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from engine.test_safe_checkpoints import Line
+from engine.saved_checkpoints import Line
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 

@@ -77,7 +77,7 @@ def test_a_moved_folder_and_changed_times(folder, killed, monkeypatch):
     shutil.rmtree(folder / 'run')
     os.utime(folder / 'images' / '3.png', (1, 1))
     default_runs.run([*killed, folder / 'again', '--resume'], may_search=False)
-    assert len(said) == 1 and 'images have been changed since' in said[0]
+    assert len(said) == 1 and 'images have changed since' in said[0]
     assert_same(saved(folder / 'again', 4), whole)
 
 
@@ -95,7 +95,7 @@ def test_neighbors_that_are_gone(folder, killed):
     make_init(folder / 'init.pth', seed=6)
     with pytest.raises(
         SystemExit,
-        match=f'{name}, which this run was trained with, is gone.*Put '
+        match=f'{name} of this run does not exist any more.*Restore '
         'the file back .* or choose one with --neighbors',
     ):
         default_runs.run([*killed, folder / 'other', '--resume'])

@@ -7,7 +7,7 @@ import torch
 from engine import resume_work
 from rank_work import on_two_ranks
 
-from cotap_mm.datasets import VisitSampler
+from cotap_mm.datasets import NeighborPairs, VisitSampler
 from cotap_mm.models.modules import AssignmentQueue, FeatureQueue, TemplateBank
 
 
@@ -71,7 +71,7 @@ def test_half_precision_and_accumulated_gradients(tmp_path):
 def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
     assert resume_work.train(tmp_path, 8, kill_at=6) is None
     read = []
-    draw = resume_work.launch.DATASETS.get('NeighborPairs').__getitem__
+    draw = NeighborPairs.__getitem__
     monkeypatch.setattr(
         'cotap_mm.datasets.NeighborPairs.__getitem__',
         lambda self, visit: read.append(visit) or draw(self, visit),

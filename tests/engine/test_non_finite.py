@@ -62,7 +62,7 @@ def test_a_skipped_step_is_never_silent(monkeypatch):
     """Also where no NonFiniteHook looks."""
     said = []
     monkeypatch.setattr(
-        'cotap_mm.engine.optim.param_groups.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.optim.wrappers.print_log', lambda text, **_: said.append(text)
     )
     model = torch.nn.Linear(3, 2)
     for is_watched in (False, True):

@@ -9,7 +9,7 @@ import signal
 
 import pytest
 import torch
-from engine.test_safe_checkpoints import content, save
+from engine.saved_checkpoints import content, save
 from mmengine.config import Config
 
 from cotap_mm.engine.resume import work_folder

@@ -19,7 +19,7 @@ from tool_loading import load_tool
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""
@@ -79,12 +79,12 @@ def test_check_tries_everything_and_keeps_nothing(folder, capsys):
     before = sorted(folder.rglob('*'))
     train(folder, '--dry-run', '--cfg-options', 'train_cfg.max_iters=36000')
     said = capsys.readouterr().out.splitlines()[-4:]
-    assert said[0].startswith('the training can start: 0.0 M parameters learn, 2 samples a step')
+    assert said[0].startswith('dry run passed: 0.0 M trainable parameters, 2 samples per step')
     step = float(re.search('a step takes ([0-9.]+) s', said[1])[1])
     hours = float(re.search('36000 iterations are about ([0-9.]+) hours', said[1])[1])
     assert hours == pytest.approx(10 * step, abs=0.1)  # rounded
-    assert re.search(r'memory at its peak, in this process: [0-9.]+ GB', said[2])
-    assert said[3] == 'not tried: a run first finds the neighbours of patch (6 images)'
+    assert re.search(r'peak memory of this process: [0-9.]+ GB', said[2])
+    assert said[3] == 'not tested: a run first computes neighbors for patch (6 images)'
     assert sorted(folder.rglob('*')) == before
     for options, message in (
         (('model.pairs.topk=x',), 'model.pairs.topk: expected int or None'),
@@ -221,8 +221,8 @@ def test_seed_keeps_other_randomness():
 
 def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
     said = []
-    monkeypatch.setattr(launch, 'print_log', lambda text, **_: said.append(text))
-    monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_, **__: None)
+    monkeypatch.setattr(preflight, 'print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(preflight, 'ensure_neighbors', lambda *_, **__: None)
     train_tool = load_tool('train')
     options = [
         str(folder / 'tiny.py'),
@@ -232,7 +232,7 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
         str(folder / 'run'),
     ]
     for start in ([], ['--resume']):  # there is nothing to resume from
-        launch.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
+        preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
         assert any('random weights' in text for text in said)
         said.clear()
     (folder / 'run').mkdir()
@@ -240,7 +240,7 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
         dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
         folder / 'run' / 'iter_2.pth',
     )
-    launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
+    preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
     assert not any('random weights' in text for text in said)
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.fsdp import require_unsharded
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
 
@@ -39,7 +39,7 @@ class CompileHook(Hook):
             ValueError: If the network is shared out among the ranks.
         """
         require_unsharded(runner.model, 'CompileHook')
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         count = compile_parts(model, **self.options)
         print_log(
             f'torch.compile: {count} parts of student and teacher; the first steps will be slow',

@@ -8,9 +8,9 @@ from typing import Optional
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.fsdp import full_parameters
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
 # Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
@@ -97,7 +97,7 @@ class MonitorHook(Hook):
 
     @staticmethod
     def _model(runner):
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+        return unwrap(runner.model)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
         """Switch the monitors on for iterations that will be logged."""

@@ -12,9 +12,9 @@ import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.collectives import broadcast, rank
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import HOOKS
@@ -129,7 +129,7 @@ class NonFiniteHook(Hook):
         path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
         with atomic_write(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(data_batch, partial)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         state = model.state_dict()  # with FSDP all ranks take part in it
         if is_main_process():
             bad = [

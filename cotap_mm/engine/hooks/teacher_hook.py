@@ -6,9 +6,9 @@ import math
 from typing import Optional
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.fsdp import full_parameters
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
 
@@ -53,7 +53,7 @@ class TeacherHook(Hook):
             runner.optim_wrapper, 'left_out', False
         ):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         decay = self.decay(runner.iter / max(runner.max_iters, 1))
         with full_parameters(runner.model):
             model.teacher.update(model.student, decay)

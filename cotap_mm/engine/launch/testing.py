@@ -9,8 +9,10 @@ from typing import Any, Optional
 from mmengine.config import Config, ConfigDict
 
 from cotap_mm.datasets.wrapped import inner_datasets
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.backbones import wrapper_and_model
 from cotap_mm.evaluation.presence_metric import ClassPresence
+from cotap_mm.weights.reading import read_checkpoint
 
 #: Library -> hook that draws, visualizer, model that merges augmented predictions, its options.
 _LIBRARIES: dict[str, tuple[str, str, dict]] = {
@@ -186,6 +188,30 @@ def save_predictions(config: Config, path: str) -> None:
             f'got {", ".join(map(_name, metrics))}'
         )
     saving[0].output_dir = path
+
+
+def require_all_weights(runner: Any) -> None:
+    """Check that the checkpoint of a Runner has every weight of its model.
+
+    MMEngine only warns of missing weights, and tests with random ones.
+
+    Args:
+        runner (Runner): Ready to test.
+
+    Raises:
+        ValueError: If a weight is missing.
+    """
+    checkpoint = runner._load_from
+    content = read_checkpoint(checkpoint)
+    stored = {name.removeprefix('module.') for name in content.get('state_dict', content)}
+    wanted = [name.removeprefix('module.') for name, _ in unwrap(runner.model).named_parameters()]
+    missing = [name for name in wanted if name not in stored]
+    if missing:
+        raise ValueError(
+            f'{checkpoint} does not fit the config: {len(missing)} of {len(wanted)} weights are '
+            f'missing, the first is {missing[0]}; pass a checkpoint that training with this '
+            'config has saved'
+        )
 
 
 def test(runner: Any, out: Optional[str] = None) -> dict[str, float]:

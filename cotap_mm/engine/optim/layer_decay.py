@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Optional
 
-from mmengine.model import is_model_wrapper
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
@@ -79,7 +79,7 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
     @staticmethod
     def _depths(model: nn.Module):
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrap(model)
         if hasattr(model, 'get_layer_depth'):
             return model.get_layer_depth
         backbone = getattr(model, 'backbone', None)

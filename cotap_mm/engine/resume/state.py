@@ -7,21 +7,19 @@ and the loader is in the middle of an epoch.
 from __future__ import annotations
 
 import logging
-import random
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, gather, is_main_process
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from cotap_mm.distributed.collectives import rank, world_size
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.auto_neighbors import AUTO_NAME
 from cotap_mm.models.modules import FeatureQueue
+from cotap_mm.random_state import capture_random_state, restore_random_state, seed_from
 
 KEY = 'run_state'  # of the checkpoint
 
@@ -41,7 +39,7 @@ def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[dict[str, 
         name: {key: gather(value) for key, value in queue.state_dict().items()}
         for name, queue in _queues(model).items()
     }
-    numbers = all_gather_object(random_state())
+    numbers = all_gather_object(capture_random_state())
     if not is_main_process():
         return None
     # The queues of rank 0 are in the checkpoint's state dict already.
@@ -79,7 +77,7 @@ def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -
         if rank() > 0:
             for name, queue in _queues(model).items():
                 queue.load_state_dict(others[name][rank() - 1])
-        set_random_state(state['random'][rank()])
+        restore_random_state(state['random'][rank()])
         return
     told = []
     for name, queue in _queues(model).items():
@@ -87,7 +85,7 @@ def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -
         parts = [first, *others[name]]
         queue.redistribute(parts, rank(), now)
         told.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
-    _seed(seed, rank(), state['samples_seen'])
+    seed_from(seed, rank(), state['samples_seen'])
     queues = f': merged and redistributed {", ".join(told)}; ' if told else '; '
     order = (
         f'. The order of the images stays; with the same batch size a step now sees '
@@ -120,37 +118,6 @@ def neighbor_files(config: Config) -> dict[str, str]:
     }
 
 
-def random_state() -> dict[str, Any]:
-    """All generators of this process, in types that are loaded without running code."""
-    _, keys, place, has_gauss, gauss = np.random.get_state()
-    version, numbers, next_gauss = random.getstate()
-    return dict(
-        torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        numpy=(torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(gauss)),
-        python=(version, torch.tensor(numbers), next_gauss),
-    )
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go back to a :func:`random_state`."""
-    torch.set_rng_state(state['torch'].cpu())
-    if state['cuda'] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'].cpu())
-    keys, *rest = state['numpy']
-    np.random.set_state(('MT19937', keys.cpu().numpy().astype(np.uint32), *rest))
-    version, numbers, next_gauss = state['python']
-    random.setstate((version, tuple(numbers.tolist()), next_gauss))
-
-
-def _seed(*numbers: int) -> None:
-    """Start all generators of this process from several numbers."""
-    parts = np.random.SeedSequence(numbers).generate_state(3)
-    torch.manual_seed(int(parts[0]))
-    np.random.seed(parts[1])
-    random.seed(int(parts[2]))
-
-
 def _queues(model: nn.Module) -> dict[str, FeatureQueue]:
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     return {name: part for name, part in model.named_modules() if isinstance(part, FeatureQueue)}

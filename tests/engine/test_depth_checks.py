@@ -7,7 +7,7 @@ import os
 
 import numpy as np
 import pytest
-from engine.test_downstream_check import det_config, seg_config
+from engine.test_downstream_data_checks import det_config, seg_config
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
