@@ -110,7 +110,7 @@ def test_frozen_parameters_are_left_out():
 
 def test_wrong_use():
     model = build('mmseg')
-    with pytest.raises(ValueError, match='knows layer_decay_rate, .* got decay_rate'):
+    with pytest.raises(ValueError, match='accepts layer_decay_rate, .* got decay_rate'):
         groups_of(model, 'mmseg', decay_rate=0.5)
     with pytest.raises(ValueError, match='above 0 and at most 1, got 1.5'):
         groups_of(model, 'mmseg', layer_decay_rate=1.5)

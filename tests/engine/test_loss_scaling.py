@@ -26,8 +26,8 @@ def test_bad_steps_halve_the_scale_and_change_nothing():
     optim, weight = wrapper()
     first, scale = step(optim, weight)
     assert first == pytest.approx(0.9, abs=1e-4) and scale == 8
-    assert step(optim, weight, float('inf')) == (first, 4) and optim.left_out
-    assert step(optim, weight)[0] < first and not optim.left_out
+    assert step(optim, weight, float('inf')) == (first, 4) and optim.step_skipped
+    assert step(optim, weight)[0] < first and not optim.step_skipped
 
 
 def test_resumed_in_the_middle_of_growing():

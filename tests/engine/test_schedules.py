@@ -62,15 +62,15 @@ def test_shorter_trainings(unit, usual, length, given, expected):
 @pytest.mark.parametrize(
     'stated, usual, message',
     [
-        (dict(max_iters=0), 10, 'max_iters must be a number from 1 on, got 0'),
-        (dict(max_iters='4'), 10, "max_iters must be a number from 1 on, got '4'"),
-        (dict(max_iters=1.5), 10, 'max_iters must be a number from 1 on, got 1.5'),
+        (dict(max_iters=0), 10, 'max_iters must be an integer >= 1, got 0'),
+        (dict(max_iters='4'), 10, "max_iters must be an integer >= 1, got '4'"),
+        (dict(max_iters=1.5), 10, 'max_iters must be an integer >= 1, got 1.5'),
         (dict(max_iters=4, max_epochs=2), 10, 'either max_iters or max_epochs, .* the one that'),
         (
             dict(max_iters=1000),
             1000,
-            'PolyLR begins at 1500, and the training ends at '
-            'train_cfg.max_iters=1000; make it begin earlier',
+            'PolyLR begins at 1500, but the training ends at '
+            'train_cfg.max_iters=1000; lower its begin',
         ),
     ],
 )

@@ -63,7 +63,7 @@ def test_ours_are_right(path, monkeypatch):
         (
             'model.losses.patch_ranking.type',
             'PatchRankinLoss',
-            "patch_ranking.type: there is no 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
+            "patch_ranking.type: unknown class 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
         ),
         ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
     ],

@@ -81,7 +81,7 @@ def test_check_tries_everything_and_keeps_nothing(folder, capsys):
     said = capsys.readouterr().out.splitlines()[-4:]
     assert said[0].startswith('dry run passed: 0.0 M trainable parameters, 2 samples per step')
     step = float(re.search('a step takes ([0-9.]+) s', said[1])[1])
-    hours = float(re.search('36000 iterations are about ([0-9.]+) hours', said[1])[1])
+    hours = float(re.search('36000 iterations take about ([0-9.]+) hours', said[1])[1])
     assert hours == pytest.approx(10 * step, abs=0.1)  # rounded
     assert re.search(r'peak memory of this process: [0-9.]+ GB', said[2])
     assert said[3] == 'not tested: a run first computes neighbors for patch (6 images)'
@@ -89,7 +89,7 @@ def test_check_tries_everything_and_keeps_nothing(folder, capsys):
     for options, message in (
         (('model.pairs.topk=x',), 'model.pairs.topk: expected int or None'),
         (('train_dataloader.dataset.crops.local_size=15',), 'e.g. 8'),
-        (('train_dataloader.batch_size=0',), 'a whole number >= 1, got 0'),
+        (('train_dataloader.batch_size=0',), 'an integer >= 1, got 0'),
     ):
         with pytest.raises(SystemExit, match=message):
             train(folder, '--dry-run', '--cfg-options', *options)

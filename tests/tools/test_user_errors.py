@@ -94,7 +94,7 @@ MISTAKES = {
                 ('model.type=CoTaP', "did you mean 'CoTAP'"),
                 ('model.neck.num_prototypes=x', "num_prototypes.*got 'x'"),
                 ('model.backbone.patch_size=0', 'patch_size.* got 0'),
-                ('model.backbone=1', 'model.backbone: this is a part with keys of its own'),
+                ('model.backbone=1', 'model.backbone: this is a dict'),
                 *WRONG_OPTIONS,
             )
         ),

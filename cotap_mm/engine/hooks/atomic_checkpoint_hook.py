@@ -332,7 +332,7 @@ def _remove(path: Path) -> None:
 
 def _is_skipped(runner) -> bool:
     """Whether the optimizer has skipped this step; see :class:`MixedPrecisionOptimWrapper`."""
-    return bool(getattr(runner.optim_wrapper, 'left_out', False))
+    return bool(getattr(runner.optim_wrapper, 'step_skipped', False))
 
 
 register_renamed(HOOKS, 'SafeCheckpointHook', AtomicCheckpointHook)

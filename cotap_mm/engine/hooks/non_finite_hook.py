@@ -70,12 +70,12 @@ class NonFiniteHook(Hook):
         Raises:
             Diverged: If the training cannot continue.
         """
-        if not hasattr(runner.optim_wrapper, 'left_out'):
+        if not hasattr(runner.optim_wrapper, 'step_skipped'):
             self._look_at_losses(runner, outputs)
             return
         if not runner.optim_wrapper.should_update():  # gradients are being added up
             return
-        if not runner.optim_wrapper.left_out:
+        if not runner.optim_wrapper.step_skipped:
             self.in_a_row = 0
             return
         self.in_a_row += 1
@@ -111,7 +111,7 @@ class NonFiniteHook(Hook):
 
     def before_train(self, runner) -> None:
         """The wrapper need not warn of skipped steps by itself."""
-        if hasattr(runner.optim_wrapper, 'left_out'):
+        if hasattr(runner.optim_wrapper, 'step_skipped'):
             runner.optim_wrapper.is_watched = True
 
     def _save_bundle(self, runner, data_batch: Any, ranks: list[dict]) -> str:

@@ -50,7 +50,7 @@ class TeacherHook(Hook):
     ) -> None:
         """Move the teacher if the optimiser has just stepped."""
         if not runner.optim_wrapper.should_update() or getattr(
-            runner.optim_wrapper, 'left_out', False
+            runner.optim_wrapper, 'step_skipped', False
         ):
             return
         model = unwrap(runner.model)

@@ -1,3 +1,3 @@
-"""From a config to a Runner that trains."""
+"""Configs, checks before the start, Runners, and what the tools run."""
 
 from __future__ import annotations

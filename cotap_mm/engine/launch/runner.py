@@ -47,16 +47,20 @@ from .writers import guard_writers
 def build_runner(
     args: argparse.Namespace, make_config: Callable[[], Config], claims: bool = False
 ) -> Runner | FlexibleRunner:
-    """Build the Runner of a command-line tool, or end with a sentence that says what is wrong.
+    """Build the Runner of a command-line tool; report user errors in one line.
 
     Args:
-        args (argparse.Namespace): With ``local_rank``; ``overwrite`` and ``force`` with ``claims``.
-        make_config (Callable): Makes the config, which may fail as well.
-        claims (bool): Whether to claim the work folder for a training; see
+        args (argparse.Namespace): With ``local_rank``, and with ``overwrite`` and ``force`` if
+            ``claims``.
+        make_config (callable): Makes the config; its errors are reported in one line, too.
+        claims (bool): Whether to claim the work folder for a training, see
             :func:`.claim_folder`. Defaults to False.
 
     Returns:
         Runner: Ready to train or test.
+
+    Raises:
+        SystemExit: If the config, its data or its checkpoints cannot be used.
     """
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     with short_errors(UserError):
@@ -75,24 +79,32 @@ def build_runner(
 
 
 def runner_of(config: Config) -> Runner | FlexibleRunner:
-    """MMEngine's FlexibleRunner if the config has a ``strategy``, such as FSDP, else its Runner.
+    """Build MMEngine's FlexibleRunner if the config has a ``strategy``, else its Runner.
 
-    A single process shares nothing out, so there the strategy is left out.
+    A strategy such as FSDP shards the model over several processes; a single
+    process drops it, because it has nothing to shard.
+
+    Args:
+        config (Config): Prepared by :func:`.prepare`; changed in place.
+
+    Returns:
+        Runner: With a log, a visualizer and data loaders that survive or report failures, see
+        :func:`.guard_writers` and :func:`.watch_loader`.
     """
     patience = limit_loader_waits(config)
     if config.get('strategy') and config.get('launcher', 'none') == 'none':
         print_log(
-            f'strategy {config.strategy.type} is for several processes '
-            '(tools/dist_train.sh); this one trains without it',
+            f'strategy {config.strategy.type} needs several processes '
+            '(tools/dist_train.sh); this single process trains without it',
             logger='current',
         )
         config.strategy = None
-    if config.get('runner_type'):  # a library's own, as mim builds it
+    if config.get('runner_type'):  # a runner of another library, built as mim does
         runner = RUNNERS.build(config)
     else:
         runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
     guard_writers(runner.logger, runner.visualizer)
-    build_loader = runner.build_dataloader  # loops call it when they are needed
+    build_loader = runner.build_dataloader  # loops call it when they are built
     runner.build_dataloader = lambda *args, **kwargs: watch_loader(
         build_loader(*args, **kwargs), patience
     )
@@ -100,14 +112,17 @@ def runner_of(config: Config) -> Runner | FlexibleRunner:
 
 
 def train(runner: Runner | FlexibleRunner) -> None:
-    """Train; a training that stopped because of a signal exits with ``EXIT_STATUS``.
+    """Train; exit with ``EXIT_STATUS`` if a signal has stopped the training.
+
+    Args:
+        runner (Runner): Ready to train.
 
     Raises:
         UserError: If the training has to stop for a reason that the user can act on: bad
-            images, a diverged loss, memory or a disk that is full, a process of the loader
-            that died, another rank that does not answer.
-        SystemExit: After a signal, with status 75, on rank 0. The other ranks have ended by
-            then, since a launcher kills those that are left when one has a bad status.
+            images, a diverged loss, a full memory or disk, a loader process that died, a rank
+            that does not respond.
+        SystemExit: After a signal, with status 75, on rank 0. The other ranks have exited
+            before, since a launcher kills the remaining ranks when one exits with an error.
     """
     signals.set_advice(lambda: last_checkpoint(runner))
     try:
@@ -136,7 +151,7 @@ def train(runner: Runner | FlexibleRunner) -> None:
 
 
 def _train(runner: Runner | FlexibleRunner) -> None:
-    """Train; where a signal interrupts MMEngine's own loop between two steps, save if possible."""
+    """Train; if a signal interrupts MMEngine's own loop between two steps, save if possible."""
     try:
         runner.train()
     except signals.Stopped:
@@ -151,17 +166,17 @@ def _train(runner: Runner | FlexibleRunner) -> None:
 
 
 def limit_loader_waits(config: Config) -> float:
-    """End a run whose loader waits for a worker that was stopped or hangs.
+    """Limit how long a run waits for a loader worker that was stopped or hangs.
 
-    PyTorch's loaders wait without limit. Here the limit is that for other ranks, for signs of
-    life (:class:`.LoaderWatch`) and as the loader's ``timeout``; not for the images of a
-    pre-training, whose workers may wait longer for a disk that is out of reach.
+    PyTorch's loaders wait without limit. Here the limit is the same as for other ranks. It
+    applies to signs of life (:class:`.LoaderWatch`) and is the loader's ``timeout``, except in
+    pre-training, whose workers may wait longer for an unreachable disk.
 
     Args:
         config (Config): Changed in place.
 
     Returns:
-        float: The limit, in seconds.
+        float: The limit in seconds.
     """
     limit = limit_of(timeout_of(config.get('env_cfg', {}).get('dist_cfg', {}).get('timeout', 1800)))
     for name in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
@@ -169,7 +184,7 @@ def limit_loader_waits(config: Config) -> float:
         if not isinstance(loader, dict):
             continue
         if not loader.get('num_workers'):
-            loader.pop('timeout', None)  # PyTorch refuses it without workers
+            loader.pop('timeout', None)  # PyTorch rejects it without workers
         elif name != 'train_dataloader' or not str(
             config.get('train_cfg', {}).get('type')
         ).endswith('ResumableTrainLoop'):

@@ -1,4 +1,4 @@
-"""Parameter groups of CoTAP: heads learn faster, and vectors do not decay."""
+"""Parameter groups of CoTAP: higher learning rate for heads, no weight decay on vectors."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Four groups: backbone and filter, or heads; with and without weight decay.
+    """Build up to four groups: heads and other parts, each with and without weight decay.
 
-    No decay on biases and on one-dimensional parameters; so cls_token, pos_embed
-    and prototypes do decay. Heads get ``head_lr_mult`` times the learning rate.
+    Biases and one-dimensional parameters have no weight decay; cls_token, pos_embed and
+    prototypes do. Heads have ``head_lr_mult`` times the base learning rate.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        optim_wrapper_cfg (dict): The optimiser wrapper's config.
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper.
         paramwise_cfg (dict, optional): ``head_lr_mult`` (float), 10 by default.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` has another key.
+        ValueError: If ``paramwise_cfg`` has an unknown key.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
@@ -34,15 +34,15 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.head_lr_mult = paramwise_cfg.pop('head_lr_mult', 10.0)
         if paramwise_cfg:
             raise ValueError(
-                'paramwise_cfg of CoTAPOptimWrapperConstructor knows head_lr_mult '
-                f'only, got {sorted(paramwise_cfg)}'
+                'paramwise_cfg of CoTAPOptimWrapperConstructor accepts only head_lr_mult, '
+                f'got {sorted(paramwise_cfg)}'
             )
         super().__init__(optim_wrapper_cfg, None)
-        # A non-empty value makes the parent call add_params, where the groups are made.
+        # A non-empty value makes the parent call add_params, which builds the groups.
         self.paramwise_cfg = dict(head_lr_mult=self.head_lr_mult)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimiser; Adam and AdamW in one kernel where all parameters are on a GPU."""
+        """Build the optimizer; Adam and AdamW are fused if all parameters are on a GPU."""
         one_kernel = self.optimizer_cfg.get('type') in ('Adam', 'AdamW')
         if one_kernel and all(param.is_cuda for param in model.parameters()):
             self.optimizer_cfg.setdefault('fused', True)
