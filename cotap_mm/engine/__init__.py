@@ -1,4 +1,4 @@
-"""What depends on time: hooks, parameter groups, precision."""
+"""Training engine: launching, resuming, optimization, hooks, and checks before the start."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     path.write_text(path.read_text().replace('LoadImageFromFile', 'cotap_mm.LoadImage'))
     tool('train')([str(path), *arguments])
     said = capfd.readouterr()
-    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said.out + said.err
+    assert 'cotap_mm.LoadImage scales their values 0..4095 to 0..255' in said.out + said.err
     assert 'which LoadImageFromFile' not in said.out + said.err
     stored = Config.fromfile(tmp_path / 'run' / path.name)
     for part in ('train', 'val', 'test'):

@@ -135,7 +135,7 @@ def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys)
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
     said = interrupt(monkeypatch, capsys, arguments, 'step', 1)
-    assert 'There is no checkpoint yet; start again with the same command' in said
+    assert 'No checkpoint has been saved yet; start again with the same command' in said
     tool('train')(arguments)
     assert checkpoints(folder) == ['epoch_1.pth']
 

@@ -60,13 +60,13 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
     assert tried == [2, 4, 6, 7, 8, 9, 10, 12, 13]
     assert names(tmp_path)[::2] == ['iter_12.pth', 'iter_13.pth']
     assert len(said) == 3 and 'No space left on device' in said[0]
-    assert 'tries again in 1 iterations' in said[0]
+    assert 'retries in 1 iterations' in said[0]
 
 
 def test_what_was_saved_before_stays_while_the_disk_is_full(tmp_path, monkeypatch):
     full_disk(monkeypatch, lambda step: step >= 6)
     runner = make_runner(tmp_path, iters=9, final_wait=0.0)
-    with pytest.raises(OSError, match='could not be written .* make room and use --resume'):
+    with pytest.raises(OSError, match='could not be written .* free disk space and use --resume'):
         runner.train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_4.pth']
     assert checkpoint_error(tmp_path / 'iter_4.pth') is None

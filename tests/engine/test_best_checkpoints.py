@@ -94,7 +94,7 @@ def test_the_best_one_stays_while_the_disk_is_full(tmp_path, monkeypatch, said):
     info = runner.message_hub.runtime_info
     assert info['best_score'] == 2 and info['best_ckpt'] == str(tmp_path / 'best_score_iter_2.pth')
     assert len(said) == 3 and 'No space left on device' in said[0]
-    assert 'the best checkpoint before it is kept' in said[0]
+    assert 'the previous best checkpoint is kept' in said[0]
 
 
 def test_a_full_disk_for_a_while(tmp_path, monkeypatch, said):

@@ -13,7 +13,7 @@ from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, LoadImage
-from cotap_mm.engine.data_checks.downstream import look_at, prepare_downstream
+from cotap_mm.engine.data_checks.downstream import check_data, prepare_downstream
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
@@ -132,7 +132,7 @@ def scope():
 )
 @pytest.mark.parametrize('make', MAKERS)
 def test_a_library_that_would_lose_bits_is_warned_of(tmp_path, make, kind, values):
-    errors, warnings = look_at(make(tmp_path, kind, THEIRS))
+    errors, warnings = check_data(make(tmp_path, kind, THEIRS))
     assert errors == [] and len(warnings) == 2  # train and val
     for warning in warnings:
         assert f'{kind[0]} has more than 8 bits, which LoadImageFromFile ' in warning
@@ -153,12 +153,12 @@ def test_a_library_that_would_lose_bits_is_warned_of(tmp_path, make, kind, value
 )
 @pytest.mark.parametrize('make', MAKERS)
 def test_no_warning_where_nothing_is_lost(tmp_path, make, kind, loader):
-    assert look_at(make(tmp_path, kind, loader)) == ([], [])
+    assert check_data(make(tmp_path, kind, loader)) == ([], [])
 
 
 def test_pillow_clips_all_16_bits(tmp_path):
     config = seg(tmp_path, ALL_16_BITS, dict(THEIRS, imdecode_backend='pillow'))
-    assert 'value_range=[0.0, 65535.0]' in look_at(config)[1][0]
+    assert 'value_range=[0.0, 65535.0]' in check_data(config)[1][0]
 
 
 @pytest.mark.parametrize('make', MAKERS)
@@ -172,7 +172,7 @@ def test_the_range_of_the_training_images_is_stored_and_logged(tmp_path, make, l
     ]
     assert [step.value_range for step in steps] == [[0, 4095]] * 3
     said = [record.getMessage() for record in log.records if '8 bits' in record.getMessage()]
-    assert len(said) == 1 and 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said[0]
+    assert len(said) == 1 and 'cotap_mm.LoadImage scales their values 0..4095 to 0..255' in said[0]
 
 
 def test_validation_images_do_not_decide(tmp_path):
@@ -291,6 +291,6 @@ def test_tiffs_that_only_opencv_reads_are_no_errors(tmp_path):
     for file in tmp_path.glob('images/*/*.tif'):
         bands = np.stack([pixels_of(0).astype(np.float32)] * 3, axis=2)
         assert cv2.imwrite(str(file), bands)
-    assert look_at(config) == ([], [])
+    assert check_data(config) == ([], [])
     prepare_downstream(config)
     assert config.train_dataloader.dataset.pipeline[0].value_range == [0, 255]

@@ -121,7 +121,7 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     assert len(now) == 64 and len(rows) == int(kept['patch_queue.num_filled']) > 32
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, now[now.sum(1) > 0].tolist()))
     assert kept['start'] == 48 + 4
-    assert len(said) == 1 and said[0].startswith('resuming on 1 ranks what ran on 2: merged and')
+    assert len(said) == 1 and said[0].startswith('resuming a run of 2 ranks on 1: merged and')
     assert 'see' in said[0] and '0.5 times as many' in said[0]
 
 

@@ -169,11 +169,11 @@ def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
     for value in (0.8, 0.2, 0.1, 0.7, 0.25):
         hook._warn(dict(healthy, feature_std=value), 7)
     assert len(said) == 2
-    assert said[0].startswith('iteration 7: monitor/feature_std is 0.2, outside of 0.3 to 2: feat')
+    assert said[0].startswith('iteration 7: monitor/feature_std is 0.2, outside of [0.3, 2]: feat')
     assert 'lower the learning rate' in said[0]
     hook._warn(dict(healthy, teacher_distance=0.2, foreground_share=float('nan')), 8)
     assert len(said) == 4
-    with pytest.raises(ValueError, match="limits must name some of .*, got \\['nothing'\\]"):
+    with pytest.raises(ValueError, match="limits must be for .*, got \\['nothing'\\]"):
         MonitorHook(limits=dict(nothing=(0, 1)))
 
 

@@ -70,7 +70,7 @@ def test_a_skipped_step_is_never_silent(monkeypatch):
         wrapper.is_watched = is_watched
         for factor in (float('nan'), float('nan'), 1.0):
             wrapper.update_params((model(torch.ones(1, 3)) * factor).sum())
-        assert len(said) == 2 and 'was skipped (2 in all)' in said[1]
+        assert len(said) == 2 and 'was skipped (2 in total)' in said[1]
 
 
 def test_a_training_goes_on(tmp_path, monkeypatch):
@@ -84,7 +84,7 @@ def test_a_training_goes_on(tmp_path, monkeypatch):
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert runner.model.teacher.num_updates == 3
     assert [text.split(': gradients')[0] for text in said] == ['iteration 2', 'iteration 4']
-    assert '(1 in a row, 2 in all)' in said[1] and 'loss_patch_ranking nan' in said[1]
+    assert '(1 in a row, 2 in total)' in said[1] and 'loss_patch_ranking nan' in said[1]
     assert 'Images of patch: toy/train-scene' in said[1]
     assert runner.message_hub.get_scalar('train/skipped_steps').current() == 2
 

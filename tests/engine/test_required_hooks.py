@@ -103,7 +103,7 @@ def test_plain_checkpoints_become_safe_ones(said):
         ({'default_hooks.teacher': None}, 'default_hooks.teacher must not be None'),
         ({'default_hooks.sampler_seed': None}, 'sampler_seed must not be None'),
         ({'default_hooks.techer.start': 0.9}, 'needs a type; did you mean default_hooks.teacher'),
-        ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'names TeacherHook twice'),
+        ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'contains TeacherHook twice'),
     ],
 )
 def test_a_run_without_protection_is_refused(options, message):

@@ -112,5 +112,5 @@ def test_options_that_name_nothing():
 
 
 def test_checkpoint_hook():
-    with pytest.raises(ValueError, match='default_hooks.checkpoint: there is no option intervall'):
+    with pytest.raises(ValueError, match='default_hooks.checkpoint: unknown option intervall'):
         AtomicCheckpointHook(intervall=5)

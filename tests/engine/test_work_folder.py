@@ -49,7 +49,7 @@ def test_a_used_folder_is_refused_and_may_be_overwritten(tmp_path):
         save(tmp_path, step)
     with pytest.raises(
         ValueError,
-        match=r'holds checkpoints of another run \(iter_40.pth\). Pass '
+        match=r'contains checkpoints of another run \(iter_40.pth\). Pass '
         '--resume .* --work-dir .* or --overwrite',
     ):
         claimed(tmp_path)
@@ -119,7 +119,7 @@ def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, f
     assert start(again) == 'iter_4.pth'
     # Another job whose first attempt was refused, as it must be, is refused again.
     for variables in (dict(other, **{f'{launcher}_RESTART_COUNT': '0'}), other):
-        with pytest.raises(ValueError, match='holds checkpoints of another run'):
+        with pytest.raises(ValueError, match='contains checkpoints of another run'):
             start(variables)
     assert start(other, resume=True) == 'iter_4.pth'
     assert start(first, overwrite=True) is None
@@ -199,7 +199,7 @@ def test_checkpoints_in_another_folder_or_by_another_name(tmp_path):
     config = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=dict(checkpoint=hook)))
     (tmp_path / 'out' / 'run').mkdir(parents=True)
     torch.save(content(3), tmp_path / 'out' / 'run' / 'step-3.pth')
-    with pytest.raises(ValueError, match='holds checkpoints of another run'):
+    with pytest.raises(ValueError, match='contains checkpoints of another run'):
         claim_folder(config)
     config.resume = True
     choose_resume(config)
@@ -224,7 +224,7 @@ def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
         with pytest.raises(
             Locked,
             match=rf'is in use by process {pid} on .* \(training, since .*'
-            'wait for its end, train in another --work-dir, or pass --force',
+            'wait until it finishes, set another --work-dir, or pass --force',
         ):
             claimed(tmp_path, resume=resume)
     said = []
@@ -240,7 +240,7 @@ def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
 def test_folders_that_cannot_be_written(tmp_path):
     (tmp_path / 'file').write_text('')
     for folder in (tmp_path / 'file', tmp_path / 'file' / 'run'):
-        with pytest.raises(ValueError, match='work folder .* cannot be written .* choose another'):
+        with pytest.raises(ValueError, match='cannot write to the work folder .* set another'):
             claimed(folder)
 
 

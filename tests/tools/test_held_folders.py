@@ -52,7 +52,7 @@ def test_a_second_one_is_refused(tmp_path, monkeypatch, capsys, tool, lock, argu
         status, sentences, everything = ending(main, [*arguments, '--work-dir', 'work'], capsys)
         assert status == 1 and len(sentences) == 1, everything
         assert f'work is in use by process {number} on' in sentences[0]
-        assert 'wait for its end, or give another --work-dir' in sentences[0]
+        assert 'wait until it finishes, or set another --work-dir' in sentences[0]
         assert listing(tmp_path) == before
 
 

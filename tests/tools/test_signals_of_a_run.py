@@ -99,7 +99,11 @@ def hook(at):
 PHASES = {
     'finding neighbors': (scenes('HangingScenes'), [], 'Nothing had to be saved'),
     'finding neighbors in a worker': (scenes('HangingScenes', 1), [], 'Nothing had to be saved'),
-    'first evaluation': (hook(0), [], 'There is no checkpoint yet; start again with the same'),
+    'first evaluation': (
+        hook(0),
+        [],
+        'No checkpoint has been saved yet; start again',
+    ),
     'evaluation': (hook(3), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
     'images out of reach': (
         scenes('VanishingScenes'),
@@ -114,7 +118,7 @@ PHASES = {
     'disk full at the end': (
         dict(checkpoint_interval=100),
         [],
-        'iteration 4 could not be written .* make room',
+        'iteration 4 could not be written .* free disk space',
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Look at a data set of MMDetection: do the classes and boxes of its annotations fit the config?"""
+"""Check an MMDetection data set: classes and boxes of its annotations fit the config."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .depth import look_at_depth
+from .depth import collect_deep_images
 from .findings import (
     SAMPLE,
     Findings,
     Part,
     counted,
     image_size,
-    look_through,
+    iter_sampled,
     missing_files,
     names,
     spread,
@@ -23,11 +23,11 @@ from .findings import (
 
 
 def check_detection(part: Part, findings: Findings) -> None:
-    """Find what MMDetection would stumble over, or train on without a box.
+    """Find errors that would crash MMDetection, or make it train without a box.
 
     Args:
         part (Part): The data set.
-        findings (Findings): Gets problems and warnings.
+        findings (Findings): Errors and warnings are added to it.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
@@ -48,7 +48,7 @@ def check_detection(part: Part, findings: Findings) -> None:
         return
     if isinstance(dataset.metainfo.get('classes'), str):
         findings.errors.append(
-            f'{part}: metainfo.classes must be a list of names, got the text '
+            f'{part}: metainfo.classes must be a list of names, got the string '
             f'{dataset.metainfo["classes"]!r}; write ("NAME", )'
         )
         return
@@ -59,17 +59,17 @@ def check_detection(part: Part, findings: Findings) -> None:
 
 
 def compare_parts(findings: Findings) -> None:
-    """Training and validation must number the classes alike.
+    """Check that training and validation assign the same label to each class.
 
-    MMDetection numbers the classes that a json has, in the order of the json.
+    MMDetection numbers the classes of a json in the order of the json.
     """
-    found = list(findings.class_orders.values())
-    for (first, one), (second, other) in zip(found, found[1:]):
+    orders = list(findings.class_orders.values())
+    for (first, one), (second, other) in zip(orders, orders[1:]):
         if one != other:
             findings.errors.append(
                 f'{first} and {second} number the classes differently: {names(one)} and '
-                f'{names(other)}; MMDetection counts the categories of each json that are among '
-                'metainfo.classes, in the order of the json'
+                f'{names(other)}; MMDetection numbers the categories of each json that are in '
+                'metainfo.classes in the order of the json'
             )
 
 
@@ -80,10 +80,10 @@ def read_coco(path: str) -> dict[str, Any]:
         path (str): The file.
 
     Returns:
-        dict: With lists ``images``, ``annotations`` and ``categories``.
+        dict: Content of the file, with lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        ValueError: If it is damaged or of another form, with the first wrong entry.
+        ValueError: If the file is damaged or has another format; names the first wrong entry.
     """
     try:
         found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
@@ -141,7 +141,7 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
         absent = [name for name in classes if name not in present]
         findings.warnings.append(
             f'{part}: {len(absent)} of {len(classes)} classes of the config '
-            f'({names(absent)}) are no categories of {path} ({names(theirs)})'
+            f'({names(absent)}) are not categories of {path} ({names(theirs)})'
         )
     _check_numbers(part, len(present), findings)
     numbers = {row['id'] for row in found['categories'] if row['name'] in present}
@@ -160,7 +160,7 @@ def _check_boxes(
         why = (
             f'none of its {total} annotations is a box of a class of the config'
             if not boxes
-            else f'its {len(boxes)} boxes belong to no image of the file'
+            else f'its {len(boxes)} boxes do not belong to images of the file'
             if not placed
             else f'all {len(placed)} boxes are ignored, or smaller than a pixel'
         )
@@ -195,7 +195,7 @@ def _is_usable(row: dict[str, Any]) -> bool:
 
 
 def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
-    """Of the format of VOC, what the library itself reads."""
+    """Check annotations in the VOC format as the library reads them."""
     infos = dataset.load_data_list()
     if not infos:
         findings.errors.append(f'{part}: {dataset.ann_file} lists no images')
@@ -214,22 +214,22 @@ def _names_in_xml(infos: Sequence[dict[str, Any]]) -> str:
     from xml.etree import ElementTree
 
     theirs: dict[str, None] = {}
-    for info in spread([each for each in infos if 'xml_path' in each], SAMPLE) if infos else ():
+    for info in spread([row for row in infos if 'xml_path' in row], SAMPLE) if infos else ():
         for node in ElementTree.parse(info['xml_path']).getroot().findall('object/name'):
             theirs[str(node.text)] = None
-    return f'; their objects are {names(list(theirs))}' if theirs else ''
+    return f'; the classes in the files are {names(list(theirs))}' if theirs else ''
 
 
 def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
-    gone = missing_files(paths)
-    if gone:
+    missing = missing_files(paths)
+    if missing:
         findings.errors.append(
-            f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
+            f'{part}: {counted(missing, len(paths), "images")} (data_prefix.img, '
             'relative to data_root)'
         )
         return
-    look_at_depth(part, paths, findings)
-    for path in look_through(paths):
+    collect_deep_images(part, paths, findings)
+    for path in iter_sampled(paths):
         try:
             image_size(path)
         except ValueError as error:
@@ -238,7 +238,7 @@ def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
 
 
 def _check_numbers(part: Part, count: int, findings: Findings) -> None:
-    """Labels 0..count - 1 must be classes of every head."""
+    """Check that labels 0..count - 1 are classes of every head."""
     for head in part.heads:
         if head.num_classes < count:
             findings.errors.append(
