@@ -355,12 +355,8 @@ def test_classification(tmp_path):
         'has labels up to 1, but'
         in check_data(cls_config(top, 1, data_prefix='val', ann_file='meta/val.txt'))[0][0]
     )
-    assert (
-        'there are 3 class names'
-        in check_data(cls_config(top, 3, data_prefix='train', metainfo=dict(classes=list('abc'))))[
-            0
-        ][0]
-    )
+    config = cls_config(top, 3, data_prefix='train', metainfo=dict(classes=list('abc')))
+    assert 'there are 3 class names' in check_data(config)[0][0]
     assert 'nowhere does not exist' in check_data(cls_config(top, 2, data_prefix='nowhere'))[0][0]
     (top / 'train/empty').mkdir()
     assert 'train/empty has no image' in check_data(cls_config(top, 3, data_prefix='train'))[0][0]

@@ -87,9 +87,7 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
     root = Path(dataset.img_prefix)
     folders = sorted(path for path in root.iterdir() if path.is_dir())
     if not folders:
-        findings.errors.append(
-            f'{part}: {root} has no folders; it must contain one folder per class'
-        )
+        findings.errors.append(f'{part}: {root} has no folders; it needs one folder per class')
         return
     classes = dataset.metainfo.get('classes')
     if classes is not None and len(classes) != len(folders):
