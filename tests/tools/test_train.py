@@ -164,7 +164,7 @@ def test_starts_from_an_own_checkpoint(folder):
         (['--images', 'nowhere'], 'image folder nowhere does not exist'),
         (['--init', 'missing.pth'], 'checkpoint missing.pth is not a file'),
         (['--cfg-options', 'train_dataloader.batch_size=99'], 'do not fill one batch'),
-        (['--trust'], '--trust goes with --init'),
+        (['--trust'], '--trust requires --init'),
     ],
 )
 def test_says_what_is_wrong(folder, arguments, message):

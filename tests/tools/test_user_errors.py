@@ -70,7 +70,7 @@ MISTAKES = {
         (f'{TRAIN} --value-range 1', 2, '--value-range: expected 2 arguments'),
         (f'{TRAIN} --value-range 9 1', 1, '9'),
         (f'{TRAIN} --value-range nan 1', 1, 'nan'),
-        (f'{TRAIN} --trust', 1, '--trust goes with --init'),
+        (f'{TRAIN} --trust', 1, '--trust requires --init'),
         (f'{TRAIN} --device cuda', 2, 'unrecognized arguments: --device cuda'),
         (f'{TRAIN} --resume iter_1.pth', 2, 'unrecognized arguments: iter_1.pth'),
         (f'{TRAIN} --launcher slurms', 2, 'did you mean slurm'),
