@@ -14,7 +14,7 @@ from cotap_mm.engine.resume.choice import choose_resume
 
 
 def content(step, size=1000):
-    """What MMEngine resumes from."""
+    """Minimal content from which MMEngine can resume."""
     return dict(
         meta=dict(iter=step, epoch=0),
         message_hub={},
@@ -36,7 +36,7 @@ def flip_a_byte(path, place=0.5):
 
 
 class Line(BaseModel):
-    """One weight, moved by one at each step."""
+    """Model with one weight that decreases by 1 per step."""
 
     def __init__(self):
         super().__init__()
@@ -67,7 +67,7 @@ def make_runner(folder, iters=10, **options):
         default_hooks=dict(checkpoint=hook),
         optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
         log_level='WARNING',
-        default_scope='cotap_mm',  # MMEngine's own would stay active in the tests that follow
+        default_scope='cotap_mm',  # MMEngine's own scope would stay active in later tests
         experiment_name=f'safe_{folder.name}_{random.random()}',
     )
 

@@ -20,7 +20,7 @@ from cotap_mm.files.atomic_write import UNFINISHED
 from cotap_mm.files.temporary import partial_path
 
 
-def test_the_newest_are_kept(tmp_path):
+def test_newest_checkpoints_are_kept(tmp_path):
     tmp_path.joinpath(f'{UNFINISHED}{10**9}-iter_3.pth').write_bytes(b'of a run that was killed')
     make_runner(tmp_path).train()
     assert names(tmp_path) == ['iter_10.pth', 'iter_10.pth.json', 'iter_8.pth', 'iter_8.pth.json']
@@ -31,7 +31,7 @@ def test_the_newest_are_kept(tmp_path):
 
 
 def full_disk(monkeypatch, is_full):
-    """Writing fails half-way while ``is_full()``."""
+    """Make writing fail midway while ``is_full()``."""
     save_checkpoint = Runner.save_checkpoint
 
     def fails(self, out_dir, filename, *args, **options):
@@ -44,7 +44,7 @@ def full_disk(monkeypatch, is_full):
     monkeypatch.setattr(Runner, 'save_checkpoint', fails)
 
 
-def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
+def test_training_continues_on_a_full_disk(tmp_path, monkeypatch):
     tried, said = [], []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.atomic_checkpoint_hook.print_log',
@@ -63,7 +63,7 @@ def test_a_full_disk_does_not_end_the_training(tmp_path, monkeypatch):
     assert 'retries in 1 iterations' in said[0]
 
 
-def test_what_was_saved_before_stays_while_the_disk_is_full(tmp_path, monkeypatch):
+def test_previous_checkpoints_are_kept_on_a_full_disk(tmp_path, monkeypatch):
     full_disk(monkeypatch, lambda step: step >= 6)
     runner = make_runner(tmp_path, iters=9, final_wait=0.0)
     with pytest.raises(OSError, match='could not be written .* free disk space and use --resume'):
@@ -73,7 +73,7 @@ def test_what_was_saved_before_stays_while_the_disk_is_full(tmp_path, monkeypatc
     assert (tmp_path / 'last_checkpoint').read_text() == str(tmp_path / 'iter_4.pth')
 
 
-def test_the_end_waits_for_room(tmp_path, monkeypatch):
+def test_last_save_waits_for_free_space(tmp_path, monkeypatch):
     tries = []
 
     def is_full(step):
@@ -92,7 +92,7 @@ def test_the_end_waits_for_room(tmp_path, monkeypatch):
     assert saved['meta']['iter'] == 3 and saved['state_dict']['weight'] == -3
 
 
-def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_training(tmp_path, monkeypatch):
+def test_training_continues_if_a_checkpoint_cannot_be_deleted(tmp_path, monkeypatch):
     said, unlink = [], Path.unlink
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.atomic_checkpoint_hook.print_log',
@@ -110,8 +110,8 @@ def test_a_checkpoint_that_cannot_be_deleted_does_not_end_the_training(tmp_path,
     assert len(said) == 1 and 'iter_2.pth is outdated and cannot be deleted' in said[0]
 
 
-def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
-    """Under its own number, and not under that of the save which failed."""
+def test_last_save_stores_the_final_iteration(tmp_path, monkeypatch):
+    """The file is named after the final iteration, not after the one whose save failed."""
     full_disk(monkeypatch, lambda step: step == 4)
     monkeypatch.setattr('cotap_mm.engine.hooks.atomic_checkpoint_hook._POLL', 0.01)
     make_runner(tmp_path, iters=5, save_last=False, final_wait=60.0).train()
@@ -120,7 +120,7 @@ def test_the_end_saves_what_there_is_then(tmp_path, monkeypatch):
     assert saved['meta']['iter'] == 5 and saved['state_dict']['weight'] == -5
 
 
-def test_a_folder_that_is_deleted_during_the_last_save(tmp_path, monkeypatch):
+def test_folder_deleted_during_the_last_save(tmp_path, monkeypatch):
     write = AtomicCheckpointHook._write
 
     def deleted(self, runner, path, meta):
@@ -141,7 +141,7 @@ def test_bad_interval():
         AtomicCheckpointHook(retry_interval=0)
 
 
-def test_a_run_goes_on_from_the_good_one(tmp_path):
+def test_resumes_from_the_valid_checkpoint(tmp_path):
     make_runner(tmp_path, iters=8).train()
     flip_a_byte(tmp_path / 'iter_8.pth')
     config = resumed(tmp_path)
@@ -153,14 +153,14 @@ def test_a_run_goes_on_from_the_good_one(tmp_path):
     assert checkpoint_error(tmp_path / 'iter_8.pth') is None  # trained again
 
 
-def test_the_record_is_plain_json(tmp_path):
+def test_record_is_plain_json(tmp_path):
     make_runner(tmp_path, iters=2).train()
     record = json.loads((tmp_path / 'iter_2.pth.json').read_text())
     assert record['good'][0]['bytes'] == (tmp_path / 'iter_2.pth').stat().st_size
 
 
-def test_unfinished_files_of_this_run_go_at_its_end(tmp_path, monkeypatch):
-    """A disk in trouble may have kept one from being deleted."""
+def test_temporary_files_of_this_run_are_removed_at_its_end(tmp_path, monkeypatch):
+    """A failing disk may have prevented their deletion."""
 
     class Leave(Hook):
         def after_train_iter(self, runner, *args, **kwargs):

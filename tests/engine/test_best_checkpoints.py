@@ -1,4 +1,4 @@
-"""A full disk ends neither a training with save_best nor one that publishes."""
+"""Best and published checkpoints: atomic writes, and training on a full disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cotap_mm.files.atomic_write import UNFINISHED
 
 
 class Score(Hook):
-    """Report each step's number as the score of a validation."""
+    """Report the step number as a validation score."""
 
     priority = 'LOW'
 
@@ -63,7 +63,7 @@ def said(monkeypatch):
 
 
 def full_disk_for(monkeypatch, is_full):
-    """Writing a best checkpoint fails half-way in some iterations."""
+    """Make writing a best checkpoint fail midway in some iterations."""
     plain = Runner.save_checkpoint
 
     def save(self, out_dir, filename, *args, **options):
@@ -76,7 +76,7 @@ def full_disk_for(monkeypatch, is_full):
     monkeypatch.setattr(Runner, 'save_checkpoint', save)
 
 
-def test_the_best_one_replaces_the_one_before(tmp_path):
+def test_best_checkpoint_replaces_the_previous_one(tmp_path):
     runner = train(tmp_path, save_best='score', rule='greater')
     assert names(tmp_path, 'best_') == ['best_score_iter_5.pth']
     info = runner.message_hub.runtime_info
@@ -85,7 +85,7 @@ def test_the_best_one_replaces_the_one_before(tmp_path):
     assert saved['state_dict']['weight'] == -6
 
 
-def test_the_best_one_stays_while_the_disk_is_full(tmp_path, monkeypatch, said):
+def test_best_checkpoint_is_kept_on_a_full_disk(tmp_path, monkeypatch, said):
     full_disk_for(monkeypatch, lambda step: step >= 3)
     runner = train(tmp_path, save_best='score', rule='greater')
     assert runner.iter == 6 and names(tmp_path, 'best_') == ['best_score_iter_2.pth']
@@ -97,7 +97,7 @@ def test_the_best_one_stays_while_the_disk_is_full(tmp_path, monkeypatch, said):
     assert 'the previous best checkpoint is kept' in said[0]
 
 
-def test_a_full_disk_for_a_while(tmp_path, monkeypatch, said):
+def test_disk_that_is_full_for_a_while(tmp_path, monkeypatch, said):
     full_disk_for(monkeypatch, lambda step: step in (0, 2))
     train(tmp_path, save_best='score', rule='greater')
     assert names(tmp_path, 'best_') == ['best_score_iter_5.pth'] and len(said) == 2
@@ -110,7 +110,7 @@ def test_two_scores(tmp_path, monkeypatch, said):
     assert runner.message_hub.runtime_info['best_score_other'] == 0
 
 
-def test_published_or_not(tmp_path, monkeypatch, said):
+def test_published_checkpoints(tmp_path, monkeypatch, said):
     (tmp_path / 'a').mkdir()
     train(tmp_path / 'a', published_keys=['state_dict', 'meta'], save_best='score', rule='greater')
     published = [name for name in names(tmp_path / 'a', '') if '.pth' in name and '-' in name]

@@ -1,4 +1,4 @@
-"""Checkpoint files: records, damaged files, the newest good one, kills while saving."""
+"""Checkpoint files: records, damaged files, the newest valid file, kills while saving."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cotap_mm.files.atomic_write import UNFINISHED
 KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
 
 
-def test_a_good_file_has_its_checksum(tmp_path):
+def test_valid_file_matches_its_checksum(tmp_path):
     path = save(tmp_path, 3)
     assert checkpoint_error(path) is None
     assert sorted(file.name for file in tmp_path.iterdir()) == ['iter_3.pth', 'iter_3.pth.json']
@@ -33,7 +33,7 @@ def test_a_good_file_has_its_checksum(tmp_path):
 
 
 @pytest.mark.parametrize('with_record', [True, False])
-def test_damaged_files_are_known(tmp_path, with_record):
+def test_damaged_files_are_detected(tmp_path, with_record):
     def fresh():
         path = save(tmp_path, 3)
         if not with_record:
@@ -54,7 +54,7 @@ def test_damaged_files_are_known(tmp_path, with_record):
     assert 'FileNotFoundError' in checkpoint_error(path)
 
 
-def test_replacing_a_checkpoint_leaves_either_good(tmp_path):
+def test_either_file_is_valid_while_one_is_replaced(tmp_path):
     path = save(tmp_path, 3)
     old = path.read_bytes()
     with pytest.raises(KeyboardInterrupt), atomic_checkpoint(path) as partial:
@@ -63,11 +63,11 @@ def test_replacing_a_checkpoint_leaves_either_good(tmp_path):
     assert checkpoint_error(path) is None and path.read_bytes() == old
     save(tmp_path, 3, size=7)
     assert checkpoint_error(path) is None
-    path.write_bytes(old)  # as if the record had been written and the checkpoint not
+    path.write_bytes(old)  # as if only the record had been written
     assert checkpoint_error(path) is None
 
 
-def test_the_newest_good_one(tmp_path):
+def test_newest_valid_checkpoint(tmp_path):
     for step in (8, 9, 10):
         save(tmp_path, step)
     torch.save({}, tmp_path / f'{UNFINISHED}1-iter_11.pth')
@@ -75,20 +75,20 @@ def test_the_newest_good_one(tmp_path):
     assert newest_good_checkpoint(tmp_path).name == 'iter_10.pth'
     flip_a_byte(tmp_path / 'iter_10.pth')
     assert newest_good_checkpoint(tmp_path).name == 'iter_9.pth'
-    (tmp_path / 'iter_9.pth').write_bytes(b'torn')
-    (tmp_path / 'iter_8.pth.json').write_text('{"good": [')  # the archive's own sums are used
+    (tmp_path / 'iter_9.pth').write_bytes(b'truncated')
+    (tmp_path / 'iter_8.pth.json').write_text('{"good": [')  # the checksums of the archive are used
     assert newest_good_checkpoint(tmp_path).name == 'iter_8.pth'
     assert newest_good_checkpoint(tmp_path / 'nothing') is None
 
 
-def test_the_last_written_one_and_not_the_largest(tmp_path):
-    """Clocks are set back, and copies lose times: only the records count."""
+def test_last_written_checkpoint_wins_over_the_largest_step(tmp_path):
+    """Only records count, since clocks may be set back and copies may lose times."""
     for step in (40, 5, 12):
         os.utime(save(tmp_path, step), (10**9 - step,) * 2)
     assert newest_good_checkpoint(tmp_path).name == 'iter_12.pth'
-    save(tmp_path, 5)  # again, in a run that was resumed from an earlier one
+    save(tmp_path, 5)  # again, in a run resumed from an earlier checkpoint
     assert newest_good_checkpoint(tmp_path).name == 'iter_5.pth'
-    # Killed between the record of a checkpoint and its name, with an older file of that name.
+    # Killed between writing the record and renaming the checkpoint; an older file has its name.
     old = (tmp_path / 'iter_40.pth').read_bytes()
     save(tmp_path, 40, size=7)
     assert newest_good_checkpoint(tmp_path).name == 'iter_40.pth'
@@ -99,7 +99,7 @@ def test_the_last_written_one_and_not_the_largest(tmp_path):
     assert newest_good_checkpoint(tmp_path).name == 'iter_40.pth'
 
 
-def test_a_record_that_is_lost(tmp_path):
+def test_lost_record(tmp_path):
     for step in (4, 6, 8):
         save(tmp_path, step)
     (tmp_path / 'iter_6.pth.json').unlink()
@@ -107,11 +107,11 @@ def test_a_record_that_is_lost(tmp_path):
     (tmp_path / 'last_checkpoint').write_text('iter_8.pth')
     (tmp_path / 'iter_8.pth').unlink()
     assert newest_good_checkpoint(tmp_path).name == 'iter_6.pth'
-    (tmp_path / 'last_checkpoint').write_text('iter_4.pth')  # iter_6 is of who knows whom
+    (tmp_path / 'last_checkpoint').write_text('iter_4.pth')  # the run of iter_6 is unknown
     assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth'
 
 
-def test_the_last_one_by_plain_mmengine(tmp_path):
+def test_last_checkpoint_of_plain_mmengine(tmp_path):
     for step in (9, 10, 12, 40):
         torch.save(content(step), tmp_path / f'iter_{step}.pth')
     for text, expected in (
@@ -130,7 +130,7 @@ def test_the_last_one_by_plain_mmengine(tmp_path):
 
 
 class Bomb:
-    """Leaves a file behind when it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, path):
         self.path = path
@@ -140,7 +140,7 @@ class Bomb:
 
 
 def bad_candidates(folder):
-    """Files by the name of a checkpoint that a training cannot resume from."""
+    """Write files with names of checkpoints from which a training cannot resume."""
     fired = folder / 'fired'
     whole = content(1)
     code = f'open({str(fired)!r}, "w")'
@@ -167,7 +167,7 @@ def bad_candidates(folder):
     (folder / 'iter_53.pth').mkdir()
     os.mkfifo(folder / 'iter_54.pth')
     (folder / 'iter_55.pth').write_bytes(b'')
-    # By other names, for other things.
+    # Files with other names.
     for name in (
         'non_finite_iter_60_rank_0.pth',
         'best_iter_61.pth',
@@ -197,8 +197,8 @@ def test_other_files_are_not_candidates(tmp_path, monkeypatch):
     assert all('\n' not in text and 'it is skipped' in text for text in said)
 
 
-def test_any_change_of_a_record(tmp_path):
-    """Never an error; the file itself is whole, and an older one is not taken for a newer."""
+def test_any_changed_byte_of_a_record(tmp_path):
+    """No error: the checkpoint itself is valid, and is not taken for a newer one."""
     for step in (2, 4):
         save(tmp_path, step)
     (tmp_path / 'last_checkpoint').write_text('iter_4.pth')
@@ -227,11 +227,11 @@ def test_any_change_of_a_record(tmp_path):
         old.write_text(bad)
         assert newest_good_checkpoint(tmp_path).name == 'iter_4.pth', bad
         assert checkpoint_error(tmp_path / 'iter_2.pth') is None
-    save(tmp_path, 6)  # numbering goes on beside a damaged record
+    save(tmp_path, 6)  # numbering continues despite a damaged record
     assert newest_good_checkpoint(tmp_path).name == 'iter_6.pth'
 
 
-def test_resume_passes_over_what_is_damaged(tmp_path):
+def test_resume_skips_damaged_checkpoints(tmp_path):
     for step in (2, 4):
         save(tmp_path, step)
     assert resumed(tmp_path).load_from == str(tmp_path / 'iter_4.pth')
@@ -245,7 +245,7 @@ def test_resume_passes_over_what_is_damaged(tmp_path):
 
 
 def keep_saving(folder, pipe):
-    """Two checkpoints are kept, as by the hook; tells when each is done."""
+    """Save and keep two checkpoints, as the hook does; report each completed save."""
     torch.set_num_threads(1)
     for step in range(1, 10**6):
         save(folder, step, size=30_000)
@@ -263,7 +263,7 @@ def test_killed_at_any_moment(tmp_path):
         receiver, sender = context.Pipe(duplex=False)
         process = context.Process(target=keep_saving, args=(folder, sender))
         process.start()
-        done = receiver.recv()  # the first is there
+        done = receiver.recv()  # the first checkpoint exists
         time.sleep(draw.uniform(0, 0.03))
         os.kill(process.pid, signal.SIGKILL)
         process.join()
@@ -280,4 +280,4 @@ def test_killed_at_any_moment(tmp_path):
         assert step in (done, done + 1) and saved['state_dict']['values'].unique() == step
         caught_writing += any(path.name.startswith(UNFINISHED) for path in folder.iterdir())
     print(f'{KILLS} kills, {caught_writing} of them while a file was being written')
-    assert caught_writing > 0, 'no kill hit the writing, so nothing was tested'
+    assert caught_writing > 0, 'no kill occurred during a write, so nothing was tested'

@@ -1,4 +1,4 @@
-"""Data of downstream runs are looked at before training; each fault is one sentence."""
+"""Checks of downstream data before training; each error is one sentence."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def for_all(root, change):
         change(file)
 
 
-#: What is changed -> what the error says.
+#: Change -> expected part of the error.
 BAD_MASKS = {
     'too large': (
         lambda root: mask(root, full(3)),
@@ -150,7 +150,7 @@ def test_bad_masks(seg, kind):
 
 
 def test_more_masks_than_the_sample(tmp_path, monkeypatch):
-    """All of a small data set are opened; of a large one an even sample."""
+    """All masks of a small data set are opened, and evenly spaced ones of a large data set."""
     segmentation_folder(tmp_path, 3, count=80)
     mask(tmp_path, full(9), 'train/1')
     assert 'train/1.png has the values 9' in check_data(seg_config(tmp_path))[0][0]
@@ -160,7 +160,7 @@ def test_more_masks_than_the_sample(tmp_path, monkeypatch):
     assert sorted(iter_sampled(range(50))) == list(range(50))
 
 
-def test_masks_of_0_and_255_are_named(seg):
+def test_warns_of_masks_with_values_0_and_255(seg):
     for_all(
         seg,
         lambda file: Image.fromarray(
@@ -190,7 +190,7 @@ def test_zero_labels_labels_of_custom_steps_and_heads(seg):
         'num_classes=2, but train data (BaseSegDataset) has 3 classes' in check_data(config)[1][0]
     )
     for loader in (config.train_dataloader, config.val_dataloader):
-        loader.dataset.pipeline[1].type = 'LoadMyDepth'  # whose files are not masks
+        loader.dataset.pipeline[1].type = 'LoadMyDepth'  # its files are not masks
     assert check_data(config)[0] == []
 
 
@@ -224,7 +224,7 @@ def every_box(**values):
     return lambda content: [each.update(values) for each in content['annotations']]
 
 
-#: Change of the jsons -> what the error says.
+#: Change of the jsons -> expected part of the error.
 BAD_JSONS = {
     'no annotations': (
         lambda content: content.update(annotations=[]),
@@ -397,7 +397,7 @@ def test_heads():
     )
 
 
-def test_a_model_for_tests_is_not_trained(seg):
+def test_tta_model_cannot_be_trained(seg):
     config = seg_config(seg)
     config.model = dict(type='SegTTAModel', module=config.model)
     with pytest.raises(
@@ -407,7 +407,7 @@ def test_a_model_for_tests_is_not_trained(seg):
 
 
 def test_real_data(shared_data, monkeypatch):
-    """The shipped configs on real images: nothing to complain about."""
+    """Shipped configs on real images have no errors and no warnings."""
     monkeypatch.setenv('CAMVID', str(shared_data / 'data/camvid'))
     monkeypatch.setenv('RACCOON', str(shared_data / 'data/raccoon'))
     from cotap_mm.command_line.config_file import load_config
@@ -417,4 +417,4 @@ def test_real_data(shared_data, monkeypatch):
         for name in ('camvid_linear', 'raccoon_mask-rcnn'):
             assert check_data(load_config(name)) == ([], [])
     finally:
-        DefaultScope._instance_dict.clear()  # which reading a config sets
+        DefaultScope._instance_dict.clear()  # set when a config is read

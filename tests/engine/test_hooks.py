@@ -1,4 +1,4 @@
-"""What depends on time: teacher, schedules, monitors."""
+"""Hooks for teacher, schedules, monitors and compilation; mixed precision."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_mixed_precision_on_a_cpu():
             build(model, dtype='float16')
 
 
-def test_another_optimiser_wrapper_stops_at_a_loss_that_is_no_number():
+def test_other_optimizer_wrappers_stop_at_a_non_finite_loss():
     hook, runner = NonFiniteHook(), SimpleNamespace(iter=41, optim_wrapper=object())
     hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0), accuracy=float('nan')))
     hook.after_train_iter(runner, 0)
@@ -134,7 +134,7 @@ def test_compile_hook_reaches_blocks_and_heads_of_both_networks():
 @pytest.mark.parametrize(
     'kind, on_gpu, fused', [('AdamW', True, True), ('AdamW', False, None), ('SGD', True, None)]
 )
-def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
+def test_adam_is_fused_on_a_gpu(monkeypatch, kind, on_gpu, fused):
     monkeypatch.setattr(torch.nn.Parameter, 'is_cuda', on_gpu)
     seen = {}
     monkeypatch.setattr(
@@ -152,7 +152,7 @@ def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
     assert seen.get('fused') is fused
 
 
-def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
+def test_monitors_warn_once_until_they_recover(monkeypatch):
     said = []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: said.append(text)
@@ -177,8 +177,8 @@ def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
         MonitorHook(limits=dict(nothing=(0, 1)))
 
 
-def test_a_collapse_is_seen_in_training(tmp_path, monkeypatch):
-    """All features alike: the hook says so, and for a healthy start it says nothing."""
+def test_collapse_is_reported_in_training(tmp_path, monkeypatch):
+    """The hook warns if all features are equal, and does not warn at a healthy start."""
     said = []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: said.append(text)

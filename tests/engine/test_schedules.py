@@ -1,4 +1,4 @@
-"""Options of a config that depend on other ones are adapted to them."""
+"""Schedules fit the length of the training; loader options fit the number of workers."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ def test_shorter_trainings(unit, usual, length, given, expected):
         ),
     ],
 )
-def test_lengths_that_cannot_be(stated, usual, message):
+def test_invalid_lengths(stated, usual, message):
     with pytest.raises(ValueError, match=message):
         fit_schedules(
             Config(dict(train_cfg=stated, param_scheduler=[WARMUP, POLY])), ('max_iters', usual)
@@ -91,7 +91,7 @@ def test_lengths_that_cannot_be(stated, usual, message):
     ],
 )
 def test_no_workers(name, options):
-    """By itself, for all loaders, also where the config has set what only workers have."""
+    """``num_workers=0`` alone is enough, for every loader and with options that need workers."""
     config = load_config(name)
     loaders = [
         part

@@ -1,4 +1,4 @@
-"""A training that has to stop says why in one sentence, and exits with status 1."""
+"""A training that has to stop reports why in one sentence, and exits with status 1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cotap_mm.registry import DATASETS
 
 @DATASETS.register_module(force=True)
 class UndecodableScenes(ToyScenes):
-    """Damaged after the neighbors were found."""
+    """Images that are damaged after the neighbors were computed."""
 
     def read(self, index, enough=None):
         if 'MultiCrop' in str(enough):
@@ -30,7 +30,7 @@ class UndecodableScenes(ToyScenes):
         return super().read(index, enough)
 
 
-def test_a_sentence_lives_through_a_loader_s_process():
+def test_message_survives_a_loader_process():
     class Images(torch.utils.data.Dataset):
         def __len__(self):
             return 2
@@ -66,13 +66,13 @@ def test_a_sentence_lives_through_a_loader_s_process():
         (LastCheckpointLost('iteration 9 could not'), '^iteration 9 could not$'),
     ],
 )
-def test_errors_of_the_machine(error, said):
+def test_errors_of_disk_and_memory(error, said):
     with pytest.raises(UserError, match=said), explained_stops(lambda: 'Saved here'):
         raise error
 
 
 @pytest.mark.parametrize('error', [RuntimeError('size mismatch'), ValueError('x'), KeyError('y')])
-def test_others_keep_their_traceback(error):
+def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)), explained_stops():
         raise error
 

@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone costs log lines, and never the training."""
+"""A full, read-only or missing disk loses log records, but never the training."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from cotap_mm.registry import HOOKS
 
 
 def backends():
-    """New ones, since MMEngine writes the folder into them."""
+    """New backends, since MMEngine stores the folder in them."""
     return [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 
 
-def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
+def test_partial_line_is_removed(tmp_path, monkeypatch):
     path = tmp_path / 'folder' / 'log'
     atomic_append(path, 'one\n')
     write = os.write
@@ -51,7 +51,7 @@ def said(monkeypatch):
     return lines
 
 
-def test_an_outage_is_reported_twice_and_counted(said):
+def test_outage_is_reported_twice_and_counted(said):
     outage = Outage('scalars')
     for works in (True, False, False, False, True, False):
         with outage.survived():
@@ -66,7 +66,7 @@ def test_an_outage_is_reported_twice_and_counted(said):
 @pytest.mark.parametrize(
     'number', [errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EIO, errno.EDQUOT]
 )
-def test_logs_and_scalars_live_through_it(tmp_path, monkeypatch, said, number):
+def test_logs_and_scalars_survive_an_outage(tmp_path, monkeypatch, said, number):
     name = f'writers_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(
@@ -95,7 +95,7 @@ def test_logs_and_scalars_live_through_it(tmp_path, monkeypatch, said, number):
     assert sum('2 records were lost' in text for text in said) == 2
 
 
-def test_a_folder_that_vanishes_comes_back(tmp_path, said):
+def test_deleted_folder_is_created_again(tmp_path, said):
     name = f'vanishing_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(name, vis_backends=backends(), save_dir=str(tmp_path / 'run'))
@@ -109,8 +109,8 @@ def test_a_folder_that_vanishes_comes_back(tmp_path, said):
     visualizer.close()
 
 
-def test_tensorboard_goes_on_in_a_new_file(tmp_path, said):
-    """Its writing thread dies of the first error."""
+def test_tensorboard_continues_in_a_new_file(tmp_path, said):
+    """Its writer thread dies at the first error."""
     visualizer = Visualizer('board', vis_backends=backends()[1:], save_dir=str(tmp_path))
     guard_writers(MMLogger.get_instance(f'board_{tmp_path.name}'), visualizer)
     backend = visualizer.get_backend('TensorboardVisBackend')
@@ -132,7 +132,7 @@ def test_tensorboard_goes_on_in_a_new_file(tmp_path, said):
 
 
 @pytest.mark.parametrize('kind', ['below a file', 'a file'])
-def test_a_work_folder_that_cannot_be(tmp_path, kind):
+def test_invalid_work_folder(tmp_path, kind):
     (tmp_path / 'file').write_text('')
     path = tmp_path / 'file' / 'run' if kind == 'below a file' else tmp_path / 'file'
     with pytest.raises(UserError, match='the work folder .* --work-dir'):
@@ -146,13 +146,13 @@ def test_a_work_folder_that_cannot_be(tmp_path, kind):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Most of the time that a Runner needs to start goes into making its config pretty."""
+    """Skip formatting of the config, which takes most of the start-up time."""
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
 
 
 @HOOKS.register_module(force=True)
 class DiskHook(Hook):
-    """Calls something before an iteration."""
+    """Call functions before an iteration."""
 
     act = {}
 
@@ -173,7 +173,7 @@ def train(folder, iters=8, disk=(), **options):
     )
 
 
-def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
+def test_training_on_a_failing_disk(tmp_path, monkeypatch, quick):
     """From iteration 4 to 6 nothing can be written; the save of iteration 6 is retried."""
     is_full = []
 
@@ -213,7 +213,7 @@ def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 8 MB, and how to fill it and to make room."""
+    """Mount a disk of 8 MB; return functions that fill and free it."""
     import subprocess
 
     folder = tmp_path / 'disk'
@@ -243,8 +243,8 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', str(folder)], check=False)
 
 
-def test_a_disk_that_is_really_full(tmp_path, small_disk, quick):
-    """Filled after the first checkpoint: to the end; and killed, freed and resumed."""
+def test_disk_that_is_really_full(tmp_path, small_disk, quick):
+    """Fill the disk after the first checkpoint until the end; kill, free space, and resume."""
     disk, fill, free = small_disk
     train(tmp_path / 'whole')
     with pytest.raises(LastCheckpointLost, match='iter_3.pth, and --resume continues'):
@@ -257,7 +257,7 @@ def test_a_disk_that_is_really_full(tmp_path, small_disk, quick):
     assert not list((disk / 'run').glob('unfinished-*'))
 
 
-def test_the_bundle_of_a_diverged_training(tmp_path, monkeypatch):
+def test_bundle_of_a_diverged_training(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=RuntimeError('unexpected pos 64')))
     hook = HOOKS.build(dict(type='NonFiniteHook'))
     runner = mock.Mock(iter=3, work_dir=str(tmp_path))

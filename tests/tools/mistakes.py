@@ -1,4 +1,4 @@
-"""A folder of things that users mix up, and what a tool does when it is started on them."""
+"""Folder of files that users mix up, and running a tool on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ optim_wrapper = dict(accumulative_counts=1)
 train_cfg = dict(max_iters=4)
 """
 
-#: A demo whose optimizer cannot be built.
+#: Config of a demo whose optimizer cannot be built.
 BETAS = (
     CONFIG
     + """
@@ -39,7 +39,7 @@ demo = dict(memory=dict(type='ToyScenes'), test=dict(type='ToyScenes'))
 """
 )
 FOLDERS = '--out so --work-dir sw'
-#: Mistakes with what all studies take, and with the arguments of each.
+#: Errors in arguments of all studies, and in those of each.
 _OF_ALL_STUDIES = [
     ('--out file', 2, 'file is a file'),
     ('--work-dir file/x', 2, 'below the file'),
@@ -101,7 +101,7 @@ STUDY_MISTAKES = {
     f'studies/{name}': _OF_ALL_STUDIES + rows for name, rows in STUDY_MISTAKES.items()
 }
 
-#: Option of the config -> what is expected of it.
+#: Option of the config -> expected value in the error.
 WRONG_VALUES = {
     'optim_wrapper.optimizer.betas=1': 'two numbers in',
     'optim_wrapper.optimizer.betas=(0.9,x)': 'two numbers in .* got .0.9, .x',
@@ -172,7 +172,7 @@ def write_image(path, shape=(32, 32, 3)):
 
 
 def write_everything(folder):
-    """A checkpoint, images with labels, and files that are something else than their names say."""
+    """Write a checkpoint, images with labels, and files whose content does not fit their name."""
     write_checkpoint(folder / 'iter_1.pth')
     for index in range(6):
         write_image(folder / f'images/{index}.png')
@@ -225,7 +225,7 @@ def listing(folder):
 
 
 def ending(main, arguments, capsys):
-    """Start a tool in this process.
+    """Run a tool in this process.
 
     Returns:
         tuple: Exit status, 'exception' if it ends in one; the sentences; all of stderr.

@@ -1,4 +1,4 @@
-"""tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
+"""tools/train.py: train on a folder, resume, report errors; on one and two processes."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def logged(folder):
     return [json.loads(line) for record in records for line in record.read_text().splitlines()]
 
 
-def test_check_tries_everything_and_keeps_nothing(folder, capsys):
+def test_dry_run_trains_and_writes_nothing(folder, capsys):
     before = sorted(folder.rglob('*'))
     train(folder, '--dry-run', '--cfg-options', 'train_cfg.max_iters=36000')
     said = capsys.readouterr().out.splitlines()[-4:]
@@ -117,7 +117,7 @@ def test_trains_and_resumes(folder):
     ):
         assert f'monitor/{name}' in lines[-1], name
     assert lines[-1]['teacher_decay'] > lines[0]['teacher_decay']
-    # Three quarters through a cosine from 3e-5 to 3e-6 that ends with the run.
+    # At three quarters of a cosine from 3e-5 to 3e-6 over the whole run.
     assert lines[-1]['lr'] == pytest.approx(6.954e-6, rel=1e-3)
     assert list((folder / 'run').glob('*/vis_data/events.out.tfevents*'))
     checkpoint = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)
@@ -140,7 +140,7 @@ def test_amp_and_accumulation(folder):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
-def test_starts_from_an_own_checkpoint(folder):
+def test_starts_from_a_checkpoint_of_ours(folder):
     train(folder)
     first = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
     train(
@@ -167,7 +167,7 @@ def test_starts_from_an_own_checkpoint(folder):
         (['--trust'], '--trust requires --init'),
     ],
 )
-def test_says_what_is_wrong(folder, arguments, message):
+def test_errors_are_reported(folder, arguments, message):
     with pytest.raises(SystemExit, match=message):
         train(folder, *arguments)
 
@@ -219,7 +219,7 @@ def test_seed_keeps_other_randomness():
     assert config.randomness == dict(seed=5, deterministic=True)
 
 
-def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
+def test_warns_of_random_initial_weights(folder, monkeypatch):
     said = []
     monkeypatch.setattr(preflight, 'print_log', lambda text, **_: said.append(text))
     monkeypatch.setattr(preflight, 'ensure_neighbors', lambda *_, **__: None)
@@ -231,7 +231,7 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
         '--work-dir',
         str(folder / 'run'),
     ]
-    for start in ([], ['--resume']):  # there is nothing to resume from
+    for start in ([], ['--resume']):  # there is no checkpoint to resume from
         preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
         assert any('random weights' in text for text in said)
         said.clear()
@@ -252,7 +252,7 @@ def free_port():
 
 @pytest.mark.dist
 def test_two_processes_end_with_the_same_weights(folder):
-    """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
+    """Each rank saves its weights, since only rank 0 writes checkpoints."""
     dump = folder / 'dump_hook.py'
     dump.write_text("""
 import torch

@@ -1,6 +1,6 @@
-"""The likeliest mistakes of users, for each tool: one sentence, no traceback, nothing left behind.
+"""Common user errors of each tool: one sentence, no traceback, no new files.
 
-A row: arguments, exit status (2: the command line cannot be right, 1: everything else), and what
+A row: arguments, exit status (2: invalid command line, 1: everything else), and what
 the sentence must say.
 """
 
@@ -21,7 +21,7 @@ LOOK = '--images images --out out --device cpu --limit 2 --size 32 32'
 NEIGHBORS = (
     '--out n.npz --backbone tiny.py --checkpoint none --device cpu --image-size 32 --workers 0'
 )
-#: Files that are no checkpoints, and what is said of them.
+#: Files that are not checkpoints -> expected part of the error.
 NO_CHECKPOINTS = {
     'nowhere.pth': 'nowhere.pth is not a file',
     'empty': 'empty',
@@ -339,7 +339,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tools():
-    """Each tool is loaded once."""
+    """Cache of loaded tools."""
     sys.path[:0] = [str(TOOLS), str(TOOLS / 'studies')]
     loaded = {}
     yield lambda name: loaded[name] if name in loaded else loaded.setdefault(name, load_tool(name))
@@ -355,7 +355,7 @@ def in_place(place, monkeypatch):
 
 
 @pytest.mark.parametrize('tool, arguments, status, said', ROWS)
-def test_a_mistake_ends_in_one_sentence(tools, place, capsys, tool, arguments, status, said):
+def test_user_error_is_one_sentence(tools, place, capsys, tool, arguments, status, said):
     before = listing(place)
     found, sentences, everything = ending(tools(tool).main, shlex.split(arguments), capsys)
     assert found == status, everything
@@ -374,7 +374,7 @@ def test_a_mistake_ends_in_one_sentence(tools, place, capsys, tool, arguments, s
         ('viewer', 'iter_1.pth images --port 0', 'gradio'),
     ],
 )
-def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arguments, package):
+def test_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arguments, package):
     main, before = tools(tool).main, listing(place)
     for name in [
         name
@@ -397,11 +397,9 @@ def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arg
         ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2, 1'),
     ],
 )
-def test_what_a_runner_refuses_leaves_only_neighbors(
-    tools, tmp_path, capsys, monkeypatch, option, said
-):
-    """Neighbors can take hours to find, and the next try needs them."""
-    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers hold an earlier stderr
+def test_failed_start_keeps_only_neighbors(tools, tmp_path, capsys, monkeypatch, option, said):
+    """Computing neighbors can take hours, and the next attempt needs them."""
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers refer to an earlier stderr
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'tiny.py').write_text('mine')
     status, sentences, everything = ending(
