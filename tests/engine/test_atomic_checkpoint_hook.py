@@ -45,10 +45,10 @@ def full_disk(monkeypatch, is_full):
 
 
 def test_training_continues_on_a_full_disk(tmp_path, monkeypatch):
-    tried, said = [], []
+    tried, messages = [], []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.atomic_checkpoint_hook.print_log',
-        lambda text, **options: said.append(text),
+        lambda text, **options: messages.append(text),
     )
 
     def is_full(step):
@@ -59,8 +59,8 @@ def test_training_continues_on_a_full_disk(tmp_path, monkeypatch):
     make_runner(tmp_path, iters=13, retry_interval=1).train()
     assert tried == [2, 4, 6, 7, 8, 9, 10, 12, 13]
     assert names(tmp_path)[::2] == ['iter_12.pth', 'iter_13.pth']
-    assert len(said) == 3 and 'No space left on device' in said[0]
-    assert 'retries in 1 iterations' in said[0]
+    assert len(messages) == 3 and 'No space left on device' in messages[0]
+    assert 'retries in 1 iterations' in messages[0]
 
 
 def test_previous_checkpoints_are_kept_on_a_full_disk(tmp_path, monkeypatch):
@@ -93,10 +93,10 @@ def test_last_save_waits_for_free_space(tmp_path, monkeypatch):
 
 
 def test_training_continues_if_a_checkpoint_cannot_be_deleted(tmp_path, monkeypatch):
-    said, unlink = [], Path.unlink
+    messages, unlink = [], Path.unlink
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.atomic_checkpoint_hook.print_log',
-        lambda text, **options: said.append(text),
+        lambda text, **options: messages.append(text),
     )
 
     def fails(path, *args, **options):
@@ -107,7 +107,7 @@ def test_training_continues_if_a_checkpoint_cannot_be_deleted(tmp_path, monkeypa
     monkeypatch.setattr(Path, 'unlink', fails)
     make_runner(tmp_path, iters=8).train()
     assert names(tmp_path)[::2] == ['iter_2.pth', 'iter_6.pth', 'iter_8.pth']
-    assert len(said) == 1 and 'iter_2.pth is outdated and cannot be deleted' in said[0]
+    assert len(messages) == 1 and 'iter_2.pth is outdated and cannot be deleted' in messages[0]
 
 
 def test_last_save_stores_the_final_iteration(tmp_path, monkeypatch):

@@ -182,19 +182,19 @@ def bad_candidates(folder):
 
 
 def test_other_files_are_not_candidates(tmp_path, monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.resume.checkpoints.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.resume.checkpoints.print_log', lambda text, **_: messages.append(text)
     )
     save(tmp_path, 3)
     bad_candidates(tmp_path)
     assert newest_good_checkpoint(tmp_path).name == 'iter_3.pth'
     (tmp_path / 'iter_3.pth').unlink()
-    said.clear()
+    messages.clear()
     assert newest_good_checkpoint(tmp_path) is None
     assert not (tmp_path / 'fired').exists()
-    assert len(said) == len(list(tmp_path.glob('iter_[2-5]?.pth')))
-    assert all('\n' not in text and 'it is skipped' in text for text in said)
+    assert len(messages) == len(list(tmp_path.glob('iter_[2-5]?.pth')))
+    assert all('\n' not in text and 'it is skipped' in text for text in messages)
 
 
 def test_any_changed_byte_of_a_record(tmp_path):

@@ -65,19 +65,19 @@ def killed(folder):
 
 
 def test_moved_folder_and_changed_times(folder, killed, monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.auto_neighbors.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.auto_neighbors.print_log', lambda text, **_: messages.append(text)
     )
     shutil.copytree(folder / 'run', folder / 'copy')
     default_runs.run([*killed, folder / 'copy', '--resume'], may_compute=False)
-    assert not said
+    assert not messages
     whole = saved(folder / 'copy', 4)
     shutil.copytree(folder / 'run', folder / 'again')
     shutil.rmtree(folder / 'run')
     os.utime(folder / 'images' / '3.png', (1, 1))
     default_runs.run([*killed, folder / 'again', '--resume'], may_compute=False)
-    assert len(said) == 1 and 'images have changed since' in said[0]
+    assert len(messages) == 1 and 'images have changed since' in messages[0]
     assert_same(saved(folder / 'again', 4), whole)
 
 

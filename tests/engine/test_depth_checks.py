@@ -171,8 +171,11 @@ def test_range_of_training_images_is_saved_and_logged(tmp_path, make, log):
         config.tta_pipeline[0],
     ]
     assert [step.value_range for step in steps] == [[0, 4095]] * 3
-    said = [record.getMessage() for record in log.records if '8 bits' in record.getMessage()]
-    assert len(said) == 1 and 'cotap_mm.LoadImage scales their values 0..4095 to 0..255' in said[0]
+    messages = [record.getMessage() for record in log.records if '8 bits' in record.getMessage()]
+    assert (
+        len(messages) == 1
+        and 'cotap_mm.LoadImage scales their values 0..4095 to 0..255' in messages[0]
+    )
 
 
 def test_validation_images_do_not_change_the_range(tmp_path):

@@ -99,9 +99,9 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
 
     # One process resumes with the rows of both.
     monkeypatch.delenv('WORLD_SIZE')
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.resume.state.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.resume.state.print_log', lambda text, **_: messages.append(text)
     )
     kept = {}
 
@@ -121,8 +121,10 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     assert len(now) == 64 and len(rows) == int(kept['patch_queue.num_filled']) > 32
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, now[now.sum(1) > 0].tolist()))
     assert kept['start'] == 48 + 4
-    assert len(said) == 1 and said[0].startswith('resuming a run of 2 ranks on 1: merged and')
-    assert 'see' in said[0] and '0.5 times as many' in said[0]
+    assert len(messages) == 1 and messages[0].startswith(
+        'resuming a run of 2 ranks on 1: merged and'
+    )
+    assert 'see' in messages[0] and '0.5 times as many' in messages[0]
 
 
 def test_sampler_can_start_anywhere():

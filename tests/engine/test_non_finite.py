@@ -60,9 +60,9 @@ def test_optimizer_skips_the_step(optimizer, bad):
 
 def test_skipped_steps_are_always_logged(monkeypatch):
     """Also without a NonFiniteHook."""
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.optim.wrappers.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.optim.wrappers.print_log', lambda text, **_: messages.append(text)
     )
     model = torch.nn.Linear(3, 2)
     for is_watched in (False, True):
@@ -70,22 +70,22 @@ def test_skipped_steps_are_always_logged(monkeypatch):
         wrapper.is_watched = is_watched
         for factor in (float('nan'), float('nan'), 1.0):
             wrapper.update_params((model(torch.ones(1, 3)) * factor).sum())
-        assert len(said) == 2 and 'was skipped (2 in total)' in said[1]
+        assert len(messages) == 2 and 'was skipped (2 in total)' in messages[1]
 
 
 def test_training_continues(tmp_path, monkeypatch):
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.non_finite_hook.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.hooks.non_finite_hook.print_log', lambda text, **_: messages.append(text)
     )
     runner = resume_work.train(
         tmp_path, 5, hooks=[dict(type='NonFiniteHook', patience=2), resume_work.poison([1, 3])]
     )
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert runner.model.teacher.num_updates == 3
-    assert [text.split(': gradients')[0] for text in said] == ['iteration 2', 'iteration 4']
-    assert '(1 in a row, 2 in total)' in said[1] and 'loss_patch_ranking nan' in said[1]
-    assert 'Images of patch: toy/train-scene' in said[1]
+    assert [text.split(': gradients')[0] for text in messages] == ['iteration 2', 'iteration 4']
+    assert '(1 in a row, 2 in total)' in messages[1] and 'loss_patch_ranking nan' in messages[1]
+    assert 'Images of patch: toy/train-scene' in messages[1]
     assert runner.message_hub.get_scalar('train/skipped_steps').current() == 2
 
 

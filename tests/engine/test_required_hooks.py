@@ -17,7 +17,7 @@ class MyTeacherHook(TeacherHook):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def messages(monkeypatch):
     lines = []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.required.print_log', lambda text, **_: lines.append(text)
@@ -37,8 +37,8 @@ def types(config):
 
 
 @pytest.mark.parametrize('name', ['vits_folder', 'demo', 'camvid_small', 'raccoon_small'])
-def test_shipped_configs_are_complete(name, said):
-    assert set(OURS.values()) < set(types(complete(name))) and not said
+def test_shipped_configs_are_complete(name, messages):
+    assert set(OURS.values()) < set(types(complete(name))) and not messages
 
 
 @pytest.mark.parametrize(
@@ -51,14 +51,14 @@ def test_shipped_configs_are_complete(name, said):
         ),
     ],
 )
-def test_missing_hooks_are_added(config, said):
+def test_missing_hooks_are_added(config, messages):
     found = complete(config)
-    assert set(OURS.values()) <= set(types(found)) and len(said) == len(OURS)
+    assert set(OURS.values()) <= set(types(found)) and len(messages) == len(OURS)
     assert [hook['type'] for hook in found.get('custom_hooks') or []] in ([], ['EMAHook'])
     assert all(HOOKS.build(dict(hook)) for hook in found.default_hooks.values())
 
 
-def test_config_with_our_hooks_in_custom_hooks(said):
+def test_config_with_our_hooks_in_custom_hooks(messages):
     """As older configs had to: options of the user are kept, and so is the order of the hooks."""
     before = list(complete('vits_folder').default_hooks)
     found = complete(
@@ -74,10 +74,10 @@ def test_config_with_our_hooks_in_custom_hooks(said):
     assert found.default_hooks.teacher == dict(type='cotap_mm.TeacherHook', start=0.5)
     assert found.default_hooks.monitor.interval == 3
     assert [hook.type for hook in found.custom_hooks] == ['EMAHook']
-    assert len(said) == 3 and 'default_hooks = dict(teacher=dict(...))' in said[1]
+    assert len(messages) == 3 and 'default_hooks = dict(teacher=dict(...))' in messages[1]
 
 
-def test_derived_hook_replaces_ours(said):
+def test_derived_hook_replaces_ours(messages):
     HOOKS.register_module(module=MyTeacherHook, force=True)
     found = complete('vits_folder', custom_hooks=[dict(type='MyTeacherHook')])
     assert types(found).count('TeacherHook') == 0 and types(found).count('MyTeacherHook') == 1
@@ -85,14 +85,14 @@ def test_derived_hook_replaces_ours(said):
     assert 'teacher' not in found.default_hooks
 
 
-def test_checkpoint_hook_becomes_atomic(said):
+def test_checkpoint_hook_becomes_atomic(messages):
     found = complete(
         'vits_folder',
         **{'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=7)},
     )
     assert (
         found.default_hooks.checkpoint == dict(type='cotap_mm.AtomicCheckpointHook', interval=7)
-        and len(said) == 1
+        and len(messages) == 1
     )
     assert issubclass(HOOKS.get('AtomicCheckpointHook'), CheckpointHook)
 

@@ -227,10 +227,10 @@ def test_concurrent_trainings(tmp_path, monkeypatch):
             'wait until it finishes, set another --work-dir, or pass --force',
         ):
             claimed(tmp_path, resume=resume)
-    said = []
-    monkeypatch.setattr(work_folder, 'print_log', lambda text, **_: said.append(text))
+    messages = []
+    monkeypatch.setattr(work_folder, 'print_log', lambda text, **_: messages.append(text))
     assert claimed(tmp_path, force=True) is None
-    assert str(pid) in said[0]
+    assert str(pid) in messages[0]
     os.kill(pid, signal.SIGKILL)
     process.join()
     assert claimed(tmp_path) is None

@@ -45,28 +45,28 @@ def test_partial_line_is_removed(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def messages(monkeypatch):
     lines = []
     monkeypatch.setattr(writers, 'print_log', lambda text, **_: lines.append(text))
     return lines
 
 
-def test_outage_is_reported_twice_and_counted(said):
+def test_outage_is_reported_twice_and_counted(messages):
     outage = Outage('scalars')
     for works in (True, False, False, False, True, False):
         with outage.survived():
             if not works:
                 raise PermissionError(errno.EROFS, 'Read-only file system')
     outage.finish()
-    assert len(said) == 4 and 'scalars cannot be written (' in said[0]
-    assert said[1] == 'scalars can be written again; 3 records were lost'
-    assert 'the last 1 records' in said[3]
+    assert len(messages) == 4 and 'scalars cannot be written (' in messages[0]
+    assert messages[1] == 'scalars can be written again; 3 records were lost'
+    assert 'the last 1 records' in messages[3]
 
 
 @pytest.mark.parametrize(
     'number', [errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EIO, errno.EDQUOT]
 )
-def test_logs_and_scalars_survive_an_outage(tmp_path, monkeypatch, said, number):
+def test_logs_and_scalars_survive_an_outage(tmp_path, monkeypatch, messages, number):
     name = f'writers_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(
@@ -91,11 +91,11 @@ def test_logs_and_scalars_survive_an_outage(tmp_path, monkeypatch, said, number)
         assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 4]
     lines = (tmp_path / 'run.log').read_text().splitlines()
     assert [line[-6:] for line in lines] == ['step 1', 'step 4']
-    assert sum('cannot be written' in text for text in said) == 2
-    assert sum('2 records were lost' in text for text in said) == 2
+    assert sum('cannot be written' in text for text in messages) == 2
+    assert sum('2 records were lost' in text for text in messages) == 2
 
 
-def test_deleted_folder_is_created_again(tmp_path, said):
+def test_deleted_folder_is_created_again(tmp_path, messages):
     name = f'vanishing_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(name, vis_backends=backends(), save_dir=str(tmp_path / 'run'))
@@ -109,7 +109,7 @@ def test_deleted_folder_is_created_again(tmp_path, said):
     visualizer.close()
 
 
-def test_tensorboard_continues_in_a_new_file(tmp_path, said):
+def test_tensorboard_continues_in_a_new_file(tmp_path, messages):
     """Its writer thread dies at the first error."""
     visualizer = Visualizer('board', vis_backends=backends()[1:], save_dir=str(tmp_path))
     guard_writers(MMLogger.get_instance(f'board_{tmp_path.name}'), visualizer)
@@ -127,7 +127,7 @@ def test_tensorboard_continues_in_a_new_file(tmp_path, said):
     visualizer.add_scalar('loss', 1.0, step=4)
     assert backend.experiment is not dead
     visualizer.close()
-    assert len(said) == 2 and '2 records were lost' in said[1]
+    assert len(messages) == 2 and '2 records were lost' in messages[1]
     assert len(list(tmp_path.rglob('events.out.tfevents*'))) == 2
 
 

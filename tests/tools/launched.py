@@ -103,7 +103,7 @@ def environment(folder, **variables):
 
 
 def run(command, folder, **variables):
-    """Run a launcher until it exits; return status and output."""
+    """Run a launcher until it exits; return the completed process with its output."""
     return subprocess.run(
         command,
         cwd=folder,

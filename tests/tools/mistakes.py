@@ -147,8 +147,8 @@ WRONG_VALUES = {
     'auto_scale_lr.base_batch_size=x': "an integer >= 1, got 'x'",
 }
 WRONG_OPTIONS = [
-    (option, f'{option.partition("=")[0]}: expected .*{said}')
-    for option, said in WRONG_VALUES.items()
+    (option, f'{option.partition("=")[0]}: expected .*{text}')
+    for option, text in WRONG_VALUES.items()
 ] + [
     ('optim_wrapper.optimizer.foo=1', 'optimizer.foo: AdamW has no such option'),
     ('default_hooks.logger.foo=1', 'logger.foo: LoggerHook has no such option'),

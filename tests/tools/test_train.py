@@ -78,13 +78,13 @@ def logged(folder):
 def test_dry_run_trains_and_writes_nothing(folder, capsys):
     before = sorted(folder.rglob('*'))
     train(folder, '--dry-run', '--cfg-options', 'train_cfg.max_iters=36000')
-    said = capsys.readouterr().out.splitlines()[-4:]
-    assert said[0].startswith('dry run passed: 0.0 M trainable parameters, 2 samples per step')
-    step = float(re.search('a step takes ([0-9.]+) s', said[1])[1])
-    hours = float(re.search('36000 iterations take about ([0-9.]+) hours', said[1])[1])
+    messages = capsys.readouterr().out.splitlines()[-4:]
+    assert messages[0].startswith('dry run passed: 0.0 M trainable parameters, 2 samples per step')
+    step = float(re.search('a step takes ([0-9.]+) s', messages[1])[1])
+    hours = float(re.search('36000 iterations take about ([0-9.]+) hours', messages[1])[1])
     assert hours == pytest.approx(10 * step, abs=0.1)  # rounded
-    assert re.search(r'peak memory of this process: [0-9.]+ GB', said[2])
-    assert said[3] == 'not tested: a run first computes neighbors for patch (6 images)'
+    assert re.search(r'peak memory of this process: [0-9.]+ GB', messages[2])
+    assert messages[3] == 'not tested: a run first computes neighbors for patch (6 images)'
     assert sorted(folder.rglob('*')) == before
     for options, message in (
         (('model.pairs.topk=x',), 'model.pairs.topk: expected int or None'),
@@ -220,8 +220,8 @@ def test_seed_keeps_other_randomness():
 
 
 def test_warns_of_random_initial_weights(folder, monkeypatch):
-    said = []
-    monkeypatch.setattr(preflight, 'print_log', lambda text, **_: said.append(text))
+    messages = []
+    monkeypatch.setattr(preflight, 'print_log', lambda text, **_: messages.append(text))
     monkeypatch.setattr(preflight, 'ensure_neighbors', lambda *_, **__: None)
     train_tool = load_tool('train')
     options = [
@@ -233,15 +233,15 @@ def test_warns_of_random_initial_weights(folder, monkeypatch):
     ]
     for start in ([], ['--resume']):  # there is no checkpoint to resume from
         preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
-        assert any('random weights' in text for text in said)
-        said.clear()
+        assert any('random weights' in text for text in messages)
+        messages.clear()
     (folder / 'run').mkdir()
     torch.save(
         dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
         folder / 'run' / 'iter_2.pth',
     )
     preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
-    assert not any('random weights' in text for text in said)
+    assert not any('random weights' in text for text in messages)
 
 
 def free_port():

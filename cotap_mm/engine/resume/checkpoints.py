@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import os
 import re
@@ -11,12 +9,14 @@ import stat
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from mmengine.logging import HistoryBuffer, print_log
 
 from cotap_mm.files.atomic_write import atomic_write, checksum, zip_error
+
+from .checkpoint_records import Entry, read_entries, record_path, write_record
 
 #: Names of the checkpoints that a run saves at its intervals.
 TEMPLATES = ('iter_{}.pth', 'epoch_{}.pth')
@@ -42,19 +42,17 @@ def atomic_checkpoint(path: str | Path) -> Iterator[Path]:
         numbers = [
             entry.written
             for other in path.parent.glob('*.pth.json')
-            for entry in _entries(other.with_suffix(''))
+            for entry in read_entries(other.with_suffix(''))
         ]
-        entry = _Entry(partial.stat().st_size, checksum(partial), 1 + max(numbers, default=0))
+        entry = Entry(partial.stat().st_size, checksum(partial), 1 + max(numbers, default=0))
         # The record is written before the checkpoint is renamed, so that no checkpoint lacks
         # its record. If it replaces another checkpoint, the record accepts both until then.
-        good = [known._asdict() for known in (entry, *_entries(path)[:1])]
-        with atomic_write(_record(path)) as record:
-            record.write_text(json.dumps(dict(good=good, sum=_sum(good))) + '\n', encoding='utf-8')
+        write_record(path, [entry, *read_entries(path)[:1]])
 
 
 def remove_checkpoint(path: str | Path) -> None:
     """Delete a checkpoint and its record, if they exist."""
-    for file in (Path(path), _record(Path(path))):
+    for file in (Path(path), record_path(Path(path))):
         file.unlink(missing_ok=True)
 
 
@@ -102,7 +100,7 @@ def newest_good_checkpoint(
         else [
             (_step(path.name, templates), entry.written)
             for path in paths
-            for entry in _entries(path)[:1]
+            for entry in read_entries(path)[:1]
         ]
     )
     waiting = [(_order(path, pointed, templates, numbers), path) for path in paths]
@@ -164,7 +162,7 @@ def stamps(folder: str | Path, templates: tuple[str, ...] = TEMPLATES) -> dict[s
     """
     stamps_by_name = {}
     for path in numbered_checkpoints(folder, templates):
-        first = [[entry.sha256, entry.written] for entry in _entries(path)[:1]]
+        first = [[entry.sha256, entry.written] for entry in read_entries(path)[:1]]
         stamps_by_name[path.name] = [*(first or [[None, None]])[0], *_size_and_time(path)]
     return stamps_by_name
 
@@ -211,14 +209,6 @@ def missing_parts(path: str | Path) -> str | None:
     return None
 
 
-class _Entry(NamedTuple):
-    """A file that a record accepts."""
-
-    bytes: int
-    sha256: str
-    written: int = 0  # grows with each checkpoint of the folder; 0 if unknown
-
-
 def _step(name: str, templates: tuple[str, ...]) -> int | None:
     for template in templates:
         match = re.fullmatch(re.escape(template).replace(r'\{\}', '([0-9]{1,18})'), name)
@@ -232,7 +222,7 @@ def _order(
 ) -> tuple:
     """Sort key of a checkpoint; the one that was written last has the largest key."""
     step, last = _step(path.name, templates), _step(pointed or '', templates)
-    written = next((entry.written for entry in _entries(path)), None)
+    written = next((entry.written for entry in read_entries(path)), None)
     if written is None:
         written = max((number + 0.5 for other, number in numbers if other < step), default=0)
     is_pointed = path.name == pointed
@@ -240,19 +230,19 @@ def _order(
     return (is_pointed and not written, written, is_pointed, last is None or step <= last, step)
 
 
-def _inspect(path: Path) -> tuple[str | None, _Entry | None]:
+def _inspect(path: Path) -> tuple[str | None, Entry | None]:
     """Describe what is wrong with a checkpoint; return the record entry that it matches, too."""
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             return 'is not a regular file', None
-        known = _entries(path)
+        known = read_entries(path)
         problem, entry = _compare_with_record(path, known) if known else (zip_error(path), None)
         return problem or missing_parts(path), entry
     except OSError as error:
         return f'cannot be read ({type(error).__name__}: {error})', None
 
 
-def _compare_with_record(path: Path, known: list[_Entry]) -> tuple[str | None, _Entry | None]:
+def _compare_with_record(path: Path, known: list[Entry]) -> tuple[str | None, Entry | None]:
     size = path.stat().st_size
     if size not in [entry.bytes for entry in known]:
         return f'has {size} bytes instead of {known[0].bytes}', None
@@ -269,33 +259,3 @@ def _size_and_time(path: Path) -> list:
     except OSError:
         return [None, None]
     return [status.st_size, status.st_mtime_ns]
-
-
-def _record(path: Path) -> Path:
-    return path.with_name(f'{path.name}.json')
-
-
-def _sum(good: list) -> str:
-    return hashlib.sha256(json.dumps(good, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _entries(path: Path) -> list[_Entry]:
-    """Files that the record of a checkpoint accepts; empty if it is missing or damaged."""
-    try:
-        record = _record(path)
-        if not stat.S_ISREG(record.stat().st_mode) or record.stat().st_size > 1 << 16:
-            return []
-        content = json.loads(record.read_text(encoding='utf-8'))
-        good = content['good']
-        if content.get('sum', _sum(good)) != _sum(good):
-            return []
-        return [_entry(fields) for fields in good]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return []
-
-
-def _entry(fields: dict) -> _Entry:
-    size, digest, written = fields['bytes'], fields['sha256'], fields.get('written', 0)
-    if type(size) is not int or type(written) is not int or not isinstance(digest, str):
-        raise TypeError('sizes and numbers must be integers, and checksums strings')
-    return _Entry(size, digest, written)
