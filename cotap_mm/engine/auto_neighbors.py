@@ -106,8 +106,8 @@ def _ensure(
             )
         return str(path), path.is_file()
 
-    found, exists = on_first_rank(find_file)
-    out = Path(found)
+    path, exists = on_first_rank(find_file)
+    out = Path(path)
     if not exists:
         print_log(
             f"neighbors='auto': computing neighbors of the {len(source)} images of the {branch} "

@@ -42,8 +42,8 @@ def set_backbones_init(model: Any, init_cfg: Any) -> int:
 
 def _walk(part: Any) -> Iterator[dict[str, Any]]:
     if isinstance(part, (list, tuple)):
-        for each in part:
-            yield from _walk(each)
+        for item in part:
+            yield from _walk(item)
     if not isinstance(part, dict):
         return
     for key, value in part.items():

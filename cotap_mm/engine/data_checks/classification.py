@@ -33,11 +33,11 @@ def check_classification(part: Part, findings: Findings) -> None:
     from mmpretrain.registry import DATASETS
 
     kind = part.config.get('type')
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
     if (
-        found is None
-        or not issubclass(found, CustomDataset)
-        or found.load_data_list is not CustomDataset.load_data_list
+        cls is None
+        or not issubclass(cls, CustomDataset)
+        or cls.load_data_list is not CustomDataset.load_data_list
     ):
         return
     dataset = DATASETS.build(

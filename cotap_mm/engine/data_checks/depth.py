@@ -56,48 +56,48 @@ def judge_depth(findings: Findings) -> None:
     A test whose ``cotap_mm.LoadImage`` has no fixed range is an error: the range would come from
     the test images, but the model was trained with another range.
     """
-    found = range_of(findings)
-    if found is None:
+    value_range = range_of(findings)
+    if value_range is None:
         return
     first: dict[str, DeepImage] = {}
     for image in findings.deep_images:
         first.setdefault(str(image.part), image)
     for image in first.values():
         steps = list(steps_of(image.part.config.get('pipeline')))
-        if any(_loses_bits(step, findings.deep_images, found) for step in steps):
+        if any(_loses_bits(step, findings.deep_images, value_range) for step in steps):
             findings.warnings.append(
                 f'{image.part}: image {image.path} has more than 8 bits, which LoadImageFromFile '
                 f"shifts, clips or rejects; replace it by dict(type='{_OURS}', value_range="
-                f'{found.as_option()}) in every pipeline ({found} is the range of the sampled '
-                'images)'
+                f'{value_range.as_option()}) in every pipeline ({value_range} is the range of the '
+                'sampled images)'
             )
         if image.part.name == 'test' and any(map(_is_open, steps)):
             findings.errors.append(
                 f'{image.part}: image {image.path} has more than 8 bits, and {_OURS} has '
                 "value_range='auto'; test with the config that the training has saved in its "
                 f'work folder, or set the value_range of that config (range of these images: '
-                f'{found})'
+                f'{value_range})'
             )
 
 
-def set_value_range(config: Config, found: Optional[ValueRange]) -> None:
+def set_value_range(config: Config, value_range: Optional[ValueRange]) -> None:
     """Set the range of each ``cotap_mm.LoadImage`` with ``value_range='auto'``, and log it.
 
     Args:
         config (Config): Changed in place, so that the range is saved with the run.
-        found (ValueRange, optional): The range; None changes nothing.
+        value_range (ValueRange, optional): The range; None changes nothing.
     """
-    if found is None:
+    if value_range is None:
         return
     steps = [step for key in config for step in steps_of(config[key]) if _is_open(step)]
     for step in steps:
-        step['value_range'] = found.as_option()
+        step['value_range'] = value_range.as_option()
     if steps:
         print_log(
-            f'images have more than 8 bits; {_OURS} scales their values {found} to 0..255 in '
+            f'images have more than 8 bits; {_OURS} scales their values {value_range} to 0..255 in '
             'training, validation and test. Set its value_range=(low, high) for another range',
             logger='current',
-            level=logging.INFO if is_usual(found) else logging.WARNING,
+            level=logging.INFO if is_usual(value_range) else logging.WARNING,
         )
 
 
@@ -106,7 +106,7 @@ def _is_open(step: dict[str, Any]) -> bool:
     return step['type'] in (_OURS, LoadImage) and isinstance(value, str) and value == 'auto'
 
 
-def _loses_bits(step: dict[str, Any], images: list[DeepImage], found: ValueRange) -> bool:
+def _loses_bits(step: dict[str, Any], images: list[DeepImage], value_range: ValueRange) -> bool:
     """Whether a step is MMCV's transform with settings that do not keep 16 bits."""
     if (
         name_of(step) != 'LoadImageFromFile'
@@ -114,7 +114,7 @@ def _loses_bits(step: dict[str, Any], images: list[DeepImage], found: ValueRange
         or step.get('imdecode_backend') == 'tifffile'
     ):
         return False
-    fills_16_bits = found == ValueRange((0,), (65535,)) and all(
-        each.values.is_integer and each.values.full == 65535 for each in images
+    fills_16_bits = value_range == ValueRange((0,), (65535,)) and all(
+        image.values.is_integer and image.values.full == 65535 for image in images
     )
     return not (fills_16_bits and step.get('imdecode_backend', 'cv2') in ('cv2', None))

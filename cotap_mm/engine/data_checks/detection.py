@@ -36,8 +36,8 @@ def check_detection(part: Part, findings: Findings) -> None:
     from mmdet.registry import DATASETS
 
     kind = part.config.get('type')
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if found is None or not issubclass(found, BaseDetDataset):
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if cls is None or not issubclass(cls, BaseDetDataset):
         return
     dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmdet', 'lazy_init': True})
     if not Path(dataset.ann_file).is_file():
@@ -52,9 +52,9 @@ def check_detection(part: Part, findings: Findings) -> None:
             f'{dataset.metainfo["classes"]!r}; write ("NAME", )'
         )
         return
-    if found.load_data_list is CocoDataset.load_data_list:
+    if cls.load_data_list is CocoDataset.load_data_list:
         _check_coco(part, dataset, findings)
-    elif issubclass(found, XMLDataset) and part.reads_labels():
+    elif issubclass(cls, XMLDataset) and part.reads_labels():
         _check_infos(part, dataset, findings)
 
 
@@ -86,7 +86,7 @@ def read_coco(path: str) -> dict[str, Any]:
         ValueError: If the file is damaged or has another format; names the first wrong entry.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+        content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not a COCO json: {type(error).__name__}: {error}') from error
     wanted = dict(
@@ -95,9 +95,9 @@ def read_coco(path: str) -> dict[str, Any]:
         annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
     )
     for key, fields in wanted.items():
-        rows = found.get(key) if isinstance(found, dict) else None
-        if key != 'images' and rows is None and isinstance(found, dict):
-            rows = found[key] = []  # of unlabeled images
+        rows = content.get(key) if isinstance(content, dict) else None
+        if key != 'images' and rows is None and isinstance(content, dict):
+            rows = content[key] = []  # of unlabeled images
         if not isinstance(rows, list):
             raise ValueError(f'{path} is not a COCO json: it has no list {key!r}')
         for row in rows:
@@ -107,28 +107,28 @@ def read_coco(path: str) -> dict[str, Any]:
                     f'{path}: {key} must have {", ".join(fields)}; {lacks[0]} is '
                     f'missing in {str(row)[:80]}'
                 )
-    return found
+    return content
 
 
 def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
     path = dataset.ann_file
     try:
-        found = read_coco(path)
+        content = read_coco(path)
     except ValueError as error:
         findings.errors.append(f'{part}: {error}')
         return
-    if not found['images']:
+    if not content['images']:
         findings.errors.append(f'{part}: {path} lists no images')
         return
     folder = dataset.data_prefix.get('img', '')
     _check_images(
-        part, [os.path.join(folder, str(row['file_name'])) for row in found['images']], findings
+        part, [os.path.join(folder, str(row['file_name'])) for row in content['images']], findings
     )
     if not part.reads_labels() and part.name == 'train':
         return  # unlabeled images
     classes = list(dataset.metainfo.get('classes') or ())
-    present = [row['name'] for row in found['categories'] if row['name'] in classes]
-    theirs = [row['name'] for row in found['categories']]
+    present = [row['name'] for row in content['categories'] if row['name'] in classes]
+    theirs = [row['name'] for row in content['categories']]
     if not present:
         findings.errors.append(
             f'{part}: none of the classes of the config ({names(classes)}) is a category of {path} '
@@ -144,16 +144,16 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
             f'({names(absent)}) are not categories of {path} ({names(theirs)})'
         )
     _check_numbers(part, len(present), findings)
-    numbers = {row['id'] for row in found['categories'] if row['name'] in present}
-    boxes = [row for row in found['annotations'] if row['category_id'] in numbers]
-    _check_boxes(part, path, found, boxes, findings)
+    numbers = {row['id'] for row in content['categories'] if row['name'] in present}
+    boxes = [row for row in content['annotations'] if row['category_id'] in numbers]
+    _check_boxes(part, path, content, boxes, findings)
 
 
 def _check_boxes(
-    part: Part, path: str, found: dict[str, Any], boxes: list[dict], findings: Findings
+    part: Part, path: str, content: dict[str, Any], boxes: list[dict], findings: Findings
 ) -> None:
-    total = len(found['annotations'])
-    known = {row['id'] for row in found['images']}
+    total = len(content['annotations'])
+    known = {row['id'] for row in content['images']}
     placed = [row for row in boxes if row['image_id'] in known]
     usable = [row for row in placed if _is_usable(row)]
     if not usable:

@@ -26,8 +26,8 @@ def check_segmentation(part: Part, findings: Findings) -> None:
     from mmseg.registry import DATASETS
 
     kind = part.config.get('type')
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if found is None or not issubclass(found, BaseSegDataset):
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if cls is None or not issubclass(cls, BaseSegDataset):
         return
     dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmseg', 'lazy_init': True})
     infos = dataset.load_data_list()

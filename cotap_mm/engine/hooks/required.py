@@ -133,6 +133,6 @@ def _name(hook: Any) -> str:
         return ''
     kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
     own = kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
-    found = HOOKS.get(own) if isinstance(kind, str) else kind
-    bases = [each.__name__ for each in getattr(found, '__mro__', ())]
+    cls = HOOKS.get(own) if isinstance(kind, str) else kind
+    bases = [base.__name__ for base in getattr(cls, '__mro__', ())]
     return next((name for name in bases if name in OURS.values()), own)

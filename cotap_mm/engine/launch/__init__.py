@@ -1,3 +1,3 @@
-"""Configs, checks before the start, Runners, and what the tools run."""
+"""Launch trainings and tests: configs, preflight checks, Runners, commands."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What ``tools/train.py`` and ``tools/test.py`` run after they have read their arguments."""
+"""Commands of ``tools/train.py`` and ``tools/test.py``."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
     Signals are handled throughout, see :mod:`cotap_mm.signals`.
 
     Args:
-        args (argparse.Namespace): As in :func:`.build_runner`, and ``dry_run``.
+        args (argparse.Namespace): Arguments of :func:`.build_runner`, and ``dry_run``.
         make_config (callable): Makes the config.
 
     Raises:
@@ -86,7 +86,7 @@ def test_command(
     """Build a Runner and test with the checkpoint of the config.
 
     Args:
-        args (argparse.Namespace): As in :func:`.build_runner`.
+        args (argparse.Namespace): Arguments of :func:`.build_runner`.
         make_config (callable): Makes the config.
         out (str, optional): Where predictions are saved, see :func:`.test`.
 

@@ -1,4 +1,4 @@
-"""Checks before a training or test starts, and preparation of what it needs."""
+"""Check and complete a config before a training or test starts."""
 
 from __future__ import annotations
 

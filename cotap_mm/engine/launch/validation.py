@@ -159,20 +159,20 @@ def _class_of(key: str, options: dict) -> Optional[type]:
     name = options['type'].split('.')
     if len(name) > 1 and name[0] != 'cotap_mm':
         return None
-    found = registry.get(name[-1])  # or MMEngine's
-    if found is None:
+    cls = registry.get(name[-1])  # or MMEngine's
+    if cls is None:
         raise ValueError(
             f'{key}.type: unknown class {options["type"]!r}'
             f'{_suggestion(name[-1], _names(registry))}'
         )
     # For classes of OpenMMLab and PyTorch only the names of their options are checked.
-    return found if inspect.isclass(found) else None
+    return cls if inspect.isclass(cls) else None
 
 
 def _names(registry: Registry) -> set[str]:
     """Names in a registry and its parents."""
-    found = set(registry.module_dict)
-    return found | _names(registry.parent) if registry.parent is not None else found
+    names = set(registry.module_dict)
+    return names | _names(registry.parent) if registry.parent is not None else names
 
 
 def _registry(key: str) -> Optional[Registry]:
@@ -228,7 +228,7 @@ def _arguments(kind: type) -> tuple[set[str], dict[str, Any], bool]:
 def _fits(value: Any, wanted: Any) -> bool:
     """Whether a config value has a type; types that configs cannot hold are not checked."""
     if get_origin(wanted) is Union:
-        return any(_fits(value, each) for each in get_args(wanted))
+        return any(_fits(value, option) for option in get_args(wanted))
     origin = get_origin(wanted) or wanted
     if origin in (int, float):
         return not isinstance(value, bool) and isinstance(
@@ -239,9 +239,9 @@ def _fits(value: Any, wanted: Any) -> bool:
     if inspect.isclass(origin) and issubclass(origin, dict):
         return isinstance(value, dict)
     if origin in (list, tuple) or inspect.isclass(origin) and origin.__name__ == 'Sequence':
-        items = [each for each in get_args(wanted) if each is not Ellipsis]
+        items = [option for option in get_args(wanted) if option is not Ellipsis]
         return isinstance(value, (list, tuple)) and (
-            len(items) != 1 or all(_fits(each, items[0]) for each in value)
+            len(items) != 1 or all(_fits(item, items[0]) for item in value)
         )
     return True
 
@@ -254,7 +254,7 @@ def _name(wanted: Any) -> str:
 
 def _suggestion(key: str, known: Collection[str]) -> str:
     """The most similar known key, or all of them, as the end of a message."""
-    lower = {each.lower(): each for each in sorted(known)}
+    lower = {name.lower(): name for name in sorted(known)}
     near = difflib.get_close_matches(key.lower(), lower, 1)
     return (
         f'; did you mean {lower[near[0]]!r}?'

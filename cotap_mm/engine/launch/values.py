@@ -74,13 +74,13 @@ _PART = Kind('a dict', lambda value: isinstance(value, dict))
 _PARTS = Kind(
     'a list of dicts',
     lambda value: (
-        isinstance(value, (list, tuple)) and all(isinstance(each, dict) for each in value)
+        isinstance(value, (list, tuple)) and all(isinstance(item, dict) for item in value)
     ),
 )
 _COLORS = Kind(
     'a list of numbers, one per channel',
     lambda value: (
-        isinstance(value, (list, tuple)) and all(_number(-math.inf).holds(each) for each in value)
+        isinstance(value, (list, tuple)) and all(_number(-math.inf).holds(item) for item in value)
     ),
 )
 _SIDES = Kind(
@@ -99,7 +99,7 @@ _BETAS = Kind(
     lambda value: (
         isinstance(value, (list, tuple))
         and len(value) == 2
-        and all(_number(0, 1, below=True).holds(each) for each in value)
+        and all(_number(0, 1, below=True).holds(item) for item in value)
     ),
 )
 _TEMPLATE = Kind(

@@ -137,8 +137,8 @@ def _guarded_handler(handler: logging.Handler) -> logging.Handler:
     guarded = _SurvivingHandler(handler.baseFilename, encoding='utf-8')
     guarded.setLevel(handler.level)
     guarded.setFormatter(handler.formatter)
-    for each in handler.filters:
-        guarded.addFilter(each)
+    for log_filter in handler.filters:
+        guarded.addFilter(log_filter)
     handler.close()
     return guarded
 

@@ -72,11 +72,11 @@ def _schedules(part: Any) -> Iterator[dict]:
     if isinstance(part, dict) and 'type' in part:
         yield part
     elif isinstance(part, dict):
-        for each in part.values():
-            yield from _schedules(each)
+        for item in part.values():
+            yield from _schedules(item)
     elif isinstance(part, (list, tuple)):
-        for each in part:
-            yield from _schedules(each)
+        for item in part:
+            yield from _schedules(item)
 
 
 def _counts(schedule: dict, unit: str) -> bool:
@@ -86,8 +86,8 @@ def _counts(schedule: dict, unit: str) -> bool:
 
 def _shrunk(part: Any, unit: str, factor: float) -> Any:
     if isinstance(part, dict) and 'type' not in part:
-        return {name: _shrunk(each, unit, factor) for name, each in part.items()}
-    return [scaled for each in _schedules(part) for scaled in _scaled(each, unit, factor)]
+        return {name: _shrunk(item, unit, factor) for name, item in part.items()}
+    return [scaled for item in _schedules(part) for scaled in _scaled(item, unit, factor)]
 
 
 def _scaled(schedule: dict, unit: str, factor: float) -> list[dict]:

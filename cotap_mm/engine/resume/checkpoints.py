@@ -131,13 +131,13 @@ def numbered_checkpoints(folder: str | Path, templates: tuple[str, ...] = TEMPLA
         folder (str | Path): Folder, which need not exist.
         templates (tuple[str, ...]): File names, with ``{}`` for the step.
     """
-    found = [
+    numbered = [
         (step, path.name, path)
         for path in Path(folder).glob('*')
         for step in [_step(path.name, templates)]
         if step is not None
     ]
-    return [path for _, _, path in sorted(found, reverse=True)]
+    return [path for _, _, path in sorted(numbered, reverse=True)]
 
 
 def pointed_name(folder: str | Path) -> str | None:
