@@ -136,7 +136,10 @@ def test_warns_if_a_library_would_lose_bits(tmp_path, make, kind, values):
     assert errors == [] and len(warnings) == 2  # train and val
     for warning in warnings:
         assert f'{kind[0]} has more than 8 bits, which LoadImageFromFile ' in warning
-        assert f"use dict(type='cotap_mm.LoadImage', value_range={values}) in its" in warning
+        assert (
+            f"replace it by dict(type='cotap_mm.LoadImage', value_range={values}) in every"
+            in warning
+        )
 
 
 @pytest.mark.parametrize(
@@ -206,7 +209,7 @@ def test_test_uses_the_range_of_its_training(tmp_path):
     with pytest.raises(
         ValueError,
         match=r'test data .*0.png has more than 8 bits, .* test with '
-        r'the config that the training has stored',
+        r'the config that the training has saved',
     ):
         prepare_downstream(config)
 

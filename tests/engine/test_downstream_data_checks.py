@@ -171,7 +171,7 @@ def test_warns_of_masks_with_values_0_and_255(seg):
     assert (
         errors == []
         and 'contain only class 0 (a) and pixels of 255, which is ignored. If masks '
-        '0 and 255 must become 0 and 1'
+        'have values 0 and 255, convert them to 0 and 1'
         in warnings[0]
     )
 

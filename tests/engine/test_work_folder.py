@@ -190,7 +190,7 @@ def test_chosen_file_must_be_a_training_checkpoint(tmp_path):
     """MMEngine would execute meta['config'] as code."""
     torch.save(dict(content(3), meta=dict(iter=3, epoch=0, config='1 / 0')), tmp_path / 'mine.pth')
     config = Config(dict(work_dir=str(tmp_path), resume=True, load_from=str(tmp_path / 'mine.pth')))
-    with pytest.raises(ValueError, match='mine.pth holds a config that MMEngine would run as code'):
+    with pytest.raises(ValueError, match='mine.pth contains a config that MMEngine would execute'):
         choose_resume(config)
 
 
