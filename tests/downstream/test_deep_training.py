@@ -53,7 +53,7 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
         step = stored[f'{part}_dataloader'].dataset.pipeline[0]
         assert step.type == 'cotap_mm.LoadImage' and step.value_range == [0, 4095]
     checkpoint = next((tmp_path / 'run').glob('*.pth'))
-    with pytest.raises(SystemExit, match='test with the config that the training has stored'):
+    with pytest.raises(SystemExit, match='test with the config that the training has saved'):
         tool('test')([str(path), str(checkpoint), '--work-dir', str(tmp_path / 'tested')])
     tool('test')(
         [str(tmp_path / 'run' / path.name), str(checkpoint), '--work-dir', str(tmp_path / 'tested')]

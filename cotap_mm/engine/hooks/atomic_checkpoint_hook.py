@@ -27,7 +27,7 @@ from cotap_mm.files.atomic_write import atomic_write, name_bytes
 from cotap_mm.files.temporary import remove_leftovers
 from cotap_mm.registry import HOOKS
 
-from .best_checkpoints import BestCheckpointHook
+from .best_checkpoints import BestCheckpointHook, describe_error, error_on_all_ranks
 
 #: Key in MMEngine's message hub: last checkpoint whose own step was not skipped.
 _LAST_GOOD = 'last_good_ckpt'
@@ -252,8 +252,8 @@ class AtomicCheckpointHook(BestCheckpointHook):
             try:
                 partial = files.enter_context(atomic_checkpoint(path))
             except OSError as error:
-                problem = _describe(error)
-        problem = _on_all_ranks(problem)
+                problem = describe_error(error)
+        problem = error_on_all_ranks(problem)
         if problem:
             return problem
         try:
@@ -263,8 +263,8 @@ class AtomicCheckpointHook(BestCheckpointHook):
                 with atomic_write(Path(runner.work_dir) / 'last_checkpoint') as partial:
                     partial.write_bytes(name_bytes(path))
         except OSError as error:
-            problem = _describe(error)
-        return _on_all_ranks(problem) or None
+            problem = describe_error(error)
+        return error_on_all_ranks(problem) or None
 
     def _wait_for_space(self, runner) -> None:
         """Retry the last save until it succeeds, the time is over, or a signal asks to stop."""
@@ -310,16 +310,6 @@ def last_checkpoint(runner) -> str:
     if path and ('://' in path or os.path.exists(path)):
         return f'The last checkpoint is {path}, and --resume continues from it'
     return 'No checkpoint has been saved yet; start again with the same command'
-
-
-def _describe(error: OSError) -> str:
-    return f'{type(error).__name__}: {error}'
-
-
-def _on_all_ranks(problem: str) -> str:
-    """Broadcast an error of rank 0; '' if there was none."""
-    failed = broadcast(torch.tensor(float(bool(problem))))
-    return (problem or 'rank 0 could not write it') if failed else ''
 
 
 def _remove(path: Path) -> None:

@@ -104,11 +104,10 @@ class BestCheckpointHook(CheckpointHook):
                 with atomic_write(path) as partial:
                     plain_save(str(partial.parent), partial.name, **options)
             except OSError as error:
-                problem = f'{type(error).__name__}: {error}'
+                problem = describe_error(error)
         else:
             plain_save(str(path.parent), path.name, **options)
-        failed = broadcast(torch.tensor(float(bool(problem))))
-        return (problem or 'rank 0 could not write it') if failed else None
+        return error_on_all_ranks(problem) or None
 
     @master_only
     def _publish_model(self, runner, ckpt_path: str) -> None:
@@ -135,6 +134,24 @@ class BestCheckpointHook(CheckpointHook):
             f'published {ckpt_path} as {path} with {", ".join(kept) or "no keys"}',
             logger='current',
         )
+
+
+def describe_error(error: OSError) -> str:
+    """Type and message of an error, for the log."""
+    return f'{type(error).__name__}: {error}'
+
+
+def error_on_all_ranks(error: str) -> str:
+    """Broadcast an error of rank 0; every rank must call this.
+
+    Args:
+        error (str): Description of the error of this rank; only that of rank 0 counts.
+
+    Returns:
+        str: The description on rank 0, a general one on other ranks; '' if rank 0 had none.
+    """
+    failed = broadcast(torch.tensor(float(bool(error))))
+    return (error or 'rank 0 could not write it') if failed else ''
 
 
 def _remove(paths: Any, kept: Any) -> None:
