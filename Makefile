@@ -29,7 +29,7 @@ test: .setup-full
 
 test-faults: .setup-full
 	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
-		tests/fault_harness tests/engine/test_safe_checkpoints.py \
+		tests/fault_harness tests/engine/test_checkpoint_files.py \
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
 lint: .setup-full

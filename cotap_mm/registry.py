@@ -8,6 +8,9 @@ here with the message "X is not in the registry".
 
 from __future__ import annotations
 
+import inspect
+from typing import Any
+
 from mmengine import registry as root
 
 _MODEL_LOCATIONS = ['cotap_mm.models']
@@ -54,3 +57,41 @@ def build(registry: root.Registry, cfg: dict, **defaults):
         object: The object.
     """
     return registry.build({'_scope_': 'cotap_mm', **defaults, **cfg})
+
+
+def option_of(registry: root.Registry, cfg: dict, name: str) -> Any:
+    """Value of an option in the config of a part, else the default of the part's class.
+
+    Args:
+        registry (Registry): One of this module's.
+        cfg (dict): Config with ``type``.
+        name (str): Argument of the class's constructor.
+
+    Returns:
+        object: The value that :func:`build` would use.
+
+    Raises:
+        TypeError: If ``cfg`` does not set the option and the class has no default for it.
+    """
+    if name in cfg:
+        return cfg[name]
+    kind = cfg['type']
+    return default_of(kind if inspect.isclass(kind) else registry.get(kind), name)
+
+
+def default_of(cls: type, name: str) -> Any:
+    """Default of an argument of a class's constructor, or of a parent's constructor.
+
+    Args:
+        cls (type): A class whose constructor passes its ``**kwargs`` on to its parent, if any.
+        name (str): The argument.
+
+    Raises:
+        TypeError: If there is no such argument, or it has no default.
+    """
+    for base in cls.__mro__:
+        if '__init__' in vars(base):
+            parameter = inspect.signature(base.__init__).parameters.get(name)
+            if parameter is not None and parameter.default is not parameter.empty:
+                return parameter.default
+    raise TypeError(f'{cls.__name__} has no default for the option {name!r}')

@@ -84,7 +84,7 @@ def prepare(folder: Path) -> list[str]:
 def resume(folder: Path) -> dict[str, float]:
     """Train steps 3 and 4; return the fingerprint of ``iter_4.pth``."""
     with in_folder(folder):
-        run([*arguments(Path(), CONFIG), '--work-dir', 'run', '--resume'], may_search=False)
+        run([*arguments(Path(), CONFIG), '--work-dir', 'run', '--resume'], may_compute=False)
         return fingerprint(torch.load('run/iter_4.pth', weights_only=True)['state_dict'])
 
 

@@ -20,7 +20,7 @@ from cotap_mm.evaluation import LabeledSet
 from cotap_mm.export import convert, publish
 from cotap_mm.models import PatchRankingLoss
 from cotap_mm.ops import rank_statistics
-from cotap_mm.registry import HOOKS
+from cotap_mm.registry import HOOKS, OPTIM_WRAPPERS
 from cotap_mm.weights import PretrainedViT, load_pretrained
 
 
@@ -220,3 +220,15 @@ def test_last_position_of_the_separate_arguments():
             PixelEncoder(), scenes(2), scenes(2), 3, 3, 0.02, None, 0, 16, 1, 'cpu', None, 1
         )
     assert old == new
+
+
+def test_old_name_of_a_skipped_step():
+    wrapper = OPTIM_WRAPPERS.build(
+        dict(
+            type='MixedPrecisionOptimWrapper',
+            dtype='float32',
+            optimizer=torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0),
+        )
+    )
+    with pytest.warns(DeprecationWarning, match='left_out is deprecated, use step_skipped'):
+        assert wrapper.left_out is wrapper.step_skipped is False

@@ -130,19 +130,19 @@ def test_torch_version_is_chosen_by_the_user(setup_env):
     done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1', TORCHVISION_VERSION='0.24.1')
     assert 'torch==2.9.1 torchvision==0.24.1' in done.stdout
     done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1')
-    assert done.returncode == 1 and 'needs its TORCHVISION_VERSION' in done.stderr
+    assert done.returncode == 1 and 'requires TORCHVISION_VERSION' in done.stderr
 
 
 def test_python_39_gets_its_last_torch(setup_env, tmp_path):
     done = setup_env(PYTHON=fake_python(tmp_path / 'bin', '3.9'))
     assert done.returncode == 0, done.stderr
     assert 'torch==2.8.0 torchvision==0.23.0' in done.stdout
-    assert 'Python 3.9: torch 2.8.0 is the last one for it' in done.stdout
+    assert 'torch 2.8.0 is the last version for Python 3.9' in done.stdout
 
 
 def test_refuses_another_python(setup_env, tmp_path):
     done = setup_env(PYTHON=fake_python(tmp_path / 'bin', '3.7'))
-    assert done.returncode == 1 and 'Python 3.9 to 3.12 is needed' in done.stderr
+    assert done.returncode == 1 and 'Python 3.9 to 3.12 is required' in done.stderr
     done = setup_env(PYTHON='no-such-python')
     assert done.returncode == 1 and "no Python found as 'no-such-python'" in done.stderr
 
@@ -161,7 +161,7 @@ def test_takes_a_fitting_python_beside_a_newer_one(setup_env, tmp_path):
 def test_keeping_torch_needs_one(setup_env, tmp_path):
     fake_python(tmp_path / 'env' / 'bin', '3.11', name='python')
     done = setup_env('--no-torch', VIRTUAL_ENV=str(tmp_path / 'env'), PATH=SYSTEM_PATH)
-    assert done.returncode == 0 and 'keeping the torch that is there' in done.stdout
+    assert done.returncode == 0 and 'keeping the installed torch' in done.stdout
     done = setup_env('--no-torch', PYTHON=sys.executable)
     assert done.returncode == 1 and 'needs torch >= 2.1' in done.stderr
 

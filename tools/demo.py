@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, Optional
 
 from mmengine.config import Config
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 from mmengine.utils import ProgressBar
 from torch import nn
@@ -28,6 +27,7 @@ from torch import nn
 from cotap_mm.command_line.arguments import Parser, out_folder, positive_int, whole_number
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import report_user_errors, tool
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch.validation import check_config
@@ -75,7 +75,7 @@ class DemoHook(Hook):
 
     def before_train(self, runner: Runner) -> None:
         """Copy the network."""
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         self.before = copy.deepcopy(model)
         self.bar = ProgressBar(runner.max_iters)
 
@@ -108,7 +108,7 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     start = time.monotonic()
     launch.train(runner)
     minutes = (time.monotonic() - start) / 60
-    after = runner.model.module if is_model_wrapper(runner.model) else runner.model
+    after = unwrap(runner.model)
     random = build(MODELS, config.model.backbone)
     random.init_weights()
     return Trained(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Test on several GPUs (or, without a GPU, on several CPU processes):
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [arguments of tools/test.py]
-# Several machines: as for tools/dist_train.sh.
+# For several machines, see tools/dist_train.sh.
 set -euo pipefail
 
 if [ "$#" -lt 3 ]; then

@@ -11,8 +11,8 @@ fi
 config=$1
 gpus=$2
 shift 2
-# torchrun dies of SIGUSR1 and leaves its processes behind, unless it is told to hand it on.
-# Versions of torch that cannot do that take no notice.
+# By default SIGUSR1 kills torchrun but not its workers. This variable makes it forward the signal;
+# older versions of torch ignore the variable.
 export PET_SIGNALS_TO_HANDLE=${PET_SIGNALS_TO_HANDLE:-SIGTERM,SIGINT,SIGHUP,SIGQUIT,SIGUSR1}
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 

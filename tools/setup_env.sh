@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Set up everything that pre-training (--lite) or tests and downstream work (--full) need.
+# Set up the environment for pre-training (--lite), or for tests and downstream tasks (--full).
 #
-#   tools/setup_env.sh --lite       no compiler needed: mmcv-lite
+#   tools/setup_env.sh --lite       mmcv-lite, which needs no compiler
 #   tools/setup_env.sh --full       mmcv with compiled operators, MMSegmentation, MMDetection
 #   tools/setup_env.sh --no-torch   keep the torch (>= 2.1) of the active environment
-#   tools/setup_env.sh --dry-run    say what would be done
+#   tools/setup_env.sh --dry-run    print the commands without running them
 #
-# Installs into the active virtual or conda environment, or else into .venv (made with $PYTHON,
-# by default python3 or the newest fitting python3.x). TORCH_VERSION and TORCHVISION_VERSION
-# override the versions; MMCV_FIND_LINKS names a folder with mmcv wheels. A second run reuses
-# what is there.
+# Installs into the active virtual or conda environment, otherwise into .venv (created with $PYTHON,
+# by default python3 or the newest supported python3.x). TORCH_VERSION and TORCHVISION_VERSION
+# override the versions; MMCV_FIND_LINKS is a folder with mmcv wheels. A second run reuses
+# existing installations.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -40,7 +40,7 @@ if [ -z "${PYTHON:-}" ] && ! fits python3; then
         if fits "$candidate"; then base=$candidate; break; fi
     done
 fi
-# conda's base environment is shared by everything; nothing is installed there.
+# conda's base environment is shared, so nothing is installed there.
 if [ -n "${VIRTUAL_ENV:-}" ]; then
     environment=$VIRTUAL_ENV
 elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ]; then
@@ -51,19 +51,19 @@ fi
 python=$environment/bin/python
 remedy='set PYTHON=/path/to/python3.11'
 probe=$base
-if [ -x "$python" ]; then probe=$python; remedy="remove or leave $environment, then $remedy"; fi
+if [ -x "$python" ]; then probe=$python; remedy="remove or deactivate $environment, then $remedy"; fi
 command -v "$probe" > /dev/null || die "no Python found as '$probe'; $remedy"
-version=$(python_version "$probe") || die "'$probe' does not run; $remedy"
-fits "$probe" || die "Python 3.9 to 3.12 is needed, $probe is $version; $remedy"
+version=$(python_version "$probe") || die "'$probe' cannot be run; $remedy"
+fits "$probe" || die "Python 3.9 to 3.12 is required, $probe is $version; $remedy"
 # The newest torch for Python 3.9 is 2.8.
 if [ "$version" = 3.9 ]; then torch=2.8.0; vision=0.23.0; else torch=2.11.0; vision=0.26.0; fi
 if [ -n "${TORCH_VERSION:-}" ] && [ -z "${TORCHVISION_VERSION:-}" ]; then
-    die "TORCH_VERSION=$TORCH_VERSION needs its TORCHVISION_VERSION (torch 2.N goes with torchvision 0.(N+15))"
+    die "TORCH_VERSION=$TORCH_VERSION requires TORCHVISION_VERSION (torch 2.N needs torchvision 0.(N+15))"
 fi
 torch=${TORCH_VERSION:-$torch}
 vision=${TORCHVISION_VERSION:-$vision}
 
-# ---- is everything there already? --------------------------------------------------------
+# ---- is everything already installed? ------------------------------------------------------
 stamp=$environment/.cotap_mm_$mode
 recipe=$(cat "$root"/requirements/*.txt "$root/setup.py" "${BASH_SOURCE[0]}" | cksum)
 recipe="$recipe torch=$torch vision=$vision keep=$keep_torch root=$root"
@@ -76,10 +76,10 @@ fi
 
 say "setting up $environment with Python $version ($mode)"
 if [ ! -x "$python" ]; then
-    # A half-made folder would pass for an environment in the next run.
+    # The next run would take an incomplete folder for an environment.
     run "$base" -m venv "$environment" || {
         rm -rf "$environment"
-        die "cannot make a virtual environment; on Debian: apt install python$version-venv"
+        die "cannot create a virtual environment; on Debian: apt install python$version-venv"
     }
 fi
 pip() { run "$python" -m pip --disable-pip-version-check "$@"; }
@@ -99,21 +99,21 @@ PY
 }
 python_says() { "$python" -W ignore -c "$1" 2> /dev/null; }
 
-pip install -q 'setuptools<81' wheel || die 'pip cannot install anything (message above)'
+pip install -q 'setuptools<81' wheel || die 'pip cannot install packages (see the message above)'
 if [ "$keep_torch" = yes ]; then
     has_torch any any || die "--no-torch needs torch >= 2.1 with its torchvision in $environment"
-    say "keeping the torch that is there"
+    say "keeping the installed torch"
 elif has_torch "$torch" "$vision"; then
-    say "torch $torch and torchvision $vision are there"
+    say "torch $torch and torchvision $vision are already installed"
 else
     if [ "$version" = 3.9 ] && [ -z "${TORCH_VERSION:-}" ]; then
-        say "Python 3.9: torch $torch is the last one for it"
+        say "torch $torch is the last version for Python 3.9"
     fi
-    say "torch $torch and torchvision $vision: a few GB, 1 to 10 minutes"
+    say "installing torch $torch and torchvision $vision: a few GB, 1 to 10 minutes"
     pip install -q "torch==$torch" "torchvision==$vision" \
-        || die "torch $torch or torchvision $vision cannot be installed (message above)"
+        || die "torch $torch or torchvision $vision cannot be installed (see the message above)"
 fi
-# No later step may exchange torch; torch before 2.3 cannot talk to numpy 2.
+# Later steps must not replace torch; torch before 2.3 does not support numpy 2.
 pins=$(mktemp)
 trap 'rm -f "$pins"' EXIT
 if [ "$dry_run" = no ]; then
@@ -121,7 +121,7 @@ if [ "$dry_run" = no ]; then
 from importlib.metadata import version
 for name in ("torch", "torchvision"): print(f"{name}=={version(name)}")
 if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 3): print("numpy<2")' > "$pins" \
-        || die 'torch and torchvision are installed, but do not import together'
+        || die 'torch and torchvision are installed, but cannot be imported together'
 fi
 
 # ---- MMEngine, MMPretrain and small packages -------------------------------------------------
@@ -131,7 +131,7 @@ if [ "$mode" = full ]; then
     requirements+=(-r "$root/requirements/tests.txt")
     files+=("$root/requirements/downstream.txt")
 fi
-while read -r line; do # a maintained fork has the same import name: it stays, alone
+while read -r line; do # onedl-* are maintained forks with the same import names: keep them
     case "$line" in '' | '#'*) continue ;; esac
     name=${line%%[<>=]*}
     if [ "${name#mm}" != "$name" ] && installed "onedl-$name"; then
@@ -140,23 +140,23 @@ while read -r line; do # a maintained fork has the same import name: it stays, a
         requirements+=("$line")
     fi
 done < <(cat "${files[@]}")
-say "MMEngine, MMPretrain and small packages: 1 to 3 minutes"
-pip install -q -c "$pins" "${requirements[@]}" || die 'a package cannot be installed (message above)'
+say "installing MMEngine, MMPretrain and small packages: 1 to 3 minutes"
+pip install -q -c "$pins" "${requirements[@]}" || die 'a package cannot be installed (see the message above)'
 if [ "$dry_run" = no ] && ! python_says 'import cv2'; then
-    say "OpenCV does not import here (no graphics libraries?): its headless build instead"
+    say "OpenCV cannot be imported (no graphics libraries?): installing its headless build"
     pip uninstall -q -y opencv-python
     pip install -q -c "$pins" --force-reinstall --no-deps opencv-python-headless
 fi
 
-# ---- mmcv: lite, or with compiled operators; never both, they share a folder -------------------
+# ---- mmcv: lite or with compiled operators, never both, because they share a folder ------------
 ops_work() { python_says 'import mmcv.ops'; }
 mmcv_version=2.1.0
-only_one() { # remove package $1 and, since both own the folder mmcv/, what is left of $2
+only_one() { # remove package $1, and $2, since both own the folder mmcv/
     if installed "$1"; then pip uninstall -q -y "$1"; fi
     if installed "$2"; then pip uninstall -q -y "$2"; fi
 }
 build_mmcv() {
-    say "mmcv $mmcv_version from source: 5 to 15 minutes on all cores"
+    say "compiling mmcv $mmcv_version from source: 5 to 15 minutes on all cores"
     local compiler=${CXX:-c++}
     command -v "$compiler" > /dev/null \
         || die "mmcv's operators need a C++ compiler; on Debian: apt install build-essential"
@@ -166,38 +166,38 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Pyth
     pip install -q ninja psutil
     local settings=(MMCV_WITH_OPS=1 "MAX_JOBS=$(getconf _NPROCESSORS_ONLN)" 'CFLAGS=-O1 -g0')
     if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc > /dev/null; then
-        echo "no CUDA compiler (nvcc) here: operators for the CPU only"
+        echo "no CUDA compiler (nvcc) found: compiling operators for the CPU only"
         settings+=(CUDA_VISIBLE_DEVICES=)
     fi
     run env "${settings[@]}" \
         "$python" -m pip --disable-pip-version-check install -q --no-build-isolation --no-deps \
         --no-binary mmcv --no-cache-dir "mmcv==$mmcv_version" \
-        || die "mmcv did not compile; the messages above say why"
+        || die "mmcv could not be compiled (see the messages above)"
 }
 if installed mmcv && installed mmcv-lite; then
-    say "mmcv and mmcv-lite are both there and overwrite each other: removing both"
+    say "mmcv and mmcv-lite are both installed and overwrite each other: removing both"
     only_one mmcv mmcv-lite
 fi
 if ops_work; then
-    say "mmcv with compiled operators is there"
+    say "mmcv with compiled operators is already installed"
 elif [ "$mode" = lite ]; then
     if python_says 'import mmcv' && { installed mmcv-lite || installed onedl-mmcv; }; then
-        say "mmcv without operators is there"
+        say "mmcv without operators is already installed"
     else
-        say "mmcv-lite $mmcv_version: seconds"
+        say "installing mmcv-lite $mmcv_version"
         only_one mmcv mmcv-lite
         pip install -q -c "$pins" "mmcv-lite==$mmcv_version" \
-            || die "mmcv-lite $mmcv_version cannot be installed (message above)"
+            || die "mmcv-lite $mmcv_version cannot be installed (see the message above)"
     fi
 else
     if installed onedl-mmcv; then
-        die 'onedl-mmcv is there without working operators: build it with them, or uninstall it and run this again'
+        die 'onedl-mmcv is installed without working operators: build it with them, or uninstall it and run this script again'
     fi
     only_one mmcv mmcv-lite
     for folder in ${MMCV_FIND_LINKS:+"$MMCV_FIND_LINKS"} "$root/../shared/wheels"; do
         if [ "$dry_run" = no ] && [ -d "$folder" ] && "$python" -m pip --disable-pip-version-check install -q --no-deps \
             --no-index --only-binary :all: --find-links "$folder" "mmcv==$mmcv_version" 2> /dev/null; then
-            if ops_work; then say "mmcv $mmcv_version: a wheel that fits was in $folder"; break; fi
+            if ops_work; then say "installed mmcv $mmcv_version from a wheel in $folder"; break; fi
             pip uninstall -q -y mmcv
         fi
     done
@@ -205,15 +205,15 @@ else
 fi
 
 # ---- this package --------------------------------------------------------------------------------
-say "cotap_mm itself, editable"
-pip install -q --no-deps --no-build-isolation -e "$root" || die 'cotap_mm cannot be installed (message above)'
+say "installing cotap_mm itself, editable"
+pip install -q --no-deps --no-build-isolation -e "$root" || die 'cotap_mm cannot be installed (see the message above)'
 if [ "$dry_run" = yes ]; then exit 0; fi
 if [ "$mode" = full ]; then
-    "$python" -W ignore -c 'import mmcv.ops' || die "mmcv is installed, but its operators do not import (message above)"
+    "$python" -W ignore -c 'import mmcv.ops' || die "mmcv is installed, but its operators cannot be imported (see the message above)"
 fi
-"$python" -W ignore -c "$check" || die "the packages are installed, but '$check' does not run (message above)"
+"$python" -W ignore -c "$check" || die "the packages are installed, but '$check' fails (see the message above)"
 printf '%s' "$recipe" > "$stamp"
 say "ready: $environment"
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    echo "        make uses it by itself; for commands of your own: source $environment/bin/activate"
+    echo "        make uses it automatically; for other commands: source $environment/bin/activate"
 fi

@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Train under Slurm:
 #   GPUS=16 GPUS_PER_NODE=8 tools/slurm_train.sh PARTITION JOB_NAME CONFIG [arguments of tools/train.py]
-# SRUN_ARGS holds further arguments of srun.
+# SRUN_ARGS contains additional arguments of srun.
 #
-# GRACE seconds (120) before the end of its time the training gets SIGUSR1. It saves, exits with 75,
-# and is started again. Without an allocation this script asks srun for that signal. In a job of
-# sbatch, srun cannot: submit it with
+# GRACE seconds (default 120) before its time limit, the training receives SIGUSR1, saves, exits with
+# status 75, and is restarted. Without an allocation, this script requests the signal from srun.
+# Within a job of sbatch, srun cannot send it: submit the job with
 #   sbatch --requeue --signal=USR1@120 job.sh
-# without "B:" before USR1, which would signal the shell of the job only. To get the signal before a
-# preemption as well, the cluster needs PreemptParameters=send_user_signal and a GraceTime.
+# without "B:" before USR1, which would signal only the shell of the job. To receive the signal also
+# before a preemption, the cluster needs PreemptParameters=send_user_signal and a GraceTime.
 set -euo pipefail
 
 if [ "$#" -lt 3 ]; then
@@ -29,10 +29,10 @@ fi
 signal_args=()
 if [ -z "${SLURM_JOB_ID:-}" ]; then
     signal_args=(--signal=USR1@"${GRACE:-120}")
-elif [ -z "${SBATCH_SIGNAL:-}" ]; then  # it cannot be told whether sbatch had the option
-    echo "warning: this job is stopped at the end of its time without saving, unless it was submitted" \
-        "with sbatch --requeue --signal=USR1@120 (without B:). SBATCH_SIGNAL=USR1@120 in the" \
-        "environment of sbatch does the same, and avoids this warning." >&2
+elif [ -z "${SBATCH_SIGNAL:-}" ]; then  # the options of sbatch are unknown here
+    echo "warning: this job will be stopped at its time limit without saving, unless it was submitted" \
+        "with sbatch --requeue --signal=USR1@120 (without B:). Setting SBATCH_SIGNAL=USR1@120 in the" \
+        "environment of sbatch has the same effect and avoids this warning." >&2
 fi
 
 status=0
@@ -44,7 +44,7 @@ srun -p "$partition" --job-name="$job_name" \
 if [ "$status" -ne 75 ]; then
     exit "$status"
 fi
-if [ -n "${SLURM_JOB_ID:-}" ]; then  # within sbatch: the same job again; train.py resumes by itself
+if [ -n "${SLURM_JOB_ID:-}" ]; then  # within sbatch: requeue the job; train.py resumes automatically
     exec scontrol requeue "$SLURM_JOB_ID"
 fi
 exec "$0" "$partition" "$job_name" "$config" "$@" --resume

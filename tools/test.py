@@ -4,8 +4,9 @@
     python tools/test.py CONFIG CHECKPOINT --tta --show-dir pictures --out predictions
     tools/dist_test.sh configs/downstream/ade20k_upernet.py work_dirs/.../iter_160000.pth 8
 
-Options are those of ``mim test``. With --out, MMSegmentation writes a PNG of class indices for
-each image into a folder, the others a pickle file. With --show-dir every image is drawn.
+The options are those of ``mim test``. With --out, MMSegmentation writes one PNG of class indices
+per image to a folder; the other libraries write a pickle file. --show-dir saves a picture of every
+image with its prediction.
 """
 
 from __future__ import annotations
@@ -21,19 +22,19 @@ from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch import testing
+from cotap_mm.engine.launch.commands import test_command
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('config', help='config file, e.g. configs/downstream/ade20k_upernet.py')
-    parser.add_argument('checkpoint', help='what training with this config has saved')
+    parser.add_argument('checkpoint', help='checkpoint of a training with this config')
     parser.add_argument(
         '--tta',
         action='store_true',
-        help="test-time augmentation: the config's "
-        'tta_model and tta_pipeline, or flips if it has none',
+        help='test-time augmentation: tta_model and tta_pipeline of the config, or flips if it '
+        'has none',
     )
     parser.add_argument(
         '--out',
@@ -51,9 +52,8 @@ def build_config(args: argparse.Namespace) -> Config:
     config = load_config(args.config)
     if run_config.is_pretraining(config):
         raise ValueError(
-            f'{args.config} is for pre-training and has no test of its own; its '
-            'features are measured with a config of configs/downstream, or with '
-            'cotap_mm.evaluation.protocols.dense_retrieval'
+            f'{args.config} is for pre-training and has no test; evaluate its features with '
+            'tools/evaluate.py, or with a config of configs/downstream'
         )
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')
@@ -64,8 +64,8 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.show or args.show_dir:
         if args.tta and config.default_scope == 'mmpretrain':
             raise ValueError(
-                '--show-dir and --tta do not go together for mmpretrain, which draws '
-                'single views; run them one after the other'
+                '--show-dir and --tta cannot be combined for mmpretrain, which draws single '
+                'views; use them in separate runs'
             )
         testing.draw_predictions(config, args.show_dir, args.show, args.wait_time)
     if args.tta:
@@ -78,8 +78,7 @@ def build_config(args: argparse.Namespace) -> Config:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    runner = launch.build_runner(args, lambda: build_config(args))
-    launch.test(runner, lambda: testing.test(runner, args.out))
+    test_command(args, lambda: build_config(args), args.out)
 
 
 if __name__ == '__main__':

@@ -1,13 +1,13 @@
-"""Train CoTAP, or a model of MMSegmentation, MMDetection or MMPretrain on its backbone.
+"""Train CoTAP, or fine-tune its backbone with MMSegmentation, MMDetection or MMPretrain.
 
     python tools/train.py configs/cotap/vits_folder.py --images DIR
     tools/dist_train.sh configs/cotap/vitb_coco.py 8
     tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
 
-The config's default_scope says which library it is for. A new run with --resume continues the
-last checkpoint of the work folder; one that torchrun or Slurm restarts does so by itself. On
-SIGTERM or SIGUSR1 a training finishes its step, saves, and exits with status 75; one by epochs
-does not save, and continues from its last checkpoint.
+The default_scope of the config determines the library. --resume continues from the last checkpoint
+in the work folder; a run that torchrun or Slurm restarts resumes automatically. On SIGTERM or
+SIGUSR1 a training finishes its step, saves, and exits with status 75; a training by epochs does not
+save, and resumes from its last checkpoint.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def _stop_early(number: int, frame: Any) -> None:
     os._exit(75)
 
 
-if __name__ == '__main__':  # the imports take seconds; later cotap_mm.signals listens
+if __name__ == '__main__':  # the imports take seconds; later cotap_mm.signals handles signals
     for _name in ('SIGTERM', 'SIGUSR1'):
         if hasattr(signal, _name):
             signal.signal(getattr(signal, _name), _stop_early)
@@ -39,7 +39,7 @@ from cotap_mm.command_line.config_file import load_config  # noqa: E402
 from cotap_mm.command_line.tool import tool  # noqa: E402
 from cotap_mm.deprecation import RenamedOption  # noqa: E402
 from cotap_mm.engine.launch import config as run_config  # noqa: E402
-from cotap_mm.engine.launch import runner as launch  # noqa: E402
+from cotap_mm.engine.launch.commands import train_command  # noqa: E402
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -50,29 +50,31 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         help='train on this folder of images (read recursively), '
         'text list, COCO json or packed file (*.lmdb)',
     )
-    parser.add_argument('--cls-images', help='other images for the CLS branch')
+    parser.add_argument('--cls-images', help='images for the CLS branch (default: --images)')
     parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
-    parser.add_argument('--cls-ann-file', help='likewise for --cls-images')
+    parser.add_argument(
+        '--cls-ann-file', help='text list or COCO json of the images in --cls-images'
+    )
     parser.add_argument(
         '--value-range',
         type=float,
         nargs=2,
         metavar=('LOW', 'HIGH'),
-        help='for '
-        'images of more than 8 bits: values that become black and white (default: '
-        'found from the images)',
+        help='values that become black and white in images with more than 8 bits '
+        '(default: estimated from the images)',
     )
-    parser.add_argument('--neighbors', help='neighbour file of --images; built if not given')
-    parser.add_argument('--cls-neighbors', help='neighbour file of --cls-images')
+    parser.add_argument('--neighbors', help='neighbor file of --images; built if not given')
+    parser.add_argument('--cls-neighbors', help='neighbor file of --cls-images; built if not given')
     parser.add_argument(
         '--init',
         metavar='CHECKPOINT',
-        help="weights to start from (file or URL), 'none' for random weights",
+        help="initial weights: a file or URL, or 'none' for random weights",
     )
     parser.add_argument(
         '--trust',
         action='store_true',
-        help='unpickle --init fully: it can run code; only for files whose origin you trust',
+        help='unpickle --init without restrictions, which can run code; only for files that you '
+        'trust',
     )
     parser.add_argument(
         '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
@@ -80,31 +82,31 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--overwrite',
         action='store_true',
-        help='start a new run in a work folder '
-        'that has checkpoints of another one; replaces files of the same name',
+        help='start a new run in a work folder with checkpoints of another run; replaces files '
+        'of the same name',
     )
     parser.add_argument(
-        '--force', action='store_true', help='train although another process holds the work folder'
+        '--force',
+        action='store_true',
+        help='train even if another process has locked the work folder',
     )
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='build everything, train for a few steps, report time and memory, and keep nothing',
+        help='build everything, train a few steps, report time and memory, and write nothing',
     )
     parser.add_argument('--check', action=RenamedOption, new='--dry-run', value=True)
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='mixed precision also where the config has none (and on a CPU)',
+        help='use mixed precision even if the config does not (bfloat16 on a CPU)',
     )
     parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
-        help='scale the learning rate with the number of images a step',
+        help='scale the learning rate with the number of images per step',
     )
-    parser.add_argument(
-        '--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='of all random draws'
-    )
+    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
     run_config.add_common_arguments(parser)
     return parser.parse_args(argv)
 
@@ -122,12 +124,11 @@ def build_config(args: argparse.Namespace) -> Config:
     )
     if any(options) and not run_config.is_pretraining(config):
         raise ValueError(
-            '--images, --cls-images and the options that go with them are for '
-            f'pre-training, and {args.config} is for {config.default_scope}; its data '
-            'are set in the config'
+            '--images, --cls-images and related options are for pre-training, but '
+            f'{args.config} is for {config.default_scope}; set its data in the config'
         )
     if args.cls_ann_file and not args.cls_images:
-        raise ValueError('--cls-ann-file goes with --cls-images')
+        raise ValueError('--cls-ann-file requires --cls-images')
     if args.images:
         run_config.set_images(
             config,
@@ -142,12 +143,12 @@ def build_config(args: argparse.Namespace) -> Config:
     elif any(options):
         raise ValueError(
             '--cls-images, --neighbors, --cls-neighbors, --ann-file and --value-range '
-            'go with --images'
+            'require --images'
         )
     if args.init:
         run_config.set_init(config, args.init, args.trust)
     elif args.trust:
-        raise ValueError('--trust goes with --init')
+        raise ValueError('--trust requires --init')
     if args.amp:
         run_config.set_mixed_precision(config)
     if args.seed is not None:
@@ -155,9 +156,8 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.auto_scale_lr:
         if 'auto_scale_lr' not in config:
             raise ValueError(
-                f'--auto-scale-lr: {args.config} does not say for how many images a '
-                'step its learning rate is; add auto_scale_lr=dict('
-                'base_batch_size=...) to it'
+                f'--auto-scale-lr: {args.config} does not set the number of images per step for '
+                'which its learning rate was chosen; add auto_scale_lr=dict(base_batch_size=...)'
             )
         config.auto_scale_lr.enable = True
     config.resume = bool(args.resume or config.get('resume'))
@@ -167,7 +167,7 @@ def build_config(args: argparse.Namespace) -> Config:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
-    launch.train_command(args, lambda: build_config(args))
+    train_command(args, lambda: build_config(args))
 
 
 if __name__ == '__main__':

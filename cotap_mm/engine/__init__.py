@@ -1,4 +1,4 @@
-"""What depends on time: hooks, parameter groups, precision."""
+"""Training engine: launching, resuming, optimization, hooks, and checks before the start."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from .hooks import (
     compile_parts,
 )
 from .optim.layer_decay import LayerDecayOptimWrapperConstructor
-from .optim.param_groups import CoTAPOptimWrapperConstructor, MixedPrecisionOptimWrapper
+from .optim.param_groups import CoTAPOptimWrapperConstructor
+from .optim.wrappers import MixedPrecisionOptimWrapper
 from .resume.train_loop import ResumableTrainLoop
 
 __all__ = [

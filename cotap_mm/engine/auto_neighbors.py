@@ -1,4 +1,4 @@
-"""Build the neighbor files that a config asks for by ``neighbors='auto'``."""
+"""Build the neighbor files of a config with ``neighbors='auto'``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.datasets.sources.value_range import ValueRange
 from cotap_mm.distributed.first_rank import on_first_rank
 from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
-from cotap_mm.registry import DATASETS, build
+from cotap_mm.registry import DATASETS, MODELS, build, option_of
 
 #: Names of the files that ``neighbors='auto'`` builds.
 AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.npz')
@@ -31,23 +31,24 @@ def ensure_neighbors(
     device: Optional[str] = None,
     used_before: Optional[dict[str, str]] = None,
 ) -> None:
-    """Build what a config calls ``neighbors='auto'`` and put the file's path in its place.
+    """Build the neighbor file of each branch with ``neighbors='auto'`` and set its path.
 
     The initial backbone of the config computes the features. The file is kept in
-    ``work_dir``, which all ranks must see, and used again while backbone and images, by their
-    names, sizes and times of change (or contents, see :mod:`.fingerprints`), stay the same.
+    ``work_dir``, which all ranks must share, and reused as long as the backbone and the images
+    are unchanged: their names, sizes and modification times (or contents, see
+    :mod:`.fingerprints`).
 
     Args:
         cfg (Config): Changed in place (``train_dataloader.dataset``).
-        work_dir (str | Path): Where the files go.
+        work_dir (str | Path): Folder for the files.
         device (str, optional): Defaults to the GPU if there is one.
-        used_before (dict[str, str], optional): Files that a resumed run was trained with and
-            that are gone, by option. They are built again if everything is as it was.
+        used_before (dict[str, str], optional): Option -> file that a resumed run was trained
+            with and that no longer exists. It is rebuilt if nothing it depends on has changed.
 
     Raises:
-        FileNotFoundError: If images or the checkpoint cannot be had.
+        FileNotFoundError: If images or the checkpoint do not exist.
         ValueError: If there are too few images, the checkpoint does not fit, or a file that was
-            used before would not be the same.
+            used before would have other content.
     """
     dataset = cfg.train_dataloader.dataset
     for branch, key in (('patch', 'neighbors'), ('cls', 'cls_neighbors')):
@@ -60,24 +61,24 @@ def ensure_neighbors(
 
 
 def warn_of_changed_images(path: str | Path, source: ImageSource) -> None:
-    """Warn a resumed run if its images have been changed since its neighbors were found.
+    """Warn a resumed run if its images have changed since its neighbors were computed.
 
     Args:
-        path (str | Path): The file; one that was not found by ``'auto'`` may be of a copy of
-            the images, and is not looked at.
+        path (str | Path): Neighbor file. It is skipped unless ``'auto'`` has built it: others
+            may describe a copy of the images.
         source (ImageSource): The images.
     """
     if not AUTO_NAME.fullmatch(Path(path).name):
         return
     try:
         then = neighbor_meta(path).get('images')
-    except (OSError, ValueError):  # those who read the file say so
+    except (OSError, ValueError):  # reported when the file is loaded
         return
     if then is not None and then != fingerprint_of(source, like=then):
         print_log(
-            f'images have been changed since {path} was built (their contents, sizes or '
-            'times differ); it is used all the same, since this run was begun with it. A new '
-            'run in another work folder finds neighbors again',
+            f'images have changed since {path} was built (their contents, sizes or modification '
+            'times differ). It is still used, because this run started with it; a new run in '
+            'another work folder computes neighbors again',
             logger='current',
             level=logging.WARNING,
         )
@@ -88,7 +89,8 @@ def _ensure(
 ) -> Path:
     dataset, backbone = cfg.train_dataloader.dataset, cfg.model.backbone
     init = cfg.model.get('init_cfg') or {}
-    num_neighbors, size = dataset.get('num_neighbors', 7), backbone.get('img_size', 224)
+    num_neighbors = option_of(DATASETS, dataset, 'num_neighbors')
+    size = option_of(MODELS, backbone, 'img_size')
     source = build(DATASETS, dataset[branch])
     values = on_first_rank(lambda: prepare(source))
     if isinstance(values, ValueRange):  # stored with the run
@@ -96,21 +98,21 @@ def _ensure(
         dataset[branch].value_range = values.as_option()
     names = [source.name(i) for i in range(len(source))]
 
-    def look() -> tuple[str, bool]:
+    def find_file() -> tuple[str, bool]:
         identity = identity_of(backbone, init.get('checkpoint'), size)
-        place = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
+        path = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
         if used_before is not None:
-            place = _same_again(
-                place, used_before, _digest_of_names(identity, num_neighbors, names)
+            path = _rebuilt_path(
+                path, used_before, _digest_of_names(identity, num_neighbors, names)
             )
-        return str(place), place.is_file()
+        return str(path), path.is_file()
 
-    found, is_there = on_first_rank(look)
-    out = Path(found)
-    if not is_there:
+    path, exists = on_first_rank(find_file)
+    out = Path(path)
+    if not exists:
         print_log(
-            f"neighbors='auto': comparing the {len(source)} images of the {branch} branch "
-            f'with the initial backbone, once; kept in {out}',
+            f"neighbors='auto': computing neighbors of the {len(source)} images of the {branch} "
+            f'branch with the initial backbone; they are kept in {out}',
             logger='current',
         )
         encoder = GlobalEncoder(
@@ -134,31 +136,35 @@ def _ensure(
 
 
 def _digest(identity: str, num_neighbors: int, source: ImageSource) -> str:
-    """Of all that a neighbor file depends on; 12 hexadecimal digits."""
+    """Hash of everything that a neighbor file depends on; 12 hexadecimal digits."""
     parts = (identity, str(num_neighbors), fingerprint_of(source))
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:12]
 
 
 def _digest_of_names(identity: str, num_neighbors: int, names: list[str]) -> str:
-    """As :func:`_digest` was, up to version 0.1: without sizes and times of the images."""
+    """Hash of version 0.1, without sizes and modification times of the images."""
     text = '\n'.join([identity, str(num_neighbors), *names])
     return hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:12]
 
 
-def _same_again(place: Path, used_before: str, digest_before: str) -> Path:
-    """Where to build a file again that a run was trained with, if it will be the same."""
+def _rebuilt_path(path: Path, used_before: str, digest_before: str) -> Path:
+    """Path at which to rebuild the file that a run was trained with.
+
+    Raises:
+        ValueError: If the rebuilt file would differ.
+    """
     name = Path(used_before).name
-    if name not in (place.name, f'{place.name[: -len(digest_before) - 4]}{digest_before}.npz'):
+    if name not in (path.name, f'{path.name[: -len(digest_before) - 4]}{digest_before}.npz'):
         raise ValueError(
-            f'the neighbor file {used_before}, which this run was trained with, is gone, and its '
-            'init checkpoint, images or options are not what it was built from, so that other '
-            'neighbors would be found. Put the file back into the work folder, or choose one with '
-            '--neighbors (--cls-neighbors)'
+            f'the neighbor file {used_before} of this run does not exist any more, and its init '
+            'checkpoint, images or options have changed, so a new file would hold other '
+            'neighbors. Restore the file in the work folder, or set one with --neighbors '
+            '(--cls-neighbors)'
         )
     print_log(
-        f'the neighbor file {used_before}, which this run was trained with, is gone; it is '
-        'built again from the same images and init',
+        f'the neighbor file {used_before} of this run does not exist any more; it is rebuilt '
+        'from the same images and init checkpoint',
         logger='current',
         level=logging.WARNING,
     )
-    return place.with_name(name)
+    return path.with_name(name)

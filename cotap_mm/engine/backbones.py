@@ -1,4 +1,4 @@
-"""Find the backbones in the config of any OpenMMLab model, however deeply they are wrapped."""
+"""Find the backbones in the config of any OpenMMLab model, at any nesting depth."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any
 
 
 def find_backbones(model: Any) -> list[dict[str, Any]]:
-    """The configs of all backbones of a model that are trained or tested.
+    """Find the configs of all backbones of a model that are trained or tested.
 
     They are under ``backbone`` of a plain model; below ``module`` of a test-time-augmentation
-    or LoRA model, ``detector`` of a semi-supervised one, ``architecture`` or ``student``
+    or LoRA model, ``detector`` of a semi-supervised model, ``architecture`` or ``student``
     of a distiller, ``model`` of a wrapper. The fixed teacher of a distiller (any key that
-    starts with ``teacher``) is not among them: it has weights of its own.
+    starts with ``teacher``) is skipped: it has its own weights.
 
     Args:
         model (dict): Config of the model.
@@ -25,25 +25,25 @@ def find_backbones(model: Any) -> list[dict[str, Any]]:
 
 
 def set_backbones_init(model: Any, init_cfg: Any) -> int:
-    """Let all backbones start from other weights.
+    """Set the initial weights of all backbones of a model.
 
     Args:
         model (dict): Config of the model; changed in place.
-        init_cfg (dict, optional): Config of a weight initializer, None for random weights.
+        init_cfg (dict, optional): Config of a weight initializer; None for random weights.
 
     Returns:
         int: Number of backbones.
     """
-    found = find_backbones(model)
-    for backbone in found:
+    backbones = find_backbones(model)
+    for backbone in backbones:
         backbone['init_cfg'] = None if init_cfg is None else dict(init_cfg)
-    return len(found)
+    return len(backbones)
 
 
 def _walk(part: Any) -> Iterator[dict[str, Any]]:
     if isinstance(part, (list, tuple)):
-        for each in part:
-            yield from _walk(each)
+        for item in part:
+            yield from _walk(item)
     if not isinstance(part, dict):
         return
     for key, value in part.items():
@@ -63,7 +63,14 @@ def _unwrapped(backbone: dict[str, Any]) -> dict[str, Any]:
 
 
 def wrapper_and_model(model: dict[str, Any]) -> tuple[str, dict[str, Any]]:
-    """Name of a test-time-augmentation wrapper ('' if there is none), and the model inside."""
+    """Split a model into a test-time-augmentation wrapper and the model inside.
+
+    Args:
+        model (dict): Config of the model.
+
+    Returns:
+        tuple[str, dict]: Name of the wrapper, '' if there is none; config of the model inside.
+    """
     name = str(model.get('type'))
     if 'TTA' in name.split('.')[-1] and isinstance(model.get('module'), dict):
         return name, model['module']

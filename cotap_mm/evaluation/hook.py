@@ -2,41 +2,24 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, Optional
 
-import numpy as np
-import torch
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
 
 from cotap_mm import signals
 from cotap_mm.datasets.sources.joined import share_range
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.distributed.fsdp import require_unsharded
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.encoders.vit import CoTAPEncoder
 from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 from cotap_mm.evaluation.data.segmentation import build_labeled
+from cotap_mm.random_state import preserve_random_state
 from cotap_mm.registry import HOOKS
 
 from .evaluate import Result, check_options, evaluate, find_protocol
-
-
-@contextmanager
-def preserve_random_state() -> Iterator[None]:
-    """Restore the random states of Python, NumPy and PyTorch on exit."""
-    python, numpy = random.getstate(), np.random.get_state()
-    # Only the current device: forking all GPUs of a node is slow and causes a warning.
-    devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
-    try:
-        with torch.random.fork_rng(devices):
-            yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
 
 
 @HOOKS.register_module()
@@ -151,7 +134,7 @@ class EvaluationHook(Hook):
         Returns:
             dict: Name of each value -> headline score in percent.
         """
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         values = {}
         with preserve_random_state():
             for network, output in self.measure:

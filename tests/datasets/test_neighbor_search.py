@@ -307,7 +307,7 @@ def config(photos):
 def test_auto_is_built_once_and_stored_in_the_config(config, tmp_path, log, monkeypatch):
     first = config()
     ensure_neighbors(first, tmp_path / 'work', 'cpu')
-    assert "neighbors='auto': comparing the 6 images of the patch branch" in log.text
+    assert "neighbors='auto': computing neighbors of the 6 images of the patch branch" in log.text
     path = first.train_dataloader.dataset.neighbors
     source = ImageList(first.train_dataloader.dataset.patch.root)
     assert load_neighbors(path, source.names, 3).shape == (6, 3)

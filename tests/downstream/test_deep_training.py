@@ -45,15 +45,15 @@ def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
 
     path.write_text(path.read_text().replace('LoadImageFromFile', 'cotap_mm.LoadImage'))
     tool('train')([str(path), *arguments])
-    printed = capfd.readouterr()
-    assert 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in printed.out + printed.err
-    assert 'which LoadImageFromFile' not in printed.out + printed.err
+    said = capfd.readouterr()
+    assert 'cotap_mm.LoadImage scales their values 0..4095 to 0..255' in said.out + said.err
+    assert 'which LoadImageFromFile' not in said.out + said.err
     stored = Config.fromfile(tmp_path / 'run' / path.name)
     for part in ('train', 'val', 'test'):
         step = stored[f'{part}_dataloader'].dataset.pipeline[0]
         assert step.type == 'cotap_mm.LoadImage' and step.value_range == [0, 4095]
     checkpoint = next((tmp_path / 'run').glob('*.pth'))
-    with pytest.raises(SystemExit, match='test with the config that the training has stored'):
+    with pytest.raises(SystemExit, match='test with the config that the training has saved'):
         tool('test')([str(path), str(checkpoint), '--work-dir', str(tmp_path / 'tested')])
     tool('test')(
         [str(tmp_path / 'run' / path.name), str(checkpoint), '--work-dir', str(tmp_path / 'tested')]

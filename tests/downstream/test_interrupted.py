@@ -134,8 +134,8 @@ def test_epoch_based_loop_resumes_at_its_last_epoch(run, monkeypatch, capsys, wh
 def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
-    printed = interrupt(monkeypatch, capsys, arguments, 'step', 1)
-    assert 'There is no checkpoint yet; start again with the same command' in printed
+    said = interrupt(monkeypatch, capsys, arguments, 'step', 1)
+    assert 'No checkpoint has been saved yet; start again with the same command' in said
     tool('train')(arguments)
     assert checkpoints(folder) == ['epoch_1.pth']
 

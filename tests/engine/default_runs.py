@@ -1,4 +1,4 @@
-"""Every shipped pre-training config at toy size, through the command line as users type it."""
+"""Run shipped pre-training configs at toy size through the command line."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def make_init(path, seed=5):
 
 
 def write_toy_config(folder, name, iters=4):
-    """``folder/NAME.py``: the shipped config, but small and short."""
+    """Write ``folder/NAME.py``: the shipped config with a tiny model and few iterations."""
     config = Config.fromfile(CONFIGS / f'{name}.py')
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config.model.backbone.pop('arch')
@@ -75,22 +75,22 @@ def write_toy_config(folder, name, iters=4):
     config.train_dataloader.persistent_workers = False
     config.custom_hooks = [
         hook for hook in config.get('custom_hooks', []) if hook['type'] != 'EvaluationHook'
-    ]  # its labels are not here
+    ]  # its labels are not available
     config.experiment_name = uuid.uuid4().hex  # MMEngine keeps its log of a name
     (folder / f'{name}.py').write_text(plain_text(config))
     return folder / f'{name}.py'
 
 
 def arguments(folder, name):
-    """As shipped configs are used: on folders of images, from a checkpoint."""
+    """Arguments that train a shipped config on a folder of images, from a checkpoint."""
     options = [str(folder / f'{name}.py'), '--init', str(folder / 'init.pth')]
     if name != 'demo':
         options += ['--images', str(folder / 'images')]
     return [*options, '--cls-images', str(folder / 'cls')] if 'in1k' in name else options
 
 
-def run(words, kill_at=None, may_search=True):
-    """``tools/train.py``; killed before an iteration if ``kill_at``."""
+def run(words, kill_at=None, may_compute=True):
+    """Run ``tools/train.py``; kill it before iteration ``kill_at``, if set."""
     step, make = ResumableTrainLoop.run_iter, GlobalEncoder.__init__
 
     def run_iter(self, data_batch):
@@ -99,11 +99,11 @@ def run(words, kill_at=None, may_search=True):
         step(self, data_batch)
 
     def refuse(self, *_, **__):
-        raise AssertionError('neighbors are found again')
+        raise AssertionError('neighbors are computed again')
 
     try:
         ResumableTrainLoop.run_iter = run_iter
-        if not may_search:
+        if not may_compute:
             GlobalEncoder.__init__ = refuse
         load_tool('train').main(list(map(str, words)))
     except Killed:

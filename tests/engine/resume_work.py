@@ -1,4 +1,4 @@
-"""A tiny training that can be killed and resumed, on one or two processes."""
+"""A tiny training on one or two processes that can be killed and resumed."""
 
 from __future__ import annotations
 
@@ -10,25 +10,27 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.dist import barrier
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
 from torch.utils.data import get_worker_info
 
 from cotap_mm.datasets import ToyScenes
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
 from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch.preflight import prepare
+from cotap_mm.engine.resume.work_folder import claim_folder
 from cotap_mm.registry import DATASETS
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 class Killed(Exception):
-    """What a power cut is in these tests."""
+    """Simulates a power failure."""
 
 
 @HOOKS.register_module(force=True)
 class KillHook(Hook):
-    """Ends the training in the middle of an iteration."""
+    """Abort the training in the middle of an iteration."""
 
     def __init__(self, at):
         self.at = at
@@ -40,13 +42,13 @@ class KillHook(Hook):
 
 @HOOKS.register_module(force=True)
 class PoisonHook(Hook):
-    """Makes a loss NaN in some iterations of one rank."""
+    """Make a loss NaN in some iterations of one rank."""
 
     def __init__(self, at, rank=0):
         self.at, self.rank = at, rank
 
     def before_train(self, runner):
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         model.losses['patch_ranking'].register_forward_hook(
             lambda module, inputs, loss: (
                 loss * float('nan') if runner.iter in self.at and runner.rank == self.rank else loss
@@ -56,7 +58,7 @@ class PoisonHook(Hook):
 
 @HOOKS.register_module(force=True)
 class SignalHook(Hook):
-    """What a scheduler sends to this process, and to its workers, in the middle of an iteration."""
+    """Send a signal to this process and its workers in the middle of an iteration."""
 
     def __init__(self, at, name='SIGTERM', rank=0):
         self.at, self.name, self.rank = at, name, rank
@@ -70,7 +72,7 @@ class SignalHook(Hook):
 
 @HOOKS.register_module(force=True)
 class ReportHook(Hook):
-    """Tells which iterations are done, before anything of them is saved.
+    """Report completed iterations before they are saved.
 
     ``tell`` is set by the process that trains, since a config cannot hold a pipe.
     """
@@ -83,7 +85,7 @@ class ReportHook(Hook):
 
 @DATASETS.register_module(force=True)
 class CrashingScenes(ToyScenes):
-    """A decoder that takes its process down with it, or stops it, in a worker, at the sixth image.
+    """Kill or stop the worker process that reads the sixth image.
 
     ``COTAP_TEST_CRASH`` says when and by which signal.
     """
@@ -98,7 +100,7 @@ class CrashingScenes(ToyScenes):
 
 
 def plain_text(config):
-    """As ``config.pretty_text``, which takes longer than the training."""
+    """Replacement for ``config.pretty_text``, which takes longer than the training."""
     return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
 
 
@@ -112,7 +114,7 @@ def tiny_config(
     checkpoint_interval=2,
     **options,
 ):
-    """13 images, so that an epoch ends in the middle of a batch; an epoch is 3.25 iterations."""
+    """Config with 13 images, so that an epoch of 3.25 iterations ends within a batch."""
     head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'demo.py')
     config.merge_from_dict(
@@ -170,20 +172,20 @@ def tiny_config(
 
 
 def train(folder, iters, resume=False, claims=False, **options):
-    """Train; returns the Runner, or None if it was killed."""
+    """Train; return the Runner, or None if it was killed."""
     config = tiny_config(folder, iters, **options)
     config.resume = resume
-    # MMEngine keeps its log of a name for the whole process.
+    # MMEngine keeps one logger per experiment name in a process.
     config.experiment_name = f'resume_{uuid.uuid4().hex}'
     if int(os.environ.get('WORLD_SIZE', 1)) > 1:
         config.launcher = 'pytorch'
-        os.environ.setdefault('LOCAL_RANK', '0')  # MMEngine asks for it before device_ids
+        os.environ.setdefault('LOCAL_RANK', '0')  # MMEngine reads it before device_ids
         config.model_wrapper_cfg = dict(
             type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
         )
     if claims:
-        launch.claim_folder(config)
-    launch.prepare(config)
+        claim_folder(config)
+    prepare(config)
     runner = launch.runner_of(config)
     try:
         launch.train(runner)
@@ -199,7 +201,7 @@ def poison(at, rank=0):
 
 
 def two_runs(rank):
-    """One without and one with a kill; for two processes."""
+    """One training without and one with a kill, on two processes."""
     folder = os.environ['COTAP_TEST_FOLDER']
     train(f'{folder}/whole', 6)
     assert train(f'{folder}/killed', 6, kill_at=5) is None
@@ -208,7 +210,7 @@ def two_runs(rank):
 
 
 def poisoned_on_one(rank):
-    """One of two processes has a bad loss in iteration 2."""
+    """One of two processes has a NaN loss in iteration 2."""
     runner = train(
         os.environ['COTAP_TEST_FOLDER'], 4, hooks=[dict(type='NonFiniteHook'), poison([2], rank=1)]
     )
@@ -220,8 +222,8 @@ def poisoned_on_one(rank):
     )
 
 
-def told_to_stop(rank):
-    """Only rank 1 gets a signal, in iteration 2 of 6."""
+def stopped_by_signal(rank):
+    """Only rank 1 receives a signal, in iteration 2 of 6."""
     runner = train(
         os.environ['COTAP_TEST_FOLDER'],
         6,
@@ -234,7 +236,7 @@ def told_to_stop(rank):
 
 
 def two_default_runs(rank):
-    """As :func:`two_runs`, with an init and neighbors that are found; the init is gone at last."""
+    """:func:`two_runs` with an init checkpoint, which is deleted later, and computed neighbors."""
     Config.pretty_text = property(plain_text)
     folder = Path(os.environ['COTAP_TEST_FOLDER'])
     init = {'model.init_cfg': dict(type='PretrainedViT', checkpoint=str(folder / 'init.pth'))}

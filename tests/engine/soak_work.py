@@ -1,4 +1,4 @@
-"""A long training that records what it takes; run as ``python soak_work.py FOLDER STEPS``."""
+"""Long training that records its resources; run as ``python soak_work.py FOLDER STEPS``."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ LOG_INTERVAL = 5  # iterations between two lines of the log
 
 
 def resident(process):
-    """Bytes of memory of a process."""
+    """Resident memory of a process in bytes."""
     return int(Path(f'/proc/{process}/statm').read_text().split()[1]) * PAGE
 
 
 @HOOKS.register_module()
 class VitalsHook(Hook):
-    """Writes a line of JSON at each ``interval``."""
+    """Write a line of JSON every ``interval`` iterations."""
 
-    priority = 'LOWEST'  # behind the checkpoint
+    priority = 'LOWEST'  # after the checkpoint
 
     def __init__(self, interval, folder):
         self.interval, self.folder = interval, Path(folder)
@@ -63,7 +63,7 @@ class VitalsHook(Hook):
 
 
 def main(folder, steps):
-    """Every part of a real run is on: workers, hooks, logs, checkpoints of which two are kept."""
+    """Train with everything that a real run has: workers, hooks, logs, two kept checkpoints."""
     from engine import resume_work
 
     torch.set_num_threads(1)

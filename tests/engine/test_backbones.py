@@ -1,4 +1,4 @@
-"""Backbones are found in the models of all libraries, however they are wrapped."""
+"""Find and initialize backbones in models of all libraries, at any nesting depth."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def vit(**options):
 
 
 PLAIN = dict(type='EncoderDecoder', backbone=vit(), decode_head=dict(type='FCNHead'))
-#: Model -> number of its backbones that are trained.
+#: Model -> number of its trained backbones.
 MODELS = {
     'plain': (PLAIN, 1),
     'test-time augmentation': (dict(type='SegTTAModel', module=PLAIN), 1),
@@ -58,7 +58,7 @@ MODELS = {
 
 
 @pytest.mark.parametrize('name', MODELS)
-def test_found_and_given_weights(name):
+def test_backbones_are_found_and_get_weights(name):
     model, count = MODELS[name]
     config = Config(dict(model=model))
     found = find_backbones(config.model)
@@ -82,6 +82,6 @@ def test_init_of_a_wrapped_model():
         set_init(Config(dict(default_scope='mmpretrain', model=MODELS['none'][0])), 'iter_1.pth')
 
 
-def test_wrapper_of_tests():
+def test_tta_wrapper():
     assert wrapper_and_model(MODELS['test-time augmentation'][0]) == ('SegTTAModel', PLAIN)
     assert wrapper_and_model(PLAIN) == ('', PLAIN)

@@ -1,4 +1,4 @@
-"""A full disk ends neither a training with save_best nor one that publishes."""
+"""Best and published checkpoints: atomic writes, and training on a full disk."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 
 import pytest
 import torch
-from engine.test_safe_checkpoints import Line
+from engine.saved_checkpoints import Line
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -15,7 +15,7 @@ from cotap_mm.files.atomic_write import UNFINISHED
 
 
 class Score(Hook):
-    """Report each step's number as the score of a validation."""
+    """Report the step number as a validation score."""
 
     priority = 'LOW'
 
@@ -53,7 +53,7 @@ def names(folder, start):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def messages(monkeypatch):
     found = []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.best_checkpoints.print_log',
@@ -63,7 +63,7 @@ def said(monkeypatch):
 
 
 def full_disk_for(monkeypatch, is_full):
-    """Writing a best checkpoint fails half-way in some iterations."""
+    """Make writing a best checkpoint fail midway in some iterations."""
     plain = Runner.save_checkpoint
 
     def save(self, out_dir, filename, *args, **options):
@@ -76,7 +76,7 @@ def full_disk_for(monkeypatch, is_full):
     monkeypatch.setattr(Runner, 'save_checkpoint', save)
 
 
-def test_the_best_one_replaces_the_one_before(tmp_path):
+def test_best_checkpoint_replaces_the_previous_one(tmp_path):
     runner = train(tmp_path, save_best='score', rule='greater')
     assert names(tmp_path, 'best_') == ['best_score_iter_5.pth']
     info = runner.message_hub.runtime_info
@@ -85,7 +85,7 @@ def test_the_best_one_replaces_the_one_before(tmp_path):
     assert saved['state_dict']['weight'] == -6
 
 
-def test_the_best_one_stays_while_the_disk_is_full(tmp_path, monkeypatch, said):
+def test_best_checkpoint_is_kept_on_a_full_disk(tmp_path, monkeypatch, messages):
     full_disk_for(monkeypatch, lambda step: step >= 3)
     runner = train(tmp_path, save_best='score', rule='greater')
     assert runner.iter == 6 and names(tmp_path, 'best_') == ['best_score_iter_2.pth']
@@ -93,24 +93,24 @@ def test_the_best_one_stays_while_the_disk_is_full(tmp_path, monkeypatch, said):
     assert saved['state_dict']['weight'] == -3
     info = runner.message_hub.runtime_info
     assert info['best_score'] == 2 and info['best_ckpt'] == str(tmp_path / 'best_score_iter_2.pth')
-    assert len(said) == 3 and 'No space left on device' in said[0]
-    assert 'the best checkpoint before it is kept' in said[0]
+    assert len(messages) == 3 and 'No space left on device' in messages[0]
+    assert 'the previous best checkpoint is kept' in messages[0]
 
 
-def test_a_full_disk_for_a_while(tmp_path, monkeypatch, said):
+def test_disk_that_is_full_for_a_while(tmp_path, monkeypatch, messages):
     full_disk_for(monkeypatch, lambda step: step in (0, 2))
     train(tmp_path, save_best='score', rule='greater')
-    assert names(tmp_path, 'best_') == ['best_score_iter_5.pth'] and len(said) == 2
+    assert names(tmp_path, 'best_') == ['best_score_iter_5.pth'] and len(messages) == 2
 
 
-def test_two_scores(tmp_path, monkeypatch, said):
+def test_two_scores(tmp_path, monkeypatch, messages):
     full_disk_for(monkeypatch, lambda step: step == 5)
     runner = train(tmp_path, save_best=['score', 'other'], rule='greater')
     assert names(tmp_path, 'best_') == ['best_other_iter_0.pth', 'best_score_iter_4.pth']
     assert runner.message_hub.runtime_info['best_score_other'] == 0
 
 
-def test_published_or_not(tmp_path, monkeypatch, said):
+def test_published_checkpoints(tmp_path, monkeypatch, messages):
     (tmp_path / 'a').mkdir()
     train(tmp_path / 'a', published_keys=['state_dict', 'meta'], save_best='score', rule='greater')
     published = [name for name in names(tmp_path / 'a', '') if '.pth' in name and '-' in name]
@@ -125,7 +125,7 @@ def test_published_or_not(tmp_path, monkeypatch, said):
 
     monkeypatch.setattr('cotap_mm.engine.hooks.best_checkpoints.save_checkpoint', full)
     (tmp_path / 'b').mkdir()
-    said.clear()
+    messages.clear()
     assert train(tmp_path / 'b', published_keys=['state_dict']).iter == 6
     assert not [name for name in names(tmp_path / 'b', '') if '.pth' in name and '-' in name]
-    assert len(said) == 1 and 'cannot be published (OSError' in said[0]
+    assert len(messages) == 1 and 'cannot be published (OSError' in messages[0]

@@ -1,4 +1,4 @@
-"""Resume with the options that users type: ``neighbors='auto'``, an init, shipped configs."""
+"""Resume shipped configs with default options: ``neighbors='auto'`` and an init checkpoint."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rank_work import on_two_ranks
 
 @pytest.fixture(autouse=True)
 def quick_start(monkeypatch):
-    """Most of the time that a Runner needs to start goes into a pretty config."""
+    """Skip formatting of the config, which takes most of the start-up time."""
     monkeypatch.setattr(Config, 'pretty_text', property(resume_work.plain_text))
 
 
@@ -39,8 +39,8 @@ def test_every_shipped_config(folder, name):
     words = arguments(folder, name)
     default_runs.run([*words, '--seed', 3, '--work-dir', folder / 'whole'])
     default_runs.run([*words, '--seed', 3, '--work-dir', folder / 'killed'], kill_at=3)
-    (folder / 'init.pth').unlink()  # what a run needs once, it does not need again
-    default_runs.run([*words, '--work-dir', folder / 'killed', '--resume'], may_search=False)
+    (folder / 'init.pth').unlink()  # a resumed run does not need it
+    default_runs.run([*words, '--work-dir', folder / 'killed', '--resume'], may_compute=False)
     assert_same(saved(folder / 'killed', 4), saved(folder / 'whole', 4))
     assert neighbor_files(folder / 'killed') == neighbor_files(folder / 'whole')
     assert len(neighbor_files(folder / 'whole')) == 1 + ('in1k' in name)
@@ -57,46 +57,46 @@ def test_on_two_threads(folder):
 
 @pytest.fixture
 def killed(folder):
-    """A run that was killed after its checkpoint of iteration 2; its options."""
+    """Kill a run after its checkpoint of iteration 2; return its options."""
     write_toy_config(folder, 'vits_folder')
     words = [*arguments(folder, 'vits_folder'), '--seed', 3, '--work-dir']
     default_runs.run([*words, folder / 'run'], kill_at=3)
     return words
 
 
-def test_a_moved_folder_and_changed_times(folder, killed, monkeypatch):
-    said = []
+def test_moved_folder_and_changed_times(folder, killed, monkeypatch):
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.datasets.neighbors.search.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.auto_neighbors.print_log', lambda text, **_: messages.append(text)
     )
     shutil.copytree(folder / 'run', folder / 'copy')
-    default_runs.run([*killed, folder / 'copy', '--resume'], may_search=False)
-    assert not said
+    default_runs.run([*killed, folder / 'copy', '--resume'], may_compute=False)
+    assert not messages
     whole = saved(folder / 'copy', 4)
     shutil.copytree(folder / 'run', folder / 'again')
     shutil.rmtree(folder / 'run')
     os.utime(folder / 'images' / '3.png', (1, 1))
-    default_runs.run([*killed, folder / 'again', '--resume'], may_search=False)
-    assert len(said) == 1 and 'images have been changed since' in said[0]
+    default_runs.run([*killed, folder / 'again', '--resume'], may_compute=False)
+    assert len(messages) == 1 and 'images have changed since' in messages[0]
     assert_same(saved(folder / 'again', 4), whole)
 
 
-def test_neighbors_that_are_gone(folder, killed):
+def test_deleted_neighbors(folder, killed):
     [name] = neighbor_files(folder / 'run')
     shutil.copytree(folder / 'run', folder / 'copy')
     default_runs.run([*killed, folder / 'run', '--resume'])
-    # Built again from the same images and init, to the same file.
+    # Rebuilt from the same images and init to the same file.
     (folder / 'copy' / name).unlink()
     shutil.copytree(folder / 'copy', folder / 'other')
     default_runs.run([*killed, folder / 'copy', '--resume'])
     assert neighbor_files(folder / 'copy') == [name]
     assert_same(saved(folder / 'copy', 4), saved(folder / 'run', 4))
-    # Refused where they would be others.
+    # Rejected if they would be different.
     make_init(folder / 'init.pth', seed=6)
     with pytest.raises(
         SystemExit,
-        match=f'{name}, which this run was trained with, is gone.*Put '
-        'the file back .* or choose one with --neighbors',
+        match=f'{name} of this run does not exist any more.*Restore '
+        'the file .* or set one with --neighbors',
     ):
         default_runs.run([*killed, folder / 'other', '--resume'])
     default_runs.run(
@@ -108,13 +108,13 @@ def test_neighbors_that_are_gone(folder, killed):
             folder / 'other',
             '--resume',
         ],
-        may_search=False,
+        may_compute=False,
     )
     assert_same(saved(folder / 'other', 4)['state_dict'], saved(folder / 'run', 4)['state_dict'])
 
 
 def test_checkpoints_of_an_earlier_version(folder, killed):
-    """They name the neighbor file in their config only, and their records have no numbers."""
+    """Only their config contains the neighbor file, and their records have no numbers."""
     path = folder / 'run' / 'iter_2.pth'
     shutil.copytree(folder / 'run', folder / 'new')
     checkpoint = torch.load(path, weights_only=True)
@@ -122,15 +122,15 @@ def test_checkpoints_of_an_earlier_version(folder, killed):
     torch.save(checkpoint, path)
     path.with_name('iter_2.pth.json').unlink()
     (folder / 'run' / 'run.json').unlink()
-    # Its name was another one, too.
+    # Its name was different, too.
     [name] = neighbor_files(folder / 'run')
     for folders in ('run', 'new'):
-        default_runs.run([*killed, folder / folders, '--resume'], may_search=False)
+        default_runs.run([*killed, folder / folders, '--resume'], may_compute=False)
     assert_same(saved(folder / 'run', 4), saved(folder / 'new', 4))
 
 
-def test_other_images_by_the_same_names(folder, killed):
-    """A new run finds neighbors again; also where a file is replaced by one of the same size."""
+def test_other_images_with_the_same_names(folder, killed):
+    """A new run computes neighbors again, even if a file is replaced by one of the same size."""
     first = neighbor_files(folder / 'run')
     shutil.rmtree(folder / 'images')
     make_images(folder / 'images', seed=7)
@@ -138,7 +138,7 @@ def test_other_images_by_the_same_names(folder, killed):
     assert len(neighbor_files(folder / 'run')) == 2 and set(first) < set(
         neighbor_files(folder / 'run')
     )
-    default_runs.run([*killed, folder / 'run', '--overwrite'], kill_at=1, may_search=False)
+    default_runs.run([*killed, folder / 'run', '--overwrite'], kill_at=1, may_compute=False)
 
 
 @pytest.mark.dist
@@ -149,7 +149,7 @@ def test_two_processes(folder, monkeypatch):
     on_two_ranks(resume_work.two_default_runs, folder / 'ranks')
     assert_same(saved(folder / 'killed', 6), saved(folder / 'whole', 6))
     assert neighbor_files(folder / 'killed') == neighbor_files(folder / 'whole')
-    # One process continues it with the same neighbors.
+    # One process resumes it with the same neighbors.
     monkeypatch.delenv('WORLD_SIZE')
     resume_work.train(folder / 'killed', 8, resume=True)
     assert len(neighbor_files(folder / 'killed')) == 1

@@ -1,4 +1,4 @@
-"""A run that is killed and resumed is the run that was not."""
+"""A killed and resumed run is bit-identical to an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ import torch
 from engine import resume_work
 from rank_work import on_two_ranks
 
-from cotap_mm.datasets import VisitSampler
+from cotap_mm.datasets import NeighborPairs, VisitSampler
 from cotap_mm.models.modules import AssignmentQueue, FeatureQueue, TemplateBank
 
 
 def assert_same(one, other, place='checkpoint'):
-    """Bit for bit, through dicts and lists."""
+    """Compare dicts, lists and tensors bit for bit."""
     assert type(one) is type(other), place
     if isinstance(one, torch.Tensor):
         assert one.dtype == other.dtype and torch.equal(one, other), place
@@ -37,8 +37,8 @@ def saved(folder, step):
 
 def test_one_process(tmp_path):
     resume_work.train(tmp_path / 'whole', 8)
-    # Killed in iteration 5 after the checkpoint of 4, then in 7 after that of 6, and each time
-    # resumed with another number of workers.
+    # Killed in iteration 5 after checkpoint 4, then in 7 after checkpoint 6; each time resumed
+    # with another number of workers.
     folder = tmp_path / 'killed'
     assert resume_work.train(folder, 8, kill_at=5) is None
     assert not (folder / 'iter_6.pth').exists()
@@ -46,7 +46,7 @@ def test_one_process(tmp_path):
     resume_work.train(folder, 8, num_workers=1, resume=True)
     whole = saved(tmp_path / 'whole', 8)
     assert_same(saved(folder, 8), whole)
-    # The comparison can fail: without the random numbers the resumed run is another one.
+    # The comparison can fail: without the random states the resumed run differs.
     checkpoint = torch.load(folder / 'iter_6.pth', weights_only=True)
     del checkpoint['run_state']
     torch.save(checkpoint, folder / 'iter_6.pth')
@@ -58,7 +58,7 @@ def test_one_process(tmp_path):
 
 
 def test_half_precision_and_accumulated_gradients(tmp_path):
-    """A checkpoint is due in iteration 3, in the middle of two, and waits for the next one."""
+    """A checkpoint is due in iteration 3, within an accumulation, and waits for the next one."""
     options = dict(optim_wrapper=dict(dtype='bfloat16', accumulative_counts=2))
     resume_work.train(tmp_path / 'whole', 8, checkpoint_interval=3, **options)
     folder = tmp_path / 'killed'
@@ -71,7 +71,7 @@ def test_half_precision_and_accumulated_gradients(tmp_path):
 def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
     assert resume_work.train(tmp_path, 8, kill_at=6) is None
     read = []
-    draw = resume_work.launch.DATASETS.get('NeighborPairs').__getitem__
+    draw = NeighborPairs.__getitem__
     monkeypatch.setattr(
         'cotap_mm.datasets.NeighborPairs.__getitem__',
         lambda self, visit: read.append(visit) or draw(self, visit),
@@ -97,11 +97,11 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     [theirs] = state['queues_of_other_ranks']['patch_queue']
     assert theirs['features'].shape == mine.shape and not torch.equal(theirs['features'], mine)
 
-    # One process goes on with the rows of both.
+    # One process resumes with the rows of both.
     monkeypatch.delenv('WORLD_SIZE')
-    said = []
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.resume.state.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.resume.state.print_log', lambda text, **_: messages.append(text)
     )
     kept = {}
 
@@ -121,11 +121,13 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     assert len(now) == 64 and len(rows) == int(kept['patch_queue.num_filled']) > 32
     assert sorted(map(tuple, rows.tolist())) == sorted(map(tuple, now[now.sum(1) > 0].tolist()))
     assert kept['start'] == 48 + 4
-    assert len(said) == 1 and said[0].startswith('resuming on 1 ranks what ran on 2: merged and')
-    assert 'see' in said[0] and '0.5 times as many' in said[0]
+    assert len(messages) == 1 and messages[0].startswith(
+        'resuming a run of 2 ranks on 1: merged and'
+    )
+    assert 'see' in messages[0] and '0.5 times as many' in messages[0]
 
 
-def test_sampler_starts_anywhere():
+def test_sampler_can_start_anywhere():
     def order(start, rank=0, world=1):
         sampler = VisitSampler(range(5), seed=2)
         sampler.start, sampler.rank, sampler.world_size = start, rank, world
@@ -142,14 +144,14 @@ def test_queues_are_merged_and_split(worlds):
     before, now = worlds
     total = 24
     queues = [FeatureQueue(total // before, (1,)) for _ in range(before)]
-    for step in range(3):  # each rank gets a row a step
+    for step in range(3):  # each rank adds one row per step
         for index, queue in enumerate(queues):
             queue.push(torch.tensor([[100.0 * step + index]]))
     parts = [queue.state_dict() for queue in queues]
     taken = []
     for rank in range(now):
         queue = FeatureQueue(total // now, (1,))
-        queue.push(torch.ones(2, 1))  # what it held is gone
+        queue.push(torch.ones(2, 1))  # its previous rows are dropped
         queue.redistribute(parts, rank, now)
         rows = queue.newest_first().flatten().tolist()
         assert [row // 100 for row in rows] == sorted((row // 100 for row in rows), reverse=True)
@@ -159,7 +161,7 @@ def test_queues_are_merged_and_split(worlds):
     )
 
 
-def test_scores_are_shared_out_at_their_temperature_and_banks_as_a_whole():
+def test_scores_are_redistributed_at_their_temperature_and_banks_completely():
     old = AssignmentQueue(8, 3, temperature=0.1, per_step=4)
     old.remember(torch.tensor([[0.5, 0.9, -0.2]]), torch.arange(1))
     new = AssignmentQueue(8, 3, temperature=0.2, per_step=4)

@@ -1,4 +1,4 @@
-"""What depends on time: teacher, schedules, monitors."""
+"""Hooks for teacher, schedules, monitors and compilation; mixed precision."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def test_mixed_precision_on_a_cpu():
             build(model, dtype='float16')
 
 
-def test_another_optimiser_wrapper_stops_at_a_loss_that_is_no_number():
+def test_other_optimizer_wrappers_stop_at_a_non_finite_loss():
     hook, runner = NonFiniteHook(), SimpleNamespace(iter=41, optim_wrapper=object())
     hook.after_train_iter(runner, 0, outputs=dict(loss=torch.tensor(1.0), accuracy=float('nan')))
     hook.after_train_iter(runner, 0)
@@ -134,7 +134,7 @@ def test_compile_hook_reaches_blocks_and_heads_of_both_networks():
 @pytest.mark.parametrize(
     'kind, on_gpu, fused', [('AdamW', True, True), ('AdamW', False, None), ('SGD', True, None)]
 )
-def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
+def test_adam_is_fused_on_a_gpu(monkeypatch, kind, on_gpu, fused):
     monkeypatch.setattr(torch.nn.Parameter, 'is_cuda', on_gpu)
     seen = {}
     monkeypatch.setattr(
@@ -152,10 +152,10 @@ def test_adam_is_one_kernel_on_a_gpu(monkeypatch, kind, on_gpu, fused):
     assert seen.get('fused') is fused
 
 
-def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
-    said = []
+def test_monitors_warn_once_until_they_recover(monkeypatch):
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: messages.append(text)
     )
     hook = MonitorHook(limits=dict(teacher_distance=(0.0, 0.1)))
     healthy = dict(
@@ -168,27 +168,29 @@ def test_monitors_warn_once_until_they_have_recovered(monkeypatch):
     )
     for value in (0.8, 0.2, 0.1, 0.7, 0.25):
         hook._warn(dict(healthy, feature_std=value), 7)
-    assert len(said) == 2
-    assert said[0].startswith('iteration 7: monitor/feature_std is 0.2, outside of 0.3 to 2: feat')
-    assert 'lower the learning rate' in said[0]
+    assert len(messages) == 2
+    assert messages[0].startswith(
+        'iteration 7: monitor/feature_std is 0.2, outside of [0.3, 2]: feat'
+    )
+    assert 'lower the learning rate' in messages[0]
     hook._warn(dict(healthy, teacher_distance=0.2, foreground_share=float('nan')), 8)
-    assert len(said) == 4
-    with pytest.raises(ValueError, match="limits must name some of .*, got \\['nothing'\\]"):
+    assert len(messages) == 4
+    with pytest.raises(ValueError, match="limits must be for .*, got \\['nothing'\\]"):
         MonitorHook(limits=dict(nothing=(0, 1)))
 
 
-def test_a_collapse_is_seen_in_training(tmp_path, monkeypatch):
-    """All features alike: the hook says so, and for a healthy start it says nothing."""
-    said = []
+def test_collapse_is_reported_in_training(tmp_path, monkeypatch):
+    """The hook warns if all features are equal, and does not warn at a healthy start."""
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.hooks.monitor_hook.print_log', lambda text, **_: messages.append(text)
     )
     model = build_tiny()
     runner = SimpleNamespace(model=model, iter=0, message_hub=mock.Mock())
     crops = torch.randint(0, 256, (4, 2, 2, 32, 32, 3), dtype=torch.uint8)
     hook, model.monitor_now = MonitorHook(limits=dict(prototypes_in_use=(0.0, 1.0))), True
     hook.after_train_iter(runner, 0, dict(patch=dict(global_crops=crops)), {})
-    assert not said
+    assert not messages
     torch.nn.init.zeros_(model.backbone.patch_embed.projection.weight)
     torch.nn.init.zeros_(model.backbone.pos_embed)
     hook.after_train_iter(
@@ -197,7 +199,7 @@ def test_a_collapse_is_seen_in_training(tmp_path, monkeypatch):
         dict(patch=dict(global_crops=crops)),
         {'monitor/foreground_share': torch.tensor(1.0)},
     )
-    assert [text.split(' is ')[0] for text in said] == [
+    assert [text.split(' is ')[0] for text in messages] == [
         'iteration 1: monitor/feature_std',
         'iteration 1: monitor/foreground_share',
     ]

@@ -1,4 +1,4 @@
-"""A training is killed over and over, and always goes on from a whole checkpoint."""
+"""Kill a training repeatedly; it always resumes from a valid checkpoint."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.engine.resume.checkpoints import checkpoint_error, newest_good_checkpoint
 from cotap_mm.files.atomic_write import UNFINISHED
 
-# make test-faults: 200. More kinds of faults, at all moments: tests/fault_harness.
+# make test-faults: 200. For other faults at any moment, see tests/fault_harness.
 KILLS = int(os.environ.get('COTAP_KILLS', 10))
-ITERS = 21  # of one training; with 200 kills there are several trainings
-INTERVAL = 2  # of checkpoints, as in resume_work
-PATIENCE = 120  # seconds of silence after which a training counts as hanging
+ITERS = 21  # per training; 200 kills need several trainings
+INTERVAL = 2  # between checkpoints, as in resume_work
+PATIENCE = 120  # seconds without a report after which a training has hung
 OPTIONS = {
-    'default_hooks.checkpoint.max_keep_ckpts': 1,  # it must stay until the next is there
+    'default_hooks.checkpoint.max_keep_ckpts': 1,  # it must be kept until the next one is complete
     'hooks': [
         dict(type='NonFiniteHook'),
         dict(type='PreemptionHook'),
@@ -42,13 +42,13 @@ pytestmark = pytest.mark.skipif(
 
 @pytest.fixture
 def whole(tmp_path, monkeypatch):
-    """A training without a kill: its folder, and how many seconds it takes to save.
+    """Train without a kill; return the folder, and the seconds of a save.
 
     It imports what a training imports late, for all the forks that follow.
     """
     threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # OpenMP's threads would not live through a fork
-    # Most of the time that a Runner needs to start goes into making its config pretty.
+    torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
+    # Formatting the config takes most of the start-up time.
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
     seconds, save = [], AtomicCheckpointHook.after_train_iter
 
@@ -66,14 +66,14 @@ def whole(tmp_path, monkeypatch):
 
 
 def train_in_a_process(folder, num_workers, pipe):
-    """One try: what a job script does, whatever happened before."""
+    """One attempt: what a job script runs, whatever happened before."""
     sys.stdout = sys.stderr = open(folder.with_suffix('.out'), 'a')
     resume_work.ReportHook.tell = pipe.send
     resume_work.train(folder, ITERS, resume=True, num_workers=num_workers, **OPTIONS)
 
 
-class Try:
-    """A training in a process of its own; ``reports`` are the iterations that it told of."""
+class Attempt:
+    """A training in its own process; ``reports`` are the iterations that it has reported."""
 
     def __init__(self, folder, num_workers):
         context = multiprocessing.get_context('fork')
@@ -86,17 +86,17 @@ class Try:
         self.folder, self.reports = folder, []
 
     def hear(self, seconds):
-        """Take one report, if there is one within that time; whether there was."""
+        """Receive one report within ``seconds``; return whether there was one."""
         try:
             if not self.pipe.poll(seconds):
                 return False
             self.reports.append(self.pipe.recv())
             return True
-        except (EOFError, OSError):  # it has ended, perhaps in the middle of a word
+        except (EOFError, OSError):  # it has exited, perhaps while writing
             return False
 
-    def kill_behind(self, num_reports, delay, while_writing=False):
-        """Kill it then, or when a file is begun after that; False if it came to its end before."""
+    def kill_after(self, num_reports, delay, while_writing=False):
+        """Kill it after some reports, or in the next write; return False if it finished before."""
         while len(self.reports) < num_reports and self.hear(PATIENCE):
             pass
         if len(self.reports) < num_reports:
@@ -113,7 +113,7 @@ class Try:
                 pass
             time.sleep(delay)
         self.process.kill()
-        # With a time-out it would wait for the loader's worker as well, which lives 5 s longer.
+        # With a timeout it would also wait for the loader worker, which exits 5 s later.
         self.process.join()
         while self.hear(0):
             pass
@@ -124,7 +124,7 @@ class Try:
 
 
 def unfinished(folder, process='*'):
-    """Files that some process has begun to write; its number is in their names."""
+    """Temporary files of a process, whose number is in their names."""
     return list(folder.glob(f'{UNFINISHED}{process}-*'))
 
 
@@ -134,14 +134,14 @@ def newest_iteration(folder):
 
 
 def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
-    """A third of the kills wait for a checkpoint that is begun, a third come around a save."""
+    """A third of the kills hit a checkpoint that is being written, a third are close to a save."""
     (whole_folder, save_time), draw = whole, random.Random(1)
     kills = runs = within_saves = again = won = 0
     while kills < KILLS:
         folder, kept, is_running = tmp_path / f'killed{runs}', 0, True
         while is_running:
-            # The report of an iteration comes in front of its save; the first one of a try is of
-            # an odd iteration, which is not saved. A tenth of a save goes into the file.
+            # An iteration is reported before it is saved; the first report of an attempt is an
+            # odd iteration, which is not saved. Writing the file is a tenth of a save.
             reports, latest, while_writing = draw.choice(
                 [
                     (INTERVAL, save_time / 10, True),
@@ -151,8 +151,8 @@ def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
             )
             if kills == KILLS:
                 reports = ITERS + 1
-            current = Try(folder, num_workers=int(kills % 5 == 4))
-            is_running = current.kill_behind(reports, draw.uniform(0, latest), while_writing)
+            current = Attempt(folder, num_workers=int(kills % 5 == 4))
+            is_running = current.kill_after(reports, draw.uniform(0, latest), while_writing)
             done = max([kept, *current.reports])
             assert current.reports[:1] in ([], [kept + 1]), 'it went on from another iteration'
             assert current.reports == list(range(kept + 1, done + 1))

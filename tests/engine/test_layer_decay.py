@@ -1,4 +1,4 @@
-"""Layer-wise learning rates, parameter by parameter, in a segmentor, a detector, a classifier."""
+"""Layer-wise learning rates of every parameter of a segmentor, a detector and a classifier."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_each_parameter_has_its_rate(scope):
         if name.startswith('backbone.layers.'):
             wanted = 0.5 ** (3 - int(name.split('.')[2]))
         elif name.startswith('backbone.neck.'):
-            wanted = 0.5  # as the last block
+            wanted = 0.5  # same as the last block
         elif name.startswith('backbone.'):
             wanted = 0.5**4  # embeddings
         else:
@@ -100,7 +100,7 @@ def test_each_parameter_has_its_rate(scope):
         assert group['weight_decay'] == (0.0 if is_norm_or_bias else 0.1), name
 
 
-def test_frozen_parameters_are_left_out():
+def test_frozen_parameters_are_skipped():
     model = build('mmseg')
     model.backbone.frozen_stages = 3
     model.train()
@@ -110,9 +110,9 @@ def test_frozen_parameters_are_left_out():
 
 def test_wrong_use():
     model = build('mmseg')
-    with pytest.raises(ValueError, match='knows layer_decay_rate, .* got decay_rate'):
+    with pytest.raises(ValueError, match='accepts layer_decay_rate, .* got decay_rate'):
         groups_of(model, 'mmseg', decay_rate=0.5)
-    with pytest.raises(ValueError, match='above 0 and at most 1, got 1.5'):
+    with pytest.raises(ValueError, match=r'must be in \(0, 1\], got 1.5'):
         groups_of(model, 'mmseg', layer_decay_rate=1.5)
     with pytest.raises(TypeError, match='backbone with get_layer_depth.* got Conv2d'):
         model.backbone = nn.Conv2d(3, 3, 1)
@@ -120,7 +120,7 @@ def test_wrong_use():
 
 
 def test_a_step_moves_the_filter():
-    """The groups reach the optimiser: with rate 1 all that learns moves in one step."""
+    """The groups reach the optimizer: with rate 1 all trainable parameters change in one step."""
     torch.manual_seed(0)
     model = CoTAPViT(**{key: value for key, value in BACKBONE.items() if key != 'type'})
     wrapper = build_optim_wrapper(

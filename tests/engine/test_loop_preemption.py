@@ -1,4 +1,4 @@
-"""MMEngine's own loops on two ranks, of which one gets a signal."""
+"""MMEngine's own loops on two ranks, one of which receives a signal."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks p
 
 
 class Line(BaseModel):
-    """One weight."""
+    """Model with one weight."""
 
     def __init__(self):
         super().__init__()
@@ -34,7 +34,7 @@ class Line(BaseModel):
 
 
 class SignalHook(Hook):
-    """A signal to rank 1 in the middle of a step."""
+    """Send a signal to rank 1 in the middle of a step."""
 
     priority = 'VERY_HIGH'
 
@@ -47,7 +47,7 @@ class SignalHook(Hook):
 
 
 class Training:
-    """Three steps an epoch, three epochs."""
+    """Training with three epochs of three steps."""
 
     def __init__(self, folder, by_epoch, at):
         self.folder, self.by_epoch, self.at = folder, by_epoch, at
@@ -69,14 +69,14 @@ class Training:
             experiment_name=f'rank{number}',
         )
         launch.train(runner)
-        sys.exit(0)  # without the barrier at the end of a rank's work
+        sys.exit(0)  # skip the barrier at the end
 
 
 @pytest.mark.parametrize(
     'by_epoch, at, saved',
     [(False, 4, 'iter_4.pth'), (True, 5, 'epoch_1.pth'), (True, 6, 'epoch_2.pth')],
 )
-def test_both_ranks_stop_and_rank_0_says_so(tmp_path, monkeypatch, by_epoch, at, saved):
+def test_both_ranks_stop_and_rank_0_reports(tmp_path, monkeypatch, by_epoch, at, saved):
     monkeypatch.setattr('cotap_mm.distributed.watch._WAIT_FOR_EXIT', 3.0)  # no atexit
     with Ranks(Training(tmp_path, by_epoch, at), tmp_path) as ranks:
         codes = [ranks.exit_code(number) for number in (0, 1)]

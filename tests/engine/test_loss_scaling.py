@@ -1,4 +1,4 @@
-"""float16's loss scaling is part of a checkpoint. On a CPU its scaler runs as it does on a GPU."""
+"""Loss scaling of float16 is saved in checkpoints; on a CPU the scaler runs as on a GPU."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from cotap_mm.engine import MixedPrecisionOptimWrapper
 
 
 def wrapper():
-    """One weight; the scale doubles after two good steps and halves after a bad one."""
+    """Wrapper of one weight; the scale doubles after two valid steps and halves after a bad one."""
     weight = torch.nn.Parameter(torch.ones(1))
     optim = MixedPrecisionOptimWrapper('float32', optimizer=torch.optim.Adam([weight], lr=0.1))
     optim.loss_scaler = torch.amp.GradScaler('cpu', init_scale=8.0, growth_interval=2)
@@ -26,11 +26,11 @@ def test_bad_steps_halve_the_scale_and_change_nothing():
     optim, weight = wrapper()
     first, scale = step(optim, weight)
     assert first == pytest.approx(0.9, abs=1e-4) and scale == 8
-    assert step(optim, weight, float('inf')) == (first, 4) and optim.left_out
-    assert step(optim, weight)[0] < first and not optim.left_out
+    assert step(optim, weight, float('inf')) == (first, 4) and optim.step_skipped
+    assert step(optim, weight)[0] < first and not optim.step_skipped
 
 
-def test_resumed_in_the_middle_of_growing():
+def test_resumed_while_the_scale_grows():
     whole, weight = wrapper()
     optim, other = wrapper()
     for pair in ((whole, weight), (optim, other)):

@@ -1,4 +1,4 @@
-"""A step with bad numbers leaves no trace but a line in the log; many of them end the training."""
+"""Steps with non-finite gradients are skipped and logged; many in a row stop the training."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def wrapper_of(model, **optimizer):
 
 @pytest.mark.parametrize('optimizer', [dict(), dict(fused=True), dict(foreach=True)])
 @pytest.mark.parametrize('bad', [float('nan'), float('inf')])
-def test_the_optimiser_leaves_it_out(optimizer, bad):
+def test_optimizer_skips_the_step(optimizer, bad):
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     wrapper = wrapper_of(model, **optimizer)
@@ -45,24 +45,24 @@ def test_the_optimiser_leaves_it_out(optimizer, bad):
         )
 
     wrapper.update_params(model(inputs).square().mean())
-    assert not wrapper.left_out
+    assert not wrapper.step_skipped
     before = state()
     wrapper.update_params((model(inputs) * torch.tensor([1.0, bad])).sum())
-    assert wrapper.left_out
+    assert wrapper.step_skipped
     after = state()
     for one, other in zip(before[0] + list(before[1].values()), after[0] + list(after[1].values())):
         assert torch.equal(one, other)
     assert all(param.grad is None for param in model.parameters())
     wrapper.update_params(model(inputs).square().mean())
-    assert not wrapper.left_out
+    assert not wrapper.step_skipped
     assert not torch.equal(state()[0][0], before[0][0])
 
 
-def test_a_skipped_step_is_never_silent(monkeypatch):
-    """Also where no NonFiniteHook looks."""
-    said = []
+def test_skipped_steps_are_always_logged(monkeypatch):
+    """Also without a NonFiniteHook."""
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.optim.param_groups.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.optim.wrappers.print_log', lambda text, **_: messages.append(text)
     )
     model = torch.nn.Linear(3, 2)
     for is_watched in (False, True):
@@ -70,26 +70,26 @@ def test_a_skipped_step_is_never_silent(monkeypatch):
         wrapper.is_watched = is_watched
         for factor in (float('nan'), float('nan'), 1.0):
             wrapper.update_params((model(torch.ones(1, 3)) * factor).sum())
-        assert len(said) == 2 and 'was skipped (2 in all)' in said[1]
+        assert len(messages) == 2 and 'was skipped (2 in total)' in messages[1]
 
 
-def test_a_training_goes_on(tmp_path, monkeypatch):
-    said = []
+def test_training_continues(tmp_path, monkeypatch):
+    messages = []
     monkeypatch.setattr(
-        'cotap_mm.engine.hooks.non_finite_hook.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.hooks.non_finite_hook.print_log', lambda text, **_: messages.append(text)
     )
     runner = resume_work.train(
         tmp_path, 5, hooks=[dict(type='NonFiniteHook', patience=2), resume_work.poison([1, 3])]
     )
     assert all(value.isfinite().all() for value in runner.model.state_dict().values())
     assert runner.model.teacher.num_updates == 3
-    assert [text.split(': gradients')[0] for text in said] == ['iteration 2', 'iteration 4']
-    assert '(1 in a row, 2 in all)' in said[1] and 'loss_patch_ranking nan' in said[1]
-    assert 'Images of patch: toy/train-scene' in said[1]
+    assert [text.split(': gradients')[0] for text in messages] == ['iteration 2', 'iteration 4']
+    assert '(1 in a row, 2 in total)' in messages[1] and 'loss_patch_ranking nan' in messages[1]
+    assert 'Images of patch: toy/train-scene' in messages[1]
     assert runner.message_hub.get_scalar('train/skipped_steps').current() == 2
 
 
-def test_too_many_in_a_row_end_it(tmp_path):
+def test_too_many_in_a_row_stop_the_training(tmp_path):
     with pytest.raises(FloatingPointError, match='iteration 4: 3 steps in a row .* lower '):
         resume_work.train(
             tmp_path,
@@ -101,13 +101,13 @@ def test_too_many_in_a_row_end_it(tmp_path):
     assert len(report['ranks'][0]['images']['cls']) > 2
     batch = torch.load(tmp_path / 'non_finite_iter_4_rank_0.pth', weights_only=True)
     assert batch['patch']['global_crops'].dtype == torch.uint8
-    # What was saved before is good.
+    # The checkpoint before it is valid.
     state = torch.load(tmp_path / 'iter_2.pth', weights_only=True)['state_dict']
     assert all(value.isfinite().all() for value in state.values())
 
 
 @pytest.mark.dist
-def test_all_ranks_leave_it_out_alike(tmp_path, monkeypatch):
+def test_all_ranks_skip_the_step(tmp_path, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path / 'run'))
     first, second = on_two_ranks(resume_work.poisoned_on_one, tmp_path)
@@ -116,7 +116,7 @@ def test_all_ranks_leave_it_out_alike(tmp_path, monkeypatch):
         assert torch.equal(value, second['weights'][name]) and value.isfinite().all(), name
 
 
-def test_queues_do_not_take_bad_rows():
+def test_queues_skip_non_finite_rows():
     queue = FeatureQueue(4, (2,))
     queue.push(torch.tensor([[1.0, 1.0], [2.0, 2.0]]))
     queue.push(torch.tensor([[float('nan'), 1.0], [3.0, 3.0], [float('inf'), 0.0]]))
@@ -129,9 +129,9 @@ def test_patience():
         NonFiniteHook(patience=0)
 
 
-def test_the_checkpoint_before_a_streak_is_kept(tmp_path, monkeypatch):
-    """Also by a run that is resumed in the middle of it; of others the newest two."""
-    monkeypatch.setattr(Config, 'pretty_text', property(resume_work.plain_text))  # quicker
+def test_checkpoint_before_skipped_steps_is_kept(tmp_path, monkeypatch):
+    """Also by a run that is resumed during them; of other checkpoints the newest two are kept."""
+    monkeypatch.setattr(Config, 'pretty_text', property(resume_work.plain_text))  # faster
     options = {
         'checkpoint_interval': 1,
         'default_hooks.checkpoint.max_keep_ckpts': 2,

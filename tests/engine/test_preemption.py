@@ -1,4 +1,4 @@
-"""A signal makes a run save and stop; a second one ends it at once."""
+"""A signal makes a run save and stop; a second one stops it immediately."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cotap_mm.engine.resume.checkpoints import newest_good_checkpoint
 from cotap_mm.errors import UserError
 
 
-def told(at, **options):
+def with_signal(at, **options):
     return [
         dict(type='PreemptionHook'),
         dict(type='SignalHook', at=at, _scope_='mmengine', **options),
@@ -27,20 +27,20 @@ def told(at, **options):
 
 
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
-def test_saves_and_stops_behind_the_step(tmp_path, monkeypatch, name):
+def test_saves_and_stops_after_the_step(tmp_path, monkeypatch, name):
     before = signal.getsignal(signal.SIGTERM)
-    runner = resume_work.train(tmp_path, 6, num_workers=1, hooks=told(2, name=name))
+    runner = resume_work.train(tmp_path, 6, num_workers=1, hooks=with_signal(2, name=name))
     assert was_preempted(runner) and runner.iter == 3
     assert newest_good_checkpoint(tmp_path).name == 'iter_3.pth'
     assert signal.getsignal(signal.SIGTERM) == before
-    runner = resume_work.train(tmp_path, 6, resume=True, hooks=told(99))
+    runner = resume_work.train(tmp_path, 6, resume=True, hooks=with_signal(99))
     assert not was_preempted(runner) and runner.iter == 6
 
 
 def test_waits_for_the_end_of_an_accumulation(tmp_path):
     options = {'optim_wrapper.accumulative_counts': 3}
-    runner = resume_work.train(tmp_path, 8, hooks=told(3), **options)
-    # Every 2 iterations were asked for, too; gradients in the making cannot be saved.
+    runner = resume_work.train(tmp_path, 8, hooks=with_signal(3), **options)
+    # Partially accumulated gradients cannot be saved, so saves at other iterations are delayed.
     assert runner.iter == 6
     assert sorted(path.name for path in tmp_path.glob('iter_*.pth')) == ['iter_3.pth', 'iter_6.pth']
 
@@ -49,7 +49,7 @@ def test_waits_for_the_end_of_an_accumulation(tmp_path):
 def test_one_rank_is_enough(tmp_path, monkeypatch):
     monkeypatch.setenv('WORLD_SIZE', '2')
     monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path / 'run'))
-    found = on_two_ranks(resume_work.told_to_stop, tmp_path)
+    found = on_two_ranks(resume_work.stopped_by_signal, tmp_path)
     assert found == [dict(done=3, stopped=True)] * 2
     assert newest_good_checkpoint(tmp_path / 'run').name == 'iter_3.pth'
 
@@ -73,7 +73,7 @@ def test_exit_status(monkeypatch):
         (dict(TORCHELASTIC_RESTART_COUNT='1'), True),
     ],
 )
-def test_restarts_are_known(monkeypatch, variables, restarted):
+def test_restarts_are_detected(monkeypatch, variables, restarted):
     for name in ('SLURM_RESTART_COUNT', 'TORCHELASTIC_RESTART_COUNT'):
         monkeypatch.delenv(name, raising=False)
     for name, value in variables.items():
@@ -94,7 +94,7 @@ def test_unknown_signal():
         ('neighbours', 'toy/train-scene-32px-seed0/000005'),
     ],
 )
-def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images):
+def test_image_of_a_dead_worker_is_reported(tmp_path, monkeypatch, when, images):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGKILL')
     crashing = {'train_dataloader.dataset.patch.type': 'CrashingScenes'}
     with pytest.raises(
@@ -106,7 +106,7 @@ def test_a_worker_that_dies_names_its_image(tmp_path, monkeypatch, when, images)
 
 
 @pytest.mark.parametrize('when', ['training', 'neighbours'])
-def test_a_worker_that_hangs_names_its_image(tmp_path, monkeypatch, when):
+def test_image_of_a_hanging_worker_is_reported(tmp_path, monkeypatch, when):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGSTOP')
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '4')
     monkeypatch.setattr('cotap_mm.distributed.timeouts._MIN_SILENCE', 0)

@@ -1,4 +1,4 @@
-"""Options of a config that depend on other ones are adapted to them."""
+"""Schedules fit the length of the training; loader options fit the number of workers."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def test_shorter_trainings(unit, usual, length, given, expected):
 @pytest.mark.parametrize(
     'stated, usual, message',
     [
-        (dict(max_iters=0), 10, 'max_iters must be a number from 1 on, got 0'),
-        (dict(max_iters='4'), 10, "max_iters must be a number from 1 on, got '4'"),
-        (dict(max_iters=1.5), 10, 'max_iters must be a number from 1 on, got 1.5'),
+        (dict(max_iters=0), 10, 'max_iters must be an integer >= 1, got 0'),
+        (dict(max_iters='4'), 10, "max_iters must be an integer >= 1, got '4'"),
+        (dict(max_iters=1.5), 10, 'max_iters must be an integer >= 1, got 1.5'),
         (dict(max_iters=4, max_epochs=2), 10, 'either max_iters or max_epochs, .* the one that'),
         (
             dict(max_iters=1000),
             1000,
-            'PolyLR begins at 1500, and the training ends at '
-            'train_cfg.max_iters=1000; make it begin earlier',
+            'PolyLR begins at 1500, but the training ends at '
+            'train_cfg.max_iters=1000; lower its begin',
         ),
     ],
 )
-def test_lengths_that_cannot_be(stated, usual, message):
+def test_invalid_lengths(stated, usual, message):
     with pytest.raises(ValueError, match=message):
         fit_schedules(
             Config(dict(train_cfg=stated, param_scheduler=[WARMUP, POLY])), ('max_iters', usual)
@@ -91,7 +91,7 @@ def test_lengths_that_cannot_be(stated, usual, message):
     ],
 )
 def test_no_workers(name, options):
-    """By itself, for all loaders, also where the config has set what only workers have."""
+    """``num_workers=0`` alone is enough, for every loader and with options that need workers."""
     config = load_config(name)
     loaders = [
         part

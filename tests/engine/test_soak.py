@@ -1,4 +1,4 @@
-"""A long training takes no more memory, files or room at its end than in its middle."""
+"""A long training needs no more memory, files or disk space at its end than in its middle."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cotap_mm.engine.resume.log_history import bound_history
 STEPS = int(os.environ.get('COTAP_SOAK_STEPS', 100))  # make test-faults: 3000
 TESTS = Path(__file__).resolve().parents[1]
 MEGABYTE = 1e6
-#: Medians of the middle and the last third of the steps may differ by so much.
+#: Tolerances between the medians of the middle and the last third of the steps.
 ALLOWED = dict(
     memory=5 * MEGABYTE,
     memory_of_workers=5 * MEGABYTE,
@@ -36,7 +36,7 @@ ALLOWED = dict(
 
 
 def thirds(records, what):
-    """Medians over the three thirds of a run."""
+    """Medians of the three thirds of a run."""
     size = len(records) // 3
     return [
         statistics.median(record[what] for record in records[size * part : size * (part + 1)])
@@ -45,7 +45,7 @@ def thirds(records, what):
 
 
 def check(records, steps):
-    """Nothing grows from the middle third on; the first one is there to warm up."""
+    """Nothing grows from the middle to the last third; the first third is a warm-up."""
     for what, allowed in ALLOWED.items():
         _, middle, last = thirds(records, what)
         assert last - middle <= allowed, f'{what} grows: {middle:.0f}, then {last:.0f}'
@@ -100,7 +100,7 @@ def test_nothing_grows(tmp_path, capsys):
 
 
 def steady(steps=3000, **growth):
-    """What a run of 50 measurements would tell of which some things grow by so much a step."""
+    """Records of a run of 50 measurements in which some values grow by an amount per step."""
     more = dict(dict(log_lines=0, log_bytes=0), **growth)
     return [
         dict(
@@ -136,7 +136,7 @@ def test_the_check_can_fail(growth):
 
 
 def logged(length, **options):
-    """A runner that has logged ``length`` values of two kinds, of which one came late."""
+    """Runner that has logged ``length`` values of two scalars, one of which started late."""
     hub = MessageHub.get_instance(f'history_{length}_{options}')
     runner = SimpleNamespace(message_hub=hub, log_processor=LogProcessor(by_epoch=False, **options))
     for step in range(length):
@@ -147,11 +147,11 @@ def logged(length, **options):
     return {name: values.data[0].tolist() for name, values in hub.log_scalars.items()}
 
 
-def test_old_values_are_forgotten():
+def test_old_values_are_dropped():
     kept = logged(100)
     assert kept == {name: list(range(70, 100)) for name in ('train/loss', 'train/late')}
     window = [dict(data_src='loss', log_name='slow', method_name='mean', window_size=60)]
     assert len(logged(100, custom_cfg=window)['train/loss']) == 60
     window[0]['window_size'] = 'global'
     assert len(logged(100, custom_cfg=window)['train/loss']) == 100
-    assert HistoryBuffer().max_length == 1_000_000  # what MMEngine itself would keep
+    assert HistoryBuffer().max_length == 1_000_000  # MMEngine's own limit

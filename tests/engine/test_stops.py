@@ -1,4 +1,4 @@
-"""A training that has to stop says why in one sentence, and exits with status 1."""
+"""A training that has to stop reports why in one sentence, and exits with status 1."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from cotap_mm.registry import DATASETS
 
 @DATASETS.register_module(force=True)
 class UndecodableScenes(ToyScenes):
-    """Damaged after the neighbors were found."""
+    """Images that are damaged after the neighbors were computed."""
 
     def read(self, index, enough=None):
         if 'MultiCrop' in str(enough):
@@ -30,7 +30,7 @@ class UndecodableScenes(ToyScenes):
         return super().read(index, enough)
 
 
-def test_a_sentence_lives_through_a_loader_s_process():
+def test_message_survives_a_loader_process():
     class Images(torch.utils.data.Dataset):
         def __len__(self):
             return 2
@@ -49,7 +49,7 @@ def test_a_sentence_lives_through_a_loader_s_process():
 
 
 @pytest.mark.parametrize(
-    'error, said',
+    'error, messages',
     [
         (
             PermissionError(errno.EACCES, 'Permission denied', 'a/b.jpg'),
@@ -66,25 +66,25 @@ def test_a_sentence_lives_through_a_loader_s_process():
         (LastCheckpointLost('iteration 9 could not'), '^iteration 9 could not$'),
     ],
 )
-def test_errors_of_the_machine(error, said):
-    with pytest.raises(UserError, match=said), explained_stops(lambda: 'Saved here'):
+def test_errors_of_disk_and_memory(error, messages):
+    with pytest.raises(UserError, match=messages), explained_stops(lambda: 'Saved here'):
         raise error
 
 
 @pytest.mark.parametrize('error', [RuntimeError('size mismatch'), ValueError('x'), KeyError('y')])
-def test_others_keep_their_traceback(error):
+def test_other_errors_keep_their_traceback(error):
     with pytest.raises(type(error)), explained_stops():
         raise error
 
 
 @pytest.mark.parametrize(
-    'kind, num_workers, said',
+    'kind, num_workers, messages',
     [
         ('UndecodableScenes', 1, 'error: 3 of 13 images cannot be decoded; max_bad_fraction=0.01'),
         ('ToyScenes', 0, 'error: iteration 2: 2 steps in a row had gradients that are not finite'),
     ],
 )
-def test_the_whole_command(tmp_path, monkeypatch, kind, num_workers, said):
+def test_the_whole_command(tmp_path, monkeypatch, kind, num_workers, messages):
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
     config = resume_work.tiny_config(
         tmp_path / 'run',
@@ -96,5 +96,5 @@ def test_the_whole_command(tmp_path, monkeypatch, kind, num_workers, said):
     (tmp_path / 'tiny.json').write_text(json.dumps(config._cfg_dict.to_dict()))
     with pytest.raises(SystemExit) as stopped:
         load_tool('train').main([str(tmp_path / 'tiny.json')])
-    assert stopped.value.code.startswith(said), stopped.value.code
+    assert stopped.value.code.startswith(messages), stopped.value.code
     assert 'Traceback' not in stopped.value.code

@@ -1,4 +1,4 @@
-"""Two runs in one work folder: one after the other, and at the same time."""
+"""Two runs in one work folder, consecutive and concurrent."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import signal
 
 import pytest
 import torch
-from engine.test_safe_checkpoints import content, save
+from engine.saved_checkpoints import content, save
 from mmengine.config import Config
 
 from cotap_mm.engine.resume import work_folder
@@ -33,7 +33,7 @@ def no_job(monkeypatch):
 
 
 def claimed(folder, resume=False, **options):
-    """What a start of tools/train.py does up to the neighbors: the checkpoint it begins from."""
+    """Claim the folder as tools/train.py does; return the checkpoint to start from."""
     config = Config(dict(work_dir=str(folder), resume=resume))
     try:
         claim_folder(config, **options)
@@ -43,33 +43,33 @@ def claimed(folder, resume=False, **options):
     return os.path.basename(config.load_from) if config.resume else None
 
 
-def test_a_used_folder_is_refused_and_may_be_overwritten(tmp_path):
+def test_used_folder_is_rejected_unless_overwritten(tmp_path):
     assert claimed(tmp_path) is None
     for step in (30, 40):
         save(tmp_path, step)
     with pytest.raises(
         ValueError,
-        match=r'holds checkpoints of another run \(iter_40.pth\). Pass '
+        match=r'contains checkpoints of another run \(iter_40.pth\). Pass '
         '--resume .* --work-dir .* or --overwrite',
     ):
         claimed(tmp_path)
     assert claimed(tmp_path, resume=True) == 'iter_40.pth'
     assert claimed(tmp_path, overwrite=True) is None
-    # Killed before it has saved anything: it begins again, and not with the old run's.
+    # Killed before its first save: it starts over, and not from a checkpoint of the old run.
     assert claimed(tmp_path, resume=True) is None
-    for step in (5, 30):  # of the same name as an old one
+    for step in (5, 30):  # one has the name of an old checkpoint
         save(tmp_path, step)
         assert claimed(tmp_path, resume=True) == f'iter_{step}.pth'
-    (tmp_path / 'iter_30.pth').write_bytes(b'torn')
+    (tmp_path / 'iter_30.pth').write_bytes(b'truncated')
     assert claimed(tmp_path, resume=True) == 'iter_5.pth'
-    (tmp_path / 'iter_5.pth').write_bytes(b'torn')
+    (tmp_path / 'iter_5.pth').write_bytes(b'truncated')
     with pytest.raises(ValueError, match='all checkpoints in .* are damaged'):
         claimed(tmp_path, resume=True)
     assert (tmp_path / 'iter_40.pth').is_file()
 
 
 def test_old_checkpoints_without_records(tmp_path):
-    """As MMEngine's own hook saves them, in downstream trainings."""
+    """Such as those of MMEngine's own hook in downstream trainings."""
     torch.save(content(40), tmp_path / 'epoch_40.pth')
     (tmp_path / 'last_checkpoint').write_text(str(tmp_path / 'epoch_40.pth'))
     assert claimed(tmp_path, overwrite=True) is None
@@ -107,7 +107,7 @@ def test_old_checkpoints_without_records(tmp_path):
         ),
     ],
 )
-def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, first, again, other):
+def test_restarts_resume_the_run_of_their_job(tmp_path, monkeypatch, launcher, first, again, other):
     def start(variables, **options):
         with monkeypatch.context() as patch:
             for name, value in variables.items():
@@ -117,9 +117,9 @@ def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, f
     assert start(first) is None
     save(tmp_path, 4)
     assert start(again) == 'iter_4.pth'
-    # Another job whose first attempt was refused, as it must be, is refused again.
+    # Another job whose first attempt was rejected is rejected again.
     for variables in (dict(other, **{f'{launcher}_RESTART_COUNT': '0'}), other):
-        with pytest.raises(ValueError, match='holds checkpoints of another run'):
+        with pytest.raises(ValueError, match='contains checkpoints of another run'):
             start(variables)
     assert start(other, resume=True) == 'iter_4.pth'
     assert start(first, overwrite=True) is None
@@ -128,8 +128,8 @@ def test_restarts_resume_what_their_job_began(tmp_path, monkeypatch, launcher, f
     assert start(again, overwrite=True) == 'iter_2.pth'
 
 
-def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
-    """``load_from`` of a config, or typed with --resume, is where the first attempt began."""
+def test_restarts_of_a_run_that_started_from_another_file(tmp_path, monkeypatch):
+    """The first attempt started from ``load_from`` of the config, or set with --resume."""
 
     def start(resume):
         config = Config(dict(work_dir=str(tmp_path / 'run'), resume=resume, load_from='other.pth'))
@@ -150,7 +150,7 @@ def test_restarts_of_a_run_that_began_from_another_file(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('launcher', ['slurm', 'torchrun'])
 def test_restarts_of_a_run_that_went_back_to_an_older_checkpoint(tmp_path, monkeypatch, launcher):
-    """Until they have saved anything, they go back to it as well."""
+    """They use the older checkpoint, too, until they have saved one."""
 
     def start(load_from='iter_10.pth'):
         config = Config(
@@ -174,32 +174,32 @@ def test_restarts_of_a_run_that_went_back_to_an_older_checkpoint(tmp_path, monke
     assert start() == 'iter_10.pth'
     monkeypatch.setenv(name, '1')
     assert start() == start() == 'iter_10.pth'
-    save(tmp_path, 20)  # replaces the one that was given up
+    save(tmp_path, 20)  # replaces the skipped checkpoint
     assert start() == 'iter_20.pth'
     monkeypatch.setenv(name, '0')
-    assert start() == 'iter_10.pth'  # its user types it again, after all
+    assert start() == 'iter_10.pth'  # its user sets it again
     monkeypatch.setenv(name, '1')
     assert start() == 'iter_10.pth'
-    assert start('iter_30.pth') == 'iter_30.pth'  # the first attempt died before it was noted
+    assert start('iter_30.pth') == 'iter_30.pth'  # the first attempt died before it was recorded
     assert start(None) == 'iter_20.pth'
     monkeypatch.setenv(name, '0')
-    assert start(None) == 'iter_20.pth'  # without load_from as ever
+    assert start(None) == 'iter_20.pth'  # without load_from
 
 
-def test_a_chosen_file_must_be_a_checkpoint_of_a_training(tmp_path):
-    """MMEngine would run meta['config'] as code."""
+def test_chosen_file_must_be_a_training_checkpoint(tmp_path):
+    """MMEngine would execute meta['config'] as code."""
     torch.save(dict(content(3), meta=dict(iter=3, epoch=0, config='1 / 0')), tmp_path / 'mine.pth')
     config = Config(dict(work_dir=str(tmp_path), resume=True, load_from=str(tmp_path / 'mine.pth')))
-    with pytest.raises(ValueError, match='mine.pth holds a config that MMEngine would run as code'):
+    with pytest.raises(ValueError, match='mine.pth contains a config that MMEngine would execute'):
         choose_resume(config)
 
 
-def test_checkpoints_in_another_folder_or_by_another_name(tmp_path):
+def test_checkpoints_in_another_folder_or_with_another_name(tmp_path):
     hook = dict(out_dir=str(tmp_path / 'out'), filename_tmpl='step-{}.pth')
     config = Config(dict(work_dir=str(tmp_path / 'run'), default_hooks=dict(checkpoint=hook)))
     (tmp_path / 'out' / 'run').mkdir(parents=True)
     torch.save(content(3), tmp_path / 'out' / 'run' / 'step-3.pth')
-    with pytest.raises(ValueError, match='holds checkpoints of another run'):
+    with pytest.raises(ValueError, match='contains checkpoints of another run'):
         claim_folder(config)
     config.resume = True
     choose_resume(config)
@@ -214,7 +214,7 @@ def hold(folder, pipe):
 
 
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
-def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
+def test_concurrent_trainings(tmp_path, monkeypatch):
     context = multiprocessing.get_context('fork')
     ours, theirs = context.Pipe()
     process = context.Process(target=hold, args=(tmp_path, theirs))
@@ -224,23 +224,23 @@ def test_two_trainings_at_the_same_time(tmp_path, monkeypatch):
         with pytest.raises(
             Locked,
             match=rf'is in use by process {pid} on .* \(training, since .*'
-            'wait for its end, train in another --work-dir, or pass --force',
+            'wait until it finishes, set another --work-dir, or pass --force',
         ):
             claimed(tmp_path, resume=resume)
-    said = []
-    monkeypatch.setattr(work_folder, 'print_log', lambda text, **_: said.append(text))
+    messages = []
+    monkeypatch.setattr(work_folder, 'print_log', lambda text, **_: messages.append(text))
     assert claimed(tmp_path, force=True) is None
-    assert str(pid) in said[0]
+    assert str(pid) in messages[0]
     os.kill(pid, signal.SIGKILL)
     process.join()
     assert claimed(tmp_path) is None
     assert not (tmp_path / '.lock').exists()
 
 
-def test_folders_that_cannot_be_written(tmp_path):
+def test_folders_that_are_not_writable(tmp_path):
     (tmp_path / 'file').write_text('')
     for folder in (tmp_path / 'file', tmp_path / 'file' / 'run'):
-        with pytest.raises(ValueError, match='work folder .* cannot be written .* choose another'):
+        with pytest.raises(ValueError, match='cannot write to the work folder .* set another'):
             claimed(folder)
 
 
@@ -255,7 +255,7 @@ def test_folders_that_cannot_be_written(tmp_path):
         '[' * 100_000,
     ],
 )
-def test_a_damaged_record_is_no_record(tmp_path, text):
+def test_damaged_record_is_ignored(tmp_path, text):
     save(tmp_path, 4)
     (tmp_path / 'run.json').write_text(text)
     assert claimed(tmp_path, resume=True) == 'iter_4.pth'

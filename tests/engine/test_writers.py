@@ -1,4 +1,4 @@
-"""A disk that is full, read-only or gone costs log lines, and never the training."""
+"""A full, read-only or missing disk loses log records, but never the training."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ from cotap_mm.registry import HOOKS
 
 
 def backends():
-    """New ones, since MMEngine writes the folder into them."""
+    """New backends, since MMEngine stores the folder in them."""
     return [dict(type='LocalVisBackend'), dict(type='TensorboardVisBackend')]
 
 
-def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
+def test_partial_line_is_removed(tmp_path, monkeypatch):
     path = tmp_path / 'folder' / 'log'
     atomic_append(path, 'one\n')
     write = os.write
@@ -45,28 +45,28 @@ def test_half_a_line_is_taken_back(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def said(monkeypatch):
+def messages(monkeypatch):
     lines = []
     monkeypatch.setattr(writers, 'print_log', lambda text, **_: lines.append(text))
     return lines
 
 
-def test_an_outage_is_reported_twice_and_counted(said):
+def test_outage_is_reported_twice_and_counted(messages):
     outage = Outage('scalars')
     for works in (True, False, False, False, True, False):
         with outage.survived():
             if not works:
                 raise PermissionError(errno.EROFS, 'Read-only file system')
     outage.finish()
-    assert len(said) == 4 and 'scalars cannot be written (' in said[0]
-    assert said[1] == 'scalars can be written again; 3 records were lost'
-    assert 'the last 1 records' in said[3]
+    assert len(messages) == 4 and 'scalars cannot be written (' in messages[0]
+    assert messages[1] == 'scalars can be written again; 3 records were lost'
+    assert 'the last 1 records' in messages[3]
 
 
 @pytest.mark.parametrize(
     'number', [errno.ENOSPC, errno.EROFS, errno.ENOENT, errno.EIO, errno.EDQUOT]
 )
-def test_logs_and_scalars_live_through_it(tmp_path, monkeypatch, said, number):
+def test_logs_and_scalars_survive_an_outage(tmp_path, monkeypatch, messages, number):
     name = f'writers_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(
@@ -91,11 +91,11 @@ def test_logs_and_scalars_live_through_it(tmp_path, monkeypatch, said, number):
         assert [json.loads(line)['step'] for line in path.read_text().splitlines()] == [1, 4]
     lines = (tmp_path / 'run.log').read_text().splitlines()
     assert [line[-6:] for line in lines] == ['step 1', 'step 4']
-    assert sum('cannot be written' in text for text in said) == 2
-    assert sum('2 records were lost' in text for text in said) == 2
+    assert sum('cannot be written' in text for text in messages) == 2
+    assert sum('2 records were lost' in text for text in messages) == 2
 
 
-def test_a_folder_that_vanishes_comes_back(tmp_path, said):
+def test_deleted_folder_is_created_again(tmp_path, messages):
     name = f'vanishing_{tmp_path.name}'
     logger = MMLogger.get_instance(name, log_file=str(tmp_path / 'run.log'), file_mode='a')
     visualizer = Visualizer(name, vis_backends=backends(), save_dir=str(tmp_path / 'run'))
@@ -109,8 +109,8 @@ def test_a_folder_that_vanishes_comes_back(tmp_path, said):
     visualizer.close()
 
 
-def test_tensorboard_goes_on_in_a_new_file(tmp_path, said):
-    """Its writing thread dies of the first error."""
+def test_tensorboard_continues_in_a_new_file(tmp_path, messages):
+    """Its writer thread dies at the first error."""
     visualizer = Visualizer('board', vis_backends=backends()[1:], save_dir=str(tmp_path))
     guard_writers(MMLogger.get_instance(f'board_{tmp_path.name}'), visualizer)
     backend = visualizer.get_backend('TensorboardVisBackend')
@@ -127,12 +127,12 @@ def test_tensorboard_goes_on_in_a_new_file(tmp_path, said):
     visualizer.add_scalar('loss', 1.0, step=4)
     assert backend.experiment is not dead
     visualizer.close()
-    assert len(said) == 2 and '2 records were lost' in said[1]
+    assert len(messages) == 2 and '2 records were lost' in messages[1]
     assert len(list(tmp_path.rglob('events.out.tfevents*'))) == 2
 
 
 @pytest.mark.parametrize('kind', ['below a file', 'a file'])
-def test_a_work_folder_that_cannot_be(tmp_path, kind):
+def test_invalid_work_folder(tmp_path, kind):
     (tmp_path / 'file').write_text('')
     path = tmp_path / 'file' / 'run' if kind == 'below a file' else tmp_path / 'file'
     with pytest.raises(UserError, match='the work folder .* --work-dir'):
@@ -146,13 +146,13 @@ def test_a_work_folder_that_cannot_be(tmp_path, kind):
 
 @pytest.fixture
 def quick(monkeypatch):
-    """Most of the time that a Runner needs to start goes into making its config pretty."""
+    """Skip formatting of the config, which takes most of the start-up time."""
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
 
 
 @HOOKS.register_module(force=True)
 class DiskHook(Hook):
-    """Calls something before an iteration."""
+    """Call functions before an iteration."""
 
     act = {}
 
@@ -173,7 +173,7 @@ def train(folder, iters=8, disk=(), **options):
     )
 
 
-def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
+def test_training_on_a_failing_disk(tmp_path, monkeypatch, quick):
     """From iteration 4 to 6 nothing can be written; the save of iteration 6 is retried."""
     is_full = []
 
@@ -213,7 +213,7 @@ def test_a_training_on_a_disk_that_fails(tmp_path, monkeypatch, quick):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 8 MB, and how to fill it and to make room."""
+    """Mount a disk of 8 MB; return functions that fill and free it."""
     import subprocess
 
     folder = tmp_path / 'disk'
@@ -243,8 +243,8 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', str(folder)], check=False)
 
 
-def test_a_disk_that_is_really_full(tmp_path, small_disk, quick):
-    """Filled after the first checkpoint: to the end; and killed, freed and resumed."""
+def test_disk_that_is_really_full(tmp_path, small_disk, quick):
+    """Fill the disk after the first checkpoint until the end; kill, free space, and resume."""
     disk, fill, free = small_disk
     train(tmp_path / 'whole')
     with pytest.raises(LastCheckpointLost, match='iter_3.pth, and --resume continues'):
@@ -257,7 +257,7 @@ def test_a_disk_that_is_really_full(tmp_path, small_disk, quick):
     assert not list((disk / 'run').glob('unfinished-*'))
 
 
-def test_the_bundle_of_a_diverged_training(tmp_path, monkeypatch):
+def test_bundle_of_a_diverged_training(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=RuntimeError('unexpected pos 64')))
     hook = HOOKS.build(dict(type='NonFiniteHook'))
     runner = mock.Mock(iter=3, work_dir=str(tmp_path))

@@ -17,7 +17,7 @@ from tiny import build_tiny
 
 from cotap_mm.evaluation import EvaluationHook
 from cotap_mm.evaluation.evaluate import PROTOCOLS
-from cotap_mm.evaluation.hook import preserve_random_state
+from cotap_mm.random_state import preserve_random_state
 
 
 def test_evaluates_before_training_at_the_interval_and_at_the_end(tmp_path):

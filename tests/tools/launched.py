@@ -1,4 +1,4 @@
-"""Trainings of two CPU processes through the launchers, for tests."""
+"""Run trainings of two CPU processes with the launchers, for tests."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from engine import resume_work
 
 ROOT = Path(__file__).resolve().parents[2]
 DIST_TRAIN = ['bash', str(ROOT / 'tools' / 'dist_train.sh')]
-#: What a run must have kept to be the same as another one.
+#: Parts of checkpoints that must be equal for two runs to be the same.
 KEPT = ('state_dict', 'optimizer', 'param_schedulers', 'run_state')
 
 HOOKS = '''
-"""Hooks for what happens to processes of a test."""
+"""Hooks that kill, stop or inspect the processes of a test."""
 import os
 import signal
 import time
@@ -33,7 +33,7 @@ HERE = Path(__file__).parent
 
 @HOOKS.register_module()
 class DieOnceHook(Hook):
-    """Rank 1 is killed in an iteration, unless it has been before."""
+    """Kill rank 1 in an iteration, once."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         mark = HERE / 'has_died'
@@ -44,7 +44,7 @@ class DieOnceHook(Hook):
 
 @HOOKS.register_module()
 class WaitHook(Hook):
-    """Tells of an iteration and takes it slowly, so that signals arrive within it."""
+    """Report an iteration and slow it down, so that signals arrive within it."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 3:
@@ -56,7 +56,7 @@ class WaitHook(Hook):
 
 @HOOKS.register_module()
 class StallHook(Hook):
-    """Rank 1 hangs in an iteration."""
+    """Make rank 1 hang in an iteration."""
 
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if get_rank() == 1 and runner.iter == 3:
@@ -65,7 +65,7 @@ class StallHook(Hook):
 
 @HOOKS.register_module()
 class DumpHook(Hook):
-    """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
+    """Save the weights of each rank, since only rank 0 writes checkpoints."""
 
     def after_train(self, runner):
         torch.save({name: value.detach() for name, value in runner.model.module.named_parameters()},
@@ -74,7 +74,7 @@ class DumpHook(Hook):
 
 
 def write_config(folder, iters=8, hooks=(), **options):
-    """A tiny training of toy scenes in ``folder/tiny.py``, with hooks of :data:`HOOKS`."""
+    """Write a tiny training on toy scenes to ``folder/tiny.py``, with hooks of :data:`HOOKS`."""
     (folder / 'test_hooks.py').write_text(HOOKS)
     config = resume_work.tiny_config(
         folder / 'run',
@@ -89,7 +89,7 @@ def write_config(folder, iters=8, hooks=(), **options):
 
 
 def environment(folder, **variables):
-    """Of a launcher: modules of the repository and of ``folder``, this Python, one thread."""
+    """Environment of a launcher: modules of the repository and ``folder``, one thread."""
     told = ('TORCHELASTIC', 'PET_', 'SLURM', 'GLOO', 'NNODES', 'NODE_RANK', 'MASTER')
     kept = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     kept.update(
@@ -98,12 +98,12 @@ def environment(folder, **variables):
         CUDA_VISIBLE_DEVICES='',
         PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
         COTAP_DIST_TIMEOUT='120',
-    )  # what outlives a failed test ends by itself
+    )  # processes that outlive a failed test exit
     return dict(kept, **variables)
 
 
 def run(command, folder, **variables):
-    """Run a launcher to its end; returns it with its status and output."""
+    """Run a launcher until it exits; return the completed process with its output."""
     return subprocess.run(
         command,
         cwd=folder,
@@ -116,6 +116,6 @@ def run(command, folder, **variables):
 
 
 def checkpoint(folder, step):
-    """What must be the same, of ``folder/run/iter_STEP.pth``."""
+    """Parts of ``folder/run/iter_STEP.pth`` that must be equal in equal runs."""
     everything = torch.load(folder / 'run' / f'iter_{step}.pth', weights_only=True)
     return {key: everything[key] for key in KEPT}

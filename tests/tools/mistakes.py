@@ -1,4 +1,4 @@
-"""A folder of things that users mix up, and what a tool does when it is started on them."""
+"""Folder of files that users mix up, and running a tool on them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ optim_wrapper = dict(accumulative_counts=1)
 train_cfg = dict(max_iters=4)
 """
 
-#: A demo whose optimizer cannot be built.
+#: Config of a demo whose optimizer cannot be built.
 BETAS = (
     CONFIG
     + """
@@ -39,7 +39,7 @@ demo = dict(memory=dict(type='ToyScenes'), test=dict(type='ToyScenes'))
 """
 )
 FOLDERS = '--out so --work-dir sw'
-#: Mistakes with what all studies take, and with the arguments of each.
+#: Errors in arguments of all studies, and in those of each.
 _OF_ALL_STUDIES = [
     ('--out file', 2, 'file is a file'),
     ('--work-dir file/x', 2, 'below the file'),
@@ -101,60 +101,60 @@ STUDY_MISTAKES = {
     f'studies/{name}': _OF_ALL_STUDIES + rows for name, rows in STUDY_MISTAKES.items()
 }
 
-#: Option of the config -> what is expected of it.
+#: Option of the config -> expected value in the error.
 WRONG_VALUES = {
     'optim_wrapper.optimizer.betas=1': 'two numbers in',
     'optim_wrapper.optimizer.betas=(0.9,x)': 'two numbers in .* got .0.9, .x',
     'optim_wrapper.optimizer.betas=(0.9,1.5)': 'two numbers in .* got .0.9, 1.5',
     'optim_wrapper.type=1': 'the name of a class, got 1',
-    'optim_wrapper.clip_grad=3': 'a part with keys of its own, got 3',
+    'optim_wrapper.clip_grad=3': 'a dict, got 3',
     'optim_wrapper.clip_grad.max_norm=x': "a number > 0, got 'x'",
-    'optim_wrapper.accumulative_counts=0': 'a whole number >= 1, got 0',
+    'optim_wrapper.accumulative_counts=0': 'an integer >= 1, got 0',
     'optim_wrapper.dtype=float17': "one of auto, .* got 'float17'",
     'log_level=LOUD': "one of DEBUG, .* got 'LOUD'",
     'randomness.seed=x': r"in \[0, 4294967295\], got 'x'",
-    'randomness.seed=1.5': 'a whole number .* got 1.5',
+    'randomness.seed=1.5': 'an integer .* got 1.5',
     'randomness.deterministic=x': "True or False, got 'x'",
-    'train_dataloader.batch_size=a': "a whole number >= 1, got 'a'",
+    'train_dataloader.batch_size=a': "an integer >= 1, got 'a'",
     'train_dataloader.pin_memory=x': "True or False, got 'x'",
-    'train_cfg.max_iters=1.5': 'a whole number >= 1, got 1.5',
-    'train_cfg.by_epoch=True': 'no such key, since train_cfg.type says it, got True',
-    'default_hooks.checkpoint.interval=x': "a whole number >= 1, or -1, got 'x'",
-    'default_hooks.checkpoint.interval=0': 'a whole number >= 1, or -1, got 0',
-    'default_hooks.checkpoint.filename_tmpl=3': 'a text with {} for the number, got 3',
-    'default_hooks.checkpoint.out_dir=3': 'a text, got 3',
-    'default_hooks.checkpoint.published_keys=3': 'a text or a list of them, got 3',
-    'default_hooks.logger.interval=0': 'a whole number >= 1, got 0',
+    'train_cfg.max_iters=1.5': 'an integer >= 1, got 1.5',
+    'train_cfg.by_epoch=True': 'no such key, because train_cfg.type implies it, got True',
+    'default_hooks.checkpoint.interval=x': "an integer >= 1, or -1, got 'x'",
+    'default_hooks.checkpoint.interval=0': 'an integer >= 1, or -1, got 0',
+    'default_hooks.checkpoint.filename_tmpl=3': 'a string with {} for the number, got 3',
+    'default_hooks.checkpoint.out_dir=3': 'a string, got 3',
+    'default_hooks.checkpoint.published_keys=3': 'a string or a list of strings, got 3',
+    'default_hooks.logger.interval=0': 'an integer >= 1, got 0',
     'default_hooks.teacher.start=2': r'a number in \[0, 1\], got 2',
-    'model.backbone.arch.embed_dims=x': "a whole number >= 1, got 'x'",
+    'model.backbone.arch.embed_dims=x': "an integer >= 1, got 'x'",
     'model.backbone.arch.num_heads=3': 'a divisor of embed_dims=16, got 3',
     'model.backbone.drop_path_rate=2': r'a number in \[0, 1\), got 2',
-    'model.backbone.img_size=x': "a whole number >= 1, or two, got 'x'",
-    'model.head.patch.num_clusters=0': 'a whole number >= 1, got 0',
+    'model.backbone.img_size=x': "an integer >= 1, or two, got 'x'",
+    'model.head.patch.num_clusters=0': 'an integer >= 1, got 0',
     'model.data_preprocessor.mean=3': 'a list of numbers, .* got 3',
     'env_cfg.dist_cfg.timeout=x': "a number > 0, got 'x'",
     'env_cfg.mp_cfg.mp_start_method=x': "one of fork, .* got 'x'",
     'env_cfg.cudnn_benchmark=x': "True or False, got 'x'",
-    'visualizer.vis_backends=x': "a list of parts .* got 'x'",
-    'log_processor.window_size=x': "a whole number >= 1, got 'x'",
-    'load_from=missing.pth': "a file that exists, .* got 'missing.pth'",
+    'visualizer.vis_backends=x': "a list of dicts, got 'x'",
+    'log_processor.window_size=x': "an integer >= 1, got 'x'",
+    'load_from=missing.pth': "an existing file, .* got 'missing.pth'",
     'resume=x': "True or False, got 'x'",
-    'work_dir=3': 'a text, got 3',
+    'work_dir=3': 'a string, got 3',
     'launcher=foo': "one of none, .* got 'foo'",
-    'param_scheduler=3': 'a list of parts .* got 3',
-    'param_scheduler.0.end=x': "a whole number >= 0, got 'x'",
-    'param_scheduler.0.begin=-1': 'a whole number >= 0, got -1',
-    'auto_scale_lr.base_batch_size=x': "a whole number >= 1, got 'x'",
+    'param_scheduler=3': 'a list of dicts, got 3',
+    'param_scheduler.0.end=x': "an integer >= 0, got 'x'",
+    'param_scheduler.0.begin=-1': 'an integer >= 0, got -1',
+    'auto_scale_lr.base_batch_size=x': "an integer >= 1, got 'x'",
 }
 WRONG_OPTIONS = [
-    (option, f'{option.partition("=")[0]}: expected .*{said}')
-    for option, said in WRONG_VALUES.items()
+    (option, f'{option.partition("=")[0]}: expected .*{text}')
+    for option, text in WRONG_VALUES.items()
 ] + [
     ('optim_wrapper.optimizer.foo=1', 'optimizer.foo: AdamW has no such option'),
     ('default_hooks.logger.foo=1', 'logger.foo: LoggerHook has no such option'),
-    ('visualizer.type=Foo', "visualizer.type: there is no 'Foo'"),
-    ('visualizer.vis_backends.0.type=Foo', "vis_backends.0.type: there is no 'Foo'"),
-    ('log_processor.type=Foo', "log_processor.type: there is no 'Foo'"),
+    ('visualizer.type=Foo', "visualizer.type: unknown class 'Foo'"),
+    ('visualizer.vis_backends.0.type=Foo', "vis_backends.0.type: unknown class 'Foo'"),
+    ('log_processor.type=Foo', "log_processor.type: unknown class 'Foo'"),
     ('model.init_cfg.checkpoint=missing.pth', '--cfg-options model.init_cfg.checkpoint=missing'),
 ]
 
@@ -172,7 +172,7 @@ def write_image(path, shape=(32, 32, 3)):
 
 
 def write_everything(folder):
-    """A checkpoint, images with labels, and files that are something else than their names say."""
+    """Write a checkpoint, images with labels, and files whose content does not fit their name."""
     write_checkpoint(folder / 'iter_1.pth')
     for index in range(6):
         write_image(folder / f'images/{index}.png')
@@ -225,7 +225,7 @@ def listing(folder):
 
 
 def ending(main, arguments, capsys):
-    """Start a tool in this process.
+    """Run a tool in this process.
 
     Returns:
         tuple: Exit status, 'exception' if it ends in one; the sentences; all of stderr.

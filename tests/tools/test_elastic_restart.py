@@ -1,4 +1,4 @@
-"""Two processes of torchrun: one dies, or all are told to stop; the run is the same afterwards."""
+"""Two processes of torchrun: one dies, or all are stopped by a signal; the result is the same."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ITERS = 8
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    """The checkpoint of a run that nothing happened to."""
+    """Checkpoint of an uninterrupted run."""
     folder = tmp_path_factory.mktemp('whole')
     done = run(
         [*DIST_TRAIN, str(write_config(folder, ITERS)), '2'], folder, MASTER_PORT=str(free_port())
@@ -30,14 +30,14 @@ def whole(tmp_path_factory):
 
 
 def steps(folder):
-    """Iterations that were logged, in the order of the attempts."""
+    """Logged iterations, in the order of the attempts."""
     return [
         [int(line.split('"step": ')[1].rstrip('}')) for line in path.read_text().splitlines()]
         for path in sorted((folder / 'run').glob('*/vis_data/scalars.json'))
     ]
 
 
-def test_a_rank_that_is_killed_is_started_again(tmp_path, whole):
+def test_killed_rank_is_restarted(tmp_path, whole):
     config = write_config(tmp_path, ITERS, hooks=['DieOnceHook'])
     done = run(
         [
@@ -72,7 +72,7 @@ def wait_for(path, process):
 
 
 def stop(folder, command, name, whom):
-    """Train until iteration 4, send a signal to the launcher or to all; the status and output."""
+    """Train until iteration 4, signal the launcher or all processes; return status and output."""
     with open(folder / 'output', 'w') as output:
         process = subprocess.Popen(
             command,
@@ -86,7 +86,7 @@ def stop(folder, command, name, whom):
         ranks = [wait_for(folder / f'rank{rank}_at_3', process) for rank in (0, 1)]
         process.send_signal(getattr(signal, name))
         if whom == 'all':
-            time.sleep(0.5)  # torchrun has handed it on
+            time.sleep(0.5)  # torchrun has forwarded it
             for rank in ranks:
                 os.kill(rank, getattr(signal, name))
         status = process.wait(timeout=120)
@@ -98,11 +98,11 @@ def stop(folder, command, name, whom):
     return status, (folder / 'output').read_text()
 
 
-def test_a_signal_saves_and_stops_all_ranks(tmp_path, whole):
-    """As Slurm does, to all processes of a job: each rank gets it twice."""
+def test_signal_saves_and_stops_all_ranks(tmp_path, whole):
+    """Slurm signals all processes of a job, so each rank receives the signal twice."""
     command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
     status, output = stop(tmp_path, command, 'SIGTERM', 'all')
-    assert status == 1, output[-3000:]  # torchrun's own for a signal, whatever its processes say
+    assert status == 1, output[-3000:]  # torchrun's own status after a signal
     assert 'SIGTERM: saving iteration 4 and stopping' in output
     assert steps(tmp_path) == [[1, 2, 3, 4]]
 
@@ -112,7 +112,7 @@ def test_a_signal_saves_and_stops_all_ranks(tmp_path, whole):
     assert_same(checkpoint(tmp_path, ITERS), whole)
 
 
-def test_the_launcher_hands_sigusr1_on(tmp_path):
+def test_launcher_forwards_sigusr1(tmp_path):
     command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
     status, output = stop(tmp_path, command, 'SIGUSR1', 'launcher')
     assert status == 1, output[-3000:]
@@ -120,7 +120,7 @@ def test_the_launcher_hands_sigusr1_on(tmp_path):
     assert checkpoint(tmp_path, 4)['run_state']['world_size'] == 2
 
 
-def test_a_rank_that_stalls_ends_the_run(tmp_path):
+def test_hanging_rank_aborts_the_run(tmp_path):
     config = write_config(tmp_path, ITERS, hooks=['StallHook'])
     done = run(
         [*DIST_TRAIN, str(config), '2'],

@@ -1,4 +1,4 @@
-"""Two tools that train never write to one folder at once."""
+"""Two tools that train never write to the same folder concurrently."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def another_process(lock):
         ('studies/noise_tolerance', '.noise_tolerance.lock', ['--quick', '--out', 'out']),
     ],
 )
-def test_a_second_one_is_refused(tmp_path, monkeypatch, capsys, tool, lock, arguments):
+def test_second_process_is_rejected(tmp_path, monkeypatch, capsys, tool, lock, arguments):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, 'path', [str(TOOLS), str(TOOLS / 'studies'), *sys.path])
     main = load_tool(tool).main
@@ -52,11 +52,11 @@ def test_a_second_one_is_refused(tmp_path, monkeypatch, capsys, tool, lock, argu
         status, sentences, everything = ending(main, [*arguments, '--work-dir', 'work'], capsys)
         assert status == 1 and len(sentences) == 1, everything
         assert f'work is in use by process {number} on' in sentences[0]
-        assert 'wait for its end, or give another --work-dir' in sentences[0]
+        assert 'wait until it finishes, or set another --work-dir' in sentences[0]
         assert listing(tmp_path) == before
 
 
-def test_a_new_folder_that_stays_empty_is_removed(tmp_path):
+def test_new_folder_is_removed_if_it_stays_empty(tmp_path):
     with held_folder(tmp_path / 'a/b'):
         assert (tmp_path / 'a/b/.lock').exists()
     assert not (tmp_path / 'a').exists()

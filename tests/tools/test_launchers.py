@@ -1,4 +1,4 @@
-"""dist_train.sh and slurm_train.sh: what they start, with a stand-in that prints its arguments."""
+"""Commands that dist_train.sh and slurm_train.sh run, with stand-ins for python and srun."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 
 @pytest.fixture
 def launch(tmp_path):
-    """Run a launcher whose python and srun print one argument a line."""
+    """Run a launcher with a python and srun that print one argument per line."""
     for name in ('python', 'srun'):
         (tmp_path / name).write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
         (tmp_path / name).chmod(0o755)
@@ -35,12 +35,12 @@ def launch(tmp_path):
     'script, usage',
     [('dist_train.sh', 'CONFIG GPUS'), ('slurm_train.sh', 'PARTITION JOB_NAME CONFIG')],
 )
-def test_explain_themselves(launch, script, usage):
+def test_usage(launch, script, usage):
     code, _, error = launch(script)
     assert code == 2 and usage in error
 
 
-def test_dist_train_passes_words_on_unbroken(launch):
+def test_dist_train_preserves_arguments_with_spaces(launch):
     code, words, error = launch('dist_train.sh', 'my config.py', '2', '--images', 'my images')
     assert code == 0, error
     assert words == [
@@ -108,8 +108,8 @@ def test_slurm_train_on_less_than_one_node(launch):
         ({}, ['srun c.py --images a b', 'srun c.py --images a b --resume']),
     ],
 )
-def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again):
-    """The first time it ends with the status that stands for saved and stopped."""
+def test_slurm_train_restarts_after_preemption(launch, tmp_path, job, again):
+    """The first run exits with status 75: saved and stopped."""
     log = tmp_path / 'log'
     for name in ('srun', 'scontrol'):
         (tmp_path / name).write_text(f"""#!/bin/bash
@@ -132,14 +132,14 @@ def test_slurm_train_goes_on_when_it_was_taken_away(launch, tmp_path, job, again
         (dict(SLURM_JOB_ID='7', SBATCH_SIGNAL='USR1@9'), [], False),
     ],
 )
-def test_slurm_train_asks_for_a_signal_where_srun_can(launch, variables, asked, warns):
-    """It has no effect on a step of an allocation that is there already, such as sbatch's."""
+def test_slurm_train_requests_a_signal_if_srun_can_send_it(launch, variables, asked, warns):
+    """The option has no effect on a step of an existing allocation, such as that of sbatch."""
     code, words, error = launch('slurm_train.sh', 'gpus', 'job', 'c.py', **variables)
     assert code == 0 and [word for word in words if word.startswith('--signal')] == asked
     assert ('submitted with sbatch --requeue --signal=USR1@120 (without B:)' in error) == warns
     assert warns or not error
 
 
-def test_slurm_train_hands_on_other_failures(launch, tmp_path):
+def test_slurm_train_returns_other_exit_statuses(launch, tmp_path):
     (tmp_path / 'srun').write_text('#!/bin/sh\nexit 3\n')
     assert launch('slurm_train.sh', 'gpus', 'job', 'c.py')[0] == 3

@@ -1,4 +1,4 @@
-"""``mim train`` and ``mim test`` run our configs, in an environment of their own.
+"""``mim train`` and ``mim test`` run our configs in a separate environment.
 
 openmim pins old packages, so it is not installed beside everything else: a virtual environment
 gets it, and sees the packages of this one behind its own.
@@ -24,7 +24,7 @@ from cotap_mm.registry import MODELS, build
 
 @pytest.fixture(scope='module')
 def mim(tmp_path_factory):
-    """Run mim with some arguments in a folder."""
+    """Function that runs mim in a folder."""
     top = tmp_path_factory.mktemp('mim')
     venv.create(top, with_pip=True)
     python = top / 'bin' / 'python'
@@ -60,12 +60,12 @@ def mim(tmp_path_factory):
 
 
 def readme_commands():
-    """The lines of the README that start mim."""
+    """Lines of the README that run mim."""
     return re.findall(r'^(mim train .*\.py)$', (ROOT / 'README.md').read_text(), re.M)
 
 
 def prepare(folder, file):
-    """A shipped config at toy size, with its data and weights to start from."""
+    """Write a shipped config at toy size, with its data and initial weights."""
     write_for(Path(file).stem, folder)
     config = shrink(Config.fromfile(ROOT / file))
     config.model.backbone.init_cfg.checkpoint = 'init.pth'
@@ -78,14 +78,14 @@ def prepare(folder, file):
 
 
 def units(library):
-    """What a run counts, how far the toy run goes, and a metric of it."""
+    """Unit of the training length, length of the toy run, and one of its metrics."""
     return ('iter', 2, 'mIoU') if library == 'mmseg' else ('epoch', 1, 'coco/bbox_mAP')
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('command', readme_commands())
 def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
-    """The shipped config at toy size; --resume works although torch loads safely."""
+    """Shipped config at toy size; --resume works although torch loads with weights_only."""
     _, _, library, file = command.split()
     name = Path(file).stem
     unit, last, metric = units(library)
@@ -122,8 +122,8 @@ def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize('command', readme_commands())
-def test_two_processes_of_the_pytorch_launcher(mim, tmp_path, command):
-    """mim's other launcher; MMEngine's part of it needs a stand-in where no GPUs are.
+def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
+    """The pytorch launcher of mim; without GPUs, MMEngine's part of it is replaced.
 
     MMEngine selects a CUDA device in each process and has no other way.
     """

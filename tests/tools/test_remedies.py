@@ -1,4 +1,4 @@
-"""What an error tells users to type exists."""
+"""Options and tools that error messages suggest exist."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 OPTION = re.compile(r'(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]')
-# Options of other programs that our messages name.
+# Options of other programs in our messages.
 FOREIGN = {
     '--max-restarts',
     '--nproc_per_node',
@@ -44,7 +44,7 @@ def called(node):
 
 
 def options():
-    """All that any parser takes."""
+    """Options of all parsers."""
     found = set()
     for path in sources():
         for node in ast.walk(parsed(path)):
@@ -61,7 +61,7 @@ def options():
 
 @functools.cache
 def messages(path):
-    """Line and text of what a file raises, logs or returns as an error."""
+    """Line number and text of the messages that a file raises, logs or returns."""
     found = []
     for node in ast.walk(parsed(path)):
         is_said = isinstance(node, ast.Call) and (
@@ -99,8 +99,8 @@ def test_tools_in_messages_exist():
                 assert (ROOT / tool).is_file(), (path.name, text)
 
 
-def test_images_take_a_list_wherever_they_are_given():
-    """`ann_file` is not only for configs: each tool that takes images of users has the option."""
+def test_every_tool_with_images_accepts_a_list():
+    """Every tool that reads images of users has an option for ``ann_file``."""
     for tool in ('train', 'build_neighbors', 'pack_dataset', 'visualize', 'viewer'):
         text = (ROOT / 'tools' / f'{tool}.py').read_text(encoding='utf-8')
         assert "'--ann-file'" in text, tool

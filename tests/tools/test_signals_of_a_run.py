@@ -1,4 +1,4 @@
-"""SIGTERM ends the command tools/train.py with status 75, whatever it is doing."""
+"""SIGTERM makes tools/train.py exit with status 75, whatever it is doing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from cotap_mm.registry import DATASETS, HOOKS
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120  # seconds; it takes one or two on an idle machine
-TELL = []  # where a forked command says that it is waiting
+REPORT = []  # pipe through which a forked command reports that it waits
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, 'fork') or torch.cuda.is_available(),
@@ -35,24 +35,24 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-def tell():
-    os.write(TELL[0], b'waiting\n')
+def report():
+    os.write(REPORT[0], b'waiting\n')
 
 
 @DATASETS.register_module(force=True)
 class HangingScenes(ToyScenes):
-    """Images that take for ever while neighbors are found."""
+    """Images whose reading never finishes while neighbors are computed."""
 
     def read(self, index, enough=None):
         if 'MultiCrop' not in str(enough):
-            tell()
+            report()
             time.sleep(600)
         return super().read(index, enough)
 
 
 @DATASETS.register_module(force=True)
 class VanishingScenes(ToyScenes):
-    """Images on a disk that goes away in the fourth iteration."""
+    """Images on a disk that becomes unavailable in the fourth iteration."""
 
     count = 0
 
@@ -60,7 +60,7 @@ class VanishingScenes(ToyScenes):
         if 'MultiCrop' in str(enough):
             type(self).count += 1
             if self.count > 50:
-                tell()
+                report()
                 raise UnreachableImage('the disk has gone')
         return super().read(index, enough)
 
@@ -70,7 +70,7 @@ class VanishingScenes(ToyScenes):
 
 @HOOKS.register_module(force=True)
 class HangingEvaluation(EvaluationHook):
-    """An evaluation that takes for ever."""
+    """An evaluation that never finishes."""
 
     def __init__(self, at):
         super().__init__([], 2, [], interval=1)
@@ -78,12 +78,12 @@ class HangingEvaluation(EvaluationHook):
 
     def evaluate(self, runner, step):
         if step == self.at:
-            tell()
+            report()
             time.sleep(600)
 
 
 def full_disk(*arguments, **options):
-    tell()
+    report()
     raise OSError(errno.ENOSPC, 'No space left on device')
 
 
@@ -95,11 +95,15 @@ def hook(at):
     return dict(hooks=[dict(type='HangingEvaluation', at=at)])
 
 
-#: What it is doing, the config's options, checkpoints afterwards, and what it says.
+#: Phase -> options of the config, checkpoints afterwards, expected output.
 PHASES = {
-    'finding neighbors': (scenes('HangingScenes'), [], 'Nothing had to be saved'),
-    'finding neighbors in a worker': (scenes('HangingScenes', 1), [], 'Nothing had to be saved'),
-    'first evaluation': (hook(0), [], 'There is no checkpoint yet; start again with the same'),
+    'computing neighbors': (scenes('HangingScenes'), [], 'Nothing had to be saved'),
+    'computing neighbors in a worker': (scenes('HangingScenes', 1), [], 'Nothing had to be saved'),
+    'first evaluation': (
+        hook(0),
+        [],
+        'No checkpoint has been saved yet; start again',
+    ),
     'evaluation': (hook(3), ['iter_2.pth', 'iter_3.pth'], 'saving iteration 3 and stopping'),
     'images out of reach': (
         scenes('VanishingScenes'),
@@ -114,13 +118,13 @@ PHASES = {
     'disk full at the end': (
         dict(checkpoint_interval=100),
         [],
-        'iteration 4 could not be written .* make room',
+        'iteration 4 could not be written .* free disk space',
     ),
 }
 
 
 def command(config, output):
-    """In a forked process: tools/train.py."""
+    """Run tools/train.py in a forked process."""
     status = 99
     try:
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
@@ -151,7 +155,7 @@ def status_of(pid):
 
 
 @pytest.mark.parametrize('phase', PHASES)
-def test_whatever_it_is_doing(tmp_path, monkeypatch, phase):
+def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
     options, checkpoints, said = PHASES[phase]
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
     if phase.startswith('disk'):
@@ -159,7 +163,7 @@ def test_whatever_it_is_doing(tmp_path, monkeypatch, phase):
     config = resume_work.tiny_config(tmp_path / 'run', 4, **options)
     (tmp_path / 'tiny.json').write_text(json.dumps(config._cfg_dict.to_dict()))
     read, write = os.pipe()
-    TELL[:] = [write]
+    REPORT[:] = [write]
     pid = os.fork()
     if pid == 0:
         command(tmp_path / 'tiny.json', tmp_path / 'output')
@@ -172,20 +176,20 @@ def test_whatever_it_is_doing(tmp_path, monkeypatch, phase):
     output = (tmp_path / 'output').read_text()
     assert heard == 'waiting\n' and status == 75, output[-3000:]
     found = sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))
-    # A worker reads ahead, so there the training may be an iteration behind.
+    # A worker prefetches, so the training may be one iteration behind it.
     assert found == checkpoints or checkpoints and 'worker' in phase and found == checkpoints[:1]
     assert 'Traceback' not in output
     assert re.search(said, output), output[-3000:]
 
 
-def test_before_anything_is_imported(tmp_path):
+def test_signal_during_imports(tmp_path):
     process = subprocess.Popen(
         [sys.executable, str(ROOT / 'tools' / 'train.py'), 'demo', '--work-dir', str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        time.sleep(1)  # of the ten that it takes to start
+        time.sleep(1)  # start-up takes about ten seconds
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=LIMIT)
     finally:

@@ -1,4 +1,4 @@
-"""tools/train.py: trains a folder, resumes, and says what is wrong; on one and two processes."""
+"""tools/train.py: train on a folder, resume, report errors; on one and two processes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tool_loading import load_tool
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch import preflight
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""
@@ -75,21 +75,21 @@ def logged(folder):
     return [json.loads(line) for record in records for line in record.read_text().splitlines()]
 
 
-def test_check_tries_everything_and_keeps_nothing(folder, capsys):
+def test_dry_run_trains_and_writes_nothing(folder, capsys):
     before = sorted(folder.rglob('*'))
     train(folder, '--dry-run', '--cfg-options', 'train_cfg.max_iters=36000')
-    said = capsys.readouterr().out.splitlines()[-4:]
-    assert said[0].startswith('the training can start: 0.0 M parameters learn, 2 samples a step')
-    step = float(re.search('a step takes ([0-9.]+) s', said[1])[1])
-    hours = float(re.search('36000 iterations are about ([0-9.]+) hours', said[1])[1])
+    messages = capsys.readouterr().out.splitlines()[-4:]
+    assert messages[0].startswith('dry run passed: 0.0 M trainable parameters, 2 samples per step')
+    step = float(re.search('a step takes ([0-9.]+) s', messages[1])[1])
+    hours = float(re.search('36000 iterations take about ([0-9.]+) hours', messages[1])[1])
     assert hours == pytest.approx(10 * step, abs=0.1)  # rounded
-    assert re.search(r'memory at its peak, in this process: [0-9.]+ GB', said[2])
-    assert said[3] == 'not tried: a run first finds the neighbours of patch (6 images)'
+    assert re.search(r'peak memory of this process: [0-9.]+ GB', messages[2])
+    assert messages[3] == 'not tested: a run first computes neighbors for patch (6 images)'
     assert sorted(folder.rglob('*')) == before
     for options, message in (
         (('model.pairs.topk=x',), 'model.pairs.topk: expected int or None'),
         (('train_dataloader.dataset.crops.local_size=15',), 'e.g. 8'),
-        (('train_dataloader.batch_size=0',), 'a whole number >= 1, got 0'),
+        (('train_dataloader.batch_size=0',), 'an integer >= 1, got 0'),
     ):
         with pytest.raises(SystemExit, match=message):
             train(folder, '--dry-run', '--cfg-options', *options)
@@ -117,7 +117,7 @@ def test_trains_and_resumes(folder):
     ):
         assert f'monitor/{name}' in lines[-1], name
     assert lines[-1]['teacher_decay'] > lines[0]['teacher_decay']
-    # Three quarters through a cosine from 3e-5 to 3e-6 that ends with the run.
+    # At three quarters of a cosine from 3e-5 to 3e-6 over the whole run.
     assert lines[-1]['lr'] == pytest.approx(6.954e-6, rel=1e-3)
     assert list((folder / 'run').glob('*/vis_data/events.out.tfevents*'))
     checkpoint = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)
@@ -140,7 +140,7 @@ def test_amp_and_accumulation(folder):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
-def test_starts_from_an_own_checkpoint(folder):
+def test_starts_from_a_checkpoint_of_ours(folder):
     train(folder)
     first = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
     train(
@@ -164,10 +164,10 @@ def test_starts_from_an_own_checkpoint(folder):
         (['--images', 'nowhere'], 'image folder nowhere does not exist'),
         (['--init', 'missing.pth'], 'checkpoint missing.pth is not a file'),
         (['--cfg-options', 'train_dataloader.batch_size=99'], 'do not fill one batch'),
-        (['--trust'], '--trust goes with --init'),
+        (['--trust'], '--trust requires --init'),
     ],
 )
-def test_says_what_is_wrong(folder, arguments, message):
+def test_errors_are_reported(folder, arguments, message):
     with pytest.raises(SystemExit, match=message):
         train(folder, *arguments)
 
@@ -219,10 +219,10 @@ def test_seed_keeps_other_randomness():
     assert config.randomness == dict(seed=5, deterministic=True)
 
 
-def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
-    said = []
-    monkeypatch.setattr(launch, 'print_log', lambda text, **_: said.append(text))
-    monkeypatch.setattr(launch, 'ensure_neighbors', lambda *_, **__: None)
+def test_warns_of_random_initial_weights(folder, monkeypatch):
+    messages = []
+    monkeypatch.setattr(preflight, 'print_log', lambda text, **_: messages.append(text))
+    monkeypatch.setattr(preflight, 'ensure_neighbors', lambda *_, **__: None)
     train_tool = load_tool('train')
     options = [
         str(folder / 'tiny.py'),
@@ -231,17 +231,17 @@ def test_warns_when_training_starts_from_scratch(folder, monkeypatch):
         '--work-dir',
         str(folder / 'run'),
     ]
-    for start in ([], ['--resume']):  # there is nothing to resume from
-        launch.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
-        assert any('random weights' in text for text in said)
-        said.clear()
+    for start in ([], ['--resume']):  # there is no checkpoint to resume from
+        preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
+        assert any('random weights' in text for text in messages)
+        messages.clear()
     (folder / 'run').mkdir()
     torch.save(
         dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
         folder / 'run' / 'iter_2.pth',
     )
-    launch.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
-    assert not any('random weights' in text for text in said)
+    preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
+    assert not any('random weights' in text for text in messages)
 
 
 def free_port():
@@ -252,7 +252,7 @@ def free_port():
 
 @pytest.mark.dist
 def test_two_processes_end_with_the_same_weights(folder):
-    """Each rank saves what it holds; only rank 0 writes a checkpoint by itself."""
+    """Each rank saves its weights, since only rank 0 writes checkpoints."""
     dump = folder / 'dump_hook.py'
     dump.write_text("""
 import torch

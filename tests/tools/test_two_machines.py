@@ -1,4 +1,4 @@
-"""Two network namespaces of this machine, joined by a cable, train together as two machines do."""
+"""Train across two network namespaces joined by a virtual cable, as two machines would."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tools.launched import DIST_TRAIN, checkpoint, environment, write_config
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 ITERS = 4
-# For documentation (RFC 5737): these exist nowhere else, and no route leads out of the namespaces.
+# Addresses for documentation (RFC 5737), not used elsewhere; no route leaves the namespaces.
 ADDRESSES = ('192.0.2.1', '192.0.2.2')
 
 
@@ -24,7 +24,7 @@ def ip(*words):
 
 @pytest.fixture
 def machines():
-    """Names of two namespaces, each with the interface ``cable`` and its address."""
+    """Create two namespaces with an interface ``cable`` and an address each; yield their names."""
     if os.name != 'posix' or shutil.which('ip') is None:
         pytest.skip('network namespaces need Linux and iproute2 (Debian: apt install iproute2)')
     names = [f'cotap-{os.getpid()}-{number}' for number in range(2)]
@@ -60,7 +60,7 @@ def machines():
 
 
 def remove(machine):
-    """With its interfaces and whatever runs in it; torchrun's children outlive it."""
+    """Remove a namespace with its interfaces and processes; children of torchrun outlive it."""
     for process in ip('netns', 'pids', machine).split():
         os.kill(int(process), signal.SIGKILL)
     ip('netns', 'delete', machine)
@@ -89,7 +89,7 @@ def test_train_together(tmp_path, machines):
                 )
         statuses = [process.wait(timeout=300) for process in running]
     finally:
-        for process in running:  # those of the namespaces go with them
+        for process in running:  # processes in the namespaces are removed with them
             process.kill()
             process.wait()
     outputs = [(tmp_path / f'output{number}').read_text()[-3000:] for number in range(2)]
@@ -100,7 +100,7 @@ def test_train_together(tmp_path, machines):
     assert len(first) > 20 and first.keys() == second.keys()
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
-    # Each step's gradients, in float32, came through the cable.
+    # The float32 gradients of each step were sent through the cable.
     gradients = 4 * sum(value.numel() for name, value in first.items() if 'teacher' not in name)
     for machine in machines:
         assert bytes_received(machine) > ITERS * gradients / 2, 'they did not talk to each other'

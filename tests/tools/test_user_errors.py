@@ -1,7 +1,7 @@
-"""The likeliest mistakes of users, for each tool: one sentence, no traceback, nothing left behind.
+"""Common user errors of each tool: one sentence, no traceback, no new files.
 
-A row: arguments, exit status (2: the command line cannot be right, 1: everything else), and what
-the sentence must say.
+A row: arguments, exit status (2: invalid command line, 1: everything else), and a pattern that
+the sentence must match.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LOOK = '--images images --out out --device cpu --limit 2 --size 32 32'
 NEIGHBORS = (
     '--out n.npz --backbone tiny.py --checkpoint none --device cpu --image-size 32 --workers 0'
 )
-#: Files that are no checkpoints, and what is said of them.
+#: Files that are not checkpoints -> expected part of the error.
 NO_CHECKPOINTS = {
     'nowhere.pth': 'nowhere.pth is not a file',
     'empty': 'empty',
@@ -63,14 +63,14 @@ MISTAKES = {
         ('tiny.py --images images --work-dir file', 2, 'file is a file; choose a folder'),
         ('tiny.py --images images --work-dir file/run', 2, 'below the file .*file'),
         (f'tiny.py --images images --work-dir {"x" * 300}', 2, 'too long'),
-        *((f'{TRAIN} --init {name}', 1, said) for name, said in NO_CHECKPOINTS.items()),
-        *((f'tiny.py --work-dir run --images {name}', 1, said) for name, said in NO_IMAGES.items()),
+        *((f'{TRAIN} --init {name}', 1, text) for name, text in NO_CHECKPOINTS.items()),
+        *((f'tiny.py --work-dir run --images {name}', 1, text) for name, text in NO_IMAGES.items()),
         (f'{TRAIN} --seed x', 2, "--seed: must be a whole number .* got 'x'"),
         (f'{TRAIN} --seed -1', 2, "got '-1'"),
         (f'{TRAIN} --value-range 1', 2, '--value-range: expected 2 arguments'),
         (f'{TRAIN} --value-range 9 1', 1, '9'),
         (f'{TRAIN} --value-range nan 1', 1, 'nan'),
-        (f'{TRAIN} --trust', 1, '--trust goes with --init'),
+        (f'{TRAIN} --trust', 1, '--trust requires --init'),
         (f'{TRAIN} --device cuda', 2, 'unrecognized arguments: --device cuda'),
         (f'{TRAIN} --resume iter_1.pth', 2, 'unrecognized arguments: iter_1.pth'),
         (f'{TRAIN} --launcher slurms', 2, 'did you mean slurm'),
@@ -79,8 +79,8 @@ MISTAKES = {
         (f'{TRAIN} --cfg-options a=[1', 2, "not balanced in 'a=.1'"),
         (f'{TRAIN} --cfg-options modèle=1', 1, "did you mean 'model'"),
         *(
-            (f'{TRAIN} --cfg-options {option}', 1, said)
-            for option, said in (
+            (f'{TRAIN} --cfg-options {option}', 1, text)
+            for option, text in (
                 ('train_dataloader.batch_size=0', 'batch_size'),
                 ('train_dataloader.batch_size=99', 'batch_size=6'),
                 ('train_dataloader.num_workers=-1', 'num_workers.* got -1'),
@@ -94,7 +94,7 @@ MISTAKES = {
                 ('model.type=CoTaP', "did you mean 'CoTAP'"),
                 ('model.neck.num_prototypes=x', "num_prototypes.*got 'x'"),
                 ('model.backbone.patch_size=0', 'patch_size.* got 0'),
-                ('model.backbone=1', 'model.backbone: this is a part with keys of its own'),
+                ('model.backbone=1', 'model.backbone: this is a dict'),
                 *WRONG_OPTIONS,
             )
         ),
@@ -120,7 +120,7 @@ MISTAKES = {
     ],
     'evaluate': [
         ('', 2, 'required: BACKBONE, --protocol, --data'),
-        *((f'{name} {MEASURE}', 1, said) for name, said in NO_CHECKPOINTS.items()),
+        *((f'{name} {MEASURE}', 1, text) for name, text in NO_CHECKPOINTS.items()),
         (f'data iter_1.pth {MEASURE}', 1, 'data'),
         (f'iter_1.pth iter_1.pth {MEASURE}', 1, "two backbones are called 'iter_1'"),
         (f'iter_1.pth@bakbone {MEASURE}', 1, 'iter_1.pth@bakbone'),
@@ -157,8 +157,8 @@ MISTAKES = {
     ],
     'visualize': [
         ('', 2, 'required: .*CHECKPOINT, --images, --out'),
-        *((f'{name} {LOOK}', 1, said) for name, said in NO_CHECKPOINTS.items()),
-        *((f'iter_1.pth --out out --images {name}', 1, said) for name, said in NO_IMAGES.items()),
+        *((f'{name} {LOOK}', 1, text) for name, text in NO_CHECKPOINTS.items()),
+        *((f'iter_1.pth --out out --images {name}', 1, text) for name, text in NO_IMAGES.items()),
         (f'images iter_1.pth {LOOK}', 1, 'images'),
         (f'iter_1.pth {LOOK} --kinds pcaa', 2, 'did you mean pca'),
         (f'iter_1.pth {LOOK} --kinds classes', 1, 'needs --labels'),
@@ -209,7 +209,7 @@ MISTAKES = {
     'convert': [
         ('', 2, 'required: checkpoint, out'),
         ('iter_1.pth', 2, 'required: out'),
-        *((f'{name} o.pth', 1, said) for name, said in NO_CHECKPOINTS.items()),
+        *((f'{name} o.pth', 1, text) for name, text in NO_CHECKPOINTS.items()),
         ('o.pth iter_1.pth', 1, 'iter_1.pth'),
         ('iter_1.pth iter_1.pth --overwrite', 1, 'is the checkpoint itself'),
         ('iter_1.pth ./iter_1.pth --overwrite', 1, 'is the checkpoint itself'),
@@ -230,8 +230,8 @@ MISTAKES = {
         ('iter_1.pth o.pth', 2, 'required: --license'),
         ('iter_1.pth o.pth --licence MIT', 2, r'--licence is unknown \(did you mean --license'),
         *(
-            (f'{name} o.pth --license MIT', 1, said)
-            for name, said in NO_CHECKPOINTS.items()
+            (f'{name} o.pth --license MIT', 1, text)
+            for name, text in NO_CHECKPOINTS.items()
             if name != 'head.pth'
         ),
         ('o.pth iter_1.pth --license MIT', 1, 'o.pth is not a file'),
@@ -245,10 +245,10 @@ MISTAKES = {
     'build_neighbors': [
         ('', 2, 'required: images, --out'),
         ('images', 2, 'required: --out'),
-        *((f'{name} {NEIGHBORS}', 1, said) for name, said in NO_IMAGES.items()),
+        *((f'{name} {NEIGHBORS}', 1, text) for name, text in NO_IMAGES.items()),
         *(
-            (f'images {NEIGHBORS} --checkpoint {name}', 1, said)
-            for name, said in NO_CHECKPOINTS.items()
+            (f'images {NEIGHBORS} --checkpoint {name}', 1, text)
+            for name, text in NO_CHECKPOINTS.items()
             if name != 'head.pth'
         ),
         (f'images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
@@ -272,7 +272,7 @@ MISTAKES = {
     'pack_dataset': [
         ('', 2, 'required: images, --out'),
         ('images o.lmdb', 2, 'required: --out'),
-        *((f'{name} --out o.lmdb', 1, said) for name, said in NO_IMAGES.items()),
+        *((f'{name} --out o.lmdb', 1, text) for name, text in NO_IMAGES.items()),
         ('images --out o.zip', 1, '.lmdb, got o.zip'),
         ('images --out images', 2, 'images is a folder'),
         ('images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
@@ -339,7 +339,7 @@ def place(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def tools():
-    """Each tool is loaded once."""
+    """Cache of loaded tools."""
     sys.path[:0] = [str(TOOLS), str(TOOLS / 'studies')]
     loaded = {}
     yield lambda name: loaded[name] if name in loaded else loaded.setdefault(name, load_tool(name))
@@ -354,12 +354,12 @@ def in_place(place, monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
-@pytest.mark.parametrize('tool, arguments, status, said', ROWS)
-def test_a_mistake_ends_in_one_sentence(tools, place, capsys, tool, arguments, status, said):
+@pytest.mark.parametrize('tool, arguments, status, text', ROWS)
+def test_user_error_is_one_sentence(tools, place, capsys, tool, arguments, status, text):
     before = listing(place)
     found, sentences, everything = ending(tools(tool).main, shlex.split(arguments), capsys)
     assert found == status, everything
-    assert len(sentences) == 1 and re.search(said, sentences[0]), everything
+    assert len(sentences) == 1 and re.search(text, sentences[0]), everything
     assert 'Traceback' not in everything
     assert listing(place) == before
 
@@ -374,7 +374,7 @@ def test_a_mistake_ends_in_one_sentence(tools, place, capsys, tool, arguments, s
         ('viewer', 'iter_1.pth images --port 0', 'gradio'),
     ],
 )
-def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arguments, package):
+def test_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arguments, package):
     main, before = tools(tool).main, listing(place)
     for name in [
         name
@@ -390,18 +390,16 @@ def test_a_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arg
 
 
 @pytest.mark.parametrize(
-    'option, said',
+    'option, text',
     [
         ('model.neck.num_prototypes=0', 'no prototypes'),
         ('randomness.foo=1', '--cfg-options randomness.foo=1: .* unexpected keyword argument'),
         ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2, 1'),
     ],
 )
-def test_what_a_runner_refuses_leaves_only_neighbors(
-    tools, tmp_path, capsys, monkeypatch, option, said
-):
-    """Neighbors can take hours to find, and the next try needs them."""
-    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers hold an earlier stderr
+def test_failed_start_keeps_only_neighbors(tools, tmp_path, capsys, monkeypatch, option, text):
+    """Computing neighbors can take hours, and the next attempt needs them."""
+    monkeypatch.setattr(logging, 'raiseExceptions', False)  # loggers refer to an earlier stderr
     (tmp_path / 'run').mkdir()
     (tmp_path / 'run' / 'tiny.py').write_text('mine')
     status, sentences, everything = ending(
@@ -409,7 +407,7 @@ def test_what_a_runner_refuses_leaves_only_neighbors(
         ['tiny.py', '--images', 'images', '--work-dir', tmp_path / 'run', '--cfg-options', option],
         capsys,
     )
-    assert status == 1 and len(sentences) == 1 and re.search(said, sentences[0]), everything
+    assert status == 1 and len(sentences) == 1 and re.search(text, sentences[0]), everything
     assert 'Traceback' not in everything
     left = [name for name, _ in listing(tmp_path / 'run')]
     assert left == [next(name for name in left if name.startswith('neighbors_')), 'tiny.py']

@@ -1,4 +1,4 @@
-"""Look at a data set of MMPretrain: are there images, and as many classes as the head has?"""
+"""Check an MMPretrain data set: images exist, and labels fit the classes of the head."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .depth import look_at_depth
+from .depth import collect_deep_images
 from .findings import (
     SAMPLE,
     Findings,
     Part,
     counted,
     image_size,
-    look_through,
+    iter_sampled,
     missing_files,
     spread,
 )
 
 
 def check_classification(part: Part, findings: Findings) -> None:
-    """Find what MMPretrain would stumble over in a folder or list of images.
+    """Check a folder or list of images that MMPretrain's CustomDataset reads.
 
-    Folders of classes are listed, not searched: ImageNet has a million files.
+    Only a sample of the files in class folders is listed: ImageNet has a million files.
 
     Args:
         part (Part): The data set.
-        findings (Findings): Gets problems and warnings.
+        findings (Findings): Errors and warnings are added to it.
     """
     from mmpretrain.datasets import CustomDataset
     from mmpretrain.registry import DATASETS
 
     kind = part.config.get('type')
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
     if (
-        found is None
-        or not issubclass(found, CustomDataset)
-        or found.load_data_list is not CustomDataset.load_data_list
+        cls is None
+        or not issubclass(cls, CustomDataset)
+        or cls.load_data_list is not CustomDataset.load_data_list
     ):
         return
     dataset = DATASETS.build(
@@ -75,9 +75,9 @@ def _check_list(part: Part, dataset: Any, findings: Findings) -> None:
     if not images:
         findings.errors.append(f'{part}: the list {path} is empty')
         return
-    gone = missing_files(images)
-    if gone:
-        findings.errors.append(f'{part}: {counted(gone, len(images), "images")}')
+    missing = missing_files(images)
+    if missing:
+        findings.errors.append(f'{part}: {counted(missing, len(images), "images")}')
         return
     _check_files(part, images, findings)
     _compare(part, highest + 1, f'{path} has labels up to {highest}', findings)
@@ -85,9 +85,9 @@ def _check_list(part: Part, dataset: Any, findings: Findings) -> None:
 
 def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
     root = Path(dataset.img_prefix)
-    folders = sorted(each for each in root.iterdir() if each.is_dir())
+    folders = sorted(path for path in root.iterdir() if path.is_dir())
     if not folders:
-        findings.errors.append(f'{part}: {root} has no folders; it must hold one for each class')
+        findings.errors.append(f'{part}: {root} has no folders; it needs one folder per class')
         return
     classes = dataset.metainfo.get('classes')
     if classes is not None and len(classes) != len(folders):
@@ -116,8 +116,8 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
 
 
 def _check_files(part: Part, images: list[str], findings: Findings) -> None:
-    look_at_depth(part, images, findings)
-    for path in look_through(images):
+    collect_deep_images(part, images, findings)
+    for path in iter_sampled(images):
         try:
             image_size(path)
         except ValueError as error:

@@ -1,4 +1,4 @@
-"""Look at a data set of MMDetection: do the classes and boxes of its annotations fit the config?"""
+"""Check an MMDetection data set: classes and boxes of its annotations fit the config."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .depth import look_at_depth
+from .depth import collect_deep_images
 from .findings import (
     SAMPLE,
     Findings,
     Part,
     counted,
     image_size,
-    look_through,
+    iter_sampled,
     missing_files,
     names,
     spread,
@@ -23,11 +23,11 @@ from .findings import (
 
 
 def check_detection(part: Part, findings: Findings) -> None:
-    """Find what MMDetection would stumble over, or train on without a box.
+    """Find errors that would crash MMDetection, or make it train without a box.
 
     Args:
         part (Part): The data set.
-        findings (Findings): Gets problems and warnings.
+        findings (Findings): Errors and warnings are added to it.
 
     Raises:
         FileNotFoundError: If a file or folder is missing.
@@ -36,8 +36,8 @@ def check_detection(part: Part, findings: Findings) -> None:
     from mmdet.registry import DATASETS
 
     kind = part.config.get('type')
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if found is None or not issubclass(found, BaseDetDataset):
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if cls is None or not issubclass(cls, BaseDetDataset):
         return
     dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmdet', 'lazy_init': True})
     if not Path(dataset.ann_file).is_file():
@@ -48,28 +48,28 @@ def check_detection(part: Part, findings: Findings) -> None:
         return
     if isinstance(dataset.metainfo.get('classes'), str):
         findings.errors.append(
-            f'{part}: metainfo.classes must be a list of names, got the text '
+            f'{part}: metainfo.classes must be a list of names, got the string '
             f'{dataset.metainfo["classes"]!r}; write ("NAME", )'
         )
         return
-    if found.load_data_list is CocoDataset.load_data_list:
+    if cls.load_data_list is CocoDataset.load_data_list:
         _check_coco(part, dataset, findings)
-    elif issubclass(found, XMLDataset) and part.reads_labels():
+    elif issubclass(cls, XMLDataset) and part.reads_labels():
         _check_infos(part, dataset, findings)
 
 
 def compare_parts(findings: Findings) -> None:
-    """Training and validation must number the classes alike.
+    """Check that training and validation assign the same label to each class.
 
-    MMDetection numbers the classes that a json has, in the order of the json.
+    MMDetection numbers the classes of a json in the order of the json.
     """
-    found = list(findings.class_orders.values())
-    for (first, one), (second, other) in zip(found, found[1:]):
+    orders = list(findings.class_orders.values())
+    for (first, one), (second, other) in zip(orders, orders[1:]):
         if one != other:
             findings.errors.append(
                 f'{first} and {second} number the classes differently: {names(one)} and '
-                f'{names(other)}; MMDetection counts the categories of each json that are among '
-                'metainfo.classes, in the order of the json'
+                f'{names(other)}; MMDetection numbers the categories of each json that are in '
+                'metainfo.classes in the order of the json'
             )
 
 
@@ -80,13 +80,13 @@ def read_coco(path: str) -> dict[str, Any]:
         path (str): The file.
 
     Returns:
-        dict: With lists ``images``, ``annotations`` and ``categories``.
+        dict: Content of the file, with lists ``images``, ``annotations`` and ``categories``.
 
     Raises:
-        ValueError: If it is damaged or of another form, with the first wrong entry.
+        ValueError: If the file is damaged or has another format; names the first wrong entry.
     """
     try:
-        found = json.loads(Path(path).read_text(encoding='utf-8-sig'))
+        content = json.loads(Path(path).read_text(encoding='utf-8-sig'))
     except (ValueError, RecursionError) as error:
         raise ValueError(f'{path} is not a COCO json: {type(error).__name__}: {error}') from error
     wanted = dict(
@@ -95,9 +95,9 @@ def read_coco(path: str) -> dict[str, Any]:
         annotations=('id', 'image_id', 'category_id', 'bbox', 'area'),
     )
     for key, fields in wanted.items():
-        rows = found.get(key) if isinstance(found, dict) else None
-        if key != 'images' and rows is None and isinstance(found, dict):
-            rows = found[key] = []  # of unlabeled images
+        rows = content.get(key) if isinstance(content, dict) else None
+        if key != 'images' and rows is None and isinstance(content, dict):
+            rows = content[key] = []  # of unlabeled images
         if not isinstance(rows, list):
             raise ValueError(f'{path} is not a COCO json: it has no list {key!r}')
         for row in rows:
@@ -107,28 +107,28 @@ def read_coco(path: str) -> dict[str, Any]:
                     f'{path}: {key} must have {", ".join(fields)}; {lacks[0]} is '
                     f'missing in {str(row)[:80]}'
                 )
-    return found
+    return content
 
 
 def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
     path = dataset.ann_file
     try:
-        found = read_coco(path)
+        content = read_coco(path)
     except ValueError as error:
         findings.errors.append(f'{part}: {error}')
         return
-    if not found['images']:
+    if not content['images']:
         findings.errors.append(f'{part}: {path} lists no images')
         return
     folder = dataset.data_prefix.get('img', '')
     _check_images(
-        part, [os.path.join(folder, str(row['file_name'])) for row in found['images']], findings
+        part, [os.path.join(folder, str(row['file_name'])) for row in content['images']], findings
     )
     if not part.reads_labels() and part.name == 'train':
         return  # unlabeled images
     classes = list(dataset.metainfo.get('classes') or ())
-    present = [row['name'] for row in found['categories'] if row['name'] in classes]
-    theirs = [row['name'] for row in found['categories']]
+    present = [row['name'] for row in content['categories'] if row['name'] in classes]
+    theirs = [row['name'] for row in content['categories']]
     if not present:
         findings.errors.append(
             f'{part}: none of the classes of the config ({names(classes)}) is a category of {path} '
@@ -141,26 +141,26 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
         absent = [name for name in classes if name not in present]
         findings.warnings.append(
             f'{part}: {len(absent)} of {len(classes)} classes of the config '
-            f'({names(absent)}) are no categories of {path} ({names(theirs)})'
+            f'({names(absent)}) are not categories of {path} ({names(theirs)})'
         )
     _check_numbers(part, len(present), findings)
-    numbers = {row['id'] for row in found['categories'] if row['name'] in present}
-    boxes = [row for row in found['annotations'] if row['category_id'] in numbers]
-    _check_boxes(part, path, found, boxes, findings)
+    numbers = {row['id'] for row in content['categories'] if row['name'] in present}
+    boxes = [row for row in content['annotations'] if row['category_id'] in numbers]
+    _check_boxes(part, path, content, boxes, findings)
 
 
 def _check_boxes(
-    part: Part, path: str, found: dict[str, Any], boxes: list[dict], findings: Findings
+    part: Part, path: str, content: dict[str, Any], boxes: list[dict], findings: Findings
 ) -> None:
-    total = len(found['annotations'])
-    known = {row['id'] for row in found['images']}
+    total = len(content['annotations'])
+    known = {row['id'] for row in content['images']}
     placed = [row for row in boxes if row['image_id'] in known]
     usable = [row for row in placed if _is_usable(row)]
     if not usable:
         why = (
             f'none of its {total} annotations is a box of a class of the config'
             if not boxes
-            else f'its {len(boxes)} boxes belong to no image of the file'
+            else f'its {len(boxes)} boxes do not belong to images of the file'
             if not placed
             else f'all {len(placed)} boxes are ignored, or smaller than a pixel'
         )
@@ -195,7 +195,7 @@ def _is_usable(row: dict[str, Any]) -> bool:
 
 
 def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
-    """Of the format of VOC, what the library itself reads."""
+    """Check annotations in the VOC format as the library reads them."""
     infos = dataset.load_data_list()
     if not infos:
         findings.errors.append(f'{part}: {dataset.ann_file} lists no images')
@@ -214,22 +214,22 @@ def _names_in_xml(infos: Sequence[dict[str, Any]]) -> str:
     from xml.etree import ElementTree
 
     theirs: dict[str, None] = {}
-    for info in spread([each for each in infos if 'xml_path' in each], SAMPLE) if infos else ():
+    for info in spread([row for row in infos if 'xml_path' in row], SAMPLE) if infos else ():
         for node in ElementTree.parse(info['xml_path']).getroot().findall('object/name'):
             theirs[str(node.text)] = None
-    return f'; their objects are {names(list(theirs))}' if theirs else ''
+    return f'; the classes in the files are {names(list(theirs))}' if theirs else ''
 
 
 def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
-    gone = missing_files(paths)
-    if gone:
+    missing = missing_files(paths)
+    if missing:
         findings.errors.append(
-            f'{part}: {counted(gone, len(paths), "images")} (data_prefix.img, '
+            f'{part}: {counted(missing, len(paths), "images")} (data_prefix.img, '
             'relative to data_root)'
         )
         return
-    look_at_depth(part, paths, findings)
-    for path in look_through(paths):
+    collect_deep_images(part, paths, findings)
+    for path in iter_sampled(paths):
         try:
             image_size(path)
         except ValueError as error:
@@ -238,7 +238,7 @@ def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
 
 
 def _check_numbers(part: Part, count: int, findings: Findings) -> None:
-    """Labels 0..count - 1 must be classes of every head."""
+    """Check that labels 0..count - 1 are classes of every head."""
     for head in part.heads:
         if head.num_classes < count:
             findings.errors.append(

@@ -1,8 +1,8 @@
-"""Look at the data of a downstream run before it trains or tests.
+"""Check the data of a downstream run before it trains or tests.
 
-What MMSegmentation, MMDetection and MMPretrain would report as "need at least one array",
-"Target 2 is out of bounds" or not at all (an epoch without boxes) is found here within
-seconds: files are sampled, annotation files are read once, on rank 0.
+Finds errors within seconds that MMSegmentation, MMDetection and MMPretrain report as "need at
+least one array", "Target 2 is out of bounds", or not at all (an epoch without boxes). Rank 0
+opens a sample of the files, and reads annotation files once.
 """
 
 from __future__ import annotations
@@ -43,30 +43,30 @@ _NOT_SCORING = (
 
 
 class Head(NamedTuple):
-    """A part of a model that distinguishes classes: its key, and how many."""
+    """A part of a model that predicts classes: its key, and their number."""
 
     key: str
     num_classes: int
 
 
 def prepare_downstream(config: Config) -> None:
-    """Refuse data that a downstream run could not use, and warn about suspicious ones.
+    """Reject data that a downstream run cannot use, and warn about suspicious data.
 
     Args:
-        config (Config): Of MMSegmentation, MMDetection or MMPretrain. Changed only if images
-            have more than 8 bits, see :func:`.set_value_range`. A config without
-            ``train_dataloader`` is tested, and its test data are looked at.
+        config (Config): Config of MMSegmentation, MMDetection or MMPretrain. It is changed only
+            if images have more than 8 bits, see :func:`.set_value_range`. The test data are
+            checked if it has no ``train_dataloader``, otherwise training and validation data.
 
     Raises:
-        ValueError: With all problems; the same on every rank.
+        ValueError: Lists all errors; the same on every rank.
     """
     _refuse_augmented(config)
-    found = [None]
+    results = [None]
     if is_main_process():
         findings = _examine(config)
-        found = [(*_sentences(findings), range_of(findings))]
-    broadcast_object_list(found)
-    errors, warnings, value_range = found[0]
+        results = [(*_sentences(findings), range_of(findings))]
+    broadcast_object_list(results)
+    errors, warnings, value_range = results[0]
     for sentence in warnings:
         print_log(sentence, logger='current', level=logging.WARNING)
     if errors:
@@ -76,14 +76,14 @@ def prepare_downstream(config: Config) -> None:
     set_value_range(config, value_range)
 
 
-def look_at(config: Config) -> tuple[list[str], list[str]]:
-    """Look at the data sets of a config.
+def check_data(config: Config) -> tuple[list[str], list[str]]:
+    """Check the data sets of a config.
 
     Args:
-        config (Config): As in :func:`prepare_downstream`.
+        config (Config): Config of MMSegmentation, MMDetection or MMPretrain.
 
     Returns:
-        tuple: What makes the run impossible, and what is suspicious.
+        tuple[list[str], list[str]]: Errors, which make the run impossible, and warnings.
     """
     return _sentences(_examine(config))
 
@@ -107,11 +107,11 @@ def _examine(config: Config) -> Findings:
                 Part(name, inner, tuple(heads_of(config.model)))
                 for inner in inner_datasets(loader['dataset'])
             ]
-        except ValueError as error:  # a wrapper that cannot be looked into
+        except ValueError as error:  # an unknown wrapper
             findings.warnings.append(f'{name}_dataloader was not checked: {error}')
     _check_metric_files(config, findings)
     for part in parts:
-        _look_at_part(check, part, findings)
+        _check_part(check, part, findings)
     if check is check_detection:
         compare_parts(findings)
     judge_depth(findings)
@@ -119,18 +119,18 @@ def _examine(config: Config) -> Findings:
 
 
 def heads_of(model: Any, key: str = 'model') -> Iterator[Head]:
-    """The parts of a model's config with ``num_classes`` that labels must fit.
+    """Find the parts of a model's config with ``num_classes`` that labels must fit.
 
     Args:
         model (dict): Config of the model, or a part of it.
-        key (str): Its place, for messages. Defaults to 'model'.
+        key (str): Dotted key of ``model``, for messages. Defaults to 'model'.
 
     Yields:
-        Head: Not those of teachers, region proposals and class-agnostic parts.
+        Head: All heads except those of teachers, region proposals and class-agnostic parts.
     """
     if isinstance(model, (list, tuple)):
-        for index, each in enumerate(model):
-            yield from heads_of(each, f'{key}.{index}')
+        for index, part in enumerate(model):
+            yield from heads_of(part, f'{key}.{index}')
     if not isinstance(model, dict):
         return
     count = model.get('num_classes')
@@ -148,7 +148,7 @@ def heads_of(model: Any, key: str = 'model') -> Iterator[Head]:
             yield from heads_of(value, f'{key}.{name}')
 
 
-def _look_at_part(check: Callable[[Part, Findings], None], part: Part, findings: Findings) -> None:
+def _check_part(check: Callable[[Part, Findings], None], part: Part, findings: Findings) -> None:
     backend = part.config.get('backend_args') or {}
     if backend.get('backend', 'local') != 'local':
         findings.warnings.append(
@@ -166,12 +166,12 @@ def _look_at_part(check: Callable[[Part, Findings], None], part: Part, findings:
         )
         findings.errors.append(f'{part} is not complete in {root}: {why}')
     except Exception as error:
-        # Whatever a library's own data set raises here, it raises again when the run is built.
+        # An error of a library's own data set is raised again when the run is built.
         findings.warnings.append(f'{part} could not be checked: {type(error).__name__}: {error}')
 
 
 def _check_metric_files(config: Config, findings: Findings) -> None:
-    """The annotation files of metrics, which are opened after the first epoch only."""
+    """Check the annotation files of metrics, which are opened only after the first epoch."""
     for name in ('val', 'test'):
         metrics = config.get(f'{name}_evaluator') or []
         for metric in metrics if isinstance(metrics, (list, tuple)) else [metrics]:
@@ -186,6 +186,6 @@ def _refuse_augmented(config: Config) -> None:
     wrapper, _ = wrapper_and_model(config.model)
     if wrapper and config.get('train_dataloader'):
         raise ValueError(
-            f'model {wrapper} augments tests and cannot be trained; train the model '
-            'in its module=..., and test with --tta'
+            f'model {wrapper} is for test-time augmentation and cannot be trained; train the '
+            'model in its module=..., and test with --tta'
         )

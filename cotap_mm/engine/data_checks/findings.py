@@ -1,4 +1,4 @@
-"""What the checks of downstream data share."""
+"""Results and helpers that the checks of downstream data share."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from cotap_mm.datasets.sources.decoding import image_header
 from cotap_mm.datasets.sources.files import read_image_bytes
 from cotap_mm.datasets.sources.value_range import Samples
 
-SAMPLE = 64  # files of a data set that are opened in any case
-SECONDS = 5.0  # spent on opening more of them, so that small data sets are seen whole
-EXIST = 1000  # files whose existence is checked
-_ORIENTATION = 0x0112  # EXIF tag; from 5 on, width and height are swapped
+SAMPLE = 64  # number of files of a data set that are always opened
+SECONDS = 5.0  # time for opening more files, enough for all files of a small data set
+EXIST = 1000  # number of files whose existence is checked
+_ORIENTATION = 0x0112  # EXIF tag; values >= 5 swap width and height
 
 
 class Findings:
-    """What the checks found.
+    """Results of the checks.
 
     Attributes:
-        errors (list): Problems that make the run impossible, in sentences.
-        warnings (list): What is suspicious.
-        class_orders (dict): Name of a part -> the part, and its classes in the order in which
-            they are numbered.
-        deep_images (list): Images with more than 8 bits among those that were looked at.
+        errors (list[str]): Problems that make the run impossible.
+        warnings (list[str]): Suspicious properties of the data.
+        class_orders (dict): Name of a part -> the part, and its classes in the order of their
+            labels.
+        deep_images (list[DeepImage]): Sampled images with more than 8 bits.
     """
 
     def __init__(self) -> None:
@@ -42,8 +42,8 @@ class Part(NamedTuple):
 
     Attributes:
         name (str): 'train', 'val' or 'test'.
-        config (dict): Of the data set, without wrappers.
-        heads (tuple): Of the model, see :func:`heads_of`.
+        config (dict): Config of the data set, without wrappers.
+        heads (tuple): Heads of the model, see :func:`.heads_of`.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Part(NamedTuple):
         return f'{self.name} data ({getattr(kind, "__name__", kind)})'
 
     def reads_labels(self) -> bool:
-        """Whether the pipeline loads annotations in the library's usual way."""
+        """Whether the pipeline loads annotations with the library's LoadAnnotations."""
         return any(
             name_of(step) == 'LoadAnnotations' for step in steps_of(self.config.get('pipeline'))
         )
 
     def option(self, key: str) -> bool:
-        """Whether a step that loads annotations has an option switched on."""
+        """Whether a step that loads annotations has an option enabled."""
         return any(
             name_of(step) == 'LoadAnnotations' and step.get(key)
             for step in steps_of(self.config.get('pipeline'))
@@ -69,7 +69,7 @@ class Part(NamedTuple):
 
 
 class DeepImage(NamedTuple):
-    """An image with more than 8 bits: its data set, its path, and some of its values."""
+    """An image with more than 8 bits: its data set, its path, and a sample of its values."""
 
     part: Part
     path: str
@@ -77,10 +77,10 @@ class DeepImage(NamedTuple):
 
 
 def steps_of(pipeline: Any) -> Iterator[dict[str, Any]]:
-    """All steps of a pipeline, nested ones too."""
+    """Yield all steps of a pipeline, including nested ones."""
     if isinstance(pipeline, (list, tuple)):
-        for each in pipeline:
-            yield from steps_of(each)
+        for step in pipeline:
+            yield from steps_of(step)
     elif isinstance(pipeline, dict):
         if 'type' in pipeline:
             yield pipeline
@@ -89,13 +89,13 @@ def steps_of(pipeline: Any) -> Iterator[dict[str, Any]]:
 
 
 def spread(items: Sequence[Any], most: int) -> list[Any]:
-    """At most ``most`` items, evenly spread."""
+    """Select at most ``most`` evenly spaced items."""
     kept = min(most, len(items))
     return [items[i * len(items) // kept] for i in range(kept)]
 
 
-def look_through(items: Sequence[Any]) -> Iterator[Any]:
-    """:data:`SAMPLE` items, evenly spread, then the others for :data:`SECONDS`."""
+def iter_sampled(items: Sequence[Any]) -> Iterator[Any]:
+    """Yield :data:`SAMPLE` evenly spaced items, then other items for :data:`SECONDS`."""
     start = time.monotonic()
     first = {i * len(items) // SAMPLE for i in range(SAMPLE)} if len(items) > SAMPLE else set()
     for index in sorted(first):
@@ -109,7 +109,7 @@ def look_through(items: Sequence[Any]) -> Iterator[Any]:
 
 
 def image_size(path: str) -> tuple[int, int]:
-    """Height and width of an image as it is shown, from its header.
+    """Read height and width of an image from its header, after EXIF rotation.
 
     Raises:
         ValueError: If the file is not an image.
@@ -119,41 +119,47 @@ def image_size(path: str) -> tuple[int, int]:
             raise ValueError('not a regular file')
         with Image.open(path) as image:
             width, height = image.size
-            turned = image.getexif().get(_ORIENTATION, 1) >= 5
-    except UnidentifiedImageError as error:  # perhaps a TIFF that only OpenCV reads
+            is_rotated = image.getexif().get(_ORIENTATION, 1) >= 5
+    except UnidentifiedImageError as error:  # may be a TIFF that only OpenCV can read
         try:
             return image_header(read_image_bytes(path))[:2]
         except Exception:
             raise _unreadable(path, error) from error
     except Exception as error:  # decoders raise many types
         raise _unreadable(path, error) from error
-    return (width, height) if turned else (height, width)
+    return (width, height) if is_rotated else (height, width)
 
 
 def _unreadable(path: str, error: Exception) -> ValueError:
     return ValueError(
-        f'image {path} cannot be read ({type(error).__name__}: {error}); remove it, or replace it'
+        f'image {path} cannot be read ({type(error).__name__}: {error}); remove or replace it'
     )
 
 
 def missing_files(paths: Sequence[str]) -> list[str]:
-    """Those of up to :data:`EXIST` paths that do not exist."""
+    """Missing files among up to :data:`EXIST` evenly spaced paths."""
     return [path for path in spread(paths, EXIST) if not Path(path).exists()]
 
 
 def counted(missing: Sequence[str], of: int, what: str) -> str:
-    """Sentence about missing files."""
+    """Sentence about missing files.
+
+    Args:
+        missing (sequence): Missing files among those that were checked.
+        of (int): Number of all files.
+        what (str): Kind of the files, e.g. 'images'.
+    """
     share = f'{len(missing)} of {min(of, EXIST)}' + (' sampled' if of > EXIST else '')
     return f'{share} {what} do not exist, the first is {missing[0]}'
 
 
 def names(values: Sequence[Any], most: int = 12) -> str:
-    """A list for a sentence, shortened."""
+    """Comma-separated list for a message, shortened to ``most`` values."""
     more = f', ... ({len(values)} in all)' if len(values) > most else ''
     return ', '.join(map(str, values[:most])) + more
 
 
 def name_of(step: Any) -> str:
-    """Type of a step without its scope."""
+    """Type of a step, without its scope."""
     kind = step.get('type') if isinstance(step, dict) else step
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

@@ -1,4 +1,4 @@
-"""Look at a data set of MMSegmentation: are there images, masks, and the right values in them?"""
+"""Check an MMSegmentation data set: images and masks exist, and mask values are classes."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from typing import Any
 from cotap_mm.evaluation.data.label_files import read_label
 from cotap_mm.evaluation.data.mmseg_images import map_label
 
-from .depth import look_at_depth
-from .findings import Findings, Part, counted, image_size, look_through, missing_files, names
+from .depth import collect_deep_images
+from .findings import Findings, Part, counted, image_size, iter_sampled, missing_files, names
 
 
 def check_segmentation(part: Part, findings: Findings) -> None:
-    """Find what MMSegmentation would stumble over.
+    """Find errors that would crash MMSegmentation, or make it train on wrong labels.
 
     Args:
         part (Part): The data set.
-        findings (Findings): Gets problems and warnings.
+        findings (Findings): Errors and warnings are added to it.
 
     Raises:
         FileNotFoundError: If a folder is missing.
@@ -26,22 +26,23 @@ def check_segmentation(part: Part, findings: Findings) -> None:
     from mmseg.registry import DATASETS
 
     kind = part.config.get('type')
-    found = DATASETS.get(kind) if isinstance(kind, str) else kind
-    if found is None or not issubclass(found, BaseSegDataset):
+    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    if cls is None or not issubclass(cls, BaseSegDataset):
         return
     dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmseg', 'lazy_init': True})
     infos = dataset.load_data_list()
     if not infos:
         folder = dict(dataset.data_prefix).get('img_path')
         findings.errors.append(
-            f'{part} has no image: none in {folder} ends with {dataset.img_suffix!r} (img_suffix)'
+            f'{part} has no image: no file in {folder} ends with {dataset.img_suffix!r} '
+            '(img_suffix)'
         )
         return
-    gone = missing_files([info['img_path'] for info in infos])
-    if gone:
-        findings.errors.append(f'{part}: {counted(gone, len(infos), "images")}')
+    missing = missing_files([info['img_path'] for info in infos])
+    if missing:
+        findings.errors.append(f'{part}: {counted(missing, len(infos), "images")}')
         return
-    look_at_depth(part, [info['img_path'] for info in infos], findings)
+    collect_deep_images(part, [info['img_path'] for info in infos], findings)
     _check_heads(part, dataset, findings)
     if part.reads_labels():
         _check_masks(part, dataset, infos, findings)
@@ -64,17 +65,17 @@ def _check_masks(
     if None in masks:
         findings.errors.append(f'{part} has images without masks: data_prefix has no seg_map_path')
         return
-    gone = missing_files(masks)
-    if gone:
+    missing = missing_files(masks)
+    if missing:
         findings.errors.append(
-            f'{part}: {counted(gone, len(masks), "masks")} (seg_map_suffix is '
+            f'{part}: {counted(missing, len(masks), "masks")} (seg_map_suffix is '
             f'{dataset.seg_map_suffix!r})'
         )
         return
     limit = min((max(head.num_classes, 2) for head in part.heads), default=256)
     seen: dict[int, int] = {}
     count = 0
-    for info in look_through(infos):
+    for info in iter_sampled(infos):
         count += 1
         try:
             values = map_label(read_label(info['seg_map_path'], image_size(info['img_path'])), info)
@@ -112,16 +113,16 @@ def _out_of_range(
     return (
         f'{part}: label mask {info["seg_map_path"]} has the values {names(wrong)}{shifted}, '
         f'but labels must be 0..{limit - 1} or {dataset.ignore_index} (ignored), since '
-        f'{owner}{known}; correct the masks, or num_classes and metainfo.classes'
+        f'{owner}{known}; fix the masks, or num_classes and metainfo.classes'
     )
 
 
 def _judge(part: Part, dataset: Any, seen: dict[int, int], count: int, findings: Findings) -> None:
-    """Whether the sampled masks show enough classes."""
+    """Check that the sampled masks contain enough classes."""
     ignored = seen.pop(dataset.ignore_index, 0)
     if not seen:
         findings.errors.append(
-            f'{part}: in {count} masks every pixel is {dataset.ignore_index}, '
+            f'{part}: every pixel of {count} masks is {dataset.ignore_index}, '
             'which is ignored; there is nothing to learn or score'
         )
     elif len(seen) == 1:
@@ -129,10 +130,10 @@ def _judge(part: Part, dataset: Any, seen: dict[int, int], count: int, findings:
         value = next(iter(seen))
         title = f' ({classes[value]})' if value < len(classes) else ''
         findings.warnings.append(
-            f'{part}: {count} masks show only class {value}{title}'
+            f'{part}: {count} masks contain only class {value}{title}'
             + (
-                f' and pixels of {dataset.ignore_index}, which is ignored. Masks of 0 and 255 must '
-                'become 0 and 1'
+                f' and pixels of {dataset.ignore_index}, which is ignored. If masks have values 0 '
+                'and 255, convert them to 0 and 1'
                 if ignored
                 else ''
             )

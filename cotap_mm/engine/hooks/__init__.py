@@ -1,3 +1,9 @@
+"""Hooks of MMEngine's Runner: everything that depends on the time in a training.
+
+:class:`cotap_mm.evaluation.hook.EvaluationHook` is not here, because it runs the protocols and
+needs only them: ``cotap_mm.evaluation`` can be used, and imported, without the training engine.
+"""
+
 from __future__ import annotations
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint

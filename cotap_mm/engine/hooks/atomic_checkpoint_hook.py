@@ -1,4 +1,4 @@
-"""Checkpoints that survive a crash, in a training that survives a full disk."""
+"""Write checkpoints atomically, and keep training when the disk is full."""
 
 from __future__ import annotations
 
@@ -27,41 +27,44 @@ from cotap_mm.files.atomic_write import atomic_write, name_bytes
 from cotap_mm.files.temporary import remove_leftovers
 from cotap_mm.registry import HOOKS
 
-from .best_checkpoints import BestCheckpointHook
+from .best_checkpoints import BestCheckpointHook, describe_error, error_on_all_ranks
 
-#: Last checkpoint whose own step was not skipped, in MMEngine's message hub.
+#: Key in MMEngine's message hub: last checkpoint whose own step was not skipped.
 _LAST_GOOD = 'last_good_ckpt'
 _POLL = 0.5  # seconds
-_WAIT, _TRY, _GIVE_UP, _STOP = range(4)  # while the disk is full; the highest of all ranks counts
+_WAIT, _TRY, _GIVE_UP, _STOP = range(4)  # while the disk is full; the maximum of all ranks is used
 
 
 class LastCheckpointLost(UserError, OSError):
-    """The end of a training could not be saved."""
+    """The last checkpoint of a training could not be saved."""
 
 
 @HOOKS.register_module()
 class AtomicCheckpointHook(BestCheckpointHook):
-    """Save so that nothing is lost, whenever the process or the disk gives up.
+    """Save checkpoints that survive crashes of the process and failures of the disk.
 
-    * A checkpoint is written under another name, brought to the disk, and renamed.
-      Beside it is its checksum, ``iter_N.pth.json``.
-    * Older checkpoints are deleted after the new one is whole, not before.
+    * A checkpoint is written under a temporary name, flushed to the disk, and renamed. Its
+      checksum is in ``iter_N.pth.json``.
+    * Older checkpoints are deleted only after the new one is complete.
     * While steps are skipped because their gradients are not finite, the last checkpoint
       before them is kept, too.
-    * Where it cannot be written, e.g. on a full disk, the training goes on and tries
-      again; at its end it waits for room. The same holds for the best checkpoint and
-      published ones (``save_best``, ``published_keys``), which are not waited for.
-    * It holds the queues and random numbers of all ranks and the place in the data, and
-      a run that resumes from it is the run that was interrupted.
+    * If a checkpoint cannot be written, e.g. because the disk is full, training continues and
+      retries; at the end of the training it waits for free space. Best and published
+      checkpoints (``save_best``, ``published_keys``) are retried, too, but not waited for.
+    * A checkpoint contains the queues and random states of all ranks and the position in the
+      data, so that a resumed run continues exactly.
 
-    Elsewhere than on a local disk files are written as MMEngine's hook does.
+    On storage other than a local disk, files are written by MMEngine's hook.
 
     Args:
-        retry_interval (int): Iterations after which a failed save is tried again.
-            Defaults to 100.
-        final_wait (float): Seconds that the end of a training waits for the last save to
-            work, before it gives up. Defaults to 3600.
-        **options: Of MMEngine's CheckpointHook.
+        *args: Positional arguments of MMEngine's CheckpointHook.
+        retry_interval (int): Iterations after which a failed save is retried. Defaults to 100.
+        final_wait (float): Seconds for which the end of a training retries the last save before
+            it gives up. Defaults to 3600.
+        **options: Keyword arguments of MMEngine's CheckpointHook.
+
+    Raises:
+        ValueError: If ``retry_interval`` is less than 1, or an option is unknown.
     """
 
     def __init__(
@@ -71,52 +74,52 @@ class AtomicCheckpointHook(BestCheckpointHook):
         unknown = set(self.args) - set(inspect.signature(Runner.save_checkpoint).parameters)
         if unknown:
             raise ValueError(
-                f'default_hooks.checkpoint: there is no option {", ".join(sorted(unknown))}'
+                f'default_hooks.checkpoint: unknown option {", ".join(sorted(unknown))}'
             )
         if retry_interval < 1:
             raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
         self.retry_interval = retry_interval
         self.final_wait = final_wait
-        self._next_try = 0  # iteration; 0 if nothing is missing
+        self._next_try = 0  # iteration; 0 if the last save succeeded
         self._missing: tuple[int, dict] = (0, {})
-        self._saved = 0  # iteration; 0 for none by this process
+        self._saved = 0  # iteration; 0 if this process has not saved yet
         self._run_state: Optional[dict] = None
         self._resumed: Optional[dict] = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep what MMEngine does not restore."""
-        # A copy: FlexibleRunner takes the parts out.
+        """Keep the state that MMEngine does not restore."""
+        # A copy, because FlexibleRunner removes parts.
         self._resumed = dict(checkpoint) if runner._resume and run_state.KEY in checkpoint else None
 
     def before_save_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Add what MMEngine does not save."""
+        """Add the state that MMEngine does not save."""
         if self._run_state is not None:
             checkpoint[run_state.KEY] = dict(
                 self._run_state, neighbors=run_state.neighbor_files(runner.cfg)
             )
 
     def before_train(self, runner) -> None:
-        """Restore what MMEngine does not; delete what a killed run left half-written."""
+        """Restore the state that MMEngine does not, and delete temporary files of killed runs."""
         kept = list(runner.message_hub.runtime_info.get('keep_ckpt_ids', []))
-        if kept and self.max_keep_ckpts > 0:  # MMEngine would delete those beyond the number
+        if kept and self.max_keep_ckpts > 0:  # otherwise MMEngine would delete the others
             runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts :])
         super().before_train(runner)
         if self._is_local():
             self.keep_ckpt_ids = deque(kept)
         if self._resumed is not None:
             if isinstance(runner.train_loop, ResumableTrainLoop):
-                # Starting a loader draws random numbers, so before they are restored.
+                # Before the random states are restored: starting a loader draws numbers.
                 runner.train_loop.start_from(self._resumed[run_state.KEY]['samples_seen'])
             run_state.restore_run_state(runner.model, self._resumed, runner.seed)
             self._resumed = None
         removed = self._remove_leftovers(runner)
         if removed:
             print_log(
-                f'removed what a killed run left behind: {", ".join(removed)}', logger='current'
+                f'removed temporary files of a killed run: {", ".join(removed)}', logger='current'
             )
 
     def _remove_leftovers(self, runner) -> list[str]:
-        """Names of unfinished files of dead processes and of this one, which are deleted."""
+        """Delete temporary files of dead processes and of this one; return their names."""
         if not self._is_local() or not is_main_process():
             return []
         return [
@@ -126,24 +129,24 @@ class AtomicCheckpointHook(BestCheckpointHook):
         ]
 
     def after_train_iter(self, runner, batch_idx: int, data_batch=None, outputs=None) -> None:
-        """Save as MMEngine's hook does, or try again."""
+        """Save at the interval, or retry a failed save."""
         super().after_train_iter(runner, batch_idx, data_batch, outputs)
-        # By epochs, the next one's end is the next try.
+        # A run by epochs retries at the end of the next epoch.
         if not self.by_epoch and 0 < self._next_try <= runner.iter + 1:
             self._save_checkpoint(runner)
 
     def after_train(self, runner) -> None:
-        """Not before the last checkpoint is written.
+        """Wait until the last checkpoint is written.
 
         Raises:
-            LastCheckpointLost: If it cannot be written for ``final_wait`` seconds, or until a
-                signal asks to stop.
+            LastCheckpointLost: If it cannot be written for ``final_wait`` seconds.
+            Stopped: If a signal asks to stop before it is written.
         """
-        self._wait_for_room(runner)
+        self._wait_for_space(runner)
         super().after_train(runner)
         if self._is_local() and self._saved and self._has_vanished():
             print_log(
-                f'{self.last_ckpt} has been deleted by somebody else; saving once more',
+                f'{self.last_ckpt} was deleted by another process; saving it again',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -151,28 +154,28 @@ class AtomicCheckpointHook(BestCheckpointHook):
             self._save_checkpoint_with_step(
                 runner, done, dict(epoch=runner.epoch, iter=runner.iter)
             )
-            self._wait_for_room(runner)
-        with suppress(OSError):  # what could be neither finished nor deleted on a disk in trouble
+            self._wait_for_space(runner)
+        with suppress(OSError):  # temporary files that a failing disk did not let us delete
             self._remove_leftovers(runner)
 
     def _has_vanished(self) -> bool:
-        """Whether rank 0 misses the last checkpoint, e.g. of a folder that was deleted."""
+        """Whether the last checkpoint no longer exists on rank 0, e.g. in a deleted folder."""
         is_missing = is_main_process() and not os.path.exists(str(self.last_ckpt))
         return bool(broadcast(torch.tensor(float(is_missing))))
 
     def save_now(self, runner, done: int) -> None:
-        """Save a training that stops, unless this is saved already.
+        """Save a training that stops, unless it is saved already.
 
         Args:
-            runner (Runner): After a step, or between two.
-            done (int): Iterations done.
+            runner (Runner): After a step, or between two steps.
+            done (int): Completed iterations.
         """
         if self._saved != done:
             self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=done))
 
     def _save_checkpoint(self, runner) -> None:
         if not self.by_epoch and not runner.optim_wrapper.should_update():
-            # Gradients that are being added up are in no checkpoint.
+            # Partially accumulated gradients cannot be saved.
             self._next_try = runner.iter + 2
             return
         super()._save_checkpoint(runner)
@@ -189,7 +192,7 @@ class AtomicCheckpointHook(BestCheckpointHook):
         before = dict(
             keep_ckpt_ids=self._kept(), last_ckpt=self.last_ckpt, last_good=info.get(_LAST_GOOD)
         )
-        # While steps are skipped, the one before them stays, whatever else is kept.
+        # While steps are skipped, the checkpoint before them is kept in any case.
         last_good = before['last_good'] if _is_skipped(runner) else step
         kept = [other for other in self._kept() if other != step] + [step]
         outdated: list[int] = []
@@ -203,9 +206,9 @@ class AtomicCheckpointHook(BestCheckpointHook):
             self._missing = step, meta
             self._next_try = runner.iter + 1 + self.retry_interval
             print_log(
-                f'{path} cannot be written: {error}. Training goes on and tries again in '
-                f'{self.retry_interval} iterations; make room on the disk. The checkpoints '
-                'before it are still there',
+                f'{path} cannot be written: {error}. Training continues and retries in '
+                f'{self.retry_interval} iterations; free disk space. Previous checkpoints are '
+                'kept',
                 logger='current',
                 level=logging.ERROR,
             )
@@ -221,7 +224,7 @@ class AtomicCheckpointHook(BestCheckpointHook):
     def _note(
         self, runner, keep_ckpt_ids: list[int], last_ckpt: Optional[str], last_good: Optional[int]
     ) -> None:
-        """What the checkpoint itself and MMEngine's other code say about checkpoints."""
+        """Update the message hub, which is saved with the checkpoint, and MMEngine's attributes."""
         if last_good is not None:
             runner.message_hub.update_info(_LAST_GOOD, last_good)
         self.last_ckpt = last_ckpt
@@ -233,7 +236,7 @@ class AtomicCheckpointHook(BestCheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', list(keep_ckpt_ids))
 
     def _write(self, runner, path: Path, meta: dict) -> Optional[str]:
-        """What went wrong, on all ranks alike; None if nothing did."""
+        """Write a checkpoint; return the error, the same on all ranks, or None."""
         options = dict(
             save_optimizer=self.save_optimizer,
             save_param_scheduler=self.save_param_scheduler,
@@ -242,15 +245,15 @@ class AtomicCheckpointHook(BestCheckpointHook):
             backend_args=self.backend_args,
             **self.args,
         )
-        # With FSDP all ranks gather the weights, so they must agree before they begin.
+        # With FSDP all ranks gather the weights, so they must agree to start.
         files, partial = ExitStack(), path
         problem = ''
         if is_main_process():
             try:
                 partial = files.enter_context(atomic_checkpoint(path))
             except OSError as error:
-                problem = _describe(error)
-        problem = _on_all_ranks(problem)
+                problem = describe_error(error)
+        problem = error_on_all_ranks(problem)
         if problem:
             return problem
         try:
@@ -260,13 +263,14 @@ class AtomicCheckpointHook(BestCheckpointHook):
                 with atomic_write(Path(runner.work_dir) / 'last_checkpoint') as partial:
                     partial.write_bytes(name_bytes(path))
         except OSError as error:
-            problem = _describe(error)
-        return _on_all_ranks(problem) or None
+            problem = describe_error(error)
+        return error_on_all_ranks(problem) or None
 
-    def _wait_for_room(self, runner) -> None:
+    def _wait_for_space(self, runner) -> None:
+        """Retry the last save until it succeeds, the time is over, or a signal asks to stop."""
         start, pause, next_try = time.monotonic(), 1.0, 1.0
         done = runner.epoch if self.by_epoch else runner.iter
-        if self._next_try and self._missing[0] != done:  # what is saved is what there is now
+        if self._next_try and self._missing[0] != done:  # save the current state instead
             self._missing = done, dict(epoch=runner.epoch, iter=runner.iter)
         while self._next_try:
             waited, asked = time.monotonic() - start, signals.received()
@@ -279,18 +283,18 @@ class AtomicCheckpointHook(BestCheckpointHook):
                 if waited >= next_try
                 else _WAIT
             )
-            # Ranks decide together, since all of them take part in saving.
+            # Saving is a collective, so all ranks take the same step.
             step = int(all_reduce_max(torch.tensor(float(step))))
             failed = f'iteration {self._missing[0]} could not be written to {self.out_dir}'
             if step == _STOP:
                 raise signals.Stopped(
                     asked or 'a signal on another rank',
-                    f'{failed}; make room. {last_checkpoint(runner)}',
+                    f'{failed}; free disk space. {last_checkpoint(runner)}',
                 )
             if step == _GIVE_UP:
                 raise LastCheckpointLost(
-                    f'{failed} for {self.final_wait:.0f} s; make room and '
-                    f'use --resume. {last_checkpoint(runner)}'
+                    f'{failed} for {self.final_wait:.0f} s; free disk space and use --resume. '
+                    f'{last_checkpoint(runner)}'
                 )
             if step == _TRY:
                 pause = min(2 * pause, 60.0)
@@ -301,38 +305,28 @@ class AtomicCheckpointHook(BestCheckpointHook):
 
 
 def last_checkpoint(runner) -> str:
-    """Where a training that stops can be continued, as a sentence without its period."""
+    """Checkpoint from which a stopped training can resume, as a sentence without its period."""
     path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
     if path and ('://' in path or os.path.exists(path)):
         return f'The last checkpoint is {path}, and --resume continues from it'
-    return 'There is no checkpoint yet; start again with the same command'
-
-
-def _describe(error: OSError) -> str:
-    return f'{type(error).__name__}: {error}'
-
-
-def _on_all_ranks(problem: str) -> str:
-    """What went wrong on rank 0; '' if nothing did."""
-    failed = broadcast(torch.tensor(float(bool(problem))))
-    return (problem or 'rank 0 could not write it') if failed else ''
+    return 'No checkpoint has been saved yet; start again with the same command'
 
 
 def _remove(path: Path) -> None:
-    """Delete an outdated checkpoint; one that cannot be deleted only takes room."""
+    """Delete an outdated checkpoint; if that fails, only warn, since it just uses disk space."""
     try:
         remove_checkpoint(path)
     except OSError as error:
         print_log(
-            f'{path} is outdated and cannot be deleted ({error}); delete it by hand',
+            f'{path} is outdated and cannot be deleted ({error}); delete it manually',
             logger='current',
             level=logging.WARNING,
         )
 
 
 def _is_skipped(runner) -> bool:
-    """Whether the optimizer has skipped this step; see :class:`MixedPrecisionOptimWrapper`."""
-    return bool(getattr(runner.optim_wrapper, 'left_out', False))
+    """Whether the optimizer has skipped this step, see :class:`MixedPrecisionOptimWrapper`."""
+    return bool(getattr(runner.optim_wrapper, 'step_skipped', False))
 
 
 register_renamed(HOOKS, 'SafeCheckpointHook', AtomicCheckpointHook)

@@ -1,4 +1,4 @@
-"""The best checkpoint and published ones, in a training that survives a full disk."""
+"""Write best and published checkpoints atomically, and keep training when the disk is full."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from cotap_mm.files.atomic_write import atomic_write
 
 
 class _NotSaved(Exception):
-    """The best checkpoint could not be written; raised on all ranks alike."""
+    """The best checkpoint could not be written; raised on all ranks."""
 
 
 class BestCheckpointHook(CheckpointHook):
-    """MMEngine's hook, whose best and published checkpoints are whole or not there.
+    """MMEngine's CheckpointHook with atomic writes of best and published checkpoints.
 
-    MMEngine deletes the best checkpoint before the new one is written, and a full disk ends the
-    training. Here the old one stays until then. Elsewhere than on a local disk files are
-    written as MMEngine's hook does.
+    MMEngine deletes the previous best checkpoint before it writes the new one, and a full disk
+    aborts the training. Here the previous one is kept until the new one is complete. On storage
+    other than a local disk, files are written by MMEngine's hook.
     """
 
     def _is_local(self) -> bool:
@@ -44,7 +44,7 @@ class BestCheckpointHook(CheckpointHook):
         info = runner.message_hub.runtime_info
         before = {key: value for key, value in info.items() if key.startswith('best_')}
         old = dict(self._best())
-        for key in old:  # MMEngine deletes what is named here
+        for key in old:  # MMEngine would delete these files
             self._set_best(key, None)
         written: list[Path] = []
         plain_save = runner.save_checkpoint
@@ -69,8 +69,8 @@ class BestCheckpointHook(CheckpointHook):
                 self._set_best(key, path)
             _remove(written, kept=old.values())
             print_log(
-                f'{written[-1]} cannot be written: {error}. Training continues, and the best '
-                'checkpoint before it is kept; make room on the disk',
+                f'{written[-1]} cannot be written: {error}. Training continues, and the previous '
+                'best checkpoint is kept; free disk space',
                 logger='current',
                 level=logging.ERROR,
             )
@@ -83,7 +83,7 @@ class BestCheckpointHook(CheckpointHook):
             del runner.save_checkpoint
 
     def _best(self) -> Iterator[tuple[str, str | None]]:
-        """Indicator -> path of its best checkpoint so far; '' for the only indicator."""
+        """Yield each indicator ('' if it is the only one) and the path of its best checkpoint."""
         if len(self.key_indicators) == 1:
             yield '', self.best_ckpt_path
         else:
@@ -97,18 +97,17 @@ class BestCheckpointHook(CheckpointHook):
 
     @staticmethod
     def _write_best(plain_save: Any, path: Path, options: dict) -> str | None:
-        """What went wrong, on all ranks alike; None if nothing did."""
+        """Write a checkpoint; return the error, the same on all ranks, or None."""
         problem = ''
         if is_main_process():
             try:
                 with atomic_write(path) as partial:
                     plain_save(str(partial.parent), partial.name, **options)
             except OSError as error:
-                problem = f'{type(error).__name__}: {error}'
+                problem = describe_error(error)
         else:
             plain_save(str(path.parent), path.name, **options)
-        failed = broadcast(torch.tensor(float(bool(problem))))
-        return (problem or 'rank 0 says so') if failed else None
+        return error_on_all_ranks(problem) or None
 
     @master_only
     def _publish_model(self, runner, ckpt_path: str) -> None:
@@ -125,20 +124,38 @@ class BestCheckpointHook(CheckpointHook):
         except OSError as error:
             print_log(
                 f'{ckpt_path} cannot be published ({type(error).__name__}: {error}). The '
-                'training is complete and its checkpoints are kept; make room and use '
+                'training is complete and its checkpoints are kept; free disk space and use '
                 'tools/publish.py',
                 logger='current',
                 level=logging.ERROR,
             )
             return
         print_log(
-            f'{ckpt_path} is published as {path} with {", ".join(kept) or "no keys"}',
+            f'published {ckpt_path} as {path} with {", ".join(kept) or "no keys"}',
             logger='current',
         )
 
 
+def describe_error(error: OSError) -> str:
+    """Type and message of an error, for the log."""
+    return f'{type(error).__name__}: {error}'
+
+
+def error_on_all_ranks(error: str) -> str:
+    """Broadcast an error of rank 0; every rank must call this.
+
+    Args:
+        error (str): Description of the error of this rank; only that of rank 0 counts.
+
+    Returns:
+        str: The description on rank 0, a general one on other ranks; '' if rank 0 had none.
+    """
+    failed = broadcast(torch.tensor(float(bool(error))))
+    return (error or 'rank 0 could not write it') if failed else ''
+
+
 def _remove(paths: Any, kept: Any) -> None:
-    """Delete checkpoints on the first rank, except those that are kept."""
+    """Delete checkpoints on rank 0, except those to keep."""
     if not is_main_process():
         return
     kept = {str(path) for path in kept if path}

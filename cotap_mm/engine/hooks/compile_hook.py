@@ -1,4 +1,4 @@
-"""torch.compile for the parts of the networks where it pays."""
+"""torch.compile for the parts of the networks that benefit from it."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from typing import Any
 
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.fsdp import require_unsharded
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
 
@@ -16,15 +16,15 @@ from cotap_mm.registry import HOOKS
 class CompileHook(Hook):
     """Compile the transformer blocks and heads of student and teacher before training.
 
-    Blocks one by one, not the whole step: they are alike, so the compiler works once for all
-    of a shape, and hooks, queues and collectives stay plain Python. Names in the checkpoint
-    do not change. The first steps are slow, one compilation for each crop size.
+    Each block is compiled on its own, not the whole step: blocks have the same code, so one
+    compilation per input shape serves all of them, and hooks, queues and collectives stay plain
+    Python. Names in the checkpoint do not change. The first step of each crop size is slow.
 
-    ``--cfg-options default_hooks.compile.type=CompileHook`` switches it on.
+    ``--cfg-options default_hooks.compile.type=CompileHook`` enables it.
 
     Args:
-        **options: As in ``torch.compile``, such as ``mode='max-autotune-no-cudagraphs'`` or
-            ``backend``. ``dynamic`` is False unless given.
+        **options: Arguments of ``torch.compile``, such as ``backend`` or
+            ``mode='max-autotune-no-cudagraphs'``. ``dynamic`` defaults to False.
     """
 
     priority = 'VERY_HIGH'
@@ -33,13 +33,13 @@ class CompileHook(Hook):
         self.options = dict(dynamic=False, **options)
 
     def before_train(self, runner) -> None:
-        """Compile, in place.
+        """Compile in place.
 
         Raises:
-            ValueError: If the network is shared out among the ranks.
+            ValueError: If the network is sharded across ranks.
         """
         require_unsharded(runner.model, 'CompileHook')
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         count = compile_parts(model, **self.options)
         print_log(
             f'torch.compile: {count} parts of student and teacher; the first steps will be slow',
@@ -48,12 +48,12 @@ class CompileHook(Hook):
 
 
 def compile_parts(model, **options: Any) -> int:
-    """Compile blocks and heads of a :class:`CoTAP` in place; returns how many."""
+    """Compile blocks and heads of a :class:`CoTAP` in place; return the number of parts."""
     parts = []
     for network in (model.network('student'), model.network('teacher')):
         blocks = network.backbone.layers
         parts += [*blocks, *network.head.values()]
-        if network.backbone.with_cp == 'mlp':  # then they are called one by one
+        if network.backbone.with_cp == 'mlp':  # attention and MLP are called separately
             parts += [part for block in blocks for part in (block.attn, block.ffn)]
     for part in parts:
         part.compile(**options)

@@ -1,4 +1,4 @@
-"""Stop trainings that run in MMEngine's own loops, such as downstream ones, after a signal."""
+"""Stop trainings in MMEngine's own loops, such as downstream trainings, after a signal."""
 
 from __future__ import annotations
 
@@ -20,59 +20,59 @@ from .preemption_hook import PreemptionHook
 class LoopPreemptionHook(PreemptionHook):
     """:class:`PreemptionHook` for MMEngine's own training loops.
 
-    * A loop over iterations finishes the step, saves, and ends.
-    * A loop over epochs finishes the step and ends: MMEngine cannot resume in the middle of an
-      epoch, so the run continues from the last checkpoint. A signal in the last step of an epoch
-      is obeyed after that epoch has been saved.
-    * A wait for data and a validation are interrupted. A loop over iterations in a single process
-      is saved then, unless an EMAHook has swapped the weights for the validation. On several
-      ranks they may take 10 more seconds; see :func:`cotap_mm.signals.interruptible`.
+    * A loop over iterations finishes the step, saves, and stops.
+    * A loop over epochs finishes the step and stops: MMEngine cannot resume in the middle of an
+      epoch, so the run resumes from the last checkpoint. After a signal in the last step of an
+      epoch, that epoch is saved first.
+    * Waiting for data and validation are interrupted. A loop over iterations in a single process
+      is saved then, unless an EMAHook has swapped the weights for the validation. With several
+      ranks they may take 10 more seconds, see :func:`cotap_mm.signals.interruptible`.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._between = ExitStack()  # open where a signal may interrupt
+        self._between = ExitStack()  # not empty while a signal may interrupt
         self._is_validating = False
         self.is_between_steps = False
 
     def before_train(self, runner) -> None:
-        """As the parent; until the first step has begun, a signal is obeyed at once."""
+        """Install signal handlers; a signal before the first step stops immediately."""
         super().before_train(runner)
         self._allow(runner)
 
     def before_train_epoch(self, runner) -> None:
-        """A wait for the first batch may be interrupted."""
+        """Allow interruption while waiting for the first batch."""
         self._allow(runner)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
-        """A step is not interrupted."""
+        """Forbid interruption during a step."""
         self._forbid()
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
-        """Stop if any rank has been asked to; by iterations, save before."""
+        """Stop if any rank has received a signal; a loop over iterations saves first."""
         if _is_by_iterations(runner):
             super().after_train_iter(runner, batch_idx, data_batch, outputs)
             is_last = runner.iter + 1 >= runner.max_iters
         else:
             is_last = _is_last(batch_idx, runner.train_dataloader)
-        if is_last or self.stopped:  # what follows saves
+        if is_last or self.stopped:  # a checkpoint is saved next
             return
         if not _is_by_iterations(runner):
             self._raise_if_asked()
         self._allow(runner)
 
     def after_train_epoch(self, runner) -> None:
-        """After the checkpoint of the epoch."""
+        """Stop after the checkpoint of the epoch if any rank has received a signal."""
         if not _is_by_iterations(runner):
             self._raise_if_asked()
 
     def before_val_epoch(self, runner) -> None:
-        """A validation may be interrupted; a run that has been saved and stops has none.
+        """Allow interruption of the validation; skip it in a run that is saved and stops.
 
         Raises:
-            Stopped: After that, on all ranks.
+            Stopped: In a run that is saved and stops, on all ranks.
         """
         if self.stopped:
             raise signals.Stopped(self.received or 'a signal on another rank')
@@ -82,31 +82,31 @@ class LoopPreemptionHook(PreemptionHook):
     def after_val_iter(
         self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[Any] = None
     ) -> None:
-        """The best checkpoint is saved after the last batch, and that is not interrupted."""
+        """Forbid interruption after the last batch, while the best checkpoint is saved."""
         if _is_last(batch_idx, runner.val_dataloader):
             self._forbid()
 
     def after_val_epoch(self, runner, metrics: Optional[dict[str, float]] = None) -> None:
-        """Between two steps again."""
+        """Allow interruption again, unless the training is complete."""
         self._is_validating = False
         done, wanted = (
             (runner.iter, runner.max_iters)
             if _is_by_iterations(runner)
             else (runner.epoch, runner.max_epochs)
         )
-        if done < wanted:  # else the last checkpoint may still have to be saved
+        if done < wanted:  # otherwise the last checkpoint may still have to be saved
             self._allow(runner)
 
     def after_train(self, runner) -> None:
-        """As the parent."""
+        """Restore the previous signal handlers."""
         self._forbid()
         super().after_train(runner)
 
     def stop_between_steps(self, runner) -> None:
-        """As the parent where the training can be saved now.
+        """Save and stop between two steps, if the training can be saved now.
 
         Raises:
-            Stopped: Where it cannot.
+            Stopped: If it cannot be saved now.
         """
         self._forbid()
         swaps = self._is_validating and any(
@@ -117,7 +117,7 @@ class LoopPreemptionHook(PreemptionHook):
         super().stop_between_steps(runner)
 
     def close(self) -> None:
-        """As the parent."""
+        """Restore the previous signal handlers, also after an error."""
         self._forbid()
         super().close()
 
@@ -129,7 +129,7 @@ class LoopPreemptionHook(PreemptionHook):
         self._forbid()
         if not self.stopped:
             self.is_between_steps = True
-            # Gradients that are being accumulated cannot be saved, so they are completed first.
+            # Partially accumulated gradients cannot be saved, so they are completed first.
             alone = world_size() == 1 and runner.optim_wrapper.should_update()
             self._between.enter_context(signals.interruptible(alone))
 
@@ -143,7 +143,7 @@ def _is_by_iterations(runner) -> bool:
 
 
 def _is_last(batch_idx: int, loader: Any) -> bool:
-    """Whether a loader, which need not know its length, has given its last batch."""
+    """Whether a batch is the last one of a loader, which may have no length."""
     try:
         return batch_idx + 1 >= len(loader)
     except TypeError:

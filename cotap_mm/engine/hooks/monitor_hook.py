@@ -1,4 +1,4 @@
-"""Collapse monitors in the log."""
+"""Log collapse monitors, and warn if their values suggest a collapse."""
 
 from __future__ import annotations
 
@@ -8,76 +8,75 @@ from typing import Optional
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.fsdp import full_parameters
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
-# Lowest and highest value without a warning, and what to do beyond. docs/reliability.md has the
+# Lowest and highest value without a warning, and a suggested fix. docs/reliability.md lists the
 # values of healthy runs.
 _COLLAPSED = 'lower the learning rate, or raise the teacher decay (TeacherHook.start)'
 _UNBALANCED = (
-    'make the queue larger (model.memory), or its temperature higher; with few images '
-    'use fewer clusters (num_clusters)'
+    'use a larger queue (model.memory) or a higher temperature; with few images use fewer '
+    'clusters (num_clusters)'
 )
 _LIMITS: dict[str, tuple[float, float, str]] = {
-    'feature_std': (0.3, 2.0, f'features point nearly one way: {_COLLAPSED}'),
+    'feature_std': (0.3, 2.0, f'features have nearly the same direction: {_COLLAPSED}'),
     'prototypes_in_use': (
         0.1,
         1.1,
-        'object prototypes go unused: use fewer (model.neck.num_prototypes)',
+        'object prototypes are unused: use fewer of them (model.neck.num_prototypes)',
     ),
-    'patch_mean_assignment_entropy': (0.4, 1.1, f'few clusters take all patches: {_UNBALANCED}'),
-    'cls_mean_assignment_entropy': (0.4, 1.1, f'few clusters take all images: {_UNBALANCED}'),
+    'patch_mean_assignment_entropy': (0.4, 1.1, f'few clusters receive all patches: {_UNBALANCED}'),
+    'cls_mean_assignment_entropy': (0.4, 1.1, f'few clusters receive all images: {_UNBALANCED}'),
     'patch_assignment_entropy': (
         0.0,
         0.99,
-        'patches belong to all clusters alike: make the '
-        "patch queue's temperature lower (model.memory.patch_queue)",
+        'patches are assigned to all clusters equally: lower the temperature of the patch '
+        'queue (model.memory.patch_queue)',
     ),
     'cls_assignment_entropy': (
         0.0,
         0.99,
-        'images belong to all clusters alike: make the CLS '
-        "queue's temperature lower (model.memory.cls_queue)",
+        'images are assigned to all clusters equally: lower the temperature of the CLS queue '
+        '(model.memory.cls_queue)',
     ),
     'foreground_share': (
         0.05,
         0.95,
-        "the teacher's CLS attention finds no foreground, or nothing "
-        'else: start from other weights (--init)',
+        "the teacher's CLS attention marks nothing or everything as foreground: start from "
+        'other weights (--init)',
     ),
     'teacher_distance': (
         0.0,
         0.5,
-        'the teacher is left far behind: lower the teacher decay '
-        '(TeacherHook) or the learning rate',
+        'the teacher lags far behind the student: lower the teacher decay (TeacherHook) or the '
+        'learning rate',
     ),
 }
 
 
 @HOOKS.register_module()
 class MonitorHook(Hook):
-    """Ask the algorithm for its monitors on the iterations that are logged.
+    """Compute the monitors of the algorithm in the iterations that are logged.
 
     Logged as ``monitor/...``: entropies of the cluster assignments, share of foreground,
-    spread of the student's features, share of prototypes in use, and the distance
-    of teacher and student. They cost one small extra forward pass per interval. A value
-    that looks like a collapse is said in the log, once until it has recovered, with
-    what to try.
+    spread of the student's features, share of prototypes in use, and the distance between
+    teacher and student. They cost one small extra forward pass per interval. Values that
+    suggest a collapse are logged as a warning, once until they recover, with a suggested fix.
 
     Args:
-        interval (int): Iterations between two measurements; the logger's
-            interval. Defaults to 50.
-        num_images (int): Crops of the batch for the extra forward pass. Defaults to 8.
-        limits (dict[str, tuple[float, float]], optional): Lowest and highest value
-            without a warning, for some of the monitors.
+        interval (int): Iterations between two measurements; use the logger's interval. Defaults
+            to 50.
+        num_images (int): Number of crops for the extra forward pass. Defaults to 8.
+        limits (dict[str, tuple[float, float]], optional): Monitor -> lowest and highest value
+            without a warning; replaces the built-in limits of these monitors.
 
     Raises:
-        ValueError: If ``limits`` names no monitor.
+        ValueError: If ``limits`` contains an unknown monitor.
     """
 
-    priority = 'NORMAL'  # in front of the logger, which is BELOW_NORMAL
+    priority = 'NORMAL'  # before the logger, which is BELOW_NORMAL
 
     def __init__(
         self,
@@ -87,7 +86,9 @@ class MonitorHook(Hook):
     ) -> None:
         unknown = set(limits or {}) - set(_LIMITS)
         if unknown:
-            raise ValueError(f'limits must name some of {sorted(_LIMITS)}, got {sorted(unknown)}')
+            raise ValueError(
+                f'limits must be for monitors of {sorted(_LIMITS)}, got {sorted(unknown)}'
+            )
         self.interval = interval
         self.num_images = num_images
         self.limits = {
@@ -97,10 +98,10 @@ class MonitorHook(Hook):
 
     @staticmethod
     def _model(runner):
-        return runner.model.module if is_model_wrapper(runner.model) else runner.model
+        return unwrap(runner.model)
 
     def before_train_iter(self, runner, batch_idx: int, data_batch: Optional[dict] = None) -> None:
-        """Switch the monitors on for iterations that will be logged."""
+        """Enable the monitors in iterations that will be logged."""
         self._model(runner).monitor_now = self.every_n_train_iters(runner, self.interval)
 
     @torch.no_grad()
@@ -111,13 +112,13 @@ class MonitorHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Measure what no loss computes."""
+        """Compute and log the monitors that no loss computes; warn if a value is out of range."""
         model = self._model(runner)
         if not model.monitor_now:
             return
         crops = data_batch['patch']['global_crops'][: self.num_images, 0, 0].movedim(-1, -3)
         images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
-        # Through the wrapper, which may have to gather the weights first.
+        # Called through the wrapper, which may have to gather sharded weights first.
         values = runner.model(images, mode='monitors')
         with full_parameters(runner.model):
             values['teacher_distance'] = model.teacher.distance(model.student)
@@ -139,8 +140,8 @@ class MonitorHook(Hook):
             is_bad = not low <= values[name] <= high
             if is_bad and not self._warned.get(name):
                 print_log(
-                    f'iteration {iteration}: monitor/{name} is {values[name]:.3g}, outside '
-                    f'of {low:g} to {high:g}: {_LIMITS[name][2]}',
+                    f'iteration {iteration}: monitor/{name} is {values[name]:.3g}, outside of '
+                    f'[{low:g}, {high:g}]: {_LIMITS[name][2]}',
                     logger='current',
                     level=logging.WARNING,
                 )

@@ -1,4 +1,4 @@
-"""Steps whose numbers are none: counted, logged, and after too many the end."""
+"""Log and count skipped non-finite steps; abort after too many in a row."""
 
 from __future__ import annotations
 
@@ -12,44 +12,44 @@ import torch
 from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.collectives import broadcast, rank
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import HOOKS
 
 _ADVICE = (
     'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or '
-    "train with optim_wrapper.dtype='bfloat16' or 'float32'; look at the images if the same "
-    'ones come up again'
+    "train with optim_wrapper.dtype='bfloat16' or 'float32'; inspect the images if the same "
+    'ones are reported again'
 )
 
 
 class Diverged(UserError, FloatingPointError):
-    """Losses or gradients are not finite, again and again."""
+    """Too many steps in a row had losses or gradients that are not finite."""
 
 
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
-    """Watch over the steps that :class:`MixedPrecisionOptimWrapper` leaves out.
+    """Report the steps that :class:`MixedPrecisionOptimWrapper` skips.
 
-    Each one is logged with its losses and its images, and counted
-    (``skipped_steps``). After ``patience`` in a row the training stops, on all ranks, and
-    leaves a bundle in the work folder: ``non_finite_iter_N.json`` with the losses, images
-    and bad weights, and ``non_finite_iter_N_rank_R.pth`` with the batches.
+    Each skipped step is logged with its losses and images, and counted (``skipped_steps``).
+    After ``patience`` skipped steps in a row the training stops on all ranks and saves a bundle
+    in the work folder: ``non_finite_iter_N.json`` with losses, images and names of non-finite
+    weights, and ``non_finite_iter_N_rank_R.pth`` with the batches.
 
-    With another optimiser wrapper the first loss that is not finite stops the training.
+    With another optimizer wrapper the first loss that is not finite stops the training.
 
     Args:
-        patience (int): Steps in a row, at least 1. Defaults to 20; the loss scaling of
-            float16 leaves out some steps while it looks for its scale.
+        patience (int): Number of skipped steps in a row after which to stop, >= 1. Defaults to
+            20; loss scaling of float16 skips some steps while it searches for its scale.
 
     Raises:
-        ValueError: If ``patience`` is less.
+        ValueError: If ``patience`` is less than 1.
     """
 
-    priority = 'HIGH'  # in front of the EMA of the teacher
+    priority = 'HIGH'  # before the EMA of the teacher
 
     def __init__(self, patience: int = 20) -> None:
         if patience < 1:
@@ -65,17 +65,17 @@ class NonFiniteHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Look at the step that was done, or left out.
+        """Check whether the step was skipped.
 
         Raises:
-            Diverged: If the training cannot continue.
+            Diverged: If too many steps in a row were skipped.
         """
-        if not hasattr(runner.optim_wrapper, 'left_out'):
-            self._look_at_losses(runner, outputs)
+        if not hasattr(runner.optim_wrapper, 'step_skipped'):
+            self._check_losses(runner, outputs)
             return
-        if not runner.optim_wrapper.should_update():  # gradients are being added up
+        if not runner.optim_wrapper.should_update():  # gradients are being accumulated
             return
-        if not runner.optim_wrapper.left_out:
+        if not runner.optim_wrapper.step_skipped:
             self.in_a_row = 0
             return
         self.in_a_row += 1
@@ -83,8 +83,8 @@ class NonFiniteHook(Hook):
         runner.message_hub.update_scalar('train/skipped_steps', self.total)
         ranks = all_gather_object(dict(losses=_losses(outputs), images=_images(data_batch)))
         print_log(
-            f'iteration {runner.iter + 1}: gradients are not finite, and the step is left '
-            f'out ({self.in_a_row} in a row, {self.total} in all). '
+            f'iteration {runner.iter + 1}: gradients are not finite, so the step is skipped '
+            f'({self.in_a_row} in a row, {self.total} in total). '
             f'{_describe(ranks)}',
             logger='current',
             level=logging.WARNING,
@@ -97,7 +97,7 @@ class NonFiniteHook(Hook):
             )
 
     @staticmethod
-    def _look_at_losses(runner, outputs: Optional[dict]) -> None:
+    def _check_losses(runner, outputs: Optional[dict]) -> None:
         bad = [
             f'{name} = {value}'
             for name, value in _losses(outputs).items()
@@ -110,18 +110,18 @@ class NonFiniteHook(Hook):
             )
 
     def before_train(self, runner) -> None:
-        """The wrapper need not warn of skipped steps by itself."""
-        if hasattr(runner.optim_wrapper, 'left_out'):
+        """Turn off the wrapper's own warning about skipped steps."""
+        if hasattr(runner.optim_wrapper, 'step_skipped'):
             runner.optim_wrapper.is_watched = True
 
     def _save_bundle(self, runner, data_batch: Any, ranks: list[dict]) -> str:
-        """Write the bundle; a sentence on where it is, or why it is not."""
+        """Write the bundle; return a sentence with its path, or why it could not be written."""
         try:
             path = self._write_bundle(runner, data_batch, ranks)
-            return f'{path} holds what is needed to look into it'
+            return f'{path} and the .pth files next to it contain the details'
         except (OSError, RuntimeError) as error:  # PyTorch's archive writer raises the latter
-            return f'The bundle that shows what happened could not be written ({error})'
-        finally:  # a rank that ends now would end the others, in the middle of writing
+            return f'The bundle with the details could not be written ({error})'
+        finally:  # a rank that exits now would abort the others while they write
             broadcast(torch.zeros(()))
 
     @staticmethod
@@ -129,8 +129,8 @@ class NonFiniteHook(Hook):
         path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
         with atomic_write(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(data_batch, partial)
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
-        state = model.state_dict()  # with FSDP all ranks take part in it
+        model = unwrap(runner.model)
+        state = model.state_dict()  # with FSDP this is a collective
         if is_main_process():
             bad = [
                 name
@@ -162,7 +162,7 @@ def _losses(outputs: Optional[dict]) -> dict[str, float]:
 
 
 def _images(data_batch: Any) -> dict[str, list[str]]:
-    """Names of a batch of :class:`NeighborPairs`, for each branch."""
+    """Names of the images of a :class:`NeighborPairs` batch, by branch."""
     if not isinstance(data_batch, dict):
         return {}
     return {
@@ -173,17 +173,17 @@ def _images(data_batch: Any) -> dict[str, list[str]]:
 
 
 def _describe(ranks: list[dict]) -> str:
-    """Losses and images of the ranks whose losses are bad; of all if none are."""
+    """Losses and images of the ranks with non-finite losses, or of all ranks if there are none."""
     bad = {
-        index: each
-        for index, each in enumerate(ranks)
-        if not all(map(math.isfinite, each['losses'].values()))
+        index: step
+        for index, step in enumerate(ranks)
+        if not all(map(math.isfinite, step['losses'].values()))
     }
     parts = []
-    for index, each in (bad or dict(enumerate(ranks))).items():
-        losses = ', '.join(f'{name} {value:g}' for name, value in each['losses'].items())
+    for index, step in (bad or dict(enumerate(ranks))).items():
+        losses = ', '.join(f'{name} {value:g}' for name, value in step['losses'].items())
         images = '; '.join(
-            f'{branch}: {", ".join(names)}' for branch, names in each['images'].items()
+            f'{branch}: {", ".join(names)}' for branch, names in step['images'].items()
         )
         parts.append(f'Rank {index}: {losses}. Images of {images or "an unknown source"}')
     return '. '.join(parts)

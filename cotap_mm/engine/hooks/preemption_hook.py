@@ -1,4 +1,4 @@
-"""Save and stop when the machine is about to be taken away."""
+"""Save and stop when the scheduler is about to preempt the machine."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ __all__ = ['EXIT_STATUS', 'PreemptionHook', 'was_preempted']
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """On a signal, finish the step, save, and end; ``tools/train.py`` exits with 75.
+    """After a signal, finish the step, save, and stop; ``tools/train.py`` exits with 75.
 
-    One rank that gets the signal is enough. A training that waits for its next batch is
-    saved and stopped there. A second signal, another one or the same after 3 seconds,
-    ends the process at once; files that are being written then are left behind under
-    another name, and the last checkpoint is untouched. Before training and between its
-    steps, see :mod:`cotap_mm.signals`.
+    It is enough that one rank receives the signal. A training that waits for its next batch is
+    saved and stopped there. A second signal exits the process immediately; repeats of the same
+    signal within 3 seconds are ignored. Files that are being written then remain under their
+    temporary names, and the last checkpoint is not affected. For signals before training and
+    between steps see :mod:`cotap_mm.signals`.
 
     Args:
-        signals (Sequence[str]): Defaults to SIGTERM (schedulers, ``torchrun``) and
-            SIGUSR1 (Slurm's ``--signal=USR1@120``).
+        signals (Sequence[str]): Names of signals. Defaults to SIGTERM (schedulers,
+            ``torchrun``) and SIGUSR1 (Slurm's ``--signal=USR1@120``).
 
     Raises:
-        ValueError: If there is no such signal.
+        ValueError: If a signal does not exist.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
@@ -49,21 +49,21 @@ class PreemptionHook(Hook):
                 raise ValueError(f'signals must be names such as SIGTERM, got {name!r}')
         self.names = tuple(signals)
         self.stopped = False
-        self._start = 0  # iterations done before
+        self._start = 0  # iterations completed before this process
         self._contexts = ExitStack()
 
     @property
     def signals(self) -> list:
-        """Numbers of the signals that it obeys."""
+        """Numbers of the signals that stop the training."""
         return [getattr(signal, name) for name in self.names]
 
     @property
     def received(self) -> str:
-        """Name of the signal that this process has got; '' if none."""
+        """Name of the signal that this process has received; '' if none."""
         return stop_signals.received()
 
     def before_train(self, runner) -> None:
-        """From now on a signal does not interrupt a step."""
+        """Install signal handlers that do not interrupt a step."""
         keep_workers(True)
         self._start = runner.iter
         self._contexts.enter_context(stop_signals.listening(self.names))
@@ -73,17 +73,17 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
-        """Save and stop, if any rank has been asked to."""
+        """Save and stop if any rank has received a signal."""
         asked = torch.tensor(int(bool(self.received)))
         if not all_reduce_max(asked) or not runner.optim_wrapper.should_update():
             return
         self._stop(runner, runner.iter + 1)
 
     def stop_between_steps(self, runner) -> None:
-        """Save and stop between two steps, e.g. where no batch comes.
+        """Save and stop between two steps, e.g. while waiting for a batch.
 
         Raises:
-            Stopped: If there is nothing to save, before the first step.
+            Stopped: Before the first step, when there is nothing to save.
         """
         if runner.iter == self._start:
             raise stop_signals.Stopped(self.received)
@@ -93,7 +93,7 @@ class PreemptionHook(Hook):
         with stop_signals.deferred():
             print_log(
                 f'{self.received or "a signal on another rank"}: saving iteration {done} '
-                'and stopping; --resume continues',
+                'and stopping; resume with --resume',
                 logger='current',
                 level=logging.WARNING,
             )
@@ -104,15 +104,15 @@ class PreemptionHook(Hook):
             runner.train_loop.stop_training = True
 
     def after_train(self, runner) -> None:
-        """Signals do again what they did before training."""
+        """Restore the previous signal handlers."""
         self.close()
 
     def close(self) -> None:
-        """As :meth:`after_train`, where an error has ended the training."""
+        """Restore the previous signal handlers, also after an error."""
         keep_workers(False)
         self._contexts.close()
 
 
 def was_preempted(runner) -> bool:
-    """Whether a training has ended because of a signal."""
+    """Whether a training has stopped because of a signal."""
     return any(isinstance(hook, PreemptionHook) and hook.stopped for hook in runner.hooks)

@@ -1,4 +1,4 @@
-"""The hooks that a training cannot do without, in every config."""
+"""Add the hooks that every training requires to its config."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 
 from cotap_mm.registry import HOOKS
 
-#: Key in ``default_hooks`` -> our hook. The order is that of hooks with the same priority.
+#: Key in ``default_hooks`` -> our hook, in the order for hooks with the same priority.
 OURS = dict(
     non_finite='NonFiniteHook',
     teacher='TeacherHook',
@@ -20,24 +20,25 @@ OURS = dict(
     preemption='PreemptionHook',
     checkpoint='AtomicCheckpointHook',
 )
-#: Those of MMEngine, which adds them unless a config says None.
+#: Keys of MMEngine's hooks, which it adds unless a config sets them to None.
 _THEIRS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
-_OPTIONAL = ('monitor', 'timer', 'logger')  # they only show something
-_INSTEAD = dict(checkpoint='CheckpointHook')  # what ours takes the place of
+_OPTIONAL = ('monitor', 'timer', 'logger')  # they only report
+_REPLACED = dict(checkpoint='CheckpointHook')  # hook of MMEngine that ours replaces
 
 
 def complete_hooks(config: Config) -> None:
-    """Let a pre-training have all hooks that protect it, once each.
+    """Add the required hooks that a pre-training config lacks.
 
-    Configs used to list our hooks in ``custom_hooks``. One that does so still works: its
-    hook takes the place of the default of the same type, and a warning says what to write.
+    Configs used to list our hooks in ``custom_hooks``. That still works: the hook replaces the
+    default hook of the same type, and a warning shows what to write instead.
 
     Args:
-        config (Config): Of a pre-training; ``default_hooks`` and ``custom_hooks`` are changed.
+        config (Config): A pre-training config; ``default_hooks`` and ``custom_hooks`` are
+            changed in place.
 
     Raises:
-        ValueError: If a hook that the training needs is switched off or there are two of it, or
-            a key of ``default_hooks`` has no type.
+        ValueError: If a required hook is disabled or duplicated, or a key of ``default_hooks``
+            has no type.
     """
     if not config.get('default_hooks'):
         config.default_hooks = {}
@@ -57,8 +58,8 @@ def complete_hooks(config: Config) -> None:
             )
         if hook is None and key in (*OURS, *_THEIRS) and key not in _OPTIONAL:
             raise ValueError(
-                f'default_hooks.{key} must not be None: a training needs '
-                f'{OURS.get(key, "this hook of MMEngine")}. Remove that line'
+                f'default_hooks.{key} must not be None: training requires '
+                f'{OURS.get(key, "this hook of MMEngine")}. Remove this setting'
             )
     for key, name in OURS.items():
         if key not in hooks and name not in map(_name, hooks.values()):
@@ -67,26 +68,25 @@ def complete_hooks(config: Config) -> None:
                 f'the config has no {name}; it is added with its defaults (default_hooks.{key})',
                 logger='current',
             )
-        elif _name(hooks.get(key)) == _INSTEAD.get(key):
+        elif _name(hooks.get(key)) == _REPLACED.get(key):
             hooks[key]['type'] = f'cotap_mm.{name}'
             print_log(
-                f'default_hooks.{key}: {name} takes the place of {_INSTEAD[key]}, with the '
-                'same options',
+                f'default_hooks.{key}: {name} replaces {_REPLACED[key]}, with the same options',
                 logger='current',
                 level=logging.WARNING,
             )
     for key in [key for key in OURS if key in hooks and hooks[key] is None]:
-        hooks.pop(key)  # MMEngine takes None for hooks of its own only
+        hooks.pop(key)  # MMEngine accepts None only for its own hooks
 
 
 def complete_downstream_hooks(config: Config) -> None:
-    """Let a downstream training save whole checkpoints and stop after a signal.
+    """Add atomic checkpoints and handling of signals to a downstream config.
 
-    Its CheckpointHook becomes a AtomicCheckpointHook with the same options, and it gets a
-    LoopPreemptionHook. What the config switches off stays off.
+    Its CheckpointHook becomes an AtomicCheckpointHook with the same options, and a
+    LoopPreemptionHook is added. Hooks that the config disables stay disabled.
 
     Args:
-        config (Config): Of a downstream training; ``default_hooks`` is changed.
+        config (Config): A downstream config; ``default_hooks`` is changed in place.
     """
     if not config.get('default_hooks'):
         config.default_hooks = {}
@@ -97,12 +97,12 @@ def complete_downstream_hooks(config: Config) -> None:
     if 'preemption' not in hooks and 'PreemptionHook' not in map(_name, others):
         hooks.preemption = dict(type='cotap_mm.LoopPreemptionHook')
     elif hooks.get('preemption', {}) is None:
-        hooks.pop('preemption')  # MMEngine takes None for hooks of its own only
+        hooks.pop('preemption')  # MMEngine accepts None only for its own hooks
 
 
 def _take_over_custom(config: Config) -> None:
-    """Move our hooks from ``custom_hooks`` to where the defaults are."""
-    keys = {name: key for key, name in OURS.items() if key != 'checkpoint'}  # two may be wanted
+    """Move our hooks from ``custom_hooks`` to ``default_hooks``."""
+    keys = {name: key for key, name in OURS.items() if key != 'checkpoint'}
     others, seen = [], set()
     for hook in config.get('custom_hooks') or []:
         name = _name(hook)
@@ -110,16 +110,16 @@ def _take_over_custom(config: Config) -> None:
             others.append(hook)
             continue
         if name in seen:
-            raise ValueError(f'custom_hooks names {name} twice; remove one')
+            raise ValueError(f'custom_hooks contains {name} twice; remove one of them')
         seen.add(name)
         for key in [key for key, other in config.default_hooks.items() if _name(other) == name]:
-            if key != keys[name]:  # under a name of the user's own
+            if key != keys[name]:  # a key that the user chose
                 config.default_hooks.pop(key)
         config.default_hooks[keys[name]] = hook
         print_log(
-            f'custom_hooks: {name} belongs into default_hooks and will not be taken from '
-            f'here after the next release; write default_hooks = dict({keys[name]}='
-            'dict(...)) with the options that differ',
+            f'custom_hooks: {name} belongs in default_hooks; the next release will not accept it '
+            f'in custom_hooks. Write default_hooks = dict({keys[name]}=dict(...)) with the '
+            'options that differ',
             logger='current',
             level=logging.WARNING,
         )
@@ -128,11 +128,11 @@ def _take_over_custom(config: Config) -> None:
 
 
 def _name(hook: Any) -> str:
-    """Which of our hooks one is or derives from, else its class without scope; '' for None."""
+    """Name of our hook that a hook is or derives from, else of its class; '' for None."""
     if hook is None:
         return ''
     kind = hook.get('type', '') if isinstance(hook, dict) else type(hook)
     own = kind.split('.')[-1] if isinstance(kind, str) else kind.__name__
-    found = HOOKS.get(own) if isinstance(kind, str) else kind
-    bases = [each.__name__ for each in getattr(found, '__mro__', ())]
+    cls = HOOKS.get(own) if isinstance(kind, str) else kind
+    bases = [base.__name__ for base in getattr(cls, '__mro__', ())]
     return next((name for name in bases if name in OURS.values()), own)

@@ -1,4 +1,4 @@
-"""Schedules that end with the training."""
+"""Fit open-ended schedules to the length of the training."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from cotap_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class ScheduleLengthHook(Hook):
-    """Let cosine schedules without a stated length end at the last iteration.
+    """Make cosine schedules without a length end at the last iteration.
 
-    So the number of iterations stands once in a config, as
-    ``train_cfg.max_iters``, and may be changed from the command line.
+    A config then contains the number of iterations only once, as ``train_cfg.max_iters``, and
+    it can be changed from the command line.
     """
 
     def before_train(self, runner) -> None:
-        """Set ``T_max`` and ``end`` where the config left them open."""
+        """Set ``T_max`` of schedules without an end."""
         schedulers = runner.param_schedulers or []
         if isinstance(schedulers, dict):
             schedulers = chain.from_iterable(schedulers.values())

@@ -1,4 +1,4 @@
-"""Moves the teacher after each step of the optimiser."""
+"""Update the teacher after each optimizer step."""
 
 from __future__ import annotations
 
@@ -6,28 +6,30 @@ import math
 from typing import Optional
 
 from mmengine.hooks import Hook
-from mmengine.model import is_model_wrapper
 
 from cotap_mm.distributed.fsdp import full_parameters
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
 
 @HOOKS.register_module()
 class TeacherHook(Hook):
-    """EMA of the teacher with a cosine schedule, once per real optimiser step.
+    """Update the teacher as an EMA of the student, once per optimizer step.
 
-    Under gradient accumulation the teacher waits until the optimiser has stepped; where a
-    step was left out for bad numbers, it stays as well.
+    The decay follows a cosine schedule. With gradient accumulation the teacher is updated only
+    when the optimizer steps; it is not updated in a step that is skipped for non-finite
+    gradients.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        start (float): Share of the **old teacher** kept at first, in [0, 1].
-            Defaults to 0.9997.
-        end (float): The same at the last iteration. Defaults to 0.9999.
+        start (float): Share of the **old teacher** that is kept at the first iteration, in
+            [0, 1]. Defaults to 0.9997.
+        end (float): Share of the old teacher that is kept at the last iteration, in [0, 1].
+            Defaults to 0.9999.
 
     Raises:
-        ValueError: If a share is outside [0, 1].
+        ValueError: If a share is outside of [0, 1].
     """
 
     def __init__(self, start: float = 0.9997, end: float = 0.9999) -> None:
@@ -38,7 +40,7 @@ class TeacherHook(Hook):
         self.end = end
 
     def decay(self, progress: float) -> float:
-        """Share of the old teacher kept at ``progress`` in [0, 1] of the training."""
+        """Share of the old teacher that is kept at a progress of the training in [0, 1]."""
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
 
     def after_train_iter(
@@ -48,12 +50,12 @@ class TeacherHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Move the teacher if the optimiser has just stepped."""
+        """Update the teacher if the optimizer has just stepped."""
         if not runner.optim_wrapper.should_update() or getattr(
-            runner.optim_wrapper, 'left_out', False
+            runner.optim_wrapper, 'step_skipped', False
         ):
             return
-        model = runner.model.module if is_model_wrapper(runner.model) else runner.model
+        model = unwrap(runner.model)
         decay = self.decay(runner.iter / max(runner.max_iters, 1))
         with full_parameters(runner.model):
             model.teacher.update(model.student, decay)

@@ -1,3 +1,3 @@
-"""From a config to a Runner that trains."""
+"""Launch trainings and tests: configs, preflight checks, Runners, commands."""
 
 from __future__ import annotations

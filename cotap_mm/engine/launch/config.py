@@ -1,4 +1,4 @@
-"""A config, and what command-line options change in it."""
+"""Apply command-line options to a config."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .values import check_values, explained_options
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Options that training and testing share."""
+    """Add the options that training and testing share."""
     parser.add_argument(
         '--work-dir', type=out_folder, help='logs and checkpoints; work_dirs/CONFIG by default'
     )
@@ -37,10 +37,20 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def finish_config(config: Config, args: argparse.Namespace) -> Config:
-    """Put what :func:`add_common_arguments` has read into a config; it wins over all else.
+    """Apply the options of :func:`add_common_arguments`, which override everything else.
 
-    Values of a wrong kind are refused (:func:`.check_values`), those that depend on others are
-    adapted: see :func:`adapt_loaders` and :func:`fit_schedules`.
+    Invalid values are rejected (:func:`.check_values`), and values that depend on others are
+    adapted, see :func:`adapt_loaders` and :func:`fit_schedules`.
+
+    Args:
+        config (Config): Changed in place.
+        args (argparse.Namespace): With ``config``, ``work_dir``, ``cfg_options``, ``launcher``.
+
+    Returns:
+        Config: The same config.
+
+    Raises:
+        ValueError: If an option or value is wrong.
     """
     for launcher, variable, starter in (
         ('pytorch', 'RANK', 'dist_train.sh'),
@@ -49,7 +59,7 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
         if args.launcher == launcher and variable not in os.environ:
             raise ValueError(
                 f'--launcher {launcher} needs the environment variable {variable}, '
-                f'which is not set; start the processes with tools/{starter}'
+                f'which is not set; launch the processes with tools/{starter}'
             )
     length = training_length(config)
     config.launcher = args.launcher
@@ -67,9 +77,9 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
 
 
 def adapt_loaders(config: Config) -> None:
-    """Remove what only worker processes have from data loaders without workers.
+    """Remove options that need worker processes from data loaders without workers.
 
-    So ``num_workers=0`` may be set by itself. For training, validation and test, of any library.
+    This lets users set only ``num_workers=0``, for training, validation and test of any library.
 
     Args:
         config (Config): Changed in place.
@@ -88,7 +98,7 @@ def adapt_loaders(config: Config) -> None:
 
 
 def is_pretraining(config: Config) -> bool:
-    """Whether a config pre-trains with CoTAP, or else uses the result in another library."""
+    """Whether a config pre-trains with CoTAP; other configs are for downstream libraries."""
     return config.get('default_scope', 'cotap_mm') == 'cotap_mm'
 
 
@@ -102,19 +112,19 @@ def set_images(
     cls_ann_file: Optional[str] = None,
     value_range: Optional[Sequence[float]] = None,
 ) -> None:
-    """Train on other folders than the config's.
+    """Replace the training images of a config.
 
     Args:
         config (Config): Changed in place.
-        images (str): For the patch branch, and for CLS if ``cls_images`` is None: folder,
-            list of images, or packed file.
-        cls_images (str, optional): Likewise for the CLS branch.
-        neighbors (str, optional): Neighbour file of ``images``; built if None.
-        cls_neighbors (str, optional): Neighbour file of ``cls_images``; built if None.
+        images (str): Images of the patch branch, and of the CLS branch if ``cls_images`` is
+            None: a folder, a list of images, or a packed file.
+        cls_images (str, optional): Images of the CLS branch, in the same forms.
+        neighbors (str, optional): Neighbor file of ``images``; built if None.
+        cls_neighbors (str, optional): Neighbor file of ``cls_images``; built if None.
         ann_file (str, optional): Text list or COCO json of the images in ``images``.
-        cls_ann_file (str, optional): Likewise for ``cls_images``.
-        value_range (sequence, optional): (low, high) of values of more than 8 bits, for both;
-            found from the images if None.
+        cls_ann_file (str, optional): Text list or COCO json of the images in ``cls_images``.
+        value_range (sequence, optional): (low, high) of images with more than 8 bits, for both
+            branches; estimated from the images if None.
     """
     dataset = config.train_dataloader.dataset
     values = 'auto' if value_range is None else list(value_range)
@@ -125,9 +135,17 @@ def set_images(
 
 
 def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
-    """Start from another checkpoint, or from random weights for ``'none'``.
+    """Set the initial weights: a checkpoint, or random weights for ``'none'``.
 
-    Downstream it is the backbone that starts from it.
+    Downstream they are those of the backbone.
+
+    Args:
+        config (Config): Changed in place.
+        checkpoint (str): File, URL, or ``'none'``.
+        trust (bool): Whether the file may run code when it is unpickled. Defaults to False.
+
+    Raises:
+        ValueError: If the model has no backbone.
     """
     init_cfg = (
         None
@@ -138,17 +156,17 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
         config.model.init_cfg = init_cfg
     elif not set_backbones_init(config.model, init_cfg):
         raise ValueError(
-            f'--init: the model {config.model.get("type")} has no backbone that '
-            'could start from a checkpoint; set init_cfg in its config'
+            f'--init: the model {config.model.get("type")} has no backbone to load a '
+            'checkpoint into; set init_cfg in its config'
         )
 
 
 def set_seed(config: Config, seed: int) -> None:
-    """Draw everything from ``seed``; the config's other ``randomness`` keys stay."""
+    """Set the random seed, and keep the other ``randomness`` keys of the config."""
     config.randomness = dict(config.get('randomness', {}), seed=seed)
 
 
 def set_mixed_precision(config: Config) -> None:
-    """bf16 where the device has it, else fp16; on a CPU bf16."""
+    """Train in bfloat16 on CPUs and GPUs that support it, else in float16."""
     config.optim_wrapper.type = 'cotap_mm.MixedPrecisionOptimWrapper'
     config.optim_wrapper.dtype = 'auto' if torch.cuda.is_available() else 'bfloat16'

@@ -1,4 +1,4 @@
-"""A few steps of a training that leave nothing behind: does it run, how long, how much memory."""
+"""Dry run: train a few steps and report time and memory."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from cotap_mm import signals
 from cotap_mm.datasets import save_neighbors
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.environment import peak_bytes
-from cotap_mm.registry import DATASETS, build
+from cotap_mm.registry import DATASETS, build, option_of
 
 STEPS = 4  # the first ones are slow
 
 
 class _StopDryRun(Exception):
-    """All steps of the trial are done."""
+    """Raised after the last step of a dry run."""
 
 
 class _StepTimer(Hook):
-    """Takes the time of each iteration and stops behind the last one."""
+    """Measure the time of each iteration, and stop after the last one."""
 
     priority = 'LOWEST'
 
     def __init__(self) -> None:
         self.seconds: list[float] = []
         self.waiting: list[float] = []
-        self._behind_last = self._behind_data = 0.0
+        self._step_ended = self._data_ready = 0.0
 
     def before_train_epoch(self, runner: Runner) -> None:
-        self._behind_last = time.perf_counter()
+        self._step_ended = time.perf_counter()
 
     def before_train_iter(self, runner: Runner, batch_idx: int, data_batch: Any = None) -> None:
-        self._behind_data = time.perf_counter()
+        self._data_ready = time.perf_counter()
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
@@ -48,56 +48,61 @@ class _StepTimer(Hook):
         if torch.cuda.is_available():
             torch.cuda.synchronize()
         now = time.perf_counter()
-        self.seconds.append(now - self._behind_last)
-        self.waiting.append(self._behind_data - self._behind_last)
-        self._behind_last = now
+        self.seconds.append(now - self._step_ended)
+        self.waiting.append(self._data_ready - self._step_ended)
+        self._step_ended = now
         if len(self.seconds) == STEPS:
             raise _StopDryRun
 
 
 def placeholder_neighbors(config: Config, folder: str | Path) -> list[str]:
-    """Let each image have the next ones as neighbours where they are still to be found.
+    """Write placeholder neighbor files for the branches with ``neighbors='auto'``.
+
+    The neighbors of each image are the images that follow it in the list.
 
     Args:
-        config (Config): Of a pre-training; changed in place.
-        folder (str | Path): Where the files go.
+        config (Config): A pre-training config; changed in place.
+        folder (str | Path): Folder for the files.
 
     Returns:
-        list[str]: The branches whose neighbours a real run has to find first.
+        list[str]: The branches, with their numbers of images, whose neighbors a real run has to
+        compute first.
     """
     dataset, missing = config.train_dataloader.dataset, []
     for branch, key in (('patch', 'neighbors'), ('cls', 'cls_neighbors')):
         if dataset.get(key) == 'auto' and dataset.get(branch):
             source = build(DATASETS, dataset[branch])
             count = len(source)
-            nearest = np.arange(1, min(count, dataset.get('num_neighbors', 7) + 1))
+            num_neighbors = option_of(DATASETS, dataset, 'num_neighbors')
+            offsets = np.arange(1, min(count, num_neighbors + 1))
             dataset[key] = str(Path(folder) / f'{key}.npz')
             save_neighbors(
                 dataset[key],
                 [source.name(index) for index in range(count)],
-                (np.arange(count)[:, None] + nearest) % count,
+                (np.arange(count)[:, None] + offsets) % count,
             )
             missing.append(f'{branch} ({count} images)')
     return missing
 
 
 def dry_run(runner: Runner) -> dict[str, float]:
-    """Train for :data:`STEPS` steps.
+    """Train for :data:`STEPS` steps and measure them.
 
     Args:
-        runner (Runner): Its work folder should be one that is thrown away.
+        runner (Runner): Its work folder should be a temporary one.
 
     Returns:
-        dict: ``seconds`` of a step (median without the first), ``waiting`` for data of it,
-        ``iterations`` in all, ``samples`` a step on all ranks, ``memory`` in bytes at the
-        peak (of the GPU if there is one), ``available`` bytes there (0 if unknown), and
-        ``parameters`` that learn.
+        dict: ``seconds`` per step (median without the first step), ``waiting`` for data, the
+        part of ``seconds`` spent in the data loader, ``iterations`` of the whole training,
+        ``samples`` per step on all ranks, peak ``memory`` in bytes (of the GPU if there is
+        one), ``available`` memory in bytes (0 if unknown), and the number of trainable
+        ``parameters``.
 
     Raises:
-        ValueError: If a step does not fit into the GPU.
+        ValueError: If a step runs out of GPU memory.
     """
-    watch = _StepTimer()
-    runner.register_hook(watch)
+    timer = _StepTimer()
+    runner.register_hook(timer)
     try:
         runner.train()
         if signals.received():
@@ -106,16 +111,16 @@ def dry_run(runner: Runner) -> dict[str, float]:
         runner.call_hook('after_train')
     except torch.cuda.OutOfMemoryError as error:
         raise ValueError(
-            f'a step does not fit into the memory of the GPU ({error}). Lower '
+            f'a training step runs out of GPU memory ({error}). Lower '
             'train_dataloader.batch_size, or set model.backbone.with_cp=True'
         ) from error
     on_gpu = torch.cuda.is_available()
-    loader = runner.train_dataloader  # without batch_size where it has a batch_sampler
+    loader = runner.train_dataloader  # batch_size is None if it has a batch_sampler
     batch = loader.batch_size or getattr(loader.batch_sampler, 'batch_size', 1)
     count = sum(param.numel() for param in runner.model.parameters() if param.requires_grad)
     return dict(
-        seconds=statistics.median(watch.seconds[1:] or watch.seconds),
-        waiting=statistics.median(watch.waiting[1:] or watch.waiting),
+        seconds=statistics.median(timer.seconds[1:] or timer.seconds),
+        waiting=statistics.median(timer.waiting[1:] or timer.waiting),
         iterations=runner.max_iters,
         parameters=count,
         samples=batch * world_size(),
@@ -124,21 +129,29 @@ def dry_run(runner: Runner) -> dict[str, float]:
     )
 
 
-def describe_trial(found: dict[str, float], missing: list[str]) -> str:
-    """What :func:`dry_run` and :func:`placeholder_neighbors` found, in sentences."""
-    hours = found['seconds'] * found['iterations'] / 3600
-    memory = f'{found["memory"] / 2**30:.1f} GB'
-    if found['available']:
-        memory += f' of {found["available"] / 2**30:.0f} GB'
+def describe_dry_run(result: dict[str, float], missing: list[str]) -> str:
+    """Summarize the results of :func:`dry_run` and :func:`placeholder_neighbors`.
+
+    Args:
+        result (dict): Returned by :func:`dry_run`.
+        missing (list[str]): Returned by :func:`placeholder_neighbors`.
+
+    Returns:
+        str: A few lines.
+    """
+    hours = result['seconds'] * result['iterations'] / 3600
+    memory = f'{result["memory"] / 2**30:.1f} GB'
+    if result['available']:
+        memory += f' of {result["available"] / 2**30:.0f} GB'
     lines = [
-        f'the training can start: {found["parameters"] / 1e6:.1f} M parameters learn, '
-        f'{found["samples"]:.0f} samples a step',
-        f'a step takes {found["seconds"]:.2f} s, of which {found["waiting"]:.2f} s are waiting for '
-        f'data; {found["iterations"]:.0f} iterations are about {hours:.1f} hours',
-        f'memory at its peak, in this process: {memory}',
+        f'dry run passed: {result["parameters"] / 1e6:.1f} M trainable parameters, '
+        f'{result["samples"]:.0f} samples per step',
+        f'a step takes {result["seconds"]:.2f} s, of which {result["waiting"]:.2f} s are spent '
+        f'waiting for data; {result["iterations"]:.0f} iterations take about {hours:.1f} hours',
+        f'peak memory of this process: {memory}',
     ]
-    if found['waiting'] > 0.2 * found['seconds']:
-        lines.append('the loader is too slow: more train_dataloader.num_workers may help')
+    if result['waiting'] > 0.2 * result['seconds']:
+        lines.append('the data loader is too slow; a higher train_dataloader.num_workers may help')
     if missing:
-        lines.append(f'not tried: a run first finds the neighbours of {" and ".join(missing)}')
+        lines.append(f'not tested: a run first computes neighbors for {" and ".join(missing)}')
     return '\n'.join(lines)

@@ -1,4 +1,4 @@
-"""What ``tools/test.py`` offers beside scores: augmentation, saved predictions, pictures."""
+"""Test-time augmentation, saved predictions and pictures for ``tools/test.py``."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any, Optional
 from mmengine.config import Config, ConfigDict
 
 from cotap_mm.datasets.wrapped import inner_datasets
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.backbones import wrapper_and_model
 from cotap_mm.evaluation.presence_metric import ClassPresence
+from cotap_mm.weights.reading import read_checkpoint
 
-#: Library -> hook that draws, visualizer, model that merges augmented predictions, its options.
+#: Library -> hook that draws, visualizer, config of the model that merges augmented predictions.
 _LIBRARIES: dict[str, tuple[str, str, dict]] = {
     'mmseg': ('SegVisualizationHook', 'SegLocalVisualizer', dict(type='SegTTAModel')),
     'mmdet': (
@@ -33,11 +35,11 @@ _SAVING = ('IoUMetric', 'CityscapesMetric', 'DepthMetric')  # metrics with an ou
 
 
 def keep_test_only(config: Config, name: str) -> None:
-    """Remove what is for training, such as data that may be on another machine.
+    """Remove the training and validation parts of a config, whose data may be unavailable.
 
     Args:
         config (Config): Changed in place.
-        name (str): Of the config, for messages.
+        name (str): Name of the config, for messages.
 
     Raises:
         ValueError: If test_dataloader, test_evaluator or test_cfg is missing.
@@ -47,8 +49,8 @@ def keep_test_only(config: Config, name: str) -> None:
     ]
     if missing:
         raise ValueError(
-            f'{name} has no {", ".join(missing)}, which a test needs; often they are '
-            'those of the validation: test_dataloader = val_dataloader'
+            f'{name} has no {", ".join(missing)}, required for testing; often they are '
+            'the same as for validation: test_dataloader = val_dataloader'
         )
     for key in (
         'train_dataloader',
@@ -65,40 +67,44 @@ def keep_test_only(config: Config, name: str) -> None:
 def draw_predictions(
     config: Config, folder: Optional[str], show: bool = False, wait_time: float = 2
 ) -> None:
-    """Draw the prediction of every image, with the library's hook.
+    """Draw the prediction of every image with the library's visualization hook.
 
     Args:
         config (Config): Changed in place.
-        folder (str, optional): Where pictures go.
-        show (bool): Whether they are shown in a window. Defaults to False.
-        wait_time (float): Seconds that one is shown. Defaults to 2.
+        folder (str, optional): Folder for the pictures; None saves none.
+        show (bool): Whether to show them in a window. Defaults to False.
+        wait_time (float): Seconds for which each one is shown. Defaults to 2.
+
+    Raises:
+        ValueError: If ``folder`` is a file, or the library of the config is unknown.
     """
     hook_type, visualizer, _ = _library(config, '--show-dir')
     hooks = config.setdefault('default_hooks', ConfigDict())
     hook = hooks.setdefault('visualization', ConfigDict(type=hook_type))
     hook.update(show=show, wait_time=wait_time, interval=1)
-    place = None if folder is None else str(Path(folder).resolve())
-    if place is not None and Path(place).exists() and not Path(place).is_dir():
+    path = None if folder is None else str(Path(folder).resolve())
+    if path is not None and Path(path).exists() and not Path(path).is_dir():
         raise ValueError(f'--show-dir {folder} must be a folder, got a file')
     config.setdefault(
         'visualizer',
         ConfigDict(type=visualizer, name='visualizer', vis_backends=[dict(type='LocalVisBackend')]),
     )
-    if config.default_scope == 'mmpretrain':  # its hook draws the batch that the model gets
-        hook.update(enable=True, out_dir=place)
+    if config.default_scope == 'mmpretrain':  # its hook draws the model's input batch
+        hook.update(enable=True, out_dir=path)
         return
     hook.update(draw=True)
     if config.default_scope == 'mmdet':
-        hook.update(test_out_dir=place)
-    elif place is not None:
-        config.visualizer.save_dir = place
+        hook.update(test_out_dir=path)
+    elif path is not None:
+        config.visualizer.save_dir = path
 
 
 def augment(config: Config) -> None:
-    """Test with test-time augmentation, as the config describes it, else with flips.
+    """Test with test-time augmentation: the config's own, else horizontal flips.
 
     Args:
-        config (Config): Changed in place: the model is wrapped once, and gets the pipeline.
+        config (Config): Changed in place: the model is wrapped unless it is already, and the
+            test pipelines are replaced.
 
     Raises:
         ValueError: If the pipeline cannot be augmented.
@@ -117,23 +123,23 @@ def augment(config: Config) -> None:
 
 
 def flipped(pipeline: list[dict]) -> list[dict]:
-    """A test pipeline that gives each image as it is and mirrored.
+    """Add a flipped view to a test pipeline.
 
     Args:
-        pipeline (list): Of one view; its last step packs.
+        pipeline (list): Steps for one view; the last one is a ``Pack...`` step.
 
     Returns:
-        list: With TestTimeAug at its end. Labels are loaded after the flip: they stay as
-        they are, and predictions are flipped back.
+        list: Pipeline that ends with TestTimeAug. Labels are loaded after the flip, so they
+        are not flipped; predictions are flipped back.
 
     Raises:
-        ValueError: If the last step does not pack.
+        ValueError: If the last step is not a ``Pack...`` step.
     """
     steps = [dict(step) for step in copy.deepcopy(pipeline)]
     if not steps or not _name(steps[-1]).startswith('Pack'):
         raise ValueError(
             '--tta needs a test pipeline that ends with a Pack... step, got '
-            f'{[_name(step) for step in steps]}; give the config a tta_pipeline'
+            f'{[_name(step) for step in steps]}; add a tta_pipeline to the config'
         )
     labels = [step for step in steps if _name(step) == 'LoadAnnotations']
     packed = steps[-1]
@@ -156,14 +162,14 @@ def flipped(pipeline: list[dict]) -> list[dict]:
 
 
 def save_predictions(config: Config, path: str) -> None:
-    """Let MMSegmentation's metrics write what is predicted, or check the name of the file.
+    """Let MMSegmentation's metrics save predictions; check the file name for other libraries.
 
     Args:
         config (Config): Changed in place.
-        path (str): A folder for MMSegmentation, a pickle file for the others.
+        path (str): A folder for MMSegmentation, a pickle file for other libraries.
 
     Raises:
-        ValueError: If the path is of the other kind, or no metric can write.
+        ValueError: If the path is not of that kind, or no metric can save predictions.
     """
     if config.default_scope != 'mmseg':
         if Path(path).suffix not in ('.pkl', '.pickle'):
@@ -175,7 +181,7 @@ def save_predictions(config: Config, path: str) -> None:
         return
     if Path(path).exists() and not Path(path).is_dir() or Path(path).suffix == '.pkl':
         raise ValueError(
-            f'--out is a folder for mmseg, which gets a PNG for each image, got {path}'
+            f'--out must be a folder for mmseg, which writes one PNG per image, got {path}'
         )
     metrics = config.test_evaluator
     metrics = metrics if isinstance(metrics, (list, tuple)) else [metrics]
@@ -188,19 +194,44 @@ def save_predictions(config: Config, path: str) -> None:
     saving[0].output_dir = path
 
 
-def test(runner: Any, out: Optional[str] = None) -> dict[str, float]:
-    """Test, warn about classes that no label shows, and save predictions.
+def require_all_weights(runner: Any) -> None:
+    """Check that the checkpoint of a Runner has every weight of its model.
+
+    MMEngine only warns of missing weights, and tests with random ones.
 
     Args:
         runner (Runner): Ready to test.
-        out (str, optional): Pickle file of predictions, except for MMSegmentation.
+
+    Raises:
+        ValueError: If a weight is missing.
+    """
+    checkpoint = runner._load_from
+    content = read_checkpoint(checkpoint)
+    stored = {name.removeprefix('module.') for name in content.get('state_dict', content)}
+    wanted = [name.removeprefix('module.') for name, _ in unwrap(runner.model).named_parameters()]
+    missing = [name for name in wanted if name not in stored]
+    if missing:
+        raise ValueError(
+            f'{checkpoint} does not fit the config: {len(missing)} of {len(wanted)} weights are '
+            f'missing, the first is {missing[0]}; pass a checkpoint that training with this '
+            'config has saved'
+        )
+
+
+def test(runner: Any, out: Optional[str] = None) -> dict[str, float]:
+    """Test, save predictions, and warn about classes that do not occur in the labels.
+
+    Args:
+        runner (Runner): Ready to test.
+        out (str, optional): Pickle file for predictions; MMSegmentation ignores it, see
+            :func:`save_predictions`.
 
     Returns:
         dict: Scores.
 
     Raises:
-        MeaninglessScore: After the test, if the labels show too few classes for its scores to
-            mean anything.
+        MeaninglessScore: After the test, if too few classes occur in the labels for meaningful
+            scores.
     """
     metrics = runner.test_evaluator.metrics
     scope = runner.cfg.get('default_scope')
@@ -223,13 +254,13 @@ def test(runner: Any, out: Optional[str] = None) -> dict[str, float]:
 def _library(config: Config, option: str) -> tuple[str, str, dict]:
     if config.get('default_scope') not in _LIBRARIES:
         raise ValueError(
-            f'{option} knows {", ".join(_LIBRARIES)}, got a config with '
+            f'{option} supports {", ".join(_LIBRARIES)}, got a config with '
             f'default_scope={config.get("default_scope")!r}'
         )
     return _LIBRARIES[config.default_scope]
 
 
 def _name(part: Any) -> str:
-    """Type of a config without its scope."""
+    """Type of a config, without its scope."""
     kind = part.get('type') if isinstance(part, dict) else part
     return (kind if isinstance(kind, str) else getattr(kind, '__name__', '')).split('.')[-1]

@@ -1,4 +1,4 @@
-"""Mistakes in a config, found and named before anything is built."""
+"""Find unknown keys, unknown classes and wrong types in a config before anything is built."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from cotap_mm import registry as ours
 from cotap_mm.datasets import MultiCrop
 from cotap_mm.models.modules import AssignmentQueue, PatchPairSampler, TemplateBank
 
-#: Where the parts of a config are built from, by the first or last words of their place.
+#: Start of a dotted key -> registry that builds the parts below it.
 _REGISTRIES = (
     ('optim_wrapper.optimizer', ours.OPTIMIZERS),
     ('optim_wrapper', ours.OPTIM_WRAPPERS),
@@ -40,7 +40,7 @@ _REGISTRIES = (
     ('log_processor', LOG_PROCESSORS),
     ('model', ours.MODELS),
 )
-#: Parts without a type of their own.
+#: Parts without a type: dotted key -> class that takes the options.
 _OPTIONS = {
     'model.pairs': PatchPairSampler,
     'model.memory.patch_queue': AssignmentQueue,
@@ -49,7 +49,7 @@ _OPTIONS = {
     'train_dataloader.dataset.crops': MultiCrop,
     'train_dataloader': DataLoader,
 }
-#: Keys that MMEngine takes out before it builds a part.
+#: Keys that MMEngine removes before it builds a part.
 _TAKEN_OUT = {
     'optim_wrapper': {'constructor', 'paramwise_cfg'},
     'train_dataloader': {'num_batch_per_epoch', 'disable_subprocess_warning'},
@@ -59,7 +59,7 @@ _TAKEN_OUT = {
     'param_scheduler': {'convert_to_iter_based'},
 }
 
-#: Smallest values of numbers; an int stands for whole numbers.
+#: Smallest values of numbers; an int here means that the value must be an integer.
 _SMALLEST: dict[str, dict[str, Union[int, float]]] = {
     'optim_wrapper.optimizer': dict(lr=0.0, weight_decay=0.0, eps=0.0),
     'train_cfg': dict(max_iters=1, max_epochs=1, val_interval=1),
@@ -70,33 +70,33 @@ _SMALLEST: dict[str, dict[str, Union[int, float]]] = {
 
 
 def check_config(config: Config) -> None:
-    """Look for keys that nobody reads and values of a wrong type, in our classes.
+    """Check a config for keys that no class accepts and, in our classes, for wrong types.
 
     Args:
-        config (Config): Of a pre-training.
+        config (Config): A pre-training config.
 
     Raises:
-        ValueError: With all that was found, each with its key.
+        ValueError: Lists all errors with their keys.
     """
-    found = []
-    for place, options in _iter_dicts(config._cfg_dict.to_dict(), ''):
-        kind = _class_of(place, options)
+    errors = []
+    for key, options in _iter_dicts(config._cfg_dict.to_dict(), ''):
+        kind = _class_of(key, options)
         if kind is not None:
-            found += _errors(place, options, kind)
-        found += _out_of_range(place, options)
-    if found:
-        raise ValueError('the config cannot be right:\n  ' + '\n  '.join(found))
+            errors += _errors(key, options, kind)
+        errors += _out_of_range(key, options)
+    if errors:
+        raise ValueError('invalid config:\n  ' + '\n  '.join(errors))
 
 
 def check_overrides(config: Config, options: dict[str, Any]) -> None:
-    """Look for options of the command line that name no part of the config.
+    """Check that command-line options refer to parts that the config has.
 
     Args:
-        config (Config): As it is without them.
-        options (dict): Dotted keys.
+        config (Config): The config before the options are merged.
+        options (dict): Dotted key -> value.
 
     Raises:
-        ValueError: With the first one, and what may be meant.
+        ValueError: Names the first wrong option, and a similar key.
     """
     known = set(config) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
     for key, value in options.items():
@@ -110,123 +110,125 @@ def check_overrides(config: Config, options: dict[str, Any]) -> None:
         if first == 'custom_hooks' and index and not (index[0].isdigit() and int(index[0]) < count):
             raise ValueError(
                 f'--cfg-options {key}: the config has {count} custom_hooks; the hooks '
-                'of every run have names, e.g. default_hooks.teacher.start=0.99'
+                'of every run are in default_hooks, e.g. default_hooks.teacher.start=0.99'
             )
         part: Any = config
         for word in key.split('.'):
             part = part.get(word) if isinstance(part, (dict, Config)) else None
         if isinstance(part, dict) and value is not None and not isinstance(value, dict):
             raise ValueError(
-                f'--cfg-options {key}: this is a part with keys of its own, e.g. '
+                f'--cfg-options {key}: this is a dict, so set one of its keys, e.g. '
                 f'{key}.{next(iter(part), "type")}, got {value!r}'
             )
 
 
-def _out_of_range(place: str, options: dict) -> list[str]:
-    """Numbers that nothing can be trained with."""
-    found = []
-    for key, low in _SMALLEST.get(place, {}).items():
+def _out_of_range(part: str, options: dict) -> list[str]:
+    """Errors of numbers below their smallest value."""
+    errors = []
+    for key, low in _SMALLEST.get(part, {}).items():
         value = options.get(key)
         if value is None or isinstance(value, dict):
             continue
         whole = isinstance(low, int)
-        wanted = 'a whole number' if whole else 'a number'
+        wanted = 'an integer' if whole else 'a number'
         if not _fits(value, int if whole else float):
-            found.append(f'{place}.{key}: expected {wanted}, got {value!r}')
+            errors.append(f'{part}.{key}: expected {wanted}, got {value!r}')
         elif not low <= value < math.inf:
-            found.append(f'{place}.{key}: expected {wanted} >= {low:g}, got {value!r}')
-    return found
+            errors.append(f'{part}.{key}: expected {wanted} >= {low:g}, got {value!r}')
+    return errors
 
 
-def _iter_dicts(part: Any, place: str) -> Iterator[tuple[str, dict]]:
-    """All dicts of a config and their dotted places, outer ones first."""
+def _iter_dicts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
+    """Yield all dicts of a config with their dotted keys, outer ones first."""
     if isinstance(part, dict):
-        yield place, part
-        for key, value in part.items():
-            yield from _iter_dicts(value, f'{place}.{key}'.lstrip('.'))
+        yield key, part
+        for name, value in part.items():
+            yield from _iter_dicts(value, f'{key}.{name}'.lstrip('.'))
     elif isinstance(part, (list, tuple)):
         for index, value in enumerate(part):
-            yield from _iter_dicts(value, f'{place}.{index}')
+            yield from _iter_dicts(value, f'{key}.{index}')
 
 
-def _class_of(place: str, options: dict) -> Optional[type]:
-    """The class that is built from a dict, if that is known."""
-    if place in _OPTIONS:
-        return _OPTIONS[place]
-    registry = _registry(place)
+def _class_of(key: str, options: dict) -> Optional[type]:
+    """Class that is built from a dict of the config; None if it is unknown."""
+    if key in _OPTIONS:
+        return _OPTIONS[key]
+    registry = _registry(key)
     if registry is None or not isinstance(options.get('type'), str):
         return None
     name = options['type'].split('.')
     if len(name) > 1 and name[0] != 'cotap_mm':
         return None
-    found = registry.get(name[-1])  # or MMEngine's
-    if found is None:
+    cls = registry.get(name[-1])  # or MMEngine's
+    if cls is None:
         raise ValueError(
-            f'{place}.type: there is no {options["type"]!r}'
+            f'{key}.type: unknown class {options["type"]!r}'
             f'{_suggestion(name[-1], _names(registry))}'
         )
-    # Of OpenMMLab's and PyTorch's classes only the names of options are known.
-    return found if inspect.isclass(found) else None
+    # For classes of OpenMMLab and PyTorch only the names of their options are checked.
+    return cls if inspect.isclass(cls) else None
 
 
 def _names(registry: Registry) -> set[str]:
-    """What a registry and those above it hold."""
-    found = set(registry.module_dict)
-    return found | _names(registry.parent) if registry.parent is not None else found
+    """Names in a registry and its parents."""
+    names = set(registry.module_dict)
+    return names | _names(registry.parent) if registry.parent is not None else names
 
 
-def _registry(place: str) -> Optional[Registry]:
-    words = place.split('.')
+def _registry(key: str) -> Optional[Registry]:
+    """Registry that builds the part at a dotted key."""
+    words = key.split('.')
     if words[-1] == 'init_cfg':
         return ours.WEIGHT_INITIALIZERS
     if words[0] in ('default_hooks', 'custom_hooks') and len(words) > 2:
-        return None  # what a hook builds is its own affair
+        return None  # a hook builds its own parts
     return next(
         (
             registry
             for start, registry in _REGISTRIES
-            if place == start or place.startswith(f'{start}.')
+            if key == start or key.startswith(f'{start}.')
         ),
         None,
     )
 
 
-def _errors(place: str, options: dict, kind: type) -> list[str]:
+def _errors(part: str, options: dict, kind: type) -> list[str]:
+    """Errors of options that a class does not accept, or of a wrong type."""
     known, hints, is_open = _arguments(kind)
     known |= {'type', '_scope_'} | next(
-        (keys for start, keys in _TAKEN_OUT.items() if place.split('.')[0] == start), set()
+        (keys for start, keys in _TAKEN_OUT.items() if part.split('.')[0] == start), set()
     )
-    found = []
+    errors = []
     for key, value in options.items():
         if key not in known and not is_open:
-            found.append(
-                f'{place}.{key}: {kind.__name__} has no such option{_suggestion(key, known)}'
+            errors.append(
+                f'{part}.{key}: {kind.__name__} has no such option{_suggestion(key, known)}'
             )
         elif key in hints and not isinstance(value, dict) and not _fits(value, hints[key]):
-            found.append(f'{place}.{key}: expected {_name(hints[key])}, got {value!r}')
-    return found
+            errors.append(f'{part}.{key}: expected {_name(hints[key])}, got {value!r}')
+    return errors
 
 
 def _arguments(kind: type) -> tuple[set[str], dict[str, Any], bool]:
-    """Names of a class's arguments, their types, and whether there may be others."""
+    """Names of a class's arguments, their types, and whether it accepts any other name."""
     known: set[str] = set()
     hints: dict[str, Any] = {}
-    for each in kind.__mro__:
-        if '__init__' not in vars(each):
+    for base in kind.__mro__:
+        if '__init__' not in vars(base):
             continue
-        parameters = inspect.signature(each.__init__).parameters.values()
+        parameters = inspect.signature(base.__init__).parameters.values()
         known |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
-        if each.__module__.startswith('cotap_mm'):
-            hints = {**get_type_hints(each.__init__), **hints}
+        if base.__module__.startswith('cotap_mm'):
+            hints = {**get_type_hints(base.__init__), **hints}
         if not any(p.kind == p.VAR_KEYWORD for p in parameters):
             return known - {'self'}, hints, False
     return known - {'self'}, hints, True
 
 
 def _fits(value: Any, wanted: Any) -> bool:
-    """Whether a value of a config is of a type; types that no config holds are not looked at."""
+    """Whether a config value has a type; types that configs cannot hold are not checked."""
     if get_origin(wanted) is Union:
-        return any(_fits(value, each) for each in get_args(wanted))
+        return any(_fits(value, option) for option in get_args(wanted))
     origin = get_origin(wanted) or wanted
     if origin in (int, float):
         return not isinstance(value, bool) and isinstance(
@@ -237,9 +239,9 @@ def _fits(value: Any, wanted: Any) -> bool:
     if inspect.isclass(origin) and issubclass(origin, dict):
         return isinstance(value, dict)
     if origin in (list, tuple) or inspect.isclass(origin) and origin.__name__ == 'Sequence':
-        items = [each for each in get_args(wanted) if each is not Ellipsis]
+        items = [option for option in get_args(wanted) if option is not Ellipsis]
         return isinstance(value, (list, tuple)) and (
-            len(items) != 1 or all(_fits(each, items[0]) for each in value)
+            len(items) != 1 or all(_fits(item, items[0]) for item in value)
         )
     return True
 
@@ -251,8 +253,11 @@ def _name(wanted: Any) -> str:
 
 
 def _suggestion(key: str, known: Collection[str]) -> str:
-    lower = {each.lower(): each for each in sorted(known)}
+    """The most similar known key, or all of them, as the end of a message."""
+    lower = {name.lower(): name for name in sorted(known)}
     near = difflib.get_close_matches(key.lower(), lower, 1)
     return (
-        f'; did you mean {lower[near[0]]!r}?' if near else f'; there are {", ".join(sorted(known))}'
+        f'; did you mean {lower[near[0]]!r}?'
+        if near
+        else f'; choose from {", ".join(sorted(known))}'
     )

@@ -1,4 +1,4 @@
-"""Values of a config that are of a wrong kind or out of range, found before anything uses them."""
+"""Check types and ranges of config values before anything uses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from cotap_mm.error_text import sentence_of
 
 
 class Kind(NamedTuple):
-    """What a value must be: in words, and as a test."""
+    """A rule for a value: its description, and a test."""
 
     wanted: str
     holds: Callable[[Any], bool]
@@ -25,7 +25,7 @@ class Kind(NamedTuple):
 def _whole(low: int, high: float = math.inf) -> Kind:
     limits = f'>= {low}' if high == math.inf else f'in [{low}, {high}]'
     return Kind(
-        f'a whole number {limits}',
+        f'an integer {limits}',
         lambda value: (
             isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
         ),
@@ -33,7 +33,7 @@ def _whole(low: int, high: float = math.inf) -> Kind:
 
 
 def _number(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Kind:
-    """A number in a range, of which ``above`` and ``below`` exclude the ends."""
+    """A number in a range; ``above`` excludes its lower end, ``below`` its upper end."""
     if high == math.inf:
         wanted = f'a number {">" if above else ">="} {low:g}'
     else:
@@ -58,33 +58,33 @@ def _one_of(*choices: str) -> Kind:
 def _or(first: Kind, value: Any) -> Kind:
     return Kind(
         f'{first.wanted}, or {value}',
-        lambda found: type(found) is type(value) and found == value or first.holds(found),
+        lambda given: type(given) is type(value) and given == value or first.holds(given),
     )
 
 
 _FLAG = Kind('True or False', lambda value: isinstance(value, bool))
-_TEXT = Kind('a text', lambda value: isinstance(value, str) and bool(value))
+_TEXT = Kind('a string', lambda value: isinstance(value, str) and bool(value))
 _TEXTS = Kind(
-    'a text or a list of them',
+    'a string or a list of strings',
     lambda value: (
         _TEXT.holds(value) or (isinstance(value, (list, tuple)) and all(map(_TEXT.holds, value)))
     ),
 )
-_PART = Kind('a part with keys of its own', lambda value: isinstance(value, dict))
+_PART = Kind('a dict', lambda value: isinstance(value, dict))
 _PARTS = Kind(
-    'a list of parts with keys of their own',
+    'a list of dicts',
     lambda value: (
-        isinstance(value, (list, tuple)) and all(isinstance(each, dict) for each in value)
+        isinstance(value, (list, tuple)) and all(isinstance(item, dict) for item in value)
     ),
 )
 _COLORS = Kind(
-    'a list of numbers, one for each channel',
+    'a list of numbers, one per channel',
     lambda value: (
-        isinstance(value, (list, tuple)) and all(_number(-math.inf).holds(each) for each in value)
+        isinstance(value, (list, tuple)) and all(_number(-math.inf).holds(item) for item in value)
     ),
 )
 _SIDES = Kind(
-    'a whole number >= 1, or two',
+    'an integer >= 1, or two',
     lambda value: (
         _whole(1).holds(value)
         or (
@@ -99,14 +99,14 @@ _BETAS = Kind(
     lambda value: (
         isinstance(value, (list, tuple))
         and len(value) == 2
-        and all(_number(0, 1, below=True).holds(each) for each in value)
+        and all(_number(0, 1, below=True).holds(item) for item in value)
     ),
 )
 _TEMPLATE = Kind(
-    'a text with {} for the number', lambda value: isinstance(value, str) and '{}' in value
+    'a string with {} for the number', lambda value: isinstance(value, str) and '{}' in value
 )
 _FILE = Kind(
-    'a file that exists, or an address',
+    'an existing file, or a URL',
     lambda value: isinstance(value, str) and ('://' in value or Path(value).exists()),
 )
 _LEVELS = Kind(
@@ -118,7 +118,7 @@ _LEVELS = Kind(
     ),
 )
 
-#: Patterns of dotted keys -> kind; what is None is the default and not looked at.
+#: Patterns of dotted keys -> rule. A value of None means the default and is not checked.
 _KINDS: dict[str, Kind] = {
     'log_level': _LEVELS,
     'load_from': _FILE,
@@ -165,15 +165,17 @@ _KINDS: dict[str, Kind] = {
     'param_scheduler.*.begin': _whole(0),
     'param_scheduler.*.by_epoch': _FLAG,
     'param_scheduler.*.end': Kind(
-        'a whole number >= 0', lambda value: value == math.inf or _whole(0).holds(value)
+        'an integer >= 0', lambda value: value == math.inf or _whole(0).holds(value)
     ),
     'model.data_preprocessor.mean': _COLORS,
     'model.data_preprocessor.std': _COLORS,
 }
-#: Only of a pre-training; in other libraries these keys may mean something else.
+#: Only for pre-training; in other libraries these keys may have another meaning.
 _OURS: dict[str, Kind] = {
     'optim_wrapper.dtype': _one_of('auto', 'bfloat16', 'float16', 'float32'),
-    'train_cfg.by_epoch': Kind('no such key, since train_cfg.type says it', lambda value: False),
+    'train_cfg.by_epoch': Kind(
+        'no such key, because train_cfg.type implies it', lambda value: False
+    ),
     'model.backbone.arch.embed_dims': _whole(1),
     'model.backbone.arch.num_heads': _whole(1),
     'model.backbone.arch.num_layers': _whole(1),
@@ -188,21 +190,21 @@ _OURS: dict[str, Kind] = {
 
 
 def check_values(config: Config) -> None:
-    """Refuse values that are of a wrong kind, before anything is computed with them.
+    """Reject values of a wrong type or out of range.
 
     Args:
-        config (Config): Of any library.
+        config (Config): A config of any library.
 
     Raises:
-        ValueError: With each such key, what is expected and what it has.
+        ValueError: Lists each such key with its rule and its value.
     """
     kinds = dict(_KINDS)
     if config.get('default_scope', 'cotap_mm') == 'cotap_mm':
         kinds.update(_OURS)
-    found = []
+    errors = []
     for key, value in _values(config._cfg_dict.to_dict(), ''):
         if key.split('.')[-1] == 'type' and not (isinstance(value, str) or callable(value)):
-            found.append(f'{key}: expected the name of a class, got {value!r}')
+            errors.append(f'{key}: expected the name of a class, got {value!r}')
         kind = (
             None
             if value is None
@@ -217,27 +219,27 @@ def check_values(config: Config) -> None:
             )
         )
         if kind is not None and not kind.holds(value):
-            found.append(f'{key}: expected {kind.wanted}, got {value!r}')
-    if not found:
-        found = _heads(config)
-    if found:
-        raise ValueError('the config cannot be right:\n  ' + '\n  '.join(found))
+            errors.append(f'{key}: expected {kind.wanted}, got {value!r}')
+    if not errors:
+        errors = _head_errors(config)
+    if errors:
+        raise ValueError('invalid config:\n  ' + '\n  '.join(errors))
 
 
 @contextmanager
 def explained_options(
     options: dict[str, Any] | None, until: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
-    """Name the options of the command line where nothing can be built with them.
+    """Name the command-line options in errors that may be caused by them.
 
-    Other classes than ours tell a value of a wrong kind only by an error of Python.
+    Classes of other libraries report a wrong value only by an error of Python.
 
     Args:
-        options (dict, optional): Of ``--cfg-options``; without them errors stay as they are.
-        until (callable): Whether the set-up is over; then errors stay as they are, too.
+        options (dict, optional): Values of ``--cfg-options``; without them errors are unchanged.
+        until (callable): Returns whether the set-up is complete; errors after it are unchanged.
 
     Raises:
-        ValueError: With the options and the error.
+        ValueError: Names the options and the original error.
     """
     try:
         yield
@@ -246,14 +248,14 @@ def explained_options(
             raise
         given = ' '.join(f'{key}={value}' for key, value in options.items())
         raise ValueError(
-            f'nothing can be built with --cfg-options {given}: '
-            f'{type(error).__name__}: {sentence_of(error)}; if the error names none '
-            'of them, leave them out one by one'
+            f'building failed with --cfg-options {given}: '
+            f'{type(error).__name__}: {sentence_of(error)}; if the error does not name the '
+            'wrong option, remove them one by one'
         ) from error
 
 
-def _heads(config: Config) -> list[str]:
-    """Whether the width of a pre-training's backbone can be split among its heads."""
+def _head_errors(config: Config) -> list[str]:
+    """Error if the width of a pre-training backbone is not a multiple of its number of heads."""
     model = config.get('model')
     backbone = model.get('backbone') if isinstance(model, dict) else None
     arch = backbone.get('arch') if isinstance(backbone, dict) else None
@@ -266,7 +268,7 @@ def _heads(config: Config) -> list[str]:
 
 
 def _values(part: Any, key: str) -> Iterator[tuple[str, Any]]:
-    """All values of a config with their dotted keys, parts before what is in them."""
+    """Yield all values of a config with their dotted keys, containers before their items."""
     items = (
         part.items()
         if isinstance(part, dict)

@@ -1,8 +1,8 @@
-"""What a run writes beside its checkpoints, and what happens where it cannot.
+"""Keep training when logs and scalars cannot be written.
 
-Logs and scalars are not worth a training. Where the disk is full, read-only, or gone, the
-lines that cannot be written are lost and counted; a warning says so once, and another one that
-all is well again. Checkpoints have their own rule: :class:`cotap_mm.engine.AtomicCheckpointHook`.
+If the disk is full, read-only or unavailable, the records that cannot be written are dropped and
+counted. One message reports the failure, another one the recovery. Checkpoints are handled by
+:class:`cotap_mm.engine.AtomicCheckpointHook`.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ _PROBE = 4096  # bytes
 
 
 class Outage:
-    """Counts what one writer loses while it cannot write.
+    """Count the records that a writer loses while it cannot write.
 
     Args:
         what (str): Name of the writer, for the log.
@@ -42,7 +42,7 @@ class Outage:
 
     @contextmanager
     def survived(self) -> Iterator[None]:
-        """Write something, in this context; an OSError only loses it."""
+        """Count an OSError in this context as a lost record instead of raising it."""
         try:
             yield
         except OSError as error:
@@ -50,8 +50,7 @@ class Outage:
             if self.lost == 1:
                 self._report(
                     f'{self.what} cannot be written ({type(error).__name__}: {error}). '
-                    'Training continues; what it would write is lost until that works '
-                    'again',
+                    'Training continues; records are lost until writing succeeds again',
                     logging.ERROR,
                 )
         else:
@@ -62,7 +61,7 @@ class Outage:
                 )
 
     def finish(self) -> None:
-        """Report what is lost for good."""
+        """Report records that are still lost at the end."""
         if self.lost:
             self._report(
                 f'{self.what}: the last {self.lost} records could not be written and are lost',
@@ -71,17 +70,17 @@ class Outage:
             self.lost = 0
 
     def _report(self, text: str, level: int) -> None:
-        self._is_reporting = True  # the log file may be what cannot be written
+        self._is_reporting = True  # the log file itself may be the failing writer
         try:
             print_log(text, logger='current', level=level)
         finally:
             self._is_reporting = False
 
 
-class _WholeLines:
-    """What a log handler takes for its open file; each text is in the file wholly or not at all.
+class _AtomicLogFile:
+    """File object for a log handler that writes each record completely or not at all.
 
-    Opened anew for each, so that a file which vanishes comes back.
+    The file is reopened for each record, so that it is created again if it was deleted.
     """
 
     def __init__(self, path: str) -> None:
@@ -100,23 +99,24 @@ class _WholeLines:
 
 
 class _SurvivingHandler(logging.FileHandler):
-    """A log file that may fail."""
+    """Log handler whose file may fail."""
 
     def _open(self) -> Any:
-        return _WholeLines(self.baseFilename)
+        return _AtomicLogFile(self.baseFilename)
 
 
 def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
-    """Let a training live through the failures of its log file and its visualizer's backends.
+    """Keep training when the log file or a backend of the visualizer cannot be written.
 
     Args:
-        logger (MMLogger): Its log files are replaced by ones that do not raise.
-        visualizer (Visualizer): Likewise each of its backends, one by one.
+        logger (MMLogger): Its file handlers are replaced by handlers that do not raise.
+        visualizer (Visualizer): The writing methods of its backends are replaced by methods
+            that do not raise.
     """
     logger.handlers[:] = map(_guarded_handler, logger.handlers)
-    if threading.excepthook is not _hide_writing_threads:
+    if threading.excepthook is not _hide_tensorboard_errors:
         _excepthook_before[:] = [threading.excepthook]
-        threading.excepthook = _hide_writing_threads
+        threading.excepthook = _hide_tensorboard_errors
     for name, backend in visualizer._vis_backends.items():
         _guard_backend(backend, Outage(f'{type(backend).__name__} {name!r}'))
 
@@ -124,8 +124,8 @@ def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
 _excepthook_before: list[Callable] = []
 
 
-def _hide_writing_threads(error: Any) -> None:
-    """TensorBoard's thread prints its error, which is raised and reported in the main one too."""
+def _hide_tensorboard_errors(error: Any) -> None:
+    """Hide errors of TensorBoard's writer thread; the main thread raises and reports them."""
     is_known = isinstance(error.exc_value, OSError) and 'AsyncWriter' in type(error.thread).__name__
     if not is_known:
         _excepthook_before[0](error)
@@ -137,8 +137,8 @@ def _guarded_handler(handler: logging.Handler) -> logging.Handler:
     guarded = _SurvivingHandler(handler.baseFilename, encoding='utf-8')
     guarded.setLevel(handler.level)
     guarded.setFormatter(handler.formatter)
-    for each in handler.filters:
-        guarded.addFilter(each)
+    for log_filter in handler.filters:
+        guarded.addFilter(log_filter)
     handler.close()
     return guarded
 
@@ -167,24 +167,24 @@ def _close(outage: Outage, close: Callable[[], None]) -> None:
 
 
 def _reopen(backend: TensorboardVisBackend) -> None:
-    """TensorBoard's writing thread has died of the error; start another one, with a new file."""
-    check_folder(backend._save_dir)  # else each try would leave an empty file
+    """Start a new writer thread with a new file; the previous thread died from the error."""
+    check_folder(backend._save_dir)  # otherwise each attempt would leave an empty file
     backend._init_env()
 
 
 def _append_record(record: dict, file_path: str, file_format: str) -> None:
-    """As LocalVisBackend's, without half a record on a full disk."""
+    """Replacement for LocalVisBackend._dump that writes no partial record to a full disk."""
     atomic_append(file_path, dump(record, file_format=file_format) + '\n')
 
 
 def check_folder(folder: str | Path) -> None:
-    """Make a folder, and write a little into it.
+    """Create a folder and test that a file can be written to it.
 
     Args:
-        folder (str | Path): Made with those above it.
+        folder (str | Path): Created with its parents.
 
     Raises:
-        OSError: If that is impossible.
+        OSError: If the folder cannot be created or written to.
     """
     Path(folder).mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryFile(dir=folder) as file:
@@ -194,19 +194,18 @@ def check_folder(folder: str | Path) -> None:
 
 
 def check_work_dir(folder: str | Path) -> None:
-    """Find out before anything is computed whether a run can write where it should.
+    """Check that the work folder is writable before anything is computed.
 
     Args:
         folder (str | Path): The work folder.
 
     Raises:
-        UserError: With the reason.
+        UserError: If it is not, with the reason.
     """
     try:
         check_folder(folder)
     except OSError as error:
         raise UserError(
-            f'the work folder {folder} must be one that can be written to: '
-            f'{error.strerror or error}; free space, or choose another one with '
-            '--work-dir'
+            f'the work folder {folder} must be writable: {error.strerror or error}; free disk '
+            'space, or choose another folder with --work-dir'
         ) from error

@@ -4,34 +4,34 @@ from __future__ import annotations
 
 from typing import Optional
 
-from mmengine.model import is_model_wrapper
 from mmpretrain.engine.optimizers import LearningRateDecayOptimWrapperConstructor
 from torch import nn
 
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor):
-    """Learning rates that shrink from the heads to the first layers of a ViT.
+    """Learning rates that decay from the heads to the first layers of a ViT.
 
-    A parameter at depth i of n learns at ``layer_decay_rate ** (n - 1 - i)`` times the
-    base rate. MMPretrain's constructor, which it extends, asks the model for the depth;
-    segmentors and detectors do not know it, their backbone does. With
-    :class:`~cotap_mm.models.CoTAPViT` filter and prototypes have the depth of the last
-    block, and everything outside the backbone learns at the base rate.
+    A parameter at depth i of n has ``layer_decay_rate ** (n - 1 - i)`` times the base
+    learning rate. The parent class, MMPretrain's constructor, asks the model for the depth;
+    segmentors and detectors do not define it, so here their backbone is asked. In a
+    :class:`~cotap_mm.models.CoTAPViT`, filter and prototypes have the depth of the last
+    block. Everything outside the backbone has the base learning rate.
 
     Source: BEiT, https://arxiv.org/abs/2106.08254.
 
     Args:
-        optim_wrapper_cfg (dict): The optimiser wrapper's config.
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper.
         paramwise_cfg (dict): ``layer_decay_rate`` (float), 1 by default, and MMPretrain's
             ``norm_decay_mult``, ``bias_decay_mult``, ``flat_decay_mult`` and
             ``custom_keys``.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` has another key, the rate is not in (0, 1], or the
-            optimiser's ``weight_decay`` is not stated.
+        ValueError: If ``paramwise_cfg`` has an unknown key, the rate is not in (0, 1], or the
+            optimizer config does not set ``weight_decay``.
     """
 
     _KEYS = (
@@ -47,17 +47,17 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         unknown = sorted(set(paramwise_cfg) - set(self._KEYS))
         if unknown:
             raise ValueError(
-                f'paramwise_cfg of LayerDecayOptimWrapperConstructor knows '
+                f'paramwise_cfg of LayerDecayOptimWrapperConstructor accepts '
                 f'{", ".join(self._KEYS)}, got {", ".join(unknown)}'
             )
         rate = paramwise_cfg.setdefault('layer_decay_rate', 1.0)
         if not 0 < rate <= 1:
-            raise ValueError(f'layer_decay_rate must be above 0 and at most 1, got {rate}')
+            raise ValueError(f'layer_decay_rate must be in (0, 1], got {rate}')
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_wd is None:
             raise ValueError(
-                'layer-wise learning rates need the weight_decay of the optimizer '
-                'stated: add it to optim_wrapper.optimizer, weight_decay=0. for none'
+                'layer-wise learning rates need an explicit weight_decay: set '
+                'optim_wrapper.optimizer.weight_decay, to 0. for none'
             )
 
     def add_params(
@@ -68,10 +68,10 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         get_layer_depth=None,
         **kwargs,
     ) -> None:
-        """Make one group for each parameter that learns.
+        """Add one parameter group for each trainable parameter.
 
         Raises:
-            TypeError: If neither the model nor its backbone tells depths.
+            TypeError: If neither the model nor its backbone has ``get_layer_depth``.
         """
         if get_layer_depth is None:
             get_layer_depth = self._depths(module)
@@ -79,7 +79,7 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
 
     @staticmethod
     def _depths(model: nn.Module):
-        model = model.module if is_model_wrapper(model) else model
+        model = unwrap(model)
         if hasattr(model, 'get_layer_depth'):
             return model.get_layer_depth
         backbone = getattr(model, 'backbone', None)

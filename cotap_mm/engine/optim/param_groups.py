@@ -1,38 +1,32 @@
-"""Parameter groups and mixed precision."""
+"""Parameter groups of CoTAP: higher learning rate for heads, no weight decay on vectors."""
 
 from __future__ import annotations
 
-import logging
 from typing import Optional
 
-import torch
-from mmengine.device import is_cuda_available
-from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
-from mmengine.optim import AmpOptimWrapper, DefaultOptimWrapperConstructor, OptimWrapper
+from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
-from cotap_mm.compat.low_precision_operators import allow_low_precision_operators
-from cotap_mm.distributed.collectives import all_reduce_min
 from cotap_mm.distributed.fsdp import original_ndim
-from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS, OPTIM_WRAPPERS
+from cotap_mm.distributed.model_wrapper import unwrap
+from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Four groups: backbone and filter, or heads; with and without weight decay.
+    """Build up to four groups: heads and other parts, each with and without weight decay.
 
-    No decay on biases and on one-dimensional parameters; so cls_token, pos_embed
-    and prototypes do decay. Heads get ``head_lr_mult`` times the learning rate.
+    Biases and one-dimensional parameters have no weight decay; cls_token, pos_embed and
+    prototypes do. Heads have ``head_lr_mult`` times the base learning rate.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:
-        optim_wrapper_cfg (dict): The optimiser wrapper's config.
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper.
         paramwise_cfg (dict, optional): ``head_lr_mult`` (float), 10 by default.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` has another key.
+        ValueError: If ``paramwise_cfg`` has an unknown key.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
@@ -40,15 +34,15 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.head_lr_mult = paramwise_cfg.pop('head_lr_mult', 10.0)
         if paramwise_cfg:
             raise ValueError(
-                'paramwise_cfg of CoTAPOptimWrapperConstructor knows head_lr_mult '
-                f'only, got {sorted(paramwise_cfg)}'
+                'paramwise_cfg of CoTAPOptimWrapperConstructor accepts only head_lr_mult, '
+                f'got {sorted(paramwise_cfg)}'
             )
         super().__init__(optim_wrapper_cfg, None)
-        # A non-empty value makes the parent call add_params, where the groups are made.
+        # A non-empty value makes the parent call add_params, which builds the groups.
         self.paramwise_cfg = dict(head_lr_mult=self.head_lr_mult)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimiser; Adam and AdamW in one kernel where all parameters are on a GPU."""
+        """Build the optimizer; Adam and AdamW are fused if all parameters are on a GPU."""
         one_kernel = self.optimizer_cfg.get('type') in ('Adam', 'AdamW')
         if one_kernel and all(param.is_cuda for param in model.parameters()):
             self.optimizer_cfg.setdefault('fused', True)
@@ -58,9 +52,8 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module=None
     ) -> None:
         """Sort the trainable parameters of ``module`` into at most four groups."""
-        module = module.module if is_model_wrapper(module) else module
         groups: dict[tuple[bool, bool], dict] = {}
-        for name, param in module.named_parameters():
+        for name, param in unwrap(module).named_parameters():
             if not param.requires_grad:
                 continue
             is_head = name.startswith('head.')
@@ -72,95 +65,3 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not decays:
                 group['weight_decay'] = 0.0
         params.extend(groups.values())
-
-
-@OPTIM_WRAPPERS.register_module()
-class MixedPrecisionOptimWrapper(AmpOptimWrapper):
-    """MMEngine's AmpOptimWrapper that picks the precision for the device.
-
-    bfloat16 needs no loss scaling and is used where the device has it; older GPUs
-    get float16 with dynamic loss scaling. Losses, Sinkhorn and k-means stay in
-    float32 in any case.
-
-    A step whose gradients are not all finite is left out: weights and the optimiser's
-    state stay as they are. Gradients are the same on all ranks, so all leave it out; with
-    Adam on a GPU no one waits for the device to know.
-
-    Args:
-        dtype (str): ``'auto'``, ``'bfloat16'``, ``'float16'`` or ``'float32'``.
-            ``'auto'`` is float32 on a CPU, where half precision is slow.
-        **kwargs: As in MMEngine's OptimWrapper.
-
-    Raises:
-        ValueError: If ``dtype`` is unknown, or float16 is asked for without a GPU.
-    """
-
-    def __init__(self, dtype: str = 'auto', **kwargs) -> None:
-        choices = ('auto', 'bfloat16', 'float16', 'float32')
-        self._is_bad: Optional[torch.Tensor] = None
-        self.is_watched = False  # by a NonFiniteHook, which logs skipped steps
-        self._num_unwatched = 0
-        self.is_sharded = False  # each rank has gradients of its own, see CoTAPFSDPStrategy
-        if dtype not in choices:
-            raise ValueError(f'dtype must be one of {choices}, got {dtype!r}')
-        if dtype == 'auto':
-            if not is_cuda_available():
-                dtype = 'float32'
-            else:
-                dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
-        if dtype == 'float16':
-            if not is_cuda_available():
-                raise ValueError("float16 needs a GPU, and none is visible; use dtype='bfloat16'")
-            super().__init__(dtype=dtype, **kwargs)
-            return
-        # No loss scaling: the parent's constructor insists on a GPU for its scaler.
-        OptimWrapper.__init__(self, **kwargs)
-        self._scale_update_param = None
-        self.loss_scaler = torch.cuda.amp.GradScaler(enabled=False)
-        self.cast_dtype = getattr(torch, dtype)
-        if dtype == 'bfloat16' and not is_cuda_available():
-            allow_low_precision_operators()
-
-    def optim_context(self, model: nn.Module):
-        """Autocast in the chosen precision; none at all for float32."""
-        if self.cast_dtype is torch.float32:
-            return OptimWrapper.optim_context(self, model)
-        return super().optim_context(model)
-
-    def step(self, **kwargs) -> None:
-        """The optimiser's step, unless a gradient is NaN or infinite."""
-        self._warn_of_last_step()
-        grads = [
-            param.grad
-            for group in self.optimizer.param_groups
-            for param in group['params']
-            if param.grad is not None
-        ]
-        is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
-        if self.is_sharded:
-            is_finite = all_reduce_min(is_finite.int()).bool()
-        self._is_bad = ~is_finite
-        if self.optimizer.defaults.get('fused'):
-            # Where set, the kernel looks at it. With float16 the loss scaler sets its own.
-            self.optimizer.found_inf = self._is_bad.float()
-            super().step(**kwargs)
-        elif self.loss_scaler.is_enabled() or is_finite:
-            super().step(**kwargs)
-
-    def _warn_of_last_step(self) -> None:
-        """Log a skipped step where no hook does; one step late, so that a GPU need not wait."""
-        if self.is_watched or not self.left_out:
-            return
-        self._num_unwatched += 1
-        print_log(
-            f'gradients were not finite, and the step was skipped ({self._num_unwatched} '
-            'in all); with NonFiniteHook the log has the losses and the images, and the '
-            'training stops if that goes on',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-    @property
-    def left_out(self) -> bool:
-        """Whether the last step of the optimiser was left out. Waits for the device."""
-        return self._is_bad is not None and bool(self._is_bad)

@@ -1,4 +1,4 @@
-"""Schedules of a config that fit the length of its training."""
+"""Fit the schedules of a config to the length of its training."""
 
 from __future__ import annotations
 
@@ -11,86 +11,87 @@ from mmengine.logging import print_log
 
 
 def training_length(config: Config) -> tuple[str, Any]:
-    """How long a config trains.
+    """Length of the training of a config.
 
     Returns:
         tuple[str, object]: ``'max_iters'`` or ``'max_epochs'``, and its value; ``('', None)``
         if the config does not train.
 
     Raises:
-        ValueError: If it states both.
+        ValueError: If the config sets both.
     """
     stated = config.get('train_cfg') or {}
     units = [name for name in ('max_iters', 'max_epochs') if stated.get(name) is not None]
     if len(units) > 1:
         raise ValueError(
             f'train_cfg must have either max_iters or max_epochs, got max_iters='
-            f'{stated.max_iters} and max_epochs={stated.max_epochs}; change the one '
-            'that the config has'
+            f'{stated.max_iters} and max_epochs={stated.max_epochs}; set only the one that '
+            'the config uses'
         )
     return (units[0], stated[units[0]]) if units else ('', None)
 
 
 def fit_schedules(config: Config, usual: tuple[str, Any]) -> None:
-    """Shrink schedules that would begin after the end of a training that was made shorter.
+    """Shrink the schedules of a shortened training if one would begin after its end.
 
-    All bounds in the unit of the training are then scaled with its length; a warm-up of which
-    less than one step remains is left out. The log says what has changed. Other schedules stay.
+    All bounds in the unit of the training are then scaled with its length, and a warm-up shorter
+    than one step is dropped. The changes are logged. Other schedules are unchanged.
 
     Args:
         config (Config): ``param_scheduler`` is changed in place.
-        usual (tuple[str, object]): :func:`training_length` before it was changed.
+        usual (tuple[str, object]): :func:`training_length` before command-line options were
+            applied.
 
     Raises:
-        ValueError: If the length is not a positive number, or a schedule does not fit the length
-            that its config has by itself.
+        ValueError: If the length is not a positive integer, or a schedule does not fit the
+            unchanged length of the config.
     """
     unit, length = training_length(config)
     if not unit:
         return
     if not isinstance(length, int) or isinstance(length, bool) or length < 1:
-        raise ValueError(f'train_cfg.{unit} must be a number from 1 on, got {length!r}')
+        raise ValueError(f'train_cfg.{unit} must be an integer >= 1, got {length!r}')
     late = [
-        each
-        for each in _schedules(config.get('param_scheduler'))
-        if _counts(each, unit) and each.get('begin', 0) >= each.get('end', length)
+        schedule
+        for schedule in _schedules(config.get('param_scheduler'))
+        if _counts(schedule, unit) and schedule.get('begin', 0) >= schedule.get('end', length)
     ]
     if not late:
         return
     if usual[0] != unit or not isinstance(usual[1], int) or length >= usual[1]:
         raise ValueError(
             f'param_scheduler: {late[0].get("type")} begins at '
-            f'{late[0].get("begin", 0)}, and the training ends at train_cfg.{unit}='
-            f'{length}; make it begin earlier'
+            f'{late[0].get("begin", 0)}, but the training ends at train_cfg.{unit}='
+            f'{length}; lower its begin'
         )
     config.param_scheduler = _shrunk(config.param_scheduler, unit, length / usual[1])
 
 
 def _schedules(part: Any) -> Iterator[dict]:
-    """All schedules of one optimizer or several."""
+    """Yield all schedules of one optimizer or several."""
     if isinstance(part, dict) and 'type' in part:
         yield part
     elif isinstance(part, dict):
-        for each in part.values():
-            yield from _schedules(each)
+        for item in part.values():
+            yield from _schedules(item)
     elif isinstance(part, (list, tuple)):
-        for each in part:
-            yield from _schedules(each)
+        for item in part:
+            yield from _schedules(item)
 
 
 def _counts(schedule: dict, unit: str) -> bool:
-    """Whether a schedule counts in the unit of the training."""
+    """Whether a schedule is in the unit of the training."""
     return schedule.get('by_epoch', True) == (unit == 'max_epochs')
 
 
 def _shrunk(part: Any, unit: str, factor: float) -> Any:
     if isinstance(part, dict) and 'type' not in part:
-        return {name: _shrunk(each, unit, factor) for name, each in part.items()}
-    return [scaled for each in _schedules(part) for scaled in _scaled(each, unit, factor)]
+        return {name: _shrunk(item, unit, factor) for name, item in part.items()}
+    return [scaled for item in _schedules(part) for scaled in _scaled(item, unit, factor)]
 
 
 def _scaled(schedule: dict, unit: str, factor: float) -> list[dict]:
-    """A schedule in a list, or nothing if nothing remains of it."""
+    """The scaled schedule in a list, which is empty if the schedule is dropped."""
     if not _counts(schedule, unit):
         return [schedule]
     changed = dict(schedule)
@@ -102,13 +103,13 @@ def _scaled(schedule: dict, unit: str, factor: float) -> list[dict]:
     is_left = changed.get('end', 1 << 62) > changed.get('begin', 0)
     print_log(
         f'param_scheduler: {schedule["type"]} from {schedule.get("begin", 0)} to '
-        f'{schedule.get("end", "the end")} is '
+        f'{schedule.get("end", "the end")} '
         + (
-            f'now from {changed.get("begin", 0)} to {changed.get("end", "the end")}'
+            f'is changed to {changed.get("begin", 0)} to {changed.get("end", "the end")}'
             if is_left
-            else 'left out'
+            else 'is dropped'
         )
-        + f', for a training of {factor:g} times the length',
+        + f', because the training has {factor:g} times its length',
         logger='current',
         level=logging.WARNING,
     )

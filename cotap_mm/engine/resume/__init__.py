@@ -1,3 +1,3 @@
-"""Checkpoints, and continuing an interrupted run."""
+"""Checkpoint files, work folders, and resuming an interrupted run."""
 
 from __future__ import annotations

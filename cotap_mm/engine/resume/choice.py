@@ -1,4 +1,4 @@
-"""Where an interrupted run continues, and with what it was begun."""
+"""Choose the checkpoint to resume from, and restore the seed and neighbors of its run."""
 
 from __future__ import annotations
 
@@ -22,33 +22,33 @@ from .checkpoints import (
     pointed_name,
     read_lazily,
 )
-from .typed_checkpoint import passed_over
+from .typed_checkpoint import skipped_checkpoints
 from .work_folder import AUTO, checkpoint_folder, checkpoint_names, earlier_checkpoints, is_restart
 
 _BRANCHES = dict(neighbors='patch', cls_neighbors='cls')  # option -> branch
 
 
 def choose_resume(config: Config) -> dict[str, str]:
-    """Choose the checkpoint to resume from, and take from it what the run was begun with.
+    """Choose the checkpoint to resume from, and restore the seed and neighbors of its run.
 
-    That is the one that was written last, see :func:`.newest_good_checkpoint`. With ``--resume``
-    ``load_from`` names another one; a run that a launcher has started again had begun from that
-    one, and continues with what it has saved since. Every rank must call this.
+    It is the checkpoint that was written last, see :func:`.newest_good_checkpoint`, unless the
+    user sets ``load_from`` together with ``--resume``. If a launcher restarts such a run, it
+    continues from what it has saved since. Every rank must call this.
 
     Args:
         config (Config): ``resume``, ``load_from`` and ``randomness.seed`` are set;
-            ``neighbors='auto'`` becomes the file that the run has used so far.
+            ``neighbors='auto'`` is replaced by the file that the run has used so far.
 
     Returns:
-        dict[str, str]: Neighbor files of the run that are not there any more, by option.
+        dict[str, str]: Option -> neighbor file of the run that no longer exists.
 
     Raises:
-        ValueError: If there are checkpoints and none of them is good.
+        ValueError: If there are checkpoints, but none of them is valid.
     """
     if not config.get('resume'):
         return {}
     is_typed = config.resume != AUTO and bool(config.get('load_from'))
-    others = passed_over(config) if is_typed else {}
+    others = skipped_checkpoints(config) if is_typed else {}
     if not is_typed or is_restart():
         chosen = on_first_rank(lambda: _newest(config, others))
         if chosen is not None:
@@ -56,35 +56,35 @@ def choose_resume(config: Config) -> dict[str, str]:
             config.load_from = chosen
         elif not is_typed:
             print_log(
-                f'{config.work_dir} has no checkpoint of this run; training starts from its '
+                f'{config.work_dir} has no checkpoint of this run; training starts from the '
                 'beginning',
                 logger='current',
             )
             config.resume = False
             return {}
     config.resume = True
-    begun = on_first_rank(lambda: _begun_with(config.load_from))
-    _keep_seed(config, begun.get('seed'))
-    return _keep_neighbors(config, begun.get('neighbors') or {})
+    start = on_first_rank(lambda: _seed_and_neighbors(config.load_from))
+    _restore_seed(config, start.get('seed'))
+    return _restore_neighbors(config, start.get('neighbors') or {})
 
 
 def _newest(config: Config, others: dict[str, list]) -> str | None:
-    """The last checkpoint, but none of ``others``, instead of which ``load_from`` was typed."""
+    """The last checkpoint, except ``others``, which the user skipped by setting ``load_from``."""
     folder, names = checkpoint_folder(config), checkpoint_names(config)
     earlier = {**earlier_checkpoints(config.work_dir), **others}
     chosen = newest_good_checkpoint(folder, names, earlier)
     if chosen is not None or others:
         return None if chosen is None else str(chosen)
-    there = numbered_checkpoints(folder, names)
-    if any(path.name not in earlier for path in there):
+    existing = numbered_checkpoints(folder, names)
+    if any(path.name not in earlier for path in existing):
         raise ValueError(
             f'all checkpoints in {folder} are damaged (see above); train in another '
             '--work-dir, or without --resume and with --overwrite'
         )
-    if there:
+    if existing:
         print_log(
-            f'{there[0]} and all other checkpoints there are of an earlier run; to continue '
-            f'that one, add --cfg-options load_from={there[0]}',
+            f'{existing[0]} and all other checkpoints in its folder belong to an earlier run; to '
+            f'resume that run, add --cfg-options load_from={existing[0]}',
             logger='current',
             level=logging.WARNING,
         )
@@ -92,21 +92,21 @@ def _newest(config: Config, others: dict[str, list]) -> str | None:
 
 
 def _remote(config: Config) -> str | None:
-    """The last checkpoint where MMEngine's file backends keep them elsewhere."""
+    """The last checkpoint, if one of MMEngine's file backends stores them remotely."""
     try:
-        place = name_text((Path(config.work_dir) / 'last_checkpoint').read_bytes()).strip()
+        url = name_text((Path(config.work_dir) / 'last_checkpoint').read_bytes()).strip()
     except (OSError, ValueError):
         return None
-    return place if pointed_name(config.work_dir) and '://' in place else None
+    return url if pointed_name(config.work_dir) and '://' in url else None
 
 
-def _begun_with(checkpoint: str) -> dict[str, Any]:
-    """Seed and neighbor files of the run that saved a checkpoint; empty if they are not told."""
-    if not Path(checkpoint).is_file():  # a URL, or MMEngine says what is wrong
+def _seed_and_neighbors(checkpoint: str) -> dict[str, Any]:
+    """Seed and neighbor files of the run that saved a checkpoint; empty if they are unknown."""
+    if not Path(checkpoint).is_file():  # a URL, or MMEngine reports the error
         return {}
     problem = missing_parts(checkpoint)
     if problem is not None:
-        raise ValueError(f'{checkpoint} {problem}; choose another load_from, or leave it out')
+        raise ValueError(f'{checkpoint} {problem}; set another load_from, or remove it')
     try:
         content = read_lazily(checkpoint)
         meta, state = content.get('meta', {}), content.get(run_state.KEY) or {}
@@ -123,48 +123,47 @@ def _begun_with(checkpoint: str) -> dict[str, Any]:
                 key: str(value) for key, value in files.items() if value and key in _BRANCHES
             },
         )
-    except Exception as error:  # MMEngine tells more, and before torch 2.6 it can read it
+    except Exception as error:  # MMEngine reports more, and can read it before torch 2.6
         print_log(
-            f'{checkpoint} does not tell how its run was begun ({type(error).__name__}: {error})',
+            f'cannot read the seed and neighbors of {checkpoint} ({type(error).__name__}: {error})',
             logger='current',
             level=logging.WARNING,
         )
         return {}
 
 
-def _keep_seed(config: Config, seed: Any) -> None:
-    """The order of the images and all crops follow from it."""
+def _restore_seed(config: Config, seed: Any) -> None:
+    """Use the seed of the run, which determines the order of the images and all crops."""
     if not isinstance(seed, int) or isinstance(seed, bool):
         return
     stated = config.get('randomness') or {}
     if stated.get('seed') != seed:
         print_log(
-            f'this run was begun with the seed {seed}, and continues with it instead of '
-            f'{stated.get("seed")}',
+            f'this run was started with seed {seed}, which is used instead of {stated.get("seed")}',
             logger='current',
             level=logging.WARNING,
         )
         config.randomness = dict(stated, seed=seed)
 
 
-def _keep_neighbors(config: Config, files: dict[str, str]) -> dict[str, str]:
-    """Use the same files again; returns those that are gone."""
+def _restore_neighbors(config: Config, files: dict[str, str]) -> dict[str, str]:
+    """Use the neighbor files of the run; return those that no longer exist."""
     dataset = (config.get('train_dataloader') or {}).get('dataset')
     if not isinstance(dataset, dict):
         return {}
-    gone = {}
+    missing = {}
     for key, branch in _BRANCHES.items():
         if dataset.get(key) != 'auto' or not dataset.get(branch) or key not in files:
             continue
         stated = Path(files[key])
-        places = [Path(config.work_dir), Path(config.load_from).parent]
-        near = [place / stated.name for place in places]
-        # Folders are moved and copied: a file that was found for this run lies beside it.
+        folders = [Path(config.work_dir), Path(config.load_from).parent]
+        near = [folder / stated.name for folder in folders]
+        # Folders may be moved or copied; a file that was built for this run is in its folder.
         order = [*near, stated] if AUTO_NAME.fullmatch(stated.name) else [stated, *near]
-        there = on_first_rank(lambda: next((str(p) for p in order if p.is_file()), None))  # noqa: B023
-        if there is None:
-            gone[key] = str(stated)
+        path = on_first_rank(lambda: next((str(p) for p in order if p.is_file()), None))  # noqa: B023
+        if path is None:
+            missing[key] = str(stated)
             continue
-        dataset[key] = there
-        print_log(f'{key}: {there}, as before', logger='current')
-    return gone
+        dataset[key] = path
+        print_log(f'{key}: using {path}, as before', logger='current')
+    return missing

@@ -1,4 +1,4 @@
-"""The same bits from run to run on a CPU."""
+"""Deterministic training on a CPU."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import nn
 
 @contextmanager
 def deterministic_on_cpu(model: nn.Module) -> Iterator[None]:
-    """Let PyTorch add in a fixed order while a model on a CPU is trained.
+    """Use deterministic algorithms while a model on a CPU is trained.
 
-    Some of its gradients are added up by several threads in the order in which they come, e.g.
-    those of ``x[index]``. It costs no time that could be measured. On a GPU it does; there
-    ``randomness=dict(deterministic=True)`` in the config asks for it.
+    Otherwise several threads accumulate some gradients in an arbitrary order, e.g. those of
+    ``x[index]``. On a CPU this has no measurable cost. On a GPU it has; there the config must
+    set ``randomness=dict(deterministic=True)``.
 
     Args:
-        model (nn.Module): Its parameters say where it runs.
+        model (nn.Module): Its parameters determine the device.
     """
     param = next(model.parameters(), None)
     if param is None or param.device.type != 'cpu' or torch.are_deterministic_algorithms_enabled():
         yield
         return
-    # It would also fill all new memory, which only shows what reads it too early.
+    # It would also fill all new memory, which only helps to find reads of uninitialized values.
     settings = getattr(torch.utils, 'deterministic', None)
     fills = getattr(settings, 'fill_uninitialized_memory', None)
     torch.use_deterministic_algorithms(True, warn_only=True)

@@ -1,47 +1,46 @@
-"""What a checkpoint holds beyond MMEngine's, so that a resumed run is the same run.
+"""State that MMEngine's checkpoints lack for an exact resume.
 
-MMEngine saves what rank 0 has. Every rank has its own queues and its own random numbers,
-and the loader is in the middle of an epoch.
+MMEngine saves the state of rank 0. Every rank has its own queues and random states, and the data
+loader has a position in the data.
 """
 
 from __future__ import annotations
 
 import logging
-import random
 from pathlib import Path
 from typing import Any, Optional
 
-import numpy as np
-import torch
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, gather, is_main_process
 from mmengine.logging import print_log
-from mmengine.model import is_model_wrapper
 from torch import nn
 
 from cotap_mm.distributed.collectives import rank, world_size
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.auto_neighbors import AUTO_NAME
 from cotap_mm.models.modules import FeatureQueue
+from cotap_mm.random_state import capture_random_state, restore_random_state, seed_from
 
-KEY = 'run_state'  # of the checkpoint
+KEY = 'run_state'  # in the checkpoint
 
 
 def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[dict[str, Any]]:
-    """State of all ranks; every rank must call this.
+    """Gather the state of all ranks on rank 0; every rank must call this.
 
     Args:
-        model (nn.Module): Wrapped or not; its :class:`FeatureQueue` parts are saved.
-        samples_seen (int): Of the training set, by all ranks together, since the run began.
+        model (nn.Module): Wrapped or not; its :class:`FeatureQueue` modules are saved.
+        samples_seen (int): Training samples that all ranks together have seen since the run
+            started.
 
     Returns:
-        dict, optional: On rank 0, what :func:`restore_run_state` finds in the checkpoint
-        under :data:`KEY`; elsewhere None.
+        dict, optional: On rank 0 the state that :func:`restore_run_state` expects in the
+        checkpoint under :data:`KEY`; on other ranks None.
     """
     queues = {
         name: {key: gather(value) for key, value in queue.state_dict().items()}
         for name, queue in _queues(model).items()
     }
-    numbers = all_gather_object(random_state())
+    numbers = all_gather_object(capture_random_state())
     if not is_main_process():
         return None
     # The queues of rank 0 are in the checkpoint's state dict already.
@@ -61,16 +60,17 @@ def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[dict[str, 
 
 
 def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -> None:
-    """Give each rank its queues and random numbers back.
+    """Restore the queues and random states of each rank.
 
-    On as many ranks as before everything is as it was. On another number, queues are
-    merged, newest rows first, and redistributed, and random numbers start from ``seed``,
-    the rank and the number of samples seen; the log says so.
+    With the same number of ranks as before, the state is restored exactly. With another number,
+    queues are merged, newest rows first, and redistributed, and the generators are seeded from
+    ``seed``, the rank and the number of samples seen; this is logged.
 
     Args:
-        model (nn.Module): Has loaded the checkpoint's state dict, which is rank 0's.
-        checkpoint (dict): Of a training, with :data:`KEY`.
-        seed (int): The run's.
+        model (nn.Module): Model that has loaded the state dict of the checkpoint, which is that
+            of rank 0.
+        checkpoint (dict): Training checkpoint with :data:`KEY`.
+        seed (int): Seed of the run.
     """
     state = checkpoint[KEY]
     before, now = state['world_size'], world_size()
@@ -79,36 +79,36 @@ def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -
         if rank() > 0:
             for name, queue in _queues(model).items():
                 queue.load_state_dict(others[name][rank() - 1])
-        set_random_state(state['random'][rank()])
+        restore_random_state(state['random'][rank()])
         return
-    told = []
+    merged = []
     for name, queue in _queues(model).items():
         first = {key: checkpoint['state_dict'][f'{name}.{key}'] for key in queue.state_dict()}
         parts = [first, *others[name]]
         queue.redistribute(parts, rank(), now)
-        told.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
-    _seed(seed, rank(), state['samples_seen'])
-    queues = f': merged and redistributed {", ".join(told)}; ' if told else '; '
+        merged.append(f'{name} ({sum(int(part["num_filled"]) for part in parts)} rows)')
+    seed_from(seed, rank(), state['samples_seen'])
+    queues = f': merged and redistributed {", ".join(merged)}; ' if merged else '; '
     order = (
-        f'. The order of the images stays; with the same batch size a step now sees '
+        f'. The order of the images is unchanged; with the same batch size a step now sees '
         f'{now / before:g} times as many'
         if state['samples_seen']
         else ''
     )
     print_log(
-        f'resuming on {now} ranks what ran on {before}{queues}random numbers start anew{order}',
+        f'resuming a run of {before} ranks on {now}{queues}random generators are reseeded{order}',
         logger='current',
         level=logging.WARNING,
     )
 
 
 def neighbor_files(config: Config) -> dict[str, str]:
-    """Neighbor files that a training uses, by option of its data set.
+    """Neighbor files of a training: option of its data set -> path.
 
-    Those that it has found itself lie in its work folder, and only their names are kept.
+    For files that the training has built itself, in its work folder, only the name is kept.
 
     Args:
-        config (Config): Of the training, with ``neighbors='auto'`` replaced.
+        config (Config): Training config, with ``neighbors='auto'`` replaced.
     """
     dataset = (config.get('train_dataloader') or {}).get('dataset')
     if not isinstance(dataset, dict):
@@ -120,37 +120,6 @@ def neighbor_files(config: Config) -> dict[str, str]:
     }
 
 
-def random_state() -> dict[str, Any]:
-    """All generators of this process, in types that are loaded without running code."""
-    _, keys, place, has_gauss, gauss = np.random.get_state()
-    version, numbers, next_gauss = random.getstate()
-    return dict(
-        torch=torch.get_rng_state(),
-        cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        numpy=(torch.from_numpy(keys.astype(np.int64)), int(place), int(has_gauss), float(gauss)),
-        python=(version, torch.tensor(numbers), next_gauss),
-    )
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go back to a :func:`random_state`."""
-    torch.set_rng_state(state['torch'].cpu())
-    if state['cuda'] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state['cuda'].cpu())
-    keys, *rest = state['numpy']
-    np.random.set_state(('MT19937', keys.cpu().numpy().astype(np.uint32), *rest))
-    version, numbers, next_gauss = state['python']
-    random.setstate((version, tuple(numbers.tolist()), next_gauss))
-
-
-def _seed(*numbers: int) -> None:
-    """Start all generators of this process from several numbers."""
-    parts = np.random.SeedSequence(numbers).generate_state(3)
-    torch.manual_seed(int(parts[0]))
-    np.random.seed(parts[1])
-    random.seed(int(parts[2]))
-
-
 def _queues(model: nn.Module) -> dict[str, FeatureQueue]:
-    model = model.module if is_model_wrapper(model) else model
+    model = unwrap(model)
     return {name: part for name, part in model.named_modules() if isinstance(part, FeatureQueue)}

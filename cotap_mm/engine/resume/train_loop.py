@@ -1,4 +1,4 @@
-"""The training loop: MMEngine's, which goes on at the right sample."""
+"""MMEngine's iteration loop, resumable mid-epoch."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ T = TypeVar('T')
 
 @LOOPS.register_module()
 class ResumableTrainLoop(IterBasedTrainLoop):
-    """MMEngine's loop over iterations; a resumed run reads only what it has not seen.
+    """MMEngine's IterBasedTrainLoop that resumes at the next sample without reading old ones.
 
-    MMEngine's own reads and drops everything that was seen before. The loader's sampler
-    must be one that can start anywhere, such as :class:`cotap_mm.datasets.VisitSampler`;
-    with another one this loop does as MMEngine's. Of each logged value it remembers the last
-    ones, so that a long run does not grow; see :func:`bound_history`.
+    MMEngine's own loop reads and discards all samples that were seen before. The sampler must
+    be able to start at any position, such as :class:`cotap_mm.datasets.VisitSampler`; with
+    another sampler this loop does the same as MMEngine's. The history of logged values is
+    limited, so that memory and checkpoints do not grow, see :func:`bound_history`.
 
     Args:
-        runner (Runner): As in the parent, like all other arguments.
-        log_history (int): Values of each kind that are remembered. Defaults to 1000.
+        runner (Runner): Runner; all other arguments are those of the parent, too.
+        log_history (int): Number of values to keep of each logged scalar. Defaults to 1000.
 
     Attributes:
-        samples_seen (int): Samples that all ranks together have been given since the run began.
+        samples_seen (int): Samples that all ranks together have received since the run started.
     """
 
     def __init__(self, runner, *args: Any, log_history: int = KEPT, **kwargs: Any) -> None:
@@ -43,22 +43,26 @@ class ResumableTrainLoop(IterBasedTrainLoop):
 
     @property
     def batch_of_all_ranks(self) -> int:
-        """Samples of one iteration."""
+        """Number of samples of one iteration on all ranks."""
         return self.dataloader.batch_size * world_size()
 
     def start_from(self, samples_seen: int) -> None:
-        """Let the loader go on behind that many samples."""
+        """Fast-forward the data loader.
+
+        Args:
+            samples_seen (int): Samples that all ranks together have seen.
+        """
         self.samples_seen = samples_seen
         if hasattr(self.dataloader.sampler, 'start'):
             self.dataloader.sampler.start = samples_seen
-            # The one there is has begun with the first sample.
+            # The existing iterator has started at the first sample.
             self.dataloader_iterator = type(self.dataloader_iterator)(self.dataloader)
-            print_log(f'the loader goes on behind {samples_seen} samples', logger='current')
+            print_log(f'data loader resumes at sample {samples_seen}', logger='current')
             return
         batches = samples_seen // self.batch_of_all_ranks
         print_log(
-            f'{type(self.dataloader.sampler).__name__} cannot start in the middle: reading '
-            f'{batches} batches that were seen before',
+            f'{type(self.dataloader.sampler).__name__} cannot start at a given sample: reading '
+            f'and discarding {batches} batches',
             logger='current',
             level=logging.WARNING,
         )
@@ -66,14 +70,14 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             next(self.dataloader_iterator)
 
     def run(self) -> nn.Module:
-        """Train; returns the model."""
+        """Train and return the model."""
         with deterministic_on_cpu(self.runner.model):
             return self._run()
 
     def _run(self) -> nn.Module:
         self.runner.call_hook('before_train')
         self.runner.call_hook('before_train_epoch')
-        if self._iter > 0 and not self.samples_seen:  # the checkpoint is another loop's
+        if self._iter > 0 and not self.samples_seen:  # a checkpoint of another loop
             self.start_from(self._iter * self.batch_of_all_ranks)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
@@ -93,8 +97,8 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         return self.runner.model
 
     def _between_steps(self, act: Callable[[], T]) -> Optional[T]:
-        """What ``act()`` returns; where a signal interrupts it, save, stop, and return None."""
-        # Gradients that are being accumulated cannot be saved, so they are completed first.
+        """Return ``act()``; if a signal interrupts it, save, stop and return None."""
+        # Partially accumulated gradients cannot be saved, so they are completed first.
         alone = world_size() == 1 and self.runner.optim_wrapper.should_update()
         try:
             with signals.interruptible(alone):
@@ -107,7 +111,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             return None
 
     def run_iter(self, data_batch: Any) -> None:
-        """One iteration, counted before hooks save the count."""
+        """Run one iteration; count its samples before hooks save the count."""
         bound_history(self.runner, self.log_history)
         self.samples_seen += self.batch_of_all_ranks
         super().run_iter(data_batch)

@@ -1,4 +1,4 @@
-"""A checkpoint that was typed with ``--resume``, and restarts of the run that began from it."""
+"""Restarts of a run that was resumed from a checkpoint set by its user."""
 
 from __future__ import annotations
 
@@ -19,38 +19,38 @@ from .work_folder import (
     is_restart,
 )
 
-_KEY = 'typed_checkpoint'  # of the record of a work folder
+_KEY = 'typed_checkpoint'  # in the record of a work folder
 
 
-def passed_over(config: Config) -> dict[str, list]:
-    """Checkpoints that a run which begins from a typed one must not continue from.
+def skipped_checkpoints(config: Config) -> dict[str, list]:
+    """Checkpoints that a run must not resume from if its user has set ``load_from``.
 
-    Those are all that were there when it was started by its user, who may have gone back to an
-    older one on purpose; a restart by a launcher finds them in the record of the work folder.
+    These are all checkpoints that existed when the user started the run, perhaps from an older
+    checkpoint on purpose. A restart by a launcher reads them from the record of the work folder.
     Every rank must call this.
 
     Args:
-        config (Config): With ``work_dir``, and the typed ``load_from``.
+        config (Config): With ``work_dir``, and ``load_from`` as set by the user.
 
     Returns:
-        dict[str, list]: As :func:`.stamps`.
+        dict[str, list]: File name -> fingerprint, see :func:`.stamps`.
     """
     marks = sorted({mark for marks in all_gather_object(_job_marks()) for mark in marks})
-    return on_first_rank(lambda: _passed_over(config, marks))
+    return on_first_rank(lambda: _skipped_checkpoints(config, marks))
 
 
-def _passed_over(config: Config, marks: list[str]) -> dict[str, list]:
+def _skipped_checkpoints(config: Config, marks: list[str]) -> dict[str, list]:
     folder, typed = Path(config.work_dir), str(config.load_from)
     record = _read_record(folder)
-    noted = record.get(_KEY)
-    if is_restart() and isinstance(noted, dict) and noted.get('load_from') == typed:
-        jobs, there = noted.get('jobs'), noted.get('there')
+    start = record.get(_KEY)
+    if is_restart() and isinstance(start, dict) and start.get('load_from') == typed:
+        jobs, existing = start.get('jobs'), start.get('there')
         if (
             isinstance(jobs, list)
-            and isinstance(there, dict)
+            and isinstance(existing, dict)
             and (not marks or any(mark in jobs for mark in marks))
         ):
-            return {name: value for name, value in there.items() if isinstance(value, list)}
-    there = stamps(checkpoint_folder(config), checkpoint_names(config))
-    _write_record(folder, dict(record, **{_KEY: dict(load_from=typed, jobs=marks, there=there)}))
-    return there
+            return {name: value for name, value in existing.items() if isinstance(value, list)}
+    existing = stamps(checkpoint_folder(config), checkpoint_names(config))
+    _write_record(folder, dict(record, **{_KEY: dict(load_from=typed, jobs=marks, there=existing)}))
+    return existing

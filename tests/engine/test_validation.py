@@ -1,4 +1,4 @@
-"""A mistake in a config is found before anything is built, and named."""
+"""Errors in a config are reported by key before anything is built."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def config_with(**options):
 
 
 @pytest.mark.parametrize('path', sorted(glob.glob(str(ROOT / 'configs' / 'cotap' / '*.py'))))
-def test_ours_are_right(path, monkeypatch):
+def test_shipped_configs_are_valid(path, monkeypatch):
     for name in ('CAMVID', 'RACCOON'):
         monkeypatch.setenv(name, '.')
     check_config(Config.fromfile(path))
@@ -63,17 +63,17 @@ def test_ours_are_right(path, monkeypatch):
         (
             'model.losses.patch_ranking.type',
             'PatchRankinLoss',
-            "patch_ranking.type: there is no 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
+            "patch_ranking.type: unknown class 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
         ),
         ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
     ],
 )
-def test_mistakes_are_named(key, value, message):
+def test_errors_name_the_key(key, value, message):
     with pytest.raises(ValueError, match=message):
         check_config(config_with(**{key: value}))
 
 
-def test_all_at_once():
+def test_all_errors_are_reported():
     with pytest.raises(ValueError) as found:
         check_config(config_with(**{'model.pairs.topk': 'x', 'model.pairs.tau': 1}))
     assert str(found.value).count('\n  model.pairs.') == 2
@@ -82,12 +82,12 @@ def test_all_at_once():
 @pytest.mark.parametrize(
     'key', ['default_hooks.timer', 'param_scheduler.0', 'optim_wrapper.optimizer']
 )
-def test_options_of_other_libraries_are_known_by_name(key):
+def test_option_names_of_other_libraries_are_checked(key):
     with pytest.raises(ValueError, match=f'{key}.anything: .* has no such option'):
         check_config(config_with(**{f'{key}.anything': 3}))
 
 
-def test_what_is_not_ours_is_left_alone():
+def test_parts_of_other_libraries_are_not_checked():
     check_config(
         config_with(
             **{
@@ -102,7 +102,7 @@ def test_what_is_not_ours_is_left_alone():
     )
 
 
-def test_options_that_name_nothing():
+def test_options_of_unknown_parts():
     config = config_with()
     check_overrides(config, {'model.x': 1, 'val_cfg.type': 'ValLoop'})
     with pytest.raises(ValueError, match="modle.x: the config has no 'modle'; did you mean 'mod"):
@@ -112,5 +112,5 @@ def test_options_that_name_nothing():
 
 
 def test_checkpoint_hook():
-    with pytest.raises(ValueError, match='default_hooks.checkpoint: there is no option intervall'):
+    with pytest.raises(ValueError, match='default_hooks.checkpoint: unknown option intervall'):
         AtomicCheckpointHook(intervall=5)

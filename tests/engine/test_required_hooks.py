@@ -1,4 +1,4 @@
-"""Every pre-training has the hooks that protect it, whatever its config says."""
+"""Every pre-training has its required hooks, whatever its config contains."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from cotap_mm.registry import HOOKS
 
 
 class MyTeacherHook(TeacherHook):
-    """Of a user."""
+    """A hook of a user."""
 
 
 @pytest.fixture
-def said(monkeypatch):
+def messages(monkeypatch):
     lines = []
     monkeypatch.setattr(
         'cotap_mm.engine.hooks.required.print_log', lambda text, **_: lines.append(text)
@@ -37,8 +37,8 @@ def types(config):
 
 
 @pytest.mark.parametrize('name', ['vits_folder', 'demo', 'camvid_small', 'raccoon_small'])
-def test_ours_are_complete(name, said):
-    assert set(OURS.values()) < set(types(complete(name))) and not said
+def test_shipped_configs_are_complete(name, messages):
+    assert set(OURS.values()) < set(types(complete(name))) and not messages
 
 
 @pytest.mark.parametrize(
@@ -51,15 +51,15 @@ def test_ours_are_complete(name, said):
         ),
     ],
 )
-def test_what_is_missing_is_added(config, said):
+def test_missing_hooks_are_added(config, messages):
     found = complete(config)
-    assert set(OURS.values()) <= set(types(found)) and len(said) == len(OURS)
+    assert set(OURS.values()) <= set(types(found)) and len(messages) == len(OURS)
     assert [hook['type'] for hook in found.get('custom_hooks') or []] in ([], ['EMAHook'])
     assert all(HOOKS.build(dict(hook)) for hook in found.default_hooks.values())
 
 
-def test_a_config_that_lists_our_hooks_itself(said):
-    """As one had to before they had names: the user's own options, in the order of before."""
+def test_config_with_our_hooks_in_custom_hooks(messages):
+    """As older configs had to: options of the user are kept, and so is the order of the hooks."""
     before = list(complete('vits_folder').default_hooks)
     found = complete(
         'vits_folder',
@@ -74,10 +74,10 @@ def test_a_config_that_lists_our_hooks_itself(said):
     assert found.default_hooks.teacher == dict(type='cotap_mm.TeacherHook', start=0.5)
     assert found.default_hooks.monitor.interval == 3
     assert [hook.type for hook in found.custom_hooks] == ['EMAHook']
-    assert len(said) == 3 and 'default_hooks = dict(teacher=dict(...))' in said[1]
+    assert len(messages) == 3 and 'default_hooks = dict(teacher=dict(...))' in messages[1]
 
 
-def test_a_hook_that_derives_from_ours_takes_its_place(said):
+def test_derived_hook_replaces_ours(messages):
     HOOKS.register_module(module=MyTeacherHook, force=True)
     found = complete('vits_folder', custom_hooks=[dict(type='MyTeacherHook')])
     assert types(found).count('TeacherHook') == 0 and types(found).count('MyTeacherHook') == 1
@@ -85,14 +85,14 @@ def test_a_hook_that_derives_from_ours_takes_its_place(said):
     assert 'teacher' not in found.default_hooks
 
 
-def test_plain_checkpoints_become_safe_ones(said):
+def test_checkpoint_hook_becomes_atomic(messages):
     found = complete(
         'vits_folder',
         **{'default_hooks.checkpoint': dict(_delete_=True, type='CheckpointHook', interval=7)},
     )
     assert (
         found.default_hooks.checkpoint == dict(type='cotap_mm.AtomicCheckpointHook', interval=7)
-        and len(said) == 1
+        and len(messages) == 1
     )
     assert issubclass(HOOKS.get('AtomicCheckpointHook'), CheckpointHook)
 
@@ -103,10 +103,10 @@ def test_plain_checkpoints_become_safe_ones(said):
         ({'default_hooks.teacher': None}, 'default_hooks.teacher must not be None'),
         ({'default_hooks.sampler_seed': None}, 'sampler_seed must not be None'),
         ({'default_hooks.techer.start': 0.9}, 'needs a type; did you mean default_hooks.teacher'),
-        ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'names TeacherHook twice'),
+        ({'custom_hooks': [dict(type='TeacherHook')] * 2}, 'contains TeacherHook twice'),
     ],
 )
-def test_a_run_without_protection_is_refused(options, message):
+def test_disabled_required_hooks_are_rejected(options, message):
     with pytest.raises(ValueError, match=message):
         complete('vits_folder', **options)
     complete('vits_folder', **{'default_hooks.monitor': None, 'default_hooks.timer': None})

@@ -1,4 +1,4 @@
-"""Downstream data of more than 8 bits: the check warns, and cotap_mm.LoadImage reads them."""
+"""Downstream images with more than 8 bits: warnings, and reading by cotap_mm.LoadImage."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import os
 
 import numpy as np
 import pytest
-from engine.test_downstream_check import det_config, seg_config
+from engine.test_downstream_data_checks import det_config, seg_config
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, LoadImage
-from cotap_mm.engine.data_checks.downstream import look_at, prepare_downstream
+from cotap_mm.engine.data_checks.downstream import check_data, prepare_downstream
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
@@ -27,7 +27,7 @@ THEIRS = dict(type='LoadImageFromFile')
 
 
 def pixels_of(index):
-    """Gray 0 to 255; odd ones with a quarter of the light."""
+    """Gray values 0 to 255; images with an odd index are four times darker."""
     pixels = np.random.default_rng(index).integers(0, 256, (48, 64)).astype(float)
     pixels[0, :2] = 0, 255
     return np.round(pixels / 4) if index % 2 else pixels
@@ -131,12 +131,15 @@ def scope():
     'kind, values', [(TWELVE_BITS, '[0.0, 4095.0]'), (FLOATS, '[0.0, 2550.0]')]
 )
 @pytest.mark.parametrize('make', MAKERS)
-def test_a_library_that_would_lose_bits_is_warned_of(tmp_path, make, kind, values):
-    errors, warnings = look_at(make(tmp_path, kind, THEIRS))
+def test_warns_if_a_library_would_lose_bits(tmp_path, make, kind, values):
+    errors, warnings = check_data(make(tmp_path, kind, THEIRS))
     assert errors == [] and len(warnings) == 2  # train and val
     for warning in warnings:
         assert f'{kind[0]} has more than 8 bits, which LoadImageFromFile ' in warning
-        assert f"use dict(type='cotap_mm.LoadImage', value_range={values}) in its" in warning
+        assert (
+            f"replace it by dict(type='cotap_mm.LoadImage', value_range={values}) in every"
+            in warning
+        )
 
 
 @pytest.mark.parametrize(
@@ -152,17 +155,17 @@ def test_a_library_that_would_lose_bits_is_warned_of(tmp_path, make, kind, value
     ],
 )
 @pytest.mark.parametrize('make', MAKERS)
-def test_no_warning_where_nothing_is_lost(tmp_path, make, kind, loader):
-    assert look_at(make(tmp_path, kind, loader)) == ([], [])
+def test_no_warning_if_no_bits_are_lost(tmp_path, make, kind, loader):
+    assert check_data(make(tmp_path, kind, loader)) == ([], [])
 
 
 def test_pillow_clips_all_16_bits(tmp_path):
     config = seg(tmp_path, ALL_16_BITS, dict(THEIRS, imdecode_backend='pillow'))
-    assert 'value_range=[0.0, 65535.0]' in look_at(config)[1][0]
+    assert 'value_range=[0.0, 65535.0]' in check_data(config)[1][0]
 
 
 @pytest.mark.parametrize('make', MAKERS)
-def test_the_range_of_the_training_images_is_stored_and_logged(tmp_path, make, log):
+def test_range_of_training_images_is_saved_and_logged(tmp_path, make, log):
     config = make(tmp_path, TWELVE_BITS, OURS)
     prepare_downstream(config)
     steps = [
@@ -171,11 +174,14 @@ def test_the_range_of_the_training_images_is_stored_and_logged(tmp_path, make, l
         config.tta_pipeline[0],
     ]
     assert [step.value_range for step in steps] == [[0, 4095]] * 3
-    said = [record.getMessage() for record in log.records if '8 bits' in record.getMessage()]
-    assert len(said) == 1 and 'values 0..4095 become 0..255 in each cotap_mm.LoadImage' in said[0]
+    messages = [record.getMessage() for record in log.records if '8 bits' in record.getMessage()]
+    assert (
+        len(messages) == 1
+        and 'cotap_mm.LoadImage scales their values 0..4095 to 0..255' in messages[0]
+    )
 
 
-def test_validation_images_do_not_decide(tmp_path):
+def test_validation_images_do_not_change_the_range(tmp_path):
     config = seg(tmp_path, TWELVE_BITS, OURS)
     for file in (tmp_path / 'images/val').iterdir():
         Image.fromarray(np.full((48, 64), 60000, np.uint16)).save(file)
@@ -183,35 +189,35 @@ def test_validation_images_do_not_decide(tmp_path):
     assert config.val_dataloader.dataset.pipeline[0].value_range == [0, 4095]
 
 
-def test_numbers_of_the_config_are_kept(tmp_path, log):
+def test_range_of_the_config_is_kept(tmp_path, log):
     config = seg(tmp_path, TWELVE_BITS, dict(OURS, value_range=(0, 16380)))
     prepare_downstream(config)
     assert tuple(config.train_dataloader.dataset.pipeline[0].value_range) == (0, 16380)
     assert '8 bits' not in log.text
 
 
-def test_8_bits_need_no_numbers(tmp_path):
+def test_8_bits_need_no_range(tmp_path):
     config = seg(tmp_path, EIGHT_BITS, OURS)
     prepare_downstream(config)
     assert 'value_range' not in config.train_dataloader.dataset.pipeline[0]
 
 
-def test_a_test_takes_the_numbers_of_its_training(tmp_path):
+def test_test_uses_the_range_of_its_training(tmp_path):
     config = seg(tmp_path, TWELVE_BITS, OURS)
     config.test_dataloader = config.val_dataloader
     config.train_dataloader = None
     with pytest.raises(
         ValueError,
         match=r'test data .*0.png has more than 8 bits, .* test with '
-        r'the config that the training has stored',
+        r'the config that the training has saved',
     ):
         prepare_downstream(config)
 
 
 @pytest.mark.parametrize('make', MAKERS)
 @pytest.mark.parametrize('kind', [TWELVE_BITS, FLOATS])
-def test_data_sets_give_what_those_of_8_bits_give(tmp_path, make, kind):
-    """Within one of 255 levels; through the library's own data set and pipeline."""
+def test_images_equal_those_with_8_bits(tmp_path, make, kind):
+    """Within one of 255 levels, through the data set and pipeline of the library."""
     found = {}
     for name, each in (('deep', kind), ('8', EIGHT_BITS)):
         config = make(tmp_path / name, each, OURS)
@@ -231,7 +237,7 @@ def test_data_sets_give_what_those_of_8_bits_give(tmp_path, make, kind):
 
 
 def test_8_bits_are_read_as_mmcv_reads_them(tmp_path):
-    """BGR, turned as the camera was held."""
+    """BGR, rotated by the EXIF orientation."""
     from mmcv.transforms import LoadImageFromFile
 
     color = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
@@ -252,14 +258,14 @@ def test_8_bits_are_read_as_mmcv_reads_them(tmp_path):
 
 
 @pytest.mark.parametrize('package', ['mmseg', 'mmdet', 'mmpretrain'])
-def test_each_library_knows_the_transform(package):
+def test_transform_is_registered_in_each_library(package):
     registry = pytest.importorskip(f'{package}.registry').TRANSFORMS
     with DefaultScope.overwrite_default_scope(package):
         found = registry.build(dict(type='cotap_mm.LoadImage', value_range=[0, 4095]))
     assert isinstance(found, LoadImage) and 'high=(4095.0,)' in repr(found)
 
 
-def test_without_numbers_the_error_names_some(tmp_path):
+def test_error_without_a_range_suggests_one(tmp_path):
     save(tmp_path / 'a.png', 0, TWELVE_BITS[1])
     with pytest.raises(
         ValueError,
@@ -283,14 +289,14 @@ def test_wrong_options_and_files(tmp_path):
         assert LoadImage(ignore_empty=True)(dict(img_path=str(tmp_path / name))) is None
 
 
-def test_tiffs_that_only_opencv_reads_are_no_errors(tmp_path):
-    """Floats of three bands; Pillow does not know them."""
+def test_tiffs_that_only_opencv_reads_are_valid(tmp_path):
+    """Three bands of floats, which Pillow cannot read."""
     import cv2
 
     config = seg(tmp_path, FLOATS, OURS)
     for file in tmp_path.glob('images/*/*.tif'):
         bands = np.stack([pixels_of(0).astype(np.float32)] * 3, axis=2)
         assert cv2.imwrite(str(file), bands)
-    assert look_at(config) == ([], [])
+    assert check_data(config) == ([], [])
     prepare_downstream(config)
     assert config.train_dataloader.dataset.pipeline[0].value_range == [0, 255]

@@ -1,4 +1,4 @@
-"""Data of downstream runs are looked at before training; each fault is one sentence."""
+"""Checks of downstream data before training; each error is one sentence."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
-from cotap_mm.engine.data_checks.downstream import heads_of, look_at, prepare_downstream
-from cotap_mm.engine.data_checks.findings import look_through
+from cotap_mm.engine.data_checks.downstream import check_data, heads_of, prepare_downstream
+from cotap_mm.engine.data_checks.findings import iter_sampled
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')
@@ -97,7 +97,7 @@ def for_all(root, change):
         change(file)
 
 
-#: What is changed -> what the error says.
+#: Change -> expected part of the error.
 BAD_MASKS = {
     'too large': (
         lambda root: mask(root, full(3)),
@@ -124,7 +124,7 @@ BAD_MASKS = {
     ),
     'ignored': (
         lambda root: for_all(root, lambda file: Image.new('L', (64, 48), 255).save(file)),
-        'in 4 masks every pixel is 255, which is ignored',
+        'every pixel of 4 masks is 255, which is ignored',
     ),
     'image': (
         lambda root: (root / 'images/train/1.jpg').write_text('no'),
@@ -143,53 +143,55 @@ BAD_MASKS = {
 @pytest.mark.parametrize('kind', BAD_MASKS)
 def test_bad_masks(seg, kind):
     change, message = BAD_MASKS[kind]
-    assert look_at(seg_config(seg)) == ([], [])
+    assert check_data(seg_config(seg)) == ([], [])
     change(seg)
     with pytest.raises(ValueError, match=message):
         prepare_downstream(seg_config(seg))
 
 
 def test_more_masks_than_the_sample(tmp_path, monkeypatch):
-    """All of a small data set are opened; of a large one an even sample."""
+    """All masks of a small data set are opened, and evenly spaced ones of a large data set."""
     segmentation_folder(tmp_path, 3, count=80)
     mask(tmp_path, full(9), 'train/1')
-    assert 'train/1.png has the values 9' in look_at(seg_config(tmp_path))[0][0]
+    assert 'train/1.png has the values 9' in check_data(seg_config(tmp_path))[0][0]
     monkeypatch.setattr('cotap_mm.engine.data_checks.findings.SECONDS', 0)
-    assert len(list(look_through(range(1000)))) == 64
-    assert list(look_through(range(1000)))[:3] == [0, 15, 31]
-    assert sorted(look_through(range(50))) == list(range(50))
+    assert len(list(iter_sampled(range(1000)))) == 64
+    assert list(iter_sampled(range(1000)))[:3] == [0, 15, 31]
+    assert sorted(iter_sampled(range(50))) == list(range(50))
 
 
-def test_masks_of_0_and_255_are_named(seg):
+def test_warns_of_masks_with_values_0_and_255(seg):
     for_all(
         seg,
         lambda file: Image.fromarray(
             np.where(np.asarray(Image.open(file)) == 1, 255, 0).astype(np.uint8)
         ).save(file),
     )
-    errors, warnings = look_at(seg_config(seg))
+    errors, warnings = check_data(seg_config(seg))
     assert (
         errors == []
-        and 'show only class 0 (a) and pixels of 255, which is ignored. Masks of '
-        '0 and 255 must become 0 and 1'
+        and 'contain only class 0 (a) and pixels of 255, which is ignored. If masks '
+        'have values 0 and 255, convert them to 0 and 1'
         in warnings[0]
     )
 
 
 def test_suffixes_and_folders(seg):
-    assert 'no image: none in' in look_at(seg_config(seg, img_suffix='.tif'))[0][0]
-    assert "seg_map_suffix is '.bmp'" in look_at(seg_config(seg, seg_map_suffix='.bmp'))[0][0]
-    errors, _ = look_at(seg_config(seg / 'nowhere'))
+    assert 'no image: no file in' in check_data(seg_config(seg, img_suffix='.tif'))[0][0]
+    assert "seg_map_suffix is '.bmp'" in check_data(seg_config(seg, seg_map_suffix='.bmp'))[0][0]
+    errors, _ = check_data(seg_config(seg / 'nowhere'))
     assert 'nowhere/images/train: No such file or directory' in errors[0]
 
 
 def test_zero_labels_labels_of_custom_steps_and_heads(seg):
-    assert look_at(seg_config(seg, 2, reduce_zero_label=True, classes=('b', 'c'))) == ([], [])
+    assert check_data(seg_config(seg, 2, reduce_zero_label=True, classes=('b', 'c'))) == ([], [])
     config = seg_config(seg, 2)
-    assert 'num_classes=2, but train data (BaseSegDataset) has 3 classes' in look_at(config)[1][0]
+    assert (
+        'num_classes=2, but train data (BaseSegDataset) has 3 classes' in check_data(config)[1][0]
+    )
     for loader in (config.train_dataloader, config.val_dataloader):
-        loader.dataset.pipeline[1].type = 'LoadMyDepth'  # whose files are not masks
-    assert look_at(config)[0] == []
+        loader.dataset.pipeline[1].type = 'LoadMyDepth'  # its files are not masks
+    assert check_data(config)[0] == []
 
 
 def wrap(config, **wrapper):
@@ -202,9 +204,9 @@ def wrap(config, **wrapper):
 )
 def test_wrapped_data(seg, wrapper):
     config = wrap(seg_config(seg), **wrapper)
-    assert look_at(config) == ([], [])
+    assert check_data(config) == ([], [])
     mask(seg, full(9))
-    assert 'train/2.png has the values 9' in look_at(config)[0][0]
+    assert 'train/2.png has the values 9' in check_data(config)[0][0]
 
 
 def change_json(root, change, parts=('train', 'val')):
@@ -222,14 +224,14 @@ def every_box(**values):
     return lambda content: [each.update(values) for each in content['annotations']]
 
 
-#: Change of the jsons -> what the error says.
+#: Change of the jsons -> expected part of the error.
 BAD_JSONS = {
     'no annotations': (
         lambda content: content.update(annotations=[]),
         'no box to learn or score: none of its 0 annotations',
     ),
     'other ids': (every_box(category_id=7), 'none of its 4 annotations is a box of a class'),
-    'other images': (every_box(image_id=99), '4 boxes belong to no image'),
+    'other images': (every_box(image_id=99), '4 boxes do not belong to images'),
     'flat boxes': (every_box(bbox=[1, 1, 0, 5]), 'all 4 boxes are ignored, or smaller'),
     'crowds': (every_box(iscrowd=1), 'all 4 boxes are ignored'),
     'no area': (without('area'), 'area is missing in'),
@@ -247,25 +249,25 @@ BAD_JSONS = {
 def test_bad_jsons(det, kind):
     change, message = BAD_JSONS[kind]
     config = det_config(det, filter_cfg=dict(filter_empty_gt=False))
-    assert look_at(config) == ([], [])
+    assert check_data(config) == ([], [])
     change_json(det, change)
     with pytest.raises(ValueError, match=message):
         prepare_downstream(config)
 
 
 def test_classes_of_the_config_and_of_the_json(det):
-    errors, _ = look_at(det_config(det, classes=('dog', 'cat')))
+    errors, _ = check_data(det_config(det, classes=('dog', 'cat')))
     assert 'none of the classes of the config (dog, cat) is a category of' in errors[0]
     assert '(raccoon)' in errors[0] and len(errors) == 2
-    _, warnings = look_at(det_config(det, 2, classes=('raccoon', 'cat')))
-    assert '1 of 2 classes of the config (cat) are no categories' in warnings[0]
-    assert 'write ("NAME", )' in look_at(det_config(det, classes='raccoon'))[0][0]
+    _, warnings = check_data(det_config(det, 2, classes=('raccoon', 'cat')))
+    assert '1 of 2 classes of the config (cat) are not categories' in warnings[0]
+    assert 'write ("NAME", )' in check_data(det_config(det, classes='raccoon'))[0][0]
     change_json(
         det, lambda content: content['categories'].append(dict(id=2, name='cat')), parts=['val']
     )
-    errors, _ = look_at(det_config(det, 2, classes=('raccoon', 'cat')))
+    errors, _ = check_data(det_config(det, 2, classes=('raccoon', 'cat')))
     assert 'number the classes differently: raccoon and raccoon, cat' in errors[0]
-    errors, _ = look_at(det_config(det, 1, classes=('raccoon', 'cat')))
+    errors, _ = check_data(det_config(det, 1, classes=('raccoon', 'cat')))
     assert any(
         'bbox_head.num_classes=1, but val data (CocoDataset) has boxes of 2' in each
         for each in errors
@@ -277,7 +279,7 @@ def test_broken_json_missing_file_and_metric(det):
     config.val_evaluator = dict(type='CocoMetric', ann_file=str(det / 'nowhere.json'))
     (det / 'train.json').write_text('{"images": [')
     (det / 'val.json').unlink()
-    errors, _ = look_at(config)
+    errors, _ = check_data(config)
     assert 'val_evaluator.ann_file' in errors[0] and 'nowhere.json does not exist' in errors[0]
     assert 'train.json is not a COCO json: JSONDecodeError' in errors[1]
     assert 'val.json does not exist (ann_file' in errors[2]
@@ -295,7 +297,7 @@ def test_unlabeled_images_need_no_boxes(det):
     config.train_dataloader.dataset = dict(
         type='ConcatDataset', datasets=[config.train_dataloader.dataset, unlabeled]
     )
-    assert look_at(config) == ([], [])
+    assert check_data(config) == ([], [])
 
 
 def test_voc_boxes(tmp_path, monkeypatch):
@@ -317,11 +319,11 @@ def test_voc_boxes(tmp_path, monkeypatch):
             ),
         )
     )
-    assert look_at(config) == ([], [])
+    assert check_data(config) == ([], [])
     config.train_dataloader.dataset.metainfo = dict(classes=('cat',))
     assert (
-        'have no box of the classes of the config (cat); their objects are dog'
-        in look_at(config)[0][0]
+        'have no box of the classes of the config (cat); the classes in the files are dog'
+        in check_data(config)[0][0]
     )
 
 
@@ -344,26 +346,22 @@ def test_classification(tmp_path):
     top = tmp_path / 'data/imagenet'
     folders = cls_config(top, 2, data_prefix='train')
     listed = cls_config(top, 2, data_prefix='val', ann_file='meta/val.txt')
-    assert look_at(folders) == look_at(listed) == ([], [])
+    assert check_data(folders) == check_data(listed) == ([], [])
     assert (
         'has 2 class folders, but model.head.num_classes=1; set it to 2'
-        in look_at(cls_config(top, 1, data_prefix='train'))[0][0]
+        in check_data(cls_config(top, 1, data_prefix='train'))[0][0]
     )
     assert (
         'has labels up to 1, but'
-        in look_at(cls_config(top, 1, data_prefix='val', ann_file='meta/val.txt'))[0][0]
+        in check_data(cls_config(top, 1, data_prefix='val', ann_file='meta/val.txt'))[0][0]
     )
-    assert (
-        'there are 3 class names'
-        in look_at(cls_config(top, 3, data_prefix='train', metainfo=dict(classes=list('abc'))))[0][
-            0
-        ]
-    )
-    assert 'nowhere does not exist' in look_at(cls_config(top, 2, data_prefix='nowhere'))[0][0]
+    config = cls_config(top, 3, data_prefix='train', metainfo=dict(classes=list('abc')))
+    assert 'there are 3 class names' in check_data(config)[0][0]
+    assert 'nowhere does not exist' in check_data(cls_config(top, 2, data_prefix='nowhere'))[0][0]
     (top / 'train/empty').mkdir()
-    assert 'train/empty has no image' in look_at(cls_config(top, 3, data_prefix='train'))[0][0]
+    assert 'train/empty has no image' in check_data(cls_config(top, 3, data_prefix='train'))[0][0]
     (top / 'meta/val.txt').write_text('0.JPEG cat\n')
-    assert 'line 1 of' in look_at(listed)[0][0] and '"NAME LABEL"' in look_at(listed)[0][0]
+    assert 'line 1 of' in check_data(listed)[0][0] and '"NAME LABEL"' in check_data(listed)[0][0]
 
 
 def test_heads():
@@ -399,15 +397,17 @@ def test_heads():
     )
 
 
-def test_a_model_for_tests_is_not_trained(seg):
+def test_tta_model_cannot_be_trained(seg):
     config = seg_config(seg)
     config.model = dict(type='SegTTAModel', module=config.model)
-    with pytest.raises(ValueError, match='SegTTAModel augments tests and cannot be trained'):
+    with pytest.raises(
+        ValueError, match='SegTTAModel is for test-time augmentation and cannot be trained'
+    ):
         prepare_downstream(config)
 
 
 def test_real_data(shared_data, monkeypatch):
-    """The shipped configs on real images: nothing to complain about."""
+    """Shipped configs on real images have no errors and no warnings."""
     monkeypatch.setenv('CAMVID', str(shared_data / 'data/camvid'))
     monkeypatch.setenv('RACCOON', str(shared_data / 'data/raccoon'))
     from cotap_mm.command_line.config_file import load_config
@@ -415,6 +415,6 @@ def test_real_data(shared_data, monkeypatch):
     monkeypatch.setattr('cotap_mm.engine.data_checks.findings.SECONDS', 0)
     try:
         for name in ('camvid_linear', 'raccoon_mask-rcnn'):
-            assert look_at(load_config(name)) == ([], [])
+            assert check_data(load_config(name)) == ([], [])
     finally:
-        DefaultScope._instance_dict.clear()  # which reading a config sets
+        DefaultScope._instance_dict.clear()  # set when a config is read

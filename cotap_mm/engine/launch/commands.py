@@ -1,0 +1,100 @@
+"""Commands of ``tools/train.py`` and ``tools/test.py``."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from typing import Callable, Optional
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+
+from cotap_mm import signals
+from cotap_mm.command_line.tool import report_user_errors
+from cotap_mm.datasets.loader_watch import report_dead_worker
+from cotap_mm.datasets.workers import keep_workers
+from cotap_mm.engine.hooks.required import complete_hooks
+from cotap_mm.engine.resume.work_folder import note_folder
+
+from .config import is_pretraining
+from .dry_run import describe_dry_run, dry_run, placeholder_neighbors
+from .runner import build_runner, train
+from .stops import explained_stops, short_until_first_step
+from .testing import require_all_weights, test
+from .validation import check_config
+from .writers import check_work_dir
+
+
+def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
+    """Build a Runner and train, or make a dry run; report errors in one line.
+
+    Signals are handled throughout, see :mod:`cotap_mm.signals`.
+
+    Args:
+        args (argparse.Namespace): Arguments of :func:`.build_runner`, and ``dry_run``.
+        make_config (callable): Makes the config.
+
+    Raises:
+        UserError: Where the user has to act.
+        SystemExit: Status 75 after a signal.
+        KeyboardInterrupt: After Ctrl-C, with how to continue.
+    """
+
+    def writable_config() -> Config:
+        config = make_config()
+        note_folder(config)
+        check_work_dir(config.work_dir)
+        return config
+
+    keep_workers(True)
+    try:
+        with signals.listening(), explained_stops():
+            if args.dry_run:
+                _dry_run_command(args, make_config)
+            else:
+                runner = build_runner(args, writable_config, claims=True)
+                with short_until_first_step(runner, args.cfg_options):
+                    train(runner)
+    except KeyboardInterrupt as interrupt:
+        raise KeyboardInterrupt('--resume continues from the last checkpoint') from interrupt
+    finally:
+        keep_workers(False)
+
+
+def _dry_run_command(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
+    """Build everything, train a few steps, print time and memory, and write nothing."""
+    with tempfile.TemporaryDirectory(prefix='cotap_check_') as folder, report_user_errors():
+        missing = []
+
+        def in_folder() -> Config:
+            config = make_config()
+            config.update(work_dir=folder, resume=False)
+            if is_pretraining(config):
+                complete_hooks(config)
+                check_config(config)
+                missing.extend(placeholder_neighbors(config, folder))
+            return config
+
+        result = dry_run(build_runner(args, in_folder))
+        if is_main_process():
+            print(describe_dry_run(result, missing))
+
+
+def test_command(
+    args: argparse.Namespace, make_config: Callable[[], Config], out: Optional[str] = None
+) -> None:
+    """Build a Runner and test with the checkpoint of the config.
+
+    Args:
+        args (argparse.Namespace): Arguments of :func:`.build_runner`.
+        make_config (callable): Makes the config.
+        out (str, optional): Where predictions are saved, see :func:`.test`.
+
+    Raises:
+        SystemExit: If the checkpoint does not fit the model, or data are missing.
+    """
+    runner = build_runner(args, make_config)
+    with short_until_first_step(runner):
+        require_all_weights(runner)
+        with report_dead_worker(lambda: getattr(runner.test_dataloader.dataset, 'being_read', [])):
+            test(runner, out)

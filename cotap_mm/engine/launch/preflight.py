@@ -1,0 +1,140 @@
+"""Check and complete a config before a training or test starts."""
+
+from __future__ import annotations
+
+import logging
+
+from mmengine.config import Config
+from mmengine.dist import is_main_process
+from mmengine.logging import print_log
+
+from cotap_mm.distributed.collectives import world_size
+from cotap_mm.engine.auto_neighbors import ensure_neighbors, warn_of_changed_images
+from cotap_mm.engine.backbones import find_backbones
+from cotap_mm.engine.data_checks.downstream import prepare_downstream
+from cotap_mm.engine.hooks.required import complete_downstream_hooks, complete_hooks
+from cotap_mm.engine.resume.choice import choose_resume
+from cotap_mm.models.modules import PatchPairSampler
+from cotap_mm.registry import DATASETS, MODELS, build, default_of, option_of
+from cotap_mm.weights.reading import read_checkpoint
+
+from .config import is_pretraining
+from .validation import check_config
+
+
+def prepare(config: Config) -> None:
+    """Check a config, its data and its initial weights, and complete the config.
+
+    Hooks that are missing are added, the checkpoint to resume from is chosen, and a pre-training
+    with ``neighbors='auto'`` gets its neighbor files. Every rank must call this.
+
+    Args:
+        config (Config): With ``work_dir`` set; changed in place.
+
+    Raises:
+        FileNotFoundError: If images or the init checkpoint do not exist.
+        ValueError: If the config has mistakes, there are too few images for one batch, or files
+            do not fit.
+    """
+    if is_pretraining(config):
+        _prepare_pretraining(config)
+    else:
+        _prepare_downstream(config)
+
+
+def _prepare_pretraining(config: Config) -> None:
+    complete_hooks(config)
+    check_config(config)
+    lost_neighbors = choose_resume(config)
+    if not (_check_init(config, config.model) or config.get('load_from')):
+        print_log(
+            'training starts from random weights; CoTAP is a post-pretraining, and from '
+            'scratch it needs far more images and steps (--init sets a checkpoint)',
+            logger='current',
+            level=logging.WARNING,
+        )
+    dataset = config.train_dataloader.dataset
+    sources = {
+        name: build(DATASETS, dataset[name]) for name in ('patch', 'cls') if dataset.get(name)
+    }
+    _check_batch_size(config)
+    _check_crop_sizes(config)
+    _check_num_images(config, max(map(len, sources.values())))
+    _warn_of_few_negatives(config)
+    if config.get('resume') and is_main_process():
+        for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
+            if branch in sources:
+                warn_of_changed_images(dataset.get(key) or '', sources[branch])
+    ensure_neighbors(config, config.work_dir, used_before=lost_neighbors)
+    _drop_init_on_resume(config, config.model)
+
+
+def _prepare_downstream(config: Config) -> None:
+    if config.get('train_dataloader'):
+        complete_downstream_hooks(config)
+    choose_resume(config)
+    prepare_downstream(config)
+    for backbone in find_backbones(config.model):
+        _check_init(config, backbone)
+        _drop_init_on_resume(config, backbone)
+
+
+def _check_batch_size(config: Config) -> None:
+    batch = config.train_dataloader.batch_size
+    if not isinstance(batch, int) or batch < 1:
+        raise ValueError(f'train_dataloader.batch_size must be an integer >= 1, got {batch!r}')
+
+
+def _check_crop_sizes(config: Config) -> None:
+    """Raise a ValueError if a crop size is not a multiple of the patch size."""
+    crops = config.train_dataloader.dataset.get('crops') or {}
+    patch = option_of(MODELS, config.model.backbone, 'patch_size')
+    for name in ('global_size', 'local_size'):
+        if crops.get(name, patch) % patch:
+            raise ValueError(
+                f'train_dataloader.dataset.crops.{name}={crops[name]} must be a multiple of '
+                f'model.backbone.patch_size={patch}, e.g. {max(crops[name] // patch, 1) * patch}'
+            )
+
+
+def _check_num_images(config: Config, num_images: int) -> None:
+    """Raise a ValueError if the images of the larger branch do not fill one batch."""
+    batch, world = config.train_dataloader.batch_size, world_size()
+    if num_images < batch * world:
+        raise ValueError(
+            f'{num_images} images do not fill one batch of {batch} on each of {world} '
+            'processes; add images, or lower it with --cfg-options '
+            f'train_dataloader.batch_size={max(num_images // world, 1)}'
+        )
+
+
+def _warn_of_few_negatives(config: Config) -> None:
+    batch = config.train_dataloader.batch_size
+    negatives = default_of(PatchPairSampler, 'num_negatives')
+    if batch < 1 + config.model.get('pairs', {}).get('num_negatives', negatives):
+        print_log(
+            f'a batch of {batch} images has fewer negatives than the method ranks against '
+            '(num_negatives); a larger batch is better than accumulation',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _check_init(config: Config, part: dict) -> bool:
+    """Read the weights that a model or backbone starts from; return whether there are any.
+
+    A resumed run does not need them, and they may no longer exist.
+    """
+    if config.get('resume'):
+        return True
+    init = part.get('init_cfg')
+    if not isinstance(init, dict) or 'PretrainedViT' not in str(init['type']):
+        return False
+    read_checkpoint(init['checkpoint'], init.get('trust', False))
+    return True
+
+
+def _drop_init_on_resume(config: Config, part: dict) -> None:
+    """Let a resumed run load only its checkpoint. Call this after all that depends on the init."""
+    if config.get('resume'):
+        part['init_cfg'] = None

@@ -1,0 +1,115 @@
+"""Mixed precision that fits the device, and skips steps with non-finite gradients."""
+
+from __future__ import annotations
+
+import logging
+from typing import Optional
+
+import torch
+from mmengine.device import is_cuda_available
+from mmengine.logging import print_log
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from torch import nn
+
+from cotap_mm.compat.low_precision_operators import allow_low_precision_operators
+from cotap_mm.deprecation import warn_renamed
+from cotap_mm.distributed.collectives import all_reduce_min
+from cotap_mm.registry import OPTIM_WRAPPERS
+
+
+@OPTIM_WRAPPERS.register_module()
+class MixedPrecisionOptimWrapper(AmpOptimWrapper):
+    """MMEngine's AmpOptimWrapper with a precision that fits the device.
+
+    bfloat16 needs no loss scaling and is used if the device supports it; older GPUs use
+    float16 with dynamic loss scaling. Losses, Sinkhorn and k-means are always computed in
+    float32.
+
+    A step with a NaN or infinite gradient is skipped: weights and optimizer state do not
+    change. Gradients are the same on all ranks, so all ranks skip it. With fused Adam on a
+    GPU the check does not wait for the device.
+
+    Args:
+        dtype (str): ``'auto'``, ``'bfloat16'``, ``'float16'`` or ``'float32'``.
+            ``'auto'`` is float32 on a CPU, where half precision is slow.
+        **kwargs: Arguments of MMEngine's OptimWrapper.
+
+    Raises:
+        ValueError: If ``dtype`` is unknown, or float16 is requested without a GPU.
+    """
+
+    def __init__(self, dtype: str = 'auto', **kwargs) -> None:
+        choices = ('auto', 'bfloat16', 'float16', 'float32')
+        self._is_bad: Optional[torch.Tensor] = None
+        self.is_watched = False  # whether a NonFiniteHook logs skipped steps
+        self._num_unwatched = 0
+        self.is_sharded = False  # whether gradients differ by rank, see CoTAPFSDPStrategy
+        if dtype not in choices:
+            raise ValueError(f'dtype must be one of {choices}, got {dtype!r}')
+        if dtype == 'auto':
+            if not is_cuda_available():
+                dtype = 'float32'
+            else:
+                dtype = 'bfloat16' if torch.cuda.is_bf16_supported() else 'float16'
+        if dtype == 'float16':
+            if not is_cuda_available():
+                raise ValueError("float16 needs a GPU, and none is visible; use dtype='bfloat16'")
+            super().__init__(dtype=dtype, **kwargs)
+            return
+        # No loss scaling: the parent's constructor requires a GPU for its scaler.
+        OptimWrapper.__init__(self, **kwargs)
+        self._scale_update_param = None
+        self.loss_scaler = torch.cuda.amp.GradScaler(enabled=False)
+        self.cast_dtype = getattr(torch, dtype)
+        if dtype == 'bfloat16' and not is_cuda_available():
+            allow_low_precision_operators()
+
+    def optim_context(self, model: nn.Module):
+        """Autocast to the chosen precision; no autocast for float32."""
+        if self.cast_dtype is torch.float32:
+            return OptimWrapper.optim_context(self, model)
+        return super().optim_context(model)
+
+    def step(self, **kwargs) -> None:
+        """Make an optimizer step, unless a gradient is NaN or infinite."""
+        self._warn_of_last_step()
+        grads = [
+            param.grad
+            for group in self.optimizer.param_groups
+            for param in group['params']
+            if param.grad is not None
+        ]
+        is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
+        if self.is_sharded:
+            is_finite = all_reduce_min(is_finite.int()).bool()
+        self._is_bad = ~is_finite
+        if self.optimizer.defaults.get('fused'):
+            # The fused kernel reads found_inf. With float16 the loss scaler sets its own.
+            self.optimizer.found_inf = self._is_bad.float()
+            super().step(**kwargs)
+        elif self.loss_scaler.is_enabled() or is_finite:
+            super().step(**kwargs)
+
+    def _warn_of_last_step(self) -> None:
+        """Log a skipped step if no hook does; one step late, to avoid waiting for the GPU."""
+        if self.is_watched or not self.step_skipped:
+            return
+        self._num_unwatched += 1
+        print_log(
+            f'gradients were not finite, so the step was skipped ({self._num_unwatched} '
+            'in total); with NonFiniteHook the log shows the losses and images, and the '
+            'training stops after too many in a row',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+    @property
+    def step_skipped(self) -> bool:
+        """Whether the last optimizer step was skipped. Waits for the device."""
+        return self._is_bad is not None and bool(self._is_bad)
+
+    @property
+    def left_out(self) -> bool:
+        """Deprecated name of :attr:`step_skipped`."""
+        warn_renamed('MixedPrecisionOptimWrapper.left_out', 'step_skipped')
+        return self.step_skipped
