@@ -42,7 +42,7 @@ FOLDERS = '--out so --work-dir sw'
 #: Errors in arguments of all studies, and in those of each.
 _OF_ALL_STUDIES = [
     ('--out file', 2, 'file is a file'),
-    ('--work-dir file/x', 2, 'below the file'),
+    ('--work-dir file/x', 2, 'is a file; choose another'),
     (f'{FOLDERS} --plot-only', 1, 'without --plot-only first'),
     ('--out broken --plot-only', 1, 'must hold the results of this study, and is not JSON'),
     ('--out notes', 1, 'must have one line <!-- begin results -->'),
@@ -85,7 +85,7 @@ STUDY_MISTAKES = {
         (f'{FOLDERS} --topk -1', 2, "got '-1'"),
         (f'{FOLDERS} --iters x', 2, "got 'x'"),
         (f'{FOLDERS} --workers 0', 2, "got '0'"),
-        (f'{FOLDERS} --cfg-options a=[1', 2, "not balanced in 'a=.1'"),
+        (f'{FOLDERS} --cfg-options a=[1', 2, "unbalanced brackets in 'a=.1'"),
     ],
     'sensitivity': [
         (f'{FOLDERS} --config nowhere.py', 1, 'nowhere.py does not exist'),
