@@ -1,4 +1,4 @@
-"""cotap_mm.load: an encoder from a file, in a few lines."""
+"""cotap_mm.load builds an encoder from a checkpoint."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def test_features_are_those_of_pre_training(checkpoint, tmp_path, network):
         torch.testing.assert_close(patches, wanted[1], rtol=1e-5, atol=1e-5)
 
 
-def test_pictures_of_different_sizes(checkpoint):
+def test_images_of_different_sizes(checkpoint):
     encoder = cotap_mm.load(checkpoint[0])
     pictures = [np.zeros((40, 40, 3), np.uint8), np.zeros((48, 40, 3), np.uint8)]
     with pytest.raises(ValueError, match=r'one size, got \[\(40, 40\), \(48, 40\)\]; pass size'):
@@ -71,7 +71,7 @@ def test_pictures_of_different_sizes(checkpoint):
         (3, TypeError, 'got int'),
     ],
 )
-def test_wrong_pictures(checkpoint, images, error, message):
+def test_invalid_images(checkpoint, images, error, message):
     encoder = cotap_mm.load(checkpoint[0])
     with pytest.raises(error, match=message):
         encoder.encode(images)

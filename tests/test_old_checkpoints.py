@@ -1,4 +1,4 @@
-"""Checkpoints that earlier states of the code have written; see old_checkpoints.py."""
+"""Checkpoints written by earlier versions of the code still work; see old_checkpoints.py."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outcomes(tmp_path_factory):
 @pytest.mark.parametrize(
     'what', ['resumed', 'student', 'teacher', 'published', 'retrieval', 'downstream']
 )
-def test_they_give_the_same_numbers(outcomes, folder, what):
+def test_old_checkpoints_give_the_same_numbers(outcomes, folder, what):
     expected = json.loads((folder / 'expected.json').read_text())
     assert outcomes[folder.name][what] == pytest.approx(expected[what], rel=1e-4, abs=1e-5)
 
@@ -31,6 +31,6 @@ def test_they_give_the_same_numbers(outcomes, folder, what):
 @pytest.mark.slow
 @pytest.mark.parametrize('folder', KEPT, ids=lambda folder: folder.name)
 @pytest.mark.parametrize('target', sorted(old_checkpoints.TARGETS))
-def test_they_are_converted_to_the_same_tensors(outcomes, folder, target):
+def test_old_checkpoints_are_converted_to_the_same_tensors(outcomes, folder, target):
     expected = json.loads((folder / 'expected.json').read_text())['converted'][target]
     assert outcomes[folder.name]['converted'][target] == pytest.approx(expected, rel=1e-6, abs=0)

@@ -1,4 +1,4 @@
-"""Pinned and hashed requirements, licences, and no network at import."""
+"""Requirements are pinned and hashed, licenses listed, and imports use no network."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HASH = re.compile(r'--hash=sha256:[0-9a-f]{64}')
 
 
 def pins(text):
-    """Name -> version of a lock; every pin must have hashes, and there must be nothing else."""
+    """Parse a lock into name -> version; every line must be a pin with hashes."""
     found = {}
     for line in re.sub(r'\\\n', ' ', text).splitlines():
         if not line or line.startswith('#'):
@@ -40,7 +40,7 @@ def lock(name='linux-cp311'):
 
 
 def ranges():
-    """Every line of requirements/*.txt."""
+    """Parse every line of requirements/*.txt."""
     return [
         Requirement(line)
         for path in sorted(REQUIREMENTS.glob('*.txt'))
@@ -91,10 +91,10 @@ def test_the_lock_has_what_set_up_installs():
     assert not {'mmcv', 'mmcv-lite'} & set(locked), 'either of them is chosen'
 
 
-def test_the_table_of_licences_is_complete():
+def test_the_table_of_licenses_is_complete():
     tool = load_tool('list_licences')
     rows = re.findall(r'^\| (\S+) \| (\S+) \| (.+?) \| (.+?) \|$', tool.PAGE.read_text(), re.M)
-    table = {name: cells for name, *cells in rows[1:]}  # behind the heads of the columns
+    table = {name: cells for name, *cells in rows[1:]}  # after the header
     needed = {canonicalize_name(requirement.name) for requirement in ranges()}
     assert {canonicalize_name(name) for name in table} == needed | {'torch', 'torchvision', 'mmcv'}
     for name, (tested, licence, _) in table.items():
@@ -104,10 +104,12 @@ def test_the_table_of_licences_is_complete():
         except PackageNotFoundError:
             continue
         if same:
-            assert licence == tool.licence(tool.installed(name)), f'{name}: --write it anew'
+            assert licence == tool.licence(tool.installed(name)), (
+                f'{name}: run it again with --write'
+            )
 
 
-#: An audit hook cannot be taken off again, hence a process of its own.
+#: Runs in a separate process, since an audit hook cannot be removed.
 OFFLINE = """
 import socket, sys
 

@@ -11,7 +11,7 @@ from cotap_mm.evaluation import CoTAPEncoder, TimmEncoder, ViTEncoder, normalize
 
 
 class FakeAlgorithm(nn.Module):
-    """Mean colour of each patch; remembers how it was asked."""
+    """Computes the mean color of each patch, and records its arguments."""
 
     patch_size = 8
 
@@ -21,7 +21,7 @@ class FakeAlgorithm(nn.Module):
         self.dropout = nn.Dropout(0.9)
 
     def encode(self, images, network='student', output='filter'):
-        self.asked = (tuple(images.shape), network, output, self.dropout.training)
+        self.arguments = (tuple(images.shape), network, output, self.dropout.training)
         patches = nn.functional.avg_pool2d(images, self.patch_size) * self.scale
         return patches.mean(dim=(2, 3)), patches
 
@@ -31,10 +31,10 @@ def tiny_vit(**kwargs):
     return VisionTransformer(arch=arch, img_size=32, patch_size=8, **kwargs)
 
 
-def test_passes_branch_and_output_on():
+def test_passes_network_and_output_on():
     algorithm = FakeAlgorithm().train()
     found = CoTAPEncoder(algorithm, network='teacher', output='backbone')(torch.rand(2, 3, 16, 24))
-    assert algorithm.asked == ((2, 3, 16, 24), 'teacher', 'backbone', False)
+    assert algorithm.arguments == ((2, 3, 16, 24), 'teacher', 'backbone', False)
     assert found.cls.shape == (2, 3) and found.patches.shape == (2, 3, 2, 3)
     assert algorithm.training and algorithm.dropout.training
     assert not found.patches.requires_grad
@@ -56,14 +56,14 @@ def test_resized_map_covers_the_whole_image():
     assert column[2] == pytest.approx(1, abs=0.05)
 
 
-def test_unknown_words_list_the_valid_ones():
+def test_errors_list_the_valid_names():
     with pytest.raises(ValueError, match='student, teacher'):
         CoTAPEncoder(FakeAlgorithm(), network='ema')
     with pytest.raises(ValueError, match='filter, backbone'):
         CoTAPEncoder(FakeAlgorithm(), output='head')
 
 
-def test_refuses_bytes_and_other_shapes():
+def test_rejects_bytes_and_other_shapes():
     encoder = CoTAPEncoder(FakeAlgorithm())
     with pytest.raises(ValueError, match='uint8'):
         encoder(torch.zeros(1, 3, 16, 16, dtype=torch.uint8))
@@ -73,7 +73,7 @@ def test_refuses_bytes_and_other_shapes():
 
 def test_vit_tokens_are_cls_and_map():
     vit = tiny_vit(out_type='raw')
-    vit.eval()  # mmpretrain's does not return the module
+    vit.eval()  # eval() of MMPretrain does not return the module
     images = torch.rand(2, 3, 16, 32)
     found = ViTEncoder(vit)(images)
     tokens = vit(images)[-1]
@@ -81,7 +81,7 @@ def test_vit_tokens_are_cls_and_map():
     assert torch.equal(found.patches[1, :, 1, 2], tokens[1, 1 + 1 * 4 + 2])
 
 
-def test_vit_without_raw_tokens_is_refused():
+def test_vit_without_raw_tokens_is_rejected():
     with pytest.raises(ValueError, match="out_type='raw'"):
         ViTEncoder(tiny_vit(out_type='cls_token'))
 
@@ -95,7 +95,7 @@ def test_normalize_images():
         normalize_images(found)
 
 
-def test_eval_mode_gives_each_part_its_own_mode_back():
+def test_eval_mode_restores_the_mode_of_each_part():
     model = nn.Sequential(nn.Dropout(), nn.Dropout())
     model[1].eval()
     with pytest.raises(KeyError), eval_mode(model):
@@ -115,15 +115,15 @@ def test_layers_are_the_blocks_outputs():
     assert not any(block._forward_hooks for block in vit.layers)
 
 
-def test_cotap_encoder_watches_the_chosen_branch():
+def test_cotap_encoder_observes_the_chosen_network():
     torch.manual_seed(0)
     algorithm = build_tiny()
     for value in algorithm.teacher.parameters():
         torch.nn.init.normal_(value, std=0.2)
     images = torch.rand(2, 3, 32, 24)
-    for branch in ('student', 'teacher'):
-        encoder = CoTAPEncoder(algorithm, branch, 'backbone')
-        net = algorithm.network(branch)
+    for network in ('student', 'teacher'):
+        encoder = CoTAPEncoder(algorithm, network, 'backbone')
+        net = algorithm.network(network)
         with torch.no_grad(), eval_mode(algorithm):
             entering, leaving, grid = net.backbone.forward_tokens(images)
             attention = net.backbone.cls_attention(entering).unflatten(2, grid)
@@ -131,7 +131,7 @@ def test_cotap_encoder_watches_the_chosen_branch():
             encoder.layers(images)[-1].flatten(2).transpose(1, 2), leaving[:, 1:]
         )
         torch.testing.assert_close(encoder.cls_attention(images), attention)
-        assert torch.equal(encoder.foreground(images), algorithm.foreground(images, branch))
+        assert torch.equal(encoder.foreground(images), algorithm.foreground(images, network))
         assert encoder.prototype_attention(images).shape[2:4] == grid
     with pytest.raises(NotImplementedError, match='no object-aware filter'):
         ViTEncoder(tiny_vit(out_type='raw')).prototype_attention(images)
@@ -182,12 +182,12 @@ def test_timm(kwargs):
     torch.testing.assert_close(found.flatten(2), kept[0][:, :, 0, prefix:], rtol=1e-4, atol=1e-5)
 
 
-def test_timm_without_patches_is_refused():
+def test_timm_without_patches_is_rejected():
     with pytest.raises(ValueError, match='not a ViT of blocks'):
         TimmEncoder(nn.Linear(2, 2))
 
 
-def test_weights_hash_tells_networks_apart():
+def test_weights_hash_distinguishes_networks():
     torch.manual_seed(0)
     first, second = ViTEncoder(tiny_vit(out_type='raw')), ViTEncoder(tiny_vit(out_type='raw'))
     assert first.weights_hash() != second.weights_hash()

@@ -1,4 +1,4 @@
-"""tools/convert.py does what it says, and says what is wrong."""
+"""tools/convert.py converts checkpoints, and reports errors in one sentence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert.py'
 
 @pytest.fixture
 def run(monkeypatch):
-    """Runs the tool in this process, since importing torch anew takes seconds."""
+    """Run the tool in this process, since importing torch again takes seconds."""
 
     def start(*arguments):
         monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
@@ -24,7 +24,7 @@ def run(monkeypatch):
     return start
 
 
-def test_convert_writes_our_names(run, tmp_path, capsys):
+def test_convert_renames_tensors(run, tmp_path, capsys):
     torch.save(dict(student=timm_names(1), teacher=timm_names(2)), tmp_path / 'dino.pth')
     run(
         tmp_path / 'dino.pth',
@@ -42,7 +42,7 @@ def test_convert_writes_our_names(run, tmp_path, capsys):
     assert torch.equal(weights['layers.1.ffn.layers.1.bias'], wanted)
 
 
-def test_mistakes_end_in_one_sentence(run, tmp_path):
+def test_errors_are_one_sentence(run, tmp_path):
     (tmp_path / 'ours.pth').touch()
     torch.save(timm_names(), tmp_path / 'vit.pth')
     with pytest.raises(SystemExit, match='error: .*ours.pth exists; give another name'):

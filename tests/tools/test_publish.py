@@ -1,4 +1,4 @@
-"""tools/publish.py prints the file it wrote, and says what is wrong in one sentence."""
+"""tools/publish.py prints the path of the written file, and reports errors in one sentence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tool_loading import load_tool
 
 @pytest.fixture
 def run(monkeypatch, tmp_path):
-    """Runs the tool in this process, in a folder of its own."""
+    """Run the tool in this process, in a temporary folder."""
 
     def start(*arguments):
         monkeypatch.chdir(tmp_path)
@@ -22,7 +22,7 @@ def run(monkeypatch, tmp_path):
     return start
 
 
-def test_publish_names_the_file_it_wrote(run, tmp_path, capsys):
+def test_publish_prints_the_written_file(run, tmp_path, capsys):
     model = build_tiny()
     config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     torch.save(
@@ -39,18 +39,18 @@ def test_publish_names_the_file_it_wrote(run, tmp_path, capsys):
     )
 
 
-def test_mistakes_end_in_one_sentence(run):
+def test_errors_are_one_sentence(run):
     with pytest.raises(SystemExit, match='error: checkpoint nowhere.pth is not a file'):
         run('nowhere.pth', 'tiny.pth', '--license', 'MIT')
     with pytest.raises(SystemExit, match='error: license must not be empty'):
         run('nowhere.pth', 'tiny.pth', '--license', ' ')
-    with pytest.raises(SystemExit) as ended:  # argparse: the licence is no choice
+    with pytest.raises(SystemExit) as ended:  # argparse: the license is required
         run('nowhere.pth', 'tiny.pth')
     assert ended.value.code == 2
 
 
-def test_existing_files_stay(run, tmp_path):
-    """The result has another name than the one that is given, which may be the checkpoint's."""
+def test_existing_files_are_kept(run, tmp_path):
+    """The written file has the hash in its name, so even OUT = CHECKPOINT overwrites nothing."""
     config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     for name in ('iter_1.pth', 'mine.pth'):
         torch.save(

@@ -25,7 +25,7 @@ def tiny_vit():
 
 
 class PlaceEncoder(Encoder):
-    """Features: mean colour, row and column within what was encoded; remembers the sizes."""
+    """Computes mean color, row and column in the encoded window; records the window sizes."""
 
     def __init__(self):
         super().__init__(nn.Linear(1, 1), 4)
@@ -42,7 +42,7 @@ class PlaceEncoder(Encoder):
 
 
 def by_hand(images, window, stride):
-    """Loops over windows and patches; all in patches of 4 pixels."""
+    """Reference with loops over windows and patches; all units are patches of 4 pixels."""
     rows, columns = images.shape[2] // 4, images.shape[3] // 4
     sums = torch.zeros(len(images), 3, rows, columns)
     weights = torch.zeros(rows, columns)
@@ -94,7 +94,7 @@ def test_overlaps_are_weighted_means(window, stride):
     torch.testing.assert_close(found.patches, by_hand(images, window, stride or window // 2))
 
 
-def test_mean_colours_do_not_depend_on_windows(make_algorithm):
+def test_mean_colors_do_not_depend_on_windows(make_algorithm):
     encoder, images = CoTAPEncoder(make_algorithm()), torch.rand(2, 3, 40, 56)
     plain = encoder(images)
     found = encode_large(encoder, images, window=(24, 16))
@@ -105,7 +105,7 @@ def test_mean_colours_do_not_depend_on_windows(make_algorithm):
     )
 
 
-def test_windows_have_one_size_and_sides_become_whole_patches():
+def test_windows_have_one_size_and_are_rounded_to_patches():
     encoder = PlaceEncoder()
     found = encode_large(encoder, torch.rand(1, 3, 21, 31), window=13)
     assert set(encoder.seen) == {(12, 12)} and found.patches.shape[2:] == (5, 8)

@@ -1,4 +1,4 @@
-"""Networks of other methods: their names, their files, and their forward passes by hand."""
+"""Networks of other methods: names, files, and reference forward passes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ ARCH = dict(embed_dims=WIDTH, num_layers=DEPTH, num_heads=HEADS, feedforward_cha
 
 
 def small_vit(kind=VisionTransformer, img_size=SIDE, **kwargs):
-    """A ViT that the state dicts below fit; ``final_norm`` only if asked for."""
+    """Build a ViT that fits the state dicts below; ``final_norm`` must be requested."""
     kwargs = {**({} if kind is DINOViT else dict(final_norm=False)), **kwargs}
     model = kind(arch=dict(ARCH), img_size=img_size, patch_size=PATCH, out_type='raw', **kwargs)
     model.eval()
@@ -20,7 +20,7 @@ def small_vit(kind=VisionTransformer, img_size=SIDE, **kwargs):
 
 
 def timm_names(seed=0, norm=True, tokens=1 + (SIDE // PATCH) ** 2, width=WIDTH, depth=DEPTH):
-    """Random weights under the names of timm and DINO."""
+    """Draw random weights by the names of timm and DINO."""
     generator = torch.Generator().manual_seed(seed)
 
     def draw(*shape):
@@ -49,7 +49,7 @@ def timm_names(seed=0, norm=True, tokens=1 + (SIDE // PATCH) ** 2, width=WIDTH, 
 
 
 def timm_forward(params, images, final_norm=False):
-    """Tokens behind the last block, written from the definition of a ViT."""
+    """Compute the tokens after the last block by the definition of a ViT."""
     patches = (
         F.conv2d(
             images, params['patch_embed.proj.weight'], params['patch_embed.proj.bias'], stride=PATCH
@@ -80,7 +80,7 @@ def timm_forward(params, images, final_norm=False):
 
 
 def hf_names(params, prefix='vit.'):
-    """The same weights as Hugging Face's ViT stores them, query, key and value apart."""
+    """Rename weights to Hugging Face's names, with separate query, key and value."""
     table = {
         'norm1': 'layernorm_before',
         'norm2': 'layernorm_after',
@@ -108,7 +108,7 @@ def hf_names(params, prefix='vit.'):
 
 
 def hf5_names(params, prefix='vit.'):
-    """The names that Hugging Face's ViT has in memory since transformers 5."""
+    """Rename weights to Hugging Face's names in memory since transformers 5."""
     renamed = {
         'attention.attention.query': 'attention.q_proj',
         'attention.attention.key': 'attention.k_proj',
@@ -127,11 +127,11 @@ def hf5_names(params, prefix='vit.'):
 
 
 def under(prefix, params):
-    """All names behind a prefix."""
+    """Add a prefix to all names."""
     return {prefix + name: value for name, value in params.items()}
 
 
 def last_tokens(model, images):
-    """What the model's last block puts out, (B, 1+N, d)."""
+    """Return the output (B, 1 + N, d) of the model's last block."""
     with torch.no_grad():
         return model(images)[-1]

@@ -1,4 +1,4 @@
-"""Wrapped names, folders, shards, parts, and positions of patches alone."""
+"""Wrapper segments, folders, shards, parts, and position embeddings without CLS."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PARAMS, OTHER = timm_names(seed=3), timm_names(seed=4)
 
 
 def loaded(content, **options):
-    """The first tensor of what is loaded; everything must be."""
+    """Load everything into a ViT and return its CLS token."""
     model = small_vit(DINOViT)
     report = load_pretrained(model, content, **options)
     assert not report.missing and not report.unexpected, str(report)
@@ -36,7 +36,7 @@ def loaded(content, **options):
 
 
 def wrapped(names, outer, inner):
-    """A wrapper around the whole, and one around each block and each part of a block."""
+    """Wrap the network, each block and each part of a block."""
     content = {}
     for name, value in names.items():
         parts = name.split('.')
@@ -109,7 +109,7 @@ def test_several_networks(tmp_path):
         loaded(f'{tmp_path / "two.pth"}::head')
     with pytest.raises(FileNotFoundError, match='one.pth is not a file'):
         loaded(f'{tmp_path / "one.pth"}::backbone')
-    # Beside the usual place others are looked at only if it holds nothing.
+    # Other containers are searched only if the usual one is empty.
     assert torch.equal(loaded({'state_dict': PARAMS, 'ema_state_dict': OTHER}), PARAMS['cls_token'])
     torch.save(PARAMS, tmp_path / 'a::b.pth')
     assert torch.equal(loaded(tmp_path / 'a::b.pth'), PARAMS['cls_token'])
@@ -184,7 +184,7 @@ def test_hostile_index(tmp_path, text, message):
         loaded(tmp_path)
 
 
-def test_folders_of_hugging_face_and_what_they_state(tmp_path):
+def test_folders_of_hugging_face_and_their_config(tmp_path):
     convert(PARAMS, tmp_path / 'hf', 'hf', num_heads=ARCH['num_heads'])
     for given in (tmp_path / 'hf', tmp_path / 'hf' / 'model.safetensors'):
         encoder = cotap_mm.load(given)  # the number of heads is in config.json only
@@ -199,8 +199,8 @@ def test_folders_of_hugging_face_and_what_they_state(tmp_path):
         loaded(tmp_path / 'empty')
 
 
-def test_positions_of_patches_alone():
-    """DeiT III and timm's no_embed_class add positions before CLS is put in front."""
+def test_position_embeddings_without_cls():
+    """DeiT III and timm's no_embed_class add positions before CLS is prepended."""
     params = {**PARAMS, 'pos_embed': PARAMS['pos_embed'][:, 1:]}
     model = small_vit(DINOViT)
     load_pretrained(model, params)
@@ -215,7 +215,7 @@ def test_positions_of_patches_alone():
     assert not encoder.network.pos_embed[:, 0].any()
 
 
-def test_positions_of_timm_without_cls():
+def test_position_embeddings_of_timm_without_cls():
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     theirs = timm.models.VisionTransformer(

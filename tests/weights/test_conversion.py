@@ -1,4 +1,4 @@
-"""A converted file holds the same weights under our names."""
+"""A converted file contains the same weights by our names."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def test_vit_layout_is_mmpretrains(tmp_path, ending):
             final_norm=True,
             init_cfg=dict(type='Pretrained', checkpoint=str(out)),
         )
-        model.init_weights()  # MMEngine's own initialiser reads it as well
+        model.init_weights()  # MMEngine's own initializer can read it too
         assert torch.equal(model.layers[1].attn.qkv.weight, wanted.layers[1].attn.qkv.weight)
     assert [path.name for path in out.parent.iterdir()] == ['vit' + ending]
 
@@ -50,14 +50,14 @@ def test_algorithm_layout_round_trip(tmp_path):
 
 
 def test_files_are_small_and_plain(tmp_path):
-    wide = torch.randn(64, 4, 32, 32)  # a view must not drag its whole storage along
+    wide = torch.randn(64, 4, 32, 32)  # a view must not be saved with its whole storage
     convert({**timm_names(), 'cls_token': wide[0, 0, :1, :16].unsqueeze(0)}, tmp_path / 'a.pth')
     assert (tmp_path / 'a.pth').stat().st_size < 100_000
     content = torch.load(tmp_path / 'a.pth', weights_only=True)
     assert content['meta'] == dict(source='timm', branch='')
 
 
-def test_bad_requests(tmp_path):
+def test_invalid_arguments(tmp_path):
     out = tmp_path / 'a.pth'
     with pytest.raises(ValueError, match="to must be one of .*timm.* got 'keras'"):
         convert(timm_names(), out, to='keras')

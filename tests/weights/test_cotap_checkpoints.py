@@ -1,4 +1,4 @@
-"""Released CoTAP files, and our own: student, teacher, filter and heads."""
+"""Released and our own CoTAP checkpoints: student, teacher, filter and heads."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def network(model, teacher=False):
 
 @pytest.fixture
 def trained():
-    """A CoTAP whose teacher is not its student."""
+    """A CoTAP whose teacher differs from its student."""
     torch.manual_seed(0)
     model = build_tiny()
     with torch.no_grad():
@@ -100,7 +100,7 @@ def test_released_file_into_a_bare_vit():
     assert report.teacher == ''
 
 
-def test_gain_other_than_one_is_refused():
+def test_gain_other_than_one_is_rejected():
     params = released_params()
     params['projection_heads.1.last_layer.weight_g'] = (
         1.5 * params['projection_heads.1.last_layer.weight_g']
@@ -109,7 +109,7 @@ def test_gain_other_than_one_is_refused():
         load_pretrained(build_released(released_params()), params)
 
 
-def test_part_of_a_filter_is_refused():
+def test_part_of_a_filter_is_rejected():
     params = released_params()
     for name in [name for name in params if 'norm_out_patch' in name]:
         del params[name]
@@ -152,7 +152,7 @@ def test_own_checkpoint_into_a_vit(trained, name):
 
 
 class FilteredViT(DINOViT):
-    """A ViT with the filter as its neck, as downstream tasks use it."""
+    """A ViT with the filter as its neck, as used downstream."""
 
     def __init__(self, neck, **kwargs):
         super().__init__(**kwargs)
@@ -183,7 +183,7 @@ def test_own_checkpoint_into_a_vit_with_filter_and_back(trained):
         assert torch.equal(again.cls_token, trained.backbone.cls_token)
 
 
-def test_plain_vit_into_cotap_leaves_filter_and_heads(trained):
+def test_plain_vit_into_cotap_keeps_filter_and_heads(trained):
     kept = {name: value for name, value in network(trained).items() if 'backbone' not in name}
     report = load_pretrained(trained, small_vit(DINOViT).state_dict())
     assert set(report.missing) == set(kept) and report.teacher == 'student'
@@ -194,7 +194,7 @@ def test_plain_vit_into_cotap_leaves_filter_and_heads(trained):
     )
 
 
-def test_other_head_size_is_refused_without_a_trace(trained):
+def test_other_head_size_is_rejected_without_changes(trained):
     state = trained.state_dict()
     state['head.patch.centers'] = torch.zeros(9, 8)
     model = build_tiny()
@@ -204,7 +204,7 @@ def test_other_head_size_is_refused_without_a_trace(trained):
     assert all(torch.equal(value, kept[name]) for name, value in network(model).items())
 
 
-def test_teacher_that_does_not_fit_is_refused(trained):
+def test_teacher_that_does_not_fit_is_rejected(trained):
     state = trained.state_dict()
     state['teacher.neck.prototypes'] = torch.zeros(5, 16, 3, 3)
     model = build_tiny()

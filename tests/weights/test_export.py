@@ -14,12 +14,12 @@ from cotap_mm.export import convert
 from cotap_mm.models import CoTAPViT, DINOViT
 from cotap_mm.weights.architecture import architecture_of
 
-WIDTH, HEADS, SIDE, PATCH = 128, 2, 64, 16  # 64 channels a head, as in the literature
+WIDTH, HEADS, SIDE, PATCH = 128, 2, 64, 16  # 64 channels per head, as in the literature
 
 
 @pytest.fixture(scope='module')
 def vit():
-    """A ViT with filter whose every tensor is random."""
+    """A ViT with filter, all of whose tensors are random."""
     torch.manual_seed(0)
     model = CoTAPViT(
         arch=dict(embed_dims=WIDTH, num_layers=2, num_heads=HEADS, feedforward_channels=2 * WIDTH),
@@ -45,13 +45,13 @@ def images():
 
 
 def plain(vit, images):
-    """Tokens behind the last block, without the filter."""
+    """Return the tokens after the last block, without the filter."""
     with torch.no_grad():
         return vit.forward_tokens(images)[1]
 
 
-def same(found, wanted, tolerance=1e-5):
-    """Equal up to ``tolerance`` of the largest value."""
+def assert_close(found, wanted, tolerance=1e-5):
+    """Compare up to ``tolerance`` times the largest value."""
     found = torch.as_tensor(found)
     assert found.shape == wanted.shape
     assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
@@ -77,7 +77,7 @@ def test_timm(vit, checkpoint, images, tmp_path, ending):
         (tokens,) = model.get_intermediate_layers(
             images, n=1, norm=False, return_prefix_tokens=True
         )
-    same(torch.cat([tokens[1], tokens[0]], dim=1), plain(vit, images))
+    assert_close(torch.cat([tokens[1], tokens[0]], dim=1), plain(vit, images))
 
 
 def test_hugging_face(vit, checkpoint, images, tmp_path):
@@ -91,9 +91,9 @@ def test_hugging_face(vit, checkpoint, images, tmp_path):
     with torch.no_grad():
         found = model(images, output_hidden_states=True).hidden_states[-1]
     wanted = plain(vit, images)
-    if not torch.allclose(found, wanted, atol=1e-4):  # some versions list the normed tokens
+    if not torch.allclose(found, wanted, atol=1e-4):  # some versions return normalized tokens
         wanted = torch.nn.functional.layer_norm(wanted, (WIDTH,), eps=1e-6)
-    same(found, wanted)
+    assert_close(found, wanted)
     with pytest.raises(FileExistsError, match='exists; give another name'):
         convert(checkpoint, tmp_path / 'hf', to='hf')
 
@@ -120,12 +120,12 @@ def test_mmseg(vit, checkpoint, images, tmp_path):
     with torch.no_grad():
         ((patches, cls),) = model(images)
     wanted = plain(vit, images)
-    same(cls, wanted[:, 0])
-    same(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
+    assert_close(cls, wanted[:, 0])
+    assert_close(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
 
 
 def test_round_trips(vit, checkpoint, tmp_path):
-    """What we write for others we also read."""
+    """Converted files can be loaded again."""
     for to, name in (
         ('timm', 'a.pth'),
         ('hf', 'hf'),
@@ -146,7 +146,7 @@ def test_round_trips(vit, checkpoint, tmp_path):
 
 @pytest.mark.parametrize('to, name', [('onnx', 'a.onnx'), ('torchscript', 'a.pt')])
 def test_graphs(vit, checkpoint, tmp_path, to, name):
-    """With filter, on a size of its own, for any batch."""
+    """Graphs include the filter, and support another image size and any batch size."""
     if to == 'onnx':
         runtime = pytest.importorskip('onnxruntime')
         pytest.importorskip('onnx')
@@ -161,13 +161,13 @@ def test_graphs(vit, checkpoint, tmp_path, to, name):
             else:
                 cls, patches = torch.jit.load(str(tmp_path / name))(images)
         assert patches.shape == (batch, 2 * WIDTH, 3, 5)
-        same(cls, tokens[:, 0], 1e-4)
-        same(torch.as_tensor(patches).flatten(2).transpose(1, 2), tokens[:, 1:], 1e-4)
+        assert_close(cls, tokens[:, 0], 1e-4)
+        assert_close(torch.as_tensor(patches).flatten(2).transpose(1, 2), tokens[:, 1:], 1e-4)
     assert [path.name for path in tmp_path.iterdir() if 'unfinished' in path.name] == []
 
 
 def test_safetensors_carries_the_number_of_heads(tmp_path):
-    """3 heads of 32 channels, as the toy ViT has, cannot be guessed from the weights."""
+    """3 heads of 32 channels, as the toy ViT has, cannot be inferred from the weights."""
     encoder = cotap_mm.load('cotap_mm://toy_vit.pth', num_heads=3)
     weights = encoder.network.state_dict()
     with pytest.raises(ValueError, match='heads of a ViT of width 96 .* pass num_heads'):
@@ -197,7 +197,7 @@ def test_heads_are_read_from_a_training_config_without_running_it(tmp_path):
             architecture_of(tensors, dict(cfg=useless))
 
 
-def test_layer_scale_and_final_norm_travel_to_timm(images, tmp_path):
+def test_layer_scale_and_final_norm_are_converted_to_timm(images, tmp_path):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
     origin = timm.models.VisionTransformer(
@@ -224,7 +224,7 @@ def test_layer_scale_and_final_norm_travel_to_timm(images, tmp_path):
 
 @pytest.fixture
 def wide(tmp_path):
-    """What fine-tuning at 3 x 5 patches saves: the grid is in its config only."""
+    """A checkpoint of fine-tuning at 3 x 5 patches, whose grid only the config states."""
     torch.manual_seed(0)
     arch = dict(embed_dims=64, num_layers=1, num_heads=1, feedforward_channels=64)
     vit = CoTAPViT(arch=arch, img_size=(33, 70), patch_size=PATCH, num_prototypes=2, out_type='raw')
@@ -236,21 +236,21 @@ def wide(tmp_path):
     return tmp_path / 'iter_1.pth', vit.eval()
 
 
-def test_position_embeddings_that_are_no_square(wide, tmp_path):
+def test_position_embeddings_that_are_not_square(wide, tmp_path):
     path, vit = wide
     images = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
         (wanted,) = vit(images)
         cls, patches = cotap_mm.load(path)(images)
-        same(cls, wanted[:, 0])
-        same(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
+        assert_close(cls, wanted[:, 0])
+        assert_close(patches.flatten(2).transpose(1, 2), wanted[:, 1:])
         convert(path, tmp_path / 'a.safetensors', to='safetensors')
-        same(cotap_mm.load(tmp_path / 'a.safetensors')(images).cls, wanted[:, 0])
+        assert_close(cotap_mm.load(tmp_path / 'a.safetensors')(images).cls, wanted[:, 0])
         convert(path, tmp_path / 'a.pt', to='torchscript', size=(48, 80))
-        same(torch.jit.load(str(tmp_path / 'a.pt'))(images)[0], wanted[:, 0])
+        assert_close(torch.jit.load(str(tmp_path / 'a.pt'))(images)[0], wanted[:, 0])
         (wanted,) = vit(images[..., :48])
         convert(path, tmp_path / 'b.pt', to='torchscript', size=(48, 48))
-        same(torch.jit.load(str(tmp_path / 'b.pt'))(images[..., :48])[0], wanted[:, 0])
+        assert_close(torch.jit.load(str(tmp_path / 'b.pt'))(images[..., :48])[0], wanted[:, 0])
 
 
 def test_hugging_face_gets_the_grid(wide, tmp_path):
@@ -260,17 +260,17 @@ def test_hugging_face_gets_the_grid(wide, tmp_path):
     model = transformers.ViTModel.from_pretrained(tmp_path / 'hf', add_pooling_layer=False).eval()
     images = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
-        found = model(images).last_hidden_state  # behind the norm of weight 1
-    same(found, torch.nn.functional.layer_norm(plain(vit, images), (64,), eps=1e-6))
+        found = model(images).last_hidden_state  # after the norm of weight 1
+    assert_close(found, torch.nn.functional.layer_norm(plain(vit, images), (64,), eps=1e-6))
 
 
-def test_a_grid_that_nothing_states(wide):
+def test_unknown_grid(wide):
     weights = torch.load(wide[0], weights_only=True)['state_dict']
     with pytest.raises(ValueError, match='the 15 position embeddings are not a square grid.* meta'):
         cotap_mm.load(weights)
 
 
-def test_wrong_requests(checkpoint, tmp_path):
+def test_invalid_arguments(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r'must be named \*.onnx, got a.pth'):
         convert(checkpoint, tmp_path / 'a.pth', to='onnx')
     with pytest.raises(ValueError, match=r'multiples of 16, got \(60, 64\)'):

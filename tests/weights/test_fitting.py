@@ -1,4 +1,4 @@
-"""A fit is complete, resized where that makes sense, or refused with reasons."""
+"""Weights fit completely, are resized where possible, or are rejected with reasons."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cotap_mm.ops import resize_position_embedding
 from cotap_mm.weights import load_pretrained
 
 
-def refused(model, content, *patterns):
+def assert_rejected(model, content, *patterns):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     with pytest.raises(ValueError) as caught:
         load_pretrained(model, content)
@@ -21,7 +21,7 @@ def refused(model, content, *patterns):
 
 
 def test_wrong_width_names_shapes_and_remedy():
-    refused(
+    assert_rejected(
         small_vit(DINOViT),
         timm_names(width=24),
         'shapes differ',
@@ -33,10 +33,10 @@ def test_wrong_width_names_shapes_and_remedy():
 
 
 def test_too_few_and_too_many_blocks():
-    refused(
+    assert_rejected(
         small_vit(DINOViT), timm_names(depth=1), 'lacks 12 tensors of the backbone', 'layers.1.'
     )
-    refused(
+    assert_rejected(
         small_vit(DINOViT),
         timm_names(depth=3),
         'no parameter for 12 tensors',
@@ -47,31 +47,31 @@ def test_too_few_and_too_many_blocks():
 
 @pytest.mark.parametrize('channels', [1, 2, 4, 6, 13])
 def test_other_number_of_channels(channels):
-    """A grey image means the same to both networks, in as many channels as each takes."""
+    """A gray image gives the same embedding in any number of channels."""
     params = timm_names()
     usual, other = small_vit(DINOViT), small_vit(DINOViT, in_channels=channels)
     assert not load_pretrained(usual, params).adapted
     report = load_pretrained(other, params)
     assert report.adapted == ['backbone.patch_embed.projection.weight']
     assert 'input channels adapted' in str(report)
-    grey = torch.rand(2, 1, 32, 32)
-    if channels % 3 and channels != 1:  # the three channels are not equally often there
+    gray = torch.rand(2, 1, 32, 32)
+    if channels % 3 and channels != 1:  # the three channels do not occur equally often
         weight = other.patch_embed.projection.weight
         assert torch.allclose(weight[:, 0], params['patch_embed.proj.weight'][:, 0] * 3 / channels)
         return
-    wanted = usual.patch_embed(grey.expand(-1, 3, -1, -1))[0]
-    found = other.patch_embed(grey.expand(-1, channels, -1, -1))[0]
+    wanted = usual.patch_embed(gray.expand(-1, 3, -1, -1))[0]
+    found = other.patch_embed(gray.expand(-1, channels, -1, -1))[0]
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
 def test_attention_without_bias():
     params = {k: v for k, v in timm_names().items() if not k.endswith('qkv.bias')}
-    refused(small_vit(DINOViT), params, 'qkv_bias=False')
+    assert_rejected(small_vit(DINOViT), params, 'qkv_bias=False')
     assert not load_pretrained(small_vit(DINOViT, qkv_bias=False), params).missing
 
 
 def test_missing_final_norm():
-    refused(small_vit(final_norm=True), timm_names(norm=False), 'final_norm=False')
+    assert_rejected(small_vit(final_norm=True), timm_names(norm=False), 'final_norm=False')
 
 
 @pytest.mark.parametrize(
@@ -86,8 +86,8 @@ def test_missing_final_norm():
         (dict(), dict(pre_norm=True, final_norm=True)),
     ],
 )
-def test_remedies_help(theirs, ours):
-    """What the message says makes the file load."""
+def test_remedies_work(theirs, ours):
+    """The remedy in the error message makes the file load."""
     source, model = (small_vit(**options) for options in (theirs, ours))
     content = {f'backbone.{name}': value for name, value in source.state_dict().items()}
     try:
@@ -124,8 +124,8 @@ def test_position_embeddings_of_a_wide_grid():
     assert torch.equal(small.pos_embed, wanted)
 
 
-def test_position_embeddings_of_no_grid_are_refused():
-    refused(
+def test_position_embeddings_that_are_not_a_grid_are_rejected():
+    assert_rejected(
         small_vit(DINOViT),
         timm_names(tokens=1 + 17),
         'pos_embed is (1, 18, 16)',
@@ -133,8 +133,8 @@ def test_position_embeddings_of_no_grid_are_refused():
     )
 
 
-def test_the_grid_that_a_file_states_counts():
-    """2 x 8 patches look like 4 x 4, and 3 x 5 like nothing."""
+def test_the_stated_grid_is_used():
+    """2 x 8 patches could also be 4 x 4; 3 x 5 patches cannot be inferred."""
     for size, config in (((16, 64), 'img_size=(16, 64)'), ((24, 40), 'img_size=[24, 40]')):
         wide = small_vit(DINOViT, img_size=size)
         torch.nn.init.normal_(wide.pos_embed)
@@ -149,11 +149,13 @@ def test_the_grid_that_a_file_states_counts():
         again = small_vit(DINOViT, img_size=size)
         assert not load_pretrained(again, file).resized
         assert torch.equal(again.pos_embed, wide.pos_embed)
-    file['meta']['cfg'] = 'model = dict(backbone=dict(img_size=(24, 48)))'  # not the weights'
-    refused(small_vit(DINOViT), file, 'set img_size of the backbone')
+    file['meta']['cfg'] = (
+        'model = dict(backbone=dict(img_size=(24, 48)))'  # does not match the weights
+    )
+    assert_rejected(small_vit(DINOViT), file, 'set img_size of the backbone')
 
 
-def test_half_precision_and_numpy_weights_are_taken():
+def test_half_precision_and_numpy_weights_are_supported():
     model = small_vit(DINOViT)
     params = timm_names()
     load_pretrained(model, {name: value.half() for name, value in params.items()})
@@ -163,7 +165,7 @@ def test_half_precision_and_numpy_weights_are_taken():
     assert torch.equal(model.cls_token, params['cls_token'])
 
 
-def test_fewer_blocks_are_not_taken_for_an_option():
+def test_fewer_blocks_are_not_mistaken_for_an_option():
     with pytest.raises(ValueError) as refusal:
         load_pretrained(small_vit(DINOViT), timm_names(depth=1))
     assert 'num_layers=1' in str(refusal.value) and 'qkv_bias' not in str(refusal.value)

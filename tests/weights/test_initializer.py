@@ -74,7 +74,7 @@ def test_weights_survive_in_a_larger_model(kind, checkpoint):
     assert is_loaded(model.backbone)
 
 
-def test_other_initialisers_in_the_list_come_first(checkpoint):
+def test_other_initializers_in_the_list_run_first(checkpoint):
     model = small_vit(
         DINOViT,
         init_cfg=[
@@ -101,7 +101,7 @@ def test_registered_and_logged(checkpoint):
     assert heard[1].startswith('state dict: ')
 
 
-def test_bad_fit_stops_initialisation(checkpoint):
+def test_weights_that_do_not_fit_stop_initialization(checkpoint):
     model = small_vit(
         DINOViT, qkv_bias=False, init_cfg=dict(type='PretrainedViT', checkpoint=checkpoint)
     )

@@ -1,4 +1,4 @@
-"""Less common: names of transformers 5, DINOv3 and Mugs, and MMEngine's own Pretrained."""
+"""Names of transformers 5, DINOv3 and Mugs, and MMEngine's own Pretrained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from cotap_mm.models import DINOViT
 from cotap_mm.weights import load_pretrained
 
 PARAMS = timm_names(seed=3)
-# transformers 5 renamed the modules, not the files: only a model's own state_dict() has these.
+# transformers 5 renamed the modules, not the files: only state_dict() of a model has these names.
 IN_MEMORY = (
     ('encoder.layer.', 'layers.'),
     ('attention.attention.query', 'attention.q_proj'),
@@ -74,12 +74,12 @@ def test_outputs_of_the_installed_transformers(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['storage_tokens', 'embeddings.register_tokens'])
-def test_extra_tokens_are_refused(name):
+def test_extra_tokens_are_rejected(name):
     with pytest.raises(ValueError, match=f'not a plain ViT.*{name}'):
         load_pretrained(small_vit(DINOViT), {**PARAMS, name: torch.zeros(1, 4, 16)})
 
 
-def test_mask_tokens_and_relation_blocks_are_not_needed():
+def test_mask_tokens_and_relation_blocks_are_dropped():
     extra = {'mask_token': torch.zeros(1, 16), 'relation_blocks.0.norm1.weight': torch.ones(16)}
     report = load_pretrained(small_vit(DINOViT), {**PARAMS, **extra}, source='mugs')
     assert not report.unexpected and set(extra) <= set(report.dropped)

@@ -1,4 +1,4 @@
-"""A published file holds one network, its origin, and its hash in its name."""
+"""A published file contains one network and its provenance, and has its hash in its name."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_one_network_without_training_state(trained, tmp_path, network):
     assert cotap_mm.load(out).network.layers[0].attn.num_heads == 2
 
 
-def test_the_hash_is_of_names_and_values():
+def test_the_hash_covers_names_and_values():
     weights = {'b': torch.arange(3.0), 'a': torch.tensor(True), 'c': torch.ones(2).bfloat16()}
     known = hashlib.sha256(
         b'a\x01' + b'b' + torch.arange(3.0).numpy().tobytes() + b'c' + b'\x80\x3f' * 2
@@ -66,7 +66,7 @@ def test_the_hash_is_of_names_and_values():
     assert weights_hash({**weights, 'a': torch.tensor(False)}) != known.hexdigest()
 
 
-def test_a_model_of_another_library_is_kept_whole(tmp_path):
+def test_a_model_of_another_library_is_kept_entirely(tmp_path):
     weights = {'backbone.a': torch.ones(2), 'decode_head.b': torch.zeros(3)}
     torch.save(dict(state_dict=weights, optimizer={}, meta=dict(epoch=3)), tmp_path / 'a.pth')
     out = publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT')
@@ -76,7 +76,7 @@ def test_a_model_of_another_library_is_kept_whole(tmp_path):
         publish(tmp_path / 'a.pth', tmp_path / 'seg.pth', 'MIT', network='student')
 
 
-def test_wrong_requests(trained, tmp_path):
+def test_invalid_arguments(trained, tmp_path):
     path, _ = trained
     with pytest.raises(ValueError, match=r'must be named \*.pth, got a.bin'):
         publish(path, tmp_path / 'a.bin', 'MIT')

@@ -1,4 +1,4 @@
-"""Files are read without running their code, and problems are said in one sentence."""
+"""Files are read without running code from them; errors are one sentence."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from cotap_mm.weights.reading import cached_path, read_checkpoint
 
 
 class Bomb:
-    """Makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, target):
         self.target = target
@@ -87,14 +87,14 @@ def test_truncated_file(tmp_path, legacy, trust):
 
 
 @pytest.mark.parametrize('content', [b'', b'<html>404</html>', b'\x80\x02abcdefgh'])
-def test_file_that_is_no_checkpoint(tmp_path, content):
+def test_file_that_is_not_a_checkpoint(tmp_path, content):
     path = tmp_path / 'page.pth'
     path.write_bytes(content)
     with pytest.raises(ValueError, match='page.pth is damaged or not a checkpoint'):
         read_checkpoint(path)
 
 
-def test_other_things_than_a_state_dict(tmp_path):
+def test_content_other_than_a_state_dict(tmp_path):
     torch.save([torch.zeros(1)], tmp_path / 'list.pth')
     with pytest.raises(ValueError, match='must contain a dict of tensors, got list'):
         read_checkpoint(tmp_path / 'list.pth')
@@ -123,7 +123,7 @@ def hub(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(tmp_path):
-    """A web server on this machine; gives its address and folder."""
+    """Run a local web server; return its address and folder."""
     folder = tmp_path / 'web'
     folder.mkdir()
 
@@ -132,7 +132,7 @@ def server(tmp_path):
             super().__init__(*args, directory=str(folder))
 
         def log_message(self, *args):
-            """Stay quiet."""
+            """Log nothing."""
 
     with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as web:
         threading.Thread(target=web.serve_forever, daemon=True).start()
@@ -140,9 +140,9 @@ def server(tmp_path):
         web.shutdown()
 
 
-def test_url_is_fetched_once_and_kept_by_its_whole_address(hub, server):
+def test_url_is_downloaded_once_and_cached_by_its_full_address(hub, server):
     address, folder = server
-    for seed in (1, 2):  # two files of one name, as iBOT's
+    for seed in (1, 2):  # two files with the same name, as in iBOT
         (folder / str(seed)).mkdir()
         torch.save(timm_names(seed), folder / str(seed) / 'checkpoint_teacher.pth')
     for seed in (1, 2):
@@ -155,7 +155,7 @@ def test_url_is_fetched_once_and_kept_by_its_whole_address(hub, server):
     assert len(list((hub / 'checkpoints').iterdir())) == 2
 
 
-def test_url_that_cannot_be_had(hub, server):
+def test_failed_download(hub, server):
     url = server[0] + '/missing.pth'
     with pytest.raises(FileNotFoundError) as caught:
         load_pretrained(small_vit(DINOViT), url)
@@ -170,5 +170,5 @@ def test_url_that_cannot_be_had(hub, server):
     assert not cached_path(url).exists()
 
 
-def test_path_may_be_text_or_path(checkpoint):
+def test_path_may_be_str_or_path(checkpoint):
     assert read_checkpoint(str(checkpoint)).keys() == read_checkpoint(checkpoint).keys()

@@ -1,4 +1,4 @@
-"""Each source's file gives the outputs that its own network would give."""
+"""Loaded files of each source give the outputs of the original network."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def dino_file(student='module.backbone.', teacher='backbone.'):
     )
 
 
-# What each file looks like, the source that it may be stated as, and the network expected.
+# name -> content of the file, valid source, weights that should be loaded.
 FILES = {
     'dino backbone': (STUDENT, 'dino', STUDENT),
     'dino full': (dino_file(), 'dino', TEACHER),
@@ -106,7 +106,7 @@ def test_outputs_equal_the_source_network(name):
 
 
 @pytest.mark.parametrize('network, wanted', [('student', STUDENT), ('teacher', TEACHER)])
-def test_network_is_chosen(network, wanted):
+def test_network_option(network, wanted):
     model = small_vit(DINOViT)
     for content in (
         dino_file(),
@@ -137,7 +137,7 @@ def test_mmpretrain_names_with_and_without_prefix():
         )
 
 
-def test_layer_scale_goes_to_a_model_that_has_it():
+def test_layer_scale_is_loaded_into_a_model_that_has_it():
     gammas = {f'blocks.{i}.ls{k}.gamma': torch.rand(16) for i in range(2) for k in (1, 2)}
     model = small_vit(layer_scale_init_value=1.0)
     load_pretrained(model, {**STUDENT, **gammas})
@@ -147,7 +147,7 @@ def test_layer_scale_goes_to_a_model_that_has_it():
         load_pretrained(small_vit(), {**STUDENT, **gammas})
 
 
-def test_report_reads_as_one_line():
+def test_report_is_one_line():
     report = load_pretrained(small_vit(DINOViT), dino_file())
     assert report.source == 'timm' and report.network == 'teacher'
     assert 'norm.weight' not in report.loaded and 'backbone.ln1.weight' in report.dropped
@@ -178,14 +178,14 @@ def test_what_is_not_a_plain_vit_is_rejected(extra):
         load_pretrained(small_vit(DINOViT), {**STUDENT, extra: torch.zeros(1)})
 
 
-def test_half_of_a_query_key_value_is_refused():
+def test_incomplete_query_key_value_is_rejected():
     stored = hf_names(STUDENT)
     del stored['vit.encoder.layer.1.attention.attention.key.bias']
     with pytest.raises(ValueError, match=r'layer\.1\.attn\.qkv\.bias.*lacks its key'):
         load_pretrained(small_vit(DINOViT), stored)
 
 
-def test_wrong_statements_are_answered():
+def test_wrong_options_are_explained():
     model = small_vit(DINOViT)
     with pytest.raises(
         ValueError, match='source must be.*' + '.*'.join(f"'{name}'" for name in sorted(SOURCES))

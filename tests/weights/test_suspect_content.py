@@ -1,4 +1,4 @@
-"""Small files that describe much, and files whose parts do not belong together."""
+"""Small files that expand to huge tensors, and files with inconsistent tensors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from cotap_mm.weights import load_pretrained
 from cotap_mm.weights.reading import read_checkpoint
 
 HUGE = 10**9
-ALLOWED = 250 << 20  # bytes that refusing all of them together may add to the process
+ALLOWED = 250 << 20  # bytes by which the process may grow while it rejects all files
 
 
 def saved(content, **options):
@@ -35,7 +35,7 @@ def saved(content, **options):
 
 
 class Call:
-    """Pickled, it stands for a call."""
+    """Represents a function call in a pickle."""
 
     def __init__(self, function, *arguments):
         self.call = function, arguments
@@ -49,7 +49,7 @@ def replaced(name, value):
 
 
 def deep_list(depth):
-    """``dict(x=[[[...]]])`` in pickle's opcodes; Python itself could not write it."""
+    """``dict(x=[[[...]]])`` as opcodes of pickle, since Python itself cannot write it."""
     code = b'\x80\x02}X\x01\x00\x00\x00x' + b']' * depth + b'a' * (depth - 1) + b's.'
     buffer = io.BytesIO()
     with zipfile.ZipFile(io.BytesIO(saved({}))) as old, zipfile.ZipFile(buffer, 'w') as new:
@@ -67,7 +67,7 @@ def contains_itself(key):
 
 
 def doubled_lists():
-    """2^40 entries, if they were counted one by one; forty lists in truth."""
+    """Nest 40 lists that have 2^40 entries if shared lists are counted repeatedly."""
     nested = [torch.zeros(1)]
     for _ in range(40):
         nested = [nested, nested]
@@ -111,7 +111,7 @@ def header_of_safetensors(header):
 
 ZERO = torch.zeros(1)
 ARRAY = getattr(np, '_core', None) or np.core
-#: name -> content of a file that has to be refused, made when it is asked for.
+#: name -> function that creates the content of a file that must be rejected.
 HOSTILE = {
     'stride 0': lambda: saved(replaced('cls_token', ZERO.expand(1, 1, HUGE))),
     'stride 0, wide patches': lambda: saved(
@@ -233,7 +233,7 @@ HOSTILE = {
 
 
 def try_all(folder, result):
-    """Give each file to everything that takes checkpoints; tell what was not refused properly."""
+    """Pass each file to all users of checkpoints; send what was not rejected properly."""
     wrong = []
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     users = [
@@ -246,7 +246,7 @@ def try_all(folder, result):
             try:
                 with time_limit(60):
                     use(path)
-                # What only building a network needs does not matter to a network that is there.
+                # Existing networks do not need what is needed to build one.
                 if number == 0:
                     wrong.append(f'{path.name}: was read')
             except (ValueError, FileNotFoundError) as error:
@@ -261,17 +261,17 @@ def try_all(folder, result):
     result.send((wrong, peak * 1024))
 
 
-def test_all_are_refused_in_bounded_memory(tmp_path, capsys):
+def test_all_are_rejected_in_bounded_memory(tmp_path, capsys):
     for name, make in HOSTILE.items():
         (tmp_path / (name if '.' in name else f'{name}.pth')).write_bytes(make())
-    # Forked, so that the peak is that of reading: RUSAGE_SELF of a child starts with what it has.
+    # Fork, since RUSAGE_SELF of a child starts at its current memory, so the peak is due to reading.
     context = multiprocessing.get_context('fork')
     receiver, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     child = context.Process(target=try_all, args=(tmp_path, sender))
     child.start()
-    sender.close()  # else the end of a child that fails would not be noticed
+    sender.close()  # otherwise a failing child would not be noticed
     wrong, peak = receiver.recv()
     child.join()
     torch.set_num_threads(threads)
@@ -281,7 +281,7 @@ def test_all_are_refused_in_bounded_memory(tmp_path, capsys):
     assert peak < ALLOWED
 
 
-def test_publishing_refuses_them_too(tmp_path):
+def test_publishing_rejects_them_too(tmp_path):
     (tmp_path / 'a.pth').write_bytes(
         saved(dict(state_dict=replaced('cls_token', ZERO.expand(1, 1, HUGE)), meta={}))
     )
@@ -304,9 +304,9 @@ def test_publishing_refuses_them_too(tmp_path):
         'legacy',
     ],
 )
-def test_unusual_but_honest(tmp_path, kind):
+def test_unusual_but_valid(tmp_path, kind):
     params, options = timm_names(), {}
-    if kind == 'shared storage':  # views of one tensor, as flattened optimizers leave them
+    if kind == 'shared storage':  # views of one tensor, as after flattening by an optimizer
         flat = torch.cat([value.flatten() for value in params.values()])
         parts = flat.split([value.numel() for value in params.values()])
         content = {
@@ -338,7 +338,7 @@ def _large():
 
 
 def test_memory_is_a_small_multiple_of_the_file(tmp_path, capsys):
-    """Reading and fitting a file takes at most four times its size, and a constant."""
+    """Reading a file takes at most four times its size plus a constant."""
     path = tmp_path / 'large.pth'
     path.write_bytes(_large())
     context = multiprocessing.get_context('fork')
