@@ -67,7 +67,7 @@ def killed(folder):
 def test_a_moved_folder_and_changed_times(folder, killed, monkeypatch):
     said = []
     monkeypatch.setattr(
-        'cotap_mm.datasets.neighbors.search.print_log', lambda text, **_: said.append(text)
+        'cotap_mm.engine.auto_neighbors.print_log', lambda text, **_: said.append(text)
     )
     shutil.copytree(folder / 'run', folder / 'copy')
     default_runs.run([*killed, folder / 'copy', '--resume'], may_search=False)
