@@ -17,6 +17,7 @@ from typing import Any, Callable
 
 from mmengine.logging import print_log
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from cotap_mm.errors import UserError
 
@@ -273,7 +274,7 @@ def report_dead_worker(being_read: Callable[[], Sequence[str]]) -> Iterator[None
     try:
         yield
     except Exception as error:
-        death = _find_death(error)
+        death = _find_death(error) or _find_dead_worker(error)
         if death is None:
             raise
         if threading.current_thread() is threading.main_thread() and hasattr(signal, 'SIGCHLD'):
@@ -301,6 +302,21 @@ def _find_death(error: BaseException) -> BaseException | None:
             return link
         seen.append(link)
         link = None if isinstance(link, UserError) else link.__cause__ or link.__context__
+    return None
+
+
+def _find_dead_worker(error: BaseException) -> BaseException | None:
+    """Find PyTorch's error about a worker that died while a tensor was received from it.
+
+    Then the connection ends first, and PyTorch notices the dead worker a moment later.
+    """
+    end = time.monotonic() + 1
+    while isinstance(error, (EOFError, ConnectionError)) and time.monotonic() < end:
+        try:
+            signal_handling._error_if_any_worker_fails()
+        except RuntimeError as death:
+            return death
+        time.sleep(0.05)
     return None
 
 

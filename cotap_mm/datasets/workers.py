@@ -77,18 +77,22 @@ def start_worker(worker_id: int, **_: Any) -> None:
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
-    if not (_needed[0] and _may_be_loader_worker()):
+    if not (_needed[0] and _is_loader_worker(frame)):
         os._exit(0)
 
 
-def _may_be_loader_worker() -> bool:
-    """Whether this process may be a loader's worker and not, for instance, that of a Pool.
+def _is_loader_worker(frame: Any) -> bool:
+    """Whether this process is a loader's worker and not, for instance, that of a Pool.
 
-    A Pool terminates its workers by SIGTERM and waits for them. Right after the fork, before a
-    process knows its target, it may be a loader's worker.
+    A Pool terminates its workers by SIGTERM and waits for them. Right after the fork a process
+    still has the identity of its parent; the stack shows what is being started.
     """
-    target = getattr(multiprocessing.current_process(), '_target', None)
-    return target is None or target is _worker_loop
+    while frame is not None:
+        process = frame.f_locals.get('process_obj')  # of multiprocessing's Popen._launch
+        if process is not None:
+            return getattr(process, '_target', None) is _worker_loop
+        frame = frame.f_back
+    return getattr(multiprocessing.current_process(), '_target', None) is _worker_loop
 
 
 signals.on_signal_in_child(_on_sigterm)  # in effect as soon as a worker is forked

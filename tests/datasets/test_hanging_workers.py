@@ -188,6 +188,27 @@ def test_a_loader_with_its_own_timeout():
         late()
 
 
+@forked
+def test_a_worker_that_dies_while_a_tensor_is_received_from_it():
+    """The connection ends before PyTorch notices that the worker is dead."""
+    loader = iter(DataLoader(Images(9, stop), 1, num_workers=1, persistent_workers=True))
+    next(loader)
+    (worker,) = new_children()
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # of PyTorch
+    try:
+        with (
+            pytest.raises(UserError, match='worker of the data loader died.*one of: 3.jpg'),
+            report_dead_worker(lambda: ['3.jpg']),
+        ):
+            os.kill(worker.pid, signal.SIGKILL)
+            raise EOFError
+        with pytest.raises(EOFError), report_dead_worker(lambda: ['3.jpg']):
+            del loader
+            raise EOFError
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+
+
 def test_every_loader_of_a_config_gets_a_timeout(monkeypatch):
     monkeypatch.setenv('COTAP_DIST_TIMEOUT', '100')
     config = Config(
