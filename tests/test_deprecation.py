@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 from tool_loading import load_tool
 
 from cotap_mm.registry import HOOKS
+from cotap_mm.visualization import match_clusters
 
 
 def test_old_option_of_train():
@@ -24,3 +26,10 @@ def test_old_name_of_the_checkpoint_hook():
         hook = HOOKS.build(dict(type='SafeCheckpointHook', by_epoch=False, interval=7))
     assert len(warned) == 1 and hook.interval == 7
     assert isinstance(hook, HOOKS.get('AtomicCheckpointHook'))
+
+
+def test_old_argument_of_match_clusters():
+    clusters = np.array([[[0, 1]]])
+    with pytest.warns(DeprecationWarning, match='"found" is deprecated') as warned:
+        matched = match_clusters(found=clusters, reference=1 - clusters)
+    assert len(warned) == 1 and (matched == 1 - clusters).all()

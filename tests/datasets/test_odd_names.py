@@ -27,9 +27,10 @@ from cotap_mm.datasets import (
 from cotap_mm.datasets.sources.files import fingerprint_of
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.visualization import Report
+from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.report.image_set import read_images
-from cotap_mm.visualization.viewer.confined_images import InsideFolder
-from cotap_mm.visualization.viewer.render import CannotDraw, FeatureBrowser
+from cotap_mm.visualization.viewer.confined_images import ConfinedImages
+from cotap_mm.visualization.viewer.render import FeatureBrowser
 
 NAMES = [
     b'caf\xe9.jpg',
@@ -197,7 +198,7 @@ def test_messages_and_logs(folder, tmp_path, ring, capsys):
 
 
 def test_viewer_and_reports(folder):
-    source = InsideFolder(ImageList(folder))
+    source = ConfinedImages(ImageList(folder))
     browser = FeatureBrowser({}, source, (32, 32))
     assert len(set(browser.names)) == len(NAMES)
     json.dumps(browser.names, ensure_ascii=False).encode('utf-8')
@@ -206,7 +207,7 @@ def test_viewer_and_reports(folder):
     '\n'.join(images.names).encode('utf-8')
     first = folder / source.name(0)
     first.write_bytes(b'no image')
-    with pytest.raises(CannotDraw, match='cannot be read') as failed:
+    with pytest.raises(NotAvailable, match='cannot be read') as failed:
         browser._photo(0)
     str(failed.value).encode('utf-8')
 

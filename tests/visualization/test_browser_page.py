@@ -11,7 +11,7 @@ import pytest
 from tool_loading import load_tool
 from visualization.viewer_process import free_port, running, write_checkpoint, write_images
 
-from cotap_mm.visualization.viewer.render import GAP, LABEL, PICTURE
+from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
 
 
 @pytest.fixture(scope='module')

@@ -6,7 +6,7 @@ import torch
 
 from cotap_mm.evaluation import CoTAPEncoder
 from cotap_mm.visualization import encode_images, read_images
-from cotap_mm.visualization.report.image_set import common_size, in_batches, spread
+from cotap_mm.visualization.report.image_set import common_size, in_batches
 
 
 class Source:
@@ -20,19 +20,6 @@ class Source:
 
     def read(self, index, enough=None):
         return np.full((10 + index, 20, 3), 10 * index, dtype=np.uint8)
-
-
-@pytest.mark.parametrize(
-    'count, limit, wanted',
-    [(10, 3, [0, 3, 6]), (3, 10, [0, 1, 2]), (5, 1, [0]), (4, 4, [0, 1, 2, 3])],
-)
-def test_spread(count, limit, wanted):
-    assert spread(count, limit) == wanted
-
-
-def test_spread_needs_one():
-    with pytest.raises(ValueError, match='must be positive, got 0'):
-        spread(5, 0)
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 from visualization.viewer_process import Client, picture, running, write_checkpoint, write_images
 
-from cotap_mm.visualization.viewer.render import GAP, LABEL, MOST_SHOWN, PICTURE
+from cotap_mm.visualization.viewer.render import MOST_SHOWN
 from cotap_mm.visualization.viewer.request_filter import MOST_BYTES
+from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
 
 SECRET = b'TOP-SECRET-CONTENT'
 
@@ -220,7 +221,7 @@ def test_links_are_shown_only_if_they_stay_in_the_folder(client, place):
         'within.png',
     ]
     log = (place / 'log').read_text()
-    assert 'without 3 images that lie outside of' in log and '--follow-links' in log
+    assert 'skipped 3 images outside of' in log and '--follow-links' in log
 
 
 def test_what_is_drawn_is_in_the_answer(client):
@@ -228,7 +229,7 @@ def test_what_is_drawn_is_in_the_answer(client):
     assert found['success']
     sheet, note = found['output']['data']
     assert picture(sheet).shape == (2 * PICTURE + GAP, LABEL + 2 * PICTURE + GAP, 3)
-    assert sheet['path'] is None and 'main directions' in note
+    assert sheet['path'] is None and 'principal components' in note
 
 
 @pytest.mark.parametrize('name', ['damaged.png', 'enormous.png'])
@@ -347,7 +348,7 @@ def test_list_that_leads_outside(place, tmp_path):
     assert [inside.name(i) for i in range(len(inside))] == ['images/0.png']
     assert len(viewer.open_source(str(names), follow_links=True)) == 3
     names.write_text(f'{outside}\n')
-    with pytest.raises(ValueError, match='all 1 images of .* lie outside of it'):
+    with pytest.raises(ValueError, match='all 1 images of .* outside of it'):
         viewer.open_source(str(names), follow_links=False)
     with Image.open(tmp_path / 'images/0.png') as image:
         assert inside.read(0).shape == (image.height, image.width, 3)

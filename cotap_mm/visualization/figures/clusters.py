@@ -9,6 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from mmengine.utils import deprecated_api_warning
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import MiniBatchKMeans
@@ -73,6 +74,7 @@ def joint_clusters(patches: Tensor, count: int, seed: int = 0) -> np.ndarray:
     return rank[clusters].reshape(features.shape[:3])
 
 
+@deprecated_api_warning(dict(found='clusters'))
 def match_clusters(clusters: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """Renumber clusters to match those of a reference.
 

@@ -60,7 +60,9 @@ class ConfinedImages:
         """
         name = self.name(index)
         if not self._is_inside(os.path.realpath(self.source.root / name)):
-            raise BadImage(f'{printable(name)} has been replaced by a link to a file outside of the folder')
+            raise BadImage(
+                f'{printable(name)} has been replaced by a link to a file outside of the folder'
+            )
         return self.source.read(self._indices[index], enough)
 
     def _is_inside(self, path: str) -> bool:

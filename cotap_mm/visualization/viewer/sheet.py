@@ -103,9 +103,7 @@ class Sheet:
             self._frame(pen, point, grid, top)
         return np.asarray(sheet)
 
-    def _frame(
-        self, pen: ImageDraw.ImageDraw, point: Point, grid: Sequence[int], top: int
-    ) -> None:
+    def _frame(self, pen: ImageDraw.ImageDraw, point: Point, grid: Sequence[int], top: int) -> None:
         """Frame the chosen patch from outside, in white on black."""
         row, column = point.patch(grid)
         left = LABEL + point.slot * (self.width + GAP)
@@ -123,9 +121,7 @@ class Sheet:
             )
 
 
-def _draw_scale(
-    sheet: Image.Image, pen: ImageDraw.ImageDraw, bottom: int, scale: Scale
-) -> None:
+def _draw_scale(sheet: Image.Image, pen: ImageDraw.ImageDraw, bottom: int, scale: Scale) -> None:
     """Draw the color scale of a row, to the left of its bottom edge."""
     font, length = ImageFont.load_default(12), LABEL - MARGIN - 30
     bar = colorize(np.linspace(0, 1, length)[None].repeat(10, axis=0), 0, 1)

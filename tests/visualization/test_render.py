@@ -8,21 +8,15 @@ from tiny import build_tiny
 
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
+from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.figures.canvas import colorize
 from cotap_mm.visualization.viewer.lru_cache import MemoryLRU
-from cotap_mm.visualization.viewer.render import (
-    GAP,
-    LABEL,
-    PICTURE,
-    FeatureBrowser,
-    NotAvailable,
-    Point,
-    _broken,
-)
+from cotap_mm.visualization.viewer.render import FeatureBrowser
+from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE, Point, wrap_name
 
 
 class Photos:
-    """Images with one colour in each quarter; how often each was read."""
+    """Images with one color in each quarter; records which ones are read."""
 
     def __init__(self, count=3, side=32):
         rng = np.random.RandomState(0)
@@ -46,7 +40,7 @@ def browser(**encoders):
 
 
 def picture(sheet, row, column):
-    """Pixels of one picture of a sheet."""
+    """Return the pixels of one picture of a sheet."""
     top, left = row * (PICTURE + GAP), LABEL + column * (PICTURE + GAP)
     return sheet[top : top + PICTURE, left : left + PICTURE]
 
@@ -63,12 +57,12 @@ def test_similarity_of_the_clicked_patch():
         drawing.sheet.shape == np.array([2 * PICTURE + GAP, LABEL + 2 * PICTURE + GAP, 3])
     ).all()
     for column, values in enumerate(cosine):
-        colours = colorize(values, low, 1)
+        colors = colorize(values, low, 1)
         shown = picture(drawing.sheet, 1, column)
         for row, place in ((0, 0), (6, 2), (4, 7)):
             y, x = (int((each + 0.5) * PICTURE / 8) for each in (row, place))
-            assert shown[y, x].tolist() == colours[row, place].tolist()
-    # The clicked patch itself is framed, and inside the frame as bright as can be.
+            assert shown[y, x].tolist() == colors[row, place].tolist()
+    # The clicked patch is framed, and has the brightest color.
     y, x = (int((each + 0.5) * PICTURE / 8) for each in (1, 6))
     assert (
         picture(drawing.sheet, 1, 1)[y, x].tolist()
@@ -78,7 +72,7 @@ def test_similarity_of_the_clicked_patch():
     assert (frame == 255).all(axis=2).any() and (frame == 0).all(axis=2).any()
 
 
-def test_a_place_on_the_sheet_is_the_patch_under_it():
+def test_position_on_the_sheet_maps_to_the_patch_under_it():
     found = browser()
     for row in (0, 1):  # photograph and map
         point = found.locate(
@@ -120,7 +114,7 @@ def test_clusters_of_two_rows_share_numbers():
     assert (picture(sheet, 1, 0) == picture(sheet, 2, 0)).all()
 
 
-def test_what_cannot_be_shown():
+def test_unsupported_modes_are_rejected():
     found = browser()
     assert found.num_prototypes() == 0
     with pytest.raises(ValueError, match='pixels: PixelEncoder has no object-aware filter'):
@@ -133,20 +127,20 @@ def test_what_cannot_be_shown():
         found.draw([0], 'umap', Point(0, 0, 0))
 
 
-def test_networks_that_cannot_show_something_are_left_out():
+def test_networks_that_do_not_support_a_mode_are_skipped():
     torch.manual_seed(0)
     ours = CoTAPEncoder(build_tiny())
     both = browser(plain=PixelEncoder(), ours=ours)
     alone = browser(ours=ours)
     for mode in ('prototypes', 'attention', 'foreground'):
         found, wanted = (each.draw([0, 1], mode, Point(5, 0, 0)) for each in (both, alone))
-        assert 'Without plain: PixelEncoder has no' in found.note and 'plain' not in wanted.note
+        assert 'Skipped plain: PixelEncoder has no' in found.note and 'plain' not in wanted.note
         assert found.sheet.shape == wanted.sheet.shape
         assert (picture(found.sheet, 1, 0) == picture(wanted.sheet, 1, 0)).all()
     assert both.draw([0], 'similarity', Point(0, 0, 0)).sheet.shape[0] == 3 * PICTURE + 2 * GAP
 
 
-def test_a_point_of_an_image_that_is_gone_moves_to_the_last():
+def test_point_in_a_removed_image_moves_to_the_last_image():
     found = browser()
     assert found.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
 
@@ -155,17 +149,17 @@ def test_bounds():
     found = browser()
     for wrong, message in (
         (dict(chosen=[0] * 25), 'at most 24 images, got 25'),
-        (dict(chosen=[3]), r'images are 0\.\.2, got \[3\]'),
-        (dict(chosen=[-1]), 'images are 0'),
+        (dict(chosen=[3]), r'images must be in 0\.\.2, got \[3\]'),
+        (dict(chosen=[-1]), 'images must be in 0'),
         (dict(count=1), '2 to 24 clusters'),
         (dict(count=25), '2 to 24 clusters'),
-        (dict(number=-1), 'prototypes count from 0'),
+        (dict(number=-1), 'a prototype from 0 on'),
     ):
         with pytest.raises(NotAvailable, match=message):
             found.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
 
 
-def test_an_image_that_cannot_be_read_is_named_without_its_path():
+def test_unreadable_image_is_reported_without_its_path():
     found = browser()
 
     def fail(index, enough=None):
@@ -173,13 +167,13 @@ def test_an_image_that_cannot_be_read_is_named_without_its_path():
 
     found.draw([0], 'similarity', Point(0, 0, 0))
     found.source.read = fail
-    with pytest.raises(NotAvailable, match='^folder/1.png cannot be read, it is damaged'):
+    with pytest.raises(NotAvailable, match='^folder/1.png cannot be read: it is damaged'):
         found.draw([0, 1], 'similarity', Point(0, 0, 0))
     assert found.is_readable(0) and not found.is_readable(1)
     found.draw([0], 'similarity', Point(0, 0, 0))
 
 
-def test_little_memory_changes_no_drawing():
+def test_small_cache_does_not_change_drawings():
     small = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(), (32, 32), most_bytes=1)
     large = browser()
     for mode in ('similarity', 'components', 'clusters'):
@@ -187,10 +181,10 @@ def test_little_memory_changes_no_drawing():
             each.draw([2, 0, 1], mode, Point(1, 0.5, 0.5), count=3).sheet for each in (small, large)
         ]
         assert (sheets[0] == sheets[1]).all()
-    assert small._kept.bytes < large._kept.bytes
+    assert small._cache.bytes < large._cache.bytes
 
 
-def test_the_frame_leaves_the_patch_free():
+def test_frame_does_not_cover_the_patch():
     found = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
     sheet = found.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
     middle = int(4.5 * PICTURE / 8)
@@ -198,7 +192,7 @@ def test_the_frame_leaves_the_patch_free():
     assert (patch == patch[0, 0]).all()
 
 
-def test_values_asked_for_last_are_kept():
+def test_least_recently_used_values_are_dropped():
     kept = MemoryLRU(100)
     for name in 'abc':
         kept[name] = np.zeros(40, np.uint8)
@@ -218,10 +212,10 @@ def test_values_asked_for_last_are_kept():
         MemoryLRU(0)
 
 
-def test_long_names_are_broken():
-    assert _broken('random weights of a very long name') == [
+def test_long_names_arewrap_name():
+    assert wrap_name('random weights of a very long name') == [
         'random weights',
         'of a very long',
         'name',
     ]
-    assert _broken('x' * 40) == ['x' * 16, 'x' * 16, 'x' * 8]
+    assert wrap_name('x' * 40) == ['x' * 16, 'x' * 16, 'x' * 8]
