@@ -201,7 +201,7 @@ def test_patch_can_be_chosen(tool, command):
 
 def test_patch_shows_an_object_if_there_are_labels(tool, command, files):
     # The three classes fill 1.5, 1.5 and 2 of 6 rows of patches; the last is too large.
-    (_, row, _), what = study(
+    (_, row, _), what = inputs(
         tool, command, '@vit.pth', labels=files / 'labels', classes=['top', 'middle', 'bottom']
     ).patch
     assert (what, row) == ('top', 0)
