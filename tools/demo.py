@@ -224,7 +224,9 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
         scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
         first = first or run
     rows = summarize(scores)
-    start = 'the shipped self-supervised init' if config.model.get('init_cfg') else 'random weights'
+    start = (
+        'the shipped self-supervised weights' if config.model.get('init_cfg') else 'random weights'
+    )
     intro = (
         f'A small ViT, initialized from {start} and trained with CoTAP for '
         f'{config.train_cfg.max_iters} iterations without labels, '

@@ -46,10 +46,10 @@ def picture(sheet, row, column):
 
 
 def test_similarity_of_the_clicked_patch():
-    found = browser()
+    viewer = browser()
     point = Point(1, 0.8, 0.2)  # top right quarter of the second image
-    drawing = found.draw([0, 2], 'similarity', point)
-    maps = torch.stack([PixelEncoder().encode(found.source.pixels[i]).patches[0] for i in (0, 2)])
+    drawing = viewer.draw([0, 2], 'similarity', point)
+    maps = torch.stack([PixelEncoder().encode(viewer.source.pixels[i]).patches[0] for i in (0, 2)])
     maps = torch.nn.functional.normalize(maps, dim=1)
     cosine = torch.einsum('c,bchw->bhw', maps[1, :, 1, 6], maps).numpy()
     low = cosine.min()
@@ -73,58 +73,58 @@ def test_similarity_of_the_clicked_patch():
 
 
 def test_position_on_the_sheet_maps_to_the_patch_under_it():
-    found = browser()
+    viewer = browser()
     for row in (0, 1):  # photograph and map
-        point = found.locate(
+        point = viewer.locate(
             LABEL + PICTURE + GAP + 0.9 * PICTURE, row * (PICTURE + GAP) + 0.3 * PICTURE, 2
         )
         assert point.slot == 1 and point.patch((8, 8)) == (2, 7)
-    assert found.locate(10, 10, 2) is None  # on a label
-    assert found.locate(LABEL + PICTURE + 2, 10, 2) is None  # between pictures
-    assert found.locate(LABEL + 2 * (PICTURE + GAP) + 5, 10, 2) is None  # not shown
+    assert viewer.locate(10, 10, 2) is None  # on a label
+    assert viewer.locate(LABEL + PICTURE + 2, 10, 2) is None  # between pictures
+    assert viewer.locate(LABEL + 2 * (PICTURE + GAP) + 5, 10, 2) is None  # not shown
     assert Point(0, 1.0, 1.0).patch((4, 5)) == (3, 4)
 
 
 def test_everything_is_computed_once():
     calls = []
     encoder = PixelEncoder(lambda x: calls.append(len(x)) or x)
-    found = browser(pixels=encoder)
-    found.draw([0, 1], 'similarity', Point(0, 0.5, 0.5))
-    found.draw([0, 1], 'components', Point(1, 0.1, 0.5))
-    found.draw([0, 1, 2], 'similarity', Point(2, 0.1, 0.1))
-    assert calls == [2, 1] and sorted(found.source.reads) == [0, 1, 2]
+    viewer = browser(pixels=encoder)
+    viewer.draw([0, 1], 'similarity', Point(0, 0.5, 0.5))
+    viewer.draw([0, 1], 'components', Point(1, 0.1, 0.5))
+    viewer.draw([0, 1, 2], 'similarity', Point(2, 0.1, 0.1))
+    assert calls == [2, 1] and sorted(viewer.source.reads) == [0, 1, 2]
 
 
 def test_every_mode_of_a_network_with_filter():
     torch.manual_seed(0)
     model = build_tiny()
-    found = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
-    assert found.num_prototypes() == 2
-    sheets = [found.draw([0, 1], mode, Point(0, 0.5, 0.5), 1, 3) for mode in found.modes]
+    viewer = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
+    assert viewer.num_prototypes() == 2
+    sheets = [viewer.draw([0, 1], mode, Point(0, 0.5, 0.5), 1, 3) for mode in viewer.modes]
     assert len({each.sheet.tobytes() for each in sheets}) == len(sheets) == 6
     assert len({each.note for each in sheets}) == 6
     with pytest.raises(ValueError, match=r'prototypes 0..1, got 2'):
-        found.draw([0], 'prototypes', Point(0, 0.5, 0.5), 2)
+        viewer.draw([0], 'prototypes', Point(0, 0.5, 0.5), 2)
 
 
 def test_clusters_of_two_rows_share_numbers():
     model = build_tiny()
-    found = browser(one=CoTAPEncoder(model), same=CoTAPEncoder(model))
-    sheet = found.draw([0, 1], 'clusters', Point(1, 0.9, 0.9), count=3).sheet
+    viewer = browser(one=CoTAPEncoder(model), same=CoTAPEncoder(model))
+    sheet = viewer.draw([0, 1], 'clusters', Point(1, 0.9, 0.9), count=3).sheet
     assert (picture(sheet, 1, 0) == picture(sheet, 2, 0)).all()
 
 
 def test_unsupported_modes_are_rejected():
-    found = browser()
-    assert found.num_prototypes() == 0
+    viewer = browser()
+    assert viewer.num_prototypes() == 0
     with pytest.raises(ValueError, match='pixels: PixelEncoder has no object-aware filter'):
-        found.draw([0], 'prototypes', Point(0, 0, 0))
+        viewer.draw([0], 'prototypes', Point(0, 0, 0))
     with pytest.raises(ValueError, match='pixels: PixelEncoder has no CLS token'):
-        found.draw([0], 'attention', Point(0, 0, 0))
+        viewer.draw([0], 'attention', Point(0, 0, 0))
     with pytest.raises(ValueError, match='at least one image'):
-        found.draw([], 'similarity', Point(0, 0, 0))
+        viewer.draw([], 'similarity', Point(0, 0, 0))
     with pytest.raises(ValueError, match='one of similarity, components'):
-        found.draw([0], 'umap', Point(0, 0, 0))
+        viewer.draw([0], 'umap', Point(0, 0, 0))
 
 
 def test_networks_that_do_not_support_a_mode_are_skipped():
@@ -141,12 +141,12 @@ def test_networks_that_do_not_support_a_mode_are_skipped():
 
 
 def test_point_in_a_removed_image_moves_to_the_last_image():
-    found = browser()
-    assert found.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
+    viewer = browser()
+    assert viewer.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
 
 
 def test_bounds():
-    found = browser()
+    viewer = browser()
     for wrong, message in (
         (dict(chosen=[0] * 25), 'at most 24 images, got 25'),
         (dict(chosen=[3]), r'images must be in 0\.\.2, got \[3\]'),
@@ -156,21 +156,21 @@ def test_bounds():
         (dict(number=-1), 'a prototype from 0 on'),
     ):
         with pytest.raises(NotAvailable, match=message):
-            found.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
+            viewer.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
 
 
 def test_unreadable_image_is_reported_without_its_path():
-    found = browser()
+    viewer = browser()
 
     def fail(index, enough=None):
         raise BadImage('/private/folder/1.png: truncated')
 
-    found.draw([0], 'similarity', Point(0, 0, 0))
-    found.source.read = fail
+    viewer.draw([0], 'similarity', Point(0, 0, 0))
+    viewer.source.read = fail
     with pytest.raises(NotAvailable, match='^folder/1.png cannot be read: it is damaged'):
-        found.draw([0, 1], 'similarity', Point(0, 0, 0))
-    assert found.is_readable(0) and not found.is_readable(1)
-    found.draw([0], 'similarity', Point(0, 0, 0))
+        viewer.draw([0, 1], 'similarity', Point(0, 0, 0))
+    assert viewer.is_readable(0) and not viewer.is_readable(1)
+    viewer.draw([0], 'similarity', Point(0, 0, 0))
 
 
 def test_small_cache_does_not_change_drawings():
@@ -185,8 +185,8 @@ def test_small_cache_does_not_change_drawings():
 
 
 def test_frame_does_not_cover_the_patch():
-    found = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
-    sheet = found.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
+    viewer = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
+    sheet = viewer.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
     middle = int(4.5 * PICTURE / 8)
     patch = picture(sheet, 1, 0)[middle - 15 : middle + 15, middle - 15 : middle + 15]
     assert (patch == patch[0, 0]).all()

@@ -54,7 +54,7 @@ def test_similarity_follows_the_patch_into_all_images():
     assert finer[0][3, 7] == pytest.approx(1) and (finer[0][:, :4] < 0.1).all()
 
 
-def test_clusters_of_networks_have_common_numbers():
+def test_clusters_of_networks_have_matching_numbers():
     found = all_clusters({'one': features(), 'two': features(4, 8).flip(1)}, 2)
     assert (found['two'][:, ::2, ::2] == found['one']).all()
     assert (found['one'][0, :, :2] != found['one'][0, :, 2:]).all()
@@ -77,7 +77,7 @@ def test_comparison_has_a_column_for_each_network_and_kind(images):
 
 
 @pytest.mark.parametrize('image, wanted', [(0, [0, 1, 2]), (1, [1, 0, 2]), (2, [2, 0, 1])])
-def test_comparison_begins_with_the_image_of_the_patch(report, images, image, wanted, monkeypatch):
+def test_comparison_starts_with_the_image_of_the_patch(report, images, image, wanted, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         sections,
@@ -158,7 +158,7 @@ def test_crops_of_images_of_different_shapes_are_one_picture(report, images):
     assert (picture(report, 'crops')[-5:, -5:] == 255).all()
 
 
-def test_titles_are_short_numbered_and_may_be_missing(images):
+def test_titles_are_short_numbered_and_optional(images):
     assert sections._titles(images) == ['0: a', '1: b', '2: c']
     long = ImageSet(['aachen_000000_000019_leftImg8bit'], images.pixels[:1])
     assert sections._titles(long) == ['0: …_000019_leftImg8bit']

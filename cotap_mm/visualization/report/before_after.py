@@ -72,11 +72,13 @@ def add_networks(
         for output in ('backbone', 'filter')
     }
     sections.add_components(report, shown, features, 'components')
-    pair = [example.image, example.neighbor]
+    chosen = [example.image, example.neighbor]
+    chosen += [i for i in range(len(images)) if i not in chosen][: SHOWN - 2]
+    titles = ['image', 'its neighbor', *['another image'] * (len(chosen) - 2)]
     sections.add_similarity(
         report,
-        ImageSet(['image', 'its neighbor'], [images[i] for i in pair]),
-        {name: maps[pair] for name, maps in features.items()},
+        ImageSet(titles, [images[i] for i in chosen]),
+        {name: maps[chosen] for name, maps in features.items()},
         (0, *example.patch),
         example.name,
     )

@@ -82,10 +82,8 @@ def similarity_maps(
 def cluster_panels(images: ImageSet, clusters: np.ndarray) -> list[Panel]:
     """Draw clusters (B, h, w) on their images, with borders and numbers."""
     return [
-        Panel(
-            cluster_overlay(image, found), partial(draw_borders, clusters=found, size=images.size)
-        )
-        for image, found in zip(images.pixels, clusters)
+        Panel(cluster_overlay(image, own), partial(draw_borders, clusters=own, size=images.size))
+        for image, own in zip(images.pixels, clusters)
     ]
 
 
