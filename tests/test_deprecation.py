@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
@@ -21,6 +22,7 @@ from cotap_mm.export import convert, publish
 from cotap_mm.models import PatchRankingLoss
 from cotap_mm.ops import rank_statistics
 from cotap_mm.registry import HOOKS, OPTIM_WRAPPERS
+from cotap_mm.visualization import match_clusters
 from cotap_mm.weights import PretrainedViT, load_pretrained
 
 
@@ -232,3 +234,10 @@ def test_old_name_of_a_skipped_step():
     )
     with pytest.warns(DeprecationWarning, match='left_out is deprecated, use step_skipped'):
         assert wrapper.left_out is wrapper.step_skipped is False
+
+
+def test_old_argument_of_match_clusters():
+    clusters = np.array([[[0, 1]]])
+    with pytest.warns(DeprecationWarning, match='"found" is deprecated') as warned:
+        matched = match_clusters(found=clusters, reference=1 - clusters)
+    assert len(warned) == 1 and (matched == 1 - clusters).all()

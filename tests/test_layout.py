@@ -54,7 +54,7 @@ INNER_ORDER = {
         ['backbones'],
         ['algorithms'],
     ],
-    'visualization': [['figures'], ['report'], ['viewer']],
+    'visualization': [['errors'], ['figures'], ['report'], ['viewer']],
 }
 # Imports inside of functions, with their reasons; none of them hides an arrow.
 LATE = {

@@ -1,10 +1,10 @@
-"""Watch CoTAP learn: train on toy scenes, measure, and write a report with pictures.
+"""Train CoTAP on toy scenes, evaluate it, and write a report with pictures.
 
     python tools/demo.py                      # one seed, a few minutes on two cores
-    python tools/demo.py --seeds 0 1 2        # with the spread over seeds
+    python tools/demo.py --seeds 0 1 2        # with the standard deviation over seeds
     python tools/demo.py --from-scratch       # without the shipped init
 
-The report is ``work_dirs/demo/report.html``; ``results.json`` beside it has all numbers.
+The report is ``work_dirs/demo/report.html``; ``results.json`` next to it has all numbers.
 """
 
 from __future__ import annotations
@@ -45,9 +45,10 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, curves, read_scalars
 from cotap_mm.visualization.report import before_after
+from cotap_mm.visualization.report.example import choose_example
 
 ROOT = Path(__file__).resolve().parents[1]
-# Rows of the table: name -> (before or after training, branch, output).
+# Rows of the table: name -> (before or after training, network, output).
 REFERENCE = 'random weights, backbone'
 MEASURED = {
     'init, backbone': ('before', 'student', 'backbone'),
@@ -60,7 +61,7 @@ MEASURED = {
 
 
 class Trained(NamedTuple):
-    """One run: random weights, the network as training found it and as training left it."""
+    """One run: a random backbone, and the network before and after training."""
 
     random: nn.Module
     before: nn.Module
@@ -71,7 +72,7 @@ class Trained(NamedTuple):
 
 
 class DemoHook(Hook):
-    """Copies the network after initialisation, before the first step; shows progress."""
+    """Copies the network before the first step; shows a progress bar."""
 
     def before_train(self, runner: Runner) -> None:
         """Copy the network."""
@@ -80,7 +81,7 @@ class DemoHook(Hook):
         self.bar = ProgressBar(runner.max_iters)
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Move the progress bar."""
+        """Advance the progress bar."""
         self.bar.update()
 
 
@@ -89,8 +90,8 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument('--config', default=str(ROOT / 'configs/cotap/demo.py'))
     parser.add_argument('--work-dir', type=out_folder, default='work_dirs/demo')
     parser.add_argument('--seeds', type=whole_number(0, 2**32 - 1), nargs='+', default=[0])
-    parser.add_argument('--iters', type=positive_int, help='instead of the number in the config')
-    parser.add_argument('--from-scratch', action='store_true', help='random initial weights')
+    parser.add_argument('--iters', type=positive_int, help='default: the number in the config')
+    parser.add_argument('--from-scratch', action='store_true', help='start from random weights')
     return parser.parse_args(argv)
 
 
@@ -102,7 +103,7 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     with report_user_errors():
         ensure_neighbors(config, folder)
     config.experiment_name = f'demo_seed_{seed}'
-    config.log_level = 'WARNING'  # the progress bar and the report say the rest
+    config.log_level = 'WARNING'  # the progress bar and the report show the rest
     runner, hook = Runner.from_cfg(config), DemoHook()
     runner.register_hook(hook)
     start = time.monotonic()
@@ -117,11 +118,11 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
 
 
 def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> dict[str, dict]:
-    """Dense retrieval of every row of the table."""
-    networks = dict(before=run.before, after=run.after)
+    """Evaluate dense retrieval for every row of the table."""
+    models = dict(before=run.before, after=run.after)
     encoders: dict[str, Encoder] = {REFERENCE: ViTEncoder(run.random)}
-    for name, (when, branch, output) in MEASURED.items():
-        encoders[name] = CoTAPEncoder(networks[when], branch, output)
+    for name, (when, network, output) in MEASURED.items():
+        encoders[name] = CoTAPEncoder(models[when], network, output)
     return {
         name: dense_retrieval(
             encoder, LabeledSet(memory, num_classes), LabeledSet(queries, num_classes)
@@ -130,54 +131,51 @@ def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> dict[s
     }
 
 
-def named(scores: dict[str, dict], classes: Sequence[str]) -> dict[str, dict]:
-    """Scores with names of classes; one that never occurs is left out (JSON has no NaN)."""
+def with_class_names(scores: dict[str, dict], classes: Sequence[str]) -> dict[str, dict]:
+    """Name the IoU of each class; skip classes that never occur (JSON has no NaN)."""
     return {
         name: dict(
-            found,
-            IoU={label: value for label, value in zip(classes, found['IoU']) if value == value},
+            own,
+            IoU={label: value for label, value in zip(classes, own['IoU']) if value == value},
         )
-        for name, found in scores.items()
+        for name, own in scores.items()
     }
 
 
 def summarize(scores: dict[int, dict[str, dict]]) -> list[list]:
-    """Rows (name, mean mIoU, spread, gain over the init), each in points of mIoU."""
+    """Return rows (name, mean mIoU, standard deviation, gain over the init), in % mIoU."""
     rows = []
     values = {
-        name: [each[name]['mIoU'] for each in scores.values()] for name in [REFERENCE, *MEASURED]
+        name: [own[name]['mIoU'] for own in scores.values()] for name in [REFERENCE, *MEASURED]
     }
     start = values['init, backbone']
-    for name, found in values.items():
-        gains = [value - first for value, first in zip(found, start)]
-        spread = f'{statistics.stdev(found):.2f}' if len(found) > 1 else '-'
-        rows.append([name, statistics.mean(found), spread, f'{statistics.mean(gains):+.2f}'])
+    for name, own in values.items():
+        gains = [value - first for value, first in zip(own, start)]
+        deviation = f'{statistics.stdev(own):.2f}' if len(own) > 1 else '-'
+        rows.append([name, statistics.mean(own), deviation, f'{statistics.mean(gains):+.2f}'])
     return rows
 
 
 def make_report(run: Trained, rows: list[list], scenes: Any, memory: Any, intro: str) -> Report:
-    """All numbers and pictures; the pictures are of one run."""
+    """Build the report; its pictures are of one run."""
     images = [scenes.read(i) for i in range(min(24, len(scenes)))]
     labels = [scenes.label(i) for i in range(len(images))]
     networks = dict(before=run.before, after=run.after)
     report = Report('CoTAP on toy scenes', intro)
     report.add_table(
         'Dense retrieval on the test scenes',
-        'mIoU in per cent: patches take the labels of the most similar patches of a labelled '
-        'memory, nothing is trained for it. Spread: standard deviation over seeds, of training '
-        'and of the random weights. '
-        'In bold: the best.',
-        ['features', 'mIoU', 'spread', 'against init'],
+        'mIoU in %: each patch takes the labels of the most similar patches of a labeled memory; '
+        'nothing is trained. Std: standard deviation over seeds of training and of the random '
+        'weights. The best result is bold.',
+        ['features', 'mIoU', 'std', 'gain over init'],
         rows,
         strong=[max(range(len(rows)), key=lambda i: rows[i][1])],
     )
-    before_after.add_crops(report, run.dataset)
-    before_after.add_foreground(report, networks, images)
-    before_after.add_components(report, networks, images)
-    example = before_after.choose_example(
+    before_after.add_training_crops(report, run.dataset)
+    example = choose_example(
         CoTAPEncoder(run.before, 'student', 'backbone'), images, labels, scenes.CLASSES
     )
-    before_after.add_similarity(report, networks, images, example)
+    before_after.add_networks(report, networks, images, example)
     before_after.add_retrieval(
         report,
         {
@@ -187,29 +185,29 @@ def make_report(run: Trained, rows: list[list], scenes: Any, memory: Any, intro:
         memory,
         scenes,
     )
-    before_after.add_prototypes(report, run.after, images)
+    before_after.add_student_prototypes(report, 'after training', run.after, images)
     report.add_picture(
         'curves',
         'Losses and monitors',
-        'What was logged while training.',
+        'Values logged during training.',
         curves(read_scalars(run.work_dir)),
     )
     return report
 
 
 def print_table(rows: list[list]) -> None:
-    print(f'\n{"features":<28}{"mIoU":>8}{"spread":>9}{"against init":>15}')
-    for name, value, spread, gain in rows:
-        print(f'{name:<28}{value:>8.2f}{spread:>9}{gain:>15}')
+    print(f'\n{"features":<28}{"mIoU":>8}{"std":>9}{"gain over init":>16}')
+    for name, value, deviation, gain in rows:
+        print(f'{name:<28}{value:>8.2f}{deviation:>9}{gain:>16}')
 
 
 def read_config(args: argparse.Namespace) -> Config:
-    """The config with what the command line changes in it."""
+    """Read the config and apply the options of the command line."""
     config = load_config(args.config)
     if 'demo' not in config:
         raise ValueError(
             f'{args.config} must have demo=dict(memory=..., test=...), two configs of '
-            'ToyScenes or a data set like it; see configs/cotap/demo.py'
+            'ToyScenes or a similar data set; see configs/cotap/demo.py'
         )
     if args.iters is not None:
         config.train_cfg.max_iters = args.iters
@@ -221,7 +219,7 @@ def read_config(args: argparse.Namespace) -> Config:
 
 
 def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any) -> None:
-    """Train and measure with each seed, then write the report."""
+    """Train and evaluate with each seed, then write the report."""
     folder = Path(args.work_dir)
     scores: dict[int, dict[str, dict]] = {}
     first = None
@@ -231,15 +229,18 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
             f'training {config.train_cfg.max_iters} iterations'
         )
         run = train(config, seed, folder / f'seed_{seed}')
-        print(f'\ntrained in {run.minutes:.1f} minutes; measuring on {len(scenes)} test scenes')
+        print(f'\ntrained in {run.minutes:.1f} minutes; evaluating on {len(scenes)} test scenes')
         scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
         first = first or run
     rows = summarize(scores)
-    start = 'the shipped self-supervised init' if config.model.get('init_cfg') else 'random weights'
+    start = (
+        'the shipped self-supervised weights' if config.model.get('init_cfg') else 'random weights'
+    )
     intro = (
-        f'A small ViT, started from {start}, trained with CoTAP for '
-        f'{config.train_cfg.max_iters} iterations without any label, seed '
-        f'{", ".join(map(str, args.seeds))}. The pictures are of seed {args.seeds[0]}.'
+        f'A small ViT, initialized from {start} and trained with CoTAP for '
+        f'{config.train_cfg.max_iters} iterations without labels, '
+        f'{"seed" if len(args.seeds) == 1 else "seeds"} {", ".join(map(str, args.seeds))}. '
+        f'The pictures are of seed {args.seeds[0]}.'
     )
     page = make_report(first, rows, scenes, memory, intro).save(folder)
     results = dict(
@@ -247,7 +248,7 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
         iterations=config.train_cfg.max_iters,
         from_scratch=args.from_scratch,
         minutes=first.minutes,
-        seeds={seed: named(found, scenes.CLASSES) for seed, found in scores.items()},
+        seeds={seed: with_class_names(own, scenes.CLASSES) for seed, own in scores.items()},
     )
     with atomic_write(folder / 'results.json') as partial:
         partial.write_text(json.dumps(results, indent=2))

@@ -1,13 +1,13 @@
-"""Look at features in the browser: click a patch and see what is similar to it, everywhere.
+"""Explore features in the browser: click a patch to see the similar patches in all images.
 
     pip install gradio
     python tools/viewer.py work_dirs/vits_coco/iter_240000.pth DIR
     python tools/viewer.py after=FILE DIR --compare before=timm:vit_small_patch16_224.dino
 
-A checkpoint is anything that cotap_mm.load takes; NAME=CHECKPOINT gives it a name. The page is
-served on this machine only, unless --host says otherwise; anybody who reaches it sees the images.
-It takes no uploads, gives out no files, and shows no image that a link leads to outside of the
-folder (--follow-links shows those too).
+A checkpoint is anything that cotap_mm.load accepts; NAME=CHECKPOINT sets its name. By default the
+page is served on this machine only; see --host. Anyone who can reach it can see the images. It
+accepts no uploads, serves no files, and skips images whose symbolic links leave the folder
+(--follow-links includes them).
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import ImageList, open_images
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.files.atomic_write import printable
-from cotap_mm.visualization.report.image_set import common_size, spread
+from cotap_mm.ops.sampling import evenly_spaced
+from cotap_mm.visualization.report.image_set import common_size
 from cotap_mm.visualization.viewer.address import check_port, host_name, root_path
 from cotap_mm.visualization.viewer.confined_images import ConfinedImages
 from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
@@ -38,19 +39,23 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', metavar='[NAME=]CHECKPOINT')
     parser.add_argument('images', help='folder (read recursively), text list, COCO json or *.lmdb')
     parser.add_argument(
-        '--compare', nargs='+', default=[], metavar='[NAME=]CHECKPOINT', help='further rows'
+        '--compare',
+        nargs='+',
+        default=[],
+        metavar='[NAME=]CHECKPOINT',
+        help='more checkpoints, one row each',
     )
     parser.add_argument(
         '--output',
         choices=['filter', 'backbone'],
-        help='with or without the object-aware filter; by default with, where there is one',
+        help='features after the object-aware filter (default if there is one) or before it',
     )
     parser.add_argument(
         '--size',
         type=positive_int,
         nargs=2,
         metavar=('H', 'W'),
-        help='of all images; by default that of the first one, its longer side at most 448',
+        help='size of all images (default: that of the first one, its longer side at most 448)',
     )
     parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
     parser.add_argument(
@@ -58,31 +63,35 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         type=float,
         nargs=2,
         metavar=('LOW', 'HIGH'),
-        help='for '
-        'images of more than 8 bits: values that become black and white (default: '
-        'found from the images)',
+        help='for images of more than 8 bits: values shown as black and white '
+        '(default: from the images)',
     )
-    parser.add_argument('--shown', type=positive_int, default=4, help='images at the start')
+    parser.add_argument(
+        '--shown',
+        type=positive_int,
+        default=4,
+        help='number of images that are shown first (default: %(default)s)',
+    )
     parser.add_argument(
         '--follow-links',
         action='store_true',
-        help='show images too that lie outside of the folder, where links or the list lead there',
+        help='also show images outside of the folder that links or the list refer to',
     )
     parser.add_argument(
-        '--num-heads', type=positive_int, help='attention heads, where a file does not tell'
+        '--num-heads', type=positive_int, help='number of attention heads, if a file lacks it'
     )
     add_device(parser)
     parser.add_argument(
         '--host',
         default='127.0.0.1',
-        help='address or name to listen at (default: %(default)s, this machine only)',
+        help='address or name to listen on (default: %(default)s, this machine only)',
     )
     parser.add_argument(
         '--port',
         type=whole_number(0, 65535),
         default=7860,
         metavar='N',
-        help='TCP port, 0 for any free one (default: %(default)s)',
+        help='TCP port; 0 chooses a free one (default: %(default)s)',
     )
     parser.add_argument(
         '--allow-host',
@@ -90,25 +99,24 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         default=[],
         type=host_name,
         metavar='NAME[:PORT]',
-        help='name under which a reverse proxy shows the '
-        'page; may be repeated. With it, requests under other names than these '
-        'and those of this machine are refused',
+        help='host name under which a reverse proxy serves the page; can be repeated. Requests '
+        'with other names than these and those of this machine are then rejected',
     )
     parser.add_argument(
         '--root-path',
         type=root_path,
         metavar='/PATH|URL',
-        help='path under which a reverse proxy shows the page, or its whole URL '
+        help='path under which a reverse proxy serves the page, or its full URL '
         'if the proxy does not send X-Forwarded-Proto and X-Forwarded-Host',
     )
     return parser.parse_args(argv)
 
 
 def make_browser(args: argparse.Namespace) -> FeatureBrowser:
-    """Load networks and list images."""
+    """Load the networks and list the images."""
     encoders = {}
     for name, checkpoint in named_checkpoints([args.checkpoint, *args.compare]).items():
-        torch.manual_seed(0)  # of random: weights
+        torch.manual_seed(0)  # for random: weights
         encoders[name] = cotap_mm.load(
             checkpoint, device=args.device, output=args.output, num_heads=args.num_heads
         )
@@ -129,21 +137,25 @@ def open_source(
     ann_file: Optional[str] = None,
     value_range: Optional[Sequence[float]] = None,
 ) -> Any:
-    """The images; those that lie outside of their folder only if asked for."""
+    """Open the images; skip those outside of the folder unless ``follow_links``."""
     source = open_images(images, ann_file, value_range or 'auto')
     if follow_links or not isinstance(source, ImageList):
         return source
     source = ConfinedImages(source)
-    if source.left_out:
+    if source.skipped:
         print(
-            f'without {len(source.left_out)} images that lie outside of {images}, the first is '
-            f'{printable(source.left_out[0])} (--follow-links shows them)'
+            f'skipped {len(source.skipped)} images outside of {images}, the first is '
+            f'{printable(source.skipped[0])} (--follow-links includes them)'
         )
     return source
 
 
 def first_readable(source: Any, attempts: int = 100) -> np.ndarray:
-    """Pixels of the first image that can be decoded; ``BadImage`` if there is none at once."""
+    """Return the pixels of the first image that can be decoded.
+
+    Raises:
+        BadImage: If none of the first ``attempts`` images can be decoded.
+    """
     reasons = []
     for index in range(min(attempts, len(source))):
         try:
@@ -154,11 +166,11 @@ def first_readable(source: Any, attempts: int = 100) -> np.ndarray:
 
 
 def choose_shown(browser: FeatureBrowser, limit: int) -> list[int]:
-    """Images at the start: evenly spread, without those that cannot be read."""
-    wanted = spread(len(browser.source), min(limit, MOST_SHOWN))
+    """Choose the images that are shown first: evenly spaced, without unreadable ones."""
+    wanted = evenly_spaced(len(browser.source), min(limit, MOST_SHOWN))
     shown = [index for index in wanted if browser.is_readable(index)]
     for index in sorted(set(wanted) - set(shown)):
-        print(f'without {browser.names[index]}, which cannot be read')
+        print(f'skipped {browser.names[index]}, which cannot be read')
     if shown:
         return shown
     for index in range(len(browser.source)):
@@ -181,9 +193,9 @@ def main(argv: Optional[list[str]] = None) -> None:
             'Features of ' + ' and '.join(browser.encoders),
         )
     if not is_loopback(args.host):
-        print('Anybody who reaches this machine can see the images; there is no password.')
+        print('Anyone who can reach this machine can see the images; there is no password.')
     shown = f'[{args.host}]' if ':' in args.host else args.host
-    print(f'open http://{shown}:{args.port} (Ctrl-C ends)', flush=True)
+    print(f'open http://{shown}:{args.port} (Ctrl-C to stop)', flush=True)
     serve(page, args.host, args.port, names=args.allow_host, root_path=args.root_path or '')
 
 

@@ -1,16 +1,17 @@
-"""Pictures of inputs, features, prototypes and runs; functions that return arrays."""
+"""Draw inputs, features, prototypes and training curves; functions return arrays."""
 
 from __future__ import annotations
 
 from cotap_mm.encoders.sliding_window import encode_large
 
-from .figures.canvas import colorize, image_grid, side_by_side
+from .figures.canvas import colorize
 from .figures.clusters import cluster_overlay, joint_clusters, match_clusters
-from .figures.features import pca_maps, similarity_figure, similarity_map
-from .figures.grid import Panel, Row, Scale, picture_sheet
+from .figures.grid import Panel, Row, Scale, image_grid, picture_sheet, side_by_side
 from .figures.overlays import class_legend, crops_with_boxes, foreground_overlay, label_map
+from .figures.pca import pca_maps
 from .figures.projection import class_scatter, labeled_patches, project
 from .figures.prototypes import attention_overlay, prototype_gallery
+from .figures.similarity import similarity_figure, similarity_map
 from .figures.training_curves import curves, read_scalars
 from .report.html import Report
 from .report.image_set import ImageSet, encode_images, read_images

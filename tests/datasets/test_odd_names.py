@@ -27,9 +27,10 @@ from cotap_mm.datasets import (
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.visualization import Report
+from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.report.image_set import read_images
 from cotap_mm.visualization.viewer.confined_images import ConfinedImages
-from cotap_mm.visualization.viewer.render import FeatureBrowser, NotAvailable
+from cotap_mm.visualization.viewer.render import FeatureBrowser
 
 NAMES = [
     b'clich\xe9.jpg',

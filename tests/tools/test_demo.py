@@ -42,7 +42,7 @@ demo = dict(memory=dict(type='ToyScenes', split='memory', num_images=4, image_si
 
 
 @pytest.mark.slow
-def test_trains_measures_and_reports(demo, tmp_path, capsys):
+def test_trains_evaluates_and_reports(demo, tmp_path, capsys):
     config = tmp_path / 'tiny.py'
     config.write_text(TINY.format(root=ROOT.as_posix()))
     demo.main(
@@ -87,20 +87,20 @@ def scores_of(demo, first, second):
     }
 
 
-def test_summary_has_mean_spread_and_gain(demo):
+def test_summary_has_mean_deviation_and_gain(demo):
     rows = demo.summarize(scores_of(demo, 10.0, 12.0))
     assert rows[0] == ['random weights, backbone', 11.0, f'{math.sqrt(2):.2f}', '-1.50']
     assert rows[1] == ['init, backbone', 12.5, f'{1.5 * math.sqrt(2):.2f}', '+0.00']
     assert rows[3][1] == pytest.approx(15.5) and rows[3][3] == '+3.00'
 
 
-def test_one_seed_has_no_spread(demo):
+def test_one_seed_has_no_deviation(demo):
     rows = demo.summarize({0: scores_of(demo, 10.0, 12.0)[0]})
     assert {row[2] for row in rows} == {'-'}
 
 
-def test_classes_that_never_occur_are_left_out(demo):
-    found = demo.named({'init': dict(mIoU=50.0, IoU=[50.0, math.nan])}, ('sky', 'sea'))
+def test_classes_that_never_occur_are_skipped(demo):
+    found = demo.with_class_names({'init': dict(mIoU=50.0, IoU=[50.0, math.nan])}, ('sky', 'sea'))
     assert found == {'init': dict(mIoU=50.0, IoU={'sky': 50.0})}
     json.dumps(found, allow_nan=False)
 
@@ -111,7 +111,7 @@ def test_defaults(demo):
     assert Path(args.config) == ROOT / 'configs' / 'cotap' / 'demo.py'
 
 
-def test_config_without_test_scenes_is_refused(demo, tmp_path):
+def test_config_without_test_scenes_is_rejected(demo, tmp_path):
     config = tmp_path / 'empty.py'
     config.write_text('model = dict()')
     with pytest.raises(SystemExit, match='error: .*demo=dict'):

@@ -162,7 +162,7 @@ MISTAKES = {
         (f'images iter_1.pth {LOOK}', 1, 'images'),
         (f'iter_1.pth {LOOK} --kinds pcaa', 2, 'did you mean pca'),
         (f'iter_1.pth {LOOK} --kinds classes', 1, 'needs --labels'),
-        (f'iter_1.pth {LOOK} --kinds compare', 1, 'needs two checkpoints'),
+        (f'iter_1.pth {LOOK} --kinds compare', 1, 'needs at least two checkpoints'),
         (f'iter_1.pth {LOOK} --labels nowhere', 1, 'nowhere'),
         (f'iter_1.pth {LOOK} --labels images --kinds classes', 1, 'one channel'),
         (
@@ -180,7 +180,7 @@ MISTAKES = {
         (f'iter_1.pth {LOOK} --window 1 --kinds pca', 1, 'window must be at least'),
         (f'iter_1.pth {LOOK} --clusters 1 --kinds clusters', 1, 'got 1'),
         (f'iter_1.pth {LOOK} --patch 9 0 0 --kinds similarity', 1, 'got 9 0 0'),
-        (f'iter_1.pth {LOOK} --config camvid_linear --kinds crops', 1, 'does not pre-train'),
+        (f'iter_1.pth {LOOK} --config camvid_linear --kinds crops', 1, 'not a pre-training'),
         (f'iter_1.pth {LOOK} --out file', 2, 'file is a file'),
         (f'iter_1.pth {LOOK} --out texts', 1, 'report.html exists and is not a report of'),
         (f'iter_1.pth {LOOK} --device cuda:9', 2, 'cuda:9'),

@@ -1,4 +1,4 @@
-"""One command gives a report; what cannot be shown is said."""
+"""One command writes a report; unavailable kinds are reported."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ from PIL import Image
 from tiny import build_tiny
 from tool_loading import help_of, load_tool
 
+from cotap_mm.visualization.report import sections
+
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'visualize.py'
 
 
@@ -22,7 +24,7 @@ def tool():
 
 @pytest.fixture(scope='module')
 def files(tmp_path_factory):
-    """A CoTAP file, a plain ViT file, and labelled images of two sizes."""
+    """A CoTAP file, a plain ViT file, and labeled images of two sizes."""
     folder = tmp_path_factory.mktemp('visualize')
     torch.manual_seed(0)
     torch.save(dict(state_dict=build_tiny().state_dict()), folder / 'cotap.pth')
@@ -56,7 +58,7 @@ def command(files, tmp_path):
     """Arguments of a tiny report on checkpoints; @ stands for the folder of the files."""
 
     def make(*checkpoints, **options):
-        arguments = [each.replace('@', f'{files}/') for each in checkpoints]
+        arguments = [name.replace('@', f'{files}/') for name in checkpoints]
         arguments += [
             '--images',
             str(files / 'images'),
@@ -82,7 +84,7 @@ def written(tmp_path):
     return sorted(path.stem for path in (tmp_path / 'out').glob('*.png'))
 
 
-def test_one_command_shows_all_that_is_possible(tool, command, tmp_path, capsys):
+def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, capsys):
     tool.main(command('@cotap.pth'))
     assert written(tmp_path) == [
         'attention',
@@ -93,9 +95,9 @@ def test_one_command_shows_all_that_is_possible(tool, command, tmp_path, capsys)
         'similarity',
     ]
     printed = capsys.readouterr().out
-    assert '2 of 5 images, evenly spread, all resized to 48 x 40 pixels' in printed
-    assert 'compare: left out, needs two checkpoints or more, got one' in printed
-    assert 'classes: left out, needs --labels' in printed
+    assert '2 of 5 images, evenly spaced, all resized to 48 x 40 pixels' in printed
+    assert 'compare: skipped, needs at least two checkpoints, got one' in printed
+    assert 'classes: skipped, needs --labels' in printed
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert page.count('data:image/png;base64,') == 6 and '6 x 5' in page and 'cotap.pth' in page
 
@@ -113,7 +115,7 @@ def test_two_checkpoints_with_labels(tool, command, files, tmp_path, capsys):
     )
     assert written(tmp_path) == ['classes', 'compare', 'prototypes', 'similarity']
     printed = capsys.readouterr().out
-    assert 'without before: ' in printed and 'no object-aware filter' in printed
+    assert 'skipped before: ' in printed and 'no object-aware filter' in printed
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert '<td>before</td>' in page and '<td>after</td>' in page
 
@@ -122,11 +124,11 @@ def test_two_checkpoints_with_labels(tool, command, files, tmp_path, capsys):
     'kind, message',
     [
         ('prototypes', '--kinds prototypes: vit: .* no object-aware filter'),
-        ('compare', '--kinds compare: needs two checkpoints'),
+        ('compare', '--kinds compare: needs at least two checkpoints'),
         ('classes', '--kinds classes: needs --labels'),
     ],
 )
-def test_what_is_asked_for_must_be_possible(tool, command, tmp_path, kind, message):
+def test_requested_kinds_must_be_possible(tool, command, tmp_path, kind, message):
     with pytest.raises(SystemExit, match=f'error: {message}'):
         tool.main(command('@vit.pth', kinds=kind))
     assert written(tmp_path) == []
@@ -137,7 +139,7 @@ def test_what_is_asked_for_must_be_possible(tool, command, tmp_path, kind, messa
     [
         (
             dict(patch=[0, 6, 0]),
-            '--patch must be an image 0..1 and a place on the 6 x 5 grid, .* 0 6',
+            '--patch must be an image 0..1, and a row and column of the 6 x 5 grid, .* 0 6',
         ),
         (dict(patch=[2, 0, 0]), '--patch must be an image 0..1'),
         (dict(clusters=1), 'must be in 2..60'),
@@ -146,12 +148,12 @@ def test_what_is_asked_for_must_be_possible(tool, command, tmp_path, kind, messa
         (dict(limit=0), 'must be positive, got 0'),
     ],
 )
-def test_errors_are_one_sentence(tool, command, options, message):
+def test_errors_are_one_line(tool, command, options, message):
     with pytest.raises(SystemExit, match=f'error: .*{message}'):
         tool.main(command('@cotap.pth', **options))
 
 
-def test_missing_things_are_named(tool, command, files, tmp_path):
+def test_missing_inputs_are_reported(tool, command, files, tmp_path):
     with pytest.raises(SystemExit, match='error: .*nothing.pth'):
         tool.main(command('@nothing.pth'))
     with pytest.raises(SystemExit, match="error: .*output='filter'.* no object-aware"):
@@ -168,37 +170,38 @@ def test_missing_things_are_named(tool, command, files, tmp_path):
         tool.main(command('@vit.pth', images=tmp_path / 'bad'))
 
 
-def study(tool, command, *checkpoints, **options):
-    return tool.Study(tool.parse_args(command(*checkpoints, **options)))
+def inputs(tool, command, *checkpoints, **options):
+    args = tool.parse_args(command(*checkpoints, **options))
+    return tool.read_inputs(args, tool.named_checkpoints(args.checkpoints))
 
 
 def test_output_chooses_the_features(tool, command):
-    assert study(tool, command, '@cotap.pth').features['cotap'].shape == (2, 32, 6, 5)
-    plain = study(tool, command, '@cotap.pth', output='backbone')
+    assert inputs(tool, command, '@cotap.pth').features['cotap'].shape == (2, 32, 6, 5)
+    plain = inputs(tool, command, '@cotap.pth', output='backbone')
     assert plain.features['cotap'].shape == (2, 16, 6, 5)
 
 
 def test_scale_and_window_give_finer_maps(tool, command):
-    found = study(tool, command, '@cotap.pth', scale=2, window=32)
+    found = inputs(tool, command, '@cotap.pth', scale=2, window=32)
     assert found.size == (96, 80) and found.features['cotap'].shape[2:] == (12, 10)
-    whole = study(tool, command, '@cotap.pth', scale=2)
+    whole = inputs(tool, command, '@cotap.pth', scale=2)
     assert not torch.allclose(found.features['cotap'], whole.features['cotap'])
 
 
 def test_random_weights_are_the_same_in_every_run(tool, command):
-    one, two = (study(tool, command, 'random:@vit.pth').features['random vit'] for _ in range(2))
+    one, two = (inputs(tool, command, 'random:@vit.pth').features['random vit'] for _ in range(2))
     assert torch.equal(one, two)
-    trained = study(tool, command, '@vit.pth').features['vit']
+    trained = inputs(tool, command, '@vit.pth').features['vit']
     assert not torch.allclose(one, trained)
 
 
 def test_patch_can_be_chosen(tool, command):
-    assert study(tool, command, '@vit.pth', patch=[1, 2, 3]).patch == ((1, 2, 3), '')
+    assert inputs(tool, command, '@vit.pth', patch=[1, 2, 3]).patch == ((1, 2, 3), '')
 
 
-def test_patch_shows_an_object_where_labels_tell(tool, command, files):
+def test_patch_shows_an_object_if_there_are_labels(tool, command, files):
     # The three classes fill 1.5, 1.5 and 2 of 6 rows of patches; the last is too large.
-    (_, row, _), what = study(
+    (_, row, _), what = inputs(
         tool, command, '@vit.pth', labels=files / 'labels', classes=['top', 'middle', 'bottom']
     ).patch
     assert (what, row) == ('top', 0)
@@ -211,8 +214,8 @@ def test_patch_shows_an_object_where_labels_tell(tool, command, files):
         ([(0, 0), (3, 2), (3, 3)], (3, 2)),  # the middle itself
     ],
 )
-def test_patch_is_in_the_foreground_else(tool, command, monkeypatch, foreground, wanted):
-    found = study(tool, command, '@vit.pth')
+def test_patch_is_in_the_foreground_without_labels(tool, command, monkeypatch, foreground, wanted):
+    found = inputs(tool, command, '@vit.pth')
     mask = torch.zeros(1, 6, 5, dtype=torch.bool)
     mask[0, [r for r, _ in foreground], [c for _, c in foreground]] = True
     monkeypatch.setattr(found.encoders['vit'], 'foreground', lambda images: mask)
@@ -223,7 +226,7 @@ def test_patch_is_in_the_middle_without_cls(tool, command, monkeypatch):
     def refuse(images):
         raise NotImplementedError('no CLS')
 
-    found = study(tool, command, '@vit.pth')
+    found = inputs(tool, command, '@vit.pth')
     monkeypatch.setattr(found.encoders['vit'], 'foreground', refuse)
     assert found.patch == ((0, 3, 2), '')
 
@@ -235,7 +238,7 @@ def test_crops_of_a_config(tool, command, tmp_path, monkeypatch):
         "local_size=16, num_local=3)))\ndefault_scope = 'cotap_mm'\n"
     )
     drawn = []
-    monkeypatch.setattr(tool.sections, 'add_crops', lambda *args: drawn.append(args[1:]))
+    monkeypatch.setattr(sections, 'add_crops', lambda *args, note: drawn.append(args[1:]))
     tool.main(command('@vit.pth', kinds='crops', config=config))
     images, crops, num_global = drawn[0]
     assert len(images) == len(crops) == 3 and num_global == 2

@@ -1,4 +1,4 @@
-"""Small stand-ins shared by the picture tests."""
+"""Small fakes that the tests of pictures share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ CLASSES = ('red', 'green', 'blue')
 
 
 class FakeScenes:
-    """A blue ground with one red or green square."""
+    """Blue scenes with one red or green square."""
 
     CLASSES, PALETTE = CLASSES, PALETTE
 
@@ -34,7 +34,7 @@ class FakeScenes:
 
 
 class FakeAlgorithm(nn.Module):
-    """The interface of CoTAP on mean colours; 6 channels from the filter, 3 without."""
+    """Interface of CoTAP on mean colors; 6 channels with the filter, 3 without."""
 
     patch_size = 8
     neck = SimpleNamespace(num_prototypes=3)

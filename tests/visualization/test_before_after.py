@@ -7,28 +7,29 @@ import torch
 
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes
 from cotap_mm.visualization import Report
-from cotap_mm.visualization.report import before_after as sections
+from cotap_mm.visualization.report import before_after
+from cotap_mm.visualization.report.example import Example, choose_example
 
 
 def test_example_follows_an_object_of_both_images(scenes, make_algorithm):
     images = [scenes.read(i) for i in range(4)]
     labels = [scenes.label(i) for i in range(4)]
     encoder = CoTAPEncoder(make_algorithm())
-    example = sections.choose_example(encoder, images, labels, scenes.CLASSES)
+    example = choose_example(encoder, images, labels, scenes.CLASSES)
     assert example.image == 0 and example.neighbor == 2
     assert example.name == 'red' and example.patch == (1, 0)
 
 
-def test_example_exists_even_if_neighbours_share_nothing(scenes, make_algorithm):
+def test_example_exists_even_if_neighbors_share_nothing(scenes, make_algorithm):
     labels = [np.full((16, 16), kind, dtype=np.uint8) for kind in (0, 1)]
     images = [np.full((16, 16, 3), 90 * (kind + 1), dtype=np.uint8) for kind in (0, 1)]
     encoder = CoTAPEncoder(make_algorithm())
-    example = sections.choose_example(encoder, images, labels, scenes.CLASSES)
+    example = choose_example(encoder, images, labels, scenes.CLASSES)
     assert example == (0, 1, (0, 0), 'red')
 
 
 class FakePairs:
-    """One sample as NeighborPairs gives it; the first image could not be read."""
+    """One sample as NeighborPairs returns it; the first image could not be read."""
 
     def __init__(self, scenes):
         scenes.name = 'image {}'.format
@@ -51,22 +52,20 @@ def test_crops_show_the_image_that_was_cropped(scenes, tmp_path):
     report = Report('test', 'crops')
     read, asked = scenes.read, []
     scenes.read = lambda index, enough: asked.append(index) or read(index, enough)
-    sections.add_crops(report, FakePairs(scenes))
+    before_after.add_training_crops(report, FakePairs(scenes))
     assert asked == [1] and [name for name, _ in report.pictures] == ['crops']
 
 
 def test_all_sections(scenes, make_algorithm, tmp_path):
     networks = {'before': make_algorithm(), 'after': make_algorithm()}
     images = [scenes.read(i) for i in range(4)]
-    example = sections.Example(0, 2, (1, 0), 'red')
+    example = Example(0, 2, (1, 0), 'red')
     report = Report('test', 'all sections')
     state = torch.random.get_rng_state()
-    sections.add_foreground(report, networks, images)
-    sections.add_components(report, networks, images)
-    sections.add_similarity(report, networks, images, example)
-    sections.add_prototypes(report, networks['after'], images)
+    before_after.add_networks(report, networks, images, example)
+    before_after.add_student_prototypes(report, 'after', networks['after'], images)
     encoders = {name: CoTAPEncoder(network) for name, network in networks.items()}
-    sections.add_retrieval(report, encoders, LabeledScenes(scenes), scenes)
+    before_after.add_retrieval(report, encoders, LabeledScenes(scenes), scenes)
     assert torch.equal(state, torch.random.get_rng_state())
     assert all(network.training for network in networks.values())
     report.save(tmp_path)

@@ -11,7 +11,7 @@ import pytest
 from tool_loading import load_tool
 from visualization.viewer_process import free_port, running, write_checkpoint, write_images
 
-from cotap_mm.visualization.viewer.render import GAP, LABEL, PICTURE
+from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
 
 
 @pytest.fixture(scope='module')
@@ -23,13 +23,13 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_mistakes_get_a_sentence(folder, monkeypatch):
+def test_user_errors_are_one_line(folder, monkeypatch):
     pytest.importorskip('gradio')
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     viewer = load_tool('viewer')
 
-    def sentence(images, *arguments):
-        """What a viewer that cannot start says."""
+    def error_of(images, *arguments):
+        """Return the error message of a viewer that cannot start."""
         with pytest.raises(SystemExit) as end:
             viewer.main(
                 [
@@ -47,14 +47,14 @@ def test_mistakes_get_a_sentence(folder, monkeypatch):
         taken.bind(('127.0.0.1', 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert f'cannot serve on 127.0.0.1:{port}' in sentence('images', port)
+        assert f'cannot serve on 127.0.0.1:{port}' in error_of('images', port)
     for name in ('empty', 'damaged'):
         (folder / name).mkdir()
     (folder / 'damaged/a.jpg').write_bytes(b'no image')
     port = free_port()
-    assert 'contains no images' in sentence('empty', port)
-    assert 'none of the first 1 images can be read' in sentence('damaged', port)
-    assert 'none of the 1 images can be read' in sentence('damaged', port, '--size', 32, 32)
+    assert 'contains no images' in error_of('empty', port)
+    assert 'none of the first 1 images can be read' in error_of('damaged', port)
+    assert 'none of the 1 images can be read' in error_of('damaged', port, '--size', 32, 32)
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +95,7 @@ def page(folder):
 
 
 def sheet(window):
-    """Address and pixels (H, W, 3) of the sheet that is shown."""
+    """Return the address and pixels (H, W, 3) of the current sheet."""
     script = """
         const image = document.querySelector('#sheet img');
         if (!image || !image.complete || !image.naturalWidth) return null;
@@ -111,11 +111,11 @@ def sheet(window):
             pixels = np.array(found[3], dtype=np.uint8).reshape(found[2], found[1], 4)
             return found[0], pixels[..., :3]
         time.sleep(0.25)
-    raise AssertionError('no sheet is shown')
+    raise AssertionError('there is no sheet')
 
 
 def wait_for_another(window, address, act):
-    """Do something until the sheet is another: at first the page may not listen yet."""
+    """Repeat an action until the sheet changes: the page may not listen immediately."""
     for attempt in range(80):
         if attempt % 20 == 0:
             act()
@@ -132,7 +132,7 @@ def picture(pixels, row, column):
 
 
 @pytest.mark.slow
-def test_a_click_shows_what_is_similar_to_that_patch(page):
+def test_click_shows_the_similarity_to_that_patch(page):
     from selenium.webdriver.common.actions.action_builder import ActionBuilder
 
     address, before = sheet(page)
@@ -147,7 +147,7 @@ def test_a_click_shows_what_is_similar_to_that_patch(page):
     y = 0.125 * PICTURE
 
     def click():
-        # Where in the window: offsets from an element count from its visible part's centre.
+        # Where in the window: offsets from an element start at the center of its visible part.
         action = ActionBuilder(page)
         action.pointer_action.move_to_location(int(box[0] + x * scale), int(box[1] + y * scale))
         action.pointer_action.click()
@@ -165,7 +165,7 @@ def test_a_click_shows_what_is_similar_to_that_patch(page):
 
 
 @pytest.mark.slow
-def test_other_modes_and_nothing_from_elsewhere(page):
+def test_other_modes_and_no_external_resources(page):
     address, _ = sheet(page)
     seen = set()
     for mode in ('components', 'clusters', 'prototypes', 'attention'):

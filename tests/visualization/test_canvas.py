@@ -16,7 +16,7 @@ def assert_picture(array):
     assert len(np.unique(array.reshape(-1, 3), axis=0)) > 2
 
 
-def test_grid_shows_each_image_where_it_belongs():
+def test_grid_puts_each_image_in_its_cell():
     red, green, blue = flat(255, 0, 0), flat(0, 255, 0), flat(0, 0, 255)
     picture = image_grid([[red, green], [blue, None]])
     assert_picture(picture)
@@ -29,25 +29,33 @@ def test_grid_shows_each_image_where_it_belongs():
     assert at(0.75, 0.25) == [0, 0, 255] and at(0.75, 0.75) == [255, 255, 255]
 
 
-def test_titles_and_legend_take_room():
+def test_titles_and_legend_take_space():
     plain = image_grid([[flat(255, 0, 0)]])
     full = image_grid([[flat(255, 0, 0)]], ['row'], ['column'], 'title', {'red': (255, 0, 0)})
     assert full.shape[0] > plain.shape[0] and full.shape[1] > plain.shape[1]
 
 
-def test_matplotlibs_own_style_is_left_alone():
+def test_matplotlib_style_is_unchanged():
     before = dict(matplotlib.rcParams)
     side_by_side({'a': flat(1, 2, 3)})
     assert dict(matplotlib.rcParams) == before
 
 
-def test_side_by_side_takes_names_or_none():
+def test_side_by_side_with_and_without_titles():
     images = [flat(255, 0, 0), flat(0, 0, 255)]
     assert_picture(side_by_side(dict(zip(('before', 'after'), images)), title='both'))
     assert_picture(side_by_side(images))
 
 
-def test_wrong_input_is_explained():
+def test_images_of_other_shapes_get_white_margins():
+    wide = np.full((8, 16, 3), (0, 0, 255), dtype=np.uint8)
+    picture = image_grid([[flat(255, 0, 0), wide]])
+    column = picture[:, int(0.75 * picture.shape[1])]
+    share = (column == [0, 0, 255]).all(axis=1).mean()
+    assert 0.4 < share < 0.55 and (column[int(0.9 * len(column))] == 255).all()
+
+
+def test_invalid_input_is_rejected():
     with pytest.raises(ValueError, match='equally long'):
         image_grid([[flat(1, 1, 1)], []])
     with pytest.raises(ValueError, match='expected 0 or 1 row_titles, got 2'):
@@ -64,5 +72,5 @@ def test_colorize_ends_and_constant():
     assert len(np.unique(colorize(np.ones((2, 2)), 1, 1))) <= 3
 
 
-def test_dollar_signs_in_names_are_no_formulas():
+def test_dollar_signs_in_names_are_not_formulas():
     image_grid([[flat(255, 0, 0)]], [r'$\\undefined$ $_^$ 5$ {z}'], title=r'a$\\frac$b$')

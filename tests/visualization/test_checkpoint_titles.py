@@ -26,7 +26,7 @@ def test_short_titles(arguments, titles):
         assert argument.endswith(checkpoint)
 
 
-def test_equal_titles_are_refused():
+def test_equal_titles_are_rejected():
     with pytest.raises(ValueError, match="two checkpoints are called 'a'; write NAME=y"):
         named_checkpoints(['a=x', 'a=y'])
 

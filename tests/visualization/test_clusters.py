@@ -12,7 +12,7 @@ from cotap_mm.visualization.figures.clusters import distinct_colors, draw_border
 
 
 def directions(labels, noise=0.05):
-    """Features (B, 3, h, w) near the axis that each label names, of any length."""
+    """Features (B, 3, h, w) near the axis of each label, with random lengths."""
     torch.manual_seed(0)
     axes = torch.eye(3)[torch.as_tensor(labels)] + noise * torch.randn(*labels.shape, 3)
     return (axes * torch.rand(*labels.shape, 1).add(0.1)).permute(0, 3, 1, 2)
@@ -24,7 +24,7 @@ LABELS[:, :, 4:], LABELS[1, 3:] = 1, 2  # areas 32, 16 and 12
 
 def test_finds_directions_in_all_images_together():
     found = joint_clusters(directions(LABELS), 3)
-    assert (found == LABELS).all()  # numbered by size, so these are the same numbers
+    assert (found == LABELS).all()  # numbered by size, as here
     assert (joint_clusters(directions(LABELS), 3) == found).all()
 
 
@@ -43,11 +43,11 @@ def test_matching_across_grids_is_one_to_one():
     fine = LABELS.repeat(2, axis=1).repeat(2, axis=2)
     assert (match_clusters(np.array([1, 2, 0])[fine], LABELS) == fine).all()
     split = LABELS.copy()
-    split[0, 0] = 3  # part of 0 and 1, but both names are taken
+    split[0, 0] = 3  # overlaps 0 and 1, but both numbers are taken
     assert set(np.unique(match_clusters(split, LABELS))) == {0, 1, 2, 3}
 
 
-def test_overlay_keeps_light_and_dark_of_the_image():
+def test_overlay_keeps_the_brightness_of_the_image():
     image = np.zeros((4, 4, 3), dtype=np.uint8)
     image[:2] = 200
     found = cluster_overlay(image, np.array([[0, 1]]), strength=0.5)
@@ -66,17 +66,17 @@ def test_borders_and_numbers():
     assert [text.get_text() for text in axes.texts] == ['0', '1']  # 2 is too small
 
 
-def test_number_is_inside_its_piece_even_if_that_is_hollow():
+def test_number_is_inside_its_region_even_if_that_is_hollow():
     axes = Figure().subplots()
     clusters = np.zeros((9, 9), dtype=int)
-    clusters[2:7, 2:7] = 1  # the centre of cluster 0 is not in cluster 0
+    clusters[2:7, 2:7] = 1  # the center of cluster 0 is not in cluster 0
     draw_borders(axes, clusters, (90, 90))
     for text in axes.texts:
         x, y = text.get_position()
         assert clusters[int(y / 10), int(x / 10)] == int(text.get_text())
 
 
-# What people with no red, green or blue cones see of linear RGB.
+# Linear RGB as seen without red, green or blue cones.
 # Source: Machado et al., https://doi.org/10.1109/TVCG.2009.113, Table 1, severity 1.
 SIGHT = dict(
     normal=np.eye(3),
@@ -114,9 +114,9 @@ def cie_lab(color, sight):
 
 
 @pytest.mark.parametrize('sight', SIGHT)
-def test_first_colors_are_told_apart_by_the_colour_blind(sight):
+def test_first_colors_are_told_apart_by_the_color_blind(sight):
     seen = [cie_lab(color, SIGHT[sight]) for color in distinct_colors(8)]
-    # 2.3 is the least difference that is noticed; green and sky blue are 16 apart at worst.
+    # 2.3 is the just noticeable difference; green and sky blue are 16 apart at worst.
     assert min(np.linalg.norm(a - b) for a, b in combinations(seen, 2)) > 15
 
 

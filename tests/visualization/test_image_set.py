@@ -6,7 +6,7 @@ import torch
 
 from cotap_mm.evaluation import CoTAPEncoder
 from cotap_mm.visualization import encode_images, read_images
-from cotap_mm.visualization.report.image_set import common_size, in_batches, spread
+from cotap_mm.visualization.report.image_set import common_size, in_batches
 
 
 class Source:
@@ -23,19 +23,6 @@ class Source:
 
 
 @pytest.mark.parametrize(
-    'count, limit, wanted',
-    [(10, 3, [0, 3, 6]), (3, 10, [0, 1, 2]), (5, 1, [0]), (4, 4, [0, 1, 2, 3])],
-)
-def test_spread(count, limit, wanted):
-    assert spread(count, limit) == wanted
-
-
-def test_spread_needs_one():
-    with pytest.raises(ValueError, match='must be positive, got 0'):
-        spread(5, 0)
-
-
-@pytest.mark.parametrize(
     'shape, patch, wanted',
     [
         ((360, 480), 16, (336, 448)),  # the longer side becomes 448
@@ -49,7 +36,7 @@ def test_common_size(shape, patch, wanted):
     assert common_size(np.zeros((*shape, 3), dtype=np.uint8), patch) == wanted
 
 
-def test_images_come_in_one_size_with_their_names_and_labels():
+def test_images_have_one_size_and_their_names_and_labels():
     labels = [dict(label=torch.full((2, 2), i)) for i in range(12)]
     found = read_images(Source(), [1, 5], (8, 16), labels)
     assert found.names == ['image.1', 'image.5'] and found.size == (8, 16)
@@ -59,7 +46,7 @@ def test_images_come_in_one_size_with_their_names_and_labels():
     assert read_images(Source(), [0], 8).labels is None
 
 
-def test_batches_are_put_together_in_order(make_algorithm):
+def test_batches_are_concatenated_in_order(make_algorithm):
     images = [np.full((16, 24, 3), i, dtype=np.uint8) for i in range(19)]
     sizes = []
     found = in_batches(lambda batch: sizes.append(len(batch)) or batch[:, 0, 0, 0], images)

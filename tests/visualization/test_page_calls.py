@@ -1,4 +1,4 @@
-"""Bodies of requests that call a function of the viewer's page."""
+"""Validation of requests that call a function of the viewer's page."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def body(**changes):
     return json.dumps({**GOOD, **changes}).encode()
 
 
-def test_only_what_the_page_sends_is_kept():
+def test_only_fields_that_the_page_sends_are_kept():
     call = parse_call(
         body(
             event_data=dict(index=[1, 2.5]),
@@ -35,7 +35,7 @@ def test_only_what_the_page_sends_is_kept():
 
 
 def test_objects_never_reach_gradio():
-    """It takes some for files of this machine."""
+    """Gradio takes some objects for files of the machine."""
     data = [[0, {'path': '/etc/passwd'}], {'path': '/etc/passwd', 'meta': {'_type': 'x'}}]
     assert json.loads(parse_call(body(data=data), JSON, INPUTS).body)['data'] == [[0, None], None]
 
@@ -56,7 +56,7 @@ def test_objects_never_reach_gradio():
         b'{"a":' + b'9' * 6000 + b'}',
     ],
 )
-def test_what_is_not_json(content):
+def test_invalid_json(content):
     with pytest.raises(BadCall) as bad:
         parse_call(content, JSON, INPUTS)
     assert bad.value.status == 400
@@ -96,7 +96,7 @@ def test_wrong_fields(changes, status):
     assert bad.value.status == status
 
 
-def test_other_types_and_shapes():
+def test_other_content_types_and_values():
     for kind in ('', 'text/plain', 'multipart/form-data; boundary=x', 'application/jsonx'):
         with pytest.raises(BadCall) as bad:
             parse_call(body(), kind, INPUTS)

@@ -1,4 +1,4 @@
-"""What the viewer keeps for sessions, on a stand-in for Gradio's page."""
+"""Memory that the viewer keeps per session, with a fake of Gradio's page."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def make_page():
 
 
 def answer(page, session, size=100):
-    """What Gradio keeps when a drawing is done."""
+    """Store what Gradio stores when a drawing is done."""
     messages = page._queue.pending_messages_per_session.setdefault(session, asyncio.Queue())
     picture = dict(url='x' * size)
     messages.put_nowait(SimpleNamespace(output=dict(data=[picture, 'note'])))
@@ -44,11 +44,11 @@ def kept(page):
         set(page.state_holder.session_data),
         set(page.state_holder.time_last_used),
     ]
-    assert all(each == everywhere[0] for each in everywhere)
+    assert all(names == everywhere[0] for names in everywhere)
     return sorted(everywhere[0])
 
 
-def test_the_longest_unused_sessions_are_forgotten():
+def test_least_recently_used_sessions_are_dropped():
     page = make_page()
     sessions = PageSessions(page, most_sessions=3)
     for session in 'abc':
@@ -71,7 +71,7 @@ def test_pictures_are_bounded_in_bytes():
     assert kept(page)[-1] == 's19' and len(kept(page)) <= 3
 
 
-def test_a_session_that_reads_or_waits_is_never_forgotten():
+def test_session_that_reads_or_waits_is_never_dropped():
     page = make_page()
     sessions = PageSessions(page, most_sessions=2)
     for session in 'ab':
@@ -79,16 +79,16 @@ def test_a_session_that_reads_or_waits_is_never_forgotten():
         answer(page, session)
     assert sessions.may_read('a') and not sessions.may_read('unknown')
     sessions.start_reading('a')
-    assert not sessions.may_read('a')  # a second reader would take the answers away
+    assert not sessions.may_read('a')  # a second reader would steal the responses
     page._queue.event_ids_to_events['e'] = SimpleNamespace(session_hash='b')
     status, sentence = sessions.join('c')
     assert status == 503 and kept(page) == ['a', 'b']
     sessions.stop_reading('a')
     assert sessions.join('c') is None and kept(page) == ['b']
-    assert not sessions._reading  # no trace of those that have left
+    assert not sessions._reading  # nothing remains of sessions that have left
 
 
-def test_answers_must_be_read():
+def test_responses_must_be_read():
     page = make_page()
     sessions = PageSessions(page)
     for _ in range(MOST_UNREAD + 1):
@@ -111,7 +111,7 @@ def test_nothing_grows_with_the_number_of_sessions(count):
 
 
 class NoiseBrowser:
-    """Draws pictures of about 1.2 MB, each another one."""
+    """Draws a different picture of about 1.2 MB each time."""
 
     names, modes = ['a.png', 'b.png'], {'similarity': None}
 
@@ -147,8 +147,8 @@ def test_sessions_that_never_read_take_bounded_memory():
             for _ in range(600):
                 if client.ask('/gradio_api/queue/join', 'POST', json.dumps(body))[0] == 200:
                     return
-                time.sleep(0.05)  # too many wait already
-            raise AssertionError('the server stays busy')
+                time.sleep(0.05)  # the queue is full
+            raise AssertionError('the server remains busy')
 
         for number in range(20):
             call(f'first{number}')

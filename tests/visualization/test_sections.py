@@ -9,7 +9,9 @@ from PIL import Image
 
 from cotap_mm.visualization import ImageSet, Report, project
 from cotap_mm.visualization.figures.projection import LabeledPatches
+from cotap_mm.visualization.figures.similarity import similarity_map
 from cotap_mm.visualization.report import sections
+from cotap_mm.visualization.report.panels import all_clusters, comparison_columns, patch_on_grid
 
 RED, GREEN = (200, 0, 0), (0, 200, 0)
 
@@ -21,14 +23,14 @@ def report():
 
 @pytest.fixture
 def images():
-    """Three images, red at the left and green at the right, the third the other way round."""
+    """Three images, red on the left and green on the right; the third is mirrored."""
     one = np.zeros((16, 24, 3), dtype=np.uint8)
     one[:, :12], one[:, 12:] = RED, GREEN
     return ImageSet(['a', 'b', 'c'], [one, one.copy(), one[:, ::-1].copy()])
 
 
 def features(height=2, width=4):
-    """What a perfect network says about these images."""
+    """Return the features of a perfect network for these images."""
     left = torch.zeros(4, height, width)
     left[0, :, : width // 2], left[1, :, width // 2 :] = 1, 1
     return torch.stack([left, left, left.flip(2)]) + 0.01 * torch.rand(3, 4, height, width)
@@ -38,26 +40,28 @@ def picture(report, name):
     return np.asarray(Image.open(io.BytesIO(dict(report.pictures)[name])))
 
 
+def similarity_maps(patches, patch, grid):
+    place = patch_on_grid(patch, grid, patches)
+    return [similarity_map(patches[patch[0]], place, other) for other in patches]
+
+
 def test_similarity_follows_the_patch_into_all_images():
-    maps = sections._similarity(features(), (0, 1, 3), (2, 4))
+    maps = similarity_maps(features(), (0, 1, 3), (2, 4))
     assert (maps[0][:, 2:] > 0.95).all() and (maps[0][:, :2] < 0.1).all()
     assert (maps[2][:, :2] > 0.95).all() and (maps[2][:, 2:] < 0.1).all()
-    # The same place on a grid of twice as many patches.
-    found = features(4, 8)
-    finer = sections._similarity(found, (0, 1, 3), (2, 4))
+    # The same location on a grid of twice as many patches.
+    finer = similarity_maps(features(4, 8), (0, 1, 3), (2, 4))
     assert finer[0][3, 7] == pytest.approx(1) and (finer[0][:, :4] < 0.1).all()
 
 
-def test_clusters_of_networks_have_common_numbers():
-    found = sections.all_clusters({'one': features(), 'two': features(4, 8).flip(1)}, 2)
+def test_clusters_of_networks_have_matching_numbers():
+    found = all_clusters({'one': features(), 'two': features(4, 8).flip(1)}, 2)
     assert (found['two'][:, ::2, ::2] == found['one']).all()
     assert (found['one'][0, :, :2] != found['one'][0, :, 2:]).all()
 
 
 def test_comparison_has_a_column_for_each_network_and_kind(images):
-    columns = sections.comparison_columns(
-        images, {'one': features(), 'two': features(4, 8)}, (0, 0, 0), 2
-    )
+    columns = comparison_columns(images, {'one': features(), 'two': features(4, 8)}, (0, 0, 0), 2)
     assert [title.split('\n') for title, _ in columns] == [
         ['image'],
         ['components', 'one'],
@@ -73,7 +77,7 @@ def test_comparison_has_a_column_for_each_network_and_kind(images):
 
 
 @pytest.mark.parametrize('image, wanted', [(0, [0, 1, 2]), (1, [1, 0, 2]), (2, [2, 0, 1])])
-def test_comparison_begins_with_the_image_of_the_patch(report, images, image, wanted, monkeypatch):
+def test_comparison_starts_with_the_image_of_the_patch(report, images, image, wanted, monkeypatch):
     drawn = []
     monkeypatch.setattr(
         sections,
@@ -154,7 +158,7 @@ def test_crops_of_images_of_different_shapes_are_one_picture(report, images):
     assert (picture(report, 'crops')[-5:, -5:] == 255).all()
 
 
-def test_titles_are_short_numbered_and_may_be_missing(images):
+def test_titles_are_short_numbered_and_optional(images):
     assert sections._titles(images) == ['0: a', '1: b', '2: c']
     long = ImageSet(['aachen_000000_000019_leftImg8bit'], images.pixels[:1])
     assert sections._titles(long) == ['0: …_000019_leftImg8bit']

@@ -23,7 +23,7 @@ def work_dir(tmp_path):
     return tmp_path
 
 
-def test_reads_the_newest_log_without_clocks(work_dir):
+def test_reads_the_newest_log_without_bookkeeping(work_dir):
     scalars = read_scalars(work_dir)
     assert scalars['loss'] == ([10, 20], [20.0, 10.0])
     assert set(scalars) == {
@@ -54,8 +54,8 @@ def test_odd_values_are_drawn():
     assert picture.shape[2] == 3
 
 
-def test_unknown_name_lists_what_was_logged():
-    with pytest.raises(ValueError, match=r"\['lr'\].*logged were \['loss'\]"):
+def test_unknown_name_lists_the_logged_names():
+    with pytest.raises(ValueError, match=r"\['lr'\].*the log has \['loss'\]"):
         curves({'loss': ([1], [1.0])}, ['lr'])
     with pytest.raises(ValueError, match='nothing'):
         curves({})

@@ -1,4 +1,4 @@
-"""What the viewer's server gives to whom, asked by HTTP on this machine only."""
+"""Security of the viewer's server, tested by HTTP requests on this machine."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ import pytest
 from PIL import Image
 from visualization.viewer_process import Client, picture, running, write_checkpoint, write_images
 
-from cotap_mm.visualization.viewer.render import GAP, LABEL, MOST_SHOWN, PICTURE
+from cotap_mm.visualization.viewer.render import MOST_SHOWN
 from cotap_mm.visualization.viewer.request_filter import MOST_BYTES
+from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
 
 SECRET = b'TOP-SECRET-CONTENT'
 
 
 def write_bomb(path, side=30_000):
-    """A PNG of a few bytes that says it is enormous."""
+    """Write a PNG of a few bytes whose header declares an enormous image."""
 
     def chunk(kind, data):
         return (
@@ -38,7 +39,7 @@ def write_bomb(path, side=30_000):
 
 @pytest.fixture(scope='module')
 def place(tmp_path_factory):
-    """A checkpoint; images, among them bad ones and links that lead out; a secret beside."""
+    """Folder with a checkpoint, images (also damaged ones and links out), and a secret file."""
     place = tmp_path_factory.mktemp('quite-private')
     write_checkpoint(place / 'iter_1.pth')
     write_images(place / 'images', 4)
@@ -69,7 +70,7 @@ def client(place):
 
 
 def leaks(place, *texts):
-    """Paths of this machine in what was answered."""
+    """Return local paths that appear in responses."""
     private = [
         str(place),
         place.name,
@@ -81,7 +82,7 @@ def leaks(place, *texts):
         'Traceback',
     ]
     texts = [text if isinstance(text, str) else text.decode('utf-8', 'replace') for text in texts]
-    return [(each, text[:200]) for each in private for text in texts if each in text]
+    return [(path, text[:200]) for path in private for text in texts if path in text]
 
 
 def choices(client):
@@ -93,8 +94,8 @@ def choices(client):
     }
 
 
-def test_nobody_else_can_reach_it(client):
-    with socket.socket() as probe:  # a server at all addresses would answer here
+def test_other_machines_cannot_reach_it(client):
+    with socket.socket() as probe:  # a server on all addresses would respond here
         assert probe.connect_ex(('127.0.0.2', client.port)) != 0
     assert client.ask('/')[0] == 200
 
@@ -112,13 +113,13 @@ def test_nobody_else_can_reach_it(client):
     ],
 )
 @pytest.mark.parametrize('path', ['/', '/config', '/gradio_api/queue/join'])
-def test_pages_from_elsewhere_get_nothing(client, path, headers):
+def test_requests_of_other_pages_are_rejected(client, path, headers):
     method = 'POST' if path.endswith('join') else 'GET'
     status, _, body = client.ask(path, method, '{}' if method == 'POST' else None, headers)
     assert status == 403 and len(body) < 100
 
 
-def test_own_names_are_answered(client):
+def test_own_names_are_accepted(client):
     for name in ('localhost', '127.0.0.1', '[::1]'):
         host = f'{name}:{client.port}'
         assert client.ask('/', headers={'Host': host, 'Origin': f'http://{host}'})[0] == 200
@@ -144,7 +145,7 @@ def test_no_upload_of_any_type_or_size(client, place):
     assert [path for path in (place / 'temporary').rglob('*') if path.is_file()] == []
 
 
-def test_a_request_that_is_too_large_is_not_read(client):
+def test_too_large_request_is_not_read(client):
     large = b'{"data": "' + b'x' * MOST_BYTES + b'"}'
     assert client.ask('/gradio_api/queue/join', 'POST', large)[0] in (413, None)
     pieces = (b'x' * 4096 for _ in range(MOST_BYTES // 4096 + 2))  # sent without a length
@@ -209,7 +210,7 @@ def test_functions_are_called_through_the_queue_only(client):
         assert client.ask('/', method)[0] == 404
 
 
-def test_links_are_shown_only_if_they_stay_in_the_folder(client, place):
+def test_links_are_included_only_if_they_stay_in_the_folder(client, place):
     assert sorted(choices(client)) == [
         '0.png',
         '1.png',
@@ -220,19 +221,19 @@ def test_links_are_shown_only_if_they_stay_in_the_folder(client, place):
         'within.png',
     ]
     log = (place / 'log').read_text()
-    assert 'without 3 images that lie outside of' in log and '--follow-links' in log
+    assert 'skipped 3 images outside of' in log and '--follow-links' in log
 
 
-def test_what_is_drawn_is_in_the_answer(client):
+def test_drawing_is_embedded_in_the_response(client):
     found = client.draw([0, 1], 'components')
     assert found['success']
     sheet, note = found['output']['data']
     assert picture(sheet).shape == (2 * PICTURE + GAP, LABEL + 2 * PICTURE + GAP, 3)
-    assert sheet['path'] is None and 'main directions' in note
+    assert sheet['path'] is None and 'principal components' in note
 
 
 @pytest.mark.parametrize('name', ['damaged.png', 'enormous.png'])
-def test_images_that_cannot_be_read_get_a_sentence(client, place, name):
+def test_unreadable_images_are_reported(client, place, name):
     found = client.draw([choices(client)[name]])
     assert not found['success']
     assert f'{name} cannot be read' in found['output']['error']
@@ -241,7 +242,7 @@ def test_images_that_cannot_be_read_get_a_sentence(client, place, name):
 
 
 def test_a_file_that_becomes_a_link_is_not_followed(client, place):
-    """Not shown before, so that nothing is kept of it."""
+    """The image is not in the cache, because it was not shown before."""
     number = choices(client)['3.png']
     image = place / 'images/3.png'
     kept = image.read_bytes()
@@ -271,13 +272,13 @@ def test_a_file_that_becomes_a_link_is_not_followed(client, place):
         dict(chosen=[0], count={'path': '/etc/passwd', 'meta': {'_type': 'gradio.FileData'}}),
     ],
 )
-def test_nonsense_is_refused_without_a_path(client, place, what):
+def test_invalid_calls_are_rejected_without_a_path(client, place, what):
     found = client.draw(**what)
     assert not found['success']
     assert not leaks(place, json.dumps(found))
 
 
-def test_answers_say_nothing_of_this_machine(client, place):
+def test_responses_reveal_nothing_about_the_machine(client, place):
     for path in (
         '/',
         '/config',
@@ -296,7 +297,7 @@ def test_answers_say_nothing_of_this_machine(client, place):
         assert status >= 400 and not leaks(place, headers, answer)
 
 
-def test_malformed_calls_get_4xx_and_leave_the_terminal_quiet(client, place):
+def test_malformed_calls_get_4xx_and_log_no_traceback(client, place):
     good = dict(data=[[0], 'similarity', 0, 8, None], fn_index=1, session_hash='s')
     bodies = [
         '',
@@ -335,7 +336,7 @@ def test_malformed_calls_get_4xx_and_leave_the_terminal_quiet(client, place):
     assert 'Traceback' not in log and 'Exception' not in log
 
 
-def test_list_that_leads_outside(place, tmp_path):
+def test_list_with_paths_out_of_the_folder(place, tmp_path):
     from tool_loading import load_tool
 
     viewer = load_tool('viewer')
@@ -347,7 +348,7 @@ def test_list_that_leads_outside(place, tmp_path):
     assert [inside.name(i) for i in range(len(inside))] == ['images/0.png']
     assert len(viewer.open_source(str(names), follow_links=True)) == 3
     names.write_text(f'{outside}\n')
-    with pytest.raises(ValueError, match='all 1 images of .* lie outside of it'):
+    with pytest.raises(ValueError, match='all 1 images of .* outside of it'):
         viewer.open_source(str(names), follow_links=False)
     with Image.open(tmp_path / 'images/0.png') as image:
         assert inside.read(0).shape == (image.height, image.width, 3)

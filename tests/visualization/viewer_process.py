@@ -1,4 +1,4 @@
-"""A viewer in a process of its own, and what it answers to plain HTTP."""
+"""Run the viewer in its own process and query it by plain HTTP."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def command(*arguments):
 
 @contextmanager
 def running(log, *arguments, **options):
-    """A viewer that answers; its port."""
+    """Start a viewer, wait until it responds, and yield its port."""
     port = free_port()
     with open(log, 'w') as file:
         server = subprocess.Popen(
@@ -70,13 +70,13 @@ def running(log, *arguments, **options):
 
 
 class Client:
-    """Asks as plainly as HTTP allows: paths are sent as they are written."""
+    """Minimal HTTP client that sends paths unchanged."""
 
     def __init__(self, port):
         self.port = port
 
     def ask(self, path, method='GET', body=None, headers=None):
-        """Status, headers as text, and body; None, '' and b'' if the server hung up."""
+        """Return status, headers as text, and body; None, '' and b'' on a closed connection."""
         connection = http.client.HTTPConnection('127.0.0.1', self.port, timeout=60)
         try:
             connection.request(
@@ -93,9 +93,9 @@ class Client:
         return json.loads(self.ask('/config')[2])
 
     def draw(self, chosen, mode='similarity', number=0, count=8, session='session'):
-        """What the queue says at the end of one drawing: success and output."""
+        """Request a drawing and return the final event of the queue: success and output."""
         number_of = next(
-            each['id'] for each in self.config()['dependencies'] if each['api_name'] == 'draw'
+            fn['id'] for fn in self.config()['dependencies'] if fn['api_name'] == 'draw'
         )
         body = dict(
             data=[chosen, mode, number, count, None],
@@ -107,11 +107,11 @@ class Client:
         assert status == 200, answer
         stream = self.ask(f'/gradio_api/queue/data?session_hash={session}')[2].decode()
         events = [json.loads(line[5:]) for line in stream.splitlines() if line.startswith('data:')]
-        return next(each for each in events if each['msg'] == 'process_completed')
+        return next(event for event in events if event['msg'] == 'process_completed')
 
 
 def picture(value):
-    """Pixels of a sheet in an answer."""
+    """Return the pixels of a sheet in a response."""
     start, data = value['url'].split(',', 1)
     assert start == 'data:image/png;base64'
     with Image.open(io.BytesIO(base64.b64decode(data))) as image:

@@ -1,3 +1,3 @@
-"""Figures as arrays."""
+"""Figures that are returned as arrays."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Patches in groups: joint k-means over images, drawn with borders and numbers."""
+"""Joint k-means of the patches of several images, drawn with borders and numbers."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from mmengine.utils import deprecated_api_warning
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import MiniBatchKMeans
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from .canvas import Pixels, check_pixels, resize
 
-# Okabe and Ito's colours, with a dark grey for their black: lines are black.
+# Okabe and Ito's colors, with dark gray instead of black: borders are black.
 _COLORS = (
     (0, 114, 178),
     (230, 159, 0),
@@ -30,29 +31,29 @@ _COLORS = (
 
 
 def distinct_colors(count: int) -> list[tuple[int, int, int]]:
-    """RGB colours, the first 8 told apart with any common colour blindness.
+    """Return RGB colors; the first 8 are distinguishable with any common color blindness.
 
-    Later ones are darker, then lighter tones of the first 8; beside those, write numbers.
+    Further colors are darker, then lighter shades of the first 8; show numbers next to them.
     """
     colors = []
     for index in range(count):
-        base, turn = np.array(_COLORS[index % len(_COLORS)]), index // len(_COLORS) % 3
-        tone = (base, base * 0.55, base * 0.45 + 140)[turn]
+        base, cycle = np.array(_COLORS[index % len(_COLORS)]), index // len(_COLORS) % 3
+        tone = (base, base * 0.55, base * 0.45 + 140)[cycle]
         red, green, blue = tone.round().astype(int).tolist()
         colors.append((red, green, blue))
     return colors
 
 
 def joint_clusters(patches: Tensor, count: int, seed: int = 0) -> np.ndarray:
-    """Group the patches of all images by direction of their features.
+    """Cluster the patches of all images by the direction of their features.
 
-    k-means on L2-normalised features; the same seed gives the same groups. Clusters are
-    numbered by size, the largest is 0.
+    Runs k-means on L2-normalized features; the same seed gives the same clusters. Clusters are
+    numbered by size; the largest is 0.
 
     Args:
         patches (Tensor): Features of B images, shape (B, C, h, w).
         count (int): Number of clusters, 2 or more.
-        seed (int): Of the initial centres. Defaults to 0.
+        seed (int): Seed of the initial centers. Defaults to 0.
 
     Returns:
         np.ndarray: int, shape (B, h, w).
@@ -67,50 +68,54 @@ def joint_clusters(patches: Tensor, count: int, seed: int = 0) -> np.ndarray:
             f'the number of clusters must be in 2..{len(rows)} (the patches), got {count}'
         )
     means = MiniBatchKMeans(count, batch_size=4096, n_init=5, random_state=seed).fit(rows)
-    found = means.predict(rows)
-    sizes = np.bincount(found, minlength=count)
+    clusters = means.predict(rows)
+    sizes = np.bincount(clusters, minlength=count)
     rank = np.argsort(np.argsort(-sizes, kind='stable'))
-    return rank[found].reshape(features.shape[:3])
+    return rank[clusters].reshape(features.shape[:3])
 
 
-def match_clusters(found: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """Renumber clusters as those of a reference that they share most patches with.
+@deprecated_api_warning(dict(found='clusters'))
+def match_clusters(clusters: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """Renumber clusters to match those of a reference.
+
+    The matching is one-to-one and maximizes the number of patches with the same number.
 
     Args:
-        found (np.ndarray): Cluster of each patch, shape (B, h, w).
-        reference (np.ndarray): The same images, another grid is fine, shape (B, h2, w2).
+        clusters (np.ndarray): Cluster of each patch, shape (B, h, w).
+        reference (np.ndarray): Clusters of the same images, on any grid, shape (B, h2, w2).
 
     Returns:
-        np.ndarray: ``found`` under other numbers, one to one.
+        np.ndarray: ``clusters`` with new numbers.
     """
-    rows = np.arange(found.shape[1]) * reference.shape[1] // found.shape[1]
-    columns = np.arange(found.shape[2]) * reference.shape[2] // found.shape[2]
+    rows = np.arange(clusters.shape[1]) * reference.shape[1] // clusters.shape[1]
+    columns = np.arange(clusters.shape[2]) * reference.shape[2] // clusters.shape[2]
     other = reference[:, rows[:, None], columns]  # (B, h, w)
-    count = int(max(found.max(), reference.max())) + 1
+    count = int(max(clusters.max(), reference.max())) + 1
     shared = np.zeros((count, count))
-    np.add.at(shared, (found.ravel(), other.ravel()), 1)
+    np.add.at(shared, (clusters.ravel(), other.ravel()), 1)
     _, names = linear_sum_assignment(shared, maximize=True)
-    return names[found]
+    return names[clusters]
 
 
 def cluster_overlay(image: Pixels, clusters: np.ndarray, strength: float = 0.7) -> Pixels:
-    """Colours of clusters (h, w) over the grey image (H, W, 3)."""
+    """Blend the colors of clusters (h, w) with the gray image (H, W, 3)."""
     pixels = check_pixels(image)
     colors = np.array(distinct_colors(int(clusters.max()) + 1), dtype=np.uint8)[clusters]
-    grey = pixels.mean(axis=2, keepdims=True)
-    return (strength * resize(colors, pixels.shape[:2]) + (1 - strength) * grey).astype(np.uint8)
+    gray = pixels.mean(axis=2, keepdims=True)
+    return (strength * resize(colors, pixels.shape[:2]) + (1 - strength) * gray).astype(np.uint8)
 
 
 def draw_borders(
     axes: Axes, clusters: np.ndarray, size: Sequence[int], smallest: float = 0.012
 ) -> None:
-    """Draw lines between clusters, and the number of each on its largest piece.
+    """Draw borders between clusters, and the number of each cluster on its largest region.
 
     Args:
-        axes (Axes): Shows the image.
+        axes (Axes): Axes that show the image.
         clusters (np.ndarray): Cluster of each patch, shape (h, w).
-        size (sequence): Pixels (H, W) of the image.
-        smallest (float): Pieces below this share of the image get no number. Defaults to 0.012.
+        size (sequence): Size (H, W) of the image in pixels.
+        smallest (float): Regions below this fraction of the image get no number.
+            Defaults to 0.012.
     """
     high, wide = size[0] / clusters.shape[0], size[1] / clusters.shape[1]
     beside = np.argwhere(clusters[:, :-1] != clusters[:, 1:])
@@ -120,12 +125,12 @@ def draw_borders(
     thickness = min(0.6, 14 / clusters.shape[1])  # fine grids must not turn black
     axes.add_collection(LineCollection(lines, colors='black', linewidths=thickness))
     for number in np.unique(clusters):
-        pieces, _ = ndimage.label(clusters == number)
-        areas = np.bincount(pieces.ravel())[1:]
+        regions, _ = ndimage.label(clusters == number)
+        areas = np.bincount(regions.ravel())[1:]
         if areas.max() < smallest * clusters.size:
             continue
-        row, column = _inner_point(pieces == 1 + areas.argmax())
-        # Inside the picture, also on a thin piece at its edge.
+        row, column = _inner_point(regions == 1 + areas.argmax())
+        # Keep the number inside the picture, even for a thin region at its edge.
         x = np.clip((column + 0.5) / clusters.shape[1], 0.05, 0.95) * size[1]
         y = np.clip((row + 0.5) / clusters.shape[0], 0.07, 0.93) * size[0]
         axes.text(
@@ -141,8 +146,8 @@ def draw_borders(
         )
 
 
-def _inner_point(piece: np.ndarray) -> tuple[int, int]:
-    """The cell of a piece (h, w) that is farthest from its border."""
-    depth = ndimage.distance_transform_edt(np.pad(piece, 1))[1:-1, 1:-1]
+def _inner_point(region: np.ndarray) -> tuple[int, int]:
+    """Return the cell of a region (h, w) that is farthest from its border."""
+    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return int(row), int(column)

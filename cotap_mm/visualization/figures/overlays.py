@@ -1,4 +1,4 @@
-"""Pictures of inputs and labels: crops, foreground, classes."""
+"""Draw crops, foreground masks and class labels on images."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ def crops_with_boxes(
     num_global: int = 2,
     title: Optional[str] = None,
 ) -> Pixels:
-    """A source image with the boxes of its crops, and the crops.
+    """Draw a source image with the boxes of its crops, next to the crops.
 
     Args:
         image (np.ndarray): uint8, shape (H, W, 3).
-        boxes: x1, y1, x2, y2 in source pixels, shape (V, 4).
+        boxes (Tensor | array): x1, y1, x2, y2 in source pixels, shape (V, 4).
         crops (sequence): V crops, uint8 (H, W, 3), global crops first.
-        num_global (int): How many are global crops. Defaults to 2.
-        title (str, optional): Above everything. Defaults to None.
+        num_global (int): Number of global crops. Defaults to 2.
+        title (str, optional): Text above the figure. Defaults to None.
 
     Returns:
         np.ndarray: uint8, shape (H, W, 3).
 
     Raises:
-        ValueError: If there are not as many boxes as crops.
+        ValueError: If the numbers of boxes and crops differ.
     """
     boxes = np.asarray(boxes, dtype=float)
     if boxes.shape != (len(crops), 4):
@@ -44,7 +44,7 @@ def crops_with_boxes(
             f'{len(crops)} crops need boxes of shape ({len(crops)}, 4), got {boxes.shape}'
         )
     columns = -(-len(crops) // 2)
-    # As high as two crops; very wide or narrow images are made smaller instead.
+    # As high as two crops; very wide or narrow images are shown smaller instead.
     wide = 2 * min(max(image.shape[1] / image.shape[0], 0.7), 1.6)
     figure = new_figure((columns + wide + 0.3) * PANEL, 2 * PANEL + (0.75 if title else 0.4))
     layout = figure.add_gridspec(2, columns + 1, width_ratios=[wide] + [1] * columns)
@@ -75,19 +75,19 @@ def crops_with_boxes(
 
 
 def foreground_overlay(image: Pixels, mask: Tensor) -> Pixels:
-    """An image whose background is dimmed and grey, the foreground as it was.
+    """Show the foreground of an image in color and dim the background to gray.
 
     Args:
         image (np.ndarray): uint8, shape (H, W, 3).
-        mask (Tensor): Bool, on any grid, shape (h, w).
+        mask (Tensor): Bool mask on any grid, shape (h, w).
 
     Returns:
         np.ndarray: uint8, shape (H, W, 3).
     """
     pixels = check_pixels(image)
     inside = resize(torch.as_tensor(mask).cpu().numpy().astype(np.uint8), pixels.shape[:2]) > 0
-    grey = pixels.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.3 + 30
-    result = np.where(inside[..., None], pixels, grey.astype(np.uint8))
+    gray = pixels.mean(axis=2, keepdims=True).repeat(3, axis=2) * 0.3 + 30
+    result = np.where(inside[..., None], pixels, gray.astype(np.uint8))
     edge = np.zeros_like(inside)
     edge[1:] |= inside[1:] != inside[:-1]
     edge[:, 1:] |= inside[:, 1:] != inside[:, :-1]
@@ -96,17 +96,17 @@ def foreground_overlay(image: Pixels, mask: Tensor) -> Pixels:
 
 
 def label_map(label: Any, palette: Sequence[tuple[int, int, int]]) -> Pixels:
-    """Colours of classes; 255 is grey.
+    """Map class indices to colors; 255 is gray.
 
     Args:
-        label: Class indices, shape (H, W).
-        palette (sequence): RGB 0-255 of each class.
+        label (Tensor | array): Class indices, shape (H, W).
+        palette (sequence): RGB triple 0-255 of each class.
 
     Returns:
         np.ndarray: uint8, shape (H, W, 3).
 
     Raises:
-        ValueError: If a label has no colour.
+        ValueError: If a label is not in the palette.
     """
     indices = torch.as_tensor(label).cpu().numpy()
     known = indices[indices != 255]
@@ -123,18 +123,18 @@ def label_map(label: Any, palette: Sequence[tuple[int, int, int]]) -> Pixels:
 def class_legend(
     labels: Sequence[Any], classes: Sequence[str], palette: Sequence[tuple[int, int, int]]
 ) -> dict[str, tuple[int, int, int]]:
-    """Legend for :func:`image_grid` of the classes that occur in ``labels``.
+    """Build a legend of the classes that occur in ``labels``.
 
     Args:
-        labels (sequence): Arrays of class indices, of any shapes.
+        labels (sequence): Arrays of class indices of any shape.
         classes (sequence): Name of each class.
-        palette (sequence): RGB 0-255 of each class.
+        palette (sequence): RGB triple 0-255 of each class.
 
     Returns:
-        dict: Name -> colour, in the order of the classes; 255 is called 'ignored'.
+        dict: Name -> color, in the order of the classes; 255 is named 'ignored'.
     """
-    found = np.unique(np.concatenate([np.unique(torch.as_tensor(each).cpu()) for each in labels]))
-    legend = {classes[i]: tuple(palette[i]) for i in found if i != 255}
-    if 255 in found:
+    present = np.unique(np.concatenate([np.unique(torch.as_tensor(x).cpu()) for x in labels]))
+    legend = {classes[i]: tuple(palette[i]) for i in present if i != 255}
+    if 255 in present:
         legend['ignored'] = IGNORED_COLOR
     return legend

@@ -1,4 +1,4 @@
-"""Patches of labelled images as points on a plane, coloured by class."""
+"""Project the patches of labeled images to a plane, colored by class."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MARKERS = 'os^DvPX*<>'
 
 
 class LabeledPatches(NamedTuple):
-    """Patches with the class that fills them most.
+    """Patches with their dominant class.
 
     Attributes:
         features (Tensor): Shape (N, C).
@@ -40,12 +40,12 @@ class LabeledPatches(NamedTuple):
 
 
 class Plane(NamedTuple):
-    """Points of one network, and what their axes are.
+    """Projected patches of one network.
 
     Attributes:
         points (np.ndarray): Shape (N, 2).
         classes (np.ndarray): Index of the class, shape (N,).
-        axis_titles (tuple): Two texts, with the explained variance.
+        axis_titles (tuple): Titles of the two axes, with the explained variance.
     """
 
     points: np.ndarray
@@ -56,19 +56,19 @@ class Plane(NamedTuple):
 def labeled_patches(
     patches: Tensor, label: Tensor, num_classes: int, image: int = 0, per_class: int = 25
 ) -> LabeledPatches:
-    """Choose patches of each class that occurs in an image.
+    """Sample patches of each class that occurs in an image.
 
-    Taken are patches of whose labelled pixels one class has more than half.
+    A patch is eligible if one class covers more than half of its labeled pixels.
 
     Args:
         patches (Tensor): Features of the image, shape (1, C, h, w).
         label (Tensor): Class indices, 255 ignored, shape (H, W).
         num_classes (int): Number of classes.
-        image (int): Index of the image, also the seed of the choice. Defaults to 0.
-        per_class (int): Patches of a class, at most. Defaults to 25.
+        image (int): Index of the image, also the random seed. Defaults to 0.
+        per_class (int): Maximum number of patches per class. Defaults to 25.
 
     Returns:
-        LabeledPatches: On the CPU.
+        LabeledPatches: The sampled patches, on the CPU.
     """
     generator = torch.Generator().manual_seed(image)
     grid = (patches.shape[2], patches.shape[3])
@@ -81,29 +81,29 @@ def labeled_patches(
 
 
 def join(parts: Sequence[LabeledPatches]) -> LabeledPatches:
-    """Patches of all parts together."""
+    """Concatenate the patches of all parts."""
     return LabeledPatches(*(torch.cat(columns) for columns in zip(*parts)))
 
 
 def project(patches: LabeledPatches, method: str = 'lda') -> Plane:
-    """Project L2-normalised features to two dimensions.
+    """Project L2-normalized features to two dimensions.
 
-    ``'lda'`` looks for the directions that separate the classes best (linear
-    discriminants, on the first 64 principal components). It could separate anything that it was
-    fitted to; so the axes come from the first half of the images, and the points
-    shown from the second (halves, since neighbouring frames of a video are almost equal).
-    ``'pca'`` does not look at the classes; it is fitted to and shown with all images.
+    ``'lda'`` computes the directions that best separate the classes (linear discriminants on
+    the first 64 principal components). It overfits easily, so the axes are fitted on the first
+    half of the images, and the points are from the second half. (Halves rather than alternating
+    images, because adjacent frames of a video are almost identical.) ``'pca'`` ignores the
+    classes; it is fitted on all images and shows all of them.
 
     Args:
-        patches (LabeledPatches): Of 2 images or more.
+        patches (LabeledPatches): Patches of at least 2 images.
         method (str): 'lda' or 'pca'. Defaults to 'lda'.
 
     Returns:
-        Plane: The points shown.
+        Plane: The points to show.
 
     Raises:
-        ValueError: If the method is another word, or 'lda' finds fewer than 3 classes or
-            only one image.
+        ValueError: If the method is unknown, or 'lda' gets fewer than 3 classes or only one
+            image.
     """
     if method not in METHODS:
         raise ValueError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
@@ -121,11 +121,11 @@ def project(patches: LabeledPatches, method: str = 'lda') -> Plane:
     kinds = np.unique(classes[first])
     if len(kinds) < 3 or first.all():
         raise ValueError(
-            "method 'lda' needs 2 labelled images, and 3 classes in their first "
+            "method 'lda' needs at least 2 labeled images, and 3 classes in their first "
             f'half, got {len(np.unique(images))} images and {len(kinds)} classes; '
             "use 'pca'"
         )
-    # Few patches a class would not give the covariance of all channels.
+    # Too few patches per class to estimate the covariance of all channels.
     count = min(MOST_COMPONENTS, features.shape[1], int(first.sum()) // 2)
     separate = make_pipeline(PCA(count, random_state=0), LinearDiscriminantAnalysis(n_components=2))
     separate.fit(features[first], classes[first])
@@ -143,12 +143,12 @@ def _titles(text: str, shares: np.ndarray) -> tuple[str, str]:
 
 @styled
 def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
-    """Points coloured by class, one panel for each network.
+    """Draw points colored by class, one panel per network.
 
-    Each class has a colour and a marker of its own; large markers are the means.
+    Each class has its own color and marker; large markers are the class means.
 
     Args:
-        planes (dict): Name of the network -> its points.
+        planes (dict): Name of each network -> its points.
         classes (sequence): Name of each class.
 
     Returns:
@@ -200,7 +200,7 @@ def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
 
 def _scatter(axes: Axes, plane: Plane, num_classes: int) -> None:
     colors = _rgb(num_classes)
-    order = np.random.default_rng(0).permutation(len(plane.points))  # no class on top of all others
+    order = np.random.default_rng(0).permutation(len(plane.points))  # no class covers all others
     for part in np.array_split(order, 12):
         for kind in np.unique(plane.classes[part]):
             points = plane.points[part][plane.classes[part] == kind]
@@ -222,7 +222,7 @@ def _scatter(axes: Axes, plane: Plane, num_classes: int) -> None:
             ms=10,
         )
     low, high = np.percentile(plane.points, (0.5, 99.5), axis=0)
-    margin = 0.06 * (high - low)  # a few stray points must not squeeze the rest
+    margin = 0.06 * (high - low)  # outliers must not compress the rest
     axes.set(
         xlim=(low[0] - margin[0], high[0] + margin[0]),
         ylim=(low[1] - margin[1], high[1] + margin[1]),

@@ -1,4 +1,4 @@
-"""What the prototypes of the object-aware filter attend to."""
+"""Draw what the prototypes of the object-aware filter attend to."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+
+from cotap_mm.ops.sampling import evenly_spaced
 
 from .canvas import (
     INK,
@@ -29,30 +31,30 @@ CELL = 0.85  # inches
 
 
 def most_used_prototypes(attention: Tensor, count: int) -> list[int]:
-    """Prototypes that most patches attend to most.
+    """Select the prototypes that the most patches prefer.
 
     Args:
         attention (Tensor): Mean over heads, shape (B, h, w, M).
-        count (int): How many to return, at most M.
+        count (int): Number of prototypes to return, at most M.
 
     Returns:
         list: Indices, the most used first.
     """
     prototypes = attention.shape[-1]
-    # Uniform attention would make prototype 0 win everywhere; relative to each mean, the
-    # prototype that a patch prefers wins.
+    # Weights are divided by the mean of each prototype: otherwise a prototype that is slightly
+    # stronger everywhere would win for all patches.
     relative = attention.flatten(0, 2) / attention.flatten(0, 2).mean(dim=0)  # (B h w, M)
     uses = torch.bincount(relative.argmax(dim=1), minlength=prototypes)
     return uses.argsort(descending=True, stable=True)[:count].tolist()
 
 
 def top_patches(attention: Tensor, prototype: int, count: int) -> list[tuple[int, int, int]]:
-    """Patches that attend most to a prototype, at most one of each image.
+    """Select the patches that attend most to a prototype, at most one per image.
 
     Args:
         attention (Tensor): Mean over heads, shape (B, h, w, M).
-        prototype (int): Which.
-        count (int): How many, at most B.
+        prototype (int): Index of the prototype.
+        count (int): Number of patches to return, at most B.
 
     Returns:
         list: (image, row, column), the strongest first.
@@ -64,22 +66,22 @@ def top_patches(attention: Tensor, prototype: int, count: int) -> list[tuple[int
     return [(i, index[i].item() // width, index[i].item() % width) for i in order]
 
 
-def _show_patch(axes: Axes, image: Pixels, place: tuple[int, int], grid: Sequence[int]) -> None:
-    """Show 3 x 3 patches around one, moved into the image at its edge, and frame the one."""
+def _show_patch(axes: Axes, image: Pixels, patch: tuple[int, int], grid: Sequence[int]) -> None:
+    """Show the 3 x 3 patches around a patch, shifted into the image, and frame the patch."""
     height, width = image.shape[0] / grid[0], image.shape[1] / grid[1]
-    top, left = (min(max(at - 1, 0), max(cells - 3, 0)) for at, cells in zip(place, grid))
+    top, left = (min(max(at - 1, 0), max(cells - 3, 0)) for at, cells in zip(patch, grid))
     show(axes, check_pixels(image))
     axes.set_xlim(left * width - 0.5, (left + 3) * width - 0.5)
     axes.set_ylim((top + 3) * height - 0.5, top * height - 0.5)
-    frame_patch(axes, place, grid, image.shape[:2], thickness=1.0)
+    frame_patch(axes, patch, grid, image.shape[:2], thickness=1.0)
 
 
 def attention_overlay(image: Pixels, weights: np.ndarray, low: float, high: float) -> Pixels:
-    """Colours of attention weights (h, w) over the grey image (H, W, 3)."""
+    """Blend a heat map of attention weights (h, w) with the gray image (H, W, 3)."""
     pixels = check_pixels(image)
     heat = resize(colorize(weights, low, high, 'inferno'), pixels.shape[:2], smooth=True)
-    grey = pixels.mean(axis=2, keepdims=True)
-    return (0.35 * grey + 0.65 * heat).astype(np.uint8)
+    gray = pixels.mean(axis=2, keepdims=True)
+    return (0.35 * gray + 0.65 * heat).astype(np.uint8)
 
 
 @styled
@@ -91,20 +93,21 @@ def prototype_gallery(
     num_maps: int = 4,
     title: Optional[str] = None,
 ) -> Pixels:
-    """Rows of prototypes: the patches that attend most to each, and maps of attention.
+    """Draw a row per prototype: the patches that attend most to it, and attention maps.
 
-    Shown are the prototypes that most patches prefer. A cut-out has 3 x 3 patches, as
-    a prototype has cells, from different images. The maps show the same images in every row,
-    evenly spread, scaled from the smallest to the largest weight of that prototype in all images.
+    The rows are the prototypes that the most patches prefer. A cutout has 3 x 3 patches, as a
+    prototype has cells; the cutouts of a row are from different images. The maps show the same
+    evenly spaced images in every row, scaled from the smallest to the largest weight of the
+    prototype over all images.
 
     Args:
         images (sequence): B images of one size, uint8 (H, W, 3).
         attention (Tensor): Softmax weights, shape (B, heads, h, w, M), as
             ``CoTAP.prototype_attention`` returns.
-        num_prototypes (int): Rows at most. Defaults to 8.
-        num_patches (int): Cut-outs in a row, at most. Defaults to 6.
-        num_maps (int): Maps in a row, at most. Defaults to 4.
-        title (str, optional): Above everything. Defaults to None.
+        num_prototypes (int): Maximum number of rows. Defaults to 8.
+        num_patches (int): Maximum number of cutouts in a row. Defaults to 6.
+        num_maps (int): Maximum number of maps in a row. Defaults to 4.
+        title (str, optional): Text above the figure. Defaults to None.
 
     Returns:
         np.ndarray: uint8, shape (H, W, 3).
@@ -120,12 +123,10 @@ def prototype_gallery(
     weights = attention.float().mean(dim=1).cpu()  # (B, h, w, M)
     grid = weights.shape[1:3]
     chosen = most_used_prototypes(weights, num_prototypes)
-    shown = [
-        i * len(images) // min(num_maps, len(images)) for i in range(min(num_maps, len(images)))
-    ]
+    shown = evenly_spaced(len(images), num_maps)
     num_patches = min(num_patches, len(images))
     high, wide = check_pixels(images[0]).shape[:2]
-    # Cut-outs and maps are equally high; a gap parts the two halves.
+    # Cutouts and maps have the same height; a gap separates the two halves.
     right = title_width(['prototype 00']) + num_patches * CELL + 0.15
     width = CELL * wide / high
     above = 0.3 if not title else 0.55
@@ -137,14 +138,14 @@ def prototype_gallery(
     bottom = total - above - CELL
     for c, i in enumerate(shown):
         _add(figure, images[i], right + c * width, bottom, width)
-    _write(figure, 'attention to the prototype, on the same images', right, bottom + CELL)
-    _write(figure, 'patches that attend most to it, framed', left, bottom)
+    _write(figure, 'attention to the prototype, same images in every row', right, bottom + CELL)
+    _write(figure, 'patches with the most attention to it (framed)', left, bottom)
     for prototype in chosen:
         bottom -= CELL
         write_row_title(figure, f'prototype {prototype}', left, bottom + CELL / 2)
-        for c, (i, *place) in enumerate(top_patches(weights, prototype, num_patches)):
+        for c, (i, row, column) in enumerate(top_patches(weights, prototype, num_patches)):
             axes = axes_at(figure, left + c * CELL, bottom, CELL - GAP, CELL - GAP)
-            _show_patch(axes, images[i], (place[0], place[1]), grid)
+            _show_patch(axes, images[i], (row, column), grid)
         own = weights[..., prototype].numpy()
         for c, i in enumerate(shown):
             overlay = attention_overlay(images[i], own[i], own.min(), own.max())

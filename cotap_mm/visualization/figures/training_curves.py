@@ -1,4 +1,4 @@
-"""Losses and monitors of a run, from MMEngine's log."""
+"""Plot losses and monitors of a run from MMEngine's log."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from matplotlib.ticker import MaxNLocator
 from .canvas import FAINT, SERIES, Pixels, new_figure, render, styled
 
 Curve = tuple[list[float], list[float]]  # steps, values
-# Kept by MMEngine's logger beside what a model reports; no news in a picture.
+# Bookkeeping values that MMEngine logs next to those of the model; not worth a panel.
 _CLOCKS = ('base_lr', 'data_time', 'epoch', 'eta', 'grad_norm', 'iter', 'memory', 'step', 'time')
 
 
 def read_scalars(path: Union[str, Path]) -> dict[str, Curve]:
-    """Read what MMEngine's ``LocalVisBackend`` wrote.
+    """Read the scalars that MMEngine's ``LocalVisBackend`` wrote.
 
     Args:
-        path (str | Path): ``scalars.json``, or a work directory: then the newest
-            ``*/vis_data/scalars.json`` in it.
+        path (str | Path): ``scalars.json``, or a work directory, whose newest
+            ``*/vis_data/scalars.json`` is read.
 
     Returns:
-        dict: Name of the value -> (steps, values); non-numbers are left out.
+        dict: Name -> (steps, values); values that are not numbers are skipped.
 
     Raises:
-        FileNotFoundError: If there is no such file.
+        FileNotFoundError: If the work directory has no such file.
     """
     path = Path(path)
     if path.is_dir():
@@ -39,19 +39,19 @@ def read_scalars(path: Union[str, Path]) -> dict[str, Curve]:
         if not logs:
             raise FileNotFoundError(f'no */vis_data/scalars.json in {path}')
         path = logs[-1]
-    found: dict[str, Curve] = {}
+    scalars: dict[str, Curve] = {}
     for line in path.read_text().splitlines():
         record = json.loads(line)
         for name, value in record.items():
             if name not in _CLOCKS and isinstance(value, (int, float)) and 'step' in record:
-                steps, values = found.setdefault(name, ([], []))
+                steps, values = scalars.setdefault(name, ([], []))
                 steps.append(record['step'])
                 values.append(value)
-    return found
+    return scalars
 
 
 def _panel_of(name: str) -> str:
-    """Curves that share a panel: student and teacher of one measure."""
+    """Return the panel of a curve: student and teacher of one metric share a panel."""
     return re.sub(r'_(student|teacher)(?=_|$)', '', name)
 
 
@@ -72,7 +72,7 @@ def _draw(axes: Axes, curves: dict[str, Curve], title: str) -> None:
     axes.margins(x=0.02, y=0.12)
     finite = np.array([v for _, values in curves.values() for v in values if np.isfinite(v)])
     if finite.size and np.ptp(finite) <= 1e-9 * max(1, abs(finite[0])):
-        # A constant would otherwise be drawn with an axis of rounding errors.
+        # Otherwise the axis of a constant would show rounding errors.
         half = max(abs(finite[0]), 1e-3) * 0.1
         axes.set_ylim(finite[0] - half, finite[0] + half)
     if len(curves) > 1:
@@ -93,24 +93,24 @@ def curves(
     columns: int = 4,
     title: Optional[str] = None,
 ) -> Pixels:
-    """Small panels of everything that was logged: measures first, losses, then the rest.
+    """Plot all logged values in small panels: evaluation metrics, losses, then the rest.
 
     Args:
         scalars (dict): Name -> (steps, values), as :func:`read_scalars` returns.
-        names (sequence, optional): Show these only. Defaults to None (all).
-        columns (int): Panels in a row. Defaults to 4.
-        title (str, optional): Above everything. Defaults to None.
+        names (sequence, optional): Values to plot. Defaults to None (all).
+        columns (int): Number of panels in a row. Defaults to 4.
+        title (str, optional): Text above the figure. Defaults to None.
 
     Returns:
         np.ndarray: uint8, shape (H, W, 3).
 
     Raises:
-        ValueError: If there is nothing to draw, or a name was not logged.
+        ValueError: If there is nothing to plot, or a name was not logged.
     """
     names = list(scalars) if names is None else list(names)
     missing = [name for name in names if name not in scalars]
     if missing or not names:
-        raise ValueError(f'cannot draw {missing or "nothing"}; logged were {sorted(scalars)}')
+        raise ValueError(f'cannot plot {missing or "nothing"}; the log has {sorted(scalars)}')
     order = ('dense_retrieval/', 'loss', 'monitor/')
     names.sort(
         key=lambda name: next(

@@ -1,3 +1,3 @@
-"""HTML reports."""
+"""HTML reports with pictures and tables."""
 
 from __future__ import annotations

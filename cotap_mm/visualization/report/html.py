@@ -1,4 +1,4 @@
-"""A report in one HTML file, with the same pictures as PNG files beside it."""
+"""Write a report as one HTML file, with its pictures also as PNG files."""
 
 from __future__ import annotations
 
@@ -51,18 +51,18 @@ tr.strong td {{ font-weight: 700; }}
 
 
 def encode_png(image: Pixels) -> bytes:
-    """PNG file of uint8 pixels (H, W, 3)."""
+    """Encode uint8 pixels (H, W, 3) as a PNG file."""
     stream = io.BytesIO()
     Image.fromarray(check_pixels(image)).save(stream, 'PNG', optimize=True)
     return stream.getvalue()
 
 
 class Report:
-    """Collects tables and pictures, each with a sentence that explains it.
+    """Report with tables and pictures, each with a caption.
 
     Args:
         title (str): Heading of the page.
-        intro (str): What this is, below the heading.
+        intro (str): Introduction below the heading.
     """
 
     def __init__(self, title: str, intro: str) -> None:
@@ -75,18 +75,18 @@ class Report:
         """Add a section with one picture.
 
         Args:
-            name (str): File name without suffix: lower case, digits, ``_`` and ``-``.
-            heading (str): Of the section.
-            sentence (str): What the reader sees.
+            name (str): File name without suffix: lowercase letters, digits, ``_`` and ``-``.
+            heading (str): Heading of the section.
+            sentence (str): Caption.
             image (np.ndarray): uint8, shape (H, W, 3).
 
         Raises:
-            ValueError: If the name is no plain file name or is taken.
+            ValueError: If the name has other characters or is already used.
         """
         if not re.fullmatch(r'[a-z0-9_-]+', name):
             raise ValueError(f'name must consist of a-z, 0-9, _ and -, got {name!r}')
         if name in dict(self.pictures):
-            raise ValueError(f'there is a picture {name!r} already; choose another name')
+            raise ValueError(f'the report already has a picture {name!r}; choose another name')
         data = encode_png(image)
         self.pictures.append((name, data))
         source = base64.b64encode(data).decode()
@@ -105,14 +105,14 @@ class Report:
         """Add a section with a table.
 
         Args:
-            heading (str): Of the section.
-            sentence (str): What the numbers are, and their unit.
+            heading (str): Heading of the section.
+            sentence (str): Caption: what the numbers are, and their unit.
             columns (sequence): Headings of the columns.
-            rows (sequence): Cells of each row; floats get two decimals.
+            rows (sequence): Cells of each row; floats are shown with two decimals.
             strong (sequence): Indices of rows in bold. Defaults to ().
 
         Raises:
-            ValueError: If a row has not one cell for each column.
+            ValueError: If a row does not have one cell per column.
         """
         for row in rows:
             if len(row) != len(columns):
@@ -136,7 +136,7 @@ class Report:
         """Write ``report.html`` and one PNG file for each picture.
 
         Args:
-            folder (str | Path): Made if it does not exist.
+            folder (str | Path): Output folder; created if it does not exist.
 
         Returns:
             Path: The HTML file.
@@ -154,7 +154,7 @@ class Report:
             ),
             encoding='utf-8',
             errors='backslashreplace',
-        )  # paths that are not UTF-8
+        )  # for paths that are not UTF-8
         return page
 
 
@@ -163,10 +163,10 @@ def _cell(value: Any) -> str:
 
 
 def is_report(path: Path) -> bool:
-    """Whether :class:`.Report` has written a page."""
+    """Return whether a file was written by :meth:`Report.save`."""
     with open(path, encoding='utf-8', errors='replace') as file:
         return GENERATOR in file.read(1000)
 
 
-#: In the head of each page that :class:`.Report` writes.
+#: Marks the pages that :class:`Report` writes.
 GENERATOR = '<meta name="generator" content="cotap_mm">'

@@ -1,4 +1,4 @@
-"""The images that a report shows: a few of a folder, in one size."""
+"""Read a few images of a folder in one size and encode them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class ImageSet(NamedTuple):
     Attributes:
         names (list): Short names.
         pixels (list): uint8, each (H, W, 3).
-        labels (list, optional): Class indices, 255 ignored, each (H', W').
+        labels (list, optional): Class indices, 255 is ignored, each (H', W').
     """
 
     names: list[str]
@@ -39,59 +39,57 @@ class ImageSet(NamedTuple):
         return self.pixels[0].shape[0], self.pixels[0].shape[1]
 
 
-def spread(count: int, limit: int) -> list[int]:
-    """At most ``limit`` indices of ``count``, evenly spread.
-
-    Raises:
-        ValueError: If ``limit`` is not positive.
-    """
-    if limit < 1:
-        raise ValueError(f'the number of images must be positive, got {limit}')
-    kept = min(count, limit)
-    return [i * count // kept for i in range(kept)]
-
-
 def common_size(image: Pixels, patch_size: int, longest: int = LONGEST) -> tuple[int, int]:
-    """Height and width of an image, in whole patches, its longer side at most ``longest``."""
+    """Choose the size at which all images are encoded: that of one image, rounded.
+
+    Args:
+        image (np.ndarray): The image, shape (H, W, 3).
+        patch_size (int): Patch size in pixels.
+        longest (int): Maximum of the longer side. Defaults to 448.
+
+    Returns:
+        tuple: Height and width in pixels, multiples of the patch size.
+    """
     height, width = image.shape[:2]
     factor = min(1.0, longest / max(height, width))
 
-    def whole(side: int) -> int:
+    def rounded(side: int) -> int:
         return max(1, round(side * factor / patch_size)) * patch_size
 
-    return whole(height), whole(width)
+    return rounded(height), rounded(width)
 
 
 def read_images(
     source: Any, indices: Sequence[int], size: Size, labels: Optional[Any] = None
 ) -> ImageSet:
-    """Read images in one size.
+    """Read images and resize them to one size.
 
     Args:
         source: Image source with ``name(i)`` and ``read(i)``; see
             :class:`cotap_mm.datasets.ImageList`.
-        indices (sequence): Which.
-        size (int | tuple): Side, or (height, width), to resize to, whatever their shape.
-        labels (optional): Labelled data set of the same images in the same order:
+        indices (sequence): Indices of the images to read.
+        size (int | tuple): Side, or (height, width), to resize to. The aspect ratio is not kept.
+        labels (optional): Labeled data set with the same images in the same order:
             ``labels[i]['label']``. Defaults to None.
 
     Returns:
-        ImageSet: In the order of ``indices``.
+        ImageSet: Images in the order of ``indices``.
     """
     pixels = [
         resize_image(to_pixels(source.read(i)), size).permute(1, 2, 0).numpy() for i in indices
     ]
-    found = None if labels is None else [labels[i]['label'] for i in indices]
-    return ImageSet([printable(PurePosixPath(source.name(i)).stem) for i in indices], pixels, found)
+    names = [printable(PurePosixPath(source.name(i)).stem) for i in indices]
+    kept = None if labels is None else [labels[i]['label'] for i in indices]
+    return ImageSet(names, pixels, kept)
 
 
 def to_batch(images: Sequence[Pixels]) -> Tensor:
-    """Normalised float images (B, 3, H, W) of uint8 pixels (H, W, 3), all of one size."""
+    """Normalize images of one size, uint8 (H, W, 3), to a float batch (B, 3, H, W)."""
     return normalize_images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
 
 
 def in_batches(compute: Callable[[Tensor], Tensor], images: Sequence[Pixels]) -> Tensor:
-    """What ``compute`` says about normalised images of one size, few at a time, on the CPU."""
+    """Apply ``compute`` to small batches of normalized images and concatenate on the CPU."""
     return torch.cat(
         [compute(to_batch(images[i : i + BATCH])).cpu() for i in range(0, len(images), BATCH)]
     )
@@ -100,14 +98,14 @@ def in_batches(compute: Callable[[Tensor], Tensor], images: Sequence[Pixels]) ->
 def encode_images(
     encoder: Encoder, images: Sequence[Pixels], window: Optional[Size] = None
 ) -> Tensor:
-    """Patch features of images of one size.
+    """Compute patch features of images of one size.
 
     Args:
-        encoder (Encoder): Gives the features.
+        encoder (Encoder): Encoder to use.
         images (sequence): uint8, each (H, W, 3).
-        window (int | tuple, optional): See :func:`encode_large`. Defaults to None.
+        window (int | tuple, optional): Window size; see :func:`encode_large`. Defaults to None.
 
     Returns:
-        Tensor: Shape (B, C, h, w), on the CPU.
+        Tensor: Features, shape (B, C, h, w), on the CPU.
     """
     return in_batches(lambda batch: encode_large(encoder, batch, window=window).patches, images)

@@ -1,32 +1,33 @@
-"""Sections of a report on any encoders: what the features of some images look like."""
+"""Sections of a report: one function per kind of picture, for any encoders."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 from torch import Tensor
 
-from cotap_mm.visualization.figures.canvas import Pixels, colorize, frame_patch
-from cotap_mm.visualization.figures.clusters import (
-    cluster_overlay,
-    distinct_colors,
-    draw_borders,
-    joint_clusters,
-    match_clusters,
-)
-from cotap_mm.visualization.figures.features import pca_maps, similarity_map
-from cotap_mm.visualization.figures.grid import Panel, Row, Scale, picture_sheet
+from cotap_mm.ops.sampling import evenly_spaced
+from cotap_mm.visualization.figures.canvas import Pixels, colorize
+from cotap_mm.visualization.figures.clusters import distinct_colors
+from cotap_mm.visualization.figures.grid import Row, Scale, picture_sheet
 from cotap_mm.visualization.figures.overlays import crops_with_boxes, foreground_overlay
+from cotap_mm.visualization.figures.pca import pca_maps
 from cotap_mm.visualization.figures.projection import Plane, class_scatter
 from cotap_mm.visualization.figures.prototypes import prototype_gallery
 
 from .html import Report
-from .image_set import ImageSet, spread
-
-Patch = tuple[int, int, int]  # image, row, column
-Features = dict[str, Tensor]  # name -> patch features of the images, (B, C, h, w)
+from .image_set import ImageSet
+from .panels import (
+    Features,
+    Patch,
+    all_clusters,
+    cluster_panels,
+    comparison_columns,
+    grid_of,
+    marked_panels,
+    similarity_maps,
+)
 
 
 def add_components(
@@ -35,21 +36,21 @@ def add_components(
     """Add principal components of patch features.
 
     Args:
-        report (Report): Where to.
+        report (Report): Report to extend.
         images (ImageSet): Images to show.
-        features (dict): Name of each network -> its features of these images, and
-            perhaps more (B, C, h, w), which then belong to the PCA as well.
-        file_name (str): Of the picture, without suffix. Defaults to 'pca'.
+        features (dict): Name of each network -> its features, each (B, C, h, w), of these
+            images and optionally of more, which then take part in the PCA.
+        file_name (str): Name of the picture, without suffix. Defaults to 'pca'.
     """
     rows = [Row('image', images.pixels)]
-    rows += [Row(name, pca_maps(found)[: len(images.pixels)]) for name, found in features.items()]
+    rows += [Row(name, pca_maps(maps)[: len(images.pixels)]) for name, maps in features.items()]
     count = len(next(iter(features.values())))
     report.add_picture(
         file_name,
         'Principal components of patch features',
-        'The three main directions of the features as red, green and blue, computed over '
-        f'{_number(count, "image")} together: within a row, equal colours mean similar features. '
-        'Between rows, colours cannot be compared.',
+        'The first three principal components as red, green and blue, computed jointly over '
+        f'{_number(count, "image")}: within a row, equal colors mean similar features. '
+        'Colors of different rows cannot be compared.',
         picture_sheet(rows, _titles(images)),
     )
 
@@ -60,55 +61,50 @@ def add_similarity(
     """Add the similarity of one patch to all patches of all images.
 
     Args:
-        report (Report): Where to.
+        report (Report): Report to extend.
         images (ImageSet): Images to show.
         features (dict): Name of each network -> its features, each (B, C, h, w).
         patch (tuple): (image, row, column) on the grid of the first network.
-        what (str): What the patch shows, if it is known. Defaults to ''.
+        what (str): What the patch shows, if known. Defaults to ''.
     """
-    grid = _grid(next(iter(features.values())))
-    marked = _marked(images, patch, grid)
-    rows = [Row('image', marked)]
-    for name, found in features.items():
-        maps = _similarity(found, patch, grid)
-        low = min(each.min() for each in maps)
-        panels = [colorize(each, low, 1) for each in maps]
-        rows.append(Row(name, panels, Scale(low, 1, 'viridis', 'cosine')))
+    grid = grid_of(features)
+    rows = [Row('image', marked_panels(images, patch, grid))]
+    rows += [Row(name, *similarity_maps(maps, patch, grid)) for name, maps in features.items()]
     report.add_picture(
         'similarity',
         'Similarity of one patch',
-        f'How similar the framed patch{f" ({what})" if what else ""}, row {patch[1]} and column '
-        f'{patch[2]} of image {patch[0]}, is to every patch of every image. Each row has '
-        'its own scale, as networks differ in how large their cosines are.',
+        f'Cosine similarity of the framed patch{f" ({what})" if what else ""}, row {patch[1]} and '
+        f'column {patch[2]} of image {patch[0]}, to every patch of every image. Each row has '
+        'its own scale, because networks differ in how large their cosines are.',
         picture_sheet(rows, _titles(images)),
     )
 
 
 def add_clusters(report: Report, images: ImageSet, features: Features, count: int) -> None:
-    """Add groups of patches, found together in all images.
+    """Add clusters of patches, computed jointly over all images.
 
     Args:
-        report (Report): Where to.
+        report (Report): Report to extend.
         images (ImageSet): Images to show.
         features (dict): Name of each network -> its features, each (B, C, h, w).
         count (int): Number of clusters.
     """
     rows = [Row('image', images.pixels)]
     rows += [
-        Row(name, _cluster_panels(images, found))
-        for name, found in all_clusters(features, count).items()
+        Row(name, cluster_panels(images, clusters))
+        for name, clusters in all_clusters(features, count).items()
     ]
+    numbers = (
+        'Each network has its own clusters, numbered to match those of the first network as well '
+        'as possible.'
+        if len(features) > 1
+        else 'Cluster 0 is the largest.'
+    )
     report.add_picture(
         'clusters',
         f'Patches in {count} clusters',
-        f'k-means over the patches of {_number(len(images.pixels), "image")} together: equal '
-        'numbers and colours are one cluster. '
-        + (
-            'Each network has its own clusters, named after those of the first that they share '
-            'most patches with.'
-            if len(features) > 1
-            else 'Cluster 0 is the largest.'
-        ),
+        f'k-means over the patches of {_number(len(images.pixels), "image")}: the same number '
+        f'and color mean the same cluster. {numbers}',
         picture_sheet(
             rows,
             _titles(images),
@@ -120,26 +116,27 @@ def add_clusters(report: Report, images: ImageSet, features: Features, count: in
 def add_comparison(
     report: Report, images: ImageSet, features: Features, patch: Patch, count: int, shown: int = 3
 ) -> None:
-    """Add networks next to each other: components, similarity and clusters.
+    """Add components, similarity and clusters of several networks side by side.
 
     Args:
-        report (Report): Where to.
-        images (ImageSet): Images; shown are the patch's and others, evenly spread.
+        report (Report): Report to extend.
+        images (ImageSet): Images: that of the patch and others, evenly spaced, are shown.
         features (dict): Name of each network -> its features, each (B, C, h, w).
         patch (tuple): (image, row, column) on the grid of the first network.
         count (int): Number of clusters.
-        shown (int): Images to show, 2 or more. Defaults to 3.
+        shown (int): Number of images to show, at least 2. Defaults to 3.
     """
     rest = [i for i in range(len(images.pixels)) if i != patch[0]]
-    chosen = [patch[0], *(rest[i] for i in spread(len(rest), shown - 1))]
+    chosen = [patch[0], *(rest[i] for i in evenly_spaced(len(rest), shown - 1))]
     image, *others = comparison_columns(images, features, patch, count)
     networks = len(features)
     if networks < 3:
         columns, beside = [image, *others], 1 + len(others)
-    else:  # below each other, each with the image again
-        parts = [others[i : i + networks] for i in range(0, len(others), networks)]
-        columns, beside = [each for part in parts for each in (image, *part)], 1 + networks
-    rows = [Row('', [column[i] for _, column in columns]) for i in chosen]
+    else:  # one block per kind of picture, each with the image again
+        blocks = [others[i : i + networks] for i in range(0, len(others), networks)]
+        columns = [column for block in blocks for column in (image, *block)]
+        beside = 1 + networks
+    rows = [Row('', [panels[i] for _, panels in columns]) for i in chosen]
     report.add_picture(
         'compare',
         'Networks side by side',
@@ -149,34 +146,27 @@ def add_comparison(
     )
 
 
-def comparison_columns(
-    images: ImageSet, features: Features, patch: Patch, count: int
-) -> list[tuple[str, list[Panel]]]:
-    """Columns of the comparison: a title and one panel for each image."""
-    grid = _grid(next(iter(features.values())))
-    columns = [('image', _marked(images, patch, grid))]
-    columns += [
-        (f'components\n{name}', [Panel(each) for each in pca_maps(found)])
-        for name, found in features.items()
-    ]
-    for name, found in features.items():
-        maps = _similarity(found, patch, grid)
-        low = min(each.min() for each in maps)
-        columns.append((f'similarity\n{name}', [Panel(colorize(each, low, 1)) for each in maps]))
-    columns += [
-        (f'clusters\n{name}', _cluster_panels(images, found))
-        for name, found in all_clusters(features, count).items()
-    ]
-    return columns
+def add_foreground(report: Report, images: ImageSet, masks: dict[str, Tensor]) -> None:
+    """Add foreground masks.
 
-
-def all_clusters(features: Features, count: int) -> dict[str, np.ndarray]:
-    """Clusters (B, h, w) of each network, named after those of the first."""
-    found = {name: joint_clusters(each, count) for name, each in features.items()}
-    first = next(iter(found.values()))
-    return {
-        name: each if each is first else match_clusters(each, first) for name, each in found.items()
-    }
+    Args:
+        report (Report): Report to extend.
+        images (ImageSet): Images to show.
+        masks (dict): Name of each network -> its masks, bool, shape (B, h, w).
+    """
+    report.add_picture(
+        'foreground',
+        'Foreground masks',
+        'In color: the smallest set of patches that holds 60 % of the attention of the '
+        "teacher's CLS token. The patch losses use only these patches.",
+        picture_sheet(
+            [
+                Row('image', images.pixels),
+                *(_foreground_row(name, images, mask) for name, mask in masks.items()),
+            ],
+            _titles(images),
+        ),
+    )
 
 
 def add_attention(
@@ -187,42 +177,31 @@ def add_attention(
     foreground: Tensor,
     number: int = 0,
 ) -> None:
-    """Add what the CLS token of one network attends to.
+    """Add the attention of the CLS token of one network.
 
     Args:
-        report (Report): Where to.
+        report (Report): Report to extend.
         images (ImageSet): Images to show.
-        name (str): Of the network.
+        name (str): Name of the network.
         attention (Tensor): Softmax weights, shape (B, heads, h, w).
-        foreground (Tensor): Mask, bool, shape (B, h, w).
-        number (int): Of the network, for the file name. Defaults to 0.
+        foreground (Tensor): Bool mask, shape (B, h, w).
+        number (int): Index of the network, for the file name. Defaults to 0.
     """
     weights = attention.float().cpu().numpy() * attention[0, 0].numel()
     maps = [weights.mean(axis=1), *weights.swapaxes(0, 1)]
     names = ['mean over heads', *(f'head {head + 1}' for head in range(weights.shape[1]))]
-    rows = [
-        Row('image', images.pixels),
-        Row(
-            'foreground',
-            [foreground_overlay(image, mask) for image, mask in zip(images.pixels, foreground)],
-        ),
-    ]
-    for title, found in zip(names, maps):
-        # One patch must not darken all others, and even attention not look like a peak.
-        high = max(2.0, float(np.quantile(found, 0.995)))
-        rows.append(
-            Row(
-                title,
-                [colorize(each, 0, high, 'inferno') for each in found],
-                Scale(0, high, 'inferno', 'x uniform'),
-            )
-        )
+    rows = [Row('image', images.pixels), _foreground_row('foreground', images, foreground)]
+    for title, values in zip(names, maps):
+        # One outlier must not darken all other patches, nor uniform attention look peaked.
+        high = max(2.0, float(np.quantile(values, 0.995)))
+        panels = [colorize(value, 0, high, 'inferno') for value in values]
+        rows.append(Row(title, panels, Scale(0, high, 'inferno', 'x uniform')))
     report.add_picture(
         _file_name('attention', number),
         f'Attention of the CLS token: {name}',
-        'How much CLS attends to each patch in the last block; 1 would be the same for all '
-        'patches. In colour in the second row: the foreground, the smallest set of patches that '
-        'holds 60 % of the attention. Pre-training looks only there in its patch losses.',
+        'How much the CLS token attends to each patch in the last block; 1 is uniform attention. '
+        'In color in the second row: the foreground, the smallest set of patches that holds 60 % '
+        'of the attention. In pre-training, the patch losses use only these patches.',
         picture_sheet(rows, _titles(images)),
     )
 
@@ -230,21 +209,21 @@ def add_attention(
 def add_prototypes(
     report: Report, images: ImageSet, name: str, attention: Tensor, number: int = 0
 ) -> None:
-    """Add what the prototypes of one network attend to.
+    """Add the patches and attention maps of the prototypes of one network.
 
     Args:
-        report (Report): Where to.
-        images (ImageSet): Images to search, many.
-        name (str): Of the network.
+        report (Report): Report to extend.
+        images (ImageSet): Images to search; the more, the better.
+        name (str): Name of the network.
         attention (Tensor): Softmax weights, shape (B, heads, h, w, M).
-        number (int): Of the network, for the file name. Defaults to 0.
+        number (int): Index of the network, for the file name. Defaults to 0.
     """
     report.add_picture(
         _file_name('prototypes', number),
         f'What each prototype attends to: {name}',
-        f'Left: of {_number(len(images.pixels), "image")}, the patches that attend most to each '
-        'object prototype (one of an image). Right: its attention over whole images, bright is '
-        'strong. Shown are the prototypes that most patches prefer.',
+        f'Left: the patches of {_number(len(images.pixels), "image")} that attend most to each '
+        'object prototype, one per image. Right: attention to the prototype over whole images; '
+        'bright is strong. The rows are the prototypes that the most patches prefer.',
         prototype_gallery(images.pixels, attention),
     )
 
@@ -252,26 +231,26 @@ def add_prototypes(
 def add_classes(
     report: Report, planes: dict[str, Plane], classes: Sequence[str], num_images: int, method: str
 ) -> None:
-    """Add patches as points, coloured by class.
+    """Add patches as points, colored by class.
 
     Args:
-        report (Report): Where to.
+        report (Report): Report to extend.
         planes (dict): Name of each network -> its points.
         classes (sequence): Name of each class.
-        num_images (int): Images that the points are from.
+        num_images (int): Number of images that the points are from.
         method (str): 'lda' or 'pca'; see :func:`project`.
     """
     how = (
-        'Axes: the two directions that separate the classes best, found on the first half of '
-        f'{num_images} images; points: patches of the second half.'
+        'Axes: the two directions that best separate the classes, fitted on the first half of '
+        f'{num_images} images. Points: patches of the second half.'
         if method == 'lda'
-        else f'Axes: the two main directions of the features of {num_images} images.'
+        else f'Axes: the first two principal components of the features of {num_images} images.'
     )
     report.add_picture(
         'classes',
         'Patches by class',
-        f'{how} Each patch has the class that fills more than half of it; large marks are the '
-        'means of the classes. The outermost per cent of points may lie outside.',
+        f'{how} The class of a patch is the one that covers more than half of it; large markers '
+        'are the class means. The outermost 1 % of the points may be outside the plot.',
         class_scatter(planes, classes),
     )
 
@@ -281,15 +260,17 @@ def add_crops(
     images: Sequence[Pixels],
     crops: Sequence[tuple[Sequence[Pixels], Tensor]],
     num_global: int,
+    note: str = '',
 ) -> None:
     """Add images with the boxes of training crops, and the crops.
 
     Args:
-        report (Report): Where to.
-        images (sequence): uint8, each (H, W, 3), of any sizes.
-        crops (sequence): For each image its crops, uint8 (H, W, 3), global ones first,
-            and their boxes (V, 4).
-        num_global (int): How many are global.
+        report (Report): Report to extend.
+        images (sequence): Images of any sizes, uint8, each (H, W, 3).
+        crops (sequence): Crops of each image, uint8 (H, W, 3), global ones first, and their
+            boxes (V, 4).
+        num_global (int): Number of global crops.
+        note (str): Sentence to append to the caption. Defaults to ''.
     """
     pictures = [
         crops_with_boxes(image, boxes, views, num_global)
@@ -302,54 +283,21 @@ def add_crops(
     ]
     report.add_picture(
         'crops',
-        'What pre-training sees',
-        'Images with the boxes of their crops (drawn with seed 0, before any change of colour). '
-        'Patches that show the same place in two crops should agree.',
+        'What the network sees in pre-training',
+        'Training images with the boxes of their crops, before color augmentation. Patches that '
+        f'show the same location in two crops should agree. {note}'.rstrip(),
         np.concatenate(pictures),
     )
 
 
-def _cluster_panels(images: ImageSet, clusters: np.ndarray) -> list[Panel]:
-    return [
-        Panel(cluster_overlay(image, each), partial(draw_borders, clusters=each, size=images.size))
-        for image, each in zip(images.pixels, clusters)
-    ]
-
-
-def _marked(images: ImageSet, patch: Patch, grid: tuple[int, int]) -> list[Panel]:
-    """The images, with the patch framed, and a ring around it where it is small."""
-    frame = partial(
-        frame_patch,
-        patch=patch[1:],
-        grid=grid,
-        size=images.size,
-        thickness=0.7,
-        ring=9 if min(grid) > 20 else None,
-    )
-    return [
-        Panel(image, frame if index == patch[0] else None)
-        for index, image in enumerate(images.pixels)
-    ]
-
-
-def _similarity(features: Tensor, patch: Patch, grid: tuple[int, int]) -> list[np.ndarray]:
-    """Cosine maps (h, w) of a patch whose place is given on ``grid``, to all images."""
-    rows, columns = features.shape[2:]
-    place = (
-        (2 * patch[1] + 1) * rows // (2 * grid[0]),
-        (2 * patch[2] + 1) * columns // (2 * grid[1]),
-    )
-    return [similarity_map(features[patch[0]], place, other) for other in features]
-
-
-def _grid(features: Tensor) -> tuple[int, int]:
-    return features.shape[2], features.shape[3]
+def _foreground_row(title: str, images: ImageSet, masks: Tensor) -> Row:
+    return Row(title, [foreground_overlay(image, m) for image, m in zip(images.pixels, masks)])
 
 
 def _titles(images: ImageSet) -> list[str]:
-    """Number and name of each image; () without names.
+    """Return the number and name of each image; an empty list if the images have no names.
 
-    The end of a long name tells more than its beginning.
+    Long names keep their end, which is usually more specific than the beginning.
     """
     if not any(images.names):
         return []
@@ -357,8 +305,8 @@ def _titles(images: ImageSet) -> list[str]:
     return [f'{index}: {name}' for index, name in enumerate(short)]
 
 
-def _number(count: int, what: str) -> str:
-    return f'{count} {what}' + ('' if count == 1 else 's')
+def _number(count: int, noun: str) -> str:
+    return f'{count} {noun}' + ('' if count == 1 else 's')
 
 
 def _file_name(kind: str, number: int) -> str:

@@ -1,4 +1,4 @@
-"""Where the viewer's page is served, and under which names it is seen."""
+"""Check the address, port and host names of the viewer's page."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 
 
 def host_name(text: str) -> str:
-    """Type for argparse: the name of a host as browsers send it, with or without a port."""
+    """Parse a host name for argparse, as browsers send it, with or without a port."""
     try:
         name = text if text.isascii() else text.encode('idna').decode()
         valid = re.fullmatch(r'([A-Za-z0-9.-]+|\[[0-9A-Fa-f:]+\])(:[0-9]+)?', name)
         valid = valid and urlsplit(f'//{name}').port != 0
-    except ValueError:  # also of a port out of range
+    except ValueError:  # also for a port out of range
         valid = None
     if not valid:
         raise argparse.ArgumentTypeError(
@@ -25,7 +25,7 @@ def host_name(text: str) -> str:
 
 
 def root_path(text: str) -> str:
-    """Type for argparse: a path from the root, or an http(s) URL; without a slash at its end."""
+    """Parse an absolute path or an http(s) URL for argparse; strip the trailing slash."""
     match = re.fullmatch(
         r'(?:https?://(?P<host>[^/?#@]+))?(?P<path>(/[\w.~-]+)*/?)', text, re.ASCII
     )
@@ -39,23 +39,23 @@ def root_path(text: str) -> str:
 
 
 def check_port(host: str, port: int) -> int:
-    """Refuse an address that cannot be served at before anything is computed.
+    """Check that an address can be bound, before anything is computed.
 
     Args:
         host (str): Address or name.
-        port (int): 0 for a free one.
+        port (int): Port; 0 chooses a free one.
 
     Returns:
         int: The port.
 
     Raises:
-        ValueError: If the name is unknown, or the address or port cannot be used.
+        ValueError: If the name cannot be resolved, or the address or port cannot be used.
     """
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except (OSError, UnicodeError) as error:
         raise ValueError(
-            f'--host {host} cannot be resolved ({error}); give an address of this '
+            f'--host {host} cannot be resolved ({error}); use an address of this '
             'machine, 127.0.0.1 or 0.0.0.0'
         ) from error
     try:
@@ -64,9 +64,9 @@ def check_port(host: str, port: int) -> int:
         reason = error.strerror or error
     other = next(
         (
-            each
-            for each in range(max(port, 1023) + 1, min(port + 200, 65536))
-            if _is_free(family, (address[0], each, *address[2:]))
+            number
+            for number in range(max(port, 1023) + 1, min(port + 200, 65536))
+            if _is_free(family, (address[0], number, *address[2:]))
         ),
         0,
     )
@@ -77,7 +77,7 @@ def check_port(host: str, port: int) -> int:
 
 
 def _bind(family: int, address: tuple[Any, ...]) -> int:
-    """Take a port for a moment; its number."""
+    """Bind a port briefly and return its number."""
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         probe.bind(address)

@@ -1,4 +1,4 @@
-"""The web page of the interactive viewer, and its server. Needs gradio, which nothing else does."""
+"""Web page of the interactive viewer and its server; the only module that needs gradio."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from typing import Any, Optional
 
 from PIL import Image
 
+from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.figures.canvas import Pixels
 
-from .render import MOST_CLUSTERS, MOST_SHOWN, Drawing, FeatureBrowser, NotAvailable, Point
+from .render import MOST_CLUSTERS, MOST_SHOWN, Drawing, FeatureBrowser
 from .request_filter import RequestFilter
 from .sessions import MOST_SESSIONS, MOST_WAITING, PageSessions
+from .sheet import Point
 
-os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # tells nobody; read when gradio is imported
+os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # read when gradio is imported
 try:
     import gradio
     from gradio.data_classes import ImageData
@@ -32,15 +34,15 @@ footer {display: none !important}
 
 
 def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any:
-    """Make the page.
+    """Build the page.
 
     Args:
-        browser (FeatureBrowser): Draws.
-        shown (sequence): Indices of the images at the start.
+        browser (FeatureBrowser): Draws the sheets.
+        shown (sequence): Indices of the images that are shown first.
         title (str): Heading.
 
     Returns:
-        gradio.Blocks: Not started yet; see :func:`serve`.
+        gradio.Blocks: The page; :func:`serve` starts it.
     """
     names = browser.names
     prototypes = browser.num_prototypes(shown[0])
@@ -61,21 +63,21 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
         chosen: Any, mode: Any, number: Any, count: Any, point: Point, event: gradio.EventData
     ) -> tuple[Any, str, Point]:
         try:
-            x, y = (_whole(each) for each in event._data['index'])
-            found = browser.locate(x, y, len(_indices(chosen)))
+            x, y = map(_whole, event._data['index'])
+            clicked = browser.locate(x, y, len(_indices(chosen)))
         except (TypeError, ValueError, KeyError) as error:  # NotAvailable is a ValueError
-            raise gradio.Error('click into a picture', print_exception=False) from error
-        point = Point(*point) if found is None else found
+            raise gradio.Error('click a picture', print_exception=False) from error
+        point = Point(*point) if clicked is None else clicked
         return (*draw(chosen, mode, number, count, point), point)
 
     first: Drawing = browser.draw(list(shown), 'similarity', start)
-    # Gradio fetches its usual fonts from the web; the system's need nothing.
+    # Gradio's default fonts are fetched from the web; system fonts are local.
     theme = gradio.themes.Default(
         font=['system-ui', 'sans-serif'], font_mono=['ui-monospace', 'monospace']
     )
     with gradio.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
         page.cotap_theme = theme
-        gradio.Markdown(f'**{title}.** Click any patch, in a photograph or in a map.')
+        gradio.Markdown(f'**{title}.** Click a patch in a photograph or map.')
         with gradio.Row():
             mode = gradio.Radio(modes, value='similarity', label='show', scale=3, elem_id='mode')
             number = gradio.Slider(
@@ -100,7 +102,7 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
         sheet = gradio.Image(
             show_label=False, interactive=False, elem_id='sheet', buttons=['fullscreen', 'download']
         )
-        # Gradio would write a file for each click and tell the page its path.
+        # Gradio would write a file for each click and reveal its path to the page.
         sheet.postprocess = _in_page
         sheet.value = _in_page(first.sheet).model_dump()
         chosen = gradio.Dropdown(
@@ -114,12 +116,12 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
         point = gradio.State(start)
         inputs = [chosen, mode, number, count, point]
         for part in (chosen, mode, number, count):
-            # Gradio would print a traceback for a value that the part does not offer.
+            # Gradio would print a traceback for a value that is not among the choices.
             part.preprocess = lambda value: value
         mode.change(
-            lambda each: (
-                gradio.update(visible=each == 'prototypes'),
-                gradio.update(visible=each == 'clusters'),
+            lambda value: (
+                gradio.update(visible=value == 'prototypes'),
+                gradio.update(visible=value == 'clusters'),
             ),
             mode,
             [number, count],
@@ -133,16 +135,24 @@ def build_page(browser: FeatureBrowser, shown: Sequence[int], title: str) -> Any
 
 
 def _whole(value: Any) -> int:
-    """A number that a request holds; ``NotAvailable`` if it is none."""
+    """Convert a number of a request to int.
+
+    Raises:
+        NotAvailable: If the value is not a number.
+    """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise NotAvailable('a number is expected')
-    return int(value)  # finite, see page_calls.py
+        raise NotAvailable('expected a number')
+    return int(value)  # finite; see calls.py
 
 
 def _indices(chosen: Any) -> list[int]:
-    """Chosen images in their order; ``NotAvailable`` if these are no numbers."""
+    """Return the chosen images in order.
+
+    Raises:
+        NotAvailable: If the value is not a list of numbers.
+    """
     if not isinstance(chosen, list):
-        raise NotAvailable('a list of images is expected')
+        raise NotAvailable('expected a list of images')
     return sorted(map(_whole, chosen))
 
 
@@ -154,18 +164,20 @@ def serve(
     names: Sequence[str] = (),
     root_path: str = '',
 ) -> None:
-    """Serve a page, and nothing else; see :class:`RequestFilter`.
+    """Serve a page and nothing else; see :class:`RequestFilter`.
 
     Args:
         page (gradio.Blocks): From :func:`build_page`.
-        host (str): Address to listen at, ``127.0.0.1`` for this machine only.
+        host (str): Address to listen on; ``127.0.0.1`` for this machine only.
         port (int): TCP port.
-        wait (bool): Until interrupted; else ``page.close()`` ends it. Defaults to True.
-        names (sequence): Names under which a reverse proxy shows the page. Defaults to none.
-        root_path (str): Path, or URL, under which a reverse proxy shows it. Defaults to none.
+        wait (bool): Block until interrupted; otherwise ``page.close()`` stops the server.
+            Defaults to True.
+        names (sequence): Host names under which a reverse proxy serves the page.
+            Defaults to ().
+        root_path (str): Path, or URL, under which a reverse proxy serves it. Defaults to ''.
 
     Raises:
-        OSError: If the port is taken.
+        OSError: If the port is in use.
     """
     page.launch(
         server_name=host,
@@ -190,7 +202,7 @@ def serve(
                     host=host,
                     names=names,
                     root_path=root_path,
-                    inputs={number: len(each.inputs) for number, each in page.fns.items()},
+                    inputs={number: len(fn.inputs) for number, fn in page.fns.items()},
                     sessions=page.cotap_sessions,
                 )
             ]
@@ -200,11 +212,11 @@ def serve(
 
 
 def _in_page(pixels: Optional[Pixels]) -> Optional[ImageData]:
-    """A picture (H, W, 3) as part of the answer, without a file."""
+    """Embed a picture (H, W, 3) in the response, without a file."""
     if pixels is None:
         return None
     stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, 'PNG', compress_level=1)  # a click should not wait
+    Image.fromarray(pixels).save(stream, 'PNG', compress_level=1)  # fast
     return ImageData(
         url='data:image/png;base64,' + base64.b64encode(stream.getvalue()).decode(),
         orig_name='sheet.png',

@@ -1,4 +1,4 @@
-"""Check the body of a request that calls a function of the viewer's page."""
+"""Validate the body of requests that call a function of the viewer's page."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple, NoReturn, Optional
 
 SESSION = re.compile(r'[A-Za-z0-9_-]{1,64}')
-DEEPEST = 6  # nested lists and objects; the page's own calls have 3
+DEEPEST = 6  # nested lists and objects; calls of the page have 3
 
 
 class BadCall(ValueError):
     """A call that the page does not make.
 
     Args:
-        status (int): HTTP status of the answer.
-        sentence (str): Body of the answer.
+        status (int): HTTP status of the response.
+        sentence (str): Body of the response.
     """
 
     def __init__(self, status: int, sentence: str) -> None:
@@ -26,28 +26,28 @@ class BadCall(ValueError):
 
 
 class Call(NamedTuple):
-    """A checked call: who makes it, and the body that Gradio gets to see."""
+    """A validated call: its session, and the body to pass to Gradio."""
 
     session: str
     body: bytes
 
 
 def parse_call(body: bytes, content_type: str, inputs: Optional[Mapping[int, int]]) -> Call:
-    """Read a call; only what the page sends is kept of it, and no objects in ``data``.
+    """Parse a call; keep only fields that the page sends, and no objects in ``data``.
 
     Args:
         body (bytes): JSON with ``session_hash``, ``fn_index``, ``data``, and optionally
             ``event_data`` and ``trigger_id``.
-        content_type (str): Header of the request.
+        content_type (str): Content-Type header of the request.
         inputs (mapping, optional): Functions of the page: ``fn_index`` -> number of inputs;
-            None if they are not known.
+            None skips the check.
 
     Returns:
-        Call: With finite numbers and valid Unicode only.
+        Call: The validated call; its numbers are finite and its text is valid Unicode.
 
     Raises:
-        BadCall: With status 415 for another content type, 400 for what is not JSON, 404 for
-            an unknown function, and 422 for wrong fields.
+        BadCall: With status 415 for another content type, 400 for invalid JSON, 404 for an
+            unknown function, and 422 for wrong fields.
     """
     if content_type.split(';')[0].strip().lower() != 'application/json':
         raise BadCall(415, 'The body must be application/json.')
@@ -57,15 +57,15 @@ def parse_call(body: bytes, content_type: str, inputs: Optional[Mapping[int, int
     session, number, data = (call.get(key) for key in ('session_hash', 'fn_index', 'data'))
     event, trigger = call.get('event_data'), call.get('trigger_id')
     if not isinstance(session, str) or not SESSION.fullmatch(session):
-        raise BadCall(422, 'session_hash must be 1 to 64 letters and digits.')
+        raise BadCall(422, 'session_hash must be 1 to 64 letters, digits, - or _.')
     if not _is_whole(number) or inputs is not None and number not in inputs:
-        raise BadCall(404, 'There is no such function.')
+        raise BadCall(404, 'Unknown function.')
     if not isinstance(data, list) or inputs is not None and len(data) != inputs[number]:
         raise BadCall(422, 'data must be a list with one value for each input.')
     if event is not None and not isinstance(event, dict):
         raise BadCall(422, 'event_data must be an object.')
     if trigger is not None and not _is_whole(trigger):
-        raise BadCall(422, 'trigger_id must be a whole number.')
+        raise BadCall(422, 'trigger_id must be a non-negative integer.')
     kept: dict[str, Any] = dict(
         session_hash=session,
         fn_index=number,
@@ -85,32 +85,32 @@ def _read_json(body: bytes) -> Any:
         return number if math.isfinite(number) else refuse(text)
 
     try:
-        found = json.loads(body.decode('utf-8'), parse_constant=refuse, parse_float=finite)
-        json.dumps(found, ensure_ascii=False).encode('utf-8')  # fails for half a surrogate pair
+        value = json.loads(body.decode('utf-8'), parse_constant=refuse, parse_float=finite)
+        json.dumps(value, ensure_ascii=False).encode('utf-8')  # fails for half a surrogate pair
     except (ValueError, RecursionError):
         raise BadCall(400, 'The body must be JSON.') from None
-    if _depth(found) > DEEPEST:
+    if _depth(value) > DEEPEST:
         raise BadCall(422, 'The body is nested too deeply.')
-    return found
+    return value
 
 
 def _plain(value: Any) -> Any:
-    """Lists of plain values; an object, which may stand for a file to Gradio, becomes None."""
+    """Replace objects in nested lists by None: Gradio would take some of them for files."""
     if isinstance(value, list):
-        return [_plain(each) for each in value]
+        return [_plain(item) for item in value]
     return None if isinstance(value, dict) else value
 
 
 def _depth(value: Any) -> int:
-    """Number of nested containers, without recursion."""
+    """Return the nesting depth, computed without recursion."""
     depth, level = 0, [value]
     while True:
         inner: list[Any] = []
-        containers = [each for each in level if isinstance(each, (list, dict))]
+        containers = [item for item in level if isinstance(item, (list, dict))]
         if not containers:
             return depth
-        for each in containers:
-            inner.extend(each.values() if isinstance(each, dict) else each)
+        for item in containers:
+            inner.extend(item.values() if isinstance(item, dict) else item)
         depth, level = depth + 1, inner
 
 

@@ -1,4 +1,4 @@
-"""Images of a folder, and nothing that links or ``..`` lead to outside of it."""
+"""Image source confined to its folder."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from cotap_mm.files.atomic_write import printable
 
 
 class ConfinedImages:
-    """The images of a list whose files lie in its folder, links followed to their ends.
+    """Images of a list that are inside its folder after all symbolic links are resolved.
 
-    A file is looked at again when it is read: it may have become a link since.
+    A file is checked again when it is read, because it may have been replaced by a link.
 
     Args:
-        source (ImageList): The images.
+        source (ImageList): Images to filter.
 
     Attributes:
-        left_out (list): Names of the images that lie elsewhere.
+        skipped (list): Names of the images that are outside of the folder.
 
     Raises:
-        ValueError: If no image is left.
+        ValueError: If all images are outside of the folder.
     """
 
     def __init__(self, source: ImageList) -> None:
@@ -31,37 +31,38 @@ class ConfinedImages:
         self._root = os.path.realpath(source.root)
         folder_of = lru_cache(maxsize=4096)(os.path.realpath)
         self._indices: list[int] = []
-        self.left_out: list[str] = []
+        self.skipped: list[str] = []
         for index, name in enumerate(source.names):
             folder, file = os.path.split(source.root / name)
             path = os.path.join(folder_of(folder), file)
             if self._is_inside(os.path.realpath(path) if os.path.islink(path) else path):
                 self._indices.append(index)
             else:
-                self.left_out.append(name)
+                self.skipped.append(name)
         if not self._indices:
             raise ValueError(
-                f'all {len(source)} images of {source.root} lie outside of it, where '
-                'links or the list lead; give the folder that they lie in, or '
-                '--follow-links'
+                f'all {len(source)} images of {source.root} are links or paths to files outside '
+                'of it; pass the folder that contains them, or --follow-links'
             )
 
     def __len__(self) -> int:
         return len(self._indices)
 
     def name(self, index: int) -> str:
-        """Name of an image relative to the folder."""
+        """Return the name of an image, relative to the folder."""
         return self.source.name(self._indices[index])
 
     def read(self, index: int, is_large_enough: Optional[SizePredicate] = None) -> Any:
-        """Pixels (H, W, 3), uint8.
+        """Read an image as uint8 pixels (H, W, 3).
 
         Raises:
-            BadImage: If the image cannot be decoded, or lies elsewhere by now.
+            BadImage: If the image cannot be decoded, or is now a link out of the folder.
         """
         name = self.name(index)
         if not self._is_inside(os.path.realpath(self.source.root / name)):
-            raise BadImage(f'{printable(name)} has become a link to a file outside of the folder')
+            raise BadImage(
+                f'{printable(name)} has been replaced by a link to a file outside of the folder'
+            )
         return self.source.read(self._indices[index], is_large_enough)
 
     def _is_inside(self, path: str) -> bool:

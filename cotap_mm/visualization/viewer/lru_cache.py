@@ -1,4 +1,8 @@
-"""What was computed lately, up to a number of bytes."""
+"""LRU cache that is bounded by memory.
+
+``functools.lru_cache`` bounds the number of entries, not their size. ``cachetools.LRUCache`` could
+bound the size, but would be one more dependency for these 40 lines.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +14,11 @@ from torch import Tensor
 
 
 class MemoryLRU:
-    """Values by key; what has not been asked for longest goes first.
+    """Cache that drops the least recently used values.
 
     Args:
-        most_bytes (int): Of all arrays and tensors together; the newest value stays, however
-            large.
+        most_bytes (int): Maximum size of all arrays and tensors together. The newest value is
+            kept even if it is larger.
 
     Raises:
         ValueError: If ``most_bytes`` is not positive.
@@ -47,7 +51,7 @@ class MemoryLRU:
             self.bytes -= _bytes(oldest)
 
     def once(self, key: Hashable, compute: Callable[[], Any]) -> Any:
-        """The value of a key, computed if it is not here."""
+        """Return the value of a key; compute and store it if it is not cached."""
         if key in self._values:
             return self[key]
         value = compute()
@@ -56,7 +60,7 @@ class MemoryLRU:
 
 
 def _bytes(value: Any) -> int:
-    """Of tensors and arrays; of lists of them."""
+    """Return the size of a tensor or array, or of a list of them."""
     if isinstance(value, (list, tuple)):
         return sum(map(_bytes, value))
     if isinstance(value, Tensor):

@@ -1,8 +1,8 @@
-"""What the server of the viewer answers, and to whom.
+"""Filter the requests to the viewer's server.
 
-Gradio's server does more than a page of one person needs: it stores uploads of any kind, hands
-out files of a temporary folder, calls other servers. Here a request is answered only if it is one
-that the page makes; anything else gets a short refusal that says nothing of this machine.
+Gradio's server does more than the page needs: it stores uploads of any kind, serves files of a
+temporary folder, and calls other servers. The filter passes only requests that the page itself
+makes; all others get a short response that reveals nothing about the machine.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from urllib.parse import parse_qs, urlsplit
 from .calls import SESSION, BadCall, parse_call
 from .sessions import PageSessions
 
-MOST_BYTES = 65536  # of the body of a request; the page's own are about 300
-MOST_OPEN = 100  # requests at a time; a browser has about two
+MOST_BYTES = 65536  # size of a request body; those of the page have about 300
+MOST_OPEN = 100  # concurrent requests; a browser has about two
 
 _ANSWERED = {
     'GET': re.compile(
@@ -30,7 +30,7 @@ _ANSWERED = {
 }
 _ANSWERS = '/gradio_api/queue/data'
 _HEADERS = {
-    'cache-control': 'no-store',  # photographs are not to stay on a disk
+    'cache-control': 'no-store',  # photographs must not stay on a disk
     'content-security-policy': "frame-ancestors 'none'",
     'referrer-policy': 'no-referrer',
     'x-content-type-options': 'nosniff',
@@ -39,25 +39,28 @@ _LOOPBACK = ('127.0.0.1', 'localhost', '::1')
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Refusal = tuple[int, str]
-_NOTHING: Refusal = (404, 'There is nothing here.')
+_NOT_FOUND: Refusal = (404, 'Not found.')
 
 
 class RequestFilter:
-    """ASGI middleware that refuses what the page does not ask for.
+    """ASGI middleware that rejects requests that the page does not make.
 
-    On a loopback address, requests under another name are refused too: a web page from
-    elsewhere can have its own name point to 127.0.0.1, and would then read the images.
+    On a loopback address, requests with another host name are rejected too: otherwise a
+    malicious web page could resolve its own name to 127.0.0.1 (DNS rebinding) and read the
+    images.
 
     Args:
-        app: The ASGI application behind it.
+        app: ASGI application to protect.
         host (str): Address that the server is bound to.
-        names (sequence): Names, or NAME:PORT, under which a reverse proxy shows the page.
-            With any, requests under all names but these and the machine's own are refused,
-            whatever the address. Defaults to none.
-        root_path (str): Path, or URL, under which a reverse proxy shows the page; a proxy
-            may leave it in the paths of its requests. Defaults to none.
-        inputs (mapping, optional): Functions of the page: number -> number of inputs.
-        sessions (PageSessions, optional): What is kept for the users; unlimited by default.
+        names (sequence): Host names, or NAME:PORT, under which a reverse proxy serves the page.
+            If there are any, requests with other names than these and those of the machine are
+            rejected, whatever the address. Defaults to ().
+        root_path (str): Path, or URL, under which a reverse proxy serves the page. The proxy
+            may keep the path in its requests. Defaults to ''.
+        inputs (mapping, optional): Functions of the page: ID -> number of inputs.
+            Defaults to None (not checked).
+        sessions (PageSessions, optional): Limits of what is kept per user. Defaults to None
+            (unlimited).
     """
 
     def __init__(
@@ -76,12 +79,12 @@ class RequestFilter:
         self._open = 0
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
-        """Answer, or refuse."""
+        """Pass a request to the application, or reject it."""
         if scope['type'] == 'lifespan':
             await self.app(scope, receive, send)
-        elif scope['type'] == 'http':  # and no web sockets
+        elif scope['type'] == 'http':  # but not web sockets
             if self._open >= MOST_OPEN:
-                await _refuse(send, 503, 'Too many requests at a time.')
+                await _refuse(send, 503, 'Too many concurrent requests.')
                 return
             self._open += 1
             try:
@@ -92,7 +95,7 @@ class RequestFilter:
     async def _answer(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         headers = _headers(scope)
         refusal = self._refusal(scope['method'], scope['path'], headers)
-        body = None if refusal else await _whole_body(receive)
+        body = None if refusal else await _read_body(receive)
         if not refusal and body is None:
             refusal = 413, 'The request is too large.'
         session = ''
@@ -109,7 +112,7 @@ class RequestFilter:
                 or self.sessions
                 and not self.sessions.may_read(session)
             ):
-                refusal = _NOTHING
+                refusal = _NOT_FOUND
         if refusal:
             await _refuse(send, *refusal)
         elif scope['path'] == _ANSWERS and self.sessions:
@@ -122,7 +125,7 @@ class RequestFilter:
             await self.app(scope, _again(body, receive), _with_headers(send))
 
     def _plain(self, scope: dict[str, Any]) -> dict[str, Any]:
-        """A request without the prefix of a proxy, and without what the page never asks for."""
+        """Remove the prefix of a proxy, and query strings and headers that the page never sends."""
         path = scope['path']
         if self.prefix and (path == self.prefix or path.startswith(f'{self.prefix}/')):
             path = path[len(self.prefix) :] or '/'
@@ -146,28 +149,28 @@ class RequestFilter:
         host, origin = headers.get('host', ''), headers.get('origin')
         for name in (host, headers.get('x-forwarded-host', host)):
             if self.hosts is not None and not self._is_own(name):
-                return 403, 'This page is for the machine that it runs on.'
+                return 403, 'This page is available only on the machine that it runs on.'
             if not _name(name):
-                return 400, 'The request names no host.'
+                return 400, 'The Host header is missing or invalid.'
         if origin is not None:
-            place = _netloc(origin)
-            if place != host and not self._is_allowed(place):
-                return 403, 'Requests from other pages are not answered.'
+            netloc = _netloc(origin)
+            if netloc != host and not self._is_allowed(netloc):
+                return 403, 'Requests from other pages are not allowed.'
         pattern = _ANSWERED.get(method)
         if pattern is None or '..' in path or not pattern.fullmatch(path):
-            return _NOTHING
+            return _NOT_FOUND
         return None
 
-    def _is_own(self, place: str) -> bool:
-        return _name(place) in self.hosts or self._is_allowed(place)
+    def _is_own(self, netloc: str) -> bool:
+        return _name(netloc) in self.hosts or self._is_allowed(netloc)
 
-    def _is_allowed(self, place: str) -> bool:
-        """Whether a host, with its port if it has one, is one that the user has named."""
-        return place.lower() in self.names or _name(place) in self.names
+    def _is_allowed(self, netloc: str) -> bool:
+        """Return whether a host, with its port if it has one, is in ``names``."""
+        return netloc.lower() in self.names or _name(netloc) in self.names
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine only."""
+    """Return whether an address can be reached only from this machine."""
     return host in _LOOPBACK or re.fullmatch(r'127(\.\d{1,3}){3}', host) is not None
 
 
@@ -176,27 +179,27 @@ def _headers(scope: dict[str, Any]) -> dict[str, str]:
 
 
 def _name(host: str) -> str:
-    """``[::1]:80`` -> ``::1``; '' for what is no name."""
+    """Convert ``[::1]:80`` to ``::1``; return '' for an invalid host."""
     if not re.fullmatch(r'[\w.\[\]:-]+', host, re.ASCII):
         return ''
     try:
-        found = urlsplit(f'//{host}')
-        return (found.hostname or '') if found.port != 0 else ''
-    except ValueError:  # also of a port that is out of range
+        parts = urlsplit(f'//{host}')
+        return (parts.hostname or '') if parts.port != 0 else ''
+    except ValueError:  # also for a port that is out of range
         return ''
 
 
 def _netloc(origin: str) -> str:
-    """``https://name:80`` -> ``name:80``; '' for what is no address of a page."""
+    """Convert ``https://name:80`` to ``name:80``; return '' if it is not the URL of a page."""
     try:
-        found = urlsplit(origin)
+        parts = urlsplit(origin)
     except ValueError:
         return ''
-    return found.netloc if found.scheme in ('http', 'https') else ''
+    return parts.netloc if parts.scheme in ('http', 'https') else ''
 
 
-async def _whole_body(receive: Receive) -> Optional[bytes]:
-    """The body of a request, None if it is too large, whatever its header says."""
+async def _read_body(receive: Receive) -> Optional[bytes]:
+    """Read the body of a request; return None if it is too large, whatever its header says."""
     parts: list[bytes] = []
     size, more = 0, True
     while more:
@@ -212,17 +215,17 @@ async def _whole_body(receive: Receive) -> Optional[bytes]:
 
 
 def _again(body: bytes, receive: Receive) -> Receive:
-    """``receive`` of a request whose body has been read."""
-    left = [dict(type='http.request', body=body, more_body=False)]
+    """Return a ``receive`` that replays a body that has been read."""
+    pending = [dict(type='http.request', body=body, more_body=False)]
 
     async def receive_again() -> dict[str, Any]:
-        return left.pop() if left else await receive()
+        return pending.pop() if pending else await receive()
 
     return receive_again
 
 
 def _with_headers(send: Send) -> Send:
-    """``send`` that adds the headers above."""
+    """Return a ``send`` that adds the security headers."""
 
     async def send_all(message: dict[str, Any]) -> None:
         if message['type'] == 'http.response.start':

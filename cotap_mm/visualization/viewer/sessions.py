@@ -1,9 +1,8 @@
-"""Bound what the viewer's server keeps for those who have opened the page.
+"""Bound the memory that the viewer's server keeps for its users.
 
-Gradio keeps the answers that a session has not read, and the last picture that it has got, for
-thousands of sessions. Here sessions are forgotten, the longest unused ones first, as soon as
-there are too many or their pictures take too much memory. A session that is forgotten and calls
-again starts anew.
+Gradio keeps the unread responses and the last picture of thousands of sessions. Here the least
+recently used sessions are dropped as soon as there are too many, or their pictures take too much
+memory. A dropped session that makes another call starts from scratch.
 """
 
 from __future__ import annotations
@@ -13,19 +12,19 @@ from collections import Counter, OrderedDict
 from typing import Any, Optional
 
 MOST_SESSIONS = 32
-MOST_BYTES = 2**26  # of pictures that are kept for all sessions together
-MOST_UNREAD = 32  # messages of one session, about ten answers
-MOST_WAITING = 32  # calls that are not computed yet, of all sessions together
-_BUSY = (503, 'The server is busy, try again later.')
+MOST_BYTES = 2**26  # of the pictures of all sessions together
+MOST_UNREAD = 32  # messages of one session, about ten responses
+MOST_WAITING = 32  # queued calls of all sessions together
+_BUSY = (503, 'The server is busy; try again later.')
 
 
 class PageSessions:
-    """The sessions of a page that is served.
+    """Sessions of a page that is being served.
 
     Args:
         page (gradio.Blocks): The page.
-        most_sessions (int): Sessions that are kept. Defaults to 32.
-        most_bytes (int): Bytes of the pictures that are kept. Defaults to 64 MiB.
+        most_sessions (int): Maximum number of sessions. Defaults to 32.
+        most_bytes (int): Maximum size of their pictures in bytes. Defaults to 64 MiB.
     """
 
     def __init__(
@@ -37,11 +36,15 @@ class PageSessions:
         self._lock = threading.RLock()
 
     def join(self, session: str) -> Optional[tuple[int, str]]:
-        """Take note of a call; status and sentence of a refusal if there is no room for it."""
+        """Register a call.
+
+        Returns:
+            tuple: HTTP status and message if the call is rejected, otherwise None.
+        """
         with self._lock:
             messages = self._queue.pending_messages_per_session.get(session)
             if messages is not None and messages.qsize() > MOST_UNREAD:
-                return 429, 'Read the answers first.'
+                return 429, 'Read the pending responses first.'
             self._last_used[session] = None
             self._last_used.move_to_end(session)
             self.make_room(keep=session)
@@ -51,14 +54,14 @@ class PageSessions:
             return None
 
     def may_read(self, session: str) -> bool:
-        """Whether a session is known and nobody reads its answers yet."""
+        """Return whether a session exists and its responses are not being read."""
         with self._lock:
             return (
                 not self._reading[session] and session in self._queue.pending_messages_per_session
             )
 
     def start_reading(self, session: str) -> None:
-        """Keep a session while its answers are being read."""
+        """Keep a session while its responses are being read."""
         with self._lock:
             self._reading[session] += 1
 
@@ -69,11 +72,11 @@ class PageSessions:
             self._reading = +self._reading
 
     def make_room(self, keep: str = '') -> None:
-        """Forget the longest unused sessions until the rest is within the bounds.
+        """Drop the least recently used sessions until the others are within the bounds.
 
         Args:
-            keep (str): A session that stays. Sessions stay as well whose answers are being
-                read or computed.
+            keep (str): Session to keep. Sessions whose responses are being read or computed
+                are also kept. Defaults to ''.
         """
         with self._lock:
             busy = {event.session_hash for event in list(self._queue.event_ids_to_events.values())}
@@ -85,14 +88,14 @@ class PageSessions:
                     and self.num_bytes() <= self.most_bytes
                 ):
                     return
-                self._forget(session)
+                self._drop(session)
 
     def num_bytes(self) -> int:
-        """Bytes of all pictures in unread answers and in the states of sessions."""
+        """Return the size of all pictures in unread responses and session states, in bytes."""
         messages = [
-            each
+            message
             for queue in list(self._queue.pending_messages_per_session.values())
-            for each in list(queue._queue)
+            for message in list(queue._queue)
         ]
         values = [
             part
@@ -105,7 +108,7 @@ class PageSessions:
                 for config in list(state.config_values.values())
                 if config
             ]
-        # A picture that has not been drawn anew is the same object in all sessions.
+        # A picture that was not redrawn is the same object in all sessions.
         return sum({id(url): len(url) for url in map(_url, values) if url}.values())
 
     @property
@@ -116,7 +119,7 @@ class PageSessions:
     def _states(self) -> Any:
         return self.page.state_holder.session_data
 
-    def _forget(self, session: str) -> None:
+    def _drop(self, session: str) -> None:
         self._last_used.pop(session, None)
         self._queue.pending_messages_per_session.pop(session, None)
         self._queue.pending_event_ids_session.pop(session, None)

@@ -15,14 +15,14 @@ from cotap_mm.visualization import Report
 def report():
     report = Report('A <run>', 'What it is.')
     image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
-    report.add_picture('noise', 'Noise', 'Numbers & colours.', image)
+    report.add_picture('noise', 'Noise', 'Numbers & colors.', image)
     report.add_table(
-        'Scores', 'In per cent.', ['what', 'mIoU'], [['init', 12.345], ['end', 50]], strong=[1]
+        'Scores', 'In percent.', ['what', 'mIoU'], [['init', 12.345], ['end', 50]], strong=[1]
     )
     return report
 
 
-def test_page_stands_alone_and_pictures_lie_beside_it(report, tmp_path):
+def test_page_is_self_contained_and_pictures_are_saved_next_to_it(report, tmp_path):
     page = report.save(tmp_path / 'deep' / 'folder')
     text = page.read_text()
     assert 'http' not in text and 'src="data:image/png;base64,' in text
@@ -34,7 +34,7 @@ def test_page_stands_alone_and_pictures_lie_beside_it(report, tmp_path):
 
 def test_text_is_escaped_and_numbers_are_rounded(report, tmp_path):
     text = report.save(tmp_path).read_text()
-    assert 'A &lt;run&gt;' in text and 'Numbers &amp; colours.' in text
+    assert 'A &lt;run&gt;' in text and 'Numbers &amp; colors.' in text
     assert '<td>12.35</td>' in text or '<td>12.34</td>' in text
     assert '<tr class=strong><td>end</td><td>50</td></tr>' in text
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn.decomposition import PCA
 
-from cotap_mm.visualization import pca_maps, similarity_figure, similarity_map
+from cotap_mm.visualization import pca_maps
 
 
 def test_first_component_is_sklearns():
@@ -39,27 +39,3 @@ def test_pca_size_and_foreground():
 
 def test_constant_features_do_not_break():
     assert pca_maps(torch.ones(1, 4, 3, 3))[0].shape == (3, 3, 3)
-
-
-def test_similarity_is_the_cosine():
-    patches, other = torch.randn(5, 3, 4), torch.randn(5, 2, 2)
-    found = similarity_map(patches, (1, 2))
-    wanted = torch.nn.functional.cosine_similarity(patches, patches[:, 1:2, 2:3], dim=0)
-    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-6)
-    assert found[1, 2] == pytest.approx(1)
-    np.testing.assert_allclose(
-        similarity_map(patches, (1, 2), other),
-        torch.nn.functional.cosine_similarity(other, patches[:, 1:2, 2:3], dim=0).numpy(),
-        atol=1e-6,
-    )
-    with pytest.raises(ValueError, match='inside the 3 x 4 grid'):
-        similarity_map(patches, (3, 0))
-
-
-def test_similarity_figure_marks_a_row_for_each_network():
-    image = np.zeros((16, 16, 3), dtype=np.uint8)
-    features = (torch.randn(4, 2, 2), torch.randn(4, 2, 2))
-    one = similarity_figure(image, image, (0, 1), {'before': features})
-    two = similarity_figure(image, image, (0, 1), {'before': features, 'after': features}, 'both')
-    assert one.dtype == np.uint8 and one.shape[2] == 3
-    assert two.shape[0] > one.shape[0] and two.shape[1] == one.shape[1]

@@ -30,16 +30,16 @@ def spread_ratio(plane):
     return np.ptp(means, axis=0).max() / within
 
 
-def test_patches_have_the_class_that_fills_them():
+def test_patches_have_their_dominant_class():
     label = torch.tensor([[0, 0, 1, 1], [0, 1, 1, 1], [2, 0, 255, 255], [2, 0, 255, 2]])
     patches = torch.arange(8.0).reshape(1, 2, 2, 2)
     found = labeled_patches(patches, label, 3, image=5)
-    # Top left is 0 by three of four, top right 1; bottom left is a draw, bottom right 2.
+    # Top left is 0 by three of four, top right 1; bottom left is a tie, bottom right 2.
     assert found.classes.tolist() == [0, 1, 2] and found.images.tolist() == [5, 5, 5]
     assert found.features.tolist() == [[0, 4], [1, 5], [3, 7]]
 
 
-def test_at_most_so_many_patches_of_a_class():
+def test_number_of_patches_per_class_is_limited():
     label = torch.zeros(6, 6, dtype=torch.long)
     label[0] = 1
     patches = torch.randn(1, 4, 6, 6)
@@ -64,7 +64,7 @@ def test_discriminants_do_not_separate_noise():
     assert spread_ratio(project(patches, 'lda')) < 1
 
 
-def test_wrong_input_is_explained():
+def test_invalid_input_is_rejected():
     with pytest.raises(ValueError, match="lda, pca, got 'tsne'"):
         project(three_classes(), 'tsne')
     with pytest.raises(ValueError, match="got 1 images and 3 classes; use 'pca'"):
@@ -76,7 +76,7 @@ def test_wrong_input_is_explained():
         class_scatter({}, ['a'])
 
 
-def test_scatter_shows_the_colour_of_each_class():
+def test_scatter_shows_the_color_of_each_class():
     classes = np.array([0, 0, 2, 2])
     plane = Plane(np.array([[0.0, 0], [0, 1], [3, 0], [3, 1]]), classes, ('x (60 %)', 'y (40 %)'))
     one = class_scatter({'net': plane}, ['sky', 'road', 'car'])

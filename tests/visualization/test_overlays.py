@@ -7,7 +7,7 @@ import torch
 from cotap_mm.visualization import class_legend, crops_with_boxes, foreground_overlay, label_map
 
 
-def test_crops_with_boxes_uses_a_colour_for_each_box(scenes):
+def test_crops_with_boxes_uses_one_color_per_box(scenes):
     image = scenes.read(0)
     boxes = torch.tensor([[0, 0, 24, 24], [4, 4, 32, 32], [2, 2, 10, 10.0]])
     picture = crops_with_boxes(image, boxes, [image] * 3, num_global=2, title='crops')
@@ -17,7 +17,7 @@ def test_crops_with_boxes_uses_a_colour_for_each_box(scenes):
         crops_with_boxes(image, boxes[:2], [image] * 3)
 
 
-def test_foreground_keeps_colour_and_dims_the_rest():
+def test_foreground_keeps_color_and_dims_the_rest():
     image = np.full((8, 8, 3), (200, 100, 0), dtype=np.uint8)
     found = foreground_overlay(image, torch.tensor([[True, False], [False, False]]))
     assert found[1, 1].tolist() == [200, 100, 0]

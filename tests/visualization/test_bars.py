@@ -15,18 +15,18 @@ def result(backbone, value, protocol='knn'):
     )
 
 
-def area(picture, colour):
-    rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+def area(picture, color):
+    rgb = np.array([int(color[i : i + 2], 16) for i in (1, 3, 5)])
     return (np.abs(picture.astype(int) - rgb) < 8).all(axis=2).sum()
 
 
 def test_bars_are_as_long_as_the_values():
     picture = comparison_figure([result('one', 20.0), result('two', 40.0)])
-    first, second = (area(picture, colour) for colour in SERIES[:2])
+    first, second = (area(picture, color) for color in SERIES[:2])
     assert second / first == pytest.approx(2, rel=0.1)
 
 
-def test_a_panel_for_each_protocol_and_gaps_where_nothing_was_measured():
+def test_a_panel_for_each_protocol_and_gaps_for_missing_values():
     one = comparison_figure([result('one', 20.0), result('two', 40.0)])
     many = comparison_figure([result('one', 20.0, str(i)) for i in range(4)] + [result('two', 3.0)])
     assert many.shape[0] > one.shape[0] and many.shape[1] > one.shape[1]

@@ -1,4 +1,4 @@
-"""What the guard lets through; over real connections in test_viewer_server.py."""
+"""Requests that the filter passes; test_viewer_server.py uses real connections."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from cotap_mm.visualization.viewer.request_filter import MOST_OPEN, RequestFilte
 
 
 def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', passed=None, **headers):
-    """Status of the answer of a guard in front of an application that answers 200."""
+    """Return the status of a request through the filter to an application that returns 200."""
     sent, reached = [], []
 
     async def app(scope, receive, send):
@@ -53,11 +53,11 @@ def ask(bound, path='/', method='GET', kind='http', names=(), root_path='', pass
         ('example', False),
     ],
 )
-def test_addresses_of_this_machine_only(host, inside):
+def test_loopback_addresses(host, inside):
     assert is_loopback(host) is inside
 
 
-def test_a_server_for_others_answers_to_any_name_but_only_its_own_pages():
+def test_public_server_accepts_any_name_but_only_its_own_pages():
     assert ask('127.0.0.1', host='example') == 403
     assert ask('127.0.0.1', host='127.0.0.1:80') == 200
     assert ask('0.0.0.0', host='example') == 200
@@ -71,7 +71,7 @@ def test_no_web_sockets():
     assert ask('127.0.0.1', kind='websocket', host='127.0.0.1') is None
 
 
-def test_behind_a_proxy_exactly_the_named_hosts_are_answered():
+def test_behind_a_proxy_only_the_named_hosts_are_accepted():
     def status(**headers):
         return ask(
             '127.0.0.1',
@@ -97,17 +97,17 @@ def test_behind_a_proxy_exactly_the_named_hosts_are_answered():
     ):
         assert status(**headers) == 403, headers
     assert status(host='127.0.0.1', path='/look/../secret') == 404
-    # At an address for all, the names still are the only ones.
+    # On a public address, only these names are accepted, too.
     assert ask('0.0.0.0', names=('viewer.example.org',), host='viewer.example.org') == 200
     assert ask('0.0.0.0', names=('viewer.example.org',), host='example.org') == 403
 
 
 @pytest.mark.parametrize('host', ['', 'a b', 'example:99999', 'example:x', '[::1', 'x@y', 'a/b'])
-def test_a_host_that_is_no_name(host):
+def test_invalid_host_header(host):
     assert ask('0.0.0.0', host=host) == 400
 
 
-def test_headers_that_choose_another_server_are_dropped():
+def test_headers_that_select_another_server_are_dropped():
     passed = []
     ask(
         '127.0.0.1',
@@ -118,7 +118,7 @@ def test_headers_that_choose_another_server_are_dropped():
     assert dict(passed) == {b'host': b'127.0.0.1'}
 
 
-def test_too_many_requests_at_a_time():
+def test_too_many_concurrent_requests():
     async def work():
         release, answers = asyncio.Event(), []
 
@@ -132,15 +132,17 @@ def test_too_many_requests_at_a_time():
         async def send(message):
             answers.append(message.get('status'))
 
-        guard = RequestFilter(app, '127.0.0.1')
+        request_filter = RequestFilter(app, '127.0.0.1')
         scope = dict(type='http', method='GET', path='/', headers=[(b'host', b'127.0.0.1')])
-        waiting = [asyncio.create_task(guard(scope, receive, send)) for _ in range(MOST_OPEN)]
+        waiting = [
+            asyncio.create_task(request_filter(scope, receive, send)) for _ in range(MOST_OPEN)
+        ]
         await asyncio.sleep(0)
-        await guard(scope, receive, send)
+        await request_filter(scope, receive, send)
         assert answers[0] == 503
         release.set()
         await asyncio.gather(*waiting)
-        await guard(scope, receive, send)
+        await request_filter(scope, receive, send)
         assert answers[-1] == 200 and answers.count(503) == 1
 
     asyncio.run(work())
@@ -159,7 +161,7 @@ def test_too_many_requests_at_a_time():
         '',
     ],
 )
-def test_names_that_no_browser_sends(text):
+def test_invalid_host_names(text):
     with pytest.raises(argparse.ArgumentTypeError):
         host_name(text)
 
@@ -179,19 +181,19 @@ def test_names_that_no_browser_sends(text):
         '/é',
     ],
 )
-def test_paths_that_no_proxy_has(text):
+def test_invalid_root_paths(text):
     with pytest.raises(argparse.ArgumentTypeError):
         root_path(text)
 
 
-def test_names_and_paths_of_a_proxy():
+def test_valid_host_names_and_root_paths():
     assert host_name('Images.Example.org:8443') == 'images.example.org:8443'
     assert host_name('bücher.example') == 'xn--bcher-kva.example'
     assert root_path('/viewer/') == '/viewer'
     assert root_path('https://example.org/a/b') == 'https://example.org/a/b'
 
 
-def test_addresses_that_cannot_be_served_at():
+def test_addresses_that_cannot_be_bound():
     assert check_port('127.0.0.1', 0) > 0
     with socket.socket() as taken:
         taken.bind(('127.0.0.1', 0))
@@ -206,4 +208,4 @@ def test_addresses_that_cannot_be_served_at():
         with pytest.raises(ValueError, match=f'--host {host} cannot be resolved'):
             check_port(host, 7860)
     with pytest.raises(ValueError, match='another --host'):
-        check_port('192.0.2.1', 7860)  # an address of nobody's machine
+        check_port('192.0.2.1', 7860)  # reserved for documentation

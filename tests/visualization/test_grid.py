@@ -18,7 +18,7 @@ def has(picture, color):
     return (np.abs(picture.astype(int) - color).max(axis=2) == 0).any()
 
 
-def test_each_picture_is_where_it_belongs():
+def test_each_picture_is_in_its_cell():
     picture = picture_sheet([Row('', [RED, GREEN]), Row('', [BLUE, None])])
     height, width = picture.shape[:2]
 
@@ -29,7 +29,7 @@ def test_each_picture_is_where_it_belongs():
     assert at(0.75, 0.25) == [0, 0, 255] and at(0.75, 0.75) == [255, 255, 255]
 
 
-def test_many_columns_go_on_below():
+def test_many_columns_continue_below():
     pictures = [flat(20 * i, 0, 0) for i in range(5)]
     titles = [str(i) for i in range(5)]
     one = picture_sheet([Row('', pictures[:2])], titles[:2], max_columns=2)
@@ -56,18 +56,18 @@ def test_drawing_is_in_pixels_of_the_first_image():
     assert blue > 100 and abs(int(blue) - int(green)) <= 2
 
 
-def test_titles_scale_and_legend_take_room():
+def test_titles_scale_and_legend_take_space():
     plain = picture_sheet([Row('', [RED] * 6)])
     scaled = picture_sheet([Row('name', [RED] * 6, Scale(0, 1, 'viridis', 'cosine'))])
     full = picture_sheet([Row('', [RED] * 6)], ['a'] * 6, {'red': (255, 0, 0)})
-    assert scaled.shape[1] == pytest.approx(plain.shape[1], abs=2)  # panels give way
+    assert scaled.shape[1] == pytest.approx(plain.shape[1], abs=2)  # panels shrink
     assert (scaled == 255).all(axis=2).sum() > (plain == 255).all(axis=2).sum()
     assert full.shape[0] > plain.shape[0]
     bar = scaled[:, -int(0.7 * 150) :]  # right of the panels
     assert (np.abs(bar.astype(int) - [68, 1, 84]).max(axis=2) < 8).any()  # the dark end
 
 
-def test_wrong_input_is_explained():
+def test_invalid_input_is_rejected():
     with pytest.raises(ValueError, match='equally long'):
         picture_sheet([Row('', [RED]), Row('', [])])
     with pytest.raises(ValueError, match='expected 0 or 1 column_titles, got 2'):

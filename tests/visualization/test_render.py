@@ -8,21 +8,15 @@ from tiny import build_tiny
 
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
+from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.figures.canvas import colorize
 from cotap_mm.visualization.viewer.lru_cache import MemoryLRU
-from cotap_mm.visualization.viewer.render import (
-    GAP,
-    LABEL,
-    PICTURE,
-    FeatureBrowser,
-    NotAvailable,
-    Point,
-    _broken,
-)
+from cotap_mm.visualization.viewer.render import FeatureBrowser
+from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE, Point, wrap_name
 
 
 class Photos:
-    """Images with one colour in each quarter; how often each was read."""
+    """Images with one color in each quarter; records which ones are read."""
 
     def __init__(self, count=3, side=32):
         rng = np.random.RandomState(0)
@@ -46,16 +40,16 @@ def browser(**encoders):
 
 
 def picture(sheet, row, column):
-    """Pixels of one picture of a sheet."""
+    """Return the pixels of one picture of a sheet."""
     top, left = row * (PICTURE + GAP), LABEL + column * (PICTURE + GAP)
     return sheet[top : top + PICTURE, left : left + PICTURE]
 
 
 def test_similarity_of_the_clicked_patch():
-    found = browser()
+    viewer = browser()
     point = Point(1, 0.8, 0.2)  # top right quarter of the second image
-    drawing = found.draw([0, 2], 'similarity', point)
-    maps = torch.stack([PixelEncoder().encode(found.source.pixels[i]).patches[0] for i in (0, 2)])
+    drawing = viewer.draw([0, 2], 'similarity', point)
+    maps = torch.stack([PixelEncoder().encode(viewer.source.pixels[i]).patches[0] for i in (0, 2)])
     maps = torch.nn.functional.normalize(maps, dim=1)
     cosine = torch.einsum('c,bchw->bhw', maps[1, :, 1, 6], maps).numpy()
     low = cosine.min()
@@ -63,12 +57,12 @@ def test_similarity_of_the_clicked_patch():
         drawing.sheet.shape == np.array([2 * PICTURE + GAP, LABEL + 2 * PICTURE + GAP, 3])
     ).all()
     for column, values in enumerate(cosine):
-        colours = colorize(values, low, 1)
+        colors = colorize(values, low, 1)
         shown = picture(drawing.sheet, 1, column)
         for row, place in ((0, 0), (6, 2), (4, 7)):
             y, x = (int((each + 0.5) * PICTURE / 8) for each in (row, place))
-            assert shown[y, x].tolist() == colours[row, place].tolist()
-    # The clicked patch itself is framed, and inside the frame as bright as can be.
+            assert shown[y, x].tolist() == colors[row, place].tolist()
+    # The clicked patch is framed, and has the brightest color.
     y, x = (int((each + 0.5) * PICTURE / 8) for each in (1, 6))
     assert (
         picture(drawing.sheet, 1, 1)[y, x].tolist()
@@ -78,108 +72,108 @@ def test_similarity_of_the_clicked_patch():
     assert (frame == 255).all(axis=2).any() and (frame == 0).all(axis=2).any()
 
 
-def test_a_place_on_the_sheet_is_the_patch_under_it():
-    found = browser()
+def test_position_on_the_sheet_maps_to_the_patch_under_it():
+    viewer = browser()
     for row in (0, 1):  # photograph and map
-        point = found.locate(
+        point = viewer.locate(
             LABEL + PICTURE + GAP + 0.9 * PICTURE, row * (PICTURE + GAP) + 0.3 * PICTURE, 2
         )
         assert point.slot == 1 and point.patch((8, 8)) == (2, 7)
-    assert found.locate(10, 10, 2) is None  # on a label
-    assert found.locate(LABEL + PICTURE + 2, 10, 2) is None  # between pictures
-    assert found.locate(LABEL + 2 * (PICTURE + GAP) + 5, 10, 2) is None  # not shown
+    assert viewer.locate(10, 10, 2) is None  # on a label
+    assert viewer.locate(LABEL + PICTURE + 2, 10, 2) is None  # between pictures
+    assert viewer.locate(LABEL + 2 * (PICTURE + GAP) + 5, 10, 2) is None  # not shown
     assert Point(0, 1.0, 1.0).patch((4, 5)) == (3, 4)
 
 
 def test_everything_is_computed_once():
     calls = []
     encoder = PixelEncoder(lambda x: calls.append(len(x)) or x)
-    found = browser(pixels=encoder)
-    found.draw([0, 1], 'similarity', Point(0, 0.5, 0.5))
-    found.draw([0, 1], 'components', Point(1, 0.1, 0.5))
-    found.draw([0, 1, 2], 'similarity', Point(2, 0.1, 0.1))
-    assert calls == [2, 1] and sorted(found.source.reads) == [0, 1, 2]
+    viewer = browser(pixels=encoder)
+    viewer.draw([0, 1], 'similarity', Point(0, 0.5, 0.5))
+    viewer.draw([0, 1], 'components', Point(1, 0.1, 0.5))
+    viewer.draw([0, 1, 2], 'similarity', Point(2, 0.1, 0.1))
+    assert calls == [2, 1] and sorted(viewer.source.reads) == [0, 1, 2]
 
 
 def test_every_mode_of_a_network_with_filter():
     torch.manual_seed(0)
     model = build_tiny()
-    found = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
-    assert found.num_prototypes() == 2
-    sheets = [found.draw([0, 1], mode, Point(0, 0.5, 0.5), 1, 3) for mode in found.modes]
+    viewer = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
+    assert viewer.num_prototypes() == 2
+    sheets = [viewer.draw([0, 1], mode, Point(0, 0.5, 0.5), 1, 3) for mode in viewer.modes]
     assert len({each.sheet.tobytes() for each in sheets}) == len(sheets) == 6
     assert len({each.note for each in sheets}) == 6
     with pytest.raises(ValueError, match=r'prototypes 0..1, got 2'):
-        found.draw([0], 'prototypes', Point(0, 0.5, 0.5), 2)
+        viewer.draw([0], 'prototypes', Point(0, 0.5, 0.5), 2)
 
 
 def test_clusters_of_two_rows_share_numbers():
     model = build_tiny()
-    found = browser(one=CoTAPEncoder(model), same=CoTAPEncoder(model))
-    sheet = found.draw([0, 1], 'clusters', Point(1, 0.9, 0.9), count=3).sheet
+    viewer = browser(one=CoTAPEncoder(model), same=CoTAPEncoder(model))
+    sheet = viewer.draw([0, 1], 'clusters', Point(1, 0.9, 0.9), count=3).sheet
     assert (picture(sheet, 1, 0) == picture(sheet, 2, 0)).all()
 
 
-def test_what_cannot_be_shown():
-    found = browser()
-    assert found.num_prototypes() == 0
+def test_unsupported_modes_are_rejected():
+    viewer = browser()
+    assert viewer.num_prototypes() == 0
     with pytest.raises(ValueError, match='pixels: PixelEncoder has no object-aware filter'):
-        found.draw([0], 'prototypes', Point(0, 0, 0))
+        viewer.draw([0], 'prototypes', Point(0, 0, 0))
     with pytest.raises(ValueError, match='pixels: PixelEncoder has no CLS token'):
-        found.draw([0], 'attention', Point(0, 0, 0))
+        viewer.draw([0], 'attention', Point(0, 0, 0))
     with pytest.raises(ValueError, match='at least one image'):
-        found.draw([], 'similarity', Point(0, 0, 0))
+        viewer.draw([], 'similarity', Point(0, 0, 0))
     with pytest.raises(ValueError, match='one of similarity, components'):
-        found.draw([0], 'umap', Point(0, 0, 0))
+        viewer.draw([0], 'umap', Point(0, 0, 0))
 
 
-def test_networks_that_cannot_show_something_are_left_out():
+def test_networks_that_do_not_support_a_mode_are_skipped():
     torch.manual_seed(0)
     ours = CoTAPEncoder(build_tiny())
     both = browser(plain=PixelEncoder(), ours=ours)
     alone = browser(ours=ours)
     for mode in ('prototypes', 'attention', 'foreground'):
         found, wanted = (each.draw([0, 1], mode, Point(5, 0, 0)) for each in (both, alone))
-        assert 'Without plain: PixelEncoder has no' in found.note and 'plain' not in wanted.note
+        assert 'Skipped plain: PixelEncoder has no' in found.note and 'plain' not in wanted.note
         assert found.sheet.shape == wanted.sheet.shape
         assert (picture(found.sheet, 1, 0) == picture(wanted.sheet, 1, 0)).all()
     assert both.draw([0], 'similarity', Point(0, 0, 0)).sheet.shape[0] == 3 * PICTURE + 2 * GAP
 
 
-def test_a_point_of_an_image_that_is_gone_moves_to_the_last():
-    found = browser()
-    assert found.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
+def test_point_in_a_removed_image_moves_to_the_last_image():
+    viewer = browser()
+    assert viewer.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE
 
 
 def test_bounds():
-    found = browser()
+    viewer = browser()
     for wrong, message in (
         (dict(chosen=[0] * 25), 'at most 24 images, got 25'),
-        (dict(chosen=[3]), r'images are 0\.\.2, got \[3\]'),
-        (dict(chosen=[-1]), 'images are 0'),
+        (dict(chosen=[3]), r'images must be in 0\.\.2, got \[3\]'),
+        (dict(chosen=[-1]), 'images must be in 0'),
         (dict(count=1), '2 to 24 clusters'),
         (dict(count=25), '2 to 24 clusters'),
-        (dict(number=-1), 'prototypes count from 0'),
+        (dict(number=-1), 'a prototype from 0 on'),
     ):
         with pytest.raises(NotAvailable, match=message):
-            found.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
+            viewer.draw(**{**dict(chosen=[0], mode='similarity', point=Point(0, 0, 0)), **wrong})
 
 
-def test_an_image_that_cannot_be_read_is_named_without_its_path():
-    found = browser()
+def test_unreadable_image_is_reported_without_its_path():
+    viewer = browser()
 
     def fail(index, enough=None):
         raise BadImage('/private/folder/1.png: truncated')
 
-    found.draw([0], 'similarity', Point(0, 0, 0))
-    found.source.read = fail
-    with pytest.raises(NotAvailable, match='^folder/1.png cannot be read, it is damaged'):
-        found.draw([0, 1], 'similarity', Point(0, 0, 0))
-    assert found.is_readable(0) and not found.is_readable(1)
-    found.draw([0], 'similarity', Point(0, 0, 0))
+    viewer.draw([0], 'similarity', Point(0, 0, 0))
+    viewer.source.read = fail
+    with pytest.raises(NotAvailable, match='^folder/1.png cannot be read: it is damaged'):
+        viewer.draw([0, 1], 'similarity', Point(0, 0, 0))
+    assert viewer.is_readable(0) and not viewer.is_readable(1)
+    viewer.draw([0], 'similarity', Point(0, 0, 0))
 
 
-def test_little_memory_changes_no_drawing():
+def test_small_cache_does_not_change_drawings():
     small = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(), (32, 32), most_bytes=1)
     large = browser()
     for mode in ('similarity', 'components', 'clusters'):
@@ -187,18 +181,18 @@ def test_little_memory_changes_no_drawing():
             each.draw([2, 0, 1], mode, Point(1, 0.5, 0.5), count=3).sheet for each in (small, large)
         ]
         assert (sheets[0] == sheets[1]).all()
-    assert small._kept.bytes < large._kept.bytes
+    assert small._cache.bytes < large._cache.bytes
 
 
-def test_the_frame_leaves_the_patch_free():
-    found = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
-    sheet = found.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
+def test_frame_does_not_cover_the_patch():
+    viewer = FeatureBrowser(dict(pixels=PixelEncoder()), Photos(side=32), (32, 32))
+    sheet = viewer.draw([0], 'similarity', Point(0, 0.5, 0.5)).sheet
     middle = int(4.5 * PICTURE / 8)
     patch = picture(sheet, 1, 0)[middle - 15 : middle + 15, middle - 15 : middle + 15]
     assert (patch == patch[0, 0]).all()
 
 
-def test_values_asked_for_last_are_kept():
+def test_least_recently_used_values_are_dropped():
     kept = MemoryLRU(100)
     for name in 'abc':
         kept[name] = np.zeros(40, np.uint8)
@@ -218,10 +212,10 @@ def test_values_asked_for_last_are_kept():
         MemoryLRU(0)
 
 
-def test_long_names_are_broken():
-    assert _broken('random weights of a very long name') == [
+def test_long_names_arewrap_name():
+    assert wrap_name('random weights of a very long name') == [
         'random weights',
         'of a very long',
         'name',
     ]
-    assert _broken('x' * 40) == ['x' * 16, 'x' * 16, 'x' * 8]
+    assert wrap_name('x' * 40) == ['x' * 16, 'x' * 16, 'x' * 8]
