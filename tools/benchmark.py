@@ -5,7 +5,7 @@
     python tools/benchmark.py data IMAGES
     python tools/benchmark.py neighbors
     python tools/benchmark.py transfer configs/downstream/camvid_linear.py \\
-        --variant random init=none --variant filter init=work_dirs/camvid_small/iter_300.pth
+        --variant random init=none --variant filter init=work_dirs/camvid_toy/iter_300.pth
 
 loss: the ranking loss in its exact forms against the plain one that compares all pairs.
 step: one step on random images, against a plain restatement of the released one. Queues are filled
