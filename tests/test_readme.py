@@ -58,6 +58,8 @@ def test_links_and_pictures_exist(name):
 def test_every_config_is_in_the_table():
     text = (ROOT / 'README.md').read_text()
     for path in (ROOT / 'configs' / 'cotap').glob('*.py'):
+        if 'renamed = ' in path.read_text():  # an old path that forwards for one release
+            continue
         assert f'`{path.stem}`' in text, path.stem
 
 

@@ -68,7 +68,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     """The demo's config, or CamVid's, with the parts of one variant."""
     config = Config.fromfile(
-        study.ROOT / 'configs/cotap' / dict(toy='demo.py', camvid='camvid_small.py')[job['data']]
+        study.ROOT / 'configs/cotap' / dict(toy='demo.py', camvid='camvid_toy.py')[job['data']]
     )
     for part, value in VARIANTS[job['variant']].items():
         value = dict(value)

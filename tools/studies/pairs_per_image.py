@@ -3,7 +3,7 @@
     python tools/studies/pairs_per_image.py --camvid data/camvid
     python tools/studies/pairs_per_image.py --plot-only   # table and plot from the kept JSON
 
-The same training on CamVid (``configs/cotap/camvid_small.py``, shortened) with 1, 5, 20 patches
+The same training on CamVid (``configs/cotap/camvid_toy.py``, shortened) with 1, 5, 20 patches
 an image and with all of them (``pairs.topk``; 5 in the paper). Measured is dense retrieval before
 and after, and how long a step takes. Runs are kept in --work-dir and not repeated; delete it after
 changing the code.
