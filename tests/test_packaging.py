@@ -137,7 +137,7 @@ def test_python_39_gets_its_last_torch(setup_env, tmp_path):
     done = setup_env(PYTHON=fake_python(tmp_path / 'bin', '3.9'))
     assert done.returncode == 0, done.stderr
     assert 'torch==2.8.0 torchvision==0.23.0' in done.stdout
-    assert 'Python 3.9: torch 2.8.0 is the last one for it' in done.stdout
+    assert 'Python 3.9: torch 2.8.0 is the last release that supports it' in done.stdout
 
 
 def test_refuses_another_python(setup_env, tmp_path):
@@ -161,7 +161,7 @@ def test_takes_a_fitting_python_beside_a_newer_one(setup_env, tmp_path):
 def test_keeping_torch_needs_one(setup_env, tmp_path):
     fake_python(tmp_path / 'env' / 'bin', '3.11', name='python')
     done = setup_env('--no-torch', VIRTUAL_ENV=str(tmp_path / 'env'), PATH=SYSTEM_PATH)
-    assert done.returncode == 0 and 'keeping the torch that is there' in done.stdout
+    assert done.returncode == 0 and 'keeping the installed torch' in done.stdout
     done = setup_env('--no-torch', PYTHON=sys.executable)
     assert done.returncode == 1 and 'needs torch >= 2.1' in done.stderr
 

@@ -1,4 +1,4 @@
-"""Pinned and hashed requirements, licences, and no network at import."""
+"""Pinned and hashed requirements, licenses, and no network at import."""
 
 from __future__ import annotations
 
@@ -91,20 +91,20 @@ def test_the_lock_has_what_set_up_installs():
     assert not {'mmcv', 'mmcv-lite'} & set(locked), 'either of them is chosen'
 
 
-def test_the_table_of_licences_is_complete():
-    tool = load_tool('list_licences')
+def test_the_table_of_licenses_is_complete():
+    tool = load_tool('list_licenses')
     rows = re.findall(r'^\| (\S+) \| (\S+) \| (.+?) \| (.+?) \|$', tool.PAGE.read_text(), re.M)
-    table = {name: cells for name, *cells in rows[1:]}  # behind the heads of the columns
+    table = {name: cells for name, *cells in rows[1:]}  # after the header
     needed = {canonicalize_name(requirement.name) for requirement in ranges()}
     assert {canonicalize_name(name) for name in table} == needed | {'torch', 'torchvision', 'mmcv'}
-    for name, (tested, licence, _) in table.items():
-        assert licence != 'not stated', name
+    for name, (tested, license, _) in table.items():
+        assert license != 'not stated', name
         try:
             same = version(name) == tested
         except PackageNotFoundError:
             continue
         if same:
-            assert licence == tool.licence(tool.installed(name)), f'{name}: --write it anew'
+            assert license == tool.license_of(tool.installed(name)), f'{name}: update it with --write'
 
 
 #: An audit hook cannot be taken off again, hence a process of its own.

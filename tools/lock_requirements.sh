@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Pin and hash what this environment holds (make lock):
+# Pin and hash the packages of this environment (make lock):
 #   tools/lock_requirements.sh
 # Writes requirements/lock/linux-cp311.txt, mmcv.txt and mmcv-lite.txt. It needs uv
 # (pip install uv) and the environment of tools/setup_env.sh --full on Linux with Python 3.11. The
-# index is uv's own or UV_INDEX_URL; no address of it gets into the files.
+# index is uv's default or UV_INDEX_URL; its address is not written to the files.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,15 +18,15 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# What runs here has been tested; mmcv is compiled, or lite, and so stands apart.
+# The installed versions are the tested ones; mmcv, compiled or lite, has a file of its own.
 "$python" -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -v '^mmcv' > "$work/installed.txt"
 for name in torch torchvision; do grep "^$name==" "$work/installed.txt"; done > "$work/chosen.txt"
 mmcv=$(sed -n 's/^mmcv_version=//p' "$root/tools/setup_env.sh")
 
-pin() { # $1: file to write; the others: what to resolve
+pin() { # $1: file to write; others: what to resolve
     local target=$1
     shift
-    { # before the pins, so that one sees how to use them
+    { # usage first, then the pins
         sed -n "s/^#$(basename "$target" .txt)# \{0,1\}/# /p" "${BASH_SOURCE[0]}"
         uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11 \
             --python-platform x86_64-manylinux_2_28 "$@"

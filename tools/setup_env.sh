@@ -1,15 +1,15 @@
 #!/usr/bin/env bash
-# Set up everything that pre-training (--lite) or tests and downstream work (--full) need.
+# Install everything that pre-training (--lite) or tests and downstream training (--full) need.
 #
 #   tools/setup_env.sh --lite       no compiler needed: mmcv-lite
 #   tools/setup_env.sh --full       mmcv with compiled operators, MMSegmentation, MMDetection
 #   tools/setup_env.sh --no-torch   keep the torch (>= 2.1) of the active environment
-#   tools/setup_env.sh --dry-run    say what would be done
+#   tools/setup_env.sh --dry-run    print what would be done
 #
-# Installs into the active virtual or conda environment, or else into .venv (made with $PYTHON,
-# by default python3 or the newest fitting python3.x). TORCH_VERSION and TORCHVISION_VERSION
+# Installs into the active virtual or conda environment, or else into .venv (created with $PYTHON,
+# by default python3 or the newest supported python3.x). TORCH_VERSION and TORCHVISION_VERSION
 # override the versions; MMCV_FIND_LINKS names a folder with mmcv wheels. A second run reuses
-# what is there.
+# what is installed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -40,7 +40,7 @@ if [ -z "${PYTHON:-}" ] && ! fits python3; then
         if fits "$candidate"; then base=$candidate; break; fi
     done
 fi
-# conda's base environment is shared by everything; nothing is installed there.
+# Never install into conda's base environment, which all others share.
 if [ -n "${VIRTUAL_ENV:-}" ]; then
     environment=$VIRTUAL_ENV
 elif [ -n "${CONDA_PREFIX:-}" ] && [ "${CONDA_DEFAULT_ENV:-}" != base ]; then
@@ -63,7 +63,7 @@ fi
 torch=${TORCH_VERSION:-$torch}
 vision=${TORCHVISION_VERSION:-$vision}
 
-# ---- is everything there already? --------------------------------------------------------
+# ---- is everything installed already? ----------------------------------------------------
 stamp=$environment/.cotap_mm_$mode
 recipe=$(cat "$root"/requirements/*.txt "$root/setup.py" "${BASH_SOURCE[0]}" | cksum)
 recipe="$recipe torch=$torch vision=$vision keep=$keep_torch root=$root"
@@ -76,10 +76,10 @@ fi
 
 say "setting up $environment with Python $version ($mode)"
 if [ ! -x "$python" ]; then
-    # A half-made folder would pass for an environment in the next run.
+    # The next run would take an incomplete folder for an environment.
     run "$base" -m venv "$environment" || {
         rm -rf "$environment"
-        die "cannot make a virtual environment; on Debian: apt install python$version-venv"
+        die "cannot create a virtual environment; on Debian: apt install python$version-venv"
     }
 fi
 pip() { run "$python" -m pip --disable-pip-version-check "$@"; }
@@ -101,19 +101,19 @@ python_says() { "$python" -W ignore -c "$1" 2> /dev/null; }
 
 pip install -q 'setuptools<81' wheel || die 'pip cannot install anything (message above)'
 if [ "$keep_torch" = yes ]; then
-    has_torch any any || die "--no-torch needs torch >= 2.1 with its torchvision in $environment"
-    say "keeping the torch that is there"
+    has_torch any any || die "--no-torch needs torch >= 2.1 and its torchvision in $environment"
+    say "keeping the installed torch"
 elif has_torch "$torch" "$vision"; then
-    say "torch $torch and torchvision $vision are there"
+    say "torch $torch and torchvision $vision are installed"
 else
     if [ "$version" = 3.9 ] && [ -z "${TORCH_VERSION:-}" ]; then
-        say "Python 3.9: torch $torch is the last one for it"
+        say "Python 3.9: torch $torch is the last release that supports it"
     fi
     say "torch $torch and torchvision $vision: a few GB, 1 to 10 minutes"
     pip install -q "torch==$torch" "torchvision==$vision" \
         || die "torch $torch or torchvision $vision cannot be installed (message above)"
 fi
-# No later step may exchange torch; torch before 2.3 cannot talk to numpy 2.
+# No later step may replace torch; torch before 2.3 does not support numpy 2.
 pins=$(mktemp)
 trap 'rm -f "$pins"' EXIT
 if [ "$dry_run" = no ]; then
@@ -131,7 +131,7 @@ if [ "$mode" = full ]; then
     requirements+=(-r "$root/requirements/tests.txt")
     files+=("$root/requirements/downstream.txt")
 fi
-while read -r line; do # a maintained fork has the same import name: it stays, alone
+while read -r line; do # keep a maintained fork, which has the same import name
     case "$line" in '' | '#'*) continue ;; esac
     name=${line%%[<>=]*}
     if [ "${name#mm}" != "$name" ] && installed "onedl-$name"; then
@@ -143,15 +143,15 @@ done < <(cat "${files[@]}")
 say "MMEngine, MMPretrain and small packages: 1 to 3 minutes"
 pip install -q -c "$pins" "${requirements[@]}" || die 'a package cannot be installed (message above)'
 if [ "$dry_run" = no ] && ! python_says 'import cv2'; then
-    say "OpenCV does not import here (no graphics libraries?): its headless build instead"
+    say "OpenCV does not import (no graphics libraries?): installing its headless build"
     pip uninstall -q -y opencv-python
     pip install -q -c "$pins" --force-reinstall --no-deps opencv-python-headless
 fi
 
-# ---- mmcv: lite, or with compiled operators; never both, they share a folder -------------------
+# ---- mmcv: lite, or with compiled operators; not both, they share a folder ---------------------
 ops_work() { python_says 'import mmcv.ops'; }
 mmcv_version=2.1.0
-only_one() { # remove package $1 and, since both own the folder mmcv/, what is left of $2
+only_one() { # remove package $1, and $2 as well, since both own the folder mmcv/
     if installed "$1"; then pip uninstall -q -y "$1"; fi
     if installed "$2"; then pip uninstall -q -y "$2"; fi
 }
@@ -166,20 +166,20 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Pyth
     pip install -q ninja psutil
     local settings=(MMCV_WITH_OPS=1 "MAX_JOBS=$(getconf _NPROCESSORS_ONLN)" 'CFLAGS=-O1 -g0')
     if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc > /dev/null; then
-        echo "no CUDA compiler (nvcc) here: operators for the CPU only"
+        echo "no CUDA compiler (nvcc) found: building operators for the CPU only"
         settings+=(CUDA_VISIBLE_DEVICES=)
     fi
     run env "${settings[@]}" \
         "$python" -m pip --disable-pip-version-check install -q --no-build-isolation --no-deps \
         --no-binary mmcv --no-cache-dir "mmcv==$mmcv_version" \
-        || die "mmcv did not compile; the messages above say why"
+        || die "mmcv did not compile (messages above)"
 }
 if installed mmcv && installed mmcv-lite; then
-    say "mmcv and mmcv-lite are both there and overwrite each other: removing both"
+    say "mmcv and mmcv-lite are both installed and overwrite each other: removing both"
     only_one mmcv mmcv-lite
 fi
 if ops_work; then
-    say "mmcv with compiled operators is there"
+    say "mmcv with compiled operators is installed"
 elif [ "$mode" = lite ]; then
     if python_says 'import mmcv' && { installed mmcv-lite || installed onedl-mmcv; }; then
         say "mmcv without operators is there"
@@ -194,13 +194,15 @@ else
         die 'onedl-mmcv is there without working operators: build it with them, or uninstall it and run this again'
     fi
     only_one mmcv mmcv-lite
-    for folder in ${MMCV_FIND_LINKS:+"$MMCV_FIND_LINKS"} "$root/../shared/wheels"; do
-        if [ "$dry_run" = no ] && [ -d "$folder" ] && "$python" -m pip --disable-pip-version-check install -q --no-deps \
-            --no-index --only-binary :all: --find-links "$folder" "mmcv==$mmcv_version" 2> /dev/null; then
-            if ops_work; then say "mmcv $mmcv_version: a wheel that fits was in $folder"; break; fi
+    folder=${MMCV_FIND_LINKS:-}
+    if [ "$dry_run" = no ] && [ -d "$folder" ] && "$python" -m pip --disable-pip-version-check install -q --no-deps \
+        --no-index --only-binary :all: --find-links "$folder" "mmcv==$mmcv_version" 2> /dev/null; then
+        if ops_work; then
+            say "mmcv $mmcv_version: installed a matching wheel from $folder"
+        else
             pip uninstall -q -y mmcv
         fi
-    done
+    fi
     if ! ops_work; then build_mmcv; fi
 fi
 
@@ -215,5 +217,5 @@ fi
 printf '%s' "$recipe" > "$stamp"
 say "ready: $environment"
 if [ -z "${VIRTUAL_ENV:-}${CONDA_PREFIX:-}" ]; then
-    echo "        make uses it by itself; for commands of your own: source $environment/bin/activate"
+    echo "        make uses it automatically; for other commands: source $environment/bin/activate"
 fi

@@ -11,8 +11,8 @@ default_hooks = dict(
     monitor=dict(interval=20),
 )
 
-labelled = dict(type='ToyScenes', num_images=200)
-demo = dict(memory=dict(split='memory', **labelled), test=dict(split='test', **labelled))
+labeled = dict(type='ToyScenes', num_images=200)
+demo = dict(memory=dict(split='memory', **labeled), test=dict(split='test', **labeled))
 custom_hooks = [
     dict(
         type='EvaluationHook',

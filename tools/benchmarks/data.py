@@ -68,7 +68,7 @@ def make_images(folder: Path, count: int, height: int, width: int) -> None:
 
 
 class PlainLoader:
-    """The released loader, restated: float crops of the whole image, coloured on the CPU.
+    """The released loader, restated: float crops of the whole image, colored on the CPU.
 
     Boxes are drawn by ours, so that both do the same crops; drawing takes microseconds.
     """
@@ -194,7 +194,7 @@ def compare_loaders(
     nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count
     (folder / 'list.txt').write_text('\n'.join(source.names) + '\n', encoding='utf-8')
     save_neighbors(folder / 'neighbors.npz', source.names, nearest)
-    # Four images a sample: an image and its neighbour in each of the two branches.
+    # Four images a sample: an image and its neighbor in each of the two branches.
     data = NeighborPairs(
         dict(type='ImageList', root=str(source.root), ann_file=str(folder / 'list.txt')),
         str(folder / 'neighbors.npz'),

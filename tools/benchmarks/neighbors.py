@@ -1,4 +1,4 @@
-"""The search for neighbours of images among global features, and what it means for more of them."""
+"""The search for neighbors of images among global features, and what it means for more of them."""
 
 from __future__ import annotations
 

@@ -56,7 +56,7 @@ def score(net, crops: Tensor) -> Scores:
 
 
 def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
-    """Rounds of normalisation, each one a new matrix."""
+    """Rounds of normalization, each one a new matrix."""
     mass = torch.exp(scores / temperature)
     for _ in range(num_iters):
         mass = mass / mass.sum(dim=0, keepdim=True)

@@ -100,7 +100,7 @@ def make_task(
 ) -> Task:
     """Draw the samples of one seed.
 
-    Features are centred and scaled by the training split's mean and one common deviation,
+    Features are centered and scaled by the training split's mean and one common deviation,
     so that no direction is hidden or shown by scaling.
 
     Args:

@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for topk in args.topk
     ]
     over_dispersion.check_camvid(args.camvid)
-    # The neighbours are found once, before workers would each look for them.
+    # The neighbors are found once, before workers would each look for them.
     first = over_dispersion.make_config(dict(jobs[0], data='camvid', variant='all'), args)
     ensure_neighbors(first, args.work_dir / NAME)
     runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl', args.workers)

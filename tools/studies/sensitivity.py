@@ -210,7 +210,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     places = dict(work_dir=str(args.work_dir), config=args.config)
     jobs = make_jobs(args)
     print(f'{len(jobs)} runs')
-    # The neighbours are found once, before the workers would each look for them.
+    # The neighbors are found once, before the workers would each look for them.
     first = make_config(dict(jobs[0], **places))
     ensure_neighbors(first, first.work_dir)
     records = study.run_jobs(

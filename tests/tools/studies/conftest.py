@@ -1,4 +1,4 @@
-"""The studies are scripts that import their neighbours, as Python does for scripts."""
+"""The studies are scripts that import their neighbors, as Python does for scripts."""
 
 from __future__ import annotations
 
