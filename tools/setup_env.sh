@@ -182,7 +182,7 @@ if ops_work; then
     say "mmcv with compiled operators is installed"
 elif [ "$mode" = lite ]; then
     if python_says 'import mmcv' && { installed mmcv-lite || installed onedl-mmcv; }; then
-        say "mmcv without operators is there"
+        say "mmcv without operators is installed"
     else
         say "mmcv-lite $mmcv_version: seconds"
         only_one mmcv mmcv-lite
@@ -191,7 +191,7 @@ elif [ "$mode" = lite ]; then
     fi
 else
     if installed onedl-mmcv; then
-        die 'onedl-mmcv is there without working operators: build it with them, or uninstall it and run this again'
+        die 'onedl-mmcv is installed without working operators: build it with them, or uninstall it and run this again'
     fi
     only_one mmcv mmcv-lite
     folder=${MMCV_FIND_LINKS:-}
