@@ -1,4 +1,4 @@
-"""What users install: requirements, wheel contents, set-up script, shared-data rule."""
+"""Requirements, wheel contents, the set-up script, and skipping without shared data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYSTEM_PATH = '/usr/bin:/bin'
 
 @pytest.fixture(scope='module')
 def wheel_names(tmp_path_factory):
-    """Names in a wheel that is built from a copy, so that nothing old is picked up."""
+    """Return the names in a wheel built from a clean copy."""
     copy = tmp_path_factory.mktemp('source')
     ignore = shutil.ignore_patterns('__pycache__', '.mim')
     for name in ('cotap_mm', 'configs', 'tools', 'requirements'):
@@ -77,7 +77,7 @@ def test_no_upper_bounds_on_mm_packages():
 
 @pytest.fixture
 def setup_env(tmp_path):
-    """Run a copy of the set-up script with only what ``environment`` names."""
+    """Run a copy of the set-up script with only the given environment variables."""
     shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
     shutil.copy(ROOT / 'setup.py', tmp_path)
     (tmp_path / 'tools').mkdir()
@@ -97,7 +97,7 @@ def setup_env(tmp_path):
 
 
 def fake_python(folder, version, name='python3'):
-    """A Python that only knows its version."""
+    """Create an executable that only prints a version."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(f'#!/bin/sh\necho {version}\n')
     (folder / name).chmod(0o755)

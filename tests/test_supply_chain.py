@@ -104,7 +104,7 @@ def test_the_table_of_licenses_is_complete():
         except PackageNotFoundError:
             continue
         if same:
-            assert license == tool.license_of(tool.installed(name)), f'{name}: update it with --write'
+            assert license == tool.license_of(tool.installed(name)), f'{name}: run it with --write'
 
 
 #: An audit hook cannot be taken off again, hence a process of its own.

@@ -40,7 +40,7 @@ def requirements() -> dict[str, str]:
 
 
 def license_of(package: Distribution) -> str:
-    """Return the license of a package: License-Expression, else a short License, else classifiers."""
+    """Return a package's license: License-Expression, else a short License, else classifiers."""
     data = package.metadata
     if data.get('License-Expression'):
         return data['License-Expression']
@@ -80,7 +80,9 @@ def main(argv: Optional[list[str]] = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--write', action='store_true', help='update the table in docs/dependencies.md')
+    parser.add_argument(
+        '--write', action='store_true', help='update the table in docs/dependencies.md'
+    )
     args = parser.parse_args(argv)
     table = '\n'.join(rows()) + '\n'
     if not args.write:

@@ -85,6 +85,7 @@ class PlainLoader:
         self.normalize = T.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
     def __call__(self, path: Path, rng: np.random.Generator) -> list[Tensor]:
+        """Return the crops of one image file."""
         with Image.open(path) as file:
             image = TF.to_tensor(file.convert('RGB'))  # (3, H, W), float
         boxes = self.crop.draw_boxes(image.shape[1], image.shape[2], rng)
@@ -166,8 +167,8 @@ def decoders(paths: list[Path]) -> dict[str, Callable[[], None]]:
                 torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
             )
         ),
-        'Pillow, half the sides': each(lambda data: pillow(data, 2)),
-        'OpenCV, half the sides': each(lambda data: opencv(data, cv2.IMREAD_REDUCED_COLOR_2)),
+        'Pillow, half size': each(lambda data: pillow(data, 2)),
+        'OpenCV, half size': each(lambda data: opencv(data, cv2.IMREAD_REDUCED_COLOR_2)),
     }
 
 
@@ -249,7 +250,7 @@ def run(args: argparse.Namespace) -> None:
             pillow=PIL.__version__,
         )
         measuring.report(
-            'Data pipeline, an image to its 2 global and 4 local crops',
+            'Data pipeline: from an image to its 2 global and 4 local crops',
             compare_ways(paths, args.runs),
             'cpu',
             args.json,

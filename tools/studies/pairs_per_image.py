@@ -1,4 +1,4 @@
-"""Study: what ranking more patch pairs an image buys.
+"""Study: effect of ranking more patch pairs per image.
 
     python tools/studies/pairs_per_image.py --camvid data/camvid
     python tools/studies/pairs_per_image.py --plot-only   # table and plot from the kept JSON
@@ -37,7 +37,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         type=whole_number(0),
         nargs='+',
         default=[1, 5, 20, ALL],
-        help='patches an image; 0 is all',
+        help='patches per image; 0 means all',
     )
     parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=positive_int, default=100)
@@ -175,7 +175,7 @@ def report(results: dict[str, Any], out: Path) -> None:
         )
     ]
     study.plot_panels(
-        out / f'{NAME}.png', panels, 2, 'More pairs an image, on CamVid', size=(3.6, 2.6)
+        out / f'{NAME}.png', panels, 2, 'More pairs per image, on CamVid', size=(3.6, 2.6)
     )
 
 
