@@ -1,5 +1,4 @@
-# The commands of this project. They use the active environment, or else .venv, as
-# tools/setup_env.sh does.
+# Developer commands. They use the active environment, or else .venv, as tools/setup_env.sh does.
 SHELL := /bin/bash
 ifneq ($(VIRTUAL_ENV),)
 PYTHON := $(VIRTUAL_ENV)/bin/python
@@ -11,38 +10,51 @@ endif
 
 PYTEST_WORKERS ?= 2
 
-.PHONY: help demo test test-faults lint types check lock
+.PHONY: help demo install format lint types test-fast test test-faults check lock
 
 help:
-	@echo 'make demo   set up what is missing, train CoTAP on toy scenes, write a report'
-	@echo 'make test   set up what is missing (with compiled operators), run the tests'
-	@echo 'make check  lint + types + tests: what CI runs'
-	@echo 'make test-faults  200 faults drawn at random, and the tests of docs/reliability.md, longer'
-	@echo 'make lock   pin and hash what is installed, in requirements/lock (needs uv)'
+	@echo 'make demo         install what is missing, train CoTAP on toy scenes, write a report'
+	@echo 'make install      install everything that tests and downstream training need'
+	@echo 'make format       format the code and fix imports'
+	@echo 'make lint         check style, formatting and spelling'
+	@echo 'make types        check types'
+	@echo 'make test-fast    run the tests that need neither several processes nor much time'
+	@echo 'make test         run all tests'
+	@echo 'make test-faults  inject 200 random faults, and run the long versions of docs/reliability.md'
+	@echo 'make check        lint, types and all tests: what CI runs'
+	@echo 'make lock         pin and hash the installed packages in requirements/lock (needs uv)'
 
 demo:
 	@tools/setup_env.sh --lite
 	$(PYTHON) -W ignore tools/demo.py $(DEMO_ARGS)
 
-test: .setup-full
+install:
+	@tools/setup_env.sh --full
+
+format: install
+	$(PYTHON) -m ruff check --select I --fix .
+	$(PYTHON) -m ruff format .
+
+lint: install
+	$(PYTHON) -m ruff check .
+	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m codespell_lib .
+
+types: install
+	$(PYTHON) -m mypy
+
+test-fast: install
+	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and not dist' $(PYTEST_ARGS)
+
+test: install
 	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
 
-test-faults: .setup-full
+test-faults: install
 	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
 		tests/fault_harness tests/engine/test_checkpoint_files.py \
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
-lint: .setup-full
-	$(PYTHON) -m ruff check .
-
-types: .setup-full
-	$(PYTHON) -m mypy cotap_mm/ops cotap_mm/models/losses
-
 check: lint types test
 
-lock: .setup-full
+lock: install
 	PYTHON=$(PYTHON) tools/lock_requirements.sh
-
-.PHONY: .setup-full
-.setup-full:
-	@tools/setup_env.sh --full

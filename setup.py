@@ -1,4 +1,4 @@
-"""Packaging of cotap_mm; ships configs and tools the way the MM packages do."""
+"""Package cotap_mm; ship configs and tools in ``.mim``, as the OpenMMLab packages do."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_version():
 
 
 def ship(target, link):
-    """Put configs and tools into ``target/.mim``, as links or copies."""
+    """Link or copy configs and tools to ``target/.mim``."""
     shelf = Path(target) / '.mim'
     shelf.mkdir(parents=True, exist_ok=True)
     for name in SHIPPED:
@@ -42,7 +42,7 @@ def ship(target, link):
 
 
 class BuildPy(build_py):
-    """Copies configs and tools into the wheel."""
+    """Copy configs and tools into the wheel."""
 
     def run(self):
         super().run()
@@ -53,7 +53,7 @@ class BuildPy(build_py):
 
 
 class Develop(develop):
-    """Links configs and tools for ``pip install -e .``."""
+    """Link configs and tools for ``pip install -e .``."""
 
     def run(self):
         super().run()

@@ -30,8 +30,8 @@ STEPS = 20
 #: Curve -> config, height and width of its images (None: the toy scenes of the config).
 SETTINGS = {
     'demo': ('demo', None),
-    'camvid': ('camvid_small', (180, 240)),
-    'raccoon': ('raccoon_small', (200, 150)),
+    'camvid': ('camvid_toy', (180, 240)),
+    'raccoon': ('raccoon_toy', (200, 150)),
 }
 
 

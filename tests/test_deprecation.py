@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -241,3 +244,27 @@ def test_old_argument_of_match_clusters():
     with pytest.warns(DeprecationWarning, match='"found" is deprecated') as warned:
         matched = match_clusters(found=clusters, reference=1 - clusters)
     assert len(warned) == 1 and (matched == 1 - clusters).all()
+
+
+@pytest.mark.parametrize(
+    'old, new',
+    [
+        ('configs/cotap/camvid_small.py', 'configs/cotap/camvid_toy.py'),
+        ('configs/cotap/raccoon_small.py', 'configs/cotap/raccoon_toy.py'),
+        ('configs/toy_vit/clusters.py', 'configs/cotap/toy_init.py'),
+    ],
+)
+def test_old_config_paths(old, new):
+    with pytest.warns(DeprecationWarning, match=f'{old} is deprecated, use {new}') as warned:
+        config = load_config(old)
+    assert len(warned) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        assert config.to_dict() == load_config(new).to_dict()
+
+
+def test_old_config_as_a_base(tmp_path):
+    old = Path(__file__).resolve().parent.parent / 'configs/cotap/camvid_small.py'
+    (tmp_path / 'mine.py').write_text(f"_base_ = '{old}'\n")
+    with pytest.warns(DeprecationWarning, match='camvid_small.py is deprecated'):
+        assert 'renamed' not in load_config(str(tmp_path / 'mine.py'))

@@ -1,4 +1,4 @@
-"""What users install: requirements, wheel contents, set-up script, shared-data rule."""
+"""Requirements, wheel contents, the set-up script, and skipping without shared data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SYSTEM_PATH = '/usr/bin:/bin'
 
 @pytest.fixture(scope='module')
 def wheel_names(tmp_path_factory):
-    """Names in a wheel that is built from a copy, so that nothing old is picked up."""
+    """Return the names in a wheel built from a clean copy."""
     copy = tmp_path_factory.mktemp('source')
     ignore = shutil.ignore_patterns('__pycache__', '.mim')
     for name in ('cotap_mm', 'configs', 'tools', 'requirements'):
@@ -77,7 +77,7 @@ def test_no_upper_bounds_on_mm_packages():
 
 @pytest.fixture
 def setup_env(tmp_path):
-    """Run a copy of the set-up script with only what ``environment`` names."""
+    """Run a copy of the set-up script with only the given environment variables."""
     shutil.copytree(ROOT / 'requirements', tmp_path / 'requirements')
     shutil.copy(ROOT / 'setup.py', tmp_path)
     (tmp_path / 'tools').mkdir()
@@ -97,7 +97,7 @@ def setup_env(tmp_path):
 
 
 def fake_python(folder, version, name='python3'):
-    """A Python that only knows its version."""
+    """Create an executable that only prints a version."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / name).write_text(f'#!/bin/sh\necho {version}\n')
     (folder / name).chmod(0o755)
@@ -130,19 +130,19 @@ def test_torch_version_is_chosen_by_the_user(setup_env):
     done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1', TORCHVISION_VERSION='0.24.1')
     assert 'torch==2.9.1 torchvision==0.24.1' in done.stdout
     done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1')
-    assert done.returncode == 1 and 'requires TORCHVISION_VERSION' in done.stderr
+    assert done.returncode == 1 and 'needs its TORCHVISION_VERSION' in done.stderr
 
 
 def test_python_39_gets_its_last_torch(setup_env, tmp_path):
     done = setup_env(PYTHON=fake_python(tmp_path / 'bin', '3.9'))
     assert done.returncode == 0, done.stderr
     assert 'torch==2.8.0 torchvision==0.23.0' in done.stdout
-    assert 'torch 2.8.0 is the last version for Python 3.9' in done.stdout
+    assert 'Python 3.9: torch 2.8.0 is the last release that supports it' in done.stdout
 
 
 def test_refuses_another_python(setup_env, tmp_path):
     done = setup_env(PYTHON=fake_python(tmp_path / 'bin', '3.7'))
-    assert done.returncode == 1 and 'Python 3.9 to 3.12 is required' in done.stderr
+    assert done.returncode == 1 and 'Python 3.9 to 3.12 is needed' in done.stderr
     done = setup_env(PYTHON='no-such-python')
     assert done.returncode == 1 and "no Python found as 'no-such-python'" in done.stderr
 

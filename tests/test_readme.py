@@ -1,4 +1,4 @@
-"""The README's commands and links point to things that exist."""
+"""Commands in the README name existing files, targets and flags; its tables are complete."""
 
 from __future__ import annotations
 
@@ -9,11 +9,6 @@ import pytest
 from tool_loading import help_of
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = [
-    'README.md',
-    'CONTRIBUTING.md',
-    *(str(path.relative_to(ROOT)) for path in sorted((ROOT / 'docs').rglob('*.md'))),
-]
 
 
 def commands():
@@ -47,17 +42,11 @@ def test_command_names_existing_files_and_flags(command):
             assert flag in known, f'{tool} has no {flag}'
 
 
-@pytest.mark.parametrize('name', DOCUMENTS)
-def test_links_and_pictures_exist(name):
-    document = ROOT / name
-    for target in re.findall(r'\]\(([^)#]+)\)', document.read_text()):
-        if not target.startswith('http'):
-            assert (document.parent / target).exists(), target
-
-
 def test_every_config_is_in_the_table():
     text = (ROOT / 'README.md').read_text()
     for path in (ROOT / 'configs' / 'cotap').glob('*.py'):
+        if 'renamed = ' in path.read_text():  # an old path that forwards for one release
+            continue
         assert f'`{path.stem}`' in text, path.stem
 
 

@@ -1,4 +1,4 @@
-"""Requirements are pinned and hashed, licenses listed, and imports use no network."""
+"""Pinned and hashed requirements, licenses, and no network at import."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ HASH = re.compile(r'--hash=sha256:[0-9a-f]{64}')
 
 
 def pins(text):
-    """Parse a lock into name -> version; every line must be a pin with hashes."""
+    """Name -> version of a lock; every pin must have hashes, and there must be nothing else."""
     found = {}
     for line in re.sub(r'\\\n', ' ', text).splitlines():
         if not line or line.startswith('#'):
@@ -40,7 +40,7 @@ def lock(name='linux-cp311'):
 
 
 def ranges():
-    """Parse every line of requirements/*.txt."""
+    """Every line of requirements/*.txt."""
     return [
         Requirement(line)
         for path in sorted(REQUIREMENTS.glob('*.txt'))
@@ -92,24 +92,22 @@ def test_the_lock_has_what_set_up_installs():
 
 
 def test_the_table_of_licenses_is_complete():
-    tool = load_tool('list_licences')
+    tool = load_tool('list_licenses')
     rows = re.findall(r'^\| (\S+) \| (\S+) \| (.+?) \| (.+?) \|$', tool.PAGE.read_text(), re.M)
     table = {name: cells for name, *cells in rows[1:]}  # after the header
     needed = {canonicalize_name(requirement.name) for requirement in ranges()}
     assert {canonicalize_name(name) for name in table} == needed | {'torch', 'torchvision', 'mmcv'}
-    for name, (tested, licence, _) in table.items():
-        assert licence != 'not stated', name
+    for name, (tested, license, _) in table.items():
+        assert license != 'not stated', name
         try:
             same = version(name) == tested
         except PackageNotFoundError:
             continue
         if same:
-            assert licence == tool.licence(tool.installed(name)), (
-                f'{name}: run it again with --write'
-            )
+            assert license == tool.license_of(tool.installed(name)), f'{name}: run it with --write'
 
 
-#: Runs in a separate process, since an audit hook cannot be removed.
+#: An audit hook cannot be taken off again, hence a process of its own.
 OFFLINE = """
 import socket, sys
 

@@ -1,25 +1,25 @@
-"""Benchmarks: what a part of CoTAP costs, and what a pre-trained backbone is worth downstream.
+r"""Benchmark parts of CoTAP, and the transfer of a pre-trained backbone to downstream tasks.
 
     python tools/benchmark.py loss --pairs 4200 100000
     python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py data IMAGES
     python tools/benchmark.py neighbors
-    python tools/benchmark.py transfer configs/downstream/camvid_linear.py \\
-        --variant random init=none --variant filter init=work_dirs/camvid_small/iter_300.pth
+    python tools/benchmark.py transfer configs/downstream/camvid_linear.py \
+        --variant random init=none --variant filter init=work_dirs/camvid_toy/iter_300.pth
 
-loss: the ranking loss in its exact forms against the plain one that compares all pairs.
-step: one step on random images, against a plain restatement of the released one. Queues are filled
-before measuring, since their length sets the cost of the assignments. An image counts once in each
-branch that reads it.
-data: one core from an image file to its crops, against decoding alone and a plain loader; then the
-workers of a loader.
-neighbors: the search for the images that look alike, projected to ImageNet.
-eval: the search of dense retrieval.
-transfer: trains a downstream config from several starts, with several seeds, and prints a table.
-A run that is finished already is not repeated.
+loss: the exact forms of the ranking loss, and the plain form that compares all pairs.
+step: one step on random images, compared with a plain version of the released step. Queues are
+filled before measuring, since their length determines the cost of the assignments. An image counts
+once per branch that reads it.
+data: from an image file to its crops on one core, compared with decoding alone and a plain loader;
+then a loader with workers.
+neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.
+eval: the nearest-neighbor search of dense retrieval.
+transfer: trains a downstream config from several initial weights, with several seeds, and prints a
+table. Finished runs are not repeated.
 
-Candidates of one table took turns in one run, so their ratios hold on a busy machine; timings of
-different runs do not compare. Results: docs/benchmarks.md.
+The candidates of one table are interleaved in one run, so their ratios are valid on a busy machine;
+timings of different runs are not comparable. Results: docs/benchmarks.md.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 #   tools/lock_requirements.sh
 # Writes requirements/lock/linux-cp311.txt, mmcv.txt and mmcv-lite.txt. It needs uv
 # (pip install uv) and the environment of tools/setup_env.sh --full on Linux with Python 3.11. The
-# index is uv's default or UV_INDEX_URL; its URL is not written to the files.
+# index is uv's default or UV_INDEX_URL; its address is not written to the files.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -18,15 +18,15 @@ fi
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-# The installed versions are tested. mmcv is either compiled or lite, so it has separate files.
+# The installed versions are the tested ones; mmcv, compiled or lite, has a file of its own.
 "$python" -m pip freeze --exclude-editable | grep -E '^[A-Za-z0-9._-]+==' | grep -v '^mmcv' > "$work/installed.txt"
 for name in torch torchvision; do grep "^$name==" "$work/installed.txt"; done > "$work/chosen.txt"
 mmcv=$(sed -n 's/^mmcv_version=//p' "$root/tools/setup_env.sh")
 
-pin() { # $1: file to write; other arguments: requirements to resolve
+pin() { # $1: file to write; others: what to resolve
     local target=$1
     shift
-    { # usage comments first, then the pins
+    { # usage first, then the pins
         sed -n "s/^#$(basename "$target" .txt)# \{0,1\}/# /p" "${BASH_SOURCE[0]}"
         uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11 \
             --python-platform x86_64-manylinux_2_28 "$@"
@@ -35,10 +35,10 @@ pin() { # $1: file to write; other arguments: requirements to resolve
 }
 #linux-cp311# All packages that the tests use, made by tools/lock_requirements.sh:
 #linux-cp311#     pip install --require-hashes -r requirements/lock/linux-cp311.txt
-#linux-cp311# then mmcv.txt or mmcv-lite.txt in this folder, then pip install --no-deps -e .
+#linux-cp311# then mmcv.txt or mmcv-lite.txt beside this file, then pip install --no-deps -e .
 #mmcv# Compiled operators, from source; after linux-cp311.txt, in the same environment:
 #mmcv#     MMCV_WITH_OPS=1 pip install --no-build-isolation --no-deps --require-hashes -r requirements/lock/mmcv.txt
-#mmcv-lite# Sufficient for pre-training; after linux-cp311.txt, instead of mmcv.txt:
+#mmcv-lite# Enough for pre-training; after linux-cp311.txt and in place of mmcv.txt:
 #mmcv-lite#     pip install --no-deps --require-hashes -r requirements/lock/mmcv-lite.txt
 mkdir -p "$lock"
 pin "$lock/linux-cp311.txt" --constraint "$work/installed.txt" "$work/chosen.txt" "$root"/requirements/*.txt

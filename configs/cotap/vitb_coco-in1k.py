@@ -1,16 +1,5 @@
 # ViT-B/16 from DINO, COCO and ImageNet-1k (the paper): 8 GPUs x 16 images, 210k iterations.
-_base_ = [
-    '../_base_/models/vit-base-p16.py',
-    '../_base_/datasets/coco_in1k.py',
-    '../_base_/schedules/cotap_240k.py',
-    '../_base_/default_runtime.py',
-]
-model = dict(
-    init_cfg=dict(
-        type='PretrainedViT',
-        checkpoint='https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth',
-    )
+_base_ = './vitb_coco.py'
+train_dataloader = dict(
+    dataset=dict(cls=dict(type='ImageList', root='data/imagenet/train'), cls_neighbors='auto')
 )
-train_dataloader = dict(batch_size=16)
-auto_scale_lr = dict(base_batch_size=128)
-train_cfg = dict(max_iters=210_000)

@@ -1,8 +1,8 @@
 # ViT-B/16 from DINO, COCO for both branches: 8 GPUs x 16 images, 210k iterations.
 _base_ = [
-    '../_base_/models/vit-base-p16.py',
+    '../_base_/models/cotap_vit-base-p16.py',
     '../_base_/datasets/coco.py',
-    '../_base_/schedules/cotap_240k.py',
+    '../_base_/schedules/cotap.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(

@@ -1,15 +1,5 @@
 # ViT-S/16 from DINO, COCO and ImageNet-1k (the paper): 4 GPUs x 28 images, 240k iterations.
-_base_ = [
-    '../_base_/models/vit-small-p16.py',
-    '../_base_/datasets/coco_in1k.py',
-    '../_base_/schedules/cotap_240k.py',
-    '../_base_/default_runtime.py',
-]
-model = dict(
-    init_cfg=dict(
-        type='PretrainedViT',
-        checkpoint='https://dl.fbaipublicfiles.com/dino/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth',
-    )
+_base_ = './vits_coco.py'
+train_dataloader = dict(
+    dataset=dict(cls=dict(type='ImageList', root='data/imagenet/train'), cls_neighbors='auto')
 )
-train_dataloader = dict(batch_size=28)
-auto_scale_lr = dict(base_batch_size=112)

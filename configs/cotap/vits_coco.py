@@ -1,8 +1,8 @@
 # ViT-S/16 from DINO, COCO for both branches: 4 GPUs x 28 images, 240k iterations.
 _base_ = [
-    '../_base_/models/vit-small-p16.py',
+    '../_base_/models/cotap_vit-small-p16.py',
     '../_base_/datasets/coco.py',
-    '../_base_/schedules/cotap_240k.py',
+    '../_base_/schedules/cotap.py',
     '../_base_/default_runtime.py',
 ]
 model = dict(

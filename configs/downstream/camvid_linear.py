@@ -13,7 +13,7 @@ model = dict(
         _base_.toy_vit,
         img_size=64,
         frozen_stages=4,
-        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/camvid_small/iter_300.pth}}'),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/camvid_toy/iter_300.pth}}'),
     ),
     decode_head=dict(in_channels=192, channels=192, num_classes=11),
 )

@@ -15,7 +15,7 @@ model = dict(
         _base_.toy_vit,
         img_size=(184, 240),
         out_indices=(0, 1, 2, 3),
-        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/camvid_small/iter_300.pth}}'),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/camvid_toy/iter_300.pth}}'),
     ),
     neck=dict(embed_dim=96, rescales=[2, 1, 0.5, 0.25], norm_cfg=norm_cfg),
     decode_head=dict(in_channels=[96, 96, 96, 192], channels=64, num_classes=11, norm_cfg=norm_cfg),

@@ -1,4 +1,4 @@
-# COCO, Mask R-CNN the way of ViTDet on ViT-B/16: windows of 14, simple feature pyramid,
+# COCO, ViTDet's Mask R-CNN on ViT-B/16: windows of 14, simple feature pyramid,
 # large-scale jitter at 1024 px, 32 GPUs x 2 images, 100 epochs.
 # Differs from https://arxiv.org/abs/2203.16527: no relative position embeddings.
 _base_ = ['mmdet::common/lsj-100e_coco-instance.py', './_base_/mask-rcnn_vitb.py']

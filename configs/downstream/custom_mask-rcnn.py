@@ -1,7 +1,7 @@
 # Your own detection data with masks, Mask R-CNN on ViT-B/16, 1 GPU x 2 images, 12 epochs.
-#   DATA_ROOT/images/...           where the file names of the json files lead
+#   DATA_ROOT/images/...           the file names in the json files are relative to it
 #   DATA_ROOT/{train,val}.json     annotations in COCO's format
-# Set the two variables below, DATA_ROOT also by the environment:
+# Set the two variables below, DATA_ROOT also by the environment variable:
 #   DATA_ROOT=/my/data/ mim train mmdet configs/downstream/custom_mask-rcnn.py
 _base_ = [
     './_base_/mask-rcnn_vitb.py',

@@ -1,7 +1,7 @@
 # Your own segmentation data, UPerNet on ViT-B/16, 512 px, 1 GPU x 4 images, 40k iterations.
 #   DATA_ROOT/images/{train,val}/NAME.jpg
-#   DATA_ROOT/labels/{train,val}/NAME.png   one class index a pixel, 255 for no class
-# Set the two variables below, DATA_ROOT also by the environment:
+#   DATA_ROOT/labels/{train,val}/NAME.png   one class index per pixel, 255 for unlabeled
+# Set the two variables below, DATA_ROOT also by the environment variable:
 #   DATA_ROOT=/my/data mim train mmseg configs/downstream/custom_upernet.py
 _base_ = [
     'mmseg::_base_/datasets/ade20k.py',

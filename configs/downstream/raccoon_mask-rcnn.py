@@ -17,7 +17,7 @@ model = dict(
         out_indices=(3,),
         drop_path_rate=0.1,
         with_cp=False,
-        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/raccoon_small/iter_300.pth}}'),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/raccoon_toy/iter_300.pth}}'),
     ),
     neck=dict(
         _delete_=True,

@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
 
+from cotap_mm.deprecation import warn_renamed
 from cotap_mm.error_text import sentence_of
 
 from .arguments import nearest
@@ -55,6 +56,8 @@ def load_config(name: str, needs_model: bool = True) -> Config:
             )
         )
     config = _read(path)
+    if 'renamed' in config:  # left by a config whose only content is its new name
+        warn_renamed(*config.pop('renamed'))
     if needs_model and 'model' not in config:
         raise ValueError(f'config {name} sets no model; start from one of configs/cotap')
     init_default_scope(config.get('default_scope', 'cotap_mm'))

@@ -101,7 +101,7 @@ def _encode_windows(
         if cls_sum is None or patch_sum is None:
             cls_sum = torch.zeros_like(cls)
             patch_sum = patches.new_zeros(*patches.shape[:2], rows, columns)
-        patch_sum[(..., *inside)] += weights * patches
+        patch_sum[..., inside[0], inside[1]] += weights * patches
         total[inside] += weights
         cls_sum += cls
     assert cls_sum is not None and patch_sum is not None, 'windows cover the image'

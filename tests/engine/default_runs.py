@@ -17,6 +17,7 @@ from cotap_mm.engine import ResumableTrainLoop
 from cotap_mm.registry import MODELS, build
 
 CONFIGS = Path(__file__).resolve().parents[2] / 'configs' / 'cotap'
+SHIPPED = sorted(path.stem for path in CONFIGS.glob('*.py') if 'renamed = ' not in path.read_text())
 ARCH = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16)
 
 

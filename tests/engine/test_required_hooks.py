@@ -36,7 +36,7 @@ def types(config):
     return [hook['type'].split('.')[-1] for hook in config.default_hooks.values()]
 
 
-@pytest.mark.parametrize('name', ['vits_folder', 'demo', 'camvid_small', 'raccoon_small'])
+@pytest.mark.parametrize('name', ['vits_folder', 'demo', 'camvid_toy', 'raccoon_toy'])
 def test_shipped_configs_are_complete(name, messages):
     assert set(OURS.values()) < set(types(complete(name))) and not messages
 

@@ -85,7 +85,7 @@ def test_invalid_lengths(stated, usual, message):
     'name, options',
     [
         ('vits_folder', {}),
-        ('camvid_small', {}),
+        ('camvid_toy', {}),
         ('camvid_linear', {}),
         ('raccoon_mask-rcnn', {'train_dataloader.prefetch_factor': 4, 'val_dataloader.timeout': 9}),
     ],

@@ -1,4 +1,4 @@
-"""tools/benchmark.py: a step is measured, starts are compared, finished runs are not repeated."""
+"""tools/benchmark.py: measures a step, compares initial weights, skips finished runs."""
 
 from __future__ import annotations
 

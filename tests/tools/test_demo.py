@@ -16,7 +16,7 @@ def demo():
 
 
 TINY = """
-_base_ = ['{root}/configs/_base_/models/vit-small-p16.py',
+_base_ = ['{root}/configs/_base_/models/cotap_vit-small-p16.py',
           '{root}/configs/_base_/default_runtime.py']
 model = dict(
     backbone=dict(_delete_=True, type='DINOViT', arch=dict(embed_dims=16, num_layers=2, num_heads=2,

@@ -69,7 +69,7 @@ def make_images(folder: Path, count: int, height: int, width: int) -> None:
 
 
 class PlainLoader:
-    """The released loader, restated: float crops of the whole image, coloured on the CPU.
+    """The released loader, restated: float crops of the whole image, colored on the CPU.
 
     Boxes are drawn by ours, so that both do the same crops; drawing takes microseconds.
     """
@@ -86,6 +86,7 @@ class PlainLoader:
         self.normalize = T.Normalize(IMAGENET_MEAN, IMAGENET_STD)
 
     def __call__(self, path: Path, rng: np.random.Generator) -> list[Tensor]:
+        """Return the crops of one image file."""
         with Image.open(path) as file:
             image = TF.to_tensor(file.convert('RGB'))  # (3, H, W), float
         boxes = self.crop.draw_boxes(image.shape[1], image.shape[2], rng)
@@ -167,8 +168,8 @@ def decoders(paths: list[Path]) -> dict[str, Callable[[], None]]:
                 torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
             )
         ),
-        'Pillow, half the sides': each(lambda data: pillow(data, 2)),
-        'OpenCV, half the sides': each(lambda data: opencv(data, cv2.IMREAD_REDUCED_COLOR_2)),
+        'Pillow, half size': each(lambda data: pillow(data, 2)),
+        'OpenCV, half size': each(lambda data: opencv(data, cv2.IMREAD_REDUCED_COLOR_2)),
     }
 
 
@@ -195,7 +196,7 @@ def compare_loaders(
     nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count
     (folder / 'list.txt').write_text('\n'.join(source.names) + '\n', encoding='utf-8')
     save_neighbors(folder / 'neighbors.npz', source.names, nearest)
-    # Four images a sample: an image and its neighbour in each of the two branches.
+    # Four images a sample: an image and its neighbor in each of the two branches.
     data = NeighborPairs(
         dict(type='ImageList', root=str(source.root), ann_file=str(folder / 'list.txt')),
         str(folder / 'neighbors.npz'),
@@ -250,7 +251,7 @@ def run(args: argparse.Namespace) -> None:
             pillow=PIL.__version__,
         )
         measuring.report(
-            'Data pipeline, an image to its 2 global and 4 local crops',
+            'Data pipeline: from an image to its 2 global and 4 local crops',
             compare_ways(paths, args.runs),
             'cpu',
             args.json,

@@ -26,6 +26,7 @@ class Times(NamedTuple):
 
     @property
     def median(self) -> float:
+        """Median in seconds."""
         return statistics.median(self.seconds)
 
     @property
@@ -114,7 +115,7 @@ def _in_fresh_process(prepare: Callable, arguments: Sequence, device: str, extra
 def extra_memory(
     prepare: Callable[..., Callable[[], Any]], *arguments: Any, device: str = 'cpu'
 ) -> int:
-    """Bytes that work takes beyond what was there before, at its peak.
+    """Measure the peak memory of some work in bytes, beyond what was allocated before.
 
     Args:
         prepare (callable): A function of a module, called in a fresh process; returns the
@@ -131,7 +132,7 @@ def extra_memory(
 def peak_memory(
     prepare: Callable[..., Callable[[], Any]], *arguments: Any, device: str = 'cpu'
 ) -> int:
-    """Bytes that a fresh process holds at the peak of some work; as :func:`extra_memory`.
+    """Measure the peak memory of some work in a fresh process, in bytes.
 
     On a GPU what PyTorch has allocated, on a CPU the whole process.
     """

@@ -1,4 +1,4 @@
-"""The search for neighbours of images among global features, and what it means for more of them."""
+"""The search for neighbors of images among global features, and what it means for more of them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         '--at-once-up-to',
         type=whole_number(0),
         default=25_000,
-        help='images up to which the whole matrix is tried as well',
+        help='largest number of images for which the whole matrix is tried as well',
     )
     parser.add_argument('--runs', type=positive_int, default=3)
 
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
                     'seconds': round(times[name].median, 2),
                     'spread': f'{times[name].spread:.0%}',
                     'extra MB': round(extra / measuring.MB),
-                    'times the time of ours': round(times[name].median / seconds[count], 2),
+                    'time relative to ours': round(times[name].median / seconds[count], 2),
                     'same neighbours': f'{same:.2%}' if name == names[-1] else '-',
                 }
             )

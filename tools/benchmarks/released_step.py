@@ -1,4 +1,4 @@
-"""The step of the released implementation, restated from the method's description, as a baseline.
+"""Baseline: the training step of the released implementation, rewritten from the paper.
 
 Same losses as :class:`cotap_mm.models.CoTAP`, on the same weights. What is done plainly here: each
 branch goes through the networks by itself; the filter and both heads run on all tokens; attention
@@ -56,7 +56,7 @@ def score(net, crops: Tensor) -> Scores:
 
 
 def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
-    """Rounds of normalisation, each one a new matrix."""
+    """Rounds of normalization, each one a new matrix."""
     mass = torch.exp(scores / temperature)
     for _ in range(num_iters):
         mass = mass / mass.sum(dim=0, keepdim=True)
@@ -65,7 +65,7 @@ def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
 
 
 class ReleasedStep:
-    """The step as a function of views, on the weights and draws of ``model``.
+    """Build the step as a function of views, with the weights and random draws of ``model``.
 
     Args:
         model (CoTAP): Ours; its queues are copied, its bank is used.

@@ -82,7 +82,7 @@ def fill_queues(model) -> None:
 
 
 def prepare(args: argparse.Namespace, kind: str) -> tuple[Step, torch.dtype]:
-    """A step of one kind on crops that are coloured and normalised, and what it computes in.
+    """Build one kind of step on augmented, normalized crops, and return it with its dtype.
 
     Two kinds made from the same arguments start from equal weights, queues and crops.
     """

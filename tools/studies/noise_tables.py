@@ -66,7 +66,7 @@ def tables(results: dict[str, Any], value: str, above: float = 0.0) -> str:
 
 
 def verdicts(results: dict[str, Any]) -> str:
-    """Where CoTAP is ahead or behind, seed by seed: all objectives see the same data of a seed."""
+    """Count where CoTAP is ahead or behind per seed; all objectives share the data of a seed."""
     by_seed = {
         (*(run[k] for k in CONDITIONS), run['objective'], run['seed']): run['precision']
         for run in results['runs']
@@ -104,7 +104,7 @@ def verdicts(results: dict[str, Any]) -> str:
 
 
 def standings(results: dict[str, Any]) -> str:
-    """Over the settings with noise: mean place, and points of mAP behind the best objective."""
+    """Compute the mean rank and the mAP gap to the best objective over all noisy settings."""
     found = by_level(results)
     rows: dict[str, list[str]] = {}
     for noise in LEVELS:

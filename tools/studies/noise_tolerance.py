@@ -1,4 +1,4 @@
-"""Study: how much noise in its targets, and how much class imbalance, does the CoTAP loss bear?
+"""Study: robustness of the CoTAP loss to label noise and class imbalance.
 
     python tools/studies/noise_tolerance.py               # everything, on two cores
     python tools/studies/noise_tolerance.py --quick --out work_dirs/quick    # a look, in seconds
@@ -117,7 +117,7 @@ def tune(args: argparse.Namespace, cells: list[Cell], store: Path) -> list[Recor
     """Choose for each cell, by validation: first margin or temperature, then the learning rate.
 
     Returns:
-        list[dict]: All trials, each with ``chosen``: whether its cell goes on with it.
+        list[dict]: All trials, each with ``chosen``: whether its cell continues with it.
     """
 
     def trial(cell: Cell, setting: Any, lr: float) -> Record:

@@ -38,7 +38,7 @@ class Task(NamedTuple):
 
 
 def class_sizes(total: int, imbalance: float, order: np.ndarray) -> np.ndarray:
-    """Training samples a class, falling exponentially.
+    """Compute the number of training samples per class, which falls exponentially.
 
     Args:
         total (int): Samples in all, kept to rounding.
@@ -100,7 +100,7 @@ def make_task(
 ) -> Task:
     """Draw the samples of one seed.
 
-    Features are centred and scaled by the training split's mean and one common deviation,
+    Features are centered and scaled by the training split's mean and one common deviation,
     so that no direction is hidden or shown by scaling.
 
     Args:
@@ -140,7 +140,7 @@ def make_task(
 
 
 def noisy_targets(labels: Tensor, noise: str, level: float, seed: int) -> tuple[Tensor, Tensor]:
-    """Similarity targets of all pairs, wrong in the same way for the whole training.
+    """Draw the similarity targets of all pairs, with errors that stay fixed during training.
 
     Args:
         labels (Tensor): True classes, shape (N,).
@@ -149,7 +149,7 @@ def noisy_targets(labels: Tensor, noise: str, level: float, seed: int) -> tuple[
             ``'additive'``: the true 1 or 0 plus normal noise of deviation ``level``, drawn once
             for each unordered pair.
         level (float): Strength, >= 0.
-        seed (int): Of the noise.
+        seed (int): Seed of the noise.
 
     Returns:
         tuple[Tensor, Tensor]: Targets (N, N), symmetric, and classes (N,): the replaced

@@ -1,4 +1,4 @@
-"""Study: over-dispersion along training, and what the ranking loss and the filter do to it.
+"""Study: over-dispersion during training, and the effect of the ranking loss and the filter.
 
     python tools/studies/over_dispersion.py --data toy camvid --camvid data/camvid
     python tools/studies/over_dispersion.py --plot-only   # tables and plot from the kept JSON
@@ -68,7 +68,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def make_config(job: study.Job, args: argparse.Namespace) -> Config:
     """The demo's config, or CamVid's, with the parts of one variant."""
     config = Config.fromfile(
-        study.ROOT / 'configs/cotap' / dict(toy='demo.py', camvid='camvid_small.py')[job['data']]
+        study.ROOT / 'configs/cotap' / dict(toy='demo.py', camvid='camvid_toy.py')[job['data']]
     )
     for part, value in VARIANTS[job['variant']].items():
         value = dict(value)
@@ -96,7 +96,7 @@ def make_config(job: study.Job, args: argparse.Namespace) -> Config:
 
 
 def check_camvid(root: str) -> None:
-    """Look for CamVid before anything is computed.
+    """Check that CamVid exists before anything is computed.
 
     Raises:
         FileNotFoundError: If a folder of images or labels is missing.

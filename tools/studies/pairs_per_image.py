@@ -1,9 +1,9 @@
-"""Study: what ranking more patch pairs an image buys.
+"""Study: effect of ranking more patch pairs per image.
 
     python tools/studies/pairs_per_image.py --camvid data/camvid
     python tools/studies/pairs_per_image.py --plot-only   # table and plot from the kept JSON
 
-The same training on CamVid (``configs/cotap/camvid_small.py``, shortened) with 1, 5, 20 patches
+The same training on CamVid (``configs/cotap/camvid_toy.py``, shortened) with 1, 5, 20 patches
 an image and with all of them (``pairs.topk``; 5 in the paper). Measured is dense retrieval before
 and after, and how long a step takes. Runs are kept in --work-dir and not repeated; delete it after
 changing the code.
@@ -37,7 +37,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         type=whole_number(0),
         nargs='+',
         default=[1, 5, 20, ALL],
-        help='patches an image; 0 is all',
+        help='patches per image; 0 means all',
     )
     parser.add_argument('--seeds', type=study.seed, nargs='+', default=[0, 1])
     parser.add_argument('--iters', type=positive_int, default=100)
@@ -101,7 +101,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for topk in args.topk
     ]
     over_dispersion.check_camvid(args.camvid)
-    # The neighbours are found once, before workers would each look for them.
+    # The neighbors are found once, before workers would each look for them.
     first = over_dispersion.make_config(dict(jobs[0], data='camvid', variant='all'), args)
     ensure_neighbors(first, args.work_dir / NAME)
     runs = study.run_jobs(partial(train, args), jobs, args.work_dir / f'{NAME}.jsonl', args.workers)
@@ -175,7 +175,7 @@ def report(results: dict[str, Any], out: Path) -> None:
         )
     ]
     study.plot_panels(
-        out / f'{NAME}.png', panels, 2, 'More pairs an image, on CamVid', size=(3.6, 2.6)
+        out / f'{NAME}.png', panels, 2, 'More pairs per image, on CamVid', size=(3.6, 2.6)
     )
 
 

@@ -1,4 +1,4 @@
-"""What the noise study compares CoTAP with: objectives over rows of similarities.
+"""Objectives over rows of similarities that the noise study compares with CoTAP.
 
 A row is a query, its columns are the other samples of the batch: ``pred`` holds the student's
 cosines, ``target`` the wanted similarities. Losses that need a yes or no take ``relevant``.
@@ -37,14 +37,14 @@ def squared_error(pred: Tensor, target: Tensor) -> Tensor:
 
 
 def info_nce(pred: Tensor, relevant: Tensor, temperature: float) -> Tensor:
-    """InfoNCE with several positives: mean over them of -log softmax; rows without are left out.
+    """InfoNCE with several positives: mean of -log softmax over them.
 
     Source: Khosla et al., https://arxiv.org/abs/2004.11362, Eq. 2 (the sum outside the logarithm).
 
     Args:
         pred (Tensor): Student's cosines, shape (B, N).
         relevant (Tensor): True for positives, bool (B, N).
-        temperature (float): Of the softmax, > 0.
+        temperature (float): Softmax temperature, > 0.
 
     Returns:
         Tensor: A scalar; 0 if no row has a positive.
@@ -89,7 +89,7 @@ def list_mle(pred: Tensor, target: Tensor, temperature: float) -> Tensor:
     Args:
         pred (Tensor): Student's cosines, shape (B, N).
         target (Tensor): Wanted similarities, shape (B, N).
-        temperature (float): Of the model's softmaxes, > 0.
+        temperature (float): Softmax temperature of the model, > 0.
 
     Returns:
         Tensor: A scalar.
@@ -105,13 +105,13 @@ def list_mle(pred: Tensor, target: Tensor, temperature: float) -> Tensor:
 def smooth_ap(pred: Tensor, relevant: Tensor, temperature: float) -> Tensor:
     """1 - Average Precision with the step function smoothed to a sigmoid.
 
-    Rows without a positive are left out. Cost: O(B N^2) time and memory.
+    Rows without a positive are skipped. Cost: O(B N^2) time and memory.
     Source: Brown et al., https://arxiv.org/abs/2007.12163, Eq. 8.
 
     Args:
         pred (Tensor): Student's cosines, shape (B, N).
         relevant (Tensor): True for positives, bool (B, N).
-        temperature (float): Of the sigmoid, > 0; the authors use 0.01.
+        temperature (float): Sigmoid temperature, > 0; the authors use 0.01.
 
     Returns:
         Tensor: A scalar in [0, 1]; 0 if no row has a positive.

@@ -1,4 +1,4 @@
-"""Study: what tau, theta, alpha, the prototypes, the pool sizes and the number of pairs change.
+"""Study: sensitivity to tau, theta, alpha, prototypes, pool sizes and the number of pairs.
 
     python tools/studies/sensitivity.py                # every parameter, on two cores
     python tools/studies/sensitivity.py --parameters tau theta --seeds 0 1 2
@@ -92,7 +92,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 
 
 def read_config(name: str) -> Config:
-    """The config to start from.
+    """Load the base config.
 
     Raises:
         ValueError: If it does not train on scenes that can be counted and measured on.
@@ -108,7 +108,7 @@ def read_config(name: str) -> Config:
 
 
 def lookup(config: Any, key: str) -> Any:
-    """Value of a dotted key.
+    """Return the value of a dotted key.
 
     Raises:
         ValueError: If the config has no such key.
@@ -144,7 +144,7 @@ def make_config(job: dict[str, Any]) -> Config:
 
 
 def train_and_measure(job: dict[str, Any]) -> dict[str, float]:
-    """One run.
+    """Run one job.
 
     Args:
         job (dict): ``config``, ``key`` (None: all defaults), ``value``, ``seed``, ``iters`` (0: the
@@ -207,11 +207,11 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """All runs, the defaults of the config, and what they were made with."""
     config = read_config(args.config)
     args.config = str(Path(config.filename).resolve())
-    # Work directory and absolute path of the config are no part of a result.
+    # Work directory and absolute path of the config are not part of a result.
     places = dict(work_dir=str(args.work_dir), config=args.config)
     jobs = make_jobs(args)
     print(f'{len(jobs)} runs')
-    # The neighbours are found once, before the workers would each look for them.
+    # The neighbors are found once, before the workers would each look for them.
     first = make_config(dict(jobs[0], **places))
     ensure_neighbors(first, first.work_dir)
     records = study.run_jobs(

@@ -31,7 +31,7 @@ class Student(nn.Module):
 
 
 class Objective(nn.Module):
-    """One way to learn from a batch; ``setting`` is its margin or temperature.
+    """Objective of a batch; ``setting`` is its margin or temperature.
 
     Args:
         name (str): A key of :data:`SETTINGS`.
@@ -90,7 +90,7 @@ def without_diagonal(matrix: Tensor) -> Tensor:
 
 
 def retrieval_precision(embedding: Tensor, labels: Tensor) -> Tensor:
-    """Average Precision of every sample as the query for the others of its class.
+    """Compute the Average Precision of every sample as a query for the others of its class.
 
     Equal scores share a place, as in scikit-learn's ``average_precision_score``.
 
@@ -111,8 +111,10 @@ def retrieval_precision(embedding: Tensor, labels: Tensor) -> Tensor:
 
 
 def fit(job: dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> Student:
-    """Train a student; everything random depends on ``job['seed']`` and is the same for all
-    objectives: initial weights, batches."""
+    """Train a student.
+
+    Initial weights and batches depend only on ``job['seed']``, so all objectives share them.
+    """
     device = train.features.device
     torch.manual_seed(job['seed'])
     student = Student(train.features.shape[1]).to(device)
@@ -133,7 +135,7 @@ def fit(job: dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> St
 
 
 def train_and_measure(job: dict[str, Any]) -> dict[str, float]:
-    """One run of the study.
+    """Run one job of the study.
 
     Args:
         job (dict): ``data``, ``imbalance``, ``noise``, ``level``, ``objective``, ``setting``,

@@ -1,4 +1,4 @@
-"""What the studies share: runs that are kept and resumed, tables, plots, the results in a page.
+"""Helpers of the studies: stored and resumed runs, tables, plots, results written to a page.
 
 A study is a list of jobs, dictionaries that JSON can hold, and a function that turns one into
 numbers. The tool writes three things beside one another: ``NAME.json`` (every run, and where it
@@ -86,7 +86,7 @@ def write_json(path: Path, results: dict[str, Any]) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """Read what :func:`write_json` wrote.
+    """Read a file written by :func:`write_json`.
 
     Raises:
         FileNotFoundError: If the study has not been run.
@@ -136,10 +136,10 @@ def finish(
     run: Callable[[Any], dict[str, Any]],
     report: Callable[[dict[str, Any], Path], None],
 ) -> None:
-    """Run unless only plots are wanted, keep the results as JSON, and report them.
+    """Run the study unless only plots are wanted, store the results as JSON, and report them.
 
     Args:
-        name (str): Of the study and its files.
+        name (str): Name of the study and its files.
         args (argparse.Namespace): With what :func:`add_folders` adds.
         run (callable): Arguments -> results.
         report (callable): Results and folder -> page and plot.
@@ -157,7 +157,7 @@ def finish(
 
 
 def summarize(records: Iterable[Record], keys: Sequence[str], value: str) -> dict[tuple, Summary]:
-    """Mean and spread over whatever ``keys`` leave open, usually the seed.
+    """Compute mean and spread over all fields not in ``keys``, usually the seed.
 
     Args:
         records (iterable): From :func:`run_jobs`.
@@ -195,7 +195,7 @@ def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def fill_page(path: Path, name: str, text: str) -> None:
-    """Replace what stands between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
+    """Replace the text between ``<!-- begin NAME -->`` and ``<!-- end NAME -->``.
 
     A page that does not exist is begun; a page without the marks is an error, since words
     written by hand are not to be lost.
@@ -212,7 +212,7 @@ def fill_page(path: Path, name: str, text: str) -> None:
 
 
 def check_page(path: Path, name: str) -> tuple[str, re.Pattern[str]]:
-    """Read a page that :func:`fill_page` can fill; before a study runs for hours.
+    """Read a page and check that :func:`fill_page` can fill it, before a study runs for hours.
 
     Returns:
         tuple: The text, and a pattern of what is replaced.
@@ -250,7 +250,7 @@ class Panel(NamedTuple):
 
 
 def series_style(names: Sequence[str], first: Optional[str] = None) -> dict[str, dict[str, Any]]:
-    """Line style of each name, up to six and ``first``, which is drawn in ink and thicker.
+    """Choose a line style per name: up to six, plus ``first``, which is drawn darker and thicker.
 
     Raises:
         ValueError: If there are more names than styles.
@@ -280,7 +280,7 @@ def plot_panels(
     share_y: str = 'none',
     size: tuple[float, float] = (2.6, 2.35),
 ) -> None:
-    """Lines with their spread as a band, a panel for each setting.
+    """Plot lines with their spread as a band, one panel per setting.
 
     Args:
         path (Path): PNG to write.

@@ -48,7 +48,7 @@ def _timed(work: Callable[[Job], dict[str, float]], job: Job) -> Record:
 def run_jobs(
     work: Callable[[Job], dict[str, float]], jobs: Sequence[Job], store: Path, workers: int = 1
 ) -> list[Record]:
-    """Run what has not been run yet; every finished run is kept at once.
+    """Run the jobs that have no result yet; store every result immediately.
 
     Args:
         work (callable): Job -> numbers. With several workers it must be importable by name.

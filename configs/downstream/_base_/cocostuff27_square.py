@@ -1,6 +1,6 @@
-# COCO-Stuff-27, resized to squares. A curated list (a text file, one image name without suffix a
-# line; the path is absolute or begins at data_root):
-# --cfg-options train_dataloader.dataset.ann_file=FILE (and val_, test_ likewise).
+# COCO-Stuff-27, resized to squares. A curated list (a text file with one image name per line,
+# without suffix; the path is absolute or relative to data_root):
+# --cfg-options train_dataloader.dataset.ann_file=FILE (and val_dataloader..., test_dataloader...).
 _base_ = ['mmseg::_base_/datasets/coco-stuff164k.py', './square_336.py']
 train_dataloader = dict(
     batch_size=256,

@@ -1,4 +1,4 @@
-# iBOT's fine-tuning recipe for detection: 12 epochs of 16 images a step, AdamW, layer-wise rates.
+# iBOT's fine-tuning recipe for detection: 12 epochs of 16 images per step, AdamW, layer-wise rates.
 _base_ = 'mmdet::_base_/schedules/schedule_1x.py'
 optim_wrapper = dict(
     _delete_=True,

@@ -1,4 +1,4 @@
-"""The studies are scripts that import their neighbours, as Python does for scripts."""
+"""Put the folder of the studies on the path: they are scripts that import each other."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The noise study: a toy run from start to page, and its verdicts on hand-made results."""
+"""The noise study: a toy run that fills the page, and the tables of given results."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_quick_run_and_plot_again(tmp_path, capsys):
 
 @pytest.fixture
 def results():
-    """Against MSE, without noise ahead with both seeds; under flips once ahead, once behind."""
+    """CoTAP beats MSE with both seeds without noise, and with one of two under flips."""
     scores = {
         ('CoTAP', 0.0): (50, 60),
         ('MSE', 0.0): (48, 56),
@@ -75,11 +75,11 @@ def test_verdicts_by_hand(results):
     rows = noise_tables.verdicts(results).splitlines()[2:]
     assert rows[0] == '| no noise, 1:1 | +3.0 (1/0/1) |'
     assert rows[1] == '| flipped classes, 1:1 | +1.0 (0/0/1) |'
-    assert len(rows) == 2  # nothing is said about noise that was not run
+    assert len(rows) == 2  # no row for noise that was not run
 
 
 def test_standings_by_hand(results):
-    """CoTAP 45 against 44 under flips: first, and MSE one point behind."""
+    """CoTAP has 45 and MSE 44 under flips: CoTAP ranks first, MSE one point lower."""
     rows = noise_tables.standings(results).splitlines()[2:]
     assert rows == [
         '| CoTAP | 1.0; 0.0; 0.0 | (no noise) |',

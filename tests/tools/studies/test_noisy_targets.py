@@ -1,4 +1,4 @@
-"""Data and noise of the noise study are what they are said to be."""
+"""Data and noise of the noise study match their description."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The study of dispersion along training, at toy size."""
+"""The over-dispersion study at toy size."""
 
 from __future__ import annotations
 

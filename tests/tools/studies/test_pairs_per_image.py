@@ -1,4 +1,4 @@
-"""The study of pairs an image, at toy size."""
+"""The study of pairs per image at toy size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each objective against loops over plain numbers, by hand, and with bad input."""
+"""Compare each objective with plain loops; reject bad input."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_smooth_ap(rows):
 
 
 def test_smooth_ap_becomes_average_precision():
-    """Matches at places 1 and 3 of 4: (1/1 + 2/3) / 2."""
+    """Matches at ranks 1 and 3 of 4: (1/1 + 2/3) / 2."""
     pred = torch.tensor([[0.9, 0.2, 0.6, -0.3]])
     relevant = torch.tensor([[True, True, False, False]])
     assert smooth_ap(pred, relevant, 1e-4).item() == pytest.approx(1 - 5 / 6, abs=1e-6)

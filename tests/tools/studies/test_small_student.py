@@ -1,4 +1,4 @@
-"""The student of the noise study: same start for all objectives, learning, measured rightly."""
+"""The student of the noise study: same initial weights for all objectives, learning, metric."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_retrieval_is_scikit_learns():
 
 
 def test_retrieval_by_hand():
-    """Query 0 finds, in order, another class, its own, another class: precision 1/2."""
+    """Query 0 retrieves another class, its own, another class: precision 1/2."""
     angles = torch.tensor([0.0, 0.2, 0.1, 0.5])
     embedding = torch.stack([angles.cos(), angles.sin()], dim=1)
     assert retrieval_precision(embedding, torch.tensor([0, 0, 1, 1]))[0].item() == 0.5

@@ -1,4 +1,4 @@
-"""What the studies share: runs are kept, numbers are right, words written by hand survive."""
+"""Helpers of the studies: stored runs, numbers, and pages that keep hand-written text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-# The paper's optimisation: AdamW, cosine learning rate and weight decay, no warm-up.
+# The paper's optimization: AdamW, cosine learning rate and weight decay, no warm-up.
 train_cfg = dict(type='ResumableTrainLoop', max_iters=240_000)
 
 optim_wrapper = dict(

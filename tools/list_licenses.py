@@ -1,7 +1,7 @@
-"""Licences of the packages that this project needs, as they state them.
+"""List the licenses of all direct dependencies, as their metadata states them.
 
-python tools/list_licences.py            print the table for the packages that are installed
-python tools/list_licences.py --write    put it into docs/dependencies.md
+python tools/list_licenses.py            print the table for the installed packages
+python tools/list_licenses.py --write    update the table in docs/dependencies.md
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = ROOT / 'docs' / 'dependencies.md'
-FIRST, LAST = '<!-- table: tools/list_licences.py --write -->\n', '<!-- end of table -->'
-#: File of requirements -> what it is for; the first one that names a package counts.
+FIRST, LAST = '<!-- table: tools/list_licenses.py --write -->\n', '<!-- end of table -->'
+#: Requirements file -> purpose; the first file that names a package counts.
 NEEDED_FOR = {
     'runtime': 'pre-training',
     'mminstall': 'pre-training',
@@ -24,12 +24,12 @@ NEEDED_FOR = {
     'pack': 'packed images',
     'tests': 'tests',
 }
-#: setup.py and tools/setup_env.sh name these.
+#: Dependencies that setup.py and tools/setup_env.sh name.
 ALWAYS = ('torch', 'torchvision', 'mmcv')
 
 
 def requirements() -> dict[str, str]:
-    """Every direct dependency, and what it is needed for; optional openmim is left out."""
+    """Return every direct dependency and its purpose, without the optional openmim."""
     found = dict.fromkeys(ALWAYS, 'pre-training')
     for name, purpose in NEEDED_FOR.items():
         for line in (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines():
@@ -39,8 +39,8 @@ def requirements() -> dict[str, str]:
     return found
 
 
-def licence(package: Distribution) -> str:
-    """What a package says in its metadata: the newer field, or a short old one, or classifiers."""
+def license_of(package: Distribution) -> str:
+    """Return a package's license: License-Expression, else a short License, else classifiers."""
     data = package.metadata
     if data.get('License-Expression'):
         return data['License-Expression']
@@ -57,7 +57,7 @@ def licence(package: Distribution) -> str:
 
 
 def installed(name: str) -> Optional[Distribution]:
-    """A package's metadata; of mmcv also the build without operators."""
+    """Return the metadata of a package; mmcv-lite counts as mmcv."""
     for other in (name, f'{name}-lite') if name == 'mmcv' else (name,):
         try:
             return distribution(other)
@@ -67,11 +67,11 @@ def installed(name: str) -> Optional[Distribution]:
 
 
 def rows() -> list[str]:
-    """Lines of the table, in the order of the names."""
-    lines = ['| package | tested | licence | for |', '|---|---|---|---|']
+    """Return the lines of the table, sorted by name."""
+    lines = ['| package | tested | license | for |', '|---|---|---|---|']
     for name, purpose in sorted(requirements().items()):
         package = installed(name)
-        cells = (package.version, licence(package)) if package else ('not installed', '')
+        cells = (package.version, license_of(package)) if package else ('not installed', '')
         lines.append(f'| {name} | {cells[0]} | {cells[1]} | {purpose} |')
     return lines
 
@@ -80,7 +80,9 @@ def main(argv: Optional[list[str]] = None) -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--write', action='store_true', help='into docs/dependencies.md')
+    parser.add_argument(
+        '--write', action='store_true', help='update the table in docs/dependencies.md'
+    )
     args = parser.parse_args(argv)
     table = '\n'.join(rows()) + '\n'
     if not args.write:
