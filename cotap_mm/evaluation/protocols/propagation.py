@@ -60,8 +60,16 @@ def propagate(
             size.
         first_mask (Tensor | ndarray): Objects or classes of the first frame, 255 for unknown,
             shape (H, W). 0 is treated like an object.
-        short_side, multiple, num_previous, radius, topk, temperature, image_size, batch_size:
-            See :func:`label_propagation`.
+        short_side (int): Shorter side that frames are resized to, in pixels.
+        multiple (int): Sides are rounded to multiples of this number of pixels.
+        num_previous (int): Number of previous frames that labels come from, besides the first.
+        radius (int, optional): Distance of patches that labels come from, in patches; None for
+            any.
+        topk (int): Number of most similar patches that labels come from.
+        temperature (float): Softmax temperature of the similarities, > 0.
+        image_size (int | tuple, optional): Size (height, width) of the frames, instead of
+            ``short_side``.
+        batch_size (int): Frames per forward pass.
         value_range: Range of values in a list of files, see
             :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``.
 

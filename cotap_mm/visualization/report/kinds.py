@@ -23,6 +23,7 @@ MakeCrop = Callable[[], MultiCrop]
 
 
 def add_comparison(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the side-by-side comparison of all checkpoints."""
     if len(inputs.encoders) < 2:
         raise NotAvailable('needs at least two checkpoints, got one')
     sections.add_comparison(
@@ -31,18 +32,22 @@ def add_comparison(report: Report, inputs: ReportInputs, make_crop: MakeCrop) ->
 
 
 def add_components(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the principal components of the patch features."""
     sections.add_components(report, inputs.shown, inputs.features)
 
 
 def add_similarity(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the similarity of all patches to one patch."""
     sections.add_similarity(report, inputs.shown, inputs.features, *inputs.patch)
 
 
 def add_clusters(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the clusters of the patch features."""
     sections.add_clusters(report, inputs.shown, inputs.features, inputs.options.clusters)
 
 
 def add_attention(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add CLS attention and foreground."""
     def compute(encoder: Encoder) -> tuple[Tensor, Tensor]:
         return (
             in_batches(encoder.cls_attention, inputs.shown.pixels),
@@ -54,6 +59,7 @@ def add_attention(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> 
 
 
 def add_prototypes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the attention of the prototypes."""
     def compute(encoder: Encoder) -> Tensor:
         def mean_attention(images: Tensor) -> Tensor:  # all heads of many images take much memory
             return encoder.prototype_attention(images).mean(dim=1, keepdim=True)
@@ -65,6 +71,7 @@ def add_prototypes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) ->
 
 
 def add_classes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the scatter plot of labeled patches."""
     if inputs.labels is None:
         raise NotAvailable('needs --labels')
     pool, window, method = inputs.pool, inputs.options.window, inputs.options.projection
@@ -81,6 +88,7 @@ def add_classes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> No
 
 
 def add_crops(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add training crops with their boxes."""
     crop = make_crop()
     random, crops = np.random.default_rng(0), []
     images = [inputs.source.read(i) for i in evenly_spaced(len(inputs.source), 3)]
