@@ -8,10 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, scenes
 from PIL import Image
-from tiny import build_tiny
-from tool_loading import load_tool
 
 import cotap_mm
 from cotap_mm import evaluation
@@ -27,6 +24,9 @@ from cotap_mm.ops import rank_statistics
 from cotap_mm.registry import HOOKS, OPTIM_WRAPPERS
 from cotap_mm.visualization import match_clusters
 from cotap_mm.weights import PretrainedViT, load_pretrained
+from tests.helpers.pixel_scenes import PixelEncoder, noise_scenes, scenes
+from tests.helpers.tiny import build_tiny
+from tests.helpers.tool_loading import load_tool
 
 
 def test_old_dry_run_option_of_train():

@@ -14,8 +14,6 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from golden_replay import load_released, replay_training, tiny_cotap
-from golden_tools import Errors, load_vectors
 from mmpretrain.models.utils.attention import scaled_dot_product_attention_pyimpl
 
 from cotap_mm import ops
@@ -30,6 +28,8 @@ from cotap_mm.models import (
     PrototypeEntropyLoss,
     RandomDraws,
 )
+from tests.helpers.golden_replay import load_released, replay_training, tiny_cotap
+from tests.helpers.golden_tools import Errors, load_vectors
 
 HERE = Path(__file__).resolve().parent
 GOLDEN = Path(os.environ.get('COTAP_GOLDEN_DIR', HERE / 'data' / 'golden'))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import loss_curves
 import pytest
+
+from tests.helpers import loss_curves
 
 
 @pytest.mark.slow

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 
-import old_checkpoints
 import pytest
+
+from tests.helpers import old_checkpoints
 
 KEPT = sorted(old_checkpoints.OLD.parent.iterdir())
 

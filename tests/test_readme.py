@@ -6,7 +6,8 @@ import re
 from pathlib import Path
 
 import pytest
-from tool_loading import help_of
+
+from tests.helpers.tool_loading import help_of
 
 ROOT = Path(__file__).resolve().parent.parent
 

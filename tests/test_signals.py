@@ -13,10 +13,10 @@ import time
 from pathlib import Path
 
 import pytest
-from faults import time_limit
 
 from cotap_mm import signals
 from cotap_mm.datasets.workers import keep_workers
+from tests.helpers.faults import time_limit
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSIX')
 

@@ -11,10 +11,10 @@ import zlib
 import numpy as np
 import pytest
 import torch
-from faults import DAMAGES, TRIES, damaged, time_limit
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, NeighborPairs, VisitSampler, read_image, save_neighbors
+from tests.helpers.faults import DAMAGES, TRIES, damaged, time_limit
 
 FORMATS = ('jpg', 'png', 'webp', 'tiff', 'bmp', 'ppm')
 pytestmark = pytest.mark.filterwarnings('ignore')  # Pillow warns about unusual files

@@ -9,7 +9,6 @@ import time
 
 import pytest
 import torch
-from faults import time_limit
 from mmengine.config import Config
 from torch.utils.data import DataLoader, Dataset
 
@@ -18,6 +17,7 @@ from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.workers import ReadingSigns
 from cotap_mm.engine.launch.runner import limit_loader_waits
 from cotap_mm.errors import UserError
+from tests.helpers.faults import time_limit
 
 LIMIT = 2.5
 _before = set()  # children of other tests

@@ -12,13 +12,13 @@ import zipfile
 import cv2
 import numpy as np
 import pytest
-from faults import time_limit
 from PIL import Image, features
 
 from cotap_mm.datasets import BadImage, ImageList, NeighborPairs, read_image
 from cotap_mm.datasets.sources import formats as image_formats
 from cotap_mm.datasets.sources.decoding import decode_image
 from cotap_mm.encoders.images import to_pixels
+from tests.helpers.faults import time_limit
 
 
 def encoded(kind, mode='RGB', side=1500, **options):

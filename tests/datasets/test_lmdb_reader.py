@@ -8,10 +8,10 @@ import random
 import struct
 
 import pytest
-from faults import time_limit
 
 from cotap_mm.datasets import BadImage, ImageList, PackedImages, pack_images
 from cotap_mm.datasets.sources.lmdb_reader import DamagedLmdb, LmdbReader
+from tests.helpers.faults import time_limit
 
 lmdb = pytest.importorskip('lmdb', reason='lmdb is not installed')
 

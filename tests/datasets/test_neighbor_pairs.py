@@ -9,11 +9,11 @@ import pytest
 import torch
 from mmengine.registry import DATASETS as ROOT_DATASETS
 from PIL import Image
-from tiny import build_tiny
 from torch.utils.data import DataLoader, default_collate
 
 from cotap_mm.datasets import NeighborPairs
 from cotap_mm.registry import DATA_SAMPLERS, DATASETS
+from tests.helpers.tiny import build_tiny
 
 CROPS = dict(global_size=32, local_size=16)
 

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from tiny import build_tiny
 
 from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
 from cotap_mm.datasets.neighbors import search as module
@@ -19,6 +18,7 @@ from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
 from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.errors import UserError
+from tests.helpers.tiny import build_tiny
 
 BACKBONE = dict(
     type='DINOViT',

@@ -9,10 +9,14 @@ import time
 import numpy as np
 import pytest
 import torch
-from faults import time_limit
-from forked_ranks import FORK, Ranks, on_forked_ranks
 from mmengine.config import Config
-from neighbor_rank_work import (
+
+from cotap_mm.engine import auto_neighbors
+from cotap_mm.engine.auto_neighbors import ensure_neighbors
+from cotap_mm.errors import UserError
+from tests.helpers.faults import time_limit
+from tests.helpers.forked_ranks import FORK, Ranks, on_forked_ranks
+from tests.helpers.neighbor_rank_work import (
     Encoder,
     OneBreaks,
     OneDeletes,
@@ -21,10 +25,6 @@ from neighbor_rank_work import (
     build,
     build_slowly,
 )
-
-from cotap_mm.engine import auto_neighbors
-from cotap_mm.engine.auto_neighbors import ensure_neighbors
-from cotap_mm.errors import UserError
 
 forked = pytest.mark.skipif(FORK is None, reason='forks processes')
 BACKBONE = dict(

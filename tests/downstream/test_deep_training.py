@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from downstream.test_training import run, tool  # noqa: F401  (a fixture)
 from mmengine.config import Config
 from PIL import Image
+
+from tests.downstream.test_training import run, tool  # noqa: F401  (a fixture)
 
 
 def to_12_bits(root):

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from downstream.fake_data import write_for
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, MODELS, PARAM_SCHEDULERS, DefaultScope
 from mmengine.utils import import_modules_from_strings
 
 from cotap_mm.models import CoTAPViT
 from cotap_mm.registry import TRANSFORMS
+from tests.helpers.fake_data import write_for
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*.py'))

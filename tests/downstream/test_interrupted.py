@@ -8,7 +8,6 @@ import signal
 
 import pytest
 import torch
-from downstream.test_training import run, tool  # noqa: F401 (a fixture)
 from mmengine.config import Config
 from mmengine.hooks import EMAHook, Hook
 from mmengine.registry import HOOKS
@@ -16,6 +15,7 @@ from mmengine.runner import Runner
 
 from cotap_mm.engine.hooks.required import complete_downstream_hooks
 from cotap_mm.engine.resume.checkpoints import checkpoint_error
+from tests.downstream.test_training import run, tool  # noqa: F401 (a fixture)
 
 pytestmark = pytest.mark.skipif(not hasattr(os, 'fork'), reason='signals of POSIX')
 

@@ -7,18 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from downstream.fake_data import detection_folder
-from downstream.test_training import (  # noqa: F401  (run is a fixture)
-    PYRAMID,
-    VIT,
-    metrics,
-    run,
-    shrink_heads,
-    tool,
-)
 from mmengine.config import Config
 
 from cotap_mm.registry import MODELS, build
+from tests.downstream.test_training import PYRAMID, VIT, metrics, shrink_heads, tool
+from tests.helpers.fake_data import detection_folder
 
 mmdet = pytest.importorskip('mmdet')
 CONFIGS = Path(mmdet.__file__).parent / '.mim/configs'

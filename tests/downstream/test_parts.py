@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from downstream.fake_data import coco_stuff
 from mmengine.registry import DefaultScope
 from mmseg.datasets import COCOStuffDataset
 
 from cotap_mm.downstream import BottleneckFCNHead, COCOStuff27Dataset, RandomResizedCropSeg
 from cotap_mm.downstream.coco_stuff27 import _STUFF, _THINGS
+from tests.helpers.fake_data import coco_stuff
 
 
 def test_bottleneck_head():

@@ -7,12 +7,12 @@ import pickle
 import numpy as np
 import pytest
 import torch
-from downstream.test_training import metrics, run, tool  # noqa: F401  (run is a fixture)
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
 from cotap_mm.engine.launch.testing import flipped, keep_test_only
+from tests.downstream.test_training import metrics, run, tool  # noqa: F401  (run is a fixture)
 
 
 def untrained(path):

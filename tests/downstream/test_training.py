@@ -13,16 +13,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from downstream.fake_data import write_for
-from faults import time_limit
 from mmengine.config import Config
 from mmengine.registry import TRANSFORMS, DefaultScope
-from tool_loading import forget_runs, load_tool
 from torch.utils.data import get_worker_info
 
 from cotap_mm.datasets.wrapped import inner_datasets
 from cotap_mm.models import CoTAPViT
 from cotap_mm.registry import MODELS, build
+from tests.helpers.fake_data import write_for
+from tests.helpers.faults import time_limit
+from tests.helpers.tool_loading import forget_runs, load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 VIT = dict(

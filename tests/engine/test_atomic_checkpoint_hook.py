@@ -10,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from engine.saved_checkpoints import flip_a_byte, make_runner, names, resumed
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
@@ -18,6 +17,7 @@ from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.engine.resume.checkpoints import checkpoint_error
 from cotap_mm.files.atomic_write import UNFINISHED
 from cotap_mm.files.temporary import partial_path
+from tests.helpers.saved_checkpoints import flip_a_byte, make_runner, names, resumed
 
 
 def test_newest_checkpoints_are_kept(tmp_path):

@@ -6,12 +6,12 @@ import random
 
 import pytest
 import torch
-from engine.saved_checkpoints import Line
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.files.atomic_write import UNFINISHED
+from tests.helpers.saved_checkpoints import Line
 
 
 class Score(Hook):

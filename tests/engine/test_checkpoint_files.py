@@ -11,7 +11,6 @@ import time
 
 import pytest
 import torch
-from engine.saved_checkpoints import content, flip_a_byte, resumed, save
 
 from cotap_mm.engine.resume.checkpoints import (
     atomic_checkpoint,
@@ -20,6 +19,7 @@ from cotap_mm.engine.resume.checkpoints import (
     remove_checkpoint,
 )
 from cotap_mm.files.atomic_write import UNFINISHED
+from tests.helpers.saved_checkpoints import content, flip_a_byte, resumed, save
 
 KILLS = int(os.environ.get('COTAP_KILLS', 20))  # make test-faults: 200
 

@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 import torch
-from engine import default_runs, resume_work
-from engine.default_runs import SHIPPED, arguments, make_images, make_init, write_toy_config
-from engine.test_exact_resume import assert_same, saved
 from mmengine.config import Config
-from rank_work import on_two_ranks
+
+from tests.engine.test_exact_resume import assert_same, saved
+from tests.helpers import default_runs, resume_work
+from tests.helpers.default_runs import SHIPPED, arguments, make_images, make_init, write_toy_config
+from tests.helpers.rank_work import on_two_ranks
 
 
 @pytest.fixture(autouse=True)

@@ -7,13 +7,13 @@ import os
 
 import numpy as np
 import pytest
-from downstream.fake_data import detection_folder, imagenet, segmentation_folder, voc
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
 from cotap_mm.engine.data_checks.downstream import check_data, heads_of, prepare_downstream
 from cotap_mm.engine.data_checks.findings import iter_sampled
+from tests.helpers.fake_data import detection_folder, imagenet, segmentation_folder, voc
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine import resume_work
-from rank_work import on_two_ranks
 
 from cotap_mm.datasets import NeighborPairs, VisitSampler
 from cotap_mm.models.modules import AssignmentQueue, FeatureQueue, TemplateBank
+from tests.helpers import resume_work
+from tests.helpers.rank_work import on_two_ranks
 
 
 def assert_same(one, other, place='checkpoint'):

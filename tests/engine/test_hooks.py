@@ -10,7 +10,6 @@ import torch
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.optim.scheduler import CosineAnnealingLR
 from mmengine.runner import get_priority
-from tiny import build_tiny
 
 from cotap_mm.engine import (
     CompileHook,
@@ -20,6 +19,7 @@ from cotap_mm.engine import (
     ScheduleLengthHook,
     TeacherHook,
 )
+from tests.helpers.tiny import build_tiny
 
 
 def runner_with(model, optim_wrapper, **kwargs):

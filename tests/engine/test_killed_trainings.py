@@ -12,15 +12,15 @@ import time
 
 import pytest
 import torch
-from engine import resume_work
-from engine.test_exact_resume import assert_same, saved
 from mmengine.config import Config
 
 from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.engine.resume.checkpoints import checkpoint_error, newest_good_checkpoint
 from cotap_mm.files.atomic_write import UNFINISHED
+from tests.engine.test_exact_resume import assert_same, saved
+from tests.helpers import resume_work
 
-# make test-faults: 200. For other faults at any moment, see tests/fault_harness.
+# make test-faults: 200. For other faults at any moment, see tests/helpers/fault_harness.
 KILLS = int(os.environ.get('COTAP_KILLS', 10))
 ITERS = 21  # per training; 200 kills need several trainings
 INTERVAL = 2  # between checkpoints, as in resume_work

@@ -8,7 +8,6 @@ import sys
 
 import pytest
 import torch
-from forked_ranks import FORK, Ranks
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
@@ -18,6 +17,7 @@ from cotap_mm.command_line.tool import tool
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.engine.hooks import AtomicCheckpointHook, LoopPreemptionHook
 from cotap_mm.engine.launch import runner as launch
+from tests.helpers.forked_ranks import FORK, Ranks
 
 pytestmark = [pytest.mark.dist, pytest.mark.skipif(FORK is None, reason='forks processes')]
 

@@ -6,13 +6,13 @@ import json
 
 import pytest
 import torch
-from engine import resume_work
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
-from rank_work import on_two_ranks
 
 from cotap_mm.engine import NonFiniteHook
 from cotap_mm.models.modules import FeatureQueue
+from tests.helpers import resume_work
+from tests.helpers.rank_work import on_two_ranks
 
 
 def wrapper_of(model, **optimizer):

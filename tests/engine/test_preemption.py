@@ -8,8 +8,6 @@ import signal
 from types import SimpleNamespace
 
 import pytest
-from engine import resume_work
-from rank_work import on_two_ranks
 
 from cotap_mm.engine import PreemptionHook
 from cotap_mm.engine.hooks import EXIT_STATUS, was_preempted
@@ -17,6 +15,8 @@ from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.resume import work_folder
 from cotap_mm.engine.resume.checkpoints import newest_good_checkpoint
 from cotap_mm.errors import UserError
+from tests.helpers import resume_work
+from tests.helpers.rank_work import on_two_ranks
 
 
 def with_signal(at, **options):

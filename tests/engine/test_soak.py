@@ -11,14 +11,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from engine.soak_work import LOG_INTERVAL
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.runner import LogProcessor
 
 from cotap_mm.engine.resume.log_history import bound_history
+from tests.helpers.soak_work import LOG_INTERVAL
 
 STEPS = int(os.environ.get('COTAP_SOAK_STEPS', 100))  # make test-faults: 3000
-TESTS = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 MEGABYTE = 1e6
 #: Tolerances between the medians of the middle and the last third of the steps.
 ALLOWED = dict(
@@ -66,12 +66,14 @@ def check(records, steps):
 @pytest.mark.skipif(not Path('/proc/self/statm').exists(), reason='Linux tells in /proc')
 def test_nothing_grows(tmp_path, capsys):
     done = subprocess.run(
-        [sys.executable, '-W', 'ignore', 'engine/soak_work.py', str(tmp_path), str(STEPS)],
-        cwd=TESTS,
+        [
+            *(sys.executable, '-W', 'ignore', '-m', 'tests.helpers.soak_work'),
+            *(str(tmp_path), str(STEPS)),
+        ],
+        cwd=ROOT,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        env=dict(os.environ, PYTHONPATH=os.pathsep.join([str(TESTS), str(TESTS.parent)])),
     )
     assert done.returncode == 0, done.stdout[-3000:]
     records = [json.loads(line) for line in (tmp_path / 'vitals.jsonl').read_text().splitlines()]

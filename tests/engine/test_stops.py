@@ -7,9 +7,7 @@ import json
 
 import pytest
 import torch
-from engine import resume_work
 from mmengine.config import Config
-from tool_loading import load_tool
 
 from cotap_mm.datasets import ToyScenes
 from cotap_mm.datasets.sources.files import BadImage
@@ -18,6 +16,8 @@ from cotap_mm.engine.hooks.non_finite_hook import Diverged
 from cotap_mm.engine.launch.stops import explained_stops
 from cotap_mm.errors import UserError
 from cotap_mm.registry import DATASETS
+from tests.helpers import resume_work
+from tests.helpers.tool_loading import load_tool
 
 
 @DATASETS.register_module(force=True)

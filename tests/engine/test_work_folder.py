@@ -9,13 +9,13 @@ import signal
 
 import pytest
 import torch
-from engine.saved_checkpoints import content, save
 from mmengine.config import Config
 
 from cotap_mm.engine.resume import work_folder
 from cotap_mm.engine.resume.choice import choose_resume
 from cotap_mm.engine.resume.work_folder import claim_folder, release_folder
 from cotap_mm.files.locks import Locked, acquire_lock
+from tests.helpers.saved_checkpoints import content, save
 
 
 @pytest.fixture(autouse=True)

@@ -11,8 +11,6 @@ from unittest import mock
 
 import pytest
 import torch
-from engine import resume_work
-from engine.test_exact_resume import assert_same, saved
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
@@ -25,6 +23,8 @@ from cotap_mm.errors import UserError
 from cotap_mm.files import atomic_write as files
 from cotap_mm.files.atomic_write import atomic_append
 from cotap_mm.registry import HOOKS
+from tests.engine.test_exact_resume import assert_same, saved
+from tests.helpers import resume_work
 
 
 def backends():

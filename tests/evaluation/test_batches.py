@@ -4,12 +4,12 @@ import io
 
 import pytest
 import torch
-from evaluation.pixel_scenes import scenes
 from rich.console import Console
 
 from cotap_mm.evaluation import batches as module
 from cotap_mm.evaluation.batches import iter_batches, progress_bars, rank_indices, with_progress
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
+from tests.helpers.pixel_scenes import scenes
 
 
 def test_batch_has_one_image_size_and_keeps_the_order():

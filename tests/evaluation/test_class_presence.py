@@ -7,7 +7,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, scenes
 from PIL import Image
 
 from cotap_mm.evaluation import Clip, EvaluationData, evaluate
@@ -15,6 +14,7 @@ from cotap_mm.evaluation.class_presence import MeaninglessScore, review_classes
 from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.evaluation.presence_metric import ClassPresence
 from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
+from tests.helpers.pixel_scenes import PixelEncoder, scenes
 
 SETTINGS = {
     'dense-retrieval': dict(k=2),

@@ -4,11 +4,11 @@ import math
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, run_protocol
 
 from cotap_mm.evaluation import LabeledSet, knn_classification, linear_classification
 from cotap_mm.evaluation.protocols.cls_features import CLSFeatures, cls_features
 from cotap_mm.evaluation.protocols.linear_classification import _accuracy
+from tests.helpers.pixel_scenes import PixelEncoder, run_protocol
 
 
 def images(count, seed=0, spread=60):

@@ -4,10 +4,10 @@ import math
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
 
 from cotap_mm.evaluation import LabeledSet, normalize_images
 from cotap_mm.evaluation.protocols.correspondence import correspondence, match_patches
+from tests.helpers.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
 
 
 def patches_by_hand(encoder, sample, num_classes, purity):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from evaluation.pixel_scenes import noise_scenes
 from mmengine.registry import DefaultScope
 from PIL import Image
 
@@ -10,6 +9,7 @@ from cotap_mm.command_line.config_file import load_config
 from cotap_mm.evaluation import ImageMaskFolder, load_data
 from cotap_mm.evaluation.data.classification import ClassFolder
 from cotap_mm.evaluation.data.subset import Subset
+from tests.helpers.pixel_scenes import noise_scenes
 
 
 def write(path, pixels):

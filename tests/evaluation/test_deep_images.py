@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder
 from mmengine.config import Config
 from PIL import Image
-from tool_loading import load_tool
 
 from cotap_mm.evaluation import VideoClips, load_data
 from cotap_mm.evaluation.protocols.video_segmentation import label_propagation, propagate
+from tests.helpers.pixel_scenes import PixelEncoder
+from tests.helpers.tool_loading import load_tool
 
 #: How values of 0..255 are stored: (suffix, conversion of float pixels).
 KINDS = {

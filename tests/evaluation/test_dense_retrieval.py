@@ -4,7 +4,6 @@ import math
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
 
 from cotap_mm.evaluation import ImageMaskFolder, LabeledSet, dense_retrieval
 from cotap_mm.evaluation.protocols.dense_retrieval import (
@@ -14,6 +13,7 @@ from cotap_mm.evaluation.protocols.dense_retrieval import (
     retrieve_labels,
 )
 from cotap_mm.ops.nearest import nearest
+from tests.helpers.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
 
 
 def by_hand(encoder, memory, queries, num_classes, k, temperature):

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from torch import nn
 
 from cotap_mm.evaluation import LabeledSet, ViTEncoder, dispersion
 from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.protocols.dispersion import POSITION_BINS, patch_instances
+from tests.helpers.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 
 PATCHY = dict(purity=0.5)
 

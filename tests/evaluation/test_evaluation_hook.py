@@ -7,17 +7,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from evaluation import hooked_training
-from evaluation.dense_rank_work import moving_clip
-from evaluation.hooked_training import labeled, make_hook, run
-from evaluation.pixel_scenes import noise_scenes
 from PIL import Image
-from rank_work import on_two_ranks
-from tiny import build_tiny
 
 from cotap_mm.evaluation import EvaluationHook
 from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.random_state import preserve_random_state
+from tests.helpers import hooked_training
+from tests.helpers.dense_rank_work import moving_clip
+from tests.helpers.hooked_training import labeled, make_hook, run
+from tests.helpers.pixel_scenes import noise_scenes
+from tests.helpers.rank_work import on_two_ranks
+from tests.helpers.tiny import build_tiny
 
 
 def test_evaluates_before_training_at_the_interval_and_at_the_end(tmp_path):

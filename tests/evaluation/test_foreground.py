@@ -2,13 +2,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
-from tiny import build_tiny
 from torch import nn
 
 from cotap_mm.evaluation import CoTAPEncoder, LabeledSet, normalize_images
 from cotap_mm.evaluation.metrics import pixel_counts
 from cotap_mm.evaluation.protocols.foreground import foreground, jaccard
+from tests.helpers.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
+from tests.helpers.tiny import build_tiny
 
 SHARP = dict(sigma=0.01)  # no blur, as in DINO
 

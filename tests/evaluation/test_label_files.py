@@ -7,12 +7,12 @@ import os
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, scenes
 from PIL import Image
 
 from cotap_mm.evaluation import ImageMaskFolder, VideoClips, evaluate, load_data
 from cotap_mm.evaluation.data.label_files import read_label
 from cotap_mm.evaluation.evaluate import PROTOCOLS
+from tests.helpers.pixel_scenes import PixelEncoder, scenes
 
 VALUES = np.array([[0, 1, 2], [2, 255, 0]] * 4).repeat(2, axis=1)  # (8, 6)
 

@@ -5,15 +5,15 @@ import math
 import numpy as np
 import pytest
 import torch
-from evaluation import dense_rank_work
-from evaluation.dense_rank_work import MemoryClip, moving_clip, noise_clip, paint
-from evaluation.pixel_scenes import PATCH, PixelEncoder
 from PIL import Image
-from rank_work import on_two_ranks
 
 from cotap_mm.evaluation.protocols.davis_scores import boundary_measure, region_similarity
 from cotap_mm.evaluation.protocols.propagation import aggregate_labels, frame_size, propagate
 from cotap_mm.evaluation.protocols.video_segmentation import label_propagation
+from tests.helpers import dense_rank_work
+from tests.helpers.dense_rank_work import MemoryClip, moving_clip, noise_clip, paint
+from tests.helpers.pixel_scenes import PATCH, PixelEncoder
+from tests.helpers.rank_work import on_two_ranks
 
 
 def aggregate_by_hand(query, context, labels, radius, topk, temperature):

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from torch.nn import functional as F
 
 from cotap_mm.evaluation import LabeledSet, linear_segmentation
@@ -14,6 +13,7 @@ from cotap_mm.evaluation.protocols.linear_head import (
     train_head,
 )
 from cotap_mm.evaluation.protocols.linear_segmentation import cache_features
+from tests.helpers.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 
 
 @pytest.mark.parametrize('variant', list(VARIANTS))

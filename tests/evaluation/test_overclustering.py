@@ -5,7 +5,6 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 from sklearn.cluster import KMeans
 from sklearn.decomposition import PCA
 from sklearn.preprocessing import StandardScaler
@@ -18,6 +17,7 @@ from cotap_mm.evaluation.protocols.overclustering import (
     cluster_centers,
     match_one_to_one,
 )
+from tests.helpers.pixel_scenes import PixelEncoder, noise_scenes, run_protocol, scenes
 
 FEW = dict(seeds=(0, 1), num_clusters=(8,), mask_size=16)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from evaluation import rank_protocols
-from rank_work import on_two_ranks
+
+from tests.helpers import rank_protocols
+from tests.helpers.rank_work import on_two_ranks
 
 pytestmark = pytest.mark.dist
 

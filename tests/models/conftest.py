@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import build_tiny, make_inputs
+
+from tests.helpers.tiny import build_tiny, make_inputs
 
 
 @pytest.fixture

@@ -7,10 +7,10 @@ import io
 
 import pytest
 import torch
-from tiny import LOSSES, build_tiny, make_inputs
 
 from cotap_mm.models.losses import NamedLosses
 from cotap_mm.models.modules import CropBatch
+from tests.helpers.tiny import LOSSES, build_tiny, make_inputs
 
 
 def step(model, inputs, lr=0.05):

@@ -8,11 +8,11 @@ import sys
 import pytest
 import torch
 from mmengine.registry import DefaultScope
-from tiny import build_tiny
 
 from cotap_mm.models import CoTAPViT, DINOViT
 from cotap_mm.registry import MODELS
 from cotap_mm.weights import load_pretrained
+from tests.helpers.tiny import build_tiny
 
 ARCH = dict(embed_dims=16, num_layers=4, num_heads=2, feedforward_channels=32)
 

@@ -6,7 +6,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny import build_tiny, make_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -14,6 +13,7 @@ from cotap_mm.engine import compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
 from cotap_mm.models.modules import AssignmentQueue
 from cotap_mm.ops import cls_through_block, spherical_kmeans
+from tests.helpers.tiny import build_tiny, make_inputs
 
 
 def warm_model(**backbone):

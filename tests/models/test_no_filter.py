@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from engine import resume_work
-from tiny import LOSSES, build_tiny, make_inputs
 
 import cotap_mm
 from cotap_mm.evaluation import CoTAPEncoder
+from tests.helpers import resume_work
+from tests.helpers.tiny import LOSSES, build_tiny, make_inputs
 
 PLAIN = dict(LOSSES, prototype_entropy=None)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 from mmengine.optim import build_optim_wrapper
-from tiny import build_tiny
+
+from tests.helpers.tiny import build_tiny
 
 CONFIG = dict(
     type='OptimWrapper',

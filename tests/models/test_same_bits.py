@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import build_tiny, make_inputs
 
 from cotap_mm.engine.resume.determinism import deterministic_on_cpu
 from cotap_mm.models.modules import PatchPairSampler
+from tests.helpers.tiny import build_tiny, make_inputs
 
 #: Gradients that several threads sum in nondeterministic order.
 UNORDERED = {

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 
 import torch
-from tiny import build_tiny, make_inputs
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+
+from tests.helpers.tiny import build_tiny, make_inputs
 
 BATCH = 3
 IMAGES, GLOBALS, LOCALS = 2 * BATCH, 2, 4

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 import torch
-from downstream.fake_data import write_for
-from downstream.test_training import ROOT, VIT, shrink
 from mmengine.config import Config
-from tool_loading import load_tool
 
 from cotap_mm.errors import UserError
 from cotap_mm.registry import MODELS, build
+from tests.downstream.test_training import ROOT, VIT, shrink
+from tests.helpers.fake_data import write_for
+from tests.helpers.tool_loading import load_tool
 
 
 def benchmark(folder, *arguments):

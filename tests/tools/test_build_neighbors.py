@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from tool_loading import help_of, load_tool
 
 from cotap_mm.datasets import ImageList, load_neighbors
+from tests.helpers.tool_loading import help_of, load_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'build_neighbors.py'
 

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from weights.foreign_weights import timm_names
+
+from tests.helpers.foreign_weights import timm_names
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools' / 'convert.py'
 

@@ -5,7 +5,8 @@ import math
 from pathlib import Path
 
 import pytest
-from tool_loading import load_tool
+
+from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -10,9 +10,10 @@ import sys
 import time
 
 import pytest
-from engine.test_exact_resume import assert_same
-from rank_work import free_port
-from tools.launched import DIST_TRAIN, ROOT, checkpoint, environment, run, write_config
+
+from tests.engine.test_exact_resume import assert_same
+from tests.helpers.launched import DIST_TRAIN, ROOT, checkpoint, environment, run, write_config
+from tests.helpers.rank_work import free_port
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 ITERS = 8

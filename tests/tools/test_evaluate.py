@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from tiny import build_tiny
-from tool_loading import load_tool
 
 from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, headline_rows
+from tests.helpers.tiny import build_tiny
+from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 

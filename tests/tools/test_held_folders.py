@@ -7,10 +7,10 @@ import sys
 from contextlib import contextmanager
 
 import pytest
-from tool_loading import TOOLS, load_tool
-from tools.mistakes import ending, listing
 
 from cotap_mm.engine.resume.work_folder import held_folder
+from tests.helpers.mistakes import ending, listing
+from tests.helpers.tool_loading import TOOLS, load_tool
 
 HOLDER = """
 import sys

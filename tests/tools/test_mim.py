@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from downstream.fake_data import write_for
-from downstream.test_training import ROOT, VIT, metrics, shrink
 from mmengine.config import Config
 
 from cotap_mm.registry import MODELS, build
+from tests.downstream.test_training import ROOT, VIT, metrics, shrink
+from tests.helpers.fake_data import write_for
 
 
 @pytest.fixture(scope='module')

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from PIL import Image
-from tool_loading import load_tool
+
+from tests.helpers.tool_loading import load_tool
 
 pytest.importorskip('lmdb', reason='lmdb is not installed')
 

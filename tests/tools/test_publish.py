@@ -6,8 +6,9 @@ import sys
 
 import pytest
 import torch
-from tiny import build_tiny
-from tool_loading import load_tool
+
+from tests.helpers.tiny import build_tiny
+from tests.helpers.tool_loading import load_tool
 
 
 @pytest.fixture

@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from engine import resume_work
 from mmengine.config import Config
 from mmengine.runner import Runner
-from tool_loading import load_tool
 
 from cotap_mm.datasets import ToyScenes
 from cotap_mm.datasets.sources.files import UnreachableImage
 from cotap_mm.evaluation import EvaluationHook
 from cotap_mm.registry import DATASETS, HOOKS
+from tests.helpers import resume_work
+from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMIT = 120  # seconds; it takes one or two on an idle machine

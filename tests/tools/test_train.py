@@ -15,11 +15,11 @@ import pytest
 import torch
 from mmengine.config import Config
 from PIL import Image
-from tool_loading import load_tool
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.launch import preflight
+from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""

@@ -10,7 +10,8 @@ from contextlib import ExitStack
 
 import pytest
 import torch
-from tools.launched import DIST_TRAIN, checkpoint, environment, write_config
+
+from tests.helpers.launched import DIST_TRAIN, checkpoint, environment, write_config
 
 pytestmark = [pytest.mark.dist, pytest.mark.slow]
 ITERS = 4

@@ -12,8 +12,9 @@ import shlex
 import sys
 
 import pytest
-from tool_loading import TOOLS, load_tool
-from tools.mistakes import STUDY_MISTAKES, WRONG_OPTIONS, ending, listing, write_everything
+
+from tests.helpers.mistakes import STUDY_MISTAKES, WRONG_OPTIONS, ending, listing, write_everything
+from tests.helpers.tool_loading import TOOLS, load_tool
 
 TRAIN = 'tiny.py --images images --work-dir run'
 MEASURE = '--protocol dispersion --data folder --root data --classes a b --out out --device cpu'

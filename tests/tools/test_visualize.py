@@ -9,10 +9,10 @@ import pytest
 import torch
 from mmpretrain.models import VisionTransformer
 from PIL import Image
-from tiny import build_tiny
-from tool_loading import help_of, load_tool
 
 from cotap_mm.visualization.report import sections
+from tests.helpers.tiny import build_tiny
+from tests.helpers.tool_loading import help_of, load_tool
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'visualize.py'
 

@@ -8,10 +8,10 @@ import time
 
 import numpy as np
 import pytest
-from tool_loading import load_tool
-from visualization.viewer_process import free_port, running, write_checkpoint, write_images
 
 from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
+from tests.helpers.tool_loading import load_tool
+from tests.helpers.viewer_process import free_port, running, write_checkpoint, write_images
 
 
 @pytest.fixture(scope='module')

@@ -10,10 +10,10 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from visualization.viewer_process import Client, free_port
 
 from cotap_mm.visualization.viewer.render import Drawing
 from cotap_mm.visualization.viewer.sessions import MOST_SESSIONS, MOST_UNREAD, PageSessions
+from tests.helpers.viewer_process import Client, free_port
 
 
 def make_page():

@@ -3,8 +3,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from evaluation.pixel_scenes import PixelEncoder
-from tiny import build_tiny
 
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
@@ -13,6 +11,8 @@ from cotap_mm.visualization.figures.canvas import colorize
 from cotap_mm.visualization.viewer.lru_cache import MemoryLRU
 from cotap_mm.visualization.viewer.render import FeatureBrowser
 from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE, Point, wrap_name
+from tests.helpers.pixel_scenes import PixelEncoder
+from tests.helpers.tiny import build_tiny
 
 
 class Photos:

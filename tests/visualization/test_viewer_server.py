@@ -11,11 +11,11 @@ import zlib
 
 import pytest
 from PIL import Image
-from visualization.viewer_process import Client, picture, running, write_checkpoint, write_images
 
 from cotap_mm.visualization.viewer.render import MOST_SHOWN
 from cotap_mm.visualization.viewer.request_filter import MOST_BYTES
 from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
+from tests.helpers.viewer_process import Client, picture, running, write_checkpoint, write_images
 
 SECRET = b'TOP-SECRET-CONTENT'
 
@@ -337,7 +337,7 @@ def test_malformed_calls_get_4xx_and_log_no_traceback(client, place):
 
 
 def test_list_with_paths_out_of_the_folder(place, tmp_path):
-    from tool_loading import load_tool
+    from tests.helpers.tool_loading import load_tool
 
     viewer = load_tool('viewer')
     names = tmp_path / 'names.txt'

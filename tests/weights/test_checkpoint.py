@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pytest
 import torch
-from tiny import build_tiny
-from weights.foreign_weights import small_vit, timm_names
 
 import cotap_mm
 from cotap_mm.encoders.global_encoder import GlobalEncoder
@@ -20,6 +18,8 @@ from cotap_mm.weights import (
     load_pretrained,
     reading,
 )
+from tests.helpers.foreign_weights import small_vit, timm_names
+from tests.helpers.tiny import build_tiny
 
 CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
 BACKBONE = dict(

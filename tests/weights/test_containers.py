@@ -6,7 +6,13 @@ import json
 
 import pytest
 import torch
-from weights.foreign_weights import (
+
+import cotap_mm
+from cotap_mm.export import convert
+from cotap_mm.models import DINOViT
+from cotap_mm.weights import load_pretrained
+from cotap_mm.weights.reading import read_checkpoint
+from tests.helpers.foreign_weights import (
     ARCH,
     PATCH,
     SIDE,
@@ -17,12 +23,6 @@ from weights.foreign_weights import (
     timm_names,
     under,
 )
-
-import cotap_mm
-from cotap_mm.export import convert
-from cotap_mm.models import DINOViT
-from cotap_mm.weights import load_pretrained
-from cotap_mm.weights.reading import read_checkpoint
 
 PARAMS, OTHER = timm_names(seed=3), timm_names(seed=4)
 

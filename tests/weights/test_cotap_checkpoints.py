@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from golden_replay import tiny_cotap
-from golden_tools import load_vectors
-from tiny import build_tiny
-from weights.foreign_weights import small_vit, under
 
 from cotap_mm.models.backbones.dino_vit import DINOViT
 from cotap_mm.weights import load_pretrained, rename_released
+from tests.helpers.foreign_weights import small_vit, under
+from tests.helpers.golden_replay import tiny_cotap
+from tests.helpers.golden_tools import load_vectors
+from tests.helpers.tiny import build_tiny
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = Path(os.environ.get('COTAP_GOLDEN_DIR', ROOT / 'tests' / 'data' / 'golden'))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from weights.foreign_weights import small_vit, timm_names
 
 from cotap_mm.models.backbones.dino_vit import DINOViT, VisionTransformer
 from cotap_mm.ops import resize_position_embedding
 from cotap_mm.weights import load_pretrained
+from tests.helpers.foreign_weights import small_vit, timm_names
 
 
 def assert_rejected(model, content, *patterns):

@@ -13,10 +13,10 @@ import zipfile
 import numpy as np
 import pytest
 import torch
-from faults import DAMAGES, TRIES, damaged, time_limit
 
 from cotap_mm.datasets import ImageList, load_neighbors, save_neighbors
 from cotap_mm.weights.reading import read_checkpoint
+from tests.helpers.faults import DAMAGES, TRIES, damaged, time_limit
 
 STATE = {'weight': torch.arange(600.0).view(20, 30), 'bias': torch.ones(7)}
 NAMES = [f'{index}.jpg' for index in range(9)]

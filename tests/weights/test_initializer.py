@@ -8,12 +8,12 @@ import pytest
 import torch
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModule
-from tiny import build_tiny
-from weights.foreign_weights import DEPTH, small_vit, timm_names
 
 from cotap_mm.models.backbones.dino_vit import DINOViT, VisionTransformer
 from cotap_mm.registry import MODELS, WEIGHT_INITIALIZERS
 from cotap_mm.weights import PretrainedViT, rename_released
+from tests.helpers.foreign_weights import DEPTH, small_vit, timm_names
+from tests.helpers.tiny import build_tiny
 
 NAMES = ['PretrainedViT', 'cotap_mm.PretrainedViT']
 

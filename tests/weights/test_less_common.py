@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from weights.foreign_weights import (
+
+from cotap_mm.models import DINOViT
+from cotap_mm.weights import load_pretrained
+from tests.helpers.foreign_weights import (
     ARCH,
     PATCH,
     SIDE,
@@ -14,9 +17,6 @@ from weights.foreign_weights import (
     timm_forward,
     timm_names,
 )
-
-from cotap_mm.models import DINOViT
-from cotap_mm.weights import load_pretrained
 
 PARAMS = timm_names(seed=3)
 # transformers 5 renamed the modules, not the files: only state_dict() of a model has these names.

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer
-from weights.foreign_weights import small_vit, timm_names
 
 from cotap_mm.models import DINOViT
 from cotap_mm.weights import load_pretrained
 from cotap_mm.weights.reading import cached_path, read_checkpoint
+from tests.helpers.foreign_weights import small_vit, timm_names
 
 
 class Bomb:

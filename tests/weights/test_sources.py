@@ -6,7 +6,10 @@ import argparse
 
 import pytest
 import torch
-from weights.foreign_weights import (
+
+from cotap_mm.models import DINOViT
+from cotap_mm.weights import SOURCES, load_pretrained
+from tests.helpers.foreign_weights import (
     PATCH,
     hf5_names,
     hf_names,
@@ -16,9 +19,6 @@ from weights.foreign_weights import (
     timm_names,
     under,
 )
-
-from cotap_mm.models import DINOViT
-from cotap_mm.weights import SOURCES, load_pretrained
 
 STUDENT, TEACHER = timm_names(seed=1), timm_names(seed=2)
 DINO_HEAD = {'head.mlp.0.weight': torch.zeros(2, 2), 'head.last_layer.weight_g': torch.ones(3, 1)}

@@ -14,8 +14,6 @@ from collections import OrderedDict
 import numpy as np
 import pytest
 import torch
-from faults import time_limit
-from weights.foreign_weights import small_vit, timm_names
 
 import cotap_mm
 from cotap_mm.export import convert
@@ -23,6 +21,8 @@ from cotap_mm.export.publish import publish
 from cotap_mm.models import DINOViT
 from cotap_mm.weights import load_pretrained
 from cotap_mm.weights.reading import read_checkpoint
+from tests.helpers.faults import time_limit
+from tests.helpers.foreign_weights import small_vit, timm_names
 
 HUGE = 10**9
 ALLOWED = 250 << 20  # bytes by which the process may grow while it rejects all files

@@ -48,6 +48,7 @@ def add_clusters(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> N
 
 def add_attention(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
     """Add CLS attention and foreground."""
+
     def compute(encoder: Encoder) -> tuple[Tensor, Tensor]:
         return (
             in_batches(encoder.cls_attention, inputs.shown.pixels),
@@ -60,6 +61,7 @@ def add_attention(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> 
 
 def add_prototypes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
     """Add the attention of the prototypes."""
+
     def compute(encoder: Encoder) -> Tensor:
         def mean_attention(images: Tensor) -> Tensor:  # all heads of many images take much memory
             return encoder.prototype_attention(images).mean(dim=1, keepdim=True)

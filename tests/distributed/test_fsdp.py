@@ -1,0 +1,119 @@
+"""FSDP: two ranks with sharded weights train like two with replicated weights."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from torch.multiprocessing.spawn import ProcessException
+
+from cotap_mm.engine import CoTAPFSDPStrategy
+from tests.engine.test_exact_resume import assert_same, saved
+from tests.helpers import resume_work, sharding_work
+from tests.helpers.rank_work import on_two_ranks
+from tests.helpers.tiny import build_tiny
+
+
+@pytest.fixture
+def ranks(tmp_path, monkeypatch):
+    monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path))
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    (tmp_path / 'ranks').mkdir()
+    return lambda work: on_two_ranks(work, tmp_path / 'ranks')
+
+
+def close(one, other):
+    assert one['state_dict'].keys() == other['state_dict'].keys()
+    for name, value in one['state_dict'].items():
+        torch.testing.assert_close(value, other['state_dict'][name], rtol=1e-4, atol=2e-6, msg=name)
+    groups, others = (state['optimizer']['param_groups'] for state in (one, other))
+    assert [group['params'] for group in groups] == [group['params'] for group in others]
+    assert [group['weight_decay'] for group in groups] == [
+        group['weight_decay'] for group in others
+    ]
+    for key, state in one['optimizer']['state'].items():
+        for name, value in state.items():
+            torch.testing.assert_close(
+                value, other['optimizer']['state'][key][name], rtol=1e-3, atol=1e-6
+            )
+
+
+@pytest.mark.dist
+def test_training_equals_that_without_fsdp(tmp_path, ranks):
+    sizes = ranks(sharding_work.all_runs)
+    replicated, sharded = saved(tmp_path / 'whole', 6), saved(tmp_path / 'shared', 6)
+    assert sharded['run_state']['world_size'] == 2
+    for name, value in replicated['state_dict'].items():
+        # Each weight is on one rank or split in two.
+        if name in sizes[0]:
+            held = sum(size[name] for size in sizes)
+            is_replicated = name.startswith(('neck.', 'teacher.'))
+            assert held == value.numel() * (2 if is_replicated else 1), name
+    assert_same(saved(tmp_path / 'killed', 6), sharded)
+    # The runners start from different random weights, so they are compared from iteration 2 on.
+    close(saved(tmp_path / 'then_shared', 6), replicated)
+    close(saved(tmp_path / 'then_whole', 6), sharded)
+
+
+@pytest.mark.dist
+def test_a_non_finite_step_is_skipped_on_both_ranks(tmp_path, ranks):
+    assert [result['skipped'] for result in ranks(sharding_work.bad_numbers)] == [1, 1]
+    assert all(
+        value.isfinite().all()
+        for value in saved(tmp_path / 'bad', 4)['state_dict'].values()
+        if value.is_floating_point()
+    )
+
+
+@pytest.mark.dist
+def test_weights_in_the_report_of_a_diverged_training(tmp_path, ranks):
+    """All ranks take part in gathering them."""
+    with pytest.raises(ProcessException):
+        ranks(sharding_work.diverged)
+    (bundle,) = (tmp_path / 'diverged').glob('non_finite_iter_*.json')
+    assert json.loads(bundle.read_text())['weights_that_are_not_finite'] == []
+
+
+@pytest.mark.dist
+def test_a_checkpoint_that_cannot_be_started(tmp_path, ranks):
+    assert ranks(sharding_work.no_folder) == [2, 0]  # calls of rank 0, which alone writes
+    assert [path.name for path in (tmp_path / 'no_folder').glob('*.pth')] == ['iter_4.pth']
+    assert all(
+        value.isfinite().all() for value in saved(tmp_path / 'no_folder', 4)['state_dict'].values()
+    )
+
+
+def test_unsupported_options_are_refused(monkeypatch):
+    strategy = CoTAPFSDPStrategy.__new__(CoTAPFSDPStrategy)
+    with pytest.raises(ValueError, match='reads parts of a block'):
+        strategy._wrap_model(build_tiny(with_cp='mlp'))
+    built = SimpleNamespace(clip_grad_kwargs=dict(max_norm=1.0), cast_dtype=torch.float32)
+    monkeypatch.setattr('mmengine._strategy.FSDPStrategy.build_optim_wrapper', lambda *_: built)
+    with pytest.raises(ValueError, match='clip_grad needs full gradients'):
+        strategy.build_optim_wrapper({}, None)
+    built.clip_grad_kwargs, built.cast_dtype = None, torch.float16
+    with pytest.raises(ValueError, match='float16 with FSDP is not supported'):
+        strategy.build_optim_wrapper({}, None)
+
+
+def test_one_process_trains_without_fsdp(tmp_path, monkeypatch):
+    monkeypatch.delenv('WORLD_SIZE', raising=False)
+    messages = []
+    monkeypatch.setattr(
+        'cotap_mm.engine.launch.runner.print_log', lambda text, **_: messages.append(text)
+    )
+    runner = resume_work.train(tmp_path, 2, strategy=sharding_work.STRATEGY)
+    assert isinstance(runner, Runner)
+    assert any('this one trains without it' in text for text in messages)
+
+
+@pytest.mark.dist
+def test_hooks_that_need_the_full_network(tmp_path, ranks):
+    for errors in ranks(sharding_work.whole_networks):
+        assert {name: sentence.split()[0] for name, sentence in errors.items()} == dict(
+            compile='CompileHook', evaluation='EvaluationHook'
+        )
+        assert all('strategy shards it; remove one' in error for error in errors.values())
