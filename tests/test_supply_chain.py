@@ -97,14 +97,14 @@ def test_the_table_of_licenses_is_complete():
     table = {name: cells for name, *cells in rows[1:]}  # after the header
     needed = {canonicalize_name(requirement.name) for requirement in ranges()}
     assert {canonicalize_name(name) for name in table} == needed | {'torch', 'torchvision', 'mmcv'}
-    for name, (tested, licence, _) in table.items():
-        assert licence != 'not stated', name
+    for name, (tested, stated, _) in table.items():
+        assert stated != 'not stated', name
         try:
             same = version(name) == tested
         except PackageNotFoundError:
             continue
         if same:
-            assert licence == tool.licence(tool.installed(name)), (
+            assert stated == tool.licence(tool.installed(name)), (
                 f'{name}: run it again with --write'
             )
 

@@ -264,7 +264,7 @@ def try_all(folder, result):
 def test_all_are_rejected_in_bounded_memory(tmp_path, capsys):
     for name, make in HOSTILE.items():
         (tmp_path / (name if '.' in name else f'{name}.pth')).write_bytes(make())
-    # Fork, since RUSAGE_SELF of a child starts at its current memory, so the peak is due to reading.
+    # Fork: RUSAGE_SELF of the child starts at its current memory, so growth is due to reading.
     context = multiprocessing.get_context('fork')
     receiver, sender = context.Pipe(duplex=False)
     threads = torch.get_num_threads()
