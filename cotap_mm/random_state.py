@@ -25,7 +25,7 @@ def capture_random_state() -> dict[str, Any]:
         torch=torch.get_rng_state(),
         cuda=torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
         numpy=(
-            torch.from_numpy(keys.astype(np.int64)),
+            torch.from_numpy(keys.astype(np.int64)),  # type: ignore[attr-defined]
             int(position),
             int(has_gauss),
             float(gauss),

@@ -91,7 +91,7 @@ def default_of(cls: type, name: str) -> Any:
     """
     for base in cls.__mro__:
         if '__init__' in vars(base):
-            parameter = inspect.signature(base.__init__).parameters.get(name)
+            parameter = inspect.signature(vars(base)['__init__']).parameters.get(name)
             if parameter is not None and parameter.default is not parameter.empty:
                 return parameter.default
     raise TypeError(f'{cls.__name__} has no default for the option {name!r}')

@@ -153,7 +153,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         """
         if self.training:
             self.teacher.check_updates(self.teacher_patience)
-        views = {branch: inputs[branch] for branch in self.losses.branches}
+        views = {branch: inputs[branch] for branch in self.losses.branches}  # type: ignore
         patch, cls = self._score(views)
         if 'prototype_entropy' in self.losses:
             self.template_bank.start_prototypes(self.neck.prototypes.data)
