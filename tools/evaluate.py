@@ -1,9 +1,9 @@
-"""Evaluate backbones with dense protocols, and compare them.
+r"""Evaluate backbones with dense protocols, and compare them.
 
-    python tools/evaluate.py work_dirs/vits_coco/iter_240000.pth --protocol dense-retrieval \\
+    python tools/evaluate.py work_dirs/vits_coco/iter_240000.pth --protocol dense-retrieval \
         --data voc --root data/VOCdevkit/VOC2012 --image-size 448
     python tools/evaluate.py CHECKPOINT --protocol dense-retrieval linear-seg dispersion --data toy
-    python tools/evaluate.py ours=CHECKPOINT --compare dino=timm:vit_small_patch16_224.dino \\
+    python tools/evaluate.py ours=CHECKPOINT --compare dino=timm:vit_small_patch16_224.dino \
         random=random:CHECKPOINT --protocol dense-retrieval --data camvid
     torchrun --nproc_per_node 8 tools/evaluate.py ...          # on 8 GPUs
 

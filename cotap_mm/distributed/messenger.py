@@ -80,6 +80,7 @@ class Messenger(threading.Thread):
             return None
 
     def run(self) -> None:
+        """Exchange messages until this rank exits or the store is gone."""
         try:
             store = dist.PrefixStore(
                 self._prefix,

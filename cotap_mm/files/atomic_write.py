@@ -112,9 +112,9 @@ def name_text(data: bytes) -> str:
 
 
 def printable(name: str | Path) -> str:
-    """Escape a name for messages and pages: valid Unicode in one line.
+    r"""Escape a name for messages and pages: valid Unicode in one line.
 
-    Bytes that are not UTF-8 become ``\\xNN``; line breaks and other control characters become
+    Bytes that are not UTF-8 become ``\xNN``; line breaks and other control characters become
     their escape sequences. Other names are unchanged.
     """
     try:

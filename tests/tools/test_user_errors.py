@@ -308,7 +308,7 @@ MISTAKES = {
         ('loss --pairs x', 2, "got 'x'"),
         ('loss --pairs 0', 2, "got '0'"),
         ('loss --runs 0', 2, "got '0'"),
-        ('loss --methods pair', 2, 'did you mean pairs'),
+        ('loss --methods pair', 2, 'did you mean pairwise'),
         ('loss --device cuda:9', 2, 'cuda:9'),
         ('loss --json file/x.json', 2, 'is a file; choose another'),
         ('loss --plot p.txt', 2, 'must end in .png'),

@@ -53,11 +53,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _method(name: str) -> str:
-    """Check the name of a method; old names are translated with a warning."""
+    """Translate an old name of a method, with a warning."""
     try:
         return resolve_method(name)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from error
+    except ValueError:
+        return name  # argparse reports the choices
 
 
 def plain(

@@ -79,10 +79,12 @@ class EncodedImages:
         return self.names[index]
 
     def encoded(self, index: int) -> bytes:
+        """Read the bytes of an image file."""
         """Content of an image's file; raises :class:`BadImage` if it cannot be read."""
         raise NotImplementedError
 
     def title(self, index: int) -> str:
+        """Return the path of an image, for messages."""
         """Full path of an image, for messages."""
         raise NotImplementedError
 
@@ -188,9 +190,11 @@ class ImageList(EncodedImages):
         super().__init__(names, value_range)
 
     def encoded(self, index: int) -> bytes:
+        """Read the bytes of an image file."""
         return read_image_bytes(self.root / self.names[index])
 
     def title(self, index: int) -> str:
+        """Return the path of an image, for messages."""
         return str(self.root / self.names[index])
 
     def fingerprint(self) -> str:
@@ -220,9 +224,11 @@ class ImageFiles(EncodedImages):
         super().__init__([str(path) for path in paths], value_range)
 
     def encoded(self, index: int) -> bytes:
+        """Read the bytes of an image file."""
         return read_image_bytes(self.names[index])
 
     def title(self, index: int) -> str:
+        """Return the path of an image, for messages."""
         return self.names[index]
 
 

@@ -30,10 +30,12 @@ class JoinedImages(EncodedImages):
             part.ranges = self
 
     def encoded(self, index: int) -> bytes:
+        """Read the bytes of an image file."""
         part, inner = self._locate(index)
         return part.encoded(inner)
 
     def title(self, index: int) -> str:
+        """Return the path of an image, for messages."""
         part, inner = self._locate(index)
         return part.title(inner)
 
