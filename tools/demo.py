@@ -26,6 +26,7 @@ from torch import nn
 
 from cotap_mm.command_line.arguments import Parser, out_folder, positive_int, whole_number
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.table import print_table
 from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
@@ -195,12 +196,6 @@ def make_report(run: Trained, rows: list[list], scenes: Any, memory: Any, intro:
     return report
 
 
-def print_table(rows: list[list]) -> None:
-    print(f'\n{"features":<28}{"mIoU":>8}{"std":>9}{"gain over init":>16}')
-    for name, value, deviation, gain in rows:
-        print(f'{name:<28}{value:>8.2f}{deviation:>9}{gain:>16}')
-
-
 def read_config(args: argparse.Namespace) -> Config:
     """Read the config and apply the options of the command line."""
     config = load_config(args.config)
@@ -252,7 +247,10 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
     )
     with atomic_write(folder / 'results.json') as partial:
         partial.write_text(json.dumps(results, indent=2))
-    print_table(rows)
+    print_table(
+        ['features', 'mIoU', 'std', 'gain over init'],
+        [[name, f'{value:.2f}', *others] for name, value, *others in rows],
+    )
     print(f'\nreport: {page}\nnumbers: {folder / "results.json"}')
 
 

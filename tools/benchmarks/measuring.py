@@ -13,6 +13,7 @@ from typing import Any, Callable, NamedTuple, Optional
 
 import torch
 
+from cotap_mm.command_line.table import markdown_table
 from cotap_mm.environment import environment_info, peak_bytes
 
 GB = 2**30
@@ -139,17 +140,6 @@ def peak_memory(
     return _in_fresh_process(prepare, arguments, device, False)
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    """Markdown, to read on a terminal and to paste into docs/benchmarks.md."""
-    lines = [[str(each) for each in row] for row in (header, *rows)]
-    widths = [max(map(len, column)) for column in zip(*lines)]
-    lines.insert(1, ['-' * width for width in widths])
-    return '\n'.join(
-        '| ' + ' | '.join(text.ljust(width) for text, width in zip(line, widths)) + ' |'
-        for line in lines
-    )
-
-
 def report(
     title: str, rows: list[dict[str, Any]], device: str, path: Optional[str] = None, **settings: Any
 ) -> None:
@@ -158,7 +148,8 @@ def report(
     print(f'\n{title}')
     print(', '.join(f'{key} {value}' for key, value in {**settings, **where}.items()))
     header = list(dict.fromkeys(key for row in rows for key in row))
-    print(table(header, [[row.get(key, '-') for key in header] for row in rows]))
+    cells = [[row.get(key, '-') for key in header] for row in rows]
+    print(markdown_table(header, cells, align=True))
     if path:
         result = dict(title=title, settings=settings, **where, rows=rows)
         Path(path).write_text(json.dumps(result, indent=1) + '\n', encoding='utf-8')

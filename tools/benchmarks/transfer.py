@@ -11,6 +11,7 @@ from pathlib import Path
 
 from cotap_mm.command_line.arguments import out_folder, whole_number
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.table import markdown_table
 from cotap_mm.errors import UserError
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
@@ -102,9 +103,7 @@ def run(args: argparse.Namespace) -> None:
             values.append(json.loads(done.read_text())[args.metric])
             print(f'{name}, seed {seed}: {args.metric} {values[-1]:.2f}', flush=True)
         spread = f'{statistics.stdev(values):.2f}' if len(values) > 1 else '-'
-        each = ' | '.join(f'{value:.2f}' for value in values)
-        rows.append(f'| {name} | {each} | {statistics.mean(values):.2f} | {spread} |')
-    seeds = ' | '.join(f'seed {seed}' for seed in args.seeds)
-    print(f'\n| start | {seeds} | mean {args.metric} | deviation |')
-    print('|---' * (len(args.seeds) + 3) + '|')
-    print('\n'.join(rows))
+        shown = [f'{value:.2f}' for value in (*values, statistics.mean(values))]
+        rows.append([name, *shown, spread])
+    seeds = [f'seed {seed}' for seed in args.seeds]
+    print(markdown_table(['start', *seeds, f'mean {args.metric}', 'std'], rows))

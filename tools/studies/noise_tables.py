@@ -7,6 +7,8 @@ from typing import Any
 
 import study
 
+from cotap_mm.command_line.table import markdown_table
+
 CONDITIONS = ('data', 'imbalance', 'noise', 'level')
 LEVELS = dict(flip=(0.0, 0.2, 0.4, 0.6), additive=(0.0, 0.25, 0.5, 1.0))
 NOISE_LABEL = dict(flip='flipped classes (share)', additive='noise on similarities (deviation)')
@@ -54,7 +56,7 @@ def tables(results: dict[str, Any], value: str, above: float = 0.0) -> str:
                 for name in names
             ]
             parts.append(
-                study.markdown_table(
+                markdown_table(
                     [
                         f'{place(data, imbalance)}: {NOISE_LABEL[noise]}',
                         *map('{:g}'.format, levels),
@@ -100,7 +102,7 @@ def verdicts(results: dict[str, Any]) -> str:
                 mean = sum(map(sum, gaps)) / sum(map(len, gaps))
                 row.append(f'{mean:+.1f} ({ahead}/{behind}/{len(here)})')
             rows.append(row)
-    return study.markdown_table([f'{OURS} minus', *names], rows)
+    return markdown_table([f'{OURS} minus', *names], rows)
 
 
 def standings(results: dict[str, Any]) -> str:
@@ -126,7 +128,7 @@ def standings(results: dict[str, Any]) -> str:
                 if own
                 else '(no noise)'
             )
-    return study.markdown_table(
+    return markdown_table(
         ['place; behind; at worst', *(NOISE_LABEL[noise] for noise in LEVELS)], rows.values()
     )
 

@@ -42,6 +42,7 @@ from cotap_mm.command_line.arguments import (
     positive_int,
     whole_number,
 )
+from cotap_mm.command_line.table import markdown_table
 from cotap_mm.command_line.tool import tool
 from cotap_mm.errors import UserError
 
@@ -282,7 +283,7 @@ def report(results: dict[str, Any], out: Path) -> None:
         f'{", ".join(map(str, options["seeds"]))}; {options["steps"]} steps of '
         f'{options["batch"]} samples.'
     )
-    picks = study.markdown_table(
+    picks = markdown_table(
         ['objective', 'setting and learning rate (times chosen)'],
         [
             [

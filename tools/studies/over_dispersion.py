@@ -22,6 +22,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from cotap_mm.command_line.arguments import KeyValues, Parser, positive_int
+from cotap_mm.command_line.table import markdown_table
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.engine.launch.validation import check_config, check_overrides
@@ -250,7 +251,7 @@ def report(results: dict[str, Any], out: Path) -> None:
                     ]
                 )
     header = ['data', 'features', 'training', 'mIoU before', 'mIoU after', *MEASURES.values()]
-    study.fill_page(out / f'{NAME}.md', 'results', study.markdown_table(header, rows))
+    study.fill_page(out / f'{NAME}.md', 'results', markdown_table(header, rows))
 
 
 @tool

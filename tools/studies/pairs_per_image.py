@@ -21,6 +21,7 @@ import study
 from mmengine.runner import Runner
 
 from cotap_mm.command_line.arguments import KeyValues, Parser, positive_int, whole_number
+from cotap_mm.command_line.table import markdown_table
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.models import PatchPairSampler
@@ -141,7 +142,7 @@ def report(results: dict[str, Any], out: Path) -> None:
             f'{where}; {len({run["seed"] for run in results["runs"]})} seeds.\n\n'
             f'![mIoU and seconds a step]({NAME}.png)\n\n'
         )
-        + study.markdown_table(
+        + markdown_table(
             [
                 'features',
                 'patches an image',

@@ -26,6 +26,7 @@ from mmengine.runner import Runner
 import cotap_mm  # noqa: F401  (registers everything)
 from cotap_mm.command_line.arguments import Parser, positive_int
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.table import markdown_table
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes, LabeledSet, dense_retrieval
@@ -318,7 +319,7 @@ def report(results: dict[str, Any], out: Path) -> None:
         f'{options["batch_size"]} images out of {options["train_images"]}; measured with '
         f'{options["images"]} memory and {options["images"]} test scenes. Before training: '
         f"{study.shown(before[()])}.\n\n![mIoU of the student's filter]({NAME}.png)\n\n"
-        + study.markdown_table(
+        + markdown_table(
             ['parameter', 'value', 'mIoU, %', 'against the default, seed by seed'], rows
         )
     )

@@ -39,7 +39,6 @@ __all__ = [
     'fill_page',
     'finish',
     'machine',
-    'markdown_table',
     'plot_panels',
     'read_json',
     'run_jobs',
@@ -186,12 +185,6 @@ def shown(summary: Optional[Summary], strong: bool = False) -> str:
         return '-'
     text = f'{summary.mean:.1f}' + (f' ± {summary.spread:.1f}' if summary.count > 1 else '')
     return f'**{text}**' if strong else text
-
-
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table in Markdown."""
-    lines = [header, ['---'] * len(header), *rows]
-    return '\n'.join('| ' + ' | '.join(map(str, line)) + ' |' for line in lines)
 
 
 def fill_page(path: Path, name: str, text: str) -> None:

@@ -55,10 +55,6 @@ def test_summary_by_hand():
     assert study.shown(found['b', (4,)]) == '5.0' and study.shown(None) == '-'
 
 
-def test_table():
-    assert study.markdown_table(['a', 'b'], [[1, 2]]) == '| a | b |\n| --- | --- |\n| 1 | 2 |'
-
-
 def test_json_comes_back(tmp_path):
     results = dict(made=dict(date='today'), seeds=[0, 1], empty=[], runs=[dict(a=1), dict(a=None)])
     study.write_json(tmp_path / 'new' / 'r.json', results)
