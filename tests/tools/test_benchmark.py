@@ -204,7 +204,7 @@ def test_transfer(tmp_path):
         'model.decode_head.channels=16',
     ]
     first = benchmark(tmp_path, *arguments)
-    assert '| start | seed 0 | mean mIoU | deviation |' in first
+    assert '| start | seed 0 | mean mIoU | std |' in first
     kept = json.loads((tmp_path / 'out' / 'plain_0' / 'result.json').read_text())
     assert f'| plain | {kept["mIoU"]:.2f} | {kept["mIoU"]:.2f} | - |' in first
     saved = torch.load(tmp_path / 'out' / 'plain_0' / 'iter_2.pth', weights_only=True)
