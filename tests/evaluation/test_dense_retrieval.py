@@ -230,7 +230,7 @@ def test_faiss_gives_the_same_result():
         faiss_index='IVF2,Flat',
     )
     assert rough['aAcc'] > 60
-    with pytest.raises(ValueError, match="index 'Nonsense' of 48 rows of 3; try 'Flat'"):
+    with pytest.raises(ValueError, match="index 'Nonsense' for 48 rows of width 3; try 'Flat'"):
         dense_retrieval(
             PixelEncoder(),
             LabeledSet(noise_scenes(3), 3),
