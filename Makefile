@@ -51,7 +51,7 @@ test: install
 
 test-faults: install
 	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
-		tests/helpers/fault_harness tests/engine/test_checkpoint_files.py \
+		tests/helpers/fault_harness tests/engine/resume/test_checkpoint_files.py \
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
 check: lint types test

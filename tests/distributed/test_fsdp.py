@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from torch.multiprocessing.spawn import ProcessException
 
 from cotap_mm.engine import CoTAPFSDPStrategy
-from tests.engine.test_exact_resume import assert_same, saved
+from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import resume_work, sharding_work
 from tests.helpers.rank_work import on_two_ranks
 from tests.helpers.tiny import build_tiny

@@ -17,7 +17,7 @@ from mmengine.config import Config
 from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.engine.resume.checkpoints import checkpoint_error, newest_good_checkpoint
 from cotap_mm.files.atomic_write import UNFINISHED
-from tests.engine.test_exact_resume import assert_same, saved
+from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import resume_work
 
 # make test-faults: 200. For other faults at any moment, see tests/helpers/fault_harness.

@@ -11,7 +11,7 @@ import time
 
 import pytest
 
-from tests.engine.test_exact_resume import assert_same
+from tests.engine.resume.test_exact_resume import assert_same
 from tests.helpers.launched import DIST_TRAIN, ROOT, checkpoint, environment, run, write_config
 from tests.helpers.rank_work import free_port
 

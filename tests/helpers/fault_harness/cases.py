@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from tests.engine.test_exact_resume import assert_same, saved
+from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers.fault_harness import damage, real_commands
 from tests.helpers.fault_harness.draw import CLOCK, DISK, FILES, Case, Fault
 from tests.helpers.fault_harness.inject import free_space, is_a_kill

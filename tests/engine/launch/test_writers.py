@@ -23,7 +23,7 @@ from cotap_mm.errors import UserError
 from cotap_mm.files import atomic_write as files
 from cotap_mm.files.atomic_write import atomic_append
 from cotap_mm.registry import HOOKS
-from tests.engine.test_exact_resume import assert_same, saved
+from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import resume_work
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from tests.engine.test_exact_resume import assert_same, saved
+from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import default_runs, resume_work
 from tests.helpers.default_runs import SHIPPED, arguments, make_images, make_init, write_toy_config
 from tests.helpers.rank_work import on_two_ranks

@@ -12,7 +12,7 @@ from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.hooks import AtomicCheckpointHook
 from cotap_mm.engine.launch.validation import check_config, check_overrides
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def config_with(**options):
