@@ -17,6 +17,7 @@ from __future__ import annotations
 import os
 import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -77,7 +78,8 @@ def _nothing_saved() -> str:
 
 _state = _State()
 _exit_handlers: list[Callable[[str], int]] = []  # set by set_exit_handler
-_child_handlers: list[Callable[[int, Any], None]] = []  # set by on_signal_in_child
+_child_handlers: list[Callable[[Any], Any]] = []  # set by on_fork
+_masks = threading.local()  # signal mask of each thread before its fork
 
 
 @contextmanager
@@ -173,13 +175,14 @@ def set_exit_handler(act: Callable[[str], int]) -> None:
     _exit_handlers[:] = [act]
 
 
-def on_signal_in_child(handler: Callable[[int, Any], None]) -> None:
-    """Set the SIGTERM handler of processes that are forked while this one is listening.
+def on_fork(choose_handler: Callable[[Any], Any]) -> None:
+    """Set how processes that are forked while this one is listening react to SIGTERM.
 
     Args:
-        handler (callable): Signal handler, installed before the child runs any code.
+        choose_handler (callable): Takes the current frame of the child and returns the handler
+            of SIGTERM, such as ``signal.SIG_DFL``.
     """
-    _child_handlers[:] = [handler]
+    _child_handlers[:] = [choose_handler]
 
 
 @contextmanager
@@ -252,7 +255,8 @@ def _receive(number: int, frame: Any) -> None:
     """Signal handler; the watching thread counts the signals that follow."""
     if not _state.received:
         _state.received, _state.received_at = signal.Signals(number).name, time.monotonic()
-        if _state.raises:
+        # An exception in a hook of os.fork would only be printed.
+        if _state.raises and not _is_forking():
             raise Stopped(_state.received)
 
 
@@ -316,16 +320,37 @@ def _exit(name: str) -> None:
         os._exit(status)
 
 
+def _before_fork() -> None:
+    """Hold signals back: Python forgets those that a child receives before it is set up."""
+    if _state.handlers_before:
+        held = {getattr(signal, name) for name in SIGNALS}
+        _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
+
+
+def _after_fork() -> None:
+    """Deliver the signals that were held back."""
+    if _is_forking():
+        signal.pthread_sigmask(signal.SIG_SETMASK, _masks.before)
+        _masks.before = None
+
+
+def _is_forking() -> bool:
+    return getattr(_masks, 'before', None) is not None
+
+
 def _in_child() -> None:
     """Reset a forked process: the signal was not for it, and the pipe is not its own."""
-    if not _state.handlers_before:
-        return
-    signal.set_wakeup_fd(-1)
-    for number in _state.handlers_before:
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _child_handlers[0] if _child_handlers else signal.SIG_DFL)
-    _state.__init__()  # type: ignore[misc]
+    if _state.handlers_before:
+        signal.set_wakeup_fd(-1)
+        for number in _state.handlers_before:
+            signal.signal(number, signal.SIG_IGN)
+        on_sigterm = signal.SIG_DFL
+        if _child_handlers:
+            on_sigterm = _child_handlers[0](sys._getframe())
+        signal.signal(signal.SIGTERM, on_sigterm)
+        _state.__init__()  # type: ignore[misc]
+    _after_fork()
 
 
 if hasattr(os, 'register_at_fork'):
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_in_child)

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cotap_mm import signals
+from cotap_mm.datasets import workers
 from cotap_mm.datasets.workers import keep_workers
 from tests.helpers.faults import time_limit
 
@@ -170,23 +171,33 @@ def test_children_that_are_not_loader_workers_obey_sigterm():
         keep_workers(False)
 
 
-def test_a_forked_worker_ignores_stop_signals():
-    def act(report):
-        report('ready')
-        time.sleep(1.5)
-        report(f'{signals.is_listening()} {signals.received()!r}')
+def test_a_forked_worker_ignores_stop_signals(monkeypatch):
+    """From the moment of the fork, before it runs any code."""
+    read, write = os.pipe()
 
+    def loop():
+        os.write(write, b'ready\n')
+        time.sleep(1.5)
+        os.write(write, f'{signals.is_listening()} {signals.received()!r}'.encode())
+
+    monkeypatch.setattr(workers, '_worker_loop', loop)
     keep_workers(True)
     try:
         with signals.listening():
-            pid, read = in_child(act)
-            assert read_line(read) == 'ready\n'
-            os.kill(pid, signal.SIGTERM)
-            os.kill(pid, signal.SIGUSR1)
-            assert result(pid, read) == (0, "False ''\n")
+            for is_early in (True, False):
+                worker = multiprocessing.get_context('fork').Process(target=loop)
+                worker.start()
+                if not is_early:
+                    assert read_line(read) == 'ready\n'
+                os.kill(worker.pid, signal.SIGTERM)
+                os.kill(worker.pid, signal.SIGUSR1)
+                worker.join(30)
+                assert worker.exitcode == 0
+                assert read_line(read) == ('ready\n' if is_early else '') + "False ''"
             assert signals.received() == ''
     finally:
         keep_workers(False)
+        os.close(read), os.close(write)
 
 
 def test_a_stop_that_was_replaced_by_an_error_is_restored():

@@ -312,11 +312,11 @@ def _find_dead_worker(error: BaseException) -> BaseException | None:
     """
     end = time.monotonic() + 1
     while isinstance(error, (EOFError, ConnectionError)) and time.monotonic() < end:
-        try:
+        try:  # PyTorch's handler of SIGCHLD may raise as well, during the sleep
             signal_handling._error_if_any_worker_fails()
+            time.sleep(0.05)
         except RuntimeError as death:
             return death
-        time.sleep(0.05)
     return None
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import atexit
 import logging
 import mmap
-import multiprocessing
 import os
 import signal
 import time
@@ -77,25 +76,26 @@ def start_worker(worker_id: int, **_: Any) -> None:
 
 
 def _on_sigterm(number: int, frame: Any) -> None:
-    if not (_needed[0] and _is_loader_worker(frame)):
+    if not _needed[0]:
         os._exit(0)
 
 
-def _is_loader_worker(frame: Any) -> bool:
-    """Whether this process is a loader's worker and not, for instance, that of a Pool.
+def _choose_handler(frame: Any) -> Any:
+    """Handler of SIGTERM in a forked process: loader workers survive, all others obey.
 
-    A Pool terminates its workers by SIGTERM and waits for them. Right after the fork a process
-    still has the identity of its parent; the stack shows what is being started.
+    A Pool, for instance, terminates its workers by SIGTERM and waits for them. Right after the
+    fork a process still has the identity of its parent; the stack shows what is being started.
     """
     while frame is not None:
         process = frame.f_locals.get('process_obj')  # of multiprocessing's Popen._launch
         if process is not None:
-            return getattr(process, '_target', None) is _worker_loop
+            is_loader_worker = getattr(process, '_target', None) is _worker_loop
+            return _on_sigterm if is_loader_worker else signal.SIG_DFL
         frame = frame.f_back
-    return getattr(multiprocessing.current_process(), '_target', None) is _worker_loop
+    return signal.SIG_DFL
 
 
-signals.on_signal_in_child(_on_sigterm)  # in effect as soon as a worker is forked
+signals.on_fork(_choose_handler)
 
 
 def sleep(seconds: float) -> None:

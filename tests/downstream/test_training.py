@@ -228,7 +228,7 @@ def test_wrong_usage_is_reported(run, tmp_path):
     config, _ = run('voc_linear')
     with pytest.raises(SystemExit, match='checkpoint nowhere.pth is not a file'):
         tool('train')([str(config), '--init', 'nowhere.pth'])
-    with pytest.raises(SystemExit, match='are for pre-training, and .* is for mmseg'):
+    with pytest.raises(SystemExit, match='are for pre-training, but .* is for mmseg'):
         tool('train')([str(config), '--images', str(tmp_path)])
     with pytest.raises(SystemExit, match='--auto-scale-lr: .* add auto_scale_lr='):
         tool('train')([str(config), '--auto-scale-lr'])

@@ -119,7 +119,9 @@ def test_unsupported_modes_are_rejected():
     assert viewer.num_prototypes() == 0
     with pytest.raises(ValueError, match='pixels: PixelEncoder has no object-aware filter'):
         viewer.draw([0], 'prototypes', Point(0, 0, 0))
-    with pytest.raises(ValueError, match='pixels: PixelEncoder has no CLS token'):
+    with pytest.raises(
+        ValueError, match='PixelEncoder does not provide the attention of a CLS token'
+    ):
         viewer.draw([0], 'attention', Point(0, 0, 0))
     with pytest.raises(ValueError, match='at least one image'):
         viewer.draw([], 'similarity', Point(0, 0, 0))
@@ -134,7 +136,10 @@ def test_networks_that_do_not_support_a_mode_are_skipped():
     alone = browser(ours=ours)
     for mode in ('prototypes', 'attention', 'foreground'):
         found, wanted = (each.draw([0, 1], mode, Point(5, 0, 0)) for each in (both, alone))
-        assert 'Skipped plain: PixelEncoder has no' in found.note and 'plain' not in wanted.note
+        assert (
+            'Skipped plain: PixelEncoder does not provide' in found.note
+            and 'plain' not in wanted.note
+        )
         assert found.sheet.shape == wanted.sheet.shape
         assert (picture(found.sheet, 1, 0) == picture(wanted.sheet, 1, 0)).all()
     assert both.draw([0], 'similarity', Point(0, 0, 0)).sheet.shape[0] == 3 * PICTURE + 2 * GAP
