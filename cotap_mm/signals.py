@@ -100,11 +100,19 @@ def restored() -> Iterator[None]:
         raise stopped from None
 
 
-def _find_stopped(error: BaseException | None) -> Stopped | None:
-    """The Stopped in the chain of causes and contexts of an error."""
-    if error is None or isinstance(error, Stopped):
-        return error
-    return _find_stopped(error.__cause__) or _find_stopped(error.__context__)
+def _find_stopped(error: BaseException) -> Stopped | None:
+    """Find the Stopped among the causes and contexts of an error, which may form a cycle."""
+    links: list[BaseException | None] = [error]
+    for link in links:
+        if isinstance(link, Stopped):
+            return link
+        if link is not None:
+            links += [
+                other
+                for other in (link.__cause__, link.__context__)
+                if not any(other is known for known in links)
+            ]
+    return None
 
 
 def received() -> str:

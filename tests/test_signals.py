@@ -209,3 +209,10 @@ def test_a_stop_that_was_replaced_by_an_error_is_restored():
             raise SyntaxError('Failed to format the config file') from ValueError('x')
     with pytest.raises(SyntaxError, match='another one'), signals.restored():
         raise SyntaxError('another one')
+
+
+def test_causes_of_an_error_may_form_a_cycle():
+    one, other = OSError('one'), ValueError('other')
+    one.__cause__, other.__context__ = other, one
+    with pytest.raises(OSError, match='one'), signals.restored():
+        raise one

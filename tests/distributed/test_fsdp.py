@@ -107,7 +107,7 @@ def test_one_process_trains_without_fsdp(tmp_path, monkeypatch):
     )
     runner = resume_work.train(tmp_path, 2, strategy=sharding_work.STRATEGY)
     assert isinstance(runner, Runner)
-    assert any('this one trains without it' in text for text in messages)
+    assert any('this single process trains without it' in text for text in messages)
 
 
 @pytest.mark.dist
