@@ -10,7 +10,14 @@ import torch
 from mmengine.config import Config
 
 from cotap_mm.registry import MODELS, build
-from tests.downstream.test_training import PYRAMID, VIT, metrics, shrink_heads, tool
+from tests.downstream.test_training import (  # noqa: F401  (run is a fixture)
+    PYRAMID,
+    VIT,
+    metrics,
+    run,
+    shrink_heads,
+    tool,
+)
 from tests.helpers.fake_data import detection_folder
 
 mmdet = pytest.importorskip('mmdet')

@@ -136,10 +136,7 @@ def test_networks_that_do_not_support_a_mode_are_skipped():
     alone = browser(ours=ours)
     for mode in ('prototypes', 'attention', 'foreground'):
         found, wanted = (each.draw([0, 1], mode, Point(5, 0, 0)) for each in (both, alone))
-        assert (
-            'Skipped plain: PixelEncoder ' in found.note
-            and 'plain' not in wanted.note
-        )
+        assert 'Skipped plain: PixelEncoder ' in found.note and 'plain' not in wanted.note
         assert found.sheet.shape == wanted.sheet.shape
         assert (picture(found.sheet, 1, 0) == picture(wanted.sheet, 1, 0)).all()
     assert both.draw([0], 'similarity', Point(0, 0, 0)).sheet.shape[0] == 3 * PICTURE + 2 * GAP
