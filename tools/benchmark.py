@@ -24,6 +24,8 @@ timings of different runs are not comparable. Results: docs/benchmarks.md.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from typing import Optional
 

@@ -11,6 +11,8 @@ of processes.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from typing import Optional
 

@@ -9,6 +9,8 @@ Training and downstream configs need no conversion: PretrainedViT reads the orig
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from pathlib import Path
 from typing import Optional

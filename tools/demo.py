@@ -9,6 +9,8 @@ The report is ``work_dirs/demo/report.html``; ``results.json`` next to it has al
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 import copy
 import json

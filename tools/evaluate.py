@@ -15,6 +15,8 @@ the same weights and settings are reused.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 import hashlib
 import json

@@ -9,6 +9,8 @@ folder; neighbor files fit both. To resume an interrupted run, start it again.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import os
 from typing import Optional
 

@@ -9,6 +9,8 @@ paths of your machine.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from typing import Optional
 

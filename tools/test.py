@@ -11,6 +11,8 @@ image with its prediction.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from pathlib import Path
 from typing import Optional

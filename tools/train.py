@@ -12,34 +12,19 @@ save, and resumes from its last checkpoint.
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
-import os
-import signal
-from typing import Any, Optional
+from typing import Optional
 
+from mmengine.config import Config
 
-def _stop_early(number: int, frame: Any) -> None:
-    os.write(
-        2,
-        b'stopped by a signal with status 75. Nothing had to be saved; start again with '
-        b'the same command\n',
-    )
-    os._exit(75)
-
-
-if __name__ == '__main__':  # the imports take seconds; later cotap_mm.signals handles signals
-    for _name in ('SIGTERM', 'SIGUSR1'):
-        if hasattr(signal, _name):
-            signal.signal(getattr(signal, _name), _stop_early)
-
-from mmengine.config import Config  # noqa: E402
-
-from cotap_mm.command_line.arguments import Parser, whole_number  # noqa: E402
-from cotap_mm.command_line.config_file import load_config  # noqa: E402
-from cotap_mm.command_line.tool import tool  # noqa: E402
-from cotap_mm.deprecation import RenamedOption  # noqa: E402
-from cotap_mm.engine.launch import config as run_config  # noqa: E402
-from cotap_mm.engine.launch.commands import train_command  # noqa: E402
+from cotap_mm.command_line.arguments import Parser, whole_number
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.tool import tool
+from cotap_mm.deprecation import RenamedOption
+from cotap_mm.engine.launch import config as run_config
+from cotap_mm.engine.launch.commands import train_command
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:

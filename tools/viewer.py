@@ -12,6 +12,8 @@ accepts no uploads, serves no files, and skips images whose symbolic links leave
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from collections.abc import Sequence
 from typing import Any, Optional

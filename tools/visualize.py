@@ -16,6 +16,8 @@ checkpoints side by side), classes (patches projected to a plane, colored by cla
 
 from __future__ import annotations
 
+import early_stop  # noqa: F401  (before imports that take seconds)
+
 import argparse
 from pathlib import Path
 from typing import Optional

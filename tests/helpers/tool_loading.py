@@ -8,6 +8,7 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
+from unittest import mock
 
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
@@ -44,5 +45,6 @@ def load_tool(name):
     """A new module of ``tools/NAME.py``; NAME may have a folder, as ``benchmarks/transfer``."""
     spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with mock.patch.object(sys, 'path', [str(TOOLS), *sys.path]):  # as for a script
+        spec.loader.exec_module(module)
     return module

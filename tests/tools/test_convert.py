@@ -19,6 +19,7 @@ def run(monkeypatch):
     """Run the tool in this process, since importing torch again takes seconds."""
 
     def start(*arguments):
+        monkeypatch.syspath_prepend(TOOL.parent)
         monkeypatch.setattr(sys, 'argv', [str(TOOL), *map(str, arguments)])
         runpy.run_path(str(TOOL), run_name='__main__')
 

@@ -182,14 +182,21 @@ def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
     assert re.search(said, output), output[-3000:]
 
 
-def test_signal_during_imports(tmp_path):
+@pytest.mark.parametrize(
+    'name',
+    [
+        *('benchmark', 'build_neighbors', 'convert', 'demo', 'evaluate', 'pack_dataset', 'publish'),
+        *('test', 'train', 'viewer', 'visualize'),
+    ],
+)
+def test_signal_during_imports(tmp_path, name):
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / 'train.py'), 'demo', '--work-dir', str(tmp_path)],
+        [sys.executable, str(ROOT / 'tools' / f'{name}.py'), 'demo', '--work-dir', str(tmp_path)],
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        time.sleep(1)  # start-up takes about ten seconds
+        time.sleep(1)  # start-up takes several seconds
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=LIMIT)
     finally:
