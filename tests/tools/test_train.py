@@ -19,25 +19,11 @@ from PIL import Image
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.launch import preflight
+from tests.helpers import mistakes
 from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = f"""
-_base_ = {str(ROOT / 'configs' / 'cotap' / 'vits_folder.py')!r}
-model = dict(
-    backbone=dict(arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
-                            feedforward_channels=32),
-                  img_size=32, patch_size=8),
-    neck=dict(num_prototypes=2),
-    head=dict(patch=dict(num_clusters=6, hidden_channels=16, out_channels=8),
-              cls=dict(num_clusters=10, hidden_channels=16, out_channels=8)),
-    memory=dict(patch_queue=dict(size=64), cls_queue=dict(size=16), template_bank=dict(size=8)),
-    pairs=dict(pool_sizes=(2, 4)), init_cfg=None)
-train_dataloader = dict(
-    batch_size=2, num_workers=0, persistent_workers=False,
-    dataset=dict(crops=dict(global_size=32, local_size=16)))
-optim_wrapper = dict(accumulative_counts=1)
-train_cfg = dict(max_iters=4)
+CONFIG = f"""{mistakes.CONFIG}
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=2))
 custom_hooks = [dict(type='TeacherHook'), dict(type='MonitorHook', interval=2),
                 dict(type='ScheduleLengthHook')]
