@@ -1,4 +1,4 @@
-"""The one place where the version number stands."""
+"""Version number of the package."""
 
 from __future__ import annotations
 
