@@ -142,8 +142,7 @@ def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
         )
         config.dump(tmp_path / file)
         text = (tmp_path / file).read_text()
-        # BN would have other running statistics on each rank, and only rank 0 saves its own.
-        (tmp_path / file).write_text(text.replace("type='SyncBN'", "num_groups=1, type='GN'"))
+        (tmp_path / file).write_text(text.replace("'SyncBN'", "'BN'"))
     launcher = ('--launcher', 'pytorch', '--gpus', '2')
 
     mim(tmp_path, *command.split()[1:], *launcher)
@@ -163,7 +162,8 @@ def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
         '--work-dir',
         'tested',
     )
-    assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
+    # In percent. Running statistics of BN differ between ranks, and only those of rank 0 are saved.
+    assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.2)
 
 
 def test_the_readme_shows_both_libraries():
