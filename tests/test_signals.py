@@ -163,7 +163,7 @@ def test_children_that_are_not_loader_workers_obey_sigterm():
     """A Pool, as in metrics of MMDetection, waits for processes that it has terminated."""
     keep_workers(True)
     try:
-        with time_limit(120), signals.listening():
+        with time_limit(30), signals.listening():
             for _ in range(5):
                 with multiprocessing.get_context('fork').Pool(6) as pool:
                     assert pool.map(abs, [-1, -2]) == [1, 2]

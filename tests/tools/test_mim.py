@@ -142,7 +142,9 @@ def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
         )
         config.dump(tmp_path / file)
         text = (tmp_path / file).read_text()
-        (tmp_path / file).write_text(text.replace("'SyncBN'", "'BN'"))
+        # Statistics that stay at their start: those of BN would differ between the ranks, of which
+        # only rank 0 saves its own.
+        (tmp_path / file).write_text(text.replace("'SyncBN'", "'BN', 'momentum': 0.0"))
     launcher = ('--launcher', 'pytorch', '--gpus', '2')
 
     mim(tmp_path, *command.split()[1:], *launcher)
@@ -162,8 +164,7 @@ def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
         '--work-dir',
         'tested',
     )
-    # In percent. Running statistics of BN differ between ranks, and only those of rank 0 are saved.
-    assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.2)
+    assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
 
 
 def test_the_readme_shows_both_libraries():
