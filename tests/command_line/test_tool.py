@@ -432,3 +432,29 @@ def test_valid_values(tmp_path):
         assert kind(str(tmp_path / 'new/folder')) == str(tmp_path / 'new/folder')
     assert out_file('.npz')(str(tmp_path / 'new/a.npz')).endswith('a.npz')
     assert command_line.describe_environment().startswith('python 3')
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGCHLD'), reason='signals of POSIX')
+def test_a_child_that_dies_after_the_end_causes_no_traceback():
+    """PyTorch's handler of SIGCHLD raises for a dead loader worker, also while Python exits."""
+    script = """
+import atexit, os, signal, time
+from cotap_mm.command_line.tool import tool
+
+def fail(*_):
+    raise RuntimeError('DataLoader worker is killed')
+
+def lose_a_child():
+    if os.fork() == 0:
+        os._exit(1)
+    time.sleep(0.5)
+
+@tool
+def main():
+    atexit.register(lose_a_child)
+    signal.signal(signal.SIGCHLD, fail)
+
+main()
+"""
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr
