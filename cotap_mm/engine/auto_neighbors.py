@@ -20,6 +20,7 @@ from cotap_mm.datasets.sources.value_range import ValueRange
 from cotap_mm.distributed.first_rank import on_first_rank
 from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
 from cotap_mm.registry import DATASETS, MODELS, build, option_of
+from cotap_mm.weights import DetectedCheckpoint
 
 #: Names of the files that ``neighbors='auto'`` builds.
 AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.npz')
@@ -30,6 +31,7 @@ def ensure_neighbors(
     work_dir: str | Path,
     device: Optional[str] = None,
     used_before: Optional[dict[str, str]] = None,
+    init: Optional[DetectedCheckpoint] = None,
 ) -> None:
     """Build the neighbor file of each branch with ``neighbors='auto'`` and set its path.
 
@@ -44,6 +46,8 @@ def ensure_neighbors(
         device (str, optional): Defaults to the GPU if there is one.
         used_before (dict[str, str], optional): Option -> file that a resumed run was trained
             with and that no longer exists. It is rebuilt if nothing it depends on has changed.
+        init (DetectedCheckpoint, optional): The checkpoint of ``cfg.model.init_cfg``, if it has
+            been read before.
 
     Raises:
         FileNotFoundError: If images or the checkpoint do not exist.
@@ -56,7 +60,7 @@ def ensure_neighbors(
             continue
         if dataset.get(key) == 'auto':
             dataset[key] = str(
-                _ensure(cfg, branch, Path(work_dir), device, (used_before or {}).get(key))
+                _ensure(cfg, branch, Path(work_dir), device, (used_before or {}).get(key), init)
             )
 
 
@@ -85,7 +89,12 @@ def warn_of_changed_images(path: str | Path, source: ImageSource) -> None:
 
 
 def _ensure(
-    cfg: Config, branch: str, work_dir: Path, device: Optional[str], used_before: Optional[str]
+    cfg: Config,
+    branch: str,
+    work_dir: Path,
+    device: Optional[str],
+    used_before: Optional[str],
+    read: Optional[DetectedCheckpoint],
 ) -> Path:
     dataset, backbone = cfg.train_dataloader.dataset, cfg.model.backbone
     init = cfg.model.get('init_cfg') or {}
@@ -117,7 +126,7 @@ def _ensure(
         )
         encoder = GlobalEncoder(
             backbone,
-            init.get('checkpoint'),
+            read or init.get('checkpoint'),
             size,
             device or ('cuda' if torch.cuda.is_available() else 'cpu'),
             init.get('source', 'auto'),

@@ -16,6 +16,9 @@ from .naming import Renamed, rename
 from .reading import read_checkpoint
 from .report import LoadReport
 
+#: Name of weights that do not come from a file.
+IN_MEMORY = 'state dict'
+
 
 @dataclass(frozen=True)
 class DetectedCheckpoint:
@@ -53,6 +56,11 @@ class DetectedCheckpoint:
         """Rows and columns of the position embeddings, if the file states them."""
         return stated_grid(self.tensors, self.meta)
 
+    @property
+    def is_stored(self) -> bool:
+        """Whether it can be read again, which weights from memory cannot."""
+        return self.name != IN_MEMORY
+
     def architecture(self, num_heads: Optional[int] = None) -> dict[str, Any]:
         """Arguments of a matching :class:`CoTAPViT`; see :func:`architecture_of`."""
         return architecture_of(self.tensors, self.meta, num_heads)
@@ -64,6 +72,10 @@ class DetectedCheckpoint:
     def __str__(self) -> str:
         """Path or URL."""
         return self.name
+
+    def __deepcopy__(self, memo: dict) -> DetectedCheckpoint:
+        """Return itself: MMEngine copies an ``init_cfg`` often, and nothing here changes."""
+        return self
 
 
 AnyCheckpoint = Union[str, Path, dict, DetectedCheckpoint]
@@ -125,7 +137,7 @@ def detect_checkpoint(
 
 def checkpoint_name(checkpoint: AnyCheckpoint) -> str:
     """Path or URL of a checkpoint, for messages; ``'state dict'`` for one in memory."""
-    return 'state dict' if isinstance(checkpoint, dict) else str(checkpoint)
+    return IN_MEMORY if isinstance(checkpoint, dict) else str(checkpoint)
 
 
 def _check_options(

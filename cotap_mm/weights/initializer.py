@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 from mmengine.logging import print_log
 from mmengine.model import BaseModule, update_init_info
@@ -11,7 +11,12 @@ from torch import nn
 from cotap_mm.deprecation import warn_renamed
 from cotap_mm.registry import WEIGHT_INITIALIZERS
 
-from .checkpoint import AnyCheckpoint, checkpoint_name
+from .checkpoint import (
+    AnyCheckpoint,
+    DetectedCheckpoint,
+    checkpoint_name,
+    detect_checkpoint,
+)
 from .loading import load_pretrained
 
 _NAMES = ('PretrainedViT', 'cotap_mm.PretrainedViT')
@@ -59,6 +64,10 @@ class PretrainedViT:
         # MMPretrain's ViT checks for this type before it draws new position embeddings.
         module.init_cfg = dict(type='Pretrained', checkpoint=str(self))
 
+    def detect(self) -> DetectedCheckpoint:
+        """Read and detect the checkpoint, to hand it on; see :func:`detect_checkpoint`."""
+        return detect_checkpoint(self.checkpoint, **self.options)
+
     def load(self, module: nn.Module) -> None:
         """Load into ``module`` and log what happened."""
         report = load_pretrained(module, self.checkpoint, **self.options)
@@ -85,18 +94,46 @@ def init_then_load(module: nn.Module, default_init: Callable[[], None]) -> bool:
         bool: Whether weights were loaded.
     """
     stated = module.init_cfg
-    configs = stated if isinstance(stated, (list, tuple)) else [stated] if stated else []
-    wanted = [cfg for cfg in configs if cfg['type'] in _NAMES or cfg['type'] is PretrainedViT]
+    wanted = pretrained_configs(stated)
     if not wanted:
         # Unchanged, not as a list: MMPretrain's ViT checks for a dict of type 'Pretrained'
         # before it draws new position embeddings.
         default_init()
         return False
-    module.init_cfg = [cfg for cfg in configs if cfg not in wanted]
+    module.init_cfg = [cfg for cfg in _listed(stated) if not _is_ours(cfg)]
     try:
         default_init()
     finally:
         module.init_cfg = stated
     for cfg in wanted:
-        PretrainedViT(**{key: value for key, value in cfg.items() if key != 'type'}).load(module)
+        make_initializer(cfg).load(module)
+        if isinstance(cfg['checkpoint'], DetectedCheckpoint) and cfg['checkpoint'].is_stored:
+            cfg['checkpoint'] = cfg['checkpoint'].name  # free the memory
     return True
+
+
+def pretrained_configs(init_cfg: Any) -> list[dict[str, Any]]:
+    """Find the configs of :class:`PretrainedViT` in an ``init_cfg``.
+
+    Args:
+        init_cfg (dict | list[dict], optional): Of a model or a part of it.
+
+    Returns:
+        list[dict]: The configs themselves, not copies.
+    """
+    return [cfg for cfg in _listed(init_cfg) if _is_ours(cfg)]
+
+
+def make_initializer(cfg: dict[str, Any]) -> PretrainedViT:
+    """Build the initializer of a config that :func:`pretrained_configs` has found."""
+    return PretrainedViT(**{key: value for key, value in cfg.items() if key != 'type'})
+
+
+def _listed(init_cfg: Any) -> list[dict[str, Any]]:
+    if isinstance(init_cfg, (list, tuple)):
+        return list(init_cfg)
+    return [init_cfg] if init_cfg else []
+
+
+def _is_ours(cfg: dict[str, Any]) -> bool:
+    return cfg['type'] in _NAMES or cfg['type'] is PretrainedViT

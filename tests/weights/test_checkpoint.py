@@ -13,12 +13,11 @@ from cotap_mm.models import DINOViT
 from cotap_mm.weights import (
     DetectedCheckpoint,
     PretrainedViT,
-    checkpoint,
     detect_checkpoint,
     load_pretrained,
-    reading,
 )
 from tests.helpers.foreign_weights import small_vit, timm_names
+from tests.helpers.read_counts import count_reads
 from tests.helpers.tiny import build_tiny
 
 CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
@@ -43,22 +42,7 @@ def trained(tmp_path):
 
 @pytest.fixture
 def calls(monkeypatch):
-    """Counts how often a file is read, its ViT located, and its tensors renamed."""
-    counts = dict(read=0, detected=0, renamed=0)
-
-    def count(module, name, key):
-        function = getattr(module, name)
-
-        def counted(*args, **kwargs):
-            counts[key] += 1
-            return function(*args, **kwargs)
-
-        monkeypatch.setattr(module, name, counted)
-
-    count(reading, '_read_file', 'read')
-    count(checkpoint, 'detect_vit', 'detected')
-    count(checkpoint, 'rename', 'renamed')
-    return counts
+    return count_reads(monkeypatch)
 
 
 USES = {

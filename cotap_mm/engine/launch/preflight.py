@@ -16,13 +16,13 @@ from cotap_mm.engine.hooks.required import complete_downstream_hooks, complete_h
 from cotap_mm.engine.resume.choice import choose_resume
 from cotap_mm.models.modules import PatchPairSampler
 from cotap_mm.registry import DATASETS, MODELS, build, default_of, option_of
-from cotap_mm.weights.reading import read_checkpoint
 
 from .config import is_pretraining
+from .initial_weights import InitialWeights
 from .validation import check_config
 
 
-def prepare(config: Config) -> None:
+def prepare(config: Config) -> InitialWeights:
     """Check a config, its data and its initial weights, and complete the config.
 
     Hooks that are missing are added, the checkpoint to resume from is chosen, and a pre-training
@@ -31,22 +31,29 @@ def prepare(config: Config) -> None:
     Args:
         config (Config): With ``work_dir`` set; changed in place.
 
+    Returns:
+        InitialWeights: To be handed on to the model.
+
     Raises:
         FileNotFoundError: If images or the init checkpoint do not exist.
         ValueError: If the config has mistakes, there are too few images for one batch, or files
             do not fit.
     """
+    weights = InitialWeights()
     if is_pretraining(config):
-        _prepare_pretraining(config)
+        _prepare_pretraining(config, weights)
     else:
-        _prepare_downstream(config)
+        _prepare_downstream(config, weights)
+    return weights
 
 
-def _prepare_pretraining(config: Config) -> None:
+def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
     complete_hooks(config)
     check_config(config)
     lost_neighbors = choose_resume(config)
-    if not (_check_init(config, config.model) or config.get('load_from')):
+    # A resumed run does not need its initial weights, and they may no longer exist.
+    init = None if config.get('resume') else weights.detect(config.model)
+    if not (init or config.get('resume') or config.get('load_from')):
         print_log(
             'training starts from random weights; CoTAP is a post-pretraining, and from '
             'scratch it needs far more images and steps (--init sets a checkpoint)',
@@ -65,17 +72,18 @@ def _prepare_pretraining(config: Config) -> None:
         for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
             if branch in sources:
                 warn_of_changed_images(dataset.get(key) or '', sources[branch])
-    ensure_neighbors(config, config.work_dir, used_before=lost_neighbors)
+    ensure_neighbors(config, config.work_dir, used_before=lost_neighbors, init=init)
     _drop_init_on_resume(config, config.model)
 
 
-def _prepare_downstream(config: Config) -> None:
+def _prepare_downstream(config: Config, weights: InitialWeights) -> None:
     if config.get('train_dataloader'):
         complete_downstream_hooks(config)
     choose_resume(config)
     prepare_downstream(config)
     for backbone in find_backbones(config.model):
-        _check_init(config, backbone)
+        if not config.get('resume'):
+            weights.detect(backbone)
         _drop_init_on_resume(config, backbone)
 
 
@@ -118,20 +126,6 @@ def _warn_of_few_negatives(config: Config) -> None:
             logger='current',
             level=logging.WARNING,
         )
-
-
-def _check_init(config: Config, part: dict) -> bool:
-    """Read the weights that a model or backbone starts from; return whether there are any.
-
-    A resumed run does not need them, and they may no longer exist.
-    """
-    if config.get('resume'):
-        return True
-    init = part.get('init_cfg')
-    if not isinstance(init, dict) or 'PretrainedViT' not in str(init['type']):
-        return False
-    read_checkpoint(init['checkpoint'], init.get('trust', False))
-    return True
 
 
 def _drop_init_on_resume(config: Config, part: dict) -> None:

@@ -68,8 +68,10 @@ def build_runner(
                 if claims:
                     claim_folder(config, args.overwrite, args.force)
                 with explained_options(args.cfg_options):
-                    prepare(config)
-                    return runner_of(config)
+                    initial_weights = prepare(config)
+                    runner = runner_of(config)
+                    initial_weights.hand_on(runner.model)
+                    return runner
         except BaseException:
             abandon_folder()
             raise
