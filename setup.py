@@ -12,6 +12,9 @@ from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools')
+# Not in requirements/, since a compiled mmcv, which excludes mmcv-lite, is as good.
+# MMSegmentation and MMDetection reject 2.2.
+MMCV = 'mmcv-lite>=2.1.0,<2.2.0'
 
 
 def read_requirements(name):
@@ -60,6 +63,8 @@ class Develop(develop):
         ship(ROOT / 'cotap_mm', link=True)
 
 
+MM = [*read_requirements('mminstall'), MMCV]
+
 setup(
     name='cotap_mm',
     version=read_version(),
@@ -73,8 +78,10 @@ setup(
     python_requires='>=3.9',
     install_requires=['torch>=2.1', 'torchvision>=0.16', *read_requirements('runtime')],
     extras_require={
-        'mm': read_requirements('mminstall'),
-        'downstream': read_requirements('downstream'),
+        'mm': MM,
+        'mmseg': [*MM, *read_requirements('mmseg')],
+        'mmdet': [*MM, *read_requirements('mmdet')],
+        'downstream': [*MM, *read_requirements('mmseg'), *read_requirements('mmdet')],
         'tests': read_requirements('tests'),
         'pack': read_requirements('pack'),
         'viewer': read_requirements('viewer'),

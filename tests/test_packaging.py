@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import shutil
 import subprocess
@@ -111,9 +112,16 @@ def test_lite_needs_no_compiler(setup_env):
     assert 'MMCV_WITH_OPS' not in done.stdout and 'mmsegmentation' not in done.stdout
 
 
-def test_full_compiles_the_operators(setup_env, tmp_path):
+def test_full_needs_no_compiler(setup_env):
+    done = setup_env('--full', PYTHON=sys.executable, CXX='no-such-compiler')
+    assert done.returncode == 0, done.stderr
+    assert 'mmcv-lite==2.1.0' in done.stdout and 'MMCV_WITH_OPS' not in done.stdout
+    assert 'mmsegmentation' in done.stdout and 'mmdet' in done.stdout
+
+
+def test_compiled_operators_are_an_option(setup_env, tmp_path):
     compiler = fake_python(tmp_path / 'bin', '0', name='my-c++')
-    done = setup_env('--full', PYTHON=sys.executable, CXX=compiler)
+    done = setup_env('--compiled', PYTHON=sys.executable, CXX=compiler)
     assert done.returncode == 0, done.stderr
     (build,) = (line for line in done.stdout.splitlines() if 'MMCV_WITH_OPS=1' in line)
     for setting in ('CFLAGS=-O1 -g0', '--no-build-isolation', 'mmcv==2.1.0', 'MAX_JOBS='):
@@ -121,16 +129,50 @@ def test_full_compiles_the_operators(setup_env, tmp_path):
     assert 'mmsegmentation' in done.stdout and 'mmcv-lite' not in done.stdout
 
 
-def test_full_without_a_compiler_says_so(setup_env):
-    done = setup_env('--full', PYTHON=sys.executable, CXX='no-such-compiler')
-    assert done.returncode == 1 and 'need a C++ compiler' in done.stderr
+def test_compiling_without_a_compiler_says_so(setup_env):
+    done = setup_env('--compiled', PYTHON=sys.executable, CXX='no-such-compiler')
+    assert done.returncode == 1 and 'needs a C++ compiler' in done.stderr
+    assert '--full needs none' in done.stderr
+
+
+def test_a_folder_of_mmcv_wheels_asks_for_compiled_operators(setup_env, tmp_path):
+    compiler = fake_python(tmp_path / 'bin', '0', name='my-c++')
+    links = dict(MMCV_FIND_LINKS=str(tmp_path), CXX=compiler)
+    assert 'MMCV_WITH_OPS' in setup_env('--full', PYTHON=sys.executable, **links).stdout
+    assert 'mmcv-lite==2.1.0' in setup_env('--lite', PYTHON=sys.executable, **links).stdout
 
 
 def test_torch_version_is_chosen_by_the_user(setup_env):
-    done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1', TORCHVISION_VERSION='0.24.1')
-    assert 'torch==2.9.1 torchvision==0.24.1' in done.stdout
     done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1')
-    assert done.returncode == 1 and 'needs its TORCHVISION_VERSION' in done.stderr
+    assert 'torch==2.9.1 torchvision==0.24.1' in done.stdout
+    done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9.1', TORCHVISION_VERSION='0.24.0')
+    assert 'torch==2.9.1 torchvision==0.24.0' in done.stdout
+    done = setup_env(PYTHON=sys.executable, TORCH_VERSION='2.9')
+    assert done.returncode == 1 and 'must be a full version' in done.stderr
+
+
+def test_uv_installs_unless_pip_is_asked_for(setup_env):
+    with_uv = setup_env(PYTHON=sys.executable).stdout
+    assert re.search(r'would run: .*uv pip install .*torch==', with_uv)
+    with_pip = setup_env(PYTHON=sys.executable, INSTALLER='pip').stdout
+    assert 'uv pip' not in with_pip and re.search('python -m pip .*install .*torch==', with_pip)
+
+
+def test_smaller_torch_without_cuda(setup_env):
+    done = setup_env('--cpu', PYTHON=sys.executable)
+    assert re.search('uv pip install .*--torch-backend cpu torch==', done.stdout)
+    assert '1 to 2 GB' in done.stdout and 'no NVIDIA GPU' not in done.stdout
+    done = setup_env('--cpu', PYTHON=sys.executable, INSTALLER='pip')
+    assert done.returncode == 1 and '--cpu needs uv' in done.stderr
+
+
+@pytest.mark.skipif(
+    os.path.exists('/dev/nvidiactl') or platform.machine() != 'x86_64', reason='has a GPU'
+)
+def test_a_machine_without_a_gpu_says_what_is_smaller(setup_env):
+    done = setup_env(PYTHON=sys.executable)
+    assert 'no NVIDIA GPU found: setup_env.sh --cpu installs PyTorch without CUDA' in done.stdout
+    assert 'about 5 GB on disk, 1 to 10 minutes' in done.stdout
 
 
 def test_python_39_gets_its_last_torch(setup_env, tmp_path):
@@ -142,17 +184,17 @@ def test_python_39_gets_its_last_torch(setup_env, tmp_path):
 
 def test_refuses_another_python(setup_env, tmp_path):
     done = setup_env(PYTHON=fake_python(tmp_path / 'bin', '3.7'))
-    assert done.returncode == 1 and 'Python 3.9 to 3.12 is needed' in done.stderr
+    assert done.returncode == 1 and 'Python 3.9 to 3.14 is needed' in done.stderr
     done = setup_env(PYTHON='no-such-python')
     assert done.returncode == 1 and "no Python found as 'no-such-python'" in done.stderr
 
 
 def test_takes_a_fitting_python_beside_a_newer_one(setup_env, tmp_path):
     folder = tmp_path / 'bin'
-    fake_python(folder, '3.13')
+    fake_python(folder, '3.15')
     fake_python(folder, '3.10', name='python3.10')
-    for name in ('python3.12', 'python3.11'):
-        fake_python(folder, '3.13', name=name)
+    for name in ('python3.13', 'python3.12', 'python3.11'):
+        fake_python(folder, '3.15', name=name)
     done = setup_env(PATH=f'{folder}:{SYSTEM_PATH}')
     assert done.returncode == 0, done.stderr
     assert 'would run: python3.10 -m venv' in done.stdout

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
 from tests.helpers.tool_loading import load_tool
@@ -84,11 +85,14 @@ def test_the_lock_fits_the_ranges():
 
 def test_the_lock_has_what_set_up_installs():
     script = (ROOT / 'tools' / 'setup_env.sh').read_text()
-    torch, vision = re.search(r'else torch=([0-9.]+); vision=([0-9.]+); fi', script).groups()
+    torch = re.search(r'else torch=([0-9.]+); fi', script)[1]
     locked = lock()
-    assert (locked['torch'], locked['torchvision']) == (torch, vision)
+    assert locked['torch'] == torch
+    assert locked['torchvision'] == f'0.{int(torch.split(".")[1]) + 15}.{torch.split(".")[2]}'
     mmcv = re.search(r'^mmcv_version=(.+)$', script, re.M)[1]
     assert lock('mmcv') == {'mmcv': mmcv} and lock('mmcv-lite') == {'mmcv-lite': mmcv}
+    extra = re.search(r"^MMCV = 'mmcv-lite(.+)'$", (ROOT / 'setup.py').read_text(), re.M)[1]
+    assert SpecifierSet(extra).contains(mmcv)
     assert not {'mmcv', 'mmcv-lite'} & set(locked), 'either of them is chosen'
 
 

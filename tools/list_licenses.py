@@ -19,7 +19,8 @@ FIRST, LAST = '<!-- table: tools/list_licenses.py --write -->\n', '<!-- end of t
 NEEDED_FOR = {
     'runtime': 'pre-training',
     'mminstall': 'pre-training',
-    'downstream': 'MMSegmentation, MMDetection',
+    'mmseg': 'MMSegmentation',
+    'mmdet': 'MMDetection',
     'viewer': 'viewer',
     'pack': 'packed images',
     'tests': 'tests',

@@ -1,31 +1,39 @@
 #!/usr/bin/env bash
-# Install everything that pre-training (--lite) or tests and downstream training (--full) need.
+# Install what pre-training (--lite) or tests and downstream training (--full) need. No compiler
+# is needed: without compiled mmcv, its operators come from torchvision (docs/operators.md).
 #
-#   tools/setup_env.sh --lite       no compiler needed: mmcv-lite
-#   tools/setup_env.sh --full       mmcv with compiled operators, MMSegmentation, MMDetection
-#   tools/setup_env.sh --no-torch   keep the torch (>= 2.1) of the active environment
+#   tools/setup_env.sh --lite       pre-training
+#   tools/setup_env.sh --full       also MMSegmentation, MMDetection, and what the tests need
+#   tools/setup_env.sh --compiled   --full with mmcv's own operators, compiled here
+#   tools/setup_env.sh --cpu        with any of these: PyTorch without CUDA, 4 GB smaller (needs uv)
+#   tools/setup_env.sh --no-torch   with any of these: keep the torch (>= 2.1) of the environment
 #   tools/setup_env.sh --dry-run    print what would be done
 #
 # Installs into the active virtual or conda environment, or else into .venv (created with $PYTHON,
-# by default python3 or the newest supported python3.x). TORCH_VERSION and TORCHVISION_VERSION
-# override the versions; MMCV_FIND_LINKS names a folder with mmcv wheels. A second run reuses
-# what is installed.
+# by default python3 or the newest supported python3.x). TORCH_VERSION chooses another torch, and
+# TORCHVISION_VERSION its torchvision if the numbers do not match. MMCV_FIND_LINKS names a folder
+# with compiled wheels of mmcv. INSTALLER=pip avoids uv. A second run reuses what is installed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 mode=lite
+ops=standin
 keep_torch=no
+cpu=no
 dry_run=no
 for argument in "$@"; do
     case "$argument" in
         --lite) mode=lite ;;
         --full) mode=full ;;
+        --compiled) mode=full; ops=compiled ;;
+        --cpu) cpu=yes ;;
         --no-torch) keep_torch=yes ;;
         --dry-run) dry_run=yes ;;
-        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
+        -h | --help) sed -n '2,17s/^# \{0,1\}//p' "${BASH_SOURCE[0]}"; exit 0 ;;
         *) echo "setup_env: unknown argument $argument; see --help" >&2; exit 2 ;;
     esac
 done
+if [ -n "${MMCV_FIND_LINKS:-}" ] && [ "$mode" = full ]; then ops=compiled; fi
 
 say() { printf '\n[setup] %s\n' "$*"; }
 die() { printf '\n[setup] failed: %s\n' "$*" >&2; exit 1; }
@@ -33,10 +41,10 @@ run() { if [ "$dry_run" = yes ]; then echo "would run: $*"; else "$@"; fi; }
 
 # ---- the environment -------------------------------------------------------------------
 python_version() { "$1" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2> /dev/null; }
-fits() { case "$(python_version "$1")" in 3.9 | 3.10 | 3.11 | 3.12) true ;; *) false ;; esac }
+fits() { case "$(python_version "$1")" in 3.9 | 3.1[0-4]) true ;; *) false ;; esac }
 base=${PYTHON:-python3}
 if [ -z "${PYTHON:-}" ] && ! fits python3; then
-    for candidate in python3.12 python3.11 python3.10 python3.9; do
+    for candidate in python3.13 python3.12 python3.11 python3.10 python3.9 python3.14; do
         if fits "$candidate"; then base=$candidate; break; fi
     done
 fi
@@ -54,27 +62,35 @@ probe=$base
 if [ -x "$python" ]; then probe=$python; remedy="remove or leave $environment, then $remedy"; fi
 command -v "$probe" > /dev/null || die "no Python found as '$probe'; $remedy"
 version=$(python_version "$probe") || die "'$probe' does not run; $remedy"
-fits "$probe" || die "Python 3.9 to 3.12 is needed, $probe is $version; $remedy"
+fits "$probe" || die "Python 3.9 to 3.14 is needed, $probe is $version; $remedy"
 # The newest torch for Python 3.9 is 2.8.
-if [ "$version" = 3.9 ]; then torch=2.8.0; vision=0.23.0; else torch=2.11.0; vision=0.26.0; fi
-if [ -n "${TORCH_VERSION:-}" ] && [ -z "${TORCHVISION_VERSION:-}" ]; then
-    die "TORCH_VERSION=$TORCH_VERSION needs its TORCHVISION_VERSION (torch 2.N goes with torchvision 0.(N+15))"
-fi
+if [ "$version" = 3.9 ]; then torch=2.8.0; else torch=2.11.0; fi
 torch=${TORCH_VERSION:-$torch}
-vision=${TORCHVISION_VERSION:-$vision}
+case "$torch" in
+    2.*.*) ;;
+    *) die "TORCH_VERSION=$torch must be a full version, 2.x.y" ;;
+esac
+minor=${torch#2.}
+vision=${TORCHVISION_VERSION:-0.$((${minor%%.*} + 15)).${minor#*.}} # 2.N.P goes with 0.(N+15).P
 
 # ---- is everything installed already? ----------------------------------------------------
 stamp=$environment/.cotap_mm_$mode
 recipe=$(cat "$root"/requirements/*.txt "$root/setup.py" "${BASH_SOURCE[0]}" | cksum)
-recipe="$recipe torch=$torch vision=$vision keep=$keep_torch root=$root"
+recipe="$recipe torch=$torch vision=$vision keep=$keep_torch cpu=$cpu ops=$ops root=$root"
 check='import cotap_mm.models'
-if [ "$mode" = full ]; then check='import mmcv.ops, cotap_mm.models, mmseg.models, mmdet.models'; fi
+if [ "$mode" = full ]; then check='import cotap_mm.models, mmcv.ops, mmseg.models, mmdet.models'; fi
 if [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$recipe" ] && "$python" -W ignore -c "$check" 2> /dev/null; then
     say "$environment is ready (Python $version, $mode)"
     exit 0
 fi
 
-say "setting up $environment with Python $version ($mode)"
+size='5 GB'
+if [ "$mode" = full ]; then size='6 GB'; fi
+if [ "$cpu" = yes ]; then size='1 to 2 GB'; fi
+say "setting up $environment with Python $version ($mode): about $size on disk, 1 to 10 minutes, mostly downloads"
+if [ "$cpu" = no ] && [ "$keep_torch" = no ] && [ "$(uname -sm)" = 'Linux x86_64' ] && [ ! -e /dev/nvidiactl ]; then
+    echo "        no NVIDIA GPU found: $(basename "$0") --cpu installs PyTorch without CUDA, 4 GB less"
+fi
 if [ ! -x "$python" ]; then
     # The next run would take an incomplete folder for an environment.
     run "$base" -m venv "$environment" || {
@@ -83,7 +99,39 @@ if [ ! -x "$python" ]; then
     }
 fi
 pip() { run "$python" -m pip --disable-pip-version-check "$@"; }
-installed() { [ -x "$python" ] && "$python" -m pip show -q "$1" > /dev/null 2>&1; }
+python_says() { [ -x "$python" ] && "$python" -W ignore -c "$1" 2> /dev/null; }
+installed() { python_says "import importlib.metadata; importlib.metadata.version('$1')"; }
+
+# ---- uv installs faster than pip; pip is used where uv is missing or fails -------------------
+find_uv() {
+    if [ "${INSTALLER:-uv}" != uv ]; then return 1; fi
+    if command -v uv > /dev/null; then uv=uv; return; fi
+    if [ ! -x "$environment/bin/uv" ]; then
+        run "$python" -m pip --disable-pip-version-check install -q uv 2> /dev/null || return 1
+    fi
+    uv=$environment/bin/uv
+}
+uv=
+if find_uv; then
+    # uv does not read pip's settings; an index inside an organization must stay in use.
+    index=${PIP_INDEX_URL:-}
+    if [ -z "$index" ] && [ "$dry_run" = no ]; then
+        index=$("$python" -m pip config get global.index-url 2> /dev/null || true)
+    fi
+    if [ -n "$index" ]; then export UV_DEFAULT_INDEX="${UV_DEFAULT_INDEX:-$index}"; fi
+    export UV_HTTP_TIMEOUT="${UV_HTTP_TIMEOUT:-180}" UV_PYTHON_DOWNLOADS=never
+elif [ "$cpu" = yes ]; then
+    die '--cpu needs uv, which knows where PyTorch keeps its builds: install uv, or leave --cpu out'
+fi
+install() { # packages and options that pip and uv share
+    if [ -n "$uv" ]; then
+        if run "$uv" pip install -q --python "$python" "$@"; then return 0; fi
+        if [[ " $* " == *' --torch-backend '* ]]; then return 1; fi
+        say 'uv failed (message above): trying pip'
+    fi
+    pip install -q "$@"
+}
+uninstall() { pip uninstall -q -y "$@"; }
 
 # ---- torch ---------------------------------------------------------------------------------
 has_torch() {
@@ -97,9 +145,8 @@ if wanted[0] == 'any':
 sys.exit(found != wanted)
 PY
 }
-python_says() { "$python" -W ignore -c "$1" 2> /dev/null; }
 
-pip install -q 'setuptools<81' wheel || die 'pip cannot install anything (message above)'
+install 'setuptools<81' wheel || die 'neither uv nor pip can install anything (message above)'
 if [ "$keep_torch" = yes ]; then
     has_torch any any || die "--no-torch needs torch >= 2.1 and its torchvision in $environment"
     say "keeping the installed torch"
@@ -109,9 +156,11 @@ else
     if [ "$version" = 3.9 ] && [ -z "${TORCH_VERSION:-}" ]; then
         say "Python 3.9: torch $torch is the last release that supports it"
     fi
-    say "torch $torch and torchvision $vision: a few GB, 1 to 10 minutes"
-    pip install -q "torch==$torch" "torchvision==$vision" \
-        || die "torch $torch or torchvision $vision cannot be installed (message above)"
+    backend=()
+    if [ "$cpu" = yes ]; then backend=(--torch-backend cpu); fi
+    say "torch $torch and torchvision $vision"
+    install ${backend[@]+"${backend[@]}"} "torch==$torch" "torchvision==$vision" \
+        || die "torch $torch or torchvision $vision cannot be installed for Python $version (message above)"
 fi
 # No later step may replace torch; torch before 2.3 does not support numpy 2.
 pins=$(mktemp)
@@ -129,40 +178,43 @@ requirements=(-r "$root/requirements/runtime.txt")
 files=("$root/requirements/mminstall.txt")
 if [ "$mode" = full ]; then
     requirements+=(-r "$root/requirements/tests.txt")
-    files+=("$root/requirements/downstream.txt")
+    files+=("$root/requirements/mmseg.txt" "$root/requirements/mmdet.txt")
 fi
 while read -r line; do # keep a maintained fork, which has the same import name
-    case "$line" in '' | '#'*) continue ;; esac
+    case "$line" in '' | '#'* | mmcv*) continue ;; esac
     name=${line%%[<>=]*}
-    if [ "${name#mm}" != "$name" ] && installed "onedl-$name"; then
-        say "keeping onedl-$name instead of $name"
+    fork=onedl-$name
+    if [ "$name" = mmdet ]; then fork=onedl-mmdetection; fi
+    if [ "${name#mm}" != "$name" ] && installed "$fork"; then
+        say "keeping $fork instead of $name"
     else
         requirements+=("$line")
     fi
 done < <(cat "${files[@]}")
-say "MMEngine, MMPretrain and small packages: 1 to 3 minutes"
-pip install -q -c "$pins" "${requirements[@]}" || die 'a package cannot be installed (message above)'
+say "MMEngine, MMPretrain and small packages"
+install -c "$pins" "${requirements[@]}" || die 'a package cannot be installed (message above)'
 if [ "$dry_run" = no ] && ! python_says 'import cv2'; then
     say "OpenCV does not import (no graphics libraries?): installing its headless build"
-    pip uninstall -q -y opencv-python
+    uninstall opencv-python
     pip install -q -c "$pins" --force-reinstall --no-deps opencv-python-headless
 fi
 
-# ---- mmcv: lite, or with compiled operators; not both, they share a folder ---------------------
-ops_work() { python_says 'import mmcv.ops'; }
+# ---- mmcv: lite or compiled; not both, they share a folder -------------------------------------
+compiled_works() { python_says 'import torch, mmcv._ext'; }
 mmcv_version=2.1.0
-only_one() { # remove package $1, and $2 as well, since both own the folder mmcv/
-    if installed "$1"; then pip uninstall -q -y "$1"; fi
-    if installed "$2"; then pip uninstall -q -y "$2"; fi
+without_mmcv() { # since both own the folder mmcv/, removing one breaks the other
+    for name in mmcv mmcv-lite; do
+        if installed "$name"; then uninstall "$name"; fi
+    done
 }
 build_mmcv() {
     say "mmcv $mmcv_version from source: 5 to 15 minutes on all cores"
     local compiler=${CXX:-c++}
     command -v "$compiler" > /dev/null \
-        || die "mmcv's operators need a C++ compiler; on Debian: apt install build-essential"
+        || die "compiling mmcv needs a C++ compiler (on Debian: apt install build-essential); --full needs none"
     "$probe" -c 'import os, sys, sysconfig
 sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' \
-        || die "mmcv's operators need the Python headers; on Debian: apt install python$version-dev"
+        || die "compiling mmcv needs the Python headers (on Debian: apt install python$version-dev); --full needs none"
     pip install -q ninja psutil
     local settings=(MMCV_WITH_OPS=1 "MAX_JOBS=$(getconf _NPROCESSORS_ONLN)" 'CFLAGS=-O1 -g0')
     if ! command -v "${CUDA_HOME:-/usr/local/cuda}/bin/nvcc" nvcc > /dev/null; then
@@ -172,47 +224,45 @@ sys.exit(not os.path.isfile(os.path.join(sysconfig.get_paths()["include"], "Pyth
     run env "${settings[@]}" \
         "$python" -m pip --disable-pip-version-check install -q --no-build-isolation --no-deps \
         --no-binary mmcv --no-cache-dir "mmcv==$mmcv_version" \
-        || die "mmcv did not compile (messages above)"
+        || die "mmcv did not compile (messages above); --full needs no compiler"
+}
+install_compiled() {
+    without_mmcv
+    local folder=${MMCV_FIND_LINKS:-}
+    if [ "$dry_run" = no ] && [ -d "$folder" ] && "$python" -m pip --disable-pip-version-check install -q --no-deps \
+        --no-index --only-binary :all: --find-links "$folder" "mmcv==$mmcv_version" 2> /dev/null; then
+        if compiled_works; then
+            say "mmcv $mmcv_version: installed a matching wheel from $folder"
+            return
+        fi
+        uninstall mmcv
+    fi
+    build_mmcv
 }
 if installed mmcv && installed mmcv-lite; then
     say "mmcv and mmcv-lite are both installed and overwrite each other: removing both"
-    only_one mmcv mmcv-lite
+    without_mmcv
 fi
-if ops_work; then
+if compiled_works; then
     say "mmcv with compiled operators is installed"
-elif [ "$mode" = lite ]; then
-    if python_says 'import mmcv' && { installed mmcv-lite || installed onedl-mmcv; }; then
-        say "mmcv without operators is installed"
-    else
-        say "mmcv-lite $mmcv_version: seconds"
-        only_one mmcv mmcv-lite
-        pip install -q -c "$pins" "mmcv-lite==$mmcv_version" \
-            || die "mmcv-lite $mmcv_version cannot be installed (message above)"
-    fi
-else
+elif [ "$ops" = compiled ]; then
     if installed onedl-mmcv; then
         die 'onedl-mmcv is installed without working operators: build it with them, or uninstall it and run this again'
     fi
-    only_one mmcv mmcv-lite
-    folder=${MMCV_FIND_LINKS:-}
-    if [ "$dry_run" = no ] && [ -d "$folder" ] && "$python" -m pip --disable-pip-version-check install -q --no-deps \
-        --no-index --only-binary :all: --find-links "$folder" "mmcv==$mmcv_version" 2> /dev/null; then
-        if ops_work; then
-            say "mmcv $mmcv_version: installed a matching wheel from $folder"
-        else
-            pip uninstall -q -y mmcv
-        fi
-    fi
-    if ! ops_work; then build_mmcv; fi
+    install_compiled
+elif python_says 'import mmcv' && { installed mmcv-lite || installed onedl-mmcv; }; then
+    say "mmcv without compiled operators is installed"
+else
+    say "mmcv-lite $mmcv_version"
+    without_mmcv
+    install -c "$pins" "mmcv-lite==$mmcv_version" \
+        || die "mmcv-lite $mmcv_version cannot be installed (message above)"
 fi
 
 # ---- this package --------------------------------------------------------------------------------
 say "cotap_mm itself, editable"
 pip install -q --no-deps --no-build-isolation -e "$root" || die 'cotap_mm cannot be installed (message above)'
 if [ "$dry_run" = yes ]; then exit 0; fi
-if [ "$mode" = full ]; then
-    "$python" -W ignore -c 'import mmcv.ops' || die "mmcv is installed, but its operators do not import (message above)"
-fi
 "$python" -W ignore -c "$check" || die "the packages are installed, but '$check' does not run (message above)"
 printf '%s' "$recipe" > "$stamp"
 say "ready: $environment"
