@@ -12,7 +12,10 @@ import importlib.metadata
 import importlib.util
 import pickle
 import warnings
+from types import ModuleType
 from typing import Optional
+
+from .import_hooks import after_import
 
 #: Import name, minimum version, distributions that provide it, remedy.
 REQUIREMENTS: list[tuple[str, str, tuple[str, ...], str]] = [
@@ -144,40 +147,38 @@ def allow_safe_resume() -> None:
         torch.serialization.add_safe_globals(safe_globals())
 
 
-def patch_multimodal_import() -> None:
+def disable_multimodal(dependency: ModuleType) -> None:
     """Make ``import mmpretrain.models`` work with recent versions of transformers.
 
     MMPretrain 1.2.0 imports its BLIP model if transformers and pycocotools are installed, and
     that file is incompatible with transformers >= 4.49. With those versions only, the multimodal
     part of MMPretrain is disabled.
+
+    Args:
+        dependency (module): ``mmpretrain.utils.dependency``.
     """
     version = installed_version(('transformers',))
-    if version is None or _numbers(version) < (4, 49):
-        return
-    from mmpretrain.utils import dependency
-
-    dependency.WITH_MULTIMODAL = False
+    if version is not None and _numbers(version) >= (4, 49):
+        dependency.WITH_MULTIMODAL = False  # type: ignore[attr-defined]
 
 
-def log_any_name() -> None:
+def log_any_name(logger: ModuleType) -> None:
     """Escape bytes that are not UTF-8 in file names in MMEngine's log.
 
     Its streams encode strictly, and Python's logging drops lines that cannot be encoded.
-    """
-    from mmengine.logging.logger import MMFormatter
 
-    plain = MMFormatter.format
-    if getattr(plain, 'escapes', False):
-        return
+    Args:
+        logger (module): ``mmengine.logging.logger``.
+    """
+    plain = logger.MMFormatter.format
 
     def escaped(self, record) -> str:
         return plain(self, record).encode('utf-8', 'backslashreplace').decode('utf-8')
 
-    escaped.escapes = True  # type: ignore[attr-defined]
-    MMFormatter.format = escaped
+    logger.MMFormatter.format = escaped
 
 
 check_versions()
-allow_safe_resume()
-log_any_name()
-patch_multimodal_import()
+after_import('mmengine.logging', lambda _: allow_safe_resume())
+after_import('mmengine.logging.logger', log_any_name)
+after_import('mmpretrain.utils.dependency', disable_multimodal)

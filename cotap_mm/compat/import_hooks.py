@@ -1,0 +1,82 @@
+"""Change modules of other libraries at the moment when they are first imported.
+
+A workaround that imported its library at once would cost every ``import cotap_mm`` seconds.
+"""
+
+from __future__ import annotations
+
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Callable, Optional
+
+Change = Callable[[ModuleType], None]
+
+
+def after_import(name: str, change: Change) -> None:
+    """Call a function with a module once that is imported; at once if it already is.
+
+    Args:
+        name (str): Full name of the module.
+        change (callable): Called with the module. Its errors fail the import.
+    """
+    if name in sys.modules:
+        change(sys.modules[name])
+        return
+    if _WATCHER not in sys.meta_path:
+        sys.meta_path.insert(0, _WATCHER)
+    _WATCHER.changes.setdefault(name, []).append(change)
+
+
+class _Watcher(importlib.abc.MetaPathFinder):
+    """Find the watched modules as usual, and wrap their loaders."""
+
+    def __init__(self) -> None:
+        self.changes: dict[str, list[Change]] = {}
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Optional[Sequence[str]] = None,
+        target: Optional[ModuleType] = None,
+    ) -> Optional[importlib.machinery.ModuleSpec]:
+        """See :meth:`importlib.abc.MetaPathFinder.find_spec`."""
+        if fullname not in self.changes:
+            return None
+        for finder in sys.meta_path:
+            if finder is self:
+                continue
+            spec = finder.find_spec(fullname, path, target)
+            if spec is not None:
+                if spec.loader is not None:
+                    spec.loader = _ChangingLoader(spec.loader, self.changes[fullname])
+                return spec
+        return None
+
+
+class _ChangingLoader(importlib.abc.Loader):
+    """Load with another loader, then apply the changes."""
+
+    def __init__(self, loader: importlib.abc.Loader, changes: list[Change]) -> None:
+        self._loader = loader
+        self._changes = changes
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
+        """See :meth:`importlib.abc.Loader.create_module`."""
+        return self._loader.create_module(spec)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See :meth:`importlib.abc.Loader.exec_module`."""
+        # Later readers of the spec, such as inspect and pickle, expect the loader of the file.
+        module.__loader__ = self._loader
+        if module.__spec__ is not None:
+            module.__spec__.loader = self._loader
+        self._loader.exec_module(module)
+        for change in self._changes:
+            change(module)
+
+
+_WATCHER = _Watcher()

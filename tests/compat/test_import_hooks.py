@@ -1,0 +1,71 @@
+"""Changes of other libraries' modules when they are imported, and what importing us imports."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+from cotap_mm.compat.import_hooks import after_import
+
+
+@pytest.fixture
+def library(tmp_path, monkeypatch):
+    """A package ``some_library`` with a module ``part`` that nobody has imported."""
+    folder = tmp_path / 'some_library'
+    folder.mkdir()
+    (folder / '__init__.py').write_text('from .part import VALUE\n')
+    (folder / 'part.py').write_text('VALUE = 1\n')
+    monkeypatch.syspath_prepend(str(tmp_path))
+    importlib.invalidate_caches()
+    yield 'some_library'
+    for name in [name for name in sys.modules if name.startswith('some_library')]:
+        del sys.modules[name]
+
+
+def double(module):
+    module.VALUE *= 2
+
+
+def test_a_module_is_changed_before_its_importers_see_it(library):
+    after_import(f'{library}.part', double)
+    after_import(f'{library}.part', double)
+    assert f'{library}.part' not in sys.modules
+    assert importlib.import_module(library).VALUE == 4
+    part = sys.modules[f'{library}.part']
+    # As without the change: inspect and pickle look at these.
+    assert type(part.__loader__) is type(sys.modules[library].__loader__)
+    assert part.__spec__.loader is part.__loader__ and part.__spec__.origin == part.__file__
+    after_import(f'{library}.part', double)  # it is imported already
+    assert part.VALUE == 8
+
+
+def test_a_missing_module_stays_missing():
+    after_import('no_such_library', double)
+    with pytest.raises(ModuleNotFoundError, match='no_such_library'):
+        importlib.import_module('no_such_library')
+
+
+def test_importing_the_package_imports_no_library():
+    """So that it takes a tenth of a second; each of these takes longer than all of ours."""
+    code = 'import sys, cotap_mm; print(*sys.modules)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    top = {name.split('.')[0] for name in done.stdout.split()}
+    heavy = {'torch', 'torchvision', 'mmengine', 'mmcv', 'mmpretrain', 'numpy', 'PIL', 'matplotlib'}
+    assert 'cotap_mm' in top and not top & heavy
+    assert len(done.stdout.split()) < 250
+
+
+def test_the_workarounds_reach_libraries_that_are_imported_later_or_before():
+    check = (
+        'import torch, mmengine.logging as log; '
+        'assert log.HistoryBuffer in torch.serialization.get_safe_globals(); '
+        'assert log.logger.MMFormatter.format.__name__ == "escaped"'
+    )
+    if not hasattr(__import__('torch').serialization, 'get_safe_globals'):
+        pytest.skip('this torch does not load safely by default')
+    for order in ('import cotap_mm', 'import mmengine.logging, cotap_mm'):
+        code = f'{order}; {check}'
+        subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
