@@ -8,9 +8,11 @@ else
 PYTHON := .venv/bin/python
 endif
 
-PYTEST_WORKERS ?= 2
+# pytest workers: one for each core, at most 8. Files stay whole, since they share fixtures.
+PYTEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores : 8)))
+PYTEST = $(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
-.PHONY: help demo install format lint types test-fast test test-faults check lock
+.PHONY: help demo install format lint types test-fast test test-all test-faults check lock
 
 help:
 	@echo 'make demo         install what is missing, train CoTAP on toy scenes, write a report'
@@ -18,8 +20,9 @@ help:
 	@echo 'make format       format the code and fix imports'
 	@echo 'make lint         check style, formatting and spelling'
 	@echo 'make types        check types'
-	@echo 'make test-fast    run the tests that need neither several processes nor much time'
-	@echo 'make test         run all tests'
+	@echo 'make test-fast    run the tests that need neither several processes nor much time (2 minutes)'
+	@echo 'make test         also run a training, a resume, two ranks, all configs and tools (5 minutes)'
+	@echo 'make test-all     run all tests (20 minutes)'
 	@echo 'make test-faults  inject 200 random faults, and run the long versions of docs/reliability.md'
 	@echo 'make check        lint, types and all tests: what CI runs'
 	@echo 'make lock         pin and hash the installed packages in requirements/lock (needs uv)'
@@ -44,17 +47,20 @@ types: install
 	$(PYTHON) -m mypy
 
 test-fast: install
-	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile -m 'not slow and not dist' $(PYTEST_ARGS)
+	$(PYTEST) -m 'not (slow or dist)' $(PYTEST_ARGS)
 
 test: install
-	$(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS)
+	$(PYTEST) -m 'smoke or not (slow or dist)' $(PYTEST_ARGS)
+
+test-all: install
+	$(PYTEST) $(PYTEST_ARGS)
 
 test-faults: install
 	COTAP_FAULTS=200 COTAP_KILLS=200 COTAP_SOAK_STEPS=3000 $(PYTHON) -m pytest -s \
 		tests/helpers/fault_harness tests/engine/resume/test_checkpoint_files.py \
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
-check: lint types test
+check: lint types test-all
 
 lock: install
 	PYTHON=$(PYTHON) tools/lock_requirements.sh
