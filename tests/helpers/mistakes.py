@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import zipfile
 from pathlib import Path
 
@@ -9,28 +10,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tests.helpers.tiny import build_tiny
+from tests.helpers.tiny import write_checkpoint
 from tests.helpers.tool_loading import forget_runs
+from tests.helpers.toy_config import as_text, toy_options, write_noise
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = f"""
-_base_ = {str(ROOT / 'configs' / 'cotap' / 'vits_folder.py')!r}
-model = dict(
-    backbone=dict(arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2,
-                            feedforward_channels=32),
-                  img_size=32, patch_size=8),
-    neck=dict(num_prototypes=2),
-    head=dict(patch=dict(num_clusters=6, hidden_channels=16, out_channels=8),
-              cls=dict(num_clusters=10, hidden_channels=16, out_channels=8)),
-    memory=dict(patch_queue=dict(size=64), cls_queue=dict(size=16), template_bank=dict(size=8)),
-    pairs=dict(pool_sizes=(2, 4)), init_cfg=None)
-train_dataloader = dict(
-    batch_size=2, num_workers=0, persistent_workers=False,
-    dataset=dict(crops=dict(global_size=32, local_size=16)))
-optim_wrapper = dict(accumulative_counts=1)
-train_cfg = dict(max_iters=4)
-"""
-
+OPTIONS = dict(
+    toy_options(batch_size=2, iters=4),
+    _base_=str(ROOT / 'configs' / 'cotap' / 'vits_folder.py'),
+    optim_wrapper=dict(accumulative_counts=1),
+)
+OPTIONS['model']['init_cfg'] = None
+#: Config vits_folder.py at toy size.
+CONFIG = as_text(OPTIONS)
 #: Config of a demo whose optimizer cannot be built.
 BETAS = (
     CONFIG
@@ -41,30 +33,19 @@ demo = dict(memory=dict(type='ToyScenes'), test=dict(type='ToyScenes'))
 )
 
 
-def write_checkpoint(path):
-    torch.manual_seed(0)
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
-    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)), path)
-
-
-def write_image(path, shape=(32, 32, 3)):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    Image.fromarray(pixels).save(path, 'PNG')
-
-
 def write_everything(folder):
     """Write a checkpoint, images with labels, and files whose content does not fit their name."""
     write_checkpoint(folder / 'iter_1.pth')
+    rng = np.random.default_rng(0)
     for index in range(6):
-        write_image(folder / f'images/{index}.png')
-        write_image(folder / f'data/images/val/{index}.png')
+        write_noise(folder / f'images/{index}.png', rng)
+        write_noise(folder / f'data/images/val/{index}.png', rng)
         label = np.zeros((32, 32), np.uint8)
         label[:, 16:] = 1
         (folder / 'data/labels/val').mkdir(parents=True, exist_ok=True)
         Image.fromarray(label).save(folder / f'data/labels/val/{index}.png')
-    write_image(folder / 'picture.png')
-    write_image(folder / 'picture.pth')
+    write_noise(folder / 'picture.png', rng)
+    shutil.copy(folder / 'picture.png', folder / 'picture.pth')
     (folder / 'empty').mkdir()
     (folder / 'texts').mkdir()
     for name, text in {
