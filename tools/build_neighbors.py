@@ -18,6 +18,7 @@ from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_file, positive_int, whole_number
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.shared_options import add_ann_file, add_trust, add_value_range
 from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import build_neighbors, open_images
 from cotap_mm.datasets.neighbors.file import is_neighbor_file
@@ -40,15 +41,8 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         help='neighbor file to write (*.npz); replaces an existing neighbor file',
     )
     add_overwrite(parser)
-    parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='for images with more than 8 bits: values that become black and white (default: '
-        'derived from the images)',
-    )
+    add_ann_file(parser)
+    add_value_range(parser)
     parser.add_argument(
         '--backbone',
         default='configs/cotap/vitb_coco.py',
@@ -75,11 +69,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument('--workers', type=whole_number(0), default=2)
     add_device(parser)
     parser.add_argument('--faiss', action='store_true', help='search with faiss')
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle the checkpoint fully, which can run code; only for files that you trust',
-    )
+    add_trust(parser, 'the checkpoint')
     return parser.parse_args(argv)
 
 

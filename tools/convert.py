@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_path, positive_int
+from cotap_mm.command_line.shared_options import add_network, add_num_heads, add_trust
 from cotap_mm.command_line.tool import report_user_errors, tool
-from cotap_mm.deprecation import RenamedOption
 from cotap_mm.export import TARGETS, convert
 from cotap_mm.weights import SOURCES
 
@@ -44,14 +44,11 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         choices=['auto', *sorted(SOURCES)],
         help='expected origin of the file (default: detect it)',
     )
-    networks = ['student', 'teacher']
-    parser.add_argument(
-        '--network',
-        choices=networks,
-        help='network of a file that has both (default: the student of CoTAP, the teacher of '
-        'DINO, iBOT and Mugs)',
+    add_network(
+        parser,
+        'network of a file that has both (default: the student of CoTAP, the teacher of DINO, '
+        'iBOT and Mugs)',
     )
-    parser.add_argument('--branch', action=RenamedOption, new='--network', choices=networks)
     parser.add_argument(
         '--size',
         type=positive_int,
@@ -60,17 +57,9 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         metavar=('H', 'W'),
         help='image size for onnx and torchscript (default: 224 224)',
     )
-    parser.add_argument(
-        '--num-heads',
-        type=positive_int,
-        help='number of attention heads, if the file does not state it',
-    )
+    add_num_heads(parser)
     parser.add_argument('--overwrite', action='store_true', help='replace an existing file')
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle the checkpoint fully, which can run code; only for trusted files',
-    )
+    add_trust(parser, 'the checkpoint')
     return parser.parse_args(argv)
 
 

@@ -36,9 +36,14 @@ from cotap_mm.command_line.arguments import (
     whole_number,
 )
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.shared_options import (
+    add_network,
+    add_num_heads,
+    add_trust,
+    add_value_range,
+)
 from cotap_mm.command_line.table import print_table
 from cotap_mm.command_line.tool import report_user_errors, tool
-from cotap_mm.deprecation import RenamedOption
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.distributed.process_group import joined_processes
@@ -79,22 +84,9 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='settings of the protocols; each protocol uses the settings that it has',
     )
-    parser.add_argument(
-        '--num-heads', type=positive_int, help='number of attention heads, for files that lack it'
-    )
-    parser.add_argument(
-        '--network',
-        choices=['student', 'teacher'],
-        help='network to load, if a checkpoint has both',
-    )
-    parser.add_argument(
-        '--branch', action=RenamedOption, new='--network', choices=['student', 'teacher']
-    )
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle files completely, which can run code; only for files whose origin you trust',
-    )
+    add_num_heads(parser)
+    add_network(parser)
+    add_trust(parser)
     parser.add_argument(
         '--seed',
         type=whole_number(0, 2**32 - 1),
@@ -124,14 +116,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--limit', type=positive_int, help='use at most this many images of train and of val'
     )
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='for images of more than 8 bits: the values that become black and white '
-        '(default: computed from the images)',
-    )
+    add_value_range(parser)
     parser.add_argument(
         '--image-size',
         type=positive_int,

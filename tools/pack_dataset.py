@@ -15,6 +15,7 @@ import os
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file, positive_int
+from cotap_mm.command_line.shared_options import add_ann_file
 from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import ImageList, pack_images
 from cotap_mm.datasets.sources.packed import is_packed_file
@@ -32,7 +33,7 @@ def main(argv: Optional[list[str]] = None) -> None:
         help='file to write, *.lmdb; replaces an existing packed file',
     )
     add_overwrite(parser)
-    parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
+    add_ann_file(parser)
     parser.add_argument(
         '--threads', type=positive_int, default=8, help='number of files read in parallel'
     )

@@ -15,8 +15,8 @@ import argparse
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file
+from cotap_mm.command_line.shared_options import add_network, add_trust
 from cotap_mm.command_line.tool import report_user_errors, tool
-from cotap_mm.deprecation import RenamedOption
 from cotap_mm.export import publish
 
 
@@ -26,18 +26,8 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument('checkpoint', help='checkpoint saved by training')
     parser.add_argument('out', type=out_file('.pth'), help='NAME.pth; written as NAME-HASH.pth')
     parser.add_argument('--license', required=True, help='license of the weights, e.g. Apache-2.0')
-    networks = ['student', 'teacher']
-    parser.add_argument(
-        '--network',
-        choices=networks,
-        help='network of a pre-training checkpoint to publish (default: student)',
-    )
-    parser.add_argument('--branch', action=RenamedOption, new='--network', choices=networks)
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle the checkpoint fully, which can run code; only for trusted files',
-    )
+    add_network(parser, 'network of a pre-training checkpoint to publish (default: student)')
+    add_trust(parser, 'the checkpoint')
     return parser.parse_args(argv)
 
 

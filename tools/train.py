@@ -21,6 +21,7 @@ from mmengine.config import Config
 
 from cotap_mm.command_line.arguments import Parser, whole_number
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.shared_options import add_ann_file, add_trust, add_value_range
 from cotap_mm.command_line.tool import tool
 from cotap_mm.deprecation import RenamedOption
 from cotap_mm.engine.launch import config as run_config
@@ -36,18 +37,11 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         'text list, COCO json or packed file (*.lmdb)',
     )
     parser.add_argument('--cls-images', help='images for the CLS branch (default: --images)')
-    parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
+    add_ann_file(parser, '--images')
     parser.add_argument(
         '--cls-ann-file', help='text list or COCO json of the images in --cls-images'
     )
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='values that become black and white in images with more than 8 bits '
-        '(default: estimated from the images)',
-    )
+    add_value_range(parser)
     parser.add_argument('--neighbors', help='neighbor file of --images; built if not given')
     parser.add_argument('--cls-neighbors', help='neighbor file of --cls-images; built if not given')
     parser.add_argument(
@@ -55,12 +49,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         metavar='CHECKPOINT',
         help="initial weights: a file or URL, or 'none' for random weights",
     )
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle --init without restrictions, which can run code; only for files that you '
-        'trust',
-    )
+    add_trust(parser, '--init')
     parser.add_argument(
         '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
     )

@@ -24,6 +24,13 @@ import torch
 import cotap_mm
 from cotap_mm.command_line.arguments import Parser, add_device, positive_int, whole_number
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.shared_options import (
+    add_ann_file,
+    add_image_size,
+    add_num_heads,
+    add_output,
+    add_value_range,
+)
 from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import ImageList, open_images
 from cotap_mm.datasets.sources.files import BadImage
@@ -47,27 +54,10 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         metavar='[NAME=]CHECKPOINT',
         help='more checkpoints, one row each',
     )
-    parser.add_argument(
-        '--output',
-        choices=['filter', 'backbone'],
-        help='features after the object-aware filter (default if there is one) or before it',
-    )
-    parser.add_argument(
-        '--size',
-        type=positive_int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='size of all images (default: that of the first one, its longer side at most 448)',
-    )
-    parser.add_argument('--ann-file', help='text list or COCO json of the images in the folder')
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='for images of more than 8 bits: values shown as black and white '
-        '(default: from the images)',
-    )
+    add_output(parser)
+    add_image_size(parser)
+    add_ann_file(parser)
+    add_value_range(parser)
     parser.add_argument(
         '--shown',
         type=positive_int,
@@ -79,9 +69,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         action='store_true',
         help='also show images outside of the folder that links or the list refer to',
     )
-    parser.add_argument(
-        '--num-heads', type=positive_int, help='number of attention heads, if a file lacks it'
-    )
+    add_num_heads(parser)
     add_device(parser)
     parser.add_argument(
         '--host',

@@ -28,11 +28,19 @@ import cotap_mm
 from cotap_mm.command_line.arguments import Parser, add_device, out_folder, positive_int
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.command_line.shared_options import (
+    add_ann_file,
+    add_image_size,
+    add_network,
+    add_num_heads,
+    add_output,
+    add_trust,
+    add_value_range,
+)
 from cotap_mm.command_line.tool import report_user_errors, tool
 from cotap_mm.datasets import open_images
 from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.datasets.transforms import MultiCrop
-from cotap_mm.deprecation import RenamedOption
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.evaluation import Encoder, ImageMaskFolder
 from cotap_mm.files.overwrite import add_overwrite, check_replaceable
@@ -50,15 +58,8 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--images', required=True, help='folder (read recursively), text list or COCO json'
     )
-    parser.add_argument('--ann-file', help='text list or COCO json of the images in --images')
-    parser.add_argument(
-        '--value-range',
-        type=float,
-        nargs=2,
-        metavar=('LOW', 'HIGH'),
-        help='for images of more than 8 bits: values shown as black and white '
-        '(default: from the images)',
-    )
+    add_ann_file(parser, '--images')
+    add_value_range(parser)
     parser.add_argument(
         '--out',
         type=out_folder,
@@ -74,14 +75,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         help='folder of masks with the same names as the images: class indices, 255 is ignored',
     )
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of class 0, 1, ...')
-    parser.add_argument(
-        '--size',
-        type=positive_int,
-        nargs=2,
-        metavar=('H', 'W'),
-        help='size of all images (default: that of the first one, its longer side at most 448); '
-        'networks round it to whole patches',
-    )
+    add_image_size(parser, '; networks round it to whole patches')
     parser.add_argument(
         '--limit',
         type=int,
@@ -128,27 +122,10 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         '(pca, similarity, clusters, compare, classes)',
     )
     parser.add_argument('--config', help='pre-training config whose crops are shown')
-    parser.add_argument(
-        '--output',
-        choices=('filter', 'backbone'),
-        help='features after the object-aware filter (default if there is one) or before it',
-    )
-    parser.add_argument(
-        '--network',
-        choices=('student', 'teacher'),
-        help='network to load, if a checkpoint has both',
-    )
-    parser.add_argument(
-        '--branch', action=RenamedOption, new='--network', choices=('student', 'teacher')
-    )
-    parser.add_argument(
-        '--num-heads', type=positive_int, help='number of attention heads, if a file lacks it'
-    )
-    parser.add_argument(
-        '--trust',
-        action='store_true',
-        help='unpickle the checkpoints fully; they can run code, so use trusted files only',
-    )
+    add_output(parser)
+    add_network(parser)
+    add_num_heads(parser)
+    add_trust(parser)
     add_device(parser)
     return parser.parse_args(argv)
 

@@ -3,12 +3,7 @@
 #   DATA_ROOT/{train,val}.json     annotations in COCO's format
 # Set the two variables below, DATA_ROOT also by the environment variable:
 #   DATA_ROOT=/my/data/ mim train mmdet configs/downstream/custom_mask-rcnn.py
-_base_ = [
-    './_base_/mask-rcnn_vitb.py',
-    './_base_/coco_ms-crop.py',
-    './_base_/schedule_detection_1x.py',
-    'mmdet::_base_/default_runtime.py',
-]
+_base_ = './coco_mask-rcnn.py'
 data_root = '{{$DATA_ROOT:data/custom}}'
 classes = ('object',)
 
@@ -24,4 +19,3 @@ model = dict(
         bbox_head=dict(num_classes=len(classes)), mask_head=dict(num_classes=len(classes))
     ),
 )
-default_hooks = dict(checkpoint=dict(max_keep_ckpts=2, save_best='auto'))

@@ -3,12 +3,7 @@
 #   DATA_ROOT/labels/{train,val}/NAME.png   one class index per pixel, 255 for unlabeled
 # Set the two variables below, DATA_ROOT also by the environment variable:
 #   DATA_ROOT=/my/data mim train mmseg configs/downstream/custom_upernet.py
-_base_ = [
-    'mmseg::_base_/datasets/ade20k.py',
-    'mmseg::_base_/default_runtime.py',
-    './_base_/upernet_vitb.py',
-    './_base_/schedule_upernet.py',
-]
+_base_ = './ade20k_upernet.py'
 data_root = '{{$DATA_ROOT:data/custom}}'
 classes = ('background', 'object')
 

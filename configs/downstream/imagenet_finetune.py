@@ -3,25 +3,16 @@
 _base_ = [
     'mmpretrain::_base_/datasets/imagenet_bs64_swin_224.py',
     'mmpretrain::_base_/default_runtime.py',
+    './_base_/classifier_vit.py',
 ]
-custom_imports = dict(imports=['cotap_mm'])  # makes --resume work on torch >= 2.6
 model = dict(
-    type='ImageClassifier',
     backbone=dict(
-        type='cotap_mm.CoTAPViT',
         arch='deit-base',
-        patch_size=16,
-        out_type='cls_token',
         drop_path_rate=0.1,
-        init_cfg=dict(
-            type='cotap_mm.PretrainedViT',
-            checkpoint='{{$COTAP_CHECKPOINT:work_dirs/vitb_coco-in1k/iter_210000.pth}}',
-        ),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/vitb_coco-in1k/iter_210000.pth}}'),
     ),
     head=dict(
-        type='LinearClsHead',
         in_channels=1536,
-        num_classes=1000,
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         init_cfg=dict(type='TruncNormal', layer='Linear', std=2e-5),
     ),

@@ -3,25 +3,16 @@
 _base_ = [
     'mmpretrain::_base_/datasets/imagenet_bs32_pil_resize.py',
     'mmpretrain::_base_/default_runtime.py',
+    './_base_/classifier_vit.py',
 ]
-custom_imports = dict(imports=['cotap_mm'])  # makes --resume work on torch >= 2.6
 model = dict(
-    type='ImageClassifier',
     backbone=dict(
-        type='cotap_mm.CoTAPViT',
         arch='deit-small',
-        patch_size=16,
-        out_type='cls_token',
         frozen_stages=12,
-        init_cfg=dict(
-            type='cotap_mm.PretrainedViT',
-            checkpoint='{{$COTAP_CHECKPOINT:work_dirs/vits_coco-in1k/iter_240000.pth}}',
-        ),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/vits_coco-in1k/iter_240000.pth}}'),
     ),
     head=dict(
-        type='LinearClsHead',
         in_channels=768,
-        num_classes=1000,
         loss=dict(type='CrossEntropyLoss', loss_weight=1.0),
     ),
 )

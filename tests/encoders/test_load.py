@@ -10,7 +10,7 @@ from PIL import Image
 
 import cotap_mm
 from cotap_mm.evaluation import normalize_images
-from tests.helpers.tiny import build_tiny
+from tests.helpers.tiny import CONFIG, build_tiny
 
 
 @pytest.fixture
@@ -20,9 +20,8 @@ def checkpoint(tmp_path):
     for network in (algorithm, algorithm.teacher):
         for value in network.parameters():
             torch.nn.init.normal_(value, std=0.2)
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     torch.save(
-        dict(state_dict=algorithm.state_dict(), meta=dict(cfg=config)), tmp_path / 'iter_1.pth'
+        dict(state_dict=algorithm.state_dict(), meta=dict(cfg=CONFIG)), tmp_path / 'iter_1.pth'
     )
     return tmp_path / 'iter_1.pth', algorithm.eval()
 

@@ -17,6 +17,26 @@ from tests.helpers.foreign_weights import timm_names
 WIDTH, HEADS, SIDE, PATCH = 128, 2, 64, 16  # 64 channels per head, as in the literature
 
 
+def randomize(model):
+    for value in model.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    return model
+
+
+def timm_vit(timm, **options):
+    """timm's network of the size of :func:`vit`."""
+    return timm.models.VisionTransformer(
+        img_size=SIDE,
+        patch_size=PATCH,
+        embed_dim=WIDTH,
+        depth=2,
+        num_heads=HEADS,
+        mlp_ratio=2,
+        num_classes=0,
+        **options,
+    )
+
+
 @pytest.fixture(scope='module')
 def vit():
     """A ViT with filter, all of whose tensors are random."""
@@ -28,9 +48,7 @@ def vit():
         num_prototypes=3,
         out_type='raw',
     )
-    for value in model.parameters():
-        torch.nn.init.normal_(value, std=0.1)
-    return model.eval()
+    return randomize(model).eval()
 
 
 @pytest.fixture
@@ -50,11 +68,11 @@ def plain(vit, images):
         return vit.forward_tokens(images)[1]
 
 
-def assert_close(found, wanted, tolerance=1e-5):
+def assert_close(got, wanted, tolerance=1e-5):
     """Compare up to ``tolerance`` times the largest value."""
-    found = torch.as_tensor(found)
-    assert found.shape == wanted.shape
-    assert (found - wanted).abs().max() <= tolerance * wanted.abs().max()
+    got = torch.as_tensor(got)
+    assert got.shape == wanted.shape
+    assert (got - wanted).abs().max() <= tolerance * wanted.abs().max()
 
 
 @pytest.mark.parametrize('ending', ['.pth', '.safetensors'])
@@ -62,15 +80,7 @@ def test_timm(vit, checkpoint, images, tmp_path, ending):
     timm = pytest.importorskip('timm')
     report = convert(checkpoint, tmp_path / f'timm{ending}', to='timm')
     assert 'neck.prototypes' in report.dropped
-    model = timm.models.VisionTransformer(
-        img_size=SIDE,
-        patch_size=PATCH,
-        embed_dim=WIDTH,
-        depth=2,
-        num_heads=HEADS,
-        mlp_ratio=2,
-        num_classes=0,
-    )
+    model = timm_vit(timm)
     timm.models.load_checkpoint(model, str(tmp_path / f'timm{ending}'), strict=True)
     model.eval()
     with torch.no_grad():
@@ -89,11 +99,11 @@ def test_hugging_face(vit, checkpoint, images, tmp_path):
     assert not info['missing_keys'] and not info['unexpected_keys']
     model.eval()
     with torch.no_grad():
-        found = model(images, output_hidden_states=True).hidden_states[-1]
+        tokens = model(images, output_hidden_states=True).hidden_states[-1]
     wanted = plain(vit, images)
-    if not torch.allclose(found, wanted, atol=1e-4):  # some versions return normalized tokens
+    if not torch.allclose(tokens, wanted, atol=1e-4):  # some versions return normalized tokens
         wanted = torch.nn.functional.layer_norm(wanted, (WIDTH,), eps=1e-6)
-    assert_close(found, wanted)
+    assert_close(tokens, wanted)
     with pytest.raises(FileExistsError, match='exists; give another name'):
         convert(checkpoint, tmp_path / 'hf', to='hf')
 
@@ -200,18 +210,7 @@ def test_heads_are_read_from_a_training_config_without_running_it(tmp_path):
 def test_layer_scale_and_final_norm_are_converted_to_timm(images, tmp_path):
     timm = pytest.importorskip('timm')
     torch.manual_seed(0)
-    origin = timm.models.VisionTransformer(
-        img_size=SIDE,
-        patch_size=PATCH,
-        embed_dim=WIDTH,
-        depth=2,
-        num_heads=HEADS,
-        mlp_ratio=2,
-        num_classes=0,
-        init_values=0.1,
-    )
-    for value in origin.parameters():
-        torch.nn.init.normal_(value, std=0.1)
+    origin = randomize(timm_vit(timm, init_values=0.1))
     convert(origin.state_dict(), tmp_path / 'b.pth', to='timm')
     again = torch.load(tmp_path / 'b.pth', weights_only=True)['state_dict']
     assert sorted(again) == sorted(origin.state_dict())
@@ -228,8 +227,7 @@ def wide(tmp_path):
     torch.manual_seed(0)
     arch = dict(embed_dims=64, num_layers=1, num_heads=1, feedforward_channels=64)
     vit = CoTAPViT(arch=arch, img_size=(33, 70), patch_size=PATCH, num_prototypes=2, out_type='raw')
-    for value in vit.parameters():
-        torch.nn.init.normal_(value, std=0.1)
+    randomize(vit)
     weights = {f'backbone.{name}': value for name, value in vit.state_dict().items()}
     config = "model = dict(type='EncoderDecoder', backbone=dict(img_size=(33, 70)))"
     torch.save(dict(state_dict=weights, meta=dict(cfg=config)), tmp_path / 'iter_1.pth')
@@ -260,8 +258,8 @@ def test_hugging_face_gets_the_grid(wide, tmp_path):
     model = transformers.ViTModel.from_pretrained(tmp_path / 'hf', add_pooling_layer=False).eval()
     images = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
-        found = model(images).last_hidden_state  # after the norm of weight 1
-    assert_close(found, torch.nn.functional.layer_norm(plain(vit, images), (64,), eps=1e-6))
+        tokens = model(images).last_hidden_state  # after the norm of weight 1
+    assert_close(tokens, torch.nn.functional.layer_norm(plain(vit, images), (64,), eps=1e-6))
 
 
 def test_unknown_grid(wide):

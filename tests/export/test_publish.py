@@ -11,9 +11,7 @@ import cotap_mm
 from cotap_mm.export import publish
 from cotap_mm.weights import load_pretrained
 from cotap_mm.weights.hashing import weights_hash
-from tests.helpers.tiny import build_tiny
-
-CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+from tests.helpers.tiny import CONFIG, build_tiny
 
 
 @pytest.fixture

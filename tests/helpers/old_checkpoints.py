@@ -31,9 +31,10 @@ from mmengine.registry import DefaultScope
 from cotap_mm.engine.resume.checkpoints import atomic_checkpoint
 from cotap_mm.registry import MODELS, build
 from tests.downstream.test_training import VIT, shrink
-from tests.helpers.default_runs import arguments, make_images, make_init, run, write_toy_config
+from tests.helpers.default_runs import arguments, make_images, run, write_toy_config
 from tests.helpers.fake_data import write_for
 from tests.helpers.tool_loading import load_tool
+from tests.helpers.toy_config import write_init
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = Path(__file__).resolve().parents[1] / 'data' / 'checkpoints' / '1'
@@ -70,7 +71,7 @@ def fingerprint(tensors: dict[str, Any]) -> dict[str, float]:
 def prepare(folder: Path) -> list[str]:
     """Write images, init and config of the pre-training; return its command line."""
     make_images(folder / 'images')
-    make_init(folder / 'init.pth')
+    write_init(folder / 'init.pth')
     with in_folder(folder):
         write_toy_config(Path(), CONFIG)
         return [*arguments(Path(), CONFIG), '--seed', '3', '--work-dir', 'run']

@@ -44,6 +44,13 @@ def noise_scenes(count, size=16, num_classes=3, seed=0):
     return [dict(image=i.to(torch.uint8), label=t) for i, t in zip(image, label)]
 
 
+def labels_of_patch(sample, row, column):
+    """List of the labels of a patch, without 255."""
+    top, left = row * PATCH, column * PATCH
+    cell = sample['label'][top : top + PATCH, left : left + PATCH]
+    return [value for value in cell.flatten().tolist() if value != 255]
+
+
 def run_protocol(measure, encoder, num_classes=3, **options):
     """Call a protocol with its data sets wrapped in ``LabeledSet``."""
     for name in labeled_set_parameters(measure):

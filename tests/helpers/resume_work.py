@@ -20,6 +20,7 @@ from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch.preflight import prepare
 from cotap_mm.engine.resume.work_folder import claim_folder
 from cotap_mm.registry import DATASETS
+from tests.helpers.toy_config import as_text, toy_options
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -101,7 +102,7 @@ class CrashingScenes(ToyScenes):
 
 def plain_text(config):
     """Replacement for ``config.pretty_text``, which takes longer than the training."""
-    return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
+    return as_text(config._cfg_dict.to_dict())
 
 
 def tiny_config(
@@ -115,42 +116,11 @@ def tiny_config(
     **options,
 ):
     """Config with 13 images, so that an epoch of 3.25 iterations ends within a batch."""
-    head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'demo.py')
+    config.merge_from_dict(toy_options(batch_size, iters, num_workers=num_workers))
     config.merge_from_dict(
         dict(
-            model=dict(
-                backbone=dict(
-                    arch=dict(
-                        _delete_=True,
-                        embed_dims=16,
-                        num_layers=2,
-                        num_heads=2,
-                        feedforward_channels=16,
-                    ),
-                    img_size=32,
-                ),
-                neck=dict(num_prototypes=2),
-                head=dict(patch=head, cls=head),
-                init_cfg=None,
-                memory=dict(
-                    patch_queue=dict(size=64, per_step=8),
-                    cls_queue=dict(size=16, per_step=4),
-                    template_bank=dict(size=12, per_step=2),
-                ),
-                pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1),
-            ),
-            train_dataloader=dict(
-                batch_size=batch_size,
-                num_workers=num_workers,
-                persistent_workers=num_workers > 0,
-                dataset=dict(
-                    patch=dict(num_images=13, image_size=32),
-                    num_neighbors=2,
-                    crops=dict(global_size=32, local_size=16),
-                ),
-            ),
-            train_cfg=dict(max_iters=iters),
+            train_dataloader=dict(dataset=dict(patch=dict(num_images=13, image_size=32))),
             work_dir=str(folder),
             default_hooks=dict(
                 logger=dict(interval=1),

@@ -51,8 +51,7 @@ def make_runner(folder, iters=10, **options):
         type='cotap_mm.AtomicCheckpointHook',
         by_epoch=False,
         interval=2,
-        max_keep_ckpts=2,
-        **options,
+        **{'max_keep_ckpts': 2, **options},
     )
     return Runner(
         Line(),

@@ -7,6 +7,8 @@ import torch
 from cotap_mm.models import CoTAP
 from cotap_mm.ops import common_boxes
 
+#: Config in a checkpoint of the tiny network; the weights do not tell the number of heads.
+CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
 LOSSES = dict(
     patch_cluster=dict(type='PatchClusterLoss'),
     cls_cluster=dict(type='ClsClusterLoss'),
@@ -63,3 +65,9 @@ def make_inputs(batch=3, seed=0):
     in_global, in_other = common_boxes(boxes, [32, 32, 16, 16, 16, 16], 2)
     inputs['patch'].update(common_global=in_global, common_other=in_other)
     return inputs
+
+
+def write_checkpoint(path):
+    """Write a checkpoint as a training does."""
+    torch.manual_seed(0)
+    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=CONFIG)), path)

@@ -14,26 +14,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
-from tests.helpers.tiny import build_tiny
+from tests.helpers.toy_config import write_noise
 
 TOOL = Path(__file__).resolve().parents[2] / 'tools/viewer.py'
 
 
-def write_checkpoint(path):
-    torch.manual_seed(0)
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
-    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)), path)
-
-
 def write_images(folder, count=3):
-    rng = np.random.RandomState(0)
-    folder.mkdir()
+    rng = np.random.default_rng(0)
     for index in range(count):
-        pixels = rng.randint(0, 256, (4, 4, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
-        Image.fromarray(pixels).save(folder / f'{index}.png')
+        write_noise(folder / f'{index}.png', rng, block=8)
 
 
 def free_port():

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
 
 from cotap_mm.datasets import ImageList, load_neighbors
 from tests.helpers.tool_loading import help_of, load_tool
+from tests.helpers.toy_config import write_noise
 
 SCRIPT = Path(__file__).resolve().parents[2] / 'tools' / 'build_neighbors.py'
 
@@ -24,11 +24,9 @@ def tool():
 @pytest.fixture
 def images(tmp_path):
     folder = tmp_path / 'images'
-    folder.mkdir()
-    random = np.random.RandomState(0)
+    rng = np.random.default_rng(0)
     for i in range(5):
-        pixels = random.randint(0, 256, (20, 24, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(folder / f'{i}.png')
+        write_noise(folder / f'{i}.png', rng, (20, 24))
     (folder / 'broken.png').write_bytes(b'no image')
     return folder
 

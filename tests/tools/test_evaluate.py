@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, headline_rows
-from tests.helpers.tiny import build_tiny
+from tests.helpers.tiny import CONFIG, build_tiny
 from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -24,9 +24,8 @@ def tool():
 @pytest.fixture(scope='module')
 def checkpoint(tmp_path_factory):
     torch.manual_seed(0)
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     path = tmp_path_factory.mktemp('run') / 'iter_1.pth'
-    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)), path)
+    torch.save(dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=CONFIG)), path)
     return str(path)
 
 

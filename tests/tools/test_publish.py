@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from tests.helpers.tiny import build_tiny
+from tests.helpers.tiny import CONFIG, build_tiny
 from tests.helpers.tool_loading import load_tool
 
 
@@ -25,9 +25,8 @@ def run(monkeypatch, tmp_path):
 
 def test_publish_prints_the_written_file(run, tmp_path, capsys):
     model = build_tiny()
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     torch.save(
-        dict(state_dict=model.state_dict(), optimizer={}, meta=dict(cfg=config)),
+        dict(state_dict=model.state_dict(), optimizer={}, meta=dict(cfg=CONFIG)),
         tmp_path / 'iter_1.pth',
     )
     run('iter_1.pth', 'tiny.pth', '--license', 'MIT', '--network', 'teacher')
@@ -52,10 +51,9 @@ def test_errors_are_one_sentence(run):
 
 def test_existing_files_are_kept(run, tmp_path):
     """The written file has the hash in its name, so even OUT = CHECKPOINT overwrites nothing."""
-    config = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
     for name in ('iter_1.pth', 'mine.pth'):
         torch.save(
-            dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=config)), tmp_path / name
+            dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=CONFIG)), tmp_path / name
         )
     before = {name: (tmp_path / name).read_bytes() for name in ('iter_1.pth', 'mine.pth')}
     for name in before:

@@ -14,13 +14,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
-from PIL import Image
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.launch import preflight
 from tests.helpers import mistakes
 from tests.helpers.tool_loading import load_tool
+from tests.helpers.toy_config import write_noise
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = f"""{mistakes.CONFIG}
@@ -34,11 +34,9 @@ visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
 
 @pytest.fixture
 def folder(tmp_path):
-    (tmp_path / 'images').mkdir()
     rng = np.random.default_rng(0)
     for index in range(6):
-        pixels = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / 'images' / f'{index}.png')
+        write_noise(tmp_path / 'images' / f'{index}.png', rng, (40, 48))
     (tmp_path / 'tiny.py').write_text(CONFIG)
     return tmp_path
 

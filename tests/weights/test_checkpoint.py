@@ -18,9 +18,8 @@ from cotap_mm.weights import (
 )
 from tests.helpers.foreign_weights import small_vit, timm_names
 from tests.helpers.read_counts import count_reads
-from tests.helpers.tiny import build_tiny
+from tests.helpers.tiny import CONFIG, build_tiny
 
-CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
 BACKBONE = dict(
     type='DINOViT',
     arch=dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32),

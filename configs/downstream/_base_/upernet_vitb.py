@@ -1,28 +1,15 @@
 # UPerNet on CoTAP's ViT-B/16: blocks 4, 6, 8 and 12, the last one filtered.
+_base_ = './segmentor_vit.py'
 custom_imports = dict(imports=['cotap_mm'])  # makes --resume work on torch >= 2.6
 norm_cfg = dict(type='SyncBN', requires_grad=True)
 model = dict(
-    type='EncoderDecoder',
-    data_preprocessor=dict(
-        type='SegDataPreProcessor',
-        size=(512, 512),
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_val=0,
-        seg_pad_val=255,
-    ),
+    data_preprocessor=dict(size=(512, 512)),
     backbone=dict(
-        type='cotap_mm.CoTAPViT',
         arch='deit-base',
-        patch_size=16,
         img_size=512,
         out_indices=(3, 5, 7, 11),
         drop_path_rate=0.1,
-        init_cfg=dict(
-            type='cotap_mm.PretrainedViT',
-            checkpoint='{{$COTAP_CHECKPOINT:work_dirs/vitb_coco-in1k/iter_210000.pth}}',
-        ),
+        init_cfg=dict(checkpoint='{{$COTAP_CHECKPOINT:work_dirs/vitb_coco-in1k/iter_210000.pth}}'),
     ),
     neck=dict(type='Feature2Pyramid', embed_dim=768, rescales=[4, 2, 1, 0.5], norm_cfg=norm_cfg),
     decode_head=dict(
@@ -50,6 +37,5 @@ model = dict(
         align_corners=False,
         loss_decode=dict(type='CrossEntropyLoss', loss_weight=0.4),
     ),
-    train_cfg=dict(),
     test_cfg=dict(mode='slide', crop_size=(512, 512), stride=(341, 341)),
 )

@@ -7,17 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from .depth import collect_deep_images
-from .findings import (
-    SAMPLE,
-    Findings,
-    Part,
-    counted,
-    image_size,
-    iter_sampled,
-    missing_files,
-    spread,
-)
+from .findings import SAMPLE, Findings, Part, spread
+from .image_files import check_image_files
 
 
 def check_classification(part: Part, findings: Findings) -> None:
@@ -32,17 +23,14 @@ def check_classification(part: Part, findings: Findings) -> None:
     from mmpretrain.datasets import CustomDataset
     from mmpretrain.registry import DATASETS
 
-    kind = part.config.get('type')
-    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    cls = part.class_in(DATASETS)
     if (
         cls is None
         or not issubclass(cls, CustomDataset)
         or cls.load_data_list is not CustomDataset.load_data_list
     ):
         return
-    dataset = DATASETS.build(
-        {**part.config, 'pipeline': [], '_scope_': 'mmpretrain', 'lazy_init': True}
-    )
+    dataset = part.build(DATASETS)
     if not dataset.with_label:
         return
     if not Path(dataset.img_prefix).is_dir():
@@ -75,12 +63,8 @@ def _check_list(part: Part, dataset: Any, findings: Findings) -> None:
     if not images:
         findings.errors.append(f'{part}: the list {path} is empty')
         return
-    missing = missing_files(images)
-    if missing:
-        findings.errors.append(f'{part}: {counted(missing, len(images), "images")}')
-        return
-    _check_files(part, images, findings)
-    _compare(part, highest + 1, f'{path} has labels up to {highest}', findings)
+    if check_image_files(part, images, findings):
+        _compare(part, highest + 1, f'{path} has labels up to {highest}', findings)
 
 
 def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
@@ -111,18 +95,8 @@ def _check_folders(part: Part, dataset: Any, findings: Findings) -> None:
             )
             return
         images += some
-    _check_files(part, images, findings)
+    check_image_files(part, images, findings)
     _compare(part, len(folders), f'{root} has {len(folders)} class folders', findings)
-
-
-def _check_files(part: Part, images: list[str], findings: Findings) -> None:
-    collect_deep_images(part, images, findings)
-    for path in iter_sampled(images):
-        try:
-            image_size(path)
-        except ValueError as error:
-            findings.errors.append(f'{part}: {error}')
-            return
 
 
 def _compare(part: Part, count: int, what: str, findings: Findings) -> None:

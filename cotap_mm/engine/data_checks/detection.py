@@ -8,18 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .depth import collect_deep_images
-from .findings import (
-    SAMPLE,
-    Findings,
-    Part,
-    counted,
-    image_size,
-    iter_sampled,
-    missing_files,
-    names,
-    spread,
-)
+from .findings import SAMPLE, Findings, Part, names, spread
+from .image_files import check_image_files
+
+_IMAGE_KEYS = ' (data_prefix.img, relative to data_root)'
 
 
 def check_detection(part: Part, findings: Findings) -> None:
@@ -35,11 +27,10 @@ def check_detection(part: Part, findings: Findings) -> None:
     from mmdet.datasets import BaseDetDataset, CocoDataset, XMLDataset
     from mmdet.registry import DATASETS
 
-    kind = part.config.get('type')
-    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    cls = part.class_in(DATASETS)
     if cls is None or not issubclass(cls, BaseDetDataset):
         return
-    dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmdet', 'lazy_init': True})
+    dataset = part.build(DATASETS)
     if not Path(dataset.ann_file).is_file():
         findings.errors.append(
             f'{part}: the annotation file {dataset.ann_file} does not exist '
@@ -121,9 +112,8 @@ def _check_coco(part: Part, dataset: Any, findings: Findings) -> None:
         findings.errors.append(f'{part}: {path} lists no images')
         return
     folder = dataset.data_prefix.get('img', '')
-    _check_images(
-        part, [os.path.join(folder, str(row['file_name'])) for row in content['images']], findings
-    )
+    paths = [os.path.join(folder, str(row['file_name'])) for row in content['images']]
+    check_image_files(part, paths, findings, _IMAGE_KEYS)
     if not part.reads_labels() and part.name == 'train':
         return  # unlabeled images
     classes = list(dataset.metainfo.get('classes') or ())
@@ -200,7 +190,8 @@ def _check_infos(part: Part, dataset: Any, findings: Findings) -> None:
     if not infos:
         findings.errors.append(f'{part}: {dataset.ann_file} lists no images')
         return
-    _check_images(part, [info['img_path'] for info in infos if 'img_path' in info], findings)
+    paths = [info['img_path'] for info in infos if 'img_path' in info]
+    check_image_files(part, paths, findings, _IMAGE_KEYS)
     classes = dataset.metainfo.get('classes') or ()
     _check_numbers(part, len(classes), findings)
     if all('instances' in info for info in infos) and not any(info['instances'] for info in infos):
@@ -218,23 +209,6 @@ def _names_in_xml(infos: Sequence[dict[str, Any]]) -> str:
         for node in ElementTree.parse(info['xml_path']).getroot().findall('object/name'):
             theirs[str(node.text)] = None
     return f'; the classes in the files are {names(list(theirs))}' if theirs else ''
-
-
-def _check_images(part: Part, paths: list[str], findings: Findings) -> None:
-    missing = missing_files(paths)
-    if missing:
-        findings.errors.append(
-            f'{part}: {counted(missing, len(paths), "images")} (data_prefix.img, '
-            'relative to data_root)'
-        )
-        return
-    collect_deep_images(part, paths, findings)
-    for path in iter_sampled(paths):
-        try:
-            image_size(path)
-        except ValueError as error:
-            findings.errors.append(f'{part}: {error}')
-            return
 
 
 def _check_numbers(part: Part, count: int, findings: Findings) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 from PIL import Image, UnidentifiedImageError
 
@@ -53,6 +53,17 @@ class Part(NamedTuple):
     def __str__(self) -> str:
         kind = self.config.get('type')
         return f'{self.name} data ({getattr(kind, "__name__", kind)})'
+
+    def class_in(self, registry: Any) -> Optional[type]:
+        """Class of the data set in a library's registry; None if it is not there."""
+        kind = self.config.get('type')
+        return registry.get(kind) if isinstance(kind, str) else kind
+
+    def build(self, registry: Any) -> Any:
+        """Build the data set of a library without its pipeline and before it lists its files."""
+        return registry.build(
+            {**self.config, 'pipeline': [], '_scope_': registry.scope, 'lazy_init': True}
+        )
 
     def reads_labels(self) -> bool:
         """Whether the pipeline loads annotations with the library's LoadAnnotations."""

@@ -25,11 +25,10 @@ def check_segmentation(part: Part, findings: Findings) -> None:
     from mmseg.datasets import BaseSegDataset
     from mmseg.registry import DATASETS
 
-    kind = part.config.get('type')
-    cls = DATASETS.get(kind) if isinstance(kind, str) else kind
+    cls = part.class_in(DATASETS)
     if cls is None or not issubclass(cls, BaseSegDataset):
         return
-    dataset = DATASETS.build({**part.config, 'pipeline': [], '_scope_': 'mmseg', 'lazy_init': True})
+    dataset = part.build(DATASETS)
     infos = dataset.load_data_list()
     if not infos:
         folder = dict(dataset.data_prefix).get('img_path')

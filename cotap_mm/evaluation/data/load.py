@@ -42,6 +42,8 @@ from .segmentation import ImageMaskFolder, LabeledScenes
 from .subset import Subset
 from .video import VideoClips
 
+# configs/downstream/_base_/camvid.py lists them, too: a config cannot import from a package, and
+# this list must work without MMSegmentation. A test compares both.
 CAMVID = (
     'sky',
     'building',

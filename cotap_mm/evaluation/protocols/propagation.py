@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Optional, Union
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 import torch
@@ -32,6 +32,15 @@ from cotap_mm.evaluation.data.video import with_one_range
 _ROUNDING = 1e-5  # rounding error of label shares, which sum to 1, in float32
 # Number of affinities that are computed at a time: 64 MB of float32.
 AFFINITY_SIZE = 2**24
+
+
+class _Sources(NamedTuple):
+    """Frames and patches that labels come from; see :func:`propagate`."""
+
+    num_previous: int
+    radius: Optional[int]
+    topk: int
+    temperature: float
 
 
 def propagate(
@@ -105,9 +114,9 @@ def propagate(
     if image_size is None:
         height, width = to_pixels(frames[0]).shape[1:]
         image_size = frame_size(height, width, short_side, multiple)
-    return _propagate(
-        encoder, frames, mask, image_size, num_previous, radius, topk, temperature, batch_size
-    )
+    features = _features(encoder, frames, image_size, batch_size)
+    sources = _Sources(num_previous, radius, topk, temperature)
+    return _propagate(features, mask, encoder.patch_size, sources)
 
 
 @torch.no_grad()
@@ -179,38 +188,29 @@ def _features(
 
 @torch.no_grad()
 def _propagate(
-    encoder: Encoder,
-    frames: Sequence[Picture],
-    mask: Tensor,
-    size: Size,
-    num_previous: int,
-    radius: Optional[int],
-    topk: int,
-    temperature: float,
-    batch_size: int,
+    features: Iterator[Tensor], mask: Tensor, patch_size: int, sources: _Sources
 ) -> Iterator[Tensor]:
-    """Implement :func:`propagate` for checked options."""
+    """Implement :func:`propagate` for the features of :func:`_features` and checked options."""
     values = torch.tensor(sorted({0, *mask.unique().tolist()} - {IGNORE_LABEL}))
-    features = _features(encoder, frames, size, batch_size)
     first = next(features)
     grid = first.shape[1:]
     small = _nearest(mask, grid).to(first.device)
     # A patch of unknown label is 0 for all objects, so it has no influence.
     start = (small == values.to(first.device)[:, None, None]).to(first.dtype)  # (K, h, w)
     yield mask
-    previous: deque[tuple[Tensor, Tensor]] = deque(maxlen=num_previous)
+    previous: deque[tuple[Tensor, Tensor]] = deque(maxlen=sources.num_previous)
     for query in features:
         seen = [(first, start), *previous]
         soft = aggregate_labels(
             query,
             torch.stack([frame for frame, _ in seen]),
             torch.stack([labels for _, labels in seen]),
-            radius,
-            topk,
-            temperature,
+            sources.radius,
+            sources.topk,
+            sources.temperature,
         )
         previous.append((query, soft))
-        pixels = [side * encoder.patch_size for side in grid]
+        pixels = [side * patch_size for side in grid]
         large = F.interpolate(soft[None], pixels, mode='bilinear', align_corners=False)[0]
         low, high = large.flatten(1).aminmax(dim=1)
         low, span = low[:, None, None], (high - low)[:, None, None]

@@ -13,7 +13,7 @@ from PIL import Image
 
 from cotap_mm.datasets import BadImage, LoadImage
 from cotap_mm.engine.data_checks.downstream import check_data, prepare_downstream
-from tests.engine.data_checks.test_downstream_data_checks import det_config, seg_config
+from tests.helpers.data_check_configs import det_config, seg_config
 
 pytest.importorskip('mmseg')
 pytest.importorskip('mmdet')

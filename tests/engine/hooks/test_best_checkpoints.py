@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import random
-
 import pytest
 import torch
 from mmengine.hooks import Hook
@@ -11,7 +9,7 @@ from mmengine.runner import Runner
 
 from cotap_mm.engine import AtomicCheckpointHook
 from cotap_mm.files.atomic_write import UNFINISHED
-from tests.helpers.saved_checkpoints import Line
+from tests.helpers.saved_checkpoints import make_runner
 
 
 class Score(Hook):
@@ -20,28 +18,12 @@ class Score(Hook):
     priority = 'LOW'
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        hook = next(each for each in runner.hooks if isinstance(each, AtomicCheckpointHook))
+        hook = next(hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook))
         hook.after_val_epoch(runner, dict(score=runner.iter, other=-runner.iter))
 
 
 def train(folder, **options):
-    hook = dict(type='cotap_mm.AtomicCheckpointHook', by_epoch=False, interval=2, **options)
-    runner = Runner(
-        Line(),
-        str(folder),
-        train_dataloader=dict(
-            batch_size=1,
-            num_workers=0,
-            sampler=dict(type='InfiniteSampler'),
-            dataset=[dict(inputs=torch.zeros(1))] * 4,
-        ),
-        train_cfg=dict(by_epoch=False, max_iters=6),
-        default_hooks=dict(checkpoint=hook),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
-        log_level='WARNING',
-        default_scope='cotap_mm',
-        experiment_name=f'best_{folder.name}_{random.random()}',
-    )
+    runner = make_runner(folder, iters=6, **{'max_keep_ckpts': -1, **options})
     runner.register_hook(Score())
     runner.train()
     return runner

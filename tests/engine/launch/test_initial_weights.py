@@ -11,9 +11,10 @@ from mmengine.model import BaseModule
 from cotap_mm.engine.launch.initial_weights import InitialWeights
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import DetectedCheckpoint
-from tests.helpers.default_runs import ARCH, make_images, make_init, write_toy_config
+from tests.helpers.default_runs import make_images, write_toy_config
 from tests.helpers.read_counts import count_reads
 from tests.helpers.tool_loading import load_tool
+from tests.helpers.toy_config import ARCH, write_init
 
 OURS = dict(type='cotap_mm.CoTAPViT', arch=ARCH, img_size=32, patch_size=8)
 MMPRETRAIN = dict(OURS, type='mmpretrain.VisionTransformer', final_norm=False)
@@ -33,7 +34,7 @@ def model_config(backbone, path, **options):
 def test_a_training_with_two_neighbor_searches_reads_its_init_once(tmp_path, monkeypatch):
     config = write_toy_config(tmp_path, 'vits_folder', iters=1)
     make_images(tmp_path / 'patch'), make_images(tmp_path / 'cls', seed=1)
-    init = make_init(tmp_path / 'init.pth')
+    init = write_init(tmp_path / 'init.pth')
     counts = count_reads(monkeypatch)
     options = ['--images', 'patch', '--cls-images', 'cls', '--init', str(init), '--work-dir', 'run']
     monkeypatch.chdir(tmp_path)
@@ -47,7 +48,7 @@ def test_a_training_with_two_neighbor_searches_reads_its_init_once(tmp_path, mon
 @pytest.mark.parametrize('backbone', [OURS, MMPRETRAIN], ids=lambda cfg: cfg['type'])
 @pytest.mark.parametrize('is_built', [True, False])
 def test_a_model_starts_from_what_was_read(tmp_path, monkeypatch, backbone, is_built):
-    path = make_init(tmp_path / 'init.pth')
+    path = write_init(tmp_path / 'init.pth')
     expected = torch.load(path, weights_only=True)['state_dict']['backbone.cls_token']
     counts = count_reads(monkeypatch)
     config = model_config(backbone, path)
@@ -65,7 +66,7 @@ def test_a_model_starts_from_what_was_read(tmp_path, monkeypatch, backbone, is_b
 
 
 def test_other_weights_and_options_are_not_mixed_up(tmp_path):
-    first, second = make_init(tmp_path / 'a.pth', 1), make_init(tmp_path / 'b.pth', 2)
+    first, second = write_init(tmp_path / 'a.pth', 1), write_init(tmp_path / 'b.pth', 2)
     weights = InitialWeights()
     weights.detect(model_config(OURS, first)['backbone'])
     for config in (model_config(OURS, second), model_config(OURS, first, source='mmpretrain')):

@@ -11,8 +11,9 @@ from mmengine.config import Config
 
 from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import default_runs, resume_work
-from tests.helpers.default_runs import SHIPPED, arguments, make_images, make_init, write_toy_config
+from tests.helpers.default_runs import SHIPPED, arguments, make_images, write_toy_config
 from tests.helpers.rank_work import on_two_ranks
+from tests.helpers.toy_config import write_init
 
 
 @pytest.fixture(autouse=True)
@@ -24,7 +25,7 @@ def quick_start(monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     make_images(tmp_path / 'images')
-    make_init(tmp_path / 'init.pth')
+    write_init(tmp_path / 'init.pth')
     return tmp_path
 
 
@@ -93,7 +94,7 @@ def test_deleted_neighbors(folder, killed):
     assert neighbor_files(folder / 'copy') == [name]
     assert_same(saved(folder / 'copy', 4), saved(folder / 'run', 4))
     # Rejected if they would be different.
-    make_init(folder / 'init.pth', seed=6)
+    write_init(folder / 'init.pth', seed=6)
     with pytest.raises(
         SystemExit,
         match=f'{name} of this run does not exist any more.*Restore '

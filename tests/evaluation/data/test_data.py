@@ -8,6 +8,7 @@ from PIL import Image
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.evaluation import ImageMaskFolder, load_data
 from cotap_mm.evaluation.data.classification import ClassFolder
+from cotap_mm.evaluation.data.load import CAMVID
 from cotap_mm.evaluation.data.subset import Subset
 from tests.helpers.pixel_scenes import noise_scenes
 
@@ -94,6 +95,7 @@ def test_config_of_mmsegmentation(tmp_path, monkeypatch):
     monkeypatch.setenv('CAMVID', str(tmp_path))
     found = load_data('configs/downstream/camvid_linear.py')
     assert found.name == 'camvid_linear' and found.classes[10] == 'bicyclist'
+    assert found.classes == CAMVID
     assert found.val[0]['label'].unique().tolist() == [0, 10, 255]
     with pytest.raises(ValueError, match='not of MMSegmentation'):
         load_data('configs/downstream/raccoon_mask-rcnn.py')

@@ -7,7 +7,13 @@ import torch
 
 from cotap_mm.evaluation import LabeledSet, normalize_images
 from cotap_mm.evaluation.protocols.correspondence import correspondence, match_patches
-from tests.helpers.pixel_scenes import PATCH, PixelEncoder, noise_scenes, run_protocol, scenes
+from tests.helpers.pixel_scenes import (
+    PixelEncoder,
+    labels_of_patch,
+    noise_scenes,
+    run_protocol,
+    scenes,
+)
 
 
 def patches_by_hand(encoder, sample, num_classes, purity):
@@ -16,14 +22,7 @@ def patches_by_hand(encoder, sample, num_classes, purity):
     found = []
     for row in range(features.shape[1]):
         for column in range(features.shape[2]):
-            cell = (
-                sample['label'][
-                    row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH
-                ]
-                .flatten()
-                .tolist()
-            )
-            cell = [value for value in cell if value != 255]
+            cell = labels_of_patch(sample, row, column)
             counts = [cell.count(c) for c in range(num_classes)]
             if cell and max(counts) >= purity * len(cell):
                 feature = features[:, row, column]

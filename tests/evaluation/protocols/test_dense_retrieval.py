@@ -13,7 +13,7 @@ from cotap_mm.evaluation.protocols.dense_retrieval import (
     retrieve_labels,
 )
 from cotap_mm.ops.nearest import nearest
-from tests.helpers.pixel_scenes import PATCH, PixelEncoder, noise_scenes, scenes
+from tests.helpers.pixel_scenes import PATCH, PixelEncoder, labels_of_patch, noise_scenes, scenes
 
 
 def by_hand(encoder, memory, queries, num_classes, k, temperature):
@@ -30,14 +30,7 @@ def by_hand(encoder, memory, queries, num_classes, k, temperature):
         features = unit_patches(sample)
         for row in range(features.shape[1]):
             for column in range(features.shape[2]):
-                cell = (
-                    sample['label'][
-                        row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH
-                    ]
-                    .flatten()
-                    .tolist()
-                )
-                cell = [value for value in cell if value != 255]
+                cell = labels_of_patch(sample, row, column)
                 if cell:
                     share = [cell.count(c) / len(cell) for c in range(num_classes)]
                     bank.append((features[:, row, column], share))

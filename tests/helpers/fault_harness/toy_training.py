@@ -6,22 +6,15 @@ import shutil
 from pathlib import Path
 
 import numpy as np
-import torch
 from mmengine.config import Config
-from PIL import Image
 
 from cotap_mm.datasets.sources.files import ImageList
 from cotap_mm.datasets.sources.packed import pack_images
-from cotap_mm.registry import MODELS, build
+from tests.helpers.toy_config import toy_options, write_init, write_noise
 
 ROOT = Path(__file__).resolve().parents[3]
 ITERS = 6
 INTERVAL = 2  # iterations between checkpoints
-BACKBONE = dict(
-    arch=dict(_delete_=True, embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=16),
-    img_size=32,
-    patch_size=8,
-)
 #: Input files of a training, in the folder of a case.
 IMAGES, PACKED, INIT, CONFIG, WORK = 'images', 'images.lmdb', 'init.pth', 'tiny.py', 'run'
 
@@ -32,25 +25,15 @@ def write_inputs(folder: Path) -> None:
     Args:
         folder (Path): Folder for them; it is created.
     """
-    (folder / IMAGES).mkdir(parents=True)
     draw = np.random.default_rng(0)
     for index in range(12):
-        pixels = draw.integers(0, 256, (5, 6, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
         suffix = 'png' if index % 2 else 'jpg'
-        Image.fromarray(pixels).save(folder / IMAGES / f'{index:02d}.{suffix}')
+        write_noise(folder / IMAGES / f'{index:02d}.{suffix}', draw, (40, 48), block=8)
     pack_images(ImageList(folder / IMAGES), folder / PACKED)
     print()  # after its progress bar
-    config = _config()
-    config.dump(folder / CONFIG)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(7)  # with random weights, an interrupted neighbor build would start over
-        network = build(MODELS, config.model.backbone)
-    torch.save(
-        dict(
-            state_dict={f'backbone.{name}': value for name, value in network.state_dict().items()}
-        ),
-        folder / INIT,
-    )
+    _config().dump(folder / CONFIG)
+    # With random weights, an interrupted neighbor build would start over.
+    write_init(folder / INIT, seed=7)
 
 
 def copy_inputs(source: Path, folder: Path) -> None:
@@ -84,28 +67,10 @@ def command_line(folder: Path, packed: bool, workers: int, resume: bool) -> list
 def _config() -> Config:
     """Config vits_folder.py with a network of a few thousand parameters and an evaluation."""
     config = Config.fromfile(ROOT / 'configs' / 'cotap' / 'vits_folder.py')
-    head = dict(hidden_channels=8, out_channels=8, num_clusters=4)
+    config.merge_from_dict(toy_options(batch_size=2, iters=ITERS, num_neighbors=3))
     config.merge_from_dict(
         dict(
-            model=dict(
-                backbone=BACKBONE,
-                neck=dict(num_prototypes=2),
-                head=dict(patch=head, cls=head),
-                memory=dict(
-                    patch_queue=dict(size=64, per_step=8),
-                    cls_queue=dict(size=16, per_step=4),
-                    template_bank=dict(size=12, per_step=2),
-                ),
-                pairs=dict(pool_sizes=(2, 4), topk=2, num_negatives=1),
-            ),
-            train_dataloader=dict(
-                batch_size=2,
-                num_workers=0,
-                persistent_workers=False,
-                dataset=dict(num_neighbors=3, crops=dict(global_size=32, local_size=16)),
-            ),
             optim_wrapper=dict(accumulative_counts=1),
-            train_cfg=dict(max_iters=ITERS),
             default_hooks=dict(
                 logger=dict(interval=1),
                 checkpoint=dict(interval=INTERVAL, retry_interval=1, final_wait=1.5),

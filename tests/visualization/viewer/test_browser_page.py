@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
+from tests.helpers.tiny import write_checkpoint
 from tests.helpers.tool_loading import load_tool
-from tests.helpers.viewer_process import free_port, running, write_checkpoint, write_images
+from tests.helpers.viewer_process import free_port, running, write_images
 
 
 @pytest.fixture(scope='module')

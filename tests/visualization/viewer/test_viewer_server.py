@@ -15,7 +15,8 @@ from PIL import Image
 from cotap_mm.visualization.viewer.render import MOST_SHOWN
 from cotap_mm.visualization.viewer.request_filter import MOST_BYTES
 from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
-from tests.helpers.viewer_process import Client, picture, running, write_checkpoint, write_images
+from tests.helpers.tiny import write_checkpoint
+from tests.helpers.viewer_process import Client, picture, running, write_images
 
 SECRET = b'TOP-SECRET-CONTENT'
 

@@ -1,0 +1,91 @@
+"""User errors of tools that write files for others."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.helpers.user_errors import NEIGHBORS, NO_CHECKPOINTS, NO_IMAGES, check_user_error, rows
+
+MISTAKES = {
+    'convert': [
+        ('', 2, 'required: checkpoint, out'),
+        ('iter_1.pth', 2, 'required: out'),
+        *((f'{name} o.pth', 1, text) for name, text in NO_CHECKPOINTS.items()),
+        ('o.pth iter_1.pth', 1, 'iter_1.pth'),
+        ('iter_1.pth iter_1.pth --overwrite', 1, 'is the checkpoint itself'),
+        ('iter_1.pth ./iter_1.pth --overwrite', 1, 'is the checkpoint itself'),
+        ('iter_1.pth o.txt', 1, r'\*.pth .*got o.txt'),
+        ('iter_1.pth images', 1, 'got images'),
+        ('iter_1.pth file/o.pth', 2, 'is a file; choose another'),
+        ('iter_1.pth o.pth --to onx', 2, 'did you mean onnx'),
+        ('iter_1.pth o.pth --to onnx', 1, r'\*.onnx, got o.pth'),
+        ('iter_1.pth o.onnx --to onnx --size 0 0', 2, "got '0'"),
+        ('iter_1.pth o.pth --source dinoo', 2, 'did you mean dino'),
+        ('iter_1.pth o.pth --source hf', 1, 'iter_1.pth|hf'),
+        ('iter_1.pth o.pth --num-heads 5', 1, 'must divide the width'),
+        ('iter_1.pth o.pth --overwite', 2, 'did you mean --overwrite'),
+        ("iter_1.pth ''", 2, 'is empty'),
+    ],
+    'publish': [
+        ('', 2, 'required: checkpoint, out, --license'),
+        ('iter_1.pth o.pth', 2, 'required: --license'),
+        ('iter_1.pth o.pth --licence MIT', 2, r'--licence is unknown \(did you mean --license'),
+        *(
+            (f'{name} o.pth --license MIT', 1, text)
+            for name, text in NO_CHECKPOINTS.items()
+            if name != 'head.pth'
+        ),
+        ('o.pth iter_1.pth --license MIT', 1, 'o.pth is not a file'),
+        ('iter_1.pth o.txt --license MIT', 2, "must end in .pth, got 'o.txt'"),
+        ('iter_1.pth images --license MIT', 2, 'images is a folder'),
+        ('iter_1.pth file/o.pth --license MIT', 2, 'is a file; choose another'),
+        ("iter_1.pth o.pth --license ' '", 1, 'license must not be empty'),
+        ('iter_1.pth o.pth --license MIT --network techer', 2, 'did you mean teacher'),
+        ('iter_1.pth o.pth x --license MIT', 2, 'unrecognized arguments: x'),
+    ],
+    'build_neighbors': [
+        ('', 2, 'required: images, --out'),
+        ('images', 2, 'required: --out'),
+        *((f'{name} {NEIGHBORS}', 1, text) for name, text in NO_IMAGES.items()),
+        *(
+            (f'images {NEIGHBORS} --checkpoint {name}', 1, text)
+            for name, text in NO_CHECKPOINTS.items()
+            if name != 'head.pth'
+        ),
+        (f'images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
+        (f'images {NEIGHBORS} --out images', 2, 'images is a folder'),
+        *(
+            (f'images {NEIGHBORS} --out {name}', 1, f'{name} exists and is not a neighbor file')
+            for name in ('bad.npz', 'other.npz')
+        ),
+        (f'images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
+        (f'images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
+        (f'images {NEIGHBORS} --out file/n.npz', 2, 'is a file; choose another'),
+        (f'images {NEIGHBORS} --backbone tny.py', 1, 'tny.py does not exist'),
+        (f'images {NEIGHBORS} --backbone deit-smal', 1, "deit-small.* got 'deit-smal'"),
+        (f'images {NEIGHBORS} --num-neighbors 0', 2, "got '0'"),
+        (f'images {NEIGHBORS} --image-size x', 2, "got 'x'"),
+        (f'images {NEIGHBORS} --batch-size 0', 2, "got '0'"),
+        (f'images {NEIGHBORS} --workers -1', 2, "got '-1'"),
+        (f'images {NEIGHBORS} --ann-file nowhere.txt', 1, 'nowhere.txt'),
+        (f'images {NEIGHBORS} --checkpont x', 2, 'did you mean --checkpoint'),
+    ],
+    'pack_dataset': [
+        ('', 2, 'required: images, --out'),
+        ('images o.lmdb', 2, 'required: --out'),
+        *((f'{name} --out o.lmdb', 1, text) for name, text in NO_IMAGES.items()),
+        ('images --out o.zip', 1, '.lmdb, got o.zip'),
+        ('images --out images', 2, 'images is a folder'),
+        ('images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
+        ('images --out file/o.lmdb', 2, 'is a file; choose another'),
+        ('images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
+        ('images --out o.lmdb --threads 0', 2, "got '0'"),
+        ('images --out o.lmdb --treads 2', 2, 'did you mean --threads'),
+        ("images --out ''", 2, "after '--out', is empty"),
+    ],
+}
+
+
+@pytest.mark.parametrize('tool, arguments, status, text', rows(MISTAKES))
+def test_user_error_is_one_sentence(tools, place, capsys, tool, arguments, status, text):
+    check_user_error(tools(tool).main, place, capsys, arguments, status, text)
