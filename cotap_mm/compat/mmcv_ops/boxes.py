@@ -17,7 +17,7 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
 
     Args:
         boxes (Tensor): Boxes, shape (N, 4).
-        scores (Tensor): Shape (N,). The order of equal scores is undefined, as in MMCV.
+        scores (Tensor): Shape (N,). Equal scores are in the order of ``torch.sort``, as in MMCV.
         iou_threshold (float): Boxes with a larger intersection over union are suppressed.
         offset (int): A width is x2 - x1 + offset; 0 or 1.
 
@@ -26,12 +26,15 @@ def nms(boxes: Tensor, scores: Tensor, iou_threshold: float, offset: int) -> Ten
     """
     if boxes.numel() == 0:
         return boxes.new_empty(0, dtype=torch.long)
-    dtype = working_dtype(boxes, scores)
-    boxes, scores = boxes.to(dtype), scores.to(dtype)
+    boxes = boxes.to(working_dtype(boxes))
     if offset:
         boxes = boxes + boxes.new_tensor([0, 0, offset, offset])
+    order = scores.sort(descending=True).indices
+    # torchvision sorts equal scores in another way, so it gets the ranks.
+    ranks = torch.arange(len(order), 0, -1, dtype=boxes.dtype, device=boxes.device)
     # MMCV compares in float32. 0.6 is larger there, so an overlap of exactly 0.6 is kept.
-    return torchvision.ops.nms(boxes, scores, float(np.float32(iou_threshold)))
+    threshold = float(np.float32(iou_threshold))
+    return order[torchvision.ops.nms(boxes[order], ranks, threshold)]
 
 
 def bbox_overlaps(
@@ -144,7 +147,7 @@ def nms_match(dets: Tensor, iou_threshold: float) -> list[list[int]]:
         that it suppresses.
     """
     rows = dets.float().numpy()
-    left = dets[:, 4].sort(descending=True, stable=True).indices.numpy()
+    left = dets[:, 4].sort(descending=True).indices.numpy()
     groups = []
     while len(left):
         kept, others = left[0], left[1:]
