@@ -43,4 +43,5 @@ def _between(position: Tensor, size: int) -> tuple[Tensor, Tensor, Tensor]:
 def sample(image: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Interpolate an image, shape (C, H, W), at points of any shape S; returns (C, *S)."""
     indices, weights = corners(y, x, *image.shape[1:])
-    return (image.flatten(1)[:, indices] * weights).sum(dim=1)  # (C, 4, *S) -> (C, *S)
+    seen = image.flatten(1).index_select(1, indices.flatten()).unflatten(1, indices.shape)
+    return (seen * weights).sum(dim=1)  # (C, 4, *S) -> (C, *S)

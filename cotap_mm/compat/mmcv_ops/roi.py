@@ -179,27 +179,37 @@ def _deformed(
     gamma: float,
 ) -> Tensor:
     """Averages of interpolated features in bins that are shifted by ``offset``."""
-    pooled = (pooled_height, pooled_width)
-    results = []
-    for index in range(len(rois)):
-        corners = rois[index, 1:] * spatial_scale - 0.5
-        sides = (corners[3] - corners[1], corners[2] - corners[0])  # height, width
+    starts = rois[:, [2, 1]] * spatial_scale - 0.5  # (R, 2): y, x
+    sides = rois[:, [4, 3]] * spatial_scale - 0.5 - starts
+    bins = torch.tensor([pooled_height, pooled_width], device=rois.device)
+    samples = (sides / bins).ceil().clamp(min=0).long()
+    if sampling_ratio > 0:
+        samples = torch.full_like(samples, sampling_ratio)
+    output = input.new_zeros(len(rois), input.size(1), pooled_height, pooled_width)
+    # Regions of one image with equally many samples are computed together.
+    groups, members = torch.cat([rois[:, :1].long(), samples], dim=1).unique(
+        dim=0, return_inverse=True
+    )
+    for group, (image, *counts) in enumerate(groups.tolist()):
+        if 0 in counts:
+            continue
+        chosen = (members == group).nonzero().squeeze(1)
         points = []
-        for axis, (start, side) in enumerate(zip((corners[1], corners[0]), sides)):
-            bins = pooled[axis]
-            samples = sampling_ratio if sampling_ratio > 0 else math.ceil(float(side) / bins)
-            steps = torch.arange(max(samples, 0), device=rois.device) + 0.5
-            grid = torch.arange(bins, device=rois.device)[:, None] + steps / max(samples, 1)
-            shape = (bins, 1, -1, 1) if axis == 0 else (1, bins, 1, -1)
-            position = (start + grid * (side / bins)).view(shape)  # (PH, 1, h, 1), (1, PW, 1, w)
+        for axis, (bin_count, count) in enumerate(zip((pooled_height, pooled_width), counts)):
+            steps = (torch.arange(count, device=rois.device) + 0.5) / count
+            grid = torch.arange(bin_count, device=rois.device)[:, None] + steps
+            side = sides[chosen, axis, None, None]  # (r, 1, 1)
+            position = starts[chosen, axis, None, None] + grid * (side / bin_count)
+            # (r, PH, h) -> (r, PH, 1, h, 1), and (r, PW, w) -> (r, 1, PW, 1, w)
+            position = position[:, :, None, :, None] if axis == 0 else position[:, None, :, None]
             if offset:
-                shift = gamma * side * offset[0][index, 1 - axis]  # x comes first
-                position = position + shift[:, :, None, None]
+                shift = gamma * side * offset[0][chosen, 1 - axis]  # x comes first
+                position = position + shift[..., None, None]
             points.append(position)
-        y, x = torch.broadcast_tensors(*points)  # (PH, PW, h, w)
-        found = sample(input[int(rois[index, 0])], y, x).flatten(3)
-        results.append(found.sum(dim=-1) / max(found.size(-1), 1))
-    return torch.stack(results) if results else input.new_zeros(0, input.size(1), *pooled)
+        y, x = torch.broadcast_tensors(*points)  # (r, PH, PW, h, w)
+        found = sample(input[image], y, x).flatten(4).mean(dim=-1)  # (C, r, PH, PW)
+        output = output.index_copy(0, chosen, found.transpose(0, 1))
+    return output
 
 
 def deform_roi_pool_forward(
