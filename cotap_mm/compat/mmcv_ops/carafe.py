@@ -22,9 +22,9 @@ def _padded(features: Tensor, kernel_size: int, group_size: int) -> Tensor:
 
 
 def _split(maps: Tensor, channels: tuple[int, int], scale_factor: int) -> Tensor:
-    """Separate positions within an input pixel: (B, C, sH, sW) -> (B, *channels, H, s, W, s)."""
-    maps = maps.unflatten(1, channels)
-    return maps.unflatten(3, (-1, scale_factor)).unflatten(5, (-1, scale_factor))
+    """Output pixels of each input pixel: (B, G * N, sH, sW) -> (B, G, N, s * s, H, W)."""
+    maps = functional.pixel_unshuffle(maps, scale_factor)
+    return maps.unflatten(1, (*channels, scale_factor**2))
 
 
 def _kernel_elements(kernel_size: int) -> Iterator[tuple[int, int, int]]:
@@ -39,12 +39,11 @@ def _forward(
     dtype = working_dtype(features, masks)
     padded = _padded(features.to(dtype), kernel_size, group_size)
     kernels = _split(masks.to(dtype), (group_size, kernel_size**2), scale_factor)
-    size = (*padded.shape[:3], height, scale_factor, width, scale_factor)
-    output = padded.new_zeros(size)
+    output = padded.new_zeros(*padded.shape[:3], scale_factor**2, height, width)
     for index, row, column in _kernel_elements(kernel_size):
-        seen = padded[..., row : row + height, column : column + width]
-        output.addcmul_(seen[..., :, None, :, None], kernels[:, :, index, None])
-    return output.flatten(5, 6).flatten(3, 4).flatten(1, 2)  # (B, C, sH, sW)
+        seen = padded[:, :, :, None, row : row + height, column : column + width]
+        output.addcmul_(seen, kernels[:, :, index, None])
+    return functional.pixel_shuffle(output.flatten(1, 3), scale_factor)  # (B, C, sH, sW)
 
 
 def _backward(
@@ -60,15 +59,16 @@ def _backward(
     dtype = working_dtype(features, masks, top_grad)
     padded = _padded(features.to(dtype), kernel_size, group_size)
     kernels = _split(masks.to(dtype), (group_size, kernel_size**2), scale_factor)
-    grad = _split(top_grad.to(dtype), (group_size, -1), scale_factor)
+    grad = _split(top_grad.to(dtype), (group_size, padded.size(2)), scale_factor)
     grad_padded, grad_kernels = torch.zeros_like(padded), torch.zeros_like(kernels)
     for index, row, column in _kernel_elements(kernel_size):
         window = (..., slice(row, row + height), slice(column, column + width))
-        grad_padded[window] += (grad * kernels[:, :, index, None]).sum(dim=(4, 6))
-        grad_kernels[:, :, index] = (grad * padded[window][..., :, None, :, None]).sum(dim=2)
+        grad_padded[window] += (grad * kernels[:, :, index, None]).sum(dim=3)
+        grad_kernels[:, :, index] = (grad * padded[window][:, :, :, None]).sum(dim=2)
     half = (kernel_size - 1) // 2
     inner = grad_padded[..., half : half + height, half : half + width]
-    return inner.reshape(features.shape), grad_kernels.reshape(masks.shape)
+    grad_masks = functional.pixel_shuffle(grad_kernels.flatten(1, 3), scale_factor)
+    return inner.reshape(features.shape), grad_masks
 
 
 def carafe_naive_forward(
