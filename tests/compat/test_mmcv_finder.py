@@ -163,6 +163,7 @@ def test_mmcv_lite_gets_the_stand_in(tmp_path):
     assert done.stdout.strip() == '[1] none (stand-in of cotap_mm)'
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.name, reason='MMCV is not installed')
 def test_mmcv_cnn_that_was_imported_before_is_repaired(tmp_path):
     done = run_with_lite(

@@ -132,7 +132,7 @@ def _other_cases(ops: ModuleType, device: str) -> dict[str, Case]:
             'masked_conv', lambda f: ops.masked_conv2d(f, chosen, kernel, bias, 1), [features]
         ),
         'psamask': Case(
-            'psa_mask', lambda m: psa(m, 0, (39, 39)), [torch.rand(1, 39 * 39, 20, 20).to(device)]
+            'psa_mask', lambda m: psa(m, 0, (23, 23)), [torch.rand(1, 23 * 23, 12, 12).to(device)]
         ),
         'sync_bn': Case(
             'sync_bn',
