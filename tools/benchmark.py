@@ -4,6 +4,7 @@ r"""Benchmark parts of CoTAP, and the transfer of a pre-trained backbone to down
     python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py data IMAGES
     python tools/benchmark.py neighbors
+    python tools/benchmark.py operators
     python tools/benchmark.py transfer configs/downstream/camvid_linear.py \
         --variant random init=none --variant filter init=work_dirs/camvid_toy/iter_300.pth
 
@@ -15,6 +16,7 @@ data: from an image file to its crops on one core, compared with decoding alone 
 then a loader with workers.
 neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.
 eval: the nearest-neighbor search of dense retrieval.
+operators: the stand-in for MMCV's operators, compared with the compiled ones if MMCV has them.
 transfer: trains a downstream config from several initial weights, with several seeds, and prints a
 table. Finished runs are not repeated.
 
@@ -29,12 +31,20 @@ import early_stop  # noqa: F401  (before imports that take seconds)
 import argparse
 from typing import Optional
 
-from benchmarks import data, eval, loss, neighbors, step, transfer
+from benchmarks import data, eval, loss, neighbors, operators, step, transfer
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_file
 from cotap_mm.command_line.tool import report_user_errors, tool
 
-KINDS = dict(loss=loss, step=step, data=data, neighbors=neighbors, eval=eval, transfer=transfer)
+KINDS = dict(
+    loss=loss,
+    step=step,
+    data=data,
+    neighbors=neighbors,
+    eval=eval,
+    operators=operators,
+    transfer=transfer,
+)
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:

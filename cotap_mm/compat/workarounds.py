@@ -1,8 +1,9 @@
 """Check versions and work around known incompatibilities; imported before anything else.
 
-The only module that depends on versions. It works around three problems: with torch >= 2.6
-MMEngine cannot resume from its own checkpoints, ``import mmpretrain.models`` fails with
-transformers 5, and MMEngine's log drops lines with file names that are not UTF-8.
+It works around four problems: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
+``import mmpretrain.models`` fails with transformers 5, MMEngine's log drops lines with file names
+that are not UTF-8, and without MMCV's compiled operators MMSegmentation and MMDetection cannot be
+imported.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from types import ModuleType
 from typing import Optional
 
 from .import_hooks import after_import
+from .mmcv_ops import finder
 
 #: Import name, minimum version, distributions that provide it, remedy.
 REQUIREMENTS: list[tuple[str, str, tuple[str, ...], str]] = [
@@ -64,6 +66,9 @@ def check_versions() -> None:
             problems.append(f'{name} >= {lowest} is required but not installed: {remedy}')
         elif _numbers(version) < _numbers(lowest):
             problems.append(f'{name} >= {lowest} is required, {version} is installed: {remedy}')
+    several = finder.several_distributions()
+    if several:
+        problems.append(several)
     if problems:
         raise ImportError('cotap_mm cannot start. ' + '; '.join(problems) + '.')
     if importlib.util.find_spec('pkg_resources') is None:
@@ -179,6 +184,7 @@ def log_any_name(logger: ModuleType) -> None:
 
 
 check_versions()
+finder.install()
 after_import('mmengine.logging', lambda _: allow_safe_resume())
 after_import('mmengine.logging.logger', log_any_name)
 after_import('mmpretrain.utils.dependency', disable_multimodal)

@@ -125,6 +125,30 @@ def test_data(tmp_path):
     assert all(row['images/s'] > 0 for row in loaders)
 
 
+def test_operators(tmp_path):
+    pytest.importorskip('mmcv.ops')
+    names = ['nms', 'roi_align', 'sync_bn']
+    arguments = ['--device', 'cpu', '--runs', '1', '--json', 'out.json']
+    benchmark(tmp_path, 'operators', *arguments, '--operators', *names)
+    rows = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert [(row['operator'], row['passes']) for row in rows] == [
+        ('nms', 'forward'),
+        *((name, passes) for name in names[1:] for passes in ('forward', 'forward + backward')),
+    ]
+    assert all(row['ms'] > 0 for row in rows)
+    compared = [row for row in rows if 'compiled ms' in row]
+    assert {row['operator'] for row in compared} in ({'nms', 'roi_align'}, set())
+    assert all(float(row['largest relative difference']) < 1e-5 for row in compared)
+
+
+def test_unknown_operators_are_reported(tmp_path):
+    pytest.importorskip('mmcv.ops')
+    operators = load_tool('benchmark').KINDS['operators']
+    args = load_tool('benchmark').parse_args(['operators', '--operators', 'nsm', '--device', 'cpu'])
+    with pytest.raises(ValueError, match=r"unknown operators \['nsm'\]; choose from nms, "):
+        operators.run(args)
+
+
 def test_neighbors(tmp_path):
     benchmark(
         tmp_path,
