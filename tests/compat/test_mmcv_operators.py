@@ -50,6 +50,7 @@ def forward_and_gradients(function, tensors):
 
 
 def assert_same_as_compiled(use, name, function, tensors):
+    module(name).ext_module = importlib.import_module('mmcv._ext')
     expected, expected_grads = forward_and_gradients(function, tensors)
     use(name)
     result, grads = forward_and_gradients(function, tensors)
@@ -408,6 +409,18 @@ def test_deform_conv(stand_in, settings):
 def test_modulated_deform_conv(stand_in, settings, bias):
     tensors = [*convolution_inputs(settings), *([torch.randn(6)] if bias else [])]
     assert_same_as_compiled(stand_in, 'modulated_deform_conv', modulated(settings), tensors)
+
+
+@needs_compiled
+@pytest.mark.parametrize('settings', CONVOLUTIONS)
+def test_gradients_at_whole_pixels(stand_in, settings):
+    """Offsets are 0 at first, so that samples are on pixels, and derivatives one-sided."""
+    x, offset, mask, weight = convolution_inputs(settings)
+    for whole in (torch.zeros_like(offset), offset.round()):
+        inputs = [x, whole, weight]
+        assert_same_as_compiled(stand_in, 'deform_conv', plain(settings), inputs)
+        inputs = [x, whole, mask, weight]
+        assert_same_as_compiled(stand_in, 'modulated_deform_conv', modulated(settings), inputs)
 
 
 @pytest.mark.parametrize('settings', CONVOLUTIONS)
