@@ -6,7 +6,7 @@ import pytest
 import torch
 
 ops = pytest.importorskip('mmcv.ops')
-pytest.importorskip('mmcv._ext')
+EXTENSION = pytest.importorskip('mmcv._ext')
 
 from cotap_mm.compat.low_precision_operators import allow_low_precision_operators  # noqa: E402
 
@@ -56,6 +56,8 @@ OPERATORS = {
 @pytest.mark.parametrize('dtype', [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize('name', OPERATORS)
 def test_results_equal_float32(name, dtype):
+    if name == 'nms_rotated' and hasattr(EXTENSION, '__all__'):
+        pytest.skip('mmcv-lite: this operator has no stand-in')
     values = torch.arange(768.0).view(1, 3, 16, 16) % 16  # exact in bfloat16
     expected = OPERATORS[name](values)
     given = values.to(dtype)

@@ -50,6 +50,7 @@ def forward_and_gradients(function, tensors):
 
 
 def assert_same_as_compiled(use, name, function, tensors):
+    module(name).ext_module = importlib.import_module('mmcv._ext')
     expected, expected_grads = forward_and_gradients(function, tensors)
     use(name)
     result, grads = forward_and_gradients(function, tensors)
@@ -156,6 +157,60 @@ def test_bbox_overlaps(stand_in, mode, aligned, offset):
     stand_in('bbox')
     result = ops.bbox_overlaps(first, second, mode, aligned, offset)
     torch.testing.assert_close(result, expected, rtol=1e-6, atol=0)
+
+
+def iou(first, second, offset=0):
+    """Intersection over union of two boxes, which are lists."""
+    w = min(first[2], second[2]) - max(first[0], second[0]) + offset
+    h = min(first[3], second[3]) - max(first[1], second[1]) + offset
+    shared = max(w, 0) * max(h, 0)
+    areas = [(b[2] - b[0] + offset) * (b[3] - b[1] + offset) for b in (first, second)]
+    return shared / (sum(areas) - shared)
+
+
+@pytest.mark.parametrize('offset', [0, 1])
+def test_suppression_by_hand(stand_in, offset):
+    """Also without compiled operators."""
+    stand_in('nms', 'bbox')
+    boxes, scores = random_boxes(40), torch.rand(40)
+    rows = boxes.tolist()
+    groups, left = [], scores.argsort(descending=True).tolist()
+    while left:
+        same = [i for i in left if i == left[0] or iou(rows[left[0]], rows[i], offset) > 0.3]
+        groups.append(same)
+        left = [i for i in left if i not in same]
+    kept = ops.nms(boxes, scores, 0.3, offset)[1].tolist()
+    assert kept == [group[0] for group in groups] and 1 < len(kept) < 40
+    naive = ops.soft_nms(boxes, scores, 0.3, method='naive', min_score=1e-6, offset=offset)
+    assert naive[1].tolist() == kept
+    if not offset:
+        matched = ops.nms_match(torch.cat([boxes, scores[:, None]], dim=1), 0.3)
+        assert [each.tolist() for each in matched] == groups
+    expected = torch.tensor([[iou(a, b, offset) for b in rows] for a in rows])
+    result = ops.bbox_overlaps(boxes, boxes, offset=offset)
+    torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize('method', ['linear', 'gaussian'])
+def test_soft_nms_by_hand(stand_in, method):
+    stand_in('nms')
+    boxes, scores = random_boxes(30), torch.rand(30)
+    rows, left, kept = boxes.tolist(), dict(enumerate(scores.tolist())), {}
+    while left:
+        best = max(left, key=left.get)
+        kept[best] = left.pop(best)
+        for other in list(left):
+            overlap = iou(rows[best], rows[other])
+            if method == 'gaussian':
+                left[other] *= math.exp(-overlap * overlap / 0.4)
+            elif overlap >= 0.3:
+                left[other] *= 1 - overlap
+            if left[other] < 0.1:
+                del left[other]
+    dets, indices = ops.soft_nms(boxes, scores, 0.3, 0.4, 0.1, method)
+    assert indices.tolist() == list(kept) and len(kept) < 30
+    torch.testing.assert_close(dets[:, 4], torch.tensor(list(kept.values())))
+    torch.testing.assert_close(dets[:, :4], boxes[indices])
 
 
 # Regions
@@ -356,6 +411,38 @@ def test_modulated_deform_conv(stand_in, settings, bias):
     assert_same_as_compiled(stand_in, 'modulated_deform_conv', modulated(settings), tensors)
 
 
+@needs_compiled
+@pytest.mark.parametrize('settings', CONVOLUTIONS)
+def test_gradients_at_whole_pixels(stand_in, settings):
+    """Offsets are 0 at first, so that samples are on pixels, and derivatives one-sided."""
+    x, offset, mask, weight = convolution_inputs(settings)
+    for whole in (torch.zeros_like(offset), offset.round()):
+        inputs = [x, whole, weight]
+        assert_same_as_compiled(stand_in, 'deform_conv', plain(settings), inputs)
+        inputs = [x, whole, mask, weight]
+        assert_same_as_compiled(stand_in, 'modulated_deform_conv', modulated(settings), inputs)
+
+
+@pytest.mark.parametrize('settings', CONVOLUTIONS)
+def test_deformable_convolutions_with_constant_offsets(stand_in, settings):
+    """They are convolutions of a shifted image; a mask of 0.5 halves them."""
+    stand_in('deform_conv', 'modulated_deform_conv')
+    x, offset, mask, weight = convolution_inputs(settings, size=(17, 20))
+    offset[:, 0::2], offset[:, 1::2] = 1, -2  # down and left
+    shifted = functional.pad(x, (2, -2, -1, 1))
+    names = ('stride', 'padding', 'dilation', 'groups')
+    expected = functional.conv2d(shifted, weight, None, *(settings[name] for name in names))
+    inside = (..., slice(3, -3), slice(3, -3))  # the padding is not shifted
+    bias = torch.randn(6)
+    result = plain(settings)(x, offset, weight)
+    assert result[inside].numel()
+    torch.testing.assert_close(result[inside], expected[inside], rtol=1e-4, atol=1e-4)
+    result = modulated(settings)(x, offset, torch.full_like(mask, 0.5), weight, bias)
+    torch.testing.assert_close(
+        result[inside], (expected / 2 + bias[:, None, None])[inside], rtol=1e-4, atol=1e-4
+    )
+
+
 def test_wrong_shapes_of_convolutions_are_reported(stand_in):
     stand_in('deform_conv')
     settings = CONVOLUTIONS[0]
@@ -547,6 +634,23 @@ def test_psamask(stand_in, psa_type, mask_size):
         lambda x: module('psa_mask').psa_mask(x, psa_type, mask_size),
         [torch.randn(2, mask_size[0] * mask_size[1], 4, 3)],
     )
+
+
+@pytest.mark.parametrize('psa_type', [0, 1])
+def test_psamask_by_hand(stand_in, psa_type):
+    stand_in('psa_mask')
+    masks = torch.randn(2, 3 * 5, 4, 3)
+    expected = torch.zeros(2, 12, 4, 3)
+    for h, w, i, j in itertools.product(range(4), range(3), range(3), range(5)):
+        y, x = h + i - 1, w + j - 2
+        if 0 <= y < 4 and 0 <= x < 3:
+            value = masks[:, i * 5 + j, h, w]
+            if psa_type == 0:
+                expected[:, y * 3 + x, h, w] = value
+            else:
+                expected[:, h * 3 + w, y, x] = value
+    result = module('psa_mask').psa_mask(masks, psa_type, (3, 5))
+    torch.testing.assert_close(result, expected, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize('stats_mode', ['default', 'N'])

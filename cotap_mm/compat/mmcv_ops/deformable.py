@@ -9,6 +9,7 @@ import functools
 from collections.abc import Sequence
 from typing import Callable, Optional
 
+import torch
 import torchvision
 from torch import Tensor
 
@@ -70,6 +71,30 @@ def _modulated(
     )
 
 
+def _without_border(
+    grad: Optional[Tensor], offset: Tensor, weight: Tensor, convolve: Callable[..., Tensor]
+) -> Optional[Tensor]:
+    """Gradient of the offset as MMCV defines it, where a sample is exactly at -1.
+
+    There the interpolated value begins to differ from 0, so that the derivative is one-sided:
+    torchvision takes that of the inner side, MMCV 0. With offsets of 0, the usual initial value,
+    all samples in a padding of one pixel are there.
+    """
+    if grad is None:
+        return None
+    settings = convolve.keywords  # type: ignore[attr-defined]
+    kernel, size = weight.shape[2:], offset.shape[2:]
+    positions = offset.unflatten(1, (-1, *kernel, 2))  # (B, groups, kH, kW, 2, H', W')
+    inner = torch.ones_like(positions, dtype=torch.bool)
+    for axis in (0, 1):
+        taps = torch.arange(kernel[axis], device=offset.device) * settings['dilation'][axis]
+        steps = torch.arange(size[axis], device=offset.device) * settings['stride'][axis]
+        start = taps[:, None] + steps - settings['padding'][axis]  # (k, size)
+        start = start[:, None, :, None] if axis == 0 else start[None, :, None, :]
+        inner[..., axis, :, :] = positions[..., axis, :, :] + start != -1
+    return grad * inner.view_as(grad)
+
+
 def _cast(*tensors: Tensor) -> list[Tensor]:
     dtype = working_dtype(*tensors)
     return [tensor.to(dtype) for tensor in tensors]
@@ -123,13 +148,14 @@ def deform_conv_backward_input(
     """Write the gradients of input and offset to ``gradInput`` and ``gradOffset``."""
     input, offset, weight = _cast(input, offset, weight)
 
-    def forward(input: Tensor, offset: Tensor) -> Tensor:
-        return _plain(**settings)(input, offset, weight)
+    convolve = _plain(**settings)
 
-    for target, value in zip(
-        (gradInput, gradOffset), gradients(forward, [input, offset], gradOutput)
-    ):
-        write(target, value)
+    def forward(input: Tensor, offset: Tensor) -> Tensor:
+        return convolve(input, offset, weight)
+
+    grad_input, grad_offset = gradients(forward, [input, offset], gradOutput)
+    write(gradInput, grad_input)
+    write(gradOffset, _without_border(grad_offset, offset, weight, convolve))
 
 
 def deform_conv_backward_parameters(
@@ -216,8 +242,10 @@ def modulated_deform_conv_backward(
 ) -> None:
     """Write the gradients of input, weight, bias, offset and mask."""
     arguments = _cast(input, offset, weight, mask, *([bias] if with_bias else []))
-    targets = [grad_input, grad_offset, grad_weight, grad_mask, grad_bias]
-    for target, value in zip(targets, gradients(_modulated(**settings), arguments, grad_output)):
+    convolve = _modulated(**settings)
+    found = list(gradients(convolve, arguments, grad_output))
+    found[1] = _without_border(found[1], arguments[1], weight, convolve)
+    for target, value in zip((grad_input, grad_offset, grad_weight, grad_mask, grad_bias), found):
         write(target, value)
 
 

@@ -135,11 +135,11 @@ def _repair() -> None:
         operators = importlib.import_module('mmcv.ops')
     except Exception as error:  # whatever the reason, pre-training does not need operators
         warnings.warn(
-            'mmcv.cnn was imported before cotap_mm, and the operators of MMCV cannot be imported '
-            f'now ({type(error).__name__}: {error}): import cotap_mm first',
+            'mmcv.cnn was imported without the operators of MMCV, which cannot be imported now '
+            f'either ({type(error).__name__}: {error})',
             stacklevel=3,
         )
         return
-    for name in ('MultiScaleDeformableAttention',):
-        if not hasattr(transformer, name):
-            setattr(transformer, name, getattr(operators, name))
+    name = 'MultiScaleDeformableAttention'
+    if not hasattr(transformer, name):
+        setattr(transformer, name, getattr(operators, name))
