@@ -11,7 +11,8 @@ from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import init_default_scope
 
-from cotap_mm.registry import HOOKS, MODELS
+from cotap_mm.models.modules import AssignmentQueue
+from cotap_mm.registry import HOOKS, MODELS, TRANSFORMS, build
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(
@@ -89,6 +90,78 @@ def test_hyperparameters_of_the_paper():
     assert memory.template_bank.size == 1024
     teacher = config.default_hooks.teacher
     assert (teacher.start, teacher.end) == (0.9997, 0.9999)
+
+
+def test_losses_pairs_and_memories_of_the_paper():
+    """What a shipped config builds, so that a changed default shows as well."""
+    model = MODELS.build(shrink(load(ROOT / 'configs' / 'cotap' / 'vits_coco-in1k.py')).model)
+    ranking = model.losses['patch_ranking']
+    assert (ranking.tau, ranking.threshold, ranking.negative_weight) == (0.5, -0.2, 0.1)
+    names = ('patch_cluster', 'cls_cluster', 'cls_neighbor', 'prototype_entropy')
+    assert [model.losses[name].temperature for name in names] == [0.1, 0.1, 0.2, 0.1]
+    assert not set(model.losses.weights.values()) - {1}
+    assert model.losses['patch_cluster'].roi_size == 6
+    assert model.losses['patch_cluster'].foreground_threshold == 1 - 1e-4
+    pairs = model.pairs
+    assert (pairs.pool_sizes, pairs.topk, pairs.num_negatives) == ((7, 14), 5, 5)
+    memories = (model.patch_queue, model.cls_queue, model.template_bank)
+    assert [memory.per_step for memory in memories] == [2048, 100, 32]
+    assert model.patch_queue.num_iters == model.cls_queue.num_iters == 3
+
+
+def test_a_step_adds_no_more_than_the_paper_to_the_queues():
+    memory = load(ROOT / 'configs' / 'cotap' / 'vits_coco-in1k.py').model.memory
+    for options, most in ((memory.patch_queue, 2048), (memory.cls_queue, 100)):
+        queue = AssignmentQueue(**{**options, 'size': 4096}, num_clusters=2)
+        queue.remember(torch.rand(3000, 2), torch.randperm(3000))
+        assert len(queue) == most
+
+
+def test_head_widths_of_the_paper():
+    head = load(ROOT / 'configs' / 'cotap' / 'vits_coco-in1k.py').model.head
+    for options, clusters in ((head.patch, 512), (head.cls, 4096)):
+        with torch.device('meta'):
+            built = MODELS.build(dict(options, in_channels=768))
+        shapes = [tuple(layer.weight.shape) for layer in built.mlp if hasattr(layer, 'weight')]
+        assert shapes == [(2048, 768), (2048, 2048), (256, 2048)]
+        assert built.centers.shape == (clusters, 256)
+
+
+@pytest.mark.parametrize('name', ['vits_coco', 'vitb_coco-in1k', 'vitb8_coco-in1k', 'vits_folder'])
+def test_crops_of_the_paper(name):
+    config = load(ROOT / 'configs' / 'cotap' / f'{name}.py')
+    dataset = config.train_dataloader.dataset
+    crop = build(TRANSFORMS, dataset.crops, type='MultiCrop')
+    assert (crop.num_global, crop.global_size, crop.global_scale) == (2, 224, (0.25, 1))
+    assert (crop.num_local, crop.local_size, crop.local_scale) == (4, 96, (0.05, 0.1))
+    assert (crop.min_overlap, crop.max_draws) == ((0.02, 0.01), 50)
+    assert dataset.num_neighbors == 7
+    assert config.model.backbone.img_size == 224  # also of the images of the neighbor search
+
+
+#: Names in the paths of initial weights -> width and patch size of the network.
+INIT_SHAPES = {
+    'dino_deitsmall16_pretrain.pth': (384, 16),
+    'dino_vitbase16_pretrain.pth': (768, 16),
+    'dino_vitbase8_pretrain.pth': (768, 8),
+    'ibot/vitl_16/checkpoint_teacher.pth': (1024, 16),
+    'cotap_mm://toy_vit.pth': (96, 8),
+}
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_initial_weights_fit_the_backbone(path):
+    model = Config.fromfile(path).model
+    if model.init_cfg is None:
+        assert path.stem == 'toy_init'
+        return
+    (shape,) = [INIT_SHAPES[end] for end in INIT_SHAPES if model.init_cfg.checkpoint.endswith(end)]
+    with torch.device('meta'):
+        backbone = MODELS.build(dict(model.backbone, type='cotap_mm.DINOViT'))
+    assert (backbone.embed_dims, backbone.patch_size) == shape
+    kernel = backbone.patch_embed.projection.weight.shape
+    assert tuple(kernel[2:]) == (shape[1], shape[1])
+    assert ('vitb8' in path.stem) == (shape == (768, 8))
 
 
 @pytest.mark.slow

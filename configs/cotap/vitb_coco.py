@@ -1,4 +1,5 @@
 # ViT-B/16 from DINO, COCO for both branches: 8 GPUs x 16 images, 210k iterations.
+# From iBOT or Mugs (--init) the paper trains for 240k: --cfg-options train_cfg.max_iters=240000.
 _base_ = [
     '../_base_/models/cotap_vit-base-p16.py',
     '../_base_/datasets/coco.py',

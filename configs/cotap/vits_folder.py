@@ -1,5 +1,6 @@
 # ViT-S/16 from DINO on any folder of images, one 8 GB GPU:
 #   python tools/train.py configs/cotap/vits_folder.py --images DIR
+# Its queues have a quarter of the paper's rows.
 _base_ = './vits_coco.py'
 model = dict(
     backbone=dict(with_cp=True),  # activation checkpointing

@@ -14,7 +14,9 @@ from torch import Tensor
 class _Crops(TypedDict):
     global_crops: Tensor  # (B, 2, G, g, g, 3) uint8; axis 1: image, positive
     local_crops: Tensor  # (B, 2, L, l, l, 3) uint8
-    boxes: Tensor  # (B, 2, V, 4) x1, y1, x2, y2 in source pixels, global crops first
+    # (B, 2, V, 4) x1, y1, x2, y2, global crops first; in pixels of the image as it was decoded, for
+    # which ``NeighborPairs(reduce_jpeg=True)`` may reduce its size
+    boxes: Tensor
 
 
 class Crops(_Crops, total=False):

@@ -8,12 +8,14 @@ import torch
 from torch import Tensor
 from torchvision.ops import roi_align
 
+from .precision import at_least_float32
+
 
 def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> tuple[Tensor, Tensor]:
     """Intersect the global crops with every crop, in crop pixels.
 
     Args:
-        boxes (Tensor): Crop boxes x1, y1, x2, y2 in source pixels, global crops
+        boxes (Tensor): Crop boxes x1, y1, x2, y2 in pixels of the decoded image, global crops
             first, shape (I, V, 4).
         sizes (Sequence[int]): Side of each crop in pixels, length V.
         num_global (int): G, number of global crops.
@@ -36,7 +38,7 @@ def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> tuple[
     first, other = boxes[:, :num_global, None], boxes[:, None]  # (I, G, 1, 4), (I, 1, V, 4)
     low = torch.maximum(first[..., :2], other[..., :2])
     high = torch.maximum(torch.minimum(first[..., 2:], other[..., 2:]), low)
-    inside = torch.cat([low, high], dim=-1)  # (I, G, V, 4) source pixels
+    inside = torch.cat([low, high], dim=-1)  # (I, G, V, 4) image pixels
     # Filled on the device: copying a list would synchronize host and device.
     side = torch.stack([boxes.new_full((), size) for size in sizes])
 
@@ -51,7 +53,7 @@ def common_boxes(boxes: Tensor, sizes: Sequence[int], num_global: int) -> tuple[
 
 
 def roi_pool(maps: Tensor, boxes: Tensor, patch_size: int, size: int = 6) -> Tensor:
-    """Resample boxes of each map to a grid (RoIAlign).
+    """Resample boxes of each map to a grid (RoIAlign), in at least float32.
 
     Args:
         maps (Tensor): Patch maps, shape (N, C, H, W).
@@ -60,8 +62,10 @@ def roi_pool(maps: Tensor, boxes: Tensor, patch_size: int, size: int = 6) -> Ten
         size (int): Height and width of the grid, in cells. Defaults to 6.
 
     Returns:
-        Tensor: Values of the cells, shape (N, R, C, size, size).
+        Tensor: Values of the cells, shape (N, R, C, size, size), at least float32.
     """
+    # Half precision would round the boxes, and beyond 256 maps their indices too.
+    maps = at_least_float32(maps)
     index = torch.arange(len(maps), device=maps.device, dtype=maps.dtype)
     index = index[:, None, None].expand(-1, boxes.shape[1], 1)
     rois = torch.cat([index, boxes.to(maps.dtype) / patch_size], dim=2).flatten(0, 1)  # (N*R, 5)

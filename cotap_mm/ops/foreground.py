@@ -18,6 +18,7 @@ def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) ->
     Averages over heads, blurs with a Gaussian (7 x 7, reflected borders; a smaller kernel on grids
     too small to reflect 3 patches), and drops patches in ascending order as long as the dropped
     ones hold at most ``1 - mass`` of the attention.
+    Computed in at least float32, also under autocast.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
@@ -44,7 +45,9 @@ def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) ->
     mean = attention.mean(dim=1, keepdim=True)  # (B, heads, H, W) -> (B, 1, H, W)
     height, width = mean.shape[-2:]
     kernel = [min(_BLUR_KERNEL, 2 * side - 1) for side in (width, height)]
-    weight = gaussian_blur(mean, kernel, [sigma, sigma]).flatten(1)  # (B, H*W)
+    # Autocast would blur in half precision, whose rounding changes which patches are kept.
+    with torch.autocast(mean.device.type, enabled=False):
+        weight = gaussian_blur(mean, kernel, [sigma, sigma]).flatten(1)  # (B, H*W)
     ascending, order = weight.sort(dim=1)
     share = (ascending / ascending.sum(dim=1, keepdim=True)).cumsum(dim=1)
     kept = share > 1 - mass

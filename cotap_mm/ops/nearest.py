@@ -73,7 +73,9 @@ def _search_block(
     index = torch.zeros(len(rows), k, dtype=torch.long, device=rows.device)
     start = 0
     for block in (block for part in parts for block in part.split(block_size)):
-        similarity = rows @ block.to(rows.device).T  # (q, m)
+        # Autocast would round similarities to equal values and so lose their order.
+        with torch.autocast(rows.device.type, enabled=False):
+            similarity = rows @ block.to(rows.device).T  # (q, m)
         if allowed is not None:
             is_allowed = allowed[start : start + len(block)].to(rows.device)
             similarity.masked_fill_(~is_allowed, -float('inf'))

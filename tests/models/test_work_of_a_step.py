@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
+from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import cotap_mm
 from tests.helpers.tiny import build_tiny, make_inputs
 
 BATCH = 3
@@ -67,6 +70,43 @@ def test_no_tensor_as_large_as_a_queue_is_allocated():
     with Counting(model) as counting:
         step(model)
     assert 0 < counting.largest < model.patch_queue.features.nbytes / 4
+
+
+class HalfPrecision(TorchDispatchMode):
+    """Collects the files of the package that compute in half precision."""
+
+    package = Path(cotap_mm.__file__).parent
+
+    def __init__(self):
+        super().__init__()
+        self.files = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        if any(each.itemsize < 4 for each in floats(made)):
+            frame = sys._getframe()
+            while frame is not None and self.package not in Path(frame.f_code.co_filename).parents:
+                frame = frame.f_back
+            file = Path(frame.f_code.co_filename).relative_to(self.package)
+            self.files.add(file.as_posix())
+        return made
+
+
+def floats(made):
+    return [x for x in tree_leaves(made) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+
+
+def test_only_the_networks_compute_in_half_precision():
+    model = trained()
+    model.monitor_now = True
+    with torch.autocast('cpu', dtype=torch.bfloat16), HalfPrecision() as half:
+        model.loss(make_inputs(BATCH, seed=4))
+    assert half.files == {
+        'models/backbones/dino_vit.py',
+        'models/heads/prototype_head.py',
+        'models/necks/object_aware_filter.py',
+        'ops/attention.py',
+    }
 
 
 def rows_seen(model):

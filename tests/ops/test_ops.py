@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cotap_mm import ops
+from cotap_mm.ops.nearest import nearest
 
 
 def test_sinkhorn_by_hand():
@@ -67,6 +68,43 @@ def test_foreground_bad_input(kwargs, message):
         ops.foreground_mask(torch.rand(1, 1, 4, 4), **kwargs)
     with pytest.raises(ValueError, match='shape'):
         ops.foreground_mask(torch.rand(1, 4, 4))
+
+
+def _boxes(count):
+    return torch.rand(count, 3, 4).sort(dim=-1).values[..., [0, 1, 3, 2]] * 100
+
+
+#: What compares, sums or thresholds, and so must not be rounded in mixed precision.
+EXACT = dict(
+    foreground_mask=lambda: ops.foreground_mask(torch.rand(50, 6, 14, 14).pow(4)),
+    foreground_mask_of_a_narrow_grid=lambda: ops.foreground_mask(torch.rand(50, 6, 2, 3)),
+    roi_pool=lambda: ops.roi_pool(torch.randn(2, 3, 14, 14), _boxes(2), 16),
+    common_boxes=lambda: torch.stack(ops.common_boxes(_boxes(2), [224, 224, 96], 3)),
+    sinkhorn=lambda: ops.sinkhorn(torch.rand(20, 5), 0.05),
+    spherical_kmeans=lambda: ops.spherical_kmeans(torch.randn(500, 6), 20),
+    position=lambda: ops.resize_position_embedding(torch.randn(1, 17, 8), (4, 4), (6, 3)),
+    discordance=lambda: ops.discordance(torch.randn(20), torch.randn(20), 0.5),
+    sorted_ranks=lambda: torch.stack(
+        ops.rank_statistics(torch.randn(20), torch.randn(20), 0.5, 'sorted')
+    ),
+    nearest=lambda: torch.cat(nearest(torch.randn(9, 16), torch.randn(50, 16), 5)),
+)
+
+
+@pytest.mark.parametrize('name', EXACT)
+def test_mixed_precision_does_not_change_a_bit(name):
+    results = []
+    for enabled in (False, True):
+        torch.manual_seed(0)
+        with torch.autocast('cpu', dtype=torch.bfloat16, enabled=enabled):
+            results.append(EXACT[name]())
+    assert results[0].dtype == results[1].dtype and torch.equal(*results)
+
+
+def test_roi_pool_of_half_precision_keeps_the_boxes():
+    maps, boxes = torch.randn(300, 1, 6, 6).bfloat16(), _boxes(300)
+    cells = ops.roi_pool(maps, boxes, 16)
+    assert torch.equal(cells, ops.roi_pool(maps.float(), boxes, 16))
 
 
 def test_kmeans_finds_directions_and_resets_empty_clusters():

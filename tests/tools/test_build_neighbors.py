@@ -109,7 +109,9 @@ def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
 
 
 def test_the_default_backbone_is_that_of_the_method(tool):
-    backbone, checkpoint = tool.choose_backbone(tool.parse_args(['images', '--out', 'n.npz']))
+    args = tool.parse_args(['images', '--out', 'n.npz'])
+    assert args.image_size == 224
+    backbone, checkpoint = tool.choose_backbone(args)
     assert (backbone['arch'], backbone['patch_size']) == ('deit-base', 16)
     assert 'dino_vitbase16' in checkpoint
 

@@ -1,4 +1,5 @@
-# Runs of a few hundred iterations from the toy ViT: larger rates, a warm-up, a faster teacher.
+# Runs of a few hundred iterations from the toy ViT: larger rates, a warm-up, a faster teacher, and
+# constant weight decay (0.04).
 _base_ = ['./cotap.py', '../default_runtime.py']
 optim_wrapper = dict(
     optimizer=dict(lr=1.2e-4, weight_decay=0.04), paramwise_cfg=dict(head_lr_mult=20)

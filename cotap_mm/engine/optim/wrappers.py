@@ -22,8 +22,8 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     """MMEngine's AmpOptimWrapper with a precision that fits the device.
 
     bfloat16 needs no loss scaling and is used if the device supports it; older GPUs use
-    float16 with dynamic loss scaling. Losses, Sinkhorn and k-means are always computed in
-    float32.
+    float16 with dynamic loss scaling. Losses, Sinkhorn, k-means and foreground masks are always
+    computed in float32, from the scores and attention weights on.
 
     A step with a NaN or infinite gradient is skipped: weights and optimizer state do not
     change. Gradients are the same on all ranks, so all ranks skip it. With fused Adam on a

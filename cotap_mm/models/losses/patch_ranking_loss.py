@@ -25,7 +25,8 @@ class PatchRankingLoss(nn.Module):
     nothing. A pair with many concordant pairs above it has little influence. With binary targets
     this is 1 - AP with a smooth rank. Computed in at least float32.
 
-    Cost: O(P log P) time and O(P) memory for P pairs.
+    Cost: O(P) memory for P pairs. With ``'auto'``, O(P^2) time up to 512 pairs on a CPU and 65,536
+    on a GPU, where every two pairs are compared, and O(P log P) for longer lists.
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
     Args:

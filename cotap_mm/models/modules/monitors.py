@@ -7,6 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from cotap_mm.ops import at_least_float32
+
 
 def _entropy(share: Tensor) -> Tensor:
     return -torch.special.xlogy(share, share).sum(dim=-1)
@@ -56,6 +58,6 @@ def prototypes_in_use(attention: Tensor) -> Tensor:
     Returns:
         Tensor: A scalar in (0, 1].
     """
-    strongest = attention.mean(dim=1).argmax(dim=-1).flatten()  # (B*N,)
+    strongest = at_least_float32(attention).mean(dim=1).argmax(dim=-1).flatten()  # (B*N,)
     used = torch.zeros(attention.shape[-1], device=attention.device)
     return used.index_fill_(0, strongest, 1.0).mean()

@@ -48,7 +48,7 @@ class TemplateBank(FeatureQueue):
     def start_prototypes(self, prototypes: Tensor) -> bool:
         """Set the prototypes by spherical k-means, once, when the banks of all ranks are full.
 
-        Rank 0 clusters its templates and broadcasts the centers.
+        Every rank clusters its own templates; all ranks use the centers of rank 0.
 
         Args:
             prototypes (Tensor): Prototypes of the student, changed in place, (M, d, 3, 3).

@@ -358,6 +358,25 @@ def test_weights_that_do_not_exist(config, tmp_path):
     assert not (tmp_path / 'work').exists()
 
 
+def test_auto_uses_the_backbone_of_the_config_at_its_image_size(config, tmp_path, monkeypatch):
+    seen = []
+
+    class Recording(GlobalEncoder):
+        def __init__(self, backbone, checkpoint, image_size, *args):
+            seen.append((dict(backbone), image_size))
+            super().__init__(backbone, checkpoint, image_size, *args)
+
+        def __call__(self, images):
+            assert images.shape[1:] == (3, self.image_size, self.image_size)
+            return super().__call__(images)
+
+    monkeypatch.setattr(auto_neighbors, 'GlobalEncoder', Recording)
+    cfg = config()
+    cfg.model.backbone.img_size = 48
+    ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
+    assert seen == [({**BACKBONE, 'img_size': 48}, 48)]
+
+
 def test_initial_weights_are_used(config, tmp_path):
     torch.manual_seed(3)
     torch.save(build_tiny().state_dict(), tmp_path / 'init.pth')

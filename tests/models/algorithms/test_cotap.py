@@ -104,6 +104,38 @@ def test_state_survives_saving(tiny):
         assert torch.equal(wanted[name], got[name]), name
 
 
+def memories(inputs):
+    """Teacher scores of foreground patches, of CLS, and templates of the student, after a step."""
+    torch.manual_seed(0)
+    model = build_tiny()
+    model.loss(inputs)
+    return [part.features for part in (model.patch_queue, model.cls_queue, model.template_bank)]
+
+
+@pytest.mark.parametrize(
+    'key, follows',
+    [('teacher_global', [True, True, False]), ('student_global', [False, False, True])],
+)
+def test_the_teacher_sees_its_own_crops_without_color_augmentation(inputs, key, follows):
+    before = memories(inputs)
+    for views in inputs.values():
+        views[key] = views[key] + 0.5 * torch.randn_like(views[key])
+    after = memories(inputs)
+    assert [not torch.equal(*pair) for pair in zip(before, after)] == follows
+
+
+def test_a_step_stores_at_most_per_step_rows(tiny, inputs):
+    for step_count in range(1, 4):  # 12 crops of 16 patches a step
+        old = tiny.template_bank.newest_first()
+        tiny.loss(inputs)
+        assert len(tiny.patch_queue) == min(16 * step_count, 64)
+        assert len(tiny.cls_queue) == min(4 * step_count, 16)
+        assert len(tiny.template_bank) == min(12 * step_count, 24)
+    # Once the bank of 24 is full, a step replaces 4 templates.
+    assert torch.equal(tiny.template_bank.newest_first()[4:], old[:-4])
+    assert not torch.equal(tiny.template_bank.newest_first()[:4], old[:4])
+
+
 def test_kmeans_starts_the_prototypes_of_the_student_once(tiny, inputs):
     before = tiny.neck.prototypes.clone()
     teacher = tiny.teacher.neck.prototypes.clone()

@@ -113,6 +113,18 @@ def test_assignment_queue_loads_other_temperatures_and_plain_scores():
         torch.testing.assert_close(queue.newest_scores(), scores)
 
 
+def test_a_full_bank_takes_a_few_random_templates_a_step():
+    bank, grid = TemplateBank(40, channels=2), (3, 3)
+    patches = torch.rand(50, 9, 2)
+    templates = patches.transpose(1, 2).unflatten(2, grid)
+    bank.collect(patches, grid, torch.arange(50))
+    assert torch.equal(bank.newest_first(), templates[:40])  # all that fit
+    order = RandomDraws().order('template_bank', 50)
+    assert sorted(order.tolist()) == list(range(50)) and order.tolist() != list(range(50))
+    bank.collect(patches, grid, order)
+    assert torch.equal(bank.newest_first(), torch.cat([templates[order[:32]], templates[:8]]))
+
+
 def test_count_limits_the_stored_rows():
     queue = AssignmentQueue(8, 2, temperature=0.1, per_step=4)
     rows = torch.rand(12, 2)
@@ -194,6 +206,14 @@ def test_filter_matches_loops_on_a_grid_that_is_not_square():
     assert cls.shape == (1, 16)
 
 
+def test_layer_norms_of_the_filter_have_the_epsilon_of_the_method():
+    neck = ObjectAwareFilter(8, num_prototypes=3)
+    for norm in (neck.norm_patch, neck.norm_cls, neck.norm_prototypes):
+        values = 1e-3 * torch.tensor([1.0, -1.0]).repeat(norm.normalized_shape[0] // 2)
+        wanted = values / (values.var(unbiased=False) + 1e-6).sqrt()
+        torch.testing.assert_close(norm(values), wanted)
+
+
 def test_head_scores_are_cosines():
     head = PrototypeHead(8, 5, hidden_channels=12, out_channels=4)
     features = torch.randn(3, 8)
@@ -256,6 +276,27 @@ def test_all_patches_can_be_ranked():
     assert sizes[0] < sizes[1]
     with pytest.raises(ValueError, match='topk must be >= 1, or None'):
         PatchPairSampler(topk=0)
+
+
+def test_statistics_are_exact_in_mixed_precision():
+    torch.manual_seed(0)
+    tokens, assignment = torch.randn(6, 16, 8), torch.rand(20, 5)
+    attention = torch.rand(4, 6, 30, 200).bfloat16()
+
+    def work():
+        bank = TemplateBank(8, channels=8)
+        bank.collect(tokens, (4, 4), torch.arange(6))
+        return [
+            bank.contents(),
+            *assignment_monitors(assignment).values(),
+            feature_std(tokens.flatten(0, 1)),
+            prototypes_in_use(attention),
+        ]
+
+    wanted = [*work()[:-1], prototypes_in_use(attention.float())]
+    with torch.autocast('cpu', dtype=torch.bfloat16):
+        got = work()
+    assert all(torch.equal(one, other) for one, other in zip(got, wanted))
 
 
 def test_monitors_at_their_limits():
