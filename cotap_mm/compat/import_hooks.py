@@ -11,7 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Sequence
 from types import ModuleType
-from typing import Callable, Optional
+from typing import Any, Callable, Optional
 
 Change = Callable[[ModuleType], None]
 
@@ -31,11 +31,27 @@ def after_import(name: str, change: Change) -> None:
     _WATCHER.changes.setdefault(name, []).append(change)
 
 
+def run_after(name: str, dependency: str, **names: Any) -> None:
+    """Run a module's code only after another module has been imported.
+
+    Until then, importing the module runs nothing and takes no time.
+
+    Args:
+        name (str): Full name of the module, which must not have been imported.
+        dependency (str): Full name of the module to wait for.
+        **names: What the module contains in the meantime.
+    """
+    if _WATCHER not in sys.meta_path:
+        sys.meta_path.insert(0, _WATCHER)
+    _WATCHER.delays[name] = (dependency, names)
+
+
 class _Watcher(importlib.abc.MetaPathFinder):
     """Find the watched modules as usual, and wrap their loaders."""
 
     def __init__(self) -> None:
         self.changes: dict[str, list[Change]] = {}
+        self.delays: dict[str, tuple[str, dict[str, Any]]] = {}
 
     def find_spec(
         self,
@@ -44,25 +60,26 @@ class _Watcher(importlib.abc.MetaPathFinder):
         target: Optional[ModuleType] = None,
     ) -> Optional[importlib.machinery.ModuleSpec]:
         """See :meth:`importlib.abc.MetaPathFinder.find_spec`."""
-        if fullname not in self.changes:
+        if fullname not in self.changes and fullname not in self.delays:
             return None
         for finder in sys.meta_path:
             if finder is self:
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
-                if spec.loader is not None:
+                if spec.loader is not None and fullname in self.delays:
+                    spec.loader = _DelayingLoader(spec.loader, *self.delays[fullname])
+                if spec.loader is not None and fullname in self.changes:
                     spec.loader = _ChangingLoader(spec.loader, self.changes[fullname])
                 return spec
         return None
 
 
-class _ChangingLoader(importlib.abc.Loader):
-    """Load with another loader, then apply the changes."""
+class _WrappedLoader(importlib.abc.Loader):
+    """Load with another loader."""
 
-    def __init__(self, loader: importlib.abc.Loader, changes: list[Change]) -> None:
+    def __init__(self, loader: importlib.abc.Loader) -> None:
         self._loader = loader
-        self._changes = changes
 
     def create_module(self, spec: importlib.machinery.ModuleSpec) -> Optional[ModuleType]:
         """See :meth:`importlib.abc.Loader.create_module`."""
@@ -75,8 +92,44 @@ class _ChangingLoader(importlib.abc.Loader):
         if module.__spec__ is not None:
             module.__spec__.loader = self._loader
         self._loader.exec_module(module)
+
+
+class _ChangingLoader(_WrappedLoader):
+    """Load with another loader, then apply the changes."""
+
+    def __init__(self, loader: importlib.abc.Loader, changes: list[Change]) -> None:
+        super().__init__(loader)
+        self._changes = changes
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See :meth:`importlib.abc.Loader.exec_module`."""
+        super().exec_module(module)
         for change in self._changes:
             change(module)
+
+
+class _DelayingLoader(_WrappedLoader):
+    """Load with another loader once a dependency has been imported."""
+
+    def __init__(
+        self, loader: importlib.abc.Loader, dependency: str, names: dict[str, Any]
+    ) -> None:
+        super().__init__(loader)
+        self._dependency = dependency
+        self._names = names
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See :meth:`importlib.abc.Loader.exec_module`."""
+        vars(module).update(self._names)
+        after_import(self._dependency, lambda _: self._run(module))
+
+    def _run(self, module: ModuleType) -> None:
+        super().exec_module(module)
+        # The package may have copied the names from the module.
+        package = sys.modules.get(module.__name__.rpartition('.')[0])
+        for name, value in self._names.items():
+            if getattr(package, name, None) is value:
+                setattr(package, name, getattr(module, name))
 
 
 _WATCHER = _Watcher()

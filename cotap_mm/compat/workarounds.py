@@ -1,9 +1,9 @@
 """Check versions and work around known incompatibilities; imported before anything else.
 
-It works around four problems: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
-``import mmpretrain.models`` fails with transformers 5, MMEngine's log drops lines with file names
-that are not UTF-8, and without MMCV's compiled operators MMSegmentation and MMDetection cannot be
-imported.
+It works around five problems: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
+``import mmpretrain.models`` fails with transformers 5 and takes twice as long where MMDetection is
+installed, MMEngine's log drops lines with file names that are not UTF-8, and without MMCV's
+compiled operators MMSegmentation and MMDetection cannot be imported.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import warnings
 from types import ModuleType
 from typing import Optional
 
-from .import_hooks import after_import
+from .import_hooks import after_import, run_after
 from .mmcv_ops import finder
 
 #: Import name, minimum version, distributions that provide it, remedy.
@@ -188,3 +188,5 @@ finder.install()
 after_import('mmengine.logging', lambda _: allow_safe_resume())
 after_import('mmengine.logging.logger', log_any_name)
 after_import('mmpretrain.utils.dependency', disable_multimodal)
+# MMPretrain imports all of MMDetection's models for this one layer of a detector.
+run_after('mmpretrain.models.utils.res_layer_extra_norm', 'mmdet.models', ResLayerExtraNorm=None)

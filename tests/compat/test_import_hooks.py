@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from cotap_mm.compat.import_hooks import after_import
+from cotap_mm.compat import import_hooks
+from cotap_mm.compat.import_hooks import after_import, run_after
 
 
 @pytest.fixture
@@ -19,6 +20,9 @@ def library(tmp_path, monkeypatch):
     (folder / '__init__.py').write_text('from .part import VALUE\n')
     (folder / 'part.py').write_text('VALUE = 1\n')
     monkeypatch.syspath_prepend(str(tmp_path))
+    for registered in ('changes', 'delays'):
+        copy = dict(getattr(import_hooks._WATCHER, registered))
+        monkeypatch.setattr(import_hooks._WATCHER, registered, copy)
     importlib.invalidate_caches()
     yield 'some_library'
     for name in [name for name in sys.modules if name.startswith('some_library')]:
@@ -46,6 +50,36 @@ def test_a_missing_module_stays_missing():
     after_import('no_such_library', double)
     with pytest.raises(ModuleNotFoundError, match='no_such_library'):
         importlib.import_module('no_such_library')
+
+
+def test_a_module_waits_for_its_dependency(library):
+    run_after(f'{library}.part', 'wave', VALUE=None)
+    package = importlib.import_module(library)
+    part = sys.modules[f'{library}.part']
+    assert package.VALUE is None and part.VALUE is None
+    sys.modules.pop('wave', None)
+    importlib.import_module('wave')
+    assert package.VALUE == 1 and part.VALUE == 1
+    assert type(part.__loader__) is type(package.__loader__)
+
+
+def test_a_module_does_not_wait_for_a_dependency_that_is_there(library):
+    run_after(f'{library}.part', 'json', VALUE=None)
+    assert importlib.import_module(library).VALUE == 1
+
+
+def test_mmpretrain_does_not_import_mmdet():
+    """Its models import all of MMDetection's for one layer, which must still be registered."""
+    pytest.importorskip('mmdet')
+    code = """if True:
+        import sys
+        import cotap_mm, mmpretrain.models as ours
+        assert 'mmdet' not in sys.modules and ours.utils.ResLayerExtraNorm is None
+        import mmdet.models
+        from mmdet.registry import MODELS
+        assert MODELS.get('ResLayerExtraNorm') is ours.utils.ResLayerExtraNorm is not None
+        """
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
 def test_importing_the_package_imports_no_library():

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 
 def disc(x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -108,5 +108,5 @@ def _filtered_noise(
     # The lattice wraps around; with 2.2 cells per unit, grains are about one period wide.
     cells = np.stack([u * 2.2, v * 2.2 / stretch])
     return _soft_step(
-        2.4 * (ndimage.map_coordinates(lattice, cells, order=1, mode='grid-wrap') - 0.5)
+        2.4 * (scipy.ndimage.map_coordinates(lattice, cells, order=1, mode='grid-wrap') - 0.5)
     )

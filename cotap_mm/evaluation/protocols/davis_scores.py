@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from scipy import ndimage
+import scipy
 
 BOUNDARY_TOLERANCE = 0.008  # of the diagonal of the frame
 
@@ -37,7 +37,7 @@ def boundary_measure(mask: np.ndarray, truth: np.ndarray) -> float:
     if not edges[0].any() or not edges[1].any():
         return float(edges[0].any() == edges[1].any())
     precision, recall = (
-        (ndimage.distance_transform_edt(~other)[edge] <= tolerance).mean()
+        (scipy.ndimage.distance_transform_edt(~other)[edge] <= tolerance).mean()
         for edge, other in (edges, edges[::-1])
     )
     both = precision + recall

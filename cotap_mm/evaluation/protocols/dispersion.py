@@ -13,9 +13,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy import ndimage
 from torch import Tensor
 
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
@@ -152,7 +152,7 @@ def patch_instances(
     instances = np.zeros(grid, dtype=np.int64)
     count = 0
     for kind in np.unique(table[table >= 0]):
-        areas, num_areas = ndimage.label(table == kind)
+        areas, num_areas = scipy.ndimage.label(table == kind)
         instances[areas > 0] = areas[areas > 0] + count - 1
         count += num_areas
     return classes, torch.from_numpy(instances).flatten()

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy
 import torch
 import torch.nn.functional as F
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, gather_rows, rank
@@ -136,7 +136,9 @@ def match_one_to_one(table: Tensor, background: int) -> Tensor:
     """
     counts = table.double().cpu()
     union = counts.sum(0, keepdim=True) + counts.sum(1, keepdim=True) - counts
-    clusters, classes = linear_sum_assignment((counts / union.clamp_min(1)).numpy(), maximize=True)
+    clusters, classes = scipy.optimize.linear_sum_assignment(
+        (counts / union.clamp_min(1)).numpy(), maximize=True
+    )
     assigned = torch.full((len(table),), background)
     assigned[torch.from_numpy(clusters)] = torch.from_numpy(classes)
     return assigned.to(table.device)

@@ -6,12 +6,11 @@ from collections.abc import Sequence
 
 import matplotlib.patheffects as effects
 import numpy as np
+import scipy
 import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from mmengine.utils import deprecated_api_warning
-from scipy import ndimage
-from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
@@ -93,7 +92,7 @@ def match_clusters(clusters: np.ndarray, reference: np.ndarray) -> np.ndarray:
     count = int(max(clusters.max(), reference.max())) + 1
     shared = np.zeros((count, count))
     np.add.at(shared, (clusters.ravel(), other.ravel()), 1)
-    _, names = linear_sum_assignment(shared, maximize=True)
+    _, names = scipy.optimize.linear_sum_assignment(shared, maximize=True)
     return names[clusters]
 
 
@@ -125,7 +124,7 @@ def draw_borders(
     thickness = min(0.6, 14 / clusters.shape[1])  # fine grids must not turn black
     axes.add_collection(LineCollection(lines, colors='black', linewidths=thickness))
     for number in np.unique(clusters):
-        regions, _ = ndimage.label(clusters == number)
+        regions, _ = scipy.ndimage.label(clusters == number)
         areas = np.bincount(regions.ravel())[1:]
         if areas.max() < smallest * clusters.size:
             continue
@@ -148,6 +147,6 @@ def draw_borders(
 
 def _inner_point(region: np.ndarray) -> tuple[int, int]:
     """Return the cell of a region (h, w) that is farthest from its border."""
-    depth = ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
+    depth = scipy.ndimage.distance_transform_edt(np.pad(region, 1))[1:-1, 1:-1]
     row, column = np.unravel_index(depth.argmax(), depth.shape)
     return int(row), int(column)
