@@ -33,6 +33,8 @@ root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 base=${MATRIX_DIR:-$(mktemp -d)}
 logs=$root/work_dirs/matrix
 mkdir -p "$logs" "$base"
+overrides=$base/overrides.txt # onedl-mmcv comes as source, so mmcv-lite takes its place
+echo 'onedl-mmcv; python_version < "3"' > "$overrides"
 cd "$root"
 
 versions() { # of the installed packages, in one line
@@ -53,7 +55,7 @@ PY
 set_up() { # $1: environment, $2: torch, $3: onedl or nothing
     if [ -n "$3" ]; then
         uv pip install -q --python "$1/bin/python" "${forks[@]}" mmcv-lite==2.1.0 \
-            --override <(echo 'onedl-mmcv; python_version < "3"')
+            --override "$overrides"
     fi
     VIRTUAL_ENV=$1 TORCH_VERSION=$2 tools/setup_env.sh --full
 }

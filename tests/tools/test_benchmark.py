@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,23 +12,25 @@ from cotap_mm.errors import UserError
 from cotap_mm.registry import MODELS, build
 from tests.downstream.test_training import ROOT, VIT, shrink
 from tests.helpers.fake_data import write_for
-from tests.helpers.tool_loading import load_tool
+from tests.helpers.tool_loading import TOOLS, load_tool
 
 
-def benchmark(folder, *arguments):
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', str(ROOT / 'tools' / 'benchmark.py'), *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
+@pytest.fixture
+def benchmark(tmp_path, monkeypatch, capsys):
+    """Function that runs the tool in a temporary folder and returns what it prints."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(TOOLS))  # as for a script
+
+    def run(*arguments):
+        capsys.readouterr()
+        load_tool('benchmark').main(list(arguments))
+        return capsys.readouterr().out
+
+    return run
 
 
-def test_step(tmp_path):
+def test_step(tmp_path, benchmark):
     benchmark(
-        tmp_path,
         'step',
         'demo',
         '--batch-size',
@@ -62,9 +62,8 @@ def test_step(tmp_path):
     assert all(row['seconds'] > 0 and row['calls'] > 0 for row in operators)
 
 
-def test_loss(tmp_path):
+def test_loss(tmp_path, benchmark):
     shown = benchmark(
-        tmp_path,
         'loss',
         '--device',
         'cpu',
@@ -92,9 +91,8 @@ def test_loss(tmp_path):
     assert '| 900   | sorted' in shown and (tmp_path / 'out.png').stat().st_size > 5000
 
 
-def test_data(tmp_path):
+def test_data(tmp_path, benchmark):
     benchmark(
-        tmp_path,
         'data',
         '--size',
         '120',
@@ -125,11 +123,11 @@ def test_data(tmp_path):
     assert all(row['images/s'] > 0 for row in loaders)
 
 
-def test_operators(tmp_path):
+def test_operators(tmp_path, benchmark):
     pytest.importorskip('mmcv.ops')
     names = ['nms', 'roi_align', 'sync_bn']
     arguments = ['--device', 'cpu', '--runs', '1', '--json', 'out.json']
-    benchmark(tmp_path, 'operators', *arguments, '--operators', *names)
+    benchmark('operators', *arguments, '--operators', *names)
     rows = json.loads((tmp_path / 'out.json').read_text())['rows']
     assert [(row['operator'], row['passes']) for row in rows] == [
         ('nms', 'forward'),
@@ -149,9 +147,8 @@ def test_unknown_operators_are_reported(tmp_path):
         operators.run(args)
 
 
-def test_neighbors(tmp_path):
+def test_neighbors(tmp_path, benchmark):
     benchmark(
-        tmp_path,
         'neighbors',
         '--device',
         'cpu',
@@ -181,9 +178,8 @@ def test_neighbors(tmp_path):
     )
 
 
-def test_eval(tmp_path):
+def test_eval(tmp_path, benchmark):
     benchmark(
-        tmp_path,
         'eval',
         '--device',
         'cpu',
@@ -203,7 +199,7 @@ def test_eval(tmp_path):
     assert all(row['same neighbours'] == '100.00%' for row in rows)
 
 
-def test_transfer(tmp_path):
+def test_transfer(tmp_path, benchmark):
     write_for('voc_linear', tmp_path)
     config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))
     config.dump(tmp_path / 'tiny.py')
@@ -227,7 +223,7 @@ def test_transfer(tmp_path):
         'model.decode_head.in_channels=16',
         'model.decode_head.channels=16',
     ]
-    first = benchmark(tmp_path, *arguments)
+    first = benchmark(*arguments)
     assert '| start | seed 0 | mean mIoU | std |' in first
     kept = json.loads((tmp_path / 'out' / 'plain_0' / 'result.json').read_text())
     assert f'| plain | {kept["mIoU"]:.2f} | {kept["mIoU"]:.2f} | - |' in first
@@ -235,7 +231,7 @@ def test_transfer(tmp_path):
     assert not any('neck' in name for name in saved['state_dict'])
 
     (tmp_path / 'init_0.pth').unlink()  # nothing is trained again, so it is not missed
-    assert benchmark(tmp_path, *arguments) == first
+    assert benchmark(*arguments) == first
 
 
 def test_metrics_are_in_per_cent(tmp_path):

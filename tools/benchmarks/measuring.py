@@ -98,7 +98,9 @@ def _memory(
 
 
 def _in_fresh_process(prepare: Callable, arguments: Sequence, device: str, extra: bool) -> int:
-    context = multiprocessing.get_context('spawn')
+    # A server that has imported everything forks the processes; it never uses a GPU itself.
+    context = multiprocessing.get_context('forkserver')
+    context.set_forkserver_preload(['cotap_mm.models'])
     queue = context.SimpleQueue()
     process = context.Process(
         target=_memory, args=(queue, prepare, arguments, device, torch.get_num_threads(), extra)
