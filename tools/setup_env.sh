@@ -73,6 +73,10 @@ esac
 minor=${torch#2.}
 vision=${TORCHVISION_VERSION:-0.$((${minor%%.*} + 15)).${minor#*.}} # 2.N.P goes with 0.(N+15).P
 
+no_bytecode=no
+if [ -n "${PYTHONDONTWRITEBYTECODE:-}" ]; then no_bytecode=yes; fi
+unset PYTHONDONTWRITEBYTECODE # the checks below import PyTorch several times
+
 # ---- is everything installed already? ----------------------------------------------------
 stamp=$environment/.cotap_mm_$mode
 recipe=$(cat "$root"/requirements/*.txt "$root/setup.py" "${BASH_SOURCE[0]}" | cksum)
@@ -257,6 +261,14 @@ else
     without_mmcv
     install -c "$pins" "mmcv-lite==$mmcv_version" \
         || die "mmcv-lite $mmcv_version cannot be installed (message above)"
+fi
+
+# uv leaves compiling to the first import. With PYTHONDONTWRITEBYTECODE, as in many containers,
+# every process would compile again what it imports.
+if [ "$no_bytecode" = yes ] && [ -n "$uv" ]; then
+    say "compiling the packages to bytecode: 1 to 2 minutes"
+    run "$python" -m compileall -qq -j 0 \
+        "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" > /dev/null || true
 fi
 
 # ---- this package --------------------------------------------------------------------------------
