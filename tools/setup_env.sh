@@ -268,7 +268,7 @@ fi
 if [ "$no_bytecode" = yes ] && [ -n "$uv" ]; then
     say "compiling the packages to bytecode: 1 to 2 minutes"
     run "$python" -m compileall -qq -j 0 \
-        "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" > /dev/null || true
+        "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" || true
 fi
 
 # ---- this package --------------------------------------------------------------------------------
