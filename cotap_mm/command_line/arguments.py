@@ -16,6 +16,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
+from .tool import slow_imports
+
 
 class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one sentence with the nearest valid name, status 2.
@@ -35,9 +37,10 @@ class Parser(argparse.ArgumentParser):
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments; values that need slow imports are converted last."""
         parsed = super().parse_args(args, namespace)
-        for name, value in list(vars(parsed).items()):
-            if isinstance(value, _LateValue):
-                setattr(parsed, name, value.convert())
+        with slow_imports():
+            for name, value in list(vars(parsed).items()):
+                if isinstance(value, _LateValue):
+                    setattr(parsed, name, value.convert())
         return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:

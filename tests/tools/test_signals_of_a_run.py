@@ -202,9 +202,10 @@ import time
 
 print('importing', flush=True)
 try:
-    time.sleep(300)
-except BaseException:
-    time.sleep(300)
+    for _ in range(3000):  # a signal just before a long sleep would not interrupt it
+        time.sleep(0.1)
+except BaseException as error:
+    raise RuntimeError(f'an exception interrupted the import: {error}')
 """
 
 
