@@ -196,16 +196,17 @@ COMMANDS = {
     'viewer': 'checkpoint images --port 0',
     'visualize': 'checkpoint --images images --out {out}',
 }
-# A package whose import takes long, and which catches every exception meanwhile.
+# A package whose import takes long, and which notices every exception meanwhile.
 SLOW_PACKAGE = """
-import time
+import sys, time
 
 print('importing', flush=True)
 try:
     for _ in range(3000):  # a signal just before a long sleep would not interrupt it
         time.sleep(0.1)
-except BaseException as error:
-    raise RuntimeError(f'an exception interrupted the import: {error}')
+except BaseException:
+    print('an exception interrupted the import', file=sys.stderr)
+    raise
 """
 
 
