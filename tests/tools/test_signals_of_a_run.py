@@ -200,8 +200,8 @@ COMMANDS = {
 SLOW_PACKAGE = """
 import sys, time
 
-print('importing', flush=True)
 try:
+    print('importing', flush=True)
     for _ in range(3000):  # a signal just before a long sleep would not interrupt it
         time.sleep(0.1)
 except BaseException:
