@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import functools
 import warnings
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable
 
-from mmengine.registry import Registry
+if TYPE_CHECKING:  # tools import this module before they parse their command line
+    from mmengine.registry import Registry
 
 #: The release that no longer accepts the old names.
 REMOVED_IN = '0.3'

@@ -67,6 +67,7 @@ class _State:
         self.noticed = ''  # by the watching thread, which C functions do not block
         self.received_at = 0.0
         self.raises = True  # whether a signal interrupts the main thread
+        self.exits = False  # whether a signal ends the process instead
         self.patience: float | None = PATIENCE  # seconds until forced exit; None: never
         self.since = 0.0  # when the current reaction was set
         self.advice: Callable[[], str] = _nothing_saved
@@ -248,6 +249,21 @@ def interruptible(alone: bool = True) -> Iterator[None]:
 
 
 @contextmanager
+def exiting_at_once() -> Iterator[None]:
+    """Let a signal end the process without an exception, within this context.
+
+    While packages are imported nothing has to be saved, and any of them might catch the exception.
+    """
+    before = _state.exits
+    try:
+        _state.exits = True
+        check()
+        yield
+    finally:
+        _state.exits = before
+
+
+@contextmanager
 def _react(raises: bool, patience: float | None) -> Iterator[None]:
     before = _state.raises, _state.patience
     try:  # a signal may interrupt here already
@@ -263,6 +279,8 @@ def _receive(number: int, frame: Any) -> None:
     """Signal handler; the watching thread counts the signals that follow."""
     if not _state.received:
         _state.received, _state.received_at = signal.Signals(number).name, time.monotonic()
+        if _state.exits and not _is_forking():
+            _exit(_state.received)
         # An exception in a hook of os.fork would only be printed.
         if _state.raises and not _is_forking():
             raise Stopped(_state.received)

@@ -29,30 +29,21 @@ from __future__ import annotations
 import early_stop  # noqa: F401  (before imports that take seconds)
 
 import argparse
+import importlib
 from typing import Optional
 
-from benchmarks import data, eval, loss, neighbors, operators, step, transfer
+from benchmarks.arguments import KINDS
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_file
-from cotap_mm.command_line.tool import report_user_errors, tool
-
-KINDS = dict(
-    loss=loss,
-    step=step,
-    data=data,
-    neighbors=neighbors,
-    eval=eval,
-    operators=operators,
-    transfer=transfer,
-)
+from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     kinds = parser.add_subparsers(dest='kind', required=True)
-    for name, kind in KINDS.items():
-        own = kinds.add_parser(name, help=kind.__doc__)
-        kind.add_arguments(own)
+    for name, add_arguments in KINDS.items():
+        own = kinds.add_parser(name, help=add_arguments.__doc__)
+        add_arguments(own)
         if name != 'transfer':
             add_device(own)
             own.add_argument('--json', type=out_file(), help='also write the results to this file')
@@ -62,8 +53,10 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
+    with slow_imports():
+        kind = importlib.import_module(f'benchmarks.{args.kind}')
     with report_user_errors():
-        KINDS[args.kind].run(args)
+        kind.run(args)
 
 
 if __name__ == '__main__':

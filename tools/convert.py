@@ -16,10 +16,9 @@ from pathlib import Path
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_path, positive_int
+from cotap_mm.command_line.choices import SOURCES, TARGETS
 from cotap_mm.command_line.shared_options import add_network, add_num_heads, add_trust
-from cotap_mm.command_line.tool import report_user_errors, tool
-from cotap_mm.export import TARGETS, convert
-from cotap_mm.weights import SOURCES
+from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -34,7 +33,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         '--to',
         default='cotap',
-        choices=list(TARGETS),
+        choices=TARGETS,
         help='the plain ViT for mmpretrain, mmseg, timm or hf; with the filter as '
         'safetensors, onnx or torchscript; everything by our names (cotap, the default)',
     )
@@ -67,6 +66,9 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[list[str]] = None) -> None:
     """Convert, and print the report."""
     args = parse_args(argv)
+    with slow_imports():
+        from cotap_mm.export import convert
+
     with report_user_errors():
         if Path(args.out).resolve() == Path(args.checkpoint).resolve():
             raise ValueError(f'{args.out} is the checkpoint itself; give another output path')

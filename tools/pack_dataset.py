@@ -11,19 +11,17 @@ from __future__ import annotations
 
 import early_stop  # noqa: F401  (before imports that take seconds)
 
+import argparse
 import os
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file, positive_int
 from cotap_mm.command_line.shared_options import add_ann_file
-from cotap_mm.command_line.tool import report_user_errors, tool
-from cotap_mm.datasets import ImageList, pack_images
-from cotap_mm.datasets.sources.packed import is_packed_file
+from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
 from cotap_mm.files.overwrite import add_overwrite, check_replaceable
 
 
-@tool
-def main(argv: Optional[list[str]] = None) -> None:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     parser = Parser(description=__doc__)
     parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
     parser.add_argument(
@@ -37,7 +35,16 @@ def main(argv: Optional[list[str]] = None) -> None:
     parser.add_argument(
         '--threads', type=positive_int, default=8, help='number of files read in parallel'
     )
-    args = parser.parse_args(argv)
+    return parser.parse_args(argv)
+
+
+@tool
+def main(argv: Optional[list[str]] = None) -> None:
+    args = parse_args(argv)
+    with slow_imports():
+        from cotap_mm.datasets import ImageList, pack_images
+        from cotap_mm.datasets.sources.packed import is_packed_file
+
     with report_user_errors():
         check_replaceable(args.out, is_packed_file, 'a file of packed images', args.overwrite)
         source = ImageList(args.images, args.ann_file)

@@ -16,8 +16,7 @@ from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, out_file
 from cotap_mm.command_line.shared_options import add_network, add_trust
-from cotap_mm.command_line.tool import report_user_errors, tool
-from cotap_mm.export import publish
+from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -35,6 +34,9 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[list[str]] = None) -> None:
     """Publish, and print the path of the written file."""
     args = parse_args(argv)
+    with slow_imports():
+        from cotap_mm.export import publish
+
     with report_user_errors():
         print(publish(args.checkpoint, args.out, args.license, args.network, args.trust))
 

@@ -17,15 +17,15 @@ import early_stop  # noqa: F401  (before imports that take seconds)
 import argparse
 from typing import Optional
 
-from mmengine.config import Config
-
 from cotap_mm.command_line.arguments import Parser, whole_number
-from cotap_mm.command_line.config_file import load_config
-from cotap_mm.command_line.shared_options import add_ann_file, add_trust, add_value_range
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.shared_options import (
+    add_ann_file,
+    add_run_options,
+    add_trust,
+    add_value_range,
+)
+from cotap_mm.command_line.tool import slow_imports, tool
 from cotap_mm.deprecation import RenamedOption
-from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.launch.commands import train_command
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -81,66 +81,18 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
         help='scale the learning rate with the number of images per step',
     )
     parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
-    run_config.add_common_arguments(parser)
+    add_run_options(parser)
     return parser.parse_args(argv)
-
-
-def build_config(args: argparse.Namespace) -> Config:
-    config = load_config(args.config)
-    options = (
-        args.images,
-        args.cls_images,
-        args.neighbors,
-        args.cls_neighbors,
-        args.ann_file,
-        args.cls_ann_file,
-        args.value_range,
-    )
-    if any(options) and not run_config.is_pretraining(config):
-        raise ValueError(
-            '--images, --cls-images and related options are for pre-training, but '
-            f'{args.config} is for {config.default_scope}; set its data in the config'
-        )
-    if args.cls_ann_file and not args.cls_images:
-        raise ValueError('--cls-ann-file requires --cls-images')
-    if args.images:
-        run_config.set_images(
-            config,
-            args.images,
-            args.cls_images,
-            args.neighbors,
-            args.cls_neighbors,
-            args.ann_file,
-            args.cls_ann_file,
-            args.value_range,
-        )
-    elif any(options):
-        raise ValueError(
-            '--cls-images, --neighbors, --cls-neighbors, --ann-file and --value-range '
-            'require --images'
-        )
-    if args.init:
-        run_config.set_init(config, args.init, args.trust)
-    elif args.trust:
-        raise ValueError('--trust requires --init')
-    if args.amp:
-        run_config.set_mixed_precision(config)
-    if args.seed is not None:
-        run_config.set_seed(config, args.seed)
-    if args.auto_scale_lr:
-        if 'auto_scale_lr' not in config:
-            raise ValueError(
-                f'--auto-scale-lr: {args.config} does not set the number of images per step for '
-                'which its learning rate was chosen; add auto_scale_lr=dict(base_batch_size=...)'
-            )
-        config.auto_scale_lr.enable = True
-    config.resume = bool(args.resume or config.get('resume'))
-    return run_config.finish_config(config, args)
 
 
 @tool
 def main(argv: Optional[list[str]] = None) -> None:
     args = parse_args(argv)
+    with slow_imports():
+        from commands.train import build_config
+
+        from cotap_mm.engine.launch.commands import train_command
+
     train_command(args, lambda: build_config(args))
 
 

@@ -1,9 +1,13 @@
-"""Argument parser with helpful errors, and argument types that are checked."""
+"""Argument parser with helpful errors, and argument types that are checked.
+
+Importing this module takes no PyTorch and no MMEngine: values that need them are converted last.
+"""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import functools
 import math
 import os
 import re
@@ -12,8 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
-import torch
-from mmengine.config import DictAction
+from .tool import slow_imports
 
 
 class Parser(argparse.ArgumentParser):
@@ -30,6 +33,15 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
         self._given: list[str] = []
+
+    def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse the arguments; values that need slow imports are converted last."""
+        parsed = super().parse_args(args, namespace)
+        with slow_imports():
+            for name, value in list(vars(parsed).items()):
+                if isinstance(value, _LateValue):
+                    setattr(parsed, name, value.convert())
+        return parsed
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments, and reject an empty one: as a path it is the current folder."""
@@ -113,7 +125,31 @@ def _nearest_option(name: str, options: Iterable[str]) -> str:
     return f' (did you mean {known[matches[0]]}?)' if matches else ''
 
 
-class KeyValues(DictAction):
+class _LateValue:
+    """Value whose conversion imports packages that take seconds.
+
+    :meth:`Parser.parse_args` converts it when the rest of the command line is valid.
+
+    Args:
+        parser (ArgumentParser): Parser that reports an invalid value.
+        name (str): Name of the argument in that report.
+        convert (callable): Returns the value, or raises ArgumentTypeError.
+    """
+
+    def __init__(
+        self, parser: argparse.ArgumentParser, name: str, convert: Callable[[], Any]
+    ) -> None:
+        self._parser, self._name, self._convert = parser, name, convert
+
+    def convert(self) -> Any:
+        """Convert the value, or exit with status 2."""
+        try:
+            return self._convert()
+        except argparse.ArgumentTypeError as error:
+            self._parser.error(f'argument {self._name}: {error}')
+
+
+class KeyValues(argparse.Action):
     """MMEngine's ``KEY=VALUE`` action, which reports unparsable values as command-line errors."""
 
     def __call__(
@@ -133,7 +169,26 @@ class KeyValues(DictAction):
                 )
             if any(value.count(left) != value.count(right) for left, right in ('()', '[]')):
                 raise argparse.ArgumentError(self, f'unbalanced brackets in {text!r}')
-        super().__call__(parser, namespace, values, option_string)
+        before = getattr(namespace, self.dest, None)
+        convert = functools.partial(self._convert, parser, before, values, option_string)
+        setattr(namespace, self.dest, _LateValue(parser, '/'.join(self.option_strings), convert))
+
+    def _convert(
+        self,
+        parser: argparse.ArgumentParser,
+        before: Any,
+        values: Any,
+        option_string: Optional[str],
+    ) -> dict[str, Any]:
+        """Add the pairs to a dict, or to the late value of the same option."""
+        from mmengine.config import DictAction
+
+        if isinstance(before, _LateValue):
+            before = before.convert()
+        namespace = argparse.Namespace(**{self.dest: before})
+        action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
+        action(parser, namespace, values, option_string)
+        return getattr(namespace, self.dest)
 
 
 def whole_number(low: int, high: Optional[int] = None) -> Callable[[str], int]:
@@ -229,7 +284,12 @@ def _check_writable(folder: Path) -> None:
 
 
 def device(text: str) -> str:
-    """Argparse type: a device that PyTorch can use on this machine."""
+    """Argparse type: a device that PyTorch can use on this machine.
+
+    Importing PyTorch takes seconds; see :func:`add_device`.
+    """
+    import torch
+
     try:
         parsed = torch.device(text)
     except RuntimeError:
@@ -252,12 +312,32 @@ def device(text: str) -> str:
     return text
 
 
-def add_device(parser: argparse.ArgumentParser) -> None:
+def _default_device() -> str:
+    import torch
+
+    return 'cuda' if torch.cuda.is_available() else 'cpu'
+
+
+class _DeviceAction(argparse.Action):
+    """Store a :func:`device`, which is checked last."""
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: Optional[str] = None,
+    ) -> None:
+        convert = functools.partial(device, values)
+        setattr(namespace, self.dest, _LateValue(parser, '/'.join(self.option_strings), convert))
+
+
+def add_device(parser: Parser) -> None:
     """Add ``--device``; the default is a GPU if there is one."""
     parser.add_argument(
         '--device',
-        type=device,
+        action=_DeviceAction,
         metavar='DEVICE',
-        default='cuda' if torch.cuda.is_available() else 'cpu',
-        help='cpu, cuda or cuda:N (default: %(default)s)',
+        default=_LateValue(parser, '--device', _default_device),
+        help='cpu, cuda or cuda:N (default: cuda if PyTorch finds a GPU, else cpu)',
     )

@@ -6,7 +6,7 @@ import argparse
 
 from cotap_mm.deprecation import RenamedOption
 
-from .arguments import positive_int
+from .arguments import KeyValues, out_folder, positive_int
 
 
 def add_ann_file(parser: argparse.ArgumentParser, images: str = 'the folder') -> None:
@@ -78,3 +78,19 @@ def add_trust(parser: argparse.ArgumentParser, files: str = 'checkpoints') -> No
         help=f'unpickle {files} without restrictions, which can run code; only for files that you '
         'trust',
     )
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that training and testing share."""
+    parser.add_argument(
+        '--work-dir', type=out_folder, help='logs and checkpoints; work_dirs/CONFIG by default'
+    )
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        metavar='KEY=VALUE',
+        help='override config keys: key=value ...',
+    )
+    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)

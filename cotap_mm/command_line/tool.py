@@ -1,9 +1,10 @@
 """Run a command-line tool: report user errors in one line, and exit with the right status.
 
-The ``main`` of every tool is decorated with :func:`tool`. Set-up code runs in
-:func:`report_user_errors`. An error that the user can act on is reported in one sentence on
-stderr, with exit status 2 for a wrong command line and 1 otherwise. An unexpected exception keeps
-its traceback, followed by versions. Tools never raise ``SystemExit('error: ...')`` themselves.
+The ``main`` of every tool is decorated with :func:`tool`. It parses the command line, then imports
+what takes seconds in :func:`slow_imports`. Set-up code runs in :func:`report_user_errors`. An error
+that the user can act on is reported in one sentence on stderr, with exit status 2 for a wrong
+command line and 1 otherwise. An unexpected exception keeps its traceback, followed by versions.
+Tools never raise ``SystemExit('error: ...')`` themselves.
 """
 
 from __future__ import annotations
@@ -22,8 +23,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable
-
-import torch
 
 from cotap_mm import signals
 from cotap_mm.error_text import sentence_of
@@ -111,6 +110,26 @@ def _expected_exits() -> Iterator[None]:
 
 
 @contextmanager
+def slow_imports() -> Iterator[None]:
+    """Import the packages of a tool in its ``main``, after the command line is parsed.
+
+    A package that cannot be imported is reported in one line, with status 1. A signal that asks
+    the tool to stop ends the process at once, since nothing has to be saved yet, and an imported
+    package might catch the exception.
+
+    Raises:
+        SystemExit: Instead of an ImportError, unless ``COTAP_TRACEBACK`` is set.
+    """
+    with signals.exiting_at_once():
+        try:
+            yield
+        except ImportError as error:
+            if os.environ.get('COTAP_TRACEBACK'):
+                raise
+            raise _to_exit(error) from error
+
+
+@contextmanager
 def report_user_errors(
     *more: type[Exception], until: Callable[[], bool] = lambda: False
 ) -> Iterator[None]:
@@ -176,7 +195,9 @@ def _is_dead_worker(error: BaseException) -> bool:
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    return isinstance(error, (MemoryError, torch.cuda.OutOfMemoryError)) or (
+    torch = sys.modules.get('torch')  # if it is not imported, the error is not one of its own
+    out_of_memory = getattr(getattr(torch, 'cuda', None), 'OutOfMemoryError', MemoryError)
+    return isinstance(error, (MemoryError, out_of_memory)) or (
         isinstance(error, RuntimeError) and "can't allocate memory" in str(error)
     )
 
@@ -252,7 +273,12 @@ def describe_environment() -> str:
             versions.append(f'{name} {importlib.metadata.version(name)}')
         except importlib.metadata.PackageNotFoundError:
             continue
-    cuda = f'CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPUs'
+    try:
+        import torch
+
+        cuda = f'CUDA {torch.version.cuda}, {torch.cuda.device_count()} GPUs'
+    except Exception as error:  # a damaged PyTorch may be what is reported
+        cuda = f'PyTorch cannot be imported ({type(error).__name__})'
     return ', '.join([*versions, cuda, platform.platform()])
 
 

@@ -13,8 +13,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Callable
 
-from mmengine.logging import print_log
-
 from cotap_mm.errors import UserError
 
 try:
@@ -166,6 +164,8 @@ def locked(
     next_report = time.monotonic()
     while not lock.acquire():
         if time.monotonic() >= next_report:
+            from mmengine.logging import print_log  # late: tools import this module at their start
+
             print_log(
                 f'{purpose}: waiting for {lock.owner()}, which holds {path}',
                 logger='current',

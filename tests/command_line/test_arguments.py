@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 
 import pytest
+import torch
 
 from cotap_mm.command_line import tool as command_line
 from cotap_mm.command_line.arguments import (
     KeyValues,
     Parser,
+    add_device,
     device,
     out_file,
     out_folder,
@@ -72,6 +74,38 @@ def test_valid_key_value_pairs():
     parser.add_argument('--set', nargs='+', action=KeyValues)
     values = parser.parse_args(['--set', 'a=1', 'b.c=[1,(2,x)]', 'd==', 'e=1e-3']).set
     assert values == {'a': 1, 'b.c': [1, (2, 'x')], 'd': '=', 'e': 1e-3}
+
+
+def test_key_value_pairs_of_a_repeated_option():
+    parser = Parser()
+    parser.add_argument('--set', nargs='+', action=KeyValues, default=dict(z=0))
+    assert parser.parse_args([]).set == dict(z=0)
+    given = ['--set', 'a=1', 'b=2', '--set', 'b=None', 'c=true']
+    assert parser.parse_args(given).set == dict(z=0, a=1, b=None, c=True)
+    assert parser.parse_args([]).set == dict(z=0)
+
+
+@pytest.mark.parametrize('own', [False, True])
+def test_the_device_is_checked_last(capsys, monkeypatch, own):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    parser = top = Parser(prog='some_tool')
+    if own:
+        parser = top.add_subparsers(dest='kind').add_parser('kind')
+    add_device(parser)
+    words = ['kind'] * own
+    assert top.parse_args(words).device == 'cpu'
+    assert top.parse_args([*words, '--device', 'cpu:0']).device == 'cpu:0'
+    for given, said in (
+        (['--device', 'gpu'], "error: argument --device: must be cpu, cuda or cuda:N, got 'gpu'; "),
+        (['--device', 'cuda'], 'argument --device: cuda needs a GPU, but PyTorch finds none; '),
+        (['--device', 'gpu', '--bogus'], 'error: unrecognized arguments: --bogus; '),
+    ):
+        with pytest.raises(SystemExit) as end:
+            top.parse_args([*words, *given])
+        assert end.value.code == 2 and said in capsys.readouterr().err
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'device_count', lambda: 1)
+    assert top.parse_args(words).device == 'cuda'
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,12 @@ import time
 import pytest
 import torch
 
-from cotap_mm.command_line.tool import report_user_errors, tool
+from cotap_mm.command_line.tool import (
+    describe_environment,
+    report_user_errors,
+    slow_imports,
+    tool,
+)
 from cotap_mm.errors import UserError
 from tests.helpers.tool_errors import DiskIsFull, exit_code_of
 
@@ -65,6 +70,29 @@ def test_set_up_errors_are_reported_in_one_sentence(error, message):
 def test_other_errors_are_unexpected_even_during_set_up(error):
     with pytest.raises(type(error)), report_user_errors():
         raise error
+
+
+def test_a_missing_package_is_reported_in_one_sentence(monkeypatch):
+    @tool
+    def main(error):
+        with slow_imports():
+            raise error
+
+    missing = ModuleNotFoundError("No module named 'lmdb'", name='lmdb')
+    with pytest.raises(SystemExit, match='^error: .*pip install lmdb\n.COTAP_TRACEBACK=1'):
+        main(missing)
+    with pytest.raises(OSError):  # of a library that is damaged
+        main(OSError('libcudart.so: cannot open shared object file'))
+    monkeypatch.setenv('COTAP_TRACEBACK', '1')
+    with pytest.raises(ModuleNotFoundError):
+        main(missing)
+
+
+def test_errors_are_reported_without_pytorch(monkeypatch):
+    monkeypatch.setitem(sys.modules, 'torch', None)
+    assert 'out of memory' in exit_code_of(MemoryError('x'))
+    assert exit_code_of(UserError('x')).startswith('error: x')
+    assert 'PyTorch cannot be imported (ModuleNotFoundError)' in describe_environment()
 
 
 def test_additional_types_of_user_errors():

@@ -55,7 +55,7 @@ def test_names_the_holder_and_is_released_with_it(tmp_path, holder):
 
 def test_waits_for_the_holder(tmp_path, holder, monkeypatch):
     messages, start = [], time.monotonic()
-    monkeypatch.setattr('cotap_mm.files.locks.print_log', lambda text, **_: messages.append(text))
+    monkeypatch.setattr('mmengine.logging.print_log', lambda text, **_: messages.append(text))
 
     def check():
         if time.monotonic() > start + 1:

@@ -8,27 +8,27 @@ import importlib.util
 import io
 import sys
 from pathlib import Path
-from unittest import mock
 
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
+if str(TOOLS) not in sys.path:  # as for a script, also when main imports what it needs
+    sys.path.append(str(TOOLS))
 
 
 @functools.cache
 def help_of(name):
     """What ``tools/NAME.py --help`` prints, in this process, which has imported most already."""
-    text, words, path = io.StringIO(), sys.argv, list(sys.path)
+    text, words = io.StringIO(), sys.argv
     sys.argv = [f'{name}.py', '--help']
-    sys.path.insert(0, str(TOOLS))
     try:
         with contextlib.redirect_stdout(text):
             load_tool(name).main()
     except SystemExit as ended:
         assert not ended.code, ended.code
     finally:
-        sys.argv, sys.path[:] = words, path
+        sys.argv = words
     return text.getvalue()
 
 
@@ -42,9 +42,8 @@ def forget_runs():
 
 
 def load_tool(name):
-    """A new module of ``tools/NAME.py``; NAME may have a folder, as ``benchmarks/transfer``."""
+    """A new module of ``tools/NAME.py``; NAME may have a folder, as ``commands/train``."""
     spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
-    with mock.patch.object(sys, 'path', [str(TOOLS), *sys.path]):  # as for a script
-        spec.loader.exec_module(module)
+    spec.loader.exec_module(module)
     return module

@@ -111,7 +111,7 @@ def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
 def test_the_default_backbone_is_that_of_the_method(tool):
     args = tool.parse_args(['images', '--out', 'n.npz'])
     assert args.image_size == 224
-    backbone, checkpoint = tool.choose_backbone(args)
+    backbone, checkpoint = load_tool('commands/build_neighbors').choose_backbone(args)
     assert (backbone['arch'], backbone['patch_size']) == ('deit-base', 16)
     assert 'dino_vitbase16' in checkpoint
 

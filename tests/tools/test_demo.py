@@ -16,6 +16,11 @@ def demo():
     return load_tool('demo')
 
 
+@pytest.fixture(scope='module')
+def steps():
+    return load_tool('commands/demo')
+
+
 TINY = """
 _base_ = ['{root}/configs/_base_/models/cotap_vit-small-p16.py',
           '{root}/configs/_base_/default_runtime.py']
@@ -63,7 +68,7 @@ def test_trains_evaluates_and_reports(demo, tmp_path, capsys):
     results = json.loads((tmp_path / 'out' / 'results.json').read_text())
     assert results['iterations'] == 2 and set(results['seeds']) == {'3', '4'}
     for scores in results['seeds'].values():
-        assert set(scores) == {demo.REFERENCE, *demo.MEASURED}
+        assert set(scores) == {steps.REFERENCE, *steps.MEASURED}
         assert all(0 <= score['mIoU'] <= 100 for score in scores.values())
         # The teacher starts as the student, and training moves the student at once.
         assert scores['init, backbone'] != scores['CoTAP student, backbone']
@@ -80,28 +85,28 @@ def test_trains_evaluates_and_reports(demo, tmp_path, capsys):
     assert 'CoTAP student, filter' in printed and str(tmp_path / 'out' / 'report.html') in printed
 
 
-def scores_of(demo, first, second):
-    names = [demo.REFERENCE, *demo.MEASURED]
+def scores_of(steps, first, second):
+    names = [steps.REFERENCE, *steps.MEASURED]
     return {
         0: {name: dict(mIoU=first + i) for i, name in enumerate(names)},
         1: {name: dict(mIoU=second + 2 * i) for i, name in enumerate(names)},
     }
 
 
-def test_summary_has_mean_deviation_and_gain(demo):
-    rows = demo.summarize(scores_of(demo, 10.0, 12.0))
+def test_summary_has_mean_deviation_and_gain(steps):
+    rows = steps.summarize(scores_of(steps, 10.0, 12.0))
     assert rows[0] == ['random weights, backbone', 11.0, f'{math.sqrt(2):.2f}', '-1.50']
     assert rows[1] == ['init, backbone', 12.5, f'{1.5 * math.sqrt(2):.2f}', '+0.00']
     assert rows[3][1] == pytest.approx(15.5) and rows[3][3] == '+3.00'
 
 
-def test_one_seed_has_no_deviation(demo):
-    rows = demo.summarize({0: scores_of(demo, 10.0, 12.0)[0]})
+def test_one_seed_has_no_deviation(steps):
+    rows = steps.summarize({0: scores_of(steps, 10.0, 12.0)[0]})
     assert {row[2] for row in rows} == {'-'}
 
 
-def test_classes_that_never_occur_are_skipped(demo):
-    found = demo.with_class_names({'init': dict(mIoU=50.0, IoU=[50.0, math.nan])}, ('sky', 'sea'))
+def test_classes_that_never_occur_are_skipped(steps):
+    found = steps.with_class_names({'init': dict(mIoU=50.0, IoU=[50.0, math.nan])}, ('sky', 'sea'))
     assert found == {'init': dict(mIoU=50.0, IoU={'sky': 50.0})}
     json.dumps(found, allow_nan=False)
 

@@ -241,7 +241,8 @@ def test_missing_file(tool, tmp_path):
         run(tool, tmp_path, 'nowhere.pth', '--protocol', 'knn', '--data', 'toy-classes')
 
 
-def test_names(tool):
+def test_names():
+    tool = load_tool('commands/evaluate')
     found = tool.parse_backbones(
         ['a/x.pth', 'plain=b/y.pth@backbone', 'a/x.pth@filter', 'random:timm:vit_tiny']
     )

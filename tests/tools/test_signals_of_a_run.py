@@ -182,24 +182,58 @@ def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
     assert re.search(said, output), output[-3000:]
 
 
+# A valid command line of each tool; {out} does not exist yet.
+COMMANDS = {
+    'benchmark': 'loss',
+    'build_neighbors': 'images --out {out}.npz',
+    'convert': 'checkpoint {out}',
+    'demo': '--work-dir {out}',
+    'evaluate': 'checkpoint --protocol knn --data toy --out {out}',
+    'pack_dataset': 'images --out {out}',
+    'publish': 'checkpoint {out}.pth --license MIT',
+    'test': 'config checkpoint --work-dir {out}',
+    'train': 'config --work-dir {out}',
+    'viewer': 'checkpoint images --port 0',
+    'visualize': 'checkpoint --images images --out {out}',
+}
+# A package whose import takes long, and which notices every exception meanwhile.
+SLOW_PACKAGE = """
+import sys, time
+
+try:
+    print('importing', flush=True)
+    for _ in range(3000):  # a signal just before a long sleep would not interrupt it
+        time.sleep(0.1)
+except BaseException:
+    print('an exception interrupted the import', file=sys.stderr)
+    raise
+"""
+
+
 @pytest.mark.parametrize(
-    'name',
-    [
-        *('benchmark', 'build_neighbors', 'convert', 'demo', 'evaluate', 'pack_dataset', 'publish'),
-        *('test', 'train', 'viewer', 'visualize'),
-    ],
+    'package',
+    ['difflib', 'torch'],
+    ids=['before the command line is parsed', 'after it'],
 )
-def test_signal_during_imports(tmp_path, name):
+@pytest.mark.parametrize('name', COMMANDS)
+def test_signal_during_imports(tmp_path, name, package):
+    (tmp_path / 'packages').mkdir()
+    (tmp_path / 'packages' / f'{package}.py').write_text(SLOW_PACKAGE)
+    path = os.pathsep.join([str(tmp_path / 'packages'), os.environ.get('PYTHONPATH', '')])
+    words = COMMANDS[name].format(out=tmp_path / 'out').split()
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / 'tools' / f'{name}.py'), 'demo', '--work-dir', str(tmp_path)],
+        [sys.executable, '-B', str(ROOT / 'tools' / f'{name}.py'), *words],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=dict(os.environ, PYTHONPATH=path),
     )
     try:
-        time.sleep(1)  # start-up takes several seconds
+        assert process.stdout.readline() == 'importing\n', process.communicate()
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=LIMIT)
     finally:
         process.kill()
-    assert process.returncode == 75 and 'Nothing had to be saved' in said
-    assert list(tmp_path.iterdir()) == []
+    assert process.returncode == 75 and said.count('\n') == 1, said
+    assert 'Nothing had to be saved; start again with the same command' in said
+    assert [path.name for path in tmp_path.iterdir()] == ['packages']

@@ -187,7 +187,7 @@ def test_options_reach_the_config():
             'randomness.diff=1',
         ]
     )
-    config = load_tool('train').build_config(args)
+    config = load_tool('commands/train').build_config(args)
     dataset = config.train_dataloader.dataset
     assert (dataset.patch.root, dataset.cls.root) == ('a', 'b')
     assert (dataset.neighbors, dataset.cls_neighbors) == ('n.npz', 'auto')
@@ -207,7 +207,8 @@ def test_warns_of_random_initial_weights(folder, monkeypatch):
     messages = []
     monkeypatch.setattr(preflight, 'print_log', lambda text, **_: messages.append(text))
     monkeypatch.setattr(preflight, 'ensure_neighbors', lambda *_, **__: None)
-    train_tool = load_tool('train')
+    parse_args = load_tool('train').parse_args
+    build_config = load_tool('commands/train').build_config
     options = [
         str(folder / 'tiny.py'),
         '--images',
@@ -216,7 +217,7 @@ def test_warns_of_random_initial_weights(folder, monkeypatch):
         str(folder / 'run'),
     ]
     for start in ([], ['--resume']):  # there is no checkpoint to resume from
-        preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, *start])))
+        preflight.prepare(build_config(parse_args([*options, *start])))
         assert any('random weights' in text for text in messages)
         messages.clear()
     (folder / 'run').mkdir()
@@ -224,7 +225,7 @@ def test_warns_of_random_initial_weights(folder, monkeypatch):
         dict(meta=dict(iter=2, epoch=0), state_dict={}, message_hub={}),
         folder / 'run' / 'iter_2.pth',
     )
-    preflight.prepare(train_tool.build_config(train_tool.parse_args([*options, '--resume'])))
+    preflight.prepare(build_config(parse_args([*options, '--resume'])))
     assert not any('random weights' in text for text in messages)
 
 

@@ -172,7 +172,8 @@ def test_missing_inputs_are_reported(tool, command, files, tmp_path):
 
 def inputs(tool, command, *checkpoints, **options):
     args = tool.parse_args(command(*checkpoints, **options))
-    return tool.read_inputs(args, tool.named_checkpoints(args.checkpoints))
+    steps = load_tool('commands/visualize')
+    return steps.read_inputs(args, steps.named_checkpoints(args.checkpoints))
 
 
 def test_output_chooses_the_features(tool, command):

@@ -20,41 +20,11 @@ from torchvision import transforms as T
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import functional as TF
 
-from cotap_mm.command_line.arguments import positive_int, whole_number
 from cotap_mm.datasets import ImageList, MultiCrop, NeighborPairs, save_neighbors
 from cotap_mm.datasets.sources.files import read_image
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from . import measuring
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('images', nargs='?', help='folder of images; made up if there is none')
-    parser.add_argument(
-        '--size',
-        type=positive_int,
-        nargs=2,
-        default=(480, 640),
-        metavar=('H', 'W'),
-        help='of the images that are made up',
-    )
-    parser.add_argument('--count', type=positive_int, default=48, help='images')
-    parser.add_argument(
-        '--workers',
-        type=whole_number(0),
-        nargs='*',
-        default=[0, 1, 2],
-        help='processes of the loader to try',
-    )
-    parser.add_argument(
-        '--prefetch',
-        type=positive_int,
-        nargs='+',
-        default=[2, 4],
-        help='batches that each of them reads ahead',
-    )
-    parser.add_argument('--batch-size', type=positive_int, default=8)
-    parser.add_argument('--runs', type=positive_int, default=5)
 
 
 def make_images(folder: Path, count: int, height: int, width: int) -> None:

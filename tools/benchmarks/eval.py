@@ -9,25 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.command_line.arguments import positive_int
 from cotap_mm.ops.nearest import nearest
 
 from . import measuring
 
 K = 30
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--memory',
-        type=positive_int,
-        nargs='+',
-        default=[10_000, 40_000, 100_000],
-        help='labelled patches',
-    )
-    parser.add_argument('--queries', type=positive_int, default=5000, help='patches to be labelled')
-    parser.add_argument('--width', type=positive_int, default=768, help='channels')
-    parser.add_argument('--runs', type=positive_int, default=5)
 
 
 def in_blocks(queries: Tensor, memory: Tensor) -> tuple[Tensor, Tensor]:

@@ -10,54 +10,11 @@ from typing import Callable
 import torch
 from torch import Tensor
 
-from cotap_mm.command_line.arguments import out_file, positive_int, whole_number
 from cotap_mm.ops import continuous_average_precision
-from cotap_mm.ops.ranking.average_precision import resolve_method
 
 from . import measuring
 
 _EPS = 1e-5
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        '--pairs',
-        type=positive_int,
-        nargs='+',
-        default=[128, 256, 512, 1024, 4200, 50_000, 100_000, 200_000, 400_000, 1_000_000],
-        help='lengths of the list',
-    )
-    parser.add_argument(
-        '--methods',
-        type=_method,
-        nargs='+',
-        default=['pairwise', 'sorted'],
-        choices=['pairwise', 'compiled', 'sorted'],
-    )
-    parser.add_argument(
-        '--longest-plain',
-        type=whole_number(0),
-        default=5000,
-        help='longest list for the plain form, which needs 30 GB for 20000 pairs',
-    )
-    parser.add_argument(
-        '--longest-pairs',
-        type=whole_number(0),
-        default=20_000,
-        help='longest list for comparing all pairs',
-    )
-    parser.add_argument('--runs', type=positive_int, default=7)
-    parser.add_argument(
-        '--plot', type=out_file('.png'), help='PNG of the growth of time and memory'
-    )
-
-
-def _method(name: str) -> str:
-    """Translate an old name of a method, with a warning."""
-    try:
-        return resolve_method(name)
-    except ValueError:
-        return name  # argparse reports the choices
 
 
 def plain(

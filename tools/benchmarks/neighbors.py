@@ -13,31 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from cotap_mm.command_line.arguments import positive_int, whole_number
 from cotap_mm.datasets import search_neighbors
 
 from . import measuring
 
 K = 7
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--images', type=positive_int, nargs='+', default=[25_000, 50_000, 100_000])
-    parser.add_argument('--width', type=positive_int, default=384, help='channels; ViT-S has 384')
-    parser.add_argument(
-        '--target',
-        type=positive_int,
-        default=1_281_167,
-        help='images to project to; ImageNet-1k has %(default)s',
-    )
-    parser.add_argument('--ranks', type=positive_int, default=8, help='of the projection')
-    parser.add_argument(
-        '--at-once-up-to',
-        type=whole_number(0),
-        default=25_000,
-        help='largest number of images for which the whole matrix is tried as well',
-    )
-    parser.add_argument('--runs', type=positive_int, default=3)
 
 
 def _ours(features: Tensor, device: str) -> Tensor:

@@ -11,7 +11,6 @@ from typing import Any, Callable, NamedTuple, Optional
 import torch
 from torch import Tensor, nn
 
-from cotap_mm.command_line.arguments import positive_int
 from cotap_mm.compat.mmcv_ops import extension as stand_in
 
 from . import measuring
@@ -154,11 +153,6 @@ def make_cases(device: str) -> dict[str, Case]:
     ops = importlib.import_module('mmcv.ops')
     parts = (_box_cases, _region_cases, _deformable_cases, _other_cases)
     return dict(itertools.chain(*(part(ops, device).items() for part in parts)))
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--operators', nargs='+', metavar='NAME', help='default: all')
-    parser.add_argument('--runs', type=positive_int, default=7)
 
 
 def make(case: Case, extension: ModuleType, backward: bool) -> Callable[[], Tensor]:

@@ -13,7 +13,6 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
-from cotap_mm.command_line.arguments import KeyValues, positive_int, whole_number
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine import compile_parts
 from cotap_mm.registry import MODELS, build
@@ -23,35 +22,6 @@ from .released_step import ReleasedStep
 
 DECAY = 0.9997
 Step = Callable[[], dict[str, torch.Tensor]]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config')
-    parser.add_argument('--batch-size', type=positive_int, default=2, help='images a branch')
-    parser.add_argument('--steps', type=positive_int, default=5, help='measured steps')
-    parser.add_argument('--warmup', type=whole_number(0), default=2)
-    parser.add_argument(
-        '--dtype',
-        default='auto',
-        help='auto, bfloat16, float16 or float32; the '
-        'restatement runs in float16 on a GPU and in float32 on a CPU',
-    )
-    parser.add_argument('--compile', action='store_true', help='torch.compile blocks and heads')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=KeyValues,
-        default={},
-        help='config keys of our step, such as model.backbone.with_cp=True',
-    )
-    parser.add_argument(
-        '--profile',
-        type=whole_number(0),
-        default=0,
-        metavar='N',
-        help='also name the N operators that take the most time',
-    )
-    parser.add_argument('--only', choices=['ours', 'released'], help='leave the other one out')
 
 
 def random_batch(config, batch_size: int) -> dict:

@@ -9,28 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cotap_mm.command_line.arguments import out_folder, whole_number
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.table import markdown_table
 from cotap_mm.errors import UserError
 
 TRAIN = Path(__file__).resolve().parents[1] / 'train.py'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('config')
-    parser.add_argument(
-        '--variant',
-        action='append',
-        nargs='+',
-        required=True,
-        metavar=('NAME', 'KEY=VALUE'),
-        help='init=FILE or init=none ({seed} '
-        'in FILE is the seed), and config keys that this start needs',
-    )
-    parser.add_argument('--metric', default='mIoU', help='as the log calls it')
-    parser.add_argument('--seeds', type=whole_number(0), nargs='+', default=[0, 1, 2])
-    parser.add_argument('--work-dir', type=out_folder, help='work_dirs/transfer/CONFIG by default')
 
 
 def last_metric(folder: Path, name: str) -> float:

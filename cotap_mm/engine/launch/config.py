@@ -11,7 +11,6 @@ from typing import Optional
 import torch
 from mmengine.config import Config
 
-from cotap_mm.command_line.arguments import KeyValues, out_folder
 from cotap_mm.datasets import image_source
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.optim.schedules import fit_schedules, training_length
@@ -20,24 +19,8 @@ from .validation import check_overrides
 from .values import check_values, explained_options
 
 
-def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the options that training and testing share."""
-    parser.add_argument(
-        '--work-dir', type=out_folder, help='logs and checkpoints; work_dirs/CONFIG by default'
-    )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=KeyValues,
-        metavar='KEY=VALUE',
-        help='override config keys: key=value ...',
-    )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
-
-
 def finish_config(config: Config, args: argparse.Namespace) -> Config:
-    """Apply the options of :func:`add_common_arguments`, which override everything else.
+    """Apply the options of a run (:func:`.add_run_options`), which override everything else.
 
     Invalid values are rejected (:func:`.check_values`), and values that depend on others are
     adapted, see :func:`adapt_loaders` and :func:`fit_schedules`.

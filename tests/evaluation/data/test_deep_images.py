@@ -177,11 +177,12 @@ def test_range_of_data_is_configurable(tmp_path):
 
 
 def test_result_files_depend_on_the_range(tmp_path):
-    tool = load_tool('evaluate')
+    parse_args = load_tool('evaluate').parse_args
+    result_file = load_tool('commands/evaluate').result_file
     data = load_data('toy')
     names = [
-        tool.result_file(
-            tool.parse_args(['x', '--protocol', 'knn', '--data', 'toy', *more]),
+        result_file(
+            parse_args(['x', '--protocol', 'knn', '--data', 'toy', *more]),
             'knn',
             data,
             'x',

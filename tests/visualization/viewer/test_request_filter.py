@@ -8,7 +8,8 @@ import socket
 
 import pytest
 
-from cotap_mm.visualization.viewer.address import check_port, host_name, root_path
+from cotap_mm.command_line.web_address import host_name, root_path
+from cotap_mm.visualization.viewer.address import check_port
 from cotap_mm.visualization.viewer.request_filter import MOST_OPEN, RequestFilter, is_loopback
 
 

@@ -340,7 +340,7 @@ def test_malformed_calls_get_4xx_and_log_no_traceback(client, place):
 def test_list_with_paths_out_of_the_folder(place, tmp_path):
     from tests.helpers.tool_loading import load_tool
 
-    viewer = load_tool('viewer')
+    viewer = load_tool('commands/viewer')
     names = tmp_path / 'names.txt'
     write_images(tmp_path / 'images', 1)
     outside = os.path.relpath(place / 'elsewhere/0.png', tmp_path)

@@ -1,0 +1,109 @@
+"""Page of ``tools/viewer.py``: load the networks, list the images, serve."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from typing import Any, Optional
+
+import numpy as np
+import torch
+
+import cotap_mm
+from cotap_mm.command_line.checkpoint_names import named_checkpoints
+from cotap_mm.command_line.tool import report_user_errors
+from cotap_mm.datasets import ImageList, open_images
+from cotap_mm.datasets.sources.files import BadImage
+from cotap_mm.files.atomic_write import printable
+from cotap_mm.ops.sampling import evenly_spaced
+from cotap_mm.visualization.report.image_set import common_size
+from cotap_mm.visualization.viewer.address import check_port
+from cotap_mm.visualization.viewer.confined_images import ConfinedImages
+from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
+from cotap_mm.visualization.viewer.request_filter import is_loopback
+
+
+def make_browser(args: argparse.Namespace) -> FeatureBrowser:
+    """Load the networks and list the images."""
+    encoders = {}
+    for name, checkpoint in named_checkpoints([args.checkpoint, *args.compare]).items():
+        torch.manual_seed(0)  # for random: weights
+        encoders[name] = cotap_mm.load(
+            checkpoint, device=args.device, output=args.output, num_heads=args.num_heads
+        )
+    source = open_source(args.images, args.follow_links, args.ann_file, args.value_range)
+    size = (
+        tuple(args.size)
+        if args.size
+        else common_size(
+            first_readable(source), max(encoder.patch_size for encoder in encoders.values())
+        )
+    )
+    return FeatureBrowser(encoders, source, size)
+
+
+def open_source(
+    images: str,
+    follow_links: bool,
+    ann_file: Optional[str] = None,
+    value_range: Optional[Sequence[float]] = None,
+) -> Any:
+    """Open the images; skip those outside of the folder unless ``follow_links``."""
+    source = open_images(images, ann_file, value_range or 'auto')
+    if follow_links or not isinstance(source, ImageList):
+        return source
+    source = ConfinedImages(source)
+    if source.skipped:
+        print(
+            f'skipped {len(source.skipped)} images outside of {images}, the first is '
+            f'{printable(source.skipped[0])} (--follow-links includes them)'
+        )
+    return source
+
+
+def first_readable(source: Any, attempts: int = 100) -> np.ndarray:
+    """Return the pixels of the first image that can be decoded.
+
+    Raises:
+        BadImage: If none of the first ``attempts`` images can be decoded.
+    """
+    reasons = []
+    for index in range(min(attempts, len(source))):
+        try:
+            return source.read(index)
+        except BadImage as error:
+            reasons.append(error)
+    raise BadImage(f'none of the first {len(reasons)} images can be read: {reasons[0]}')
+
+
+def choose_shown(browser: FeatureBrowser, limit: int) -> list[int]:
+    """Choose the images that are shown first: evenly spaced, without unreadable ones."""
+    wanted = evenly_spaced(len(browser.source), min(limit, MOST_SHOWN))
+    shown = [index for index in wanted if browser.is_readable(index)]
+    for index in sorted(set(wanted) - set(shown)):
+        print(f'skipped {browser.names[index]}, which cannot be read')
+    if shown:
+        return shown
+    for index in range(len(browser.source)):
+        if browser.is_readable(index):
+            return [index]
+    raise BadImage(f'none of the {len(browser.source)} images can be read')
+
+
+def run(args: argparse.Namespace) -> None:
+    """Serve the page until Ctrl-C."""
+    with report_user_errors(BadImage):
+        from cotap_mm.visualization.viewer.app import build_page, serve
+
+        args.port = check_port(args.host, args.port)
+        browser = make_browser(args)
+        page = build_page(
+            browser,
+            choose_shown(browser, args.shown),
+            'Features of ' + ' and '.join(browser.encoders),
+        )
+    if not is_loopback(args.host):
+        print('Anyone who can reach this machine can see the images; there is no password.')
+    shown = f'[{args.host}]' if ':' in args.host else args.host
+    print(f'open http://{shown}:{args.port} (Ctrl-C to stop)', flush=True)
+    serve(page, args.host, args.port, names=args.allow_host, root_path=args.root_path or '')
