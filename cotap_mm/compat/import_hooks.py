@@ -46,12 +46,25 @@ def run_after(name: str, dependency: str, **names: Any) -> None:
     _WATCHER.delays[name] = (dependency, names)
 
 
+def hide_from(name: str, package: str) -> None:
+    """Let a module find that an optional package is not installed, unless it is imported already.
+
+    Args:
+        name (str): Full name of the module, which must not have been imported.
+        package (str): Name of the package.
+    """
+    if _WATCHER not in sys.meta_path:
+        sys.meta_path.insert(0, _WATCHER)
+    _WATCHER.hidden[name] = package
+
+
 class _Watcher(importlib.abc.MetaPathFinder):
     """Find the watched modules as usual, and wrap their loaders."""
 
     def __init__(self) -> None:
         self.changes: dict[str, list[Change]] = {}
         self.delays: dict[str, tuple[str, dict[str, Any]]] = {}
+        self.hidden: dict[str, str] = {}
 
     def find_spec(
         self,
@@ -60,19 +73,26 @@ class _Watcher(importlib.abc.MetaPathFinder):
         target: Optional[ModuleType] = None,
     ) -> Optional[importlib.machinery.ModuleSpec]:
         """See :meth:`importlib.abc.MetaPathFinder.find_spec`."""
-        if fullname not in self.changes and fullname not in self.delays:
+        if not any(fullname in names for names in (self.changes, self.delays, self.hidden)):
             return None
         for finder in sys.meta_path:
             if finder is self:
                 continue
             spec = finder.find_spec(fullname, path, target)
             if spec is not None:
-                if spec.loader is not None and fullname in self.delays:
-                    spec.loader = _DelayingLoader(spec.loader, *self.delays[fullname])
-                if spec.loader is not None and fullname in self.changes:
-                    spec.loader = _ChangingLoader(spec.loader, self.changes[fullname])
+                if spec.loader is not None:
+                    spec.loader = self._wrapped(fullname, spec.loader)
                 return spec
         return None
+
+    def _wrapped(self, name: str, loader: importlib.abc.Loader) -> importlib.abc.Loader:
+        if name in self.hidden:
+            loader = _HidingLoader(loader, self.hidden[name])
+        if name in self.delays:
+            loader = _DelayingLoader(loader, *self.delays[name])
+        if name in self.changes:
+            loader = _ChangingLoader(loader, self.changes[name])
+        return loader
 
 
 class _WrappedLoader(importlib.abc.Loader):
@@ -106,6 +126,25 @@ class _ChangingLoader(_WrappedLoader):
         super().exec_module(module)
         for change in self._changes:
             change(module)
+
+
+class _HidingLoader(_WrappedLoader):
+    """Load with another loader, while a package cannot be imported."""
+
+    def __init__(self, loader: importlib.abc.Loader, package: str) -> None:
+        super().__init__(loader)
+        self._package = package
+
+    def exec_module(self, module: ModuleType) -> None:
+        """See :meth:`importlib.abc.Loader.exec_module`."""
+        if self._package in sys.modules:
+            super().exec_module(module)
+            return
+        sys.modules[self._package] = None  # type: ignore[assignment]
+        try:
+            super().exec_module(module)
+        finally:
+            del sys.modules[self._package]
 
 
 class _DelayingLoader(_WrappedLoader):

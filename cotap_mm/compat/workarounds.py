@@ -1,13 +1,15 @@
 """Check versions and work around known incompatibilities; imported before anything else.
 
-It works around five problems: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
-``import mmpretrain.models`` fails with transformers 5 and takes twice as long where MMDetection is
-installed, MMEngine's log drops lines with file names that are not UTF-8, and without MMCV's
-compiled operators MMSegmentation and MMDetection cannot be imported.
+It works around these problems: with torch >= 2.6 MMEngine cannot resume from its own checkpoints,
+``import mmpretrain.models`` fails with transformers 5, MMEngine's log drops lines with file names
+that are not UTF-8, and without MMCV's compiled operators MMSegmentation and MMDetection cannot be
+imported. It also avoids imports that take seconds: MMEngine's of transformers, for one optimizer,
+and MMPretrain's of MMDetection, for one layer.
 """
 
 from __future__ import annotations
 
+import functools
 import importlib
 import importlib.metadata
 import importlib.util
@@ -16,7 +18,7 @@ import warnings
 from types import ModuleType
 from typing import Optional
 
-from .import_hooks import after_import, run_after
+from .import_hooks import after_import, hide_from, run_after
 from .mmcv_ops import finder
 
 #: Import name, minimum version, distributions that provide it, remedy.
@@ -183,10 +185,51 @@ def log_any_name(logger: ModuleType) -> None:
     logger.MMFormatter.format = escaped
 
 
+def format_once(config: ModuleType) -> None:
+    """Let MMEngine format the text of a config once, not for every checkpoint and log again.
+
+    Args:
+        config (module): ``mmengine.config.config``.
+    """
+    plain = config.FormatCode
+
+    @functools.lru_cache(maxsize=4)
+    def formatted(text: str, style: tuple, options: tuple):
+        return plain(text, style_config=dict(style), **dict(options))
+
+    def format_code(text: str, style_config: dict, **options):
+        return formatted(text, tuple(style_config.items()), tuple(options.items()))
+
+    config.FormatCode = format_code  # type: ignore[attr-defined]
+
+
+def import_adafactor_when_used(builder: ModuleType) -> None:
+    """Register the Adafactor of transformers by name, without importing transformers.
+
+    Args:
+        builder (module): ``mmengine.optim.optimizer.builder``.
+    """
+    optimizers = builder.OPTIMIZERS
+    if 'Adafactor' in optimizers.module_dict or importlib.util.find_spec('transformers') is None:
+        return
+
+    def Adafactor(params, **options):
+        from transformers import Adafactor
+
+        return Adafactor(params, **options)
+
+    optimizers.register_module(name='Adafactor', module=Adafactor)
+    builder.TRANSFORMERS_OPTIMIZERS.append('Adafactor')
+
+
 check_versions()
 finder.install()
 after_import('mmengine.logging', lambda _: allow_safe_resume())
 after_import('mmengine.logging.logger', log_any_name)
 after_import('mmpretrain.utils.dependency', disable_multimodal)
+after_import('mmengine.config.config', format_once)
+# MMEngine imports transformers for this one optimizer.
+hide_from('mmengine.optim.optimizer.builder', 'transformers')
+after_import('mmengine.optim.optimizer.builder', import_adafactor_when_used)
 # MMPretrain imports all of MMDetection's models for this one layer of a detector.
 run_after('mmpretrain.models.utils.res_layer_extra_norm', 'mmdet.models', ResLayerExtraNorm=None)

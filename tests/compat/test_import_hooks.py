@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from cotap_mm.compat import import_hooks
-from cotap_mm.compat.import_hooks import after_import, run_after
+from cotap_mm.compat.import_hooks import after_import, hide_from, run_after
 
 
 @pytest.fixture
@@ -20,7 +20,7 @@ def library(tmp_path, monkeypatch):
     (folder / '__init__.py').write_text('from .part import VALUE\n')
     (folder / 'part.py').write_text('VALUE = 1\n')
     monkeypatch.syspath_prepend(str(tmp_path))
-    for registered in ('changes', 'delays'):
+    for registered in ('changes', 'delays', 'hidden'):
         copy = dict(getattr(import_hooks._WATCHER, registered))
         monkeypatch.setattr(import_hooks._WATCHER, registered, copy)
     importlib.invalidate_caches()
@@ -66,6 +66,56 @@ def test_a_module_waits_for_its_dependency(library):
 def test_a_module_does_not_wait_for_a_dependency_that_is_there(library):
     run_after(f'{library}.part', 'json', VALUE=None)
     assert importlib.import_module(library).VALUE == 1
+
+
+def test_a_package_is_hidden_from_a_module_only(library, tmp_path):
+    (tmp_path / library / 'part.py').write_text(
+        'try:\n    import wave\n    VALUE = wave\nexcept ImportError:\n    VALUE = None\n'
+    )
+    hide_from(f'{library}.part', 'wave')
+    sys.modules.pop('wave', None)
+    package = importlib.import_module(library)
+    assert package.VALUE is None and 'wave' not in sys.modules
+    wave = importlib.import_module('wave')
+    for name in (library, f'{library}.part'):
+        del sys.modules[name]
+    assert importlib.import_module(library).VALUE is wave  # it is imported already
+
+
+def test_mmengine_imports_transformers_when_its_optimizer_is_used():
+    pytest.importorskip('transformers')
+    code = """if True:
+        import sys
+        import cotap_mm, torch
+        from mmengine.optim import build_optim_wrapper
+        from mmengine.optim.optimizer.builder import TRANSFORMERS_OPTIMIZERS
+        assert 'transformers' not in sys.modules and TRANSFORMERS_OPTIMIZERS == ['Adafactor']
+        optimizer = dict(type='Adafactor', lr=0.5, relative_step=False)
+        built = build_optim_wrapper(torch.nn.Linear(2, 2), dict(optimizer=optimizer)).optimizer
+        from transformers import Adafactor
+        assert type(built) is Adafactor and built.defaults['lr'] == 0.5
+        """
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+
+
+def test_a_config_is_formatted_once(tmp_path):
+    code = """if True:
+        import mmengine.config.config as plain
+        expected = plain.Config(dict(a=[1, dict(b='c')] * 9, d=None)).pretty_text
+        import yapf.yapflib.yapf_api as api
+        from cotap_mm.compat.workarounds import format_once
+        calls = []
+        def counted(*args, **kwargs):
+            calls.append(args)
+            return api.FormatCode(*args, **kwargs)
+        plain.FormatCode = counted
+        format_once(plain)
+        config = plain.Config(dict(a=[1, dict(b='c')] * 9, d=None))
+        assert config.pretty_text == config.pretty_text == expected and len(calls) == 1
+        config.d = 5
+        assert 'd = 5' in config.pretty_text and len(calls) == 2
+        """
+    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
 def test_mmpretrain_does_not_import_mmdet():

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from mmengine.utils import deprecated_api_warning
-from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
 from .canvas import Pixels, check_pixels, resize
@@ -60,6 +59,8 @@ def joint_clusters(patches: Tensor, count: int, seed: int = 0) -> np.ndarray:
     Raises:
         ValueError: If there are fewer than 2 clusters, or fewer patches than clusters.
     """
+    from sklearn.cluster import MiniBatchKMeans  # takes seconds, and trainings import this module
+
     features = F.normalize(patches.detach().float(), dim=1).permute(0, 2, 3, 1).cpu()
     rows = features.flatten(0, 2).numpy()  # (B, h, w, C) -> (B h w, C)
     if not 2 <= count <= len(rows):

@@ -9,9 +9,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
-from sklearn.decomposition import PCA
-from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
-from sklearn.pipeline import make_pipeline
 from torch import Tensor
 
 from cotap_mm.evaluation.metrics import patch_labels
@@ -105,6 +102,11 @@ def project(patches: LabeledPatches, method: str = 'lda') -> Plane:
         ValueError: If the method is unknown, or 'lda' gets fewer than 3 classes or only one
             image.
     """
+    # Takes seconds, and trainings import this module.
+    from sklearn.decomposition import PCA
+    from sklearn.discriminant_analysis import LinearDiscriminantAnalysis
+    from sklearn.pipeline import make_pipeline
+
     if method not in METHODS:
         raise ValueError(f'method must be one of {", ".join(METHODS)}, got {method!r}')
     features = F.normalize(patches.features, dim=1).numpy()
