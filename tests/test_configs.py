@@ -43,6 +43,7 @@ def shrink(config):
     return config
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_config_builds(path):
     config = shrink(load(path))
@@ -57,6 +58,7 @@ def test_config_builds(path):
     assert config.train_dataloader.dataset.type.endswith('NeighborPairs')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_first_line_matches_the_config(path):
     """The first line states the GPUs x images and iterations of the config."""

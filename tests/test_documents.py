@@ -29,6 +29,7 @@ def test_links_and_anchors_exist(page):
         assert not anchor or anchor in anchors(path), target
 
 
+@pytest.mark.slow
 def test_ranking_loss_example_runs():
     (block,) = re.findall(r'```python\n(.*?)```', (DOCS / 'ranking_loss.md').read_text(), re.S)
     names = {}

@@ -356,6 +356,7 @@ MODES = dict(
 )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('mode', MODES)
 @vectors('train_steps.npz')
 def test_training_steps(path, mode):

@@ -74,19 +74,22 @@ def read_modules(package):
     return modules
 
 
+def statements(body, late=False):
+    """All statements, and whether they are inside of a function."""
+    for node in body:
+        yield node, late
+        inner = late or isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for part in ('body', 'orelse', 'finalbody', 'handlers', 'cases'):
+            yield from statements(getattr(node, part, ()), inner)
+
+
 def read_imports(modules):
     """Imports of a package's own modules: (importer, imported, whether inside of a function)."""
     found = set()
     for name, path in modules.items():
         package = name if path.name == '__init__.py' else name.rpartition('.')[0]
         tree = ast.parse(path.read_text(encoding='utf-8'))
-        late = {
-            id(node)
-            for function in ast.walk(tree)
-            if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-            for node in ast.walk(function)
-        }
-        for node in ast.walk(tree):
+        for node, late in statements(tree.body):
             if isinstance(node, ast.Import):
                 targets = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -98,7 +101,7 @@ def read_imports(modules):
                 targets = [each if each in modules else base for each in whole]
             else:
                 continue
-            found |= {(name, each, id(node) in late) for each in targets if each in modules}
+            found |= {(name, each, late) for each in targets if each in modules}
     return found
 
 

@@ -98,6 +98,7 @@ def test_nothing_happens_outside_of_the_main_thread():
     assert states == [False]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'second, status', [(signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGUSR1, None)]
 )
@@ -136,6 +137,7 @@ def wait_in_c():
     collections.deque(map(ctypes.CDLL(None).usleep, itertools.repeat(100_000, 600)), maxlen=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('alone', [True, False])
 def test_the_process_exits_if_its_main_thread_cannot_react(monkeypatch, alone):
     """It is in a C function, or other ranks would wait for it."""
@@ -159,6 +161,7 @@ def test_the_process_exits_if_its_main_thread_cannot_react(monkeypatch, alone):
         assert file.read() == 'SIGTERM: stopped with status 75. The last checkpoint is x\n'
 
 
+@pytest.mark.slow
 def test_children_that_are_not_loader_workers_obey_sigterm():
     """A Pool, as in metrics of MMDetection, waits for processes that it has terminated."""
     keep_workers(True)
@@ -171,6 +174,7 @@ def test_children_that_are_not_loader_workers_obey_sigterm():
         keep_workers(False)
 
 
+@pytest.mark.slow
 def test_a_forked_worker_ignores_stop_signals(monkeypatch):
     """From the moment of the fork, before it runs any code."""
     read, write = os.pipe()

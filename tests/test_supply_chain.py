@@ -128,6 +128,7 @@ sys.addaudithook(refuse)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'code, status',
     [

@@ -174,6 +174,7 @@ main()
 """
 
 
+@pytest.mark.slow
 def test_unexpected_errors_and_closed_pipes(tmp_path):
     script = tmp_path / 'some_tool.py'
     script.write_text(SCRIPT)

@@ -79,6 +79,7 @@ def test_the_restricted_getattr_refuses_other_attributes(tmp_path):
         torch.load(tmp_path / 'hostile.pth', weights_only=True)
 
 
+@pytest.mark.slow
 def test_mmpretrain_models_import_with_transformers():
     """In a new process, since the workaround must be applied before the first import."""
     pytest.importorskip('transformers')
@@ -90,6 +91,7 @@ def test_mmpretrain_models_import_with_transformers():
     assert done.returncode == 0 and 'imported' in done.stdout, done.stderr[-2000:]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
 def test_types_resolve_from_sibling_scopes(scope):
     """Like in a config of another library with ``custom_imports = dict(imports=['cotap_mm'])``.

@@ -52,13 +52,13 @@ def test_a_missing_module_stays_missing():
         importlib.import_module('no_such_library')
 
 
-def test_a_module_waits_for_its_dependency(library):
-    run_after(f'{library}.part', 'wave', VALUE=None)
+def test_a_module_waits_for_its_dependency(library, tmp_path):
+    (tmp_path / 'some_library_dependency.py').write_text('')
+    run_after(f'{library}.part', 'some_library_dependency', VALUE=None)
     package = importlib.import_module(library)
     part = sys.modules[f'{library}.part']
     assert package.VALUE is None and part.VALUE is None
-    sys.modules.pop('wave', None)
-    importlib.import_module('wave')
+    importlib.import_module('some_library_dependency')
     assert package.VALUE == 1 and part.VALUE == 1
     assert type(part.__loader__) is type(package.__loader__)
 
@@ -82,6 +82,7 @@ def test_a_package_is_hidden_from_a_module_only(library, tmp_path):
     assert importlib.import_module(library).VALUE is wave  # it is imported already
 
 
+@pytest.mark.slow
 def test_mmengine_imports_transformers_when_its_optimizer_is_used():
     pytest.importorskip('transformers')
     code = """if True:
@@ -98,6 +99,7 @@ def test_mmengine_imports_transformers_when_its_optimizer_is_used():
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
+@pytest.mark.slow
 def test_a_config_is_formatted_once(tmp_path):
     code = """if True:
         import mmengine.config.config as plain
@@ -118,6 +120,8 @@ def test_a_config_is_formatted_once(tmp_path):
     subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
 
 
+@pytest.mark.slow
+@pytest.mark.slow
 def test_mmpretrain_does_not_import_mmdet():
     """Its models import all of MMDetection's for one layer, which must still be registered."""
     pytest.importorskip('mmdet')
@@ -142,6 +146,7 @@ def test_importing_the_package_imports_no_library():
     assert len(done.stdout.split()) < 250
 
 
+@pytest.mark.slow
 def test_the_workarounds_reach_libraries_that_are_imported_later_or_before():
     check = (
         'import torch, mmengine.logging as log; '

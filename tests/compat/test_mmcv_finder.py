@@ -161,6 +161,7 @@ def run_with_lite(folder, code):
     return done
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.name, reason='MMCV is not installed')
 def test_mmcv_lite_gets_the_stand_in(tmp_path):
     done = run_with_lite(

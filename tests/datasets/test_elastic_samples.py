@@ -50,6 +50,7 @@ def steps_of(pairs, world, workers):
     return steps
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('world, workers', [(1, 2), (2, 0), (4, 1)])
 def test_steps_do_not_depend_on_ranks_and_workers(pairs, world, workers):
     for one, other in zip(steps_of(pairs, 1, 0), steps_of(pairs, world, workers)):

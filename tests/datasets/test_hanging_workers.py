@@ -89,6 +89,7 @@ def warnings(monkeypatch):
     return lines
 
 
+@pytest.mark.slow
 @forked
 @pytest.mark.parametrize('does, state', [(stop, 'stopped by a signal'), (hang, 'running')])
 def test_a_worker_that_hangs(warnings, does, state):
@@ -119,6 +120,7 @@ def compute(signs):
         pass
 
 
+@pytest.mark.slow
 @forked
 @pytest.mark.parametrize('does', [stop, hang])
 def test_a_worker_of_any_data_set_that_hangs(warnings, does):
@@ -131,6 +133,7 @@ def test_a_worker_of_any_data_set_that_hangs(warnings, does):
     assert not new_children()
 
 
+@pytest.mark.slow
 @forked
 def test_a_stopped_worker_whose_batches_are_ready(warnings):
     """PyTorch receives a tensor from a worker without a limit, regardless of ``timeout``."""
@@ -146,6 +149,7 @@ def test_a_stopped_worker_whose_batches_are_ready(warnings):
         list(batches)
 
 
+@pytest.mark.slow
 @forked
 def test_a_worker_of_any_data_set_that_computes_or_idles(warnings):
     loader = watch_loader(DataLoader(Unwatched(3, compute), 1, num_workers=2), LIMIT)
@@ -153,6 +157,7 @@ def test_a_worker_of_any_data_set_that_computes_or_idles(warnings):
     assert [int(batch) for batch in loader] == list(range(6)), 'a second epoch'
 
 
+@pytest.mark.slow
 @forked
 def test_workers_of_other_loaders_are_not_killed(warnings):
     others = iter(DataLoader(Images(9, hang), 1, num_workers=1))
@@ -168,6 +173,7 @@ def test_other_objects_are_returned_unchanged():
     assert [int(batch) for batch in watch_loader(DataLoader(torch.arange(3)), LIMIT)] == [0, 1, 2]
 
 
+@pytest.mark.slow
 @forked
 def test_a_waiting_worker_is_not_killed(warnings):
     assert all_of(Images(3, wait_for_a_disk)) == list(range(6))
@@ -188,6 +194,7 @@ def test_a_loader_with_its_own_timeout():
         late()
 
 
+@pytest.mark.slow
 @forked
 def test_a_worker_that_dies_while_a_tensor_is_received_from_it():
     """The connection ends before PyTorch notices that the worker is dead."""

@@ -74,6 +74,7 @@ class Means:
         return images.mean(dim=(2, 3)) + torch.arange(3)
 
 
+@pytest.mark.slow
 def test_all_images_are_listed_packed_and_used(folder, tmp_path):
     pytest.importorskip('lmdb', reason='lmdb is not installed')
     source = ImageList(folder)

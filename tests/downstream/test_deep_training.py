@@ -26,6 +26,7 @@ def to_12_bits(root):
         path.write_text(json.dumps(found))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['camvid_linear', 'custom_mask-rcnn'])
 def test_12_bits(run, tmp_path, name, capfd):  # noqa: F811
     """The library's transform causes a warning; ours gets the range, which is stored."""

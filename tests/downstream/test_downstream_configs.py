@@ -61,7 +61,9 @@ def test_all_configs_exist():
     assert sorted(WANTED) == sorted(path.stem for path in CONFIGS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+@pytest.mark.smoke
 def test_model_builds_and_its_parts_fit(path, monkeypatch):
     config = load(path, monkeypatch)
     model = build_on_meta(config)
@@ -87,6 +89,7 @@ def test_model_builds_and_its_parts_fit(path, monkeypatch):
         assert model.head(features).shape == (1, 1000)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_data_are_read(path, monkeypatch, tmp_path):
     """Only the files are fake; data sets, pipelines and metrics come from the config."""
@@ -119,6 +122,7 @@ def test_data_are_read(path, monkeypatch, tmp_path):
         assert set(labels.unique().tolist()) <= {*range(len(classes)), 255}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_first_lines_describe_the_config(path, monkeypatch):
     """GPUs x images and the schedule in the first lines match the config."""
@@ -141,6 +145,7 @@ def test_first_lines_describe_the_config(path, monkeypatch):
         assert config.train_cfg.max_epochs * repeats == int(epochs[1])
 
 
+@pytest.mark.slow
 def test_numbers_of_the_recipes(monkeypatch):
     """iBOT's recipes for UPerNet and Cascade Mask R-CNN; the paper's frozen recipes."""
     upernet = load(ROOT / 'configs/downstream/ade20k_upernet.py', monkeypatch)
@@ -223,6 +228,7 @@ def rates(config, points, epoch):
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, epoch, wanted',
     [

@@ -78,6 +78,7 @@ def interrupt(monkeypatch, capsys, arguments, where, at):
     return printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'where, at, done', [('step', 3, 3), ('between', 3, 3), ('validation', 4, 4), ('step', 4, 4)]
 )
@@ -99,6 +100,7 @@ def test_iteration_based_loop_is_saved(run, monkeypatch, capsys, where, at, done
     assert checkpoints(folder) == [f'iter_{done}.pth', 'iter_6.pth']
 
 
+@pytest.mark.slow
 def test_weights_swapped_for_validation_are_not_saved(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(
@@ -116,6 +118,7 @@ def test_weights_swapped_for_validation_are_not_saved(run, monkeypatch, capsys):
     assert checkpoints(folder) == ['iter_3.pth']
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('where, at', [('step', 3), ('between', 3), ('step', 2)])
 def test_epoch_based_loop_resumes_at_its_last_epoch(run, monkeypatch, capsys, where, at):  # noqa: F811
     """Two steps per epoch; a signal in the last step takes effect after the epoch is saved."""
@@ -131,6 +134,7 @@ def test_epoch_based_loop_resumes_at_its_last_epoch(run, monkeypatch, capsys, wh
     assert checkpoints(folder) == ['epoch_1.pth', 'epoch_2.pth', 'epoch_3.pth']
 
 
+@pytest.mark.slow
 def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_dataloader.batch_size': 1})
@@ -140,6 +144,7 @@ def test_before_the_first_epoch_the_same_command_works(run, monkeypatch, capsys)
     assert checkpoints(folder) == ['epoch_1.pth']
 
 
+@pytest.mark.slow
 def test_full_disk_does_not_abort_the_training(run, monkeypatch):  # noqa: F811
     path, _ = run('imagenet_linear')
     folder, arguments = write(path, **{'train_cfg.max_epochs': 2})
@@ -156,6 +161,7 @@ def test_full_disk_does_not_abort_the_training(run, monkeypatch):  # noqa: F811
     assert checkpoints(folder) == ['epoch_2.pth']
 
 
+@pytest.mark.slow
 def test_truncated_checkpoint_is_skipped(run):  # noqa: F811
     path, _ = run('voc_linear')
     folder, arguments = write(path, **{'default_hooks.checkpoint.interval': 1})

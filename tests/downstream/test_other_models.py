@@ -86,6 +86,7 @@ def use_data(config, *files):
     config.dump('config.py')
 
 
+@pytest.mark.slow
 def test_semi_supervised_detector(detection):
     config = Config.fromfile(
         CONFIGS / 'soft_teacher' / ('soft-teacher_faster-rcnn_r50-caffe_fpn_180k_semi-0.1-coco.py')
@@ -107,6 +108,7 @@ def test_semi_supervised_detector(detection):
     )
 
 
+@pytest.mark.slow
 def test_distiller(detection):
     config = Config.fromfile(CONFIGS / 'ld/ld_r18-gflv1-r101_fpn_1x_coco.py')
     teacher = Config.fromfile(CONFIGS / 'gfl/gfl_r50_fpn_1x_coco.py')
@@ -138,6 +140,7 @@ def test_distiller(detection):
     assert (detection / 'run/epoch_1.pth').is_file()
 
 
+@pytest.mark.slow
 def test_mask_rcnn_in_bfloat16_on_a_cpu(run, tmp_path):  # noqa: F811
     config, _ = run('coco_mask-rcnn')
     tool('train')(

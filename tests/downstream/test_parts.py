@@ -57,6 +57,7 @@ def test_coco_stuff_27_covers_each_class_once():
         assert classes[mapping[fine.index(name)]] == kind
 
 
+@pytest.mark.slow
 def test_coco_stuff_27_reads_merged_labels_and_curated_lists(tmp_path):
     coco_stuff(tmp_path, count=3)
     (tmp_path / 'curated.txt').write_text('2\n')

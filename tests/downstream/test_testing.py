@@ -25,6 +25,8 @@ def untrained(path):
     return str(path.parent / 'model.pth')
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_segmentation(run, tmp_path):  # noqa: F811
     config, _ = run('voc_linear')
     checkpoint = untrained(config)
@@ -53,6 +55,7 @@ def test_segmentation(run, tmp_path):  # noqa: F811
     assert scores[0] == scores[1] and 0 <= plain <= 100
 
 
+@pytest.mark.slow
 def test_classes_without_labels(run, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     config, _ = run('voc_linear')
@@ -70,6 +73,8 @@ def test_classes_without_labels(run, tmp_path, capsys, monkeypatch):  # noqa: F8
         tool('test')(common)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_detection(run, tmp_path):  # noqa: F811
     config, _ = run('voc_faster-rcnn')
     common = [str(config), untrained(config), '--work-dir', str(tmp_path / 'tested')]
@@ -82,6 +87,7 @@ def test_detection(run, tmp_path):  # noqa: F811
         tool('test')([*common, '--out', str(tmp_path / 'folder')])
 
 
+@pytest.mark.slow
 def test_classification(run, tmp_path):  # noqa: F811
     config, _ = run('imagenet_linear')
     common = [str(config), untrained(config), '--work-dir', str(tmp_path / 'tested')]
@@ -93,6 +99,7 @@ def test_classification(run, tmp_path):  # noqa: F811
         tool('test')([*common, '--show-dir', str(tmp_path / 'shown'), '--tta'])
 
 
+@pytest.mark.slow
 def test_training_data_are_not_needed(run, tmp_path):  # noqa: F811
     config, _ = run('voc_linear')
     checkpoint = untrained(config)

@@ -150,6 +150,7 @@ def metrics(folder, name, index=-1):
     return found[index]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, unit, metric',
     [
@@ -224,6 +225,7 @@ def test_two_processes(run, tmp_path):
     assert (tmp_path / 'run' / 'iter_2.pth').is_file()
 
 
+@pytest.mark.slow
 def test_wrong_usage_is_reported(run, tmp_path):
     config, _ = run('voc_linear')
     with pytest.raises(SystemExit, match='checkpoint nowhere.pth is not a file'):
@@ -238,6 +240,7 @@ def test_wrong_usage_is_reported(run, tmp_path):
         tool('test')(['demo', 'nowhere.pth'])
 
 
+@pytest.mark.slow
 def test_weights_of_another_width_abort_before_training(run, tmp_path):
     config, _ = run('voc_linear')
     wide = CoTAPViT(
@@ -268,6 +271,7 @@ class StopsItsWorker:
         return results
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks workers')
 @pytest.mark.parametrize('split', ['train', 'val', 'test'])
 def test_hanging_worker_aborts_the_run(run, tmp_path, monkeypatch, split):

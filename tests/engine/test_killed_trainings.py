@@ -133,6 +133,7 @@ def newest_iteration(folder):
     return 0 if path is None else torch.load(path, weights_only=True)['meta']['iter']
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
     """A third of the kills hit a checkpoint that is being written, a third are close to a save."""
     (whole_folder, save_time), draw = whole, random.Random(1)

@@ -154,6 +154,7 @@ def test_round_trips(vit, checkpoint, tmp_path):
             assert torch.equal(value, ours[key]), f'{to}: {key}'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('to, name', [('onnx', 'a.onnx'), ('torchscript', 'a.pt')])
 def test_graphs(vit, checkpoint, tmp_path, to, name):
     """Graphs include the filter, and support another image size and any batch size."""

@@ -53,6 +53,7 @@ def test_names_the_holder_and_is_released_with_it(tmp_path, holder):
     assert not (tmp_path / 'run.lock').exists()
 
 
+@pytest.mark.slow
 def test_waits_for_the_holder(tmp_path, holder, monkeypatch):
     messages, start = [], time.monotonic()
     monkeypatch.setattr('mmengine.logging.print_log', lambda text, **_: messages.append(text))

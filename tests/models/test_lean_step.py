@@ -67,6 +67,7 @@ def test_backbone_keys_change_nothing(plain, options):
     assert_same(losses_and_gradients(warm_model(**options)), plain)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('with_cp, parts', [(False, 2 + 2), ('mlp', 3 * 2 + 2)])
 def test_compiled_parts_change_nothing(plain, with_cp, parts):
     model = warm_model(with_cp=with_cp)
@@ -262,6 +263,7 @@ def test_on_another_device_detects_what_waits():
         there[torch.arange(2, device='meta')] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('method', ['pairwise', 'sorted'])
 @pytest.mark.parametrize('topk', [3, None])
 def test_a_step_never_waits_for_numbers_from_the_host(monkeypatch, method, topk):

@@ -28,6 +28,7 @@ def two_threads():
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_gradients_of_the_pairs(two_threads):
     torch.manual_seed(0)
     student = torch.randn(256, 1, 96, 4, 4, requires_grad=True)

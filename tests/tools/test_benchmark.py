@@ -30,6 +30,8 @@ def benchmark(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_step(tmp_path, benchmark):
     benchmark(
         'step',
@@ -63,6 +65,7 @@ def test_step(tmp_path, benchmark):
     assert all(row['seconds'] > 0 and row['calls'] > 0 for row in operators)
 
 
+@pytest.mark.slow
 def test_loss(tmp_path, benchmark):
     shown = benchmark(
         'loss',
@@ -148,6 +151,7 @@ def test_unknown_operators_are_reported(tmp_path):
         operators.run(args)
 
 
+@pytest.mark.slow
 def test_neighbors(tmp_path, benchmark):
     benchmark(
         'neighbors',
@@ -200,6 +204,7 @@ def test_eval(tmp_path, benchmark):
     assert all(row['same neighbours'] == '100.00%' for row in rows)
 
 
+@pytest.mark.slow
 def test_transfer(tmp_path, benchmark):
     write_for('voc_linear', tmp_path)
     config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))

@@ -48,7 +48,8 @@ demo = dict(memory=dict(type='ToyScenes', split='memory', num_images=4, image_si
 
 
 @pytest.mark.slow
-def test_trains_evaluates_and_reports(demo, tmp_path, capsys):
+@pytest.mark.smoke
+def test_trains_evaluates_and_reports(demo, steps, tmp_path, capsys):
     config = tmp_path / 'tiny.py'
     config.write_text(TINY.format(root=ROOT.as_posix()))
     demo.main(

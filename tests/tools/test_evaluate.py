@@ -41,6 +41,7 @@ QUICK = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'protocol', [name for name, found in PROTOCOLS.items() if found.kind == 'segmentation']
 )
@@ -67,6 +68,7 @@ def test_all_segmentation_protocols(tool, checkpoint, tmp_path, protocol, capsys
     assert f'{result["value"]:.2f}' in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('protocol', ['knn', 'linear'])
 def test_classification(tool, checkpoint, tmp_path, protocol):
     (result,) = run(
@@ -85,6 +87,8 @@ def test_classification(tool, checkpoint, tmp_path, protocol):
     assert result['metric'] == 'top1' and result['images'] == dict(train=20, val=20)
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_several_backbones_make_a_table_and_a_plot(tool, checkpoint, tmp_path, capsys):
     arguments = [
         f'ours={checkpoint}',
@@ -207,6 +211,7 @@ def test_nan_is_shown_as_a_dash():
     assert rows[1][1] == '-' and Result(value=float('nan'), **values).to_json()['value'] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'arguments, message',
     [
@@ -236,6 +241,7 @@ def test_invalid_arguments(tool, checkpoint, tmp_path, arguments, message, monke
     assert not (tmp_path / 'out').exists()
 
 
+@pytest.mark.slow
 def test_missing_file(tool, tmp_path):
     with pytest.raises(SystemExit, match='checkpoint nowhere.pth is not a file'):
         run(tool, tmp_path, 'nowhere.pth', '--protocol', 'knn', '--data', 'toy-classes')

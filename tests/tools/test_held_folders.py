@@ -36,6 +36,7 @@ def another_process(lock):
         holder.communicate('')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'tool, lock, arguments',
     [

@@ -7,6 +7,8 @@ import functools
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parents[2]
 OPTION = re.compile(r'(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]')
 # Options of other programs in our messages.
@@ -81,6 +83,7 @@ def test_the_parsers_are_found():
     }
 
 
+@pytest.mark.slow
 def test_options_in_messages_exist():
     wrong = [
         (path.name, line, option)

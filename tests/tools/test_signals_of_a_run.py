@@ -154,6 +154,7 @@ def status_of(pid):
     return 'hangs'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('phase', PHASES)
 def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
     options, checkpoints, said = PHASES[phase]

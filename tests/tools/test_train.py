@@ -59,6 +59,7 @@ def logged(folder):
     return [json.loads(line) for record in records for line in record.read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_dry_run_trains_and_writes_nothing(folder, capsys):
     before = sorted(folder.rglob('*'))
     train(folder, '--dry-run', '--cfg-options', 'train_cfg.max_iters=36000')
@@ -79,6 +80,7 @@ def test_dry_run_trains_and_writes_nothing(folder, capsys):
             train(folder, '--dry-run', '--cfg-options', *options)
 
 
+@pytest.mark.slow
 def test_trains_and_resumes(folder):
     train(folder, '--seed', '3')
     lines = logged(folder)
@@ -117,6 +119,7 @@ def test_trains_and_resumes(folder):
     assert logged(folder)[-1]['step'] == 6
 
 
+@pytest.mark.slow
 def test_amp_and_accumulation(folder):
     train(folder, '--amp', '--cfg-options', 'optim_wrapper.accumulative_counts=2')
     state = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
@@ -124,6 +127,7 @@ def test_amp_and_accumulation(folder):
     assert all(torch.isfinite(value).all() for value in state.values())
 
 
+@pytest.mark.slow
 def test_starts_from_a_checkpoint_of_ours(folder):
     train(folder)
     first = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)['state_dict']
@@ -236,6 +240,7 @@ def free_port():
 
 
 @pytest.mark.dist
+@pytest.mark.smoke
 def test_two_processes_end_with_the_same_weights(folder):
     """Each rank saves its weights, since only rank 0 writes checkpoints."""
     dump = folder / 'dump_hook.py'

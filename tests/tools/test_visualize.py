@@ -84,6 +84,8 @@ def written(tmp_path):
     return sorted(path.stem for path in (tmp_path / 'out').glob('*.png'))
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, capsys):
     tool.main(command('@cotap.pth'))
     assert written(tmp_path) == [
@@ -102,6 +104,7 @@ def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, 
     assert page.count('data:image/png;base64,') == 6 and '6 x 5' in page and 'cotap.pth' in page
 
 
+@pytest.mark.slow
 def test_two_checkpoints_with_labels(tool, command, files, tmp_path, capsys):
     tool.main(
         command(

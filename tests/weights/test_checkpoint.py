@@ -73,6 +73,7 @@ def test_a_file_is_read_and_detected_once(trained, tmp_path, calls, use):
     assert calls == dict(read=1, detected=1, renamed=2)
 
 
+@pytest.mark.slow
 def test_a_detected_checkpoint_is_accepted_everywhere(trained, tmp_path, calls):
     detected = detect_checkpoint(trained, network='teacher')
     for use in USES.values():

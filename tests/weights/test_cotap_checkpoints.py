@@ -69,6 +69,7 @@ WRAPPINGS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('wrapping', WRAPPINGS)
 def test_released_names_fill_every_parameter(wrapping):
     params = released_params()

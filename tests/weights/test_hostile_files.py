@@ -53,6 +53,7 @@ def coco():
     ).encode()
 
 
+@pytest.mark.slow
 def test_many_kinds_of_damage(tmp_path, capsys):
     """What can still be read is well-formed, and unchanged where checksums protect it."""
     for name in NAMES:

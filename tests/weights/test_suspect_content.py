@@ -261,6 +261,7 @@ def try_all(folder, result):
     result.send((wrong, peak * 1024))
 
 
+@pytest.mark.slow
 def test_all_are_rejected_in_bounded_memory(tmp_path, capsys):
     for name, make in HOSTILE.items():
         (tmp_path / (name if '.' in name else f'{name}.pth')).write_bytes(make())

@@ -127,6 +127,7 @@ def test_features_that_are_deleted_while_others_need_them_abort_all_ranks(tmp_pa
     assert build(shared)['seen'] > 0
 
 
+@pytest.mark.slow
 @forked
 @pytest.mark.parametrize('delay', [0, 0.1, 0.3, 0.6])
 @pytest.mark.parametrize('other', ['same', 'other'])

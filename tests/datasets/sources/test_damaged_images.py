@@ -47,6 +47,7 @@ def png_of_size(width, height, rows=b''):
     )
 
 
+@pytest.mark.slow
 def test_many_damages(tmp_path, capsys):
     """An image is either rejected with its name, or has the shape in its header."""
     contents = {kind: encoded(kind) for kind in FORMATS}
@@ -99,6 +100,7 @@ def test_bombs_and_impossible_sizes(tmp_path, content):
             read_image(tmp_path / name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('num_workers', [0, 2])
 def test_damaged_images_in_a_loader(tmp_path, num_workers):
     draw, good, bad = random.Random(1), 8, 16

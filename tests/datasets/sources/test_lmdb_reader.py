@@ -102,6 +102,7 @@ def changed(content, kind, draw):
 KINDS = ('truncated', 'truncated, with a tail', 'hole', 'pages swapped', 'one byte', 'headers')
 
 
+@pytest.mark.slow
 def test_200_damaged_files(packed, tmp_path, capsys):
     """Run in this process: a crash would abort the test."""
     content, draw, seen = packed.read_bytes(), random.Random(0), collections.Counter()

@@ -52,6 +52,7 @@ def test_same_names_and_pixels(folder, tmp_path):
     assert not list(tmp_path.glob('*.part')) and not list(tmp_path.glob('*lock*'))
 
 
+@pytest.mark.slow
 def test_equal_samples_for_equal_seeds_in_workers(folder, tmp_path, ring):
     (folder / 'größe.png').unlink()
     pack_images(ImageList(folder), tmp_path / 'a.lmdb')

@@ -214,6 +214,7 @@ def test_test_uses_the_range_of_its_training(tmp_path):
         prepare_downstream(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('make', MAKERS)
 @pytest.mark.parametrize('kind', [TWELVE_BITS, FLOATS])
 def test_images_equal_those_with_8_bits(tmp_path, make, kind):

@@ -54,6 +54,7 @@ def test_tta_model_cannot_be_trained(seg):
         prepare_downstream(config)
 
 
+@pytest.mark.slow
 def test_real_data(shared_data, monkeypatch):
     """Shipped configs on real images have no errors and no warnings."""
     monkeypatch.setenv('CAMVID', str(shared_data / 'data/camvid'))

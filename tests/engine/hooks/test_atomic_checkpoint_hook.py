@@ -110,6 +110,7 @@ def test_training_continues_if_a_checkpoint_cannot_be_deleted(tmp_path, monkeypa
     assert len(messages) == 1 and 'iter_2.pth is outdated and cannot be deleted' in messages[0]
 
 
+@pytest.mark.slow
 def test_last_save_stores_the_final_iteration(tmp_path, monkeypatch):
     """The file is named after the final iteration, not after the one whose save failed."""
     full_disk(monkeypatch, lambda step: step == 4)

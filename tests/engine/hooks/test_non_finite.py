@@ -73,6 +73,7 @@ def test_skipped_steps_are_always_logged(monkeypatch):
         assert len(messages) == 2 and 'was skipped (2 in total)' in messages[1]
 
 
+@pytest.mark.slow
 def test_training_continues(tmp_path, monkeypatch):
     messages = []
     monkeypatch.setattr(
@@ -89,6 +90,7 @@ def test_training_continues(tmp_path, monkeypatch):
     assert runner.message_hub.get_scalar('train/skipped_steps').current() == 2
 
 
+@pytest.mark.slow
 def test_too_many_in_a_row_stop_the_training(tmp_path):
     with pytest.raises(FloatingPointError, match='iteration 4: 3 steps in a row .* lower '):
         resume_work.train(
@@ -129,6 +131,7 @@ def test_patience():
         NonFiniteHook(patience=0)
 
 
+@pytest.mark.slow
 def test_checkpoint_before_skipped_steps_is_kept(tmp_path, monkeypatch):
     """Also by a run that is resumed during them; of other checkpoints the newest two are kept."""
     monkeypatch.setattr(Config, 'pretty_text', property(resume_work.plain_text))  # faster

@@ -26,6 +26,7 @@ def with_signal(at, **options):
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', ['SIGTERM', 'SIGUSR1'])
 def test_saves_and_stops_after_the_step(tmp_path, monkeypatch, name):
     before = signal.getsignal(signal.SIGTERM)
@@ -37,6 +38,7 @@ def test_saves_and_stops_after_the_step(tmp_path, monkeypatch, name):
     assert not was_preempted(runner) and runner.iter == 6
 
 
+@pytest.mark.slow
 def test_waits_for_the_end_of_an_accumulation(tmp_path):
     options = {'optim_wrapper.accumulative_counts': 3}
     runner = resume_work.train(tmp_path, 8, hooks=with_signal(3), **options)
@@ -87,6 +89,7 @@ def test_unknown_signal():
     assert os.name != 'posix' or PreemptionHook(['SIGHUP']).signals == [signal.SIGHUP]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'when, images',
     [
@@ -105,6 +108,7 @@ def test_image_of_a_dead_worker_is_reported(tmp_path, monkeypatch, when, images)
         resume_work.train(tmp_path, 6, num_workers=1, **crashing)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('when', ['training', 'neighbours'])
 def test_image_of_a_hanging_worker_is_reported(tmp_path, monkeypatch, when):
     monkeypatch.setenv('COTAP_TEST_CRASH', f'{when} SIGSTOP')

@@ -77,6 +77,7 @@ def test_other_errors_keep_their_traceback(error):
         raise error
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'kind, num_workers, messages',
     [

@@ -173,6 +173,7 @@ def train(folder, iters=8, disk=(), **options):
     )
 
 
+@pytest.mark.slow
 def test_training_on_a_failing_disk(tmp_path, monkeypatch, quick):
     """From iteration 4 to 6 nothing can be written; the save of iteration 6 is retried."""
     is_full = []
@@ -243,6 +244,7 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', str(folder)], check=False)
 
 
+@pytest.mark.slow
 def test_disk_that_is_really_full(tmp_path, small_disk, quick):
     """Fill the disk after the first checkpoint until the end; kill, free space, and resume."""
     disk, fill, free = small_disk

@@ -81,6 +81,7 @@ def test_invalid_lengths(stated, usual, message):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'name, options',
     [

@@ -253,6 +253,7 @@ def keep_saving(folder, pipe):
         pipe.send(step)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, 'fork'), reason='needs fork')
 def test_killed_at_any_moment(tmp_path):
     context, draw = multiprocessing.get_context('fork'), random.Random(0)

@@ -33,6 +33,7 @@ def neighbor_files(folder):
     return sorted(path.name for path in folder.glob('neighbors_*'))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize('name', SHIPPED)
 def test_every_shipped_config(folder, name):
     write_toy_config(folder, name)
@@ -48,6 +49,7 @@ def test_every_shipped_config(folder, name):
     assert len(neighbor_files(folder / 'whole')) == 1 + ('in1k' in name)
 
 
+@pytest.mark.slow
 def test_on_two_threads(folder):
     before = torch.get_num_threads()
     torch.set_num_threads(2)
@@ -66,6 +68,7 @@ def killed(folder):
     return words
 
 
+@pytest.mark.slow
 def test_moved_folder_and_changed_times(folder, killed, monkeypatch):
     messages = []
     monkeypatch.setattr(
@@ -83,6 +86,7 @@ def test_moved_folder_and_changed_times(folder, killed, monkeypatch):
     assert_same(saved(folder / 'again', 4), whole)
 
 
+@pytest.mark.slow
 def test_deleted_neighbors(folder, killed):
     [name] = neighbor_files(folder / 'run')
     shutil.copytree(folder / 'run', folder / 'copy')
@@ -115,6 +119,7 @@ def test_deleted_neighbors(folder, killed):
     assert_same(saved(folder / 'other', 4)['state_dict'], saved(folder / 'run', 4)['state_dict'])
 
 
+@pytest.mark.slow
 def test_checkpoints_of_an_earlier_version(folder, killed):
     """Only their config contains the neighbor file, and their records have no numbers."""
     path = folder / 'run' / 'iter_2.pth'
@@ -131,6 +136,7 @@ def test_checkpoints_of_an_earlier_version(folder, killed):
     assert_same(saved(folder / 'run', 4), saved(folder / 'new', 4))
 
 
+@pytest.mark.slow
 def test_other_images_with_the_same_names(folder, killed):
     """A new run computes neighbors again, even if a file is replaced by one of the same size."""
     first = neighbor_files(folder / 'run')

@@ -35,6 +35,8 @@ def saved(folder, step):
     }
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_one_process(tmp_path):
     resume_work.train(tmp_path / 'whole', 8)
     # Killed in iteration 5 after checkpoint 4, then in 7 after checkpoint 6; each time resumed
@@ -57,6 +59,7 @@ def test_one_process(tmp_path):
         assert_same(saved(folder, 8), whole)
 
 
+@pytest.mark.slow
 def test_half_precision_and_accumulated_gradients(tmp_path):
     """A checkpoint is due in iteration 3, within an accumulation, and waits for the next one."""
     options = dict(optim_wrapper=dict(dtype='bfloat16', accumulative_counts=2))
@@ -68,6 +71,7 @@ def test_half_precision_and_accumulated_gradients(tmp_path):
     assert_same(saved(folder, 8), saved(tmp_path / 'whole', 8))
 
 
+@pytest.mark.slow
 def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
     assert resume_work.train(tmp_path, 8, kill_at=6) is None
     read = []

@@ -88,6 +88,7 @@ def test_cocostuff_and_cityscapes(tmp_path):
     assert len(city.classes) == 19 and city.val[0]['label'].unique().tolist() == [18, 255]
 
 
+@pytest.mark.slow
 def test_config_of_mmsegmentation(tmp_path, monkeypatch):
     for part in ('train', 'val'):
         write(tmp_path / 'images' / part / 'a.jpg', PHOTO)
@@ -143,6 +144,7 @@ def test_wrapped_data_sets(wrapped, wrap, count):
     assert found.val.label_file(count - 1).endswith('val/b.png')
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     'wrap, message',
     [
@@ -168,6 +170,7 @@ def test_unusable_data_sets(wrapped, wrap, message):
         wrapped(wrap)
 
 
+@pytest.mark.slow
 def test_toy():
     found = load_data('toy', limit=2)
     assert len(found.classes) == 9 and found.train[0]['image'].shape == (3, 96, 96)

@@ -176,6 +176,7 @@ def test_range_of_data_is_configurable(tmp_path):
         load_data('folder', tmp_path, ['a', 'b', 'c'], value_range=(3, 1))
 
 
+@pytest.mark.slow
 def test_result_files_depend_on_the_range(tmp_path):
     parse_args = load_tool('evaluate').parse_args
     result_file = load_tool('commands/evaluate').result_file

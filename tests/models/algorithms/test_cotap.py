@@ -56,6 +56,7 @@ def test_prototypes_move_by_the_entropy_loss_only(tiny, inputs):
     assert tiny.neck.prototypes.grad.any()
 
 
+@pytest.mark.slow
 def test_training_lowers_the_losses(tiny, inputs):
     step(tiny, inputs)
     first = sum(step(tiny, inputs).values()).item()

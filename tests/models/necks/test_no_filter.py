@@ -32,6 +32,7 @@ def test_trains_without_the_filter_and_loads_as_a_plain_vit():
     torch.testing.assert_close(plain(images).patches, wanted.patches, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_trains_with_all_hooks(tmp_path):
     runner = resume_work.train(
         tmp_path,

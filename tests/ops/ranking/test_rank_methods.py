@@ -120,6 +120,7 @@ def test_strided_input(method):
     torch.testing.assert_close(backwards[0].flip(0), found[0])
 
 
+@pytest.mark.slow
 def test_sorted_method_is_exact_for_sampled_items_of_a_long_list():
     p, t = uniform(200_000)
     wrong, right = rank_statistics(p, t, 0.5, 'sorted')

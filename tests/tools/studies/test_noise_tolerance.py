@@ -9,6 +9,7 @@ import noise_tolerance
 import pytest
 
 
+@pytest.mark.slow
 def test_quick_run_and_plot_again(tmp_path, capsys):
     arguments = [
         '--quick',

@@ -16,6 +16,7 @@ def assert_picture(array):
     assert len(np.unique(array.reshape(-1, 3), axis=0)) > 2
 
 
+@pytest.mark.slow
 def test_grid_puts_each_image_in_its_cell():
     red, green, blue = flat(255, 0, 0), flat(0, 255, 0), flat(0, 0, 255)
     picture = image_grid([[red, green], [blue, None]])
@@ -41,6 +42,7 @@ def test_matplotlib_style_is_unchanged():
     assert dict(matplotlib.rcParams) == before
 
 
+@pytest.mark.slow
 def test_side_by_side_with_and_without_titles():
     images = [flat(255, 0, 0), flat(0, 0, 255)]
     assert_picture(side_by_side(dict(zip(('before', 'after'), images)), title='both'))

@@ -7,6 +7,7 @@ import torch
 from cotap_mm.visualization import class_legend, crops_with_boxes, foreground_overlay, label_map
 
 
+@pytest.mark.slow
 def test_crops_with_boxes_uses_one_color_per_box(scenes):
     image = scenes.read(0)
     boxes = torch.tensor([[0, 0, 24, 24], [4, 4, 32, 32], [2, 2, 10, 10.0]])

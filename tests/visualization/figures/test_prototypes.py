@@ -24,6 +24,7 @@ def test_top_patches_come_from_different_images():
     assert top_patches(weights, 1, 2) == [(2, 1, 0), (0, 0, 1)]
 
 
+@pytest.mark.slow
 def test_gallery_draws_rows():
     images = [np.full((16, 16, 3), 40 * i, dtype=np.uint8) for i in range(3)]
     attention = torch.rand(3, 2, 2, 2, 5).softmax(dim=-1)

@@ -3,6 +3,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
 import torch
 
 from cotap_mm.evaluation import CoTAPEncoder, LabeledScenes
@@ -56,6 +57,7 @@ def test_crops_show_the_image_that_was_cropped(scenes, tmp_path):
     assert asked == [1] and [name for name, _ in report.pictures] == ['crops']
 
 
+@pytest.mark.slow
 def test_all_sections(scenes, make_algorithm, tmp_path):
     networks = {'before': make_algorithm(), 'after': make_algorithm()}
     images = [scenes.read(i) for i in range(4)]

@@ -115,6 +115,7 @@ def test_many_networks_are_compared_below_each_other(report, images, monkeypatch
     ]
 
 
+@pytest.mark.slow
 def test_feature_sections(report, images):
     two = {'one': features(), 'two': features(4, 8)}
     sections.add_components(report, images, two)
@@ -127,6 +128,7 @@ def test_feature_sections(report, images):
         assert (picture(report, name) == RED).all(axis=2).any()
 
 
+@pytest.mark.slow
 def test_attention_has_a_row_for_each_head(report, images):
     mask = torch.zeros(3, 2, 4, dtype=torch.bool)
     mask[:, 0] = True
@@ -137,6 +139,7 @@ def test_attention_has_a_row_for_each_head(report, images):
     assert two.shape[0] == pytest.approx(one.shape[0] * 5 / 4, rel=0.1)
 
 
+@pytest.mark.slow
 def test_prototypes_and_classes_and_crops(report, images):
     sections.add_prototypes(report, images, 'net', torch.rand(3, 1, 2, 4, 5).softmax(-1))
     generator = torch.Generator().manual_seed(0)

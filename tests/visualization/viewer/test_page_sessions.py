@@ -130,6 +130,7 @@ def megabytes():
     return int(next(line for line in status.splitlines() if 'VmRSS' in line).split()[1]) / 1024
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='needs /proc')
 def test_sessions_that_never_read_take_bounded_memory():
     """Gradio keeps all of their pictures: more than 100 MB for 90 sessions."""

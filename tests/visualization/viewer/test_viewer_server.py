@@ -18,6 +18,7 @@ from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
 from tests.helpers.tiny import write_checkpoint
 from tests.helpers.viewer_process import Client, picture, running, write_images
 
+pytestmark = [pytest.mark.slow, pytest.mark.smoke]  # starts the viewer in a process
 SECRET = b'TOP-SECRET-CONTENT'
 
 
