@@ -183,6 +183,7 @@ def test_neighbors(tmp_path, benchmark):
     )
 
 
+@pytest.mark.slow
 def test_eval(tmp_path, benchmark):
     benchmark(
         'eval',

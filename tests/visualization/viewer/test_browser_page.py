@@ -24,6 +24,7 @@ def folder(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_user_errors_are_one_line(folder, monkeypatch):
     pytest.importorskip('gradio')
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
