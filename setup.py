@@ -12,6 +12,9 @@ from setuptools.command.develop import develop
 
 ROOT = Path(__file__).resolve().parent
 SHIPPED = ('configs', 'tools')
+# Python runs it when it starts: MMSegmentation and MMDetection find the operators that cotap_mm
+# provides without importing it. tools/setup_env.sh copies it for editable installs.
+STARTUP = 'cotap_mm_mmcv_lite.pth'
 # Not in requirements/, since a compiled mmcv, which excludes mmcv-lite, is as good.
 # MMSegmentation and MMDetection reject 2.2.
 MMCV = 'mmcv-lite>=2.1.0,<2.2.0'
@@ -51,6 +54,7 @@ class BuildPy(build_py):
         super().run()
         if not getattr(self, 'editable_mode', False):
             ship(Path(self.build_lib) / 'cotap_mm', link=False)
+            shutil.copy(ROOT / 'cotap_mm' / 'assets' / STARTUP, self.build_lib)
         else:
             ship(ROOT / 'cotap_mm', link=True)
 

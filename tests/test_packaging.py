@@ -52,6 +52,7 @@ def test_wheel_ships_configs_and_tools(wheel_names):
         'cotap_mm/.mim/tools/train.py',
         'cotap_mm/.mim/tools/dist_train.sh',
         'cotap_mm/models/algorithms/cotap.py',
+        'cotap_mm_mmcv_lite.pth',
     ):
         assert name in wheel_names, name
     assert not [name for name in wheel_names if name.startswith('tests')]

@@ -171,14 +171,17 @@ else
     install ${backend[@]+"${backend[@]}"} "torch==$torch" "torchvision==$vision" \
         || die "torch $torch or torchvision $vision cannot be installed for Python $version (message above)"
 fi
-# No later step may replace torch; torch before 2.3 does not support numpy 2.
+# No later step may replace torch; old ones do not support numpy 2 and recent transformers, which
+# torch 2.1 imports when it is installed.
 pins=$(mktemp)
 trap 'rm -f "$pins"' EXIT
 if [ "$dry_run" = no ]; then
     python_says 'import torch, torchvision
 from importlib.metadata import version
 for name in ("torch", "torchvision"): print(f"{name}=={version(name)}")
-if tuple(map(int, torch.__version__.split(".")[:2])) < (2, 3): print("numpy<2")' > "$pins" \
+number = tuple(map(int, torch.__version__.split(".")[:2]))
+if number < (2, 3): print("numpy<2")
+if number < (2, 2): print("transformers<4.49")' > "$pins" \
         || die 'torch and torchvision are installed, but do not import together'
 fi
 
@@ -280,6 +283,8 @@ fi
 say "cotap_mm itself, editable"
 pip install -q --no-deps --no-build-isolation -e "$root" || die 'cotap_mm cannot be installed (message above)'
 if [ "$dry_run" = yes ]; then exit 0; fi
+cp "$root/cotap_mm/assets/cotap_mm_mmcv_lite.pth" \
+    "$("$python" -c 'import sysconfig; print(sysconfig.get_paths()["purelib"])')" # as a wheel does
 "$python" -W ignore -c "$check" || die "the packages are installed, but '$check' does not run (message above)"
 printf '%s' "$recipe" > "$stamp"
 say "ready: $environment"

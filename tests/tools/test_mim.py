@@ -34,8 +34,9 @@ def mim(tmp_path_factory):
         text=True,
         check=True,
     ).stdout.strip()
-    (Path(site) / 'behind.pth').write_text(
-        f'{sysconfig.get_path("purelib")}\n{Path(__file__).resolve().parents[2]}\n'
+    (Path(site) / 'behind.pth').write_text(  # with the .pth files in the other folder
+        f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n'
+        f'{Path(__file__).resolve().parents[2]}\n'
     )
     installed = subprocess.run(
         [python, '-m', 'pip', 'install', '-q', 'openmim'], capture_output=True, text=True

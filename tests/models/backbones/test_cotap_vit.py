@@ -266,7 +266,7 @@ from mmpretrain.utils import dependency
 dependency.WITH_MULTIMODAL = False  # as if transformers were not installed
 for scope in ('mmseg', 'mmdet', 'mmpretrain'):
     __import__(scope + '.models')
-    assert 'cotap_mm' not in sys.modules or scope != 'mmseg'
+    assert 'cotap_mm.models' not in sys.modules or scope != 'mmseg'
     from mmengine.registry import MODELS, DefaultScope
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(dict(
