@@ -171,8 +171,8 @@ else
     install ${backend[@]+"${backend[@]}"} "torch==$torch" "torchvision==$vision" \
         || die "torch $torch or torchvision $vision cannot be installed for Python $version (message above)"
 fi
-# No later step may replace torch; old ones do not support numpy 2 and recent transformers, which
-# torch 2.1 imports when it is installed.
+# No later step may replace torch. Before 2.3 it does not support numpy 2, before 2.5 transformers 5,
+# and 2.1, which imports transformers itself, needs transformers 4.48.
 pins=$(mktemp)
 trap 'rm -f "$pins"' EXIT
 if [ "$dry_run" = no ]; then
@@ -181,7 +181,7 @@ from importlib.metadata import version
 for name in ("torch", "torchvision"): print(f"{name}=={version(name)}")
 number = tuple(map(int, torch.__version__.split(".")[:2]))
 if number < (2, 3): print("numpy<2")
-if number < (2, 2): print("transformers<4.49")' > "$pins" \
+if number < (2, 5): print("transformers<4.49" if number < (2, 2) else "transformers<5")' > "$pins" \
         || die 'torch and torchvision are installed, but do not import together'
 fi
 
