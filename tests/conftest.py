@@ -67,5 +67,5 @@ def plain_text(config):
 
 def pytest_configure(config):
     Config.pretty_text = property(plain_text)
-    # The tensors are tiny: more threads would only wait for each other.
-    torch.set_num_threads(int(os.environ.get('OMP_NUM_THREADS', 1)))
+    # The tensors are tiny: more threads would only wait for each other. Also for processes of tests.
+    torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))
