@@ -75,7 +75,7 @@ for combination in "${combinations[@]}"; do
         && set_up "$environment" "$torch" "$onedl" >> "$log" 2>&1; then
         installed=$(versions "$environment/bin/python")
         VIRTUAL_ENV=$environment make test-fast >> "$log" 2>&1 || true
-        result=$(grep -E '^=+ .*(passed|failed|error).* in [0-9]' "$log" | tail -1 | tr -d '=' | sed 's/^ *//; s/ *$//')
+        result=$(grep -E '^(=+ )?[0-9]+ (passed|failed|skipped|error).* in [0-9]' "$log" | tail -1 | tr -d '=' | sed 's/^ *//; s/ *$//') || true
         result=${result:-no test ran}
     fi
     case "$result" in *failed* | *error* | *no\ test* | *not\ built*) failed=1 ;; esac
