@@ -10,9 +10,10 @@
 #   tools/setup_env.sh --dry-run    print what would be done
 #
 # Installs into the active virtual or conda environment, or else into .venv (created with $PYTHON,
-# by default python3 or the newest supported python3.x). TORCH_VERSION chooses another torch, and
-# TORCHVISION_VERSION its torchvision if the numbers do not match. MMCV_FIND_LINKS names a folder
-# with compiled wheels of mmcv. INSTALLER=pip avoids uv. A second run reuses what is installed.
+# by default python3 or the newest supported python3.x). An installed torch (>= 2.1) is kept, unless
+# TORCH_VERSION chooses another, and TORCHVISION_VERSION its torchvision if the numbers do not
+# match. MMCV_FIND_LINKS names a folder with compiled wheels of mmcv. INSTALLER=pip avoids uv. A
+# second run reuses what is installed.
 set -euo pipefail
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
@@ -109,7 +110,8 @@ if [ ! -x "$python" ]; then
 fi
 pip() { run "$python" -m pip --disable-pip-version-check "$@"; }
 python_says() { [ -x "$python" ] && "$python" -W ignore -c "$1" 2> /dev/null; }
-installed() { python_says "import importlib.metadata; importlib.metadata.version('$1')"; }
+version_of() { python_says "import importlib.metadata; print(importlib.metadata.version('$1'))"; }
+installed() { version_of "$1" > /dev/null; }
 
 # ---- uv installs faster than pip; pip is used where uv is missing or fails -------------------
 find_uv() {
@@ -161,6 +163,8 @@ if [ "$keep_torch" = yes ]; then
     say "keeping the installed torch"
 elif has_torch "$torch" "$vision"; then
     say "torch $torch and torchvision $vision are installed"
+elif [ -z "${TORCH_VERSION:-}${TORCHVISION_VERSION:-}" ] && has_torch any any; then
+    say "keeping torch $(version_of torch) and torchvision $(version_of torchvision)"
 else
     if [ "$version" = 3.9 ] && [ -z "${TORCH_VERSION:-}" ]; then
         say "Python 3.9: torch $torch is the last release that supports it"
@@ -212,7 +216,10 @@ if [ "$dry_run" = no ] && ! python_says 'import cv2'; then
 fi
 
 # ---- mmcv: lite or compiled; not both, they share a folder -------------------------------------
-compiled_works() { python_says 'import torch, mmcv._ext'; }
+compiled_works() { # the stand-in of cotap_mm is a file of Python
+    python_says 'import sys, torch, mmcv._ext
+sys.exit(mmcv._ext.__file__.endswith(".py"))'
+}
 mmcv_version=2.1.0
 without_mmcv() { # since both own the folder mmcv/, removing one breaks the other
     for name in mmcv mmcv-lite; do

@@ -74,7 +74,7 @@ for combination in "${combinations[@]}"; do
     if uv venv -q --seed --clear --python "$python" "$environment" > "$log" 2>&1 \
         && set_up "$environment" "$torch" "$onedl" >> "$log" 2>&1; then
         installed=$(versions "$environment/bin/python")
-        VIRTUAL_ENV=$environment make test-fast >> "$log" 2>&1 || true
+        VIRTUAL_ENV=$environment TORCH_VERSION=$torch make test-fast >> "$log" 2>&1 || true
         result=$(grep -E '^(=+ )?[0-9]+ (passed|failed|skipped|error).* in [0-9]' "$log" | tail -1 | tr -d '=' | sed 's/^ *//; s/ *$//') || true
         result=${result:-no test ran}
     fi
