@@ -67,5 +67,5 @@ def plain_text(config):
 
 def pytest_configure(config):
     Config.pretty_text = property(plain_text)
-    # The tensors are tiny: more threads would only wait for each other. Also for processes of tests.
+    # The tensors are tiny: more threads would only wait for each other, in processes of tests, too.
     torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))
