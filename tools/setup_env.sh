@@ -185,7 +185,7 @@ from importlib.metadata import version
 for name in ("torch", "torchvision"): print(f"{name}=={version(name)}")
 number = tuple(map(int, torch.__version__.split(".")[:2]))
 if number < (2, 3): print("numpy<2")
-if number < (2, 5): print("transformers<4.49" if number < (2, 2) else "transformers<5")' > "$pins" \
+if number < (2, 5): print("transformers>=4.40,<4.49" if number < (2, 2) else "transformers>=4.40,<5")' > "$pins" \
         || die 'torch and torchvision are installed, but do not import together'
 fi
 

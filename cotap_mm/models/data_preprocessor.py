@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, Optional, Union
 
 import torch
 from mmengine.model import BaseDataPreprocessor
@@ -44,7 +44,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         self,
         mean: Sequence[float] = IMAGENET_MEAN_255,
         std: Sequence[float] = IMAGENET_STD_255,
-        color: Optional[dict | str] = 'default',
+        color: Optional[Union[dict, str]] = 'default',
     ) -> None:
         super().__init__(non_blocking=True)
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from cotap_mm.engine import compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
@@ -231,7 +231,9 @@ class OnAnotherDevice(NoWaiting):
         return tensor.untyped_storage()._cdata
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [each for each in tree_leaves((args, kwargs)) if isinstance(each, torch.Tensor)]
+        tensors = [
+            each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)
+        ]
         for each in tensors:
             if each.device.type == 'meta' and self.storage(each) not in self.known:
                 raise AssertionError(f'{func} waits for numbers from Python')
@@ -239,7 +241,7 @@ class OnAnotherDevice(NoWaiting):
         if not is_copy and len({each.device.type for each in tensors if each.ndim}) > 1:
             raise AssertionError(f'{func} mixes devices')
         made = super().__torch_dispatch__(func, types, args, kwargs)
-        results = [each for each in tree_leaves(made) if isinstance(each, torch.Tensor)]
+        results = [each for each in tree_flatten(made)[0] if isinstance(each, torch.Tensor)]
         is_non_blocking = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
         if is_copy and not is_non_blocking and len({each.device for each in tensors + results}) > 1:
             raise AssertionError(f'{func} waits for a copy to another device')
@@ -274,7 +276,7 @@ def test_a_step_never_waits_for_numbers_from_the_host(monkeypatch, method, topk)
         name: {key: value.to('meta') for key, value in views.items()}
         for name, views in make_inputs(seed=4).items()
     }
-    there = [*model.parameters(), *model.buffers(), *tree_leaves(inputs)]
+    there = [*model.parameters(), *model.buffers(), *tree_flatten(inputs)[0]]
     monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # does not support meta
     with OnAnotherDevice(*there):
         sum(model.loss(inputs).values()).backward()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 import cotap_mm
 from tests.helpers.tiny import build_tiny, make_inputs
@@ -30,7 +30,7 @@ class Counting(TorchDispatchMode):
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
         self.calls[func.overloadpacket._qualified_op_name] += 1
-        for each in tree_leaves(made):
+        for each in tree_flatten(made)[0]:
             if isinstance(each, torch.Tensor) and (each.untyped_storage()._cdata not in self.there):
                 self.largest = max(self.largest, each.untyped_storage().nbytes())
         return made
@@ -93,7 +93,9 @@ class HalfPrecision(TorchDispatchMode):
 
 
 def floats(made):
-    return [x for x in tree_leaves(made) if isinstance(x, torch.Tensor) and x.is_floating_point()]
+    return [
+        x for x in tree_flatten(made)[0] if isinstance(x, torch.Tensor) and x.is_floating_point()
+    ]
 
 
 def test_only_the_networks_compute_in_half_precision():

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import glob
+import inspect
 from pathlib import Path
 
 import pytest
 from mmengine.config import Config
+from mmengine.registry import Registry
 
+from cotap_mm import registry as registries
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.hooks import AtomicCheckpointHook
 from cotap_mm.engine.launch.validation import check_config, check_overrides
@@ -114,3 +117,18 @@ def test_options_of_unknown_parts():
 def test_checkpoint_hook():
     with pytest.raises(ValueError, match='default_hooks.checkpoint: unknown option intervall'):
         AtomicCheckpointHook(intervall=5)
+
+
+def test_types_of_options_can_be_evaluated_by_python_3_9():
+    """Its ``typing.get_type_hints`` does not know ``X | Y``."""
+    modern = [
+        f'{kind.__name__}: {name}: {parameter.annotation}'
+        for registry in vars(registries).values()
+        if isinstance(registry, Registry)
+        for kind in registry.module_dict.values()
+        if kind.__module__.startswith('cotap_mm') and inspect.isclass(kind)
+        for name, parameter in inspect.signature(kind.__init__).parameters.items()
+        if '|' in str(parameter.annotation)
+    ]
+    assert {'CoTAP', 'CoTAPDataPreprocessor'} <= set(registries.MODELS.module_dict)
+    assert modern == []

@@ -8,7 +8,7 @@ import shutil
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from torch.utils._pytree import tree_flatten
 
 from cotap_mm.ops import continuous_average_precision, rank_statistics
 from cotap_mm.ops.ranking.average_precision import LONGEST_PAIRWISE, choose_method
@@ -153,7 +153,7 @@ class Watch(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         made = func(*args, **(kwargs or {}))
-        for each in tree_leaves(made):
+        for each in tree_flatten(made)[0]:
             if isinstance(each, torch.Tensor):
                 self.largest = max(self.largest, each.numel())
                 if 'view' not in str(func) and 'expand' not in str(func):
