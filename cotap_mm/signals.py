@@ -291,6 +291,7 @@ def _start_watching() -> None:
     os.set_blocking(read, False)
     os.set_blocking(write, False)
     _state.pipe, _state.received, _state.noticed = (read, write), '', ''
+    set_advice(None)  # not that of an earlier run in this process
     # The interpreter writes to it, whatever the main thread is doing.
     _state.wakeup_before = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
     _state.watcher = threading.Thread(target=_watch, args=(read,), daemon=True, name='signals')

@@ -63,6 +63,13 @@ def test_a_signal_interrupts_where_nothing_can_be_lost():
     ]
 
 
+def test_advice_of_an_earlier_run_is_forgotten():
+    signals.set_advice(lambda: 'The last checkpoint is that of another run')
+    with signals.listening(), pytest.raises(signals.Stopped, match='Nothing had to be saved'):
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)
+
+
 def test_a_step_is_not_interrupted():
     with signals.listening(['SIGUSR1']), signals.deferred():
         os.kill(os.getpid(), signal.SIGUSR1)

@@ -63,6 +63,7 @@ if __name__ == '__main__':
 
 
 @pytest.mark.skipif(not hasattr(signal, 'SIGCHLD'), reason='signals of POSIX')
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason='Python does not fork while it exits')
 def test_a_child_that_dies_after_the_end_causes_no_traceback():
     """PyTorch's handler of SIGCHLD raises for a dead loader worker, also while Python exits."""
     script = """

@@ -37,7 +37,7 @@ def test_the_compiled_operators_are_not_the_stand_in(compiled_extension, compile
     pytest.importorskip('mmcv.ops')
     assert compiled_extension.__file__.endswith(EXTENSION_SUFFIXES[0])
     module = importlib.import_module('mmcv.ops.nms')
-    before = module.ext_module
+    before = importlib.import_module('mmcv._ext')
     compiled('nms', 'bbox')
     assert module.ext_module is compiled_extension
     assert importlib.import_module('mmcv._ext') is before
