@@ -182,6 +182,9 @@ def test_mmcv_lite_gets_the_stand_in(tmp_path):
 def test_mmcv_cnn_that_was_imported_before_is_repaired(tmp_path):
     done = run_with_lite(
         tmp_path,
+        'import sys\n'  # the .pth file of an installed cotap_mm would import it before mmcv
+        'finders = [each for each in sys.meta_path if "ImportCoTAPFirst" not in repr(each)]\n'
+        'sys.meta_path[:] = finders\n'
         'from mmcv.cnn.bricks import transformer\n'
         'name = "MultiScaleDeformableAttention"\n'
         'before = hasattr(transformer, name)\n'
