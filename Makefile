@@ -11,7 +11,7 @@ endif
 # pytest workers: one for each core, at most 8. Files stay whole, since they share fixtures.
 PYTEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores : 8)))
 # Without bytecode, every process that the tests start compiles our code again.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile
 
 .PHONY: help demo install format lint types test-fast test test-all test-faults check lock
 
