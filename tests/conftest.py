@@ -19,10 +19,20 @@ _NEEDS_SHARED = 'shared data is not here'
 
 
 @pytest.fixture(autouse=True)
-def _own_scope():
-    """Tools set a default scope for their whole process."""
+def _forget_tools():
+    """Tools set a default scope and create loggers for their whole process.
+
+    A logger that was created while a test captured the output writes to a stream that is closed.
+    """
     yield
     DefaultScope._instance_dict.clear()
+    for name, logger in list(MMLogger._instance_dict.items()):
+        if any(getattr(each.stream, 'closed', False) for each in _streams(logger)):
+            del MMLogger._instance_dict[name]
+
+
+def _streams(logger):
+    return [each for each in logger.handlers if hasattr(each, 'stream')]
 
 
 @pytest.fixture
