@@ -61,7 +61,7 @@ def _method(name: str) -> str:
 def add_step(parser: argparse.ArgumentParser) -> None:
     """One training step against a restatement of the released one: time, memory, operations."""
     parser.add_argument('config')
-    parser.add_argument('--batch-size', type=positive_int, default=2, help='images a branch')
+    parser.add_argument('--batch-size', type=positive_int, default=2, help='images per branch')
     parser.add_argument('--steps', type=positive_int, default=5, help='measured steps')
     parser.add_argument('--warmup', type=whole_number(0), default=2)
     parser.add_argument(
@@ -85,19 +85,19 @@ def add_step(parser: argparse.ArgumentParser) -> None:
         metavar='N',
         help='also name the N operators that take the most time',
     )
-    parser.add_argument('--only', choices=['ours', 'released'], help='leave the other one out')
+    parser.add_argument('--only', choices=['ours', 'released'], help='skip the other one')
 
 
 def add_data(parser: argparse.ArgumentParser) -> None:
-    """The data pipeline: images a second of one core, against decoding alone and a plain loader."""
-    parser.add_argument('images', nargs='?', help='folder of images; made up if there is none')
+    """The data pipeline: images per second on one core, compared with a plain loader."""
+    parser.add_argument('images', nargs='?', help='folder of images (default: generated images)')
     parser.add_argument(
         '--size',
         type=positive_int,
         nargs=2,
         default=(480, 640),
         metavar=('H', 'W'),
-        help='of the images that are made up',
+        help='size of the generated images',
     )
     parser.add_argument('--count', type=positive_int, default=48, help='images')
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""The data pipeline: images a second of one core, against decoding alone and a plain loader."""
+"""The data pipeline: images per second on one core, compared with a plain loader."""
 
 from __future__ import annotations
 

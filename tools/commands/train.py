@@ -29,16 +29,7 @@ def build_config(args: argparse.Namespace) -> Config:
     if args.cls_ann_file and not args.cls_images:
         raise ValueError('--cls-ann-file requires --cls-images')
     if args.images:
-        run_config.set_images(
-            config,
-            args.images,
-            args.cls_images,
-            args.neighbors,
-            args.cls_neighbors,
-            args.ann_file,
-            args.cls_ann_file,
-            args.value_range,
-        )
+        run_config.set_images(config, *options)
     elif any(options):
         raise ValueError(
             '--cls-images, --neighbors, --cls-neighbors, --ann-file and --value-range '

@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> None:
             'Features of ' + ' and '.join(browser.encoders),
         )
     if not is_loopback(args.host):
-        print('Anyone who can reach this machine can see the images; there is no password.')
+        print('warning: no password protects the images from anyone who can connect to this host')
     shown = f'[{args.host}]' if ':' in args.host else args.host
     print(f'open http://{shown}:{args.port} (Ctrl-C to stop)', flush=True)
     serve(page, args.host, args.port, names=args.allow_host, root_path=args.root_path or '')
