@@ -62,6 +62,14 @@ def pytest_runtest_makereport(item, call):
         report.longrepr = f'skipped for missing data, but {SHARED.name}/ is there'
 
 
+def pytest_collection_modifyitems(items):
+    """Start with the files that take longest, so that no worker is busy alone at the end."""
+    first = {
+        item.path for item in items if {'slow', 'dist'} & {m.name for m in item.iter_markers()}
+    }
+    items.sort(key=lambda item: item.path not in first)
+
+
 def plain_text(config):
     """As ``config.pretty_text``, which takes longer than the trainings of these tests."""
     return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())

@@ -45,7 +45,8 @@ def installed_version(distributions: tuple[str, ...]) -> Optional[str]:
     return None
 
 
-def _numbers(version: str) -> tuple[int, ...]:
+def numbers_of(version: str) -> tuple[int, ...]:
+    """Numbers of a version: (2, 6, 0) of ``'2.6.0+cu124'``."""
     parts = []
     for part in version.split('+')[0].split('.'):
         digits = ''.join(c for c in part if c.isdigit())
@@ -66,7 +67,7 @@ def check_versions() -> None:
         version = installed_version(distributions)
         if version is None:
             problems.append(f'{name} >= {lowest} is required but not installed: {remedy}')
-        elif _numbers(version) < _numbers(lowest):
+        elif numbers_of(version) < numbers_of(lowest):
             problems.append(f'{name} >= {lowest} is required, {version} is installed: {remedy}')
     several = finder.several_distributions()
     if several:
@@ -81,6 +82,10 @@ def check_versions() -> None:
         )
 
 
+#: Statistics that MMEngine's HistoryBuffer stores.
+HISTORY_STATISTICS = ('min', 'max', 'mean', 'current')
+
+
 def _history_statistic(owner: type, name: str):
     """Restricted ``getattr`` for reading checkpoints safely.
 
@@ -89,7 +94,7 @@ def _history_statistic(owner: type, name: str):
     """
     from mmengine.logging.history_buffer import HistoryBuffer
 
-    if owner is HistoryBuffer and name in ('min', 'max', 'mean', 'current'):
+    if owner is HistoryBuffer and name in HISTORY_STATISTICS:
         return getattr(HistoryBuffer, name)
     raise pickle.UnpicklingError(f'refused to look up {name!r} of {owner!r}')
 
@@ -150,7 +155,7 @@ def allow_safe_resume() -> None:
     """
     import torch
 
-    if _numbers(torch.__version__) >= (2, 6):
+    if numbers_of(torch.__version__) >= (2, 6):
         torch.serialization.add_safe_globals(safe_globals())
 
 
@@ -165,7 +170,7 @@ def disable_multimodal(dependency: ModuleType) -> None:
         dependency (module): ``mmpretrain.utils.dependency``.
     """
     version = installed_version(('transformers',))
-    if version is not None and _numbers(version) >= (4, 49):
+    if version is not None and numbers_of(version) >= (4, 49):
         dependency.WITH_MULTIMODAL = False  # type: ignore[attr-defined]
 
 

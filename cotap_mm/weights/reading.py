@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
-import contextlib
 import hashlib
 import http.client
 import json
@@ -17,6 +15,7 @@ import torch
 from mmengine.dist import is_main_process
 from torch.hub import download_url_to_file, get_dir
 
+from cotap_mm.compat.safe_pickle import load_safely
 from cotap_mm.files.atomic_write import zip_error
 
 from .content import SuspectContent, check_archive, check_content
@@ -180,16 +179,13 @@ def _read_pickle(path: Path, trust: bool) -> Any:
     if problem is not None:
         raise ValueError(_damaged(path, f'it {problem}'))
     try:
-        with _allow_namespace():
-            return torch.load(path, map_location='cpu', weights_only=True)
+        return load_safely(path)
     except pickle.UnpicklingError as error:
         if not trust:
             raise ValueError(
                 f'{path} cannot be read safely ({_reason(error)}). If it is damaged, download it '
                 'again. If it contains Python objects besides tensors, reading it could run code '
-                'from the file: pass trust=True only for a file whose origin you trust. '
-                "MMEngine's own checkpoints can be read safely with torch 2.6 or newer (this is "
-                f'{torch.__version__})'
+                'from the file: pass trust=True only for a file whose origin you trust'
             ) from error
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(_damaged(path, error)) from error
@@ -206,12 +202,6 @@ def _read_trusted(path: Path) -> Any:
         ) from error
     except Exception as error:  # a damaged pickle can raise anything
         raise ValueError(_damaged(path, error)) from error
-
-
-def _allow_namespace():
-    """Allow the command-line arguments that DINO, iBOT and MAE store; they are plain data."""
-    allow = getattr(torch.serialization, 'safe_globals', None)  # torch >= 2.5
-    return allow([argparse.Namespace]) if allow else contextlib.nullcontext()
 
 
 def _reason(error: Exception) -> str:

@@ -2,8 +2,8 @@
 
     python -m tests.helpers.loss_curves --renew demo  # only if a change is meant to alter losses
 
-The trainings use the small configs with six images per batch, one thread, and images that are drawn
-here, so that the losses depend on no data set and no JPEG decoder.
+The trainings use the small configs with four images per batch, one thread, and images that are
+drawn here, so that the losses depend on no data set and no JPEG decoder.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def train(name: str, folder: Path) -> list[dict[str, float]]:
         '--seed',
         '0',
         '--cfg-options',
-        'train_dataloader.batch_size=6',
+        'train_dataloader.batch_size=4',
         'train_dataloader.num_workers=0',
         f'train_cfg.max_iters={STEPS}',
     ]

@@ -12,6 +12,7 @@ import time
 import pytest
 
 from tests.engine.resume.test_exact_resume import assert_same
+from tests.helpers.fault_harness.processes import Ranks
 from tests.helpers.launched import DIST_TRAIN, ROOT, checkpoint, environment, run, write_config
 from tests.helpers.rank_work import free_port
 
@@ -21,12 +22,15 @@ ITERS = 8
 
 @pytest.fixture(scope='module')
 def whole(tmp_path_factory):
-    """Checkpoint of an uninterrupted run."""
+    """Checkpoint of an uninterrupted run of the same two ranks, which are forked here."""
     folder = tmp_path_factory.mktemp('whole')
-    done = run(
-        [*DIST_TRAIN, str(write_config(folder, ITERS)), '2'], folder, MASTER_PORT=str(free_port())
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+    config = write_config(folder, ITERS)
+    sys.path.insert(0, str(folder))  # of test_hooks.py
+    try:
+        ranks = Ranks([str(config)], folder, 2, 'whole').run()
+    finally:
+        sys.path.remove(str(folder))
+    assert ranks.statuses == [0, 0], ranks.outputs
     return checkpoint(folder, ITERS)
 
 

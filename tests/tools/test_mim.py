@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 import venv
@@ -26,7 +27,8 @@ from tests.helpers.fake_data import write_for
 def mim(tmp_path_factory):
     """Function that runs mim in a folder."""
     top = tmp_path_factory.mktemp('mim')
-    venv.create(top, with_pip=True)
+    uv = shutil.which('uv', path=f'{sysconfig.get_path("scripts")}{os.pathsep}{os.environ["PATH"]}')
+    venv.create(top, with_pip=not uv)
     python = top / 'bin' / 'python'
     site = subprocess.run(
         [python, '-c', 'import sysconfig; print(sysconfig.get_path("purelib"))'],
@@ -38,8 +40,12 @@ def mim(tmp_path_factory):
         f'import site; site.addsitedir({sysconfig.get_path("purelib")!r})\n'
         f'{Path(__file__).resolve().parents[2]}\n'
     )
+    # mim imports pkg_resources and runs pip.
+    installer = [uv, 'pip', 'install', '-q', '--python', python, 'pip', 'setuptools<81']
     installed = subprocess.run(
-        [python, '-m', 'pip', 'install', '-q', 'openmim'], capture_output=True, text=True
+        [*(installer if uv else [python, '-m', 'pip', 'install', '-q']), 'openmim'],
+        capture_output=True,
+        text=True,
     )
     assert (top / 'bin' / 'mim').is_file(), installed.stderr[-2000:]
 
@@ -83,89 +89,67 @@ def units(library):
     return ('iter', 2, 'mIoU') if library == 'mmseg' else ('epoch', 1, 'coco/bbox_mAP')
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('command', readme_commands())
-def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
-    """Shipped config at toy size; --resume works although torch loads with weights_only."""
-    _, _, library, file = command.split()
-    name = Path(file).stem
-    unit, last, metric = units(library)
-    prepare(tmp_path, file)
-    cpu = () if torch.cuda.is_available() else ('--gpus', '0')
+def replace_cuda(folder, file, config):
+    """Let the pytorch launcher of mim train on CPUs, in a copy of the config; return its path.
 
-    text = mim(tmp_path, *command.split()[1:], *cpu)
-    run = tmp_path / 'work_dirs' / name
-    assert "init.pth: network with names of 'cotap_mm'" in text
-    assert (run / f'{unit}_{last}.pth').is_file()
-    text = mim(
-        tmp_path,
-        *command.split()[1:],
-        *cpu,
-        '--resume',
-        '--cfg-options',
-        f'train_cfg.max_{unit}s={2 * last}',
+    MMEngine's part of it selects a CUDA device in each process, and has no other way.
+    """
+    (folder / 'no_gpu.py').write_text('import torch\ntorch.cuda.set_device = lambda device: None\n')
+    config.custom_imports.imports = ['no_gpu', *config.custom_imports.imports]
+    config.env_cfg.dist_cfg = dict(backend='gloo')
+    config.model_wrapper_cfg = dict(
+        type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
     )
-    assert 'resumed' in text and (run / f'{unit}_{2 * last}.pth').is_file()
-    mim(
-        tmp_path,
-        'test',
-        library,
-        file,
-        '--checkpoint',
-        run / f'{unit}_{last}.pth',
-        *cpu,
-        '--work-dir',
-        'tested',
-    )
-    assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
+    path = folder / 'two_processes' / Path(file).name
+    path.parent.mkdir()
+    config.dump(path)
+    # Statistics that stay as they are: those of BN would differ between the ranks, of which only
+    # rank 0 saves its own.
+    path.write_text(path.read_text().replace("'SyncBN'", "'BN', 'momentum': 0.0"))
+    return path
 
 
 @pytest.mark.slow
 @pytest.mark.dist
 @pytest.mark.parametrize('command', readme_commands())
-def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
-    """The pytorch launcher of mim; without GPUs, MMEngine's part of it is replaced.
+def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
+    """Shipped config at toy size, in one process and then in two with the pytorch launcher.
 
-    MMEngine selects a CUDA device in each process and has no other way.
+    --resume works although torch loads with weights_only.
     """
     _, _, library, file = command.split()
     name = Path(file).stem
-    unit, last, metric = units(library)
+    unit, length, metric = units(library)
     config = prepare(tmp_path, file)
-    if torch.cuda.device_count() < 2:
-        (tmp_path / 'no_gpu.py').write_text(
-            'import torch\ntorch.cuda.set_device = lambda device: None\n'
-        )
-        config.custom_imports.imports = ['no_gpu', *config.custom_imports.imports]
-        config.env_cfg.dist_cfg = dict(backend='gloo')
-        config.model_wrapper_cfg = dict(
-            type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False
-        )
-        config.dump(tmp_path / file)
-        text = (tmp_path / file).read_text()
-        # Statistics that stay at their start: those of BN would differ between the ranks, of which
-        # only rank 0 saves its own.
-        (tmp_path / file).write_text(text.replace("'SyncBN'", "'BN', 'momentum': 0.0"))
-    launcher = ('--launcher', 'pytorch', '--gpus', '2')
-
-    mim(tmp_path, *command.split()[1:], *launcher)
+    cpu = () if torch.cuda.is_available() else ('--gpus', '0')
     run = tmp_path / 'work_dirs' / name
-    more = ('--resume', '--cfg-options', f'train_cfg.max_{unit}s={2 * last}')
-    text = mim(tmp_path, *command.split()[1:], *launcher, *more)
-    assert 'resumed' in text and (run / f'{unit}_{2 * last}.pth').is_file()
+
+    def resume(path, trained, *launcher):
+        """Train on, to the length ``trained``; return the output of mim."""
+        options = ('--resume', '--cfg-options', f'train_cfg.max_{unit}s={trained}')
+        text = mim(tmp_path, 'train', library, path, *launcher, *options)
+        assert 'resumed' in text and (run / f'{unit}_{trained}.pth').is_file()
+        return text
+
+    def check_scores(path, trained, validation, *launcher):
+        """``mim test`` of a checkpoint gives the scores of a validation while training."""
+        checkpoint = ('--checkpoint', run / f'{unit}_{trained}.pth')
+        folder = f'tested_{trained}'
+        mim(tmp_path, 'test', library, path, *checkpoint, *launcher, '--work-dir', folder)
+        expected = metrics(run, metric, validation)
+        assert metrics(tmp_path / folder, metric) == pytest.approx(expected, abs=0.02)
+
+    text = mim(tmp_path, *command.split()[1:], *cpu)
+    assert "init.pth: network with names of 'cotap_mm'" in text
+    assert (run / f'{unit}_{length}.pth').is_file()
+    resume(file, 2 * length, *cpu)
+    check_scores(file, length, 0, *cpu)
+
+    path = file if torch.cuda.device_count() > 1 else replace_cuda(tmp_path, file, config)
+    launcher = ('--launcher', 'pytorch', '--gpus', '2')
+    text = resume(path, 3 * length, *launcher)
     assert re.search(r'Distributed launcher: pytorch\s+.*\s+GPU number: 2', text)
-    mim(
-        tmp_path,
-        'test',
-        library,
-        file,
-        '--checkpoint',
-        run / f'{unit}_{last}.pth',
-        *launcher,
-        '--work-dir',
-        'tested',
-    )
-    assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
+    check_scores(path, 3 * length, -1, *launcher)
 
 
 def test_the_readme_shows_both_libraries():

@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-from mmengine.logging import HistoryBuffer, print_log
+from mmengine.logging import print_log
 
+from cotap_mm.compat.safe_pickle import load_safely
 from cotap_mm.files.atomic_write import atomic_write, checksum, zip_error
 
 from .checkpoint_records import Entry, read_entries, record_path, write_record
@@ -173,13 +173,12 @@ def read_lazily(path: str | Path) -> Any:
     Raises:
         Exception: Of any type, if the file is damaged or contains more than plain data.
     """
-    options = dict(map_location='cpu', weights_only=True)
     try:
-        return torch.load(path, mmap=True, **options)
+        return load_safely(path, mmap=True)
     except (OSError, RuntimeError) as error:
         if 'mmap' not in str(error):
             raise
-        return torch.load(path, **options)  # a file system without memory mapping
+        return load_safely(path)  # a file system without memory mapping
 
 
 def missing_parts(path: str | Path) -> str | None:
@@ -188,9 +187,6 @@ def missing_parts(path: str | Path) -> str | None:
     Args:
         path (str | Path): A PyTorch archive.
     """
-    known = getattr(torch.serialization, 'get_safe_globals', list)()
-    if HistoryBuffer not in known:  # torch before 2.6, where MMEngine unpickles it
-        return None
     try:
         content = read_lazily(path)
     except Exception as error:  # a malicious pickle can raise any error
