@@ -91,6 +91,7 @@ setup(
         'viewer': read_requirements('viewer'),
         'mim': ['openmim'],
     },
+    entry_points={'console_scripts': ['cotap = cotap_mm.cli.main:cotap']},
     cmdclass={'build_py': BuildPy, 'develop': Develop},
     zip_safe=False,
 )

@@ -76,6 +76,33 @@ def renamed_argument(old: str, new: str) -> Callable[[Callable], Callable]:
     return decorate
 
 
+class OldPositional(argparse.Action):
+    """Positional argument that is an option now: ``add_argument(dest, ..., new='--new')``.
+
+    Args:
+        *args: Arguments of :class:`argparse.Action`.
+        new (str): The option.
+        **kwargs: Arguments of :class:`argparse.Action`.
+    """
+
+    def __init__(self, *args: Any, new: str, **kwargs: Any) -> None:
+        self.new = new
+        kwargs.update(nargs='?', default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+        super().__init__(*args, **kwargs)
+
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: Any,
+        option_string: str | None = None,
+    ) -> None:
+        """Store the value under the name of the option."""
+        if isinstance(values, str) and values != argparse.SUPPRESS:
+            warn_renamed(f'{values} without an option', f'{self.new} {values}')
+            setattr(namespace, self.new.lstrip('-').replace('-', '_'), values)
+
+
 class RenamedOption(argparse.Action):
     """Old name of an option: ``add_argument('--old', action=RenamedOption, new='--new')``.
 

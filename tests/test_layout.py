@@ -24,6 +24,9 @@ ORDER = [
     ['evaluation', 'export'],
     ['visualization'],
     ['engine'],
+    ['commands'],
+    ['cli'],
+    ['__main__'],
 ]
 # The same inside of a part.
 INNER_ORDER = {
@@ -59,9 +62,11 @@ INNER_ORDER = {
 # Imports inside of functions, with their reasons; none of them hides an arrow.
 LATE = {
     ('cotap_mm', 'cotap_mm.encoders.load'): 'cotap_mm.load needs all models, and few call it',
+    ('cotap_mm.commands.viewer', 'cotap_mm.visualization.viewer.app'): 'needs Gradio',
     ('cotap_mm.evaluation.data.mmseg_images', 'cotap_mm.downstream'): 'needs MMSegmentation',
 }
 LARGEST_FOLDER = 14
+LARGER = {'cotap_mm/cli': 20}  # a file per command
 
 
 def read_modules(package):
@@ -165,7 +170,9 @@ def test_nothing_goes_in_circles(imports):
 
 
 def test_no_import_in_a_function_hides_an_arrow(imports):
-    assert {(importer, imported) for importer, imported, late in imports if late} == set(LATE)
+    late = {(importer, imported) for importer, imported, late in imports if late}
+    # Command lines are parsed before the imports that take seconds.
+    assert {each for each in late if not each[0].startswith('cotap_mm.cli.')} == set(LATE)
 
 
 def test_folders_are_small():
@@ -174,7 +181,8 @@ def test_folders_are_small():
         for folder in [PACKAGE, *PACKAGE.rglob('*/')]
         if '.mim' not in folder.parts
     }
-    assert {name: size for name, size in sizes.items() if size > LARGEST_FOLDER} == {}
+    limits = {name: LARGER.get(name, LARGEST_FOLDER) for name in sizes}
+    assert {name: size for name, size in sizes.items() if size > limits[name]} == {}
 
 
 def test_these_tests_can_fail(tmp_path):

@@ -1,78 +1,14 @@
 """Compute the nearest neighbors of each image with a frozen ViT, for drawing positives in training.
 
-    python tools/build_neighbors.py data/coco/train2017 --out data/coco/neighbors.npz
-    python tools/build_neighbors.py DIR --backbone deit-small --checkpoint dino.pth --out nn.npz
-
-    torchrun --nproc_per_node 8 tools/build_neighbors.py data/imagenet/train --out nn.npz
-
-The work is sharded across processes. To resume an interrupted run, start it again, with any number
-of processes.
+The same as ``cotap neighbors``; ``--help`` has the details.
 """
 
 from __future__ import annotations
 
 import early_stop  # noqa: F401  (before imports that take seconds)
 
-import argparse
-from typing import Optional
-
-from cotap_mm.command_line.arguments import Parser, add_device, out_file, positive_int, whole_number
-from cotap_mm.command_line.shared_options import add_ann_file, add_trust, add_value_range
-from cotap_mm.command_line.tool import slow_imports, tool
-from cotap_mm.files.overwrite import add_overwrite
-
-
-def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
-    parser.add_argument(
-        'images', help='folder of images (read recursively), text list, COCO json, *.lmdb'
-    )
-    parser.add_argument(
-        '--out',
-        type=out_file('.npz'),
-        required=True,
-        help='neighbor file to write (*.npz); replaces an existing neighbor file',
-    )
-    add_overwrite(parser)
-    add_ann_file(parser)
-    add_value_range(parser)
-    parser.add_argument(
-        '--backbone',
-        default='configs/cotap/vitb_coco.py',
-        help='config whose backbone and initial weights are used (default: '
-        '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
-        'ViT-S, deit-base is ViT-B',
-    )
-    parser.add_argument(
-        '--patch-size', type=positive_int, default=16, help='only if --backbone is an arch'
-    )
-    parser.add_argument(
-        '--checkpoint',
-        help="other weights of any supported format (file or URL); 'none' for random weights",
-    )
-    parser.add_argument('--num-neighbors', type=positive_int, default=7)
-    parser.add_argument(
-        '--image-size',
-        type=positive_int,
-        default=224,
-        metavar='PIXELS',
-        help='side of the center crops, a multiple of the patch size (default: %(default)s)',
-    )
-    parser.add_argument('--batch-size', type=positive_int, default=32)
-    parser.add_argument('--workers', type=whole_number(0), default=2)
-    add_device(parser)
-    parser.add_argument('--faiss', action='store_true', help='search with faiss')
-    add_trust(parser, 'the checkpoint')
-    return parser.parse_args(argv)
-
-
-@tool
-def main(argv: Optional[list[str]] = None) -> None:
-    args = parse_args(argv)
-    with slow_imports():
-        from commands.build_neighbors import run
-    run(args)
-
+from cotap_mm.cli.neighbors import main
+from cotap_mm.command_line.tool import run_script
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -1,127 +1,14 @@
-r"""Evaluate backbones with dense protocols, and compare them.
+"""Evaluate backbones with dense protocols, and compare them.
 
-    python tools/evaluate.py work_dirs/vits_coco/iter_240000.pth --protocol dense-retrieval \
-        --data voc --root data/VOCdevkit/VOC2012 --image-size 448
-    python tools/evaluate.py CHECKPOINT --protocol dense-retrieval linear-seg dispersion --data toy
-    python tools/evaluate.py ours=CHECKPOINT --compare dino=timm:vit_small_patch16_224.dino \
-        random=random:CHECKPOINT --protocol dense-retrieval --data camvid
-    torchrun --nproc_per_node 8 tools/evaluate.py ...          # on 8 GPUs
-
-A backbone is a file (CoTAP, DINO, iBOT, timm, Hugging Face, ...), timm:NAME, or one of these after
-random: (random weights). NAME=BACKBONE gives it a name, and BACKBONE@backbone evaluates it without
-the object-aware filter. Each result is printed and written to a JSON file; existing results for
-the same weights and settings are reused.
+The same as ``cotap evaluate``; ``--help`` has the details.
 """
 
 from __future__ import annotations
 
 import early_stop  # noqa: F401  (before imports that take seconds)
 
-import argparse
-from typing import Any, Optional
-
-from cotap_mm.command_line.arguments import (
-    KeyValues,
-    Parser,
-    add_device,
-    out_folder,
-    positive_int,
-    whole_number,
-)
-from cotap_mm.command_line.choices import PROTOCOLS
-from cotap_mm.command_line.shared_options import (
-    add_network,
-    add_num_heads,
-    add_trust,
-    add_value_range,
-)
-from cotap_mm.command_line.tool import slow_imports, tool
-
-
-def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__, epilog='protocols: ' + ', '.join(PROTOCOLS))
-    parser.add_argument('backbones', nargs='+', metavar='BACKBONE')
-    parser.add_argument(
-        '--compare',
-        nargs='+',
-        default=[],
-        metavar='BACKBONE',
-        help='more backbones, for one table and one plot',
-    )
-    parser.add_argument('--protocol', nargs='+', required=True, metavar='PROTOCOL')
-    add_data_options(parser)
-    parser.add_argument(
-        '--set',
-        nargs='+',
-        action=KeyValues,
-        default={},
-        metavar='KEY=VALUE',
-        help='settings of the protocols; each protocol uses the settings that it has',
-    )
-    add_num_heads(parser)
-    add_network(parser)
-    add_trust(parser)
-    parser.add_argument(
-        '--seed',
-        type=whole_number(0, 2**32 - 1),
-        default=0,
-        metavar='N',
-        help='seed of the weights of random: backbones',
-    )
-    add_device(parser)
-    parser.add_argument(
-        '--out', type=out_folder, default='work_dirs/evaluation', help='folder of the results'
-    )
-    return parser.parse_args(argv)
-
-
-class OneOrTwo(argparse.Action):
-    """Store one or two values."""
-
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: Optional[str] = None,
-    ) -> None:
-        """Store the values, or exit with status 2."""
-        if len(values) > 2:
-            parser.error(f'{self.option_strings[0]} takes one or two numbers')
-        setattr(namespace, self.dest, values)
-
-
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the images."""
-    parser.add_argument(
-        '--data',
-        required=True,
-        help='name of a data set, or a config of MMSegmentation; an unknown name lists all names',
-    )
-    parser.add_argument('--root', help='folder of the data')
-    parser.add_argument('--classes', nargs='+', help='class names of --data folder')
-    parser.add_argument(
-        '--limit', type=positive_int, help='use at most this many images of train and of val'
-    )
-    add_value_range(parser)
-    parser.add_argument(
-        '--image-size',
-        type=positive_int,
-        action=OneOrTwo,
-        nargs='+',
-        metavar='PIXELS',
-        help='side of a square, or height and width; sizes are rounded to the '
-        'nearest multiples of the patch size',
-    )
-
-
-@tool
-def main(argv: Optional[list[str]] = None) -> None:
-    args = parse_args(argv)
-    with slow_imports():
-        from commands.evaluate import run
-    run(args)
-
+from cotap_mm.cli.evaluate import main
+from cotap_mm.command_line.tool import run_script
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

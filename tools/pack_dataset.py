@@ -1,62 +1,14 @@
 """Pack a folder of images into one file, for file systems that are slow with millions of files.
 
-    python tools/pack_dataset.py data/imagenet/train --out data/imagenet_train.lmdb
-    python tools/train.py configs/cotap/vits_folder.py --images data/imagenet_train.lmdb
-
-Files are copied unchanged. Training on the packed file draws the same samples as training on the
-folder; neighbor files fit both. To resume an interrupted run, start it again.
+The same as ``cotap pack``; ``--help`` has the details.
 """
 
 from __future__ import annotations
 
 import early_stop  # noqa: F401  (before imports that take seconds)
 
-import argparse
-import os
-from typing import Optional
-
-from cotap_mm.command_line.arguments import Parser, out_file, positive_int
-from cotap_mm.command_line.shared_options import add_ann_file
-from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
-from cotap_mm.files.overwrite import add_overwrite, check_replaceable
-
-
-def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
-    parser.add_argument('images', help='folder of images (read recursively), text list, COCO json')
-    parser.add_argument(
-        '--out',
-        type=out_file(),
-        required=True,
-        help='file to write, *.lmdb; replaces an existing packed file',
-    )
-    add_overwrite(parser)
-    add_ann_file(parser)
-    parser.add_argument(
-        '--threads', type=positive_int, default=8, help='number of files read in parallel'
-    )
-    return parser.parse_args(argv)
-
-
-@tool
-def main(argv: Optional[list[str]] = None) -> None:
-    args = parse_args(argv)
-    with slow_imports():
-        from cotap_mm.datasets import ImageList, pack_images
-        from cotap_mm.datasets.sources.packed import is_packed_file
-
-    with report_user_errors():
-        check_replaceable(args.out, is_packed_file, 'a file of packed images', args.overwrite)
-        source = ImageList(args.images, args.ann_file)
-        failed = pack_images(source, args.out, args.threads)
-    size = os.path.getsize(args.out) / 2**30
-    print(f'\n{len(source)} images -> {args.out}, {size:.2f} GB')
-    if failed:
-        print(
-            f'{len(failed)} of them could not be read and will count as bad images:\n  '
-            + '\n  '.join(failed[:20])
-        )
-
+from cotap_mm.cli.pack import main
+from cotap_mm.command_line.tool import run_script
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -1,100 +1,14 @@
 """Train CoTAP, or fine-tune its backbone with MMSegmentation, MMDetection or MMPretrain.
 
-    python tools/train.py configs/cotap/vits_folder.py --images DIR
-    tools/dist_train.sh configs/cotap/vitb_coco.py 8
-    tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
-
-The default_scope of the config determines the library. --resume continues from the last checkpoint
-in the work folder; a run that torchrun or Slurm restarts resumes automatically. On SIGTERM or
-SIGUSR1 a training finishes its step, saves, and exits with status 75; a training by epochs does not
-save, and resumes from its last checkpoint.
+The same as ``cotap train``; ``--help`` has the details.
 """
 
 from __future__ import annotations
 
 import early_stop  # noqa: F401  (before imports that take seconds)
 
-import argparse
-from typing import Optional
-
-from cotap_mm.command_line.arguments import Parser, whole_number
-from cotap_mm.command_line.shared_options import (
-    add_ann_file,
-    add_run_options,
-    add_trust,
-    add_value_range,
-)
-from cotap_mm.command_line.tool import slow_imports, tool
-from cotap_mm.deprecation import RenamedOption
-
-
-def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
-    parser = Parser(description=__doc__)
-    parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
-    parser.add_argument(
-        '--images',
-        help='train on this folder of images (read recursively), '
-        'text list, COCO json or packed file (*.lmdb)',
-    )
-    parser.add_argument('--cls-images', help='images for the CLS branch (default: --images)')
-    add_ann_file(parser, '--images')
-    parser.add_argument(
-        '--cls-ann-file', help='text list or COCO json of the images in --cls-images'
-    )
-    add_value_range(parser)
-    parser.add_argument('--neighbors', help='neighbor file of --images; built if not given')
-    parser.add_argument('--cls-neighbors', help='neighbor file of --cls-images; built if not given')
-    parser.add_argument(
-        '--init',
-        metavar='CHECKPOINT',
-        help="initial weights: a file or URL, or 'none' for random weights",
-    )
-    add_trust(parser, '--init')
-    parser.add_argument(
-        '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
-    )
-    parser.add_argument(
-        '--overwrite',
-        action='store_true',
-        help='start a new run in a work folder with checkpoints of another run; replaces files '
-        'of the same name',
-    )
-    parser.add_argument(
-        '--force',
-        action='store_true',
-        help='train even if another process has locked the work folder',
-    )
-    parser.add_argument(
-        '--dry-run',
-        action='store_true',
-        help='build everything, train a few steps, report time and memory, and write nothing',
-    )
-    parser.add_argument('--check', action=RenamedOption, new='--dry-run', value=True)
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='use mixed precision even if the config does not (bfloat16 on a CPU)',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate with the number of images per step',
-    )
-    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
-    add_run_options(parser)
-    return parser.parse_args(argv)
-
-
-@tool
-def main(argv: Optional[list[str]] = None) -> None:
-    args = parse_args(argv)
-    with slow_imports():
-        from commands.train import build_config
-
-        from cotap_mm.engine.launch.commands import train_command
-
-    train_command(args, lambda: build_config(args))
-
+from cotap_mm.cli.train import main
+from cotap_mm.command_line.tool import run_script
 
 if __name__ == '__main__':
-    main()
+    run_script(main)

@@ -33,10 +33,15 @@ class Parser(argparse.ArgumentParser):
         kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
         super().__init__(*args, **kwargs)
         self._given: list[str] = []
+        #: Options without which :meth:`parse_args` fails, even if argparse does not require them.
+        self.needed: list[str] = []
 
     def parse_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments; values that need slow imports are converted last."""
         parsed = super().parse_args(args, namespace)
+        for option in self.needed:
+            if getattr(parsed, option.lstrip('-').replace('-', '_')) is None:
+                self.error(f'the following arguments are required: {option}')
         with slow_imports():
             for name, value in list(vars(parsed).items()):
                 if isinstance(value, _LateValue):
@@ -56,6 +61,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Print one sentence and exit with status 2."""
+        first = self._given[0] if self._given else '-'
+        if 'arguments are required' in message and first.startswith('-'):
+            message = ', '.join([message, *(o for o in self.needed if o not in self._given)])
         message = ' '.join(f'{message}{self._suggestion(message)}'.split())
         self.exit(2, f'{self.prog}: error: {message}; {self.prog} --help lists all arguments\n')
 
@@ -85,7 +93,7 @@ class Parser(argparse.ArgumentParser):
             names = ' '.join(
                 str(action.metavar or action.dest)
                 for action in self._actions
-                if not action.option_strings
+                if not action.option_strings and action.help is not argparse.SUPPRESS
             )
             return f'; without an option this tool takes {names or "nothing"}'
         choice = re.search(r"argument (\S+): invalid choice: '(.*?)' \(", message)

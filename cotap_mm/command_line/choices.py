@@ -5,7 +5,7 @@ A test compares them with the modules that are named here.
 
 from __future__ import annotations
 
-#: Formats of ``tools/convert.py``: :mod:`cotap_mm.export.convert`.
+#: Formats of ``cotap convert``: :mod:`cotap_mm.export.convert`.
 TARGETS = ('cotap', 'mmpretrain', 'mmseg', 'timm', 'hf', 'safetensors', 'onnx', 'torchscript')
 #: Origins of checkpoints: :mod:`cotap_mm.weights.detection`.
 SOURCES = (
@@ -19,7 +19,7 @@ SOURCES = (
     'mugs',
     'leopart',
 )
-#: Protocols of ``tools/evaluate.py``: :mod:`cotap_mm.evaluation.evaluate`.
+#: Protocols of ``cotap evaluate``: :mod:`cotap_mm.evaluation.evaluate`.
 PROTOCOLS = (
     'dense-retrieval',
     'linear-seg',
@@ -31,7 +31,7 @@ PROTOCOLS = (
     'linear',
     'video',
 )
-#: Pictures of ``tools/visualize.py``: :mod:`cotap_mm.visualization.report.kinds`.
+#: Pictures of ``cotap visualize``: :mod:`cotap_mm.visualization.report.kinds`.
 PICTURES = (
     'compare',
     'pca',

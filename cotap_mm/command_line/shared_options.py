@@ -4,9 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-from cotap_mm.deprecation import RenamedOption
+from cotap_mm.deprecation import OldPositional, RenamedOption
 
-from .arguments import KeyValues, out_folder, positive_int
+from .arguments import KeyValues, Parser, out_folder, positive_int
+
+
+def add_images(parser: Parser, text: str) -> None:
+    """Add ``--images``, which is required, and its former spelling as the last positional.
+
+    Args:
+        parser (Parser): Parser of the tool.
+        text (str): Help.
+    """
+    parser.add_argument('--images', help=text)
+    parser.add_argument('old_images', action=OldPositional, new='--images')
+    parser.needed.append('--images')
 
 
 def add_ann_file(parser: argparse.ArgumentParser, images: str = 'the folder') -> None:

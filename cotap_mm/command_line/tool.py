@@ -68,10 +68,10 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     def run(*args: Any, **kwargs: Any) -> None:
         _print_any_name()
         try:
-            with _expected_exits(), signals.listening(to_the_end=main.__module__ == '__main__'):
+            with _expected_exits(), signals.listening(to_the_end=is_script()):
                 main(*args, **kwargs)
                 sys.stdout.flush()
-                if hasattr(signal, 'SIGCHLD') and main.__module__ == '__main__':
+                if hasattr(signal, 'SIGCHLD') and is_script():
                     # PyTorch's handler reports dead workers, even while Python shuts down.
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except SystemExit as exit_:
@@ -82,6 +82,26 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
             raise
 
     return run
+
+
+_script: list[Callable[..., None]] = []
+
+
+def run_script(main: Callable[..., None]) -> None:
+    """Run the ``main`` of a tool as all that this process does.
+
+    Signals after its end are ignored then, since they would only change its exit status.
+    """
+    _script.append(main)
+    try:
+        main()
+    finally:
+        _script.remove(main)
+
+
+def is_script() -> bool:
+    """Whether this process runs a tool by :func:`run_script`, and ends after it."""
+    return bool(_script)
 
 
 @contextmanager

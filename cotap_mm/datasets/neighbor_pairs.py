@@ -151,7 +151,7 @@ class NeighborPairs(Dataset):
 
     Args:
         patch (dict | ImageSource): Image source of the patch branch, or its config.
-        neighbors (str): Neighbor file of the patch branch; ``tools/train.py`` resolves ``'auto'``
+        neighbors (str): Neighbor file of the patch branch; ``cotap train`` resolves ``'auto'``
             before the data set is built.
         cls (dict | ImageSource, optional): Image source of the CLS branch, or its config.
             Defaults to the images of the patch branch.
@@ -187,8 +187,8 @@ class NeighborPairs(Dataset):
             needed = name == 'neighbors' or cls is not None
             if needed and value in (None, 'auto'):
                 raise ValueError(
-                    f'{name} must be a neighbor file, got {value!r}: tools/train.py builds it '
-                    "for 'auto'; otherwise run tools/build_neighbors.py IMAGES --out FILE.npz "
+                    f'{name} must be a neighbor file, got {value!r}: cotap train builds it '
+                    "for 'auto'; otherwise run cotap neighbors --images IMAGES --out FILE.npz "
                     'first'
                 )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')

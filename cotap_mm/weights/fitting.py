@@ -201,7 +201,7 @@ def _problems(
         if present and (absent or any(name.startswith(part) for name in different)):
             remedies.append(
                 f'Build {part[:-1]} with the sizes in the file, or load only the '
-                'backbone (tools/convert.py --to mmpretrain)'
+                'backbone (cotap convert --to mmpretrain)'
             )
     return problems, remedies
 

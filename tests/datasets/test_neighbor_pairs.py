@@ -177,7 +177,7 @@ def test_workers_and_the_main_process_count_together(pairs):
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(neighbors='auto'), "neighbors must be a neighbor file, got 'auto': tools/train.py"),
+        (dict(neighbors='auto'), "neighbors must be a neighbor file, got 'auto': cotap train"),
         (dict(neighbors=None), 'neighbors must be a neighbor file, got None'),
         (dict(cls=dict(type='ImageList', root='x')), 'cls_neighbors must be .* file, got None'),
         (

@@ -1,9 +1,10 @@
-"""The tools are scripts, not a package; tests import them by their file."""
+"""Tests call the tools in their own process: commands of ``cotap``, and other scripts by file."""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import importlib.util
 import io
 import sys
@@ -11,6 +12,8 @@ from pathlib import Path
 
 from mmengine.logging import MMLogger
 from mmengine.visualization import Visualizer
+
+from cotap_mm.cli.main import COMMANDS
 
 TOOLS = Path(__file__).resolve().parents[2] / 'tools'
 if str(TOOLS) not in sys.path:  # as for a script, also when main imports what it needs
@@ -41,8 +44,18 @@ def forget_runs():
         kinds += kind.__subclasses__()
 
 
+#: Script in tools/ whose name differs from its command -> the command.
+COMMAND_OF = {'build_neighbors': 'neighbors', 'pack_dataset': 'pack'}
+
+
 def load_tool(name):
-    """A new module of ``tools/NAME.py``; NAME may have a folder, as ``commands/train``."""
+    """The module of a command by the name of its script in tools/; else a new module of the file.
+
+    A name of a file may have a folder, as ``benchmarks/transfer``.
+    """
+    command = COMMAND_OF.get(name, name)
+    if command in COMMANDS:
+        return importlib.import_module(f'cotap_mm.cli.{command}')
     spec = importlib.util.spec_from_file_location(f'tool_{Path(name).name}', TOOLS / f'{name}.py')
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

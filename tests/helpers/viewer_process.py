@@ -18,8 +18,6 @@ from PIL import Image
 
 from tests.helpers.toy_config import write_noise
 
-TOOL = Path(__file__).resolve().parents[2] / 'tools/viewer.py'
-
 
 def write_images(folder, count=3):
     rng = np.random.default_rng(0)
@@ -34,7 +32,7 @@ def free_port():
 
 
 def command(*arguments):
-    return [sys.executable, '-W', 'ignore', str(TOOL), *map(str, arguments)]
+    return [sys.executable, '-W', 'ignore', '-m', 'cotap_mm', 'viewer', *map(str, arguments)]
 
 
 @contextmanager

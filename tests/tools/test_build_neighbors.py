@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import cotap_mm.commands.neighbors
 from cotap_mm.datasets import ImageList, load_neighbors
 from tests.helpers.tool_loading import help_of, load_tool
 from tests.helpers.toy_config import write_noise
@@ -46,6 +47,7 @@ def test_the_file_can_be_loaded(tool, images, config, tmp_path, capsys):
     out = tmp_path / 'n.npz'
     tool.main(
         [
+            '--images',
             str(images),
             '--backbone',
             config,
@@ -74,6 +76,7 @@ def test_a_list_of_images(tool, images, config, tmp_path):
     out = tmp_path / 'n.npz'
     tool.main(
         [
+            '--images',
             str(images / 'some.txt'),
             '--backbone',
             config,
@@ -102,16 +105,18 @@ def test_a_list_of_images(tool, images, config, tmp_path):
 )
 def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message) as error:
-        tool.main([str(images), '--out', str(tmp_path / 'n.npz'), *options])
+        tool.main(['--images', str(images), '--out', str(tmp_path / 'n.npz'), *options])
     assert str(error.value).startswith('error: ')
     with pytest.raises(SystemExit, match='image folder .* does not exist'):
-        tool.main([str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz'), *options])
+        tool.main(
+            ['--images', str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz'), *options]
+        )
 
 
 def test_the_default_backbone_is_that_of_the_method(tool):
-    args = tool.parse_args(['images', '--out', 'n.npz'])
+    args = tool.parse_args(['--images', 'images', '--out', 'n.npz'])
     assert args.image_size == 224
-    backbone, checkpoint = load_tool('commands/build_neighbors').choose_backbone(args)
+    backbone, checkpoint = cotap_mm.commands.neighbors.choose_backbone(args)
     assert (backbone['arch'], backbone['patch_size']) == ('deit-base', 16)
     assert 'dino_vitbase16' in checkpoint
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+import cotap_mm.commands.demo
 from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -18,7 +19,7 @@ def demo():
 
 @pytest.fixture(scope='module')
 def steps():
-    return load_tool('commands/demo')
+    return cotap_mm.commands.demo
 
 
 TINY = """

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+import cotap_mm.commands.evaluate
 from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, headline_rows
 from tests.helpers.tiny import CONFIG, build_tiny
 from tests.helpers.tool_loading import load_tool
@@ -248,7 +249,7 @@ def test_missing_file(tool, tmp_path):
 
 
 def test_names():
-    tool = load_tool('commands/evaluate')
+    tool = cotap_mm.commands.evaluate
     found = tool.parse_backbones(
         ['a/x.pth', 'plain=b/y.pth@backbone', 'a/x.pth@filter', 'random:timm:vit_tiny']
     )

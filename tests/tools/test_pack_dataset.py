@@ -22,7 +22,7 @@ def test_packs_and_reports_the_result(tool, tmp_path, capsys):
     for i in range(3):
         Image.fromarray(np.full((8, 8, 3), i, dtype=np.uint8)).save(folder / f'{i}.png')
     (folder / 'list.txt').write_text('2.png\n0.png\nlost.png\n')
-    tool.main([str(folder / 'list.txt'), '--out', str(tmp_path / 'a.lmdb')])
+    tool.main(['--images', str(folder / 'list.txt'), '--out', str(tmp_path / 'a.lmdb')])
     output = capsys.readouterr().out
     assert (
         '3 images -> ' in output
@@ -47,4 +47,4 @@ def test_errors_are_one_sentence(tool, tmp_path, monkeypatch, arguments, message
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
     with pytest.raises(SystemExit, match=message):
-        tool.main(arguments)
+        tool.main(['--images', *arguments])

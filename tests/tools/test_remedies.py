@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from cotap_mm.cli.main import COMMANDS
+
 ROOT = Path(__file__).resolve().parents[2]
 OPTION = re.compile(r'(?<![\w-])--[a-z][a-z0-9_-]*[a-z0-9]')
 # Options of other programs in our messages.
@@ -74,7 +76,7 @@ def messages(path):
     return found
 
 
-KNOWN = options()
+KNOWN = options() | {'--version'}  # of cotap itself
 
 
 def test_the_parsers_are_found():
@@ -100,10 +102,12 @@ def test_tools_in_messages_exist():
         for _, text in messages(path):
             for tool in re.findall(r'\btools/[\w/]+\.(?:py|sh)\b', text):
                 assert (ROOT / tool).is_file(), (path.name, text)
+            for command in re.findall(r'\bcotap ([a-z]+)', text):
+                assert command in COMMANDS, (path.name, text)
 
 
 def test_every_tool_with_images_accepts_a_list():
     """Every tool that reads images of users has an option for ``ann_file``."""
-    for tool in ('train', 'build_neighbors', 'pack_dataset', 'visualize', 'viewer'):
-        text = (ROOT / 'tools' / f'{tool}.py').read_text(encoding='utf-8')
-        assert "'--ann-file'" in text or 'add_ann_file(parser' in text, tool
+    for command in ('train', 'neighbors', 'pack', 'visualize', 'viewer'):
+        text = (ROOT / 'cotap_mm' / 'cli' / f'{command}.py').read_text(encoding='utf-8')
+        assert "'--ann-file'" in text or 'add_ann_file(parser' in text, command

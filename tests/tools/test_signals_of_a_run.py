@@ -186,15 +186,15 @@ def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
 # A valid command line of each tool; {out} does not exist yet.
 COMMANDS = {
     'benchmark': 'loss',
-    'build_neighbors': 'images --out {out}.npz',
+    'build_neighbors': '--images images --out {out}.npz',
     'convert': 'checkpoint {out}',
     'demo': '--work-dir {out}',
     'evaluate': 'checkpoint --protocol knn --data toy --out {out}',
-    'pack_dataset': 'images --out {out}',
+    'pack_dataset': '--images images --out {out}',
     'publish': 'checkpoint {out}.pth --license MIT',
     'test': 'config checkpoint --work-dir {out}',
     'train': 'config --work-dir {out}',
-    'viewer': 'checkpoint images --port 0',
+    'viewer': 'checkpoint --images images --port 0',
     'visualize': 'checkpoint --images images --out {out}',
 }
 # A package whose import takes long, and which notices every exception meanwhile.

@@ -15,6 +15,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
+import cotap_mm.commands.train
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.launch import preflight
@@ -191,7 +192,7 @@ def test_options_reach_the_config():
             'randomness.diff=1',
         ]
     )
-    config = load_tool('commands/train').build_config(args)
+    config = cotap_mm.commands.train.build_config(args)
     dataset = config.train_dataloader.dataset
     assert (dataset.patch.root, dataset.cls.root) == ('a', 'b')
     assert (dataset.neighbors, dataset.cls_neighbors) == ('n.npz', 'auto')
@@ -212,7 +213,7 @@ def test_warns_of_random_initial_weights(folder, monkeypatch):
     monkeypatch.setattr(preflight, 'print_log', lambda text, **_: messages.append(text))
     monkeypatch.setattr(preflight, 'ensure_neighbors', lambda *_, **__: None)
     parse_args = load_tool('train').parse_args
-    build_config = load_tool('commands/train').build_config
+    build_config = cotap_mm.commands.train.build_config
     options = [
         str(folder / 'tiny.py'),
         '--images',

@@ -10,6 +10,7 @@ import torch
 from mmpretrain.models import VisionTransformer
 from PIL import Image
 
+import cotap_mm.commands.visualize
 from cotap_mm.visualization.report import sections
 from tests.helpers.tiny import build_tiny
 from tests.helpers.tool_loading import help_of, load_tool
@@ -175,7 +176,7 @@ def test_missing_inputs_are_reported(tool, command, files, tmp_path):
 
 def inputs(tool, command, *checkpoints, **options):
     args = tool.parse_args(command(*checkpoints, **options))
-    steps = load_tool('commands/visualize')
+    steps = cotap_mm.commands.visualize
     return steps.read_inputs(args, steps.named_checkpoints(args.checkpoints))
 
 

@@ -65,7 +65,7 @@ def load_neighbors(path: str | Path, names: Sequence[str], num_neighbors: int = 
     if not path.is_file():
         raise FileNotFoundError(
             f'neighbor file {path} does not exist; build it with '
-            f"tools/build_neighbors.py, or set neighbors='auto'"
+            f"cotap neighbors, or set neighbors='auto'"
         )
     arrays, meta = _read(path, names)
     if 'indices' in arrays and 'names' in arrays:
@@ -76,7 +76,7 @@ def load_neighbors(path: str | Path, names: Sequence[str], num_neighbors: int = 
     else:
         raise ValueError(
             f"{path} must contain 'names' and 'indices', or 'nns', got "
-            f'{sorted(arrays)}; build it with tools/build_neighbors.py'
+            f'{sorted(arrays)}; build it with cotap neighbors'
         )
     # Images that could not be read when the file was built are not neighbors of any image.
     others = meta.get('num_readable', len(names)) - 1
@@ -168,7 +168,7 @@ def _read(path: Path, names: Sequence[str]) -> tuple[dict[str, np.ndarray], dict
     except Exception as error:
         raise ValueError(
             f'{path} is damaged or not a neighbor file ({type(error).__name__}: '
-            f"{error}); rebuild it with tools/build_neighbors.py --overwrite; if neighbors='auto' "
+            f"{error}); rebuild it with cotap neighbors --overwrite; if neighbors='auto' "
             'built it, delete it and start again'
         ) from error
     return arrays, meta
@@ -208,7 +208,7 @@ def _read_array(
 
 
 def _rebuild(path: Path) -> str:
-    return f'rebuild with python tools/build_neighbors.py IMAGES --out {path.name}'
+    return f'rebuild with cotap neighbors --images IMAGES --out {path.name}'
 
 
 class OtherImages(ValueError):

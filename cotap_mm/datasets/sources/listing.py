@@ -128,13 +128,13 @@ def _text_of(path: Path) -> str:
         if start.startswith(_ARCHIVE_STARTS) or suffix in ARCHIVE_SUFFIXES:
             raise ValueError(
                 f'{printable(path)} is an archive, and archives are not supported: unpack '
-                'it and give the folder; tools/pack_dataset.py packs it into one file'
+                'it and give the folder; cotap pack packs it into one file'
             )
         wide = next((name for mark, name in _WIDE if start.startswith(mark)), None)
         if b'\0' in start and wide is None:
             raise ValueError(
                 f'{printable(path)} must be a folder, a text list of names in UTF-8, '
-                'a COCO json or an *.lmdb of tools/pack_dataset.py, got a binary '
+                'a COCO json or an *.lmdb of cotap pack, got a binary '
                 'file; it is damaged or not a list'
             )
         data = start + file.read(os.fstat(file.fileno()).st_size)

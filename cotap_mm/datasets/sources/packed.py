@@ -67,7 +67,7 @@ class PackedImages(EncodedImages):
         if not self.root.exists():
             raise FileNotFoundError(
                 f'packed images {printable(root)} do not exist; create them with '
-                'tools/pack_dataset.py IMAGES --out FILE.lmdb'
+                'cotap pack --images IMAGES --out FILE.lmdb'
             )
         self._reader: Optional[LmdbReader] = None
         self._opened_as: Optional[tuple[int, ...]] = None
@@ -79,7 +79,7 @@ class PackedImages(EncodedImages):
         except DamagedLmdb as error:
             raise ValueError(
                 f'{printable(root)} is damaged or not an LMDB file: {error}; create it '
-                'again with tools/pack_dataset.py --overwrite'
+                'again with cotap pack --overwrite'
             ) from error
 
     def _names(self, reader: LmdbReader) -> list[str]:
@@ -87,14 +87,14 @@ class PackedImages(EncodedImages):
         if version not in _SEPARATORS or names is None:
             raise ValueError(
                 f'{printable(self.root)} does not contain images packed by '
-                f'tools/pack_dataset.py: expected format {_VERSION!r}, got {version!r}'
+                f'cotap pack: expected format {_VERSION!r}, got {version!r}'
             )
         listed = [name_text(name) for name in names.split(_SEPARATORS[version])]
         count = reader.entries - 2
         if count != len(listed):
             raise ValueError(
                 f'{printable(self.root)} lists {len(listed)} images and contains {count}; create '
-                'it again with tools/pack_dataset.py --overwrite'
+                'it again with cotap pack --overwrite'
             )
         return listed
 

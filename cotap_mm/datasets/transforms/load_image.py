@@ -28,7 +28,7 @@ class LoadImage:
         train_pipeline = [dict(type='cotap_mm.LoadImage', value_range=(0, 4095)), ...]
 
     A transform sees one file at a time and cannot know the range of the data set. With
-    ``'auto'``, ``tools/train.py`` derives it from the training images and stores the numbers in
+    ``'auto'``, ``cotap train`` derives it from the training images and stores the numbers in
     the config; without numbers only images with 8 bits are read.
 
     Args:
@@ -97,7 +97,7 @@ class LoadImage:
         raise ValueError(
             f'{path} has more than 8 bits (values {find_range([values])}), so cotap_mm.LoadImage '
             'needs value_range=(low, high), the same numbers for all training and test images; '
-            'tools/train.py derives them from the training images, logs them, and stores them in '
+            'cotap train derives them from the training images, logs them, and stores them in '
             'the config in its work folder'
         )
 

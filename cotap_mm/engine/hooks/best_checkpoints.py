@@ -125,7 +125,7 @@ class BestCheckpointHook(CheckpointHook):
             print_log(
                 f'{ckpt_path} cannot be published ({type(error).__name__}: {error}). The '
                 'training is complete and its checkpoints are kept; free disk space and use '
-                'tools/publish.py',
+                'cotap publish',
                 logger='current',
                 level=logging.ERROR,
             )

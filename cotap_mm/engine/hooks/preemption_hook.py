@@ -25,7 +25,7 @@ __all__ = ['EXIT_STATUS', 'PreemptionHook', 'was_preempted']
 
 @HOOKS.register_module()
 class PreemptionHook(Hook):
-    """After a signal, finish the step, save, and stop; ``tools/train.py`` exits with 75.
+    """After a signal, finish the step, save, and stop; ``cotap train`` exits with 75.
 
     It is enough that one rank receives the signal. A training that waits for its next batch is
     saved and stopped there. A second signal exits the process immediately; repeats of the same

@@ -1,4 +1,4 @@
-"""Commands of ``tools/train.py`` and ``tools/test.py``."""
+"""Commands of ``cotap train`` and ``cotap test``."""
 
 from __future__ import annotations
 

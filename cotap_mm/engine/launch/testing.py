@@ -1,4 +1,4 @@
-"""Test-time augmentation, saved predictions and pictures for ``tools/test.py``."""
+"""Test-time augmentation, saved predictions and pictures for ``cotap test``."""
 
 from __future__ import annotations
 

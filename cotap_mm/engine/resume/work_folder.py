@@ -109,7 +109,7 @@ def abandon_folder() -> None:
 
 @contextmanager
 def held_folder(folder: str | Path, purpose: str = 'training', lock: str = _LOCK) -> Iterator[None]:
-    """Lock a folder while something other than ``tools/train.py`` writes to it.
+    """Lock a folder while something other than ``cotap train`` writes to it.
 
     A new folder is removed at the end if it is still empty.
 

@@ -1,4 +1,4 @@
-"""Pictures of a network before and after training, for the report of ``tools/demo.py``."""
+"""Pictures of a network before and after training, for the report of ``cotap demo``."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ LARGEST_SIDE = 16384  # pixels, of an image that is encoded
 
 
 class ReportOptions(NamedTuple):
-    """Options of a report; each is the option of ``tools/visualize.py`` with the same name.
+    """Options of a report; each is the option of ``cotap visualize`` with the same name.
 
     Attributes:
         size (sequence, optional): Height and width of all images; see :func:`common_size` for

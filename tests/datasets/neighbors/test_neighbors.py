@@ -40,7 +40,7 @@ def test_changed_folders_are_detected(path):
     with pytest.raises(
         ValueError,
         match=r'^neighbors.npz was built for 4 images, but the folder has '
-        r'5; rebuild with python tools/build_neighbors.py IMAGES --out',
+        r'5; rebuild with cotap neighbors --images IMAGES --out',
     ):
         load_neighbors(path, [*NAMES, 'e'], 2)
     with pytest.raises(ValueError, match='1 are not in the folder now, e.g. d; rebuild'):
@@ -105,7 +105,7 @@ def test_damaged_and_missing_files(path):
     with pytest.raises(ValueError, match='damaged or not a neighbor file .* rebuild'):
         load_neighbors(path, NAMES, 2)
     path.unlink()
-    with pytest.raises(FileNotFoundError, match="build_neighbors.py, or set neighbors='auto'"):
+    with pytest.raises(FileNotFoundError, match="cotap neighbors, or set neighbors='auto'"):
         load_neighbors(path, NAMES, 2)
 
 

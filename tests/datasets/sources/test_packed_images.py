@@ -144,7 +144,7 @@ def test_an_unreadable_file_keeps_its_index(folder, tmp_path):
 
 
 def test_wrong_files(folder, tmp_path):
-    with pytest.raises(FileNotFoundError, match='pack_dataset.py'):
+    with pytest.raises(FileNotFoundError, match='cotap pack'):
         PackedImages(tmp_path / 'no.lmdb')
     (tmp_path / 'text.lmdb').write_bytes(b'hello ' * 5000)
     with pytest.raises(ValueError, match='damaged or not an LMDB'):

@@ -272,7 +272,7 @@ def test_error_without_a_range_suggests_one(tmp_path):
         ValueError,
         match=r'a.png has more than 8 bits \(values 0..4095\), so '
         r'cotap_mm.LoadImage needs value_range=\(low, high\).*'
-        r'tools/train.py derives them',
+        r'cotap train derives them',
     ):
         LoadImage()(dict(img_path=str(tmp_path / 'a.png')))
 

@@ -8,6 +8,7 @@ import torch
 from mmengine.config import Config
 from PIL import Image
 
+import cotap_mm.commands.evaluate
 from cotap_mm.evaluation import VideoClips, load_data
 from cotap_mm.evaluation.protocols.video_segmentation import label_propagation, propagate
 from tests.helpers.pixel_scenes import PixelEncoder
@@ -179,7 +180,7 @@ def test_range_of_data_is_configurable(tmp_path):
 @pytest.mark.slow
 def test_result_files_depend_on_the_range(tmp_path):
     parse_args = load_tool('evaluate').parse_args
-    result_file = load_tool('commands/evaluate').result_file
+    result_file = cotap_mm.commands.evaluate.result_file
     data = load_data('toy')
     names = [
         result_file(

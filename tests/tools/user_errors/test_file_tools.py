@@ -44,44 +44,48 @@ MISTAKES = {
         ('iter_1.pth o.pth x --license MIT', 2, 'unrecognized arguments: x'),
     ],
     'build_neighbors': [
-        ('', 2, 'required: images, --out'),
-        ('images', 2, 'required: --out'),
-        *((f'{name} {NEIGHBORS}', 1, text) for name, text in NO_IMAGES.items()),
+        ('', 2, 'required: --out, --images'),
+        ('--images images', 2, 'required: --out'),
+        *((f'--images {name} {NEIGHBORS}', 1, text) for name, text in NO_IMAGES.items()),
         *(
-            (f'images {NEIGHBORS} --checkpoint {name}', 1, text)
+            (f'--images images {NEIGHBORS} --checkpoint {name}', 1, text)
             for name, text in NO_CHECKPOINTS.items()
             if name != 'head.pth'
         ),
-        (f'images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
-        (f'images {NEIGHBORS} --out images', 2, 'images is a folder'),
+        (f'--images images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
+        (f'--images images {NEIGHBORS} --out images', 2, 'images is a folder'),
         *(
-            (f'images {NEIGHBORS} --out {name}', 1, f'{name} exists and is not a neighbor file')
+            (
+                f'--images images {NEIGHBORS} --out {name}',
+                1,
+                f'{name} exists and is not a neighbor file',
+            )
             for name in ('bad.npz', 'other.npz')
         ),
-        (f'images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
-        (f'images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
-        (f'images {NEIGHBORS} --out file/n.npz', 2, 'is a file; choose another'),
-        (f'images {NEIGHBORS} --backbone tny.py', 1, 'tny.py does not exist'),
-        (f'images {NEIGHBORS} --backbone deit-smal', 1, "deit-small.* got 'deit-smal'"),
-        (f'images {NEIGHBORS} --num-neighbors 0', 2, "got '0'"),
-        (f'images {NEIGHBORS} --image-size x', 2, "got 'x'"),
-        (f'images {NEIGHBORS} --batch-size 0', 2, "got '0'"),
-        (f'images {NEIGHBORS} --workers -1', 2, "got '-1'"),
-        (f'images {NEIGHBORS} --ann-file nowhere.txt', 1, 'nowhere.txt'),
-        (f'images {NEIGHBORS} --checkpont x', 2, 'did you mean --checkpoint'),
+        (f'--images images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
+        (f'--images images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
+        (f'--images images {NEIGHBORS} --out file/n.npz', 2, 'is a file; choose another'),
+        (f'--images images {NEIGHBORS} --backbone tny.py', 1, 'tny.py does not exist'),
+        (f'--images images {NEIGHBORS} --backbone deit-smal', 1, "deit-small.* got 'deit-smal'"),
+        (f'--images images {NEIGHBORS} --num-neighbors 0', 2, "got '0'"),
+        (f'--images images {NEIGHBORS} --image-size x', 2, "got 'x'"),
+        (f'--images images {NEIGHBORS} --batch-size 0', 2, "got '0'"),
+        (f'--images images {NEIGHBORS} --workers -1', 2, "got '-1'"),
+        (f'--images images {NEIGHBORS} --ann-file nowhere.txt', 1, 'nowhere.txt'),
+        (f'--images images {NEIGHBORS} --checkpont x', 2, 'did you mean --checkpoint'),
     ],
     'pack_dataset': [
-        ('', 2, 'required: images, --out'),
-        ('images o.lmdb', 2, 'required: --out'),
-        *((f'{name} --out o.lmdb', 1, text) for name, text in NO_IMAGES.items()),
-        ('images --out o.zip', 1, '.lmdb, got o.zip'),
-        ('images --out images', 2, 'images is a folder'),
-        ('images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
-        ('images --out file/o.lmdb', 2, 'is a file; choose another'),
-        ('images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
-        ('images --out o.lmdb --threads 0', 2, "got '0'"),
-        ('images --out o.lmdb --treads 2', 2, 'did you mean --threads'),
-        ("images --out ''", 2, "after '--out', is empty"),
+        ('', 2, 'required: --out, --images'),
+        ('--images images', 2, 'required: --out'),
+        *((f'--images {name} --out o.lmdb', 1, text) for name, text in NO_IMAGES.items()),
+        ('--images images --out o.zip', 1, '.lmdb, got o.zip'),
+        ('--images images --out images', 2, 'images is a folder'),
+        ('--images images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
+        ('--images images --out file/o.lmdb', 2, 'is a file; choose another'),
+        ('--images images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
+        ('--images images --out o.lmdb --threads 0', 2, "got '0'"),
+        ('--images images --out o.lmdb --treads 2', 2, 'did you mean --threads'),
+        ("--images images --out ''", 2, "after '--out', is empty"),
     ],
 }
 

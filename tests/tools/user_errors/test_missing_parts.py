@@ -16,11 +16,11 @@ from tests.helpers.user_errors import NEIGHBORS
 @pytest.mark.parametrize(
     'tool, arguments, package',
     [
-        ('pack_dataset', 'images --out o.lmdb', 'lmdb'),
-        ('build_neighbors', f'images {NEIGHBORS} --faiss --num-neighbors 2', 'faiss'),
+        ('pack_dataset', '--images images --out o.lmdb', 'lmdb'),
+        ('build_neighbors', f'--images images {NEIGHBORS} --faiss --num-neighbors 2', 'faiss'),
         ('convert', 'iter_1.pth o.onnx --to onnx', 'onnx'),
         ('convert', 'iter_1.pth o.safetensors --to safetensors', 'safetensors'),
-        ('viewer', 'iter_1.pth images --port 0', 'gradio'),
+        ('viewer', 'iter_1.pth --images images --port 0', 'gradio'),
     ],
 )
 def test_missing_package_is_named(tools, place, capsys, monkeypatch, tool, arguments, package):

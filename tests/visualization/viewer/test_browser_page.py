@@ -36,6 +36,7 @@ def test_user_errors_are_one_line(folder, monkeypatch):
             viewer.main(
                 [
                     str(folder / 'iter_1.pth'),
+                    '--images',
                     str(folder / images),
                     '--device',
                     'cpu',

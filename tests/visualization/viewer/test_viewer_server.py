@@ -12,6 +12,7 @@ import zlib
 import pytest
 from PIL import Image
 
+import cotap_mm.commands.viewer
 from cotap_mm.visualization.viewer.render import MOST_SHOWN
 from cotap_mm.visualization.viewer.request_filter import MOST_BYTES
 from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE
@@ -339,9 +340,7 @@ def test_malformed_calls_get_4xx_and_log_no_traceback(client, place):
 
 
 def test_list_with_paths_out_of_the_folder(place, tmp_path):
-    from tests.helpers.tool_loading import load_tool
-
-    viewer = load_tool('commands/viewer')
+    viewer = cotap_mm.commands.viewer
     names = tmp_path / 'names.txt'
     write_images(tmp_path / 'images', 1)
     outside = os.path.relpath(place / 'elsewhere/0.png', tmp_path)

@@ -1,4 +1,4 @@
-"""Evaluation with the options of ``tools/evaluate.py``."""
+"""Evaluation with the options of ``cotap evaluate``."""
 
 from __future__ import annotations
 

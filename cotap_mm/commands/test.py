@@ -1,4 +1,4 @@
-"""Config of a test, from the command line of ``tools/test.py``."""
+"""Config of a test, from the command line of ``cotap test``."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from cotap_mm.engine.launch import testing
 
 
 def build_config(args: argparse.Namespace) -> Config:
+    """Return the config with the options of the command line."""
     config = load_config(args.config)
     if run_config.is_pretraining(config):
         raise ValueError(
             f'{args.config} is for pre-training and has no test; evaluate its features with '
-            'tools/evaluate.py, or with a config of configs/downstream'
+            'cotap evaluate, or with a config of configs/downstream'
         )
     if not Path(args.checkpoint).is_file():
         raise FileNotFoundError(f'checkpoint {args.checkpoint} is not a file')

@@ -1,4 +1,4 @@
-"""Page of ``tools/viewer.py``: load the networks, list the images, serve."""
+"""Page of ``cotap viewer``: load the networks, list the images, serve."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from cotap_mm.visualization.viewer.request_filter import is_loopback
 def make_browser(args: argparse.Namespace) -> FeatureBrowser:
     """Load the networks and list the images."""
     encoders = {}
-    for name, checkpoint in named_checkpoints([args.checkpoint, *args.compare]).items():
+    for name, checkpoint in named_checkpoints([*args.checkpoints, *args.compare]).items():
         torch.manual_seed(0)  # for random: weights
         encoders[name] = cotap_mm.load(
             checkpoint, device=args.device, output=args.output, num_heads=args.num_heads

@@ -1,4 +1,4 @@
-"""Report of ``tools/visualize.py``."""
+"""Report of ``cotap visualize``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Training, evaluation and report of ``tools/demo.py``."""
+"""Training, evaluation and report of ``cotap demo``."""
 
 from __future__ import annotations
 

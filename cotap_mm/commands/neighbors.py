@@ -1,4 +1,4 @@
-"""Search of neighbors with the options of ``tools/build_neighbors.py``."""
+"""Search of neighbors with the options of ``cotap neighbors``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Config of a training, from the command line of ``tools/train.py``."""
+"""Config of a training, from the command line of ``cotap train``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from cotap_mm.engine.launch import config as run_config
 
 
 def build_config(args: argparse.Namespace) -> Config:
+    """Return the config with the options of the command line."""
     config = load_config(args.config)
     options = (
         args.images,

@@ -1,0 +1,80 @@
+"""``cotap``, which is also ``python -m cotap_mm``: run one of the commands by its name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn, Optional
+
+from cotap_mm.command_line.arguments import nearest
+from cotap_mm.command_line.tool import run_script
+from cotap_mm.version import __version__
+
+#: Name of each command -> what it does. Its module in :mod:`cotap_mm.cli` has the same name.
+COMMANDS = {
+    'demo': 'train on toy scenes, evaluate, and write a report: a first look',
+    'train': 'pre-train on your images, or fine-tune with a downstream config',
+    'test': 'test a fine-tuned model of MMSegmentation, MMDetection or MMPretrain',
+    'evaluate': 'measure features: segmentation by retrieval, linear layers, clusters, ...',
+    'visualize': 'draw features of networks on your images, as an HTML report',
+    'viewer': 'explore features in the browser',
+    'convert': 'write weights for timm, Hugging Face, MMSegmentation, ONNX, ...',
+    'publish': 'write a small file of weights with config, license and hash',
+    'pack': 'pack a folder of images into one file',
+    'neighbors': 'compute the nearest neighbors of images in advance',
+}
+_EXAMPLE = 'cotap train vits_folder --images DIR'
+
+
+def usage() -> str:
+    """Return the help of ``cotap``."""
+    width = max(map(len, COMMANDS))
+    return '\n'.join(
+        [
+            'usage: cotap COMMAND ...',
+            '',
+            'Dense visual features without labels.',
+            '',
+            'commands:',
+            *(f'  {name.ljust(width)}  {text}' for name, text in COMMANDS.items()),
+            '',
+            f'example: {_EXAMPLE}',
+            'cotap COMMAND --help lists all options of a command; cotap --version prints the '
+            'version.',
+        ]
+    )
+
+
+def cotap(argv: Optional[list[str]] = None) -> None:
+    """Run the command that the arguments name.
+
+    Args:
+        argv (list[str], optional): Command and its arguments. Defaults to those of the process.
+
+    Raises:
+        SystemExit: After the help, and with status 2 for an unknown command.
+    """
+    words = list(sys.argv[1:] if argv is None else argv)
+    name = words[0] if words else '--help'
+    if name in ('-h', '--help', 'help'):
+        print(usage())
+        return
+    if name == '--version':
+        print(f'cotap_mm {__version__}')
+        return
+    if name not in COMMANDS:
+        _refuse(name)
+    command = importlib.import_module(f'cotap_mm.cli.{name}')
+    sys.argv = [f'cotap {name}', *words[1:]]  # what messages and --help name
+    run_script(command.main)
+
+
+def _refuse(name: str) -> NoReturn:
+    """Exit with status 2 and the nearest command."""
+    what = f'option {name}' if name.startswith('-') else f'command {name!r}'
+    print(
+        f'cotap: error: unknown {what}{nearest(name.lstrip("-"), COMMANDS)}; '
+        f'expected one of {", ".join(COMMANDS)}, e.g. {_EXAMPLE}',
+        file=sys.stderr,
+    )
+    sys.exit(2)

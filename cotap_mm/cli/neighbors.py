@@ -1,0 +1,82 @@
+"""Compute the nearest neighbors of each image with a frozen ViT, for drawing positives in training.
+
+    cotap neighbors --images data/coco/train2017 --out data/coco/neighbors.npz
+    cotap neighbors --images DIR --backbone deit-small --checkpoint dino.pth --out nn.npz
+
+    torchrun --nproc_per_node 8 -m cotap_mm neighbors --images data/imagenet/train --out nn.npz
+
+The work is sharded across processes. To resume an interrupted run, start it again, with any number
+of processes.
+"""
+
+from __future__ import annotations
+
+import argparse
+from typing import Optional
+
+from cotap_mm.command_line.arguments import Parser, add_device, out_file, positive_int, whole_number
+from cotap_mm.command_line.shared_options import (
+    add_ann_file,
+    add_images,
+    add_trust,
+    add_value_range,
+)
+from cotap_mm.command_line.tool import slow_imports, tool
+from cotap_mm.files.overwrite import add_overwrite
+
+
+def build_parser() -> Parser:
+    """Return the parser of the command line."""
+    parser = Parser(description=__doc__)
+    add_images(parser, 'folder of images (read recursively), text list, COCO json, *.lmdb')
+    parser.add_argument(
+        '--out',
+        type=out_file('.npz'),
+        required=True,
+        help='neighbor file to write (*.npz); replaces an existing neighbor file',
+    )
+    add_overwrite(parser)
+    add_ann_file(parser)
+    add_value_range(parser)
+    parser.add_argument(
+        '--backbone',
+        default='configs/cotap/vitb_coco.py',
+        help='config whose backbone and initial weights are used (default: '
+        '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
+        'ViT-S, deit-base is ViT-B',
+    )
+    parser.add_argument(
+        '--patch-size', type=positive_int, default=16, help='only if --backbone is an arch'
+    )
+    parser.add_argument(
+        '--checkpoint',
+        help="other weights of any supported format (file or URL); 'none' for random weights",
+    )
+    parser.add_argument('--num-neighbors', type=positive_int, default=7)
+    parser.add_argument(
+        '--image-size',
+        type=positive_int,
+        default=224,
+        metavar='PIXELS',
+        help='side of the center crops, a multiple of the patch size (default: %(default)s)',
+    )
+    parser.add_argument('--batch-size', type=positive_int, default=32)
+    parser.add_argument('--workers', type=whole_number(0), default=2)
+    add_device(parser)
+    parser.add_argument('--faiss', action='store_true', help='search with faiss')
+    add_trust(parser, 'the checkpoint')
+    return parser
+
+
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
+    """Parse a command line; by default that of this process."""
+    return build_parser().parse_args(argv)
+
+
+@tool
+def main(argv: Optional[list[str]] = None) -> None:
+    """Run the command."""
+    args = parse_args(argv)
+    with slow_imports():
+        from cotap_mm.commands.neighbors import run
+    run(args)
