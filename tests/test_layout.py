@@ -15,6 +15,7 @@ ORDER = [
     ['version', 'error_text', 'registry', 'signals', 'deprecation', 'random_state'],
     ['errors', 'environment'],
     ['files', 'compat'],
+    ['diagnosis'],
     ['command_line', 'distributed'],
     ['ops'],
     ['datasets'],

@@ -8,6 +8,7 @@ from typing import NoReturn, Optional
 
 from cotap_mm.command_line.arguments import nearest
 from cotap_mm.command_line.tool import run_script
+from cotap_mm.compat.workarounds import check_versions
 from cotap_mm.version import __version__
 
 #: Name of each command -> what it does. Its module in :mod:`cotap_mm.cli` has the same name.
@@ -22,7 +23,10 @@ COMMANDS = {
     'publish': 'write a small file of weights with config, license and hash',
     'pack': 'pack a folder of images into one file',
     'neighbors': 'compute the nearest neighbors of images in advance',
+    'doctor': 'report versions, GPUs and disks, what is broken, and how to repair it',
 }
+#: Commands that work although a required package is missing or too old.
+_ALWAYS = ('doctor',)
 _EXAMPLE = 'cotap train vits_folder --images DIR'
 
 
@@ -52,7 +56,8 @@ def cotap(argv: Optional[list[str]] = None) -> None:
         argv (list[str], optional): Command and its arguments. Defaults to those of the process.
 
     Raises:
-        SystemExit: After the help, and with status 2 for an unknown command.
+        SystemExit: After the help, with status 2 for an unknown command, and with status 1 if a
+            required package is missing or too old.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else '--help'
@@ -64,9 +69,19 @@ def cotap(argv: Optional[list[str]] = None) -> None:
         return
     if name not in COMMANDS:
         _refuse(name)
+    if name not in _ALWAYS:
+        _check_installation()
     command = importlib.import_module(f'cotap_mm.cli.{name}')
     sys.argv = [f'cotap {name}', *words[1:]]  # what messages and --help name
     run_script(command.main)
+
+
+def _check_installation() -> None:
+    """Exit with status 1 and one sentence if a required package is missing or too old."""
+    try:
+        check_versions()
+    except ImportError as error:
+        sys.exit(f'cotap: error: {str(error).rstrip(".")}; cotap doctor reports everything else')
 
 
 def _refuse(name: str) -> NoReturn:

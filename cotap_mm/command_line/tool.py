@@ -323,7 +323,7 @@ def _print_unexpected(kind: type[BaseException], error: BaseException, trace: An
         f'\nThis error is unexpected{where}. If it is not explained above, report it with the '
         f'traceback at {_tracker()}\n'
         f'command: {" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}\n'
-        f'versions: {describe_environment()}',
+        f'versions: {describe_environment()}; cotap doctor --markdown reports more',
         file=sys.stderr,
     )
 
