@@ -25,6 +25,7 @@ ORDER = [
     ['evaluation', 'export'],
     ['visualization'],
     ['engine'],
+    ['planning'],
     ['commands'],
     ['cli'],
     ['__main__'],

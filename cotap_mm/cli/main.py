@@ -23,6 +23,7 @@ COMMANDS = {
     'publish': 'write a small file of weights with config, license and hash',
     'pack': 'pack a folder of images into one file',
     'neighbors': 'compute the nearest neighbors of images in advance',
+    'check': 'look at your images and this machine, and propose a training',
     'doctor': 'report versions, GPUs and disks, what is broken, and how to repair it',
 }
 #: Commands that work although a required package is missing or too old.
