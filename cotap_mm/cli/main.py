@@ -46,6 +46,7 @@ def usage() -> str:
             f'example: {_EXAMPLE}',
             'cotap COMMAND --help lists all options of a command; cotap --version prints the '
             'version.',
+            'completion of commands and options: eval "$(cotap --completion bash)", or zsh',
         ]
     )
 
@@ -68,6 +69,9 @@ def cotap(argv: Optional[list[str]] = None) -> None:
     if name == '--version':
         print(f'cotap_mm {__version__}')
         return
+    if name == '--completion':
+        _print_completion(words[1:])
+        return
     if name not in COMMANDS:
         _refuse(name)
     if name not in _ALWAYS:
@@ -75,6 +79,17 @@ def cotap(argv: Optional[list[str]] = None) -> None:
     command = importlib.import_module(f'cotap_mm.cli.{name}')
     sys.argv = [f'cotap {name}', *words[1:]]  # what messages and --help name
     run_script(command.main)
+
+
+def _print_completion(shells: list[str]) -> None:
+    """Print the completion script of a shell; exit with status 2 for another one."""
+    from .completion import completion_script  # imports all commands
+
+    try:
+        print(completion_script(' '.join(shells), COMMANDS))
+    except ValueError as error:
+        print(f'cotap: error: {error}, e.g. eval "$(cotap --completion bash)"', file=sys.stderr)
+        sys.exit(2)
 
 
 def _check_installation() -> None:
