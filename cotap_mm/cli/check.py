@@ -12,7 +12,6 @@ refuse the images.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from typing import Optional
 
 from cotap_mm.cli.train import parse_args as parse_train
@@ -60,13 +59,13 @@ def build_parser() -> Parser:
     return parser
 
 
-def parse_args(argv: Optional[Sequence[str]] = None) -> argparse.Namespace:
+def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     """Parse a command line; by default that of this process."""
     return build_parser().parse_args(argv)
 
 
 @tool
-def main(argv: Optional[Sequence[str]] = None) -> None:
+def main(argv: Optional[list[str]] = None) -> None:
     """Run the command."""
     args = parse_args(argv)
     with slow_imports():

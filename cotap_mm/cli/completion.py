@@ -122,7 +122,8 @@ def completion_script(shell: str, commands: Mapping[str, str]) -> str:
 
 
 def _bash_script(commands: Mapping[str, str]) -> str:
-    arguments, patterns = [], {}
+    arguments: list[str] = []
+    patterns: dict[Values, list[str]] = {}
     for command in commands:
         described = completable(command)
         options = ' '.join(name for each in described for name in each.names)

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, Callable
 
 from mmengine.config import Config
@@ -29,9 +29,7 @@ from cotap_mm.planning.survey import survey_images
 from .train import build_config
 
 
-def run(
-    args: argparse.Namespace, parse_train: Callable[[Sequence[str]], argparse.Namespace]
-) -> None:
+def run(args: argparse.Namespace, parse_train: Callable[[list[str]], argparse.Namespace]) -> None:
     """Look at images and machine, and print the proposal.
 
     Args:
@@ -50,7 +48,7 @@ def run(
 
 
 def _check(
-    args: argparse.Namespace, parse_train: Callable[[Sequence[str]], argparse.Namespace]
+    args: argparse.Namespace, parse_train: Callable[[list[str]], argparse.Namespace]
 ) -> tuple:
     device = inspect_device(args.gpus)
     name = args.config or (GPU_CONFIG if device.kind == 'cuda' else CPU_CONFIG)

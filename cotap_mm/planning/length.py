@@ -65,7 +65,7 @@ def set_length(recipe: Recipe, config: Config, iterations: int) -> None:
         options['train_cfg.max_iters'] = recipe.iterations
     usual = config.train_cfg.max_iters * batch_of(config) / images_per_update(config)
     shorter = usual / (recipe.iterations / counts)
-    teacher = (config.get('default_hooks') or {}).get('teacher')
+    teacher = (config.get('default_hooks') or {}).get('teacher') or {}
     for key in ('start', 'end') if teacher else ():
         options.pop(f'default_hooks.teacher.{key}', None)
         if shorter > 2:
