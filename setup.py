@@ -68,6 +68,22 @@ class Develop(develop):
 
 
 MM = [*read_requirements('mminstall'), MMCV]
+EXTRAS = {
+    'mm': MM,
+    'mmseg': [*MM, *read_requirements('mmseg')],
+    'mmdet': [*MM, *read_requirements('mmdet')],
+    'downstream': [*MM, *read_requirements('mmseg'), *read_requirements('mmdet')],
+    'pack': read_requirements('pack'),
+    'viewer': read_requirements('viewer'),
+    'timm': ['timm'],
+    'export': ['safetensors', 'onnx'],
+    'faiss': ['faiss-cpu'],
+    'heif': ['pillow-heif'],
+}
+# Everything for users; openmim pins old packages and needs an environment of its own.
+EXTRAS['all'] = sorted({line for lines in EXTRAS.values() for line in lines})
+EXTRAS['tests'] = read_requirements('tests')
+EXTRAS['mim'] = ['openmim']
 
 setup(
     name='cotap_mm',
@@ -76,21 +92,29 @@ setup(
     'for OpenMMLab',
     long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
+    author='The cotap_mm Authors',
     license='Apache-2.0',
+    license_files=['LICENSE'],
+    keywords='self-supervised learning, vision transformer, dense features, semantic segmentation, '
+    'OpenMMLab, DINO, PyTorch',
+    project_urls={'Paper': 'https://arxiv.org/abs/2509.09429'},
+    classifiers=[
+        'Development Status :: 4 - Beta',
+        'Environment :: Console',
+        'Intended Audience :: Developers',
+        'Intended Audience :: Science/Research',
+        'License :: OSI Approved :: Apache Software License',
+        'Operating System :: POSIX :: Linux',
+        'Programming Language :: Python :: 3',
+        *(f'Programming Language :: Python :: 3.{minor}' for minor in range(9, 15)),
+        'Topic :: Scientific/Engineering :: Artificial Intelligence',
+        'Topic :: Scientific/Engineering :: Image Recognition',
+    ],
     packages=find_packages(include=('cotap_mm', 'cotap_mm.*')),
-    package_data={'cotap_mm': ['assets/*']},
+    package_data={'cotap_mm': ['assets/*', 'py.typed']},
     python_requires='>=3.9',
     install_requires=['torch>=2.1', 'torchvision>=0.16', *read_requirements('runtime')],
-    extras_require={
-        'mm': MM,
-        'mmseg': [*MM, *read_requirements('mmseg')],
-        'mmdet': [*MM, *read_requirements('mmdet')],
-        'downstream': [*MM, *read_requirements('mmseg'), *read_requirements('mmdet')],
-        'tests': read_requirements('tests'),
-        'pack': read_requirements('pack'),
-        'viewer': read_requirements('viewer'),
-        'mim': ['openmim'],
-    },
+    extras_require=EXTRAS,
     entry_points={'console_scripts': ['cotap = cotap_mm.cli.main:cotap']},
     cmdclass={'build_py': BuildPy, 'develop': Develop},
     zip_safe=False,

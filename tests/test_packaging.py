@@ -1,4 +1,4 @@
-"""Requirements, wheel contents, the set-up script, and skipping without shared data."""
+"""Requirements, the set-up script, and skipping without shared data."""
 
 from __future__ import annotations
 
@@ -8,65 +8,12 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 SYSTEM_PATH = '/usr/bin:/bin'
-
-
-@pytest.fixture(scope='module')
-def wheel_names(tmp_path_factory):
-    """Return the names in a wheel built from a clean copy."""
-    copy = tmp_path_factory.mktemp('source')
-    ignore = shutil.ignore_patterns('__pycache__', '.mim')
-    for name in ('cotap_mm', 'configs', 'tools', 'requirements'):
-        shutil.copytree(ROOT / name, copy / name, ignore=ignore)
-    for name in ('setup.py', 'pyproject.toml', 'MANIFEST.in', 'README.md', 'LICENSE'):
-        shutil.copy(ROOT / name, copy)
-    subprocess.run(
-        [
-            sys.executable,
-            '-m',
-            'pip',
-            'wheel',
-            '-q',
-            '--no-deps',
-            '--no-build-isolation',
-            '-w',
-            str(copy / 'out'),
-            str(copy),
-        ],
-        check=True,
-    )
-    (wheel,) = (copy / 'out').glob('cotap_mm-*.whl')
-    return zipfile.ZipFile(wheel).namelist()
-
-
-@pytest.mark.slow
-def test_wheel_ships_configs_and_tools(wheel_names):
-    for name in (
-        'cotap_mm/.mim/configs/cotap/vitb_coco.py',
-        'cotap_mm/.mim/tools/train.py',
-        'cotap_mm/.mim/tools/dist_train.sh',
-        'cotap_mm/models/algorithms/cotap.py',
-        'cotap_mm_mmcv_lite.pth',
-    ):
-        assert name in wheel_names, name
-    assert not [name for name in wheel_names if name.startswith('tests')]
-
-
-@pytest.mark.slow
-def test_wheel_ships_every_asset(wheel_names):
-    assets = [
-        path.relative_to(ROOT).as_posix()
-        for path in (ROOT / 'cotap_mm' / 'assets').rglob('*')
-        if path.is_file()
-    ]
-    assert 'cotap_mm/assets/toy_vit.pth' in assets
-    assert set(assets) <= set(wheel_names)
 
 
 def test_no_upper_bounds_on_mm_packages():

@@ -19,10 +19,22 @@ from cotap_mm.command_line.tool import slow_imports, tool
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('--config', default='configs/cotap/demo.py')
-    parser.add_argument('--work-dir', type=out_folder, default='work_dirs/demo')
-    parser.add_argument('--seeds', type=whole_number(0, 2**32 - 1), nargs='+', default=[0])
-    parser.add_argument('--iters', type=positive_int, help='default: the number in the config')
+    parser.add_argument(
+        '--config', metavar='FILE', default='configs/cotap/demo.py', help='config of the demo'
+    )
+    parser.add_argument(
+        '--work-dir', type=out_folder, default='work_dirs/demo', help='folder of the report'
+    )
+    parser.add_argument(
+        '--seeds',
+        type=whole_number(0, 2**32 - 1),
+        nargs='+',
+        default=[0],
+        help='random seeds, one training each',
+    )
+    parser.add_argument(
+        '--iters', type=positive_int, help='number of training steps (default: from the config)'
+    )
     parser.add_argument('--from-scratch', action='store_true', help='start from random weights')
     return parser
 

@@ -39,7 +39,9 @@ from cotap_mm.command_line.tool import slow_imports, tool
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(description=__doc__, epilog='protocols: ' + ', '.join(PROTOCOLS))
-    parser.add_argument('backbones', nargs='+', metavar='BACKBONE')
+    parser.add_argument(
+        'backbones', nargs='+', metavar='BACKBONE', help='checkpoint or name to evaluate, see above'
+    )
     parser.add_argument(
         '--compare',
         nargs='+',
@@ -47,7 +49,13 @@ def build_parser() -> Parser:
         metavar='BACKBONE',
         help='more backbones, for one table and one plot',
     )
-    parser.add_argument('--protocol', nargs='+', required=True, metavar='PROTOCOL')
+    parser.add_argument(
+        '--protocol',
+        nargs='+',
+        required=True,
+        metavar='PROTOCOL',
+        help='one or more of those below',
+    )
     add_data_options(parser)
     parser.add_argument(
         '--set',
@@ -55,7 +63,8 @@ def build_parser() -> Parser:
         action=KeyValues,
         default={},
         metavar='KEY=VALUE',
-        help='settings of the protocols; each protocol uses the settings that it has',
+        help='settings of the protocols; each protocol uses the settings that it has (default: '
+        'those of the protocols)',
     )
     add_num_heads(parser)
     add_network(parser)
@@ -99,13 +108,20 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the images."""
     parser.add_argument(
         '--data',
+        metavar='NAME',
         required=True,
         help='name of a data set, or a config of MMSegmentation; an unknown name lists all names',
     )
-    parser.add_argument('--root', help='folder of the data')
-    parser.add_argument('--classes', nargs='+', help='class names of --data folder')
     parser.add_argument(
-        '--limit', type=positive_int, help='use at most this many images of train and of val'
+        '--root', metavar='DIR', help='folder of the data (default: that of the data set)'
+    )
+    parser.add_argument(
+        '--classes', nargs='+', metavar='NAME', help='class names of --data folder (default: none)'
+    )
+    parser.add_argument(
+        '--limit',
+        type=positive_int,
+        help='use at most this many images of train and of val (default: all)',
     )
     add_value_range(parser)
     parser.add_argument(
@@ -115,7 +131,7 @@ def add_data_options(parser: argparse.ArgumentParser) -> None:
         nargs='+',
         metavar='PIXELS',
         help='side of a square, or height and width; sizes are rounded to the '
-        'nearest multiples of the patch size',
+        'nearest multiples of the patch size (default: that of the protocol)',
     )
 
 

@@ -8,6 +8,7 @@ from typing import NoReturn, Optional
 
 from cotap_mm.command_line.arguments import nearest
 from cotap_mm.command_line.tool import run_script
+from cotap_mm.compat.workarounds import check_versions
 from cotap_mm.version import __version__
 
 #: Name of each command -> what it does. Its module in :mod:`cotap_mm.cli` has the same name.
@@ -22,7 +23,11 @@ COMMANDS = {
     'publish': 'write a small file of weights with config, license and hash',
     'pack': 'pack a folder of images into one file',
     'neighbors': 'compute the nearest neighbors of images in advance',
+    'check': 'look at your images and this machine, and propose a training',
+    'doctor': 'report versions, GPUs and disks, what is broken, and how to repair it',
 }
+#: Commands that work although a required package is missing or too old.
+_ALWAYS = ('doctor',)
 _EXAMPLE = 'cotap train vits_folder --images DIR'
 
 
@@ -41,6 +46,7 @@ def usage() -> str:
             f'example: {_EXAMPLE}',
             'cotap COMMAND --help lists all options of a command; cotap --version prints the '
             'version.',
+            'completion of commands and options: eval "$(cotap --completion bash)", or zsh',
         ]
     )
 
@@ -52,7 +58,8 @@ def cotap(argv: Optional[list[str]] = None) -> None:
         argv (list[str], optional): Command and its arguments. Defaults to those of the process.
 
     Raises:
-        SystemExit: After the help, and with status 2 for an unknown command.
+        SystemExit: After the help, with status 2 for an unknown command, and with status 1 if a
+            required package is missing or too old.
     """
     words = list(sys.argv[1:] if argv is None else argv)
     name = words[0] if words else '--help'
@@ -62,11 +69,35 @@ def cotap(argv: Optional[list[str]] = None) -> None:
     if name == '--version':
         print(f'cotap_mm {__version__}')
         return
+    if name == '--completion':
+        _print_completion(words[1:])
+        return
     if name not in COMMANDS:
         _refuse(name)
+    if name not in _ALWAYS:
+        _check_installation()
     command = importlib.import_module(f'cotap_mm.cli.{name}')
     sys.argv = [f'cotap {name}', *words[1:]]  # what messages and --help name
     run_script(command.main)
+
+
+def _print_completion(shells: list[str]) -> None:
+    """Print the completion script of a shell; exit with status 2 for another one."""
+    from .completion import completion_script  # imports all commands
+
+    try:
+        print(completion_script(' '.join(shells), COMMANDS))
+    except ValueError as error:
+        print(f'cotap: error: {error}, e.g. eval "$(cotap --completion bash)"', file=sys.stderr)
+        sys.exit(2)
+
+
+def _check_installation() -> None:
+    """Exit with status 1 and one sentence if a required package is missing or too old."""
+    try:
+        check_versions()
+    except ImportError as error:
+        sys.exit(f'cotap: error: {str(error).rstrip(".")}; cotap doctor reports everything else')
 
 
 def _refuse(name: str) -> NoReturn:

@@ -40,19 +40,27 @@ def build_parser() -> Parser:
     add_value_range(parser)
     parser.add_argument(
         '--backbone',
+        metavar='NAME',
         default='configs/cotap/vitb_coco.py',
         help='config whose backbone and initial weights are used (default: '
         '%(default)s, DINO ViT-B/16), or an arch of MMPretrain: deit-small is '
         'ViT-S, deit-base is ViT-B',
     )
     parser.add_argument(
-        '--patch-size', type=positive_int, default=16, help='only if --backbone is an arch'
+        '--patch-size',
+        type=positive_int,
+        default=16,
+        help='patch size in pixels, only if --backbone is an arch',
     )
     parser.add_argument(
         '--checkpoint',
-        help="other weights of any supported format (file or URL); 'none' for random weights",
+        metavar='CHECKPOINT',
+        help="other weights of any supported format (file or URL); 'none' for random weights "
+        '(default: those of the config)',
     )
-    parser.add_argument('--num-neighbors', type=positive_int, default=7)
+    parser.add_argument(
+        '--num-neighbors', type=positive_int, default=7, help='number of neighbors of each image'
+    )
     parser.add_argument(
         '--image-size',
         type=positive_int,
@@ -60,8 +68,12 @@ def build_parser() -> Parser:
         metavar='PIXELS',
         help='side of the center crops, a multiple of the patch size (default: %(default)s)',
     )
-    parser.add_argument('--batch-size', type=positive_int, default=32)
-    parser.add_argument('--workers', type=whole_number(0), default=2)
+    parser.add_argument(
+        '--batch-size', type=positive_int, default=32, help='number of images encoded at a time'
+    )
+    parser.add_argument(
+        '--workers', type=whole_number(0), default=2, help='number of processes that read images'
+    )
     add_device(parser)
     parser.add_argument('--faiss', action='store_true', help='search with faiss')
     add_trust(parser, 'the checkpoint')

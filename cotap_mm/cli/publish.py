@@ -22,7 +22,9 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='checkpoint saved by training')
     parser.add_argument('out', type=out_file('.pth'), help='NAME.pth; written as NAME-HASH.pth')
-    parser.add_argument('--license', required=True, help='license of the weights, e.g. Apache-2.0')
+    parser.add_argument(
+        '--license', metavar='NAME', required=True, help='license of the weights, e.g. Apache-2.0'
+    )
     add_network(parser, 'network of a pre-training checkpoint to publish (default: student)')
     add_trust(parser, 'the checkpoint')
     return parser

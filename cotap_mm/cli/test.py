@@ -36,7 +36,9 @@ def build_parser() -> Parser:
         help='save predictions: a folder (MMSegmentation) or a .pkl file (MMDetection, MMPretrain)',
     )
     parser.add_argument('--show', action='store_true', help='show predictions in a window')
-    parser.add_argument('--show-dir', metavar='DIR', help='save pictures of the predictions')
+    parser.add_argument(
+        '--show-dir', metavar='DIR', help='save pictures of the predictions (default: none)'
+    )
     parser.add_argument('--wait-time', type=float, default=2, help='seconds for --show')
     add_run_options(parser)
     return parser

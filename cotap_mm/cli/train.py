@@ -32,21 +32,32 @@ def build_parser() -> Parser:
     parser.add_argument('config', help='config file, e.g. configs/cotap/vits_folder.py')
     parser.add_argument(
         '--images',
+        metavar='PATH',
         help='train on this folder of images (read recursively), '
-        'text list, COCO json or packed file (*.lmdb)',
+        'text list, COCO json or packed file (*.lmdb) (default: '
+        'those of the config)',
     )
-    parser.add_argument('--cls-images', help='images for the CLS branch (default: --images)')
+    parser.add_argument(
+        '--cls-images', metavar='PATH', help='images for the CLS branch (default: --images)'
+    )
     add_ann_file(parser, '--images')
     parser.add_argument(
-        '--cls-ann-file', help='text list or COCO json of the images in --cls-images'
+        '--cls-ann-file',
+        metavar='FILE',
+        help='text list or COCO json of the images in --cls-images (default: all)',
     )
     add_value_range(parser)
-    parser.add_argument('--neighbors', help='neighbor file of --images; built if not given')
-    parser.add_argument('--cls-neighbors', help='neighbor file of --cls-images; built if not given')
+    parser.add_argument(
+        '--neighbors', metavar='FILE', help='neighbor file of --images (default: computed)'
+    )
+    parser.add_argument(
+        '--cls-neighbors', metavar='FILE', help='neighbor file of --cls-images (default: computed)'
+    )
     parser.add_argument(
         '--init',
         metavar='CHECKPOINT',
-        help="initial weights: a file or URL, or 'none' for random weights",
+        help="initial weights: a file or URL, or 'none' for random weights (default: those of the "
+        'config)',
     )
     add_trust(parser, '--init')
     parser.add_argument(
@@ -79,7 +90,12 @@ def build_parser() -> Parser:
         action='store_true',
         help='scale the learning rate with the number of images per step',
     )
-    parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
+    parser.add_argument(
+        '--seed',
+        type=whole_number(0, 2**32 - 1),
+        metavar='N',
+        help='random seed (default: that of the config)',
+    )
     add_run_options(parser)
     return parser
 

@@ -35,7 +35,9 @@ def build_parser() -> Parser:
         'checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT', help='one row of pictures each'
     )
     parser.add_argument(
-        '--images', help='folder (read recursively), text list, COCO json or *.lmdb'
+        '--images',
+        metavar='PATH',
+        help='folder (read recursively), text list, COCO json or *.lmdb (required)',
     )
     parser.add_argument(
         '--compare',
@@ -63,6 +65,7 @@ def build_parser() -> Parser:
     add_device(parser)
     parser.add_argument(
         '--host',
+        metavar='NAME',
         default='127.0.0.1',
         help='address or name to listen on (default: %(default)s, this machine only)',
     )

@@ -37,9 +37,14 @@ from cotap_mm.files.overwrite import add_overwrite
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT')
     parser.add_argument(
-        '--images', required=True, help='folder (read recursively), text list or COCO json'
+        'checkpoints', nargs='+', metavar='[NAME=]CHECKPOINT', help='one row of pictures each'
+    )
+    parser.add_argument(
+        '--images',
+        metavar='PATH',
+        required=True,
+        help='folder (read recursively), text list or COCO json',
     )
     add_ann_file(parser, '--images')
     add_value_range(parser)
@@ -51,10 +56,15 @@ def build_parser() -> Parser:
     )
     add_overwrite(parser)
     parser.add_argument(
-        '--kinds', nargs='+', choices=PICTURES, metavar='KIND', help=', '.join(PICTURES)
+        '--kinds',
+        nargs='+',
+        choices=PICTURES,
+        metavar='KIND',
+        help=f'{", ".join(PICTURES)} (default: all that are possible)',
     )
     parser.add_argument(
         '--labels',
+        metavar='DIR',
         help='folder of masks with the same names as the images: class indices, 255 is ignored',
     )
     parser.add_argument('--classes', nargs='+', metavar='NAME', help='names of class 0, 1, ...')
@@ -104,7 +114,11 @@ def build_parser() -> Parser:
         help='encode in overlapping windows of this many pixels and average them '
         '(pca, similarity, clusters, compare, classes)',
     )
-    parser.add_argument('--config', help='pre-training config whose crops are shown')
+    parser.add_argument(
+        '--config',
+        metavar='FILE',
+        help="pre-training config whose crops are shown (default: the paper's crops)",
+    )
     add_output(parser)
     add_network(parser)
     add_num_heads(parser)

@@ -16,13 +16,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
+from .help import HelpFormatter
 from .tool import slow_imports
 
 
 class Parser(argparse.ArgumentParser):
     """ArgumentParser whose errors are one sentence with the nearest valid name, status 2.
 
-    Descriptions keep their line breaks.
+    Descriptions keep their line breaks, and every option shows its default, see
+    :class:`.HelpFormatter`.
 
     Args:
         *args: Arguments of :class:`argparse.ArgumentParser`.
@@ -30,7 +32,7 @@ class Parser(argparse.ArgumentParser):
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        kwargs.setdefault('formatter_class', argparse.RawDescriptionHelpFormatter)
+        kwargs.setdefault('formatter_class', HelpFormatter)
         super().__init__(*args, **kwargs)
         self._given: list[str] = []
         #: Options without which :meth:`parse_args` fails, even if argparse does not require them.
@@ -220,6 +222,12 @@ def whole_number(low: int, high: Optional[int] = None) -> Callable[[str], int]:
             raise argparse.ArgumentTypeError(f'must be {wanted}, got {text!r}')
         return number
 
+    return named('N', parse)
+
+
+def named(metavar: str, parse: Callable[[str], Any]) -> Callable[[str], Any]:
+    """Give an argparse type the name that the help shows for its value."""
+    parse.metavar = metavar  # type: ignore[attr-defined]
     return parse
 
 
@@ -235,6 +243,7 @@ def positive_float(text: str) -> float:
 
 
 positive_int = whole_number(1)
+named('NUMBER', positive_float)
 
 
 def out_folder(text: str) -> str:
@@ -265,13 +274,19 @@ def out_file(*suffixes: str) -> Callable[[str], str]:
         _check_writable(path.parent)
         return text
 
-    return parse
+    return named('FILE', parse)
+
+
+named('DIR', out_folder)
 
 
 def out_path(text: str) -> str:
     """Argparse type: a writable file or folder."""
     _check_writable(Path(text).parent)
     return text
+
+
+named('PATH', out_path)
 
 
 def _exists(path: Path) -> bool:

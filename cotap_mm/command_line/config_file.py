@@ -12,6 +12,7 @@ from cotap_mm.deprecation import warn_renamed
 from cotap_mm.error_text import sentence_of
 
 from .arguments import nearest
+from .config_names import FOLDERS, PARENTS, shipped_configs
 
 
 def load_config(name: str, needs_model: bool = True) -> Config:
@@ -28,26 +29,18 @@ def load_config(name: str, needs_model: bool = True) -> Config:
         FileNotFoundError: If it does not exist; the message lists the shipped configs.
         ValueError: If it is not a config, or has no model although one is needed.
     """
-    package = Path(__file__).resolve().parents[1]
-    shipped = [package / '.mim', package.parent]
-    folders = ('cotap', 'downstream')
-    candidates = [Path(name), *(top / name for top in shipped)]
+    candidates = [Path(name), *(top / name for top in PARENTS)]
     if Path(name).name == name:
         candidates += [
             top / 'configs' / folder / f'{Path(name).stem}.py'
-            for top in shipped
-            for folder in folders
+            for top in PARENTS
+            for folder in FOLDERS
         ]
     path = next((path for path in candidates if path.is_file()), None)
     if path is None:
         if Path(name).is_dir():
             raise ValueError(f'the config must be a file, got the folder {name}')
-        known = {
-            folder: sorted(
-                {file.stem for top in shipped for file in (top / 'configs' / folder).glob('*.py')}
-            )
-            for folder in folders
-        }
+        known = shipped_configs()
         suggestion = nearest(Path(name).stem, [stem for stems in known.values() for stem in stems])
         raise FileNotFoundError(
             f'config {name} does not exist{suggestion}; the shipped configs are '

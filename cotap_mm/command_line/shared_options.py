@@ -16,7 +16,7 @@ def add_images(parser: Parser, text: str) -> None:
         parser (Parser): Parser of the tool.
         text (str): Help.
     """
-    parser.add_argument('--images', help=text)
+    parser.add_argument('--images', metavar='PATH', help=f'{text} (required)')
     parser.add_argument('old_images', action=OldPositional, new='--images')
     parser.needed.append('--images')
 
@@ -28,7 +28,11 @@ def add_ann_file(parser: argparse.ArgumentParser, images: str = 'the folder') ->
         parser (ArgumentParser): Parser of the tool.
         images (str): Argument that names the images, for the help. Defaults to 'the folder'.
     """
-    parser.add_argument('--ann-file', help=f'text list or COCO json of the images in {images}')
+    parser.add_argument(
+        '--ann-file',
+        metavar='FILE',
+        help=f'text list or COCO json of the images in {images} (default: all)',
+    )
 
 
 def add_value_range(parser: argparse.ArgumentParser) -> None:
@@ -65,7 +69,9 @@ def add_output(parser: argparse.ArgumentParser) -> None:
 
 
 def add_network(
-    parser: argparse.ArgumentParser, text: str = 'network to load, if a checkpoint has both'
+    parser: argparse.ArgumentParser,
+    text: str = 'network to load, if a checkpoint has both (default: the student of CoTAP, the '
+    'teacher of DINO, iBOT and Mugs)',
 ) -> None:
     """Add ``--network``, with ``text`` as its help, and its former name ``--branch``."""
     networks = ('student', 'teacher')
@@ -78,7 +84,8 @@ def add_num_heads(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--num-heads',
         type=positive_int,
-        help='number of attention heads, if a checkpoint does not state it',
+        help='number of attention heads, for a checkpoint that does not state it (default: from '
+        'the checkpoint)',
     )
 
 
@@ -95,14 +102,25 @@ def add_trust(parser: argparse.ArgumentParser, files: str = 'checkpoints') -> No
 def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that training and testing share."""
     parser.add_argument(
-        '--work-dir', type=out_folder, help='logs and checkpoints; work_dirs/CONFIG by default'
+        '--work-dir', type=out_folder, help='logs and checkpoints (default: work_dirs/CONFIG)'
     )
     parser.add_argument(
         '--cfg-options',
         nargs='+',
         action=KeyValues,
         metavar='KEY=VALUE',
-        help='override config keys: key=value ...',
+        help='override keys of the config, e.g. train_cfg.max_iters=1000 (default: none)',
     )
-    parser.add_argument('--launcher', choices=['none', 'pytorch', 'slurm'], default='none')
-    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm'],
+        default='none',
+        help='what started the processes: torchrun (pytorch), srun (slurm), or nothing',
+    )
+    parser.add_argument(
+        '--local_rank',
+        '--local-rank',
+        type=int,
+        default=0,
+        help='number of this process on its machine; launchers set it',
+    )

@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Callable
 
 from cotap_mm import signals
+from cotap_mm.diagnosis.packages import versions_of
 from cotap_mm.error_text import sentence_of
 from cotap_mm.errors import UserError
 
@@ -287,12 +288,8 @@ def _print_once(exit_: SystemExit, seconds: float = 3.0) -> None:
 
 def describe_environment() -> str:
     """Versions and platform in one line, for a bug report."""
-    versions = [f'python {platform.python_version()}']
-    for name in ('cotap_mm', *_VERSIONS):
-        try:
-            versions.append(f'{name} {importlib.metadata.version(name)}')
-        except importlib.metadata.PackageNotFoundError:
-            continue
+    found = versions_of(('cotap_mm', *_VERSIONS))
+    versions = [f'python {platform.python_version()}', *map(' '.join, found.items())]
     try:
         import torch
 
@@ -323,7 +320,7 @@ def _print_unexpected(kind: type[BaseException], error: BaseException, trace: An
         f'\nThis error is unexpected{where}. If it is not explained above, report it with the '
         f'traceback at {_tracker()}\n'
         f'command: {" ".join([os.path.basename(sys.argv[0]), *sys.argv[1:]])}\n'
-        f'versions: {describe_environment()}',
+        f'versions: {describe_environment()}; cotap doctor --markdown reports more',
         file=sys.stderr,
     )
 

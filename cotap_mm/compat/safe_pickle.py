@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .workarounds import HISTORY_STATISTICS, numbers_of, safe_globals
+from .workarounds import HISTORY_STATISTICS, version_numbers, safe_globals
 
 
 def load_safely(path: str | os.PathLike, **options: Any) -> Any:
@@ -36,7 +36,7 @@ def load_safely(path: str | os.PathLike, **options: Any) -> Any:
             other objects.
     """
     options['map_location'] = 'cpu'
-    if numbers_of(torch.__version__) < (2, 6):
+    if version_numbers(torch.__version__) < (2, 6):
         return torch.load(path, pickle_module=sys.modules[__name__], weights_only=False, **options)
     # DINO, iBOT and MAE store their command line.
     with torch.serialization.safe_globals([argparse.Namespace]):

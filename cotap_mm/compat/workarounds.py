@@ -13,7 +13,9 @@ import functools
 import importlib
 import importlib.metadata
 import importlib.util
+import os
 import pickle
+import sys
 import warnings
 from types import ModuleType
 from typing import Optional
@@ -45,8 +47,8 @@ def installed_version(distributions: tuple[str, ...]) -> Optional[str]:
     return None
 
 
-def numbers_of(version: str) -> tuple[int, ...]:
-    """Numbers of a version: (2, 6, 0) of ``'2.6.0+cu124'``."""
+def version_numbers(version: str) -> tuple[int, ...]:
+    """Numbers of a version, e.g. (2, 11, 0) of '2.11.0+cpu'."""
     parts = []
     for part in version.split('+')[0].split('.'):
         digits = ''.join(c for c in part if c.isdigit())
@@ -54,6 +56,15 @@ def numbers_of(version: str) -> tuple[int, ...]:
             break
         parts.append(int(digits))
     return tuple(parts)
+
+
+def is_command() -> bool:
+    """Whether this process is ``cotap`` or ``python -m cotap_mm``.
+
+    It checks the versions itself, since ``cotap doctor`` has to work with any of them.
+    """
+    program = os.path.basename((getattr(sys, 'argv', None) or [''])[0])
+    return program in ('cotap', 'cotap.exe', '-m')  # '-m' while Python looks for the module
 
 
 def check_versions() -> None:
@@ -67,7 +78,7 @@ def check_versions() -> None:
         version = installed_version(distributions)
         if version is None:
             problems.append(f'{name} >= {lowest} is required but not installed: {remedy}')
-        elif numbers_of(version) < numbers_of(lowest):
+        elif version_numbers(version) < version_numbers(lowest):
             problems.append(f'{name} >= {lowest} is required, {version} is installed: {remedy}')
     several = finder.several_distributions()
     if several:
@@ -155,7 +166,7 @@ def allow_safe_resume() -> None:
     """
     import torch
 
-    if numbers_of(torch.__version__) >= (2, 6):
+    if version_numbers(torch.__version__) >= (2, 6):
         torch.serialization.add_safe_globals(safe_globals())
 
 
@@ -170,7 +181,7 @@ def disable_multimodal(dependency: ModuleType) -> None:
         dependency (module): ``mmpretrain.utils.dependency``.
     """
     version = installed_version(('transformers',))
-    if version is not None and numbers_of(version) >= (4, 49):
+    if version is not None and version_numbers(version) >= (4, 49):
         dependency.WITH_MULTIMODAL = False  # type: ignore[attr-defined]
 
 
@@ -227,7 +238,8 @@ def import_adafactor_when_used(builder: ModuleType) -> None:
     builder.TRANSFORMERS_OPTIMIZERS.append('Adafactor')
 
 
-check_versions()
+if not is_command():
+    check_versions()
 finder.install()
 after_import('mmengine.logging', lambda _: allow_safe_resume())
 after_import('mmengine.logging.logger', log_any_name)

@@ -108,6 +108,6 @@ def test_tools_in_messages_exist():
 
 def test_every_tool_with_images_accepts_a_list():
     """Every tool that reads images of users has an option for ``ann_file``."""
-    for command in ('train', 'neighbors', 'pack', 'visualize', 'viewer'):
+    for command in ('train', 'neighbors', 'pack', 'visualize', 'viewer', 'check'):
         text = (ROOT / 'cotap_mm' / 'cli' / f'{command}.py').read_text(encoding='utf-8')
         assert "'--ann-file'" in text or 'add_ann_file(parser' in text, command

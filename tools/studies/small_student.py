@@ -11,7 +11,7 @@ from noisy_targets import NUM_CLASSES, Split, make_task, noisy_targets
 from ranking_losses import info_nce, list_mle, smooth_ap, soft_target_divergence, squared_error
 from torch import Tensor, nn
 
-from cotap_mm.compat.workarounds import numbers_of
+from cotap_mm.compat.workarounds import version_numbers
 from cotap_mm.models.losses import PatchRankingLoss
 
 HIDDEN, EMBEDDING = 64, 16
@@ -121,7 +121,7 @@ def fit(job: dict[str, Any], train: Split, target: Tensor, labels: Tensor) -> St
     student = Student(train.features.shape[1]).to(device)
     objective = Objective(job['objective'], job['setting']).to(device)
     parameters = [*student.parameters(), *objective.parameters()]
-    fused = device.type == 'cuda' or numbers_of(torch.__version__) >= (2, 4)
+    fused = device.type == 'cuda' or version_numbers(torch.__version__) >= (2, 4)
     optimizer = torch.optim.AdamW(parameters, lr=job['lr'], weight_decay=1e-4, fused=fused)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, job['steps'])
     generator = torch.Generator().manual_seed(job['seed'])

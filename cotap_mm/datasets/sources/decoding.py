@@ -140,11 +140,15 @@ def decode_image(
 
 
 class Header(NamedTuple):
-    """Size of an image as displayed, and whether its values have more than 8 bits."""
+    """Size of an image as displayed, whether its values have more than 8 bits, and Pillow's mode.
+
+    Modes are, for example, 'RGB', 'L' (grayscale), 'P' (palette), 'CMYK', and 'RGBA'.
+    """
 
     height: int
     width: int
     is_deep: bool
+    mode: str = 'RGB'
 
 
 def image_header(data: bytes) -> Header:
@@ -157,7 +161,7 @@ def image_header(data: bytes) -> Header:
         width, height = image.size
         if _orientation(image) >= 5:
             width, height = height, width
-        return Header(height, width, is_deep(image))
+        return Header(height, width, is_deep(image), image.mode)
 
 
 def sample_image(data: bytes) -> Optional[Samples]:

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from mmengine.optim import build_optim_wrapper
 
-from cotap_mm.compat.workarounds import numbers_of
+from cotap_mm.compat.workarounds import version_numbers
 from cotap_mm.engine import NonFiniteHook
 from cotap_mm.models.modules import FeatureQueue
 from tests.helpers import resume_work
@@ -30,7 +30,7 @@ def wrapper_of(model, **optimizer):
 FUSED = pytest.param(
     dict(fused=True),
     marks=pytest.mark.skipif(
-        numbers_of(torch.__version__) < (2, 4), reason='on a CPU it is fused since torch 2.4'
+        version_numbers(torch.__version__) < (2, 4), reason='on a CPU it is fused since torch 2.4'
     ),
 )
 

@@ -1,0 +1,3 @@
+"""Look at images and machine, and propose a training: ``cotap check``."""
+
+from __future__ import annotations
