@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from mmengine.logging import MMLogger
-from torch import nn
+from torch import Tensor, nn
 
 from cotap_mm.deprecation import renamed_argument
 from cotap_mm.models import CoTAPViT
+from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from cotap_mm.weights import LoadReport, detect_checkpoint, load_pretrained
 from cotap_mm.weights.checkpoint import AnyCheckpoint
 
-from .encoder import Encoder
+from .encoder import Encoder, renormalize
 from .vit import OUTPUTS, TimmEncoder, ViTEncoder
 
 TIMM, RANDOM = 'timm:', 'random:'
@@ -28,14 +29,25 @@ class PretrainedEncoder(ViTEncoder):
     Attributes:
         network (CoTAPViT): The ViT, in eval mode.
         report (LoadReport): Which tensors were loaded, missing and skipped.
+        mean (Sequence[float]): Mean of the RGB channels that the network expects.
+        std (Sequence[float]): Their standard deviation.
     """
 
     def __init__(
-        self, network: CoTAPViT, report: LoadReport, final_norm: Optional[nn.Module] = None
+        self,
+        network: CoTAPViT,
+        report: LoadReport,
+        final_norm: Optional[nn.Module] = None,
+        mean: Sequence[float] = IMAGENET_MEAN,
+        std: Sequence[float] = IMAGENET_STD,
     ) -> None:
         super().__init__(network, final_norm)
         self.network = network
         self.report = report
+        self.mean, self.std = mean, std
+
+    def _encode(self, images: Tensor) -> Sequence[Tensor]:
+        return super()._encode(renormalize(images, self.mean, self.std))
 
 
 @renamed_argument('branch', 'network')
@@ -56,13 +68,16 @@ def load(
         cls, patches = encoder.encode('photo.jpg')   # (1, 2d) and (1, 2d, H, W)
 
     The features are those that the authors of the network use: after the object-aware filter
-    if there is one, after the final norm for files that have one (DINO, iBOT, timm, ...).
+    if there is one, after the final norm for files that have one (DINO, iBOT, timm, ...), and for
+    images normalized as the folder of a model states.
 
     Args:
         checkpoint (str | Path | dict | DetectedCheckpoint): File, URL or state dict of CoTAP
             (ours or released), DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or
-            MMPretrain; ``'timm:NAME'`` for a pretrained model of timm; with the prefix
-            ``'random:'`` the same architecture with random weights.
+            MMPretrain; ``'hf:USER/REPO'`` for a model on the Hugging Face hub, also
+            ``'hf:USER/REPO@REVISION'`` and ``'hf:USER/REPO/FILE'``; ``'timm:NAME'`` for a
+            pretrained model of timm; with the prefix ``'random:'`` the same architecture with
+            random weights.
         device (str | torch.device): Device of the network. Defaults to ``'cpu'``.
         network (str, optional): ``'student'`` or ``'teacher'`` if a file has both; by default
             the student of CoTAP and the teacher of DINO, iBOT and Mugs.
@@ -98,7 +113,7 @@ def load(
         raise ValueError(f"output='filter': {detected} has no object-aware filter; omit output")
     if final_norm is not None:
         final_norm.to(device)
-    return PretrainedEncoder(vit.to(device), report, final_norm)
+    return PretrainedEncoder(vit.to(device), report, final_norm, **(detected.normalization or {}))
 
 
 class BuiltNetwork(NamedTuple):

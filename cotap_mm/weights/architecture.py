@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import ast
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
+from cotap_mm.files.config_text import assignment
+
 from .content import check_network
 
-_MAX_CONFIG = 1 << 20  # characters of the text of a config
 _HEAD_CHANNELS = 64  # in the ViTs of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
 
 
@@ -161,40 +161,5 @@ def _stated_backbone(meta: dict) -> dict:
     if isinstance(meta.get('architecture'), dict):
         return meta['architecture']
     text = meta.get('cfg', '')
-    backbone = _literal_assignment(text if isinstance(text, str) else '', 'model').get('backbone')
+    backbone = assignment(text if isinstance(text, str) else '', 'model').get('backbone')
     return backbone if isinstance(backbone, dict) else {}
-
-
-def _literal_assignment(text: str, name: str) -> dict:
-    """Parse the dict assigned to ``name`` in the text of a config, without running the text."""
-    # The text is untrusted: it may have null bytes, or expressions nested without end.
-    try:
-        statements = ast.parse(text[:_MAX_CONFIG]).body
-        for statement in statements:
-            if (
-                isinstance(statement, ast.Assign)
-                and isinstance(statement.targets[0], ast.Name)
-                and statement.targets[0].id == name
-            ):
-                value = _literal(statement.value)
-                return value if isinstance(value, dict) else {}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        pass
-    return {}
-
-
-def _literal(node: ast.AST) -> Any:
-    """Evaluate constants, lists, tuples and ``dict(...)``; None for anything else."""
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(part) for part in node.elts]
-    if isinstance(node, ast.Dict):
-        return {
-            key.value: _literal(value)
-            for key, value in zip(node.keys, node.values)
-            if isinstance(key, ast.Constant)
-        }
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        return {part.arg: _literal(part.value) for part in node.keywords if part.arg}
-    return None
