@@ -15,7 +15,7 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.weights.checkpoint import AnyCheckpoint, DetectedCheckpoint, detect_checkpoint
 from cotap_mm.weights.report import LoadReport
 
-from .folders import write_folder
+from .folders import save_safetensors, write_folder
 from .graph import export_graph
 from .state_dicts import check_out, to_mmseg, to_timm
 
@@ -126,19 +126,11 @@ def _stated(detected: DetectedCheckpoint, num_heads: Optional[int], needed: bool
 
 
 def _write(tensors: dict[str, Tensor], out: Path, meta: dict) -> None:
+    if out.suffix == '.safetensors':
+        texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in meta.items()}
+        save_safetensors(tensors, out, texts)
+        return
     # Clone, since a view would be saved with its whole storage.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     with atomic_write(out) as unfinished:
-        if out.suffix == '.pth':
-            torch.save(dict(state_dict=tensors, meta=meta), unfinished)
-        else:
-            from safetensors.torch import save_file
-
-            save_file(
-                tensors,
-                str(unfinished),
-                metadata={
-                    name: value if isinstance(value, str) else json.dumps(value)
-                    for name, value in meta.items()
-                },
-            )
+        torch.save(dict(state_dict=tensors, meta=meta), unfinished)

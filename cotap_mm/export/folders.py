@@ -63,9 +63,9 @@ def write_folder(
         weights, config = to_timm(vit), timm_config(architecture, statistics, has_norm)
         if not has_norm:
             weights = {name: value for name, value in weights.items() if name[:5] != 'norm.'}
-    _save(weights, out / _WEIGHTS)
+    save_safetensors(weights, out / _WEIGHTS, dict(format='pt'))
     if neck:
-        _save(neck, out / FILTER_WEIGHTS)
+        save_safetensors(neck, out / FILTER_WEIGHTS, dict(format='pt'))
     elif (out / FILTER_WEIGHTS).exists():
         (out / FILTER_WEIGHTS).unlink()  # of the network that is replaced
     _write_json(config, out / 'config.json')
@@ -184,7 +184,17 @@ def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
     }
 
 
-def _save(tensors: dict[str, Tensor], path: Path) -> None:
+def save_safetensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    """Write a file of safetensors.
+
+    Args:
+        tensors (dict[str, Tensor]): Tensors by name.
+        path (Path): File to write.
+        metadata (dict[str, str]): Header of the file.
+
+    Raises:
+        ImportError: If safetensors is not installed.
+    """
     try:
         from safetensors.torch import save_file
     except ImportError as error:
@@ -194,7 +204,10 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
     # Clone, since safetensors rejects tensors that share a storage.
     dense = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     with atomic_write(path) as unfinished:
-        save_file(dense, str(unfinished), metadata=dict(format='pt'))
+        unfinished.touch()
+        mode = unfinished.stat().st_mode
+        save_file(dense, str(unfinished), metadata=metadata)
+        unfinished.chmod(mode)  # safetensors makes files that only their owner can read
 
 
 def _write_json(content: dict, path: Path) -> None:

@@ -96,6 +96,7 @@ def publish_folder(
     facts = _provenance(detected, base_model, data)
     tensors, architecture = detected.tensors, detected.architecture(num_heads)
     published = {n: t for n, t in tensors.items() if n.startswith(('backbone.', 'neck.'))}
+    is_cotap = _is_cotap(detected, facts)
     card = CardContent(
         name=name or repo.split('/')[-1] or out.absolute().name,
         where=repo or out.absolute().name,  # not the path, which may name the user
@@ -103,9 +104,9 @@ def publish_folder(
         library=library,
         license=_license(license, detected, facts),
         architecture=architecture,
-        is_cotap=_is_cotap(detected, facts),
+        is_cotap=is_cotap,
         has_norm='backbone.ln1.weight' in tensors,
-        network=detected.network,
+        network=detected.network or ('student' if is_cotap else ''),
         sha256=weights_hash(published),
         provenance=facts,
         results=_results(list(results), detected, num_heads),

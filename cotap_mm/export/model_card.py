@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import pprint
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
 import yaml
+from mmengine.config import Config
 
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.version import __version__
@@ -33,7 +33,7 @@ class CardContent:
         architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
         is_cotap (bool): Whether CoTAP has trained the network.
         has_norm (bool): Whether there is a norm after the last block.
-        network (str): ``'student'``, ``'teacher'`` or ``''``.
+        network (str): ``'student'``, ``'teacher'``, or ``''`` if there is only one.
         sha256 (str): Hash of the weights.
         provenance (Provenance): How the network was trained.
         results (list[ReportedResult]): Scores.
@@ -92,10 +92,7 @@ def model_card(card: CardContent) -> str:
         sections += ['## Results', _table(results_table(card.results)), note]
     sections += ['## License', _license(card)]
     if card.provenance.config:
-        text = '\n'.join(
-            f'{key} = {pprint.pformat(value, width=96, sort_dicts=False)}'
-            for key, value in card.provenance.config.items()
-        )
+        text = Config(card.provenance.config).pretty_text.strip()
         sections += [
             '## Configuration',
             f'<details><summary>training config</summary>\n\n```python\n{text}\n```\n\n</details>',
@@ -138,7 +135,9 @@ def _own_snippet(card: CardContent) -> str:
         'import cotap_mm\n\n'
         f'encoder = cotap_mm.load({where!r})\n'
         f"cls, patches = encoder.encode('photo.jpg')  # (1, {channels}) and (1, {channels}, h, w)\n"
-        '```'
+        '```\n\n'
+        'As initial weights of MMSegmentation or MMDetection:\n\n```bash\n'
+        f'cotap train configs/downstream/ade20k_upernet.py --init {where}\n```'
     )
 
 
@@ -172,7 +171,7 @@ def _training_rows(card: CardContent) -> list[list[str]]:
     init = 'random weights' if facts.init == 'none' else facts.init or 'not recorded'
     rows = [
         ['architecture', f'{card.size}, {arch["num_layers"]} blocks, {arch["num_heads"]} heads'],
-        ['network', card.network or 'the only one'],
+        *([['network', card.network]] if card.network else []),
         ['initial weights', f'{known.name}: {init}' if known else init],
         ['training images', ', '.join(facts.data) or 'not recorded'],
     ]
