@@ -104,6 +104,7 @@ def import_hub(name: str) -> Any:
     """Import huggingface_hub; raise an ImportError that says what ``name`` needs it for."""
     try:
         import huggingface_hub
+        import huggingface_hub.constants
         import huggingface_hub.utils
     except ImportError as error:
         raise ImportError(
