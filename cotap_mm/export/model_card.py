@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
-import yaml
+import mmengine
 from mmengine.config import Config
 
 from cotap_mm.files.atomic_write import printable
@@ -80,7 +80,7 @@ def model_card(card: CardContent) -> str:
     Returns:
         str: Markdown with a header in YAML.
     """
-    header = yaml.safe_dump(_header(card), sort_keys=False, allow_unicode=True)
+    header = mmengine.dump(_header(card), file_format='yaml', sort_keys=False, allow_unicode=True)
     sections = [
         f'# {_text(card.name)}',
         _summary(card),

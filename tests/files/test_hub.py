@@ -106,7 +106,7 @@ def test_revisions(hub):
     hub.repos['user/repo'] = WEIGHTS
     first = hub.sha('user/repo')
     assert path_of(NAME).name == first
-    hub.tags['user/repo', first] = WEIGHTS
+    hub.commits['user/repo', first] = WEIGHTS
     hub.repos['user/repo'] = dict(WEIGHTS, **{'model.safetensors': b'newer'})
     assert (path_of(NAME) / 'model.safetensors').read_bytes() == b'newer'
     assert (path_of(f'{NAME}@{first}') / 'model.safetensors').read_bytes() == b'new'

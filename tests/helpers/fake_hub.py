@@ -25,15 +25,17 @@ class FakeHub:
 
     Attributes:
         repos (dict): Repository -> files of its main branch, name -> bytes.
+        commits (dict): Repository and an earlier commit -> its files.
         gated (set): Repositories to which nobody has access.
         private (set): Repositories that have been created as private.
         requests (list): Method and path of each request.
+        downloads (list): Names of the files that have been downloaded.
     """
 
     def __init__(self):
         self.repos, self.gated, self.private, self.requests = {}, set(), set(), []
         self.downloads = []
-        self.tags = {}
+        self.commits = {}
 
     def sha(self, repo):
         """Commit of the main branch."""
@@ -44,7 +46,7 @@ class FakeHub:
         """Files at a revision; None if there is no such revision."""
         if revision in ('main', self.sha(repo)):
             return self.repos[repo]
-        return self.tags.get((repo, revision))
+        return self.commits.get((repo, revision))
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -75,12 +77,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         files = self.hub.files(repo, revision)
         if files is None:
             return self.refuse('RevisionNotFound')
+        commit = self.hub.sha(repo) if revision == 'main' else revision
         if match[5]:
-            return self.send_file(repo, files, match[5])
+            return self.send_file(commit, files, match[5])
         if '/tree/' in path:
             return self.answer(200, [_entry(name, data) for name, data in sorted(files.items())])
         names = [dict(rfilename=name) for name in sorted(files)]
-        return self.answer(200, dict(id=repo, sha=self.hub.sha(repo), siblings=names, tags=[]))
+        return self.answer(200, dict(id=repo, sha=commit, siblings=names, tags=[]))
 
     def do_POST(self):
         path = unquote(self.path)
@@ -117,19 +120,19 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         url = f'{self.endpoint}/{repo}/commit/{sha}'
         return self.answer(200, dict(commitUrl=url, commitOid=sha, success=True))
 
-    def send_file(self, repo, files, name):
+    def send_file(self, commit, files, name):
         if name not in files:
-            return self.refuse('EntryNotFound', repo)
+            return self.refuse('EntryNotFound', commit)
         if self.command == 'GET':
             self.hub.downloads.append(name)
         etag = hashlib.sha1(files[name]).hexdigest()
-        headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': self.hub.sha(repo)}
+        headers = {'ETag': f'"{etag}"', 'X-Repo-Commit': commit}
         return self.answer(200, files[name], headers)
 
-    def refuse(self, code, repo=None):
+    def refuse(self, code, commit=None):
         headers = {'X-Error-Code': code, 'X-Error-Message': code}
-        if repo:
-            headers['X-Repo-Commit'] = self.hub.sha(repo)
+        if commit:
+            headers['X-Repo-Commit'] = commit
         return self.answer(_ERRORS[code], dict(error=code), headers)
 
     def answer(self, status, content, headers=None):
@@ -164,6 +167,10 @@ def fake_hub(monkeypatch, cache):
         template = endpoint + '/{repo_id}/resolve/{revision}/{filename}'
         monkeypatch.setattr(constants, 'ENDPOINT', endpoint)
         monkeypatch.setattr(constants, 'HUGGINGFACE_CO_URL_TEMPLATE', template)
+        for module in ('hf_api', 'file_download'):  # copies of the constants, in old versions
+            module = importlib.import_module(f'huggingface_hub.{module}')
+            monkeypatch.setattr(module, 'ENDPOINT', endpoint, raising=False)
+            monkeypatch.setattr(module, 'HUGGINGFACE_CO_URL_TEMPLATE', template, raising=False)
         monkeypatch.setattr(constants, 'HF_HUB_CACHE', str(cache))
         monkeypatch.setattr(constants, 'HF_HUB_OFFLINE', False)
         monkeypatch.setenv('HF_HUB_DISABLE_TELEMETRY', '1')
