@@ -52,27 +52,6 @@ def normalize_images(images: Tensor) -> Tensor:
     return (images.float() / 255 - mean) / std
 
 
-def renormalize(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """Change the normalization of images from ImageNet's statistics to those of a network.
-
-    Args:
-        images (Tensor): Normalized by :func:`normalize_images`, shape (..., 3, H, W).
-        mean (Sequence[float]): Mean of each channel for the network, in units of 0 to 1.
-        std (Sequence[float]): Standard deviation of each channel for the network.
-
-    Returns:
-        Tensor: Same shape; ``images`` itself if the statistics are ImageNet's.
-    """
-    if tuple(mean) == tuple(IMAGENET_MEAN) and tuple(std) == tuple(IMAGENET_STD):
-        return images
-
-    def column(values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, device=images.device).view(3, 1, 1)
-
-    pixels = images * column(IMAGENET_STD) + column(IMAGENET_MEAN)
-    return (pixels - column(mean)) / column(std)
-
-
 @contextmanager
 def eval_mode(module: nn.Module) -> Iterator[None]:
     """Switch a module to eval mode, and restore the mode of every submodule on exit."""

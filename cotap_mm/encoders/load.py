@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple, Optional, Union
 
 import torch
 from mmengine.logging import MMLogger
-from torch import Tensor, nn
+from torch import nn
 
 from cotap_mm.deprecation import renamed_argument
 from cotap_mm.models import CoTAPViT
-from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from cotap_mm.weights import LoadReport, detect_checkpoint, load_pretrained
 from cotap_mm.weights.checkpoint import AnyCheckpoint
 
-from .encoder import Encoder, renormalize
+from .encoder import Encoder
 from .vit import OUTPUTS, TimmEncoder, ViTEncoder
 
 TIMM, RANDOM = 'timm:', 'random:'
@@ -29,25 +28,14 @@ class PretrainedEncoder(ViTEncoder):
     Attributes:
         network (CoTAPViT): The ViT, in eval mode.
         report (LoadReport): Which tensors were loaded, missing and skipped.
-        mean (Sequence[float]): Mean of the RGB channels that the network expects.
-        std (Sequence[float]): Their standard deviation.
     """
 
     def __init__(
-        self,
-        network: CoTAPViT,
-        report: LoadReport,
-        final_norm: Optional[nn.Module] = None,
-        mean: Sequence[float] = IMAGENET_MEAN,
-        std: Sequence[float] = IMAGENET_STD,
+        self, network: CoTAPViT, report: LoadReport, final_norm: Optional[nn.Module] = None
     ) -> None:
         super().__init__(network, final_norm)
         self.network = network
         self.report = report
-        self.mean, self.std = mean, std
-
-    def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        return super()._encode(renormalize(images, self.mean, self.std))
 
 
 @renamed_argument('branch', 'network')
@@ -68,8 +56,7 @@ def load(
         cls, patches = encoder.encode('photo.jpg')   # (1, 2d) and (1, 2d, H, W)
 
     The features are those that the authors of the network use: after the object-aware filter
-    if there is one, after the final norm for files that have one (DINO, iBOT, timm, ...), and for
-    images normalized as the folder of a model states.
+    if there is one, after the final norm for files that have one (DINO, iBOT, timm, ...).
 
     Args:
         checkpoint (str | Path | dict | DetectedCheckpoint): File, URL or state dict of CoTAP
@@ -113,7 +100,7 @@ def load(
         raise ValueError(f"output='filter': {detected} has no object-aware filter; omit output")
     if final_norm is not None:
         final_norm.to(device)
-    return PretrainedEncoder(vit.to(device), report, final_norm, **(detected.normalization or {}))
+    return PretrainedEncoder(vit.to(device), report, final_norm)
 
 
 class BuiltNetwork(NamedTuple):

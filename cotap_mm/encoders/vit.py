@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from cotap_mm.deprecation import renamed_argument
 from cotap_mm.ops import cls_attention
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
-from .encoder import Encoder, eval_mode, renormalize
+from .encoder import Encoder, eval_mode
 
 NETWORKS = ('student', 'teacher')
 OUTPUTS = ('filter', 'backbone')
@@ -209,8 +209,7 @@ class TimmEncoder(BlocksEncoder):
         return self.module.blocks
 
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        images = renormalize(images, self.mean, self.std)
-        tokens = self.module.forward_features(images)  # (B, prefix + N, d)
+        tokens = self.module.forward_features(self._renormalize(images))  # (B, prefix + N, d)
         patches = tokens[:, self.num_prefix :]
         cls = tokens[:, 0] if self._has_cls else patches.mean(dim=1)
         return cls, patches.transpose(1, 2).unflatten(2, self.grid(*images.shape[2:]))
@@ -236,6 +235,15 @@ class TimmEncoder(BlocksEncoder):
     @property
     def _has_cls(self) -> bool:
         return getattr(self.module, 'cls_token', None) is not None
+
+    def _renormalize(self, images: Tensor) -> Tensor:
+        """Change the normalization from ImageNet's statistics to the model's own."""
+
+        def column(values: Any) -> Tensor:
+            return torch.tensor(values, device=images.device).view(3, 1, 1)
+
+        pixels = images * column(IMAGENET_STD) + column(IMAGENET_MEAN)
+        return (pixels - column(self.mean)) / column(self.std)
 
 
 def _one_of(name: str, value: str, valid: Sequence[str]) -> str:

@@ -89,7 +89,7 @@ def convert(
     elif is_folder:
         architecture = detected.architecture(num_heads)
         tensors = _select(tensors, report, ('backbone.',))
-        write_folder(to, tensors, architecture, out, overwrite, detected.normalization)
+        write_folder(to, tensors, architecture, out, overwrite)
     else:
         stated = _stated(detected, num_heads, needed=to == 'safetensors')
         if to == 'safetensors':

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from torch import Tensor
 
@@ -26,7 +26,6 @@ def write_folder(
     architecture: dict[str, Any],
     out: Path,
     overwrite: bool = False,
-    normalization: Optional[dict[str, list[float]]] = None,
 ) -> list[str]:
     """Write a folder that ``transformers.AutoModel`` or timm (``local-dir:``, ``hf-hub:``) reads.
 
@@ -40,8 +39,6 @@ def write_folder(
         architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
         out (Path): The folder.
         overwrite (bool): Replace an existing model. Defaults to False.
-        normalization (dict, optional): ``mean`` and ``std`` of the RGB channels that the network
-            expects. Defaults to ImageNet's.
 
     Returns:
         list[str]: Names of the written tensors, by our names.
@@ -54,13 +51,12 @@ def write_folder(
     check_out(out / _WEIGHTS, ('.safetensors',), overwrite)
     vit = _part(tensors, 'backbone.')
     neck = {name: value for name, value in tensors.items() if name.startswith('neck.')}
-    statistics = normalization or dict(mean=list(IMAGENET_MEAN), std=list(IMAGENET_STD))
     if library == 'hf':
         weights, config = to_hf(vit), hf_config(architecture)
     else:
         # timm can omit the final norm, which CoTAP does not have.
         has_norm = 'ln1.weight' in vit
-        weights, config = to_timm(vit), timm_config(architecture, statistics, has_norm)
+        weights, config = to_timm(vit), timm_config(architecture, has_norm)
         if not has_norm:
             weights = {name: value for name, value in weights.items() if name[:5] != 'norm.'}
     save_safetensors(weights, out / _WEIGHTS, dict(format='pt'))
@@ -69,7 +65,7 @@ def write_folder(
     elif (out / FILTER_WEIGHTS).exists():
         (out / FILTER_WEIGHTS).unlink()  # of the network that is replaced
     _write_json(config, out / 'config.json')
-    _write_json(preprocessor_config(architecture, statistics), out / 'preprocessor_config.json')
+    _write_json(preprocessor_config(architecture), out / 'preprocessor_config.json')
     return [name for name in tensors if name.startswith(('backbone.', 'neck.'))]
 
 
@@ -101,14 +97,11 @@ def hf_config(architecture: dict) -> dict:
     )
 
 
-def timm_config(
-    architecture: dict, normalization: dict[str, list[float]], final_norm: bool
-) -> dict[str, Any]:
+def timm_config(architecture: dict, final_norm: bool) -> dict[str, Any]:
     """Build the content of ``config.json`` of a VisionTransformer of timm.
 
     Args:
         architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
-        normalization (dict): ``mean`` and ``std`` of the RGB channels.
         final_norm (bool): Whether there is a norm after the last block.
 
     Returns:
@@ -146,12 +139,13 @@ def timm_config(
             num_classes=0,
             first_conv='patch_embed.proj',
             classifier='head',
-            **normalization,
+            mean=list(IMAGENET_MEAN),
+            std=list(IMAGENET_STD),
         ),
     )
 
 
-def preprocessor_config(architecture: dict, normalization: dict[str, list[float]]) -> dict:
+def preprocessor_config(architecture: dict) -> dict:
     """Build the content of ``preprocessor_config.json`` of a ``ViTImageProcessor``."""
     height, width = _sides(architecture)
     return dict(
@@ -162,8 +156,8 @@ def preprocessor_config(architecture: dict, normalization: dict[str, list[float]
         do_rescale=True,
         rescale_factor=1 / 255,
         do_normalize=True,
-        image_mean=normalization['mean'],
-        image_std=normalization['std'],
+        image_mean=list(IMAGENET_MEAN),
+        image_std=list(IMAGENET_STD),
     )
 
 

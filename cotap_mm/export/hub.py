@@ -111,7 +111,7 @@ def publish_folder(
         provenance=facts,
         results=_results(list(results), detected, num_heads),
     )
-    write_folder(library, published, architecture, out, overwrite, detected.normalization)
+    write_folder(library, published, architecture, out, overwrite)
     with atomic_write(out / 'README.md') as unfinished:
         unfinished.write_text(model_card(card), encoding='utf-8')
     return out

@@ -9,10 +9,9 @@ from typing import Any, Optional, Union
 
 from torch import Tensor
 
-from .architecture import add_cls_position, architecture_of, stated_grid
+from .architecture import add_cls_position, architecture_of, for_imagenet, stated_grid
 from .content import check_weights
 from .detection import SOURCES, detect_vit
-from .folders import valid_normalization
 from .naming import Renamed, rename
 from .reading import read_checkpoint
 from .report import LoadReport
@@ -56,13 +55,6 @@ class DetectedCheckpoint:
     def grid(self) -> Optional[tuple[int, int]]:
         """Rows and columns of the position embeddings, if the file states them."""
         return stated_grid(self.tensors, self.meta)
-
-    @property
-    def normalization(self) -> Optional[dict[str, list[float]]]:
-        """``mean`` and ``std`` of the RGB channels, if the file states them; else ImageNet's."""
-        stated = self.meta.get('normalization')
-        stated = stated if isinstance(stated, dict) else {}
-        return valid_normalization(stated.get('mean'), stated.get('std'))
 
     @property
     def is_stored(self) -> bool:
@@ -122,7 +114,8 @@ def detect_checkpoint(
         renamed = rename(vit.family, tensors)
         check_weights(renamed.tensors)
         if vit.family in ('timm', 'hf'):  # elsewhere the first position always belongs to CLS
-            renamed = renamed._replace(tensors=add_cls_position(renamed.tensors, meta))
+            tensors = add_cls_position(renamed.tensors, meta)
+            renamed = renamed._replace(tensors=for_imagenet(tensors, meta.get('normalization')))
         return renamed
 
     renamed = in_our_names(vit.tensors)

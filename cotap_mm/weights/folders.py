@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any, Callable, Optional
@@ -127,17 +126,15 @@ def stated_architecture(folder: Path, content: dict) -> dict:
     heads = _positive(config.get('num_attention_heads', config.get('num_heads')))
     size = config.get('image_size', config.get('img_size'))
     sides = [_positive(side) for side in (size if isinstance(size, list) else [size])]
-    normalization = valid_normalization(
-        preprocessor.get('image_mean', config.get('mean')),
-        preprocessor.get('image_std', config.get('std')),
-    )
+    mean = preprocessor.get('image_mean', config.get('mean'))
+    std = preprocessor.get('image_std', config.get('std'))
     meta: dict[str, Any] = {}
     if heads is not None:
         meta['architecture'] = dict(arch=dict(num_heads=heads))
     if None not in sides and len(sides) in (1, 2):
         meta.setdefault('architecture', {})['img_size'] = sides[0] if len(sides) == 1 else sides
-    if normalization:
-        meta['normalization'] = normalization
+    if isinstance(mean, list) and isinstance(std, list):
+        meta['normalization'] = dict(mean=mean, std=std)
     return dict(state_dict=content, meta=meta) if meta else content
 
 
@@ -218,24 +215,6 @@ def read_json(path: Path) -> dict:
     if not isinstance(content, dict):
         raise ValueError(f'{path} must be a JSON object, got {type(content).__name__}')
     return content
-
-
-def valid_normalization(mean: Any, std: Any) -> Optional[dict[str, list[float]]]:
-    """Check the mean and standard deviation of the RGB channels that a file states.
-
-    Args:
-        mean (object): Untrusted value; 3 numbers in units of 0 to 1 if it is valid.
-        std (object): The same; its numbers must be positive.
-
-    Returns:
-        dict[str, list[float]] | None: ``mean`` and ``std``; None if one of them is invalid.
-    """
-    for values in (mean, std):
-        if not isinstance(values, (list, tuple)) or len(values) != 3:
-            return None
-        if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
-            return None
-    return dict(mean=list(mean), std=list(std)) if min(std) > 0 else None
 
 
 def _positive(value: Any) -> Optional[int]:

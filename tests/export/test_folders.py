@@ -137,7 +137,7 @@ def test_timm_at_another_size_and_layer_scale(tmp_path, images):
 def test_timm_gets_the_exact_width_of_the_mlp(hidden, width):
     arch = dict(embed_dims=width, num_layers=1, num_heads=1, feedforward_channels=hidden)
     architecture = dict(arch=arch, img_size=32, patch_size=8, in_channels=3, qkv_bias=True)
-    config = timm_config(architecture, dict(mean=[0], std=[1]), False)
+    config = timm_config(architecture, False)
     assert int(width * config['model_args']['mlp_ratio']) == hidden
 
 
@@ -154,15 +154,17 @@ def test_normalization_that_a_folder_states(images, tmp_path):
     """Networks of Google expect pixels in [-1, 1]."""
     folder = tmp_path / 'model'
     convert(hf_names(timm_names(tokens=65), ''), folder, to='hf', num_heads=2)
+    plain = cotap_mm.load(folder)
+    cls, patches = plain(images.float() / 127.5 - 1)
+    wanted = torch.cat([cls[:, None], patches.flatten(2).transpose(1, 2)], dim=1)
     half = dict(image_mean=[0.5] * 3, image_std=[0.5] * 3)
     (folder / 'preprocessor_config.json').write_text(json.dumps(half))
-    encoder = cotap_mm.load(folder)
-    pixels = images.float() / 127.5 - 1
-    with torch.no_grad():
-        wanted = encoder.final_norm(encoder.network(pixels)[0])
-    assert_close(tokens_of(encoder, images), wanted)
+    assert_close(tokens_of(cotap_mm.load(folder), images), wanted)
+    # Published, it expects ImageNet's statistics, and says so.
     again = publish_folder(folder, tmp_path / 'again', 'MIT')
-    assert json.loads((again / 'preprocessor_config.json').read_text())['image_mean'] == [0.5] * 3
+    assert_close(tokens_of(cotap_mm.load(again), images), wanted)
+    stated = json.loads((again / 'preprocessor_config.json').read_text())
+    assert stated['image_mean'] == [0.485, 0.456, 0.406]
     for bad in ([0.5, 0.5], ['a', 0, 0], [0, 0, float('nan')], 0.5):
         (folder / 'preprocessor_config.json').write_text(json.dumps(dict(half, image_mean=bad)))
-        assert cotap_mm.load(folder).mean == pytest.approx((0.485, 0.456, 0.406))
+        assert cotap_mm.load(folder).weights_hash() == plain.weights_hash()
