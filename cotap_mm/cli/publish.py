@@ -66,11 +66,12 @@ def build_parser() -> Parser:
     parser.add_argument('--private', action='store_true', help='create a private repository')
     parser.add_argument(
         '--license',
+        metavar='NAME',
         required=True,
-        help='license of the weights, e.g. Apache-2.0; in a folder by default that of the initial '
-        'weights',
+        help='license of the weights, e.g. Apache-2.0; for a folder only if that of the initial '
+        'weights is unknown',
     )
-    parser.add_argument('--name', help='title of the model card')
+    parser.add_argument('--name', metavar='TITLE', help='title of the model card')
     parser.add_argument(
         '--base-model',
         metavar='NAME',
