@@ -5,6 +5,9 @@ Training and downstream configs need no conversion: PretrainedViT reads the orig
     cotap convert work_dirs/vits_coco/iter_240000.pth cotap.safetensors --to safetensors
     cotap convert work_dirs/vits_coco/iter_240000.pth cotap.onnx --to onnx --size 448 448
     cotap convert dino_deitsmall16_pretrain.pth dino_vits16 --to hf
+
+A folder for hf opens with transformers.AutoModel.from_pretrained(FOLDER), a folder for timm with
+timm.create_model('local-dir:FOLDER', pretrained=True).
 """
 
 from __future__ import annotations
@@ -22,11 +25,11 @@ from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(description=__doc__)
-    parser.add_argument('checkpoint', help='file or URL to read')
+    parser.add_argument('checkpoint', help='file, URL, folder or hf:USER/REPO to read')
     parser.add_argument(
         'out',
         type=out_path,
-        help='file to write: *.pth or *.safetensors, *.onnx, *.pt; a folder for hf',
+        help='file to write: *.pth or *.safetensors, *.onnx, *.pt; a folder for hf or timm',
     )
     parser.add_argument(
         '--to',

@@ -49,6 +49,10 @@ def _title(checkpoint: str, parts: int) -> str:
     rest = checkpoint[len('random:') :] if random else checkpoint
     if rest.startswith('timm:'):
         rest = rest[len('timm:') :]
+    elif rest.startswith('hf:'):  # USER/REPO, USER/REPO@REVISION or USER/REPO/FILE
+        names = rest[len('hf:') :].strip('/').split('/')
+        last = names[-1] if len(names) < 3 else Path(names[-1]).stem
+        rest = '/'.join((*names[-parts:-1], last))
     else:
         path = Path(re.sub(r'^\w+://', '', rest))
         rest = '/'.join((*path.parts[-parts:-1], path.stem))

@@ -61,8 +61,10 @@ def load(
     Args:
         checkpoint (str | Path | dict | DetectedCheckpoint): File, URL or state dict of CoTAP
             (ours or released), DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or
-            MMPretrain; ``'timm:NAME'`` for a pretrained model of timm; with the prefix
-            ``'random:'`` the same architecture with random weights.
+            MMPretrain; ``'hf:USER/REPO'`` for a model on the Hugging Face hub, also
+            ``'hf:USER/REPO@REVISION'`` and ``'hf:USER/REPO/FILE'``; ``'timm:NAME'`` for a
+            pretrained model of timm; with the prefix ``'random:'`` the same architecture with
+            random weights.
         device (str | torch.device): Device of the network. Defaults to ``'cpu'``.
         network (str, optional): ``'student'`` or ``'teacher'`` if a file has both; by default
             the student of CoTAP and the teacher of DINO, iBOT and Mugs.

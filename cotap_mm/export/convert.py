@@ -15,10 +15,11 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.weights.checkpoint import AnyCheckpoint, DetectedCheckpoint, detect_checkpoint
 from cotap_mm.weights.report import LoadReport
 
+from .folders import save_safetensors, write_folder
 from .graph import export_graph
-from .state_dicts import check_out, to_mmseg, to_timm, write_hf
+from .state_dicts import check_out, to_mmseg, to_timm
 
-#: Targets, and the valid suffixes of the output; Hugging Face's is a folder.
+#: Targets, and the valid suffixes of the output; Hugging Face's is a folder, timm's may be one.
 TARGETS = {
     'cotap': ('.pth', '.safetensors'),
     'mmpretrain': ('.pth', '.safetensors'),
@@ -53,8 +54,8 @@ def convert(
     Args:
         checkpoint (str | Path | dict | DetectedCheckpoint): See
             :func:`cotap_mm.weights.load_pretrained`.
-        out (str | Path): ``*.pth`` or ``*.safetensors``; a folder for ``'hf'``, ``*.onnx``,
-            ``*.pt`` for TorchScript.
+        out (str | Path): ``*.pth`` or ``*.safetensors``; a folder for ``'hf'``; one of the two or
+            a folder (no suffix) for ``'timm'``; ``*.onnx``; ``*.pt`` for TorchScript.
         to (str): One of :data:`TARGETS`. Defaults to ``'cotap'``.
         overwrite (bool): Replace existing output. Defaults to False.
         source (str): ``'auto'``, or the expected origin as a check. Defaults to ``'auto'``.
@@ -77,17 +78,18 @@ def convert(
     if to not in TARGETS:
         raise ValueError(f'to must be one of {", ".join(TARGETS)}, got {to!r}')
     out = Path(out)
-    if TARGETS[to]:
+    is_folder = to == 'hf' or (to == 'timm' and not out.suffix)
+    if not is_folder:
         check_out(out, TARGETS[to], overwrite)
     detected = detect_checkpoint(checkpoint, source, network, trust)
     tensors, report = detected.tensors, detected.new_report()
     if to in ('onnx', 'torchscript'):
         export_graph(detected, out, size, overwrite, num_heads)
         tensors = _select(tensors, report, ('backbone.', 'neck.'))
-    elif to == 'hf':
+    elif is_folder:
         architecture = detected.architecture(num_heads)
         tensors = _select(tensors, report, ('backbone.',))
-        write_hf(_bare(tensors), architecture, out, overwrite)
+        write_folder(to, tensors, architecture, out, overwrite)
     else:
         stated = _stated(detected, num_heads, needed=to == 'safetensors')
         if to == 'safetensors':
@@ -124,19 +126,11 @@ def _stated(detected: DetectedCheckpoint, num_heads: Optional[int], needed: bool
 
 
 def _write(tensors: dict[str, Tensor], out: Path, meta: dict) -> None:
+    if out.suffix == '.safetensors':
+        texts = {key: v if isinstance(v, str) else json.dumps(v) for key, v in meta.items()}
+        save_safetensors(tensors, out, texts)
+        return
     # Clone, since a view would be saved with its whole storage.
     tensors = {name: value.detach().clone().contiguous() for name, value in tensors.items()}
     with atomic_write(out) as unfinished:
-        if out.suffix == '.pth':
-            torch.save(dict(state_dict=tensors, meta=meta), unfinished)
-        else:
-            from safetensors.torch import save_file
-
-            save_file(
-                tensors,
-                str(unfinished),
-                metadata={
-                    name: value if isinstance(value, str) else json.dumps(value)
-                    for name, value in meta.items()
-                },
-            )
+        torch.save(dict(state_dict=tensors, meta=meta), unfinished)

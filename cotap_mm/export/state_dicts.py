@@ -6,14 +6,11 @@ requires one, it gets weight 1 and bias 0, and its features *before* that norm e
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
-
-from cotap_mm.files.atomic_write import atomic_write
 
 _TIMM = {
     'patch_embed.projection': 'patch_embed.proj',
@@ -139,34 +136,6 @@ def _plain_norm(name: str, vit: dict[str, Tensor]) -> dict[str, Tensor]:
     return {f'{name}.weight': torch.ones(width), f'{name}.bias': torch.zeros(width)}
 
 
-def hf_config(architecture: dict) -> dict:
-    """Build the content of ``config.json`` of a ``ViTModel``.
-
-    Args:
-        architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
-
-    Returns:
-        dict: Can be written as JSON.
-    """
-    arch = architecture['arch']
-    return dict(
-        architectures=['ViTModel'],
-        model_type='vit',
-        hidden_size=arch['embed_dims'],
-        num_hidden_layers=arch['num_layers'],
-        num_attention_heads=arch['num_heads'],
-        intermediate_size=arch['feedforward_channels'],
-        hidden_act='gelu',
-        layer_norm_eps=1e-6,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        image_size=architecture['img_size'],
-        patch_size=architecture['patch_size'],
-        num_channels=architecture['in_channels'],
-        qkv_bias=architecture['qkv_bias'],
-    )
-
-
 def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:
     """Reject an output path with a wrong suffix, or one that exists.
 
@@ -185,26 +154,3 @@ def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:
         raise FileExistsError(
             f'{out} exists; give another name, or replace it (overwrite=True, --overwrite)'
         )
-
-
-def write_hf(
-    vit: dict[str, Tensor], architecture: dict, out: Path, overwrite: bool = False
-) -> None:
-    """Write a folder that ``ViTModel.from_pretrained`` reads.
-
-    Args:
-        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
-        architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
-        out (Path): The folder.
-        overwrite (bool): Replace an existing model. Defaults to False.
-
-    Raises:
-        FileExistsError: If the folder contains a model and ``overwrite`` is False.
-    """
-    check_out(out / 'model.safetensors', ('.safetensors',), overwrite)
-    from safetensors.torch import save_file
-
-    tensors = {name: value.detach().clone().contiguous() for name, value in to_hf(vit).items()}
-    with atomic_write(out / 'model.safetensors') as unfinished:
-        save_file(tensors, str(unfinished), metadata=dict(format='pt'))
-    (out / 'config.json').write_text(json.dumps(hf_config(architecture), indent=2) + '\n')

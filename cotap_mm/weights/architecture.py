@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import ast
+import math
 from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
+from cotap_mm.files.config_text import assignment
+from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
+
 from .content import check_network
 
-_MAX_CONFIG = 1 << 20  # characters of the text of a config
 _HEAD_CHANNELS = 64  # in the ViTs of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
 
 
@@ -117,6 +119,48 @@ def add_cls_position(tensors: dict[str, Tensor], meta: Optional[dict] = None) ->
     return {**tensors, 'backbone.pos_embed': torch.cat([zeros, positions], dim=1)}
 
 
+def for_imagenet(tensors: dict[str, Tensor], normalization: Any) -> dict[str, Tensor]:
+    """Adapt the patch embedding to images that are normalized with ImageNet's statistics.
+
+    Everything here normalizes images that way. Some networks expect others (Google's ViTs: 0.5 for
+    all channels); with the scaled patch embedding they compute the same features.
+
+    Args:
+        tensors (dict[str, Tensor]): In the layout of the algorithm.
+        normalization (object): ``mean`` and ``std`` of the RGB channels, as a file states them, in
+            units of 0 to 1; ignored if they are not 3 numbers each.
+
+    Returns:
+        dict[str, Tensor]: The tensors, with another patch embedding if the statistics differ.
+    """
+    stated = normalization if isinstance(normalization, dict) else {}
+    values = [stated.get('mean'), stated.get('std')]
+    weight = tensors.get('backbone.patch_embed.projection.weight')  # (d, 3, p, p)
+    is_valid = all(
+        isinstance(numbers, (list, tuple))
+        and len(numbers) == 3
+        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
+        for numbers in values
+    )
+    if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or not is_valid:
+        return tensors
+    mean, std = (torch.tensor(list(numbers), dtype=torch.double) for numbers in values)
+    imagenet_mean, imagenet_std = (
+        torch.tensor(numbers, dtype=torch.double) for numbers in (IMAGENET_MEAN, IMAGENET_STD)
+    )
+    if std.min() <= 0 or (torch.equal(mean, imagenet_mean) and torch.equal(std, imagenet_std)):
+        return tensors
+    name = 'backbone.patch_embed.projection.bias'
+    bias = tensors.get(name, weight.new_zeros(len(weight))).double()
+    shift = torch.einsum('dcpq,c->d', weight.double(), (imagenet_mean - mean) / std)
+    scaled = weight.double() * (imagenet_std / std)[:, None, None]
+    return {
+        **tensors,
+        'backbone.patch_embed.projection.weight': scaled.to(weight.dtype),
+        name: (bias + shift).to(weight.dtype),
+    }
+
+
 def _square_grid(positions: Tensor) -> tuple[int, int]:
     count = positions.shape[1] - 1
     side = round(max(count, 0) ** 0.5)
@@ -161,40 +205,5 @@ def _stated_backbone(meta: dict) -> dict:
     if isinstance(meta.get('architecture'), dict):
         return meta['architecture']
     text = meta.get('cfg', '')
-    backbone = _literal_assignment(text if isinstance(text, str) else '', 'model').get('backbone')
+    backbone = assignment(text if isinstance(text, str) else '', 'model').get('backbone')
     return backbone if isinstance(backbone, dict) else {}
-
-
-def _literal_assignment(text: str, name: str) -> dict:
-    """Parse the dict assigned to ``name`` in the text of a config, without running the text."""
-    # The text is untrusted: it may have null bytes, or expressions nested without end.
-    try:
-        statements = ast.parse(text[:_MAX_CONFIG]).body
-        for statement in statements:
-            if (
-                isinstance(statement, ast.Assign)
-                and isinstance(statement.targets[0], ast.Name)
-                and statement.targets[0].id == name
-            ):
-                value = _literal(statement.value)
-                return value if isinstance(value, dict) else {}
-    except (SyntaxError, ValueError, RecursionError, MemoryError):
-        pass
-    return {}
-
-
-def _literal(node: ast.AST) -> Any:
-    """Evaluate constants, lists, tuples and ``dict(...)``; None for anything else."""
-    if isinstance(node, ast.Constant):
-        return node.value
-    if isinstance(node, (ast.List, ast.Tuple)):
-        return [_literal(part) for part in node.elts]
-    if isinstance(node, ast.Dict):
-        return {
-            key.value: _literal(value)
-            for key, value in zip(node.keys, node.values)
-            if isinstance(key, ast.Constant)
-        }
-    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == 'dict':
-        return {part.arg: _literal(part.value) for part in node.keywords if part.arg}
-    return None

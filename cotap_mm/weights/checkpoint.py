@@ -9,7 +9,7 @@ from typing import Any, Optional, Union
 
 from torch import Tensor
 
-from .architecture import add_cls_position, architecture_of, stated_grid
+from .architecture import add_cls_position, architecture_of, for_imagenet, stated_grid
 from .content import check_weights
 from .detection import SOURCES, detect_vit
 from .naming import Renamed, rename
@@ -114,7 +114,8 @@ def detect_checkpoint(
         renamed = rename(vit.family, tensors)
         check_weights(renamed.tensors)
         if vit.family in ('timm', 'hf'):  # elsewhere the first position always belongs to CLS
-            renamed = renamed._replace(tensors=add_cls_position(renamed.tensors, meta))
+            tensors = add_cls_position(renamed.tensors, meta)
+            renamed = renamed._replace(tensors=for_imagenet(tensors, meta.get('normalization')))
         return renamed
 
     renamed = in_our_names(vit.tensors)

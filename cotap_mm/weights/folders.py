@@ -14,6 +14,11 @@ WEIGHTS = (
     'pytorch_model.bin',
     'pytorch_model.bin.index.json',
 )
+#: The object-aware filter of a CoTAP network, in a folder whose weights are the plain ViT.
+FILTER_WEIGHTS = 'cotap_filter.safetensors'
+_CONFIGS = ('config.json', 'preprocessor_config.json')
+_SUFFIXES = ('.safetensors', '.pth', '.pt', '.bin', '.ckpt')
+_TRAINING_STATE = re.compile(r'optimizer|scheduler|scaler|rng_state|training_args')
 _SHARD = re.compile(r'-(\d{5})-of-(\d{5})\.(safetensors|bin)$')
 _MAX_JSON = 32 << 20  # bytes; the index of 10,000 tensors takes about 1 MB
 
@@ -30,7 +35,8 @@ def read_folder(folder: Path, read: Read) -> dict:
     """Read a folder of Hugging Face or timm, with the architecture in its config.
 
     Args:
-        folder (Path): Folder with one of :data:`WEIGHTS`.
+        folder (Path): Folder with one of :data:`WEIGHTS`, and :data:`FILTER_WEIGHTS` if it has
+            been published from a CoTAP network.
         read (callable): Reads one file.
 
     Returns:
@@ -52,8 +58,14 @@ def read_folder(folder: Path, read: Read) -> dict:
             + (f', such as {folder / near[-1]}' if near else ', or the folder of a model')
         )
     if path.name.endswith('.index.json'):
-        return read_index(path, read)
-    return stated_architecture(folder, read(path))
+        content = read_index(path, read)
+    else:
+        content = stated_architecture(folder, read(path))
+    if (folder / FILTER_WEIGHTS).is_file():
+        # Other libraries read the plain ViT, since they reject or ignore other tensors.
+        weights = {**content.get('state_dict', content), **read(folder / FILTER_WEIGHTS)}
+        content = dict(state_dict=weights, meta=content.get('meta', {}))
+    return content
 
 
 def read_index(path: Path, read: Read) -> dict:
@@ -100,22 +112,90 @@ def read_index(path: Path, read: Read) -> dict:
 
 
 def stated_architecture(folder: Path, content: dict) -> dict:
-    """Add the number of heads and the image size from ``config.json``."""
-    path = folder / 'config.json'
-    if not path.is_file() or 'meta' in content:
+    """Add the number of heads, the image size and the normalization from ``config.json``.
+
+    Transformers states the normalization in ``preprocessor_config.json``.
+    """
+    if 'meta' in content:
         return content
-    config = read_json(path)
+    paths = [folder / name for name in _CONFIGS]
+    config, preprocessor = [read_json(path) if path.is_file() else {} for path in paths]
     for inner in ('vision_config', 'pretrained_cfg', 'model_args'):
         if isinstance(config.get(inner), dict):
             config = {**config, **config[inner]}
     heads = _positive(config.get('num_attention_heads', config.get('num_heads')))
-    size = _positive(config.get('image_size', config.get('img_size')))
-    stated: dict[str, Any] = {}
+    size = config.get('image_size', config.get('img_size'))
+    sides = [_positive(side) for side in (size if isinstance(size, list) else [size])]
+    mean = preprocessor.get('image_mean', config.get('mean'))
+    std = preprocessor.get('image_std', config.get('std'))
+    meta: dict[str, Any] = {}
     if heads is not None:
-        stated['arch'] = dict(num_heads=heads)
-    if size is not None:
-        stated['img_size'] = size
-    return dict(state_dict=content, meta=dict(architecture=stated)) if stated else content
+        meta['architecture'] = dict(arch=dict(num_heads=heads))
+    if None not in sides and len(sides) in (1, 2):
+        meta.setdefault('architecture', {})['img_size'] = sides[0] if len(sides) == 1 else sides
+    if isinstance(mean, list) and isinstance(std, list):
+        meta['normalization'] = dict(mean=mean, std=std)
+    return dict(state_dict=content, meta=meta) if meta else content
+
+
+def choose_files(name: str, files: list[str], file: Optional[str] = None) -> tuple[str, list[str]]:
+    """Choose the files of a repository on the Hugging Face hub that a model is read from.
+
+    Weights in safetensors are preferred to ``.bin``.
+
+    Args:
+        name (str): Name of the model, for messages.
+        files (list[str]): Paths of all files in the repository.
+        file (str, optional): The file to read. By default the weights of a folder of Hugging
+            Face or timm, or else the only file of weights.
+
+    Returns:
+        tuple[str, list[str]]: The file to read, ``''`` for the folder, and all needed files.
+
+    Raises:
+        FileNotFoundError: If there is no such file, or no file of weights.
+        ValueError: If there are several files of weights.
+    """
+    weights = [path for path in files if _is_weights(path)]
+    configs = [path for path in _CONFIGS if path in files]
+    shown = ', '.join(weights[:5]) or 'none'
+    if file is not None:
+        if file not in files:
+            raise FileNotFoundError(f'{name}: the repository has no such file; weights: {shown}')
+        return file, [file, *configs, *_shards(file, files)]
+    for path in WEIGHTS:
+        if path in files:
+            extra = [FILTER_WEIGHTS] if FILTER_WEIGHTS in files else []
+            return '', [path, *configs, *extra, *_shards(path, files)]
+    single = [path for path in weights if not is_shard(Path(path)) and path != FILTER_WEIGHTS]
+    if len(single) == 1:
+        return single[0], [*single, *configs]
+    if single:
+        raise ValueError(
+            f'{name} has {len(single)} files of weights; choose one of them: '
+            f'{", ".join(f"{name}/{path}" for path in single[:5])}'
+        )
+    raise FileNotFoundError(
+        f'{name} has no weights that can be read (*{", *".join(_SUFFIXES)}), only '
+        f'{", ".join(files[:5]) or "no files"}'
+    )
+
+
+def _is_weights(path: str) -> bool:
+    return path.endswith(_SUFFIXES) and not _TRAINING_STATE.search(Path(path).name)
+
+
+def _shards(path: str, files: list[str]) -> list[str]:
+    """Files of a sharded checkpoint, given its index."""
+    match = re.fullmatch(r'(.*)\.(safetensors|bin)\.index\.json', path)
+    if not match:
+        return []
+    stem, suffix = match.groups()
+    return [
+        other
+        for other in files
+        if other.startswith(f'{stem}-') and other.endswith(suffix) and is_shard(Path(other))
+    ]
 
 
 def read_json(path: Path) -> dict:

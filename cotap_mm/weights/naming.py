@@ -156,8 +156,10 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
         default=-1,
     )
     renamed = Renamed({}, [], [])
+    has_filter = 'neck.prototypes' in tensors  # a folder that has been published from CoTAP
     for name, value in tensors.items():
-        new = rename_released(name, depth)
+        is_ours = has_filter and name.startswith('neck.')
+        new = name if is_ours else rename_released(name, depth)
         if family == 'cotap' and name.endswith('last_layer.weight_g'):
             _check_gain(name, value)
         if new is None:

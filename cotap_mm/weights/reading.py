@@ -6,6 +6,7 @@ import hashlib
 import http.client
 import json
 import pickle
+import re
 import socket
 from pathlib import Path
 from typing import Any, Union
@@ -17,9 +18,10 @@ from torch.hub import download_url_to_file, get_dir
 
 from cotap_mm.compat.safe_pickle import load_safely
 from cotap_mm.files.atomic_write import zip_error
+from cotap_mm.files.hub import HUB, hub_path
 
 from .content import SuspectContent, check_archive, check_content
-from .folders import is_shard, read_folder, read_index, stated_architecture
+from .folders import choose_files, is_shard, read_folder, read_index, stated_architecture
 from .parts import select_part, split_part
 
 Checkpoint = Union[str, Path, dict]
@@ -37,10 +39,11 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
     content is validated against the size of the file before anything is computed with it.
 
     Args:
-        checkpoint (str | Path | dict): A file, a URL, a folder of Hugging Face or timm
-            (``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, possibly
-            sharded), or the index of a sharded checkpoint. ``FILE::NAME`` selects the part
-            under ``NAME`` of a file that has several networks.
+        checkpoint (str | Path | dict): A file, a URL, a model on the Hugging Face hub
+            (``hf:USER/REPO``, see :func:`cotap_mm.files.hub.hub_path`), a folder of Hugging
+            Face or timm (``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``,
+            possibly sharded), or the index of a sharded checkpoint. ``FILE::NAME`` selects the
+            part under ``NAME`` of a file that has several networks.
         trust (bool): Unpickle the file fully if safe reading fails. A malicious file can then
             run any code on this machine. Defaults to False.
 
@@ -68,9 +71,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             content = read_index(path, lambda file: _read_file(file, trust))
         elif not path.is_file():
             raise FileNotFoundError(
-                f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, or a '
-                'state dict (in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
-                'configs/downstream)'
+                f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, '
+                f'{_hub_name(name)}, or a state dict (in configs: init_cfg.checkpoint, or '
+                'COTAP_CHECKPOINT=FILE for configs/downstream)'
             )
         elif is_shard(path):
             raise ValueError(
@@ -94,9 +97,16 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
 def _local_path(name: str) -> Path:
     if name.startswith(('http://', 'https://')):
         return _download(name)
+    if name.startswith(HUB):
+        return hub_path(name, choose_files)
     if name.startswith(SHIPPED):
         return Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED) :]
     return Path(name).expanduser()
+
+
+def _hub_name(name: str) -> str:
+    """Name of a model on the Hugging Face hub that may be meant, for a message."""
+    return f'{HUB}{name}' if re.fullmatch(r'[\w-]+/[\w-]+', name) else f'{HUB}USER/REPO'
 
 
 def _read_file(path: Path, trust: bool) -> dict:

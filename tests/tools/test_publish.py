@@ -7,6 +7,7 @@ import sys
 import pytest
 import torch
 
+from tests.helpers.fake_hub import fake_hub
 from tests.helpers.tiny import CONFIG, build_tiny
 from tests.helpers.tool_loading import load_tool
 
@@ -60,3 +61,23 @@ def test_existing_files_are_kept(run, tmp_path):
         run('iter_1.pth', name, '--license', 'MIT')
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
     assert len(list(tmp_path.glob('*-????????.pth'))) == 2 == len(list(tmp_path.iterdir())) - 2
+
+
+def test_publish_a_folder_and_on_a_hub(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip('huggingface_hub')
+    torch.save(
+        dict(state_dict=build_tiny().state_dict(), meta=dict(cfg=CONFIG)), tmp_path / 'iter_1.pth'
+    )
+    base = ('--base-model', 'facebook/dino-vits16')
+    run('iter_1.pth', 'folder', '--format', 'timm', *base, '--name', 'My ViT')
+    assert capsys.readouterr().out == 'folder\n'
+    text = (tmp_path / 'folder' / 'README.md').read_text()
+    assert '# My ViT' in text and 'license: apache-2.0' in text
+    monkeypatch.setenv('HF_TOKEN', 'hf_test')
+    with fake_hub(monkeypatch, tmp_path / 'cache') as hub:
+        run('iter_1.pth', '--to-hub', 'user/repo', '--private', *base)
+        assert capsys.readouterr().out.endswith('/user/repo\n')
+        assert 'model.safetensors' in hub.repos['user/repo'] and 'user/repo' in hub.private
+        with pytest.raises(SystemExit, match='error: user/repo has files .*--overwrite'):
+            run('iter_1.pth', '--to-hub', 'user/repo', *base)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['folder', 'iter_1.pth']
