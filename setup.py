@@ -90,6 +90,7 @@ setup(
         'pack': read_requirements('pack'),
         'viewer': read_requirements('viewer'),
         'mim': ['openmim'],
+        'docs': read_requirements('docs'),
     },
     entry_points={'console_scripts': ['cotap = cotap_mm.cli.main:cotap']},
     cmdclass={'build_py': BuildPy, 'develop': Develop},
