@@ -70,7 +70,8 @@ check: lint types test-all
 docs-packages:
 	@test -x '$(PYTHON)' || tools/setup_env.sh --lite
 	@$(PYTHON) -c 'import material, mkdocs, mkdocstrings_handlers.python' 2> /dev/null \
-		|| $(PYTHON) -m pip install -q -r requirements/docs.txt
+		|| $(PYTHON) -m pip install -q -r requirements/docs.txt \
+		|| uv pip install -q --python $(PYTHON) -r requirements/docs.txt
 
 docs: docs-packages
 	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict

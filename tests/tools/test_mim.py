@@ -60,9 +60,11 @@ def mim(tmp_path_factory):
     return run
 
 
-def readme_commands():
-    """Lines of the README that run mim."""
-    return re.findall(r'^(mim train .*\.py)$', (ROOT / 'README.md').read_text(), re.M)
+def documented_commands():
+    """Lines of the documentation that run mim."""
+    pages = [ROOT / 'docs' / f'downstream_{name}.md' for name in ('segmentation', 'detection')]
+    text = '\n'.join(page.read_text() for page in pages)
+    return re.findall(r'^(mim train .*\.py)$', text, re.M)
 
 
 def prepare(folder, file):
@@ -84,8 +86,8 @@ def units(library):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('command', readme_commands())
-def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
+@pytest.mark.parametrize('command', documented_commands())
+def test_documented_commands_train_resume_and_test(mim, tmp_path, command):
     """Shipped config at toy size; --resume works although torch loads with weights_only."""
     _, _, library, file = command.split()
     name = Path(file).stem
@@ -122,7 +124,7 @@ def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize('command', readme_commands())
+@pytest.mark.parametrize('command', documented_commands())
 def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
     """The pytorch launcher of mim; without GPUs, MMEngine's part of it is replaced.
 
@@ -168,5 +170,5 @@ def test_two_processes_with_the_pytorch_launcher(mim, tmp_path, command):
     assert metrics(tmp_path / 'tested', metric) == pytest.approx(metrics(run, metric, 0), abs=0.02)
 
 
-def test_the_readme_shows_both_libraries():
-    assert [command.split()[2] for command in readme_commands()] == ['mmseg', 'mmdet']
+def test_the_documentation_shows_both_libraries():
+    assert [command.split()[2] for command in documented_commands()] == ['mmseg', 'mmdet']
