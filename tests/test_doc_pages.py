@@ -83,8 +83,8 @@ def test_table_states_defaults_choices_and_what_is_required():
 
 
 def test_a_mark_of_an_unknown_command_is_an_error():
-    with pytest.raises(ValueError, match="no command 'trian'"):
-        options.fill_in('text\n<!-- options: trian -->\n')
+    with pytest.raises(ValueError, match="no command 'trein'"):
+        options.fill_in('text\n<!-- options: trein -->\n')
     assert options.fill_in('no <!-- options: train --> line') == 'no <!-- options: train --> line'
 
 
@@ -101,6 +101,8 @@ def quoted_messages():
 FOREIGN = ('make: ***', "No module named 'mmcv._ext'", '[setup] failed: …')
 
 
+@pytest.mark.slow
+@pytest.mark.smoke
 def test_quoted_messages_occur_in_the_code():
     texts = texts_in_code()
     messages = list(quoted_messages())

@@ -18,7 +18,15 @@ from cotap_mm.commands.test import build_config as build_test_config
 from cotap_mm.commands.train import build_config as build_train_config
 from cotap_mm.models import CoTAPViT
 from cotap_mm.registry import HOOKS, MODELS, build
-from tests.helpers.doc_pages import PAGES, ROOT, blocks, check_command, commands, page_name
+from tests.helpers.doc_pages import (
+    PAGES,
+    ROOT,
+    blocks,
+    check_command,
+    command_of,
+    commands,
+    page_name,
+)
 
 ARCH = dict(embed_dims=64, num_layers=12, num_heads=1, feedforward_channels=64)
 #: Names and sizes in the snippets -> toy ones.
@@ -33,14 +41,36 @@ AT_TOY_SIZE = {
     'size=(448, 448)': 'size=(32, 32)',
     'size=(224, 224)': 'size=(32, 32)',
 }
+#: Page whose snippet tests/test_documents.py runs.
+ELSEWHERE = ('ranking_loss',)
 #: Snippets that need a package that not every environment has.
 NEEDS = {'mmseg': 'operators.md'}
 
 
 def lines():
+    """Every command once, with the first page that shows it."""
+    seen = set()
     for page in PAGES:
         for words in commands(page):
-            yield pytest.param(words, id=f'{page.stem}: {" ".join(words)[:90]}')
+            if tuple(words) not in seen:
+                seen.add(tuple(words))
+                yield page, words
+
+
+def parameters(chosen):
+    return [
+        pytest.param(
+            words,
+            id=f'{page.stem}: {" ".join(words)[:90]}',
+            # Studies import most of the libraries.
+            marks=[pytest.mark.slow] if 'tools/studies/' in ' '.join(words) else [],
+        )
+        for page, words in chosen
+    ]
+
+
+def has_config(words):
+    return (command_of(words) or [''])[0] in ('train', 'test')
 
 
 def test_the_two_commands_of_the_readme():
@@ -48,27 +78,32 @@ def test_the_two_commands_of_the_readme():
     assert ['make', 'demo'] in words and ['make', 'test'] in words
 
 
-@pytest.mark.parametrize('words', lines())
+@pytest.mark.parametrize('words', parameters(lines()))
 def test_command_is_valid(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    check_command(words)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('words', parameters(line for line in lines() if has_config(line[1])))
+def test_config_is_built(words, tmp_path, monkeypatch):
+    """The config of a command exists, and has the keys of --cfg-options."""
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('COTAP_CHECKPOINT', raising=False)
-    found = check_command(words)
-    if found is None or getattr(found[1], 'config', None) in (None, 'CONFIG'):
-        return
-    name, args = found
+    name, args = check_command(words)
     args.launcher = 'none'
     if name == 'train':
-        build_train_config(args)  # the config exists, and has the keys of --cfg-options
-    elif name == 'test':
+        assert build_train_config(args).model
+    else:
         Path(args.checkpoint).parent.mkdir(parents=True, exist_ok=True)
         Path(args.checkpoint).touch()
-        build_test_config(args)
+        assert build_test_config(args).model
 
 
 @pytest.mark.parametrize(
     'line, reason',
     [
-        ('cotap trian vits_folder', 'trian'),
+        ('cotap trein vits_folder', 'trein'),
         ('cotap train vits_folder --imges DIR', 'imges'),
         ('cotap pack --out a.lmdb', 'required: --images'),
         ('tools/dist_train.sh configs/cotap/missing.py 8', 'missing'),
