@@ -160,7 +160,11 @@ def test_the_site_builds_without_a_warning(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     page = (tmp_path / 'site' / 'own_images.html').read_text()
     assert '<code>--dry-run</code>' in page and '<!-- options' not in page
-    assert (tmp_path / 'site' / 'search' / 'search_index.js').is_file(), 'search needs no server'
+    # Search needs no server: neither for its index, nor for a worker in a page opened as a file.
+    assert (tmp_path / 'site' / 'search' / 'search_index.js').is_file()
+    sources = re.findall(r'<script[^>]* src="(.*?)"', page)
+    assert sources[0] == 'javascripts/iframe-worker.js'
+    assert not [source for source in sources if '://' in source]
 
 
 @pytest.mark.parametrize('page', PAGES, ids=page_name)

@@ -192,3 +192,13 @@ def test_languages_of_blocks_are_known(page):
     starts = re.findall(r'^```(.*)$', page.read_text(), re.M)
     assert set(starts[::2]) <= {'bash', 'python', 'text', 'bibtex', 'json'}
     assert set(starts[1::2]) <= {''}
+
+
+@pytest.mark.parametrize(
+    'page', [page for page in PAGES if page.stem != 'benchmarks'], ids=page_name
+)
+def test_code_fits_into_the_page(page):
+    """Measured commands in docs/benchmarks.md are as they were typed."""
+    for language in ('bash', 'python'):
+        for block in blocks(page, language):
+            assert [line for line in block.splitlines() if len(line) > 114] == []
