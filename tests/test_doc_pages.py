@@ -73,10 +73,11 @@ def test_table_has_every_option(name):
 
 
 def test_table_states_defaults_choices_and_what_is_required():
-    rows = {row.split('`')[1]: row for row in options.options_table('convert').splitlines()[2:]}
-    assert rows['checkpoint'] == '| `checkpoint` | required | file or URL to read |'
-    assert '| `cotap` |' in rows['--to TO']
-    assert '`dino`' in rows['--source SOURCE'] and '| detect it |' in rows['--source SOURCE']
+    table = options.options_table('convert').splitlines()[2:]
+    rows = {row.split('`')[1].split()[0]: row for row in table}
+    assert rows['checkpoint'].startswith('| `checkpoint` | required | file ')
+    assert '| `cotap` |' in rows['--to']
+    assert '`dino`' in rows['--source'] and '| detect it |' in rows['--source']
     assert '| off |' in rows['--overwrite']
     assert '| required |' in options.options_table('pack').splitlines()[2], 'Parser.needed'
     assert '--branch' not in options.options_table('convert'), 'old names are hidden'

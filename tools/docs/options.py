@@ -113,7 +113,9 @@ def _default(parser: argparse.ArgumentParser, action: argparse.Action, stated: s
     if isinstance(value, bool) and action.nargs == 0:
         return 'on' if value else 'off'
     if stated:
-        return f'`{stated}`' if re.fullmatch(r'[\w./-]+', stated) else _escape(stated)
+        choices = map(str, action.choices or ())
+        typed = stated == str(value) or stated in choices or re.fullmatch(r'\d+|--[\w-]+', stated)
+        return f'`{stated}`' if typed else _escape(stated)
     if isinstance(value, (list, tuple)):
         value = ' '.join(map(str, value))
     if value is None or value == '' or isinstance(value, dict) or value is argparse.SUPPRESS:
