@@ -17,7 +17,8 @@ WORKERS = $(or $(PYTEST_WORKERS),$(shell number=$$(($$(getconf _NPROCESSORS_ONLN
 # Without bytecode, every process that the tests start compiles our code again.
 PYTEST = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo install format lint types test-fast test test-all test-faults check lock
+.PHONY: help demo install format lint types test-fast test test-all test-faults check lock \
+	docs docs-packages serve
 
 help:
 	@echo 'make demo         install what is missing, train CoTAP on toy scenes, write a report'
@@ -30,6 +31,8 @@ help:
 	@echo 'make test-all     run all tests (20 minutes)'
 	@echo 'make test-faults  inject 200 random faults, and run the long versions of docs/reliability.md'
 	@echo 'make check        lint, types and all tests: what CI runs'
+	@echo 'make docs         build the documentation in site/; fails on a broken link or a missing docstring'
+	@echo 'make serve        show the documentation at http://127.0.0.1:8000 while you write'
 	@echo 'make lock         pin and hash the installed packages in requirements/lock (needs uv)'
 
 demo:
@@ -67,6 +70,19 @@ test-faults: install
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
 check: lint types test-all
+
+# They need neither PyTorch nor the tests; only a missing .venv is set up as for the demo.
+docs-packages:
+	@test -x '$(PYTHON)' || tools/setup_env.sh --lite
+	@$(PYTHON) -c 'import material, mkdocs, mkdocstrings_handlers.python' 2> /dev/null \
+		|| $(PYTHON) -m pip install -q -r requirements/docs.txt \
+		|| uv pip install -q --python $(PYTHON) -r requirements/docs.txt
+
+docs: docs-packages
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs build --strict
+
+serve: docs-packages
+	NO_MKDOCS_2_WARNING=1 $(PYTHON) -m mkdocs serve
 
 lock: install
 	PYTHON=$(PYTHON) tools/lock_requirements.sh

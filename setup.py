@@ -79,10 +79,12 @@ EXTRAS = {
     'export': ['safetensors', 'onnx'],
     'faiss': ['faiss-cpu'],
     'heif': ['pillow-heif'],
+    'hub': ['huggingface_hub', 'safetensors'],
 }
 # Everything for users; openmim pins old packages and needs an environment of its own.
 EXTRAS['all'] = sorted({line for lines in EXTRAS.values() for line in lines})
 EXTRAS['tests'] = read_requirements('tests')
+EXTRAS['docs'] = read_requirements('docs')
 EXTRAS['mim'] = ['openmim']
 
 setup(

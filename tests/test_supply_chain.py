@@ -41,11 +41,11 @@ def lock(name='linux-cp311'):
     return pins((REQUIREMENTS / 'lock' / f'{name}.txt').read_text())
 
 
-def ranges():
+def ranges(files='*.txt'):
     """Every line of requirements/*.txt."""
     return [
         Requirement(line)
-        for path in sorted(REQUIREMENTS.glob('*.txt'))
+        for path in sorted(REQUIREMENTS.glob(files))
         for line in path.read_text().splitlines()
         if line and not line.startswith('#')
     ]
@@ -77,10 +77,24 @@ def test_the_check_of_the_lock_can_fail(bad):
 def test_the_lock_fits_the_ranges():
     locked = lock()
     assert len(ranges()) > 25
+    documentation = {requirement.name for requirement in ranges('docs.txt')}
     for requirement in ranges():
+        if requirement.name in documentation:  # with a lock of its own
+            continue
         name = canonicalize_name(requirement.name)
         assert name in locked, f'{name} is not in the lock: make lock'
         assert requirement.specifier.contains(locked[name]), f'{requirement} and {locked[name]}'
+
+
+def test_the_lock_of_the_documentation_fits_its_ranges():
+    locked = lock('docs')
+    assert len(ranges('docs.txt')) == 3
+    for requirement in ranges('docs.txt'):
+        assert requirement.specifier.contains(locked[requirement.name]), requirement
+        assert canonicalize_name(requirement.name) not in lock(), 'the tests need no mkdocs'
+    # Both can be installed in one environment.
+    both = set(locked) & set(lock())
+    assert {name: locked[name] for name in both} == {name: lock()[name] for name in both}
 
 
 def test_the_lock_has_what_set_up_installs():

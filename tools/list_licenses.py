@@ -24,6 +24,7 @@ NEEDED_FOR = {
     'viewer': 'viewer',
     'pack': 'packed images',
     'tests': 'tests',
+    'docs': 'documentation',
 }
 #: Dependencies that setup.py and tools/setup_env.sh name.
 ALWAYS = ('torch', 'torchvision', 'mmcv')

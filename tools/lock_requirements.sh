@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Pin and hash the packages of this environment (make lock):
 #   tools/lock_requirements.sh
-# Writes requirements/lock/linux-cp311.txt, mmcv.txt and mmcv-lite.txt. It needs uv
+# Writes requirements/lock/linux-cp311.txt, mmcv.txt, mmcv-lite.txt and docs.txt. It needs uv
 # (pip install uv) and the environment of tools/setup_env.sh --full on Linux with Python 3.11. The
 # index is uv's default or UV_INDEX_URL; its address is not written to the files.
 set -euo pipefail
@@ -40,8 +40,15 @@ pin() { # $1: file to write; others: what to resolve
 #mmcv#     MMCV_WITH_OPS=1 pip install --no-build-isolation --no-deps --require-hashes -r requirements/lock/mmcv.txt
 #mmcv-lite# Enough for pre-training; after linux-cp311.txt and in place of mmcv.txt:
 #mmcv-lite#     pip install --no-deps --require-hashes -r requirements/lock/mmcv-lite.txt
+#docs# What make docs needs, also in the same environment as linux-cp311.txt:
+#docs#     pip install --require-hashes -r requirements/lock/docs.txt
 mkdir -p "$lock"
-pin "$lock/linux-cp311.txt" --constraint "$work/installed.txt" "$work/chosen.txt" "$root"/requirements/*.txt
+tested=()
+for file in "$root"/requirements/*.txt; do
+    if [ "$(basename "$file")" != docs.txt ]; then tested+=("$file"); fi
+done
+pin "$lock/linux-cp311.txt" --constraint "$work/installed.txt" "$work/chosen.txt" "${tested[@]}"
+pin "$lock/docs.txt" --constraint "$work/installed.txt" "$root/requirements/docs.txt"
 for name in mmcv mmcv-lite; do
     echo "$name==$mmcv" > "$work/one.txt"
     pin "$lock/$name.txt" --no-deps "$work/one.txt"

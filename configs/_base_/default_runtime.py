@@ -16,7 +16,7 @@ default_hooks = dict(
 )
 
 log_processor = dict(by_epoch=False, window_size=50)
-# TensorBoard: --cfg-options vis_backends.1.type=TensorboardVisBackend
+# TensorBoard: --cfg-options visualizer.vis_backends.0.type=TensorboardVisBackend
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
 env_cfg = dict(cudnn_benchmark=True)

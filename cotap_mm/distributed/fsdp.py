@@ -86,7 +86,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
     format of any other run: a run may be resumed with or without the strategy.
 
     Args:
-        **kwargs: Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``.
+        **kwargs (dict): Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``.
 
     Raises:
         ValueError: If the model or the optimizer needs full gradients or parts of blocks.

@@ -24,8 +24,8 @@ class BottleneckFCNHead(BaseDecodeHead):
         in_channels (int): Channels of the backbone's last level: 2d with the filter.
         hidden_channels (Sequence[int]): Channels after each block, multiples of 4.
             Defaults to (512, 384, 256).
-        **kwargs: Arguments of MMSegmentation's ``BaseDecodeHead``; ``dropout_ratio`` defaults
-            to 0.1, ``align_corners`` to False.
+        **kwargs (dict): Arguments of MMSegmentation's ``BaseDecodeHead``; ``dropout_ratio``
+            defaults to 0.1, ``align_corners`` to False.
     """
 
     def __init__(

@@ -144,7 +144,7 @@ class COCOStuff27Dataset(COCOStuffDataset):
     https://arxiv.org/abs/1807.06653 (27 classes and curated lists).
 
     Args:
-        **kwargs: Arguments of ``COCOStuffDataset``, except ``metainfo``.
+        **kwargs (dict): Arguments of ``COCOStuffDataset``, except ``metainfo``.
 
     Raises:
         ValueError: If ``metainfo`` selects classes.

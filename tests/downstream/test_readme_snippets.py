@@ -30,7 +30,7 @@ def here(tmp_path, monkeypatch):
     torch.manual_seed(0)
     vit = CoTAPViT(arch=WIDE)
     vit.init_weights()
-    for name in ('vitb_coco/iter_210000.pth', 'vits_coco/iter_240000.pth'):
+    for name in ('vits_folder/iter_100000.pth',):
         path = tmp_path / 'work_dirs' / name
         path.parent.mkdir(parents=True)
         torch.save(dict(state_dict=vit.state_dict()), path)
@@ -42,7 +42,7 @@ def here(tmp_path, monkeypatch):
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet', 'mmpretrain'])
 def test_backbone_in_a_custom_config(here, scope):
     names = {}
-    exec(snippet("type='cotap_mm.CoTAPViT'").replace("'deit-base'", repr(WIDE)), names)
+    exec(snippet("type='cotap_mm.CoTAPViT'").replace("'deit-small'", repr(WIDE)), names)
     with DefaultScope.overwrite_default_scope(scope):
         model = MODELS.build(names['backbone'])
     model.init_weights()

@@ -66,9 +66,11 @@ def mim(tmp_path_factory):
     return run
 
 
-def readme_commands():
-    """Lines of the README that run mim."""
-    return re.findall(r'^(mim train .*\.py)$', (ROOT / 'README.md').read_text(), re.M)
+def documented_commands():
+    """Lines of the documentation that run mim."""
+    pages = [ROOT / 'docs' / f'downstream_{name}.md' for name in ('segmentation', 'detection')]
+    text = '\n'.join(page.read_text() for page in pages)
+    return re.findall(r'^(mim train .*\.py)$', text, re.M)
 
 
 def prepare(folder, file):
@@ -111,8 +113,8 @@ def replace_cuda(folder, file, config):
 
 @pytest.mark.slow
 @pytest.mark.dist
-@pytest.mark.parametrize('command', readme_commands())
-def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
+@pytest.mark.parametrize('command', documented_commands())
+def test_documented_commands_train_resume_and_test(mim, tmp_path, command):
     """Shipped config at toy size, in one process and then in two with the pytorch launcher.
 
     --resume works although torch loads with weights_only.
@@ -152,5 +154,5 @@ def test_readme_commands_train_resume_and_test(mim, tmp_path, command):
     check_scores(path, 3 * length, -1, *launcher)
 
 
-def test_the_readme_shows_both_libraries():
-    assert [command.split()[2] for command in readme_commands()] == ['mmseg', 'mmdet']
+def test_the_documentation_shows_both_libraries():
+    assert [command.split()[2] for command in documented_commands()] == ['mmseg', 'mmdet']

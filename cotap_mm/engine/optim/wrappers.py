@@ -32,7 +32,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     Args:
         dtype (str): ``'auto'``, ``'bfloat16'``, ``'float16'`` or ``'float32'``.
             ``'auto'`` is float32 on a CPU, where half precision is slow.
-        **kwargs: Arguments of MMEngine's OptimWrapper.
+        **kwargs (dict): Arguments of MMEngine's OptimWrapper.
 
     Raises:
         ValueError: If ``dtype`` is unknown, or float16 is requested without a GPU.

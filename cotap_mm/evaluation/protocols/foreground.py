@@ -59,16 +59,16 @@ def foreground(
     Returns:
         dict: Scores in percent, and counts:
 
-        - ``jaccard``: mask of the mean over heads against all foreground, mean over images;
-        - ``jaccard_best_head``: ``jaccard`` of the single head ``best_head`` (int) that is best on
-          this data set, chosen with its labels; ``jaccard_heads`` lists all heads;
-        - ``best_head_per_object``: the best head for each single object, chosen with the labels;
-          mean over the objects of an image, then over images (DINO's number);
-        - ``upper_bound_prototypes``: the best prototype for each single object, chosen with the
-          labels; an upper bound, not a segmentation. The smallest weight of a map is subtracted
-          before thresholding, since all weights are near 1 / M;
-        - ``jaccard_everything``: all pixels as foreground, for comparison;
-        - ``num_images``, ``num_objects``: number of scored images and objects.
+            - ``jaccard``: mask of the mean over heads against all foreground, mean over images;
+            - ``jaccard_best_head``: ``jaccard`` of the single head ``best_head`` (int) that is best
+              on this data set, chosen with its labels; ``jaccard_heads`` lists all heads;
+            - ``best_head_per_object``: the best head for each single object, chosen with the
+              labels; mean over the objects of an image, then over images (DINO's number);
+            - ``upper_bound_prototypes``: the best prototype for each single object, chosen with
+              the labels; an upper bound, not a segmentation. The smallest weight of a map is
+              subtracted before thresholding, since all weights are near 1 / M;
+            - ``jaccard_everything``: all pixels as foreground, for comparison;
+            - ``num_images``, ``num_objects``: number of scored images and objects.
 
     Raises:
         ValueError: If the encoder has neither CLS attention nor prototypes, no image has

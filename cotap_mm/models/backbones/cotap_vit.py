@@ -50,7 +50,7 @@ class CoTAPViT(DINOViT):
             copies are averaged after the block. Defaults to 0.
         global_blocks (Sequence[int], optional): Blocks with global attention. Defaults to the last
             block of each quarter of the network.
-        **kwargs: Other arguments of :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
+        **kwargs (dict): Other arguments of :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
             ``img_size``, ``in_channels``, ``drop_path_rate``, ``with_cp``, ...
 
     Raises:

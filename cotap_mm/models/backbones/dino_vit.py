@@ -37,7 +37,7 @@ class DINOViT(VisionTransformer):
             holds the attention weights. The result is the same. Defaults to True.
         channels_last (bool): Whether the patch embedding uses the channels-last memory format. The
             result is the same; which is faster depends on the device. Defaults to False.
-        **kwargs: Other arguments of the parent; ``final_norm`` is always False.
+        **kwargs (dict): Other arguments of the parent; ``final_norm`` is always False.
     """
 
     def __init__(
