@@ -78,7 +78,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=('cotap_mm', 'cotap_mm.*')),
-    package_data={'cotap_mm': ['assets/*']},
+    package_data={'cotap_mm': ['assets/*', 'py.typed']},
     python_requires='>=3.9',
     install_requires=['torch>=2.1', 'torchvision>=0.16', *read_requirements('runtime')],
     extras_require={
@@ -89,6 +89,7 @@ setup(
         'tests': read_requirements('tests'),
         'pack': read_requirements('pack'),
         'viewer': read_requirements('viewer'),
+        'embed': ['pyarrow', 'zarr'],  # other formats of cotap embed than *.npz
         'mim': ['openmim'],
     },
     entry_points={'console_scripts': ['cotap = cotap_mm.cli.main:cotap']},

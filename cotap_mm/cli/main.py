@@ -15,6 +15,7 @@ COMMANDS = {
     'demo': 'train on toy scenes, evaluate, and write a report: a first look',
     'train': 'pre-train on your images, or fine-tune with a downstream config',
     'test': 'test a fine-tuned model of MMSegmentation, MMDetection or MMPretrain',
+    'embed': 'write features of all images of a folder to one file',
     'evaluate': 'measure features: segmentation by retrieval, linear layers, clusters, ...',
     'visualize': 'draw features of networks on your images, as an HTML report',
     'viewer': 'explore features in the browser',

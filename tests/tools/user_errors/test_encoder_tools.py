@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.user_errors import (
+    EMBED,
     LOOK,
     MEASURE,
     NO_CHECKPOINTS,
@@ -50,6 +51,25 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --data camvidd', 1, "got 'camvidd'"),
         (f'iter_1.pth {MEASURE} --data picture.png', 1, 'picture.png'),
         (f'iter_1.pth {MEASURE} --protocol linear-seg', 1, 'images/train'),
+    ],
+    'embed': [
+        ('', 2, 'required: checkpoint, --images, --out'),
+        *((f'{name} {EMBED}', 1, text) for name, text in NO_CHECKPOINTS.items()),
+        *((f'iter_1.pth --out f.npz --images {name}', 1, text) for name, text in NO_IMAGES.items()),
+        ('iter_1.pth --images images --out f.csv', 2, "end in .npz, .parquet, .zarr, got 'f.csv'"),
+        ('iter_1.pth --images images --out file/f.npz', 2, 'is a file; choose another folder'),
+        (f'iter_1.pth {EMBED} --out other.npz', 1, 'other.npz exists and is not a feature file'),
+        (f'iter_1.pth {EMBED} --features clss', 2, 'did you mean cls'),
+        (f'iter_1.pth {EMBED} --features patches --size original', 1, 'patches need images of one'),
+        (f'iter_1.pth {EMBED} --size 0', 2, "got '0'"),
+        (f'iter_1.pth {EMBED} --size 8 8 8', 2, 'one or two numbers'),
+        (f'iter_1.pth {EMBED} --size orignal', 2, "got 'orignal'"),
+        (f'iter_1.pth {EMBED} --dtype float8', 2, 'did you mean float'),
+        (f'iter_1.pth {EMBED} --batch-size 0', 2, "got '0'"),
+        (f'iter_1.pth {EMBED} --workers -1', 2, "got '-1'"),
+        (f'iter_1.pth {EMBED} --device cuda:9', 2, 'cuda:9'),
+        (f'iter_1.pth {EMBED} --output filtr', 2, 'did you mean filter'),
+        (f'iter_1.pth {EMBED} --num-heads 5', 1, 'must divide the width .* got 5'),
     ],
     'visualize': [
         ('', 2, 'required: .*CHECKPOINT, --images, --out'),
