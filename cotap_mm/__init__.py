@@ -17,19 +17,33 @@ from . import compat  # noqa: F401  (checks versions, applies workarounds)
 from .version import __version__
 
 if TYPE_CHECKING:  # each is imported when it is first used, since they need all models
+    from .api.evaluate import compare, evaluate
     from .api.pretrain import pretrain
+    from .api.visualize import visualize
     from .embedding.embed import embed
     from .embedding.file import read_features
     from .encoders.load import load
 
 #: Public name -> module that defines it.
 _PUBLIC = {
+    'compare': 'api.evaluate',
     'embed': 'embedding.embed',
+    'evaluate': 'api.evaluate',
     'load': 'encoders.load',
     'pretrain': 'api.pretrain',
     'read_features': 'embedding.file',
+    'visualize': 'api.visualize',
 }
-__all__ = ['__version__', 'embed', 'load', 'pretrain', 'read_features']
+__all__ = [
+    '__version__',
+    'compare',
+    'embed',
+    'evaluate',
+    'load',
+    'pretrain',
+    'read_features',
+    'visualize',
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -78,8 +78,10 @@ def in_words_of_python(text: str, parser: Parser, renamed: Mapping[str, str]) ->
             return f'{name}=True{f" {value}" if value else ""}'
         return f'{name}={value or "..."}'
 
-    text = re.sub(r"--cfg-options ([\w.]+)=([^\s,;']+)", r"options={'\1': \2}", text)
-    text = re.sub(r'--cfg-options ([\w.]+):', r"options['\1']:", text)
+    for option in ('cfg-options', 'set'):  # KEY=VALUE
+        name = renamed.get(option, option)
+        text = re.sub(rf"--{option} ([\w.]+)=([^\s,;']+)", rf"{name}={{'\1': \2}}", text)
+        text = re.sub(rf'--{option} ([\w.]+):', rf"{name}['\1']:", text)
     return re.sub(r'(?<![\w-])(--[a-z][a-z-]*)\b(?: ([A-Z]+)\b)?', replace, text)
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from cotap_mm.cli.train import build_parser
@@ -19,6 +22,7 @@ from .instances import own_instances
 from .messages import raised_in_python
 from .progress_hook import ProgressHook
 from .run import PretrainedRun, describe_run
+from .run_report import draw_report
 
 #: Options of ``cotap train`` whose argument has another name.
 RENAMED = {'work-dir': 'out', 'cfg-options': 'options'}
@@ -54,6 +58,7 @@ def pretrain(
     trust: bool = False,
     launcher: str = 'none',
     options: Optional[Mapping[str, Any]] = None,
+    report: bool = False,
     progress: Optional[bool] = None,
 ) -> PretrainedRun:
     """Pre-train a vision transformer on images without labels, as ``cotap train`` does.
@@ -102,6 +107,8 @@ def pretrain(
             Defaults to ``'none'``.
         options (Mapping, optional): Further keys of the config, e.g.
             ``{'optim_wrapper.optimizer.lr': 1e-5}``.
+        report (bool): Draw features before and after the training on some of the images into
+            ``out/report``. Defaults to False.
         progress (bool, optional): Show one line of progress and log only to the file. Defaults
             to None: in a notebook and on a terminal. False logs to stdout as ``cotap train``.
 
@@ -139,20 +146,22 @@ def pretrain(
         cfg_options=_merged(options, keys),
     )
     shows_line = is_interactive() if progress is None else progress
-    hook, runners, levels = ProgressHook(), [], []
+    hook = ProgressHook()
+    configs: list[Config] = []
+    runners: list[Runner] = []
 
     def make_config() -> Config:
         _wait_for_a_new_second(Path(args.work_dir))
         run_config = build_config(args)
+        configs.append(copy.deepcopy(run_config))
         if shows_line:
-            levels.append(run_config.get('log_level', 'INFO'))
             run_config.log_level = 'WARNING'
         return run_config
 
     def prepare(runner: Runner) -> None:
         runners.append(runner)
         if shows_line:
-            hook.write_log(runner, levels[-1])
+            hook.write_log(runner, configs[-1].get('log_level', 'INFO'))
             runner.register_hook(hook)
 
     with raised_in_python(parser, RENAMED), own_instances():
@@ -160,7 +169,11 @@ def pretrain(
             train_command(args, make_config, prepare)
         finally:
             hook.close()
-        return describe_run(runners.pop())
+        run = describe_run(runners.pop())
+    if report and is_main_process():
+        start = (configs[-1].model.get('init_cfg') or {}).get('checkpoint')
+        run = replace(run, report=draw_report(run, args, start, trust))
+    return run
 
 
 def _text(path: Optional[Union[str, Path]]) -> Optional[str]:

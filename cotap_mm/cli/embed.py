@@ -43,12 +43,16 @@ def build_parser() -> Parser:
     parser = Parser(description=__doc__)
     parser.add_argument('checkpoint', help='anything that cotap_mm.load accepts')
     parser.add_argument(
-        '--images', required=True, help='folder (read recursively), text list, COCO json, *.lmdb'
+        '--images',
+        required=True,
+        metavar='PATH',
+        help='folder (read recursively), text list, COCO json, *.lmdb',
     )
     parser.add_argument(
         '--out',
         type=feature_file,
         required=True,
+        metavar='FILE',
         help=f'file to write: {", ".join(f"*{suffix}" for suffix in FEATURE_FILES)}',
     )
     parser.add_argument(
@@ -74,11 +78,24 @@ def build_parser() -> Parser:
         f"224); '{ORIGINAL}' keeps the size of each image",
     )
     parser.add_argument(
-        '--dtype', choices=DTYPES, default='float32', help='type of the numbers in the file'
+        '--dtype',
+        choices=DTYPES,
+        default='float32',
+        help='type of the numbers in the file (default: %(default)s)',
     )
-    parser.add_argument('--batch-size', type=positive_int, default=32, metavar='N')
     parser.add_argument(
-        '--workers', type=whole_number(0), default=2, metavar='N', help='processes that read images'
+        '--batch-size',
+        type=positive_int,
+        default=32,
+        metavar='N',
+        help='images per forward pass (default: %(default)s)',
+    )
+    parser.add_argument(
+        '--workers',
+        type=whole_number(0),
+        default=2,
+        metavar='N',
+        help='processes that read images (default: %(default)s)',
     )
     add_network(parser)
     add_output(parser)

@@ -17,6 +17,7 @@ COMMANDS = {
     'test': 'test a fine-tuned model of MMSegmentation, MMDetection or MMPretrain',
     'embed': 'write features of all images of a folder to one file',
     'evaluate': 'measure features: segmentation by retrieval, linear layers, clusters, ...',
+    'compare': 'compare backbones: a table, a plot, and pictures side by side',
     'visualize': 'draw features of networks on your images, as an HTML report',
     'viewer': 'explore features in the browser',
     'convert': 'write weights for timm, Hugging Face, MMSegmentation, ONNX, ...',

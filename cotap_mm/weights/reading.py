@@ -17,7 +17,6 @@ import torch
 from mmengine.dist import is_main_process
 from torch.hub import download_url_to_file, get_dir
 
-from cotap_mm.command_line.arguments import nearest
 from cotap_mm.files.atomic_write import zip_error
 
 from .content import SuspectContent, check_archive, check_content
@@ -28,29 +27,21 @@ Checkpoint = Union[str, Path, dict]
 
 #: Prefix of files in the package: ``cotap_mm://toy_vit.pth``.
 SHIPPED = 'cotap_mm://'
-_DINO = 'https://dl.fbaipublicfiles.com/dino'
-#: Names of published weights, as in torch.hub -> URL.
-PUBLISHED = {
-    'dino_vits16': f'{_DINO}/dino_deitsmall16_pretrain/dino_deitsmall16_pretrain.pth',
-    'dino_vits8': f'{_DINO}/dino_deitsmall8_pretrain/dino_deitsmall8_pretrain.pth',
-    'dino_vitb16': f'{_DINO}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth',
-    'dino_vitb8': f'{_DINO}/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth',
-}
 #: Seconds without data after which a download fails.
 DOWNLOAD_TIMEOUT = 30.0
 
 
 def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
-    """Read a file, a folder, a URL or published weights; a dict is returned unchanged.
+    """Read a file, a folder or a URL; a dict is returned unchanged.
 
     Files are read with ``weights_only=True``, which does not run code from the file, and the
     content is validated against the size of the file before anything is computed with it.
 
     Args:
-        checkpoint (str | Path | dict): A file, a URL, a name in :data:`PUBLISHED`, a folder of
-            Hugging Face or timm (``config.json`` and ``model.safetensors`` or
-            ``pytorch_model.bin``, possibly sharded), or the index of a sharded checkpoint.
-            ``FILE::NAME`` selects the part under ``NAME`` of a file that has several networks.
+        checkpoint (str | Path | dict): A file, a URL, a folder of Hugging Face or timm
+            (``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, possibly
+            sharded), or the index of a sharded checkpoint. ``FILE::NAME`` selects the part
+            under ``NAME`` of a file that has several networks.
         trust (bool): Unpickle the file fully if safe reading fails. A malicious file can then
             run any code on this machine. Defaults to False.
 
@@ -78,9 +69,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             content = read_index(path, lambda file: _read_file(file, trust))
         elif not path.is_file():
             raise FileNotFoundError(
-                f'checkpoint {name} is not a file{nearest(name, PUBLISHED)}; give the path of a '
-                f'checkpoint, a URL, one of {", ".join(PUBLISHED)}, or a state dict (in configs: '
-                'init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for configs/downstream)'
+                f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, or a '
+                'state dict (in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
+                'configs/downstream)'
             )
         elif is_shard(path):
             raise ValueError(
@@ -102,8 +93,6 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
 
 
 def _local_path(name: str) -> Path:
-    if name in PUBLISHED and not Path(name).exists():
-        name = PUBLISHED[name]
     if name.startswith(('http://', 'https://')):
         return _download(name)
     if name.startswith(SHIPPED):

@@ -15,7 +15,8 @@ from mmengine.visualization import Visualizer
 import cotap_mm
 from cotap_mm.api.messages import in_words_of_python
 from cotap_mm.api.pretrain import RENAMED, pretrain
-from cotap_mm.api.run import join_curves
+from cotap_mm.api.run import PretrainedRun, join_curves
+from cotap_mm.api.run_report import draw_report
 from cotap_mm.cli.train import build_parser
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.errors import UserError
@@ -60,6 +61,7 @@ def test_equals_the_command_and_can_be_called_again(place, tmp_path, capsys):
     assert 'Iter(train)' in capsys.readouterr().out
     second = run(place, tmp_path / 'b', iterations=2, seed=3, progress=True)
     shown = capsys.readouterr()
+    assert first.report is None
     assert 'Iter(train)' not in shown.out and 'training: 2/2 (100%)' in shown.err
     assert before == [
         set(kind._instance_dict) for kind in (MMLogger, MessageHub, Visualizer, DefaultScope)
@@ -96,6 +98,20 @@ def test_interrupt_says_how_to_continue(place, tmp_path):
     found = run(place, tmp_path / 'a', resume=True, progress=False)
     assert found.iterations == 4 and found.checkpoint == tmp_path / 'a/iter_4.pth'
     assert found.history['loss'][0] == [1, 2, 3, 4] and len(found.logs) == 2
+
+
+@pytest.mark.slow
+def test_report_of_before_and_after(place, tmp_path):
+    found = run(place, tmp_path / 'a', init=place / 'init.pth', iterations=1, report=True)
+    assert found.report == tmp_path / 'a/report/report.html'
+    text = found.report.read_text()
+    assert '<td>before</td>' in text and '<td>after</td>' in text and found.metrics
+
+
+def test_a_report_that_fails_is_a_warning(tmp_path):
+    lost = PretrainedRun(tmp_path, None, None, 1, {}, {}, tmp_path, [])
+    with pytest.warns(UserWarning, match='training is complete, but its report cannot be drawn'):
+        assert draw_report(lost, None, None) is None
 
 
 def test_arguments_reach_the_config(place, tmp_path, monkeypatch):
@@ -137,7 +153,7 @@ def test_arguments_reach_the_config(place, tmp_path, monkeypatch):
             ValueError,
             'are for pre-training, but camvid_linear is for mmseg',
         ),
-        (dict(init='dino_vits61'), FileNotFoundError, r'did you mean dino_vits16\?'),
+        (dict(init='missing.pth'), FileNotFoundError, 'checkpoint missing.pth is not a file'),
         (
             dict(batch_size=99),
             ValueError,
