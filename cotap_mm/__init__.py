@@ -20,12 +20,14 @@ if TYPE_CHECKING:  # each is imported when it is first used, since they need all
     from .api.evaluate import compare, evaluate
     from .api.pretrain import pretrain
     from .api.visualize import visualize
+    from .bridges.transformer import CoTAPTransformer
     from .embedding.embed import embed
     from .embedding.file import read_features
     from .encoders.load import load
 
 #: Public name -> module that defines it.
 _PUBLIC = {
+    'CoTAPTransformer': 'bridges.transformer',
     'compare': 'api.evaluate',
     'embed': 'embedding.embed',
     'evaluate': 'api.evaluate',
@@ -35,6 +37,7 @@ _PUBLIC = {
     'visualize': 'api.visualize',
 }
 __all__ = [
+    'CoTAPTransformer',
     '__version__',
     'compare',
     'embed',

@@ -22,7 +22,7 @@ ORDER = [
     ['models', 'downstream'],
     ['encoders'],
     ['embedding'],
-    ['evaluation', 'export'],
+    ['bridges', 'evaluation', 'export'],
     ['visualization'],
     ['engine'],
     ['commands'],

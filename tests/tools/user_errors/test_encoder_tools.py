@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.helpers.user_errors import (
+    COMPARE,
     EMBED,
     LOOK,
     MEASURE,
@@ -51,6 +52,21 @@ MISTAKES = {
         (f'iter_1.pth {MEASURE} --data camvidd', 1, "got 'camvidd'"),
         (f'iter_1.pth {MEASURE} --data picture.png', 1, 'picture.png'),
         (f'iter_1.pth {MEASURE} --protocol linear-seg', 1, 'images/train'),
+    ],
+    'compare': [
+        ('', 2, r'required: \[NAME=\]BACKBONE, --data'),
+        (f'iter_1.pth {COMPARE}', 1, 'at least two backbones, got iter_1; cotap evaluate'),
+        (f'iter_1.pth iter_1.pth {COMPARE}', 1, "two backbones are called 'iter_1'"),
+        (f'iter_1.pth nowhere.pth {COMPARE}', 1, 'nowhere.pth is not a file'),
+        (f'iter_1.pth page.pth {COMPARE}', 1, 'page.pth is damaged'),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --protocol knn', 1, 'knn needs data for class'),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --set kk=1', 1, '--set kk: dispersion has no'),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --kinds pcaa', 2, 'did you mean pca'),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --shown 0', 2, "got '0'"),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --data camvidd', 1, "got 'camvidd'"),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --out texts', 1, 'report.html exists and is not'),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --out file', 2, 'file is a file'),
+        (f'a=iter_1.pth b=iter_1.pth {COMPARE} --device cuda:9', 2, 'cuda:9'),
     ],
     'embed': [
         ('', 2, 'required: checkpoint, --images, --out'),
