@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from cotap_mm.cli.train import build_parser
 from cotap_mm.command_line.progress import is_interactive
 from cotap_mm.commands.train import build_config
+from cotap_mm.engine.hooks import last_checkpoint
 from cotap_mm.engine.launch.commands import train_command
 
 from .instances import own_instances
@@ -32,6 +33,7 @@ _KEYS = {
     'batch_size': 'train_dataloader.batch_size',
     'num_workers': 'train_dataloader.num_workers',
 }
+_FEWEST_LOGS = 10
 
 
 def pretrain(
@@ -154,6 +156,8 @@ def pretrain(
         _wait_for_a_new_second(Path(args.work_dir))
         run_config = build_config(args)
         configs.append(copy.deepcopy(run_config))
+        if 'default_hooks.logger.interval' not in args.cfg_options:
+            _log_often_enough(run_config)
         if shows_line:
             run_config.log_level = 'WARNING'
         return run_config
@@ -167,6 +171,11 @@ def pretrain(
     with raised_in_python(parser, RENAMED), own_instances():
         try:
             train_command(args, make_config, prepare)
+        except KeyboardInterrupt as interrupt:
+            if interrupt.args:  # they say what is saved
+                raise
+            saved = last_checkpoint(runners[0]) if runners else 'Nothing had to be saved'
+            raise KeyboardInterrupt(saved) from None
         finally:
             hook.close()
         run = describe_run(runners.pop())
@@ -194,6 +203,14 @@ def _merged(options: Optional[Mapping[str, Any]], keys: dict[str, Any]) -> dict[
             )
         merged[key] = value
     return merged
+
+
+def _log_often_enough(config: Config) -> None:
+    """Log at least ten times in a short training, whose metrics would be missing otherwise."""
+    logger = config.get('default_hooks', {}).get('logger')
+    most = max(1, config.train_cfg.max_iters // _FEWEST_LOGS)
+    if isinstance(logger, dict) and logger.get('interval', 10) > most:
+        logger.interval = most
 
 
 def _wait_for_a_new_second(work_dir: Path) -> None:

@@ -114,6 +114,22 @@ def test_a_report_that_fails_is_a_warning(tmp_path):
         assert draw_report(lost, None, None) is None
 
 
+@pytest.mark.parametrize(
+    'iterations, given, wanted', [(6, None, 1), (200, None, 20), (5000, None, 50), (6, 3, 3)]
+)
+def test_short_trainings_are_logged(place, tmp_path, monkeypatch, iterations, given, wanted):
+    configs = []
+    monkeypatch.setattr(
+        'cotap_mm.api.pretrain.train_command', lambda args, make, _: configs.append(make())
+    )
+    options = {} if given is None else {'default_hooks.logger.interval': given}
+    with pytest.raises(IndexError):  # nothing was built
+        pretrain(
+            place / 'images', tmp_path / 'a', iterations=iterations, options=options, progress=False
+        )
+    assert configs[0].default_hooks.logger.interval == wanted
+
+
 def test_arguments_reach_the_config(place, tmp_path, monkeypatch):
     configs = []
 
