@@ -10,7 +10,7 @@ import torch
 from cotap_mm.commands.evaluate import parse_backbones
 from cotap_mm.encoders.choose import AnyEncoder, as_encoder
 from cotap_mm.encoders.encoder import Encoder
-from cotap_mm.weights.checkpoint import checkpoint_name
+from cotap_mm.weights.checkpoint import IN_MEMORY
 
 Backbones = Union[AnyEncoder, Sequence[AnyEncoder], Mapping[str, AnyEncoder]]
 _SEED = 0  # of random weights
@@ -56,7 +56,7 @@ def load_backbones(
     for title, backbone in items:
         if isinstance(backbone, (Encoder, dict)):
             is_encoder = isinstance(backbone, Encoder)
-            name = type(backbone).__name__ if is_encoder else checkpoint_name(backbone)
+            name = type(backbone).__name__ if is_encoder else IN_MEMORY
             title = title or name
             encoder = as_encoder(backbone, device, **({} if is_encoder else options))
         else:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from mmengine.utils import ManagerMixin
@@ -41,7 +42,7 @@ def own_instances() -> Iterator[None]:
             torch.cuda.empty_cache()
 
 
-def _kinds() -> list[type]:
+def _kinds() -> list[Any]:
     """Classes whose instances MMEngine keeps globally."""
     kinds, found = [ManagerMixin], []
     while kinds:

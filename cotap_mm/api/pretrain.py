@@ -210,7 +210,7 @@ def _log_often_enough(config: Config) -> None:
     logger = config.get('default_hooks', {}).get('logger')
     most = max(1, config.train_cfg.max_iters // _FEWEST_LOGS)
     if isinstance(logger, dict) and logger.get('interval', 10) > most:
-        logger.interval = most
+        logger['interval'] = most
 
 
 def _wait_for_a_new_second(work_dir: Path) -> None:

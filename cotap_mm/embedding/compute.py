@@ -83,7 +83,7 @@ class PartBuilder:
                 indices += group
                 for name, block in self._encode(pixels).items():
                     blocks[name].append(block)
-            unreadable.update({each.index: each.reason for each in batch if each.pixels is None})
+            unreadable.update({each.number: each.reason for each in batch if each.pixels is None})
             signals.check()
             show_progress()
             progress.update(len(batch))

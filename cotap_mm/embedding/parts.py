@@ -7,6 +7,7 @@ import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from mmengine.logging import print_log
@@ -109,13 +110,11 @@ class Parts:
             arrays (dict): Feature -> array with n rows.
             unreadable (dict): Index of each unreadable image -> why.
         """
+        content: dict[str, Any] = {f'{_PREFIX}{name}': array for name, array in arrays.items()}
+        content['indices'] = np.asarray(indices, dtype=np.int64)
+        content['unreadable'] = np.array(json.dumps([[i, why] for i, why in unreadable.items()]))
         with atomic_write(self.path(number)) as partial, open(partial, 'wb') as file:
-            np.savez(
-                file,
-                **{f'{_PREFIX}{name}': array for name, array in arrays.items()},
-                indices=np.asarray(indices, dtype=np.int64),
-                unreadable=np.array(json.dumps([[i, why] for i, why in unreadable.items()])),
-            )
+            np.savez(file, **content)
 
     def blocks(self) -> Iterator[dict[str, np.ndarray]]:
         """Read all features, part by part; parts without a readable image are skipped."""

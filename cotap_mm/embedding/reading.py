@@ -23,12 +23,12 @@ class ReadImage(NamedTuple):
     """An image of a source.
 
     Attributes:
-        index (int): Index in the source.
+        number (int): Index in the source.
         pixels (Tensor | None): uint8, shape (3, H, W); None if it cannot be decoded.
         reason (str): Why it cannot be decoded.
     """
 
-    index: int
+    number: int
     pixels: Optional[Tensor]
     reason: str = ''
 
@@ -85,7 +85,7 @@ def reading(
     loader = watch_loader(
         DataLoader(
             dataset,
-            batch_sampler=batches,
+            batch_sampler=[list(batch) for batch in batches],
             num_workers=num_workers,
             worker_init_fn=start_worker,
             collate_fn=list,
@@ -118,4 +118,5 @@ def equal_sizes(batch: Sequence[ReadImage]) -> Iterator[tuple[list[int], Tensor]
 
 
 def _stacked(group: list[ReadImage]) -> tuple[list[int], Tensor]:
-    return [image.index for image in group], torch.stack([image.pixels for image in group])
+    pixels = [image.pixels for image in group if image.pixels is not None]
+    return [image.number for image in group], torch.stack(pixels)

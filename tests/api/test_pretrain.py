@@ -50,7 +50,7 @@ def place(tmp_path_factory):
 
 
 def run(place, out, **options):
-    return pretrain(place / 'images', out, config=place / 'tiny.py', **options)
+    return pretrain(place / 'images', out, **{'config': place / 'tiny.py', **options})
 
 
 @pytest.mark.slow
@@ -114,43 +114,46 @@ def test_a_report_that_fails_is_a_warning(tmp_path):
         assert draw_report(lost, None, None) is None
 
 
+@pytest.fixture
+def config_of(place, tmp_path, monkeypatch):
+    """Config of a call, which is stopped before anything is built."""
+
+    def call(**options):
+        configs = []
+
+        def stop(args, make_config, on_built):
+            configs.append(make_config())
+            raise ValueError('stop here')
+
+        monkeypatch.setattr('cotap_mm.api.pretrain.train_command', stop)
+        with pytest.raises(ValueError, match='stop here'):
+            run(place, tmp_path / 'a', **options)
+        return configs[0]
+
+    return call
+
+
 @pytest.mark.parametrize(
     'iterations, given, wanted', [(6, None, 1), (200, None, 20), (5000, None, 50), (6, 3, 3)]
 )
-def test_short_trainings_are_logged(place, tmp_path, monkeypatch, iterations, given, wanted):
-    configs = []
-    monkeypatch.setattr(
-        'cotap_mm.api.pretrain.train_command', lambda args, make, _: configs.append(make())
+def test_short_trainings_are_logged(config_of, iterations, given, wanted):
+    own = {} if given is None else {'default_hooks.logger.interval': given}
+    config = config_of(iterations=iterations, options={'default_hooks.logger.interval': 50, **own})
+    assert config.default_hooks.logger.interval == (given or 50)
+    config = config_of(iterations=iterations, config='vits_folder', options=own)
+    assert config.default_hooks.logger.interval == wanted
+
+
+def test_arguments_reach_the_config(config_of, place, tmp_path):
+    config = config_of(
+        init=place / 'init.pth',
+        iterations=7,
+        batch_size=3,
+        num_workers=1,
+        seed=5,
+        options={'optim_wrapper.optimizer.lr': 0.5, 'default_hooks': dict(monitor=None)},
+        progress=True,
     )
-    options = {} if given is None else {'default_hooks.logger.interval': given}
-    with pytest.raises(IndexError):  # nothing was built
-        pretrain(
-            place / 'images', tmp_path / 'a', iterations=iterations, options=options, progress=False
-        )
-    assert configs[0].default_hooks.logger.interval == wanted
-
-
-def test_arguments_reach_the_config(place, tmp_path, monkeypatch):
-    configs = []
-
-    def stop(args, make_config, on_built):
-        configs.append(make_config())
-        raise ValueError('seen')
-
-    monkeypatch.setattr('cotap_mm.api.pretrain.train_command', stop)
-    with pytest.raises(ValueError, match='seen'):
-        run(
-            place,
-            tmp_path / 'a',
-            init=place / 'init.pth',
-            iterations=7,
-            batch_size=3,
-            num_workers=1,
-            seed=5,
-            options={'optim_wrapper.optimizer.lr': 0.5, 'default_hooks': dict(monitor=None)},
-            progress=True,
-        )
-    (config,) = configs
     assert config.work_dir == str(tmp_path / 'a')
     assert config.train_cfg.max_iters == 7 and config.randomness.seed == 5
     assert (config.train_dataloader.batch_size, config.train_dataloader.num_workers) == (3, 1)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 import numpy as np
 import pytest
 
 import cotap_mm
-from cotap_mm.cli.embed import parse_args
+from cotap_mm.cli.embed import main, parse_args
 from cotap_mm.cli.main import cotap
 from tests.helpers.tiny import write_checkpoint
 from tests.helpers.toy_config import write_noise
@@ -25,9 +27,11 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
+WORDS = 'iter_1.pth --images images --out f.npz --device cpu --workers 0 --size 32'
+
+
 def run(*more):
-    words = 'embed iter_1.pth --images images --out f.npz --device cpu --workers 0 --size 32'
-    cotap([*words.split(), *more])
+    cotap(['embed', *WORDS.split(), *more])
 
 
 def test_command(place, capsys, log):
@@ -49,3 +53,21 @@ def test_command(place, capsys, log):
 def test_size(words, size):
     args = parse_args(['a', '--images', 'b', '--out', 'c.npz', '--device', 'cpu', *words.split()])
     assert args.size == size
+
+
+def test_a_signal_keeps_complete_parts(place, capsys, monkeypatch):
+    monkeypatch.setattr('cotap_mm.embedding.embed._ROWS', 1)
+    batches = []
+
+    def stop_at_second():
+        batches.append(1)
+        if len(batches) == 2:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr('cotap_mm.embedding.compute.show_progress', stop_at_second)
+    with pytest.raises(SystemExit) as end:
+        main(WORDS.split())
+    assert end.value.code == 75
+    assert '1 of 3 images are saved; the same command continues' in capsys.readouterr().err
+    main(WORDS.split())
+    assert len(batches) == 4 and len(cotap_mm.read_features('f.npz')) == 3
