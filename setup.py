@@ -76,6 +76,7 @@ EXTRAS = {
     'pack': read_requirements('pack'),
     'viewer': read_requirements('viewer'),
     'timm': ['timm'],
+    'embed': ['pyarrow', 'zarr'],  # formats of cotap embed besides *.npz
     'export': ['safetensors', 'onnx'],
     'faiss': ['faiss-cpu'],
     'heif': ['pillow-heif'],

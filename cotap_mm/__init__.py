@@ -1,19 +1,60 @@
-"""CoTAP post-pretraining of vision transformers as an OpenMMLab plugin."""
+"""CoTAP post-pretraining of vision transformers as an OpenMMLab plugin.
+
+::
+
+    import cotap_mm
+
+    run = cotap_mm.pretrain('photos', 'runs/a', iterations=2000)
+    cls, patches = cotap_mm.load(run.checkpoint).encode('photo.jpg')
+"""
 
 from __future__ import annotations
 
-from typing import Any
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from . import compat  # noqa: F401  (checks versions, applies workarounds)
 from .version import __version__
 
-__all__ = ['__version__', 'load']
+if TYPE_CHECKING:  # each is imported when it is first used, since they need all models
+    from .api.evaluate import compare, evaluate
+    from .api.pretrain import pretrain
+    from .api.visualize import visualize
+    from .bridges.transformer import CoTAPTransformer
+    from .embedding.embed import embed
+    from .embedding.file import read_features
+    from .encoders.load import load
+
+#: Public name -> module that defines it.
+_PUBLIC = {
+    'CoTAPTransformer': 'bridges.transformer',
+    'compare': 'api.evaluate',
+    'embed': 'embedding.embed',
+    'evaluate': 'api.evaluate',
+    'load': 'encoders.load',
+    'pretrain': 'api.pretrain',
+    'read_features': 'embedding.file',
+    'visualize': 'api.visualize',
+}
+__all__ = [
+    'CoTAPTransformer',
+    '__version__',
+    'compare',
+    'embed',
+    'evaluate',
+    'load',
+    'pretrain',
+    'read_features',
+    'visualize',
+]
 
 
 def __getattr__(name: str) -> Any:
-    """Import ``cotap_mm.load`` on first use, since it needs all models."""
-    if name == 'load':
-        from .encoders.load import load
+    """Import a public name when it is first used."""
+    if name not in _PUBLIC:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(importlib.import_module(f'{__name__}.{_PUBLIC[name]}'), name)
 
-        return load
-    raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

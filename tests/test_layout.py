@@ -22,13 +22,14 @@ ORDER = [
     ['weights'],
     ['models', 'downstream'],
     ['encoders'],
-    ['evaluation', 'export'],
+    ['embedding'],
+    ['bridges', 'evaluation', 'export'],
     ['visualization'],
     ['engine'],
     ['planning'],
     ['commands'],
     ['cli'],
-    ['__main__'],
+    ['__main__', 'api'],  # functions of Python take the defaults of the command lines
 ]
 # The same inside of a part.
 INNER_ORDER = {
@@ -63,7 +64,6 @@ INNER_ORDER = {
 }
 # Imports inside of functions, with their reasons; none of them hides an arrow.
 LATE = {
-    ('cotap_mm', 'cotap_mm.encoders.load'): 'cotap_mm.load needs all models, and few call it',
     ('cotap_mm.commands.viewer', 'cotap_mm.visualization.viewer.app'): 'needs Gradio',
     ('cotap_mm.evaluation.data.mmseg_images', 'cotap_mm.downstream'): 'needs MMSegmentation',
 }

@@ -50,6 +50,41 @@ class Parser(argparse.ArgumentParser):
                     setattr(parsed, name, value.convert())
         return parsed
 
+    def defaults(self, **given: Any) -> argparse.Namespace:
+        """Return what an empty command line means, for functions of Python with the same options.
+
+        Args:
+            **given: Values that differ, by the names of the parsed arguments; not checked here.
+
+        Returns:
+            argparse.Namespace: A value for every argument; required ones that are not in
+            ``given`` are None.
+
+        Raises:
+            TypeError: If an argument of ``given`` does not exist.
+        """
+        values = {
+            action.dest: action.default
+            for action in self._actions
+            if action.default is not argparse.SUPPRESS
+        }
+        unknown = sorted(set(given) - set(values))
+        if unknown:
+            raise TypeError(f'{self.prog} has no argument {", ".join(unknown)}')
+        for name, value in values.items():
+            if isinstance(value, _LateValue) and name not in given:
+                values[name] = value.convert()
+        return argparse.Namespace(**{**values, **given})
+
+    def flags(self) -> list[str]:
+        """Return the options that take no value, such as ``--resume``."""
+        return [
+            text
+            for action in self._actions
+            for text in action.option_strings
+            if action.nargs == 0 and text.startswith('--')
+        ]
+
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """Parse the arguments, and reject an empty one: as a path it is the current folder."""
         args = self._given = list(sys.argv[1:] if args is None else args)

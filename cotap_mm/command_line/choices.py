@@ -19,6 +19,11 @@ SOURCES = (
     'mugs',
     'leopart',
 )
+#: Features of ``cotap embed``, and their types: :mod:`cotap_mm.embedding.compute`.
+FEATURES = ('cls', 'mean', 'patches')
+DTYPES = ('float32', 'float16')
+#: Suffixes of its files: :mod:`cotap_mm.embedding.file`.
+FEATURE_FILES = ('.npz', '.parquet', '.zarr')
 #: Protocols of ``cotap evaluate``: :mod:`cotap_mm.evaluation.evaluate`.
 PROTOCOLS = (
     'dense-retrieval',

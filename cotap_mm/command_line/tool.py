@@ -191,6 +191,18 @@ def _print_any_name() -> None:
 
 def _to_exit(error: BaseException) -> SystemExit:
     """Exit with the one-line report of a user error."""
+    return SystemExit(f'error: {describe_error(error)}\n{HINT}')
+
+
+def describe_error(error: BaseException) -> str:
+    """Describe a user error in one sentence, with what to do.
+
+    Args:
+        error (BaseException): The error.
+
+    Returns:
+        str: Without the name of its type.
+    """
     sentence = sentence_of(error)
     if isinstance(error, OSError) and error.errno is not None and error.strerror:
         sentence += '; check that it exists, is accessible and has free space, then start again'
@@ -203,7 +215,7 @@ def _to_exit(error: BaseException) -> SystemExit:
         sentence = (
             f'out of memory; use a smaller batch, smaller images, or another device ({sentence})'
         )
-    return SystemExit(f'error: {sentence}\n{HINT}')
+    return sentence
 
 
 def _is_for_user(error: BaseException) -> bool:

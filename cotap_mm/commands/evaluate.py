@@ -11,13 +11,14 @@ from typing import Any, NamedTuple, Optional
 
 import torch
 
-import cotap_mm
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.command_line.table import print_table
 from cotap_mm.command_line.tool import report_user_errors
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.distributed.process_group import joined_processes
+from cotap_mm.encoders.encoder import Encoder
+from cotap_mm.encoders.load import load
 from cotap_mm.evaluation.batches import progress_bars
 from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 from cotap_mm.evaluation.data.load import load_data
@@ -85,7 +86,7 @@ def result_file(
     protocol: str,
     data: EvaluationData,
     name: str,
-    encoder: Any,
+    encoder: Encoder,
     options: dict[str, Any],
 ) -> Path:
     """Path of the result, which depends on protocol, data and folder, weights and settings."""
@@ -115,35 +116,59 @@ def measure(args: argparse.Namespace) -> list[Result]:
     backbones = parse_backbones([*args.backbones, *args.compare])
     data = load_data(args.data, args.root, args.classes, args.limit, args.value_range or 'auto')
     results = []
-    for name, checkpoint, output in backbones:
-        torch.manual_seed(args.seed)
-        encoder = cotap_mm.load(
-            checkpoint,
-            device=args.device,
-            network=args.network,
-            trust=args.trust,
-            num_heads=args.num_heads,
-            output=output,
+    for backbone in backbones:
+        results += measure_encoder(load_backbone(backbone, args), backbone.title, data, args)
+    return results
+
+
+def load_backbone(backbone: Backbone, args: argparse.Namespace) -> Encoder:
+    """Load a backbone with the options of the command line."""
+    torch.manual_seed(args.seed)
+    return load(
+        backbone.checkpoint,
+        device=args.device,
+        network=args.network,
+        trust=args.trust,
+        num_heads=args.num_heads,
+        output=backbone.output,
+    )
+
+
+def measure_encoder(
+    encoder: Encoder, name: str, data: EvaluationData, args: argparse.Namespace
+) -> list[Result]:
+    """Evaluate an encoder with all protocols, and reuse the results in ``args.out``.
+
+    Args:
+        encoder (Encoder): The encoder.
+        name (str): Its name in tables.
+        data (EvaluationData): The data.
+        args (argparse.Namespace): Options of ``cotap evaluate``; without an ``out`` nothing is
+            written or reused.
+
+    Returns:
+        list[Result]: One per protocol.
+    """
+    results = []
+    for protocol in args.protocol:
+        options = options_of(protocol, args)
+        file = result_file(args, protocol, data, name, encoder, options) if args.out else None
+        if file is not None and file.is_file():
+            results.append(read_result(file))
+            for message in results[-1].scores.get('warnings', []):
+                print_once(f'warning: {message}')
+            print_once(f'{name}, {protocol}: reused from {file}')
+            continue
+        with progress_bars():
+            result = evaluate(encoder, data, protocol, name, **options)
+        results.append(result)
+        print_once(
+            f'{name}, {result.protocol} on {result.data}: {result.metric} {result.value:.2f} '
+            f'({result.seconds:.0f} s)'
         )
-        for protocol in args.protocol:
-            options = options_of(protocol, args)
-            file = result_file(args, protocol, data, name, encoder, options)
-            if file.is_file():
-                results.append(read_result(file))
-                for message in results[-1].scores.get('warnings', []):
-                    print_once(f'warning: {message}')
-                print_once(f'{name}, {protocol}: reused from {file}')
-                continue
-            with progress_bars():
-                result = evaluate(encoder, data, protocol, name, **options)
-            results.append(result)
-            print_once(
-                f'{name}, {result.protocol} on {result.data}: {result.metric} {result.value:.2f} '
-                f'({result.seconds:.0f} s)'
-            )
-            if rank() == 0:
-                with atomic_write(file) as unfinished:
-                    unfinished.write_text(json.dumps(result.to_json(), indent=2))
+        if file is not None and rank() == 0:
+            with atomic_write(file) as unfinished:
+                unfinished.write_text(json.dumps(result.to_json(), indent=2))
     return results
 
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Optional, Union
+from typing import Any, NamedTuple, Optional, Union
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cotap_mm.command_line.progress import ProgressLine
+from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.ops import foreground_mask
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from cotap_mm.weights.hashing import weights_hash
 
-from .images import Picture, stack_images
+from .images import Picture, open_pictures, stacked_batches
 
 
 class EncoderOutput(NamedTuple):
@@ -116,26 +118,57 @@ class Encoder(ABC):
 
     def encode(
         self,
-        images: Union[Picture, Sequence[Picture]],
+        images: Union[Picture, Sequence[Picture], Any],
         size: Optional[Union[int, tuple[int, int]]] = None,
+        batch_size: int = 32,
+        progress: bool = False,
+        value_range: Option = 'auto',
     ) -> EncoderOutput:
         """Load, resize, normalize and encode images.
 
+        ::
+
+            cls, patches = encoder.encode('photo.jpg')               # (1, C) and (1, C, h, w)
+            cls, patches = encoder.encode('photos', size=224)        # all images of a folder
+            cls, patches = encoder.encode(['a.jpg', array, tensor], size=(224, 448))
+
+        All features are kept in memory; :func:`cotap_mm.embed` writes those of many images to a
+        file.
+
         Args:
             images (path | PIL image | ndarray | Tensor, or a sequence of them): RGB. Arrays
-                are uint8 (H, W, 3), tensors uint8 (3, H, W) or a batch (B, 3, H, W).
+                are uint8 (H, W, 3) or a batch (B, H, W, 3), tensors uint8 (3, H, W) or a batch
+                (B, 3, H, W). The path of a folder or of a packed file (``*.lmdb``) means all of
+                its images; an image source such as :class:`~cotap_mm.datasets.ImageList` is
+                accepted as well.
             size (int | tuple[int, int], optional): Height and width to resize to, required
                 for images of different sizes. By default the size is kept, rounded to
                 whole patches.
+            batch_size (int): Images that are read and encoded at a time. Defaults to 32.
+            progress (bool): Show one line of progress. Defaults to False.
+            value_range: How values of more than 8 bits become 0 to 255, see
+                :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``: one range for all
+                images, derived from them.
 
         Returns:
-            EncoderOutput: CLS (B, C) and patch map (B, C, h, w), float32.
+            EncoderOutput: CLS (B, C) and patch map (B, C, h, w), float32, in the order of the
+            images.
 
         Raises:
+            BadImage: If a file cannot be decoded.
+            FileNotFoundError: If a folder has no images.
             TypeError: If an image has another type, or its pixels are not uint8.
             ValueError: If images differ in size and ``size`` is not given.
         """
-        return self(normalize_images(stack_images(images, size)))
+        pictures = open_pictures(images, value_range)
+        parts = []
+        with ProgressLine(len(pictures), 'encoding', shown=progress) as line:
+            for pixels in stacked_batches(pictures, size, batch_size):
+                parts.append(self(normalize_images(pixels)))
+                line.update(len(pixels))
+        if len(parts) == 1:
+            return parts[0]
+        return EncoderOutput(*(torch.cat(maps) for maps in zip(*parts)))
 
     def layers(self, images: Tensor) -> list[Tensor]:
         """Compute the patch map after each block, before any final norm or filter.

@@ -1,10 +1,10 @@
-"""Convert images of any type to one batch of pixels."""
+"""Images of any type as pixels: paths, folders, PIL images, arrays and tensors."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import numpy as np
 import torch
@@ -12,7 +12,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from cotap_mm.datasets.sources.files import read_image, to_rgb
+from cotap_mm.datasets.sources.decoding import read_image, read_image_bytes, to_rgb
+from cotap_mm.datasets.sources.files import EncodedImages
+from cotap_mm.datasets.sources.open import open_images
+from cotap_mm.datasets.sources.packed import PACKED_SUFFIX
+from cotap_mm.datasets.sources.value_range import Option, Samples, sample
 
 Picture = Union[str, Path, Image.Image, np.ndarray, Tensor]
 Size = Union[int, tuple[int, int]]
@@ -42,36 +46,135 @@ def resize_image(image: Tensor, size: Optional[Size]) -> Tensor:
     return TF.resize(image, target, antialias=True)
 
 
-def stack_images(images: Union[Picture, Sequence[Picture]], size: Optional[Size]) -> Tensor:
-    """Convert images to one batch of pixels.
+class Pictures(EncodedImages):
+    """A sequence of images of any types, of which those with more than 8 bits share one range.
 
     Args:
-        images: An image, a sequence of images, or a batch; see :meth:`Encoder.encode`.
-        size (int | tuple, optional): See :func:`resize_image`.
+        images (sequence): Paths, PIL images, arrays and tensors, see :func:`to_pixels`.
+        value_range: See :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``, one range
+            derived from all images.
+    """
 
-    Returns:
+    def __init__(self, images: Sequence[Picture], value_range: Option = 'auto') -> None:
+        names = [
+            str(image) if isinstance(image, (str, Path)) else f'image {index}'
+            for index, image in enumerate(images)
+        ]
+        super().__init__(names, value_range)
+        self.images = images
+
+    def encoded(self, index: int) -> bytes:
+        """Read the bytes of an image file."""
+        return read_image_bytes(self.images[index])
+
+    def title(self, index: int) -> str:
+        """Return the path of an image, or its position, for messages."""
+        return self.names[index]
+
+    def may_be_deep(self, index: int) -> bool:
+        """Whether an image can have more than 8 bits."""
+        image = self.images[index]
+        if isinstance(image, Image.Image):
+            return image.mode.startswith(('I', 'F'))
+        return isinstance(image, (str, Path)) and super().may_be_deep(index)
+
+    def samples(self, index: int) -> Optional[Samples]:
+        """Sample the values of an image; None if it has 8 bits."""
+        image = self.images[index]
+        return (
+            sample(np.asarray(image)) if isinstance(image, Image.Image) else super().samples(index)
+        )
+
+    def pixels(self, index: int) -> Tensor:
+        """Convert one image to pixels; see :func:`to_pixels`."""
+        image = self.images[index]
+        if isinstance(image, (str, Path)):
+            return to_pixels(self.read(index))
+        return to_pixels(to_rgb(image, self.found_range()) if self.may_be_deep(index) else image)
+
+
+class SourcePictures:
+    """The images of a source as pixels.
+
+    Args:
+        source (ImageSource): Such as :class:`~cotap_mm.datasets.ImageList`.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def title(self, index: int) -> str:
+        """Return the name of an image, for messages."""
+        return self.source.name(index)
+
+    def pixels(self, index: int) -> Tensor:
+        """Read one image as pixels (3, H, W)."""
+        return to_pixels(self.source.read(index))
+
+
+def open_pictures(images: Any, value_range: Option = 'auto') -> Union[Pictures, SourcePictures]:
+    """Open images of any type as a sequence.
+
+    Args:
+        images: An image, a sequence of images, a batch, the path of a folder or packed file, or
+            an image source; see :meth:`Encoder.encode`.
+        value_range: See :class:`~cotap_mm.datasets.ImageList`.
+
+    Raises:
+        FileNotFoundError: If a folder has no images.
+        ValueError: If there are no images.
+    """
+    if isinstance(images, (str, Path)) and (
+        Path(images).is_dir() or Path(images).suffix == PACKED_SUFFIX
+    ):
+        return SourcePictures(open_images(images, value_range=value_range))
+    if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4:
+        images = list(images)
+    if isinstance(images, (list, tuple)):
+        if not len(images):
+            raise ValueError('there must be at least one image, got none')
+        return Pictures(images, value_range)
+    if callable(getattr(images, 'name', None)) and hasattr(images, 'read'):
+        return SourcePictures(images)
+    return Pictures([images], value_range)
+
+
+def stacked_batches(
+    pictures: Union[Pictures, SourcePictures], size: Optional[Size], batch_size: int
+) -> Iterator[Tensor]:
+    """Convert images to batches of pixels of one size; each image is read when it is needed.
+
+    Args:
+        pictures (Pictures | SourcePictures): See :func:`open_pictures`.
+        size (int | tuple, optional): See :func:`resize_image`.
+        batch_size (int): Images per batch.
+
+    Yields:
         Tensor: RGB pixels, shape (B, 3, H, W).
 
     Raises:
         TypeError: If an image has another type, or its pixels are not uint8.
-        ValueError: If there are no images, or they differ in size.
+        ValueError: If the images differ in size, or ``batch_size`` is not positive.
     """
-    if isinstance(images, Tensor) and images.ndim == 4:
-        pixels = list(images)
-    elif isinstance(images, (list, tuple)):
-        pixels = [to_pixels(image) for image in images]
-    else:
-        pixels = [to_pixels(images)]
-    if not pixels:
-        raise ValueError('there must be at least one image, got none')
-    pixels = [resize_image(image, size) for image in pixels]
-    shapes = sorted({tuple(image.shape[1:]) for image in pixels})
-    if len(shapes) > 1:
-        raise ValueError(
-            f'images of one batch must have one size, got {shapes[:3]}; pass size=..., or '
-            'encode them one by one'
-        )
-    return torch.stack(pixels)
+    if batch_size < 1:
+        raise ValueError(f'batch_size must be positive, got {batch_size}')
+    first: Optional[tuple[int, ...]] = None
+    for start in range(0, len(pictures), batch_size):
+        batch = []
+        for index in range(start, min(start + batch_size, len(pictures))):
+            image = resize_image(pictures.pixels(index), size)
+            shape = tuple(image.shape[1:])
+            first = first or shape
+            if shape != first:
+                raise ValueError(
+                    f'images of one batch must have one size, got {[first, shape]}; pass '
+                    f'size=..., or encode them one by one ({pictures.title(index)} differs)'
+                )
+            batch.append(image)
+        yield torch.stack(batch)
 
 
 def to_pixels(image: Picture) -> Tensor:

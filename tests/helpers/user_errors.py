@@ -16,6 +16,8 @@ from tests.helpers.mistakes import ending, listing
 TRAIN = 'tiny.py --images images --work-dir run'
 MEASURE = '--protocol dispersion --data folder --root data --classes a b --out out --device cpu'
 LOOK = '--images images --out out --device cpu --limit 2 --size 32 32'
+COMPARE = MEASURE
+EMBED = '--images images --out f.npz --device cpu --size 32 --workers 0'
 NEIGHBORS = (
     '--out n.npz --backbone tiny.py --checkpoint none --device cpu --image-size 32 --workers 0'
 )

@@ -12,6 +12,8 @@ import sys
 import pytest
 
 from cotap_mm.command_line import choices
+from cotap_mm.embedding import compute
+from cotap_mm.embedding.file import FORMATS
 from cotap_mm.evaluation.evaluate import PROTOCOLS
 from cotap_mm.export import TARGETS
 from cotap_mm.ops.ranking import average_precision
@@ -125,5 +127,7 @@ def test_choices_are_those_of_the_package():
     assert tuple(PROTOCOLS) == choices.PROTOCOLS
     assert tuple(KINDS) == choices.PICTURES
     assert tuple(METHODS) == choices.PROJECTIONS
+    assert tuple(compute.FEATURES) == choices.FEATURES and compute.DTYPES == choices.DTYPES
+    assert tuple(FORMATS) == choices.FEATURE_FILES
     renamed = load_tool('benchmarks/arguments').RENAMED_METHODS
     assert renamed == average_precision._RENAMED_METHODS

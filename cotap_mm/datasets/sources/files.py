@@ -31,7 +31,7 @@ from .fingerprints import fingerprint_of, range_key
 from .formats import DEEP_SUFFIXES, IMAGE_SUFFIXES, suffix_of
 from .listing import find_images, is_file, listed_images
 from .protocol import SizePredicate, prepare
-from .value_range import Option, ValueRange, check_option, find_range, is_usual
+from .value_range import Option, Samples, ValueRange, check_option, find_range, is_usual
 
 __all__ = [
     'IMAGE_SUFFIXES',
@@ -88,6 +88,14 @@ class EncodedImages:
         """Full path of an image, for messages."""
         raise NotImplementedError
 
+    def may_be_deep(self, index: int) -> bool:
+        """Whether the format of an image can have more than 8 bits."""
+        return suffix_of(self.names[index]) in DEEP_SUFFIXES
+
+    def samples(self, index: int) -> Optional[Samples]:
+        """Sample the values of an image for :func:`.find_range`; None if it has 8 bits."""
+        return sample_image(self.encoded(index))
+
     @deprecated_api_warning({'enough': 'is_large_enough'}, cls_name='ImageSource')
     def read(self, index: int, is_large_enough: Optional[SizePredicate] = None) -> np.ndarray:
         """Decode an image, see :meth:`.ImageSource.read`."""
@@ -110,14 +118,12 @@ class EncodedImages:
         if self.ranges is not None:
             return self.ranges.found_range()
         if self._found is None:
-            deep = [
-                index for index, name in enumerate(self.names) if suffix_of(name) in DEEP_SUFFIXES
-            ]
+            deep = [index for index in range(len(self)) if self.may_be_deep(index)]
             kept = [deep[i] for i in evenly_spaced(len(deep), _SAMPLED)]
             samples, is_complete = [], True
             for index in kept:
                 try:
-                    values = sample_image(self.encoded(index))
+                    values = self.samples(index)
                 except UnreachableImage:
                     is_complete = False
                 except Exception:  # damaged, which is reported when the image is read
@@ -199,12 +205,7 @@ class ImageList(EncodedImages):
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and modification times; reads the status of every file."""
-        digest = hashlib.sha256(range_key(self.found_range()))
-        blocks = [self.names[i : i + _BLOCK] for i in range(0, len(self.names), _BLOCK)]
-        with ThreadPoolExecutor(8) as pool:  # a network disk serves several requests at a time
-            for facts in pool.map(lambda block: _file_facts(str(self.root), block), blocks):
-                digest.update(facts)
-        return digest.hexdigest()
+        return _digest_of_files(str(self.root), self.names, self.found_range())
 
     def is_reachable(self) -> bool:
         """Whether any of a few images exists; False if a network disk is gone."""
@@ -230,6 +231,20 @@ class ImageFiles(EncodedImages):
     def title(self, index: int) -> str:
         """Return the path of an image, for messages."""
         return self.names[index]
+
+    def fingerprint(self) -> str:
+        """Digest of paths, sizes and modification times; reads the status of every file."""
+        return _digest_of_files('', self.names, self.found_range())
+
+
+def _digest_of_files(root: str, names: list[str], value_range: Option) -> str:
+    """Digest of names, sizes and modification times of files."""
+    digest = hashlib.sha256(range_key(value_range))
+    blocks = [names[i : i + _BLOCK] for i in range(0, len(names), _BLOCK)]
+    with ThreadPoolExecutor(8) as pool:  # a network disk serves several requests at a time
+        for facts in pool.map(lambda block: _file_facts(root, block), blocks):
+            digest.update(facts)
+    return digest.hexdigest()
 
 
 def _file_facts(root: str, names: list[str]) -> bytes:

@@ -8,6 +8,7 @@ from typing import Callable, Optional
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
+from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm import signals
 from cotap_mm.command_line.tool import report_user_errors
@@ -25,7 +26,11 @@ from .validation import check_config
 from .writers import check_work_dir
 
 
-def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
+def train_command(
+    args: argparse.Namespace,
+    make_config: Callable[[], Config],
+    on_built: Callable[[Runner | FlexibleRunner], None] = lambda runner: None,
+) -> None:
     """Build a Runner and train, or make a dry run; report errors in one line.
 
     Signals are handled throughout, see :mod:`cotap_mm.signals`.
@@ -33,6 +38,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
     Args:
         args (argparse.Namespace): Arguments of :func:`.build_runner`, and ``dry_run``.
         make_config (callable): Makes the config.
+        on_built (callable): Called with the Runner before it trains, e.g. to register a hook.
 
     Raises:
         UserError: Where the user has to act.
@@ -53,6 +59,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
                 _dry_run_command(args, make_config)
             else:
                 runner = build_runner(args, writable_config, claims=True)
+                on_built(runner)
                 with short_until_first_step(runner, args.cfg_options):
                     train(runner)
     except KeyboardInterrupt as interrupt:

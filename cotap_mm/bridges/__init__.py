@@ -1,0 +1,3 @@
+"""Features in the interfaces of other libraries."""
+
+from __future__ import annotations
