@@ -68,11 +68,12 @@ def tool(main: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(main)
     def run(*args: Any, **kwargs: Any) -> None:
         _print_any_name()
+        is_last = is_script() or main.__module__ == '__main__'
         try:
-            with _expected_exits(), signals.listening(to_the_end=is_script()):
+            with _expected_exits(), signals.listening(to_the_end=is_last):
                 main(*args, **kwargs)
                 sys.stdout.flush()
-                if hasattr(signal, 'SIGCHLD') and is_script():
+                if hasattr(signal, 'SIGCHLD') and is_last:
                     # PyTorch's handler reports dead workers, even while Python shuts down.
                     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         except SystemExit as exit_:

@@ -198,7 +198,7 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
     """Train and evaluate with each seed, then write the report."""
     folder = Path(args.work_dir)
     scores: dict[int, dict[str, dict]] = {}
-    first = None
+    runs: list[Trained] = []
     for number, seed in enumerate(args.seeds, start=1):
         print(
             f'seed {seed} ({number} of {len(args.seeds)}): '
@@ -207,8 +207,8 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
         run = train(config, seed, folder / f'seed_{seed}')
         print(f'\ntrained in {run.minutes:.1f} minutes; evaluating on {len(scenes)} test scenes')
         scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
-        first = first or run
-    rows = summarize(scores)
+        runs = runs or [run]  # only the first one is shown
+    rows, first = summarize(scores), runs[0]
     start = (
         'the shipped self-supervised weights' if config.model.get('init_cfg') else 'random weights'
     )

@@ -45,7 +45,8 @@ class Backbone(NamedTuple):
 
 def parse_backbones(texts: list[str]) -> list[Backbone]:
     """Parse ``[NAME=]BACKBONE[@filter|@backbone]``; ``ValueError`` if two share a title."""
-    split = [re.fullmatch(r'(.+?)(?:@(filter|backbone))?', text).groups() for text in texts]
+    matches = [re.fullmatch(r'(.+?)(?:@(filter|backbone))?', text, re.S) for text in texts]
+    split = [match.groups() for match in matches if match]  # all match
     unique = list(dict.fromkeys(name for name, _ in split))
     named = dict(zip(unique, named_checkpoints(unique).items()))
     backbones: list[Backbone] = []

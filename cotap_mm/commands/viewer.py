@@ -9,11 +9,11 @@ from typing import Any, Optional
 import numpy as np
 import torch
 
-import cotap_mm
 from cotap_mm.command_line.checkpoint_names import named_checkpoints
 from cotap_mm.command_line.tool import report_user_errors
 from cotap_mm.datasets import ImageList, open_images
 from cotap_mm.datasets.sources.files import BadImage
+from cotap_mm.encoders.load import load
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.report.image_set import common_size
@@ -28,7 +28,7 @@ def make_browser(args: argparse.Namespace) -> FeatureBrowser:
     encoders = {}
     for name, checkpoint in named_checkpoints([*args.checkpoints, *args.compare]).items():
         torch.manual_seed(0)  # for random: weights
-        encoders[name] = cotap_mm.load(
+        encoders[name] = load(
             checkpoint, device=args.device, output=args.output, num_heads=args.num_heads
         )
     source = open_source(args.images, args.follow_links, args.ann_file, args.value_range)
@@ -52,13 +52,13 @@ def open_source(
     source = open_images(images, ann_file, value_range or 'auto')
     if follow_links or not isinstance(source, ImageList):
         return source
-    source = ConfinedImages(source)
-    if source.skipped:
+    confined = ConfinedImages(source)
+    if confined.skipped:
         print(
-            f'skipped {len(source.skipped)} images outside of {images}, the first is '
-            f'{printable(source.skipped[0])} (--follow-links includes them)'
+            f'skipped {len(confined.skipped)} images outside of {images}, the first is '
+            f'{printable(confined.skipped[0])} (--follow-links includes them)'
         )
-    return source
+    return confined
 
 
 def first_readable(source: Any, attempts: int = 100) -> np.ndarray:

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from .workarounds import HISTORY_STATISTICS, version_numbers, safe_globals
+from .workarounds import HISTORY_STATISTICS, safe_globals, version_numbers
 
 
 def load_safely(path: str | os.PathLike, **options: Any) -> Any:

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Optional
 
-import cotap_mm
 from cotap_mm.compat.mmcv_ops import finder
 from cotap_mm.compat.workarounds import REQUIREMENTS
 from cotap_mm.version import __version__
@@ -91,7 +90,7 @@ def installed_optional() -> dict[str, str]:
 
 def describe_origin() -> str:
     """Version of cotap_mm, whether it is installed, and its commit if it is a git checkout."""
-    folder = Path(cotap_mm.__file__).resolve().parents[1]
+    folder = Path(__file__).resolve().parents[2]
     distributed = versions_of(['cotap_mm']).get('cotap_mm')
     if not (folder / 'setup.py').is_file():
         return f'{__version__} (installed package)'
