@@ -5,17 +5,20 @@
     tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
 
 The default_scope of the config determines the library. --resume continues from the last checkpoint
-in the work folder; a run that torchrun or Slurm restarts resumes automatically. On SIGTERM or
-SIGUSR1 a training finishes its step, saves, and exits with status 75; a training by epochs does not
-save, and resumes from its last checkpoint.
+in the work folder; a run that torchrun or Slurm restarts resumes automatically. On Ctrl-C, a
+training finishes its step, saves, prints how to resume, and exits with status 130; a second Ctrl-C
+exits at once. SIGTERM and SIGUSR1 do the same with status 75. A training by epochs does not save
+then, and resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, whole_number
+from cotap_mm.command_line.resume_command import resume_command
 from cotap_mm.command_line.shared_options import (
     add_ann_file,
     add_run_options,
@@ -93,6 +96,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[list[str]] = None) -> None:
     """Run the command."""
     args = parse_args(argv)
+    args.resume_command = resume_command(sys.argv[1:] if argv is None else argv)
     with slow_imports():
         from cotap_mm.commands.train import build_config
         from cotap_mm.engine.launch.commands import train_command

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from cotap_mm import signals
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.tool import slow_imports, tool
 from tests.helpers.tool_errors import exit_code_of
 
 
@@ -20,6 +20,30 @@ def test_ctrl_c(capsys):
     assert capsys.readouterr().err == 'interrupted\n'
     assert exit_code_of(KeyboardInterrupt('--resume continues')) == 130
     assert capsys.readouterr().err == 'interrupted; --resume continues\n'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+def test_ctrl_c_during_imports_ends_the_tool_even_if_a_package_catches_it(tmp_path):
+    @tool
+    def main():
+        with slow_imports():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(30)
+            except BaseException:
+                pass
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(tmp_path / 'output', os.O_WRONLY | os.O_CREAT), 2)
+            main()
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert (tmp_path / 'output').read_text() == (
+        'interrupted. Nothing had to be saved; start again with the same command\n'
+    )
 
 
 @pytest.mark.parametrize('name', signals.SIGNALS)

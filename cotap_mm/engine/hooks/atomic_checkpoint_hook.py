@@ -305,10 +305,17 @@ class AtomicCheckpointHook(BestCheckpointHook):
 
 
 def last_checkpoint(runner) -> str:
-    """Checkpoint from which a stopped training can resume, as a sentence without its period."""
+    """Checkpoint from which a stopped training can resume, as a sentence without its period.
+
+    It ends with the command to resume if the command line has set ``runner.resume_command``.
+    """
     path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
     if path and ('://' in path or os.path.exists(path)):
-        return f'The last checkpoint is {path}, and --resume continues from it'
+        command = getattr(runner, 'resume_command', '')
+        return (
+            f'The last checkpoint is {path}, and --resume continues from it'
+            f'{": " if command else ""}{command}'
+        )
     return 'No checkpoint has been saved yet; start again with the same command'
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 
 from cotap_mm import signals
-from cotap_mm.command_line.tool import report_user_errors
+from cotap_mm.command_line.tool import is_script, report_user_errors
 from cotap_mm.datasets.loader_watch import report_dead_worker
 from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.engine.hooks.required import complete_hooks
@@ -31,13 +31,13 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
     Signals are handled throughout, see :mod:`cotap_mm.signals`.
 
     Args:
-        args (argparse.Namespace): Arguments of :func:`.build_runner`, and ``dry_run``.
+        args (argparse.Namespace): Arguments of :func:`.build_runner`, ``dry_run``, and optionally
+            ``resume_command`` for messages.
         make_config (callable): Makes the config.
 
     Raises:
         UserError: Where the user has to act.
-        SystemExit: Status 75 after a signal.
-        KeyboardInterrupt: After Ctrl-C, with how to continue.
+        Stopped: After a signal, with status 75, or 130 after Ctrl-C.
     """
 
     def writable_config() -> Config:
@@ -48,15 +48,17 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
 
     keep_workers(True)
     try:
-        with signals.listening(), explained_stops():
+        with (
+            signals.listening(signals.TRAINING_SIGNALS, to_the_end=is_script()),
+            explained_stops(),
+        ):
             if args.dry_run:
                 _dry_run_command(args, make_config)
             else:
                 runner = build_runner(args, writable_config, claims=True)
+                runner.resume_command = getattr(args, 'resume_command', '')
                 with short_until_first_step(runner, args.cfg_options):
                     train(runner)
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt('--resume continues from the last checkpoint') from interrupt
     finally:
         keep_workers(False)
 
