@@ -79,20 +79,35 @@ class PreemptionHook(Hook):
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
-        """Save and stop if any rank has received a signal."""
-        name = self.agreed_signal()
-        if name and runner.optim_wrapper.should_update():
+        """Save and stop if any rank has received a signal; save if it is time to.
+
+        The ranks agree on both at once, since each agreement costs a synchronization.
+        """
+        savers = [hook for hook in runner.hooks if isinstance(hook, AtomicCheckpointHook)]
+        name, is_overdue = self._agree(any(hook.is_overdue() for hook in savers))
+        if not runner.optim_wrapper.should_update():
+            return
+        if name:
             self._stop(runner, runner.iter + 1, name)
+        elif is_overdue:
+            for hook in savers:
+                hook.save_now(runner, runner.iter + 1)
 
     def agreed_signal(self) -> str:
         """Name of the signal that any rank has received, '' if none; every rank must call this."""
+        return self._agree(False)[0]
+
+    def _agree(self, is_overdue: bool) -> tuple[str, bool]:
+        """Signal that any rank has received, and whether any rank wants to save."""
         name = self.received  # read once: a signal may come at any time
         # All ranks exit with one status; a scheduler's signal is more important than Ctrl-C.
         own = 0
         if name:
             own = 1 if stop_signals.status_of(name) == stop_signals.INTERRUPTED else 2
-        kind = int(all_reduce_max(torch.tensor(own)))
-        return name if kind == own else f'{("", "SIGINT", "a signal")[kind]} on another rank'
+        kind, wanted = all_reduce_max(torch.tensor([own, int(is_overdue)])).tolist()
+        if kind != own:
+            name = f'{("", "SIGINT", "a signal")[kind]} on another rank'
+        return name, bool(wanted)
 
     def stop_between_steps(self, runner) -> None:
         """Save and stop between two steps, e.g. while waiting for a batch.

@@ -50,8 +50,9 @@ class SignalHook(Hook):
 class Training:
     """Training with three epochs of three steps."""
 
-    def __init__(self, folder, by_epoch, at, name):
+    def __init__(self, folder, by_epoch=False, at=None, name='', **saving):
         self.folder, self.by_epoch, self.at, self.name = folder, by_epoch, at, name
+        self.saving = saving
 
     @tool
     def __call__(self, number):
@@ -63,7 +64,9 @@ class Training:
             train_cfg=dict(by_epoch=self.by_epoch, **length),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(
-                checkpoint=AtomicCheckpointHook(1 if self.by_epoch else 100, self.by_epoch),
+                checkpoint=AtomicCheckpointHook(
+                    1 if self.by_epoch else 100, self.by_epoch, **self.saving
+                ),
                 preemption=LoopPreemptionHook(signals.TRAINING_SIGNALS),
             ),
             custom_hooks=[SignalHook(self.at, self.name)],
@@ -95,3 +98,11 @@ def test_both_ranks_stop_and_rank_0_reports(tmp_path, monkeypatch, by_epoch, at,
     assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))[-1] == saved
     if by_epoch and name == 'SIGTERM':
         assert all(sentence in log for log in logs)
+
+
+def test_both_ranks_save_by_the_clock_of_rank_0(tmp_path):
+    with Ranks(Training(tmp_path, interval_minutes=1e-9), tmp_path) as ranks:
+        codes = [ranks.exit_code(number) for number in (0, 1)]
+    assert codes == [0, 0], [ranks.log(number) for number in (0, 1)]
+    names = {path.name for path in (tmp_path / 'run').glob('*.pth')}
+    assert names == {f'iter_{step}.pth' for step in range(1, 10)}
