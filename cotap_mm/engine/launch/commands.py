@@ -18,6 +18,7 @@ from cotap_mm.engine.resume.work_folder import note_folder
 
 from .config import is_pretraining
 from .dry_run import describe_dry_run, dry_run, placeholder_neighbors
+from .next_steps import describe_next_steps
 from .runner import build_runner, train
 from .stops import explained_stops, short_until_first_step
 from .testing import require_all_weights, test
@@ -59,6 +60,9 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
                 runner.resume_command = getattr(args, 'resume_command', '')
                 with short_until_first_step(runner, args.cfg_options):
                     train(runner)
+                text = describe_next_steps(runner, args.config) if is_main_process() else ''
+                if text:
+                    print(text, flush=True)
     finally:
         keep_workers(False)
 

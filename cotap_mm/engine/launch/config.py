@@ -15,7 +15,7 @@ from cotap_mm.datasets import image_source
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.optim.schedules import fit_schedules, training_length
 
-from .validation import check_overrides
+from .overrides import check_overrides, replacing_dicts
 from .values import check_values, explained_options
 
 
@@ -52,7 +52,7 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
     if args.cfg_options:
         check_overrides(config, args.cfg_options)
         with explained_options(args.cfg_options):
-            config.merge_from_dict(args.cfg_options)
+            config.merge_from_dict(replacing_dicts(config, args.cfg_options))
     check_values(config)
     adapt_loaders(config)
     fit_schedules(config, length)
