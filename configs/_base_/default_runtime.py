@@ -23,7 +23,7 @@ default_hooks = dict(
 )
 
 log_processor = dict(by_epoch=False, window_size=50)
-# TensorBoard: --cfg-options vis_backends.1.type=TensorboardVisBackend
+# cotap train adds TensorBoard if it is installed; --log wandb, mlflow or none changes that.
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
 env_cfg = dict(cudnn_benchmark=True)

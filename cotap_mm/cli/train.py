@@ -18,6 +18,7 @@ import sys
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, whole_number
+from cotap_mm.command_line.choices import INITS, LOGS
 from cotap_mm.command_line.resume_command import resume_command
 from cotap_mm.command_line.shared_options import (
     add_ann_file,
@@ -49,7 +50,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         '--init',
         metavar='CHECKPOINT',
-        help="initial weights: a file or URL, or 'none' for random weights",
+        help='initial weights: a file, a URL, timm:NAME for a plain ViT of timm, a short name '
+        f'({", ".join(INITS)}), or none for random weights',
     )
     add_trust(parser, '--init')
     parser.add_argument(
@@ -83,6 +85,15 @@ def build_parser() -> Parser:
         help='scale the learning rate with the number of images per step',
     )
     parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        action='extend',
+        choices=LOGS,
+        metavar='WHERE',
+        help=f'where to log metrics: {", ".join(LOGS)} (default: tensorboard if installed); '
+        'they are also written to scalars.json',
+    )
     add_run_options(parser)
     return parser
 

@@ -21,6 +21,8 @@ from cotap_mm.files.atomic_write import zip_error
 
 from .content import SuspectContent, check_archive, check_content
 from .folders import is_shard, read_folder, read_index, stated_architecture
+from .named.known import EXPECTED, suggestion, url_of
+from .named.timm_models import TIMM, read_timm
 from .parts import select_part, split_part
 
 Checkpoint = Union[str, Path, dict]
@@ -32,7 +34,7 @@ DOWNLOAD_TIMEOUT = 30.0
 
 
 def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
-    """Read a file, a folder or a URL; a dict is returned unchanged.
+    """Read a file, a folder, a URL or weights with a name; a dict is returned unchanged.
 
     Files are read with ``weights_only=True``, which does not run code from the file, and the
     content is validated against the size of the file before anything is computed with it.
@@ -40,8 +42,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
     Args:
         checkpoint (str | Path | dict): A file, a URL, a folder of Hugging Face or timm
             (``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``, possibly
-            sharded), or the index of a sharded checkpoint. ``FILE::NAME`` selects the part
-            under ``NAME`` of a file that has several networks.
+            sharded), or the index of a sharded checkpoint; ``'timm:NAME'`` for a plain ViT of
+            timm, or one of :data:`~cotap_mm.weights.named.known.KNOWN`. ``FILE::NAME`` selects
+            the part under ``NAME`` of a file that has several networks.
         trust (bool): Unpickle the file fully if safe reading fails. A malicious file can then
             run any code on this machine. Defaults to False.
 
@@ -61,7 +64,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             f'checkpoint must be a path, a URL or a state dict, got {type(checkpoint).__name__}'
         )
     name, part = split_part(str(checkpoint))
-    path = _local_path(name)
+    if name.startswith(TIMM):
+        return read_timm(name[len(TIMM) :])
+    path = _local_path(url_of(name))
     try:
         if path.is_dir():
             content = read_folder(path, lambda file: _read_file(file, trust))
@@ -69,8 +74,8 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             content = read_index(path, lambda file: _read_file(file, trust))
         elif not path.is_file():
             raise FileNotFoundError(
-                f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, or a '
-                'state dict (in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
+                f'checkpoint {name} is not a file{suggestion(name)}; expected {EXPECTED} '
+                '(in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
                 'configs/downstream)'
             )
         elif is_shard(path):

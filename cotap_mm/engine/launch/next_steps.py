@@ -9,6 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.runner import Runner
+from mmengine.visualization import TensorboardVisBackend
 
 from cotap_mm.distributed.model_wrapper import unwrap
 
@@ -31,30 +32,30 @@ def describe_next_steps(runner: Runner, config_name: str) -> str:
         config_name (str): The config as the user has named it.
 
     Returns:
-        str: Four lines after a pre-training, two after another training; '' without a checkpoint.
+        str: One line per command, after one with the checkpoint; '' without a checkpoint.
     """
     path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
     if not path or ('://' not in path and not os.path.exists(path)):
         return ''
     path = _short(path)
-    if not is_pretraining(runner.cfg):
-        return '\n'.join(
-            [
-                f'training is complete: {path}',
-                f'  test it:       cotap test {shlex.quote(config_name)} {shlex.quote(path)}',
-            ]
-        )
     file = shlex.quote(path)
-    pictures = shlex.quote(_short(os.path.join(runner.work_dir, 'pictures')))
-    images = images_options(runner.cfg)
-    return '\n'.join(
-        [
-            f'training is complete: {path}',
+    lines = [f'training is complete: {path}']
+    if is_pretraining(runner.cfg):
+        pictures = shlex.quote(_short(os.path.join(runner.work_dir, 'pictures')))
+        images = images_options(runner.cfg)
+        lines += [
             f'  load it:       encoder = cotap_mm.load({path!r})',
             f'  look at it:    cotap visualize {file} {images} --out {pictures}',
             f'  fine-tune it:  cotap train {fine_tuning(unwrap(runner.model), file, runner.cfg)}',
         ]
-    )
+    else:
+        lines.append(f'  test it:       cotap test {shlex.quote(config_name)} {file}')
+    backends = runner.visualizer._vis_backends.values()
+    if any(isinstance(backend, TensorboardVisBackend) for backend in backends):
+        lines.append(
+            f'  see curves:    tensorboard --logdir {shlex.quote(_short(runner.work_dir))}'
+        )
+    return '\n'.join(lines)
 
 
 def images_options(config: Config) -> str:

@@ -19,8 +19,15 @@ from typing import Any, Callable
 
 from mmengine.fileio import dump
 from mmengine.logging import MMLogger, print_log
-from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from mmengine.visualization import (
+    LocalVisBackend,
+    MLflowVisBackend,
+    TensorboardVisBackend,
+    Visualizer,
+    WandbVisBackend,
+)
 
+from cotap_mm.error_text import sentence_of
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_append
 
@@ -118,6 +125,8 @@ def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
         _excepthook_before[:] = [threading.excepthook]
         threading.excepthook = _hide_tensorboard_errors
     for name, backend in visualizer._vis_backends.items():
+        if isinstance(backend, (WandbVisBackend, MLflowVisBackend)):
+            backend._init_env = partial(_start, backend, backend._init_env)
         _guard_backend(backend, Outage(f'{type(backend).__name__} {name!r}'))
 
 
@@ -149,6 +158,21 @@ def _guard_backend(backend: Any, outage: Outage) -> None:
     for name in _METHODS:
         setattr(backend, name, partial(_call, backend, outage, getattr(backend, name)))
     backend.close = partial(_close, outage, backend.close)
+
+
+def _start(backend: Any, start: Callable[[], None]) -> None:
+    """Connect to a service; report in one sentence why that fails, e.g. without a login."""
+    try:
+        start()
+    except Exception as error:
+        name = 'wandb' if isinstance(backend, WandbVisBackend) else 'mlflow'
+        advice = 'log in (wandb login), or set WANDB_MODE=offline'
+        if name == 'mlflow':
+            advice = 'check MLFLOW_TRACKING_URI'
+        raise UserError(
+            f'--log {name} cannot start ({type(error).__name__}: {sentence_of(error)}); {advice}, '
+            'or use --log tensorboard'
+        ) from error
 
 
 def _call(backend: Any, outage: Outage, method: Callable, *args: Any, **options: Any) -> None:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 from mmengine.config import Config
+from mmengine.visualization import TensorboardVisBackend
 
 from cotap_mm.cli.train import parse_args as parse_train
 from cotap_mm.cli.visualize import parse_args as parse_visualize
@@ -25,6 +26,7 @@ def finished(folder, config, model=None):
         cfg=config,
         model=model,
         work_dir=str(folder),
+        visualizer=SimpleNamespace(_vis_backends={}),
         message_hub=SimpleNamespace(runtime_info=dict(last_ckpt=str(path))),
     )
 
@@ -46,7 +48,10 @@ def test_three_lines_after_a_pretraining(tmp_path, monkeypatch):
     source = dict(type='ImageList', root='my images', ann_file='list.txt')
     config = Config(dict(train_dataloader=dict(dataset=dict(patch=source))))
     runner = finished(folder, config, network(384, 16, 64))
-    first, load, look, tune = describe_next_steps(runner, 'c.py').splitlines()
+    backends = runner.visualizer._vis_backends
+    backends['tensorboard'] = TensorboardVisBackend(str(folder))
+    first, load, look, tune, curves = describe_next_steps(runner, 'c.py').splitlines()
+    assert curves.endswith("tensorboard --logdir 'my run'")
     assert first == 'training is complete: my run/iter_4.pth'
     assert load.endswith("encoder = cotap_mm.load('my run/iter_4.pth')")
     words = shlex.split(look)
