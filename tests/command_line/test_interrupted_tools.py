@@ -67,7 +67,7 @@ def test_a_stop_signal(capsys, name):
 def test_signals_do_not_change_the_status_of_a_finished_command(is_stopped, status):
     script = f"""
 import os, signal
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.tool import run_script, tool
 
 class AtExit:
     def __del__(self):
@@ -81,7 +81,7 @@ def main():
 
 if __name__ == '__main__':
     os.at_exit = AtExit()
-    main()
+    run_script(main)
 """
     assert subprocess.run([sys.executable, '-c', script]).returncode == status
 
@@ -92,7 +92,7 @@ def test_a_child_that_dies_after_the_end_causes_no_traceback():
     """PyTorch's handler of SIGCHLD raises for a dead loader worker, also while Python exits."""
     script = """
 import atexit, os, signal, time
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.tool import run_script, tool
 
 def fail(*_):
     raise RuntimeError('DataLoader worker is killed')
@@ -107,7 +107,7 @@ def main():
     atexit.register(lose_a_child)
     signal.signal(signal.SIGCHLD, fail)
 
-main()
+run_script(main)
 """
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
     assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr

@@ -116,7 +116,7 @@ def test_several_and_repeated(stand_ins, monkeypatch):
 @pytest.mark.parametrize('name', ['wandb', 'mlflow'])
 def test_missing_package(monkeypatch, name):
     monkeypatch.setattr(run_config, 'find_spec', lambda name: None)
-    message = f'--log {name} needs {name}, which is not installed: pip install {name}'
+    message = f'--log {name} needs a package that is not installed: pip install {name}'
     with pytest.raises(ValueError, match=message):
         kinds('--log', name)
 
