@@ -96,6 +96,7 @@ def fine_tuning(model: Any, checkpoint: str, config: Config) -> str:
     options = [
         f'model.backbone.arch={arch}',
         f'model.backbone.patch_size={patch}',
+        f'model.backbone.frozen_stages={model.backbone.num_layers}',
         f'model.backbone.num_prototypes={prototypes}'
         if prototypes
         else 'model.backbone.use_filter=False',

@@ -77,9 +77,10 @@ def replacing_dicts(config: Config, options: dict[str, Any]) -> dict[str, Any]:
     Returns:
         dict: The same options, with ``_delete_=True`` in such a dict.
     """
-    return {
-        key: dict(value, **{DELETE_KEY: True})
-        if isinstance(value, dict) and not isinstance(_follow(config, key), (dict, type(_MISSING)))
-        else value
-        for key, value in options.items()
-    }
+    replacing = {}
+    for key, value in options.items():
+        before = _follow(config, key)
+        if isinstance(value, dict) and before is not _MISSING and not isinstance(before, dict):
+            value = dict(value, **{DELETE_KEY: True})
+        replacing[key] = value
+    return replacing

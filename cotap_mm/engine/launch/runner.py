@@ -36,7 +36,7 @@ from cotap_mm.errors import UserError
 from .preflight import prepare
 from .stops import explained_stops, is_before_first_step
 from .values import explained_options
-from .writers import guard_writers
+from .writers import explained_services, guard_writers
 
 
 def build_runner(
@@ -96,10 +96,11 @@ def runner_of(config: Config) -> Runner | FlexibleRunner:
             logger='current',
         )
         config.strategy = None
-    if config.get('runner_type'):  # a runner of another library, built as mim does
-        runner = RUNNERS.build(config)
-    else:
-        runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
+    with explained_services():
+        if config.get('runner_type'):  # a runner of another library, built as mim does
+            runner = RUNNERS.build(config)
+        else:
+            runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
     guard_writers(runner.logger, runner.visualizer)
     build_loader = runner.build_dataloader  # loops call it when they are built
     runner.build_dataloader = lambda *args, **kwargs: watch_loader(

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -125,8 +126,6 @@ def guard_writers(logger: MMLogger, visualizer: Visualizer) -> None:
         _excepthook_before[:] = [threading.excepthook]
         threading.excepthook = _hide_tensorboard_errors
     for name, backend in visualizer._vis_backends.items():
-        if isinstance(backend, (WandbVisBackend, MLflowVisBackend)):
-            backend._init_env = partial(_start, backend, backend._init_env)
         _guard_backend(backend, Outage(f'{type(backend).__name__} {name!r}'))
 
 
@@ -160,15 +159,27 @@ def _guard_backend(backend: Any, outage: Outage) -> None:
     backend.close = partial(_close, outage, backend.close)
 
 
-def _start(backend: Any, start: Callable[[], None]) -> None:
-    """Connect to a service; report in one sentence why that fails, e.g. without a login."""
+@contextmanager
+def explained_services() -> Iterator[None]:
+    """Report in one sentence that a service for logs cannot be used, e.g. without a login.
+
+    Raises:
+        UserError: Instead of an error that was raised while wandb or MLflow was starting.
+    """
     try:
-        start()
+        yield
     except Exception as error:
-        name = 'wandb' if isinstance(backend, WandbVisBackend) else 'mlflow'
-        advice = 'log in (wandb login), or set WANDB_MODE=offline'
-        if name == 'mlflow':
-            advice = 'check MLFLOW_TRACKING_URI'
+        starting = [
+            frame.f_locals.get('self')
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_name == '_init_env'
+        ]
+        if any(isinstance(backend, WandbVisBackend) for backend in starting):
+            name, advice = 'wandb', 'log in (wandb login), set WANDB_MODE=offline'
+        elif any(isinstance(backend, MLflowVisBackend) for backend in starting):
+            name, advice = 'mlflow', 'check MLFLOW_TRACKING_URI'
+        else:
+            raise
         raise UserError(
             f'--log {name} cannot start ({type(error).__name__}: {sentence_of(error)}); {advice}, '
             'or use --log tensorboard'

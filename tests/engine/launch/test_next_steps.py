@@ -31,10 +31,10 @@ def finished(folder, config, model=None):
     )
 
 
-def network(width, patch, prototypes):
-    """Stand-in for the algorithm; the width of the ViT, its patches and the filter count."""
+def network(width, patch, prototypes, num_layers=2):
+    """Stand-in for the algorithm: channels and patch size of the ViT, prototypes of the filter."""
     return SimpleNamespace(
-        backbone=SimpleNamespace(embed_dims=width, patch_size=patch),
+        backbone=SimpleNamespace(embed_dims=width, patch_size=patch, num_layers=num_layers),
         neck=SimpleNamespace(
             num_prototypes=prototypes, out_channels=(2 if prototypes else 1) * width
         ),
@@ -115,6 +115,7 @@ def test_backbone_of_the_downstream_config_takes_the_weights(tmp_path, size, arc
     else:
         built = build_config(parse_train([*words, '--work-dir', str(tmp_path / 'run')])).model
         backbone = built.backbone
+        assert backbone.frozen_stages == 2
         assert built.decode_head.in_channels == (2 if size[2] else 1) * size[0]
         if size[0] == 16:  # others are large
             backbone.init_cfg.checkpoint = str(write_init(tmp_path / 'init.pth'))

@@ -67,7 +67,7 @@ def test_features_are_those_of_timm(models, config, more):
         (dict(class_token=False, global_pool='avg'), 'it has no CLS token'),
         (dict(norm_layer='layernorm', pre_norm=True), None),
         (dict(reg_tokens=4), '1 tensors affect its output and are not supported: reg_token'),
-        (dict(qk_norm=True), 'tensors affect its output and are not supported: blocks.0.attn.q_'),
+        (dict(qk_norm=True), '8 tensors affect its output and are not supported: blocks.0.attn'),
     ],
 )
 def test_other_networks_are_refused(models, more, problem):
