@@ -248,6 +248,25 @@ def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Itera
 
 
 @contextmanager
+def handed_over() -> Iterator[None]:
+    """Restore the handlers from before :func:`listening` within this context.
+
+    For code that handles signals itself, such as ``torchrun``.
+    """
+    numbers = list(_state.handlers_before)
+    for number in numbers:
+        signal.signal(number, _state.handlers_before[number] or signal.SIG_DFL)
+    wakeup = signal.set_wakeup_fd(_state.wakeup_before) if numbers else -1
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, _receive)
+        if numbers:
+            signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+
+
+@contextmanager
 def deferred() -> Iterator[None]:
     """Record signals for :func:`received`, without interrupting anything, within this context."""
     with _react(raises=False, patience=None):

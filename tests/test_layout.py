@@ -16,6 +16,7 @@ ORDER = [
     ['errors', 'environment'],
     ['files', 'compat'],
     ['command_line', 'distributed'],
+    ['progress'],
     ['ops'],
     ['datasets'],
     ['weights'],

@@ -1,8 +1,8 @@
 """Train CoTAP, or fine-tune its backbone with MMSegmentation, MMDetection or MMPretrain.
 
     cotap train configs/cotap/vits_folder.py --images DIR
-    tools/dist_train.sh configs/cotap/vitb_coco.py 8
-    tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
+    cotap train configs/cotap/vitb_coco.py --gpus 8
+    cotap train configs/downstream/ade20k_upernet.py --gpus 8 --init work_dirs/.../iter_1.pth
 
 The default_scope of the config determines the library. --resume continues from the last checkpoint
 in the work folder; a run that torchrun or Slurm restarts resumes automatically. On Ctrl-C, a
@@ -17,7 +17,7 @@ import argparse
 import sys
 from typing import Optional
 
-from cotap_mm.command_line.arguments import Parser, whole_number
+from cotap_mm.command_line.arguments import Parser, positive_int, whole_number
 from cotap_mm.command_line.choices import INITS, LOGS
 from cotap_mm.command_line.resume_command import resume_command
 from cotap_mm.command_line.shared_options import (
@@ -86,6 +86,12 @@ def build_parser() -> Parser:
     )
     parser.add_argument('--seed', type=whole_number(0, 2**32 - 1), metavar='N', help='random seed')
     parser.add_argument(
+        '--gpus',
+        type=positive_int,
+        metavar='N',
+        help='train in N processes on this machine, one per GPU, or on CPUs if there is no GPU',
+    )
+    parser.add_argument(
         '--log',
         nargs='+',
         action='extend',
@@ -107,7 +113,14 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[list[str]] = None) -> None:
     """Run the command."""
     args = parse_args(argv)
-    args.resume_command = resume_command(sys.argv[1:] if argv is None else argv)
+    words = sys.argv[1:] if argv is None else argv
+    args.resume_command = resume_command(words)
+    if (args.gpus or 1) > 1 and args.launcher == 'none':
+        with slow_imports():
+            from cotap_mm.commands.processes import run_on_processes
+
+        run_on_processes(words, args.gpus, args.resume_command)
+        return
     with slow_imports():
         from cotap_mm.commands.train import build_config
         from cotap_mm.engine.launch.commands import train_command

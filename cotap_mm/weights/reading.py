@@ -74,7 +74,7 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             content = read_index(path, lambda file: _read_file(file, trust))
         elif not path.is_file():
             raise FileNotFoundError(
-                f'checkpoint {name} is not a file{suggestion(name)}; expected {EXPECTED} '
+                f'checkpoint {name} is not a file{suggestion(name)}; give {EXPECTED} '
                 '(in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
                 'configs/downstream)'
             )

@@ -15,6 +15,7 @@ from cotap_mm.datasets.loader_watch import report_dead_worker
 from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.engine.hooks.required import complete_hooks
 from cotap_mm.engine.resume.work_folder import note_folder
+from cotap_mm.evaluation.batches import progress_bars
 
 from .config import is_pretraining
 from .dry_run import describe_dry_run, dry_run, placeholder_neighbors
@@ -58,7 +59,7 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
             else:
                 runner = build_runner(args, writable_config, claims=True)
                 runner.resume_command = getattr(args, 'resume_command', '')
-                with short_until_first_step(runner, args.cfg_options):
+                with short_until_first_step(runner, args.cfg_options), progress_bars():
                     train(runner)
                 text = describe_next_steps(runner, args.config) if is_main_process() else ''
                 if text:

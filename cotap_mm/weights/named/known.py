@@ -17,7 +17,10 @@ KNOWN = {
     'ibot_vitl16': f'{_IBOT}/vitl_16/checkpoint_teacher.pth',
 }
 #: What a checkpoint may be, for messages.
-EXPECTED = f'a file, a URL, a folder of Hugging Face, timm:NAME, or one of {", ".join(KNOWN)}'
+EXPECTED = (
+    'the path of a checkpoint, a URL, a folder of Hugging Face, timm:NAME, or one of '
+    f'{", ".join(KNOWN)}'
+)
 _SUFFIXES = ('.pth', '.pt', '.bin', '.safetensors')
 _MAX_FILES = 1000
 _OF_TIMM = re.compile(r'(vit|deit3?)_\w*patch\d+')
