@@ -52,8 +52,9 @@ def test_items_of_an_earlier_run_take_no_time(clock):
 
 @pytest.mark.parametrize('options', [dict(show=False), dict(done=3), dict(rank=1)])
 def test_silence(clock, capsys, monkeypatch, options):
-    monkeypatch.setattr(module, 'rank', lambda rank=options.pop('rank', 0): rank)
-    with Progress(3, 'features', **options) as progress:
+    monkeypatch.setattr(module, 'rank', lambda: options.get('rank', 0))
+    kept = {name: value for name, value in options.items() if name != 'rank'}
+    with Progress(3, 'features', **kept) as progress:
         for _ in range(3):
             clock[0] += 60
             progress.update()
