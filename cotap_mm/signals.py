@@ -76,6 +76,7 @@ class _State:
         self.received_at = 0.0
         self.raises = True  # whether a signal interrupts the main thread
         self.exits = False  # whether a signal ends the process instead
+        self.is_command = True  # whether the process exits after a command; else Ctrl-C must not
         self.patience: float | None = PATIENCE  # seconds until forced exit; None: never
         self.since = 0.0  # when the current reaction was set
         self.advice: Callable[[], str] = _nothing_saved
@@ -223,7 +224,8 @@ def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Itera
         names (Sequence[str]): Names of signals. Defaults to :data:`SIGNALS`.
         to_the_end (bool): Whether the process exits after this context. If so, later signals are
             ignored, since they would change the status of a finished run, except Ctrl-C, which
-            ends it without a traceback. Defaults to False.
+            ends it without a traceback. Otherwise, as in a notebook, Ctrl-C never ends the
+            process; a second one raises a KeyboardInterrupt. Defaults to False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -233,6 +235,7 @@ def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Itera
     is_outermost = not is_listening()
     if is_outermost:
         _start_watching()
+        _state.is_command = to_the_end
     for number in added:
         _state.handlers_before[number] = signal.signal(number, _receive)
     try:
@@ -324,6 +327,13 @@ def _receive(number: int, frame: Any) -> None:
         # An exception in a hook of os.fork would only be printed.
         if _state.raises and not _is_forking():
             raise Stopped(_state.received)
+    elif (
+        number == signal.SIGINT
+        and not _state.is_command
+        and time.monotonic() - _state.received_at > _longest_repeat(number)
+        and not _is_forking()
+    ):
+        raise KeyboardInterrupt('nothing was saved after the first Ctrl-C')
 
 
 def _start_watching() -> None:
@@ -364,7 +374,9 @@ def _watch(pipe: int) -> None:
                 first, first_at = number, time.monotonic()
                 _state.noticed = signal.Signals(number).name
                 if number == signal.SIGINT and _state.patience is None:
-                    _tell_user('Ctrl-C: stopping after this step; press it again to exit at once')
+                    _tell_user('Ctrl-C: stopping after this step; press it again to stop at once')
+            elif number == signal.SIGINT and not _state.is_command:
+                continue  # the main thread raises a KeyboardInterrupt
             elif number != first or time.monotonic() - first_at > _longest_repeat(number):
                 if number == signal.SIGINT:
                     _tell_user('Ctrl-C again: exited without saving; older checkpoints are kept')
@@ -374,6 +386,7 @@ def _watch(pipe: int) -> None:
             first
             and not is_exiting
             and patience is not None
+            and (_state.is_command or first != signal.SIGINT)
             and time.monotonic() - max(first_at, _state.since) > patience
         ):
             is_exiting = True  # in another thread, since a second signal may still come

@@ -30,7 +30,8 @@ from .writers import check_work_dir
 def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
     """Build a Runner and train, or make a dry run; report errors in one line.
 
-    Signals are handled throughout, see :mod:`cotap_mm.signals`.
+    Signals are handled throughout, see :mod:`cotap_mm.signals`. A command, which is all that its
+    process does, prints at its end what to do with the result.
 
     Args:
         args (argparse.Namespace): Arguments of :func:`.build_runner`, ``dry_run``, and optionally
@@ -61,7 +62,8 @@ def train_command(args: argparse.Namespace, make_config: Callable[[], Config]) -
                 runner.resume_command = getattr(args, 'resume_command', '')
                 with short_until_first_step(runner, args.cfg_options), progress_bars():
                     train(runner)
-                text = describe_next_steps(runner, args.config) if is_main_process() else ''
+                is_told = is_script() and is_main_process()
+                text = describe_next_steps(runner, args.config) if is_told else ''
                 if text:
                     print(text, flush=True)
     finally:

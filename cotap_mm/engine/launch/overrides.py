@@ -38,7 +38,7 @@ def check_overrides(config: Config, options: dict[str, Any]) -> None:
                 f'--cfg-options {key}: the config has {count} custom_hooks; the hooks '
                 'of every run are in default_hooks, e.g. default_hooks.teacher.start=0.99'
             )
-        part = _follow(config, key)
+        part = _follow(config, key, value)
         if isinstance(part, dict) and value is not None and not isinstance(value, dict):
             raise ValueError(
                 f'--cfg-options {key}: this is a dict, so set one of its keys, e.g. '
@@ -46,8 +46,8 @@ def check_overrides(config: Config, options: dict[str, Any]) -> None:
             )
 
 
-def _follow(config: Config, key: str) -> Any:
-    """Value at a dotted key; ``_MISSING`` if there is none.
+def _follow(config: Config, key: str, given: Any) -> Any:
+    """Value at a dotted key, which an option sets to ``given``; ``_MISSING`` if there is none.
 
     Raises:
         ValueError: If a value on the way has no keys.
@@ -58,8 +58,8 @@ def _follow(config: Config, key: str) -> Any:
         if part is None or isinstance(part, (str, int, float)):
             whole = '.'.join(words[:number])
             raise ValueError(
-                f'--cfg-options {key}: {whole} is {part!r}, which has no keys; replace it as a '
-                f'whole: {whole}="dict({".".join(words[number:])}=..., ...)"'
+                f'--cfg-options {key}={given}: {whole} is {part!r}, which has no keys; replace it '
+                f'as a whole: {whole}="dict({".".join(words[number:])}=..., ...)"'
             )
         part = part.get(word, _MISSING) if isinstance(part, (dict, Config)) else _MISSING
     return part
@@ -79,7 +79,7 @@ def replacing_dicts(config: Config, options: dict[str, Any]) -> dict[str, Any]:
     """
     replacing = {}
     for key, value in options.items():
-        before = _follow(config, key)
+        before = _follow(config, key, value)
         if isinstance(value, dict) and before is not _MISSING and not isinstance(before, dict):
             value = dict(value, **{DELETE_KEY: True})
         replacing[key] = value
