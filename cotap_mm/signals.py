@@ -7,6 +7,9 @@ and the command exits with status 75. A training step must not be interrupted: w
 it after the step. Within :func:`interruptible`, for waits and evaluations in a training, it takes
 effect at once again.
 
+A training treats Ctrl-C (SIGINT) in the same way, with status 130; other commands raise Python's
+KeyboardInterrupt.
+
 A thread watches the main thread, which does not react while it is in a C function, such as a
 barrier. It exits the process after :data:`PATIENCE` seconds if nothing can be saved, and
 immediately on a second signal.
@@ -26,28 +29,33 @@ from typing import Any, Callable
 
 #: Exit status of a run that was asked to stop and can be resumed (EX_TEMPFAIL of sysexits.h).
 EXIT_STATUS = 75
+#: Exit status after Ctrl-C.
+INTERRUPTED = 128 + signal.SIGINT
 #: Signals that ask a run to stop, as far as the system has them.
 SIGNALS = tuple(name for name in ('SIGTERM', 'SIGUSR1') if hasattr(signal, name))
+#: Signals that a training handles: it saves before it stops, also after Ctrl-C.
+TRAINING_SIGNALS = (*SIGNALS, 'SIGINT')
 #: Seconds for the main thread to react if nothing can be saved.
 PATIENCE = 10.0
 #: Seconds within which repeats of the same signal are ignored: a scheduler signals all processes
 #: of a job, and ``torchrun`` forwards the signal to processes that have received it already.
 SAME_SIGNAL = 3.0
+_SAME_KEY_PRESS = 0.5  # seconds; the same for Ctrl-C in a single process
 _POLL = 0.5  # seconds
 
 
 class Stopped(SystemExit):
-    """A signal stops this run: exit status 75 and one sentence.
+    """A signal stops this run: one sentence, and exit status 75, or 130 after Ctrl-C.
 
     A SystemExit, so that no ``except Exception`` catches it.
 
     Args:
-        name (str): Name of the signal, e.g. ``'SIGTERM'``.
+        name (str): Name of the signal, e.g. ``'SIGTERM'`` or ``'SIGINT on rank 1'``.
         advice (str, optional): What is saved and how to continue; see :func:`set_advice`.
     """
 
     def __init__(self, name: str, advice: str = '') -> None:
-        super().__init__(EXIT_STATUS)
+        super().__init__(status_of(name))
         self.name = name
         self.sentence = describe(name, advice)
 
@@ -68,6 +76,7 @@ class _State:
         self.received_at = 0.0
         self.raises = True  # whether a signal interrupts the main thread
         self.exits = False  # whether a signal ends the process instead
+        self.is_command = True  # whether the process exits after a command; else Ctrl-C must not
         self.patience: float | None = PATIENCE  # seconds until forced exit; None: never
         self.since = 0.0  # when the current reaction was set
         self.advice: Callable[[], str] = _nothing_saved
@@ -116,6 +125,15 @@ def _find_stopped(error: BaseException) -> Stopped | None:
     return None
 
 
+def status_of(name: str) -> int:
+    """Exit status of a run that a signal stops: 130 after Ctrl-C, else 75.
+
+    Args:
+        name (str): Name of the signal, possibly followed by the rank that received it.
+    """
+    return INTERRUPTED if name.split(' ')[0] == 'SIGINT' else EXIT_STATUS
+
+
 def received() -> str:
     """Name of the signal that asked this process to stop; '' if none."""
     return _state.received or _state.noticed
@@ -161,7 +179,8 @@ def describe(name: str, advice: str = '') -> str:
         name (str): Name of the signal.
         advice (str): Overrides the advice of :func:`set_advice`. Defaults to ''.
     """
-    return f'{name}: stopped with status {EXIT_STATUS}. {advice or _state.advice()}'
+    what = 'interrupted' if status_of(name) == INTERRUPTED else f'{name}: stopped with status 75'
+    return f'{what}. {advice or _state.advice()}'
 
 
 def set_advice(advice: Callable[[], str] | None) -> None:
@@ -204,7 +223,9 @@ def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Itera
     Args:
         names (Sequence[str]): Names of signals. Defaults to :data:`SIGNALS`.
         to_the_end (bool): Whether the process exits after this context. If so, later signals are
-            ignored, since they would change the status of a finished run. Defaults to False.
+            ignored, since they would change the status of a finished run, except Ctrl-C, which
+            ends it without a traceback. Otherwise, as in a notebook, Ctrl-C never ends the
+            process; a second one raises a KeyboardInterrupt. Defaults to False.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -214,16 +235,38 @@ def listening(names: Sequence[str] = SIGNALS, to_the_end: bool = False) -> Itera
     is_outermost = not is_listening()
     if is_outermost:
         _start_watching()
+        _state.is_command = to_the_end
     for number in added:
         _state.handlers_before[number] = signal.signal(number, _receive)
     try:
         yield
     finally:
         for number in added:
-            before = _state.handlers_before.pop(number) or signal.SIG_DFL
-            signal.signal(number, signal.SIG_IGN if to_the_end else before)
+            after = _state.handlers_before.pop(number) or signal.SIG_DFL
+            if to_the_end:
+                after = signal.SIG_DFL if number == signal.SIGINT else signal.SIG_IGN
+            signal.signal(number, after)
         if is_outermost:
             _stop_watching()
+
+
+@contextmanager
+def handed_over() -> Iterator[None]:
+    """Restore the handlers from before :func:`listening` within this context.
+
+    For code that handles signals itself, such as ``torchrun``.
+    """
+    numbers = list(_state.handlers_before)
+    for number in numbers:
+        signal.signal(number, _state.handlers_before[number] or signal.SIG_DFL)
+    wakeup = signal.set_wakeup_fd(_state.wakeup_before) if numbers else -1
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, _receive)
+        if numbers:
+            signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
 
 
 @contextmanager
@@ -284,6 +327,13 @@ def _receive(number: int, frame: Any) -> None:
         # An exception in a hook of os.fork would only be printed.
         if _state.raises and not _is_forking():
             raise Stopped(_state.received)
+    elif (
+        number == signal.SIGINT
+        and not _state.is_command
+        and time.monotonic() - _state.received_at > _longest_repeat(number)
+        and not _is_forking()
+    ):
+        raise KeyboardInterrupt('nothing was saved after the first Ctrl-C')
 
 
 def _start_watching() -> None:
@@ -323,24 +373,46 @@ def _watch(pipe: int) -> None:
             if not first:
                 first, first_at = number, time.monotonic()
                 _state.noticed = signal.Signals(number).name
-            elif number != first or time.monotonic() - first_at > SAME_SIGNAL:
+                if number == signal.SIGINT and _state.patience is None:
+                    _tell_user('Ctrl-C: stopping after this step; press it again to stop at once')
+            elif number == signal.SIGINT and not _state.is_command:
+                continue  # the main thread raises a KeyboardInterrupt
+            elif number != first or time.monotonic() - first_at > _longest_repeat(number):
+                if number == signal.SIGINT:
+                    _tell_user('Ctrl-C again: exited without saving; older checkpoints are kept')
                 os._exit(128 + number)
         patience = _state.patience
         if (
             first
             and not is_exiting
             and patience is not None
+            and (_state.is_command or first != signal.SIGINT)
             and time.monotonic() - max(first_at, _state.since) > patience
         ):
             is_exiting = True  # in another thread, since a second signal may still come
             threading.Thread(target=_exit, args=(_state.noticed,), daemon=True).start()
 
 
+def _longest_repeat(number: int) -> float:
+    """Seconds within which a repeat of a signal is ignored."""
+    is_alone = os.environ.get('WORLD_SIZE', '1') == '1'
+    return _SAME_KEY_PRESS if number == signal.SIGINT and is_alone else SAME_SIGNAL
+
+
+def _tell_user(text: str) -> None:
+    """Print a line on rank 0, whatever the main thread is doing."""
+    if os.environ.get('RANK', '0') == '0':
+        os.write(2, f'{text}\n'.encode(errors='replace'))
+
+
 def _exit(name: str) -> None:
     """Exit the process instead of its main thread."""
-    status = EXIT_STATUS
+    status = status_of(name)
     try:
-        os.write(2, f'{describe(name)}\n'.encode(errors='replace'))
+        if status == INTERRUPTED:
+            _tell_user(describe(name))
+        else:
+            os.write(2, f'{describe(name)}\n'.encode(errors='replace'))
         for act in _exit_handlers:
             status = act(name)
     finally:
@@ -350,7 +422,7 @@ def _exit(name: str) -> None:
 def _before_fork() -> None:
     """Hold signals back: Python forgets those that a child receives before it is set up."""
     if _state.handlers_before:
-        held = {getattr(signal, name) for name in SIGNALS}
+        held = {getattr(signal, name) for name in TRAINING_SIGNALS}
         _masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, held)
 
 

@@ -17,6 +17,7 @@ ORDER = [
     ['files', 'compat'],
     ['diagnosis'],
     ['command_line', 'distributed'],
+    ['progress'],
     ['ops'],
     ['datasets'],
     ['weights'],

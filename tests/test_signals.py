@@ -126,6 +126,58 @@ def test_a_second_signal_exits_at_once(second, status):
     assert result(pid, read) == ((status, '') if status else (0, 'SIGUSR1\n'))
 
 
+@pytest.mark.parametrize('pauses, status', [((0.1, 0.7), 130), ((0.1,), 0)])
+def test_a_second_ctrl_c_exits_at_once(pauses, status):
+    def act(report):
+        os.dup2(write_end, 2)
+        with signals.listening(signals.TRAINING_SIGNALS, to_the_end=True), signals.deferred():
+            report('ready')
+            threading.Event().wait(1)
+            report(signals.received())
+
+    read_end, write_end = os.pipe()
+    pid, read = in_child(act)
+    os.close(write_end)
+    assert read_line(read) == 'ready\n'
+    for pause in (0, *pauses):
+        time.sleep(pause)
+        os.kill(pid, signal.SIGINT)
+    assert result(pid, read) == (status, '' if status else 'SIGINT\n')
+    with os.fdopen(read_end) as file:
+        said = file.read().splitlines()
+    assert said[0] == 'Ctrl-C: stopping after this step; press it again to stop at once'
+    assert said[1:] == (
+        ['Ctrl-C again: exited without saving; older checkpoints are kept'] if status else []
+    )
+
+
+def test_a_second_ctrl_c_is_an_exception_where_the_process_goes_on(monkeypatch):
+    """The kernel of a notebook must survive it, whatever it waits for."""
+    monkeypatch.setattr(signals, 'PATIENCE', 0.2)
+    pid = os.getpid()
+    with signals.listening(signals.TRAINING_SIGNALS), signals.deferred():
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGINT)  # a repeat of the same
+        assert signals.received() == 'SIGINT'
+        with signals.interruptible(alone=False):
+            time.sleep(0.9)
+        with pytest.raises(KeyboardInterrupt, match='nothing was saved after the first Ctrl-C'):
+            os.kill(pid, signal.SIGINT)
+            time.sleep(5)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_only_ctrl_c_ends_a_finished_run():
+    def act(report):
+        with signals.listening(signals.TRAINING_SIGNALS, to_the_end=True):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        report('alive')
+        os.kill(os.getpid(), signal.SIGINT)
+
+    assert result(*in_child(act)) == (-signal.SIGINT, 'alive\n')
+
+
 def is_in_c(pid):
     """Wait until the main thread is in :func:`wait_in_c`; returns whether it is."""
 

@@ -6,7 +6,14 @@ default_hooks = dict(
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),
-    checkpoint=dict(type='AtomicCheckpointHook', by_epoch=False, interval=5000, max_keep_ckpts=2),
+    # Saves every 5,000 iterations, at the latest after 30 minutes, and at the end.
+    checkpoint=dict(
+        type='AtomicCheckpointHook',
+        by_epoch=False,
+        interval=5000,
+        interval_minutes=30,
+        max_keep_ckpts=2,
+    ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     non_finite=dict(type='NonFiniteHook'),
     teacher=dict(type='TeacherHook', start=0.9997, end=0.9999),
@@ -16,7 +23,7 @@ default_hooks = dict(
 )
 
 log_processor = dict(by_epoch=False, window_size=50)
-# TensorBoard: --cfg-options visualizer.vis_backends.0.type=TensorboardVisBackend
+# cotap train adds TensorBoard if it is installed; --log wandb, mlflow or none changes that.
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='mmengine.Visualizer', vis_backends=vis_backends)
 env_cfg = dict(cudnn_benchmark=True)

@@ -1,21 +1,25 @@
 """Train CoTAP, or fine-tune its backbone with MMSegmentation, MMDetection or MMPretrain.
 
     cotap train configs/cotap/vits_folder.py --images DIR
-    tools/dist_train.sh configs/cotap/vitb_coco.py 8
-    tools/dist_train.sh configs/downstream/ade20k_upernet.py 8 --init work_dirs/.../iter_1.pth
+    cotap train configs/cotap/vitb_coco.py --gpus 8
+    cotap train configs/downstream/ade20k_upernet.py --gpus 8 --init work_dirs/.../iter_1.pth
 
 The default_scope of the config determines the library. --resume continues from the last checkpoint
-in the work folder; a run that torchrun or Slurm restarts resumes automatically. On SIGTERM or
-SIGUSR1 a training finishes its step, saves, and exits with status 75; a training by epochs does not
-save, and resumes from its last checkpoint.
+in the work folder; a run that torchrun or Slurm restarts resumes automatically. On Ctrl-C, a
+training finishes its step, saves, prints how to resume, and exits with status 130; a second Ctrl-C
+exits at once. SIGTERM and SIGUSR1 do the same with status 75. A training by epochs does not save
+then, and resumes from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
+import sys
 from typing import Optional
 
-from cotap_mm.command_line.arguments import Parser, whole_number
+from cotap_mm.command_line.arguments import Parser, positive_int, whole_number
+from cotap_mm.command_line.choices import INITS, LOGS
+from cotap_mm.command_line.resume_command import resume_command
 from cotap_mm.command_line.shared_options import (
     add_ann_file,
     add_run_options,
@@ -56,7 +60,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         '--init',
         metavar='CHECKPOINT',
-        help="initial weights: a file or URL, or 'none' for random weights (default: those of the "
+        help='initial weights: a file, a URL, hf:USER/REPO, timm:NAME for a plain ViT of timm, a '
+        f'short name ({", ".join(INITS)}), or none for random weights (default: those of the '
         'config)',
     )
     add_trust(parser, '--init')
@@ -96,6 +101,22 @@ def build_parser() -> Parser:
         metavar='N',
         help='random seed (default: that of the config)',
     )
+    parser.add_argument(
+        '--gpus',
+        type=positive_int,
+        metavar='N',
+        help='train in N processes on this machine, one per GPU, or on CPUs if there is no GPU '
+        '(default: one process)',
+    )
+    parser.add_argument(
+        '--log',
+        nargs='+',
+        action='extend',
+        choices=LOGS,
+        metavar='WHERE',
+        help=f'where to log metrics: {", ".join(LOGS)} (default: tensorboard if installed); '
+        'they are also written to scalars.json',
+    )
     add_run_options(parser)
     return parser
 
@@ -109,6 +130,14 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
 def main(argv: Optional[list[str]] = None) -> None:
     """Run the command."""
     args = parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args.resume_command = resume_command(words)
+    if (args.gpus or 1) > 1 and args.launcher == 'none':
+        with slow_imports():
+            from cotap_mm.commands.processes import run_on_processes
+
+        run_on_processes(words, args.gpus, args.resume_command)
+        return
     with slow_imports():
         from cotap_mm.commands.train import build_config
         from cotap_mm.engine.launch.commands import train_command

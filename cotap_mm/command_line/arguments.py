@@ -16,6 +16,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable, NoReturn, Optional
 
+from .dict_values import is_dict, parse_dict
 from .help import HelpFormatter
 from .tool import slow_imports
 
@@ -195,7 +196,10 @@ class _LateValue:
 
 
 class KeyValues(argparse.Action):
-    """MMEngine's ``KEY=VALUE`` action, which reports unparsable values as command-line errors."""
+    """MMEngine's ``KEY=VALUE`` action, which reports unparsable values as command-line errors.
+
+    Values may also be dicts, see :func:`.parse_dict`.
+    """
 
     def __call__(
         self,
@@ -232,7 +236,16 @@ class KeyValues(argparse.Action):
             before = before.convert()
         namespace = argparse.Namespace(**{self.dest: before})
         action = DictAction(self.option_strings, self.dest, nargs=self.nargs)
-        action(parser, namespace, values, option_string)
+        for text in values or ():  # in this order, since a later value replaces an earlier one
+            key, _, value = text.partition('=')
+            if not is_dict(value):
+                action(parser, namespace, [text], option_string)
+                continue
+            try:
+                parsed = parse_dict(value)
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(f'{key}: {error}') from None
+            setattr(namespace, self.dest, {**(getattr(namespace, self.dest) or {}), key: parsed})
         return getattr(namespace, self.dest)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from pathlib import Path
 
@@ -13,6 +14,9 @@ from cotap_mm.error_text import sentence_of
 
 from .arguments import nearest
 from .config_names import FOLDERS, PARENTS, shipped_configs
+
+# MMEngine's error for a dict over another value: key, and type of the value.
+_DICT_OVER_VALUE = r"(\w+)=.* cannot inherit from base because .* of type <class '(?:\w+\.)*(\w+)'>"
 
 
 def load_config(name: str, needs_model: bool = True) -> Config:
@@ -66,6 +70,12 @@ def _read(path: Path) -> Config:
     except FileNotFoundError:  # of _base_
         raise
     except Exception as error:
+        clash = re.match(_DICT_OVER_VALUE, str(error), re.DOTALL)
+        if clash:
+            raise ValueError(
+                f'config {path}: {clash[1]} is a dict here, but not in its base ({clash[2]}); to '
+                f'replace it, write {clash[1]}=dict(_delete_=True, ...)'
+            ) from error
         lines = [
             frame.lineno
             for frame in traceback.extract_tb(error.__traceback__)

@@ -43,14 +43,13 @@ _VERSIONS = (
     'numpy',
 )
 _BROKEN_PIPE = 128 + signal.SIGPIPE if hasattr(signal, 'SIGPIPE') else 1
-_INTERRUPTED = 128 + signal.SIGINT
 
 
 def tool(main: Callable[..., None]) -> Callable[..., None]:
     """Decorate the ``main`` of a tool to report errors and set the exit status uniformly.
 
     * :class:`~cotap_mm.errors.UserError` and out of memory: one sentence, status 1.
-    * Ctrl-C: a short line, status 130.
+    * Ctrl-C: a short line, status 130. A training saves first, see :mod:`cotap_mm.signals`.
     * A signal that asks it to stop (:mod:`cotap_mm.signals`): one sentence, status 75.
     * stdout is a closed pipe, as with ``| head``: no output, status 141.
     * Any other exception is unexpected: traceback, versions, and where to report it.
@@ -117,9 +116,10 @@ def _expected_exits() -> Iterator[None]:
             raise
         if _rank() == 0:
             print('; '.join(['interrupted', *map(str, interrupt.args)]), file=sys.stderr)
-        sys.exit(_INTERRUPTED)
+        sys.exit(signals.INTERRUPTED)
     except signals.Stopped as stopped:
-        print(stopped, file=sys.stderr)
+        if signals.status_of(stopped.name) != signals.INTERRUPTED or _rank() == 0:
+            print(stopped, file=sys.stderr)
         raise
     except BrokenPipeError:
         if not _stdout_is_closed():
@@ -135,14 +135,14 @@ def _expected_exits() -> Iterator[None]:
 def slow_imports() -> Iterator[None]:
     """Import the packages of a tool in its ``main``, after the command line is parsed.
 
-    A package that cannot be imported is reported in one line, with status 1. A signal that asks
-    the tool to stop ends the process at once, since nothing has to be saved yet, and an imported
-    package might catch the exception.
+    A package that cannot be imported is reported in one line, with status 1. Ctrl-C or a signal
+    that asks the tool to stop ends the process at once, since nothing has to be saved yet, and an
+    imported package might catch the exception.
 
     Raises:
         SystemExit: Instead of an ImportError, unless ``COTAP_TRACEBACK`` is set.
     """
-    with signals.exiting_at_once():
+    with signals.listening(['SIGINT']), signals.exiting_at_once():
         try:
             yield
         except ImportError as error:

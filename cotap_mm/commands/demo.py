@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from mmengine.utils import ProgressBar
 from torch import nn
 
 from cotap_mm.command_line.config_file import load_config
@@ -34,7 +33,9 @@ from cotap_mm.evaluation import (
     ViTEncoder,
     dense_retrieval,
 )
+from cotap_mm.evaluation.batches import progress_bars
 from cotap_mm.files.atomic_write import atomic_write
+from cotap_mm.progress import Progress
 from cotap_mm.registry import DATASETS, MODELS, build
 from cotap_mm.visualization import Report, curves, read_scalars
 from cotap_mm.visualization.report import before_after
@@ -64,17 +65,21 @@ class Trained(NamedTuple):
 
 
 class DemoHook(Hook):
-    """Copies the network before the first step; shows a progress bar."""
+    """Copies the network before the first step; shows the progress."""
 
     def before_train(self, runner: Runner) -> None:
         """Copy the network."""
         model = unwrap(runner.model)
         self.before = copy.deepcopy(model)
-        self.bar = ProgressBar(runner.max_iters)
+        self.progress = Progress(runner.max_iters, 'training')
 
     def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Advance the progress bar."""
-        self.bar.update()
+        """Advance the progress."""
+        self.progress.update()
+
+    def after_train(self, runner: Runner) -> None:
+        """Remove the progress bar."""
+        self.progress.close()
 
 
 def train(config: Config, seed: int, folder: Path) -> Trained:
@@ -205,8 +210,9 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
             f'training {config.train_cfg.max_iters} iterations'
         )
         run = train(config, seed, folder / f'seed_{seed}')
-        print(f'\ntrained in {run.minutes:.1f} minutes; evaluating on {len(scenes)} test scenes')
-        scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
+        print(f'trained in {run.minutes:.1f} minutes; evaluating on {len(scenes)} test scenes')
+        with progress_bars():
+            scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
         runs = runs or [run]  # only the first one is shown
     rows, first = summarize(scores), runs[0]
     start = (

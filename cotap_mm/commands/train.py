@@ -52,4 +52,6 @@ def build_config(args: argparse.Namespace) -> Config:
             )
         config.auto_scale_lr.enable = True
     config.resume = bool(args.resume or config.get('resume'))
-    return run_config.finish_config(config, args)
+    run_config.finish_config(config, args)
+    run_config.set_log_backends(config, ['none'] if args.dry_run else args.log)
+    return config

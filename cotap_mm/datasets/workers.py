@@ -63,7 +63,9 @@ atexit.register(keep_workers, False)
 
 @FUNCTIONS.register_module()
 def start_worker(worker_id: int, **_: Any) -> None:
-    """Initialize a worker: ignore SIGUSR1, and SIGTERM if :func:`keep_workers` is in effect.
+    """Initialize a worker: ignore Ctrl-C and SIGUSR1; SIGTERM if :func:`keep_workers` is in effect.
+
+    The main process handles Ctrl-C, and then terminates its workers.
 
     No random state is seeded, since all draws follow from a :class:`Visit`.
 
@@ -71,6 +73,7 @@ def start_worker(worker_id: int, **_: Any) -> None:
         worker_id (int): Passed by the loader.
     """
     signal.signal(signal.SIGTERM, _on_sigterm)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if hasattr(signal, 'SIGUSR1'):
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
 

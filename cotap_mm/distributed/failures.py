@@ -26,7 +26,6 @@ from contextlib import contextmanager, nullcontext
 from typing import Any, Callable
 
 from cotap_mm import signals
-from cotap_mm.signals import EXIT_STATUS
 
 from .collectives import rank, world_size
 from .timeouts import DEFAULT_TIMEOUT, group_timeout, limit_of, timeout_of
@@ -163,5 +162,5 @@ def _exit_within(seconds: float) -> None:
 def _leave(name: str) -> int:
     """Exit status of a process that a signal ends; see :meth:`.RankWatch.leave`."""
     if _watch is None or _watch[0][-1] != os.getpid():
-        return EXIT_STATUS
+        return signals.status_of(name)
     return _watch[1].leave(name)

@@ -15,7 +15,7 @@ from typing import Callable, NoReturn
 
 from cotap_mm import signals
 from cotap_mm.errors import UserError
-from cotap_mm.signals import EXIT_STATUS, Stopped
+from cotap_mm.signals import Stopped, status_of
 
 from .liveness import Liveness
 from .messenger import POLL, Messenger, agent_holds_store
@@ -159,7 +159,8 @@ class RankWatch:
         """Stop all ranks after a signal to this one, and set its exit status.
 
         A launcher may kill the remaining ranks when one has a nonzero status, and then reports
-        that they were killed. So the others exit with 0, and rank 0 after them with 75.
+        that they were killed. So the others exit with 0, and rank 0 after them with the status of
+        the signal, e.g. 75.
         """
         if getattr(stopped, 'is_known_to_all_ranks', False):
             return
@@ -168,7 +169,7 @@ class RankWatch:
             text += f' on rank {self.rank}'
         if any(self._messenger.publish(number, text, _DELIVERY) for number in numbers):
             stopped.is_known_to_all_ranks = True  # type: ignore[attr-defined]
-            stopped.code = 0 if self.rank else EXIT_STATUS
+            stopped.code = 0 if self.rank else status_of(stopped.name)
             self.wait_to_be_last()
 
     def wait_to_be_last(self) -> None:
@@ -224,9 +225,10 @@ class RankWatch:
         failure, name = self._failure(), signals.received()
         status = 1
         if failure.startswith(_STOPPED):
-            name, status = failure[len(_STOPPED) :], 0 if self.rank else EXIT_STATUS
+            name = failure[len(_STOPPED) :]
+            status = 0 if self.rank else status_of(name)
         elif name:  # the loss of the other rank may be a consequence of the signal
-            status = EXIT_STATUS
+            status = status_of(name)
         # The main thread may hold the lock of an output stream.
         late = threading.Timer(5.0 + (_WAIT_FOR_EXIT if status != 1 else 0), os._exit, (status,))
         late.daemon = True

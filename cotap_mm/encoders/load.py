@@ -15,11 +15,12 @@ from cotap_mm.deprecation import renamed_argument
 from cotap_mm.models import CoTAPViT
 from cotap_mm.weights import LoadReport, detect_checkpoint, load_pretrained
 from cotap_mm.weights.checkpoint import AnyCheckpoint
+from cotap_mm.weights.named.timm_models import TIMM, create_timm
 
 from .encoder import Encoder
 from .vit import OUTPUTS, TimmEncoder, ViTEncoder
 
-TIMM, RANDOM = 'timm:', 'random:'
+RANDOM = 'random:'
 
 
 class PretrainedEncoder(ViTEncoder):
@@ -61,10 +62,10 @@ def load(
     Args:
         checkpoint (str | Path | dict | DetectedCheckpoint): File, URL or state dict of CoTAP
             (ours or released), DINO, iBOT, Mugs, Leopart, timm, Hugging Face ViT or
-            MMPretrain; ``'hf:USER/REPO'`` for a model on the Hugging Face hub, also
-            ``'hf:USER/REPO@REVISION'`` and ``'hf:USER/REPO/FILE'``; ``'timm:NAME'`` for a
-            pretrained model of timm; with the prefix ``'random:'`` the same architecture with
-            random weights.
+            MMPretrain; a short name such as ``'dino_vits16'``; ``'hf:USER/REPO'`` for a model on
+            the Hugging Face hub, also ``'hf:USER/REPO@REVISION'`` and ``'hf:USER/REPO/FILE'``;
+            ``'timm:NAME'`` for a pretrained model of timm; with the prefix ``'random:'`` the same
+            architecture with random weights.
         device (str | torch.device): Device of the network. Defaults to ``'cpu'``.
         network (str, optional): ``'student'`` or ``'teacher'`` if a file has both; by default
             the student of CoTAP and the teacher of DINO, iBOT and Mugs.
@@ -166,27 +167,11 @@ def _final_norm(tensors: dict, pretrained: bool) -> Optional[nn.Module]:
 
 def _load_timm(name: str, pretrained: bool, device: Union[str, torch.device]) -> TimmEncoder:
     try:
-        import timm
-    except ImportError as error:
-        raise ValueError(f'{TIMM}{name} needs timm: pip install timm') from error
-    known = timm.list_models(name.split('.')[0])
-    if not known:
-        near = timm.list_models(f'*{name.split("_")[0]}*')[:5]
-        raise ValueError(
-            f'timm {timm.__version__} has no model {name!r}; similar names: '
-            f'{", ".join(near) or "none"}'
-        )
-    try:
-        model = timm.create_model(name, pretrained=pretrained, num_classes=0, dynamic_img_size=True)
+        model = create_timm(name, pretrained, dynamic_img_size=True)
     except TypeError as error:
         raise ValueError(
             f'timm model {name} does not support arbitrary image sizes (dynamic_img_size); '
             f'choose a ViT. Error of timm: {error}'
-        ) from error
-    except (OSError, RuntimeError) as error:
-        raise FileNotFoundError(
-            f'cannot download the weights of timm model {name} ({error}); check the connection '
-            'and the name, or download the file on another machine and give its path'
         ) from error
     return TimmEncoder(model.to(device).eval().requires_grad_(False))
 

@@ -7,14 +7,13 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from rich.console import Console
-from rich.progress import track
 from torch import Tensor
 
 from cotap_mm.distributed.collectives import rank, world_size
 from cotap_mm.encoders.encoder import normalize_images
 from cotap_mm.encoders.images import resize_image
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
+from cotap_mm.progress import track
 
 T = TypeVar('T')
 _shown = False
@@ -36,7 +35,7 @@ class Batch(NamedTuple):
 
 @contextmanager
 def progress_bars() -> Iterator[None]:
-    """Show progress bars of evaluations within this context (on rank 0, in a terminal)."""
+    """Show the progress of evaluations within this context; see :class:`.Progress`."""
     global _shown
     before, _shown = _shown, True
     try:
@@ -46,11 +45,8 @@ def progress_bars() -> Iterator[None]:
 
 
 def with_progress(items: Sequence[T], what: str) -> Iterable[T]:
-    """Iterate over ``items``, with a progress bar inside :func:`progress_bars`."""
-    console = Console(stderr=True)
-    if not _shown or rank() or not len(items) or not console.is_terminal:
-        return items
-    return track(items, description=what, transient=True, console=console)
+    """Iterate over ``items``, and show the progress inside :func:`progress_bars`."""
+    return track(items, len(items), what) if _shown else items
 
 
 def rank_indices(count: int) -> range:

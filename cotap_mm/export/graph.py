@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from cotap_mm.encoders.load import build_network
 from cotap_mm.files.atomic_write import atomic_write
+from cotap_mm.progress import working
 from cotap_mm.weights.checkpoint import AnyCheckpoint
 
 from .state_dicts import check_out
@@ -77,7 +78,7 @@ def export_graph(
         )
     graph = EncoderGraph(vit, size, final_norm).eval()
     images = torch.zeros(2, vit.patch_embed.projection.in_channels, *size)
-    with atomic_write(out) as unfinished:
+    with atomic_write(out) as unfinished, working(f'exporting to {out.name}'):
         if out.suffix == '.pt':
             with torch.no_grad():
                 torch.jit.trace(graph, images).save(str(unfinished))

@@ -6,7 +6,6 @@ import hashlib
 import http.client
 import json
 import pickle
-import re
 import socket
 from pathlib import Path
 from typing import Any, Union
@@ -22,6 +21,8 @@ from cotap_mm.files.hub import HUB, hub_path
 
 from .content import SuspectContent, check_archive, check_content
 from .folders import choose_files, is_shard, read_folder, read_index, stated_architecture
+from .named.known import EXPECTED, suggestion, url_of
+from .named.timm_models import TIMM, read_timm
 from .parts import select_part, split_part
 
 Checkpoint = Union[str, Path, dict]
@@ -33,7 +34,7 @@ DOWNLOAD_TIMEOUT = 30.0
 
 
 def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
-    """Read a file, a folder or a URL; a dict is returned unchanged.
+    """Read a file, a folder, a URL or weights with a name; a dict is returned unchanged.
 
     Files are read with ``weights_only=True``, which does not run code from the file, and the
     content is validated against the size of the file before anything is computed with it.
@@ -42,8 +43,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
         checkpoint (str | Path | dict): A file, a URL, a model on the Hugging Face hub
             (``hf:USER/REPO``, see :func:`cotap_mm.files.hub.hub_path`), a folder of Hugging
             Face or timm (``config.json`` and ``model.safetensors`` or ``pytorch_model.bin``,
-            possibly sharded), or the index of a sharded checkpoint. ``FILE::NAME`` selects the
-            part under ``NAME`` of a file that has several networks.
+            possibly sharded), or the index of a sharded checkpoint; ``'timm:NAME'`` for a plain
+            ViT of timm, or one of :data:`~cotap_mm.weights.named.known.KNOWN`. ``FILE::NAME``
+            selects the part under ``NAME`` of a file that has several networks.
         trust (bool): Unpickle the file fully if safe reading fails. A malicious file can then
             run any code on this machine. Defaults to False.
 
@@ -63,7 +65,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             f'checkpoint must be a path, a URL or a state dict, got {type(checkpoint).__name__}'
         )
     name, part = split_part(str(checkpoint))
-    path = _local_path(name)
+    if name.startswith(TIMM):
+        return read_timm(name[len(TIMM) :])
+    path = _local_path(url_of(name))
     try:
         if path.is_dir():
             content = read_folder(path, lambda file: _read_file(file, trust))
@@ -71,9 +75,9 @@ def read_checkpoint(checkpoint: Checkpoint, trust: bool = False) -> dict:
             content = read_index(path, lambda file: _read_file(file, trust))
         elif not path.is_file():
             raise FileNotFoundError(
-                f'checkpoint {name} is not a file; give the path of a checkpoint, a URL, '
-                f'{_hub_name(name)}, or a state dict (in configs: init_cfg.checkpoint, or '
-                'COTAP_CHECKPOINT=FILE for configs/downstream)'
+                f'checkpoint {name} is not a file{suggestion(name)}; give {EXPECTED} '
+                '(in configs: init_cfg.checkpoint, or COTAP_CHECKPOINT=FILE for '
+                'configs/downstream)'
             )
         elif is_shard(path):
             raise ValueError(
@@ -102,11 +106,6 @@ def _local_path(name: str) -> Path:
     if name.startswith(SHIPPED):
         return Path(__file__).resolve().parents[1] / 'assets' / name[len(SHIPPED) :]
     return Path(name).expanduser()
-
-
-def _hub_name(name: str) -> str:
-    """Name of a model on the Hugging Face hub that may be meant, for a message."""
-    return f'{HUB}{name}' if re.fullmatch(r'[\w-]+/[\w-]+', name) else f'{HUB}USER/REPO'
 
 
 def _read_file(path: Path, trust: bool) -> dict:

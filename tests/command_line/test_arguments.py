@@ -63,6 +63,12 @@ def test_an_empty_argument_is_not_the_current_folder(refusal):
         ('=1', "got '=1'"),
         ('a=[1', 'unbalanced'),
         ('a=(1,2', 'unbalanced'),
+        ('a=dict(1)', 'a: expected a dict of numbers, strings, lists and dicts, such as dict('),
+        ('a=dict(b=open(1))', 'a: expected a dict of numbers'),
+        ('a=dict(b=c)', "got 'dict(b=c)'"),
+        ('a=dict(**x)', "got 'dict(**x)'"),
+        ('a={1: 2}', "got '{1: 2}'"),
+        ('a={1, 2}', "got '{1, 2}'"),
     ],
 )
 def test_malformed_key_value_pairs(refusal, text, message):
@@ -74,6 +80,9 @@ def test_valid_key_value_pairs():
     parser.add_argument('--set', nargs='+', action=KeyValues)
     values = parser.parse_args(['--set', 'a=1', 'b.c=[1,(2,x)]', 'd==', 'e=1e-3']).set
     assert values == {'a': 1, 'b.c': [1, (2, 'x')], 'd': '=', 'e': 1e-3}
+    words = ['--set', "f=dict(a=1, b=dict(c=[-1.5, 'x'], d=None))", "g={'h': (True,)}", 'f=2']
+    assert parser.parse_args(words).set == {'f': 2, 'g': {'h': (True,)}}
+    assert parser.parse_args(words[:2]).set == {'f': dict(a=1, b=dict(c=[-1.5, 'x'], d=None))}
 
 
 def test_key_value_pairs_of_a_repeated_option():

@@ -11,7 +11,7 @@ import time
 import pytest
 
 from cotap_mm import signals
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.tool import slow_imports, tool
 from tests.helpers.tool_errors import exit_code_of
 
 
@@ -20,6 +20,30 @@ def test_ctrl_c(capsys):
     assert capsys.readouterr().err == 'interrupted\n'
     assert exit_code_of(KeyboardInterrupt('--resume continues')) == 130
     assert capsys.readouterr().err == 'interrupted; --resume continues\n'
+
+
+@pytest.mark.skipif(not hasattr(os, 'fork'), reason='forks')
+def test_ctrl_c_during_imports_ends_the_tool_even_if_a_package_catches_it(tmp_path):
+    @tool
+    def main():
+        with slow_imports():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(30)
+            except BaseException:
+                pass
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.dup2(os.open(tmp_path / 'output', os.O_WRONLY | os.O_CREAT), 2)
+            main()
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130
+    assert (tmp_path / 'output').read_text() == (
+        'interrupted. Nothing had to be saved; start again with the same command\n'
+    )
 
 
 @pytest.mark.parametrize('name', signals.SIGNALS)
@@ -43,7 +67,7 @@ def test_a_stop_signal(capsys, name):
 def test_signals_do_not_change_the_status_of_a_finished_command(is_stopped, status):
     script = f"""
 import os, signal
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.tool import run_script, tool
 
 class AtExit:
     def __del__(self):
@@ -57,7 +81,7 @@ def main():
 
 if __name__ == '__main__':
     os.at_exit = AtExit()
-    main()
+    run_script(main)
 """
     assert subprocess.run([sys.executable, '-c', script]).returncode == status
 
@@ -68,7 +92,7 @@ def test_a_child_that_dies_after_the_end_causes_no_traceback():
     """PyTorch's handler of SIGCHLD raises for a dead loader worker, also while Python exits."""
     script = """
 import atexit, os, signal, time
-from cotap_mm.command_line.tool import tool
+from cotap_mm.command_line.tool import run_script, tool
 
 def fail(*_):
     raise RuntimeError('DataLoader worker is killed')
@@ -83,7 +107,7 @@ def main():
     atexit.register(lose_a_child)
     signal.signal(signal.SIGCHLD, fail)
 
-main()
+run_script(main)
 """
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
     assert done.returncode == 0 and 'Traceback' not in done.stderr, done.stderr

@@ -50,8 +50,7 @@ def make_runner(folder, iters=10, **options):
     hook = dict(
         type='cotap_mm.AtomicCheckpointHook',
         by_epoch=False,
-        interval=2,
-        **{'max_keep_ckpts': 2, **options},
+        **{'interval': 2, 'max_keep_ckpts': 2, **options},
     )
     return Runner(
         Line(),

@@ -124,9 +124,10 @@ PHASES = {
 
 
 def command(config, output):
-    """Run tools/train.py in a forked process."""
+    """Run tools/train.py in a forked process, with a process group of its own."""
     status = 99
     try:
+        os.setpgid(0, 0)
         handle = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         os.dup2(handle, 1)
         os.dup2(handle, 2)
@@ -154,10 +155,13 @@ def status_of(pid):
     return 'hangs'
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize('phase', PHASES)
-def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
-    options, checkpoints, said = PHASES[phase]
+def signaled(tmp_path, monkeypatch, phase, stop):
+    """Train until a phase waits, and call ``stop(pid)``.
+
+    Returns:
+        tuple: Exit status, names of checkpoints, output.
+    """
+    options = PHASES[phase][0]
     monkeypatch.setattr(Config, 'pretty_text', property(lambda self: repr(self._cfg_dict)))
     if phase.startswith('disk'):
         monkeypatch.setattr(Runner, 'save_checkpoint', full_disk)
@@ -172,15 +176,54 @@ def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
     with os.fdopen(read) as file:
         heard = file.readline()
         time.sleep(0.3)
-        os.kill(pid, signal.SIGTERM)
+        stop(pid)
         status = status_of(pid)
     output = (tmp_path / 'output').read_text()
-    assert heard == 'waiting\n' and status == 75, output[-3000:]
-    found = sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))
+    assert heard == 'waiting\n', output[-3000:]
+    assert 'Traceback' not in output, output[-3000:]
+    return status, sorted(path.name for path in (tmp_path / 'run').glob('*.pth')), output
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('phase', PHASES)
+def test_signal_in_each_phase(tmp_path, monkeypatch, phase):
+    _, checkpoints, said = PHASES[phase]
+    status, found, output = signaled(
+        tmp_path, monkeypatch, phase, lambda pid: os.kill(pid, signal.SIGTERM)
+    )
+    assert status == 75, output[-3000:]
     # A worker prefetches, so the training may be one iteration behind it.
     assert found == checkpoints or checkpoints and 'worker' in phase and found == checkpoints[:1]
-    assert 'Traceback' not in output
     assert re.search(said, output), output[-3000:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    'phase, saved',
+    [
+        ('computing neighbors in a worker', ''),
+        ('first evaluation', ''),
+        ('evaluation', 'iter_3.pth'),
+        ('images out of reach of a worker', 'iter_[23].pth'),
+    ],
+)
+def test_ctrl_c_in_a_phase(tmp_path, monkeypatch, phase, saved):
+    """The terminal sends SIGINT to all processes of the group, also to the loader's workers."""
+    status, found, output = signaled(
+        tmp_path, monkeypatch, phase, lambda pid: os.killpg(pid, signal.SIGINT)
+    )
+    assert status == 130 and 'KeyboardInterrupt' not in output, output[-3000:]
+    sentence = output.splitlines()[-1]
+    if not saved:
+        assert not found and sentence.endswith('start again with the same command')
+        return
+    assert re.fullmatch(
+        rf'interrupted. The last checkpoint is {tmp_path}/run/{saved}, and --resume continues from '
+        rf'it: (cotap|python -m cotap_mm) train {tmp_path}/tiny.json --work-dir {tmp_path}/run '
+        '--resume',
+        sentence,
+    ), output[-3000:]
+    assert re.fullmatch(saved, found[-1])
 
 
 # A valid command line of each tool; {out} does not exist yet.

@@ -25,7 +25,8 @@ from cotap_mm.command_line.arguments import KeyValues, Parser, positive_int
 from cotap_mm.command_line.table import markdown_table
 from cotap_mm.command_line.tool import tool
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
-from cotap_mm.engine.launch.validation import check_config, check_overrides
+from cotap_mm.engine.launch.overrides import check_overrides
+from cotap_mm.engine.launch.validation import check_config
 from cotap_mm.evaluation import EvaluationHook
 
 NAME = 'over_dispersion'

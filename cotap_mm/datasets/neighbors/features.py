@@ -10,7 +10,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
-from mmengine.utils import ProgressBar
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from torchvision.transforms import functional as TF
@@ -23,6 +22,7 @@ from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers, warning_level
 from cotap_mm.distributed.failures import show_progress, silence_limit
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from cotap_mm.progress import Progress
 
 from .encoder import GlobalFeatureEncoder
 from .feature_file import FeatureFile
@@ -37,6 +37,7 @@ def extract_features(
     batch_size: int = 32,
     num_workers: int = 2,
     indices: Optional[range] = None,
+    progress: Optional[Progress] = None,
 ) -> FeatureFile:
     """Compute unit-length features of images and write them to a file.
 
@@ -49,6 +50,7 @@ def extract_features(
         batch_size (int): Images per forward pass. Defaults to 32.
         num_workers (int): Number of data loader workers. Defaults to 2.
         indices (range, optional): Images of the source. Defaults to None, all.
+        progress (Progress, optional): Counts the images, also those of an earlier run.
 
     Returns:
         FeatureFile: Features, shape (N, C), float32; the row of an image that cannot be read is
@@ -60,7 +62,10 @@ def extract_features(
     """
     indices = range(len(source)) if indices is None else indices
     features = feature_file(source, encoder, part, indices)
-    if features.load():
+    is_complete = features.load()
+    if progress is not None and features.done:
+        progress.update(features.done, is_new=False)
+    if is_complete:
         return features
     if features.done:
         print_log(f'{features.done} of {len(indices)} features exist already', logger='current')
@@ -71,12 +76,12 @@ def extract_features(
         ),
         silence_limit(),
     )
-    progress = ProgressBar(len(indices) - features.done)
     saved = features.done
     with surviving_workers(), report_dead_worker(lambda: dataset.being_read):
         for images, readable in loader:
             features.append(_encode(encoder, images, readable))
-            progress.update(len(images))
+            if progress is not None:
+                progress.update(len(images))
             show_progress()
             if features.done - saved >= _SAVE_EVERY or features.is_complete:
                 features.save()

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from mmengine.dist import barrier
 from mmengine.logging import print_log
-from mmengine.utils import ProgressBar
 from torch import Tensor
 
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
@@ -24,6 +23,7 @@ from cotap_mm.distributed.first_rank import on_first_rank
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, import_faiss, nearest
+from cotap_mm.progress import Progress
 
 from .encoder import GlobalFeatureEncoder
 from .feature_file import FeatureFile
@@ -158,8 +158,9 @@ def _extract(
         for number, start in enumerate(range(0, len(source), _PART))
     }
     own = [part for number, part in enumerate(parts) if number % world_size() == rank()]
-    for part in own:
-        extract_features(source, encoder, part, batch_size, num_workers, parts[part])
+    with Progress(sum(len(parts[part]) for part in own), 'features for neighbors') as progress:
+        for part in own:
+            extract_features(source, encoder, part, batch_size, num_workers, parts[part], progress)
     files = [feature_file(source, encoder, part, indices) for part, indices in parts.items()]
     mine = [file for file in files if file.path in own]
     for file in mine:
@@ -212,23 +213,25 @@ def search_neighbors(
         )
         index = build_search(whole[candidates], 'Flat')
     neighbors = torch.empty(len(rows), num_neighbors, dtype=torch.long)
-    progress = ProgressBar(len(rows))
     step = block or BLOCK_SIZE
-    for start in range(rows.start, rows.stop, step):
-        stop = min(start + step, rows.stop)
-        queries = torch.cat(
-            [
-                part[max(start - low, 0) : max(stop - low, 0)]
-                for part, low in zip(parts, bounds.tolist())
+    with Progress(len(rows), 'nearest neighbors') as progress:
+        for start in range(rows.start, rows.stop, step):
+            stop = min(start + step, rows.stop)
+            queries = torch.cat(
+                [
+                    part[max(start - low, 0) : max(stop - low, 0)]
+                    for part, low in zip(parts, bounds.tolist())
+                ]
+            ).to(device)
+            if use_faiss:
+                near = candidates[index(queries, num_neighbors + 1)[1].cpu()]
+            else:
+                near = nearest(queries, parts, num_neighbors + 1, block, is_candidate)[1].cpu()
+            itself = near == torch.arange(start, stop)[:, None]
+            order = itself.int().argsort(dim=1, stable=True)  # moves the row itself to the end
+            neighbors[start - rows.start : stop - rows.start] = near.gather(1, order)[
+                :, :num_neighbors
             ]
-        ).to(device)
-        if use_faiss:
-            near = candidates[index(queries, num_neighbors + 1)[1].cpu()]
-        else:
-            near = nearest(queries, parts, num_neighbors + 1, block, is_candidate)[1].cpu()
-        itself = near == torch.arange(start, stop)[:, None]
-        order = itself.int().argsort(dim=1, stable=True)  # moves the row itself to the end
-        neighbors[start - rows.start : stop - rows.start] = near.gather(1, order)[:, :num_neighbors]
-        progress.update(stop - start)
-        show_progress()
+            progress.update(stop - start)
+            show_progress()
     return neighbors

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from mmengine.logging import print_log
-from mmengine.utils import ProgressBar
 
 from cotap_mm.files.atomic_write import UnusableFile, name_bytes, name_text, printable
 from cotap_mm.files.locks import acquire_lock
+from cotap_mm.progress import Progress
 from cotap_mm.registry import DATASETS
 
 from .decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage, read_image_bytes
@@ -255,7 +255,6 @@ def _copy(source: ImageList, writer: _Writer, threads: int) -> list[str]:
     if writer.done:
         print_log(f'{writer.done} of {len(source)} images are already packed', logger='current')
     failed = []
-    progress = ProgressBar(len(source) - writer.done) if writer.done < len(source) else None
 
     def data_of(index: int) -> bytes:
         try:
@@ -264,12 +263,14 @@ def _copy(source: ImageList, writer: _Writer, threads: int) -> list[str]:
             failed.append(f'{printable(source.names[index])}: {error}')
             return b''
 
-    with ThreadPoolExecutor(threads) as pool:
+    with (
+        ThreadPoolExecutor(threads) as pool,
+        Progress(len(source), 'packed images', writer.done) as progress,
+    ):
         for start in range(writer.done, len(source), _BLOCK):
             indices = range(start, min(start + _BLOCK, len(source)))
             writer.put(list(zip(map(_key, indices), pool.map(data_of, indices))))
-            if progress is not None:
-                progress.update(len(indices))
+            progress.update(len(indices))
     return failed
 
 

@@ -11,7 +11,7 @@ from .compile_hook import CompileHook, compile_parts
 from .loop_preemption_hook import LoopPreemptionHook
 from .monitor_hook import MonitorHook
 from .non_finite_hook import NonFiniteHook
-from .preemption_hook import EXIT_STATUS, PreemptionHook, was_preempted
+from .preemption_hook import EXIT_STATUS, PreemptionHook, stopped_by, was_preempted
 from .schedule_length_hook import ScheduleLengthHook
 from .teacher_hook import TeacherHook
 
@@ -27,5 +27,6 @@ __all__ = [
     'TeacherHook',
     'compile_parts',
     'last_checkpoint',
+    'stopped_by',
     'was_preempted',
 ]

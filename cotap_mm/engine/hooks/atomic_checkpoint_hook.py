@@ -48,6 +48,8 @@ class AtomicCheckpointHook(BestCheckpointHook):
     * Older checkpoints are deleted only after the new one is complete.
     * While steps are skipped because their gradients are not finite, the last checkpoint
       before them is kept, too.
+    * A training by iterations also saves if it has not done so for ``interval_minutes``, so that
+      a slow or short one loses little. The last iteration is always saved (``save_last``).
     * If a checkpoint cannot be written, e.g. because the disk is full, training continues and
       retries; at the end of the training it waits for free space. Best and published
       checkpoints (``save_best``, ``published_keys``) are retried, too, but not waited for.
@@ -59,16 +61,25 @@ class AtomicCheckpointHook(BestCheckpointHook):
     Args:
         *args: Positional arguments of MMEngine's CheckpointHook.
         retry_interval (int): Iterations after which a failed save is retried. Defaults to 100.
+        interval_minutes (float, optional): Minutes after which a training by iterations saves
+            although ``interval`` has not passed, by the clock of rank 0; None for never. The
+            PreemptionHook does it, because it lets all ranks agree. Defaults to 30.
         final_wait (float): Seconds for which the end of a training retries the last save before
             it gives up. Defaults to 3600.
         **options: Keyword arguments of MMEngine's CheckpointHook.
 
     Raises:
-        ValueError: If ``retry_interval`` is less than 1, or an option is unknown.
+        ValueError: If ``retry_interval`` is less than 1, ``interval_minutes`` is not positive, or
+            an option is unknown.
     """
 
     def __init__(
-        self, *args: Any, retry_interval: int = 100, final_wait: float = 3600, **options: Any
+        self,
+        *args: Any,
+        retry_interval: int = 100,
+        interval_minutes: Optional[float] = 30,
+        final_wait: float = 3600,
+        **options: Any,
     ) -> None:
         super().__init__(*args, **options)
         unknown = set(self.args) - set(inspect.signature(Runner.save_checkpoint).parameters)
@@ -78,7 +89,11 @@ class AtomicCheckpointHook(BestCheckpointHook):
             )
         if retry_interval < 1:
             raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
+        if interval_minutes is not None and interval_minutes <= 0:
+            raise ValueError(f'interval_minutes must be positive or None, got {interval_minutes}')
         self.retry_interval = retry_interval
+        self.interval_minutes = interval_minutes
+        self._last_try = 0.0  # seconds of time.monotonic
         self.final_wait = final_wait
         self._next_try = 0  # iteration; 0 if the last save succeeded
         self._missing: tuple[int, dict] = (0, {})
@@ -104,6 +119,7 @@ class AtomicCheckpointHook(BestCheckpointHook):
         if kept and self.max_keep_ckpts > 0:  # otherwise MMEngine would delete the others
             runner.message_hub.update_info('keep_ckpt_ids', kept[-self.max_keep_ckpts :])
         super().before_train(runner)
+        self._last_try = time.monotonic()
         if self._is_local():
             self.keep_ckpt_ids = deque(kept)
         if self._resumed is not None:
@@ -173,6 +189,12 @@ class AtomicCheckpointHook(BestCheckpointHook):
         if self._saved != done:
             self._save_checkpoint_with_step(runner, done, dict(epoch=runner.epoch, iter=done))
 
+    def is_overdue(self) -> bool:
+        """Whether rank 0 finds that the last checkpoint is older than ``interval_minutes``."""
+        if self.interval_minutes is None or self.by_epoch or not is_main_process():
+            return False
+        return time.monotonic() - self._last_try > 60 * self.interval_minutes
+
     def _save_checkpoint(self, runner) -> None:
         if not self.by_epoch and not runner.optim_wrapper.should_update():
             # Partially accumulated gradients cannot be saved.
@@ -181,6 +203,7 @@ class AtomicCheckpointHook(BestCheckpointHook):
         super()._save_checkpoint(runner)
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
+        self._last_try = time.monotonic()
         self._run_state = run_state.gather_run_state(
             runner.model, getattr(runner.train_loop, 'samples_seen', 0)
         )
@@ -305,10 +328,17 @@ class AtomicCheckpointHook(BestCheckpointHook):
 
 
 def last_checkpoint(runner) -> str:
-    """Checkpoint from which a stopped training can resume, as a sentence without its period."""
+    """Checkpoint from which a stopped training can resume, as a sentence without its period.
+
+    It ends with the command to resume if the command line has set ``runner.resume_command``.
+    """
     path = str(runner.message_hub.runtime_info.get('last_ckpt') or '')
     if path and ('://' in path or os.path.exists(path)):
-        return f'The last checkpoint is {path}, and --resume continues from it'
+        command = getattr(runner, 'resume_command', '')
+        return (
+            f'The last checkpoint is {path}, and --resume continues from it'
+            f'{": " if command else ""}{command}'
+        )
     return 'No checkpoint has been saved yet; start again with the same command'
 
 

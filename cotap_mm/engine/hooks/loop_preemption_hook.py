@@ -5,12 +5,11 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import Any, Optional
 
-import torch
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.runner import IterBasedTrainLoop
 
 from cotap_mm import signals
-from cotap_mm.distributed.collectives import all_reduce_max, world_size
+from cotap_mm.distributed.collectives import world_size
 from cotap_mm.registry import HOOKS
 
 from .preemption_hook import PreemptionHook
@@ -75,7 +74,7 @@ class LoopPreemptionHook(PreemptionHook):
             Stopped: In a run that is saved and stops, on all ranks.
         """
         if self.stopped:
-            raise signals.Stopped(self.received or 'a signal on another rank')
+            raise signals.Stopped(self.stopped_by)
         self._is_validating = True
         self._allow(runner)
 
@@ -134,8 +133,9 @@ class LoopPreemptionHook(PreemptionHook):
             self._between.enter_context(signals.interruptible(alone))
 
     def _raise_if_asked(self) -> None:
-        if all_reduce_max(torch.tensor(int(bool(self.received)))):
-            raise signals.Stopped(self.received or 'a signal on another rank')
+        name = self.agreed_signal()
+        if name:
+            raise signals.Stopped(name)
 
 
 def _is_by_iterations(runner) -> bool:

@@ -11,14 +11,16 @@ from mmengine.dist import is_main_process
 from mmengine.runner import FlexibleRunner, Runner
 
 from cotap_mm import signals
-from cotap_mm.command_line.tool import report_user_errors
+from cotap_mm.command_line.tool import is_script, report_user_errors
 from cotap_mm.datasets.loader_watch import report_dead_worker
 from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.engine.hooks.required import complete_hooks
 from cotap_mm.engine.resume.work_folder import note_folder
+from cotap_mm.evaluation.batches import progress_bars
 
 from .config import is_pretraining
 from .dry_run import describe_dry_run, dry_run, placeholder_neighbors
+from .next_steps import describe_next_steps
 from .runner import build_runner, train
 from .stops import explained_stops, short_until_first_step
 from .testing import require_all_weights, test
@@ -33,17 +35,18 @@ def train_command(
 ) -> None:
     """Build a Runner and train, or make a dry run; report errors in one line.
 
-    Signals are handled throughout, see :mod:`cotap_mm.signals`.
+    Signals are handled throughout, see :mod:`cotap_mm.signals`. A command, which is all that its
+    process does, prints at its end what to do with the result.
 
     Args:
-        args (argparse.Namespace): Arguments of :func:`.build_runner`, and ``dry_run``.
+        args (argparse.Namespace): Arguments of :func:`.build_runner`, ``dry_run``, and optionally
+            ``resume_command`` for messages.
         make_config (callable): Makes the config.
         on_built (callable): Called with the Runner before it trains, e.g. to register a hook.
 
     Raises:
         UserError: Where the user has to act.
-        SystemExit: Status 75 after a signal.
-        KeyboardInterrupt: After Ctrl-C, with how to continue.
+        Stopped: After a signal, with status 75, or 130 after Ctrl-C.
     """
 
     def writable_config() -> Config:
@@ -54,16 +57,22 @@ def train_command(
 
     keep_workers(True)
     try:
-        with signals.listening(), explained_stops():
+        with (
+            signals.listening(signals.TRAINING_SIGNALS, to_the_end=is_script()),
+            explained_stops(),
+        ):
             if args.dry_run:
                 _dry_run_command(args, make_config)
             else:
                 runner = build_runner(args, writable_config, claims=True)
+                runner.resume_command = getattr(args, 'resume_command', '')
                 on_built(runner)
-                with short_until_first_step(runner, args.cfg_options):
+                with short_until_first_step(runner, args.cfg_options), progress_bars():
                     train(runner)
-    except KeyboardInterrupt as interrupt:
-        raise KeyboardInterrupt('--resume continues from the last checkpoint') from interrupt
+                is_told = is_script() and is_main_process()
+                text = describe_next_steps(runner, args.config) if is_told else ''
+                if text:
+                    print(text, flush=True)
     finally:
         keep_workers(False)
 

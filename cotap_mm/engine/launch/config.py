@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Optional
 
@@ -15,7 +16,7 @@ from cotap_mm.datasets import image_source
 from cotap_mm.engine.backbones import set_backbones_init
 from cotap_mm.engine.optim.schedules import fit_schedules, training_length
 
-from .validation import check_overrides
+from .overrides import check_overrides, replacing_dicts
 from .values import check_values, explained_options
 
 
@@ -52,7 +53,7 @@ def finish_config(config: Config, args: argparse.Namespace) -> Config:
     if args.cfg_options:
         check_overrides(config, args.cfg_options)
         with explained_options(args.cfg_options):
-            config.merge_from_dict(args.cfg_options)
+            config.merge_from_dict(replacing_dicts(config, args.cfg_options))
     check_values(config)
     adapt_loaders(config)
     fit_schedules(config, length)
@@ -124,7 +125,7 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
 
     Args:
         config (Config): Changed in place.
-        checkpoint (str): File, URL, or ``'none'``.
+        checkpoint (str): File, URL, ``timm:NAME``, a short name, or ``'none'``.
         trust (bool): Whether the file may run code when it is unpickled. Defaults to False.
 
     Raises:
@@ -142,6 +143,53 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
             f'--init: the model {config.model.get("type")} has no backbone to load a '
             'checkpoint into; set init_cfg in its config'
         )
+
+
+def set_log_backends(config: Config, names: Optional[Sequence[str]] = None) -> None:
+    """Choose where metrics are logged, besides ``scalars.json`` in the work folder.
+
+    Args:
+        config (Config): With ``work_dir`` set; ``visualizer.vis_backends`` is changed in place.
+        names (sequence, optional): Any of ``'tensorboard'``, ``'wandb'`` and ``'mlflow'``, or only
+            ``'none'``; they replace such backends in the config. Defaults to None: TensorBoard if
+            it is installed and the config has no backend of its own.
+
+    Raises:
+        ValueError: If a package is not installed, or ``'none'`` is combined with another name.
+    """
+    run = Path(config.work_dir).name
+    logged = ('train_cfg', 'optim_wrapper', 'randomness', 'work_dir')
+    backends: dict[str, dict] = dict(
+        tensorboard=dict(type='TensorboardVisBackend'),
+        wandb=dict(type='WandbVisBackend', init_kwargs=dict(project='cotap', name=run)),
+        mlflow=dict(
+            type='MLflowVisBackend',
+            exp_name='cotap',
+            run_name=run,
+            # MMEngine would not look at the variable.
+            tracking_uri=os.environ.get('MLFLOW_TRACKING_URI'),
+            tracked_config_keys=[key for key in logged if key in config],
+        ),
+    )
+    if not config.get('visualizer'):
+        config.visualizer = dict(type='mmengine.Visualizer')
+    own = list(config.visualizer.get('vis_backends') or [dict(type='LocalVisBackend')])
+    if names is None:
+        is_default = [backend.get('type') for backend in own] == ['LocalVisBackend']
+        names = ['tensorboard'] if is_default and find_spec('tensorboard') else ()
+        kept = own
+    else:
+        ours = [backend['type'] for backend in backends.values()]
+        kept = [backend for backend in own if str(backend.get('type')).split('.')[-1] not in ours]
+    if 'none' in names and len(set(names)) > 1:
+        raise ValueError(f'--log none excludes all others, got --log {" ".join(names)}')
+    chosen = [name for name in dict.fromkeys(names) if name != 'none']
+    for name in chosen:
+        if find_spec(name) is None:
+            raise ValueError(
+                f'--log {name} needs a package that is not installed: pip install {name}'
+            )
+    config.visualizer.vis_backends = [*kept, *(backends[name] for name in chosen)]
 
 
 def set_seed(config: Config, seed: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 import time
 from typing import Callable
 
@@ -22,11 +21,10 @@ from cotap_mm.distributed.failures import current_watch, report_unresponsive_ran
 from cotap_mm.distributed.process_group import start_processes
 from cotap_mm.distributed.timeouts import limit_of, timeout_of
 from cotap_mm.engine.hooks import (
-    EXIT_STATUS,
     LoopPreemptionHook,
     PreemptionHook,
     last_checkpoint,
-    was_preempted,
+    stopped_by,
 )
 from cotap_mm.engine.resume.work_folder import (
     abandon_folder,
@@ -38,7 +36,7 @@ from cotap_mm.errors import UserError
 from .preflight import prepare
 from .stops import explained_stops, is_before_first_step
 from .values import explained_options
-from .writers import guard_writers
+from .writers import explained_services, guard_writers
 
 
 def build_runner(
@@ -98,10 +96,11 @@ def runner_of(config: Config) -> Runner | FlexibleRunner:
             logger='current',
         )
         config.strategy = None
-    if config.get('runner_type'):  # a runner of another library, built as mim does
-        runner = RUNNERS.build(config)
-    else:
-        runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
+    with explained_services():
+        if config.get('runner_type'):  # a runner of another library, built as mim does
+            runner = RUNNERS.build(config)
+        else:
+            runner = (FlexibleRunner if config.get('strategy') else Runner).from_cfg(config)
     guard_writers(runner.logger, runner.visualizer)
     build_loader = runner.build_dataloader  # loops call it when they are built
     runner.build_dataloader = lambda *args, **kwargs: watch_loader(
@@ -111,7 +110,7 @@ def runner_of(config: Config) -> Runner | FlexibleRunner:
 
 
 def train(runner: Runner | FlexibleRunner) -> None:
-    """Train; exit with ``EXIT_STATUS`` if a signal has stopped the training.
+    """Train; raise :class:`.Stopped` if a signal has stopped the training.
 
     Args:
         runner (Runner): Ready to train.
@@ -120,8 +119,9 @@ def train(runner: Runner | FlexibleRunner) -> None:
         UserError: If the training has to stop for a reason that the user can act on: bad
             images, a diverged loss, a full memory or disk, a loader process that died, a rank
             that does not respond.
-        SystemExit: After a signal, with status 75, on rank 0. The other ranks have exited
-            before, since a launcher kills the remaining ranks when one exits with an error.
+        Stopped: After a signal, on rank 0, with status 75, or 130 after Ctrl-C. The other ranks
+            have exited before, since a launcher kills the remaining ranks when one exits with an
+            error.
     """
     signals.set_advice(lambda: last_checkpoint(runner))
     try:
@@ -140,13 +140,14 @@ def train(runner: Runner | FlexibleRunner) -> None:
             if isinstance(hook, PreemptionHook):
                 hook.close()
         release_folder()
-    if was_preempted(runner) and is_main_process():
+    signal_name = stopped_by(runner)
+    if signal_name and is_main_process():
         watch = current_watch()
         if watch is not None:
             watch.wait_to_be_last()
         elif world_size() > 1:
             time.sleep(5)
-        sys.exit(EXIT_STATUS)
+        raise signals.Stopped(signal_name, last_checkpoint(runner))
 
 
 def _train(runner: Runner | FlexibleRunner) -> None:

@@ -17,7 +17,6 @@ from typing import (
 
 from mmengine.config import Config
 from mmengine.registry import LOG_PROCESSORS, VISBACKENDS, VISUALIZERS, Registry
-from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
 from cotap_mm import registry as ours
@@ -88,40 +87,6 @@ def check_config(config: Config) -> None:
         raise ValueError('invalid config:\n  ' + '\n  '.join(errors))
 
 
-def check_overrides(config: Config, options: dict[str, Any]) -> None:
-    """Check that command-line options refer to parts that the config has.
-
-    Args:
-        config (Config): The config before the options are merged.
-        options (dict): Dotted key -> value.
-
-    Raises:
-        ValueError: Names the first wrong option, and a similar key.
-    """
-    known = set(config) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
-    for key, value in options.items():
-        first = key.split('.')[0]
-        if first not in known:
-            raise ValueError(
-                f'--cfg-options {key}: the config has no {first!r}{_suggestion(first, known)}'
-            )
-        index = key.split('.')[1:2]
-        count = len(config.get('custom_hooks') or [])
-        if first == 'custom_hooks' and index and not (index[0].isdigit() and int(index[0]) < count):
-            raise ValueError(
-                f'--cfg-options {key}: the config has {count} custom_hooks; the hooks '
-                'of every run are in default_hooks, e.g. default_hooks.teacher.start=0.99'
-            )
-        part: Any = config
-        for word in key.split('.'):
-            part = part.get(word) if isinstance(part, (dict, Config)) else None
-        if isinstance(part, dict) and value is not None and not isinstance(value, dict):
-            raise ValueError(
-                f'--cfg-options {key}: this is a dict, so set one of its keys, e.g. '
-                f'{key}.{next(iter(part), "type")}, got {value!r}'
-            )
-
-
 def _out_of_range(part: str, options: dict) -> list[str]:
     """Errors of numbers below their smallest value."""
     errors = []
@@ -162,8 +127,7 @@ def _class_of(key: str, options: dict) -> Optional[type]:
     cls = registry.get(name[-1])  # or MMEngine's
     if cls is None:
         raise ValueError(
-            f'{key}.type: unknown class {options["type"]!r}'
-            f'{_suggestion(name[-1], _names(registry))}'
+            f'{key}.type: unknown class {options["type"]!r}{suggestion(name[-1], _names(registry))}'
         )
     # For classes of OpenMMLab and PyTorch only the names of their options are checked.
     return cls if inspect.isclass(cls) else None
@@ -202,7 +166,7 @@ def _errors(part: str, options: dict, kind: type) -> list[str]:
     for key, value in options.items():
         if key not in known and not is_open:
             errors.append(
-                f'{part}.{key}: {kind.__name__} has no such option{_suggestion(key, known)}'
+                f'{part}.{key}: {kind.__name__} has no such option{suggestion(key, known)}'
             )
         elif key in hints and not isinstance(value, dict) and not _fits(value, hints[key]):
             errors.append(f'{part}.{key}: expected {_name(hints[key])}, got {value!r}')
@@ -252,7 +216,7 @@ def _name(wanted: Any) -> str:
     return 'None' if wanted is type(None) else getattr(wanted, '__name__', str(wanted))
 
 
-def _suggestion(key: str, known: Collection[str]) -> str:
+def suggestion(key: str, known: Collection[str]) -> str:
     """The most similar known key, or all of them, as the end of a message."""
     lower = {name.lower(): name for name in sorted(known)}
     near = difflib.get_close_matches(key.lower(), lower, 1)

@@ -11,6 +11,7 @@ import logging
 import os
 import tempfile
 import threading
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,8 +20,15 @@ from typing import Any, Callable
 
 from mmengine.fileio import dump
 from mmengine.logging import MMLogger, print_log
-from mmengine.visualization import LocalVisBackend, TensorboardVisBackend, Visualizer
+from mmengine.visualization import (
+    LocalVisBackend,
+    MLflowVisBackend,
+    TensorboardVisBackend,
+    Visualizer,
+    WandbVisBackend,
+)
 
+from cotap_mm.error_text import sentence_of
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_append
 
@@ -149,6 +157,33 @@ def _guard_backend(backend: Any, outage: Outage) -> None:
     for name in _METHODS:
         setattr(backend, name, partial(_call, backend, outage, getattr(backend, name)))
     backend.close = partial(_close, outage, backend.close)
+
+
+@contextmanager
+def explained_services() -> Iterator[None]:
+    """Report in one sentence that a service for logs cannot be used, e.g. without a login.
+
+    Raises:
+        UserError: Instead of an error that was raised while wandb or MLflow was starting.
+    """
+    try:
+        yield
+    except Exception as error:
+        starting = [
+            frame.f_locals.get('self')
+            for frame, _ in traceback.walk_tb(error.__traceback__)
+            if frame.f_code.co_name == '_init_env'
+        ]
+        if any(isinstance(backend, WandbVisBackend) for backend in starting):
+            name, advice = 'wandb', 'log in (wandb login), set WANDB_MODE=offline'
+        elif any(isinstance(backend, MLflowVisBackend) for backend in starting):
+            name, advice = 'mlflow', 'check MLFLOW_TRACKING_URI'
+        else:
+            raise
+        raise UserError(
+            f'--log {name} cannot start ({type(error).__name__}: {sentence_of(error)}); {advice}, '
+            'or use --log tensorboard'
+        ) from error
 
 
 def _call(backend: Any, outage: Outage, method: Callable, *args: Any, **options: Any) -> None:

@@ -13,7 +13,7 @@ import torch
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from cotap_mm.engine import AtomicCheckpointHook
+from cotap_mm.engine import AtomicCheckpointHook, PreemptionHook
 from cotap_mm.engine.resume.checkpoints import checkpoint_error
 from cotap_mm.files.atomic_write import UNFINISHED
 from cotap_mm.files.temporary import partial_path
@@ -171,3 +171,46 @@ def test_temporary_files_of_this_run_are_removed_at_its_end(tmp_path, monkeypatc
     runner.register_hook(Leave())
     runner.train()
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(UNFINISHED)]
+
+
+class ClockHook(Hook):
+    """Each iteration takes ten minutes."""
+
+    minutes = 0
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        type(self).minutes += 10
+
+
+@pytest.mark.parametrize(
+    'options, expected',
+    [
+        ({}, [4, 8, 12, 14]),  # 30 minutes by default
+        (dict(interval=5), [4, 5, 9, 10, 14]),
+        (dict(interval_minutes=55), [6, 12, 14]),
+        (dict(interval_minutes=None), [14]),
+        (dict(interval_minutes=None, save_last=False), []),
+    ],
+)
+def test_time_also_triggers_a_save(tmp_path, monkeypatch, options, expected):
+    monkeypatch.setattr(ClockHook, 'minutes', 0)
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.atomic_checkpoint_hook.time',
+        SimpleNamespace(monotonic=lambda: 60.0 * ClockHook.minutes),
+    )
+    options = dict(dict(interval=100, max_keep_ckpts=-1), **options)
+    runner = make_runner(tmp_path, iters=14, **options)
+    runner.register_hook(PreemptionHook())
+    runner.register_hook(ClockHook())
+    runner.train()
+    steps = [int(path.stem.split('_')[1]) for path in tmp_path.glob('iter_*.pth')]
+    assert sorted(steps) == expected
+    if expected == [4, 8, 12, 14]:
+        assert json.loads((tmp_path / 'iter_4.pth.json').read_text())
+        assert torch.load(tmp_path / 'iter_4.pth', weights_only=False)['meta']['iter'] == 4
+
+
+@pytest.mark.parametrize('minutes', [0, -1])
+def test_interval_in_minutes_must_be_positive(minutes):
+    with pytest.raises(ValueError, match='interval_minutes must be positive or None, got'):
+        AtomicCheckpointHook(1, interval_minutes=minutes)

@@ -13,6 +13,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from cotap_mm import signals
 from cotap_mm.command_line.tool import tool
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.engine.hooks import AtomicCheckpointHook, LoopPreemptionHook
@@ -38,19 +39,20 @@ class SignalHook(Hook):
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, at):
-        self.at = at
+    def __init__(self, at, name):
+        self.at, self.name = at, name
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
         if rank() == 1 and runner.iter + 1 == self.at:
-            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), getattr(signal, self.name))
 
 
 class Training:
     """Training with three epochs of three steps."""
 
-    def __init__(self, folder, by_epoch, at):
-        self.folder, self.by_epoch, self.at = folder, by_epoch, at
+    def __init__(self, folder, by_epoch=False, at=None, name='', **saving):
+        self.folder, self.by_epoch, self.at, self.name = folder, by_epoch, at, name
+        self.saving = saving
 
     @tool
     def __call__(self, number):
@@ -62,10 +64,12 @@ class Training:
             train_cfg=dict(by_epoch=self.by_epoch, **length),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1)),
             default_hooks=dict(
-                checkpoint=AtomicCheckpointHook(1 if self.by_epoch else 100, self.by_epoch),
-                preemption=LoopPreemptionHook(),
+                checkpoint=AtomicCheckpointHook(
+                    1 if self.by_epoch else 100, self.by_epoch, **self.saving
+                ),
+                preemption=LoopPreemptionHook(signals.TRAINING_SIGNALS),
             ),
-            custom_hooks=[SignalHook(self.at)],
+            custom_hooks=[SignalHook(self.at, self.name)],
             experiment_name=f'rank{number}',
         )
         launch.train(runner)
@@ -73,18 +77,32 @@ class Training:
 
 
 @pytest.mark.parametrize(
-    'by_epoch, at, saved',
-    [(False, 4, 'iter_4.pth'), (True, 5, 'epoch_1.pth'), (True, 6, 'epoch_2.pth')],
+    'by_epoch, at, saved, name',
+    [
+        (False, 4, 'iter_4.pth', 'SIGTERM'),
+        (False, 4, 'iter_4.pth', 'SIGINT'),
+        (True, 5, 'epoch_1.pth', 'SIGTERM'),
+        (True, 5, 'epoch_1.pth', 'SIGINT'),
+        (True, 6, 'epoch_2.pth', 'SIGTERM'),
+    ],
 )
-def test_both_ranks_stop_and_rank_0_reports(tmp_path, monkeypatch, by_epoch, at, saved):
+def test_both_ranks_stop_and_rank_0_reports(tmp_path, monkeypatch, by_epoch, at, saved, name):
     monkeypatch.setattr('cotap_mm.distributed.watch._WAIT_FOR_EXIT', 3.0)  # no atexit
-    with Ranks(Training(tmp_path, by_epoch, at), tmp_path) as ranks:
+    with Ranks(Training(tmp_path, by_epoch, at, name), tmp_path) as ranks:
         codes = [ranks.exit_code(number) for number in (0, 1)]
     logs = [ranks.log(number) for number in (0, 1)]
-    assert codes == [75, 0], logs
+    assert codes == [130 if name == 'SIGINT' else 75, 0], logs
+    sentence = f'The last checkpoint is {tmp_path / "run" / saved}, and --resume'
+    if name == 'SIGINT':
+        assert f'interrupted. {sentence}' in logs[0] and 'Traceback' not in ''.join(logs), logs
     assert sorted(path.name for path in (tmp_path / 'run').glob('*.pth'))[-1] == saved
-    if by_epoch:
-        assert all(
-            f'The last checkpoint is {tmp_path / "run" / saved}, and --resume' in log
-            for log in logs
-        )
+    if by_epoch and name == 'SIGTERM':
+        assert all(sentence in log for log in logs)
+
+
+def test_both_ranks_save_by_the_clock_of_rank_0(tmp_path):
+    with Ranks(Training(tmp_path, interval_minutes=1e-9), tmp_path) as ranks:
+        codes = [ranks.exit_code(number) for number in (0, 1)]
+    assert codes == [0, 0], [ranks.log(number) for number in (0, 1)]
+    names = {path.name for path in (tmp_path / 'run').glob('*.pth')}
+    assert names == {f'iter_{step}.pth' for step in range(1, 10)}

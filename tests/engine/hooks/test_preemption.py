@@ -58,12 +58,15 @@ def test_one_rank_is_enough(tmp_path, monkeypatch):
 
 def test_exit_status(monkeypatch):
     hook = PreemptionHook()
-    runner = SimpleNamespace(hooks=[hook], train=lambda: None)
+    hub = SimpleNamespace(runtime_info={})
+    runner = SimpleNamespace(hooks=[hook], train=lambda: None, message_hub=hub)
     launch.train(runner)
-    hook.stopped = True
-    with pytest.raises(SystemExit) as ended:
-        launch.train(runner)
-    assert ended.value.code == EXIT_STATUS == 75
+    for name, status in (('SIGTERM', EXIT_STATUS), ('SIGINT on another rank', 130)):
+        hook.stopped_by = name
+        with pytest.raises(SystemExit, match='No checkpoint has been saved yet') as ended:
+            launch.train(runner)
+        assert ended.value.code == status
+    assert EXIT_STATUS == 75
 
 
 @pytest.mark.parametrize(

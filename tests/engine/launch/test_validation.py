@@ -11,9 +11,11 @@ from mmengine.config import Config
 from mmengine.registry import Registry
 
 from cotap_mm import registry as registries
+from cotap_mm.command_line.arguments import KeyValues, Parser
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.hooks import AtomicCheckpointHook
-from cotap_mm.engine.launch.validation import check_config, check_overrides
+from cotap_mm.engine.launch.overrides import check_overrides, replacing_dicts
+from cotap_mm.engine.launch.validation import check_config
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -112,6 +114,67 @@ def test_options_of_unknown_parts():
         check_overrides(config, {'modle.x': 1})
     with pytest.raises(ValueError, match='custom_hooks.1.start: the config has 0 .* default_hooks'):
         check_overrides(config, {'custom_hooks.1.start': 1})
+
+
+def merged(*options):
+    """Options as typed, merged into a config."""
+    parser = Parser()
+    parser.add_argument('--cfg-options', nargs='+', action=KeyValues)
+    config = config_with(**{'model.init_cfg': None})
+    values = parser.parse_args(['--cfg-options', *options]).cfg_options
+    check_overrides(config, values)
+    config.merge_from_dict(replacing_dicts(config, values))
+    return config.model
+
+
+def test_a_dict_replaces_another_value():
+    assert isinstance(config_with().model.backbone.arch, str)
+    arch = dict(embed_dims=16, num_layers=2)
+    assert merged('model.backbone.arch=dict(embed_dims=16, num_layers=2)').backbone.arch == arch
+    assert merged("model.backbone.arch={'embed_dims': 16, 'num_layers': 2}").backbone.arch == arch
+    init = dict(type='PretrainedViT', checkpoint='a,b.pth')
+    assert (
+        merged("model.init_cfg=dict(type='PretrainedViT', checkpoint='a,b.pth')").init_cfg == init
+    )
+    new = merged('model.new=dict(a=dict(b=[1, (2.5, -3)]))', 'model.other=1,2')
+    assert new.new == dict(a=dict(b=[1, (2.5, -3)])) and new.other == [1, 2]
+
+
+def test_a_dict_is_merged_into_a_dict():
+    both = merged('model.pairs=dict(topk=2)').pairs
+    assert both.topk == 2 and both.num_negatives == 5
+
+
+@pytest.mark.parametrize(
+    'option, message',
+    [
+        (
+            'model.backbone.arch.embed_dims=192',
+            "model.backbone.arch is 'deit-small', which has no keys; replace it as a whole: "
+            r'model.backbone.arch="dict\(embed_dims=..., ...\)"',
+        ),
+        ('model.init_cfg.checkpoint=x.pth', 'model.init_cfg is None, which has no keys'),
+        ('model.pairs=3', 'this is a dict, so set one of its keys'),
+    ],
+)
+def test_options_below_a_value(option, message):
+    with pytest.raises(ValueError, match=message):
+        merged(option)
+
+
+def test_a_dict_over_a_value_of_the_base_config(tmp_path):
+    own = tmp_path / 'own.py'
+    for arch, message in (
+        ('embed_dims=16', r'arch is a dict here, .* \(str\); .* write arch=dict\(_delete_=True'),
+        ('_delete_=True, embed_dims=16', None),
+    ):
+        base = ROOT / 'configs' / 'cotap' / 'vits_folder.py'
+        own.write_text(f'_base_ = {str(base)!r}\nmodel = dict(backbone=dict(arch=dict({arch})))\n')
+        if message:
+            with pytest.raises(ValueError, match=message):
+                load_config(str(own))
+        else:
+            assert load_config(str(own)).model.backbone.arch == dict(embed_dims=16)
 
 
 def test_checkpoint_hook():

@@ -60,6 +60,19 @@ def test_one_process(tmp_path):
 
 
 @pytest.mark.slow
+def test_saves_by_time_change_nothing(tmp_path):
+    """One run saves only at its end, the other one after every step."""
+    resume_work.train(tmp_path / 'whole', 6, checkpoint_interval=100)
+    folder, options = tmp_path / 'killed', dict(checkpoint_interval=100)
+    options['default_hooks.checkpoint.interval_minutes'] = 1e-9
+    assert resume_work.train(folder, 6, kill_at=3, **options) is None
+    names = sorted(path.name for path in folder.glob('*.pth'))
+    assert names == ['iter_1.pth', 'iter_2.pth', 'iter_3.pth']
+    resume_work.train(folder, 6, resume=True, **options)
+    assert_same(saved(folder, 6), saved(tmp_path / 'whole', 6))
+
+
+@pytest.mark.slow
 def test_half_precision_and_accumulated_gradients(tmp_path):
     """A checkpoint is due in iteration 3, within an accumulation, and waits for the next one."""
     options = dict(optim_wrapper=dict(dtype='bfloat16', accumulative_counts=2))

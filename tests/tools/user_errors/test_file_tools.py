@@ -26,7 +26,7 @@ MISTAKES = {
         ('iter_1.pth o.pth --overwite', 2, 'did you mean --overwrite'),
         ("iter_1.pth ''", 2, 'is empty'),
         ('hf:repo o.pth', 1, "hub is hf:USER/REPO, .* got 'hf:repo'"),
-        ('user/repo o.pth', 1, 'is not a file; .* hf:user/repo'),
+        ('user/repo o.pth', 1, 'is not a file .did you mean hf:user/repo'),
     ],
     'publish': [
         ('', 2, 'required: checkpoint, out, --license'),
