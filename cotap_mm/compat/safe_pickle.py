@@ -20,6 +20,9 @@ import torch
 
 from .workarounds import HISTORY_STATISTICS, safe_globals, version_numbers
 
+#: Beginnings of our messages, which those of :mod:`pickle` for a damaged file do not have.
+_REFUSALS = ('Unsupported', 'refused')
+
 
 def load_safely(path: str | os.PathLike, **options: Any) -> Any:
     """Read a file of tensors and plain data on the CPU; no code of the file can run.
@@ -37,7 +40,13 @@ def load_safely(path: str | os.PathLike, **options: Any) -> Any:
     """
     options['map_location'] = 'cpu'
     if version_numbers(torch.__version__) < (2, 6):
-        return torch.load(path, pickle_module=sys.modules[__name__], weights_only=False, **options)
+        module = sys.modules[__name__]
+        try:
+            return torch.load(os.fspath(path), pickle_module=module, weights_only=False, **options)
+        except pickle.UnpicklingError as error:
+            if str(error).startswith(_REFUSALS):
+                raise
+            raise ValueError(f'the file is damaged: {error}') from error
     # DINO, iBOT and MAE store their command line.
     with torch.serialization.safe_globals([argparse.Namespace]):
         return torch.load(path, weights_only=True, **options)

@@ -16,6 +16,7 @@ import pytest
 import torch
 
 import cotap_mm
+from cotap_mm.compat.workarounds import version_numbers
 from cotap_mm.export import convert
 from cotap_mm.export.publish import publish
 from cotap_mm.models import DINOViT
@@ -306,6 +307,8 @@ def test_publishing_rejects_them_too(tmp_path):
     ],
 )
 def test_unusual_but_valid(tmp_path, kind):
+    if kind == 'float8' and version_numbers(torch.__version__) < (2, 2):
+        pytest.skip('torch 2.1 cannot save float8')
     params, options = timm_names(), {}
     if kind == 'shared storage':  # views of one tensor, as after flattening by an optimizer
         flat = torch.cat([value.flatten() for value in params.values()])

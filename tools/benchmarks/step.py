@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import copy
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Callable
 
 import torch
 from mmengine.optim import build_optim_wrapper
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -109,10 +108,21 @@ def peak(args: argparse.Namespace, kind: str) -> Callable[[], Any]:
     return twice
 
 
+def plain_attention() -> AbstractContextManager:
+    """Context in which attention is computed with matrix products, which are counted."""
+    try:
+        from torch.nn.attention import SDPBackend, sdpa_kernel
+    except ImportError:  # torch < 2.3
+        return torch.backends.cuda.sdp_kernel(
+            enable_flash=False, enable_math=True, enable_mem_efficient=False
+        )
+    return sdpa_kernel(SDPBackend.MATH)
+
+
 def count_flops(work: Step, device: str) -> int:
     """Operations of one step in matrix products and convolutions, a multiply-add being two."""
     # The counter does not know fused attention everywhere; the plain one does the same products.
-    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+    with plain_attention(), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 

@@ -5,10 +5,7 @@ from __future__ import annotations
 import difflib
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-
-from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from torch import nn
 
 #: Prefix of the names, as in ``timm:vit_small_patch16_224.dino``.
 TIMM = 'timm:'
@@ -63,9 +60,6 @@ def create_timm(name: str, pretrained: bool = True, **options: Any) -> nn.Module
 def read_timm(name: str) -> dict[str, Any]:
     """Read the weights of a plain ViT of timm, like a file.
 
-    Weights for images with other channel statistics than ImageNet's are converted exactly, by
-    scaling the patch embedding.
-
     Args:
         name (str): Without the prefix.
 
@@ -79,13 +73,14 @@ def read_timm(name: str) -> dict[str, Any]:
     model = create_timm(name)
     _check_plain(name, model)
     config: dict = getattr(model, 'pretrained_cfg', None) or {}
-    tensors = _for_imagenet_statistics(
-        model.state_dict(), config.get('mean') or IMAGENET_MEAN, config.get('std') or IMAGENET_STD
-    )
     stated = dict(
         arch=dict(num_heads=model.blocks[0].attn.num_heads), img_size=model.patch_embed.img_size
     )
-    return dict(state_dict=tensors, meta=dict(architecture=stated))
+    normalization = {name: config.get(name) for name in ('mean', 'std')}
+    return dict(
+        state_dict=model.state_dict(),
+        meta=dict(architecture=stated, normalization=normalization),
+    )
 
 
 def _similar(name: str, known: list[str]) -> list[str]:
@@ -115,32 +110,3 @@ def _check_plain(name: str, model: nn.Module) -> None:
             f'{TIMM}{name} is not a plain ViT: {problem}; choose another one, e.g. '
             f'{TIMM}vit_small_patch16_224.dino'
         )
-
-
-def _for_imagenet_statistics(
-    tensors: dict[str, Tensor], mean: tuple[float, ...], std: tuple[float, ...]
-) -> dict[str, Tensor]:
-    """Scale the patch embedding so that it takes images normalized by ImageNet's statistics.
-
-    Args:
-        tensors (dict[str, Tensor]): State dict of timm.
-        mean (tuple[float, ...]): Channel means that the weights were trained with, in [0, 1].
-        std (tuple[float, ...]): Channel standard deviations.
-    """
-    if (tuple(mean), tuple(std)) == (tuple(IMAGENET_MEAN), tuple(IMAGENET_STD)):
-        return tensors
-    weight = tensors['patch_embed.proj.weight'].double()  # (d, 3, p, p)
-    bias = tensors.get('patch_embed.proj.bias', weight.new_zeros(len(weight)))
-    ours_mean, ours_std, mean, std = (
-        torch.tensor(list(values), dtype=torch.double)
-        for values in (IMAGENET_MEAN, IMAGENET_STD, mean, std)
-    )
-    scale, shift = ours_std / std, (ours_mean - mean) / std
-    kind = tensors['patch_embed.proj.weight'].dtype
-    return {
-        **tensors,
-        'patch_embed.proj.weight': (weight * scale[:, None, None]).to(kind),
-        'patch_embed.proj.bias': (bias.double() + torch.einsum('dcpq,c->d', weight, shift)).to(
-            kind
-        ),
-    }

@@ -147,4 +147,6 @@ MISTAKES = {
 
 @pytest.mark.parametrize('tool, arguments, status, text', rows(MISTAKES))
 def test_user_error_is_one_sentence(tools, place, capsys, tool, arguments, status, text):
+    if tool == 'viewer' and status == 1:  # found after Gradio has been imported
+        pytest.importorskip('gradio')
     check_user_error(tools(tool).main, place, capsys, arguments, status, text)

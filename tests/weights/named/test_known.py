@@ -66,6 +66,7 @@ def test_misspelled_names(tmp_path, monkeypatch, typed, meant):
         detect_checkpoint(typed)
     assert str(error.value).startswith(f'checkpoint {typed} is not a file')
     assert (f'did you mean {meant}?' in str(error.value)) == bool(meant)
-    assert '; give the path of a checkpoint, a URL, a folder of Hugging Face, timm:NAME, or' in str(
-        error.value
+    assert (
+        '; give the path of a checkpoint, a URL, a folder of Hugging Face, hf:USER/REPO, timm'
+        in str(error.value)
     )
