@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 from typing import Any, Union
 
-from PIL import Image
-
-from cotap_mm.visualization.figures.canvas import Pixels, check_pixels
+from cotap_mm.visualization.figures.canvas import Pixels
+from cotap_mm.visualization.figures.export import encode_png
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -48,13 +46,6 @@ tr.strong td {{ font-weight: 700; }}
 </body>
 </html>
 """
-
-
-def encode_png(image: Pixels) -> bytes:
-    """Encode uint8 pixels (H, W, 3) as a PNG file."""
-    stream = io.BytesIO()
-    Image.fromarray(check_pixels(image)).save(stream, 'PNG', optimize=True)
-    return stream.getvalue()
 
 
 class Report:
