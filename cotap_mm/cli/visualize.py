@@ -19,6 +19,8 @@ crops (what pre-training sees). The default is all kinds that are possible.
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_folder, positive_int
@@ -120,7 +122,10 @@ def build_parser() -> Parser:
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     """Parse a command line; by default that of this process."""
-    return build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
+    args.command = shlex.join(['cotap', 'visualize', *words])
+    return args
 
 
 @tool

@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> None:
             checkpoints,
             args.kinds,
             make_crop=lambda: build_crop(args.config),
+            command=getattr(args, 'command', ''),
         )
         page = report.save(args.out)
     print(f'report: {page}')

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import io
+from typing import Optional
 
 import matplotlib
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 
-from .canvas import Pixels, check_pixels, render
+from .canvas import FAINT, INK, SERIES, Pixels, check_pixels, render
 
 FORMATS = ('png', 'svg')
 
 
-def encode_png(image: Pixels, command: str = '') -> bytes:
+def encode_png(image: Pixels, command: str = '', num_colors: Optional[int] = None) -> bytes:
     """Encode uint8 pixels (H, W, 3) as a PNG file.
 
     Args:
         image (np.ndarray): uint8, shape (H, W, 3).
         command (str): Command that makes the picture, stored as the text ``Command``.
             Defaults to '' (nothing is stored).
+        num_colors (int, optional): Reduce the picture to so many colors, at most 240, with
+            dithering: half the size for one with photographs. Defaults to None (all colors).
 
     Returns:
         bytes: The file.
@@ -28,7 +31,10 @@ def encode_png(image: Pixels, command: str = '') -> bytes:
     stream, info = io.BytesIO(), PngInfo()
     if command:
         info.add_itxt('Command', command)
-    Image.fromarray(check_pixels(image)).save(stream, 'PNG', optimize=True, pnginfo=info)
+    picture = Image.fromarray(check_pixels(image))
+    if num_colors is not None:
+        picture = _reduce_colors(picture, num_colors)
+    picture.save(stream, 'PNG', optimize=True, pnginfo=info)
     return stream.getvalue()
 
 
@@ -56,3 +62,13 @@ def encode_figure(figure: Figure, kind: str, command: str = '') -> bytes:
         metadata = {'Date': None, 'Creator': 'cotap_mm', 'Description': command or None}
         figure.savefig(stream, format='svg', metadata=metadata)
     return stream.getvalue()
+
+
+def _reduce_colors(picture: Image.Image, count: int) -> Image.Image:
+    """Convert to a palette of ``count`` colors besides those of texts, lines and background."""
+    adaptive = picture.quantize(count, method=Image.Quantize.MEDIANCUT).getpalette() or []
+    names = ('#ffffff', '#000000', INK, FAINT, *SERIES)
+    fixed = [value for name in names for value in ImageColor.getrgb(name)]
+    palette = Image.new('P', (1, 1))
+    palette.putpalette([*fixed, *adaptive[: 3 * count]])
+    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)

@@ -199,4 +199,4 @@ def _add_picture(
 def _frame(axes: Axes, box: tuple[float, float, float, float], thickness: float = 1.2) -> None:
     """Frame a patch in white on black, visible on any background."""
     for color, line in (('black', thickness + 1.6), ('white', thickness)):
-        axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, ec=color, lw=line))
+        axes.add_patch(Rectangle(box[:2], *box[2:], fill=False, ec=color, lw=line, clip_on=False))

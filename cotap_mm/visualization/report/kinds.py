@@ -147,6 +147,7 @@ def make_report(
     checkpoints: dict[str, str],
     kinds: Optional[Sequence[str]] = None,
     make_crop: MakeCrop = MultiCrop,
+    command: str = '',
 ) -> Report:
     """Draw all requested kinds of pictures, or all that are possible, and print progress.
 
@@ -156,6 +157,7 @@ def make_report(
         kinds (sequence, optional): Keys of ``KINDS``. Defaults to None (all that are possible).
         make_crop (callable): Builds the crop transform. Defaults to :class:`MultiCrop` with
             its defaults.
+        command (str): Command line that makes the report. Defaults to ''.
 
     Returns:
         Report: Not saved yet.
@@ -172,7 +174,7 @@ def make_report(
         + '.'
     )
     print(intro)
-    report = Report('Patch features', intro)
+    report = Report('Patch features', intro, command)
     _add_checkpoints(report, inputs, checkpoints)
     for kind, add in KINDS.items():
         if kinds and kind not in kinds:

@@ -24,6 +24,7 @@ from .inputs import ReportInputs
 from .panels import Patch, channel_note, patch_on_grid
 
 AROUND = 0.3  # side of a cutout, as share of the shorter side of an image
+COLORS = 96  # a picture of two queries then has less than 500 kB
 SHARPER = 2  # cutouts are enlarged, so they are read at this multiple of the encoded size
 
 
@@ -64,6 +65,7 @@ def add_overview(report: Report, inputs: ReportInputs) -> None:
                 f'best patches of {others} other photographs',
             ),
         ),
+        num_colors=COLORS,
     )
 
 
