@@ -7,16 +7,20 @@
 A checkpoint is anything that cotap_mm.load accepts: a file or URL of CoTAP, DINO, iBOT, timm, ...;
 timm:NAME; random:FILE or random:timm:NAME for random weights. NAME=CHECKPOINT sets its title.
 
-Kinds: pca (principal components of the features as colors), similarity (of one patch to all
-others), prototypes (patches and maps of each), attention (of the CLS token, with the foreground
-mask), crops (what pre-training sees), clusters (k-means of patches), compare (at least two
-checkpoints side by side), classes (patches projected to a plane, colored by class; needs
---labels). The default is all kinds that are possible.
+Kinds: overview (similarity, components and retrieval of chosen patches in one picture, for a README
+or slide), compare (at least two checkpoints side by side), pca (principal components of the
+features as colors, with one basis for all checkpoints of equal width), similarity (of one patch to
+all others), clusters (k-means of patches), attention (of the CLS token, with the foreground mask),
+assignments (the prototype of each patch), prototypes (patches and maps of each), norms (of patch
+tokens, with outliers), classes (patches projected to a plane, colored by class; needs --labels),
+crops (what pre-training sees). The default is all kinds that are possible.
 """
 
 from __future__ import annotations
 
 import argparse
+import shlex
+import sys
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_folder, positive_int
@@ -75,20 +79,23 @@ def build_parser() -> Parser:
         default=6,
         help='number of images to show, evenly spaced (default: %(default)s)',
     )
+    parser.add_argument('--select', nargs='+', metavar='IMAGE', help='names of the images to show')
     parser.add_argument(
         '--pool',
         type=positive_int,
         default=60,
-        help='number of images to search for prototypes and classes (default: %(default)s)',
+        help='number of images to search for prototypes, classes and similar patches '
+        '(default: %(default)s)',
     )
     parser.add_argument(
         '--patch',
         type=int,
         nargs=3,
+        action='append',
         metavar=('IMAGE', 'ROW', 'COL'),
         help='patch for similarity: index of the image in the report, row and column on the grid '
         'of the first checkpoint, all from 0 (default: an object, by the labels or the '
-        'foreground mask)',
+        'foreground mask); repeat it for more rows in the overview',
     )
     parser.add_argument(
         '--clusters',
@@ -129,7 +136,10 @@ def build_parser() -> Parser:
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     """Parse a command line; by default that of this process."""
-    return build_parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(words)
+    args.command = shlex.join(['cotap', 'visualize', *words])
+    return args
 
 
 @tool

@@ -38,12 +38,15 @@ PROTOCOLS = (
 )
 #: Pictures of ``cotap visualize``: :mod:`cotap_mm.visualization.report.kinds`.
 PICTURES = (
+    'overview',
     'compare',
     'pca',
     'similarity',
     'clusters',
     'attention',
+    'assignments',
     'prototypes',
+    'norms',
     'classes',
     'crops',
 )

@@ -88,6 +88,7 @@ def write_report(
         checkpoints,
         args.kinds,
         make_crop=lambda: build_crop(args.config),
+        command=getattr(args, 'command', ''),
     )
     return report.save(args.out)
 

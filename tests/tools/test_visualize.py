@@ -90,9 +90,12 @@ def written(tmp_path):
 def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, capsys):
     tool.main(command('@cotap.pth'))
     assert written(tmp_path) == [
+        'assignments',
         'attention',
         'clusters',
         'crops',
+        'norms',
+        'overview',
         'pca',
         'prototypes',
         'similarity',
@@ -102,7 +105,32 @@ def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, 
     assert 'compare: skipped, needs at least two checkpoints, got one' in printed
     assert 'classes: skipped, needs --labels' in printed
     page = (tmp_path / 'out' / 'report.html').read_text()
-    assert page.count('data:image/png;base64,') == 6 and '6 x 5' in page and 'cotap.pth' in page
+    assert page.count('data:image/png;base64,') == 9 and '6 x 5' in page and 'cotap.pth' in page
+
+
+@pytest.mark.slow
+def test_overview_of_two_checkpoints(tool, command, tmp_path, capsys):
+    words = command('before=@vit.pth', 'after=@cotap.pth', kinds='overview', pool=5)
+    words += ['--output', 'backbone', '--patch', '0', '1', '2', '--patch', '1', '5', '4']
+    tool.main([*words, '--select', 'photo-4.png', 'photo-1.png'])
+    assert written(tmp_path) == ['overview']
+    page = (tmp_path / 'out' / 'report.html').read_text()
+    assert 'before, after share one basis (16 channels)' in page
+    assert 'of 4 other photographs' in page
+    assert 'Made by <code>cotap visualize before=' in page
+    with Image.open(tmp_path / 'out' / 'overview.png') as image:
+        assert image.width == 1600 and 1000 < image.height < 2600  # two queries, two networks
+        assert image.info['Command'].startswith('cotap visualize before=')
+        assert image.info['Command'].endswith('--select photo-4.png photo-1.png')
+
+
+def test_patches_and_selected_images(tool, command):
+    found = inputs(tool, command, '@vit.pth', select=['photo-3.png', 'photo-0.png'])
+    assert found.shown.names == ['photo-3', 'photo-0'] and found.shown_indices == [3, 0]
+    args = tool.parse_args([*command('@vit.pth', patch=[1, 2, 3]), '--patch', '0', '0', '0'])
+    steps = cotap_mm.commands.visualize
+    found = steps.read_inputs(args, steps.named_checkpoints(args.checkpoints))
+    assert found.patches == [(1, 2, 3), (0, 0, 0)] and found.patch == ((1, 2, 3), '')
 
 
 @pytest.mark.slow
@@ -150,6 +178,7 @@ def test_requested_kinds_must_be_possible(tool, command, tmp_path, kind, message
         (dict(scale=0), '--scale must be positive, got 0'),
         (dict(window=3), 'window must be at least a patch of 8 pixels'),
         (dict(limit=0), 'must be positive, got 0'),
+        (dict(select='photo-9.png'), '--select photo-9.png: 0 images have this name; .* photo-0'),
     ],
 )
 def test_errors_are_one_line(tool, command, options, message):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 import matplotlib.patheffects as effects
 import numpy as np
@@ -97,12 +98,21 @@ def match_clusters(clusters: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return names[clusters]
 
 
-def cluster_overlay(image: Pixels, clusters: np.ndarray, strength: float = 0.7) -> Pixels:
-    """Blend the colors of clusters (h, w) with the gray image (H, W, 3)."""
+def cluster_overlay(
+    image: Pixels,
+    clusters: np.ndarray,
+    strength: float = 0.7,
+    colors: Optional[Sequence[tuple[int, int, int]]] = None,
+) -> Pixels:
+    """Blend the colors of clusters (h, w) with the gray image (H, W, 3).
+
+    ``colors`` has one RGB triple for each cluster; :func:`distinct_colors` by default.
+    """
     pixels = check_pixels(image)
-    colors = np.array(distinct_colors(int(clusters.max()) + 1), dtype=np.uint8)[clusters]
+    table = colors or distinct_colors(int(clusters.max()) + 1)
+    colored = np.array(table, dtype=np.uint8)[clusters]
     gray = pixels.mean(axis=2, keepdims=True)
-    return (strength * resize(colors, pixels.shape[:2]) + (1 - strength) * gray).astype(np.uint8)
+    return (strength * resize(colored, pixels.shape[:2]) + (1 - strength) * gray).astype(np.uint8)
 
 
 def draw_borders(
@@ -112,7 +122,7 @@ def draw_borders(
 
     Args:
         axes (Axes): Axes that show the image.
-        clusters (np.ndarray): Cluster of each patch, shape (h, w).
+        clusters (np.ndarray): Cluster of each patch, shape (h, w); negative ones get no number.
         size (sequence): Size (H, W) of the image in pixels.
         smallest (float): Regions below this fraction of the image get no number.
             Defaults to 0.012.
@@ -127,7 +137,7 @@ def draw_borders(
     for number in np.unique(clusters):
         regions, _ = scipy.ndimage.label(clusters == number)
         areas = np.bincount(regions.ravel())[1:]
-        if areas.max() < smallest * clusters.size:
+        if number < 0 or areas.max() < smallest * clusters.size:
             continue
         row, column = _inner_point(regions == 1 + areas.argmax())
         # Keep the number inside the picture, even for a thin region at its edge.

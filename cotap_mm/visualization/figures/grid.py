@@ -62,6 +62,25 @@ def picture_sheet(
     max_columns: int = MAX_COLUMNS,
     title: Optional[str] = None,
 ) -> Pixels:
+    """Draw rows of pictures; see :func:`sheet_figure`.
+
+    Returns:
+        np.ndarray: uint8, shape (H, W, 3).
+
+    Raises:
+        ValueError: If there is no picture, or rows or titles differ in length.
+    """
+    return render(sheet_figure(rows, column_titles, legend, max_columns, title))
+
+
+@styled
+def sheet_figure(
+    rows: Sequence[Row],
+    column_titles: Sequence[str] = (),
+    legend: Optional[dict[str, Any]] = None,
+    max_columns: int = MAX_COLUMNS,
+    title: Optional[str] = None,
+) -> Figure:
     """Draw rows of pictures, all stretched to the shape of the first one.
 
     If there are more than ``max_columns`` columns, the remaining ones continue below, so
@@ -75,7 +94,7 @@ def picture_sheet(
         title (str, optional): Text above the sheet. Defaults to None.
 
     Returns:
-        np.ndarray: uint8, shape (H, W, 3).
+        Figure: To be rendered or saved in any format.
 
     Raises:
         ValueError: If there is no picture, or rows or titles differ in length.
@@ -109,7 +128,7 @@ def picture_sheet(
         figure.suptitle(title, y=1 - 0.1 / total, va='top')
     if legend:
         add_legend(figure, list(legend), list(legend.values()))
-    return render(figure)
+    return figure
 
 
 def image_grid(

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import io
 import re
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
-from typing import Any, Union
+from typing import Any, Optional, Union
 
-from PIL import Image
-
-from cotap_mm.visualization.figures.canvas import Pixels, check_pixels
+from cotap_mm.visualization.figures.canvas import Pixels
+from cotap_mm.visualization.figures.export import encode_png
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -30,6 +28,7 @@ h2 {{ font-size: 1.15rem; margin: 0 0 .2em; }}
 p {{ margin: .2em 0 1em; max-width: 75ch; color: #52606d; }}
 section {{ background: #fff; border: 1px solid #e4e7eb; border-radius: 10px;
           padding: 20px 24px; margin: 20px 0; }}
+code {{ overflow-wrap: anywhere; }}
 img {{ max-width: 100%; height: auto; display: block; margin: 0 auto; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-variant-numeric: tabular-nums; }}
@@ -44,17 +43,10 @@ tr.strong td {{ font-weight: 700; }}
 <h1>{title}</h1>
 <p>{intro}</p>
 {sections}
-</main>
+{command}</main>
 </body>
 </html>
 """
-
-
-def encode_png(image: Pixels) -> bytes:
-    """Encode uint8 pixels (H, W, 3) as a PNG file."""
-    stream = io.BytesIO()
-    Image.fromarray(check_pixels(image)).save(stream, 'PNG', optimize=True)
-    return stream.getvalue()
 
 
 class Report:
@@ -63,15 +55,23 @@ class Report:
     Args:
         title (str): Heading of the page.
         intro (str): Introduction below the heading.
+        command (str): Command line that makes the report: shown at its end, and stored in its
+            PNG files as the text ``Command``. Defaults to '' (unknown).
     """
 
-    def __init__(self, title: str, intro: str) -> None:
-        self.title = title
-        self.intro = intro
+    def __init__(self, title: str, intro: str, command: str = '') -> None:
+        self.title, self.intro, self.command = title, intro, command
         self.sections: list[str] = []
         self.pictures: list[tuple[str, bytes]] = []
 
-    def add_picture(self, name: str, heading: str, sentence: str, image: Pixels) -> None:
+    def add_picture(
+        self,
+        name: str,
+        heading: str,
+        sentence: str,
+        image: Pixels,
+        num_colors: Optional[int] = None,
+    ) -> None:
         """Add a section with one picture.
 
         Args:
@@ -79,6 +79,7 @@ class Report:
             heading (str): Heading of the section.
             sentence (str): Caption.
             image (np.ndarray): uint8, shape (H, W, 3).
+            num_colors (int, optional): See :func:`encode_png`. Defaults to None.
 
         Raises:
             ValueError: If the name has other characters or is already used.
@@ -87,7 +88,7 @@ class Report:
             raise ValueError(f'name must consist of a-z, 0-9, _ and -, got {name!r}')
         if name in dict(self.pictures):
             raise ValueError(f'the report already has a picture {name!r}; choose another name')
-        data = encode_png(image)
+        data = encode_png(image, self.command, num_colors)
         self.pictures.append((name, data))
         source = base64.b64encode(data).decode()
         self._add(
@@ -151,6 +152,9 @@ class Report:
                 title=escape(self.title),
                 intro=escape(self.intro),
                 sections='\n'.join(self.sections),
+                command=f'<p>Made by <code>{escape(self.command)}</code></p>\n'
+                if self.command
+                else '',
             ),
             encoding='utf-8',
             errors='backslashreplace',

@@ -83,6 +83,15 @@ def read_images(
     return ImageSet(names, pixels, kept)
 
 
+def short_titles(names: Sequence[str]) -> list[str]:
+    """Return the number and name of each image.
+
+    Long names keep their end, which is usually more specific than the beginning.
+    """
+    short = [name if len(name) <= 20 else f'…{name[-19:]}' for name in names]
+    return [f'{index}: {name}' for index, name in enumerate(short)]
+
+
 def to_batch(images: Sequence[Pixels]) -> Tensor:
     """Normalize images of one size, uint8 (H, W, 3), to a float batch (B, 3, H, W)."""
     return normalize_images(torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2))
@@ -109,3 +118,23 @@ def encode_images(
         Tensor: Features, shape (B, C, h, w), on the CPU.
     """
     return in_batches(lambda batch: encode_large(encoder, batch, window=window).patches, images)
+
+
+def encode_tokens(encoder: Encoder, images: Sequence[Pixels]) -> Tensor:
+    """Compute the patch tokens after the last block, before any final norm or filter.
+
+    Args:
+        encoder (Encoder): Encoder to use; its features are used if it has no blocks.
+        images (sequence): uint8, each (H, W, 3).
+
+    Returns:
+        Tensor: Tokens, shape (B, d, h, w), on the CPU.
+    """
+
+    def last(batch: Tensor) -> Tensor:
+        try:
+            return encoder.layers(batch)[-1]
+        except NotImplementedError:
+            return encoder(batch).patches
+
+    return in_batches(last, images)

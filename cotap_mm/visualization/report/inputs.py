@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from pathlib import PurePosixPath
 from typing import Any, Callable, NamedTuple, Optional
 
 from torch import Tensor
 
 from cotap_mm.encoders.encoder import Encoder
+from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.errors import NotAvailable
 
 from .example import choose_example, middle_of_foreground
 from .image_set import ImageSet, common_size, encode_images, read_images
+from .panels import Patch
 
 LARGEST_SIDE = 16384  # pixels, of an image that is encoded
 
@@ -29,7 +32,9 @@ class ReportOptions(NamedTuple):
         limit (int): Number of images to show. Defaults to 6.
         pool (int): Number of images to search for prototypes and classes. Defaults to 60.
         patch (sequence, optional): Patch to follow: image, row and column on the grid of the
-            first encoder. By default an object, by the labels or the foreground mask.
+            first encoder; or several such patches for the overview. By default an object, by
+            the labels or the foreground mask.
+        select (sequence, optional): Names of the images to show, instead of ``limit`` images.
         clusters (int): Number of clusters. Defaults to 12.
         window (int, optional): Encode in overlapping windows of that many pixels.
         classes (sequence, optional): Name of each class.
@@ -40,11 +45,12 @@ class ReportOptions(NamedTuple):
     scale: float = 1.0
     limit: int = 6
     pool: int = 60
-    patch: Optional[Sequence[int]] = None
+    patch: Optional[Sequence[Any]] = None
     clusters: int = 12
     window: Optional[int] = None
     classes: Optional[Sequence[str]] = None
     projection: str = 'lda'
+    select: Optional[Sequence[str]] = None
 
 
 class ReportInputs:
@@ -80,17 +86,27 @@ class ReportInputs:
                 f'the sides of images must have 1 to {LARGEST_SIDE} pixels, got '
                 f'{self.size[0]} x {self.size[1]}; change --size or --scale'
             )
-        self.shown = self._read(options.limit)
+        self.shown_indices = (
+            find_images(source, options.select)
+            if options.select
+            else evenly_spaced(len(source), options.limit)
+        )
+        self.shown = read_images(source, self.shown_indices, self.size, labels)
 
     @property
     def first_encoder(self) -> Encoder:
         """The encoder whose grid counts patches."""
         return next(iter(self.encoders.values()))
 
+    @property
+    def pool_indices(self) -> list[int]:
+        """Indices of the images of :attr:`pool`."""
+        return evenly_spaced(len(self.source), self.options.pool)
+
     @cached_property
     def pool(self) -> ImageSet:
-        """Images to search for prototypes and classes."""
-        return self._read(self.options.pool)
+        """Images to search for prototypes, classes and similar patches."""
+        return read_images(self.source, self.pool_indices, self.size, self.labels)
 
     @cached_property
     def features(self) -> dict[str, Tensor]:
@@ -114,24 +130,35 @@ class ReportInputs:
         return list(names)
 
     @cached_property
-    def patch(self) -> tuple[tuple[int, int, int], str]:
+    def patch(self) -> tuple[Patch, str]:
         """Patch to follow (image, row, column), and what it shows if that is known."""
-        grid = self.first_encoder.grid(*self.size)
         if self.options.patch:
-            image, row, column = self.options.patch
-            images = len(self.shown.pixels)
-            if not (0 <= image < images and 0 <= row < grid[0] and 0 <= column < grid[1]):
-                raise ValueError(
-                    f'--patch must be an image 0..{images - 1}, and a row and column of the '
-                    f'{grid[0]} x {grid[1]} grid, counted from 0, got {image} {row} {column}'
-                )
-            return (image, row, column), ''
+            return self.patches[0], ''
         if self.labels is not None:
             example = choose_example(
                 self.first_encoder, self.shown.pixels, self.shown.labels, self.classes
             )
             return (example.image, *example.patch), example.name
+        grid = self.first_encoder.grid(*self.size)
         return (0, *middle_of_foreground(self.first_encoder, self.shown, grid)), ''
+
+    @cached_property
+    def patches(self) -> list[Patch]:
+        """All patches of the options, or :attr:`patch`."""
+        if not self.options.patch:
+            return [self.patch[0]]
+        chosen = self.options.patch
+        if not isinstance(chosen[0], Sequence):
+            chosen = [chosen]
+        grid = self.first_encoder.grid(*self.size)
+        images = len(self.shown.pixels)
+        for image, row, column in chosen:
+            if not (0 <= image < images and 0 <= row < grid[0] and 0 <= column < grid[1]):
+                raise ValueError(
+                    f'--patch must be an image 0..{images - 1}, and a row and column of the '
+                    f'{grid[0]} x {grid[1]} grid, counted from 0, got {image} {row} {column}'
+                )
+        return [(image, row, column) for image, row, column in chosen]
 
     def compute_where_available(self, compute: Callable[[Encoder], Any]) -> dict[str, Any]:
         """Apply a function to each encoder that supports it, and print which ones do not.
@@ -151,6 +178,29 @@ class ReportInputs:
             print(f'  skipped {name}: {reason}')
         return results
 
-    def _read(self, limit: int) -> ImageSet:
-        indices = evenly_spaced(len(self.source), limit)
-        return read_images(self.source, indices, self.size, self.labels)
+
+def find_images(source: Any, names: Sequence[str]) -> list[int]:
+    """Find images by name.
+
+    Args:
+        source: Images with ``len`` and ``name(i)``.
+        names (sequence): Names as in the source, or only file names.
+
+    Returns:
+        list: Indices, in the order of ``names``.
+
+    Raises:
+        ValueError: If no image, or more than one, has a name.
+    """
+    known = [source.name(index) for index in range(len(source))]
+    indices = []
+    for name in names:
+        found = [i for i, each in enumerate(known) if each == name]
+        found = found or [i for i, each in enumerate(known) if PurePosixPath(each).name == name]
+        if len(found) != 1:
+            raise ValueError(
+                f'--select {printable(name)}: {len(found)} images have this name; write it as '
+                f'in the folder, such as {printable(known[0])}'
+            )
+        indices += found
+    return indices

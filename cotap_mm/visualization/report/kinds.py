@@ -12,14 +12,20 @@ from cotap_mm.datasets.transforms import MultiCrop
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.errors import NotAvailable
+from cotap_mm.visualization.figures.norms import feature_norms
 from cotap_mm.visualization.figures.projection import join, labeled_patches, project
 
-from . import sections
+from . import assignments, norms, overview, sections
 from .html import Report
-from .image_set import encode_images, in_batches
+from .image_set import encode_images, encode_tokens, in_batches
 from .inputs import ReportInputs
 
 MakeCrop = Callable[[], MultiCrop]
+
+
+def add_overview(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add similarity, components and retrieval of the chosen patches in one picture."""
+    overview.add_overview(report, inputs)
 
 
 def add_comparison(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
@@ -72,6 +78,25 @@ def add_prototypes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) ->
         sections.add_prototypes(report, inputs.pool, name, maps, number)
 
 
+def add_assignments(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the prototype of each patch."""
+
+    def compute(encoder: Encoder) -> Tensor:
+        return in_batches(encoder.prototype_attention, inputs.shown.pixels)
+
+    for number, (name, maps) in enumerate(inputs.compute_where_available(compute).items()):
+        assignments.add_assignments(report, inputs.shown, name, maps, number)
+
+
+def add_norms(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
+    """Add the norms of the patch tokens."""
+    found = {
+        name: feature_norms(encode_tokens(encoder, inputs.shown.pixels))
+        for name, encoder in inputs.encoders.items()
+    }
+    norms.add_norms(report, inputs.shown, found)
+
+
 def add_classes(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None:
     """Add the scatter plot of labeled patches."""
     if inputs.labels is None:
@@ -103,12 +128,15 @@ def add_crops(report: Report, inputs: ReportInputs, make_crop: MakeCrop) -> None
 
 #: Kinds of pictures in the order of the report.
 KINDS: dict[str, Callable[[Report, ReportInputs, MakeCrop], None]] = dict(
+    overview=add_overview,
     compare=add_comparison,
     pca=add_components,
     similarity=add_similarity,
     clusters=add_clusters,
     attention=add_attention,
+    assignments=add_assignments,
     prototypes=add_prototypes,
+    norms=add_norms,
     classes=add_classes,
     crops=add_crops,
 )
@@ -119,6 +147,7 @@ def make_report(
     checkpoints: dict[str, str],
     kinds: Optional[Sequence[str]] = None,
     make_crop: MakeCrop = MultiCrop,
+    command: str = '',
 ) -> Report:
     """Draw all requested kinds of pictures, or all that are possible, and print progress.
 
@@ -128,6 +157,7 @@ def make_report(
         kinds (sequence, optional): Keys of ``KINDS``. Defaults to None (all that are possible).
         make_crop (callable): Builds the crop transform. Defaults to :class:`MultiCrop` with
             its defaults.
+        command (str): Command line that makes the report. Defaults to ''.
 
     Returns:
         Report: Not saved yet.
@@ -144,7 +174,7 @@ def make_report(
         + '.'
     )
     print(intro)
-    report = Report('Patch features', intro)
+    report = Report('Patch features', intro, command)
     _add_checkpoints(report, inputs, checkpoints)
     for kind, add in KINDS.items():
         if kinds and kind not in kinds:

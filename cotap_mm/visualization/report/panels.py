@@ -15,7 +15,7 @@ from cotap_mm.visualization.figures.clusters import (
     match_clusters,
 )
 from cotap_mm.visualization.figures.grid import Panel, Scale
-from cotap_mm.visualization.figures.pca import pca_maps
+from cotap_mm.visualization.figures.pca import basis_note, shared_pca_maps
 from cotap_mm.visualization.figures.similarity import similarity_panels
 
 from .image_set import ImageSet
@@ -28,6 +28,11 @@ def grid_of(features: Features) -> tuple[int, int]:
     """Return the patch grid (h, w) of the first network."""
     first = next(iter(features.values()))
     return first.shape[2], first.shape[3]
+
+
+def channel_note(features: Features) -> str:
+    """Return :func:`basis_note` of features."""
+    return basis_note({name: maps.shape[1] for name, maps in features.items()})
 
 
 def marked_panels(images: ImageSet, patch: Patch, grid: tuple[int, int]) -> list[Panel]:
@@ -112,11 +117,11 @@ def comparison_columns(
     """
     grid = grid_of(features)
     columns = [('image', marked_panels(images, patch, grid))]
+    for name, maps in shared_pca_maps(features).items():
+        columns.append((f'components\n{name}', list(map(Panel, maps))))
     for name, patches in features.items():
-        columns.append((f'components\n{name}', list(map(Panel, pca_maps(patches)))))
-    for name, patches in features.items():
-        maps, _ = similarity_maps(patches, patch, grid)
-        columns.append((f'similarity\n{name}', list(map(Panel, maps))))
+        heat, _ = similarity_maps(patches, patch, grid)
+        columns.append((f'similarity\n{name}', list(map(Panel, heat))))
     for name, clusters in all_clusters(features, count).items():
         columns.append((f'clusters\n{name}', cluster_panels(images, clusters)))
     return columns

@@ -12,16 +12,17 @@ from cotap_mm.visualization.figures.canvas import Pixels, colorize
 from cotap_mm.visualization.figures.clusters import distinct_colors
 from cotap_mm.visualization.figures.grid import Row, Scale, picture_sheet
 from cotap_mm.visualization.figures.overlays import crops_with_boxes, foreground_overlay
-from cotap_mm.visualization.figures.pca import pca_maps
+from cotap_mm.visualization.figures.pca import shared_pca_maps
 from cotap_mm.visualization.figures.projection import Plane, class_scatter
 from cotap_mm.visualization.figures.prototypes import prototype_gallery
 
 from .html import Report
-from .image_set import ImageSet
+from .image_set import ImageSet, short_titles
 from .panels import (
     Features,
     Patch,
     all_clusters,
+    channel_note,
     cluster_panels,
     comparison_columns,
     grid_of,
@@ -43,15 +44,16 @@ def add_components(
         file_name (str): Name of the picture, without suffix. Defaults to 'pca'.
     """
     rows = [Row('image', images.pixels)]
-    rows += [Row(name, pca_maps(maps)[: len(images.pixels)]) for name, maps in features.items()]
+    components = shared_pca_maps(features)
+    rows += [Row(name, maps[: len(images.pixels)]) for name, maps in components.items()]
     count = len(next(iter(features.values())))
     report.add_picture(
         file_name,
         'Principal components of patch features',
         'The first three principal components as red, green and blue, computed jointly over '
         f'{_number(count, "image")}: within a row, equal colors mean similar features. '
-        'Colors of different rows cannot be compared.',
-        picture_sheet(rows, _titles(images)),
+        f'{channel_note(features)}'.rstrip(),
+        picture_sheet(rows, image_titles(images)),
     )
 
 
@@ -76,7 +78,7 @@ def add_similarity(
         f'Cosine similarity of the framed patch{f" ({what})" if what else ""}, row {patch[1]} and '
         f'column {patch[2]} of image {patch[0]}, to every patch of every image. Each row has '
         'its own scale, because networks differ in how large their cosines are.',
-        picture_sheet(rows, _titles(images)),
+        picture_sheet(rows, image_titles(images)),
     )
 
 
@@ -107,7 +109,7 @@ def add_clusters(report: Report, images: ImageSet, features: Features, count: in
         f'and color mean the same cluster. {numbers}',
         picture_sheet(
             rows,
-            _titles(images),
+            image_titles(images),
             legend={str(k): color for k, color in enumerate(distinct_colors(count))},
         ),
     )
@@ -164,7 +166,7 @@ def add_foreground(report: Report, images: ImageSet, masks: dict[str, Tensor]) -
                 Row('image', images.pixels),
                 *(_foreground_row(name, images, mask) for name, mask in masks.items()),
             ],
-            _titles(images),
+            image_titles(images),
         ),
     )
 
@@ -197,12 +199,12 @@ def add_attention(
         panels = [colorize(value, 0, high, 'inferno') for value in values]
         rows.append(Row(title, panels, Scale(0, high, 'inferno', 'x uniform')))
     report.add_picture(
-        _file_name('attention', number),
+        file_name('attention', number),
         f'Attention of the CLS token: {name}',
         'How much the CLS token attends to each patch in the last block; 1 is uniform attention. '
         'In color in the second row: the foreground, the smallest set of patches that holds 60 % '
         'of the attention. In pre-training, the patch losses use only these patches.',
-        picture_sheet(rows, _titles(images)),
+        picture_sheet(rows, image_titles(images)),
     )
 
 
@@ -219,7 +221,7 @@ def add_prototypes(
         number (int): Index of the network, for the file name. Defaults to 0.
     """
     report.add_picture(
-        _file_name('prototypes', number),
+        file_name('prototypes', number),
         f'What each prototype attends to: {name}',
         f'Left: the patches of {_number(len(images.pixels), "image")} that attend most to each '
         'object prototype, one per image. Right: attention to the prototype over whole images; '
@@ -294,20 +296,15 @@ def _foreground_row(title: str, images: ImageSet, masks: Tensor) -> Row:
     return Row(title, [foreground_overlay(image, m) for image, m in zip(images.pixels, masks)])
 
 
-def _titles(images: ImageSet) -> list[str]:
-    """Return the number and name of each image; an empty list if the images have no names.
-
-    Long names keep their end, which is usually more specific than the beginning.
-    """
-    if not any(images.names):
-        return []
-    short = [name if len(name) <= 20 else f'…{name[-19:]}' for name in images.names]
-    return [f'{index}: {name}' for index, name in enumerate(short)]
+def image_titles(images: ImageSet) -> list[str]:
+    """Return the number and name of each image; an empty list if the images have no names."""
+    return short_titles(images.names) if any(images.names) else []
 
 
 def _number(count: int, noun: str) -> str:
     return f'{count} {noun}' + ('' if count == 1 else 's')
 
 
-def _file_name(kind: str, number: int) -> str:
+def file_name(kind: str, number: int) -> str:
+    """Return the file name of a picture of network ``number``."""
     return kind if number == 0 else f'{kind}_{number}'

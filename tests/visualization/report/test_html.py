@@ -47,3 +47,14 @@ def test_bad_names_and_rows(report):
         report.add_picture('../noise', '', '', image)
     with pytest.raises(ValueError, match='2 cells, got 1'):
         report.add_table('', '', ['a', 'b'], [['x']])
+
+
+def test_command_is_in_the_page_and_in_the_pictures(tmp_path):
+    image, command = np.zeros((2, 2, 3), dtype=np.uint8), 'cotap visualize "ä <b>"'
+    report = Report('title', 'intro', command)
+    report.add_picture('noise', 'Noise', '', image)
+    page = report.save(tmp_path)
+    assert 'cotap visualize &quot;ä &lt;b&gt;&quot;' in page.read_text(encoding='utf-8')
+    assert Image.open(tmp_path / 'noise.png').info['Command'] == command
+    Report('title', 'intro').save(tmp_path)
+    assert 'Made by' not in page.read_text(encoding='utf-8')

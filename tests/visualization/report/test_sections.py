@@ -162,7 +162,7 @@ def test_crops_of_images_of_different_shapes_are_one_picture(report, images):
 
 
 def test_titles_are_short_numbered_and_optional(images):
-    assert sections._titles(images) == ['0: a', '1: b', '2: c']
+    assert sections.image_titles(images) == ['0: a', '1: b', '2: c']
     long = ImageSet(['aachen_000000_000019_leftImg8bit'], images.pixels[:1])
-    assert sections._titles(long) == ['0: …_000019_leftImg8bit']
-    assert sections._titles(ImageSet([''], images.pixels[:1])) == []
+    assert sections.image_titles(long) == ['0: …_000019_leftImg8bit']
+    assert sections.image_titles(ImageSet([''], images.pixels[:1])) == []
