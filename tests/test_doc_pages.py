@@ -23,10 +23,7 @@ SECTIONS = ['## Command', '## Python', '## Options', '## What can go wrong', '##
 #: Sections that a page has no content for.
 WITHOUT = {
     'labels': {'## Options'},
-    'multi_gpu': {'## Python'},
-    'own_images': {'## Python'},
     'performance': {'## Python'},
-    'resume': {'## Python'},
 }
 MARKS = re.compile(r'^<!-- options: ([\w-]+) -->$', re.M)
 
