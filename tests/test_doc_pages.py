@@ -72,7 +72,7 @@ def test_table_has_every_option(name):
 def test_table_states_defaults_choices_and_what_is_required():
     table = options.options_table('convert').splitlines()[2:]
     rows = {row.split('`')[1].split()[0]: row for row in table}
-    assert rows['checkpoint'].startswith('| `checkpoint` | required | file ')
+    assert rows['checkpoint'].startswith('| `checkpoint` | required | file, URL')
     assert '| `cotap` |' in rows['--to']
     assert '`dino`' in rows['--source'] and '| detect it |' in rows['--source']
     assert '| off |' in rows['--overwrite']

@@ -37,9 +37,9 @@ AT_TOY_SIZE = {
     'in_channels=1536': 'in_channels=128',
     "data='voc'": "data='folder', root='.', classes=('sky', 'road', 'car')",
     'image_size=448': 'image_size=64',
+    "'work_dirs/photos')": "'work_dirs/photos', config='tiny.py', iterations=2)",
     'iterations=20_000': "config='tiny.py', iterations=2",
     "config='vitb_coco', launcher='pytorch'": "config='tiny.py'",  # of one process
-    'run.load()': 'run.load(num_heads=2)',
     "'CLONE'": repr(str(ROOT)),
     'image_size=(360, 480)': 'image_size=(32, 48)',
     'num_classes=11': 'num_classes=3',
