@@ -23,10 +23,7 @@ SECTIONS = ['## Command', '## Python', '## Options', '## What can go wrong', '##
 #: Sections that a page has no content for.
 WITHOUT = {
     'labels': {'## Options'},
-    'multi_gpu': {'## Python'},
-    'own_images': {'## Python'},
     'performance': {'## Python'},
-    'resume': {'## Python'},
 }
 MARKS = re.compile(r'^<!-- options: ([\w-]+) -->$', re.M)
 
@@ -75,7 +72,7 @@ def test_table_has_every_option(name):
 def test_table_states_defaults_choices_and_what_is_required():
     table = options.options_table('convert').splitlines()[2:]
     rows = {row.split('`')[1].split()[0]: row for row in table}
-    assert rows['checkpoint'].startswith('| `checkpoint` | required | file ')
+    assert rows['checkpoint'].startswith('| `checkpoint` | required | file, URL')
     assert '| `cotap` |' in rows['--to']
     assert '`dino`' in rows['--source'] and '| detect it |' in rows['--source']
     assert '| off |' in rows['--overwrite']

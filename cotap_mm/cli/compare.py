@@ -48,7 +48,7 @@ def build_parser() -> Parser:
         '--protocol',
         nargs='+',
         metavar='PROTOCOL',
-        help=f'{", ".join(PROTOCOLS)} (default: as above)',
+        help=f'{", ".join(PROTOCOLS)} (default: by the kind of data)',
     )
     parser.add_argument(
         '--full', action='store_true', help='also train linear layers, which takes longer'

@@ -72,7 +72,7 @@ def embed(
     A run that is interrupted or killed continues when it is started again, and writes the same
     file. Until the end the features are in a folder next to ``out``. Images that cannot be read
     are skipped and listed in the file. Images with more than 8 bits are scaled from one range of
-    values. If torchrun has started several processes, they share the work.
+    values. The ranks of a process group, as in ``torchrun -m cotap_mm embed``, share the work.
 
     Args:
         encoder (Encoder | str | Path | dict): An encoder, or what :func:`cotap_mm.load` accepts.

@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
 sys.path.append(str(ROOT / 'tools' / 'docs'))
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(DOCS.rglob('*.md'))]
-PROGRAMS = ('python', 'torchrun', 'make', 'pip', 'mim', 'pytest', 'cotap', 'pre-commit')
+PROGRAMS = ('python', 'torchrun', 'make', 'pip', 'mim', 'pytest', 'cotap', 'pre-commit', 'docker')
+SHELL = ('source', 'export', 'eval')
 
 
 def page_name(page):
@@ -106,7 +107,7 @@ def check_command(words):
         for word in words[1:]:
             assert not word.startswith('--') or word in known, f'{program} has no {word}'
     else:
-        assert program in (*PROGRAMS, 'source', 'export', 'tensorboard', 'pip-audit'), program
+        assert program in (*PROGRAMS, *SHELL, 'tensorboard', 'pip-audit'), program
     return None
 
 

@@ -12,7 +12,6 @@ import importlib
 import importlib.util
 import re
 import sys
-import types
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,8 +19,12 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:  # as a script, and for MkDocs
     sys.path.insert(0, str(ROOT))
 if not all(map(importlib.util.find_spec, ('torch', 'mmengine', 'mmcv', 'mmpretrain'))):
-    # Parsers need none of them; without this, cotap_mm refuses to start.
-    sys.modules['cotap_mm.compat'] = types.ModuleType('cotap_mm.compat')
+    # Parsers need none of them. As for `cotap`, which has its name from here, importing the package
+    # then checks no versions.
+    _program, sys.argv[0] = sys.argv[0], 'cotap'
+    import cotap_mm  # noqa: F401
+
+    sys.argv[0] = _program
 
 MARK = re.compile(r'^<!-- options: ([\w-]+) -->$', re.M)
 _DEFAULT = re.compile(r'\s*\(default: ([^()]*)\)')
@@ -110,8 +113,8 @@ def _default(parser: argparse.ArgumentParser, action: argparse.Action, stated: s
     if action.required or set(needed) & set(action.option_strings):
         return 'required'
     value = action.default
-    if isinstance(value, bool) and action.nargs == 0:
-        return 'on' if value else 'off'
+    if action.nargs == 0:
+        return 'on' if value == (action.const or True) else 'off'
     if stated:
         choices = map(str, action.choices or ())
         typed = stated == str(value) or stated in choices or re.fullmatch(r'\d+|--[\w-]+', stated)

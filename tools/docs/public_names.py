@@ -27,7 +27,11 @@ def missing_names(markdown: str, html: str) -> Iterator[str]:
         for name in public_names(folder / '__init__.py'):
             # A function that has the name of its module is documented by its full name.
             full = f'{name}.{name}' if (folder / f'{name}.py').is_file() else name
-            if not name.isupper() and f'id="{package}.{full}"' not in html:
+            if (
+                not name.isupper()
+                and not name.startswith('_')
+                and f'id="{package}.{full}"' not in html
+            ):
                 yield f'{package}.{full}'
 
 

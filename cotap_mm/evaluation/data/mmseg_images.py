@@ -119,7 +119,7 @@ def mmseg_images(name: str, part: dict[str, Any]) -> Union[MMSegImages, Concaten
     except ImportError as error:
         raise ValueError(
             f'{name} is read through MMSegmentation, which cannot be imported '
-            f'({error}); see the README for how to install it'
+            f'({error}); see docs/install.md for how to install it'
         ) from error
     opened = []
     for inner in inner_datasets(part):
