@@ -28,6 +28,6 @@ def test_evaluation_reads_the_folder(tmp_path):
 def test_wrong_splits_are_refused(tmp_path):
     with pytest.raises(ValueError, match='give at least one split'):
         write_toy_scenes(tmp_path)
-    with pytest.raises(ValueError, match="split must be one of .* got 'trian'"):
-        write_toy_scenes(tmp_path, trian=2)
+    with pytest.raises(ValueError, match="split must be one of .* got 'trane'"):
+        write_toy_scenes(tmp_path, trane=2)
     assert not list(tmp_path.iterdir())
