@@ -81,6 +81,7 @@ EXTRAS = {
     'faiss': ['faiss-cpu'],
     'heif': ['pillow-heif'],
     'hub': ['huggingface_hub', 'safetensors'],
+    'notebooks': ['jupyterlab', 'ipykernel'],
 }
 # Everything for users; openmim pins old packages and needs an environment of its own.
 EXTRAS['all'] = sorted({line for lines in EXTRAS.values() for line in lines})

@@ -11,6 +11,7 @@ from .sources.files import ImageList
 from .sources.open import image_source, open_images
 from .sources.packed import PackedImages, pack_images
 from .sources.protocol import ImageSource
+from .toy.folder import write_toy_scenes
 from .toy.scenes import ToyScenes
 from .training_sample import TrainingSample
 from .transforms import LoadImage, MultiCrop
@@ -37,4 +38,5 @@ __all__ = [
     'save_neighbors',
     'search_neighbors',
     'start_worker',
+    'write_toy_scenes',
 ]
