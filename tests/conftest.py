@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,9 @@ def plain_text(config):
 
 
 def pytest_configure(config):
+    # A shell ignores Ctrl-C in what it starts in the background, and so would what we start.
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     Config.pretty_text = property(plain_text)
     # The tensors are tiny: more threads would only wait for each other, in processes of tests, too.
     torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))

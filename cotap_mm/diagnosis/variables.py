@@ -13,6 +13,7 @@ OWN = {
     'COTAP_HASH_IMAGES': 'detect changed images by content',
     'COTAP_MAX_IMAGE_BYTES': 'largest image file',
     'COTAP_MAX_IMAGE_PIXELS': 'largest image',
+    'COTAP_RESUME_COMMAND': 'command that messages name; set by cotap train --gpus',
     # Those of the tests.
     'COTAP_SHARED_DIR': 'data of the tests',
     'COTAP_FAULTS': 'number of faults in the tests',

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import cotap_mm.commands.demo
+from cotap_mm.command_line.config_file import load_config
 from tests.helpers.tool_loading import load_tool
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,7 +117,8 @@ def test_classes_that_never_occur_are_skipped(steps):
 def test_defaults(demo):
     args = demo.parse_args([])
     assert args.seeds == [0] and not args.from_scratch and args.iters is None
-    assert Path(args.config) == ROOT / 'configs' / 'cotap' / 'demo.py'
+    config = Path(load_config(args.config).filename)
+    assert config.samefile(ROOT / 'configs' / 'cotap' / 'demo.py')
 
 
 def test_config_without_test_scenes_is_rejected(demo, tmp_path):

@@ -85,7 +85,7 @@ def test_sources_without_files_and_unreadable_files(folder, monkeypatch):
 
 def test_a_signal_stops_hashing(folder, monkeypatch):
     monkeypatch.setenv('COTAP_HASH_IMAGES', '1')
-    monkeypatch.setattr(signals, 'received', lambda: 15)
+    monkeypatch.setattr(signals, 'received', lambda: 'SIGTERM')
     with pytest.raises(signals.Stopped):
         fingerprint(folder)
 
