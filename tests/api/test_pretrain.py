@@ -62,7 +62,7 @@ def test_equals_the_command_and_can_be_called_again(place, tmp_path, capsys):
     second = run(place, tmp_path / 'b', iterations=2, seed=3, progress=True)
     shown = capsys.readouterr()
     assert first.report is None
-    assert 'Iter(train)' not in shown.out and 'training: 2/2 (100%)' in shown.err
+    assert 'Iter(train)' not in shown.out and 'training: 2 of 2 (100%)' in shown.err
     assert before == [
         set(kind._instance_dict) for kind in (MMLogger, MessageHub, Visualizer, DefaultScope)
     ]
