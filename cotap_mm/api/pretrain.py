@@ -202,10 +202,9 @@ def _log_names(log: Optional[Union[str, Sequence[str]]]) -> Optional[list[str]]:
     if log is None:
         return None
     names = [log] if isinstance(log, str) else list(log)
-    unknown = [name for name in names if name not in LOGS]
-    if unknown or not names:
+    if not names or set(names).difference(LOGS) or ('none' in names and set(names) != {'none'}):
         raise ValueError(
-            f'log must be of {", ".join(LOGS)}, got {", ".join(map(str, unknown)) or names}'
+            f"log must be 'none' or any of {', '.join(LOGS[:-1])}, got {', '.join(map(repr, names))}"
         )
     return names
 
