@@ -203,9 +203,8 @@ def _log_names(log: Optional[Union[str, Sequence[str]]]) -> Optional[list[str]]:
         return None
     names = [log] if isinstance(log, str) else list(log)
     if not names or set(names).difference(LOGS) or ('none' in names and set(names) != {'none'}):
-        raise ValueError(
-            f"log must be 'none' or any of {', '.join(LOGS[:-1])}, got {', '.join(map(repr, names))}"
-        )
+        given = ', '.join(map(repr, names)) or 'no name'
+        raise ValueError(f"log must be 'none' or any of {', '.join(LOGS[:-1])}, got {given}")
     return names
 
 

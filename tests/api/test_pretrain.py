@@ -249,7 +249,11 @@ def test_log_is_that_of_the_command(config_of, place, tmp_path, log, wanted):
         (dict(options={'modell.x': 1}), ValueError, "no 'modell'"),
         (dict(options={'model.neck.type': 'Nekc'}), ValueError, "type: unknown class 'Nekc'"),
         (dict(log='tensorbord'), ValueError, "log must be 'none' or .*, got 'tensorbord'$"),
-        (dict(log=()), ValueError, "log must be 'none' or any of tensorboard, wandb, mlflow, got"),
+        (
+            dict(log=()),
+            ValueError,
+            "log must be 'none' or any of tensorboard, wandb, mlflow, got no name",
+        ),
         (dict(log=('none', 'wandb')), ValueError, "log must be 'none' or .*, got 'none', 'wandb'$"),
         (dict(iterations='many'), ValueError, "max_iters: expected an integer >= 1, got 'many'"),
         (dict(out='{place}/tiny.py/a'), UserError, 'another folder with out='),
