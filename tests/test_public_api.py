@@ -51,7 +51,7 @@ FUNCTIONS = {
         'num_workers=None, seed=None, amp=False, auto_scale_lr=False, resume=False, '
         'overwrite=False, force=False, cls_images=None, ann_file=None, cls_ann_file=None, '
         'neighbors=None, cls_neighbors=None, value_range=None, trust=False, '
-        "launcher='none', options=None, report=False, progress=None"
+        "launcher='none', log=None, options=None, report=False, progress=None"
     ),
     'read_features': 'path',
     'visualize': (

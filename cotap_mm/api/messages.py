@@ -7,11 +7,10 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Callable, Optional
 
+from cotap_mm import signals
 from cotap_mm.command_line.arguments import Parser
 from cotap_mm.command_line.tool import describe_error
 from cotap_mm.errors import UserError
-
-_INTERRUPTED = 130  # exit status of a command after Ctrl-C
 
 
 @contextmanager
@@ -41,7 +40,7 @@ def raised_in_python(parser: Parser, renamed: Optional[Mapping[str, str]] = None
         text = translate('; '.join(map(str, interrupt.args)))
         raise KeyboardInterrupt(f'interrupted; {text}' if text else 'interrupted') from None
     except SystemExit as stop:
-        if stop.code == _INTERRUPTED or getattr(stop, 'name', '') == 'SIGINT':
+        if stop.code == signals.INTERRUPTED:
             raise KeyboardInterrupt(translate(str(stop))) from None
         error = stop.__cause__  # of one that reports an error
         if not isinstance(error, Exception):
@@ -58,6 +57,8 @@ def raised_in_python(parser: Parser, renamed: Optional[Mapping[str, str]] = None
 def in_words_of_python(text: str, parser: Parser, renamed: Mapping[str, str]) -> str:
     """Replace options of a command by arguments: ``--work-dir DIR`` by ``out=DIR``.
 
+    A value that is one of the choices of an option is quoted: ``--log none`` is ``log='none'``.
+
     Args:
         text (str): Message of a command.
         parser (Parser): Parser of the command.
@@ -67,22 +68,30 @@ def in_words_of_python(text: str, parser: Parser, renamed: Mapping[str, str]) ->
         str: The message; unknown options are unchanged.
     """
     flags = parser.flags()
-    options = {text for action in parser._actions for text in action.option_strings}
+    choices = {
+        text: list(action.choices or ())
+        for action in parser._actions
+        for text in action.option_strings
+    }
 
     def replace(match: re.Match) -> str:
-        option, value = match[1], match[2]
-        if option not in options:
+        option, value, rest = match[1], match[2] or '', ''
+        if option not in choices:
             return match[0]
+        if value in choices[option]:
+            value = repr(value)
+        elif value and not value.isupper():
+            value, rest = '', f' {value}'
         name = renamed.get(option[2:], option[2:].replace('-', '_'))
         if option in flags:
-            return f'{name}=True{f" {value}" if value else ""}'
-        return f'{name}={value or "..."}'
+            return f'{name}=True{f" {value}" if value else ""}{rest}'
+        return f'{name}={value or "..."}{rest}'
 
     for option in ('cfg-options', 'set'):  # KEY=VALUE
         name = renamed.get(option, option)
         text = re.sub(rf"--{option} ([\w.]+)=([^\s,;']+)", rf"{name}={{'\1': \2}}", text)
         text = re.sub(rf'--{option} ([\w.]+):', rf"{name}['\1']:", text)
-    return re.sub(r'(?<![\w-])(--[a-z][a-z-]*)\b(?: ([A-Z]+)\b)?', replace, text)
+    return re.sub(r'(?<![\w-])(--[a-z][a-z-]*)\b(?: ([A-Z]+|[a-z]+)\b)?', replace, text)
 
 
 def _translate_error(error: Exception, translate: Callable[[str], str]) -> None:

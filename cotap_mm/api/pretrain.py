@@ -14,10 +14,11 @@ from mmengine.dist import is_main_process
 from mmengine.runner import Runner
 
 from cotap_mm.cli.train import build_parser
-from cotap_mm.command_line.progress import is_interactive
+from cotap_mm.command_line.choices import LOGS
 from cotap_mm.commands.train import build_config
 from cotap_mm.engine.hooks import last_checkpoint
 from cotap_mm.engine.launch.commands import train_command
+from cotap_mm.progress import is_interactive
 
 from .instances import own_instances
 from .messages import raised_in_python
@@ -59,6 +60,7 @@ def pretrain(
     value_range: Optional[Sequence[float]] = None,
     trust: bool = False,
     launcher: str = 'none',
+    log: Optional[Union[str, Sequence[str]]] = None,
     options: Optional[Mapping[str, Any]] = None,
     report: bool = False,
     progress: Optional[bool] = None,
@@ -71,8 +73,9 @@ def pretrain(
         print(run.metrics['loss'], run.checkpoint)
         cls, patches = run.load().encode('photo.jpg')
 
-    It trains on the GPU if there is one. To use several, run a script that calls this function
-    by ``torchrun --nproc_per_node N`` with ``launcher='pytorch'``.
+    It trains in this process, on the GPU if there is one, and has no counterpart of ``--gpus``. To
+    use several GPUs, run a script that calls this function with ``launcher='pytorch'`` by
+    ``torchrun --nproc_per_node N``, or use ``cotap train --gpus N``.
 
     Interrupting it (Ctrl-C, or the kernel of a notebook) raises a KeyboardInterrupt that says
     what is saved; the same call with ``resume=True`` continues. It can be called several times
@@ -107,12 +110,16 @@ def pretrain(
             False.
         launcher (str): ``'pytorch'`` or ``'slurm'`` if one has started several processes.
             Defaults to ``'none'``.
+        log (str | sequence, optional): Where to log metrics besides ``scalars.json``, as ``--log``:
+            any of ``'tensorboard'``, ``'wandb'`` and ``'mlflow'``, or only ``'none'``. Defaults
+            to None: TensorBoard if it is installed.
         options (Mapping, optional): Further keys of the config, e.g.
             ``{'optim_wrapper.optimizer.lr': 1e-5}``.
         report (bool): Draw features before and after the training on some of the images into
             ``out/report``. Defaults to False.
-        progress (bool, optional): Show one line of progress and log only to the file. Defaults
-            to None: in a notebook and on a terminal. False logs to stdout as ``cotap train``.
+        progress (bool, optional): Show iterations, time left and loss, and log only to the file.
+            Defaults to None: in a notebook and on a terminal. False logs to stdout as
+            ``cotap train``.
 
     Returns:
         PretrainedRun: Checkpoints, logs and logged values.
@@ -145,6 +152,7 @@ def pretrain(
         seed=seed,
         work_dir=_text(out),
         launcher=launcher,
+        log=_log_names(log),
         cfg_options=_merged(options, keys),
     )
     shows_line = is_interactive() if progress is None else progress
@@ -187,6 +195,17 @@ def pretrain(
 
 def _text(path: Optional[Union[str, Path]]) -> Optional[str]:
     return None if path is None else str(path)
+
+
+def _log_names(log: Optional[Union[str, Sequence[str]]]) -> Optional[list[str]]:
+    """Check what the parser checks on the command line."""
+    if log is None:
+        return None
+    names = [log] if isinstance(log, str) else list(log)
+    if not names or set(names).difference(LOGS) or ('none' in names and set(names) != {'none'}):
+        given = ', '.join(map(repr, names)) or 'no name'
+        raise ValueError(f"log must be 'none' or any of {', '.join(LOGS[:-1])}, got {given}")
+    return names
 
 
 def _merged(options: Optional[Mapping[str, Any]], keys: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Show the progress of a training as one line, and the rest only in the log file."""
+"""Show the progress of a training, and the rest only in the log file."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from cotap_mm.command_line.progress import ProgressLine
 from cotap_mm.command_line.tool import describe_environment
+from cotap_mm.progress import Progress
 
 
 class ProgressHook(Hook):
-    """Draw a line with iterations, time left and loss.
+    """Show iterations, time left and loss.
 
-    Build the Runner with ``log_level='WARNING'``, so that the log does not interrupt the line;
+    Build the Runner with ``log_level='WARNING'``, so that the log does not interrupt it;
     :meth:`write_log` then lets the log file have everything that follows.
     """
 
     priority = 'VERY_LOW'  # after the loss is in the message hub
 
     def __init__(self) -> None:
-        self._line: Optional[ProgressLine] = None
+        self._progress: Optional[Progress] = None
 
     @staticmethod
     def write_log(runner: Runner, level: str = 'INFO') -> None:
@@ -42,27 +42,25 @@ class ProgressHook(Hook):
             runner.dump_config()
 
     def before_train(self, runner: Runner) -> None:
-        """Start the line, at the iteration of a resumed run."""
-        self._line = ProgressLine(
-            runner.max_iters, 'training', runner.iter, shown=is_main_process()
-        )
+        """Start, at the iteration of a resumed run."""
+        self._progress = Progress(runner.max_iters, 'training', runner.iter, show=True)
 
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
-        """Advance the line."""
-        if self._line is not None:
+        """Advance."""
+        if self._progress is not None:
             note = None
-            if self._line.is_due:
+            if self._progress.is_due:
                 losses = runner.message_hub.log_scalars.get('train/loss')
                 note = None if losses is None else f'loss {losses.current():.3f}'
-            self._line.update(note=note)
+            self._progress.update(note=note)
 
     def after_train(self, runner: Runner) -> None:
-        """End the line."""
+        """Show the last state."""
         self.close()
 
     def close(self) -> None:
-        """End the line, also after an error."""
-        if self._line is not None:
-            self._line.close()
+        """Show the last state, also after an error."""
+        if self._progress is not None:
+            self._progress.close()

@@ -37,7 +37,7 @@ def add_to_fiftyone(
         size (int | tuple): Size to which all images are resized, in pixels. Defaults to 224.
         batch_size (int): Images per forward pass. Defaults to 32.
         device (str | torch.device, optional): Defaults to a GPU if there is one.
-        progress (bool): Show one line of progress. Defaults to True.
+        progress (bool): Show the progress. Defaults to True.
         **options: Further arguments of :func:`cotap_mm.load`.
 
     Returns:

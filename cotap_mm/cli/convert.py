@@ -4,7 +4,7 @@ Training and downstream configs need no conversion: PretrainedViT reads the orig
 
     cotap convert work_dirs/vits_coco/iter_240000.pth cotap.safetensors --to safetensors
     cotap convert work_dirs/vits_coco/iter_240000.pth cotap.onnx --to onnx --size 448 448
-    cotap convert dino_deitsmall16_pretrain.pth dino_vits16 --to hf
+    cotap convert dino_vits16 dino_vits16_hf --to hf
 
 A folder for hf opens with transformers.AutoModel.from_pretrained(FOLDER), a folder for timm with
 timm.create_model('local-dir:FOLDER', pretrained=True).

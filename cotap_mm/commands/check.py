@@ -6,12 +6,9 @@ import argparse
 import contextlib
 import json
 import sys
-from collections.abc import Iterable
-from typing import Any, Callable
+from typing import Callable
 
 from mmengine.config import Config
-from rich.console import Console
-from rich.progress import track
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import report_user_errors
@@ -25,6 +22,7 @@ from cotap_mm.planning.measure import measure
 from cotap_mm.planning.propose import CPU_CONFIG, GPU_CONFIG, propose
 from cotap_mm.planning.report import as_dict, format_text
 from cotap_mm.planning.survey import survey_images
+from cotap_mm.progress import track
 
 from .train import build_config
 
@@ -58,7 +56,13 @@ def _check(
             f'--config {name} is for {config.default_scope}; give a config of configs/cotap'
         )
     source = open_images(args.images, args.ann_file, args.value_range or 'auto')
-    survey = survey_images(source, args.images, args.sample, crop_options(config), _progress)
+    survey = survey_images(
+        source,
+        args.images,
+        args.sample,
+        crop_options(config),
+        lambda looking, total: track(looking, total, 'images'),
+    )
     recipe, _ = propose(config, name, survey, device)
     if device.kind == 'cpu' and args.config is None:
         recipe.notes.insert(
@@ -82,10 +86,3 @@ def _check(
 def _without_resume(args: argparse.Namespace) -> Config:
     args.resume = False
     return build_config(args)
-
-
-def _progress(items: Iterable[Any], total: int) -> Iterable[Any]:
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        return items
-    return track(items, 'images', total, transient=True, console=console)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 
 from cotap_mm import signals
-from cotap_mm.command_line.progress import ProgressLine
 from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.distributed.failures import show_progress
 from cotap_mm.encoders.encoder import Encoder, EncoderOutput, normalize_images
 from cotap_mm.encoders.images import Size
 from cotap_mm.errors import UserError
+from cotap_mm.progress import Progress
 
 from .parts import Parts
 from .reading import ReadImage, equal_sizes, reading
@@ -51,7 +51,7 @@ class PartBuilder:
         size: Optional[Size],
         batch_size: int,
         num_workers: int,
-        progress: ProgressLine,
+        progress: Progress,
     ) -> None:
         """Compute and write parts.
 
@@ -61,7 +61,7 @@ class PartBuilder:
             size (int | tuple, optional): Size of all images.
             batch_size (int): Images per forward pass.
             num_workers (int): Number of loader workers.
-            progress (ProgressLine): Counts images.
+            progress (Progress): Counts images.
 
         Raises:
             UserError: If features are not finite, or a worker dies or hangs.
@@ -73,7 +73,7 @@ class PartBuilder:
                 self._build_one(number, islice(loaded, len(batches)), progress)
 
     def _build_one(
-        self, number: int, batches: Iterable[list[ReadImage]], progress: ProgressLine
+        self, number: int, batches: Iterable[list[ReadImage]], progress: Progress
     ) -> None:
         indices: list[int] = []
         unreadable: dict[int, str] = {}

@@ -14,7 +14,6 @@ import torch
 from mmengine.logging import print_log
 
 from cotap_mm import signals
-from cotap_mm.command_line.progress import ProgressLine, is_interactive
 from cotap_mm.datasets.sources.files import ImageFiles
 from cotap_mm.datasets.sources.open import open_images
 from cotap_mm.datasets.sources.protocol import ImageSource
@@ -28,6 +27,7 @@ from cotap_mm.environment import describe_versions
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.files.locks import Lock, acquire_lock
+from cotap_mm.progress import Progress
 
 from .compute import DTYPES, FEATURES, PartBuilder
 from .file import Features, format_of, read_features
@@ -94,8 +94,9 @@ def embed(
             :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``.
         overwrite (bool): Replace an existing file. Defaults to False: a file with the same
             images, weights and settings is returned, any other one is an error.
-        progress (bool, optional): Show one line of progress. Defaults to None: on a terminal and
-            in a notebook.
+        progress (bool, optional): Show the progress, see :class:`~cotap_mm.progress.Progress`.
+            Defaults to None: a bar on a terminal, a line in a notebook, elsewhere a line every
+            30 seconds.
         network (str, optional): See :func:`cotap_mm.load`; so are the following ones.
         output (str, optional): ``'filter'`` or ``'backbone'``.
         num_heads (int, optional): Number of attention heads.
@@ -133,15 +134,10 @@ def embed(
         builder = PartBuilder(chosen, parts, names, dtype)
         with abort_all_ranks_on_error(lambda: f'embedding into {out.name}'), _held(parts):
             missing = [number for number in range(len(parts)) if not parts.has(number)]
-            with ProgressLine(
-                len(source),
-                'embedding',
-                parts.done,
-                is_interactive() if progress is None else progress,
-            ) as line:
-                builder.build(
-                    source, missing[rank() :: world_size()], size, batch_size, num_workers, line
-                )
+            own = missing[rank() :: world_size()]
+            total = parts.done + sum(len(parts.indices(number)) for number in own)
+            with Progress(total, 'embedding', parts.done, progress) as shown:
+                builder.build(source, own, size, batch_size, num_workers, shown)
             _finish(out, parts, source, about)
     return read_features(out)
 

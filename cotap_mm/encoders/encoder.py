@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cotap_mm.command_line.progress import ProgressLine
 from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.ops import foreground_mask
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
+from cotap_mm.progress import Progress
 from cotap_mm.weights.hashing import weights_hash
 
 from .images import Picture, open_pictures, stacked_batches
@@ -145,7 +145,7 @@ class Encoder(ABC):
                 for images of different sizes. By default the size is kept, rounded to
                 whole patches.
             batch_size (int): Images that are read and encoded at a time. Defaults to 32.
-            progress (bool): Show one line of progress. Defaults to False.
+            progress (bool): Show the progress. Defaults to False.
             value_range: How values of more than 8 bits become 0 to 255, see
                 :class:`~cotap_mm.datasets.ImageList`. Defaults to ``'auto'``: one range for all
                 images, derived from them.
@@ -162,10 +162,10 @@ class Encoder(ABC):
         """
         pictures = open_pictures(images, value_range)
         parts = []
-        with ProgressLine(len(pictures), 'encoding', shown=progress) as line:
+        with Progress(len(pictures), 'encoding', show=progress) as shown:
             for pixels in stacked_batches(pictures, size, batch_size):
                 parts.append(self(normalize_images(pixels)))
-                line.update(len(pixels))
+                shown.update(len(pixels))
         if len(parts) == 1:
             return parts[0]
         return EncoderOutput(*(torch.cat(maps) for maps in zip(*parts)))

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,12 +17,14 @@ from mmengine.registry import DefaultScope
 from mmengine.visualization import Visualizer
 
 import cotap_mm
-from cotap_mm.api.messages import in_words_of_python
+from cotap_mm import signals
+from cotap_mm.api.messages import in_words_of_python, raised_in_python
 from cotap_mm.api.pretrain import RENAMED, pretrain
 from cotap_mm.api.run import PretrainedRun, join_curves
 from cotap_mm.api.run_report import draw_report
 from cotap_mm.cli.train import build_parser
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.commands.train import build_config
 from cotap_mm.errors import UserError
 from cotap_mm.files.locks import is_held
 from cotap_mm.registry import HOOKS
@@ -36,6 +42,15 @@ class InterruptHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 2:
             raise KeyboardInterrupt
+
+
+@HOOKS.register_module()
+class CtrlCHook(Hook):
+    """As a terminal or the kernel of a notebook, which send a signal in the third iteration."""
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        if runner.iter == 2:
+            os.kill(os.getpid(), signal.SIGINT)
 
 
 @pytest.fixture(scope='module')
@@ -62,7 +77,7 @@ def test_equals_the_command_and_can_be_called_again(place, tmp_path, capsys):
     second = run(place, tmp_path / 'b', iterations=2, seed=3, progress=True)
     shown = capsys.readouterr()
     assert first.report is None
-    assert 'Iter(train)' not in shown.out and 'training: 2/2 (100%)' in shown.err
+    assert 'Iter(train)' not in shown.out and 'training: 2 of 2 (100%)' in shown.err
     assert before == [
         set(kind._instance_dict) for kind in (MMLogger, MessageHub, Visualizer, DefaultScope)
     ]
@@ -98,6 +113,42 @@ def test_interrupt_says_how_to_continue(place, tmp_path):
     found = run(place, tmp_path / 'a', resume=True, progress=False)
     assert found.iterations == 4 and found.checkpoint == tmp_path / 'a/iter_4.pth'
     assert found.history['loss'][0] == [1, 2, 3, 4] and len(found.logs) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('where', ['script', 'kernel'])
+def test_ctrl_c_saves_the_step(place, tmp_path, capsys, monkeypatch, where):
+    if where == 'kernel':
+        shell = SimpleNamespace(kernel=object())
+        monkeypatch.setitem(sys.modules, 'IPython', SimpleNamespace(get_ipython=lambda: shell))
+    before = signal.getsignal(signal.SIGINT)
+    with pytest.raises(KeyboardInterrupt) as end:
+        run(
+            place, tmp_path / 'a', iterations=5, options=dict(custom_hooks=[dict(type='CtrlCHook')])
+        )
+    assert str(end.value) == (
+        f'interrupted. The last checkpoint is {tmp_path}/a/iter_3.pth, and resume=True continues '
+        'from it'
+    )
+    shown = capsys.readouterr()
+    assert ('training: 3 of 5 (60%)' in shown.out) == (where == 'kernel')
+    assert (tmp_path / 'a/iter_3.pth').exists() and not is_held(tmp_path / 'a/.lock')
+    assert signal.getsignal(signal.SIGINT) is before and not signals.is_listening()
+    found = run(place, tmp_path / 'a', iterations=5, resume=True)
+    assert found.iterations == 5 and found.history['loss'][0] == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.parametrize('name', ['SIGINT', 'SIGINT on another rank'])
+def test_stopped_by_ctrl_c(name):
+    with pytest.raises(KeyboardInterrupt) as end, raised_in_python(build_parser(), RENAMED):
+        raise signals.Stopped(name, 'A file is saved, and --resume continues')
+    assert str(end.value) == 'interrupted. A file is saved, and resume=True continues'
+
+
+def test_stopped_by_a_scheduler():
+    with pytest.raises(signals.Stopped) as end, raised_in_python(build_parser(), RENAMED):
+        raise signals.Stopped('SIGTERM', 'A file is saved')
+    assert end.value.code == 75 and 'A file is saved' in str(end.value)
 
 
 @pytest.mark.slow
@@ -163,6 +214,17 @@ def test_arguments_reach_the_config(config_of, place, tmp_path):
 
 
 @pytest.mark.parametrize(
+    'log, wanted', [('none', []), (['tensorboard'], ['TensorboardVisBackend'])]
+)
+def test_log_is_that_of_the_command(config_of, place, tmp_path, log, wanted):
+    given = [log] if isinstance(log, str) else log
+    words = [str(place / 'tiny.py'), '--work-dir', str(tmp_path / 'a'), '--log', *given]
+    found = config_of(log=log).visualizer
+    assert found == build_config(build_parser().parse_args(words)).visualizer
+    assert [each.type for each in found.vis_backends] == ['LocalVisBackend', *wanted]
+
+
+@pytest.mark.parametrize(
     'options, error, text',
     [
         (dict(images='nowhere'), FileNotFoundError, 'folder nowhere does not exist.* images=DIR'),
@@ -186,6 +248,13 @@ def test_arguments_reach_the_config(config_of, place, tmp_path):
         ),
         (dict(options={'modell.x': 1}), ValueError, "no 'modell'"),
         (dict(options={'model.neck.type': 'Nekc'}), ValueError, "type: unknown class 'Nekc'"),
+        (dict(log='tensorbord'), ValueError, "log must be 'none' or .*, got 'tensorbord'$"),
+        (
+            dict(log=()),
+            ValueError,
+            "log must be 'none' or any of tensorboard, wandb, mlflow, got no name",
+        ),
+        (dict(log=('none', 'wandb')), ValueError, "log must be 'none' or .*, got 'none', 'wandb'$"),
         (dict(iterations='many'), ValueError, "max_iters: expected an integer >= 1, got 'many'"),
         (dict(out='{place}/tiny.py/a'), UserError, 'another folder with out='),
     ],
@@ -222,6 +291,8 @@ def test_a_folder_with_a_run_is_refused(place, tmp_path):
         ('--cfg-options a.b=3, then', "options={'a.b': 3}, then"),
         ('--cfg-options a.b: no', "options['a.b']: no"),
         ('--value-range LOW HIGH', 'value_range=LOW HIGH'),
+        ('--log wandb needs', "log='wandb' needs"),
+        ('--log is', 'log=... is'),
         ('--unknown and a--init', '--unknown and a--init'),
     ],
 )

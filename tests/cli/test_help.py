@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import importlib
 import re
+import shlex
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,9 @@ from cotap_mm.cli.main import COMMANDS
 from cotap_mm.command_line.arguments import Parser, out_file, out_folder, positive_float
 from cotap_mm.command_line.arguments import positive_int as whole
 from cotap_mm.command_line.help import complete_help
+from cotap_mm.weights.named.known import KNOWN
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def visible_actions(name):
@@ -52,6 +57,29 @@ def test_every_option_shows_what_it_takes(name, monkeypatch, capsys):
         assert found, action.option_strings
         is_chosen = action.choices is not None or action.metavar is not None
         assert is_chosen or found[1] in ('N', 'NUMBER', 'DIR', 'FILE', 'PATH'), found[0]
+
+
+def examples(name):
+    """Arguments of the command lines in the description of a command."""
+    text = importlib.import_module(f'cotap_mm.cli.{name}').__doc__.replace('\\\n', ' ')
+    for line in re.findall(r'^    (\S.*)', text, re.M):
+        found = re.search(r'\b(?:cotap|cotap_mm) (\w+) (?!\.\.\.)(.*)', f'{line} ')
+        if found:
+            yield found[1], shlex.split(found[2], comments=True)
+
+
+@pytest.mark.parametrize('name', sorted(set(COMMANDS) - {'doctor'}))
+def test_examples_are_valid(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    found = list(examples(name))
+    assert name in [command for command, _ in found]
+    for command, words in found:
+        module = importlib.import_module(f'cotap_mm.cli.{command}')
+        getattr(module, 'parse_args', module.build_parser().parse_args)(words)
+        for word in words:
+            assert not word.startswith('configs/') or (ROOT / word).is_file(), word
+            short = word.rpartition('=')[2]
+            assert not re.fullmatch(r'[a-z]+_vit[a-z]+\d+', short) or short in KNOWN, word
 
 
 def test_defaults_are_appended(capsys, monkeypatch):

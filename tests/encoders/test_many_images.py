@@ -51,7 +51,7 @@ def test_a_folder_in_batches(encoder, folder, tmp_path, capsys):
     found = encoder.encode(folder, size=16, batch_size=2, progress=True)
     assert colors(found) == [0, 40, 80, 120, 160] and encoder.batches == [2, 2, 1]
     assert found.patches.shape == (5, 3, 2, 2)
-    assert 'encoding: 5/5 (100%)' in capsys.readouterr().err
+    assert 'encoding: 5 of 5 (100%)' in capsys.readouterr().err
     pack_images(open_images(folder), tmp_path / 'packed.lmdb')
     for same in (str(folder), tmp_path / 'packed.lmdb', open_images(folder)):
         again = encoder.encode(same, size=16)

@@ -55,5 +55,5 @@ def test_progress_bars_only_in_a_terminal_on_rank_0(monkeypatch):
             assert list(with_progress([3, 1, 2], 'counting')) == [3, 1, 2]
         return screen.getvalue()
 
-    assert 'counting' in shown() and '3/3' in shown()
+    assert 'counting' in shown() and '3 of 3' in shown()
     assert shown(terminal=False) == shown(rank=1) == shown(bars=False) == ''
