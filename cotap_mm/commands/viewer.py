@@ -18,6 +18,7 @@ from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.report.image_set import common_size
 from cotap_mm.visualization.viewer.address import check_port
+from cotap_mm.visualization.viewer.command import FigureCommand, file_name
 from cotap_mm.visualization.viewer.confined_images import ConfinedImages
 from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.viewer.request_filter import is_loopback
@@ -40,6 +41,25 @@ def make_browser(args: argparse.Namespace) -> FeatureBrowser:
         )
     )
     return FeatureBrowser(encoders, source, size)
+
+
+def figure_command(args: argparse.Namespace, browser: FeatureBrowser) -> FigureCommand:
+    """Describe the command line, for the commands that the page shows."""
+    options = []
+    for name in ('output', 'num_heads', 'ann_file', 'value_range'):
+        value = getattr(args, name)
+        if value:
+            values = value if isinstance(value, (list, tuple)) else [value]
+            words = [file_name(str(each)) if name == 'ann_file' else str(each) for each in values]
+            options += ['--' + name.replace('_', '-'), *words]
+    first = next(iter(browser.encoders.values()))
+    return FigureCommand(
+        named_checkpoints([*args.checkpoints, *args.compare]),
+        args.images,
+        browser.size,
+        first.grid(*browser.size),
+        options,
+    )
 
 
 def open_source(
@@ -101,6 +121,7 @@ def run(args: argparse.Namespace) -> None:
             browser,
             choose_shown(browser, args.shown),
             'Features of ' + ' and '.join(browser.encoders),
+            figure_command(args, browser),
         )
     if not is_loopback(args.host):
         print('warning: no password protects the images from anyone who can connect to this host')

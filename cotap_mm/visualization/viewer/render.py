@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from typing import Any, Callable, NamedTuple, Optional
+from functools import partial
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
-import torch
-import torch.nn.functional as F
-from torch import Tensor
+from matplotlib.figure import Figure
 
-from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.visualization.errors import NotAvailable
-from cotap_mm.visualization.figures.canvas import Pixels
-from cotap_mm.visualization.figures.clusters import cluster_overlay, joint_clusters, match_clusters
-from cotap_mm.visualization.figures.grid import Scale
-from cotap_mm.visualization.figures.overlays import foreground_overlay
-from cotap_mm.visualization.figures.pca import pca_maps
-from cotap_mm.visualization.figures.prototypes import attention_overlay
-from cotap_mm.visualization.figures.similarity import similarity_panels
-from cotap_mm.visualization.report.image_set import encode_images, in_batches, read_images
+from cotap_mm.visualization.figures.canvas import Pixels, frame_patch
+from cotap_mm.visualization.figures.grid import Panel, Row, sheet_figure
+from cotap_mm.visualization.figures.norms import draw_outliers
+from cotap_mm.visualization.report.image_set import short_titles
 
-from .lru_cache import MemoryLRU
+from .cached_features import CachedFeatures
+from .modes import MODES, Content, Request
 from .sheet import Point, Sheet
 
 MOST_SHOWN = 24  # images at a time
@@ -50,7 +45,12 @@ class FeatureBrowser:
         source: Images with ``len``, ``name(i)`` and ``read(i)``.
         size (tuple): Height and width in pixels to which all images are resized.
         most_bytes (int): Memory for cached features, maps and photographs. Defaults to 1 GiB.
+
+    Attributes:
+        modes (dict): Name of each mode -> the function that draws it.
     """
+
+    modes = MODES
 
     def __init__(
         self,
@@ -60,25 +60,28 @@ class FeatureBrowser:
         most_bytes: int = MOST_BYTES,
     ) -> None:
         self.encoders, self.source, self.size = encoders, source, size
-        self._layout = Sheet(size)
-        self._cache = MemoryLRU(most_bytes)
+        self._features = CachedFeatures(encoders, source, size, most_bytes)
+        self._cache = self._features.cache
         self._lock = threading.Lock()
-        self.modes: dict[str, Callable[..., Drawing]] = {
-            'similarity': self._similarity,
-            'components': self._components,
-            'clusters': self._clusters,
-            'prototypes': self._prototypes,
-            'attention': self._attention,
-            'foreground': self._foreground,
-        }
 
     @property
     def names(self) -> list[str]:
         """Printable names of all images."""
         return [printable(self.source.name(i)) for i in range(len(self.source))]
 
+    @property
+    def grid(self) -> tuple[int, int]:
+        """The finest patch grid (h, w) of the encoders: one of its patches is chosen."""
+        return max((encoder.grid(*self.size) for encoder in self.encoders.values()), key=np.prod)
+
     def draw(
-        self, chosen: Sequence[int], mode: str, point: Point, number: int = 0, count: int = 8
+        self,
+        chosen: Sequence[int],
+        mode: str,
+        point: Point,
+        number: int = 0,
+        count: int = 8,
+        upright: bool = False,
     ) -> Drawing:
         """Draw a sheet in one mode.
 
@@ -88,6 +91,7 @@ class FeatureBrowser:
             point (Point): The chosen patch, framed in every mode.
             number (int): Index of the prototype. Defaults to 0.
             count (int): Number of clusters, 2 to ``MOST_CLUSTERS``. Defaults to 8.
+            upright (bool): Layout for narrow screens. Defaults to False.
 
         Returns:
             Drawing: The sheet and its caption.
@@ -96,41 +100,61 @@ class FeatureBrowser:
             NotAvailable: If no image or too many are chosen, an image cannot be read, the mode
                 is unknown, a number is out of range, or no encoder supports the mode.
         """
-        chosen = list(chosen)
-        if not chosen:
-            raise NotAvailable('choose at least one image')
-        if len(chosen) > MOST_SHOWN:
-            raise NotAvailable(f'choose at most {MOST_SHOWN} images, got {len(chosen)}')
-        if not all(0 <= index < len(self.source) for index in chosen):
-            raise NotAvailable(f'images must be in 0..{len(self.source) - 1}, got {chosen}')
-        if mode not in self.modes:
-            raise NotAvailable(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
-        if not 2 <= count <= MOST_CLUSTERS or number < 0:
-            raise NotAvailable(
-                f'choose 2 to {MOST_CLUSTERS} clusters, and a prototype from 0 on, '
-                f'got {count} clusters and prototype {number}'
-            )
-        point = point._replace(slot=min(point.slot, len(chosen) - 1))
+        request = self._check(chosen, mode, point, number, count)
         with self._lock:
-            return self.modes[mode](chosen, point, number, count)
+            content = self.modes[mode](self._features, request)
+            rows = {'image': self._photos(request), **content.rows}
+            sheet = self._layout(upright).draw(
+                rows, request.point, self.grid, content.scales, content.legend, content.marks
+            )
+        return Drawing(sheet, content.note)
 
-    def locate(self, x: float, y: float, shown: int) -> Optional[Point]:
+    def figure(
+        self, chosen: Sequence[int], mode: str, point: Point, number: int = 0, count: int = 8
+    ) -> Figure:
+        """Draw the same as :meth:`draw` as a Matplotlib figure, with the names of the images.
+
+        Raises:
+            NotAvailable: As :meth:`draw`.
+        """
+        request = self._check(chosen, mode, point, number, count)
+        with self._lock:
+            content = self.modes[mode](self._features, request)
+            photos = self._photos(request)
+        frame = partial(
+            frame_patch,
+            patch=request.point.patch(self.grid),
+            grid=self.grid,
+            size=self.size,
+            thickness=0.7,
+        )
+        photographs = [Panel(pixels) for pixels in photos]
+        photographs[request.point.slot] = Panel(photos[request.point.slot], frame)
+        rows = [Row('image', photographs)]
+        for name, pictures in content.rows.items():
+            panels = self._panels(content, name, pictures)
+            rows.append(Row(name, panels, content.scales.get(name)))
+        titles = short_titles([self.names[i] for i in request.chosen])
+        return sheet_figure(rows, titles, legend=content.legend or None)
+
+    def locate(self, x: float, y: float, shown: int, upright: bool = False) -> Optional[Point]:
         """Convert a position on the sheet, in pixels, to a position in an image.
 
         Args:
             x (float): From the left.
             y (float): From the top.
             shown (int): Number of images on the sheet.
+            upright (bool): Layout of the sheet. Defaults to False.
 
         Returns:
             Point: None if the position is not in a picture.
         """
-        return self._layout.locate(x, y, shown, len(self.encoders) + 1)
+        return self._layout(upright).locate(x, y, shown)
 
     def is_readable(self, index: int) -> bool:
         """Return whether an image can be decoded."""
         try:
-            self._photo(index)
+            self._features.photo(index)
         except NotAvailable:
             return False
         return True
@@ -147,164 +171,43 @@ class FeatureBrowser:
         counts = [0]
         for name in self.encoders:
             try:
-                counts.append(self._maps(name, [image], 'prototype_attention').shape[-1])
+                maps = self._features.maps(name, [image], 'prototype_attention')
             except NotImplementedError:
                 continue
+            counts.append(maps.shape[-1])
         return max(counts)
 
-    def _photo(self, index: int) -> Pixels:
-        def read() -> Pixels:
-            try:
-                return read_images(self.source, [index], self.size).pixels[0]
-            except BadImage as error:  # its message may contain the path
-                raise NotAvailable(
-                    f'{printable(self.source.name(index))} cannot be read: it is '
-                    'damaged, too large or no longer there; choose another image'
-                ) from error
-
-        return self._cache.once(('photo', index), read)
-
-    def _maps(self, name: str, chosen: Sequence[int], what: str) -> Tensor:
-        """Return features or attention maps of the chosen images, computed only if not cached."""
-        maps = {i: self._cache[name, i, what] for i in chosen if (name, i, what) in self._cache}
-        missing = [i for i in dict.fromkeys(chosen) if i not in maps]
-        if missing:
-            encoder, photos = self.encoders[name], [self._photo(i) for i in missing]
-            computed = (
-                F.normalize(encode_images(encoder, photos), dim=1)
-                if what == 'patches'
-                else in_batches(getattr(encoder, what), photos)
+    def _check(
+        self, chosen: Sequence[int], mode: str, point: Point, number: int, count: int
+    ) -> Request:
+        """Check what is to be drawn; see :meth:`draw`."""
+        chosen = list(chosen)
+        if not chosen:
+            raise NotAvailable('choose at least one image')
+        if len(chosen) > MOST_SHOWN:
+            raise NotAvailable(f'choose at most {MOST_SHOWN} images, got {len(chosen)}')
+        if not all(0 <= index < len(self.source) for index in chosen):
+            raise NotAvailable(f'images must be in 0..{len(self.source) - 1}, got {chosen}')
+        if mode not in self.modes:
+            raise NotAvailable(f'mode must be one of {", ".join(self.modes)}, got {mode!r}')
+        if not 2 <= count <= MOST_CLUSTERS or number < 0:
+            raise NotAvailable(
+                f'choose 2 to {MOST_CLUSTERS} clusters, and a prototype from 0 on, '
+                f'got {count} clusters and prototype {number}'
             )
-            for i, own in zip(missing, computed):
-                # A copy: a view would keep the whole batch in memory.
-                maps[i] = self._cache[name, i, what] = own.clone()
-        return torch.stack([maps[i] for i in chosen])
+        point = point._replace(slot=min(point.slot, len(chosen) - 1))
+        return Request(chosen, point, number, count)
 
-    # ---- one method per mode -----------------------------------------------------------
+    def _photos(self, request: Request) -> list[Pixels]:
+        return [self._features.photo(i) for i in request.chosen]
 
-    def _similarity(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
-        rows, scales = {}, {}
-        for name in self.encoders:
-            maps = self._maps(name, chosen, 'patches')  # (B, C, h, w), of unit length
-            rows[name], scales[name] = similarity_panels(
-                list(maps), point.slot, point.patch(maps.shape[2:]), normalized=True
-            )
-        return self._sheet(
-            chosen,
-            rows,
-            point,
-            'Cosine similarity to the framed patch; each row has its own scale.',
-            scales,
-        )
+    def _layout(self, upright: bool) -> Sheet:
+        return Sheet(self.size, len(self.encoders) + 1, upright)
 
-    def _components(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
-        rows = {
-            name: self._cache.once(
-                (name, tuple(chosen), 'components'),
-                lambda name=name: pca_maps(self._maps(name, chosen, 'patches')),
-            )
-            for name in self.encoders
-        }
-        return self._sheet(
-            chosen,
-            rows,
-            point,
-            'The first three principal components of the features of the shown images as red, '
-            'green and blue: within a row, equal colors mean similar features.',
-        )
-
-    def _clusters(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
-        rows: dict[str, list[Pixels]] = {}
-        first: Optional[np.ndarray] = None
-        for name in self.encoders:
-            clusters = self._cache.once(
-                (name, tuple(chosen), 'clusters', count),
-                lambda name=name: joint_clusters(self._maps(name, chosen, 'patches'), count),
-            )
-            clusters = clusters if first is None else match_clusters(clusters, first)
-            first = clusters if first is None else first
-            rows[name] = [cluster_overlay(self._photo(i), c) for i, c in zip(chosen, clusters)]
-        return self._sheet(
-            chosen,
-            rows,
-            point,
-            f'{count} clusters of patches (k-means over the shown images); the colors of the '
-            'rows are matched so that as many patches as possible agree.',
-        )
-
-    def _prototypes(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
-        rows = {}
-        maps, skipped = self._supported('prototype_attention', chosen)
-        for name, weights in maps.items():
-            weights = weights.mean(dim=1)  # (B, heads, h, w, M) -> (B, h, w, M)
-            if number >= weights.shape[-1]:
-                raise NotAvailable(
-                    f'{name} has prototypes 0..{weights.shape[-1] - 1}, got {number}'
-                )
-            rows[name] = self._overlays(chosen, weights[..., number].numpy())
-        return self._sheet(
-            chosen,
-            rows,
-            point,
-            f'Attention of each patch to prototype {number} of the object-aware filter, mean '
-            f'over heads; bright is strong.{skipped}',
-        )
-
-    def _attention(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
-        maps, skipped = self._supported('cls_attention', chosen)
-        rows = {
-            name: self._overlays(chosen, weights.mean(dim=1).numpy())
-            for name, weights in maps.items()
-        }
-        return self._sheet(
-            chosen,
-            rows,
-            point,
-            'Attention of the CLS token in the last block, mean over heads; bright is '
-            f'strong.{skipped}',
-        )
-
-    def _foreground(self, chosen: list[int], point: Point, number: int, count: int) -> Drawing:
-        maps, skipped = self._supported('foreground', chosen)
-        rows = {
-            name: [foreground_overlay(self._photo(i), mask) for i, mask in zip(chosen, masks)]
-            for name, masks in maps.items()
-        }
-        return self._sheet(
-            chosen,
-            rows,
-            point,
-            'In color: the smallest set of patches that holds 60 % of the attention of the CLS '
-            f'token.{skipped}',
-        )
-
-    def _supported(self, what: str, chosen: list[int]) -> tuple[dict[str, Tensor], str]:
-        """Return maps of the encoders that support them, and a sentence about the others."""
-        maps, reasons = {}, []
-        for name in self.encoders:
-            try:
-                maps[name] = self._maps(name, chosen, what)
-            except NotImplementedError as error:
-                reasons.append(f'{name}: {error}')
-        if not maps:
-            raise NotAvailable('; '.join(reasons))
-        return maps, ''.join(f' Skipped {reason}.' for reason in reasons)
-
-    def _overlays(self, chosen: list[int], maps: np.ndarray) -> list[Pixels]:
-        low, high = float(maps.min()), float(maps.max())
-        return [attention_overlay(self._photo(i), own, low, high) for i, own in zip(chosen, maps)]
-
-    # ---- the sheet ---------------------------------------------------------------------
-
-    def _sheet(
-        self,
-        chosen: list[int],
-        rows: dict[str, list[Pixels]],
-        point: Point,
-        note: str,
-        scales: Optional[dict[str, Scale]] = None,
-    ) -> Drawing:
-        """Draw the photographs and the rows; the frame is a patch of the finest grid."""
-        grid = max((encoder.grid(*self.size) for encoder in self.encoders.values()), key=np.prod)
-        rows = {'image': [self._photo(i) for i in chosen], **rows}
-        return Drawing(self._layout.draw(rows, point, grid, scales), note)
+    def _panels(self, content: Content, name: str, pictures: Sequence[Pixels]) -> list[Panel]:
+        if name not in content.marks:
+            return [Panel(pixels) for pixels in pictures]
+        return [
+            Panel(pixels, partial(draw_outliers, outliers=outliers, size=self.size))
+            for pixels, outliers in zip(pictures, content.marks[name])
+        ]

@@ -8,9 +8,18 @@ from cotap_mm.datasets.sources.files import BadImage
 from cotap_mm.evaluation import CoTAPEncoder
 from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.figures.canvas import colorize
+from cotap_mm.visualization.figures.norms import MARK
 from cotap_mm.visualization.viewer.lru_cache import MemoryLRU
 from cotap_mm.visualization.viewer.render import FeatureBrowser
-from cotap_mm.visualization.viewer.sheet import GAP, LABEL, PICTURE, Point, wrap_name
+from cotap_mm.visualization.viewer.sheet import (
+    GAP,
+    HEAD,
+    LABEL,
+    NARROW,
+    PICTURE,
+    Point,
+    wrap_name,
+)
 from tests.helpers.pixel_scenes import PixelEncoder
 from tests.helpers.tiny import build_tiny
 
@@ -101,10 +110,61 @@ def test_every_mode_of_a_network_with_filter():
     viewer = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
     assert viewer.num_prototypes() == 2
     sheets = [viewer.draw([0, 1], mode, Point(0, 0.5, 0.5), 1, 3) for mode in viewer.modes]
-    assert len({each.sheet.tobytes() for each in sheets}) == len(sheets) == 6
-    assert len({each.note for each in sheets}) == 6
+    assert len({each.sheet.tobytes() for each in sheets}) == len(sheets) == 8
+    assert len({each.note for each in sheets}) == 8
     with pytest.raises(ValueError, match=r'prototypes 0..1, got 2'):
         viewer.draw([0], 'prototypes', Point(0, 0.5, 0.5), 2)
+
+
+def test_upright_sheet_and_figure_of_every_mode():
+    torch.manual_seed(0)
+    model = build_tiny()
+    viewer = browser(ours=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
+    for mode in viewer.modes:
+        drawing = viewer.draw([0, 1, 2], mode, Point(0, 0.5, 0.5), 1, 3, upright=True)
+        assert drawing.sheet.shape[1] == pytest.approx(NARROW, abs=4)
+        figure = viewer.figure([0, 1, 2], mode, Point(2, 0.5, 0.5), 1, 3)
+        titles = [axes.get_title() for axes in figure.axes]
+        assert '0: folder/0.png' in titles and '2: folder/2.png' in titles
+        framed = [axes.get_title() for axes in figure.axes if axes.patches and axes.get_title()]
+        assert framed[:1] == ['2: folder/2.png'] or mode == 'norms'
+    point = viewer.locate(10, HEAD + 5, 3, upright=True)
+    assert point.slot == 0 and point.patch((4, 4)) == (0, 0)
+
+
+def test_components_share_a_basis_if_the_widths_are_equal():
+    model = build_tiny()
+    point = Point(0, 0.5, 0.5)
+    same = browser(one=CoTAPEncoder(model), other=CoTAPEncoder(model)).draw(
+        [0, 1], 'components', point
+    )
+    assert 'one, other share one basis (32 channels)' in same.note
+    assert (picture(same.sheet, 1, 1) == picture(same.sheet, 2, 1)).all()
+    mixed = browser(one=CoTAPEncoder(model), plain=CoTAPEncoder(model, output='backbone'))
+    note = mixed.draw([0, 1], 'components', point).note
+    assert 'plain (16 channels) cannot share the basis of one (32 channels)' in note
+
+
+def test_assignments_are_listed_in_a_legend():
+    viewer = browser(ours=CoTAPEncoder(build_tiny()))
+    plain = viewer.draw([0, 1], 'prototypes', Point(0, 0.5, 0.5)).sheet
+    found = viewer.draw([0, 1], 'assignments', Point(0, 0.5, 0.5))
+    assert found.sheet.shape[0] > plain.shape[0]  # the legend
+    assert 'of 2 prototypes are in effective use' in found.note
+
+
+def test_norm_outliers_are_marked_and_counted():
+    def spike(images):
+        images = images.clone()
+        images[0, :, 0, 0] = 40  # one patch of the first image
+        return images
+
+    viewer = browser(pixels=PixelEncoder(spike))
+    found = viewer.draw([0, 1], 'norms', Point(1, 0.5, 0.5))
+    assert '1 outlier (' in found.note
+    marked = (picture(found.sheet, 1, 0) == MARK).all(axis=2)
+    assert marked[:40, :40].sum() > 100 and not marked[45:, 45:].any()
+    assert not (picture(found.sheet, 1, 1) == MARK).all(axis=2).any()
 
 
 def test_clusters_of_two_rows_share_numbers():
