@@ -237,7 +237,9 @@ def build_page(
             button.click(None, None, None, js=f'() => cotapViewer.{script}')
         link.change(None, link, None, js='(text) => cotapViewer.show(text)')
         for kind, button in files.items():
-            event = button.click(partial(save, kind), inputs, saved, show_progress='hidden')
+            event = button.click(
+                partial(save, kind), inputs, saved, show_progress='hidden', api_name=f'save_{kind}'
+            )
             event.success(None, saved, None, js='(file) => cotapViewer.save(file)')
         page.load(go, wanted, everything, js='() => cotapViewer.start()', show_progress='hidden')
     page.cotap_sessions = PageSessions(page)
