@@ -18,8 +18,8 @@ from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.report.image_set import common_size
 from cotap_mm.visualization.viewer.address import check_port
-from cotap_mm.visualization.viewer.command import FigureCommand, file_name
 from cotap_mm.visualization.viewer.confined_images import ConfinedImages
+from cotap_mm.visualization.viewer.links import FigureCommand, file_name
 from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.viewer.request_filter import is_loopback
 
@@ -72,13 +72,13 @@ def open_source(
     source = open_images(images, ann_file, value_range or 'auto')
     if follow_links or not isinstance(source, ImageList):
         return source
-    source = ConfinedImages(source)
-    if source.skipped:
+    confined = ConfinedImages(source)
+    if confined.skipped:
         print(
-            f'skipped {len(source.skipped)} images outside of {images}, the first is '
-            f'{printable(source.skipped[0])} (--follow-links includes them)'
+            f'skipped {len(confined.skipped)} images outside of {images}, the first is '
+            f'{printable(confined.skipped[0])} (--follow-links includes them)'
         )
-    return source
+    return confined
 
 
 def first_readable(source: Any, attempts: int = 100) -> np.ndarray:

@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from cotap_mm.visualization.viewer.command import FigureCommand
+from cotap_mm.visualization.viewer.links import FigureCommand
 from cotap_mm.visualization.viewer.render import FeatureBrowser
 from cotap_mm.visualization.viewer.sheet import LABEL, NARROW, PICTURE, Point
 from tests.helpers.pixel_scenes import PixelEncoder
