@@ -4,10 +4,15 @@
     cotap viewer work_dirs/vits_coco/iter_240000.pth --images DIR
     cotap viewer before=timm:vit_small_patch16_224.dino after=FILE --images DIR
 
-A checkpoint is anything that cotap_mm.load accepts; NAME=CHECKPOINT sets its name. By default the
-page is served on this machine only; see --host. Anyone who can reach it can see the images. It
-accepts no uploads, serves no files, and skips images whose symbolic links leave the folder
-(--follow-links includes them).
+A checkpoint is anything that cotap_mm.load accepts; NAME=CHECKPOINT sets its name. Networks are
+shown side by side: similarity to the chosen patch, principal components, clusters, prototypes,
+attention, foreground, norms. Keys: arrows move the patch, [ and ] change its image, 1 to 8 choose
+what is shown. The address of the page is a link to what it shows; figures can be saved as PNG or
+SVG, with the cotap visualize command that draws them.
+
+By default the page is served on this machine only; see --host. Anyone who can reach it can see the
+images. It accepts no uploads, serves no files, and skips images whose symbolic links leave the
+folder (--follow-links includes them).
 """
 
 from __future__ import annotations

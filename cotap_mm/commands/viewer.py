@@ -18,8 +18,8 @@ from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.report.image_set import common_size
 from cotap_mm.visualization.viewer.address import check_port
-from cotap_mm.visualization.viewer.command import FigureCommand, file_name
 from cotap_mm.visualization.viewer.confined_images import ConfinedImages
+from cotap_mm.visualization.viewer.links import FigureCommand, file_name
 from cotap_mm.visualization.viewer.render import MOST_SHOWN, FeatureBrowser
 from cotap_mm.visualization.viewer.request_filter import is_loopback
 

@@ -12,7 +12,7 @@ from .canvas import Pixels
 from .clusters import cluster_overlay, distinct_colors
 
 OTHERS = (190, 190, 190)  # color of all prototypes without one of their own
-MOST_COLORS = 8  # distinguishable with any common color blindness
+MOST_COLORS = 16  # the first 8 are distinguishable with any common color blindness
 
 
 class Assignments(NamedTuple):
@@ -64,7 +64,7 @@ def assign_patches(attention: Tensor, most_colors: int = MOST_COLORS) -> Assignm
     Args:
         attention (Tensor): Softmax weights, mean over heads, shape (B, h, w, M).
         most_colors (int): Number of prototypes with a color of their own, the most used ones.
-            Defaults to 8.
+            Defaults to 16.
 
     Returns:
         Assignments: Labels, shares and statistics.

@@ -7,6 +7,7 @@ from typing import Optional
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -28,6 +29,7 @@ from .canvas import (
 from .grid import GAP, SHEET_DPI, axes_at, title_width, write_row_title
 
 CELL = 0.85  # inches
+SIMILAR = 0.8  # correlation of attention maps that look the same
 
 
 def most_used_prototypes(attention: Tensor, count: int) -> list[int]:
@@ -46,6 +48,37 @@ def most_used_prototypes(attention: Tensor, count: int) -> list[int]:
     relative = attention.flatten(0, 2) / attention.flatten(0, 2).mean(dim=0)  # (B h w, M)
     uses = torch.bincount(relative.argmax(dim=1), minlength=prototypes)
     return uses.argsort(descending=True, stable=True)[:count].tolist()
+
+
+def distinct_prototypes(
+    attention: Tensor, count: int, similar: float = SIMILAR
+) -> list[tuple[int, list[int]]]:
+    """Select prototypes that the most patches prefer and whose maps differ.
+
+    With more prototypes than kinds of patches, several learn the same: of prototypes whose
+    attention maps correlate, only the most used one is selected.
+
+    Args:
+        attention (Tensor): Mean over heads, shape (B, h, w, M).
+        count (int): Maximum number of prototypes to return.
+        similar (float): Correlation of two maps above which they count as the same.
+            Defaults to 0.8.
+
+    Returns:
+        list: Index of each selected prototype, and the indices of those that it stands for.
+    """
+    rows = attention.flatten(0, 2).double()
+    rows = F.normalize(rows - rows.mean(dim=0), dim=0)  # (B h w, M)
+    correlation = rows.T @ rows
+    groups: dict[int, list[int]] = {}
+    for prototype in most_used_prototypes(attention, attention.shape[-1]):
+        for first, members in groups.items():
+            if correlation[first, prototype] > similar:
+                members.append(prototype)
+                break
+        else:
+            groups[prototype] = []
+    return [(first, sorted(members)) for first, members in groups.items()][:count]
 
 
 def top_patches(attention: Tensor, prototype: int, count: int) -> list[tuple[int, int, int]]:
@@ -95,7 +128,8 @@ def prototype_gallery(
 ) -> Pixels:
     """Draw a row per prototype: the patches that attend most to it, and attention maps.
 
-    The rows are the prototypes that the most patches prefer. A cutout has 3 x 3 patches, as a
+    The rows are the prototypes that the most patches prefer, without those whose maps look like
+    that of a row above: these are named below its title. A cutout has 3 x 3 patches, as a
     prototype has cells; the cutouts of a row are from different images. The maps show the same
     evenly spaced images in every row, scaled from the smallest to the largest weight of the
     prototype over all images.
@@ -122,27 +156,28 @@ def prototype_gallery(
         )
     weights = attention.float().mean(dim=1).cpu()  # (B, h, w, M)
     grid = weights.shape[1:3]
-    chosen = most_used_prototypes(weights, num_prototypes)
+    chosen = distinct_prototypes(weights, num_prototypes)
     shown = evenly_spaced(len(images), num_maps)
     num_patches = min(num_patches, len(images))
     high, wide = check_pixels(images[0]).shape[:2]
     # Cutouts and maps have the same height; a gap separates the two halves.
-    right = title_width(['prototype 00']) + num_patches * CELL + 0.15
+    right = title_width(['also 00, 00, …']) + num_patches * CELL + 0.15
     width = CELL * wide / high
     above = 0.3 if not title else 0.55
     total = above + (len(chosen) + 1) * CELL
     figure = new_figure(right + len(shown) * width, total)
     figure.set_dpi(SHEET_DPI)
     figure.set_layout_engine('none')
-    left = title_width(['prototype 00'])
+    left = title_width(['also 00, 00, …'])
     bottom = total - above - CELL
     for c, i in enumerate(shown):
         _add(figure, images[i], right + c * width, bottom, width)
     _write(figure, 'attention to the prototype, same images in every row', right, bottom + CELL)
     _write(figure, 'patches with the most attention to it (framed)', left, bottom)
-    for prototype in chosen:
+    for prototype, alike in chosen:
         bottom -= CELL
-        write_row_title(figure, f'prototype {prototype}', left, bottom + CELL / 2)
+        also = f'\nalso {_few(alike)}' if alike else ''
+        write_row_title(figure, f'prototype {prototype}{also}', left, bottom + CELL / 2)
         for c, (i, row, column) in enumerate(top_patches(weights, prototype, num_patches)):
             axes = axes_at(figure, left + c * CELL, bottom, CELL - GAP, CELL - GAP)
             _show_patch(axes, images[i], (row, column), grid)
@@ -153,6 +188,11 @@ def prototype_gallery(
     if title:
         figure.suptitle(title)
     return render(figure)
+
+
+def _few(numbers: Sequence[int]) -> str:
+    """Write the first numbers of a list."""
+    return ', '.join(map(str, numbers[:2])) + (', …' if len(numbers) > 2 else '')
 
 
 def _add(figure: Figure, image: Pixels, left: float, bottom: float, width: float) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Optional, Union
 
 from cotap_mm.visualization.figures.canvas import Pixels
-from cotap_mm.visualization.figures.export import encode_png
+from cotap_mm.visualization.report.export import encode_png
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">

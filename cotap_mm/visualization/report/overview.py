@@ -15,8 +15,8 @@ from cotap_mm.visualization.figures.overview import (
     overview_figure,
 )
 from cotap_mm.visualization.figures.pca import shared_pca_maps
-from cotap_mm.visualization.figures.retrieval import crop_around, nearest_patches
 from cotap_mm.visualization.figures.similarity import similarity_map
+from cotap_mm.visualization.report.retrieval import crop_around, nearest_patches
 
 from .html import Report
 from .image_set import ImageSet, encode_images, read_images

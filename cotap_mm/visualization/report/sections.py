@@ -225,7 +225,8 @@ def add_prototypes(
         f'What each prototype attends to: {name}',
         f'Left: the patches of {_number(len(images.pixels), "image")} that attend most to each '
         'object prototype, one per image. Right: attention to the prototype over whole images; '
-        'bright is strong. The rows are the prototypes that the most patches prefer.',
+        'bright is strong. The rows are the prototypes that the most patches prefer; those whose '
+        'maps correlate above 0.8 with a row are named below its title instead.',
         prototype_gallery(images.pixels, attention),
     )
 

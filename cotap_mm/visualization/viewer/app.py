@@ -1,4 +1,4 @@
-"""Web page of the interactive viewer and its server; the only module that needs gradio."""
+"""Web page of the interactive viewer; the only module that needs gradio."""
 
 from __future__ import annotations
 
@@ -7,48 +7,30 @@ import io
 import os
 from collections.abc import Sequence
 from functools import partial, wraps
-from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
 
 from PIL import Image
 
 from cotap_mm.visualization.errors import NotAvailable
 from cotap_mm.visualization.figures.canvas import Pixels
-from cotap_mm.visualization.figures.export import encode_figure
+from cotap_mm.visualization.report.export import encode_figure
 
 from .links import View, read_link, write_link
 from .modes import NEEDS_PROTOTYPES
 from .render import MOST_CLUSTERS, MOST_SHOWN, Drawing, FeatureBrowser
-from .request_filter import RequestFilter
-from .sessions import MOST_SESSIONS, MOST_WAITING, PageSessions
+from .server import serve
+from .sessions import MOST_WAITING, PageSessions
 from .sheet import Point
 
 os.environ['GRADIO_ANALYTICS_ENABLED'] = 'False'  # read when gradio is imported
 try:
     import gradio
     from gradio.data_classes import ImageData
-    from starlette.middleware import Middleware
 except ImportError as error:
     raise ImportError('the viewer needs gradio 6: pip install "gradio>=6"') from error
 
-_SCRIPT = Path(__file__).resolve().parents[2] / 'assets' / 'viewer.js'
-_STYLE = """
-footer {display: none !important}
-.gradio-container {max-width: none !important}
-#sheet img {cursor: crosshair; touch-action: manipulation}
-#sheet:focus-visible, button:focus-visible, input:focus-visible
-  {outline: 3px solid #0072b2 !important; outline-offset: 2px}
-#pad {flex-wrap: wrap; gap: 6px}
-#pad button {flex: 0 0 auto; min-width: 44px; min-height: 44px}
-.min_value, .max_value, #controls span[data-testid] {color: var(--body-text-color) !important}
-@media (max-width: 700px) {
-  .gradio-container > .main {padding: 8px !important}
-  #controls {flex-direction: column}
-  #mode label {min-height: 44px}
-  #sheet img {width: 100% !important; max-width: none}
-  #sheet .icon-button-wrapper, #keys {display: none}
-}
-"""
+__all__ = ['build_page', 'serve']
+
 _KEYS = (
     'Keys: arrows move the patch (with Shift by four), [ and ] change its image, 1 to {} choose '
     'what is shown.'
@@ -237,7 +219,9 @@ def build_page(
             button.click(None, None, None, js=f'() => cotapViewer.{script}')
         link.change(None, link, None, js='(text) => cotapViewer.show(text)')
         for kind, button in files.items():
-            event = button.click(partial(save, kind), inputs, saved, show_progress='hidden')
+            event = button.click(
+                partial(save, kind), inputs, saved, show_progress='hidden', api_name=f'save_{kind}'
+            )
             event.success(None, saved, None, js='(file) => cotapViewer.save(file)')
         page.load(go, wanted, everything, js='() => cotapViewer.start()', show_progress='hidden')
     page.cotap_sessions = PageSessions(page)
@@ -290,63 +274,6 @@ def _indices(chosen: Any) -> list[int]:
     if not isinstance(chosen, list):
         raise NotAvailable('expected a list of images')
     return sorted(map(_whole, chosen))
-
-
-def serve(
-    page: Any,
-    host: str,
-    port: int,
-    wait: bool = True,
-    names: Sequence[str] = (),
-    root_path: str = '',
-) -> None:
-    """Serve a page and nothing else; see :class:`RequestFilter`.
-
-    Args:
-        page (gradio.Blocks): From :func:`build_page`.
-        host (str): Address to listen on; ``127.0.0.1`` for this machine only.
-        port (int): TCP port.
-        wait (bool): Block until interrupted; otherwise ``page.close()`` stops the server.
-            Defaults to True.
-        names (sequence): Host names under which a reverse proxy serves the page.
-            Defaults to ().
-        root_path (str): Path, or URL, under which a reverse proxy serves it. Defaults to ''.
-
-    Raises:
-        OSError: If the port is in use.
-    """
-    page.launch(
-        server_name=host,
-        server_port=port,
-        share=False,
-        quiet=True,
-        show_error=False,
-        max_file_size=0,
-        ssr_mode=False,
-        pwa=False,
-        mcp_server=False,
-        run_history=False,
-        enable_monitoring=False,
-        theme=page.cotap_theme,
-        head=f'<style>{_STYLE}</style>',  # Gradio would change the selectors of css
-        js=_SCRIPT.read_text(encoding='utf-8'),
-        root_path=root_path,
-        state_session_capacity=MOST_SESSIONS,
-        app_kwargs=dict(
-            middleware=[
-                Middleware(
-                    RequestFilter,
-                    host=host,
-                    names=names,
-                    root_path=root_path,
-                    # Not those that run in the page only.
-                    inputs={n: len(call.inputs) for n, call in page.fns.items() if call.fn},
-                    sessions=page.cotap_sessions,
-                )
-            ]
-        ),
-        prevent_thread_lock=not wait,
-    )
 
 
 def _in_page(pixels: Optional[Pixels]) -> Optional[ImageData]:

@@ -1,9 +1,11 @@
-"""State of the viewer's page as a link."""
+"""State of the viewer's page as a link, and as a command that draws the same figure."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlencode
 
@@ -12,6 +14,17 @@ from cotap_mm.visualization.errors import NotAvailable
 from .sheet import Point
 
 MOST_LETTERS = 8192  # of a link; 24 images with long names have about 3,000
+#: Mode of the viewer -> kind of ``cotap visualize``.
+KINDS = dict(
+    similarity='similarity',
+    components='pca',
+    clusters='clusters',
+    assignments='assignments',
+    prototypes='prototypes',
+    attention='attention',
+    foreground='attention',
+    norms='norms',
+)
 
 
 class View(NamedTuple):
@@ -123,3 +136,51 @@ def _read_grid(text: str, otherwise: tuple[int, int]) -> tuple[int, int]:
         raise NotAvailable(f'grid in the link must be ROWSxCOLUMNS, got {text[:20]!r}')
     rows, columns = text.split('x')
     return int(rows), int(columns)
+
+
+class FigureCommand:
+    """Writes a ``cotap visualize`` command for a state of the page.
+
+    Everyone who can open the page can read it, so files and folders are written without their
+    path: it is to be run in their folder.
+
+    Args:
+        checkpoints (mapping): Name of each network -> its checkpoint.
+        images (str): Folder or list of the images.
+        size (tuple): Height and width of the images in pixels.
+        grid (tuple): Patch grid (h, w) of the first network.
+        options (sequence): Further arguments, without paths. Defaults to ().
+    """
+
+    def __init__(
+        self,
+        checkpoints: Mapping[str, str],
+        images: str,
+        size: tuple[int, int],
+        grid: tuple[int, int],
+        options: Sequence[str] = (),
+    ) -> None:
+        self.checkpoints, self.images = checkpoints, images
+        self.size, self.grid, self.options = size, grid, options
+
+    def __call__(self, view: View, names: Sequence[str]) -> str:
+        """Return the command for a state; ``names`` are those of all images."""
+        slot = min(view.point.slot, len(view.chosen) - 1)
+        words = ['cotap', 'visualize']
+        words += [f'{name}={file_name(file)}' for name, file in self.checkpoints.items()]
+        words += ['--images', file_name(self.images), '--kinds', KINDS.get(view.mode, view.mode)]
+        words += ['--select', *(names[index] for index in view.chosen)]
+        words += ['--patch', *map(str, (slot, *view.point.patch(self.grid)))]
+        if view.mode == 'clusters':
+            words += ['--clusters', str(view.count)]
+        words += ['--size', *map(str, self.size), *self.options, '--out', 'figure']
+        return shlex.join(words)
+
+
+def file_name(text: str) -> str:
+    """Remove the path of a file, folder or URL; keep ``random:`` and names of networks."""
+    prefix = 'random:' if text.startswith('random:') else ''
+    rest = text[len(prefix) :]
+    if rest.startswith(('timm:', 'hf:', 'cotap_mm://')):
+        return text
+    return prefix + (PurePath(re.sub(r'^\w+://|[?#].*', '', rest)).name or '.')

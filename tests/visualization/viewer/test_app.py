@@ -6,7 +6,7 @@ import base64
 
 import pytest
 
-from cotap_mm.visualization.viewer.command import FigureCommand
+from cotap_mm.visualization.viewer.links import FigureCommand
 from cotap_mm.visualization.viewer.render import FeatureBrowser
 from cotap_mm.visualization.viewer.sheet import LABEL, NARROW, PICTURE, Point
 from tests.helpers.pixel_scenes import PixelEncoder
@@ -67,8 +67,7 @@ def test_bad_links_and_values_are_explained(functions):
 
 @pytest.mark.parametrize('kind, start', [('png', b'\x89PNG'), ('svg', b'<?xml')])
 def test_saved_figures_are_embedded_without_paths(functions, kind, start):
-    name = {'png': 'save', 'svg': 'save_1'}[kind]
-    file = functions[name]([0, 1], 'norms', 0, 8, (Point(1, 0.5, 0.5), False))
+    file = functions[f'save_{kind}']([0, 1], 'norms', 0, 8, (Point(1, 0.5, 0.5), False))
     data = base64.b64decode(file.url.split(',', 1)[1])
     assert file.path is None and file.orig_name == f'norms.{kind}'
     assert data.startswith(start) and b'private' not in data and b'a.pth' in data

@@ -8,8 +8,15 @@ import pytest
 
 from cotap_mm.cli.visualize import parse_args
 from cotap_mm.visualization.errors import NotAvailable
-from cotap_mm.visualization.viewer.command import KINDS, FigureCommand, file_name
-from cotap_mm.visualization.viewer.links import MOST_LETTERS, View, read_link, write_link
+from cotap_mm.visualization.viewer.links import (
+    KINDS,
+    MOST_LETTERS,
+    FigureCommand,
+    View,
+    file_name,
+    read_link,
+    write_link,
+)
 from cotap_mm.visualization.viewer.modes import MODES
 from cotap_mm.visualization.viewer.sheet import Point
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from cotap_mm.visualization.figures.retrieval import crop_around, nearest_patches
+from cotap_mm.visualization.report.retrieval import crop_around, nearest_patches
 
 
 def test_best_patches_of_other_images_by_a_loop():

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from torch import Tensor
 
-from .canvas import Pixels
-from .similarity import similarity_map
+from cotap_mm.visualization.figures.canvas import Pixels
+from cotap_mm.visualization.figures.similarity import similarity_map
 
 
 class Match(NamedTuple):

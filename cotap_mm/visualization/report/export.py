@@ -6,11 +6,12 @@ import io
 from typing import Optional
 
 import matplotlib
+import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 
-from .canvas import FAINT, INK, SERIES, Pixels, check_pixels, render
+from cotap_mm.visualization.figures.canvas import FAINT, INK, SERIES, Pixels, check_pixels, render
 
 FORMATS = ('png', 'svg')
 
@@ -71,4 +72,10 @@ def _reduce_colors(picture: Image.Image, count: int) -> Image.Image:
     fixed = [value for name in names for value in ImageColor.getrgb(name)]
     palette = Image.new('P', (1, 1))
     palette.putpalette([*fixed, *adaptive[: 3 * count]])
-    return picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG)
+    reduced = np.array(picture.quantize(palette=palette, dither=Image.Dither.FLOYDSTEINBERG))
+    pixels = np.asarray(picture)
+    for index, name in enumerate(names):  # a similar color may be found first
+        reduced[(pixels == ImageColor.getrgb(name)).all(axis=2)] = index
+    result = Image.fromarray(reduced)
+    result.putpalette(palette.getpalette() or [])
+    return result

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from cotap_mm.visualization.figures.canvas import SERIES, new_figure
-from cotap_mm.visualization.figures.export import encode_figure, encode_png
+from cotap_mm.visualization.report.export import encode_figure, encode_png
 
 COMMAND = 'cotap visualize "ä & <b>" --images DIR'
 
