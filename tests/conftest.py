@@ -28,8 +28,12 @@ def _forget_tools():
     yield
     DefaultScope._instance_dict.clear()
     for name, logger in list(MMLogger._instance_dict.items()):
-        if any(getattr(each.stream, 'closed', False) for each in _streams(logger)):
+        if any(is_closed(each.stream) for each in _streams(logger)):
             del MMLogger._instance_dict[name]
+
+
+def is_closed(stream):
+    return stream is None or getattr(stream, 'closed', False)
 
 
 def _streams(logger):

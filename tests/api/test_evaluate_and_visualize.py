@@ -98,7 +98,7 @@ def test_visualize(place, tmp_path, capsys):
         cotap_mm.visualize(networks, place / 'images', tmp_path / 'b', kinds='pcaa')
     with pytest.raises(TypeError, match='no argument clustres'):
         cotap_mm.visualize(networks, place / 'images', tmp_path / 'b', clustres=3)
-    with pytest.raises(ValueError, match='kinds=... classes: needs labels=...'):
+    with pytest.raises(ValueError, match="kinds='classes': needs labels=..."):
         cotap_mm.visualize(
             networks, place / 'images', tmp_path / 'b', kinds='classes', size=32, device='cpu'
         )

@@ -209,7 +209,7 @@ def test_viewer_and_reports(folder):
     first = folder / source.name(0)
     first.write_bytes(b'no image')
     with pytest.raises(NotAvailable, match='cannot be read') as failed:
-        browser._photo(0)
+        browser._features.photo(0)
     str(failed.value).encode('utf-8')
 
 

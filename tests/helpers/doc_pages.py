@@ -19,7 +19,18 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
 sys.path.append(str(ROOT / 'tools' / 'docs'))
 PAGES = [ROOT / 'README.md', ROOT / 'CONTRIBUTING.md', *sorted(DOCS.rglob('*.md'))]
-PROGRAMS = ('python', 'torchrun', 'make', 'pip', 'mim', 'pytest', 'cotap', 'pre-commit', 'docker')
+PROGRAMS = (
+    'python',
+    'torchrun',
+    'make',
+    'pip',
+    'mim',
+    'pytest',
+    'cotap',
+    'pre-commit',
+    'docker',
+    'jupyter',
+)
 SHELL = ('source', 'export', 'eval')
 
 

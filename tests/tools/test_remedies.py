@@ -24,6 +24,7 @@ FOREIGN = {
     '--export',
     '--signal',
     '--requeue',
+    '--local-dir',
 }
 SAYS = {'print_log', 'print', 'warn', 'exit', 'error', 'warning', 'SystemExit', 'get'}
 
@@ -76,7 +77,7 @@ def messages(path):
     return found
 
 
-KNOWN = options() | {'--version'}  # of cotap itself
+KNOWN = options() | {'--version', '--completion'}  # of cotap itself
 
 
 def test_the_parsers_are_found():
