@@ -1,9 +1,10 @@
-"""The README's Python snippets run unchanged, with small weights at the paths they name."""
+"""The README's Python snippets run with small weights at the paths they name."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from mmengine.registry import MODELS, DefaultScope
 from PIL import Image
 
+import cotap_mm
 from cotap_mm.models import CoTAPViT
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +53,11 @@ def test_backbone_in_a_custom_config(here, scope):
 
 
 def test_encoder_without_configs(here):
-    names = {}
-    exec(snippet('cotap_mm.load('), names)
+    """The line after the training, which test_doc_snippets.py runs at toy size."""
+    first, training, encoding = snippet('cotap_mm.load(').splitlines()
+    assert first == 'import cotap_mm' and training.startswith('run = cotap_mm.pretrain(')
+    checkpoint = 'work_dirs/vits_folder/iter_100000.pth'
+    names = dict(cotap_mm=cotap_mm, run=SimpleNamespace(checkpoint=checkpoint))
+    exec(encoding, names)
     assert names['cls'].shape == (1, 128)
     assert names['patches'].shape == (1, 128, 3, 4)
