@@ -8,14 +8,11 @@ else
 PYTHON := .venv/bin/python
 endif
 
-# pytest workers: one for each core, at most 8, unless PYTEST_WORKERS is set. Many slow tests wait,
-# for a timeout or for another process, so that all tests together use one worker more.
-MORE_WORKERS = 0
-WORKERS = $(or $(PYTEST_WORKERS),$(shell number=$$(($$(getconf _NPROCESSORS_ONLN) + $(MORE_WORKERS))); \
-	echo $$((number < 8 ? number : 8))))
+# pytest workers: one for each core, at most 8. A worker needs up to 6 GB of memory.
+PYTEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 8 ? cores : 8)))
 # Files stay whole, since they share fixtures; those with slow tests come first (tests/conftest.py).
 # Without bytecode, every process that the tests start compiles our code again.
-PYTEST = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
+PYTEST = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo install format lint types test-fast test test-all test-faults check lock \
 	docs docs-packages serve
@@ -60,7 +57,6 @@ test-fast: install
 test: install
 	$(PYTEST) -m 'smoke or not (slow or dist)' $(PYTEST_ARGS)
 
-test-all: MORE_WORKERS = 1
 test-all: install
 	$(PYTEST) $(PYTEST_ARGS)
 
