@@ -22,7 +22,6 @@ from cotap_mm.command_line.arguments import (
     add_device,
     out_folder,
     positive_int,
-    whole_number,
 )
 from cotap_mm.command_line.choices import PICTURES, PROTOCOLS
 from cotap_mm.command_line.shared_options import (
@@ -31,6 +30,7 @@ from cotap_mm.command_line.shared_options import (
     add_network,
     add_num_heads,
     add_trust,
+    add_weights_seed,
 )
 from cotap_mm.command_line.tool import slow_imports, tool
 from cotap_mm.files.overwrite import add_overwrite
@@ -86,13 +86,7 @@ def build_parser() -> Parser:
     add_num_heads(parser)
     add_network(parser)
     add_trust(parser)
-    parser.add_argument(
-        '--seed',
-        type=whole_number(0, 2**32 - 1),
-        default=0,
-        metavar='N',
-        help='seed of the weights of random: backbones',
-    )
+    add_weights_seed(parser)
     add_device(parser)
     parser.add_argument(
         '--out',

@@ -24,7 +24,6 @@ from cotap_mm.command_line.arguments import (
     add_device,
     out_folder,
     positive_int,
-    whole_number,
 )
 from cotap_mm.command_line.choices import PROTOCOLS
 from cotap_mm.command_line.shared_options import (
@@ -32,6 +31,7 @@ from cotap_mm.command_line.shared_options import (
     add_num_heads,
     add_trust,
     add_value_range,
+    add_weights_seed,
 )
 from cotap_mm.command_line.tool import slow_imports, tool
 
@@ -69,13 +69,7 @@ def build_parser() -> Parser:
     add_num_heads(parser)
     add_network(parser)
     add_trust(parser)
-    parser.add_argument(
-        '--seed',
-        type=whole_number(0, 2**32 - 1),
-        default=0,
-        metavar='N',
-        help='seed of the weights of random: backbones',
-    )
+    add_weights_seed(parser)
     add_device(parser)
     parser.add_argument(
         '--out', type=out_folder, default='work_dirs/evaluation', help='folder of the results'

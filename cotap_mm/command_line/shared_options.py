@@ -6,7 +6,7 @@ import argparse
 
 from cotap_mm.deprecation import OldPositional, RenamedOption
 
-from .arguments import KeyValues, Parser, out_folder, positive_int
+from .arguments import KeyValues, Parser, out_folder, positive_int, whole_number
 
 
 def add_images(parser: Parser, text: str) -> None:
@@ -86,6 +86,17 @@ def add_num_heads(parser: argparse.ArgumentParser) -> None:
         type=positive_int,
         help='number of attention heads, for a checkpoint that does not state it (default: from '
         'the checkpoint)',
+    )
+
+
+def add_weights_seed(parser: argparse.ArgumentParser) -> None:
+    """Add ``--seed``, that of random weights."""
+    parser.add_argument(
+        '--seed',
+        type=whole_number(0, 2**32 - 1),
+        default=0,
+        metavar='N',
+        help='seed of the weights of random: backbones',
     )
 
 
