@@ -14,7 +14,7 @@ from multiprocessing import parent_process
 from typing import Any
 
 import torch
-from torch.utils.data import get_worker_info
+from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.worker import _worker_loop
 
 from cotap_mm import signals
@@ -165,3 +165,25 @@ class ReadingSigns:
     def _slot() -> int:
         worker = get_worker_info()
         return 0 if worker is None else 1 + worker.id % _MAX_WORKERS
+
+
+class WatchedImages(Dataset):
+    """Data set over the images of a source that tells what its workers are reading.
+
+    Args:
+        source (ImageSource): The images.
+    """
+
+    def __init__(self, source: Any) -> None:
+        self.source = source
+        self.signs = ReadingSigns()
+
+    @property
+    def being_read(self) -> list[str]:
+        """Names of the images that are being read."""
+        return [self.source.name(index) for index in self.signs.being_read]
+
+    @property
+    def latest_sign(self) -> float:
+        """Last time a process started or finished an image, in seconds of ``time.monotonic``."""
+        return self.signs.latest

@@ -8,13 +8,13 @@ from typing import NamedTuple, Optional
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
 from cotap_mm.datasets.read_with_retry import read_with_retry
 from cotap_mm.datasets.sources.decoding import BadImage
 from cotap_mm.datasets.sources.protocol import ImageSource, prepare
-from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers
+from cotap_mm.datasets.workers import WatchedImages, start_worker, surviving_workers
 from cotap_mm.distributed.failures import silence_limit
 from cotap_mm.encoders.images import Size, resize_image, to_pixels
 
@@ -33,26 +33,16 @@ class ReadImage(NamedTuple):
     reason: str = ''
 
 
-class _Images(Dataset):
+class _Images(WatchedImages):
     """Images of a source in one size, or in their own."""
 
     def __init__(self, source: ImageSource, size: Optional[Size]) -> None:
-        self.source, self.size = source, size
-        self.signs = ReadingSigns()
+        super().__init__(source)
+        self.size = size
         prepare(source)
 
     def __len__(self) -> int:
         return len(self.source)
-
-    @property
-    def being_read(self) -> list[str]:
-        """Names of the images that are being read."""
-        return [self.source.name(index) for index in self.signs.being_read]
-
-    @property
-    def latest_sign(self) -> float:
-        """Last time a process started or finished an image, in seconds of ``time.monotonic``."""
-        return self.signs.latest
 
     def __getitem__(self, index: int) -> ReadImage:
         with self.signs.reading(index):

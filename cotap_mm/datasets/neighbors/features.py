@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from mmengine.logging import print_log
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets.loader_watch import report_dead_worker, watch_loader
@@ -19,7 +19,7 @@ from cotap_mm.datasets.read_with_retry import read_with_retry
 from cotap_mm.datasets.sources.decoding import BadImage
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.datasets.sources.protocol import ImageSource, prepare
-from cotap_mm.datasets.workers import ReadingSigns, start_worker, surviving_workers, warning_level
+from cotap_mm.datasets.workers import WatchedImages, start_worker, surviving_workers, warning_level
 from cotap_mm.distributed.failures import show_progress, silence_limit
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from cotap_mm.progress import Progress
@@ -109,26 +109,16 @@ def feature_file(
     return FeatureFile(part, task, len(indices))
 
 
-class _Squares(Dataset):
+class _Squares(WatchedImages):
     """Center crops of the images of a source, resized and normalized."""
 
     def __init__(self, source: ImageSource, size: int, indices: range) -> None:
-        self.source, self.size, self.indices = source, size, indices
-        self.signs = ReadingSigns()
+        super().__init__(source)
+        self.size, self.indices = size, indices
         prepare(source)
 
     def __len__(self) -> int:
         return len(self.indices)
-
-    @property
-    def being_read(self) -> list[str]:
-        """Names of the images that are being read."""
-        return [self.source.name(index) for index in self.signs.being_read]
-
-    @property
-    def latest_sign(self) -> float:
-        """Last time a process started or finished an image, in seconds of ``time.monotonic``."""
-        return self.signs.latest
 
     def __getitem__(self, index: int) -> tuple[Tensor, bool]:
         with self.signs.reading(self.indices[index]):
