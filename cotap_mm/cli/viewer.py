@@ -5,10 +5,10 @@
     cotap viewer before=timm:vit_small_patch16_224.dino after=FILE --images DIR
 
 A checkpoint is anything that cotap_mm.load accepts; NAME=CHECKPOINT sets its name. Networks are
-shown side by side: similarity to the chosen patch, principal components, clusters, prototypes,
-attention, foreground, norms. Keys: arrows move the patch, [ and ] change its image, 1 to 8 choose
-what is shown. The address of the page is a link to what it shows; figures can be saved as PNG or
-SVG, with the cotap visualize command that draws them.
+shown side by side, and can be hidden: similarity to the chosen patch, principal components,
+clusters, prototypes, attention, foreground, norms. Keys: arrows move the patch, [ and ] change its
+image, 1 to 8 choose what is shown. The address of the page is a link to what it shows; figures can
+be saved as PNG or SVG, with the cotap visualize command that draws them.
 
 By default the page is served on this machine only; see --host. Anyone who can reach it can see the
 images. It accepts no uploads, serves no files, and skips images whose symbolic links leave the

@@ -58,6 +58,9 @@ def build_parser() -> Parser:
         required=True,
         help='folder for report.html and the PNG files; an earlier report is replaced',
     )
+    parser.add_argument(
+        '--svg', action='store_true', help='also save figures as SVG, whose text can be edited'
+    )
     add_overwrite(parser)
     parser.add_argument(
         '--kinds',

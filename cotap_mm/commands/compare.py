@@ -147,7 +147,7 @@ def _report(
     pictures = _pictures(args, encoders, data)
     if pictures is not None:
         report.sections += pictures.sections
-        report.pictures += pictures.pictures
+        report.pictures.update(pictures.pictures)
     settings = {
         result.protocol: ', '.join(f'{key}={value}' for key, value in result.parameters.items())
         for result in results

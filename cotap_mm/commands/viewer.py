@@ -52,12 +52,11 @@ def figure_command(args: argparse.Namespace, browser: FeatureBrowser) -> FigureC
             values = value if isinstance(value, (list, tuple)) else [value]
             words = [file_name(str(each)) if name == 'ann_file' else str(each) for each in values]
             options += ['--' + name.replace('_', '-'), *words]
-    first = next(iter(browser.encoders.values()))
     return FigureCommand(
         named_checkpoints([*args.checkpoints, *args.compare]),
         args.images,
         browser.size,
-        first.grid(*browser.size),
+        {name: encoder.grid(*browser.size) for name, encoder in browser.encoders.items()},
         options,
     )
 

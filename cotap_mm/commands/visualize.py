@@ -89,6 +89,7 @@ def write_report(
         args.kinds,
         make_crop=lambda: build_crop(args.config),
         command=getattr(args, 'command', ''),
+        svg=args.svg,
     )
     return report.save(args.out)
 

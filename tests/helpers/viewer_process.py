@@ -82,13 +82,28 @@ class Client:
     def config(self):
         return json.loads(self.ask('/config')[2])
 
-    def draw(self, chosen, mode='similarity', number=0, count=8, session='session'):
+    def networks(self):
+        return next(
+            part['props']['value']
+            for part in self.config()['components']
+            if part['props'].get('elem_id') == 'networks'
+        )
+
+    def draw(
+        self,
+        chosen,
+        mode='similarity',
+        number=0,
+        count=8,
+        networks=None,
+        session='session',
+    ):
         """Request a drawing and return the final event of the queue: success and output."""
         number_of = next(
             fn['id'] for fn in self.config()['dependencies'] if fn['api_name'] == 'draw'
         )
         body = dict(
-            data=[chosen, mode, number, count, None],
+            data=[chosen, mode, number, count, networks or self.networks(), None],
             fn_index=number_of,
             session_hash=session,
             event_data=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -88,8 +89,8 @@ def written(tmp_path):
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, capsys):
-    tool.main(command('@cotap.pth'))
-    assert written(tmp_path) == [
+    tool.main([*command('@cotap.pth'), '--svg'])
+    kinds = [
         'assignments',
         'attention',
         'clusters',
@@ -100,6 +101,13 @@ def test_one_command_shows_all_kinds_that_are_possible(tool, command, tmp_path, 
         'prototypes',
         'similarity',
     ]
+    assert written(tmp_path) == kinds
+    drawings = sorted((tmp_path / 'out').glob('*.svg'))
+    assert [path.stem for path in drawings] == [kind for kind in kinds if kind != 'crops']  # pixels
+    for path in drawings:
+        text = ' '.join(ElementTree.parse(path).getroot().itertext())
+        assert 'cotap visualize ' in text
+        assert ('photo-' in text) == (path.stem not in ('overview', 'prototypes'))  # no outlines
     printed = capsys.readouterr().out
     assert '2 of 5 images, evenly spaced, all resized to 48 x 40 pixels' in printed
     assert 'compare: skipped, needs at least two checkpoints, got one' in printed

@@ -50,6 +50,7 @@ def new_figure(width: float, height: float) -> Figure:
     return figure
 
 
+@styled
 def render(figure: Figure) -> Pixels:
     """Render a figure of :func:`new_figure` to uint8 RGB, shape (H, W, 3)."""
     figure.canvas.draw()

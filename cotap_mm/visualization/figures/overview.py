@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from .canvas import FAINT, INK, SERIES, Pixels, check_pixels, colorize, new_figure, render, styled
+from .canvas import FAINT, INK, SERIES, Pixels, check_pixels, colorize, new_figure, styled
 from .grid import axes_at
 
 WIDTH, DPI = 10.0, 160  # inches, pixels per inch
@@ -64,7 +64,7 @@ class Query(NamedTuple):
 
 
 @styled
-def overview_figure(queries: Sequence[Query], subtitles: Sequence[str]) -> Pixels:
+def overview_figure(queries: Sequence[Query], subtitles: Sequence[str]) -> Figure:
     """Draw a block for each query, with one row per network.
 
     Columns: the photograph with the patch framed and its surroundings enlarged below, the
@@ -76,7 +76,7 @@ def overview_figure(queries: Sequence[Query], subtitles: Sequence[str]) -> Pixel
         subtitles (sequence): A line below the title of each of the four columns.
 
     Returns:
-        np.ndarray: uint8, 1600 pixels wide, shape (H, 1600, 3).
+        Figure: 1600 pixels wide when rendered.
 
     Raises:
         ValueError: If there is no query.
@@ -110,7 +110,7 @@ def overview_figure(queries: Sequence[Query], subtitles: Sequence[str]) -> Pixel
             _add_picture(figure, view.components, left + 2 * width, bottom, panel)
             _draw_retrieved(figure, view.retrieved, left + 3 * width, bottom, panel)
         top -= block + BETWEEN
-    return render(figure)
+    return figure
 
 
 def _write_head(figure: Figure, title: str, subtitle: str, left: float) -> None:

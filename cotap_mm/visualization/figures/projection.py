@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from torch import Tensor
 
 from cotap_mm.evaluation.metrics import patch_labels
@@ -143,8 +144,20 @@ def _titles(text: str, shares: np.ndarray) -> tuple[str, str]:
     return text.format(1, shares[0]), text.format(2, shares[1])
 
 
-@styled
 def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
+    """Draw points colored by class; see :func:`class_figure`.
+
+    Returns:
+        np.ndarray: uint8, shape (H, W, 3).
+
+    Raises:
+        ValueError: If there is no network.
+    """
+    return render(class_figure(planes, classes))
+
+
+@styled
+def class_figure(planes: dict[str, Plane], classes: Sequence[str]) -> Figure:
     """Draw points colored by class, one panel per network.
 
     Each class has its own color and marker; large markers are the class means.
@@ -154,7 +167,7 @@ def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
         classes (sequence): Name of each class.
 
     Returns:
-        np.ndarray: uint8, shape (H, W, 3).
+        Figure: To be rendered or saved in any format.
 
     Raises:
         ValueError: If there is no network.
@@ -197,7 +210,7 @@ def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
         handletextpad=0.3,
         columnspacing=1.2,
     )
-    return render(figure)
+    return figure
 
 
 def _scatter(axes: Axes, plane: Plane, num_classes: int) -> None:

@@ -117,7 +117,6 @@ def attention_overlay(image: Pixels, weights: np.ndarray, low: float, high: floa
     return (0.35 * gray + 0.65 * heat).astype(np.uint8)
 
 
-@styled
 def prototype_gallery(
     images: Sequence[Pixels],
     attention: Tensor,
@@ -126,6 +125,27 @@ def prototype_gallery(
     num_maps: int = 4,
     title: Optional[str] = None,
 ) -> Pixels:
+    """Draw the patches and maps of prototypes; see :func:`prototype_figure`.
+
+    Returns:
+        np.ndarray: uint8, shape (H, W, 3).
+
+    Raises:
+        ValueError: If images and attention differ in number.
+    """
+    figure = prototype_figure(images, attention, num_prototypes, num_patches, num_maps, title)
+    return render(figure)
+
+
+@styled
+def prototype_figure(
+    images: Sequence[Pixels],
+    attention: Tensor,
+    num_prototypes: int = 8,
+    num_patches: int = 6,
+    num_maps: int = 4,
+    title: Optional[str] = None,
+) -> Figure:
     """Draw a row per prototype: the patches that attend most to it, and attention maps.
 
     The rows are the prototypes that the most patches prefer, without those whose maps look like
@@ -144,7 +164,7 @@ def prototype_gallery(
         title (str, optional): Text above the figure. Defaults to None.
 
     Returns:
-        np.ndarray: uint8, shape (H, W, 3).
+        Figure: To be rendered or saved in any format.
 
     Raises:
         ValueError: If images and attention differ in number.
@@ -187,7 +207,7 @@ def prototype_gallery(
             _add(figure, overlay, right + c * width, bottom, width)
     if title:
         figure.suptitle(title)
-    return render(figure)
+    return figure
 
 
 def _few(numbers: Sequence[int]) -> str:

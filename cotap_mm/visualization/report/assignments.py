@@ -9,7 +9,7 @@ from torch import Tensor
 
 from cotap_mm.visualization.figures.assignments import assign_patches, assignment_overlay
 from cotap_mm.visualization.figures.clusters import draw_borders
-from cotap_mm.visualization.figures.grid import Panel, Row, picture_sheet
+from cotap_mm.visualization.figures.grid import Panel, Row, sheet_figure
 
 from .html import Report
 from .image_set import ImageSet
@@ -45,7 +45,7 @@ def add_assignments(
         'the largest weight relative to the mean of the prototype over these images. '
         f'{found.summary(attention.shape[-1])[0].upper()}'
         f'{found.summary(attention.shape[-1])[1:]}. In brackets: share of the patches.',
-        picture_sheet(
+        sheet_figure(
             [Row('image', images.pixels), Row(name, panels)],
             image_titles(images),
             legend=found.legend,

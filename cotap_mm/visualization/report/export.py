@@ -11,7 +11,15 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from PIL.PngImagePlugin import PngInfo
 
-from cotap_mm.visualization.figures.canvas import FAINT, INK, SERIES, Pixels, check_pixels, render
+from cotap_mm.visualization.figures.canvas import (
+    FAINT,
+    INK,
+    SERIES,
+    Pixels,
+    check_pixels,
+    render,
+    styled,
+)
 
 FORMATS = ('png', 'svg')
 
@@ -39,6 +47,7 @@ def encode_png(image: Pixels, command: str = '', num_colors: Optional[int] = Non
     return stream.getvalue()
 
 
+@styled
 def encode_figure(figure: Figure, kind: str, command: str = '') -> bytes:
     """Encode a figure.
 

@@ -1,4 +1,4 @@
-"""Write a report as one HTML file, with its pictures also as PNG files."""
+"""Write a report as one HTML file, with its pictures also as PNG and SVG files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ from html import escape
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from cotap_mm.visualization.figures.canvas import Pixels
-from cotap_mm.visualization.report.export import encode_png
+from matplotlib.figure import Figure
+
+from cotap_mm.visualization.figures.canvas import Pixels, render
+from cotap_mm.visualization.report.export import encode_figure, encode_png
 
 _PAGE = """<!DOCTYPE html>
 <html lang="en">
@@ -57,19 +59,20 @@ class Report:
         intro (str): Introduction below the heading.
         command (str): Command line that makes the report: shown at its end, and stored in its
             PNG files as the text ``Command``. Defaults to '' (unknown).
+        svg (bool): Whether to save figures as SVG files, too. Defaults to False.
     """
 
-    def __init__(self, title: str, intro: str, command: str = '') -> None:
-        self.title, self.intro, self.command = title, intro, command
+    def __init__(self, title: str, intro: str, command: str = '', svg: bool = False) -> None:
+        self.title, self.intro, self.command, self.svg = title, intro, command, svg
         self.sections: list[str] = []
-        self.pictures: list[tuple[str, bytes]] = []
+        self.pictures: dict[str, bytes] = {}  # file name -> content
 
     def add_picture(
         self,
         name: str,
         heading: str,
         sentence: str,
-        image: Pixels,
+        image: Union[Pixels, Figure],
         num_colors: Optional[int] = None,
     ) -> None:
         """Add a section with one picture.
@@ -78,7 +81,7 @@ class Report:
             name (str): File name without suffix: lowercase letters, digits, ``_`` and ``-``.
             heading (str): Heading of the section.
             sentence (str): Caption.
-            image (np.ndarray): uint8, shape (H, W, 3).
+            image (np.ndarray | Figure): uint8, shape (H, W, 3), or a figure.
             num_colors (int, optional): See :func:`encode_png`. Defaults to None.
 
         Raises:
@@ -86,10 +89,12 @@ class Report:
         """
         if not re.fullmatch(r'[a-z0-9_-]+', name):
             raise ValueError(f'name must consist of a-z, 0-9, _ and -, got {name!r}')
-        if name in dict(self.pictures):
+        if f'{name}.png' in self.pictures:
             raise ValueError(f'the report already has a picture {name!r}; choose another name')
-        data = encode_png(image, self.command, num_colors)
-        self.pictures.append((name, data))
+        if self.svg and isinstance(image, Figure):
+            self.pictures[f'{name}.svg'] = encode_figure(image, 'svg', self.command)
+        pixels = render(image) if isinstance(image, Figure) else image
+        data = self.pictures[f'{name}.png'] = encode_png(pixels, self.command, num_colors)
         source = base64.b64encode(data).decode()
         self._add(
             heading, sentence, f'<img alt="{escape(heading)}" src="data:image/png;base64,{source}">'
@@ -134,7 +139,7 @@ class Report:
         )
 
     def save(self, folder: Union[str, Path]) -> Path:
-        """Write ``report.html`` and one PNG file for each picture.
+        """Write ``report.html`` and the files of the pictures.
 
         Args:
             folder (str | Path): Output folder; created if it does not exist.
@@ -144,8 +149,8 @@ class Report:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        for name, data in self.pictures:
-            (folder / f'{name}.png').write_bytes(data)
+        for name, data in self.pictures.items():
+            (folder / name).write_bytes(data)
         page = folder / 'report.html'
         page.write_text(
             _PAGE.format(

@@ -148,6 +148,7 @@ def make_report(
     kinds: Optional[Sequence[str]] = None,
     make_crop: MakeCrop = MultiCrop,
     command: str = '',
+    svg: bool = False,
 ) -> Report:
     """Draw all requested kinds of pictures, or all that are possible, and print progress.
 
@@ -158,6 +159,7 @@ def make_report(
         make_crop (callable): Builds the crop transform. Defaults to :class:`MultiCrop` with
             its defaults.
         command (str): Command line that makes the report. Defaults to ''.
+        svg (bool): Whether to save figures as SVG files, too. Defaults to False.
 
     Returns:
         Report: Not saved yet.
@@ -174,7 +176,7 @@ def make_report(
         + '.'
     )
     print(intro)
-    report = Report('Patch features', intro, command)
+    report = Report('Patch features', intro, command, svg)
     _add_checkpoints(report, inputs, checkpoints)
     for kind, add in KINDS.items():
         if kinds and kind not in kinds:

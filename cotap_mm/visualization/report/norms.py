@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 
-from cotap_mm.visualization.figures.grid import Panel, Row, picture_sheet
+from cotap_mm.visualization.figures.grid import Panel, Row, sheet_figure
 from cotap_mm.visualization.figures.norms import NORMS_NOTE, Norms, draw_outliers, norm_pixels
 
 from .html import Report
@@ -33,5 +33,5 @@ def add_norms(report: Report, images: ImageSet, norms: dict[str, Norms]) -> None
         'norms',
         'Norms of patch tokens',
         f'{NORMS_NOTE} {numbers}.',
-        picture_sheet(rows, image_titles(images)),
+        sheet_figure(rows, image_titles(images)),
     )

@@ -10,11 +10,11 @@ from torch import Tensor
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.visualization.figures.canvas import Pixels, colorize
 from cotap_mm.visualization.figures.clusters import distinct_colors
-from cotap_mm.visualization.figures.grid import Row, Scale, picture_sheet
+from cotap_mm.visualization.figures.grid import Row, Scale, sheet_figure
 from cotap_mm.visualization.figures.overlays import crops_with_boxes, foreground_overlay
 from cotap_mm.visualization.figures.pca import shared_pca_maps
-from cotap_mm.visualization.figures.projection import Plane, class_scatter
-from cotap_mm.visualization.figures.prototypes import prototype_gallery
+from cotap_mm.visualization.figures.projection import Plane, class_figure
+from cotap_mm.visualization.figures.prototypes import prototype_figure
 
 from .html import Report
 from .image_set import ImageSet, short_titles
@@ -53,7 +53,7 @@ def add_components(
         'The first three principal components as red, green and blue, computed jointly over '
         f'{_number(count, "image")}: within a row, equal colors mean similar features. '
         f'{channel_note(features)}'.rstrip(),
-        picture_sheet(rows, image_titles(images)),
+        sheet_figure(rows, image_titles(images)),
     )
 
 
@@ -78,7 +78,7 @@ def add_similarity(
         f'Cosine similarity of the framed patch{f" ({what})" if what else ""}, row {patch[1]} and '
         f'column {patch[2]} of image {patch[0]}, to every patch of every image. Each row has '
         'its own scale, because networks differ in how large their cosines are.',
-        picture_sheet(rows, image_titles(images)),
+        sheet_figure(rows, image_titles(images)),
     )
 
 
@@ -107,7 +107,7 @@ def add_clusters(report: Report, images: ImageSet, features: Features, count: in
         f'Patches in {count} clusters',
         f'k-means over the patches of {_number(len(images.pixels), "image")}: the same number '
         f'and color mean the same cluster. {numbers}',
-        picture_sheet(
+        sheet_figure(
             rows,
             image_titles(images),
             legend={str(k): color for k, color in enumerate(distinct_colors(count))},
@@ -144,7 +144,7 @@ def add_comparison(
         'Networks side by side',
         'The same images through each network: principal components, similarity to the framed '
         f'patch (bright is similar), and {count} clusters.',
-        picture_sheet(rows, [title for title, _ in columns], max_columns=beside),
+        sheet_figure(rows, [title for title, _ in columns], max_columns=beside),
     )
 
 
@@ -161,7 +161,7 @@ def add_foreground(report: Report, images: ImageSet, masks: dict[str, Tensor]) -
         'Foreground masks',
         'In color: the smallest set of patches that holds 60 % of the attention of the '
         "teacher's CLS token. The patch losses use only these patches.",
-        picture_sheet(
+        sheet_figure(
             [
                 Row('image', images.pixels),
                 *(_foreground_row(name, images, mask) for name, mask in masks.items()),
@@ -204,7 +204,7 @@ def add_attention(
         'How much the CLS token attends to each patch in the last block; 1 is uniform attention. '
         'In color in the second row: the foreground, the smallest set of patches that holds 60 % '
         'of the attention. In pre-training, the patch losses use only these patches.',
-        picture_sheet(rows, image_titles(images)),
+        sheet_figure(rows, image_titles(images)),
     )
 
 
@@ -227,7 +227,7 @@ def add_prototypes(
         'object prototype, one per image. Right: attention to the prototype over whole images; '
         'bright is strong. The rows are the prototypes that the most patches prefer; those whose '
         'maps correlate above 0.8 with a row are named below its title instead.',
-        prototype_gallery(images.pixels, attention),
+        prototype_figure(images.pixels, attention),
     )
 
 
@@ -254,7 +254,7 @@ def add_classes(
         'Patches by class',
         f'{how} The class of a patch is the one that covers more than half of it; large markers '
         'are the class means. The outermost 1 % of the points may be outside the plot.',
-        class_scatter(planes, classes),
+        class_figure(planes, classes),
     )
 
 

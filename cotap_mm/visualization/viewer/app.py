@@ -62,21 +62,34 @@ def build_page(
     Returns:
         gradio.Blocks: The page; :func:`serve` starts it.
     """
-    names = browser.names
+    names, every = browser.names, tuple(browser.encoders)
     prototypes = browser.num_prototypes(shown[0])
     modes = [mode for mode in browser.modes if mode not in NEEDS_PROTOTYPES or prototypes]
     start = Shown(Point(0, 0.5, 0.5))
     first_view = View(sorted(shown), 'similarity', 0, 8, start.point)
 
-    def view_of(chosen: Any, mode: Any, number: Any, count: Any, seen: Shown) -> View:
+    def view_of(
+        chosen: Any, mode: Any, number: Any, count: Any, networks: Any, seen: Shown
+    ) -> View:
         return View(
-            _indices(chosen), f'{mode}'[:50], _whole(number), _whole(count), Point(*seen[0])
+            _indices(chosen),
+            f'{mode}'[:50],
+            _whole(number),
+            _whole(count),
+            Point(*seen[0]),
+            _some_of(networks, every),
         )
 
     def render(view: View, upright: bool) -> tuple[Any, str]:
         page.cotap_sessions.make_room()
         drawing = browser.draw(
-            view.chosen, view.mode, view.point, view.number, view.count, bool(upright)
+            view.chosen,
+            view.mode,
+            view.point,
+            view.number,
+            view.count,
+            bool(upright),
+            view.networks,
         )
         return drawing.sheet, drawing.note
 
@@ -85,24 +98,35 @@ def build_page(
         return write_link(view, names, browser.grid), command(view, names) if command else ''
 
     @_refusing
-    def draw(chosen: Any, mode: Any, number: Any, count: Any, seen: Shown) -> tuple[Any, str]:
-        return render(view_of(chosen, mode, number, count, seen), seen[1])
+    def draw(
+        chosen: Any, mode: Any, number: Any, count: Any, networks: Any, seen: Shown
+    ) -> tuple[Any, str]:
+        return render(view_of(chosen, mode, number, count, networks, seen), seen[1])
 
     @_refusing
-    def describe(chosen: Any, mode: Any, number: Any, count: Any, seen: Shown) -> tuple[str, str]:
-        return texts(view_of(chosen, mode, number, count, seen))
+    def describe(
+        chosen: Any, mode: Any, number: Any, count: Any, networks: Any, seen: Shown
+    ) -> tuple[str, str]:
+        return texts(view_of(chosen, mode, number, count, networks, seen))
 
     def click(
-        chosen: Any, mode: Any, number: Any, count: Any, seen: Shown, event: gradio.EventData
+        chosen: Any,
+        mode: Any,
+        number: Any,
+        count: Any,
+        networks: Any,
+        seen: Shown,
+        event: gradio.EventData,
     ) -> tuple[Any, ...]:
         try:
             x, y = map(_whole, event._data['index'])
-            clicked = browser.locate(x, y, len(_indices(chosen)), bool(seen[1]))
+            rows = _some_of(networks, every)
+            clicked = browser.locate(x, y, len(_indices(chosen)), bool(seen[1]), rows)
         except (TypeError, ValueError, KeyError) as error:  # NotAvailable is a ValueError
             raise gradio.Error('click a picture', print_exception=False) from error
         seen = Shown(*seen) if clicked is None else Shown(clicked, bool(seen[1]))
-        drawn = draw(chosen, mode, number, count, seen)
-        return (*drawn, seen, *describe(chosen, mode, number, count, seen))
+        drawn = draw(chosen, mode, number, count, networks, seen)
+        return (*drawn, seen, *describe(chosen, mode, number, count, networks, seen))
 
     @_refusing
     def go(wanted: Any) -> tuple[Any, ...]:
@@ -120,13 +144,18 @@ def build_page(
             view.mode,
             gradio.update(value=view.number, visible=view.mode == 'prototypes'),
             gradio.update(value=view.count, visible=view.mode == 'clusters'),
+            list(view.networks or every),
         )
 
     @_refusing
-    def save(kind: str, chosen: Any, mode: Any, number: Any, count: Any, seen: Shown) -> ImageData:
-        view = view_of(chosen, mode, number, count, seen)
+    def save(
+        kind: str, chosen: Any, mode: Any, number: Any, count: Any, networks: Any, seen: Shown
+    ) -> ImageData:
+        view = view_of(chosen, mode, number, count, networks, seen)
         page.cotap_sessions.make_room()
-        figure = browser.figure(view.chosen, view.mode, view.point, view.number, view.count)
+        figure = browser.figure(
+            view.chosen, view.mode, view.point, view.number, view.count, view.networks
+        )
         data = encode_figure(figure, kind, command(view, names) if command else '')
         return _embed(data, f'{view.mode}.{kind}', kind)
 
@@ -157,6 +186,13 @@ def build_page(
                 label='clusters',
                 visible=False,
                 elem_id='clusters',
+            )
+            networks = gradio.CheckboxGroup(
+                list(every),
+                value=list(every),
+                label='networks',
+                visible=len(every) > 1,
+                elem_id='networks',
             )
         sheet = gradio.Image(
             show_label=False, interactive=False, elem_id='sheet', buttons=['fullscreen']
@@ -195,8 +231,8 @@ def build_page(
         going = gradio.Button(visible='hidden', elem_id='go')
         saved = gradio.Image(visible='hidden', interactive=False)
         saved.postprocess = lambda value: value
-        inputs = [chosen, mode, number, count, seen]
-        for part in (chosen, mode, number, count, wanted):
+        inputs = [chosen, mode, number, count, networks, seen]
+        for part in (chosen, mode, number, count, networks, wanted):
             # Gradio would print a traceback for a value that is not among the choices.
             part.preprocess = lambda value: value
         mode.change(
@@ -208,12 +244,12 @@ def build_page(
             [number, count],
         )
         quiet = dict(show_progress='hidden', trigger_mode='always_last')
-        for part in (mode, chosen, number, count):
+        for part in (mode, chosen, number, count, networks):
             event = part.input(draw, inputs, [sheet, note], **quiet)
             event.success(describe, inputs, [link, line], show_progress='hidden')
         state = [sheet, note, seen, link, line]
         sheet.select(click, inputs, state, show_progress='hidden')
-        everything = [*state, chosen, mode, number, count]
+        everything = [*state, chosen, mode, number, count, networks]
         going.click(go, wanted, everything, js='() => [cotapViewer.wanted()]', **quiet)
         for script, button in pad.items():
             button.click(None, None, None, js=f'() => cotapViewer.{script}')
@@ -274,6 +310,21 @@ def _indices(chosen: Any) -> list[int]:
     if not isinstance(chosen, list):
         raise NotAvailable('expected a list of images')
     return sorted(map(_whole, chosen))
+
+
+def _some_of(names: Any, every: Sequence[str]) -> tuple[str, ...]:
+    """Return the checked networks in the order of their rows; () for all.
+
+    Raises:
+        NotAvailable: If none is checked, or a name is unknown.
+    """
+    if not isinstance(names, list) or not names:
+        raise NotAvailable('check at least one network')
+    unknown = [name for name in names if name not in every]
+    if unknown:
+        raise NotAvailable(f'{unknown[0]!r:.100} is not among the networks: {", ".join(every)}')
+    checked = tuple(name for name in every if name in names)
+    return () if checked == tuple(every) else checked
 
 
 def _in_page(pixels: Optional[Pixels]) -> Optional[ImageData]:

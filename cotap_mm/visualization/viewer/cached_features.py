@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from copy import copy
 from typing import Any, Callable
 
 import torch
@@ -39,6 +40,12 @@ class CachedFeatures:
     ) -> None:
         self.encoders, self.source, self.size = encoders, source, size
         self.cache = MemoryLRU(most_bytes)
+
+    def of(self, names: Sequence[str]) -> CachedFeatures:
+        """Return the features of some encoders, in their order here, with the same cache."""
+        some = copy(self)
+        some.encoders = {name: own for name, own in self.encoders.items() if name in names}
+        return some
 
     def photo(self, index: int) -> Pixels:
         """Return an image, uint8 (H, W, 3).

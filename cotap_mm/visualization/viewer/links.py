@@ -36,6 +36,7 @@ class View(NamedTuple):
         number (int): Index of the prototype.
         count (int): Number of clusters.
         point (Point): The chosen patch.
+        networks (tuple): Names of the shown networks; () for all.
     """
 
     chosen: list[int]
@@ -43,6 +44,7 @@ class View(NamedTuple):
     number: int
     count: int
     point: Point
+    networks: tuple[str, ...] = ()
 
 
 def write_link(view: View, names: Sequence[str], grid: tuple[int, int]) -> str:
@@ -70,6 +72,7 @@ def write_link(view: View, names: Sequence[str], grid: tuple[int, int]) -> str:
             ('column', column),
             ('grid', f'{grid[0]}x{grid[1]}'),
             *(('image', names[index]) for index in view.chosen),
+            *(('network', name) for name in view.networks),
         ]
     )
 
@@ -87,7 +90,7 @@ def read_link(text: str, names: Sequence[str], grid: tuple[int, int], default: V
         default (View): State for an empty link.
 
     Returns:
-        View: The state; only images are checked to exist.
+        View: The state; of images and networks, only images are checked to exist.
 
     Raises:
         NotAvailable: If the link is malformed or names an unknown image.
@@ -126,6 +129,7 @@ def read_link(text: str, names: Sequence[str], grid: tuple[int, int], default: V
         number('prototype', default.number),
         number('clusters', default.count),
         point,
+        tuple(dict.fromkeys(value[:100] for key, value in parts if key == 'network')),
     )
 
 
@@ -148,7 +152,7 @@ class FigureCommand:
         checkpoints (mapping): Name of each network -> its checkpoint.
         images (str): Folder or list of the images.
         size (tuple): Height and width of the images in pixels.
-        grid (tuple): Patch grid (h, w) of the first network.
+        grids (mapping): Name of each network -> its patch grid (h, w).
         options (sequence): Further arguments, without paths. Defaults to ().
     """
 
@@ -157,20 +161,21 @@ class FigureCommand:
         checkpoints: Mapping[str, str],
         images: str,
         size: tuple[int, int],
-        grid: tuple[int, int],
+        grids: Mapping[str, tuple[int, int]],
         options: Sequence[str] = (),
     ) -> None:
         self.checkpoints, self.images = checkpoints, images
-        self.size, self.grid, self.options = size, grid, options
+        self.size, self.grids, self.options = size, grids, options
 
     def __call__(self, view: View, names: Sequence[str]) -> str:
         """Return the command for a state; ``names`` are those of all images."""
         slot = min(view.point.slot, len(view.chosen) - 1)
+        shown = [name for name in self.checkpoints if name in (view.networks or self.checkpoints)]
         words = ['cotap', 'visualize']
-        words += [f'{name}={file_name(file)}' for name, file in self.checkpoints.items()]
+        words += [f'{name}={file_name(self.checkpoints[name])}' for name in shown]
         words += ['--images', file_name(self.images), '--kinds', KINDS.get(view.mode, view.mode)]
         words += ['--select', *(names[index] for index in view.chosen)]
-        words += ['--patch', *map(str, (slot, *view.point.patch(self.grid)))]
+        words += ['--patch', *map(str, (slot, *view.point.patch(self.grids[shown[0]])))]
         if view.mode == 'clusters':
             words += ['--clusters', str(view.count)]
         words += ['--size', *map(str, self.size), *self.options, '--out', 'figure']

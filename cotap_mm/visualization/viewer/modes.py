@@ -80,7 +80,8 @@ def components(features: CachedFeatures, request: Request) -> Content:
     """Principal components of the features of the shown images, with one basis if possible."""
     maps = {name: features.maps(name, request.chosen) for name in features.encoders}
     drawn = features.once(
-        (tuple(request.chosen), 'components'), lambda: list(shared_pca_maps(maps).values())
+        (tuple(maps), tuple(request.chosen), 'components'),
+        lambda: list(shared_pca_maps(maps).values()),
     )
     note = basis_note({name: own.shape[1] for name, own in maps.items()})
     return Content(

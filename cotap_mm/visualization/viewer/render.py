@@ -82,6 +82,7 @@ class FeatureBrowser:
         number: int = 0,
         count: int = 8,
         upright: bool = False,
+        networks: Sequence[str] = (),
     ) -> Drawing:
         """Draw a sheet in one mode.
 
@@ -92,25 +93,34 @@ class FeatureBrowser:
             number (int): Index of the prototype. Defaults to 0.
             count (int): Number of clusters, 2 to ``MOST_CLUSTERS``. Defaults to 8.
             upright (bool): Layout for narrow screens. Defaults to False.
+            networks (sequence): Names of the encoders to show. Defaults to () (all).
 
         Returns:
             Drawing: The sheet and its caption.
 
         Raises:
             NotAvailable: If no image or too many are chosen, an image cannot be read, the mode
-                is unknown, a number is out of range, or no encoder supports the mode.
+                or an encoder is unknown, a number is out of range, or no encoder supports the
+                mode.
         """
         request = self._check(chosen, mode, point, number, count)
+        features = self._features_of(networks)
         with self._lock:
-            content = self.modes[mode](self._features, request)
+            content = self.modes[mode](features, request)
             rows = {'image': self._photos(request), **content.rows}
-            sheet = self._layout(upright).draw(
+            sheet = self._layout(upright, len(features.encoders)).draw(
                 rows, request.point, self.grid, content.scales, content.legend, content.marks
             )
         return Drawing(sheet, content.note)
 
     def figure(
-        self, chosen: Sequence[int], mode: str, point: Point, number: int = 0, count: int = 8
+        self,
+        chosen: Sequence[int],
+        mode: str,
+        point: Point,
+        number: int = 0,
+        count: int = 8,
+        networks: Sequence[str] = (),
     ) -> Figure:
         """Draw the same as :meth:`draw` as a Matplotlib figure, with the names of the images.
 
@@ -118,8 +128,9 @@ class FeatureBrowser:
             NotAvailable: As :meth:`draw`.
         """
         request = self._check(chosen, mode, point, number, count)
+        features = self._features_of(networks)
         with self._lock:
-            content = self.modes[mode](self._features, request)
+            content = self.modes[mode](features, request)
             photos = self._photos(request)
         frame = partial(
             frame_patch,
@@ -137,7 +148,14 @@ class FeatureBrowser:
         titles = short_titles([self.names[i] for i in request.chosen])
         return sheet_figure(rows, titles, legend=content.legend or None)
 
-    def locate(self, x: float, y: float, shown: int, upright: bool = False) -> Optional[Point]:
+    def locate(
+        self,
+        x: float,
+        y: float,
+        shown: int,
+        upright: bool = False,
+        networks: Sequence[str] = (),
+    ) -> Optional[Point]:
         """Convert a position on the sheet, in pixels, to a position in an image.
 
         Args:
@@ -145,11 +163,13 @@ class FeatureBrowser:
             y (float): From the top.
             shown (int): Number of images on the sheet.
             upright (bool): Layout of the sheet. Defaults to False.
+            networks (sequence): Names of the encoders on the sheet. Defaults to () (all).
 
         Returns:
             Point: None if the position is not in a picture.
         """
-        return self._layout(upright).locate(x, y, shown)
+        rows = len(self._features_of(networks).encoders)
+        return self._layout(upright, rows).locate(x, y, shown)
 
     def is_readable(self, index: int) -> bool:
         """Return whether an image can be decoded."""
@@ -201,8 +221,16 @@ class FeatureBrowser:
     def _photos(self, request: Request) -> list[Pixels]:
         return [self._features.photo(i) for i in request.chosen]
 
-    def _layout(self, upright: bool) -> Sheet:
-        return Sheet(self.size, len(self.encoders) + 1, upright)
+    def _features_of(self, networks: Sequence[str]) -> CachedFeatures:
+        for name in networks:
+            if name not in self.encoders:
+                raise NotAvailable(
+                    f'{name[:100]} is not among the networks: {", ".join(self.encoders)}'
+                )
+        return self._features.of(networks) if networks else self._features
+
+    def _layout(self, upright: bool, encoders: int) -> Sheet:
+        return Sheet(self.size, encoders + 1, upright)
 
     def _panels(self, content: Content, name: str, pictures: Sequence[Pixels]) -> list[Panel]:
         if name not in content.marks:

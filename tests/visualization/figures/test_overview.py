@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from cotap_mm.visualization.figures.canvas import render
 from cotap_mm.visualization.figures.overview import (
     Cutout,
     NetworkView,
@@ -30,7 +31,7 @@ def area(picture, color):
 
 
 def test_size_and_panels():
-    one, two = (overview_figure([query()] * count, SUBTITLES) for count in (1, 2))
+    one, two = (render(overview_figure([query()] * count, SUBTITLES)) for count in (1, 2))
     assert one.shape[1] == two.shape[1] == 1600
     assert 1.7 < two.shape[0] / one.shape[0] < 2
     # One photograph per query, components for both networks of each.
@@ -41,7 +42,7 @@ def test_size_and_panels():
 
 
 def test_panels_do_not_touch():
-    picture = overview_figure([query()], SUBTITLES)
+    picture = render(overview_figure([query()], SUBTITLES))
     below = picture[120:]
     white = (below == 255).all(axis=(0, 2))  # columns of pixels that are white from top to bottom
     assert (np.diff(white.astype(int)) == 1).sum() >= 4  # margins and gaps between four columns
@@ -49,7 +50,7 @@ def test_panels_do_not_touch():
 
 def test_fewer_matches_and_other_numbers_of_networks():
     for networks in (('one',), ('a', 'b', 'a network with a very long name')):
-        picture = overview_figure([query(networks, crops=2)], SUBTITLES)
+        picture = render(overview_figure([query(networks, crops=2)], SUBTITLES))
         assert picture.shape[1] == 1600 and area(picture, (250, 0, 0)) > 1000
     with pytest.raises(ValueError, match='at least one patch'):
         overview_figure([], SUBTITLES)

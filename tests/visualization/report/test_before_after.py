@@ -54,7 +54,7 @@ def test_crops_show_the_image_that_was_cropped(scenes, tmp_path):
     read, asked = scenes.read, []
     scenes.read = lambda index, enough: asked.append(index) or read(index, enough)
     before_after.add_training_crops(report, FakePairs(scenes))
-    assert asked == [1] and [name for name, _ in report.pictures] == ['crops']
+    assert asked == [1] and list(report.pictures) == ['crops.png']
 
 
 @pytest.mark.slow

@@ -37,7 +37,7 @@ def features(height=2, width=4):
 
 
 def picture(report, name):
-    return np.asarray(Image.open(io.BytesIO(dict(report.pictures)[name])))
+    return np.asarray(Image.open(io.BytesIO(report.pictures[f'{name}.png'])))
 
 
 def similarity_maps(patches, patch, grid):
@@ -81,7 +81,7 @@ def test_comparison_starts_with_the_image_of_the_patch(report, images, image, wa
     drawn = []
     monkeypatch.setattr(
         sections,
-        'picture_sheet',
+        'sheet_figure',
         lambda rows, *_, **__: drawn.append(rows) or np.zeros((2, 2, 3), dtype=np.uint8),
     )
     sections.add_comparison(report, images, {'one': features()}, (image, 0, 0), 2)
@@ -97,7 +97,7 @@ def test_many_networks_are_compared_below_each_other(report, images, monkeypatch
     drawn = []
     monkeypatch.setattr(
         sections,
-        'picture_sheet',
+        'sheet_figure',
         lambda *args, **options: (
             drawn.append((args, options)) or np.zeros((2, 2, 3), dtype=np.uint8)
         ),
@@ -122,7 +122,7 @@ def test_feature_sections(report, images):
     sections.add_similarity(report, images, two, (2, 0, 0), 'a <car>')
     sections.add_clusters(report, images, two, 2)
     sections.add_comparison(report, images, two, (2, 0, 0), 2)
-    assert [name for name, _ in report.pictures] == ['pca', 'similarity', 'clusters', 'compare']
+    assert list(report.pictures) == ['pca.png', 'similarity.png', 'clusters.png', 'compare.png']
     assert 'a &lt;car&gt;' in report.sections[1] and 'of image 2' in report.sections[1]
     for name in ('pca', 'similarity'):  # images themselves are in the first row
         assert (picture(report, name) == RED).all(axis=2).any()
@@ -151,7 +151,7 @@ def test_prototypes_and_classes_and_crops(report, images):
     boxes = torch.tensor([[0.0, 0, 12, 16], [4, 4, 8, 8]])
     crops = [([image[:8, :8], image[:4, :4]], boxes) for image in images.pixels[:2]]
     sections.add_crops(report, images.pixels[:2], crops, 1)
-    assert [name for name, _ in report.pictures] == ['prototypes', 'classes', 'crops']
+    assert list(report.pictures) == ['prototypes.png', 'classes.png', 'crops.png']
 
 
 def test_crops_of_images_of_different_shapes_are_one_picture(report, images):

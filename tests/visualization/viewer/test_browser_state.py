@@ -11,7 +11,7 @@ from xml.etree import ElementTree
 import pytest
 from PIL import Image
 
-from cotap_mm.visualization.viewer.sheet import HEAD, NARROW, Sheet
+from cotap_mm.visualization.viewer.sheet import GAP, HEAD, NARROW, PICTURE, Sheet
 
 from .conftest import sheet
 
@@ -146,19 +146,31 @@ def test_saved_files_contain_their_command(start):
     assert line in text and '0: 0.png' in text and 'cosine' in text  # text, not outlines
 
 
+def test_networks_can_be_hidden_and_shown_again(start):
+    start.find_elements('css selector', '#networks input')[0].click()
+    wait_for(start, network='two')
+    assert sheet(start)[1].shape[0] == 2 * PICTURE + GAP
+    line = start.find_element('css selector', '#command textarea').get_attribute('value')
+    assert 'two=random:iter_1.pth' in line and 'one=' not in line
+    start.refresh()
+    until(start, "return document.querySelectorAll('#networks input:checked').length", 1)
+    start.find_elements('css selector', '#networks input')[0].click()
+    until(start, 'return location.hash.includes("network=")', False)
+
+
 def test_tab_reaches_everything_in_reading_order(start):
     from selenium.webdriver.common.keys import Keys
 
     start.execute_script('document.activeElement.blur(); scrollTo(0, 0)')
     stop = (
         'const now = document.activeElement;'
-        "return now.closest('#pad button, #mode, #sheet, #images, #command')?.id || ''"
+        "return now.closest('#pad button, #mode, #networks, #sheet, #images, #command')?.id || ''"
     )
     reached = []
     for _ in range(40):
         start.switch_to.active_element.send_keys(Keys.TAB)
         reached.append(start.execute_script(stop))
-    assert reached[:9] == ['mode'] * 8 + ['sheet'], reached
+    assert reached[:11] == ['mode'] * 8 + ['networks'] * 2 + ['sheet'], reached
     order = ['sheet', 'left', 'up', 'down', 'right', 'previous', 'next', 'copy']
     order += ['save-png', 'save-svg', 'images', 'command']
     places = [next(i for i, name in enumerate(reached) if name == wanted) for wanted in order]

@@ -76,12 +76,27 @@ def test_bad_links_are_explained(text, message):
         read_link(text, NAMES, GRID, DEFAULT)
 
 
+def test_chosen_networks_are_in_link_and_command():
+    view = DEFAULT._replace(networks=('after',))
+    link = write_link(view, NAMES, GRID)
+    assert link.endswith('&network=after')
+    assert read_link(link, NAMES, GRID, DEFAULT).networks == ('after',)
+    assert read_link('', NAMES, GRID, view).networks == ()
+    files = dict(before='a.pth', after='b.pth')
+    command = FigureCommand(files, 'photos', (32, 48), dict(before=(2, 3), after=(4, 6)))
+    view = view._replace(point=Point(0, 0.99, 0.99))
+    args = parse_args(shlex.split(command(view, NAMES))[2:])
+    assert args.checkpoints == ['after=b.pth'] and args.patch == [[0, 3, 5]]  # on its own grid
+    args = parse_args(shlex.split(command(view._replace(networks=()), NAMES))[2:])
+    assert args.checkpoints == ['before=a.pth', 'after=b.pth'] and args.patch == [[0, 1, 2]]
+
+
 def test_command_draws_the_same_figure():
     command = FigureCommand(
         {'before': '/home/me/a b.pth', 'after': 'timm:vit_small_patch16_224.dino'},
         '/home/me/photos',
         (32, 48),
-        (2, 3),
+        {'before': (2, 3), 'after': (2, 3)},
         ['--output', 'backbone'],
     )
     line = command(View([1, 3], 'clusters', 0, 5, Point(1, 0.9, 0.1)), NAMES)
@@ -96,7 +111,7 @@ def test_command_draws_the_same_figure():
 
 
 def test_every_mode_has_a_kind():
-    command = FigureCommand({'a': 'a.pth'}, 'photos', (32, 48), (2, 3))
+    command = FigureCommand({'a': 'a.pth'}, 'photos', (32, 48), {'a': (2, 3)})
     assert set(KINDS) == set(MODES)
     for mode in MODES:
         view = View([0], mode, 0, 8, Point(0, 0, 0))

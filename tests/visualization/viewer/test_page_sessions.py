@@ -113,7 +113,7 @@ def test_nothing_grows_with_the_number_of_sessions(count):
 class NoiseBrowser:
     """Draws a different picture of about 1.2 MB each time."""
 
-    names, modes = ['a.png', 'b.png'], {'similarity': None}
+    names, modes, encoders = ['a.png', 'b.png'], {'similarity': None}, {'noise': None}
 
     def __init__(self):
         self.random = np.random.default_rng(0)
@@ -144,7 +144,8 @@ def test_sessions_that_never_read_take_bounded_memory():
         client = Client(port)
 
         def call(session):
-            body = dict(data=[[0], 'similarity', 0, 8, None], fn_index=1, session_hash=session)
+            data = [[0], 'similarity', 0, 8, ['noise'], None]
+            body = dict(data=data, fn_index=1, session_hash=session)
             for _ in range(600):
                 if client.ask('/gradio_api/queue/join', 'POST', json.dumps(body))[0] == 200:
                     return

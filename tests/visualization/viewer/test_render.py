@@ -202,6 +202,19 @@ def test_networks_that_do_not_support_a_mode_are_skipped():
     assert both.draw([0], 'similarity', Point(0, 0, 0)).sheet.shape[0] == 3 * PICTURE + 2 * GAP
 
 
+def test_some_networks_are_drawn_as_if_they_were_all():
+    torch.manual_seed(0)
+    other, ours = CoTAPEncoder(build_tiny()), CoTAPEncoder(build_tiny())
+    both, alone = browser(other=other, ours=ours), browser(ours=ours)
+    for mode in both.modes:
+        arguments = ([0, 1], mode, Point(0, 0.5, 0.5), 1, 3, False)
+        both.draw(*arguments)  # features that are cached do not depend on the other networks
+        found, wanted = both.draw(*arguments, ['ours']), alone.draw(*arguments)
+        assert (found.sheet == wanted.sheet).all() and found.note == wanted.note
+    with pytest.raises(NotAvailable, match='plain is not among the networks: other, ours'):
+        both.draw(*arguments, ['plain'])
+
+
 def test_point_in_a_removed_image_moves_to_the_last_image():
     viewer = browser()
     assert viewer.draw([1], 'similarity', Point(3, 0.5, 0.5)).sheet.shape[1] == LABEL + PICTURE

@@ -272,6 +272,9 @@ def test_a_file_that_becomes_a_link_is_not_followed(client, place):
         dict(chosen=[0], count=-1),
         dict(chosen=[0], mode='prototypes', number=-1),
         dict(chosen=[0], number='1e999'),
+        dict(chosen=[0], networks=['unknown']),
+        dict(chosen=[0], networks='all'),
+        dict(chosen=[0], networks=[[0]]),
         dict(chosen=[0], count={'path': '/etc/passwd', 'meta': {'_type': 'gradio.FileData'}}),
     ],
 )
@@ -301,7 +304,8 @@ def test_responses_reveal_nothing_about_the_machine(client, place):
 
 
 def test_malformed_calls_get_4xx_and_log_no_traceback(client, place):
-    good = dict(data=[[0], 'similarity', 0, 8, None], fn_index=1, session_hash='s')
+    data = [[0], 'similarity', 0, 8, client.networks(), None]
+    good = dict(data=data, fn_index=1, session_hash='s')
     bodies = [
         '',
         '[]',
