@@ -7,7 +7,7 @@ from __future__ import annotations
 
 #: Formats of ``cotap convert``: :mod:`cotap_mm.export.convert`.
 TARGETS = ('cotap', 'mmpretrain', 'mmseg', 'timm', 'hf', 'safetensors', 'onnx', 'torchscript')
-#: Origins of checkpoints: :mod:`cotap_mm.weights.detection`.
+#: Origins of checkpoints: :mod:`cotap_mm.weights.formats.detection`.
 SOURCES = (
     'cotap_mm',
     'cotap',

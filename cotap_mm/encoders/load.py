@@ -150,14 +150,15 @@ def build_network(
         report = detected.new_report()
         report.missing = [name for name, _ in vit.named_parameters()]
     vit.eval().requires_grad_(False)
-    return BuiltNetwork(vit, report, _final_norm(detected.tensors, pretrained))
+    eps = vit.layers[0].ln1.eps
+    return BuiltNetwork(vit, report, _final_norm(detected.tensors, pretrained, eps))
 
 
-def _final_norm(tensors: dict, pretrained: bool) -> Optional[nn.Module]:
+def _final_norm(tensors: dict, pretrained: bool, eps: float) -> Optional[nn.Module]:
     """Build the norm after the last block of a plain ViT; CoTAP has none."""
     if 'neck.prototypes' in tensors or 'backbone.ln1.weight' not in tensors:
         return None
-    norm = nn.LayerNorm(len(tensors['backbone.ln1.weight']), eps=1e-6)
+    norm = nn.LayerNorm(len(tensors['backbone.ln1.weight']), eps=eps)
     if pretrained:
         norm.load_state_dict(
             {part: tensors[f'backbone.ln1.{part}'].float() for part in ('weight', 'bias')}

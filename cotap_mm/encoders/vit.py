@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.deprecation import renamed_argument
-from cotap_mm.ops import cls_attention
+from cotap_mm.models import DINOViT
+from cotap_mm.ops import cls_attention, patch_tokens
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .encoder import Encoder, eval_mode
@@ -52,7 +53,8 @@ class BlocksEncoder(Encoder):
         images = self._fit(images)
         with self._watch() as (entering, _):
             self._encode(images)
-        return self._attend(entering[-1]).unflatten(2, self.grid(*images.shape[2:]))
+        grid = self.grid(*images.shape[2:])
+        return self._attend(entering[-1], grid).unflatten(2, grid)
 
     @contextmanager
     def _watch(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -73,7 +75,7 @@ class BlocksEncoder(Encoder):
                 handle.remove()
 
     @abstractmethod
-    def _attend(self, entering: Tensor) -> Tensor:
+    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
         """Compute the attention of CLS (B, heads, N) from the tokens entering the last block."""
 
 
@@ -101,6 +103,11 @@ class CoTAPEncoder(BlocksEncoder):
         self.output = _one_of('output', output, OUTPUTS)
 
     @property
+    def num_prefix(self) -> int:  # type: ignore[override]
+        """Number of tokens before the patches: CLS and registers."""
+        return self.module.network(self.network).backbone.num_prefix
+
+    @property
     def blocks(self) -> Sequence[nn.Module]:
         """Blocks of the chosen network."""
         return self.module.network(self.network).backbone.layers
@@ -116,8 +123,8 @@ class CoTAPEncoder(BlocksEncoder):
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         return self.module.encode(images, self.network, self.output)
 
-    def _attend(self, entering: Tensor) -> Tensor:
-        return self.module.network(self.network).backbone.cls_attention(entering)
+    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
+        return self.module.network(self.network).backbone.cls_attention(entering, grid)
 
 
 class ViTEncoder(BlocksEncoder):
@@ -144,7 +151,8 @@ class ViTEncoder(BlocksEncoder):
             raise ValueError(f'patches must be square, got {tuple(stride)} pixels')
         super().__init__(backbone, stride[0])
         self.final_norm = final_norm
-        self.num_prefix = backbone.num_extra_tokens
+        # Of the tokens between blocks; the output of our networks has no registers.
+        self.num_prefix = getattr(backbone, 'num_prefix', backbone.num_extra_tokens)
 
     @property
     def blocks(self) -> Sequence[nn.Module]:
@@ -166,10 +174,12 @@ class ViTEncoder(BlocksEncoder):
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         tokens = self.module(images)[-1]  # (B, extra + N, C)
         tokens = tokens if self.final_norm is None else self.final_norm(tokens)
-        patches = tokens[:, self.num_prefix :].transpose(1, 2)  # (B, N, C) -> (B, C, N)
-        return tokens[:, 0], patches.unflatten(2, self.grid(*images.shape[2:]))
+        grid = self.grid(*images.shape[2:])
+        return tokens[:, 0], patch_tokens(tokens, grid).transpose(1, 2).unflatten(2, grid)
 
-    def _attend(self, entering: Tensor) -> Tensor:
+    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
+        if isinstance(self.module, DINOViT):
+            return self.module.cls_attention(entering, grid)
         block = self.blocks[-1]
         return cls_attention(
             block.ln1(entering), block.attn.qkv, block.attn.num_heads, self.num_prefix
@@ -214,7 +224,7 @@ class TimmEncoder(BlocksEncoder):
         cls = tokens[:, 0] if self._has_cls else patches.mean(dim=1)
         return cls, patches.transpose(1, 2).unflatten(2, self.grid(*images.shape[2:]))
 
-    def _attend(self, entering: Tensor) -> Tensor:
+    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
         block = self.blocks[-1]
         attention = block.attn
         plain = isinstance(getattr(attention, 'qkv', None), nn.Linear)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
-from cotap_mm.weights.folders import FILTER_WEIGHTS
+from cotap_mm.weights.formats.folders import FILTER_WEIGHTS
 
 from .state_dicts import check_out, to_hf, to_timm
 

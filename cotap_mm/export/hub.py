@@ -16,7 +16,7 @@ from cotap_mm.encoders.load import load
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.files.hub import import_hub, is_hub_error
 from cotap_mm.weights.checkpoint import AnyCheckpoint, DetectedCheckpoint, detect_checkpoint
-from cotap_mm.weights.folders import FILTER_WEIGHTS
+from cotap_mm.weights.formats.folders import FILTER_WEIGHTS
 from cotap_mm.weights.hashing import weights_hash
 
 from .folders import write_folder

@@ -22,19 +22,21 @@ from cotap_mm.ops.ranking.average_precision import (
     rank_statistics,
 )
 
-from .attention import cls_attention, cls_through_block
+from .attention import cls_attention, cls_through_block, patch_tokens, qkv_parameters
 from .boxes import common_boxes, roi_pool
 from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
 from .foreground import foreground_mask
 from .negatives import sample_negatives
 from .position import resize_position_embedding
 from .precision import at_least_float32
+from .rotary import Rotation, patch_rotation, rotate_patches
 from .sinkhorn import balance, sinkhorn
 from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
     'COLOR_DEFAULTS',
     'COLOR_DRAWS',
+    'Rotation',
     'all_reduce_max',
     'all_reduce_min',
     'all_reduce_sum',
@@ -50,10 +52,14 @@ __all__ = [
     'discordance',
     'foreground_mask',
     'gather_rows',
+    'patch_rotation',
+    'patch_tokens',
+    'qkv_parameters',
     'rank',
     'rank_statistics',
     'resize_position_embedding',
     'roi_pool',
+    'rotate_patches',
     'sample_negatives',
     'sinkhorn',
     'spherical_kmeans',

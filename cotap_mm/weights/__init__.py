@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from .checkpoint import DetectedCheckpoint, detect_checkpoint
-from .detection import SOURCES
+from .formats.detection import SOURCES
+from .formats.naming import rename_released
 from .initializer import PretrainedViT, init_then_load
 from .loading import load_pretrained
-from .naming import rename_released
 from .report import LoadReport
 
 __all__ = [

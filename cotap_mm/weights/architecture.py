@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Optional
 
-import torch
 from torch import Tensor
 
 from cotap_mm.files.config_text import assignment
-from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .content import check_network
+from .zoo import architectures
 
+DINOV3_THETA = 100.0
 _HEAD_CHANNELS = 64  # in the ViTs of DINO, iBOT, Mugs, Leopart, timm and Hugging Face
 
 
@@ -33,7 +32,8 @@ def architecture_of(
 
     Returns:
         dict: ``arch``, ``patch_size``, ``in_channels``, ``img_size``, ``qkv_bias``,
-        ``use_filter``, and ``num_prototypes`` if there is a filter.
+        ``use_filter``, and, if the network has them, ``num_prototypes``, ``num_registers``,
+        ``rope`` and ``layer_scale_init_value``.
 
     Raises:
         ValueError: If the number of heads or the grid is unknown, or the network is incomplete.
@@ -42,14 +42,34 @@ def architecture_of(
     patch = tensors['backbone.patch_embed.projection.weight']  # (d, channels, p, p)
     width, channels, size = patch.shape[:3]
     blocks = {name.split('.')[2] for name in tensors if name.startswith('backbone.layers.')}
-    hidden = tensors['backbone.layers.0.ffn.layers.0.0.weight'].shape[0]
-    rows, columns = stated_grid(tensors, meta) or _square_grid(tensors['backbone.pos_embed'])
-    heads = _checked_heads(num_heads or _heads_in_meta(meta or {}) or _usual_heads(width), width)
-    prototypes = tensors.get('neck.prototypes')
+    stated = stated_arch(meta or {})
+    positions, periods = (tensors.get(f'backbone.{name}') for name in ('pos_embed', 'rope.periods'))
+    rows, columns = (
+        _stated_or_usual_size(size, meta)
+        if positions is None
+        else stated_grid(tensors, meta) or _square_grid(positions)
+    )
+    heads = _checked_heads(num_heads or heads_of(tensors, meta), width)
+    prototypes, registers = tensors.get('neck.prototypes'), tensors.get('backbone.register_tokens')
+    arch: dict[str, Any] = dict(
+        embed_dims=width, num_layers=len(blocks), num_heads=heads, feedforward_channels=0
+    )
+    gated = tensors.get('backbone.layers.0.ffn.w3.weight')
+    plain = tensors.get('backbone.layers.0.ffn.layers.1.weight')
+    if gated is not None:
+        arch.update(feedforward_channels=gated.shape[1], ffn='swiglu')
+    elif plain is not None:
+        arch['feedforward_channels'] = plain.shape[1]
+    if 'backbone.layers.0.attn.q_norm.weight' in tensors:
+        arch['qk_norm'] = True
+    eps = stated.get('norm_eps', 1e-6 if periods is None else 1e-5)
+    if eps != 1e-6:
+        arch['norm_eps'] = eps
+    if stated.get('key_bias') is not None:
+        arch['key_bias'] = stated['key_bias']
+    _check_stated(stated, arch, 0 if registers is None else registers.shape[1])
     arguments: dict[str, Any] = dict(
-        arch=dict(
-            embed_dims=width, num_layers=len(blocks), num_heads=heads, feedforward_channels=hidden
-        ),
+        arch=arch,
         patch_size=size,
         in_channels=channels,
         img_size=rows * size if rows == columns else (rows * size, columns * size),
@@ -61,7 +81,62 @@ def architecture_of(
         arguments['layer_scale_init_value'] = 1e-5  # any value: the file's replaces it
     if prototypes is not None:
         arguments['num_prototypes'] = len(prototypes)
+    if registers is not None:
+        arguments['num_registers'] = registers.shape[1]
+    if periods is not None:
+        arguments['rope'] = dict(theta=_theta(periods))
     return arguments
+
+
+def heads_of(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> int:
+    """Infer the number of attention heads: as stated, by the periods, or 64 channels each.
+
+    Raises:
+        ValueError: If the width is not a multiple of 64, and nothing is stated.
+    """
+    width = tensors['backbone.patch_embed.projection.weight'].shape[0]
+    stated = stated_arch(meta or {}).get('num_heads')
+    periods = tensors.get('backbone.rope.periods')
+    if stated is None and periods is not None and width % (4 * len(periods)) == 0:
+        return width // (4 * len(periods))  # two angles for each period, each for two channels
+    return stated or _usual_heads(width)
+
+
+def _theta(periods: Tensor) -> float:
+    """Infer the base of periods, theta ** (i / count); 100 if it is so up to bfloat16."""
+    count = len(periods)
+    if count < 2:
+        return DINOV3_THETA
+    theta = float(periods[-1].double()) ** (count / (count - 1))
+    return DINOV3_THETA if abs(theta / DINOV3_THETA - 1) < 0.02 else max(theta, 1.0 + 1e-6)
+
+
+def _stated_or_usual_size(patch_size: int, meta: Optional[dict]) -> tuple[int, int]:
+    """Return the grid of the stated image size, or of 224 pixels."""
+    stated = _stated_backbone(meta or {}).get('img_size')
+    sides = stated if isinstance(stated, (list, tuple)) else [stated] * 2
+    if [type(side) for side in sides] != [int, int] or min(sides) < patch_size:
+        sides = [224, 224]
+    return tuple(max(1, side // patch_size) for side in sides)  # type: ignore[return-value]
+
+
+def _check_stated(stated: dict[str, Any], arch: dict[str, Any], num_registers: int) -> None:
+    """Reject a file that lacks parts which its config states.
+
+    Raises:
+        ValueError: If registers or the gates of the MLPs are missing.
+    """
+    wanted = stated.get('num_registers')
+    if isinstance(wanted, int) and wanted != num_registers:
+        raise ValueError(
+            f'the config states {wanted} registers, but the file has {num_registers}; without its '
+            'registers, a network computes other features. Use the complete file'
+        )
+    if stated.get('ffn') not in (None, arch.get('ffn', 'mlp')):
+        raise ValueError(
+            f'the config states an MLP of type {stated["ffn"]}, but the file has one of type '
+            f'{arch.get("ffn", "mlp")}; use the complete file'
+        )
 
 
 def stated_grid(
@@ -93,74 +168,6 @@ def stated_grid(
     return (rows, columns) if with_cls + rows * columns == positions.shape[1] else None
 
 
-def add_cls_position(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> dict[str, Tensor]:
-    """Prepend zeros for CLS to position embeddings that cover the patches only.
-
-    DeiT III and timm's ``no_embed_class`` have such embeddings; the output does not change. A
-    square number of positions is a grid without CLS, a square plus one is a grid with CLS.
-
-    Args:
-        tensors (dict[str, Tensor]): In the layout of the algorithm.
-        meta (dict, optional): ``meta`` of the checkpoint, which may state the image size.
-
-    Returns:
-        dict[str, Tensor]: The tensors, with position embeddings of shape (1, 1 + N, d).
-    """
-    positions = tensors.get('backbone.pos_embed')
-    if positions is None or positions.ndim != 3:
-        return tensors
-    count = positions.shape[1]
-    stated = stated_grid(tensors, meta, with_cls=False)
-    if stated is None and (
-        stated_grid(tensors, meta) is not None or round(count**0.5) ** 2 != count
-    ):
-        return tensors
-    zeros = positions.new_zeros(1, 1, positions.shape[2])
-    return {**tensors, 'backbone.pos_embed': torch.cat([zeros, positions], dim=1)}
-
-
-def for_imagenet(tensors: dict[str, Tensor], normalization: Any) -> dict[str, Tensor]:
-    """Adapt the patch embedding to images that are normalized with ImageNet's statistics.
-
-    Everything here normalizes images that way. Some networks expect others (Google's ViTs: 0.5 for
-    all channels); with the scaled patch embedding they compute the same features.
-
-    Args:
-        tensors (dict[str, Tensor]): In the layout of the algorithm.
-        normalization (object): ``mean`` and ``std`` of the RGB channels, as a file states them, in
-            units of 0 to 1; ignored if they are not 3 numbers each.
-
-    Returns:
-        dict[str, Tensor]: The tensors, with another patch embedding if the statistics differ.
-    """
-    stated = normalization if isinstance(normalization, dict) else {}
-    values = [stated.get('mean'), stated.get('std')]
-    weight = tensors.get('backbone.patch_embed.projection.weight')  # (d, 3, p, p)
-    is_valid = all(
-        isinstance(numbers, (list, tuple))
-        and len(numbers) == 3
-        and all(type(number) in (int, float) and math.isfinite(number) for number in numbers)
-        for numbers in values
-    )
-    if weight is None or weight.ndim != 4 or weight.shape[1] != 3 or not is_valid:
-        return tensors
-    mean, std = (torch.tensor(list(numbers), dtype=torch.double) for numbers in values)
-    imagenet_mean, imagenet_std = (
-        torch.tensor(numbers, dtype=torch.double) for numbers in (IMAGENET_MEAN, IMAGENET_STD)
-    )
-    if std.min() <= 0 or (torch.equal(mean, imagenet_mean) and torch.equal(std, imagenet_std)):
-        return tensors
-    name = 'backbone.patch_embed.projection.bias'
-    bias = tensors.get(name, weight.new_zeros(len(weight))).double()
-    shift = torch.einsum('dcpq,c->d', weight.double(), (imagenet_mean - mean) / std)
-    scaled = weight.double() * (imagenet_std / std)[:, None, None]
-    return {
-        **tensors,
-        'backbone.patch_embed.projection.weight': scaled.to(weight.dtype),
-        name: (bias + shift).to(weight.dtype),
-    }
-
-
 def _square_grid(positions: Tensor) -> tuple[int, int]:
     count = positions.shape[1] - 1
     side = round(max(count, 0) ** 0.5)
@@ -189,15 +196,25 @@ def _checked_heads(heads: Any, width: int) -> int:
     return heads
 
 
-def _heads_in_meta(meta: dict) -> Optional[int]:
-    arch = _stated_backbone(meta).get('arch')
-    if isinstance(arch, dict):
-        return arch.get('num_heads')
-    if isinstance(arch, str):
-        from mmpretrain.models import VisionTransformer
+def stated_arch(meta: dict) -> dict[str, Any]:
+    """Return what ``meta`` states about the architecture.
 
-        return VisionTransformer.arch_zoo.get(arch, {}).get('num_heads')
-    return None
+    Args:
+        meta (dict): ``meta`` of a checkpoint, with a training config or an ``architecture``.
+
+    Returns:
+        dict: Keys of :data:`cotap_mm.weights.zoo.OPTIONS` and of the four
+        sizes, as far as they are stated.
+    """
+    backbone = _stated_backbone(meta)
+    arch = backbone.get('arch')
+    if isinstance(arch, str):
+        arch = architectures().get(arch.lower())
+    found = dict(arch) if isinstance(arch, dict) else {}
+    for key in ('num_registers', 'rope', 'pos_resize'):
+        if backbone.get(key) is not None:
+            found[key] = backbone[key]
+    return found
 
 
 def _stated_backbone(meta: dict) -> dict:

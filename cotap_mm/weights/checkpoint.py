@@ -9,10 +9,13 @@ from typing import Any, Optional, Union
 
 from torch import Tensor
 
-from .architecture import add_cls_position, architecture_of, for_imagenet, stated_grid
+from cotap_mm.ops.position import RESIZE_RULES
+
+from .adapting import add_cls_position, add_periods, check_key_bias, for_imagenet
+from .architecture import architecture_of, stated_arch, stated_grid
 from .content import check_weights
-from .detection import SOURCES, detect_vit
-from .naming import Renamed, rename
+from .formats.detection import SOURCES, DetectedViT, detect_vit
+from .formats.naming import Renamed, rename
 from .reading import read_checkpoint
 from .report import LoadReport
 
@@ -37,6 +40,8 @@ class DetectedCheckpoint:
         report (LoadReport): Source, network, unexpected and dropped tensors. Use
             :meth:`new_report` for a copy to fill in.
         content (dict): Everything in the file.
+        pos_resize (str): How its family resizes position embeddings, see
+            :data:`cotap_mm.ops.position.RESIZE_RULES`.
     """
 
     name: str
@@ -45,6 +50,7 @@ class DetectedCheckpoint:
     meta: dict = field(repr=False)
     report: LoadReport = field(repr=False)
     content: dict = field(repr=False)
+    pos_resize: str = 'dino'
 
     @property
     def network(self) -> str:
@@ -63,7 +69,10 @@ class DetectedCheckpoint:
 
     def architecture(self, num_heads: Optional[int] = None) -> dict[str, Any]:
         """Arguments of a matching :class:`CoTAPViT`; see :func:`architecture_of`."""
-        return architecture_of(self.tensors, self.meta, num_heads)
+        arguments = architecture_of(self.tensors, self.meta, num_heads)
+        if self.pos_resize != 'dino' and 'rope' not in arguments:
+            arguments['pos_resize'] = self.pos_resize
+        return arguments
 
     def new_report(self) -> LoadReport:
         """Copy the report, for one use of the checkpoint."""
@@ -115,7 +124,10 @@ def detect_checkpoint(
         check_weights(renamed.tensors)
         if vit.family in ('timm', 'hf'):  # elsewhere the first position always belongs to CLS
             tensors = add_cls_position(renamed.tensors, meta)
+            if renamed.lacks_periods:
+                tensors = add_periods(tensors, meta)
             renamed = renamed._replace(tensors=for_imagenet(tensors, meta.get('normalization')))
+        check_key_bias(renamed.tensors, meta)
         return renamed
 
     renamed = in_our_names(vit.tensors)
@@ -133,7 +145,22 @@ def detect_checkpoint(
         meta=meta,
         report=report,
         content=content,
+        pos_resize=_resize_rule(vit, meta),
     )
+
+
+def _resize_rule(vit: DetectedViT, meta: dict) -> str:
+    """How the code of a network's family resizes its position embeddings."""
+    stated = stated_arch(meta).get('pos_resize')
+    if stated in RESIZE_RULES:
+        return stated
+    is_of_cotap = any(name == 'kernel' or name.startswith('neck.') for name in vit.tensors)
+    if vit.family in ('cotap', 'cotap_mm') or is_of_cotap:
+        return 'dino'
+    names = ('register_tokens', 'reg_token', 'embeddings.register_tokens')
+    if any(name in vit.tensors for name in names):
+        return 'antialias'
+    return 'size' if vit.family == 'hf' else 'dino'
 
 
 def checkpoint_name(checkpoint: AnyCheckpoint) -> str:

@@ -18,6 +18,7 @@ from torch import Tensor
 
 #: Bytes of all tensors per byte of the file. More than 1, since tied weights are stored once.
 MAX_EXPANSION = 4
+MOST_REGISTERS = 16
 _MAX_ITEMS = 2_000_000  # total number of entries of all containers
 _SLACK = 1 << 20  # bytes; small files can have tensors that share a storage
 
@@ -163,6 +164,22 @@ def check_weights(tensors: dict[str, Tensor]) -> None:
         )
     if 'backbone.cls_token' in tensors:
         _check_shape(tensors, 'backbone.cls_token', (1, 1, width))
+    registers = tensors.get('backbone.register_tokens')
+    if registers is not None and not (
+        registers.ndim == 3
+        and registers.shape[0] == 1
+        and 1 <= registers.shape[1] <= MOST_REGISTERS
+        and registers.shape[2] == width
+    ):
+        raise ValueError(
+            f'registers must have shape (1, 1 to {MOST_REGISTERS}, {width}), got '
+            f'{tuple(registers.shape)}'
+        )
+    periods = tensors.get('backbone.rope.periods')
+    if periods is not None and not (
+        periods.ndim == 1 and len(periods) and bool((periods > 0).all() & periods.isfinite().all())
+    ):
+        raise ValueError('the periods of the rotary positions must be positive numbers')
 
 
 def check_network(tensors: dict[str, Tensor]) -> None:
@@ -178,18 +195,21 @@ def check_network(tensors: dict[str, Tensor]) -> None:
         ValueError: If a tensor is missing or has the wrong shape.
     """
     width = tensors['backbone.patch_embed.projection.weight'].shape[0]
+    is_rotary = 'backbone.rope.periods' in tensors
     for name in ('cls_token', 'pos_embed'):
-        if f'backbone.{name}' not in tensors:
+        if f'backbone.{name}' not in tensors and not (is_rotary and name == 'pos_embed'):
             raise ValueError(f'backbone.{name} is missing')
+    gated = 'backbone.layers.0.ffn.w12.weight' in tensors
     for index in _blocks(tensors):
         block = f'backbone.layers.{index}.'
-        hidden = tensors.get(f'{block}ffn.layers.0.0.weight')
-        hidden = hidden.shape[0] if hidden is not None and hidden.ndim == 2 else 1
+        enter, leave = ('ffn.w12', 'ffn.w3') if gated else ('ffn.layers.0.0', 'ffn.layers.1')
+        last = tensors.get(f'{block}{leave}.weight')
+        hidden = last.shape[1] if last is not None and last.ndim == 2 else 1
         for name, shape in (
             ('attn.qkv', (3 * width, width)),
             ('attn.proj', (width, width)),
-            ('ffn.layers.0.0', (hidden, width)),
-            ('ffn.layers.1', (width, hidden)),
+            (enter, ((1 + gated) * hidden, width)),
+            (leave, (width, hidden)),
             ('ln1', (width,)),
             ('ln2', (width,)),
         ):

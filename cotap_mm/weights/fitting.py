@@ -12,6 +12,7 @@ from cotap_mm.ops import resize_position_embedding
 
 from .report import LoadReport
 
+_PERIODS = 'rope.periods'  # a buffer that the network's output depends on
 _FINAL_NORM = ('backbone.ln1.weight', 'backbone.ln1.bias')
 
 
@@ -90,7 +91,7 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     own = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
-        if isinstance(value, nn.Parameter)
+        if isinstance(value, nn.Parameter) or name.endswith(_PERIODS)
     }
     if any(name.startswith('backbone.') for name in own):
         own = {
@@ -131,7 +132,8 @@ def _resize(
     else:
         source = _guess_grid(value.shape[1] - extra, target)
     if source is not None and source != target:
-        tensors[name] = resize_position_embedding(value, source, target, extra)
+        rule = getattr(backbone, 'pos_resize', 'dino')
+        tensors[name] = resize_position_embedding(value, source, target, extra, rule)
         report.resized.append(name)
 
 
@@ -217,6 +219,10 @@ _OPTIONS = (
         'layer_scale_init_value=0.',
     ),
     (re.compile(r'backbone\.cls_token$'), 'with_cls_token=True', 'with_cls_token=False'),
+    (re.compile(r'backbone\.register_tokens$'), 'num_registers={}', 'num_registers=0'),
+    (re.compile(r'backbone\.rope\.'), 'rope=dict(theta=100.0)', 'rope=None'),
+    (re.compile(r'backbone\.layers\.\d+\.ffn\.w'), "ffn='swiglu' in arch", "ffn='mlp' in arch"),
+    (re.compile(r'backbone\.layers\.\d+\.attn\.[qk]_norm'), 'qk_norm=True', 'qk_norm=False'),
 )
 
 
@@ -235,6 +241,8 @@ def _remedies(
             if any(map(pattern.match, names)) and not any(map(pattern.match, others)):
                 options.append(option)
                 names[:] = [name for name in names if not pattern.match(name)]
+    registers = tensors.get('backbone.register_tokens')
+    options = [option.format(0 if registers is None else registers.shape[1]) for option in options]
     remedies = [f'Build the backbone with {", ".join(options)}, as in the file'] if options else []
     if not (lacking or surplus) and _same_but_grid(different, tensors, parameters):
         return [

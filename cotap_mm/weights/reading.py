@@ -20,10 +20,10 @@ from cotap_mm.files.atomic_write import zip_error
 from cotap_mm.files.hub import HUB, hub_path
 
 from .content import SuspectContent, check_archive, check_content
-from .folders import choose_files, is_shard, read_folder, read_index, stated_architecture
+from .formats.folders import choose_files, is_shard, read_folder, read_index, stated_architecture
+from .formats.parts import select_part, split_part
 from .named.known import EXPECTED, suggestion, url_of
 from .named.timm_models import TIMM, read_timm
-from .parts import select_part, split_part
 
 Checkpoint = Union[str, Path, dict]
 

@@ -11,7 +11,7 @@ pytest.importorskip('huggingface_hub')
 import huggingface_hub.constants  # noqa: E402
 
 from cotap_mm.files.hub import HubName, hub_path, parse_hub_name  # noqa: E402
-from cotap_mm.weights.folders import choose_files  # noqa: E402
+from cotap_mm.weights.formats.folders import choose_files  # noqa: E402
 from tests.helpers.fake_hub import fake_hub  # noqa: E402
 
 NAME = 'hf:user/repo'

@@ -104,6 +104,7 @@ def test_only_the_networks_compute_in_half_precision():
     with torch.autocast('cpu', dtype=torch.bfloat16), HalfPrecision() as half:
         model.loss(make_inputs(BATCH, seed=4))
     assert half.files == {
+        'models/backbones/blocks.py',
         'models/backbones/dino_vit.py',
         'models/heads/prototype_head.py',
         'models/necks/object_aware_filter.py',

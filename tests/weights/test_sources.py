@@ -167,15 +167,41 @@ def test_unknown_tensors_are_reported():
     'extra',
     [
         'dist_token',
-        'register_tokens',
-        'blocks.0.attn.q_norm.weight',
-        'blocks.1.mlp.w12.weight',
-        'embeddings.register_tokens',
+        'blocks.0.attn.rel_pos',
+        'blocks.1.mlp.norm.weight',
+        'embeddings.other_tokens',
     ],
 )
 def test_what_is_not_a_plain_vit_is_rejected(extra):
     with pytest.raises(ValueError, match='not a plain ViT.*' + extra):
         load_pretrained(small_vit(DINOViT), {**STUDENT, extra: torch.zeros(1)})
+
+
+@pytest.mark.parametrize(
+    'extra, remedy',
+    [
+        ({'register_tokens': torch.zeros(1, 4, 16)}, 'num_registers=4'),
+        ({'storage_tokens': torch.zeros(1, 2, 16)}, 'num_registers=2'),
+        ({'embeddings.register_tokens': torch.zeros(1, 3, 16)}, 'num_registers=3'),
+        (
+            {f'blocks.{i}.attn.{x}_norm.weight': torch.ones(8) for i in range(2) for x in 'qk'},
+            'qk_norm=True',
+        ),
+    ],
+)
+def test_parts_that_the_model_lacks_are_named(extra, remedy):
+    with pytest.raises(ValueError, match=f'Build the backbone with {remedy}, as in the file'):
+        load_pretrained(small_vit(DINOViT), {**STUDENT, **extra})
+
+
+def test_wrong_shapes_of_registers_and_periods():
+    for extra, message in (
+        ({'register_tokens': torch.zeros(1)}, 'registers must have shape'),
+        ({'register_tokens': torch.zeros(1, 17, 16)}, '1 to 16'),
+        ({'rope_embed.periods': torch.zeros(2)}, 'periods .* must be positive'),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_pretrained(small_vit(DINOViT), {**STUDENT, **extra})
 
 
 def test_incomplete_query_key_value_is_rejected():

@@ -22,7 +22,7 @@ from cotap_mm.models.modules import (
     assignment_monitors,
 )
 from cotap_mm.models.step_batch import Views, ViewsBatch
-from cotap_mm.ops import foreground_mask
+from cotap_mm.ops import foreground_mask, patch_tokens
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
@@ -189,7 +189,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         entering, grid = backbone.forward_entering(batch.concatenated())
         scores, foreground = head_scores(self.teacher, batch, entering, grid), None
         if 'patch' in scores:
-            attention = backbone.cls_attention(batch.rows_of('patch', entering))
+            attention = backbone.cls_attention(batch.rows_of('patch', entering), grid)
             foreground = foreground_mask(attention.unflatten(2, grid))
             foreground = batch.unflatten('patch', foreground)
         return scores, foreground
@@ -200,7 +200,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             return {}
         entering, grid = self.backbone.forward_entering(batch.concatenated())
         if fill_bank and 'prototype_entropy' in self.losses:
-            patches = batch.rows_of('cls', entering)[:, 1:]
+            patches = patch_tokens(batch.rows_of('cls', entering), grid)
             order = self.draws.order('template_bank', len(patches))
             self.template_bank.collect(patches, grid, order)
         return head_scores(self, batch, entering, grid)

@@ -9,7 +9,7 @@ from mmengine.utils import deprecated_api_warning
 from torch import Tensor
 
 from cotap_mm.models.modules import feature_std, prototypes_in_use
-from cotap_mm.ops import foreground_mask
+from cotap_mm.ops import foreground_mask, patch_tokens
 
 _RENAMED = dict(branch='network')
 
@@ -61,7 +61,7 @@ class FeatureExtractionMixin:
         if output == 'filter':
             cls, patches = net.neck(leaving, grid, net.backbone.last_block)
         elif output == 'backbone':
-            cls, patches = leaving[:, 0], leaving[:, 1:]
+            cls, patches = leaving[:, 0], patch_tokens(leaving, grid)
         else:
             raise ValueError(f"output must be 'filter' or 'backbone', got {output!r}")
         return cls, patches.transpose(1, 2).unflatten(2, grid)
@@ -105,7 +105,7 @@ class FeatureExtractionMixin:
         """
         backbone = self.network(network).backbone
         entering, _, grid = backbone.forward_tokens(images)
-        return foreground_mask(backbone.cls_attention(entering).unflatten(2, grid))
+        return foreground_mask(backbone.cls_attention(entering, grid).unflatten(2, grid))
 
     @deprecated_api_warning(_RENAMED, cls_name='CoTAP')
     @torch.no_grad()

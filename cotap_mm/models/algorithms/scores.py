@@ -7,6 +7,7 @@ from typing import NamedTuple, Optional
 from torch import Tensor
 
 from cotap_mm.models.modules import CropBatch
+from cotap_mm.ops import patch_tokens
 
 #: Scores by branch: ``patch`` (I, V, K, H, W), ``cls`` (I, V, K).
 BranchScores = dict[str, Tensor]
@@ -34,8 +35,8 @@ def head_scores(net, batch: CropBatch, entering: Tensor, grid: tuple[int, int]) 
     Args:
         net (nn.Module): Student or teacher, with ``backbone``, ``neck`` and ``head``.
         batch (CropBatch): The crops.
-        entering (Tensor): Tokens entering the last block, CLS first, one row per crop,
-            shape (R, 1+N, d).
+        entering (Tensor): Tokens entering the last block, CLS first, N patches last, one row
+            per crop.
         grid (tuple[int, int]): H, W with H*W = N.
 
     Returns:
@@ -45,12 +46,12 @@ def head_scores(net, batch: CropBatch, entering: Tensor, grid: tuple[int, int]) 
     backbone, block = net.backbone, net.backbone.last_block
     scores: BranchScores = {}
     if 'patch' in batch.shapes:
-        leaving = backbone.run_block(block, batch.rows_of('patch', entering))
-        features = net.neck.filter_patches(leaving[:, 1:], grid, block)
+        leaving = backbone.run_last(batch.rows_of('patch', entering), grid)
+        features = net.neck.filter_patches(patch_tokens(leaving, grid), grid, block)
         maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
         scores['patch'] = batch.unflatten('patch', maps)  # (I*V, N, K) -> (I, V, K, H, W)
     if 'cls' in batch.shapes:
-        leaving = backbone.leaving_cls(batch.rows_of('cls', entering))
+        leaving = backbone.leaving_cls(batch.rows_of('cls', entering), grid)
         features = net.neck.filter_cls(leaving, block)
         scores['cls'] = batch.unflatten('cls', net.head['cls'](features))  # (I, V, K)
     return scores

@@ -10,6 +10,7 @@ from mmpretrain.models.backbones.vit_sam import window_partition, window_unparti
 from torch import Tensor
 
 from cotap_mm.models.necks import ObjectAwareFilter
+from cotap_mm.ops import Rotation, patch_tokens
 from cotap_mm.registry import MODELS
 
 from .dino_vit import DINOViT
@@ -36,7 +37,8 @@ class CoTAPViT(DINOViT):
         out_indices (int | Sequence[int]): Blocks whose output is a level; negative values count
             from the end. Defaults to -1, the last block.
         out_type (str): ``'featmap'`` for feature maps (B, C, H, W), ``'cls_token'`` for (B, C),
-            ``'raw'`` for tokens (B, 1+N, C), CLS first. Defaults to ``'featmap'``.
+            ``'raw'`` for tokens (B, 1+N, C), CLS first, without registers. Defaults to
+            ``'featmap'``.
         use_filter (bool): Whether the last level is the filter's output. Else it is the output of
             the last block (d channels), for comparison. Defaults to True.
         num_prototypes (int): M, number of prototypes of the filter. Defaults to 64.
@@ -46,8 +48,8 @@ class CoTAPViT(DINOViT):
             with the embeddings; if these are all blocks, the filter is frozen too. Defaults to -1,
             nothing frozen.
         window_size (int): Side, in patches, of the attention windows of all blocks but
-            ``global_blocks``; 0 for global attention. Each window has its own copy of CLS, and the
-            copies are averaged after the block. Defaults to 0.
+            ``global_blocks``; 0 for global attention. Each window has its own copy of CLS and
+            registers, and the copies are averaged after the block. Defaults to 0.
         global_blocks (Sequence[int], optional): Blocks with global attention. Defaults to the last
             block of each quarter of the network.
         **kwargs (dict): Other arguments of :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
@@ -132,12 +134,14 @@ class CoTAPViT(DINOViT):
             h and w divided by the patch size, rounded up.
         """
         tokens, grid = self.embed(images)
+        rotation = self.rotation(grid)
+        inside = self._rotation_in_windows(rotation, grid, len(tokens))
         levels = []
         for index, block in enumerate(self.layers):
             if self.window_size and index not in self.global_blocks:
-                tokens = self._run_in_windows(block, tokens, grid)
+                tokens = self._run_in_windows(block, tokens, grid, inside)
             else:
-                tokens = self.run_block(block, tokens)
+                tokens = self.run_block(block, tokens, rotation)
             if index not in self.out_indices:
                 continue
             if self.neck is not None and index == self.num_layers - 1:
@@ -155,13 +159,10 @@ class CoTAPViT(DINOViT):
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Return the depth of a parameter for layer-wise learning rates, and the number of depths.
 
-        Embeddings have depth 0, block i has depth i + 1, the filter has the depth of the last
-        block, and parameters that do not start with ``prefix`` (heads) have the largest depth.
+        See :meth:`DINOViT.get_layer_depth`; the filter has the depth of the last block.
         """
         if param_name.startswith(prefix + 'neck.'):
             return self.num_layers, self.num_layers + 2
-        if param_name.startswith(prefix + 'pre_norm.'):  # the parent treats it as a head
-            return 0, self.num_layers + 2
         return super().get_layer_depth(param_name, prefix)
 
     def _filtered(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
@@ -169,23 +170,41 @@ class CoTAPViT(DINOViT):
         block = self.last_block
         if self.out_type == 'cls_token':
             return self.neck.filter_cls(tokens[:, 0], block)
-        patches = self.neck.filter_patches(tokens[:, 1:], grid, block)
+        patches = self.neck.filter_patches(patch_tokens(tokens, grid), grid, block)
         if self.out_type == 'featmap':
             return patches.transpose(1, 2).unflatten(2, grid)
         return torch.cat([self.neck.filter_cls(tokens[:, 0], block)[:, None], patches], dim=1)
 
     def _run_in_windows(
-        self, block: torch.nn.Module, tokens: Tensor, grid: tuple[int, int]
+        self,
+        block: torch.nn.Module,
+        tokens: Tensor,
+        grid: tuple[int, int],
+        rotation: Optional[Rotation],
     ) -> Tensor:
-        cls, patches = tokens[:, :1], tokens[:, 1:].unflatten(1, grid)  # (B, H, W, d)
+        patches = patch_tokens(tokens, grid).unflatten(1, grid)  # (B, H, W, d)
         windows, padded = window_partition(patches, self.window_size)  # (B*n, w, w, d)
         count = len(windows) // len(tokens)
-        cls = cls.repeat_interleave(count, dim=0)  # (B*n, 1, d)
-        inside = self.run_block(block, torch.cat([cls, windows.flatten(1, 2)], dim=1))
-        cls = inside[:, :1].unflatten(0, (-1, count)).mean(dim=1)
-        windows = inside[:, 1:].unflatten(1, (self.window_size, self.window_size))
+        first = self.num_prefix
+        prefix = tokens[:, :first].repeat_interleave(count, dim=0)  # (B*n, 1+R, d)
+        inside = torch.cat([prefix, windows.flatten(1, 2)], dim=1)
+        inside = self.run_block(block, inside, rotation)
+        prefix = inside[:, :first].unflatten(0, (-1, count)).mean(dim=1)
+        windows = inside[:, first:].unflatten(1, (self.window_size, self.window_size))
         patches = window_unpartition(windows, self.window_size, padded, grid)
-        return torch.cat([cls, patches.flatten(1, 2)], dim=1)
+        return torch.cat([prefix, patches.flatten(1, 2)], dim=1)
+
+    def _rotation_in_windows(
+        self, rotation: Optional[Rotation], grid: tuple[int, int], batch: int
+    ) -> Optional[Rotation]:
+        """Cut the rotation of a grid into windows: (H*W, c) -> (B*n, 1, w*w, c)."""
+        if rotation is None or not self.window_size:
+            return rotation
+        cut = []
+        for values in rotation:
+            windows, _ = window_partition(values.unflatten(0, grid)[None], self.window_size)
+            cut.append(windows.flatten(1, 2)[:, None].repeat(batch, 1, 1, 1))
+        return Rotation(*cut)
 
     def _freeze_unused(self) -> None:
         """Freeze parameters that never get a gradient, since DDP would wait for it."""

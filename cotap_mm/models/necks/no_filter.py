@@ -7,6 +7,7 @@ from typing import Optional
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from cotap_mm.ops import patch_tokens
 from cotap_mm.registry import MODELS
 
 
@@ -34,7 +35,9 @@ class NoFilter(BaseModule):
         self, tokens: Tensor, grid: tuple[int, int], block: nn.Module
     ) -> tuple[Tensor, Tensor]:
         """Normalize tokens (B, 1+N, d); returns CLS (B, d) and patches (B, N, d)."""
-        return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
+        return self.filter_cls(tokens[:, 0], block), self.filter_patches(
+            patch_tokens(tokens, grid), grid, block
+        )
 
     def filter_patches(self, patches: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
         """Normalize patches (B, N, d)."""

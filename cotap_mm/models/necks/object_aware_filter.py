@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from cotap_mm.ops import at_least_float32
+from cotap_mm.ops import at_least_float32, patch_tokens, qkv_parameters
 from cotap_mm.registry import MODELS
 
 
@@ -19,7 +19,9 @@ class ObjectAwareFilter(BaseModule):
 
     Each prototype is a small spatial template of 3 x 3 tokens. A patch attends to prototypes
     according to how well its neighborhood matches them, CLS according to their mean. The output of
-    the attention goes through projection and MLP of the last block. The filter **shares** the
+    the attention goes through projection and MLP of the last block. Rotary positions are not
+    applied: prototypes have no position, so rotating the queries alone would make the match depend
+    on where a patch is. The filter **shares** the
     norms, qkv, projection and MLP of that block: the block is an argument of each call and not a
     part of this module, so a state dict holds its weights once.
 
@@ -60,14 +62,15 @@ class ObjectAwareFilter(BaseModule):
         """Filter all tokens.
 
         Args:
-            tokens (Tensor): Output of the last block, CLS first, (B, 1+N, d).
+            tokens (Tensor): Output of the last block, CLS first, N patches last, (B, 1+R+N, d).
             grid (tuple[int, int]): H, W with H*W = N.
             block (nn.Module): The ViT's last block.
 
         Returns:
             tuple[Tensor, Tensor]: CLS (B, 2d) and patches (B, N, 2d).
         """
-        return self.filter_cls(tokens[:, 0], block), self.filter_patches(tokens[:, 1:], grid, block)
+        patches = self.filter_patches(patch_tokens(tokens, grid), grid, block)
+        return self.filter_cls(tokens[:, 0], block), patches
 
     def filter_patches(self, patches: Tensor, grid: tuple[int, int], block: nn.Module) -> Tensor:
         """Filter patches, (B, N, d) -> (B, N, 2d)."""
@@ -89,7 +92,7 @@ class ObjectAwareFilter(BaseModule):
         """Compute the attention of patches to prototypes, for visualization.
 
         Args:
-            tokens (Tensor): Output of the last block, CLS first, (B, 1+N, d).
+            tokens (Tensor): Output of the last block, CLS first, N patches last, (B, 1+R+N, d).
             grid (tuple[int, int]): H, W.
             block (nn.Module): The ViT's last block.
 
@@ -97,23 +100,25 @@ class ObjectAwareFilter(BaseModule):
             Tensor: Weights over prototypes, which sum to 1, shape (B, heads, N, M).
         """
         key, _ = self._keys_and_values(block)
-        return self._patch_attention(tokens[:, 1:], grid, block, key)
+        return self._patch_attention(patch_tokens(tokens, grid), grid, block, key)
 
     def _query(self, tokens: Tensor, block: nn.Module) -> Tensor:
-        qkv, width = block.attn.qkv, self.in_channels
-        bias = None if qkv.bias is None else qkv.bias[:width]
-        return F.linear(block.ln1(tokens), qkv.weight[:width], bias)
+        width = self.in_channels
+        weight, bias = qkv_parameters(block.attn.qkv)
+        bias = None if bias is None else bias[:width]
+        return _normed_heads(F.linear(block.ln1(tokens), weight[:width], bias), block, 'q_norm')
 
     def _keys_and_values(self, block: nn.Module) -> tuple[Tensor, Tensor]:
         """Compute the key of each cell (M, 9, d) and the value of each prototype (M, d)."""
-        qkv, width = block.attn.qkv, self.in_channels
+        width = self.in_channels
+        weight, bias = qkv_parameters(block.attn.qkv)
         prototypes = self.prototypes.detach() if self.detach_prototypes else self.prototypes
         # A copy, since k-means may overwrite the prototypes between forward and backward pass.
         cells = prototypes.flatten(2).transpose(1, 2).contiguous()  # (M, 9, d)
-        bias = None if qkv.bias is None else qkv.bias[width:]
-        both = F.linear(self.norm_prototypes(cells), qkv.weight[width:], bias)
+        bias = None if bias is None else bias[width:]
+        both = F.linear(self.norm_prototypes(cells), weight[width:], bias)
         key, value = both.split(width, dim=-1)
-        return key, value.mean(dim=1)
+        return _normed_heads(key, block, 'k_norm'), value.mean(dim=1)
 
     def _patch_attention(
         self, patches: Tensor, grid: tuple[int, int], block: nn.Module, key: Tensor
@@ -142,3 +147,9 @@ class ObjectAwareFilter(BaseModule):
         filtered = tokens + read
         filtered = block.ffn(block.ln2(filtered), identity=filtered)
         return torch.cat([tokens, filtered], dim=-1)
+
+
+def _normed_heads(x: Tensor, block: nn.Module, name: str) -> Tensor:
+    """Apply the norm of the queries or keys of a head, if the block has one: (..., d)."""
+    norm = getattr(block.attn, name, None)
+    return x if norm is None else norm(x.unflatten(-1, (block.attn.num_heads, -1))).flatten(-2)

@@ -73,9 +73,9 @@ def read_timm(name: str) -> dict[str, Any]:
     model = create_timm(name)
     _check_plain(name, model)
     config: dict = getattr(model, 'pretrained_cfg', None) or {}
-    stated = dict(
-        arch=dict(num_heads=model.blocks[0].attn.num_heads), img_size=model.patch_embed.img_size
-    )
+    block = model.blocks[0]
+    arch = dict(num_heads=block.attn.num_heads, norm_eps=block.norm1.eps, pos_resize='antialias')
+    stated = dict(arch=arch, img_size=model.patch_embed.img_size)
     normalization = {name: config.get(name) for name in ('mean', 'std')}
     return dict(
         state_dict=model.state_dict(),
@@ -94,17 +94,25 @@ def _similar(name: str, known: list[str]) -> list[str]:
 def _check_plain(name: str, model: nn.Module) -> None:
     """Refuse what the names of the tensors do not show; :func:`.rename` refuses the rest."""
     problem = ''
-    if not type(model).__name__.startswith('VisionTransformer'):
+    rope = getattr(model, 'rope', None)
+    is_dinov3 = type(rope).__name__ == 'RotaryEmbeddingDinoV3'
+    if rope is not None and not is_dinov3:
+        problem = f'its rotary positions are {type(rope).__name__}, not those of DINOv3'
+    elif is_dinov3 and (rope.temperature != 100 or rope.normalize_coords != 'separate'):
+        problem = 'its rotary positions differ from those of DINOv3'
+    elif not is_dinov3 and not type(model).__name__.startswith('VisionTransformer'):
         problem = f'it is a {type(model).__name__}'
     elif getattr(model, 'cls_token', None) is None:
         problem = 'it has no CLS token'
     else:
         block = model.blocks[0]
         activation = getattr(getattr(block, 'mlp', None), 'act', None)
-        if not isinstance(activation, nn.GELU) or activation.approximate != 'none':
+        gated = type(block.mlp).__name__ in ('SwiGLU', 'SwiGLUPacked', 'GluMlp')
+        is_gelu = isinstance(activation, nn.GELU) and activation.approximate == 'none'
+        if not (isinstance(activation, nn.SiLU) if gated else is_gelu):
             problem = f'its activation is {activation}, not GELU'
-        elif getattr(block.norm1, 'eps', None) != 1e-6:
-            problem = f'its norms have eps={getattr(block.norm1, "eps", None)}, not 1e-6'
+        elif not isinstance(block.norm1, nn.LayerNorm):
+            problem = f'its norms are {type(block.norm1).__name__}, not LayerNorm'
     if problem:
         raise ValueError(
             f'{TIMM}{name} is not a plain ViT: {problem}; choose another one, e.g. '

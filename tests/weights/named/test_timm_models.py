@@ -66,8 +66,12 @@ def test_features_are_those_of_timm(models, config, more):
         (dict(act_layer=torch.nn.ReLU), r'its activation is ReLU\(\), not GELU'),
         (dict(class_token=False, global_pool='avg'), 'it has no CLS token'),
         (dict(norm_layer='layernorm', pre_norm=True), None),
-        (dict(reg_tokens=4), '1 tensors affect its output and are not supported: reg_token'),
-        (dict(qk_norm=True), '8 tensors affect its output and are not supported: blocks.0.attn'),
+        (dict(reg_tokens=4), None),
+        (dict(qk_norm=True), None),
+        (
+            dict(scale_mlp_norm=True),
+            '4 tensors affect its output and are not supported: blocks.0.mlp',
+        ),
     ],
 )
 def test_other_networks_are_refused(models, more, problem):

@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import Any, Callable, Optional
 
+from cotap_mm.ops.position import RESIZE_RULES
+
 #: File names of weights in a folder, in the order of the search.
 WEIGHTS = (
     'model.safetensors',
@@ -129,13 +131,41 @@ def stated_architecture(folder: Path, content: dict) -> dict:
     mean = preprocessor.get('image_mean', config.get('mean'))
     std = preprocessor.get('image_std', config.get('std'))
     meta: dict[str, Any] = {}
+    arch = _stated_parts(config)
     if heads is not None:
-        meta['architecture'] = dict(arch=dict(num_heads=heads))
+        arch['num_heads'] = heads
+    if arch:
+        meta['architecture'] = dict(arch=arch)
     if None not in sides and len(sides) in (1, 2):
         meta.setdefault('architecture', {})['img_size'] = sides[0] if len(sides) == 1 else sides
     if isinstance(mean, list) and isinstance(std, list):
         meta['normalization'] = dict(mean=mean, std=std)
     return dict(state_dict=content, meta=meta) if meta else content
+
+
+def _stated_parts(config: dict) -> dict[str, Any]:
+    """Translate what a ``config.json`` says about the parts of a ViT."""
+    arch: dict[str, Any] = {}
+    registers = config.get('num_register_tokens', config.get('reg_tokens'))
+    if isinstance(registers, int):
+        arch['num_registers'] = registers
+    eps = config.get('layer_norm_eps')
+    if isinstance(eps, float) and 0 < eps < 1:
+        arch['norm_eps'] = eps
+    gated = config.get('use_gated_mlp', config.get('use_swiglu_ffn'))
+    if isinstance(gated, bool):
+        arch['ffn'] = 'swiglu' if gated else 'mlp'
+    if config.get('model_type') == 'dinov3_vit':
+        parameters = config.get('rope_parameters')
+        parameters = parameters if isinstance(parameters, dict) else {}
+        theta = config.get('rope_theta', parameters.get('rope_theta'))
+        if isinstance(theta, (int, float)) and theta > 1:
+            arch['rope'] = dict(theta=float(theta))
+        if isinstance(config.get('key_bias'), bool):
+            arch['key_bias'] = config['key_bias']
+    if config.get('cotap_pos_resize') in RESIZE_RULES:
+        arch['pos_resize'] = config['cotap_pos_resize']
+    return arch
 
 
 def choose_files(name: str, files: list[str], file: Optional[str] = None) -> tuple[str, list[str]]:

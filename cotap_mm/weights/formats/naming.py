@@ -13,6 +13,8 @@ from typing import NamedTuple, Optional
 import torch
 from torch import Tensor
 
+from .joining import BLOCK, join_parts
+
 _BLOCK = {  # without .weight and .bias
     'norm1': 'ln1',
     'norm2': 'ln2',
@@ -20,6 +22,10 @@ _BLOCK = {  # without .weight and .bias
     'attn.proj': 'attn.proj',
     'mlp.fc1': 'ffn.layers.0.0',
     'mlp.fc2': 'ffn.layers.1',
+    'mlp.w12': 'ffn.w12',
+    'mlp.w3': 'ffn.w3',
+    'attn.q_norm': 'attn.q_norm',
+    'attn.k_norm': 'attn.k_norm',
     'layernorm_before': 'ln1',
     'layernorm_after': 'ln2',
     'attention.output.dense': 'attn.proj',
@@ -50,6 +56,13 @@ _TRUNK = {
     'embeddings.patch_embeddings.projection.bias': 'patch_embed.projection.bias',
     'layernorm.weight': 'ln1.weight',
     'layernorm.bias': 'ln1.bias',
+    'register_tokens': 'register_tokens',  # DINOv2
+    'storage_tokens': 'register_tokens',  # DINOv3
+    'reg_token': 'register_tokens',  # timm
+    'embeddings.register_tokens': 'register_tokens',  # transformers
+    'embeddings.patch_embeddings.weight': 'patch_embed.projection.weight',  # its DINOv3
+    'embeddings.patch_embeddings.bias': 'patch_embed.projection.bias',
+    'rope_embed.periods': 'rope.periods',
 }
 _FILTER = {'norm_in': 'norm_prototypes', 'norm_out_patch': 'norm_patch', 'norm_out_cls': 'norm_cls'}
 _HEADS = ('patch', 'cls')
@@ -57,11 +70,11 @@ _HEADS = ('patch', 'cls')
 _FOREIGN = re.compile(
     r'(head|head_dist|fc|fc_norm|classifier|decoder|decoder_.*|predictor|projection_head'
     r'|projection_heads|projector|prototypes|masked_embed|mask_token|last_layer|pooler'
-    r'|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
+    r'|local_cls_norm|projectors|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
 )
 # Unknown tensors with these names change the output of a ViT, so they must not be skipped.
 _COMPUTING = re.compile(
-    r'(embeddings\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
+    r'(embeddings\.|model\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
     r'|\w+_tokens?|rope|rel_pos)'
 )
 
@@ -119,18 +132,21 @@ class Renamed(NamedTuple):
         tensors (dict[str, Tensor]): Tensors by our names.
         unexpected (list[str]): Unknown names.
         dropped (list[str]): Names of tensors that CoTAP does not use.
+        lacks_periods (bool): Whether the network has rotary positions, whose periods are not
+            in the file.
     """
 
     tensors: dict[str, Tensor]
     unexpected: list[str]
     dropped: list[str]
+    lacks_periods: bool = False
 
 
 def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
     """Rename the tensors of a network to our names.
 
     Args:
-        family (str): See :class:`cotap_mm.weights.detection.DetectedViT`.
+        family (str): See :class:`cotap_mm.weights.formats.detection.DetectedViT`.
         tensors (dict[str, Tensor]): Tensors by name without prefix.
 
     Returns:
@@ -149,8 +165,7 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
             if name.startswith('backbone.') and _FOREIGN.match(name[len('backbone.') :])
         ]
         return Renamed({n: v for n, v in ours.items() if n not in dropped}, [], dropped)
-    if family == 'hf':
-        tensors = _join_qkv(tensors)
+    tensors = join_parts(tensors)
     depth = 1 + max(
         (int(m.group(1)) for m in map(re.compile(r'blocks\.(\d+)\.').match, tensors) if m),
         default=-1,
@@ -172,10 +187,18 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
     if surplus:
         raise ValueError(
             f'this is not a plain ViT: {len(surplus)} tensors affect its output and are not '
-            f'supported: {", ".join(surplus[:3])}; use a ViT as in DINO, iBOT, Mugs, Leopart, '
-            'timm or Hugging Face ViT'
+            f'supported: {", ".join(surplus[:3])}; use a ViT as in DINO, iBOT, DINOv2, DINOv3, '
+            'Mugs, Leopart, timm or Hugging Face ViT'
         )
-    return renamed
+    return renamed._replace(lacks_periods=_lacks_periods(tensors))
+
+
+def _lacks_periods(tensors: dict[str, Tensor]) -> bool:
+    """Recognize DINOv3 in transformers' or timm's names, which have no positions at all."""
+    if any(name in tensors for name in ('pos_embed', 'rope_embed.periods')):
+        return False
+    of_transformers = 'embeddings.patch_embeddings.weight' in tensors
+    return of_transformers or ('reg_token' in tensors and 'blocks.0.gamma_1' in tensors)
 
 
 def rename_released(name: str, depth: int = 12) -> Optional[str]:
@@ -198,9 +221,9 @@ def rename_released(name: str, depth: int = 12) -> Optional[str]:
     if match:
         inner = 'mlp.' + match.group(2) if match.group(2) else 'centers'
         return f'head.{_HEADS[int(match.group(1))]}.{inner}'
-    match = re.match(r'(?:blocks|encoder\.layer|layers)\.(\d+)\.(.+)$', name)
+    match = BLOCK.match(name)
     if match:
-        index, rest = match.groups()
+        index, rest = match[1].rpartition('.')[2], match[2]
         if rest in _LAYER_SCALE:
             return f'backbone.layers.{index}.{_LAYER_SCALE[rest]}'
         part, _, kind = rest.rpartition('.')
@@ -228,29 +251,3 @@ def _check_gain(name: str, gain: Tensor) -> None:
             f'{float(gain.max()):g}; with another gain the scores of this head would '
             'not be cosines'
         )
-
-
-def _join_qkv(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Concatenate query, key and value, which Hugging Face stores separately."""
-    joined, apart = {}, {}
-    for name, value in tensors.items():
-        match = re.match(
-            r'(?:encoder\.layer|layers)\.(\d+)\.attention\.'
-            r'(?:attention\.(query|key|value)|(q|k|v)_proj)\.(\w+)$',
-            name,
-        )
-        if match:
-            index, long, short, kind = match.groups()
-            part = long or {'q': 'query', 'k': 'key', 'v': 'value'}[short]
-            apart.setdefault(f'encoder.layer.{index}.attn.qkv.{kind}', {})[part] = value
-        else:
-            joined[name] = value
-    for new, parts in apart.items():
-        lacking = [part for part in ('query', 'key', 'value') if part not in parts]
-        if lacking:
-            raise ValueError(
-                f'{new} consists of query, key and value, but the file lacks its '
-                f'{" and ".join(lacking)}'
-            )
-        joined[new] = torch.cat([parts[part] for part in ('query', 'key', 'value')])
-    return joined

@@ -27,6 +27,7 @@ _ANCHORS = (  # the name of a tensor that a network of each family has exactly o
     ('timm', 'patch_embed.proj.weight'),
     ('mmpretrain', 'patch_embed.projection.weight'),
     ('hf', 'embeddings.patch_embeddings.projection.weight'),
+    ('hf', 'embeddings.patch_embeddings.weight'),  # DINOv3
 )
 
 
