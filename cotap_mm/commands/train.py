@@ -8,6 +8,7 @@ from mmengine.config import Config
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
+from cotap_mm.engine.shape import request_shape
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -38,6 +39,8 @@ def build_config(args: argparse.Namespace) -> Config:
         )
     if args.init:
         run_config.set_init(config, args.init, args.trust)
+        if run_config.is_pretraining(config):
+            request_shape(config, args.cfg_options)
     elif args.trust:
         raise ValueError('--trust requires --init')
     if args.amp:

@@ -100,6 +100,9 @@ def _ensure(
     init = cfg.model.get('init_cfg') or {}
     num_neighbors = option_of(DATASETS, dataset, 'num_neighbors')
     size = option_of(MODELS, backbone, 'img_size')
+    if cfg.get('shape_by_init') is not None:  # DINOv2's 518 pixels would take five times as long
+        crop = (dataset.get('crops') or {}).get('global_size', size)
+        size = min(size, crop) if isinstance(size, int) else crop
     source = build(DATASETS, dataset[branch])
     values = on_first_rank(lambda: prepare(source))
     if isinstance(values, ValueRange):  # stored with the run

@@ -17,7 +17,7 @@ from cotap_mm.weights.report import LoadReport
 
 from .folders import save_safetensors, write_folder
 from .graph import export_graph
-from .state_dicts import check_out, to_mmseg, to_timm
+from .state_dicts import check_out, check_plain, to_mmseg, to_timm
 
 #: Targets, and the valid suffixes of the output; Hugging Face's is a folder, timm's may be one.
 TARGETS = {
@@ -95,7 +95,9 @@ def convert(
         if to == 'safetensors':
             tensors = _select(tensors, report, ('backbone.', 'neck.'))
         elif to != 'cotap':
-            tensors = _RENAMERS[to](_bare(_select(tensors, report, ('backbone.',))))
+            bare = _bare(_select(tensors, report, ('backbone.',)))
+            check_plain(bare, to)
+            tensors = _RENAMERS[to](bare)
         # The key 'branch' is part of the file format.
         _write(tensors, out, dict(source=report.source, branch=report.network, **stated))
     report.loaded = list(tensors)

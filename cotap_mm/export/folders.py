@@ -13,7 +13,7 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from cotap_mm.weights.formats.folders import FILTER_WEIGHTS
 
-from .state_dicts import check_out, to_hf, to_timm
+from .state_dicts import check_out, check_plain, to_hf, to_timm
 
 #: timm's name of a ViT by its width; all its sizes are in ``model_args``.
 _TIMM_ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
@@ -51,6 +51,7 @@ def write_folder(
     check_out(out / _WEIGHTS, ('.safetensors',), overwrite)
     vit = _part(tensors, 'backbone.')
     neck = {name: value for name, value in tensors.items() if name.startswith('neck.')}
+    check_plain(vit, dict(hf='Hugging Face', timm='timm')[library])
     if library == 'hf':
         weights, config = to_hf(vit), hf_config(architecture)
     else:
@@ -59,6 +60,8 @@ def write_folder(
         weights, config = to_timm(vit), timm_config(architecture, has_norm)
         if not has_norm:
             weights = {name: value for name, value in weights.items() if name[:5] != 'norm.'}
+    # Other libraries resize position embeddings by rules of their own.
+    config['cotap_pos_resize'] = architecture.get('pos_resize', 'dino')
     save_safetensors(weights, out / _WEIGHTS, dict(format='pt'))
     if neck:
         save_safetensors(neck, out / FILTER_WEIGHTS, dict(format='pt'))
@@ -87,7 +90,7 @@ def hf_config(architecture: dict) -> dict:
         num_attention_heads=arch['num_heads'],
         intermediate_size=arch['feedforward_channels'],
         hidden_act='gelu',
-        layer_norm_eps=1e-6,
+        layer_norm_eps=arch.get('norm_eps', 1e-6),
         hidden_dropout_prob=0.0,
         attention_probs_dropout_prob=0.0,
         image_size=architecture['img_size'],

@@ -6,7 +6,7 @@ requires one, it gets weight 1 and bias 0, and its features *before* that norm e
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -134,6 +134,32 @@ def _known(inner: str, names: dict[str, str], name: str, library: str) -> str:
 def _plain_norm(name: str, vit: dict[str, Tensor]) -> dict[str, Tensor]:
     width = vit['cls_token'].shape[-1]
     return {f'{name}.weight': torch.ones(width), f'{name}.bias': torch.zeros(width)}
+
+
+_NOT_PLAIN = (
+    ('register_tokens', 'registers'),
+    ('rope.periods', 'rotary positions'),
+    ('layers.0.attn.q_norm.weight', 'norms of queries and keys'),
+    ('layers.0.ffn.w12.weight', 'a gated MLP'),
+)
+
+
+def check_plain(vit: Mapping[str, Tensor], library: str) -> None:
+    """Reject a network that the plain ViT of another library cannot compute.
+
+    Args:
+        vit (Mapping[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+        library (str): Name for the message.
+
+    Raises:
+        ValueError: If the network has parts that the library's ViT does not have.
+    """
+    parts = [what for name, what in _NOT_PLAIN if name in vit]
+    if parts:
+        raise ValueError(
+            f'the ViT of {library} has no {" and no ".join(parts)}; write it for this package, '
+            'with --to safetensors, onnx or torchscript'
+        )
 
 
 def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:

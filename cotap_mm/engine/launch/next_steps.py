@@ -87,15 +87,20 @@ def fine_tuning(model: Any, checkpoint: str, config: Config) -> str:
         str: A downstream config, ``--init``, and options if no config has this size of a ViT.
     """
     patch, prototypes = model.backbone.patch_size, model.neck.num_prototypes
+    backbone = (config.get('model') or {}).get('backbone') or {}
+    arch = _option(backbone.get('arch', 'deit-small'))
+    more = {
+        key: backbone[key]
+        for key in ('qkv_bias', 'layer_scale_init_value', 'num_registers', 'rope', 'pos_resize')
+        if key in backbone
+    }
     near = _DOWNSTREAM.get((model.backbone.embed_dims, patch, prototypes))
-    if near:
+    if near and not more:
         return f'{near} --init {checkpoint}'
-    arch = config.model.backbone.get('arch', 'deit-small')
-    if isinstance(arch, dict):
-        arch = f'dict({", ".join(f"{key}={value!r}" for key, value in arch.items())})'
     options = [
         f'model.backbone.arch={arch}',
         f'model.backbone.patch_size={patch}',
+        *(f'model.backbone.{key}={_option(value)}' for key, value in more.items()),
         f'model.backbone.frozen_stages={model.backbone.num_layers}',
         f'model.backbone.num_prototypes={prototypes}'
         if prototypes
@@ -104,6 +109,13 @@ def fine_tuning(model: Any, checkpoint: str, config: Config) -> str:
         f'model.decode_head.channels={model.neck.out_channels}',
     ]
     return f'{_ANY_SIZE} --init {checkpoint} --cfg-options {shlex.join(options)}'
+
+
+def _option(value: Any) -> str:
+    """Write a value for ``--cfg-options``."""
+    if isinstance(value, dict):
+        return f'dict({", ".join(f"{key}={each!r}" for key, each in value.items())})'
+    return str(value)
 
 
 def _short(path: str) -> str:

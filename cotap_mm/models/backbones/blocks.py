@@ -18,7 +18,7 @@ class KeyUnbiasedLinear(nn.Linear):
     """Joint projection to query, key and value, whose keys have no bias.
 
     With rotary positions, a bias of the keys would change the attention, and DINOv3 has none. The
-    middle third of ``bias`` is not used and gets no gradient.
+    middle third of ``bias`` is zero, is not used, and gets no gradient.
 
     Args:
         plain (nn.Linear): Projection d -> 3 d with a bias, whose parameters are taken over.
@@ -28,6 +28,8 @@ class KeyUnbiasedLinear(nn.Linear):
         nn.Module.__init__(self)
         self.in_features, self.out_features = plain.in_features, plain.out_features
         self.weight, self.bias = plain.weight, plain.bias
+        with torch.no_grad():
+            self.bias.chunk(3)[1].zero_()
 
     @property
     def effective_bias(self) -> Tensor:

@@ -124,3 +124,15 @@ def test_backbone_of_the_downstream_config_takes_the_weights(tmp_path, size, arc
     assert (backbone.get('num_prototypes', 64) if size[2] else 0) == size[2]
     if arch is not None:
         assert backbone.arch == arch
+
+
+def test_registers_and_rotary_positions_reach_the_downstream_config(tmp_path):
+    backbone = dict(arch=dict(ARCH, ffn='swiglu'), num_registers=4, rope=dict(theta=100.0))
+    words = shlex.split(
+        fine_tuning(network(384, 16, 64), 'init.pth', Config(dict(model=dict(backbone=backbone))))
+    )
+    found = build_config(parse_train([*words, '--work-dir', str(tmp_path / 'run')])).model.backbone
+    assert found.num_registers == 4 and found.rope == dict(theta=100.0)
+    assert found.arch.ffn == 'swiglu'
+    vit = build(MODELS, dict(found, init_cfg=None, frozen_stages=-1, out_indices=-1))
+    assert vit.num_registers == 4 and vit.rope is not None

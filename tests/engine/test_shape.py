@@ -1,0 +1,168 @@
+"""``--init FILE`` shapes the network, and a resumed run keeps the shape."""
+
+from __future__ import annotations
+
+import os
+import re
+
+import numpy as np
+import pytest
+import torch
+
+import cotap_mm
+from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine.shape import request_shape, restore_shape, shape_by_init
+from cotap_mm.models import CoTAPViT
+from cotap_mm.weights import detect_checkpoint
+from tests.helpers.tool_loading import load_tool
+from tests.helpers.toy_config import write_init, write_noise
+
+SIZES = dict(embed_dims=64, num_layers=2, num_heads=1, feedforward_channels=64)
+SMALL = [
+    'train_cfg.max_iters=2',
+    'train_dataloader.batch_size=2',
+    'train_dataloader.num_workers=0',
+    'train_dataloader.dataset.crops.local_size=32',
+    'model.memory.patch_queue.size=64',
+    'model.memory.cls_queue.size=32',
+    *(
+        f'model.head.{b}.{k}=16'
+        for b in ('patch', 'cls')
+        for k in ('hidden_channels', 'num_clusters')
+    ),
+]
+
+
+def file_of(arch=SIZES, patch_size=16, img_size=224, **options):
+    """Checkpoint content of a network with random weights, under timm's names."""
+    torch.manual_seed(0)
+    vit = CoTAPViT(arch=arch, patch_size=patch_size, img_size=img_size, use_filter=False, **options)
+    vit.init_weights()
+    architecture = dict(arch=arch)
+    architecture.update(img_size=img_size, **options)
+    state = {f'backbone.{name}': value for name, value in vit.state_dict().items()}
+    return dict(state_dict=state, meta=dict(architecture=architecture))
+
+
+def shaped(content, options=(), config='vits_folder'):
+    config = load_config(config)
+    values = [option.split('=') for option in options]
+    config.merge_from_dict({key: int(value) for key, value in values})
+    request_shape(config, [key for key, _ in values])
+    shape_by_init(config, detect_checkpoint(content))
+    return config
+
+
+def test_everything_follows_from_a_file(log):
+    content = file_of(
+        dict(SIZES, ffn='swiglu'),
+        patch_size=14,
+        img_size=518,
+        num_registers=4,
+        layer_scale_init_value=1e-5,
+        pos_resize='antialias',
+    )
+    config = shaped(content)
+    backbone = config.model.backbone
+    assert backbone.arch == dict(SIZES, ffn='swiglu')
+    assert (backbone.patch_size, backbone.img_size, backbone.num_registers) == (14, 518, 4)
+    assert backbone.pos_resize == 'antialias' and backbone.layer_scale_init_value == 1e-5
+    crops = config.train_dataloader.dataset.crops
+    assert (crops.global_size, crops.local_size) == (224, 98)
+    assert tuple(config.model.pairs.pool_sizes) == (8, 16)  # half and all of the patch grid
+    text = log.text
+    for words in ('shaped like state dict', 'num_registers=4', 'local_size=98', "ffn': 'swiglu'"):
+        assert words in text
+
+
+def test_rotary_positions(log):
+    config = shaped(file_of(dict(SIZES, norm_eps=1e-5), rope=dict(theta=100.0), num_registers=2))
+    backbone = config.model.backbone
+    assert backbone.rope == dict(theta=100.0) and backbone.arch.norm_eps == 1e-5
+    assert 'img_size' not in re.findall(r'model\.backbone\.(\w+)', log.text)
+    assert config.train_dataloader.dataset.crops.local_size == 96
+
+
+def test_what_fits_is_not_changed(log):
+    config = load_config('vits_folder')
+    content = file_of('deit-small')
+    before = config.pretty_text
+    request_shape(config)
+    assert shape_by_init(config, detect_checkpoint(content)) is None
+    config.pop('shape_by_init')
+    assert config.pretty_text == before and 'shaped' not in log.text
+
+
+def test_the_init_of_a_config_does_not_shape_it():
+    config = load_config('vits_folder')
+    before = config.pretty_text
+    shape_by_init(config, detect_checkpoint(file_of(num_registers=4)))
+    assert config.pretty_text == before
+
+
+def test_what_the_user_sets_stays():
+    content = file_of(patch_size=14, img_size=518, num_registers=4)
+    config = shaped(
+        content,
+        ['model.backbone.num_registers=4', 'train_dataloader.dataset.crops.local_size=112'],
+    )
+    assert config.train_dataloader.dataset.crops.local_size == 112
+    assert config.model.backbone.num_registers == 4
+    assert config.model.backbone.patch_size == 14
+
+
+def test_the_number_of_heads_of_the_config_serves_other_widths(tmp_path):
+    config = load_config('vits_folder')
+    config.model.backbone.arch = dict(SIZES, embed_dims=16, num_heads=2, feedforward_channels=16)
+    request_shape(config)
+    detected = detect_checkpoint(str(write_init(tmp_path / 'init.pth')))
+    shape_by_init(config, detected)
+    assert config.model.backbone.arch.num_heads == 2 and config.model.backbone.patch_size == 8
+    config.model.backbone.arch = 'deit-small'
+    with pytest.raises(ValueError, match='number of attention heads of a ViT of width 16'):
+        shape_by_init(config, detected)
+
+
+def test_restored_from_the_checkpoint_only_if_it_was_shaped(tmp_path):
+    config = shaped(file_of(patch_size=14, img_size=518, num_registers=4))
+    for is_shaped in (True, False):
+        if not is_shaped:
+            config.pop('shape_by_init')
+        content = dict(meta=dict(cfg=config.pretty_text))
+        torch.save(content, tmp_path / 'iter_1.pth')
+        other = load_config('vits_folder')
+        other.load_from = str(tmp_path / 'iter_1.pth')
+        restore_shape(other)
+        assert (other.model.backbone.patch_size == 14) == is_shaped
+        assert (other.train_dataloader.dataset.crops.local_size == 98) == is_shaped
+
+
+@pytest.mark.slow
+def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
+    """The README's command with the folder of a DINOv3, then --resume without --init."""
+    transformers = pytest.importorskip('transformers')
+    if not hasattr(transformers, 'DINOv3ViTModel'):
+        pytest.skip('this version of transformers has no DINOv3')
+    torch.manual_seed(0)
+    size = dict(hidden_size=64, num_hidden_layers=2, num_attention_heads=1, intermediate_size=64)
+    model = transformers.DINOv3ViTModel(
+        transformers.DINOv3ViTConfig(**size, num_register_tokens=4, use_gated_mlp=True)
+    )
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained('dinov3')
+    rng = np.random.default_rng(0)
+    for index in range(4):
+        write_noise(tmp_path / 'photos' / f'{index}.png', rng, (64, 64))
+    train = load_tool('train').main
+    words = ['vits_folder', '--images', 'photos', '--cfg-options', *SMALL]
+    options = ['train_dataloader.dataset.crops.global_size=64', 'model.pairs.pool_sizes=(2,4)']
+    train([*words, *options, '--init', 'dinov3'])
+    assert 'shaped like dinov3: ' in log.text
+    train([*words, 'train_cfg.max_iters=3', *options, '--resume'])
+    [last] = (tmp_path / 'work_dirs').glob('*/iter_3.pth')
+    encoder = cotap_mm.load(str(last), output='backbone')
+    assert encoder.network.num_registers == 4 and encoder.network.rope is not None
+    assert encoder.network.layers[0].ln1.eps == model.config.layer_norm_eps
+    cls, patches = encoder.encode(str(tmp_path / 'photos' / '0.png'))
+    assert cls.shape == (1, 64) and patches.shape == (1, 64, 4, 4)
+    assert os.listdir('work_dirs') == ['vits_folder']
