@@ -45,7 +45,7 @@ INNER_ORDER = {
         ['auto_neighbors', 'backbones', 'optim'],
         ['resume'],
         ['hooks'],
-        ['data_checks'],
+        ['data_checks', 'shape'],
         ['launch'],
     ],
     'evaluation': [
