@@ -184,9 +184,9 @@ def keep_safe_globals(checkpoint: ModuleType) -> None:
         return
 
     def only_new_ones() -> list:
-        from torch.serialization import get_safe_globals
+        import torch
 
-        present = get_safe_globals()
+        present = getattr(torch.serialization, 'get_safe_globals', list)()
         return [each for each in theirs() if each not in present]
 
     checkpoint.get_torch_safe_globals = only_new_ones  # type: ignore[attr-defined]
