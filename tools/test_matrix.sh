@@ -34,7 +34,7 @@ base=${MATRIX_DIR:-$(mktemp -d)}
 logs=$root/work_dirs/matrix
 mkdir -p "$logs" "$base"
 overrides=$base/overrides.txt # onedl-mmcv comes as source, so mmcv-lite takes its place
-echo 'onedl-mmcv; python_version < "3"' > "$overrides"
+printf '%s; python_version < "3"\n' onedl-mmcv mmengine > "$overrides" # mmcv-lite requires mmengine
 cd "$root"
 
 versions() { # of the installed packages, in one line

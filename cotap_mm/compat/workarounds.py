@@ -170,6 +170,28 @@ def allow_safe_resume() -> None:
         torch.serialization.add_safe_globals(safe_globals())
 
 
+def keep_safe_globals(checkpoint: ModuleType) -> None:
+    """Keep what :func:`allow_safe_resume` has added after a fork of MMEngine has loaded a file.
+
+    The fork adds types to torch's safe globals while it loads, and removes them afterwards, even
+    if they were there before.
+
+    Args:
+        checkpoint (module): ``mmengine.runner.checkpoint``.
+    """
+    theirs = getattr(checkpoint, 'get_torch_safe_globals', None)
+    if theirs is None:
+        return
+
+    def only_new_ones() -> list:
+        import torch
+
+        present = getattr(torch.serialization, 'get_safe_globals', list)()
+        return [each for each in theirs() if each not in present]
+
+    checkpoint.get_torch_safe_globals = only_new_ones  # type: ignore[attr-defined]
+
+
 def disable_multimodal(dependency: ModuleType) -> None:
     """Make ``import mmpretrain.models`` work with recent versions of transformers.
 
@@ -207,7 +229,9 @@ def format_once(config: ModuleType) -> None:
     Args:
         config (module): ``mmengine.config.config``.
     """
-    plain = config.FormatCode
+    plain = getattr(config, 'FormatCode', None)
+    if plain is None:  # MMEngine's forks
+        return
 
     @functools.lru_cache(maxsize=4)
     def formatted(text: str, style: tuple, options: tuple):
@@ -217,6 +241,23 @@ def format_once(config: ModuleType) -> None:
         return formatted(text, tuple(style_config.items()), tuple(options.items()))
 
     config.FormatCode = format_code  # type: ignore[attr-defined]
+
+
+def find_forks(utils: ModuleType) -> None:
+    """Let configs inherit from those of MMSegmentation (``mmseg::...``) if a fork is installed.
+
+    MMEngine looks for the distribution ``mmsegmentation``; a fork provides the module ``mmseg``
+    under another name.
+
+    Args:
+        utils (module): ``mmengine.config.utils``.
+    """
+    table = utils.MODULE2PACKAGE
+    for module, package in table.items():
+        if module == package:  # found by the module
+            continue
+        if installed_version((package,)) is None and importlib.util.find_spec(module) is not None:
+            table[module] = module
 
 
 def import_adafactor_when_used(builder: ModuleType) -> None:
@@ -245,6 +286,8 @@ after_import('mmengine.logging', lambda _: allow_safe_resume())
 after_import('mmengine.logging.logger', log_any_name)
 after_import('mmpretrain.utils.dependency', disable_multimodal)
 after_import('mmengine.config.config', format_once)
+after_import('mmengine.runner.checkpoint', keep_safe_globals)
+after_import('mmengine.config.utils', find_forks)
 # MMEngine imports transformers for this one optimizer.
 hide_from('mmengine.optim.optimizer.builder', 'transformers')
 after_import('mmengine.optim.optimizer.builder', import_adafactor_when_used)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -35,6 +36,30 @@ def test_one_sentence_for_each_problem(installed, message):
     with mock.patch.object(compat, 'installed_version', fake):
         with pytest.raises(ImportError, match=message):
             compat.check_versions()
+
+
+def test_configs_of_forks_are_found_by_their_module(monkeypatch):
+    table = dict(mmseg='mmsegmentation', mmaction='mmaction2', mmdet='mmdet')
+    monkeypatch.setattr(compat, 'installed_version', lambda names: None)
+    monkeypatch.setattr(compat.importlib.util, 'find_spec', lambda name: name == 'mmseg' or None)
+    compat.find_forks(SimpleNamespace(MODULE2PACKAGE=table))
+    assert table == dict(mmseg='mmseg', mmaction='mmaction2', mmdet='mmdet')
+
+
+@pytest.mark.skipif(torch.__version__ < '2.6', reason='older versions do not load safely')
+def test_a_fork_removes_only_what_it_has_added():
+    fork = SimpleNamespace(get_torch_safe_globals=lambda: [HistoryBuffer, SimpleNamespace])
+    compat.keep_safe_globals(fork)
+    assert fork.get_torch_safe_globals() == [SimpleNamespace]
+    plain = SimpleNamespace()
+    compat.keep_safe_globals(plain)
+    assert vars(plain) == {}
+
+
+def test_formats_of_forks_stay_as_they_are():
+    config = SimpleNamespace()
+    compat.format_once(config)
+    assert vars(config) == {}
 
 
 def test_version_numbers():
