@@ -13,6 +13,7 @@ from mmengine.registry import init_default_scope
 
 from cotap_mm.models.modules import AssignmentQueue
 from cotap_mm.registry import HOOKS, MODELS, TRANSFORMS, build
+from cotap_mm.weights.zoo import architecture
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIGS = sorted(
@@ -73,7 +74,8 @@ def test_first_line_matches_the_config(path):
     assert config.train_cfg.max_iters == 1000 * kilo
     assert ('coco-in1k' in path.stem) == ('ImageNet' in first)
     width = MODELS.build(config.model.backbone).embed_dims
-    assert width == {'vits': 384, 'vitb': 768, 'vitl': 1024}[path.stem[:4]]
+    size = re.search(r'vit[sbl]', path.stem)[0]
+    assert width == {'vits': 384, 'vitb': 768, 'vitl': 1024}[size]
 
 
 def test_hyperparameters_of_the_paper():
@@ -148,6 +150,11 @@ INIT_SHAPES = {
     'dino_vitbase8_pretrain.pth': (768, 8),
     'ibot/vitl_16/checkpoint_teacher.pth': (1024, 16),
     'cotap_mm://toy_vit.pth': (96, 8),
+    'dinov2_vits14_reg4_pretrain.pth': (384, 14),
+    'dinov2_vitb14_reg4_pretrain.pth': (768, 14),
+    'timm:vit_small_patch16_dinov3.lvd1689m': (384, 16),
+    'timm:vit_base_patch16_dinov3.lvd1689m': (768, 16),
+    'timm:vit_large_patch16_dinov3.lvd1689m': (1024, 16),
 }
 
 
@@ -164,6 +171,11 @@ def test_initial_weights_fit_the_backbone(path):
     kernel = backbone.patch_embed.projection.weight.shape
     assert tuple(kernel[2:]) == (shape[1], shape[1])
     assert ('vitb8' in path.stem) == (shape == (768, 8))
+    if 'dinov' in path.stem:
+        same = architecture(model.backbone.arch)
+        assert backbone.num_registers == same['num_registers'] == 4
+        assert (backbone.rope is None) == ('dinov2' in path.stem)
+        assert 'gamma1.weight' in ' '.join(backbone.state_dict())
 
 
 @pytest.mark.slow

@@ -71,6 +71,11 @@ def build_parser() -> Parser:
         help='license of the weights, e.g. Apache-2.0; for a folder only if that of the initial '
         'weights is unknown',
     )
+    parser.add_argument(
+        '--i-have-checked',
+        action='store_true',
+        help='publish under --license although the initial weights have another license',
+    )
     parser.add_argument('--name', metavar='TITLE', help='title of the model card')
     parser.add_argument(
         '--base-model',
@@ -125,9 +130,10 @@ def main(argv: Optional[list[str]] = None) -> None:
 
     with report_user_errors():
         if args.format == 'pth':
-            print(publish(args.checkpoint, args.out, args.license, args.network, args.trust))
+            options = dict(network=args.network, trust=args.trust, checked=args.i_have_checked)
+            print(publish(args.checkpoint, args.out, args.license, **options))
             return
-        options = dict(
+        more = dict(
             license=args.license,
             library=args.format,
             name=args.name or '',
@@ -138,8 +144,9 @@ def main(argv: Optional[list[str]] = None) -> None:
             trust=args.trust,
             num_heads=args.num_heads,
             overwrite=args.overwrite,
+            checked=args.i_have_checked,
         )
         if args.to_hub:
-            print(push(args.checkpoint, args.to_hub, private=args.private, out=args.out, **options))
+            print(push(args.checkpoint, args.to_hub, private=args.private, out=args.out, **more))
         else:
-            print(publish_folder(args.checkpoint, args.out, **options))
+            print(publish_folder(args.checkpoint, args.out, **more))

@@ -66,6 +66,13 @@ def build_parser() -> Parser:
     )
     add_trust(parser, '--init')
     parser.add_argument(
+        '--patch-size',
+        type=positive_int,
+        metavar='N',
+        help='resize the patch embedding of --init to patches of N pixels (default: those of the '
+        'checkpoint)',
+    )
+    parser.add_argument(
         '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
     )
     parser.add_argument(

@@ -38,11 +38,15 @@ def build_config(args: argparse.Namespace) -> Config:
             'require --images'
         )
     if args.init:
-        run_config.set_init(config, args.init, args.trust)
+        if args.patch_size and not run_config.is_pretraining(config):
+            raise ValueError('--patch-size is for pre-training; set it in the config')
+        run_config.set_init(config, args.init, args.trust, args.patch_size)
         if run_config.is_pretraining(config):
-            request_shape(config, args.cfg_options)
+            request_shape(config, args.cfg_options, args.patch_size)
     elif args.trust:
         raise ValueError('--trust requires --init')
+    elif args.patch_size:
+        raise ValueError('--patch-size requires --init')
     if args.amp:
         run_config.set_mixed_precision(config)
     if args.seed is not None:

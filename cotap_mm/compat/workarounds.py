@@ -186,7 +186,7 @@ def keep_safe_globals(checkpoint: ModuleType) -> None:
     def only_new_ones() -> list:
         import torch
 
-        present = getattr(torch.serialization, 'get_safe_globals', list)()
+        present: list = getattr(torch.serialization, 'get_safe_globals', list)()
         return [each for each in theirs() if each not in present]
 
     checkpoint.get_torch_safe_globals = only_new_ones  # type: ignore[attr-defined]

@@ -30,6 +30,7 @@ class GlobalEncoder(GlobalFeatureEncoder):
         device (str): Device of the network. Defaults to ``'cpu'``.
         source (str): See :func:`cotap_mm.weights.load_pretrained`. Defaults to ``'auto'``.
         trust (bool): See :func:`cotap_mm.weights.load_pretrained`. Defaults to False.
+        resize_patches (bool): See :func:`cotap_mm.weights.load_pretrained`. Defaults to False.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist, or the download fails.
@@ -45,6 +46,7 @@ class GlobalEncoder(GlobalFeatureEncoder):
         device: str = 'cpu',
         source: str = 'auto',
         trust: bool = False,
+        resize_patches: bool = False,
     ) -> None:
         patch = backbone.get('patch_size', 16)
         # A remainder of pixels would be ignored.
@@ -62,7 +64,9 @@ class GlobalEncoder(GlobalFeatureEncoder):
             torch.manual_seed(0)
             self.model: nn.Module = build(MODELS, backbone)
         if checkpoint:
-            report = load_pretrained(self.model, checkpoint, source=source, trust=trust)
+            report = load_pretrained(
+                self.model, checkpoint, source, trust=trust, resize_patches=resize_patches
+            )
             print_log(f'neighbor features from {checkpoint}: {report}', logger='current')
         else:
             print_log(

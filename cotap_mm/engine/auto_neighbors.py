@@ -100,9 +100,9 @@ def _ensure(
     init = cfg.model.get('init_cfg') or {}
     num_neighbors = option_of(DATASETS, dataset, 'num_neighbors')
     size = option_of(MODELS, backbone, 'img_size')
-    if cfg.get('shape_by_init') is not None:  # DINOv2's 518 pixels would take five times as long
-        crop = (dataset.get('crops') or {}).get('global_size', size)
-        size = min(size, crop) if isinstance(size, int) else crop
+    crop = (dataset.get('crops') or {}).get('global_size')
+    if crop and isinstance(size, int):  # DINOv2's 518 pixels would take five times as long
+        size = min(size, crop)
     source = build(DATASETS, dataset[branch])
     values = on_first_rank(lambda: prepare(source))
     if isinstance(values, ValueRange):  # stored with the run
@@ -134,6 +134,7 @@ def _ensure(
             device or ('cuda' if torch.cuda.is_available() else 'cpu'),
             init.get('source', 'auto'),
             init.get('trust', False),
+            init.get('resize_patches', False),
         )
         build_neighbors(
             source,

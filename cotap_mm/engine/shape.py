@@ -16,10 +16,12 @@ from cotap_mm.files.config_text import assignments
 from cotap_mm.models.modules import PatchPairSampler
 from cotap_mm.registry import MODELS, default_of, option_of
 from cotap_mm.weights import DetectedCheckpoint
+from cotap_mm.weights.named.licenses import find_known_weights
 from cotap_mm.weights.zoo import architecture
 
 #: Key of a config: the options that the user has set, if ``--init`` shapes the rest.
 KEY = 'shape_by_init'
+_PATCH = 'resize_patches_to'  # until the network has been shaped
 #: Options of the backbone that follow from a file.
 BACKBONE = (
     'arch',
@@ -34,13 +36,18 @@ BACKBONE = (
 _CROPS = ('global_size', 'local_size')
 
 
-def request_shape(config: Config, options: Optional[Iterable[str]] = None) -> None:
+def request_shape(
+    config: Config, options: Optional[Iterable[str]] = None, patch_size: Optional[int] = None
+) -> None:
     """Let :func:`shape_by_init` shape the network.
 
     Args:
         config (Config): Changed in place.
         options (iterable, optional): Dotted keys that the user has set; they are not changed.
+        patch_size (int, optional): Patch size to which that of the weights is resized.
     """
+    if patch_size is not None:
+        config[_PATCH] = patch_size
     config[KEY] = sorted(
         key for key in options or () if key.startswith(('model.', 'train_dataloader.dataset.crops'))
     )
@@ -65,6 +72,10 @@ def shape_by_init(config: Config, init: DetectedCheckpoint) -> None:
     backbone = config.model.backbone
     old_patch = option_of(MODELS, backbone, 'patch_size')
     changes = _of_backbone(backbone, init)
+    patch_size = config.pop(_PATCH, None)
+    if patch_size is not None:
+        changes.pop('model.backbone.img_size', None)  # positions are resized, too
+        changes['model.backbone.patch_size'] = patch_size
     changed = {key: value for key, value in changes.items() if not _is_set(key, explicit)}
     for key, value in changed.items():
         backbone[key.rpartition('.')[2]] = value
@@ -74,14 +85,35 @@ def shape_by_init(config: Config, init: DetectedCheckpoint) -> None:
         print_log(f'shaped like {init}: {shown}', logger='current')
 
 
+def origin(config: Mapping[str, Any]) -> dict[str, str]:
+    """Return the initial weights of a training and their license, as far as it is known.
+
+    Args:
+        config (Mapping): A pre-training config.
+    """
+    init = (config.get('model') or {}).get('init_cfg') or {}
+    name = init.get('checkpoint') if isinstance(init, dict) else None
+    if not name:
+        return dict(weights='none')
+    known = find_known_weights(str(name))
+    license = dict(license=known.license, source=known.source) if known else {}
+    return dict(weights=str(name), **license)
+
+
 def restore_shape(config: Config) -> None:
     """Shape the network of a resumed run as its checkpoint, if its initial weights shaped it.
+
+    ``started_from`` of the config becomes that of the run.
 
     Args:
         config (Config): With ``load_from``; changed in place.
     """
     stored = on_first_rank(lambda: _stored(config.get('load_from')))
-    if not stored:
+    started = stored.get('started_from') or origin(stored)
+    config.pop(_PATCH, None)
+    if 'started_from' in stored or started['weights'] != 'none':  # older runs drop their init
+        config.started_from = started
+    if not isinstance(stored.get(KEY), list):
         return
     explicit = config.get(KEY) or ()
     for part, names in (
@@ -163,15 +195,14 @@ def _fit_crops(config: Config, explicit: Iterable[str], old_patch: int) -> dict[
 
 
 def _stored(checkpoint: Optional[str]) -> dict[str, Any]:
-    """Config of the run that saved a checkpoint, if ``--init`` shaped it; else empty."""
+    """Config of the run that saved a checkpoint; empty if it is unknown."""
     if not checkpoint or not Path(checkpoint).is_file():
         return {}
     try:
         meta = read_lazily(checkpoint).get('meta') or {}
     except Exception:  # reported when the file is loaded
         return {}
-    stored = assignments(str(meta.get('cfg', '')))
-    return stored if isinstance(stored.get(KEY), list) else {}
+    return assignments(str(meta.get('cfg', '')))
 
 
 def _part(config: Any, key: str) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional, Union
@@ -17,6 +18,8 @@ from cotap_mm.weights.report import LoadReport
 
 from .folders import save_safetensors, write_folder
 from .graph import export_graph
+from .known_weights import derived_from
+from .provenance import provenance_of
 from .state_dicts import check_out, check_plain, to_mmseg, to_timm
 
 #: Targets, and the valid suffixes of the output; Hugging Face's is a folder, timm's may be one.
@@ -99,9 +102,20 @@ def convert(
             check_plain(bare, to)
             tensors = _RENAMERS[to](bare)
         # The key 'branch' is part of the file format.
+        origin = derived_from(_origin(detected))
+        stated.update(dict(derived_from=origin) if origin else {})
         _write(tensors, out, dict(source=report.source, branch=report.network, **stated))
     report.loaded = list(tensors)
     return report
+
+
+def _origin(detected: DetectedCheckpoint) -> str:
+    """Initial weights of a training, or the name of weights that are only converted."""
+    init = provenance_of(detected.content).init
+    if init or 'neck.prototypes' in detected.tensors or not detected.is_stored:
+        return init
+    is_name = re.match(r'^(https?|cotap_mm)://|^(hf|timm):', detected.name)
+    return detected.name if is_name else Path(detected.name).name
 
 
 def _select(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import tempfile
 from collections.abc import Iterable
@@ -10,17 +9,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from mmengine.logging import print_log
-
 from cotap_mm.encoders.load import load
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.files.hub import import_hub, is_hub_error
 from cotap_mm.weights.checkpoint import AnyCheckpoint, DetectedCheckpoint, detect_checkpoint
 from cotap_mm.weights.formats.folders import FILTER_WEIGHTS
 from cotap_mm.weights.hashing import weights_hash
+from cotap_mm.weights.named.licenses import find_known_weights
 
 from .folders import write_folder
-from .known_weights import find_known_weights
+from .known_weights import check_license
 from .model_card import CardContent, model_card
 from .provenance import Provenance, provenance_of
 from .reported_results import ReportedResult, read_results
@@ -52,6 +50,7 @@ def publish_folder(
     num_heads: Optional[int] = None,
     overwrite: bool = False,
     repo: str = '',
+    checked: bool = False,
 ) -> Path:
     """Write a folder for the Hugging Face hub: weights, configs and a model card.
 
@@ -76,6 +75,8 @@ def publish_folder(
         num_heads (int, optional): Number of attention heads, if the file does not state it.
         overwrite (bool): Replace a model and a README.md in the folder. Defaults to False.
         repo (str): ``USER/REPO`` that the folder will be uploaded to. Defaults to none.
+        checked (bool): You have checked that ``license`` is allowed although that of the initial
+            weights is another one. Defaults to False.
 
     Returns:
         Path: The folder.
@@ -84,8 +85,8 @@ def publish_folder(
         FileExistsError: If the folder has a model or a README.md and ``overwrite`` is False.
         FileNotFoundError: If the checkpoint or a result does not exist.
         ImportError: If safetensors is not installed.
-        ValueError: If the license is unknown, a result is not of this network, or the library has
-            no parameter for a tensor.
+        ValueError: If the license is unknown or not that of the initial weights, a result is not of
+            this network, or the library has no parameter for a tensor.
     """
     if library not in LIBRARIES:
         raise ValueError(f'library must be one of {", ".join(LIBRARIES)}, got {library!r}')
@@ -102,7 +103,7 @@ def publish_folder(
         where=repo or out.absolute().name,  # not the path, which may name the user
         is_on_hub=bool(repo),
         library=library,
-        license=_license(license, detected, facts),
+        license=_license(license, checked, detected, facts),
         architecture=architecture,
         is_cotap=is_cotap,
         has_norm='backbone.ln1.weight' in tensors,
@@ -207,18 +208,14 @@ def _is_cotap(detected: DetectedCheckpoint, facts: Provenance) -> bool:
     return 'neck.prototypes' in detected.tensors or kind.split('.')[-1] == 'CoTAP'
 
 
-def _license(license: Optional[str], detected: DetectedCheckpoint, facts: Provenance) -> str:
+def _license(
+    license: Optional[str], checked: bool, detected: DetectedCheckpoint, facts: Provenance
+) -> str:
     """Return the license of the result; inherit it if it is not given."""
     known = find_known_weights(facts.init)
     stated = license if license is not None else detected.meta.get('license')
     if isinstance(stated, str) and stated.strip():
-        if known and '-nc' in known.license and '-nc' not in stated.lower():
-            print_log(
-                f'the initial weights ({known.name}) are licensed under {known.license} '
-                f'({known.source}), which forbids commercial use; {stated} does not',
-                logger='current',
-                level=logging.WARNING,
-            )
+        check_license(stated, facts.init, checked)
         return stated.strip()
     if license is not None:
         raise ValueError(

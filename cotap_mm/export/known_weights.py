@@ -1,73 +1,12 @@
-"""Licenses of the weights that trainings start from, with their sources."""
+"""Names and licenses of weights on the Hugging Face hub."""
 
 from __future__ import annotations
 
 import re
-from typing import NamedTuple, Optional
+from typing import Optional
 
+from cotap_mm.weights.named.licenses import find_known_weights
 
-class KnownWeights(NamedTuple):
-    """Published weights of another method.
-
-    Attributes:
-        name (str): Name of the method.
-        license (str): Identifier of the license, as on the Hugging Face hub.
-        source (str): Page where its authors state the license.
-        pattern (str): Regular expression that is found in the URL, file name or hub name of the
-            weights.
-    """
-
-    name: str
-    license: str
-    source: str
-    pattern: str
-
-
-_TABLE = (
-    KnownWeights(
-        'DINO',
-        'apache-2.0',
-        'https://github.com/facebookresearch/dino#license',
-        r'fbaipublicfiles\.com/dino/|(^|/)dino_(deitsmall|vitbase)(8|16)_pretrain|'
-        r'\.dino$|(^|/|:)dino[-_]vit[sb](8|16)$',
-    ),
-    KnownWeights(
-        'iBOT',
-        'apache-2.0',
-        'https://github.com/bytedance/ibot#license',
-        r'nlp-opensource/archive/2022/ibot/|(^|/|:)ibot[-_]vit[sbl]?',
-    ),
-    KnownWeights(
-        'Mugs',
-        'apache-2.0',
-        'https://github.com/sail-sg/mugs/blob/main/LICENSE',
-        r'(^|/|:)mugs[-_]',
-    ),
-    KnownWeights(
-        'Leopart',
-        'mit',
-        'https://github.com/MkuuWaUjinga/leopart/blob/main/LICENSE',
-        r'(^|/|:)leopart[-_]',
-    ),
-    KnownWeights(
-        'MAE',
-        'cc-by-nc-4.0',
-        'https://github.com/facebookresearch/mae/blob/main/LICENSE',
-        r'fbaipublicfiles\.com/mae/|(^|/)mae_pretrain_|\.mae$|(^|/|:)(vit-mae|mae_vit)[-_]?',
-    ),
-    KnownWeights(
-        'MoCo v3',
-        'cc-by-nc-4.0',
-        'https://github.com/facebookresearch/moco-v3#license',
-        r'fbaipublicfiles\.com/moco-v3/|(^|/|:)moco-?v3[-_]',
-    ),
-    KnownWeights(
-        'the toy ViT of cotap_mm',
-        'apache-2.0',
-        'the license of cotap_mm',
-        r'^cotap_mm://toy_vit\.pth$',
-    ),
-)
 #: Licenses that the Hugging Face hub knows; others are written as ``other`` with their name.
 HUB_LICENSES = frozenset(
     (
@@ -86,10 +25,34 @@ _HUB_NAMES = (  # initial weights -> the same weights on the Hugging Face hub, f
 )
 
 
-def find_known_weights(name: str) -> Optional[KnownWeights]:
-    """Find weights by their URL, file name, or name on the hub or in timm; None if unknown."""
-    matches = (known for known in _TABLE if re.search(known.pattern, name, re.IGNORECASE))
-    return next(matches, None)
+def check_license(license: str, init: str, checked: bool = False) -> None:
+    """Reject a license that differs from the one of the weights that a network was trained from.
+
+    Args:
+        license (str): License of the result, e.g. ``'Apache-2.0'``.
+        init (str): Initial weights, see :attr:`.Provenance.init`.
+        checked (bool): The user has checked that the other license is allowed. Defaults to False.
+
+    Raises:
+        ValueError: If the initial weights are known, and have another license.
+    """
+    known = find_known_weights(init)
+    if known is None or checked or _identifier(license) == known.license:
+        return
+    raise ValueError(
+        f'the initial weights ({known.name}) are licensed under {known.license} ({known.source}), '
+        f'which may not allow {license} for what is derived from them; give --license '
+        f'{known.license}, or --i-have-checked (checked=True) if it does'
+    )
+
+
+def derived_from(init: str) -> dict[str, str]:
+    """Return the initial weights of a network and their license, as far as they are known."""
+    known = find_known_weights(init)
+    found = dict(weights=init) if init else {}
+    if known:
+        found.update(method=known.name, license=known.license, source=known.source)
+    return found
 
 
 def hub_name(name: str) -> Optional[str]:
@@ -113,7 +76,11 @@ def hub_license(license: str) -> dict[str, str]:
     Returns:
         dict[str, str]: ``license``, and ``license_name`` for a license that the hub does not know.
     """
-    identifier = license.strip().lower().replace(' ', '-')
+    identifier = _identifier(license)
     if identifier in HUB_LICENSES:
         return dict(license=identifier)
     return dict(license='other', license_name=re.sub(r'[^a-z0-9.]+', '-', identifier).strip('-'))
+
+
+def _identifier(license: str) -> str:
+    return license.strip().lower().replace(' ', '-')

@@ -10,8 +10,9 @@ from mmengine.config import Config
 
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.version import __version__
+from cotap_mm.weights.named.licenses import KnownWeights, find_known_weights
 
-from .known_weights import KnownWeights, find_known_weights, hub_license, hub_name
+from .known_weights import hub_license, hub_name
 from .provenance import Provenance
 from .reported_results import ReportedResult, model_index, results_table
 

@@ -79,7 +79,7 @@ def provenance_of(content: dict[str, Any]) -> Provenance:
     if isinstance(meta.get('mmengine_version'), str):
         versions.setdefault('mmengine', meta['mmengine_version'])
     return Provenance(
-        init=_initial_weights(config),
+        init=_initial_weights(config) or _stated_origin(meta),
         data=list(dict.fromkeys(_data_names(_dict(loader.get('dataset'))))),
         iterations=_count(meta.get('iter')),
         epochs=_count(meta.get('epoch')) or None,
@@ -105,15 +105,28 @@ def without_paths(value: Any) -> Any:
 
 def _initial_weights(config: dict[str, Any]) -> str:
     """Name the initial weights of the model or its backbone."""
+    started = _dict(config.get('started_from')).get('weights')  # a run that has been resumed
+    if isinstance(started, str):
+        return _without_path(started)
     model = _dict(config.get('model'))
     stated = [model.get('init_cfg'), _dict(model.get('backbone')).get('init_cfg')]
     for init in stated:
         for cfg in init if isinstance(init, list) else [init]:
             checkpoint = _dict(cfg).get('checkpoint')
             if isinstance(checkpoint, str):
-                is_name = re.match(r'^(https?|cotap_mm)://|^(hf|timm|random):', checkpoint)
-                return checkpoint if is_name else _last(checkpoint)
+                return _without_path(checkpoint)
     return ''
+
+
+def _stated_origin(meta: dict[str, Any]) -> str:
+    """Name the initial weights that a converted or published file states."""
+    stated = _dict(meta.get('derived_from')).get('weights')
+    return _without_path(stated) if isinstance(stated, str) else ''
+
+
+def _without_path(checkpoint: str) -> str:
+    is_name = re.match(r'^(https?|cotap_mm)://|^(hf|timm|random):', checkpoint)
+    return checkpoint if is_name else _last(checkpoint)
 
 
 def _data_names(dataset: dict[str, Any]) -> Iterator[str]:

@@ -21,6 +21,9 @@ from cotap_mm.weights.checkpoint import (
 from cotap_mm.weights.hashing import weights_hash
 from cotap_mm.weights.reading import read_checkpoint
 
+from .known_weights import check_license, derived_from
+from .provenance import provenance_of
+
 
 @renamed_argument('branch', 'network')
 def publish(
@@ -29,6 +32,7 @@ def publish(
     license: str,
     network: Optional[str] = None,
     trust: bool = False,
+    checked: bool = False,
 ) -> Path:
     """Strip a checkpoint of its training state and record its provenance.
 
@@ -45,13 +49,16 @@ def publish(
         license (str): License of the weights, e.g. ``'Apache-2.0'``.
         network (str, optional): ``'student'`` or ``'teacher'``; by default the student.
         trust (bool): Unpickle the file fully if safe reading fails. Defaults to False.
+        checked (bool): You have checked that ``license`` is allowed although that of the initial
+            weights is another one. Defaults to False.
 
     Returns:
         Path: The written file.
 
     Raises:
         FileNotFoundError: If the checkpoint does not exist.
-        ValueError: If the checkpoint has no weights, or ``out`` or ``license`` is invalid.
+        ValueError: If the checkpoint has no weights, ``out`` or ``license`` is invalid, or the
+            initial weights have another license.
     """
     out = Path(out)
     if out.suffix != '.pth':
@@ -68,6 +75,8 @@ def publish(
         raise ValueError(
             f'{checkpoint_name(checkpoint)} has no state_dict; give a checkpoint saved by MMEngine'
         )
+    init = provenance_of(content).init
+    check_license(license, init, checked)
     old = content.get('meta') if isinstance(content.get('meta'), dict) else {}
     meta = {key: old[key] for key in ('cfg', 'iter', 'epoch', 'dataset_meta') if key in old}
     if any(name.startswith('teacher.') for name in state):
@@ -82,6 +91,7 @@ def publish(
     weights = {name: value.detach().clone().contiguous() for name, value in state.items()}
     meta.update(
         license=license,
+        derived_from=derived_from(init),
         sha256=weights_hash(weights),
         versions=dict(
             cotap_mm=__version__, mmengine=mmengine.__version__, torch=str(torch.__version__)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import resize_position_embedding
+from cotap_mm.ops.patch_size import resize_patch_embedding
 
 from .report import LoadReport
 
@@ -22,6 +23,7 @@ def fit(
     report: LoadReport,
     teacher: Optional[dict[str, Tensor]] = None,
     grid: Optional[tuple[int, int]] = None,
+    resize_patches: bool = False,
 ) -> None:
     """Copy tensors under our names into a model.
 
@@ -33,10 +35,14 @@ def fit(
             default the teacher becomes a copy of the student.
         grid (tuple[int, int], optional): Rows and columns of the position embeddings, if the
             file states them. By default they are inferred.
+        resize_patches (bool): Whether to resize the patch embedding to the patch size of the
+            model. Defaults to False: another patch size is an error.
 
     Raises:
         ValueError: If a part does not fit; the model is not changed then.
     """
+    if resize_patches:
+        tensors, teacher = _with_patch_size(model, tensors, teacher, report)
     plans = [_plan(model, tensors, report, grid)]
     has_teacher = hasattr(model, 'teacher') and hasattr(model, 'student')
     if has_teacher and teacher is not None:
@@ -49,6 +55,25 @@ def fit(
         for plan in plans[1:]:
             _copy(plan)
             report.teacher = 'file'
+
+
+def _with_patch_size(
+    model: nn.Module,
+    tensors: dict[str, Tensor],
+    teacher: Optional[dict[str, Tensor]],
+    report: LoadReport,
+) -> tuple[dict[str, Tensor], Optional[dict[str, Tensor]]]:
+    """Resize the patch embeddings of student and teacher to the patch size of the model."""
+    name = 'backbone.patch_embed.projection.weight'
+    target = _parameters(model).get(name)
+    resized = []
+    for own in (tensors, teacher):
+        value = None if own is None else own.get(name)
+        if target is not None and value is not None and value.shape[2:] != target.shape[2:]:
+            own = {**own, name: resize_patch_embedding(value, target.shape[2])}  # type: ignore
+            report.resized.append(name)
+        resized.append(own)
+    return resized[0], resized[1]  # type: ignore[return-value]
 
 
 def _copy(plan: list[tuple[Tensor, Tensor]]) -> None:

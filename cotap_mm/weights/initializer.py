@@ -37,6 +37,7 @@ class PretrainedViT:
         source (str): Defaults to ``'auto'``.
         network (str, optional): ``'student'`` or ``'teacher'``.
         trust (bool): Defaults to False.
+        resize_patches (bool): Defaults to False.
         branch (str, optional): Deprecated name of ``network``. It is part of the signature,
             since configs are checked against it.
     """
@@ -47,13 +48,15 @@ class PretrainedViT:
         source: str = 'auto',
         network: Optional[str] = None,
         trust: bool = False,
+        resize_patches: bool = False,
         branch: Optional[str] = None,
     ) -> None:
         if branch is not None:
             warn_renamed('branch=', 'network=')
             network = branch
         self.checkpoint = checkpoint
-        self.options = dict(source=source, network=network, trust=trust)
+        self.options: dict[str, Any] = dict(source=source, network=network, trust=trust)
+        self.resize_patches = resize_patches
 
     def __call__(self, module: nn.Module) -> None:
         """Load into ``module``, and prevent its own initialization from overwriting that."""
@@ -70,7 +73,9 @@ class PretrainedViT:
 
     def load(self, module: nn.Module) -> None:
         """Load into ``module`` and log what happened."""
-        report = load_pretrained(module, self.checkpoint, **self.options)
+        report = load_pretrained(
+            module, self.checkpoint, **self.options, resize_patches=self.resize_patches
+        )
         print_log(f'{self}: {report}', logger='current')
         if hasattr(module, '_params_init_info'):
             update_init_info(module, init_info=f'PretrainedViT: loaded from {self}')

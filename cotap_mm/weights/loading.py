@@ -20,6 +20,7 @@ def load_pretrained(
     source: str = 'auto',
     network: Optional[str] = None,
     trust: bool = False,
+    resize_patches: bool = False,
 ) -> LoadReport:
     """Load weights of any supported source into a model.
 
@@ -40,6 +41,8 @@ def load_pretrained(
             the student of CoTAP and the teacher of DINO, iBOT and Mugs.
         trust (bool): Unpickle the file fully if safe reading fails; only for files of known
             origin. Defaults to False.
+        resize_patches (bool): Resize the patch embedding if the model has another patch size, see
+            :func:`cotap_mm.ops.patch_size.resize_patch_embedding`. Defaults to False, an error.
 
     Returns:
         LoadReport: Which tensors were loaded, missing and skipped.
@@ -50,5 +53,5 @@ def load_pretrained(
     """
     detected = detect_checkpoint(checkpoint, source, network, trust)
     report = detected.new_report()
-    fit(model, detected.tensors, report, detected.teacher, detected.grid)
+    fit(model, detected.tensors, report, detected.teacher, detected.grid, resize_patches)
     return report

@@ -18,6 +18,13 @@ from tests.helpers.fake_data import write_for
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = sorted((ROOT / 'configs' / 'downstream').glob('*.py'))
+MODERN = [
+    'dinov2r_vits14',
+    'dinov2r_vitb14',
+    'dinov3_vits16',
+    'dinov3_vitb16',
+    'dinov3_vitl16',
+]
 WANTED = [
     'ade20k_upernet',
     'ade20k_upernet_vits',
@@ -42,6 +49,8 @@ WANTED = [
     'camvid_upernet',
     'camvid_linear',
     'raccoon_mask-rcnn',
+    *(f'ade20k_upernet_{name}' for name in MODERN),
+    *(f'coco_mask-rcnn_{name}' for name in MODERN),
 ]
 
 

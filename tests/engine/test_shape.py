@@ -8,12 +8,18 @@ import re
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 import cotap_mm
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine.launch.config import set_init
 from cotap_mm.engine.shape import request_shape, restore_shape, shape_by_init
+from cotap_mm.export.provenance import provenance_of
 from cotap_mm.models import CoTAPViT
-from cotap_mm.weights import detect_checkpoint
+from cotap_mm.ops.patch_size import resize_patch_embedding
+from cotap_mm.registry import MODELS, build
+from cotap_mm.weights import detect_checkpoint, load_pretrained
+from cotap_mm.weights.reading import read_checkpoint
 from tests.helpers.tool_loading import load_tool
 from tests.helpers.toy_config import write_init, write_noise
 
@@ -137,6 +143,44 @@ def test_restored_from_the_checkpoint_only_if_it_was_shaped(tmp_path):
         assert (other.train_dataloader.dataset.crops.local_size == 98) == is_shaped
 
 
+def test_another_patch_size_on_request(log):
+    config = load_config('vits_folder')
+    set_init(config, 'init.pth', patch_size=14)
+    request_shape(config, patch_size=14)
+    detected = detect_checkpoint(file_of())
+    shape_by_init(config, detected)
+    assert config.model.backbone.patch_size == 14 and config.model.backbone.img_size == 224
+    assert config.train_dataloader.dataset.crops.local_size == 98
+    assert tuple(config.model.pairs.pool_sizes) == (8, 16)
+    assert config.model.init_cfg.resize_patches and 'resize_patches_to' not in config
+    backbone = dict(config.model.backbone, arch=SIZES)
+    with pytest.raises(ValueError, match='1 shapes differ: backbone.patch_embed'):
+        load_pretrained(build(MODELS, backbone), detected)
+    report = load_pretrained(build(MODELS, backbone), detected, resize_patches=True)
+    assert set(report.resized) == {
+        'backbone.patch_embed.projection.weight',
+        'backbone.pos_embed',
+    }
+
+
+@pytest.mark.parametrize('old, new', [(14, 16), (8, 16), (16, 14), (16, 16)])
+def test_resized_patches_give_the_same_tokens(old, new):
+    weight = torch.randn(5, 3, old, old)
+    patch = torch.randn(7, 3, old, old, dtype=torch.double)
+    resized = resize_patch_embedding(weight, new)
+    larger = F.interpolate(patch, (new, new), mode='bicubic', antialias=new < old)
+    wanted = torch.einsum('bcpq,dcpq->bd', patch, weight.double())
+    got = torch.einsum('bcpq,dcpq->bd', larger, resized.double())
+    if new >= old:
+        torch.testing.assert_close(got, wanted, rtol=0, atol=1e-4)
+    else:  # information is lost; a smooth patch keeps most of it
+        smooth = F.interpolate(torch.randn(7, 3, 3, 3).double(), (old, old), mode='bicubic')
+        larger = F.interpolate(smooth, (new, new), mode='bicubic', antialias=True)
+        wanted = torch.einsum('bcpq,dcpq->bd', smooth, weight.double())
+        got = torch.einsum('bcpq,dcpq->bd', larger, resized.double())
+        assert (got - wanted).norm() < 0.1 * wanted.norm()
+
+
 @pytest.mark.slow
 def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
     """The README's command with the folder of a DINOv3, then --resume without --init."""
@@ -160,6 +204,7 @@ def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
     assert 'shaped like dinov3: ' in log.text
     train([*words, 'train_cfg.max_iters=3', *options, '--resume'])
     [last] = (tmp_path / 'work_dirs').glob('*/iter_3.pth')
+    assert provenance_of(read_checkpoint(str(last))).init == 'dinov3'  # not lost by resuming
     encoder = cotap_mm.load(str(last), output='backbone')
     assert encoder.network.num_registers == 4 and encoder.network.rope is not None
     assert encoder.network.layers[0].ln1.eps == model.config.layer_norm_eps

@@ -162,15 +162,15 @@ def test_license(tmp_path, caplog):
         publish_folder(checkpoint(), tmp_path / 'e', ' ')
 
 
-def test_a_license_that_the_initial_weights_forbid_is_reported(tmp_path, monkeypatch):
-    messages = []
-    monkeypatch.setattr('cotap_mm.export.hub.print_log', lambda text, **_: messages.append(text))
-    publish_folder(checkpoint(CONFIG), tmp_path / 'a', 'MIT', base_model='timm:vit_base.mae')
-    assert 'MAE) are licensed under cc-by-nc-4.0' in messages[0] and len(messages) == 1
+def test_a_license_that_the_initial_weights_may_forbid_is_refused(tmp_path):
+    options = dict(base_model='timm:vit_base.mae')
+    with pytest.raises(ValueError, match=r'\(MAE\) are licensed under cc-by-nc-4.0'):
+        publish_folder(checkpoint(CONFIG), tmp_path / 'a', 'MIT', **options)
+    assert not (tmp_path / 'a').exists()
+    publish_folder(checkpoint(CONFIG), tmp_path / 'a', 'MIT', **options, checked=True)
     assert 'The initial weights are those of MAE' in (tmp_path / 'a' / 'README.md').read_text()
     publish_folder(checkpoint(CONFIG), tmp_path / 'b', base_model='timm:vit_base.mae')
     assert ModelCard.load(tmp_path / 'b' / 'README.md').data.license == 'cc-by-nc-4.0'
-    assert len(messages) == 1
 
 
 def result_file(path, weights, value=61.234, **changes):

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cotap_mm.export.known_weights import find_known_weights, hub_license, hub_name
+from cotap_mm.export.known_weights import check_license, derived_from, hub_license, hub_name
 from cotap_mm.export.provenance import Provenance, provenance_of, without_paths
 from cotap_mm.files.config_text import assignments
+from cotap_mm.weights.named.licenses import find_known_weights
 
 
 @pytest.mark.parametrize(
@@ -102,7 +103,14 @@ def test_the_text_of_a_config_is_not_run(tmp_path):
         ('cotap_mm://toy_vit.pth', 'the toy ViT of cotap_mm', None),
         ('hf:user/my-dino-model', None, 'user/my-dino-model'),
         ('checkpoint_teacher.pth', None, None),
-        ('timm:vit_small_patch14_dinov2.lvd142m', None, None),
+        ('timm:vit_small_patch14_dinov2.lvd142m', 'DINOv2', None),
+        ('timm:vit_large_patch14_reg4_dinov2.lvd142m', 'DINOv2', None),
+        ('https://dl.fbaipublicfiles.com/dinov2/dinov2_vits14/x.pth', 'DINOv2', None),
+        ('hf:facebook/dinov2-with-registers-base', 'DINOv2', None),
+        ('hf:facebook/dinov3-vits16-pretrain-lvd1689m', 'DINOv3', None),
+        ('dinov3_vitb16_pretrain_lvd1689m-73cec8be.pth', 'DINOv3', None),
+        ('timm:vit_base_patch16_dinov3.lvd1689m', 'DINOv3', None),
+        ('timm:vit_base_patch16_dinov3_qkvb.eupe_lvd1689m', 'EUPE', None),
     ],
 )
 def test_known_weights(name, method, repo):
@@ -116,3 +124,26 @@ def test_licenses_of_the_hub():
     assert hub_license('Apache-2.0') == dict(license='apache-2.0')
     assert hub_license(' CC-BY-NC-4.0') == dict(license='cc-by-nc-4.0')
     assert hub_license('DINOv3 License!') == dict(license='other', license_name='dinov3-license')
+
+
+def test_another_license_must_have_been_checked():
+    init = 'timm:vit_base_patch16_dinov3.lvd1689m'
+    for license in ('Apache-2.0', 'MIT'):
+        with pytest.raises(ValueError, match='DINOv3.* dinov3-license .*--i-have-checked'):
+            check_license(license, init)
+        check_license(license, init, checked=True)
+    check_license('DINOv3 License', init)
+    check_license('MIT', 'best.pth')  # nothing is known of it
+    check_license('Apache-2.0', 'dino_vits8')
+    assert derived_from(init)['license'] == 'dinov3-license'
+    assert derived_from('best.pth') == dict(weights='best.pth') and derived_from('') == {}
+
+
+def test_a_resumed_run_and_a_converted_file_state_their_origin():
+    """The config of a resumed run has no init, since it loads only its checkpoint."""
+    resumed = (
+        "started_from = dict(weights='/home/jane/dinov3_vits16.pth')\nmodel = dict(type='CoTAP')"
+    )
+    assert provenance_of(dict(meta=dict(cfg=resumed))).init == 'dinov3_vits16.pth'
+    converted = dict(meta=dict(derived_from=dict(weights='hf:user/net', license='mit')))
+    assert provenance_of(converted).init == 'hf:user/net'

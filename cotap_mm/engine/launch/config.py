@@ -118,7 +118,9 @@ def set_images(
     dataset.cls_neighbors = (cls_neighbors or 'auto') if cls_images else None
 
 
-def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
+def set_init(
+    config: Config, checkpoint: str, trust: bool = False, patch_size: Optional[int] = None
+) -> None:
     """Set the initial weights: a checkpoint, or random weights for ``'none'``.
 
     Downstream they are those of the backbone.
@@ -127,6 +129,8 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
         config (Config): Changed in place.
         checkpoint (str): File, URL, ``timm:NAME``, a short name, or ``'none'``.
         trust (bool): Whether the file may run code when it is unpickled. Defaults to False.
+        patch_size (int, optional): Patch size in pixels to which the patch embedding of the
+            checkpoint is resized. Defaults to that of the checkpoint.
 
     Raises:
         ValueError: If the model has no backbone.
@@ -136,6 +140,8 @@ def set_init(config: Config, checkpoint: str, trust: bool = False) -> None:
         if checkpoint == 'none'
         else dict(type='cotap_mm.PretrainedViT', checkpoint=checkpoint, trust=trust)
     )
+    if patch_size is not None and init_cfg is not None:
+        init_cfg['resize_patches'] = True
     if is_pretraining(config):
         config.model.init_cfg = init_cfg
     elif not set_backbones_init(config.model, init_cfg):
