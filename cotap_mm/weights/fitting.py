@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import resize_position_embedding
-from cotap_mm.ops.patch_size import resize_patch_embedding
+from cotap_mm.ops.position import resize_patch_embedding
 
 from .report import LoadReport
 

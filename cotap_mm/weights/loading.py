@@ -42,7 +42,7 @@ def load_pretrained(
         trust (bool): Unpickle the file fully if safe reading fails; only for files of known
             origin. Defaults to False.
         resize_patches (bool): Resize the patch embedding if the model has another patch size, see
-            :func:`cotap_mm.ops.patch_size.resize_patch_embedding`. Defaults to False, an error.
+            :func:`cotap_mm.ops.position.resize_patch_embedding`. Defaults to False, an error.
 
     Returns:
         LoadReport: Which tensors were loaded, missing and skipped.

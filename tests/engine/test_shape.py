@@ -16,7 +16,7 @@ from cotap_mm.engine.launch.config import set_init
 from cotap_mm.engine.shape import request_shape, restore_shape, shape_by_init
 from cotap_mm.export.provenance import provenance_of
 from cotap_mm.models import CoTAPViT
-from cotap_mm.ops.patch_size import resize_patch_embedding
+from cotap_mm.ops.position import resize_patch_embedding
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import detect_checkpoint, load_pretrained
 from cotap_mm.weights.reading import read_checkpoint
