@@ -73,6 +73,12 @@ def build_parser() -> Parser:
         'checkpoint)',
     )
     parser.add_argument(
+        '--trainable-blocks',
+        type=whole_number(0, 1000),
+        metavar='N',
+        help='train only the last N blocks of the network, with filter and heads (default: all)',
+    )
+    parser.add_argument(
         '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
     )
     parser.add_argument(

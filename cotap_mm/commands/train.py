@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.shape import request_shape
+from cotap_mm.engine.shape import TRAINABLE, request_shape
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -47,6 +47,12 @@ def build_config(args: argparse.Namespace) -> Config:
         raise ValueError('--trust requires --init')
     elif args.patch_size:
         raise ValueError('--patch-size requires --init')
+    if args.trainable_blocks is not None:
+        if not run_config.is_pretraining(config):
+            raise ValueError(
+                '--trainable-blocks is for pre-training; set model.backbone.frozen_stages'
+            )
+        config[TRAINABLE] = args.trainable_blocks
     if args.amp:
         run_config.set_mixed_precision(config)
     if args.seed is not None:

@@ -13,13 +13,15 @@ import torch.nn.functional as F
 import cotap_mm
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch.config import set_init
-from cotap_mm.engine.shape import request_shape, restore_shape, shape_by_init
+from cotap_mm.engine.optim.param_groups import CoTAPOptimWrapperConstructor
+from cotap_mm.engine.shape import limit_training, request_shape, restore_shape, shape_by_init
 from cotap_mm.export.provenance import provenance_of
 from cotap_mm.models import CoTAPViT
 from cotap_mm.ops.position import resize_patch_embedding
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import detect_checkpoint, load_pretrained
 from cotap_mm.weights.reading import read_checkpoint
+from tests.helpers.tiny import build_tiny, make_inputs
 from tests.helpers.tool_loading import load_tool
 from tests.helpers.toy_config import write_init, write_noise
 
@@ -181,6 +183,35 @@ def test_resized_patches_give_the_same_tokens(old, new):
         assert (got - wanted).norm() < 0.1 * wanted.norm()
 
 
+@pytest.mark.parametrize('count, frozen', [(0, 12), (3, 9), (12, -1)])
+def test_only_the_last_blocks_are_trained(count, frozen):
+    config = load_config('vits_folder')
+    config.trainable_blocks = count
+    limit_training(config)
+    assert config.model.backbone.frozen_stages == frozen
+    config.trainable_blocks = 13
+    with pytest.raises(ValueError, match=r'--trainable-blocks must be in 0..12, got 13'):
+        limit_training(config)
+
+
+def test_frozen_blocks_need_no_gradients_and_no_optimizer_state():
+    model = build_tiny(num_registers=1, frozen_stages=1)
+    model.train()
+    assert not model.backbone.layers[0].training and model.backbone.layers[1].training
+    before = {name: value.clone() for name, value in model.backbone.named_parameters()}
+    constructor = CoTAPOptimWrapperConstructor(dict(optimizer=dict(type='AdamW', lr=0.1)))
+    optimizer = constructor(model)
+    losses = model.loss(make_inputs())
+    optimizer.update_params(sum(value for name, value in losses.items() if 'loss' in name))
+    changed = {
+        name for name, value in model.backbone.named_parameters() if not before[name].equal(value)
+    }
+    assert changed and all(name.startswith('layers.1.') for name in changed)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    state = sum(s['exp_avg'].numel() for s in optimizer.optimizer.state.values())
+    assert state <= trained < sum(p.numel() for p in model.parameters())
+
+
 @pytest.mark.slow
 def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
     """The README's command with the folder of a DINOv3, then --resume without --init."""
@@ -200,12 +231,18 @@ def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
     train = load_tool('train').main
     words = ['vits_folder', '--images', 'photos', '--cfg-options', *SMALL]
     options = ['train_dataloader.dataset.crops.global_size=64', 'model.pairs.pool_sizes=(2,4)']
-    train([*words, *options, '--init', 'dinov3'])
+    train([*words, *options, '--init', 'dinov3', '--trainable-blocks', '1'])
     assert 'shaped like dinov3: ' in log.text
     train([*words, 'train_cfg.max_iters=3', *options, '--resume'])
     [last] = (tmp_path / 'work_dirs').glob('*/iter_3.pth')
-    assert provenance_of(read_checkpoint(str(last))).init == 'dinov3'  # not lost by resuming
-    encoder = cotap_mm.load(str(last), output='backbone')
+    meta = read_checkpoint(str(last))['meta']
+    assert provenance_of(dict(meta=meta)).init == 'dinov3'  # not lost by resuming
+    first, last = (
+        read_checkpoint(str(last.with_name(f'iter_{step}.pth')))['state_dict'] for step in (2, 3)
+    )
+    moved = {n for n in first if n.startswith('backbone.') and not first[n].equal(last[n])}
+    assert moved and all(name.startswith('backbone.layers.1.') for name in moved)
+    encoder = cotap_mm.load(dict(state_dict=last, meta=meta), output='backbone')
     assert encoder.network.num_registers == 4 and encoder.network.rope is not None
     assert encoder.network.layers[0].ln1.eps == model.config.layer_norm_eps
     cls, patches = encoder.encode(str(tmp_path / 'photos' / '0.png'))

@@ -14,7 +14,7 @@ from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.data_checks.downstream import prepare_downstream
 from cotap_mm.engine.hooks.required import complete_downstream_hooks, complete_hooks
 from cotap_mm.engine.resume.choice import choose_resume
-from cotap_mm.engine.shape import origin, restore_shape, shape_by_init
+from cotap_mm.engine.shape import limit_training, origin, restore_shape, shape_by_init
 from cotap_mm.models.modules import PatchPairSampler
 from cotap_mm.registry import DATASETS, MODELS, build, default_of, option_of
 
@@ -60,6 +60,7 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
         restore_shape(config)
     else:
         config.started_from = origin(config)
+    limit_training(config)
     if not (init or config.get('resume') or config.get('load_from')):
         print_log(
             'training starts from random weights; CoTAP is a post-pretraining, and from '

@@ -148,6 +148,13 @@ class DINOViT(VisionTransformer):
         if self.register_tokens is not None:
             trunc_normal_(self.register_tokens, std=0.02)
 
+    def train(self, mode: bool = True) -> DINOViT:
+        """Set the mode; frozen stages stay in eval mode."""
+        super().train(mode)
+        if self.frozen_stages > 0:
+            self._freeze_stages()
+        return self
+
     @property
     def last_block(self) -> nn.Module:
         """Block L, whose weights the object-aware filter shares."""
