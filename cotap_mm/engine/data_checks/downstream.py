@@ -40,6 +40,11 @@ _NOT_SCORING = (
     'test_cfg',
     'loss_cls',
 )
+_INCOMPLETE = 'is not complete in'
+_REMEDY = (
+    'put the data there, or set data_root of the data sets; shipped configs read it from a '
+    'variable, e.g. CAMVID=DIR, RACCOON=DIR or DATA_ROOT=DIR before the command'
+)
 
 
 class Head(NamedTuple):
@@ -69,6 +74,8 @@ def prepare_downstream(config: Config) -> None:
     errors, warnings, value_range = results[0]
     for sentence in warnings:
         print_log(sentence, logger='current', level=logging.WARNING)
+    if any(_INCOMPLETE in error for error in errors):
+        errors.append(_REMEDY)
     if errors:
         raise ValueError(
             '\n  '.join(['the data cannot be used:', *errors]) if len(errors) > 1 else errors[0]
@@ -164,7 +171,7 @@ def _check_part(check: Callable[[Part, Findings], None], part: Part, findings: F
             if isinstance(error, OSError)
             else str(error) or 'a file or folder is missing'
         )
-        findings.errors.append(f'{part} is not complete in {root}: {why}')
+        findings.errors.append(f'{part} {_INCOMPLETE} {root}: {why}')
     except Exception as error:
         # An error of a library's own data set is raised again when the run is built.
         findings.warnings.append(f'{part} could not be checked: {type(error).__name__}: {error}')

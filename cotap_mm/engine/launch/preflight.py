@@ -52,6 +52,10 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
     complete_hooks(config)
     check_config(config)
     lost_neighbors = choose_resume(config)
+    dataset = config.train_dataloader.dataset
+    sources = {  # before the initial weights, which may be downloaded
+        name: build(DATASETS, dataset[name]) for name in ('patch', 'cls') if dataset.get(name)
+    }
     # A resumed run does not need its initial weights, and they may no longer exist.
     init = None if config.get('resume') else weights.detect(config.model)
     if init is not None:
@@ -68,10 +72,6 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
             logger='current',
             level=logging.WARNING,
         )
-    dataset = config.train_dataloader.dataset
-    sources = {
-        name: build(DATASETS, dataset[name]) for name in ('patch', 'cls') if dataset.get(name)
-    }
     _check_batch_size(config)
     _check_crop_sizes(config)
     _check_num_images(config, max(map(len, sources.values())))
