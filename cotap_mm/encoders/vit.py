@@ -120,6 +120,17 @@ class CoTAPEncoder(BlocksEncoder):
         with eval_mode(self.module):
             return self.module.prototype_attention(self._fit(images), self.network).float()
 
+    @torch.no_grad()
+    def foreground(self, images: Tensor, mass: Optional[float] = None) -> Tensor:
+        """Compute the foreground mask of pre-training; see :meth:`Encoder.foreground`.
+
+        Without ``mass``, it is that of the algorithm's ``foreground`` option.
+        """
+        if mass is not None:
+            return super().foreground(images, mass)
+        with eval_mode(self.module):
+            return self.module.foreground(self._fit(images), self.network)
+
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         return self.module.encode(images, self.network, self.output)
 

@@ -54,3 +54,22 @@ def foreground_mask(attention: Tensor, mass: float = 0.6, sigma: float = 0.6) ->
     kept[:, -1] = True  # rounding of the sum must not leave the mask empty
     mask = torch.zeros_like(kept).scatter_(1, order, kept)
     return mask.unflatten(1, (height, width))
+
+
+def outlying_norms(norms: Tensor, ratio: float = 1.5, deviations: float = 5.0) -> Tensor:
+    """Find tokens whose norm is far above that of the others.
+
+    Source: https://arxiv.org/abs/2309.16588 (which marks them by a threshold for each network).
+
+    Args:
+        norms (Tensor): Norms of the tokens of a batch, any shape.
+        ratio (float): Lowest norm of an outlier, relative to the median. Defaults to 1.5.
+        deviations (float): Lowest distance from the median in robust standard deviations (1.4826
+            times the median absolute deviation). Defaults to 5.
+
+    Returns:
+        Tensor: Bool, same shape; True for norms above both limits.
+    """
+    median = norms.median()
+    deviation = 1.4826 * (norms - median).abs().median()
+    return norms > torch.maximum(ratio * median, median + deviations * deviation)

@@ -47,6 +47,12 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
         "the teacher's CLS attention marks nothing or everything as foreground: start from "
         'other weights (--init)',
     ),
+    'foreground_border_excess': (
+        -1.0,
+        0.1,
+        'the foreground covers the border of the images more than their middle: choose another '
+        'one (model.foreground.type=ClippedAttention, KeyNormAttention or PcaForeground)',
+    ),
     'teacher_distance': (
         0.0,
         0.5,
@@ -60,7 +66,8 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
 class MonitorHook(Hook):
     """Compute the monitors of the algorithm in the iterations that are logged.
 
-    Logged as ``monitor/...``: entropies of the cluster assignments, share of foreground,
+    Logged as ``monitor/...``: entropies of the cluster assignments, share of foreground, and
+    how much more of the border than of the middle it covers,
     spread of the student's features, share of prototypes in use, and the distance between
     teacher and student. They cost one small extra forward pass per interval. Values that
     suggest a collapse are logged as a warning, once until they recover, with a suggested fix.

@@ -20,9 +20,10 @@ from cotap_mm.models.modules import (
     RandomDraws,
     TemplateBank,
     assignment_monitors,
+    border_excess,
 )
 from cotap_mm.models.step_batch import Views, ViewsBatch
-from cotap_mm.ops import foreground_mask, patch_tokens
+from cotap_mm.ops import patch_tokens
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
@@ -51,6 +52,9 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         memory (dict): Options of ``patch_queue`` and ``cls_queue`` (:class:`AssignmentQueue`) and
             ``template_bank`` (:class:`TemplateBank`).
         pairs (dict, optional): Options of :class:`PatchPairSampler`.
+        foreground (dict, optional): :class:`ClsAttention`, :class:`ClippedAttention`,
+            :class:`KeyNormAttention` or :class:`PcaForeground`: which patches are foreground.
+            Defaults to None, :class:`ClsAttention`, as in the paper.
         loss_weights (dict[str, float], optional): Factors of ``losses``. Defaults to None, 1 for
             each, as in the paper.
         **base: ``data_preprocessor`` (dict | nn.Module, defaults to
@@ -74,6 +78,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         losses: dict,
         memory: dict,
         pairs: Optional[dict] = None,
+        foreground: Optional[dict] = None,
         loss_weights: Optional[dict[str, float]] = None,
         **base: Any,
     ) -> None:
@@ -97,6 +102,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         )
         self.losses = losses
         self.pairs = PatchPairSampler(**(pairs or {}))
+        self.masking = _build(foreground or dict(type='ClsAttention'))
         self.teacher = EMATeacher(self.student)
         self.patch_queue = AssignmentQueue(num_clusters=patch.num_clusters, **memory['patch_queue'])
         self.cls_queue = AssignmentQueue(num_clusters=cls.num_clusters, **memory['cls_queue'])
@@ -189,8 +195,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         entering, grid = backbone.forward_entering(batch.concatenated())
         scores, foreground = head_scores(self.teacher, batch, entering, grid), None
         if 'patch' in scores:
-            attention = backbone.cls_attention(batch.rows_of('patch', entering), grid)
-            foreground = foreground_mask(attention.unflatten(2, grid))
+            foreground = self.masking(backbone, batch.rows_of('patch', entering), grid)
             foreground = batch.unflatten('patch', foreground)
         return scores, foreground
 
@@ -226,6 +231,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             self.patch_queue.remember(scores.flatten(0, 2), *chosen)
         if self.monitor_now:
             results['monitor/foreground_share'] = foreground.float().mean()
+            results['monitor/foreground_border_excess'] = border_excess(foreground)
         return results
 
     def _cls_losses(self, cls: ClsScores) -> dict[str, Tensor]:

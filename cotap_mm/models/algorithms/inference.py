@@ -9,7 +9,7 @@ from mmengine.utils import deprecated_api_warning
 from torch import Tensor
 
 from cotap_mm.models.modules import feature_std, prototypes_in_use
-from cotap_mm.ops import foreground_mask, patch_tokens
+from cotap_mm.ops import patch_tokens
 
 _RENAMED = dict(branch='network')
 
@@ -94,7 +94,7 @@ class FeatureExtractionMixin:
     @deprecated_api_warning(_RENAMED, cls_name='CoTAP')
     @torch.no_grad()
     def foreground(self, images: Tensor, network: str = 'teacher') -> Tensor:
-        """Compute foreground masks, see :func:`cotap_mm.ops.foreground_mask`.
+        """Compute foreground masks, as the patch losses use them.
 
         Args:
             images (Tensor): ImageNet-normalized images, shape (B, 3, h, w).
@@ -105,7 +105,7 @@ class FeatureExtractionMixin:
         """
         backbone = self.network(network).backbone
         entering, _, grid = backbone.forward_tokens(images)
-        return foreground_mask(backbone.cls_attention(entering, grid).unflatten(2, grid))
+        return self.masking(backbone, entering, grid)
 
     @deprecated_api_warning(_RENAMED, cls_name='CoTAP')
     @torch.no_grad()

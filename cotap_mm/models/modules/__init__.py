@@ -6,6 +6,13 @@ from .assignment_queue import AssignmentQueue
 from .crop_batch import CropBatch
 from .ema_teacher import EMATeacher
 from .feature_queue import FeatureQueue
+from .foreground import (
+    ClippedAttention,
+    ClsAttention,
+    KeyNormAttention,
+    PcaForeground,
+    border_excess,
+)
 from .monitors import assignment_monitors, feature_std, prototypes_in_use
 from .patch_pairs import PatchPairSampler
 from .random_draws import RandomDraws
@@ -13,13 +20,18 @@ from .template_bank import TemplateBank
 
 __all__ = [
     'AssignmentQueue',
+    'ClippedAttention',
+    'ClsAttention',
     'CropBatch',
     'EMATeacher',
     'FeatureQueue',
+    'KeyNormAttention',
     'PatchPairSampler',
+    'PcaForeground',
     'RandomDraws',
     'TemplateBank',
     'assignment_monitors',
+    'border_excess',
     'feature_std',
     'prototypes_in_use',
 ]

@@ -11,12 +11,12 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 from torch import Tensor
 
+from cotap_mm.ops import outlying_norms
+
 from .canvas import Pixels, colorize
 from .grid import Scale
 
 MARK = (213, 94, 0)  # color of an outlier's frame
-RATIO = 1.5  # an outlier is at least this many times the median,
-DEVIATIONS = 5.0  # and this many robust standard deviations above it
 COLORMAP = 'cividis'
 
 NORMS_NOTE = (
@@ -70,11 +70,9 @@ def feature_norms(patches: Tensor) -> Norms:
     """
     if patches.ndim != 4:
         raise ValueError(f'patches must have shape (B, C, h, w), got {tuple(patches.shape)}')
-    norms = torch.linalg.vector_norm(patches.detach().double(), dim=1).cpu().numpy()
-    median = float(np.median(norms))
-    deviation = 1.4826 * float(np.median(np.abs(norms - median)))
-    outliers = norms > max(RATIO * median, median + DEVIATIONS * deviation)
-    return Norms(norms / max(median, 1e-12), median, outliers)
+    norms = torch.linalg.vector_norm(patches.detach().double(), dim=1).cpu()
+    median = float(norms.median())
+    return Norms((norms / max(median, 1e-12)).numpy(), median, outlying_norms(norms).numpy())
 
 
 def norm_pixels(norms: Norms) -> tuple[list[Pixels], Scale]:
