@@ -53,6 +53,13 @@ PICTURES = (
 #: Axes for classes: :mod:`cotap_mm.visualization.figures.projection`.
 PROJECTIONS = ('lda', 'pca')
 #: Short names of initial weights: :mod:`cotap_mm.weights.named.known`.
-INITS = ('dino_vits16', 'dino_vitb16', 'dino_vitb8', 'ibot_vitl16')
+INITS = (
+    'dino_vits16',
+    'dino_vitb16',
+    'dino_vitb8',
+    'ibot_vitl16',
+    'dinov2_vits14_reg',
+    'dinov2_vitb14_reg',
+)
 #: Where a training logs its metrics: :func:`cotap_mm.engine.launch.config.set_log_backends`.
 LOGS = ('tensorboard', 'wandb', 'mlflow', 'none')

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 _DINO = 'https://dl.fbaipublicfiles.com/dino'
+_DINOV2 = 'https://dl.fbaipublicfiles.com/dinov2'
 _IBOT = 'https://lf3-nlp-opensource.bytetos.com/obj/nlp-opensource/archive/2022/ibot'
 
 #: Name -> URL of the released weights, which the shipped configs start from.
@@ -15,6 +16,8 @@ KNOWN = {
     'dino_vitb16': f'{_DINO}/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth',
     'dino_vitb8': f'{_DINO}/dino_vitbase8_pretrain/dino_vitbase8_pretrain.pth',
     'ibot_vitl16': f'{_IBOT}/vitl_16/checkpoint_teacher.pth',
+    'dinov2_vits14_reg': f'{_DINOV2}/dinov2_vits14/dinov2_vits14_reg4_pretrain.pth',
+    'dinov2_vitb14_reg': f'{_DINOV2}/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth',
 }
 #: What a checkpoint may be, for messages.
 EXPECTED = (
