@@ -167,9 +167,9 @@ def _of_backbone(backbone: Mapping[str, Any], init: DetectedCheckpoint) -> dict[
         found = init.architecture(heads)
     wanted: dict[str, Any] = {}
     of_file = architecture(found['arch'])
-    if any(stated[key] != of_file[key] for key in stated if key not in _APART):
+    if any(stated[key] != of_file[key] for key in stated if key not in {*_APART, 'layer_scale'}):
         wanted['arch'], stated = found['arch'], of_file
-    for key, default in list(_APART.items())[:-1]:
+    for key, default in _APART.items():
         own = backbone.get(key)
         current = stated.get(key, default) if own is None else own
         if key == 'layer_scale_init_value' and own is None:
@@ -191,7 +191,7 @@ def _of_backbone(backbone: Mapping[str, Any], init: DetectedCheckpoint) -> dict[
 
 #: Options of the backbone that an architecture may have, too, and their defaults.
 _APART: dict[str, Any] = dict(
-    num_registers=0, rope=None, pos_resize='dino', layer_scale_init_value=0.0, layer_scale=False
+    num_registers=0, rope=None, pos_resize='dino', layer_scale_init_value=0.0
 )
 
 
