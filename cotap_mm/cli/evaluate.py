@@ -56,7 +56,13 @@ def build_parser() -> Parser:
         metavar='PROTOCOL',
         help='one or more of those below',
     )
-    add_data_options(parser)
+    parser.add_argument(
+        '--images',
+        metavar='DIR',
+        help='folder with images/ and labels/, short for --data folder --root DIR (default: the '
+        'images of --data)',
+    )
+    add_data_options(parser, required=False)
     parser.add_argument(
         '--set',
         nargs='+',
@@ -79,7 +85,15 @@ def build_parser() -> Parser:
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     """Parse a command line; by default that of this process."""
-    return build_parser().parse_args(argv)
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if args.images is not None:
+        if args.data not in (None, 'folder') or args.root is not None:
+            parser.error('--images is short for --data folder --root DIR; give one of the two')
+        args.data, args.root = 'folder', args.images
+    elif args.data is None:
+        parser.error('the following arguments are required: --data or --images')
+    return args
 
 
 class OneOrTwo(argparse.Action):
@@ -98,13 +112,15 @@ class OneOrTwo(argparse.Action):
         setattr(namespace, self.dest, values)
 
 
-def add_data_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the images."""
+def add_data_options(parser: argparse.ArgumentParser, required: bool = True) -> None:
+    """Add the options that choose the images; ``--data`` may have a substitute."""
+    substitute = '' if required else ' (default: none; --data or --images is required)'
     parser.add_argument(
         '--data',
         metavar='NAME',
-        required=True,
-        help='name of a data set, or a config of MMSegmentation; an unknown name lists all names',
+        required=required,
+        help='name of a data set, or a config of MMSegmentation; an unknown name lists all names'
+        + substitute,
     )
     parser.add_argument(
         '--root', metavar='DIR', help='folder of the data (default: that of the data set)'

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 import cotap_mm.commands.evaluate
+from cotap_mm.cli.evaluate import parse_args
 from cotap_mm.evaluation.evaluate import PROTOCOLS, Result, headline_rows
 from tests.helpers.tiny import CONFIG, build_tiny
 from tests.helpers.tool_loading import load_tool
@@ -154,6 +155,26 @@ def test_other_data_or_heads_are_evaluated_again(tool, checkpoint, tmp_path, cap
     for number, arguments in enumerate(calls):
         assert len(run(tool, tmp_path, *arguments)) == number + 1
     assert 'reused from' not in capsys.readouterr().out
+    short = [word for word in calls[0] if word not in ('--data', 'folder', '--root')]
+    short[-1:] = ['--images', tmp_path / 'one']  # one name for the folder, as in other commands
+    assert len(run(tool, tmp_path, *short)) == len(calls)
+    assert capsys.readouterr().out.count('reused from') == 1
+
+
+@pytest.mark.parametrize(
+    'words, message',
+    [
+        ([], 'required: --data or --images'),
+        (['--images', 'a', '--data', 'camvid'], '--images is short for --data folder --root DIR'),
+        (['--images', 'a', '--root', 'b'], 'give one of the two'),
+    ],
+)
+def test_images_or_data(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse_args(['FILE', '--protocol', 'dispersion', *words])
+    assert message in capsys.readouterr().err
+    found = parse_args(['FILE', '--protocol', 'dispersion', '--images', 'DIR', '--data', 'folder'])
+    assert (found.data, found.root) == ('folder', 'DIR')
 
 
 @pytest.mark.parametrize(
