@@ -17,7 +17,7 @@ from tests.helpers.user_errors import (
 
 MISTAKES = {
     'evaluate': [
-        ('', 2, 'required: BACKBONE, --protocol, --data'),
+        ('', 2, 'required: BACKBONE, --protocol'),
         *((f'{name} {MEASURE}', 1, text) for name, text in NO_CHECKPOINTS.items()),
         (f'data iter_1.pth {MEASURE}', 1, 'data'),
         (f'iter_1.pth iter_1.pth {MEASURE}', 1, "two backbones are called 'iter_1'"),
