@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from cotap_mm.encoders.load import build_network
-from cotap_mm.weights import detect_checkpoint
+from cotap_mm.weights import detect_checkpoint, load_pretrained
 from cotap_mm.weights.zoo import architectures
 
 PATCHES = {'dinov2': 14, 'dinov3': 16}
@@ -183,3 +183,62 @@ def test_named_architectures_have_the_shapes_of_released_files(name, arch, regis
     assert different <= {'pos_embed'} and mine.num_registers == registers
     assert mine.layers[0].ln1.eps == theirs.blocks[0].norm1.eps
     assert isinstance(theirs.norm, nn.LayerNorm) and arch in architectures()
+
+
+def authors_names(vit, norm):
+    """Content of a DINOv3 file of its authors: masks of biases, periods rounded to bfloat16."""
+    content = {
+        'mask_token': torch.zeros(1, 128),
+        'storage_tokens': vit.register_tokens,
+        'rope_embed.periods': vit.rope.periods.bfloat16().float(),
+        'norm.weight': norm.weight,
+        'norm.bias': norm.bias,
+        'local_cls_norm.weight': torch.ones(128),
+    }
+    names = {'projection': 'proj', 'ln1': 'norm1', 'ln2': 'norm2', 'layers.0.0': 'fc1'}
+    for name, value in vit.state_dict().items():
+        if name in ('register_tokens', 'rope.periods'):
+            continue
+        name = name.replace('layers.', 'blocks.', 1).replace('ffn.', 'mlp.')
+        name = name.replace('attn.gamma1.weight', 'ls1.gamma').replace(
+            'mlp.gamma2.weight', 'ls2.gamma'
+        )
+        for ours_, theirs in names.items():
+            name = name.replace(f'.{ours_}.', f'.{theirs}.')
+        name = name.replace('mlp.layers.1.', 'mlp.fc2.')
+        if '.mlp.w12.' in name:
+            for part, half in zip(('w1', 'w2'), value.chunk(2)):
+                content[name.replace('w12', part)] = half
+        elif name.endswith('qkv.bias'):
+            mask = torch.ones(384)
+            mask[128:256] = 0
+            content[name] = torch.where(mask == 0, torch.full_like(value, 7.0), value)
+            content[f'{name}_mask'] = mask
+        else:
+            content[name] = value
+    return {name: value.detach().clone() for name, value in content.items()}
+
+
+@pytest.mark.parametrize('gated', [False, True])
+def test_names_of_the_authors_of_dinov3(gated, tmp_path):
+    options = dict(use_gated_mlp=True, hidden_act='silu') if gated else {}
+    of_transformers('dinov3', **options)[0].save_pretrained(tmp_path)
+    vit, norm = ours(tmp_path)
+    content = authors_names(vit, norm)
+    built = build_network(detect_checkpoint(dict(model=content)))
+    assert torch.equal(built.vit.rope.periods, content['rope_embed.periods'])  # as they are
+    built.vit.rope.periods.copy_(vit.rope.periods)
+    images = torch.randn(1, 3, 96, 160)
+    torch.testing.assert_close(built.vit(images)[-1], vit(images)[-1], rtol=0, atol=1e-6)
+    assert built.vit.layers[0].ln1.eps == 1e-5
+    assert torch.equal(built.final_norm.weight, norm.weight)
+    lost = {name: value for name, value in content.items() if 'bias_mask' not in name}
+    with pytest.raises(ValueError, match='has a bias for keys, which DINOv3 sets to zero'):
+        detect_checkpoint(lost)
+    lost = {name: value for name, value in content.items() if 'storage_tokens' not in name}
+    with pytest.raises(ValueError, match='the file lacks 1 tensors.*register_tokens'):
+        load_pretrained(vit, lost)
+    if gated:
+        lost = {name: value for name, value in content.items() if name != 'blocks.1.mlp.w2.weight'}
+        with pytest.raises(ValueError, match='blocks.1.mlp is gated .* lacks the weight'):
+            detect_checkpoint(lost)
