@@ -441,7 +441,8 @@ def _in_child() -> None:
     """Reset a forked process: the signal was not for it, and the pipe is not its own."""
     if _state.handlers_before:
         signal.set_wakeup_fd(-1)
-        for number in _state.handlers_before:
+        # A SIGTERM that is held back would be lost by ignoring it, even for a moment.
+        for number in set(_state.handlers_before) - {signal.SIGTERM}:
             signal.signal(number, signal.SIG_IGN)
         on_sigterm = signal.SIG_DFL
         if _child_handlers:

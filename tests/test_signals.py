@@ -233,6 +233,21 @@ def test_children_that_are_not_loader_workers_obey_sigterm():
         keep_workers(False)
 
 
+def test_sigterm_before_a_child_is_set_up_is_not_lost():
+    """It arrives between the fork and the first line that the child runs."""
+    pid = os.fork()
+    if pid == 0:
+        try:
+            signals._state.handlers_before = {signal.SIGTERM: signal.SIG_DFL}
+            signals._before_fork()
+            os.kill(os.getpid(), signal.SIGTERM)  # pending, since it is held back
+            signals._in_child()
+        finally:
+            os._exit(3)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGTERM
+
+
 @pytest.mark.slow
 def test_a_forked_worker_ignores_stop_signals(monkeypatch):
     """From the moment of the fork, before it runs any code."""
