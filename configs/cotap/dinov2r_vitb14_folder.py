@@ -1,11 +1,11 @@
 # ViT-B/14 from DINOv2 with registers on any folder of images, 8 images a step, accumulated 4 times.
 #   cotap train dinov2r_vitb14_folder --images DIR
-_base_ = './dinov2r_vitb14_coco.py'
+_base_ = './vits_folder.py'
 model = dict(
-    backbone=dict(with_cp=True),  # activation checkpointing
-    memory=dict(patch_queue=dict(size=65536), cls_queue=dict(size=8192)),
+    backbone=dict(arch='dinov2-reg-base', patch_size=14, img_size=518),
+    init_cfg=dict(
+        checkpoint='https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_reg4_pretrain.pth'
+    ),
+    pairs=dict(pool_sizes=(8, 16)),
 )
-train_dataloader = dict(batch_size=8)
-optim_wrapper = dict(accumulative_counts=4)
-train_cfg = dict(max_iters=100_000)
-auto_scale_lr = dict(base_batch_size=8)
+train_dataloader = dict(dataset=dict(crops=dict(local_size=98)))  # a multiple of 14

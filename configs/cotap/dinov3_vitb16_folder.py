@@ -1,12 +1,8 @@
 # ViT-B/16 from DINOv3 on any folder of images, 8 images a step, accumulated 4 times.
 #   cotap train dinov3_vitb16_folder --images DIR
 # The weights are under the DINOv3 License.
-_base_ = './dinov3_vitb16_coco.py'
+_base_ = './vits_folder.py'
 model = dict(
-    backbone=dict(with_cp=True),  # activation checkpointing
-    memory=dict(patch_queue=dict(size=65536), cls_queue=dict(size=8192)),
+    backbone=dict(arch='dinov3-base'),
+    init_cfg=dict(checkpoint='timm:vit_base_patch16_dinov3.lvd1689m'),
 )
-train_dataloader = dict(batch_size=8)
-optim_wrapper = dict(accumulative_counts=4)
-train_cfg = dict(max_iters=100_000)
-auto_scale_lr = dict(base_batch_size=8)

@@ -34,13 +34,13 @@ _MOST_REGISTERS = 16
 class DINOViT(VisionTransformer):
     """MMPretrain's vision transformer, as weights of DINO, iBOT, DINOv2 and DINOv3 require it.
 
-    It differs from its parent: there may be registers, rotary positions and gated MLPs; position
-    embeddings are resized as the family of the weights does it; there is no final norm; and
+    Compared with its parent, it supports registers, rotary position embeddings and gated MLPs,
+    resizes position embeddings with the rule of the model family, and has no final norm.
     :meth:`forward_tokens` returns the tokens entering and leaving the last block, which the
     object-aware filter and the template bank need.
 
-    Its tokens are CLS, R registers, N patches. Registers take part in the attention of the blocks,
-    and are left out of every output.
+    The token sequence is CLS, R registers, N patches. Registers participate in attention but are
+    dropped from every output.
 
     Source: DINO, https://arxiv.org/abs/2104.14294; registers: https://arxiv.org/abs/2309.16588;
     DINOv3, https://arxiv.org/abs/2508.10104.

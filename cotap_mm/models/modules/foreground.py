@@ -41,7 +41,7 @@ class ClsAttention(nn.Module):
         return foreground_mask(attention.unflatten(2, grid), self.mass, self.sigma)
 
     def attention(self, backbone: nn.Module, entering: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Compute the attention that is shared out, (B, heads, N)."""
+        """Compute the attention of CLS to the patches, (B, heads, N)."""
         return backbone.cls_attention(entering, grid)
 
 
