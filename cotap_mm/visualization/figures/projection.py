@@ -151,7 +151,7 @@ def class_scatter(planes: dict[str, Plane], classes: Sequence[str]) -> Pixels:
         np.ndarray: uint8, shape (H, W, 3).
 
     Raises:
-        ValueError: If there is no network.
+        ValueError: If ``planes`` is empty.
     """
     return render(class_figure(planes, classes))
 
@@ -170,7 +170,7 @@ def class_figure(planes: dict[str, Plane], classes: Sequence[str]) -> Figure:
         Figure: To be rendered or saved in any format.
 
     Raises:
-        ValueError: If there is no network.
+        ValueError: If ``planes`` is empty.
     """
     if not planes:
         raise ValueError('there must be at least one network, got none')
