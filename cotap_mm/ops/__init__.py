@@ -25,7 +25,7 @@ from cotap_mm.ops.ranking.average_precision import (
 from .attention import cls_attention, cls_through_block, patch_tokens, qkv_parameters
 from .boxes import common_boxes, roi_pool
 from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
-from .foreground import foreground_mask, outlying_norms
+from .foreground import foreground_mask, local_median, outlying_norms
 from .negatives import sample_negatives
 from .position import resize_position_embedding
 from .precision import at_least_float32
@@ -52,6 +52,7 @@ __all__ = [
     'discordance',
     'foreground_mask',
     'gather_rows',
+    'local_median',
     'outlying_norms',
     'patch_rotation',
     'patch_tokens',

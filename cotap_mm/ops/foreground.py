@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torchvision.transforms.functional import gaussian_blur
 
@@ -73,3 +74,21 @@ def outlying_norms(norms: Tensor, ratio: float = 1.5, deviations: float = 5.0) -
     median = norms.median()
     deviation = 1.4826 * (norms - median).abs().median()
     return norms > torch.maximum(ratio * median, median + deviations * deviation)
+
+
+def local_median(maps: Tensor) -> Tensor:
+    """Replace each value by the median of its 3 x 3 neighborhood.
+
+    Beyond the border, the outermost values are repeated. A peak of one patch disappears, also in a
+    corner; edges of regions stay.
+
+    Args:
+        maps (Tensor): Shape (B, H, W).
+
+    Returns:
+        Tensor: Same shape.
+    """
+    padded = F.pad(maps[:, None], (1, 1, 1, 1), mode='replicate')
+    values = F.unfold(padded, 3)  # (B, 1, H+2, W+2) -> (B, 9, H*W)
+    # Sorting is deterministic on a GPU, torch.median is not.
+    return values.sort(dim=1).values[:, 4].view_as(maps)

@@ -70,6 +70,21 @@ def test_foreground_bad_input(kwargs, message):
         ops.foreground_mask(torch.rand(1, 4, 4))
 
 
+def test_local_median_against_loops():
+    torch.manual_seed(0)
+    for height, width in ((5, 7), (2, 3), (1, 4), (1, 1)):
+        maps = torch.rand(2, height, width)
+        wanted = torch.empty_like(maps)
+        for b, i, j in torch.cartesian_prod(*map(torch.arange, maps.shape)).view(-1, 3).tolist():
+            window = [
+                maps[b, min(max(i + di, 0), height - 1), min(max(j + dj, 0), width - 1)].item()
+                for di in (-1, 0, 1)
+                for dj in (-1, 0, 1)
+            ]
+            wanted[b, i, j] = sorted(window)[4]
+        assert torch.equal(ops.local_median(maps), wanted)
+
+
 def _boxes(count):
     return torch.rand(count, 3, 4).sort(dim=-1).values[..., [0, 1, 3, 2]] * 100
 
@@ -78,6 +93,7 @@ def _boxes(count):
 EXACT = dict(
     foreground_mask=lambda: ops.foreground_mask(torch.rand(50, 6, 14, 14).pow(4)),
     foreground_mask_of_a_narrow_grid=lambda: ops.foreground_mask(torch.rand(50, 6, 2, 3)),
+    local_median=lambda: ops.local_median(torch.rand(2, 14, 14)),
     roi_pool=lambda: ops.roi_pool(torch.randn(2, 3, 14, 14), _boxes(2), 16),
     common_boxes=lambda: torch.stack(ops.common_boxes(_boxes(2), [224, 224, 96], 3)),
     sinkhorn=lambda: ops.sinkhorn(torch.rand(20, 5), 0.05),

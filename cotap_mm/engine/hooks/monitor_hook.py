@@ -51,7 +51,7 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
         -1.0,
         0.1,
         'the foreground covers the border of the images more than their middle: choose another '
-        'one (model.foreground.type=ClippedAttention, KeyNormAttention or PcaForeground)',
+        'one (model.foreground.type=ClippedAttention, MedianAttention or PcaForeground)',
     ),
     'teacher_distance': (
         0.0,

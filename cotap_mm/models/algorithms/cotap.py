@@ -53,7 +53,8 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             ``template_bank`` (:class:`TemplateBank`).
         pairs (dict, optional): Options of :class:`PatchPairSampler`.
         foreground (dict, optional): :class:`ClsAttention`, :class:`ClippedAttention`,
-            :class:`KeyNormAttention` or :class:`PcaForeground`: which patches are foreground.
+            :class:`KeyNormAttention`, :class:`MedianAttention` or :class:`PcaForeground`: which
+            patches are foreground.
             Defaults to None, :class:`ClsAttention`, as in the paper.
         loss_weights (dict[str, float], optional): Factors of ``losses``. Defaults to None, 1 for
             each, as in the paper.

@@ -10,6 +10,7 @@ from .foreground import (
     ClippedAttention,
     ClsAttention,
     KeyNormAttention,
+    MedianAttention,
     PcaForeground,
     border_excess,
 )
@@ -26,6 +27,7 @@ __all__ = [
     'EMATeacher',
     'FeatureQueue',
     'KeyNormAttention',
+    'MedianAttention',
     'PatchPairSampler',
     'PcaForeground',
     'RandomDraws',

@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cotap_mm.ops import cls_attention, foreground_mask, outlying_norms, patch_tokens
+from cotap_mm.ops import (
+    cls_attention,
+    foreground_mask,
+    local_median,
+    outlying_norms,
+    patch_tokens,
+)
 from cotap_mm.registry import MODELS
 
 
@@ -103,6 +109,24 @@ class KeyNormAttention(ClsAttention):
             of_equal_norm,
             backbone.rotation(grid),
         )
+
+
+@MODELS.register_module()
+class MedianAttention(ClsAttention):
+    """As :class:`ClsAttention`, with the median of 3 x 3 patches for the attention of each.
+
+    Single patches that attract attention lose it, whatever their norm or key. So do objects that
+    are narrower than two patches.
+
+    Args:
+        mass (float): Defaults to 0.6.
+        sigma (float): Defaults to 0.6.
+    """
+
+    def attention(self, backbone: nn.Module, entering: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Compute the local median of the mean over heads, (B, 1, N)."""
+        mean = super().attention(backbone, entering, grid).mean(dim=1)  # (B, N)
+        return local_median(mean.unflatten(1, grid)).flatten(1)[:, None]
 
 
 @MODELS.register_module()
