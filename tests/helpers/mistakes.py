@@ -69,7 +69,8 @@ def write_everything(folder):
         'study.json': '{',
     }.items():
         (folder / name).write_text(text)
-    for name in ('noise_tolerance', 'over_dispersion', 'pairs_per_image', 'sensitivity'):
+    studies = ('foregrounds', 'noise_tolerance', 'over_dispersion', 'pairs_per_image')
+    for name in (*studies, 'sensitivity'):
         for place, text in (('broken', '{'), ('notes', 'by hand')):
             (folder / place).mkdir(exist_ok=True)
             (folder / place / f'{name}.{"json" if place == "broken" else "md"}').write_text(text)

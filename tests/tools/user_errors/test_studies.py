@@ -47,6 +47,13 @@ STUDY_MISTAKES = {
         (f'{FOLDERS} --cfg-options modell.x=1', 1, "did you mean 'model'"),
         (f'{FOLDERS} --cfg-options train_cfg.max_iters=x', 1, "max_iters.* got 'x'"),
     ],
+    'foregrounds': [
+        (f'{FOLDERS} --data racoon', 2, 'did you mean raccoon'),
+        (f'{FOLDERS} --data camvid --camvid images', 1, '--camvid images .* has no images/train'),
+        (f'{FOLDERS} --data raccoon --raccoon nowhere', 1, '--raccoon nowhere .* has no images'),
+        (f'{FOLDERS} --images 0', 2, "got '0'"),
+        (f'{FOLDERS} --checkpoint nowhere.pth', 1, 'nowhere.pth'),
+    ],
     'pairs_per_image': [
         (f'{FOLDERS} --camvid nowhere', 1, '--camvid nowhere .* has no images/train'),
         (f'{FOLDERS} --camvid picture.png', 1, '--camvid picture.png must be a folder'),
