@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .algorithms import CoTAP
-from .backbones import CoTAPViT, DINOViT
+from .backbones import CoTAPViT, DINOViT, LoRAViT
 from .data_preprocessor import CoTAPDataPreprocessor
 from .heads import PrototypeHead
 from .losses import (
@@ -26,6 +26,7 @@ __all__ = [
     'DINOViT',
     'EMATeacher',
     'FeatureQueue',
+    'LoRAViT',
     'NeighborClusterLoss',
     'NoFilter',
     'ObjectAwareFilter',

@@ -116,7 +116,7 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     own = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
-        if isinstance(value, nn.Parameter) or name.endswith(_PERIODS)
+        if (isinstance(value, nn.Parameter) and '.lora_' not in name) or name.endswith(_PERIODS)
     }
     if any(name.startswith('backbone.') for name in own):
         own = {
