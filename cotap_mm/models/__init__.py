@@ -9,6 +9,7 @@ from .heads import PrototypeHead
 from .losses import (
     ClsClusterLoss,
     ClusterAssignmentLoss,
+    GramLoss,
     NeighborClusterLoss,
     PatchClusterLoss,
     PatchRankingLoss,
@@ -26,6 +27,7 @@ __all__ = [
     'DINOViT',
     'EMATeacher',
     'FeatureQueue',
+    'GramLoss',
     'LoRAViT',
     'NeighborClusterLoss',
     'NoFilter',

@@ -52,6 +52,8 @@ def fit(
         if has_teacher:
             model.teacher.copy_from(model.student)
             report.teacher = 'student'
+        if getattr(model, 'anchor', None) is not None:
+            model.anchor.copy_from(model.backbone)
         for plan in plans[1:]:
             _copy(plan)
             report.teacher = 'file'

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
 from .compile_hook import CompileHook, compile_parts
 from .loop_preemption_hook import LoopPreemptionHook
+from .loss_weight_hook import LossWeightHook
 from .monitor_hook import MonitorHook
 from .non_finite_hook import NonFiniteHook
 from .preemption_hook import EXIT_STATUS, PreemptionHook, stopped_by, was_preempted
@@ -19,6 +20,7 @@ __all__ = [
     'EXIT_STATUS',
     'CompileHook',
     'LoopPreemptionHook',
+    'LossWeightHook',
     'MonitorHook',
     'NonFiniteHook',
     'PreemptionHook',

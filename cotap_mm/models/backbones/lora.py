@@ -120,10 +120,10 @@ class LoRAViT(DINOViT):
         self._freeze_stages()
 
     def _freeze_stages(self) -> None:
-        super()._freeze_stages()
-        for name, parameter in self.named_parameters():
-            if '.lora_' in name:
-                parameter.requires_grad_(True)
+        updates = [p for name, p in self.named_parameters() if '.lora_' in name and p.requires_grad]
+        super()._freeze_stages()  # those, too
+        for parameter in updates:
+            parameter.requires_grad_(True)
 
 
 def _checked(

@@ -125,6 +125,7 @@ def test_what_is_trained(options, adapted, trained):
 def test_training_changes_updates_only_and_stores_no_other_optimizer_state():
     model = build_tiny(**LORA)
     model.train()
+    assert not any(parameter.requires_grad for parameter in model.teacher.parameters())
     before = {name: value.clone() for name, value in model.backbone.named_parameters()}
     constructor = CoTAPOptimWrapperConstructor(dict(optimizer=dict(type='AdamW', lr=0.1)))
     optimizer = constructor(model)
