@@ -139,7 +139,8 @@ class EvaluationHook(Hook):
         """Evaluate; if a signal interrupts it, the resumed run evaluates again."""
         try:
             with signals.interruptible(alone=world_size() == 1):
-                self.evaluate(runner, step)
+                values = self.evaluate(runner, step)
+            self._note_scores(runner, step, values)
         except signals.Stopped:
             if not signals.is_deferred():  # no hook would save a checkpoint
                 raise
@@ -170,7 +171,6 @@ class EvaluationHook(Hook):
                 values[name] = result.value
         for name, value in values.items():
             runner.message_hub.update_scalar(name, value)
-        self._note_scores(runner, step, values)
         runner.visualizer.add_scalars(values, step=step)
         runner.logger.info(
             f'iteration {step}: '
