@@ -42,7 +42,7 @@ INNER_ORDER = {
         ['neighbor_pairs'],
     ],
     'engine': [
-        ['auto_neighbors', 'backbones', 'optim'],
+        ['adaptation', 'auto_neighbors', 'backbones', 'optim'],
         ['resume'],
         ['hooks'],
         ['data_checks', 'shape'],

@@ -13,6 +13,9 @@ default_hooks = dict(
         interval=5000,
         interval_minutes=30,
         max_keep_ckpts=2,
+        # With an EvaluationHook: its first score, unless the initial weights are better.
+        save_best='auto',
+        rule='greater',
     ),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     non_finite=dict(type='NonFiniteHook'),
@@ -20,6 +23,7 @@ default_hooks = dict(
     monitor=dict(type='MonitorHook', interval=50),
     schedule_length=dict(type='ScheduleLengthHook'),
     preemption=dict(type='PreemptionHook'),
+    before_after=dict(type='BeforeAfterHook'),
 )
 
 log_processor = dict(by_epoch=False, window_size=50)

@@ -79,6 +79,13 @@ def build_parser() -> Parser:
         help='train only the last N blocks of the network, with filter and heads (default: all)',
     )
     parser.add_argument(
+        '--lora',
+        type=positive_int,
+        metavar='RANK',
+        help='freeze the network, except for --trainable-blocks, and train updates of this rank '
+        '(LoRA); checkpoints hold the merged weights (default: none)',
+    )
+    parser.add_argument(
         '--resume', action='store_true', help='continue from the last checkpoint in the work folder'
     )
     parser.add_argument(

@@ -7,8 +7,9 @@ import argparse
 from mmengine.config import Config
 
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine.adaptation import LORA, TRAINABLE
 from cotap_mm.engine.launch import config as run_config
-from cotap_mm.engine.shape import TRAINABLE, request_shape
+from cotap_mm.engine.shape import request_shape
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -53,6 +54,10 @@ def build_config(args: argparse.Namespace) -> Config:
                 '--trainable-blocks is for pre-training; set model.backbone.frozen_stages'
             )
         config[TRAINABLE] = args.trainable_blocks
+    if args.lora is not None:
+        if not run_config.is_pretraining(config):
+            raise ValueError('--lora is for pre-training')
+        config[LORA] = args.lora
     if args.amp:
         run_config.set_mixed_precision(config)
     if args.seed is not None:

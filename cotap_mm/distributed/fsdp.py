@@ -29,6 +29,7 @@ from .collectives import all_reduce_sum, broadcast, world_size
 _REPLICATED = (
     'neck',
     'teacher',
+    'anchor',
     'losses',
     'pairs',
     'patch_queue',
@@ -123,7 +124,9 @@ class CoTAPFSDPStrategy(FSDPStrategy):
             'use_orig_params': True,
             'device_id': torch.cuda.current_device() if on_gpu else torch.device('cpu'),
             'auto_wrap_policy': lambda module, recurse, **_: recurse or module in units,
-            'ignored_modules': [getattr(model, name) for name in _REPLICATED],
+            'ignored_modules': [
+                getattr(model, name) for name in _REPLICATED if getattr(model, name) is not None
+            ],
             **(self.model_wrapper or {}),
         }
         return super()._wrap_model(model)

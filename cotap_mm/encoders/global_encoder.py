@@ -99,8 +99,13 @@ def identity_of(
         str: Equal for equal features.
     """
     checkpoint = None if checkpoint is None else str(checkpoint)
-    irrelevant = ('with_cp', 'fused_attention', 'channels_last', 'init_cfg')
+    irrelevant = (
+        *('with_cp', 'fused_attention', 'channels_last', 'init_cfg'),
+        *('frozen_stages', 'lora'),  # they change the training, not the initial network
+    )
     network = {key: value for key, value in backbone.items() if key not in irrelevant}
+    if 'type' in network:
+        network['type'] = str(network['type']).replace('LoRAViT', 'DINOViT')
     weights = None
     if checkpoint and Path(checkpoint).is_file():
         weights = checksum(checkpoint)

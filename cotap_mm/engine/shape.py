@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 
 from cotap_mm.datasets.transforms import MultiCrop
 from cotap_mm.distributed.first_rank import on_first_rank
+from cotap_mm.engine.adaptation import restore_adaptation
 from cotap_mm.engine.resume.checkpoints import read_lazily
 from cotap_mm.files.config_text import assignments
 from cotap_mm.models.modules import PatchPairSampler
@@ -21,8 +22,6 @@ from cotap_mm.weights.zoo import architecture
 
 #: Key of a config: the options that the user has set, if ``--init`` shapes the rest.
 KEY = 'shape_by_init'
-#: Key of a config: number of blocks that are trained.
-TRAINABLE = 'trainable_blocks'
 _PATCH = 'resize_patches_to'  # until the network has been shaped
 #: Options of the backbone that follow from a file.
 BACKBONE = (
@@ -87,28 +86,6 @@ def shape_by_init(config: Config, init: DetectedCheckpoint) -> None:
         print_log(f'shaped like {init}: {shown}', logger='current')
 
 
-def limit_training(config: Config) -> None:
-    """Freeze all blocks but the last ``trainable_blocks`` of a config, with the embeddings.
-
-    Args:
-        config (Config): After its network has been shaped; changed in place.
-
-    Raises:
-        ValueError: If the network has fewer blocks.
-    """
-    count = config.get(TRAINABLE)
-    if count is None:
-        return
-    blocks = architecture(config.model.backbone.get('arch', 'deit-small'))['num_layers']
-    if not 0 <= count <= blocks:
-        raise ValueError(f'--trainable-blocks must be in 0..{blocks}, got {count}')
-    config.model.backbone.frozen_stages = blocks - count or -1
-    print_log(
-        f'training the last {count} of {blocks} blocks, filter and heads; the rest is frozen',
-        logger='current',
-    )
-
-
 def origin(config: Mapping[str, Any]) -> dict[str, str]:
     """Return the initial weights of a training and their license, as far as it is known.
 
@@ -127,7 +104,7 @@ def origin(config: Mapping[str, Any]) -> dict[str, str]:
 def restore_shape(config: Config) -> None:
     """Shape the network of a resumed run as its checkpoint, if its initial weights shaped it.
 
-    ``started_from`` and ``trainable_blocks`` of the config become those of the run.
+    ``started_from`` of the config and what is trained become those of the run.
 
     Args:
         config (Config): With ``load_from``; changed in place.
@@ -137,8 +114,7 @@ def restore_shape(config: Config) -> None:
     config.pop(_PATCH, None)
     if 'started_from' in stored or started['weights'] != 'none':  # older runs drop their init
         config.started_from = started
-    if config.get(TRAINABLE) is None and isinstance(stored.get(TRAINABLE), int):
-        config[TRAINABLE] = stored[TRAINABLE]
+    restore_adaptation(config, stored)
     if not isinstance(stored.get(KEY), list):
         return
     explicit = config.get(KEY) or ()

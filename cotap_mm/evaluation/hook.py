@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
@@ -20,6 +20,26 @@ from cotap_mm.random_state import preserve_random_state
 from cotap_mm.registry import HOOKS
 
 from .evaluate import Result, check_options, evaluate, find_protocol
+
+#: Key in MMEngine's message hub, which checkpoints hold: name -> fields of a Score.
+_SCORES = 'evaluation_scores'
+
+
+class Score(NamedTuple):
+    """One score over a training; more is better. Steps are numbers of completed iterations."""
+
+    first_step: int
+    first: float
+    best_step: int
+    best: float
+    last_step: int
+    last: float
+
+
+def scores_of(runner: Runner) -> dict[str, Score]:
+    """Return all scores of a training by their names, also of the part before it was resumed."""
+    stored = runner.message_hub.runtime_info.get(_SCORES, {})
+    return {name: Score(*values) for name, values in stored.items()}
 
 
 @HOOKS.register_module()
@@ -38,6 +58,10 @@ class EvaluationHook(Hook):
                             labels='labels/train'),
                  val=dict(type='ImageMaskFolder', images='images/val', labels='labels/val'),
                  options=dict(image_size=(360, 480), memory_size=100_000))]
+
+    Checkpoints of the best network are saved if ``default_hooks.checkpoint.save_best`` is set: to
+    the name of a value, or to ``'auto'`` for the first one. The initial weights, measured before
+    the first iteration, are the ones to beat.
 
     The headline values are logged as ``dense_retrieval/mIoU_<network>`` (output 'filter') or
     ``dense_retrieval/mIoU_<network>_backbone``, in percent, in the message hub and in
@@ -115,7 +139,8 @@ class EvaluationHook(Hook):
         """Evaluate; if a signal interrupts it, the resumed run evaluates again."""
         try:
             with signals.interruptible(alone=world_size() == 1):
-                self.evaluate(runner, step)
+                values = self.evaluate(runner, step)
+            self._note_scores(runner, step, values)
         except signals.Stopped:
             if not signals.is_deferred():  # no hook would save a checkpoint
                 raise
@@ -152,3 +177,19 @@ class EvaluationHook(Hook):
             + ', '.join(f'{name} {value:.2f}' for name, value in values.items())
         )
         return values
+
+    @staticmethod
+    def _note_scores(runner: Runner, step: int, values: dict[str, float]) -> None:
+        """Keep the first, best and last values, and let the checkpoint hook save the best."""
+        scores = scores_of(runner)
+        for name, value in values.items():
+            known = scores.get(name, Score(step, value, step, value, step, value))
+            if value > known.best:
+                known = known._replace(best_step=step, best=value)
+            scores[name] = known._replace(last_step=step, last=value)
+        runner.message_hub.update_info(
+            _SCORES, {name: tuple(score) for name, score in scores.items()}
+        )
+        for hook in runner.hooks:
+            if hasattr(hook, 'save_best_of'):
+                hook.save_best_of(runner, step, values)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from .algorithms import CoTAP
-from .backbones import CoTAPViT, DINOViT
+from .backbones import CoTAPViT, DINOViT, LoRAViT
 from .data_preprocessor import CoTAPDataPreprocessor
 from .heads import PrototypeHead
 from .losses import (
     ClsClusterLoss,
     ClusterAssignmentLoss,
+    GramLoss,
     NeighborClusterLoss,
     PatchClusterLoss,
     PatchRankingLoss,
@@ -26,6 +27,8 @@ __all__ = [
     'DINOViT',
     'EMATeacher',
     'FeatureQueue',
+    'GramLoss',
+    'LoRAViT',
     'NeighborClusterLoss',
     'NoFilter',
     'ObjectAwareFilter',

@@ -24,12 +24,13 @@ def patch_tokens(tokens: Tensor, grid: tuple[int, int]) -> Tensor:
 def qkv_parameters(qkv: nn.Linear) -> tuple[Tensor, Optional[Tensor]]:
     """Return weight (3 d, d) and bias (3 d,) with which a layer projects to query, key and value.
 
-    They differ from those of the layer if it has no bias for keys, as in DINOv3.
+    They differ from those of the layer if it has no bias for keys, as in DINOv3, or is adapted by
+    LoRA.
 
     Args:
         qkv (nn.Linear): Joint projection, d -> 3 d.
     """
-    return qkv.weight, getattr(qkv, 'effective_bias', qkv.bias)
+    return getattr(qkv, 'effective_weight', qkv.weight), getattr(qkv, 'effective_bias', qkv.bias)
 
 
 def cls_attention(

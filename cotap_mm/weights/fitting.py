@@ -52,6 +52,8 @@ def fit(
         if has_teacher:
             model.teacher.copy_from(model.student)
             report.teacher = 'student'
+        if getattr(model, 'anchor', None) is not None:
+            model.anchor.copy_from(model.backbone)
         for plan in plans[1:]:
             _copy(plan)
             report.teacher = 'file'
@@ -116,7 +118,7 @@ def _parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     own = {
         name: value
         for name, value in model.state_dict(keep_vars=True).items()
-        if isinstance(value, nn.Parameter) or name.endswith(_PERIODS)
+        if (isinstance(value, nn.Parameter) and '.lora_' not in name) or name.endswith(_PERIODS)
     }
     if any(name.startswith('backbone.') for name in own):
         own = {

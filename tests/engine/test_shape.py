@@ -12,9 +12,10 @@ import torch.nn.functional as F
 
 import cotap_mm
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.engine.adaptation import limit_training
 from cotap_mm.engine.launch.config import set_init
 from cotap_mm.engine.optim.param_groups import CoTAPOptimWrapperConstructor
-from cotap_mm.engine.shape import limit_training, request_shape, restore_shape, shape_by_init
+from cotap_mm.engine.shape import request_shape, restore_shape, shape_by_init
 from cotap_mm.export.provenance import provenance_of
 from cotap_mm.models import CoTAPViT
 from cotap_mm.ops.position import resize_patch_embedding
@@ -213,7 +214,8 @@ def test_frozen_blocks_need_no_gradients_and_no_optimizer_state():
 
 
 @pytest.mark.slow
-def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
+@pytest.mark.parametrize('adapt', [(), ('--lora', '2')])
+def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log, adapt):
     """The README's command with the folder of a DINOv3, then --resume without --init."""
     transformers = pytest.importorskip('transformers')
     if not hasattr(transformers, 'DINOv3ViTModel'):
@@ -231,17 +233,24 @@ def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log):
     train = load_tool('train').main
     words = ['vits_folder', '--images', 'photos', '--cfg-options', *SMALL]
     options = ['train_dataloader.dataset.crops.global_size=64', 'model.pairs.pool_sizes=(2,4)']
-    train([*words, *options, '--init', 'dinov3', '--trainable-blocks', '1'])
+    words += ['train_cfg.max_iters=3', 'default_hooks.checkpoint.interval=1', *options]
+    words.append('optim_wrapper.accumulative_counts=1')
+    train([*words, '--init', 'dinov3', '--trainable-blocks', '1', *adapt])
     assert 'shaped like dinov3: ' in log.text
-    train([*words, 'train_cfg.max_iters=3', *options, '--resume'])
     [last] = (tmp_path / 'work_dirs').glob('*/iter_3.pth')
+    whole = read_checkpoint(str(last))['state_dict']
+    last.unlink()
+    train([*words, '--resume'])
     meta = read_checkpoint(str(last))['meta']
     assert provenance_of(dict(meta=meta)).init == 'dinov3'  # not lost by resuming
     first, last = (
         read_checkpoint(str(last.with_name(f'iter_{step}.pth')))['state_dict'] for step in (2, 3)
     )
     moved = {n for n in first if n.startswith('backbone.') and not first[n].equal(last[n])}
-    assert moved and all(name.startswith('backbone.layers.1.') for name in moved)
+    others = {name for name in moved if not name.startswith('backbone.layers.1.')}
+    assert len(moved) > len(others) and bool(others) == bool(adapt)
+    assert all('.lora_' in name or f'{name[:-6]}lora_down' in moved for name in others)
+    assert whole.keys() == last.keys() and all(whole[n].equal(last[n]) for n in last)
     encoder = cotap_mm.load(dict(state_dict=last, meta=meta), output='backbone')
     assert encoder.network.num_registers == 4 and encoder.network.rope is not None
     assert encoder.network.layers[0].ln1.eps == model.config.layer_norm_eps

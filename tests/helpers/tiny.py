@@ -25,7 +25,7 @@ def build_tiny(
     head = dict(type='PrototypeHead', hidden_channels=16, out_channels=8)
     neck = dict(type='ObjectAwareFilter', num_prototypes=2) if use_filter else dict(type='NoFilter')
     return CoTAP(
-        backbone=dict(type='DINOViT', arch=arch, img_size=32, patch_size=8, **backbone),
+        backbone={'type': 'DINOViT', 'arch': arch, 'img_size': 32, 'patch_size': 8, **backbone},
         neck=neck,
         head=dict(patch=dict(head, num_clusters=6), cls=dict(head, num_clusters=10)),
         losses=losses or LOSSES,

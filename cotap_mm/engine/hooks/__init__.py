@@ -7,8 +7,10 @@ needs only them: ``cotap_mm.evaluation`` can be used, and imported, without the 
 from __future__ import annotations
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
+from .before_after_hook import BeforeAfterHook
 from .compile_hook import CompileHook, compile_parts
 from .loop_preemption_hook import LoopPreemptionHook
+from .loss_weight_hook import LossWeightHook
 from .monitor_hook import MonitorHook
 from .non_finite_hook import NonFiniteHook
 from .preemption_hook import EXIT_STATUS, PreemptionHook, stopped_by, was_preempted
@@ -17,8 +19,10 @@ from .teacher_hook import TeacherHook
 
 __all__ = [
     'EXIT_STATUS',
+    'BeforeAfterHook',
     'CompileHook',
     'LoopPreemptionHook',
+    'LossWeightHook',
     'MonitorHook',
     'NonFiniteHook',
     'PreemptionHook',

@@ -8,7 +8,7 @@ import pickle
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmengine.dist import is_main_process, master_only
@@ -33,6 +33,47 @@ class BestCheckpointHook(CheckpointHook):
     aborts the training. Here the previous one is kept until the new one is complete. On storage
     other than a local disk, files are written by MMEngine's hook.
     """
+
+    _postponed: Optional[tuple[int, dict[str, float]]] = None
+
+    def before_train(self, runner) -> None:
+        """Set up the folder; save the best checkpoint if a resumed run has just measured it."""
+        super().before_train(runner)
+        if self._postponed is not None:
+            (step, scores), self._postponed = self._postponed, None
+            self.save_best_of(runner, step, scores)
+
+    def save_best_of(self, runner, step: int, scores: dict[str, float]) -> None:
+        """Save a checkpoint if a score of :attr:`save_best` is better than all before.
+
+        The first scores of a training, of its initial weights, are the ones to beat; nothing is
+        saved for them.
+
+        Args:
+            runner (Runner): Between two iterations, or in a hook of an iteration.
+            step (int): Number of completed iterations.
+            scores (dict[str, float]): Name -> value; all ranks must pass the same.
+        """
+        if not self.save_best:
+            return
+        if 'auto' in self.key_indicators:
+            self._init_rule(self.rules, [next(iter(scores))])
+        if not set(self.key_indicators) <= set(scores):  # of another evaluation
+            return
+        if not step:
+            for key in self.key_indicators:
+                suffix = f'_{key}' if len(self.key_indicators) > 1 else ''
+                runner.message_hub.update_info(f'best_score{suffix}', scores[key])
+            return
+        if not hasattr(self, 'file_backend'):  # a resumed run, before this hook is set up
+            self._postponed = step, scores
+            return
+        loop = runner.train_loop
+        before, loop._iter = loop._iter, step  # MMEngine expects it between two iterations
+        try:
+            self._save_best_checkpoint(runner, scores)
+        finally:
+            loop._iter = before
 
     def _is_local(self) -> bool:
         return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None

@@ -8,6 +8,7 @@ from typing import Optional
 import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
+from torch import Tensor
 
 from cotap_mm.distributed.fsdp import full_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
@@ -60,6 +61,23 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
         'learning rate',
     ),
 }
+
+
+@torch.no_grad()
+def measure_monitors(runner, crops: Tensor) -> dict[str, Tensor]:
+    """Compute the monitors of the student's features; every rank must call this.
+
+    Args:
+        runner (Runner): Its model is a CoTAP, wrapped or not.
+        crops (Tensor): uint8, shape (B, 3, h, w).
+
+    Returns:
+        dict[str, Tensor]: Scalars, see :meth:`CoTAP.forward`.
+    """
+    model = unwrap(runner.model)
+    images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
+    # Called through the wrapper, which may have to gather sharded weights first.
+    return runner.model(images, mode='monitors')
 
 
 @HOOKS.register_module()
@@ -124,9 +142,7 @@ class MonitorHook(Hook):
         if not model.monitor_now:
             return
         crops = data_batch['patch']['global_crops'][: self.num_images, 0, 0].movedim(-1, -3)
-        images = model.data_preprocessor.normalize(crops.to(next(model.parameters()).device))
-        # Called through the wrapper, which may have to gather sharded weights first.
-        values = runner.model(images, mode='monitors')
+        values = measure_monitors(runner, crops)
         with full_parameters(runner.model):
             values['teacher_distance'] = model.teacher.distance(model.student)
         for name, value in values.items():

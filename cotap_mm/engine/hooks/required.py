@@ -19,10 +19,11 @@ OURS = dict(
     schedule_length='ScheduleLengthHook',
     preemption='PreemptionHook',
     checkpoint='AtomicCheckpointHook',
+    before_after='BeforeAfterHook',
 )
 #: Keys of MMEngine's hooks, which it adds unless a config sets them to None.
 _THEIRS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
-_OPTIONAL = ('monitor', 'timer', 'logger')  # they only report
+_OPTIONAL = ('monitor', 'before_after', 'timer', 'logger')  # they only report
 _REPLACED = dict(checkpoint='CheckpointHook')  # hook of MMEngine that ours replaces
 
 

@@ -9,12 +9,13 @@ from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from cotap_mm.distributed.collectives import world_size
+from cotap_mm.engine.adaptation import limit_training
 from cotap_mm.engine.auto_neighbors import ensure_neighbors, warn_of_changed_images
 from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.data_checks.downstream import prepare_downstream
 from cotap_mm.engine.hooks.required import complete_downstream_hooks, complete_hooks
 from cotap_mm.engine.resume.choice import choose_resume
-from cotap_mm.engine.shape import limit_training, origin, restore_shape, shape_by_init
+from cotap_mm.engine.shape import origin, restore_shape, shape_by_init
 from cotap_mm.models.modules import PatchPairSampler
 from cotap_mm.registry import DATASETS, MODELS, build, default_of, option_of
 

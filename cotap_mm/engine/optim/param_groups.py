@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import Any, Optional
 
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
@@ -11,31 +11,58 @@ from cotap_mm.distributed.fsdp import original_ndim
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from .wrappers import MixedPrecisionOptimWrapper
+
+_DEFAULTS = dict(head_lr_mult=10.0, layer_decay_rate=1.0, freeze_backbone_iters=0)
+
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """Build up to four groups: heads and other parts, each with and without weight decay.
+    """Build groups of heads and of other parts, each with and without weight decay.
 
     Biases and one-dimensional parameters have no weight decay; cls_token, pos_embed and
     prototypes do. Heads have ``head_lr_mult`` times the base learning rate.
 
-    Source: CoTAP, https://arxiv.org/abs/2509.09429.
+    Two options protect a good backbone, and split its groups. They need a
+    :class:`MixedPrecisionOptimWrapper`:
+
+    * ``layer_decay_rate``: the parameter at depth i of n has ``layer_decay_rate ** (n - 1 - i)``
+      times the learning rate of the backbone, at each point of its schedule. Filter and heads,
+      which are new, keep theirs.
+    * ``freeze_backbone_iters``: first iterations in which only filter and heads are trained.
+      Gradients of the backbone are computed and discarded, so a step costs the same.
+
+    Source: CoTAP, https://arxiv.org/abs/2509.09429; layer-wise rates: BEiT,
+    https://arxiv.org/abs/2106.08254.
 
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper.
-        paramwise_cfg (dict, optional): ``head_lr_mult`` (float), 10 by default.
+        paramwise_cfg (dict, optional): ``head_lr_mult`` (float), 10 by default;
+            ``layer_decay_rate`` (float) in (0, 1], 1 by default; ``freeze_backbone_iters`` (int),
+            0 by default.
 
     Raises:
-        ValueError: If ``paramwise_cfg`` has an unknown key.
+        ValueError: If ``paramwise_cfg`` has an unknown key or a wrong value, or the optimizer
+            wrapper does not support its options.
     """
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
-        paramwise_cfg = dict(paramwise_cfg or {})
-        self.head_lr_mult = paramwise_cfg.pop('head_lr_mult', 10.0)
-        if paramwise_cfg:
+        options = {**_DEFAULTS, **(paramwise_cfg or {})}
+        unknown = sorted(set(options) - set(_DEFAULTS))
+        if unknown:
             raise ValueError(
-                'paramwise_cfg of CoTAPOptimWrapperConstructor accepts only head_lr_mult, '
-                f'got {sorted(paramwise_cfg)}'
+                f'paramwise_cfg of CoTAPOptimWrapperConstructor accepts {", ".join(_DEFAULTS)}, '
+                f'got {", ".join(unknown)}'
+            )
+        self.head_lr_mult = options['head_lr_mult']
+        self.layer_decay_rate = options['layer_decay_rate']
+        self.freeze_iters = options['freeze_backbone_iters']
+        if not 0 < self.layer_decay_rate <= 1:
+            raise ValueError(f'layer_decay_rate must be in (0, 1], got {self.layer_decay_rate}')
+        is_whole = isinstance(self.freeze_iters, int) and not isinstance(self.freeze_iters, bool)
+        if not is_whole or self.freeze_iters < 0:
+            raise ValueError(
+                f'freeze_backbone_iters must be an integer >= 0, got {self.freeze_iters!r}'
             )
         super().__init__(optim_wrapper_cfg, None)
         # A non-empty value makes the parent call add_params, which builds the groups.
@@ -46,22 +73,45 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         one_kernel = self.optimizer_cfg.get('type') in ('Adam', 'AdamW')
         if one_kernel and all(param.is_cuda for param in model.parameters()):
             self.optimizer_cfg.setdefault('fused', True)
-        return super().__call__(model)
+        wrapper = super().__call__(model)
+        if self._protects and not isinstance(wrapper, MixedPrecisionOptimWrapper):
+            raise ValueError(
+                'layer_decay_rate and freeze_backbone_iters need optim_wrapper.type='
+                f"'MixedPrecisionOptimWrapper', got {type(wrapper).__name__}"
+            )
+        return wrapper
+
+    @property
+    def _protects(self) -> bool:
+        """Whether an option for the backbone is set."""
+        return self.layer_decay_rate != 1 or self.freeze_iters > 0
 
     def add_params(
         self, params: list[dict], module: nn.Module, prefix: str = '', is_dcn_module=None
     ) -> None:
-        """Sort the trainable parameters of ``module`` into at most four groups."""
-        groups: dict[tuple[bool, bool], dict] = {}
-        for name, param in unwrap(module).named_parameters():
+        """Sort the trainable parameters of ``module`` into groups; at most four by default."""
+        model = unwrap(module)
+        groups: dict[tuple, dict] = {}
+        for name, param in model.named_parameters():
             if not param.requires_grad:
                 continue
             is_head = name.startswith('head.')
             decays = original_ndim(param) > 1 and not name.endswith('.bias')
-            group = groups.setdefault((is_head, decays), dict(params=[]))
+            options = self._of_backbone(model, name)
+            key = (is_head, decays, *sorted(options.items()))
+            group = groups.setdefault(key, dict(options, params=[]))
             group['params'].append(param)
             if is_head:
                 group['lr'] = self.base_lr * self.head_lr_mult
             if not decays:
                 group['weight_decay'] = 0.0
         params.extend(groups.values())
+
+    def _of_backbone(self, model: nn.Module, name: str) -> dict[str, Any]:
+        """Options of the group of a parameter, for :meth:`MixedPrecisionOptimWrapper.step`."""
+        if not self._protects or not name.startswith('backbone.'):
+            return {}
+        name = name.replace('_fsdp_wrapped_module.', '')
+        depth, count = model.backbone.get_layer_depth(name, 'backbone.')
+        scale = self.layer_decay_rate ** (count - 1 - depth)
+        return dict(lr_scale=scale, freeze_iters=self.freeze_iters)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Optional
 
 import torch
@@ -28,6 +30,10 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     A step with a NaN or infinite gradient is skipped: weights and optimizer state do not
     change. Gradients are the same on all ranks, so all ranks skip it. With fused Adam on a
     GPU the check does not wait for the device.
+
+    Groups of parameters may have ``lr_scale``, a factor of their learning rate that schedules do
+    not see, and ``freeze_iters``, the number of first iterations in which they do not change; see
+    :class:`CoTAPOptimWrapperConstructor`.
 
     Args:
         dtype (str): ``'auto'``, ``'bfloat16'``, ``'float16'`` or ``'float32'``.
@@ -73,6 +79,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     def step(self, **kwargs) -> None:
         """Make an optimizer step, unless a gradient is NaN or infinite."""
         self._warn_of_last_step()
+        self._drop_frozen_gradients()
         grads = [
             param.grad
             for group in self.optimizer.param_groups
@@ -86,9 +93,30 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         if self.optimizer.defaults.get('fused'):
             # The fused kernel reads found_inf. With float16 the loss scaler sets its own.
             self.optimizer.found_inf = self._is_bad.float()
+        elif not self.loss_scaler.is_enabled() and not is_finite:
+            return
+        with self._scaled_rates():
             super().step(**kwargs)
-        elif self.loss_scaler.is_enabled() or is_finite:
-            super().step(**kwargs)
+
+    def _drop_frozen_gradients(self) -> None:
+        """Let groups that are still frozen keep their parameters and their optimizer state."""
+        for group in self.optimizer.param_groups:
+            if self._inner_count <= group.get('freeze_iters', 0):
+                for param in group['params']:
+                    param.grad = None
+
+    @contextmanager
+    def _scaled_rates(self) -> Iterator[None]:
+        """Scale the learning rates of groups by their ``lr_scale``."""
+        rates = [group['lr'] for group in self.optimizer.param_groups]
+        for group in self.optimizer.param_groups:
+            if 'lr_scale' in group:
+                group['lr'] = group['lr'] * group['lr_scale']
+        try:
+            yield
+        finally:
+            for group, rate in zip(self.optimizer.param_groups, rates):
+                group['lr'] = rate
 
     def _warn_of_last_step(self) -> None:
         """Log a skipped step if no hook does; one step late, to avoid waiting for the GPU."""

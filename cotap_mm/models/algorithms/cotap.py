@@ -1,4 +1,4 @@
-"""CoTAP: views -> scores of student and teacher -> five named losses."""
+"""CoTAP: views -> scores of student and teacher -> named losses."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from cotap_mm.models.losses.finite_check import skip_finite_checks
 from cotap_mm.models.losses.named_losses import NamedLosses
 from cotap_mm.models.modules import (
+    AnchorNetwork,
     AssignmentQueue,
     CropBatch,
     EMATeacher,
@@ -48,7 +49,8 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         head (dict): ``patch`` and ``cls``, each a :class:`PrototypeHead`; ``in_channels`` defaults
             to the width of the neck.
         losses (dict): Any of ``patch_cluster``, ``cls_cluster``, ``patch_ranking``,
-            ``cls_neighbor``, ``prototype_entropy``, each a loss module or its config.
+            ``cls_neighbor``, ``prototype_entropy``, and ``gram``, which is not part of the paper
+            and anchors the patches to the initial network; each a loss module or its config.
         memory (dict): Options of ``patch_queue`` and ``cls_queue`` (:class:`AssignmentQueue`) and
             ``template_bank`` (:class:`TemplateBank`).
         pairs (dict, optional): Options of :class:`PatchPairSampler`.
@@ -105,6 +107,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         self.pairs = PatchPairSampler(**(pairs or {}))
         self.masking = _build(foreground or dict(type='ClsAttention'))
         self.teacher = EMATeacher(self.student)
+        self.anchor = AnchorNetwork(backbone) if 'gram' in losses else None
         self.patch_queue = AssignmentQueue(num_clusters=patch.num_clusters, **memory['patch_queue'])
         self.cls_queue = AssignmentQueue(num_clusters=cls.num_clusters, **memory['cls_queue'])
         self.template_bank = TemplateBank(channels=backbone.embed_dims, **memory['template_bank'])
@@ -146,6 +149,8 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
     def _init_both_networks(self) -> None:
         super().init_weights()
         self.teacher.copy_from(self.student)
+        if self.anchor is not None:
+            self.anchor.copy_from(self.backbone)
 
     @skip_finite_checks()
     def loss(self, inputs: ViewsBatch, data_samples: Optional[list] = None) -> dict[str, Tensor]:
@@ -179,11 +184,17 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
     def _score(self, views: ViewsBatch) -> tuple[Optional[PatchScores], Optional[ClsScores]]:
         """Run all forward passes; each takes the crops of both branches together."""
         teacher, foreground = self._score_teacher(views)
-        student = self._score_student(views, 'student_global', fill_bank=True)
+        student = self._score_student(views, 'student_global')
         local = self._score_student(views, 'student_local')
         patch = cls = None
         if 'patch' in student:
-            patch = PatchScores(student['patch'], local.get('patch'), teacher['patch'], foreground)
+            patch = PatchScores(
+                student['patch'],
+                local.get('patch'),
+                teacher['patch'],
+                foreground,
+                student.get('tokens'),
+            )
         if 'cls' in student:
             crops = [scores['cls'] for scores in (student, local) if 'cls' in scores]
             cls = ClsScores(crops[0] if len(crops) == 1 else torch.cat(crops, 1), teacher['cls'])
@@ -200,16 +211,18 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             foreground = batch.unflatten('patch', foreground)
         return scores, foreground
 
-    def _score_student(self, views: ViewsBatch, key: str, fill_bank: bool = False) -> BranchScores:
+    def _score_student(self, views: ViewsBatch, key: str) -> BranchScores:
+        is_global = key == 'student_global'
         batch = CropBatch(views, key)
         if not batch:
             return {}
         entering, grid = self.backbone.forward_entering(batch.concatenated())
-        if fill_bank and 'prototype_entropy' in self.losses:
+        if is_global and 'prototype_entropy' in self.losses:
             patches = patch_tokens(batch.rows_of('cls', entering), grid)
             order = self.draws.order('template_bank', len(patches))
             self.template_bank.collect(patches, grid, order)
-        return head_scores(self, batch, entering, grid)
+        with_tokens = is_global and 'gram' in self.losses
+        return head_scores(self, batch, entering, grid, with_tokens)
 
     def _patch_losses(self, patch: PatchScores, views: Views) -> dict[str, Tensor]:
         results, foreground = {}, patch.foreground
@@ -227,6 +240,9 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             pairs = self.pairs(patch.student_global, patch.teacher, foreground, self.draws)
             of_pool_sizes = [self.losses['patch_ranking'](*ranked) for ranked in pairs]
             results['loss_patch_ranking'] = torch.stack(of_pool_sizes).mean()
+        if 'gram' in self.losses:
+            anchor = self.anchor(views['student_global'].flatten(0, 1))
+            results['loss_gram'] = self.losses['gram'](patch.tokens, anchor)
         if 'patch_cluster' in self.losses:
             chosen = self.draws.foreground_patches(foreground.flatten(), self.patch_queue.per_step)
             self.patch_queue.remember(scores.flatten(0, 2), *chosen)

@@ -20,6 +20,7 @@ class PatchScores(NamedTuple):
     student_local: Optional[Tensor]  # (I, L, K, h, w)
     teacher: Tensor  # (I, G, K, H, W)
     foreground: Tensor  # (I, G, H, W) bool
+    tokens: Optional[Tensor] = None  # (I * G, N, d), patches that leave the student's backbone
 
 
 class ClsScores(NamedTuple):
@@ -29,7 +30,9 @@ class ClsScores(NamedTuple):
     teacher: Tensor  # (I, G, K)
 
 
-def head_scores(net, batch: CropBatch, entering: Tensor, grid: tuple[int, int]) -> BranchScores:
+def head_scores(
+    net, batch: CropBatch, entering: Tensor, grid: tuple[int, int], with_tokens: bool = False
+) -> BranchScores:
     """Run last block, filter and heads, only for the tokens that a loss reads.
 
     Args:
@@ -38,18 +41,23 @@ def head_scores(net, batch: CropBatch, entering: Tensor, grid: tuple[int, int]) 
         entering (Tensor): Tokens entering the last block, CLS first, N patches last, one row
             per crop.
         grid (tuple[int, int]): H, W with H*W = N.
+        with_tokens (bool): Whether to return the patches that leave the backbone, too. Defaults to
+            False.
 
     Returns:
         dict[str, Tensor]: For each branch that has crops, ``patch`` (I, V, K, H, W) and ``cls``
-        (I, V, K).
+        (I, V, K); with ``with_tokens`` and a patch branch, ``tokens`` (I * V, N, d).
     """
     backbone, block = net.backbone, net.backbone.last_block
     scores: BranchScores = {}
     if 'patch' in batch.shapes:
         leaving = backbone.run_last(batch.rows_of('patch', entering), grid)
-        features = net.neck.filter_patches(patch_tokens(leaving, grid), grid, block)
+        tokens = patch_tokens(leaving, grid)
+        features = net.neck.filter_patches(tokens, grid, block)
         maps = net.head['patch'](features).transpose(1, 2).unflatten(2, grid)
         scores['patch'] = batch.unflatten('patch', maps)  # (I*V, N, K) -> (I, V, K, H, W)
+        if with_tokens:
+            scores['tokens'] = tokens
     if 'cls' in batch.shapes:
         leaving = backbone.leaving_cls(batch.rows_of('cls', entering), grid)
         features = net.neck.filter_cls(leaving, block)

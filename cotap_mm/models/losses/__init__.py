@@ -8,6 +8,7 @@ from .cluster_assignment_loss import (
     NeighborClusterLoss,
     PatchClusterLoss,
 )
+from .gram_loss import GramLoss
 from .named_losses import NamedLosses
 from .patch_ranking_loss import PatchRankingLoss
 from .prototype_entropy_loss import PrototypeEntropyLoss
@@ -15,6 +16,7 @@ from .prototype_entropy_loss import PrototypeEntropyLoss
 __all__ = [
     'ClsClusterLoss',
     'ClusterAssignmentLoss',
+    'GramLoss',
     'NamedLosses',
     'NeighborClusterLoss',
     'PatchClusterLoss',

@@ -1,4 +1,4 @@
-"""The losses of CoTAP by name: which branch each reads, and its weight."""
+"""The losses of a training by name: which branch each reads, and its weight."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from cotap_mm.registry import MODELS, build
 
 
 class NamedLosses(nn.ModuleDict):
-    """Any of the five losses of CoTAP.
+    """Any of the five losses of CoTAP, and ``gram``, the anchor to the initial network.
 
     Args:
         losses (dict[str, dict | nn.Module | None]): Loss modules or their configs by name, see
@@ -23,11 +23,11 @@ class NamedLosses(nn.ModuleDict):
 
     #: Branch -> losses for which the branch is computed.
     of_branch = dict(
-        patch=('patch_cluster', 'patch_ranking'),
+        patch=('patch_cluster', 'patch_ranking', 'gram'),
         cls=('cls_cluster', 'cls_neighbor', 'prototype_entropy'),
     )
     #: Branch -> losses that train its head.
-    of_head = dict(patch=of_branch['patch'], cls=('cls_cluster', 'cls_neighbor'))
+    of_head = dict(patch=('patch_cluster', 'patch_ranking'), cls=('cls_cluster', 'cls_neighbor'))
 
     def __init__(self, losses: dict, weights: Optional[dict[str, float]] = None) -> None:
         losses = {name: loss for name, loss in losses.items() if loss is not None}

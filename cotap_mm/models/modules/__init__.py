@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .anchor_network import AnchorNetwork
 from .assignment_queue import AssignmentQueue
 from .crop_batch import CropBatch
 from .ema_teacher import EMATeacher
@@ -20,6 +21,7 @@ from .random_draws import RandomDraws
 from .template_bank import TemplateBank
 
 __all__ = [
+    'AnchorNetwork',
     'AssignmentQueue',
     'ClippedAttention',
     'ClsAttention',

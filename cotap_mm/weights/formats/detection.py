@@ -30,6 +30,9 @@ _ANCHORS = (  # the name of a tensor that a network of each family has exactly o
     ('hf', 'embeddings.patch_embeddings.weight'),  # DINOv3
 )
 
+#: Start of the names of the frozen initial network in one of our own training checkpoints.
+_INITIAL = 'anchor.backbone.'
+
 
 class DetectedViT(NamedTuple):
     """A ViT located in a file, under the file's names.
@@ -150,6 +153,8 @@ def _candidates_in(groups: dict[str, dict[str, Any]]) -> list[_Candidate]:
             for name in tensors:
                 if name == anchor or name.endswith('.' + anchor):
                     prefix = name[: -len(anchor)]
+                    if prefix == _INITIAL:
+                        continue
                     path = f'{group}.{prefix}'.strip('.')
                     network = next((n for n in ('teacher', 'student') if n in path), '')
                     refined = _refine(family, prefix, tensors)

@@ -72,6 +72,8 @@ _FOREIGN = re.compile(
     r'|projection_heads|projector|prototypes|masked_embed|mask_token|last_layer|pooler'
     r'|local_cls_norm|projectors|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
 )
+# LoRA of a run that can be resumed; the weights beside it are merged.
+_ADAPTER = re.compile(r'\.lora_(base|down|up)$')
 # Unknown tensors with these names change the output of a ViT, so they must not be skipped.
 _COMPUTING = re.compile(
     r'(embeddings\.|model\.)?(blocks|layers?|encoder|patch_embed|patch_embeddings|norm_pre|pos_embed'
@@ -162,7 +164,8 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
         dropped = [
             name
             for name in ours
-            if name.startswith('backbone.') and _FOREIGN.match(name[len('backbone.') :])
+            if name.startswith('backbone.')
+            and (_FOREIGN.match(name[len('backbone.') :]) or _ADAPTER.search(name))
         ]
         return Renamed({n: v for n, v in ours.items() if n not in dropped}, [], dropped)
     tensors = join_parts(tensors)

@@ -1,0 +1,165 @@
+"""Compare a network with its initial weights when its training ends."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Optional
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from torch import Tensor
+
+from cotap_mm.datasets import NeighborPairs
+from cotap_mm.datasets.samplers import Visit
+from cotap_mm.evaluation.hook import Score, scores_of
+from cotap_mm.registry import HOOKS
+
+from .monitor_hook import measure_monitors
+
+#: Key in MMEngine's message hub, which checkpoints hold: name -> value at the start.
+_BEFORE = 'before_training'
+_SEED = 2509  # of the crops that are measured
+
+
+@HOOKS.register_module()
+class BeforeAfterHook(Hook):
+    """Measure the initial network and the trained one in the same way, and log both.
+
+    Needs no labels: the monitors of the student on the same crops of the training images, and the
+    mean of each loss over the first and the last steps. Scores of an
+    :class:`~cotap_mm.evaluation.hook.EvaluationHook` are listed, too. If no measured network is
+    better than the initial one, a warning says so.
+
+    Args:
+        num_images (int): Number of images for the monitors. Defaults to 8.
+        window (int): Number of steps for the means of losses. Defaults to 50.
+
+    Raises:
+        ValueError: If a number is less than 1.
+    """
+
+    priority = 'LOW'  # before checkpoints are saved, which hold what it notes
+
+    def __init__(self, num_images: int = 8, window: int = 50) -> None:
+        for name, value in (('num_images', num_images), ('window', window)):
+            if value < 1:
+                raise ValueError(f'{name} must be at least 1, got {value}')
+        self.num_images = num_images
+        self.window = window
+        self._crops: Optional[Tensor] = None
+
+    def before_train(self, runner) -> None:
+        """Read the crops; measure the initial network, unless the run has been resumed."""
+        dataset = runner.train_dataloader.dataset
+        if isinstance(dataset, NeighborPairs):
+            count = min(self.num_images, len(dataset))
+            samples = [dataset[Visit(index=index, count=0, seed=_SEED)] for index in range(count)]
+            self._crops = torch.stack(
+                [sample['patch']['global_crops'][0, 0].movedim(-1, -3) for sample in samples]
+            )
+        if not runner.iter:
+            self._note(runner, self._monitors(runner))
+
+    def after_train_iter(
+        self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
+    ) -> None:
+        """Note the first losses, as soon as all of them have been computed for a while."""
+        if runner.iter + 1 == min(1000, max(runner.max_iters // 2, 1)):
+            self._note(runner, self._losses(runner, first=True))
+
+    def after_train(self, runner) -> None:
+        """Log what has changed, if the training is complete."""
+        if runner.iter < runner.max_iters:
+            return
+        after = {**self._monitors(runner), **self._losses(runner, first=False)}
+        before = runner.message_hub.runtime_info.get(_BEFORE, {})
+        rows = [(name, before[name], after[name]) for name in after if name in before]
+        scores = scores_of(runner)
+        rows[:0] = [
+            (name, score.first, score.last)
+            for name, score in scores.items()
+            if score.first_step == 0
+        ]
+        if not rows:
+            return
+        width = max(len(name) for name, *_ in rows)
+        lines = [
+            f'  {name:{width}}  {_shown(old)} -> {_shown(new)}  ({new - old:+.3g})'
+            for name, old, new in rows
+        ]
+        print_log(
+            f'before -> after, from the initial weights to iteration {runner.iter} (losses: mean '
+            f'of the first and last {self.window} steps):\n' + '\n'.join(lines),
+            logger='current',
+        )
+        if scores:
+            text, level = describe_best(scores, runner.message_hub.runtime_info.get('best_ckpt'))
+            print_log(text, logger='current', level=level)
+
+    @staticmethod
+    def _note(runner, values: dict[str, float]) -> None:
+        known = runner.message_hub.runtime_info.get(_BEFORE, {})
+        runner.message_hub.update_info(_BEFORE, {**known, **values})
+
+    def _monitors(self, runner) -> dict[str, float]:
+        if self._crops is None:
+            return {}
+        was_training = runner.model.training
+        runner.model.eval()
+        values = measure_monitors(runner, self._crops)
+        runner.model.train(was_training)
+        return {f'monitor/{name}': float(value) for name, value in values.items()}
+
+    def _losses(self, runner, first: bool) -> dict[str, float]:
+        """Means over the first or last steps in which a loss was computed."""
+        means = {}
+        for name, history in runner.message_hub.log_scalars.items():
+            if not name.startswith('train/loss_'):
+                continue
+            values = history.data[0]
+            values = values[values != 0]  # cluster losses are 0 until their queue is full
+            if len(values):
+                chosen = values[: self.window] if first else values[-self.window :]
+                means[name[len('train/') :]] = float(chosen.mean())
+        return means
+
+
+def describe_best(scores: dict[str, Score], checkpoint: Optional[str]) -> tuple[str, int]:
+    """Tell which measured network is the best.
+
+    Args:
+        scores (dict[str, Score]): Of all evaluations.
+        checkpoint (str, optional): Best checkpoint, if one was saved.
+
+    Returns:
+        tuple[str, int]: The sentence, and its level in the log.
+    """
+    compared = {name: score for name, score in scores.items() if score.first_step == 0}
+    better = [
+        f'{name} {score.best:.2f} at iteration {score.best_step} (initial weights: '
+        f'{score.first:.2f})'
+        for name, score in compared.items()
+        if score.best_step
+    ]
+    if better or not compared:
+        shown = better or [
+            f'{name} {score.best:.2f} at iteration {score.best_step}'
+            for name, score in scores.items()
+        ]
+        where = f'; checkpoint: {checkpoint}' if checkpoint else ''
+        return f'best: {", ".join(shown)}{where}', logging.INFO
+    name, score = next(iter(compared.items()))
+    return (
+        f'no network of this training has a better {name} than its initial weights '
+        f'({score.first:.2f}); use those. The learning rate may be too high, the training too '
+        'short, or the images too few. --lora, --trainable-blocks, losses.gram, and '
+        'freeze_backbone_iters or layer_decay_rate of optim_wrapper.paramwise_cfg change the '
+        'network less',
+        logging.WARNING,
+    )
+
+
+def _shown(value: float) -> str:
+    """Nine characters of a number."""
+    return f'{value:9.3f}' if abs(value) >= 0.01 or not value else f'{value:9.2e}'
