@@ -9,6 +9,8 @@ from typing import Any, Callable, Optional
 
 from cotap_mm.ops.position import RESIZE_RULES
 
+from .unsupported import check_architecture
+
 #: File names of weights in a folder, in the order of the search.
 WEIGHTS = (
     'model.safetensors',
@@ -117,11 +119,15 @@ def stated_architecture(folder: Path, content: dict) -> dict:
     """Add the number of heads, the image size and the normalization from ``config.json``.
 
     Transformers states the normalization in ``preprocessor_config.json``.
+
+    Raises:
+        ValueError: If a config is damaged, or states a model that is not supported.
     """
     if 'meta' in content:
         return content
     paths = [folder / name for name in _CONFIGS]
     config, preprocessor = [read_json(path) if path.is_file() else {} for path in paths]
+    check_architecture(str(config.get('architecture', '')))
     for inner in ('vision_config', 'pretrained_cfg', 'model_args'):
         if isinstance(config.get(inner), dict):
             config = {**config, **config[inner]}
