@@ -73,14 +73,11 @@ def check_content(content: Any, file_size: int) -> None:
         else:
             if value.is_quantized:
                 raise QuantizedContent(
-                    f'the weights are quantized ({key} is a {value.dtype} tensor), but training and '
-                    'features need weights of 16 or 32 bits; use the file that is not quantized'
+                    f'the weights are quantized ({key}, {str(value.dtype).split(".")[-1]}), but '
+                    'training and features need weights of 16 or 32 bits; use the file that is not '
+                    'quantized'
                 )
-            if (
-                value.layout != torch.strided
-                or value.device.type == 'meta'
-                or value.is_nested
-            ):
+            if value.layout != torch.strided or value.device.type == 'meta' or value.is_nested:
                 raise SuspectContent(
                     f'{key!r} is a {_kind(value)} tensor; only dense tensors are supported'
                 )
@@ -231,8 +228,8 @@ def check_network(tensors: dict[str, Tensor]) -> None:
 
 
 _REASONS = dict(
-    cls_token='a CLS token, which foreground and filter need, is not in SigLIP, I-JEPA and networks '
-    'with average pooling; choose a ViT with one',
+    cls_token='foreground and filter need a CLS token, which SigLIP, I-JEPA and networks with '
+    'average pooling do not have; choose a ViT with one',
     pos_embed='a ViT without position embeddings is supported only if its rotary positions are '
     'those of DINOv3; choose another one',
 )

@@ -106,7 +106,9 @@ def franca_file(seed=0):
             stored[f'blocks.{index}.{name}'] = value
     stored['mask_token'] = torch.zeros(1, 16)
     chunked = {
-        re.sub(r'^blocks\.(\d)', lambda match: f'blocks.{int(match[1]) // 2}.{match[1]}', name): value
+        re.sub(
+            r'^blocks\.(\d)', lambda match: f'blocks.{int(match[1]) // 2}.{match[1]}', name
+        ): value
         for name, value in stored.items()
     }
     extra = {f'rasa_head.pre_pos_layers.{index}.weight': torch.zeros(2, 16) for index in range(8)}

@@ -9,6 +9,8 @@ import torch
 
 from cotap_mm.encoders.load import build_network
 from cotap_mm.weights import detect_checkpoint
+from cotap_mm.weights.formats.unsupported import check_config
+from cotap_mm.weights.named.known import check_registers
 from tests.helpers.foreign_weights import hf_names, timm_names
 
 #: Names in the files of networks without a patch embedding that we know, and the reason.
@@ -63,7 +65,7 @@ def test_networks_in_which_no_vit_is_found(reason):
         ('vit_pe_lang_large_patch14_448', 'PE.*rotary positions of another form'),
         ('eva02_tiny_patch14_224', 'EVA: its rotary positions'),
         ('eva02_enormous_patch14_clip_224', 'EVA: .* norms after the layers'),
-        ('vit_base_patch16_siglip_224', 'a CLS token, .* is not in SigLIP'),
+        ('vit_base_patch16_siglip_224', 'a CLS token, which SigLIP'),
         ('vit_small_patch16_rope_224', 'only if its rotary positions are those of DINOv3'),
         ('vit_small_patch16_rope_mixed_224', 'rope.freqs; use a ViT'),
     ],
@@ -89,6 +91,48 @@ def test_architecture_stated_by_timm(tmp_path):
     config = dict(architecture='vit_small_patch16_224', num_heads=2)
     (tmp_path / 'config.json').write_text(json.dumps(config))
     assert detect_checkpoint(tmp_path).architecture()['arch']['num_heads'] == 2
+
+
+@pytest.mark.parametrize(
+    'config, message',
+    [
+        (dict(rope_theta='x'), "only rope_theta .* can be chosen, got rope_theta='x'"),
+        (dict(rope_theta=1.0), 'got rope_theta=1.0'),
+        (dict(rope_scaling=dict(factor=2)), r"got rope_scaling=\{'factor': 2\}"),
+        (dict(rope_parameters=dict(rope_theta=100.0, rope_type='yarn')), "rope_type='yarn'"),
+        (dict(rope_parameters=dict(rope_theta=100.0, foo=1)), 'got foo=1'),
+        (dict(rope_parameters=3), 'got rope_parameters=3'),
+        (dict(hidden_act='quick_gelu'), "hidden_act must be gelu, .* got 'quick_gelu'"),
+        (dict(hidden_act='silu'), "hidden_act must be gelu, .* got 'silu'"),
+        (dict(architecture='vit_pe_core_base_patch16_224'), 'vit_pe_core_base_patch16_224 of timm'),
+    ],
+)
+def test_options_in_a_config(config, message):
+    usual = dict(
+        model_type='dinov3_vit',
+        rope_theta=100.0,
+        rope_parameters=dict(rope_theta=100.0, rope_type='default'),
+        hidden_act='gelu',
+    )
+    check_config(usual)
+    check_config(dict(usual, rope_parameters=None, hidden_act='silu', use_gated_mlp=True))
+    with pytest.raises(ValueError, match=message):
+        check_config({**usual, **config})
+
+
+@pytest.mark.parametrize(
+    'name',
+    [
+        'weights/dinov2_vits14_reg4_pretrain.pth',
+        'https://dl.fbaipublicfiles.com/dinov2/dinov2_vitg14/dinov2_vitg14_reg4_pretrain.pth',
+        'dinov3_vith16plus_pretrain_lvd1689m-7c1da9a5.pth',
+    ],
+)
+def test_registers_that_a_name_promises(name):
+    with pytest.raises(ValueError, match='a network with 4 registers, but the file has 0'):
+        check_registers(name, 0)
+    check_registers(name, 4)
+    check_registers('dinov2_vits14_pretrain.pth', 0)
 
 
 QUERY = 'vit.encoder.layer.0.attention.attention.query'

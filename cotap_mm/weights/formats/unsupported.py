@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from torch import Tensor
@@ -85,6 +85,7 @@ _WITH_ANCHOR = (  # in timm's names, whose files do not contain the rotary posit
 )
 #: What to use instead.
 INSTEAD = 'use a ViT as in DINO, iBOT, DINOv2, DINOv3, Franca, Mugs, Leopart or MAE'
+_USUAL_ROPE = (('rope_type', 'default'), ('partial_rotary_factor', 1.0))
 # bitsandbytes, GPTQ and AWQ, compressed-tensors and float8, PyTorch.
 _QUANTIZED = re.compile(
     r'\.(SCB|weight_format|weight\.(absmax|quant_map|quant_state\..*|nested_.*)|qweight|qzeros'
@@ -119,20 +120,50 @@ def check_supported(tensors: Mapping[str, Tensor]) -> None:
         raise ValueError(f'this is not a plain ViT: {family.name}: {family.reason}; {INSTEAD}')
 
 
-def check_architecture(name: str) -> None:
-    """Reject a model by the name that timm's ``config.json`` states, if its tensors do not tell.
+def check_config(config: Mapping[str, Any]) -> None:
+    """Reject a network by what its ``config.json`` states, if its tensors do not tell.
 
     Args:
-        name (str): Such as ``'vit_small_patch16_rope_ape_224'``.
+        config (Mapping): Of transformers or timm.
 
     Raises:
-        ValueError: If it has rotary positions of another form than those of DINOv3.
+        ValueError: If it has rotary positions of another form than those of DINOv3, or another
+            activation than GELU and the SiLU of gated MLPs.
     """
+    name = str(config.get('architecture', ''))
     if re.search(r'_rope_|^vit_pe_|^eva', name):
         raise ValueError(
             f'this is not a plain ViT: {name} of timm has rotary positions of another form than '
             f'those of DINOv3; {INSTEAD}'
         )
+    activation = config.get('hidden_act', 'gelu')
+    gated = config.get('use_gated_mlp', config.get('use_swiglu_ffn')) is True
+    if activation not in ('gelu', 'gelu_python', 'silu' if gated else 'gelu'):
+        raise ValueError(
+            f'config.json: hidden_act must be gelu, or silu with a gated MLP, got {activation!r}; '
+            f'{INSTEAD}'
+        )
+    if config.get('model_type') == 'dinov3_vit':
+        _check_rope(config)
+
+
+def _check_rope(config: Mapping[str, Any]) -> None:
+    """Reject options of rotary positions that are unknown or have another effect than ours."""
+    inner = config.get('rope_parameters')
+    stated = [item for item in config.items() if item[0].startswith('rope_')]
+    if isinstance(inner, dict):
+        stated = [item for item in stated if item[0] != 'rope_parameters'] + list(inner.items())
+    for key, value in stated:
+        is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        if key == 'rope_theta' and value is not None:
+            is_fine = is_number and value > 1
+        else:
+            is_fine = value is None or (key, value) in _USUAL_ROPE
+        if not is_fine:
+            raise ValueError(
+                'config.json: of the rotary positions, only rope_theta (a number above 1) can be '
+                f'chosen, got {key}={value!r}; use a network with the positions of DINOv3'
+            )
 
 
 def check_not_quantized(tensors: Mapping[str, Tensor]) -> None:
@@ -149,8 +180,8 @@ def check_not_quantized(tensors: Mapping[str, Tensor]) -> None:
         if is_integer or _QUANTIZED.search(name):
             kind = str(value.dtype).split('.')[-1]
             raise ValueError(
-                f'the weights are quantized ({name} has data type {kind}), but training and '
-                'features need weights of 16 or 32 bits; use the file that is not quantized'
+                f'the weights are quantized ({name}, {kind}), but training and features need '
+                'weights of 16 or 32 bits; use the file that is not quantized'
             )
 
 
