@@ -18,7 +18,8 @@ from cotap_mm.weights.checkpoint import AnyCheckpoint
 from cotap_mm.weights.named.timm_models import TIMM, create_timm
 
 from .encoder import Encoder
-from .vit import OUTPUTS, TimmEncoder, ViTEncoder
+from .timm_vit import TimmEncoder
+from .vit import OUTPUTS, ViTEncoder
 
 RANDOM = 'random:'
 

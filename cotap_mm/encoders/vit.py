@@ -1,11 +1,11 @@
-"""Encoders of vision transformers: CoTAP algorithms, MMPretrain's and timm's ViTs."""
+"""Encoders of vision transformers: CoTAP algorithms and MMPretrain's ViTs."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from cotap_mm.deprecation import renamed_argument
 from cotap_mm.models import DINOViT
 from cotap_mm.ops import cls_attention, patch_tokens
-from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .encoder import Encoder, eval_mode
 
@@ -51,10 +50,14 @@ class BlocksEncoder(Encoder):
     def cls_attention(self, images: Tensor) -> Tensor:
         """Compute the attention of CLS in the last block; see :meth:`Encoder.cls_attention`."""
         images = self._fit(images)
+        grid = self.grid(*images.shape[2:])
+        return self._attend(images, grid).unflatten(2, grid)
+
+    def _entering_last(self, images: Tensor) -> Tensor:
+        """Compute the tokens that enter the last block."""
         with self._watch() as (entering, _):
             self._encode(images)
-        grid = self.grid(*images.shape[2:])
-        return self._attend(entering[-1], grid).unflatten(2, grid)
+        return entering[-1]
 
     @contextmanager
     def _watch(self) -> Iterator[tuple[list[Tensor], list[Tensor]]]:
@@ -75,8 +78,8 @@ class BlocksEncoder(Encoder):
                 handle.remove()
 
     @abstractmethod
-    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Compute the attention of CLS (B, heads, N) from the tokens entering the last block."""
+    def _attend(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Compute the attention of CLS in the last block, (B, heads, N), N patches of the grid."""
 
 
 class CoTAPEncoder(BlocksEncoder):
@@ -134,7 +137,8 @@ class CoTAPEncoder(BlocksEncoder):
     def _encode(self, images: Tensor) -> Sequence[Tensor]:
         return self.module.encode(images, self.network, self.output)
 
-    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _attend(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        entering = self._entering_last(images)
         return self.module.network(self.network).backbone.cls_attention(entering, grid)
 
 
@@ -188,83 +192,14 @@ class ViTEncoder(BlocksEncoder):
         grid = self.grid(*images.shape[2:])
         return tokens[:, 0], patch_tokens(tokens, grid).transpose(1, 2).unflatten(2, grid)
 
-    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
+    def _attend(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
+        entering = self._entering_last(images)
         if isinstance(self.module, DINOViT):
             return self.module.cls_attention(entering, grid)
         block = self.blocks[-1]
         return cls_attention(
             block.ln1(entering), block.attn.qkv, block.attn.num_heads, self.num_prefix
         )
-
-
-class TimmEncoder(BlocksEncoder):
-    """A vision transformer of timm, with its own final norm and channel statistics.
-
-    Args:
-        model (nn.Module): ``timm.create_model(name, dynamic_img_size=True)``, or another
-            VisionTransformer of timm.
-
-    Raises:
-        ValueError: If the model is not a ViT with square patches.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        size = getattr(getattr(model, 'patch_embed', None), 'patch_size', None)
-        if not hasattr(model, 'blocks') or not hasattr(model, 'num_prefix_tokens') or not size:
-            raise ValueError(
-                f'{type(model).__name__} of timm is not a ViT of blocks over patches; '
-                'choose a vit_*, deit_*, beit_* or eva_* model'
-            )
-        if size[0] != size[1]:
-            raise ValueError(f'patches must be square, got {tuple(size)} pixels')
-        super().__init__(model, size[0])
-        self.num_prefix = model.num_prefix_tokens
-        # Models from a constructor have no statistics, unlike those from create_model.
-        config: dict = getattr(model, 'pretrained_cfg', None) or {}
-        self.mean = config.get('mean') or IMAGENET_MEAN
-        self.std = config.get('std') or IMAGENET_STD
-
-    @property
-    def blocks(self) -> Sequence[nn.Module]:
-        """Blocks of the model."""
-        return self.module.blocks
-
-    def _encode(self, images: Tensor) -> Sequence[Tensor]:
-        tokens = self.module.forward_features(self._renormalize(images))  # (B, prefix + N, d)
-        patches = tokens[:, self.num_prefix :]
-        cls = tokens[:, 0] if self._has_cls else patches.mean(dim=1)
-        return cls, patches.transpose(1, 2).unflatten(2, self.grid(*images.shape[2:]))
-
-    def _attend(self, entering: Tensor, grid: tuple[int, int]) -> Tensor:
-        block = self.blocks[-1]
-        attention = block.attn
-        plain = isinstance(getattr(attention, 'qkv', None), nn.Linear)
-        if not self._has_cls or not plain or getattr(self.module, 'rope', None) is not None:
-            raise NotImplementedError(
-                f'{type(self.module).__name__} has no CLS token or no plain joint attention, '
-                'so the attention of CLS is unavailable'
-            )
-        return cls_attention(
-            block.norm1(entering),
-            attention.qkv,
-            attention.num_heads,
-            self.num_prefix,
-            attention.q_norm,
-            attention.k_norm,
-        )
-
-    @property
-    def _has_cls(self) -> bool:
-        return getattr(self.module, 'cls_token', None) is not None
-
-    def _renormalize(self, images: Tensor) -> Tensor:
-        """Change the normalization from ImageNet's statistics to the model's own."""
-
-        def column(values: Any) -> Tensor:
-            return torch.tensor(values, device=images.device).view(3, 1, 1)
-
-        pixels = images * column(IMAGENET_STD) + column(IMAGENET_MEAN)
-        return (pixels - column(self.mean)) / column(self.std)
 
 
 def _one_of(name: str, value: str, valid: Sequence[str]) -> str:

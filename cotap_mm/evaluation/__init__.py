@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from cotap_mm.encoders.encoder import Encoder, EncoderOutput, normalize_images
-from cotap_mm.encoders.vit import CoTAPEncoder, TimmEncoder, ViTEncoder
+from cotap_mm.encoders.timm_vit import TimmEncoder
+from cotap_mm.encoders.vit import CoTAPEncoder, ViTEncoder
 
 from .data.evaluation_data import EvaluationData
 from .data.labeled_set import LabeledSet

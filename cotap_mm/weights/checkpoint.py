@@ -16,6 +16,7 @@ from .architecture import architecture_of, stated_arch, stated_grid
 from .content import check_weights
 from .formats.detection import SOURCES, DetectedViT, detect_vit
 from .formats.naming import Renamed, rename
+from .named.known import check_registers
 from .reading import read_checkpoint
 from .report import LoadReport
 
@@ -131,6 +132,8 @@ def detect_checkpoint(
         return renamed
 
     renamed = in_our_names(vit.tensors)
+    registers = renamed.tensors.get('backbone.register_tokens')
+    check_registers(checkpoint_name(checkpoint), 0 if registers is None else registers.shape[1])
     teacher = None if vit.teacher is None else in_our_names(vit.teacher).tensors
     report = LoadReport(
         source=vit.family if source == 'auto' else source,

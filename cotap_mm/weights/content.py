@@ -27,6 +27,10 @@ class SuspectContent(ValueError):
     """The content of a file does not fit a checkpoint of its size."""
 
 
+class QuantizedContent(ValueError):
+    """A file has PyTorch's quantized tensors."""
+
+
 def check_archive(path: Path) -> None:
     """Reject a zip archive that expands when it is unpacked.
 
@@ -57,6 +61,7 @@ def check_content(content: Any, file_size: int) -> None:
         file_size (int): Size of the file in bytes.
 
     Raises:
+        QuantizedContent: If a tensor is quantized.
         SuspectContent: With the key of the first rejected tensor.
     """
     total, stored, storages = 0, 0, set()
@@ -66,12 +71,13 @@ def check_content(content: Any, file_size: int) -> None:
                 continue
             total += value.nbytes
         else:
-            if (
-                value.layout != torch.strided
-                or value.device.type == 'meta'
-                or value.is_quantized
-                or value.is_nested
-            ):
+            if value.is_quantized:
+                raise QuantizedContent(
+                    f'the weights are quantized ({key}, {str(value.dtype).split(".")[-1]}), but '
+                    'training and features need weights of 16 or 32 bits; use the file that is not '
+                    'quantized'
+                )
+            if value.layout != torch.strided or value.device.type == 'meta' or value.is_nested:
                 raise SuspectContent(
                     f'{key!r} is a {_kind(value)} tensor; only dense tensors are supported'
                 )
@@ -122,8 +128,6 @@ def _short(name: Any) -> str:
 
 
 def _kind(value: Tensor) -> str:
-    if value.is_quantized:
-        return 'quantized'
     if value.is_nested:
         return 'nested'
     return 'meta' if value.device.type == 'meta' else str(value.layout).split('.')[-1]
@@ -196,9 +200,9 @@ def check_network(tensors: dict[str, Tensor]) -> None:
     """
     width = tensors['backbone.patch_embed.projection.weight'].shape[0]
     is_rotary = 'backbone.rope.periods' in tensors
-    for name in ('cls_token', 'pos_embed'):
+    for name, reason in _REASONS.items():
         if f'backbone.{name}' not in tensors and not (is_rotary and name == 'pos_embed'):
-            raise ValueError(f'backbone.{name} is missing')
+            raise ValueError(f'backbone.{name} is missing: {reason}')
     gated = 'backbone.layers.0.ffn.w12.weight' in tensors
     for index in _blocks(tensors):
         block = f'backbone.layers.{index}.'
@@ -221,6 +225,14 @@ def check_network(tensors: dict[str, Tensor]) -> None:
         raise ValueError(
             f'object prototypes must have shape (M, {width}, 3, 3), got {tuple(prototypes.shape)}'
         )
+
+
+_REASONS = dict(
+    cls_token='foreground and filter need a CLS token, which SigLIP, I-JEPA and networks with '
+    'average pooling do not have; choose a ViT with one',
+    pos_embed='a ViT without position embeddings is supported only if its rotary positions are '
+    'those of DINOv3; choose another one',
+)
 
 
 def _blocks(tensors: dict[str, Tensor]) -> list[int]:

@@ -19,7 +19,7 @@ from cotap_mm.compat.safe_pickle import load_safely
 from cotap_mm.files.atomic_write import zip_error
 from cotap_mm.files.hub import HUB, hub_path
 
-from .content import SuspectContent, check_archive, check_content
+from .content import QuantizedContent, SuspectContent, check_archive, check_content
 from .formats.folders import choose_files, is_shard, read_folder, read_index, stated_architecture
 from .formats.parts import select_part, split_part
 from .named.known import EXPECTED, suggestion, url_of
@@ -117,6 +117,8 @@ def _read_file(path: Path, trust: bool) -> dict:
         raise ValueError(f'{path} must contain a dict of tensors, got {type(content).__name__}')
     try:
         check_content(content, path.stat().st_size)
+    except QuantizedContent as error:
+        raise ValueError(f'{path}: {error}') from error
     except SuspectContent as error:
         raise ValueError(_damaged(path, error)) from error
     return content

@@ -43,6 +43,9 @@ def _families() -> dict[str, dict[str, Any]]:
         {f'dinov2-{size[0]}': found[f'dinov2-{size}'] for size in ('small', 'base', 'giant')}
     )
     found['dinov2-reg-giant'] = _sized(*giant, **registers, **gated)
+    found['franca-base'] = _sized(768, 12, 12, 2048, layer_scale=True, **gated)
+    found['franca-large'] = _sized(1024, 24, 16, 2736, layer_scale=True, **gated)
+    found['franca-giant'] = found['dinov2-giant']
     found['dinov3-small-plus'] = _sized(384, 12, 6, 1536, **rotary, **gated)
     found['dinov3-huge-plus'] = _sized(1280, 32, 20, 5120, **rotary, **gated)
     found['dinov3-7b'] = _sized(4096, 40, 32, 8192, **rotary, **gated)
@@ -51,7 +54,7 @@ def _families() -> dict[str, dict[str, Any]]:
 
 @cache
 def architectures() -> dict[str, dict[str, Any]]:
-    """Return name -> architecture: MMPretrain's, and those of DINOv2 and DINOv3.
+    """Return name -> architecture: MMPretrain's, and those of DINOv2, DINOv3 and Franca.
 
     MMPretrain's ``'dinov2-small'``, ``'dinov2-base'`` and ``'dinov2-giant'`` have no layer scale,
     and are replaced.

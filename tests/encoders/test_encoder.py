@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from mmpretrain.models import VisionTransformer
+from timm.models import vision_transformer as timm_vit
 from torch import nn
 
 from cotap_mm.encoders.encoder import eval_mode
@@ -138,10 +141,8 @@ def test_cotap_encoder_observes_the_chosen_network():
 
 
 def tiny_timm(**kwargs):
-    from timm.models.vision_transformer import VisionTransformer as TimmViT
-
     torch.manual_seed(0)
-    return TimmViT(
+    return timm_vit.VisionTransformer(
         img_size=32,
         patch_size=8,
         embed_dim=32,
@@ -174,12 +175,97 @@ def test_timm(kwargs):
         with pytest.raises(NotImplementedError, match='no CLS token'):
             encoder.cls_attention(normalize_images(pixels))
         return
+    check_timm_attention(model, pixels)
+
+
+def check_timm_attention(model, pixels):
+    """Compare the attention of CLS with the weights that timm's unfused attention computes."""
+    images = normalize_images(pixels)
+    encoder = TimmEncoder(model)
     attention = model.blocks[-1].attn
+    found = encoder.cls_attention(images)
+    assert attention.fused_attn and not attention._forward_hooks and not model.training
     attention.fused_attn = False
     kept = []
-    attention.attn_drop.register_forward_hook(lambda module, inputs, output: kept.append(output))
-    found = encoder.cls_attention(normalize_images(pixels))
-    torch.testing.assert_close(found.flatten(2), kept[0][:, :, 0, prefix:], rtol=1e-4, atol=1e-5)
+    handle = attention.attn_drop.register_forward_hook(lambda *parts: kept.append(parts[2]))
+    encoder(images)
+    handle.remove()
+    assert torch.equal(encoder.cls_attention(images), found)  # also without fused attention
+    assert attention.fused_attn is False and len(kept) == 1
+    wanted = kept[0][:, :, 0, model.num_prefix_tokens :]
+    torch.testing.assert_close(found.flatten(2), wanted, rtol=0, atol=1e-6)
+    assert found.shape[2:] == encoder.grid(*pixels.shape[2:])
+
+
+@pytest.mark.parametrize(
+    'name, options',
+    [
+        ('vit_small_patch16_dinov3', {}),  # rotary positions, four registers
+        ('vit_small_patch16_dinov3_qkvb', {}),
+        ('vit_small_plus_patch16_dinov3', {}),
+        ('vit_small_patch16_dinov3', dict(qk_norm=True)),
+        ('vit_small_patch16_rope_mixed_224', {}),  # other rotary positions in each block
+        ('vit_pe_spatial_tiny_patch16_512', {}),
+        ('beitv2_base_patch16_224', {}),  # relative positions
+    ],
+)
+def test_attention_in_other_vits_of_timm(name, options):
+    timm = pytest.importorskip('timm')
+    if not timm.list_models(name):
+        pytest.skip(f'this version of timm has no {name}')
+    torch.manual_seed(0)
+    size = dict(embed_dim=32, depth=2, num_heads=2, num_classes=0)
+    model = timm.create_model(name, **size, **options).eval()
+    for value in model.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    side = model.patch_embed.img_size[0]
+    height = side if model.patch_embed.strict_img_size else 32
+    check_timm_attention(
+        model, torch.randint(0, 256, (1, 3, height, side if height == side else 48)).byte()
+    )
+
+
+def test_attention_of_dinov3_of_timm_written_out():
+    """Rotations, softmax and scale by hand, for one head and image."""
+    timm = pytest.importorskip('timm')
+    if not timm.list_models('vit_small_patch16_dinov3'):
+        pytest.skip('this version of timm has no DINOv3')
+    torch.manual_seed(0)
+    size = dict(embed_dim=16, depth=1, num_heads=2, num_classes=0, dynamic_img_size=True)
+    model = timm.create_model('vit_small_patch16_dinov3', **size).eval()
+    for value in model.parameters():
+        torch.nn.init.normal_(value, std=0.3)
+    pixels = torch.randint(0, 256, (1, 3, 32, 48)).byte()
+    encoder = TimmEncoder(model)
+    found = encoder.cls_attention(normalize_images(pixels))[0, 1].flatten()
+    entering = []
+    model.blocks[0].register_forward_pre_hook(lambda module, inputs: entering.append(inputs[0]))
+    encoder(normalize_images(pixels))
+    tokens = model.blocks[0].norm1(entering[0])[0]  # CLS, 4 registers, 2 x 3 patches
+    query, key, _ = model.blocks[0].attn.qkv(tokens).chunk(3, dim=1)
+    query, key = query[0, 8:].tolist(), key[:, 8:].tolist()  # the second head
+    logits = []
+    for place, values in enumerate(key):
+        if place >= 5:
+            row, column = divmod(place - 5, 3)
+            turned = list(values)
+            for pair in range(4):  # channels i and i + 4: two periods of the row, two of the column
+                center = ((row + 0.5) / 2, (column + 0.5) / 3)[pair // 2] * 2 - 1
+                angle = 2 * math.pi * center / 100 ** ((pair % 2) / 2)
+                first, second = values[pair], values[pair + 4]
+                turned[pair] = first * math.cos(angle) - second * math.sin(angle)
+                turned[pair + 4] = second * math.cos(angle) + first * math.sin(angle)
+            values = turned
+        logits.append(sum(q * k for q, k in zip(query, values)) / 8**0.5)
+    total = sum(math.exp(value) for value in logits)
+    wanted = torch.tensor([math.exp(value) / total for value in logits[5:]])
+    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_of_blocks_with_two_attentions_is_unavailable():
+    model = tiny_timm(block_fn=timm_vit.ParallelThingsBlock)
+    with pytest.raises(NotImplementedError, match='must have one self-attention .* got 2 calls'):
+        TimmEncoder(model).cls_attention(torch.zeros(1, 3, 32, 32))
 
 
 def test_timm_without_patches_is_rejected():

@@ -50,6 +50,30 @@ def test_errors_are_one_sentence(run):
     assert ended.value.code == 2
 
 
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        "started_from = dict(weights='hf:facebook/dinov3-vits16-pretrain-lvd1689m')",
+        'model = dict(backbone=dict(arch=dict(num_heads=2), init_cfg=dict('
+        "checkpoint='/x/dinov3_vits16_pretrain_lvd1689m-08c60483.pth')))",
+    ],
+)
+def test_another_license_than_that_of_the_initial_weights(run, tmp_path, capsys, cfg):
+    meta = dict(cfg=f'{CONFIG}\n{cfg}')
+    torch.save(dict(state_dict=build_tiny().state_dict(), meta=meta), tmp_path / 'iter_1.pth')
+    wanted = r'error: the initial weights \(DINOv3\) .* dinov3-license .* allow mit .*--i-have-che'
+    for more in ((), ('--format', 'timm')):
+        with pytest.raises(SystemExit, match=wanted):
+            run('iter_1.pth', 'out' if more else 'out.pth', '--license', 'mit', *more)
+    assert [path.name for path in tmp_path.iterdir()] == ['iter_1.pth']
+    run('iter_1.pth', 'out.pth', '--license', 'mit', '--i-have-checked')
+    content = torch.load(tmp_path / capsys.readouterr().out.strip(), weights_only=True)
+    assert content['meta']['license'] == 'mit'
+    assert content['meta']['derived_from']['license'] == 'dinov3-license'
+    run('iter_1.pth', 'other.pth', '--license', 'DINOv3 License')
+    assert (tmp_path / capsys.readouterr().out.strip()).is_file()
+
+
 def test_existing_files_are_kept(run, tmp_path):
     """The written file has the hash in its name, so even OUT = CHECKPOINT overwrites nothing."""
     for name in ('iter_1.pth', 'mine.pth'):

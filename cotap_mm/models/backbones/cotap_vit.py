@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Optional, Union
+from typing import Any, Optional, Union
 
 import torch
 from mmpretrain.models.backbones.vit_sam import window_partition, window_unpartition
@@ -31,9 +31,7 @@ class CoTAPViT(DINOViT):
     between: ViTDet, https://arxiv.org/abs/2203.16527.
 
     Args:
-        arch (str | dict): ``'deit-small'`` is ViT-S, ``'deit-base'`` is ViT-B; or a dict, see
-            MMPretrain's ``VisionTransformer``. Defaults to ``'deit-small'``.
-        patch_size (int): Patch size in pixels. Defaults to 16.
+        *args: ``arch`` and ``patch_size`` of :class:`DINOViT`, if they have no names.
         out_indices (int | Sequence[int]): Blocks whose output is a level; negative values count
             from the end. Defaults to -1, the last block.
         out_type (str): ``'featmap'`` for feature maps (B, C, H, W), ``'cls_token'`` for (B, C),
@@ -52,8 +50,8 @@ class CoTAPViT(DINOViT):
             registers, and the copies are averaged after the block. Defaults to 0.
         global_blocks (Sequence[int], optional): Blocks with global attention. Defaults to the last
             block of each quarter of the network.
-        **kwargs (dict): Other arguments of :class:`DINOViT` and MMPretrain's ``VisionTransformer``:
-            ``img_size``, ``in_channels``, ``drop_path_rate``, ``with_cp``, ...
+        **kwargs: Arguments of :class:`DINOViT` and MMPretrain's ``VisionTransformer``: ``arch``,
+            ``patch_size``, ``img_size``, ``in_channels``, ``drop_path_rate``, ``with_cp``, ...
 
     Raises:
         ValueError: If an argument is invalid or contradicts another one.
@@ -61,8 +59,7 @@ class CoTAPViT(DINOViT):
 
     def __init__(
         self,
-        arch='deit-small',
-        patch_size: int = 16,
+        *args: Any,
         out_indices: Union[int, Sequence[int]] = -1,
         out_type: str = 'featmap',
         use_filter: bool = True,
@@ -71,14 +68,12 @@ class CoTAPViT(DINOViT):
         frozen_stages: int = -1,
         window_size: int = 0,
         global_blocks: Optional[Sequence[int]] = None,
-        **kwargs,
+        **kwargs: Any,
     ) -> None:
         if out_type not in _OUT_TYPES:
             raise ValueError(f'out_type must be one of {_OUT_TYPES}, got {out_type!r}')
         indices = [out_indices] if isinstance(out_indices, int) else list(out_indices)
-        super().__init__(
-            arch=arch, patch_size=patch_size, out_indices=indices, out_type=out_type, **kwargs
-        )
+        super().__init__(*args, out_indices=indices, out_type=out_type, **kwargs)
         last = self.num_layers - 1
         wrong = [index for index in self.out_indices if index > last]
         if wrong:

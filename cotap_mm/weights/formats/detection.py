@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .naming import without_wrappers
 from .parts import SEPARATOR, tensor_groups
+from .unsupported import INSTEAD, unknown_network
 
 #: Sources that can be stated, and the family of names that each of them uses.
 SOURCES = {
@@ -85,11 +86,13 @@ def detect_vit(content: dict, source: str = 'auto', network: Optional[str] = Non
         raise ValueError(f"network must be 'student' or 'teacher', got {network!r}")
     candidates = _candidates(content)
     if not candidates:
-        raise ValueError(
-            f'no ViT found: none of the {len(content)} entries '
-            f'({", ".join(map(str, list(content)[:3]))}, ...) leads to a patch '
-            'embedding of DINO, iBOT, timm, Hugging Face, MMPretrain or CoTAP'
+        names = (name for entries in tensor_groups(content).values() for name in entries)
+        reason = unknown_network(names) or (
+            f'none of the {len(content)} entries '
+            f'({", ".join(map(str, list(content)[:3]))}, ...) leads to a patch embedding of DINO, '
+            'iBOT, timm, Hugging Face, MMPretrain or CoTAP'
         )
+        raise ValueError(f'no ViT found: {reason}; {INSTEAD}')
     chosen = _choose(candidates, network)
     if source != 'auto' and SOURCES[source] != chosen.family:
         raise ValueError(

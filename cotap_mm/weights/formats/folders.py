@@ -9,6 +9,8 @@ from typing import Any, Callable, Optional
 
 from cotap_mm.ops.position import RESIZE_RULES
 
+from .unsupported import check_config
+
 #: File names of weights in a folder, in the order of the search.
 WEIGHTS = (
     'model.safetensors',
@@ -55,6 +57,12 @@ def read_folder(folder: Path, read: Read) -> dict:
             for pattern in ('*.pth', '*.pt', '*.bin', '*.safetensors')
             for file in folder.glob(pattern)
         )[:5]
+        shard = next((name for name in near if is_shard(Path(name))), None)
+        if shard:
+            raise FileNotFoundError(
+                f'{folder} has {is_shard(Path(shard))} of a sharded checkpoint ({shard}), but no '
+                '*.index.json; download all files of the checkpoint'
+            )
         raise FileNotFoundError(
             f'{folder} is a folder without {" or ".join(WEIGHTS[::2])}; give a file'
             + (f', such as {folder / near[-1]}' if near else ', or the folder of a model')
@@ -117,6 +125,9 @@ def stated_architecture(folder: Path, content: dict) -> dict:
     """Add the number of heads, the image size and the normalization from ``config.json``.
 
     Transformers states the normalization in ``preprocessor_config.json``.
+
+    Raises:
+        ValueError: If a config is damaged, or states a model that is not supported.
     """
     if 'meta' in content:
         return content
@@ -125,6 +136,7 @@ def stated_architecture(folder: Path, content: dict) -> dict:
     for inner in ('vision_config', 'pretrained_cfg', 'model_args'):
         if isinstance(config.get(inner), dict):
             config = {**config, **config[inner]}
+    check_config(config)
     heads = _positive(config.get('num_attention_heads', config.get('num_heads')))
     size = config.get('image_size', config.get('img_size'))
     sides = [_positive(side) for side in (size if isinstance(size, list) else [size])]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .joining import BLOCK, join_parts
+from .unsupported import INSTEAD, check_not_quantized, check_supported
 
 _BLOCK = {  # without .weight and .bias
     'norm1': 'ln1',
@@ -33,6 +34,7 @@ _BLOCK = {  # without .weight and .bias
     'output.dense': 'ffn.layers.1',
     'attention.o_proj': 'attn.proj',  # transformers 5, in memory only; its files have the old names
 }
+_CHUNKED = re.compile(r'^blocks\.\d+\.(\d+)\.')
 _LAYER_SCALE = {
     'ls1.gamma': 'attn.gamma1.weight',
     'ls2.gamma': 'ffn.gamma2.weight',
@@ -70,7 +72,7 @@ _HEADS = ('patch', 'cls')
 _FOREIGN = re.compile(
     r'(head|head_dist|fc|fc_norm|classifier|decoder|decoder_.*|predictor|projection_head'
     r'|projection_heads|projector|prototypes|masked_embed|mask_token|last_layer|pooler'
-    r'|local_cls_norm|projectors|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
+    r'|local_cls_norm|projectors|rasa_head|embeddings\.mask_token|relation_blocks|queue.*|center.*)(\.|$)'
 )
 # LoRA of a run that can be resumed; the weights beside it are merged.
 _ADAPTER = re.compile(r'\.lora_(base|down|up)$')
@@ -158,6 +160,7 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
         ValueError: If a released head's gain is not 1 (its scores would not be
             cosines), or the network computes more than a plain ViT.
     """
+    check_not_quantized(tensors)
     if family in ('cotap_mm', 'mmpretrain'):
         start = 'backbone.' if family == 'mmpretrain' else ''
         ours = {start + _from_mmseg(name): value for name, value in tensors.items()}
@@ -168,6 +171,8 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
             and (_FOREIGN.match(name[len('backbone.') :]) or _ADAPTER.search(name))
         ]
         return Renamed({n: v for n, v in ours.items() if n not in dropped}, [], dropped)
+    tensors = _without_chunks(tensors)
+    check_supported(tensors)
     tensors = join_parts(tensors)
     depth = 1 + max(
         (int(m.group(1)) for m in map(re.compile(r'blocks\.(\d+)\.').match, tensors) if m),
@@ -190,10 +195,26 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
     if surplus:
         raise ValueError(
             f'this is not a plain ViT: {len(surplus)} tensors affect its output and are not '
-            f'supported: {", ".join(surplus[:3])}; use a ViT as in DINO, iBOT, DINOv2, DINOv3, '
-            'Mugs, Leopart, timm or Hugging Face ViT'
+            f'supported: {", ".join(surplus[:3])}; {INSTEAD}'
         )
     return renamed._replace(lacks_periods=_lacks_periods(tensors))
+
+
+def _without_chunks(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Remove the number of the chunk from ``blocks.CHUNK.INDEX.*``; index counts all blocks.
+
+    The training code of DINOv2, also that of Franca, saves such names.
+
+    Raises:
+        ValueError: If two names become equal.
+    """
+    plain = {_CHUNKED.sub(r'blocks.\1.', name): value for name, value in tensors.items()}
+    if len(plain) < len(tensors):
+        raise ValueError(
+            f'{len(tensors) - len(plain)} tensors of blocks have the same number in several '
+            'chunks; save the network with its blocks numbered from 0, or download the file again'
+        )
+    return plain
 
 
 def _lacks_periods(tensors: dict[str, Tensor]) -> bool:

@@ -29,6 +29,32 @@ _MAX_FILES = 1000
 _OF_TIMM = re.compile(r'(vit|deit3?)_\w*patch\d+')
 
 
+# Names of released files whose networks have four registers.
+_WITH_REGISTERS = re.compile(
+    r'(^|[/\\])(dinov2_vit[sblg]14_reg4_pretrain|dinov3_vit(s16|s16plus|b16|l16|h16plus|7b16)_pretrain)'
+)
+
+
+def check_registers(name: str, count: int) -> None:
+    """Reject a file that has the name of a network with registers, but lacks them.
+
+    Without registers, a file of DINOv2 cannot be told from one that never had any.
+
+    Args:
+        name (str): Path or URL.
+        count (int): Number of registers in the file.
+
+    Raises:
+        ValueError: If the file lacks its registers.
+    """
+    if count == 0 and _WITH_REGISTERS.search(name):
+        raise ValueError(
+            f'{name} has the name of a network with 4 registers, but the file has 0; without its '
+            'registers, a network computes other features. Download the complete file, or rename '
+            'it if it is another network'
+        )
+
+
 def url_of(name: str) -> str:
     """Return the URL of a short name, and any other name unchanged; a file comes first."""
     return KNOWN[name] if name in KNOWN and not Path(name).exists() else name

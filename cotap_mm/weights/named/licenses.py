@@ -32,6 +32,12 @@ _TABLE = (
         r'\.dino$|(^|/|:)dino[-_]vit[sb](8|16)$',
     ),
     KnownWeights(
+        'Franca',  # and its own DINOv2, whose files have both names
+        'research-only-rail',
+        'https://github.com/valeoai/Franca/blob/main/LICENSE_MODEL',
+        r'valeoai/franca/|(^|[/:])franca[-_]',
+    ),
+    KnownWeights(
         'DINOv2',
         'apache-2.0',
         'https://github.com/facebookresearch/dinov2#license',

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
 
@@ -10,7 +11,7 @@ import torch
 from mmengine.registry import DefaultScope
 
 from cotap_mm.models import CoTAPViT, DINOViT
-from cotap_mm.registry import MODELS
+from cotap_mm.registry import MODELS, option_of
 from cotap_mm.weights import load_pretrained
 from tests.helpers.tiny import build_tiny
 
@@ -56,6 +57,18 @@ def test_equal_to_the_pre_training_network(branch, size):
     torch.testing.assert_close(token, cls, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(raw[:, 0], cls, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(raw[:, 1:], patches.flatten(2).transpose(1, 2), rtol=1e-5, atol=1e-5)
+
+
+def test_arguments_of_its_own_and_of_its_parent():
+    """At most 8 of its own; those of the parent are passed on, with or without their names."""
+    parameters = inspect.signature(CoTAPViT.__init__).parameters.values()
+    own = [each.name for each in parameters if each.kind is each.KEYWORD_ONLY]
+    assert len(own) == 8
+    named, plain = small(), CoTAPViT(ARCH, 8, img_size=32, num_prototypes=2)
+    plain.load_state_dict(named.state_dict())
+    assert plain.patch_size == 8 and option_of(MODELS, dict(type='CoTAPViT'), 'patch_size') == 16
+    with pytest.raises(TypeError, match='window_sice'):
+        small(window_sice=2)
 
 
 def test_levels_and_their_channels():

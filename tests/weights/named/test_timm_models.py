@@ -8,7 +8,7 @@ import timm
 import torch
 
 import cotap_mm
-from cotap_mm.encoders.vit import TimmEncoder
+from cotap_mm.encoders.timm_vit import TimmEncoder
 from cotap_mm.weights import detect_checkpoint
 from cotap_mm.weights.named import timm_models
 
