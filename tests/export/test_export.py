@@ -216,10 +216,12 @@ def test_layer_scale_and_final_norm_are_converted_to_timm(images, tmp_path):
     again = torch.load(tmp_path / 'b.pth', weights_only=True)['state_dict']
     assert sorted(again) == sorted(origin.state_dict())
     assert all(torch.equal(value, again[name]) for name, value in origin.state_dict().items())
-    with pytest.raises(
-        ValueError, match='Hugging Face ViT has no parameter for layers.0.attn.gamma1'
-    ):
-        convert(origin.state_dict(), tmp_path / 'hf', to='hf')
+    transformers = pytest.importorskip('transformers')
+    convert(origin.state_dict(), tmp_path / 'hf', to='hf')
+    model = transformers.AutoModel.from_pretrained(tmp_path / 'hf').eval()
+    with torch.no_grad():
+        wanted = origin.eval().forward_features(images)
+        assert_close(model(images).last_hidden_state, wanted)
 
 
 @pytest.fixture
