@@ -34,6 +34,7 @@ TARGETS = {
     'onnx': ('.onnx',),
     'torchscript': ('.pt',),
 }
+_FILES = {suffix for suffixes in TARGETS.values() for suffix in suffixes}
 
 
 @renamed_argument('branch', 'network')
@@ -86,6 +87,8 @@ def convert(
     is_folder = to == 'hf' or (to == 'timm' and not out.suffix)
     if not is_folder:
         check_out(out, TARGETS[to], overwrite)
+    elif out.suffix in _FILES:
+        raise ValueError(f'hf is a folder with several files; give a name without {out.suffix}')
     detected = detect_checkpoint(checkpoint, source, network, trust)
     tensors, report = detected.tensors, detected.new_report()
     if to in ('onnx', 'torchscript'):

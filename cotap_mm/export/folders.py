@@ -61,7 +61,9 @@ def write_folder(
         config = timm_config(architecture, has_norm, key_bias)
         if not has_norm:
             weights = {name: value for name, value in weights.items() if name[:5] != 'norm.'}
-    config.update(_own_keys(vit, architecture, key_bias), cotap_added=added(vit, weights))
+    config.update(_own_keys(vit, architecture, key_bias))
+    if added(vit, weights):
+        config['cotap_added'] = added(vit, weights)
     save_safetensors(weights, out / _WEIGHTS, dict(format='pt'))
     if neck:
         save_safetensors(neck, out / FILTER_WEIGHTS, dict(format='pt'))

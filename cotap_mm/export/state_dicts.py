@@ -51,10 +51,16 @@ def check_parts(vit: Mapping[str, Tensor], library: str) -> None:
         others = [
             other for other, names in _LACKING.items() if not any(name in vit for name in names)
         ]
+        name = 'transformers' if library == 'hf' else library
         raise ValueError(
-            f'the ViTs of {library} have no {" and no ".join(lacking)}, which this network has; '
-            f'use --to {", ".join([*others, "safetensors", "onnx"])} or torchscript'
+            f'the ViTs of {name} have no {_either(lacking)}, which this network has; use '
+            f'--to {_either([*others, "safetensors", "onnx", "torchscript"])}'
         )
+
+
+def _either(words: list[str]) -> str:
+    """Join words: ``'a, b or c'``."""
+    return ' or '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def to_mmseg(vit: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -274,6 +274,8 @@ def test_unknown_grid(wide):
 def test_invalid_arguments(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r'must be named \*.onnx, got a.pth'):
         convert(checkpoint, tmp_path / 'a.pth', to='onnx')
+    with pytest.raises(ValueError, match=r'hf is a folder .* without .pth'):
+        convert(checkpoint, tmp_path / 'a.pth', to='hf')
     with pytest.raises(ValueError, match=r'multiples of 16, got \(60, 64\)'):
         convert(checkpoint, tmp_path / 'a.pt', to='torchscript', size=(60, 64))
     with pytest.raises(ValueError, match='pass num_heads'):
