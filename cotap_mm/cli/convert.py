@@ -35,7 +35,7 @@ def build_parser() -> Parser:
         '--to',
         default='cotap',
         choices=TARGETS,
-        help='the plain ViT for mmpretrain, mmseg, timm or hf; with the filter as '
+        help='the ViT without the filter for mmpretrain, mmseg, timm or hf; with the filter as '
         'safetensors, onnx or torchscript; everything by our names (cotap, the default)',
     )
     parser.add_argument(

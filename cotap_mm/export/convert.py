@@ -16,11 +16,12 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.weights.checkpoint import AnyCheckpoint, DetectedCheckpoint, detect_checkpoint
 from cotap_mm.weights.report import LoadReport
 
-from .folders import save_safetensors, write_folder
+from .folders import differences, part, save_safetensors, write_folder
 from .graph import export_graph
 from .known_weights import derived_from
 from .provenance import provenance_of
-from .state_dicts import check_out, check_plain, to_mmseg, to_timm
+from .state_dicts import added, check_out, check_parts, to_mmseg, with_periods
+from .timm_models import to_timm
 
 #: Targets, and the valid suffixes of the output; Hugging Face's is a folder, timm's may be one.
 TARGETS = {
@@ -33,7 +34,7 @@ TARGETS = {
     'onnx': ('.onnx',),
     'torchscript': ('.pt',),
 }
-_RENAMERS = dict(mmpretrain=dict, mmseg=to_mmseg, timm=to_timm)
+_FILES = {suffix for suffixes in TARGETS.values() for suffix in suffixes}
 
 
 @renamed_argument('branch', 'network')
@@ -50,9 +51,9 @@ def convert(
 ) -> LoadReport:
     """Convert a checkpoint for another library.
 
-    ``'mmpretrain'``, ``'mmseg'``, ``'timm'`` and ``'hf'`` write the plain ViT, without filter
-    and heads; ``'safetensors'``, ``'onnx'`` and ``'torchscript'`` include the filter;
-    ``'cotap'`` writes everything, by our names.
+    ``'mmpretrain'``, ``'mmseg'``, ``'timm'`` and ``'hf'`` write the ViT, without filter and heads;
+    ``'safetensors'``, ``'onnx'`` and ``'torchscript'`` include the filter; ``'cotap'`` writes
+    everything, by our names.
 
     Args:
         checkpoint (str | Path | dict | DetectedCheckpoint): See
@@ -70,13 +71,15 @@ def convert(
             TorchScript). Defaults to (224, 224).
 
     Returns:
-        LoadReport: Which tensors were written and skipped.
+        LoadReport: Which tensors were written and skipped, and where features differ in the other
+        library.
 
     Raises:
         FileExistsError: If ``out`` exists and ``overwrite`` is False.
         FileNotFoundError: If the checkpoint does not exist, or the download fails.
         ImportError: If a package for the target is missing.
-        ValueError: If an argument is invalid, or the format of the file is unknown.
+        ValueError: If an argument is invalid, the format of the file is unknown, or the other
+            library has no such network.
     """
     if to not in TARGETS:
         raise ValueError(f'to must be one of {", ".join(TARGETS)}, got {to!r}')
@@ -84,6 +87,8 @@ def convert(
     is_folder = to == 'hf' or (to == 'timm' and not out.suffix)
     if not is_folder:
         check_out(out, TARGETS[to], overwrite)
+    elif out.suffix in _FILES:
+        raise ValueError(f'hf is a folder with several files; give a name without {out.suffix}')
     detected = detect_checkpoint(checkpoint, source, network, trust)
     tensors, report = detected.tensors, detected.new_report()
     if to in ('onnx', 'torchscript'):
@@ -93,20 +98,36 @@ def convert(
         architecture = detected.architecture(num_heads)
         tensors = _select(tensors, report, ('backbone.',))
         write_folder(to, tensors, architecture, out, overwrite)
+        report.notes += differences(to, part(tensors, 'backbone.'), architecture)
     else:
         stated = _stated(detected, num_heads, needed=to == 'safetensors')
         if to == 'safetensors':
             tensors = _select(tensors, report, ('backbone.', 'neck.'))
         elif to != 'cotap':
-            bare = _bare(_select(tensors, report, ('backbone.',)))
-            check_plain(bare, to)
-            tensors = _RENAMERS[to](bare)
+            bare = part(_select(tensors, report, ('backbone.',)), 'backbone.')
+            tensors = _renamed(bare, to, stated, report)
         # The key 'branch' is part of the file format.
         origin = derived_from(_origin(detected))
         stated.update(dict(derived_from=origin) if origin else {})
         _write(tensors, out, dict(source=report.source, branch=report.network, **stated))
     report.loaded = list(tensors)
     return report
+
+
+def _renamed(
+    bare: dict[str, Tensor], to: str, stated: dict, report: LoadReport
+) -> dict[str, Tensor]:
+    """Rename the tensors of a ViT for a library; completes the architecture and the report."""
+    if to != 'timm':
+        check_parts(bare, to)
+        return to_mmseg(bare) if to == 'mmseg' else bare
+    architecture = stated.get('architecture')
+    renamed = to_timm(bare, architecture)
+    if architecture is not None:
+        report.notes += differences(to, bare, architecture)
+        readable = dict(with_periods(architecture, bare), added=added(bare, renamed))
+        stated['architecture'] = readable
+    return renamed
 
 
 def _origin(detected: DetectedCheckpoint) -> str:
@@ -124,11 +145,6 @@ def _select(
     """Select parts of a network; the other tensors are reported as dropped."""
     report.dropped += [name for name in tensors if not name.startswith(starts)]
     return {name: value for name, value in tensors.items() if name.startswith(starts)}
-
-
-def _bare(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors to the names of ``mmpretrain.VisionTransformer``."""
-    return {name[len('backbone.') :]: value for name, value in tensors.items()}
 
 
 def _stated(detected: DetectedCheckpoint, num_heads: Optional[int], needed: bool) -> dict:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,10 @@ from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 from cotap_mm.weights.formats.folders import FILTER_WEIGHTS
 
-from .state_dicts import check_out, check_plain, to_hf, to_timm
+from .hf_models import hf_config, hf_model, to_hf
+from .state_dicts import added, check_out, has_key_bias, stored_periods
+from .timm_models import TIMM_RULE, sides, timm_config, to_timm
 
-#: timm's name of a ViT by its width; all its sizes are in ``model_args``.
-_TIMM_ARCHITECTURES = {192: 'tiny', 384: 'small', 768: 'base', 1024: 'large'}
 _WEIGHTS = 'model.safetensors'
 
 
@@ -29,7 +29,7 @@ def write_folder(
 ) -> list[str]:
     """Write a folder that ``transformers.AutoModel`` or timm (``local-dir:``, ``hf-hub:``) reads.
 
-    It contains the plain ViT. If the network has an object-aware filter, its tensors are in a file
+    It contains the ViT. If the network has an object-aware filter, its tensors are in a file
     of their own, which :func:`cotap_mm.load` reads and other libraries ignore.
 
     Args:
@@ -46,22 +46,24 @@ def write_folder(
     Raises:
         FileExistsError: If the folder contains a model and ``overwrite`` is False.
         ImportError: If safetensors is not installed.
-        ValueError: If the library has no parameter for a tensor.
+        ValueError: If the library has no such network.
     """
     check_out(out / _WEIGHTS, ('.safetensors',), overwrite)
-    vit = _part(tensors, 'backbone.')
+    vit = part(tensors, 'backbone.')
     neck = {name: value for name, value in tensors.items() if name.startswith('neck.')}
-    check_plain(vit, dict(hf='Hugging Face', timm='timm')[library])
+    key_bias = has_key_bias(vit)
     if library == 'hf':
-        weights, config = to_hf(vit), hf_config(architecture)
+        weights, config = to_hf(vit, architecture), hf_config(architecture, key_bias)
     else:
         # timm can omit the final norm, which CoTAP does not have.
         has_norm = 'ln1.weight' in vit
-        weights, config = to_timm(vit), timm_config(architecture, has_norm)
+        weights = to_timm(vit, architecture)
+        config = timm_config(architecture, has_norm, key_bias)
         if not has_norm:
             weights = {name: value for name, value in weights.items() if name[:5] != 'norm.'}
-    # Other libraries resize position embeddings by rules of their own.
-    config['cotap_pos_resize'] = architecture.get('pos_resize', 'dino')
+    config.update(_own_keys(vit, architecture, key_bias))
+    if added(vit, weights):
+        config['cotap_added'] = added(vit, weights)
     save_safetensors(weights, out / _WEIGHTS, dict(format='pt'))
     if neck:
         save_safetensors(neck, out / FILTER_WEIGHTS, dict(format='pt'))
@@ -72,85 +74,50 @@ def write_folder(
     return [name for name in tensors if name.startswith(('backbone.', 'neck.'))]
 
 
-def hf_config(architecture: dict) -> dict:
-    """Build the content of ``config.json`` of a ``ViTModel``.
+def differences(library: str, vit: Mapping[str, Tensor], architecture: dict[str, Any]) -> list[str]:
+    """List where a network computes other features in another library.
 
     Args:
+        library (str): ``'hf'`` or ``'timm'``.
+        vit (Mapping[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
         architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
 
     Returns:
-        dict: Can be written as JSON.
+        list[str]: Clauses without a full stop.
     """
-    arch = architecture['arch']
-    return dict(
-        architectures=['ViTModel'],
-        model_type='vit',
-        hidden_size=arch['embed_dims'],
-        num_hidden_layers=arch['num_layers'],
-        num_attention_heads=arch['num_heads'],
-        intermediate_size=arch['feedforward_channels'],
-        hidden_act='gelu',
-        layer_norm_eps=arch.get('norm_eps', 1e-6),
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        image_size=architecture['img_size'],
-        patch_size=architecture['patch_size'],
-        num_channels=architecture['in_channels'],
-        qkv_bias=architecture['qkv_bias'],
-    )
+    name, rule = 'timm', TIMM_RULE
+    if library == 'hf':
+        name, rule = 'transformers', hf_model(architecture).rule
+    rope, own = architecture.get('rope'), architecture.get('pos_resize', 'dino')
+    if rope is not None:
+        if stored_periods(vit, rope['theta']) is None:
+            return []
+        return [
+            f'{name} computes the periods of rotary positions in float32, those of this network '
+            'are rounded, so its features differ slightly'
+        ]
+    if own == rule:
+        return []
+    height, width = sides(architecture)
+    return [
+        f'at image sizes other than {height} x {width}, features differ: {name} resizes position '
+        f'embeddings by the rule {rule!r}, this network by {own!r}'
+    ]
 
 
-def timm_config(architecture: dict, final_norm: bool) -> dict[str, Any]:
-    """Build the content of ``config.json`` of a VisionTransformer of timm.
-
-    Args:
-        architecture (dict): See :func:`cotap_mm.weights.architecture.architecture_of`.
-        final_norm (bool): Whether there is a norm after the last block.
-
-    Returns:
-        dict: Can be written as JSON.
-    """
-    arch, width = architecture['arch'], architecture['arch']['embed_dims']
-    height, columns = _sides(architecture)
-    arguments: dict[str, Any] = dict(
-        img_size=[height, columns],
-        patch_size=architecture['patch_size'],
-        embed_dim=width,
-        depth=arch['num_layers'],
-        num_heads=arch['num_heads'],
-        mlp_ratio=_ratio(arch['feedforward_channels'], width),
-        qkv_bias=architecture['qkv_bias'],
-        global_pool='token',
-        final_norm=final_norm,
-        dynamic_img_size=True,
-    )
-    if 'layer_scale_init_value' in architecture:
-        arguments['init_values'] = architecture['layer_scale_init_value']
-    size = _TIMM_ARCHITECTURES.get(width, 'base')
-    channels = architecture['in_channels']
-    return dict(
-        architecture=f'vit_{size}_patch16_224',
-        num_classes=0,
-        num_features=width,
-        global_pool='token',
-        model_args=arguments if channels == 3 else dict(arguments, in_chans=channels),
-        pretrained_cfg=dict(
-            input_size=[channels, height, columns],
-            fixed_input_size=False,
-            interpolation='bicubic',
-            crop_pct=1.0,
-            num_classes=0,
-            first_conv='patch_embed.proj',
-            classifier='head',
-            mean=list(IMAGENET_MEAN),
-            std=list(IMAGENET_STD),
-        ),
-    )
+def _own_keys(vit: dict[str, Tensor], architecture: dict, key_bias: bool) -> dict[str, Any]:
+    """What :func:`cotap_mm.load` needs, and other libraries ignore or compute by their rules."""
+    rope = architecture.get('rope')
+    if rope is None:
+        return dict(cotap_pos_resize=architecture.get('pos_resize', 'dino'))
+    periods = stored_periods(vit, rope['theta'])
+    keys: dict[str, Any] = dict(rope_theta=rope['theta'], key_bias=key_bias)
+    return keys if periods is None else dict(keys, cotap_rope_periods=periods)
 
 
 def preprocessor_config(architecture: dict) -> dict:
     """Build the content of ``preprocessor_config.json`` of a ``ViTImageProcessor``."""
-    height, width = _sides(architecture)
+    height, width = sides(architecture)
     return dict(
         image_processor_type='ViTImageProcessor',
         do_resize=True,
@@ -164,18 +131,8 @@ def preprocessor_config(architecture: dict) -> dict:
     )
 
 
-def _ratio(hidden: int, width: int) -> float:
-    """Ratio that gives ``hidden`` when it is multiplied by ``width`` and rounded down."""
-    ratio = hidden / width
-    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
-
-
-def _sides(architecture: dict) -> tuple[int, int]:
-    size = architecture['img_size']
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return the tensors whose names start with a prefix, without it."""
     return {
         name[len(prefix) :]: value for name, value in tensors.items() if name.startswith(prefix)
     }

@@ -17,7 +17,7 @@ from cotap_mm.weights.formats.folders import FILTER_WEIGHTS
 from cotap_mm.weights.hashing import weights_hash
 from cotap_mm.weights.named.licenses import find_known_weights
 
-from .folders import write_folder
+from .folders import differences, part, write_folder
 from .known_weights import check_license
 from .model_card import CardContent, model_card
 from .provenance import Provenance, provenance_of
@@ -54,7 +54,7 @@ def publish_folder(
 ) -> Path:
     """Write a folder for the Hugging Face hub: weights, configs and a model card.
 
-    The plain ViT opens with transformers or timm. The object-aware filter is in a file of its own,
+    The ViT opens with transformers or timm. The object-aware filter is in a file of its own,
     so that ``cotap_mm.load(folder)`` gives the features of CoTAP. Heads are not included; a file of
     :func:`publish` has them.
 
@@ -86,7 +86,7 @@ def publish_folder(
         FileNotFoundError: If the checkpoint or a result does not exist.
         ImportError: If safetensors is not installed.
         ValueError: If the license is unknown or not that of the initial weights, a result is not of
-            this network, or the library has no parameter for a tensor.
+            this network, or the library has no such network.
     """
     if library not in LIBRARIES:
         raise ValueError(f'library must be one of {", ".join(LIBRARIES)}, got {library!r}')
@@ -111,6 +111,7 @@ def publish_folder(
         sha256=weights_hash(published),
         provenance=facts,
         results=_results(list(results), detected, num_heads),
+        notes=differences(library, part(published, 'backbone.'), architecture),
     )
     write_folder(library, published, architecture, out, overwrite)
     with atomic_write(out / 'README.md') as unfinished:

@@ -12,6 +12,7 @@ from cotap_mm.files.atomic_write import printable
 from cotap_mm.version import __version__
 from cotap_mm.weights.named.licenses import KnownWeights, find_known_weights
 
+from .hf_models import hf_model
 from .known_weights import hub_license, hub_name
 from .provenance import Provenance
 from .reported_results import ReportedResult, model_index, results_table
@@ -38,6 +39,7 @@ class CardContent:
         sha256 (str): Hash of the weights.
         provenance (Provenance): How the network was trained.
         results (list[ReportedResult]): Scores.
+        notes (list[str]): Where the other library computes other features.
     """
 
     name: str
@@ -52,6 +54,7 @@ class CardContent:
     sha256: str
     provenance: Provenance
     results: list[ReportedResult] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     @property
     def initial_weights(self) -> Optional[KnownWeights]:
@@ -143,27 +146,36 @@ def _own_snippet(card: CardContent) -> str:
 
 
 def _other_snippet(card: CardContent) -> str:
-    """How to load the plain ViT with the library that reads the folder."""
+    """How to load the ViT with the library that reads the folder."""
+    registers = card.architecture.get('num_registers', 0)
+    tokens = (
+        f'(B, {1 + registers} + N, d): CLS, {registers} registers, patches'
+        if registers
+        else '(B, 1 + N, d): CLS, then patches'
+    )
     if card.library == 'timm':
         name = f'hf-hub:{card.where}' if card.is_on_hub else f'local-dir:{card.where}'
         code = (
             'import timm\n\n'
             f'model = timm.create_model({name!r}, pretrained=True).eval()\n'
-            'tokens = model.forward_features(images)  # (B, 1 + N, d): CLS, then patches'
+            f'tokens = model.forward_features(images)  # {tokens}'
         )
     else:
-        norm = '' if card.has_norm else 'model.layernorm = torch.nn.Identity()  # CoTAP has none\n'
+        model = hf_model(card.architecture)
+        norm = f'model.{model.norm} = torch.nn.Identity()  # CoTAP has none\n'
+        pooling = ', add_pooling_layer=False' if model.name == 'ViTModel' else ''
         code = (
             ('' if card.has_norm else 'import torch\n')
             + 'from transformers import AutoModel\n\n'
-            + f'model = AutoModel.from_pretrained({card.where!r}, add_pooling_layer=False).eval()\n'
-            + norm
-            + 'tokens = model(images).last_hidden_state  # (B, 1 + N, d): CLS, then patches'
+            + f'model = AutoModel.from_pretrained({card.where!r}{pooling}).eval()\n'
+            + ('' if card.has_norm else norm)
+            + f'tokens = model(images).last_hidden_state  # {tokens}'
         )
     what = ', without the object-aware filter' if card.has_filter else ''
     return (
         f'The same ViT{what}, with {_LIBRARIES[card.library]} alone. `images` are normalized as in '
         f'`preprocessor_config.json`, shape (B, 3, H, W):\n\n```python\n{code}\n```'
+        + ''.join(f'\n\n{note[0].upper()}{note[1:]}.' for note in card.notes)
     )
 
 

@@ -1,36 +1,66 @@
-"""Rename tensors to the names of other libraries.
+"""What the networks of other libraries can hold, and how their tensors are named.
 
 Other libraries have a final layer norm after the last block; CoTAP does not. Where a library
-requires one, it gets weight 1 and bias 0, and its features *before* that norm equal ours.
+requires one, it gets weight 1 and bias 0, and its features *before* that norm equal ours. Where one
+requires LayerScale, it gets ones, which change nothing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
 
-_TIMM = {
-    'patch_embed.projection': 'patch_embed.proj',
-    'ln1': 'norm1',
-    'ln2': 'norm2',
-    'attn.qkv': 'attn.qkv',
-    'attn.proj': 'attn.proj',
-    'ffn.layers.0.0': 'mlp.fc1',
-    'ffn.layers.1': 'mlp.fc2',
-    'attn.gamma1': 'ls1',
-    'ffn.gamma2': 'ls2',
+from cotap_mm.weights.adapting import rope_periods
+
+_PARTS = {
+    'register_tokens': 'registers',
+    'rope.periods': 'rotary positions',
+    'layers.0.attn.q_norm.weight': 'norms of queries and keys',
+    'layers.0.ffn.w12.weight': 'gated MLPs',
+    'layers.0.attn.gamma1.weight': 'LayerScale',
+    'pre_norm.weight': 'norm before the blocks',
 }
-_HF = {
-    'patch_embed.projection': 'embeddings.patch_embeddings.projection',
-    'ln1': 'layernorm_before',
-    'ln2': 'layernorm_after',
-    'attn.proj': 'attention.output.dense',
-    'ffn.layers.0.0': 'intermediate.dense',
-    'ffn.layers.1': 'output.dense',
+_MODERN = tuple(_PARTS)[:4]
+#: Parts that no network of a library has.
+_LACKING: dict[str, tuple[str, ...]] = {
+    'timm': ('pre_norm.weight',),
+    'hf': ('layers.0.attn.q_norm.weight', 'pre_norm.weight'),
+    'mmpretrain': _MODERN,
+    'mmseg': tuple(_PARTS),
 }
+#: Relative error of a number that is rounded to bfloat16.
+_ROUNDING = 2.0**-8
+
+
+def check_parts(vit: Mapping[str, Tensor], library: str) -> None:
+    """Reject a network with parts that the ViTs of another library do not have.
+
+    Args:
+        vit (Mapping[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+        library (str): ``'timm'``, ``'hf'``, ``'mmpretrain'`` or ``'mmseg'``.
+
+    Raises:
+        ValueError: With the parts and the formats that have them.
+    """
+    lacking = [_PARTS[name] for name in _LACKING[library] if name in vit]
+    if lacking:
+        others = [
+            other for other, names in _LACKING.items() if not any(name in vit for name in names)
+        ]
+        name = 'transformers' if library == 'hf' else library
+        raise ValueError(
+            f'the ViTs of {name} have no {_either(lacking)}, which this network has; use '
+            f'--to {_either([*others, "safetensors", "onnx", "torchscript"])}'
+        )
+
+
+def _either(words: list[str]) -> str:
+    """Join words: ``'a, b or c'``."""
+    return ' or '.join([', '.join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 
 def to_mmseg(vit: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -54,112 +84,92 @@ def to_mmseg(vit: dict[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def to_timm(vit: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors to the names of timm's VisionTransformer, DINO and iBOT.
-
-    Args:
-        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
-
-    Returns:
-        dict[str, Tensor]: By their new names, with a final norm.
-
-    Raises:
-        ValueError: If timm has no such parameter.
-    """
-    renamed = {}
-    for name, value in vit.items():
-        if name in ('cls_token', 'pos_embed'):
-            renamed[name] = value
-            continue
-        where, inner, kind = _split(name)
-        theirs = 'norm' if _is_final_norm(name) else _known(inner, _TIMM, name, 'timm')
-        kind = 'gamma' if theirs in ('ls1', 'ls2') else kind
-        renamed[f'{where}{theirs}.{kind}'] = value
-    return {**_plain_norm('norm', vit), **renamed}
+def is_gated(vit: Mapping[str, Tensor]) -> bool:
+    """Tell whether the MLPs are gated."""
+    return 'layers.0.ffn.w12.weight' in vit
 
 
-def to_hf(vit: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Rename tensors to the names of Hugging Face's ``ViTModel``, and split query, key and value.
-
-    Args:
-        vit (dict[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
-
-    Returns:
-        dict[str, Tensor]: By their new names, with a final norm.
-
-    Raises:
-        ValueError: If ``ViTModel`` has no such parameter.
-    """
-    renamed = {
-        'embeddings.cls_token': vit['cls_token'],
-        'embeddings.position_embeddings': vit['pos_embed'],
-    }
-    for name, value in vit.items():
-        if name in ('cls_token', 'pos_embed'):
-            continue
-        where, inner, kind = _split(name)
-        where = where.replace('blocks.', 'encoder.layer.')
-        if inner == 'attn.qkv':
-            for part, piece in zip(('query', 'key', 'value'), value.chunk(3)):
-                renamed[f'{where}attention.attention.{part}.{kind}'] = piece
-        else:
-            theirs = (
-                'layernorm'
-                if _is_final_norm(name)
-                else _known(inner, _HF, name, 'Hugging Face ViT')
-            )
-            renamed[f'{where}{theirs}.{kind}'] = value
-    return {**_plain_norm('layernorm', vit), **renamed}
+def has_key_bias(vit: Mapping[str, Tensor]) -> bool:
+    """Tell whether the keys have a bias that is not zero."""
+    biases = (value for name, value in vit.items() if name.endswith('.attn.qkv.bias'))
+    return any(bool(bias.chunk(3)[1].any()) for bias in biases)
 
 
-def _is_final_norm(name: str) -> bool:
-    return name.startswith('ln1.')
-
-
-def _split(name: str) -> tuple[str, str, str]:
-    """Split ``'layers.3.attn.qkv.weight'`` into ``'blocks.3.', 'attn.qkv', 'weight'``."""
-    inner, kind = name.rsplit('.', 1)
-    if not inner.startswith('layers.'):
-        return '', inner, kind
-    _, index, inner = inner.split('.', 2)
-    return f'blocks.{index}.', inner, kind
-
-
-def _known(inner: str, names: dict[str, str], name: str, library: str) -> str:
-    if inner not in names:
-        raise ValueError(f'{library} has no parameter for {name}')
-    return names[inner]
-
-
-def _plain_norm(name: str, vit: dict[str, Tensor]) -> dict[str, Tensor]:
+def with_plain_norm(vit: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add a final norm of weight 1 and bias 0, unless there is one."""
     width = vit['cls_token'].shape[-1]
-    return {f'{name}.weight': torch.ones(width), f'{name}.bias': torch.zeros(width)}
+    return {'ln1.weight': torch.ones(width), 'ln1.bias': torch.zeros(width), **vit}
 
 
-_NOT_PLAIN = (
-    ('register_tokens', 'registers'),
-    ('rope.periods', 'rotary positions'),
-    ('layers.0.attn.q_norm.weight', 'norms of queries and keys'),
-    ('layers.0.ffn.w12.weight', 'a gated MLP'),
-)
+def with_unit_scales(vit: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Add LayerScale of 1, unless there is LayerScale."""
+    blocks = {name.split('.')[1] for name in vit if name.startswith('layers.')}
+    ones = torch.ones(vit['cls_token'].shape[-1])
+    names = ('attn.gamma1', 'ffn.gamma2')
+    scales = {f'layers.{i}.{name}.weight': ones for i in sorted(blocks, key=int) for name in names}
+    return {**scales, **vit}
 
 
-def check_plain(vit: Mapping[str, Tensor], library: str) -> None:
-    """Reject a network that the plain ViT of another library cannot compute.
+def check_periods(vit: Mapping[str, Tensor], theta: float, library: str) -> None:
+    """Reject rotary positions whose periods another library does not compute.
 
     Args:
         vit (Mapping[str, Tensor]): Tensors by the names of ``mmpretrain.VisionTransformer``.
+        theta (float): Base of the periods.
         library (str): Name for the message.
 
     Raises:
-        ValueError: If the network has parts that the library's ViT does not have.
+        ValueError: If a period differs by more than the rounding to bfloat16.
     """
-    parts = [what for name, what in _NOT_PLAIN if name in vit]
-    if parts:
+    periods = vit['rope.periods'].float()
+    wanted = rope_periods(len(periods), theta)
+    error = ((periods - wanted) / wanted).abs()
+    if error.max() > _ROUNDING:
+        index = int(error.argmax())
         raise ValueError(
-            f'the ViT of {library} has no {" and no ".join(parts)}; write it for this package, '
-            'with --to safetensors, onnx or torchscript'
+            f'{library} computes the periods of rotary positions as theta ** (i / n), which gives '
+            f'{float(wanted[index]):.4g} for i={index}, n={len(periods)} and theta={theta:g}, got '
+            f'{float(periods[index]):.4g}; use --to safetensors, onnx or torchscript'
         )
+
+
+def stored_periods(vit: Mapping[str, Tensor], theta: float) -> Optional[list[float]]:
+    """Periods that a file must state, since they are not exactly those of ``theta``.
+
+    DINOv3's own files have periods that are rounded to bfloat16.
+    """
+    periods = vit.get('rope.periods')
+    if periods is None or torch.equal(periods.float(), rope_periods(len(periods), theta)):
+        return None
+    return periods.tolist()
+
+
+def added(vit: Mapping[str, Tensor], written: Mapping[str, Tensor]) -> list[str]:
+    """List the parts of a written network that change nothing, which our reader removes.
+
+    Args:
+        vit (Mapping[str, Tensor]): The network.
+        written (Mapping[str, Tensor]): Tensors by the names of the other library.
+
+    Returns:
+        list[str]: ``'final_norm'``, ``'layer_scale'``, both or none.
+    """
+    has_norm = any(name in written for name in ('norm.weight', 'layernorm.weight'))
+    has_scale = any(name.endswith('.lambda1') for name in written)
+    parts = dict(
+        final_norm=has_norm and 'ln1.weight' not in vit,
+        layer_scale=has_scale and 'layers.0.attn.gamma1.weight' not in vit,
+    )
+    return [part for part, is_added in parts.items() if is_added]
+
+
+def with_periods(architecture: dict[str, Any], vit: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Add to an architecture the periods that :func:`stored_periods` returns."""
+    rope = architecture.get('rope')
+    periods = None if rope is None else stored_periods(vit, rope['theta'])
+    if rope is None or periods is None:
+        return architecture
+    return {**architecture, 'rope': {**rope, 'periods': periods}}
 
 
 def check_out(out: Path, endings: Sequence[str], overwrite: bool) -> None:

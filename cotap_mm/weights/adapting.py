@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Any, Optional
 
 import torch
@@ -12,23 +13,74 @@ from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from .architecture import DINOV3_THETA, heads_of, stated_arch, stated_grid
 
+# Parts that a file can state as added, see cotap_mm.export.state_dicts.added.
+_ADDED = {
+    'final_norm': re.compile(r'backbone\.ln1\.'),
+    'layer_scale': re.compile(r'backbone\.layers\.\d+\.(attn\.gamma1|ffn\.gamma2)\.'),
+}
+
 
 def add_periods(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> dict[str, Tensor]:
     """Add the periods of rotary positions, which transformers and timm do not store.
 
     Args:
         tensors (dict[str, Tensor]): In the layout of the algorithm.
-        meta (dict, optional): ``meta`` of the checkpoint, which may state the base of the periods;
-            by default it is 100, as in DINOv3.
+        meta (dict, optional): ``meta`` of the checkpoint, which may state the periods, or their
+            base; by default it is 100, as in DINOv3.
 
     Returns:
         dict[str, Tensor]: The tensors with ``backbone.rope.periods``, float32.
+
+    Raises:
+        ValueError: If the stated periods are invalid.
     """
     width = tensors['backbone.patch_embed.projection.weight'].shape[0]
     count = width // heads_of(tensors, meta) // 4
-    theta = (stated_arch(meta or {}).get('rope') or {}).get('theta', DINOV3_THETA)
+    rope = stated_arch(meta or {}).get('rope')
+    rope = rope if isinstance(rope, dict) else {}
+    stated, theta = rope.get('periods'), rope.get('theta', DINOV3_THETA)
+    if stated is None:
+        periods = rope_periods(count, theta if isinstance(theta, (int, float)) else DINOV3_THETA)
+    else:
+        periods = _stated_periods(stated, count)
+    return {**tensors, 'backbone.rope.periods': periods}
+
+
+def rope_periods(count: int, theta: float) -> Tensor:
+    """Compute the periods of rotary positions, theta ** (i / count), shape (count,), float32."""
     exponents = torch.arange(count, dtype=torch.float32) / max(count, 1)
-    return {**tensors, 'backbone.rope.periods': theta**exponents}
+    return theta**exponents
+
+
+def _stated_periods(stated: Any, count: int) -> Tensor:
+    is_valid = isinstance(stated, list) and len(stated) == count
+    if not (is_valid and all(type(value) in (int, float) and 0 < value < 1e9 for value in stated)):
+        raise ValueError(
+            f'the config must state {count} positive periods of rotary positions, one for 4 '
+            f'channels of a head, got {str(stated)[:40]}; use the config of the file'
+        )
+    return torch.tensor(stated, dtype=torch.float32)
+
+
+def without_added(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> dict[str, Tensor]:
+    """Remove what our export has added because another library requires it.
+
+    Args:
+        tensors (dict[str, Tensor]): In the layout of the algorithm.
+        meta (dict, optional): ``meta`` of the checkpoint, which may state the added parts.
+
+    Returns:
+        dict[str, Tensor]: The tensors without an added final norm and LayerScale, unless they have
+        been trained since.
+    """
+    stated = stated_arch(meta or {}).get('added')
+    for part, pattern in _ADDED.items():
+        if not isinstance(stated, list) or part not in stated:
+            continue
+        values = {name: value for name, value in tensors.items() if pattern.match(name)}
+        if all(bool((v == float(n.endswith('weight'))).all()) for n, v in values.items()):
+            tensors = {name: value for name, value in tensors.items() if name not in values}
+    return tensors
 
 
 def check_key_bias(tensors: dict[str, Tensor], meta: Optional[dict] = None) -> None:
@@ -65,12 +117,13 @@ def add_cls_position(tensors: dict[str, Tensor], meta: Optional[dict] = None) ->
     positions = tensors.get('backbone.pos_embed')
     if positions is None or positions.ndim != 3:
         return tensors
-    tensors = _fold_register_positions(tensors)
-    positions = tensors['backbone.pos_embed']
-    count = positions.shape[1]
-    stated = stated_grid(tensors, meta, with_cls=False)
-    if stated is None and (stated_grid(tensors, meta) is not None or not _is_square(count)):
+    if stated_grid(tensors, meta) is not None:
         return tensors
+    if stated_grid(tensors, meta, with_cls=False) is None:
+        tensors = _fold_register_positions(tensors)
+        positions = tensors['backbone.pos_embed']
+        if not _is_square(positions.shape[1]):
+            return tensors
     zeros = positions.new_zeros(1, 1, positions.shape[2])
     return {**tensors, 'backbone.pos_embed': torch.cat([zeros, positions], dim=1)}
 

@@ -62,7 +62,8 @@ def architecture_of(
         arch['feedforward_channels'] = plain.shape[1]
     if 'backbone.layers.0.attn.q_norm.weight' in tensors:
         arch['qk_norm'] = True
-    eps = stated.get('norm_eps', 1e-6 if periods is None else 1e-5)
+    # Without a stated arch, rotary positions are those of DINOv3.
+    eps = stated.get('norm_eps', 1e-6 if periods is None or 'embed_dims' in stated else 1e-5)
     if eps != 1e-6:
         arch['norm_eps'] = eps
     if stated.get('key_bias') is not None:
@@ -108,6 +109,7 @@ def _theta(periods: Tensor) -> float:
     if count < 2:
         return DINOV3_THETA
     theta = float(periods[-1].double()) ** (count / (count - 1))
+    theta = float(f'{theta:.6g}')  # the rest is the rounding of float32
     return DINOV3_THETA if abs(theta / DINOV3_THETA - 1) < 0.02 else max(theta, 1.0 + 1e-6)
 
 
@@ -211,7 +213,7 @@ def stated_arch(meta: dict) -> dict[str, Any]:
     if isinstance(arch, str):
         arch = architectures().get(arch.lower())
     found = dict(arch) if isinstance(arch, dict) else {}
-    for key in ('num_registers', 'rope', 'pos_resize'):
+    for key in ('num_registers', 'rope', 'pos_resize', 'added'):
         if backbone.get(key) is not None:
             found[key] = backbone[key]
     return found

@@ -11,7 +11,13 @@ from torch import Tensor
 
 from cotap_mm.ops.position import RESIZE_RULES
 
-from .adapting import add_cls_position, add_periods, check_key_bias, for_imagenet
+from .adapting import (
+    add_cls_position,
+    add_periods,
+    check_key_bias,
+    for_imagenet,
+    without_added,
+)
 from .architecture import architecture_of, stated_arch, stated_grid
 from .content import check_weights
 from .formats.detection import SOURCES, DetectedViT, detect_vit
@@ -124,8 +130,9 @@ def detect_checkpoint(
         renamed = rename(vit.family, tensors)
         check_weights(renamed.tensors)
         if vit.family in ('timm', 'hf'):  # elsewhere the first position always belongs to CLS
-            tensors = add_cls_position(renamed.tensors, meta)
-            if renamed.lacks_periods:
+            tensors = add_cls_position(without_added(renamed.tensors, meta), meta)
+            is_stated = 'rope' in stated_arch(meta) and 'backbone.pos_embed' not in tensors
+            if renamed.lacks_periods or (is_stated and 'backbone.rope.periods' not in tensors):
                 tensors = add_periods(tensors, meta)
             renamed = renamed._replace(tensors=for_imagenet(tensors, meta.get('normalization')))
         check_key_bias(renamed.tensors, meta)

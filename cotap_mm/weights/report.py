@@ -22,6 +22,7 @@ class LoadReport:
         adapted (list[str]): Tensors loaded after changing the number of input channels.
         teacher (str): Origin of a CoTAP's teacher: ``'student'`` (a copy), ``'file'``, or
             ``''`` for a model without a teacher.
+        notes (list[str]): Of a converted file: where the other library computes other features.
     """
 
     source: str
@@ -33,6 +34,7 @@ class LoadReport:
     resized: list[str] = field(default_factory=list)
     adapted: list[str] = field(default_factory=list)
     teacher: str = ''
+    notes: list[str] = field(default_factory=list)
 
     @property
     def num_loaded(self) -> int:
@@ -57,10 +59,11 @@ class LoadReport:
             'file': '; the teacher is loaded from the file',
             '': '',
         }[self.teacher]
+        notes = ''.join(f'; note: {note}' for note in self.notes)
         channels = f'; input channels adapted: {few(self.adapted)}' if self.adapted else ''
         return (
             f'{self.network or "network"} with names of {self.source!r}: loaded '
             f'{self.num_loaded} tensors; missing, initial values kept: {few(self.missing)}; '
             f'unexpected: {few(self.unexpected)}; unused: {few(self.dropped)}; resized: '
-            f'{few(self.resized)}{channels}{teacher}'
+            f'{few(self.resized)}{channels}{teacher}{notes}'
         )

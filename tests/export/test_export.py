@@ -216,10 +216,12 @@ def test_layer_scale_and_final_norm_are_converted_to_timm(images, tmp_path):
     again = torch.load(tmp_path / 'b.pth', weights_only=True)['state_dict']
     assert sorted(again) == sorted(origin.state_dict())
     assert all(torch.equal(value, again[name]) for name, value in origin.state_dict().items())
-    with pytest.raises(
-        ValueError, match='Hugging Face ViT has no parameter for layers.0.attn.gamma1'
-    ):
-        convert(origin.state_dict(), tmp_path / 'hf', to='hf')
+    transformers = pytest.importorskip('transformers')
+    convert(origin.state_dict(), tmp_path / 'hf', to='hf')
+    model = transformers.AutoModel.from_pretrained(tmp_path / 'hf').eval()
+    with torch.no_grad():
+        wanted = origin.eval().forward_features(images)
+        assert_close(model(images).last_hidden_state, wanted)
 
 
 @pytest.fixture
@@ -272,6 +274,8 @@ def test_unknown_grid(wide):
 def test_invalid_arguments(checkpoint, tmp_path):
     with pytest.raises(ValueError, match=r'must be named \*.onnx, got a.pth'):
         convert(checkpoint, tmp_path / 'a.pth', to='onnx')
+    with pytest.raises(ValueError, match=r'hf is a folder .* without .pth'):
+        convert(checkpoint, tmp_path / 'a.pth', to='hf')
     with pytest.raises(ValueError, match=r'multiples of 16, got \(60, 64\)'):
         convert(checkpoint, tmp_path / 'a.pt', to='torchscript', size=(60, 64))
     with pytest.raises(ValueError, match='pass num_heads'):

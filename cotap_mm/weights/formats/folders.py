@@ -158,7 +158,8 @@ def stated_architecture(folder: Path, content: dict) -> dict:
 def _stated_parts(config: dict) -> dict[str, Any]:
     """Translate what a ``config.json`` says about the parts of a ViT."""
     arch: dict[str, Any] = {}
-    registers = config.get('num_register_tokens', config.get('reg_tokens'))
+    names = ('num_register_tokens', 'reg_tokens', 'num_reg_tokens')
+    registers = next((config[name] for name in names if name in config), None)
     if isinstance(registers, int):
         arch['num_registers'] = registers
     eps = config.get('layer_norm_eps')
@@ -167,16 +168,20 @@ def _stated_parts(config: dict) -> dict[str, Any]:
     gated = config.get('use_gated_mlp', config.get('use_swiglu_ffn'))
     if isinstance(gated, bool):
         arch['ffn'] = 'swiglu' if gated else 'mlp'
-    if config.get('model_type') == 'dinov3_vit':
+    if config.get('model_type') == 'dinov3_vit' or config.get('rope_type') == 'dinov3':
         parameters = config.get('rope_parameters')
         parameters = parameters if isinstance(parameters, dict) else {}
         theta = config.get('rope_theta', parameters.get('rope_theta'))
         if isinstance(theta, (int, float)) and theta > 1:
             arch['rope'] = dict(theta=float(theta))
+            if 'cotap_rope_periods' in config:
+                arch['rope']['periods'] = config['cotap_rope_periods']
         if isinstance(config.get('key_bias'), bool):
             arch['key_bias'] = config['key_bias']
     if config.get('cotap_pos_resize') in RESIZE_RULES:
         arch['pos_resize'] = config['cotap_pos_resize']
+    if isinstance(config.get('cotap_added'), list):
+        arch['added'] = config['cotap_added']
     return arch
 
 

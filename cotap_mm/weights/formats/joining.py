@@ -25,6 +25,8 @@ _RENAMED = {  # transformers: a gated MLP of DINOv2, an MLP of DINOv3
     'mlp.up_proj': 'mlp.fc1',
     'mlp.down_proj': 'mlp.fc2',
 }
+_PACKED = {'mlp.fc1': 'mlp.w12', 'mlp.fc2': 'mlp.w3'}  # timm: gate and value in one tensor
+_BIASES = ('attn.q_bias', 'attn.v_bias')  # timm, without a bias of the keys
 
 
 def join_parts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -60,6 +62,32 @@ def join_parts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return joined
 
 
+def part_of(name: str, gated: bool) -> tuple[str, int, int]:
+    """Return which part of which joined tensor a tensor of a block is.
+
+    Args:
+        name (str): Name in the block, e.g. ``'attention.q_proj.weight'``.
+        gated (bool): Whether the MLP is gated.
+
+    Returns:
+        tuple[str, int, int]: Name of the joined tensor as in :func:`join_parts`, index of the part,
+        number of parts.
+    """
+    match = _QKV.match(name)
+    if match:
+        part = _PARTS.index(match[1] or _SHORT[match[2]])
+        return f'attn.qkv.{match[3]}', part, len(_PARTS)
+    if name in _BIASES:
+        return 'attn.qkv.bias', 2 * _BIASES.index(name), len(_PARTS)
+    part_name, _, kind = name.rpartition('.')
+    for parts in _GATED if gated else ():
+        if part_name in parts[:2]:
+            return f'mlp.w12.{kind}', parts.index(part_name), 2
+        if part_name == parts[2]:
+            return f'mlp.w3.{kind}', 0, 1
+    return _with({**_RENAMED, **(_PACKED if gated else {})}, name), 0, 1
+
+
 def _join_qkv(start: str, block: dict[str, Tensor], without_key_bias: bool) -> dict[str, Tensor]:
     """Join query, key and value, which transformers stores separately."""
     joined: dict[str, Tensor] = {}
@@ -85,12 +113,11 @@ def _join_qkv(start: str, block: dict[str, Tensor], without_key_bias: bool) -> d
 
 def _join_biases(block: dict[str, Tensor]) -> dict[str, Tensor]:
     """Join the biases of query and value, which timm stores apart from the joint weight."""
-    names = ('attn.q_bias', 'attn.v_bias')
-    if not all(name in block for name in names):
+    if not all(name in block for name in _BIASES):
         return block
-    query, value = (block[name] for name in names)
+    query, value = (block[name] for name in _BIASES)
     bias = torch.cat([query, torch.zeros_like(query), value])
-    rest = {name: value for name, value in block.items() if name not in names}
+    rest = {name: value for name, value in block.items() if name not in _BIASES}
     return {**rest, 'attn.qkv.bias': bias}
 
 
@@ -129,7 +156,7 @@ def _join_gate(start: str, block: dict[str, Tensor]) -> dict[str, Tensor]:
     renamed = dict(_RENAMED)
     shapes = [() if tensor is None else tuple(tensor.shape) for tensor in (first, second)]
     if list(map(len, shapes)) == [2, 2] and shapes[0][0] == 2 * shapes[1][1]:
-        renamed.update({'mlp.fc1': 'mlp.w12', 'mlp.fc2': 'mlp.w3'})  # timm packs gate and value
+        renamed.update(_PACKED)
     return {_with(renamed, name): value for name, value in block.items()}
 
 

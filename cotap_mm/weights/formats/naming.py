@@ -187,6 +187,8 @@ def rename(family: str, tensors: dict[str, Tensor]) -> Renamed:
             _check_gain(name, value)
         if new is None:
             renamed.dropped.append(name)
+        elif new == 'backbone.register_tokens' and not value.numel():
+            renamed.dropped.append(name)  # transformers' DINOv3 without registers
         elif new:
             renamed.tensors[new] = value
         else:
