@@ -131,7 +131,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             activation than GELU and the SiLU of gated MLPs.
     """
     name = str(config.get('architecture', ''))
-    if re.search(r'_rope_|^vit_pe_|^eva', name):
+    arguments = config.get('model_args')  # an EVA with them may be a DINOv3
+    is_like_dinov3 = isinstance(arguments, dict) and arguments.get('rope_type') == 'dinov3'
+    if re.search(r'_rope_|^vit_pe_|^eva', name) and not is_like_dinov3:
         raise ValueError(
             f'this is not a plain ViT: {name} of timm has rotary positions of another form than '
             f'those of DINOv3; {INSTEAD}'
