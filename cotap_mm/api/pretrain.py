@@ -46,6 +46,9 @@ def pretrain(
     iterations: Optional[int] = None,
     batch_size: Optional[int] = None,
     num_workers: Optional[int] = None,
+    patch_size: Optional[int] = None,
+    trainable_blocks: Optional[int] = None,
+    lora: Optional[int] = None,
     seed: Optional[int] = None,
     amp: bool = False,
     auto_scale_lr: bool = False,
@@ -92,6 +95,12 @@ def pretrain(
         iterations (int, optional): Length of the training. Defaults to that of the config.
         batch_size (int, optional): Images per step and process. Defaults to that of the config.
         num_workers (int, optional): Data loader workers per process.
+        patch_size (int, optional): Resize the patch embedding of ``init`` to this patch size in
+            pixels. Defaults to that of the checkpoint.
+        trainable_blocks (int, optional): Train only the last blocks, with filter and heads.
+            Defaults to all.
+        lora (int, optional): Freeze the network except for ``trainable_blocks``, and train updates
+            of this rank. Defaults to none.
         seed (int, optional): Random seed.
         amp (bool): Use mixed precision even if the config does not. Defaults to False.
         auto_scale_lr (bool): Scale the learning rate with the images per step. Defaults to False.
@@ -144,6 +153,9 @@ def pretrain(
         value_range=None if value_range is None else list(value_range),
         init=_text(init),
         trust=trust,
+        patch_size=patch_size,
+        trainable_blocks=trainable_blocks,
+        lora=lora,
         resume=resume,
         overwrite=overwrite,
         force=force,

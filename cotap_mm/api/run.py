@@ -12,6 +12,7 @@ from mmengine.runner import Runner
 
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.load import load
+from cotap_mm.engine.hooks.before_after_hook import before_and_after
 from cotap_mm.visualization.figures.training_curves import Curve, read_scalars
 
 _LOG_FOLDER = re.compile(r'\d{8}_\d{6}')
@@ -32,6 +33,8 @@ class PretrainedRun:
         config (Path): The complete config.
         logs (list[Path]): Log files, oldest first.
         report (Path | None): HTML report, if one was requested.
+        before_after (dict): Name of a monitor, loss or score -> its values for the initial weights
+            and at the end, see :class:`~cotap_mm.engine.hooks.BeforeAfterHook`.
     """
 
     work_dir: Path
@@ -43,6 +46,7 @@ class PretrainedRun:
     config: Path
     logs: list[Path] = field(repr=False)
     report: Optional[Path] = None
+    before_after: dict[str, tuple[float, float]] = field(default_factory=dict)
 
     def load(self, **options: Any) -> Encoder:
         """Load the last checkpoint as an encoder.
@@ -81,6 +85,7 @@ def describe_run(runner: Runner) -> PretrainedRun:
         iterations=runner.iter,
         metrics={name: values[-1] for name, (_, values) in history.items()},
         history=history,
+        before_after=before_and_after(runner),
         config=work_dir / Path(runner.cfg.filename or f'{runner.timestamp}.py').name,
         logs=[file for folder in folders for file in sorted(folder.glob('*.log'))],
     )

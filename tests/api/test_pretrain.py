@@ -84,6 +84,7 @@ def test_equals_the_command_and_can_be_called_again(place, tmp_path, capsys):
     for found, name in ((first, 'a'), (second, 'b')):
         assert found.work_dir == tmp_path / name and found.iterations == 2
         assert found.checkpoint == tmp_path / name / 'iter_2.pth' and found.best is None
+        assert {'monitor/feature_std', 'loss_patch_ranking'} <= set(found.before_after)
         assert math.isfinite(found.metrics['loss']) and found.history['loss'][0] == [1, 2]
         assert found.metrics['loss'] == found.history['loss'][1][-1]
         (log,) = found.logs

@@ -17,8 +17,8 @@ from cotap_mm.registry import HOOKS
 
 from .monitor_hook import measure_monitors
 
-#: Key in MMEngine's message hub, which checkpoints hold: name -> value at the start.
-_BEFORE = 'before_training'
+# Keys in MMEngine's message hub, which checkpoints hold: name -> value.
+_BEFORE, _AFTER = 'before_training', 'after_training'
 _SEED = 2509  # of the crops that are measured
 
 
@@ -73,14 +73,8 @@ class BeforeAfterHook(Hook):
         if runner.iter < runner.max_iters:
             return
         after = {**self._monitors(runner), **self._losses(runner, first=False)}
-        before = runner.message_hub.runtime_info.get(_BEFORE, {})
-        rows = [(name, before[name], after[name]) for name in after if name in before]
-        scores = scores_of(runner)
-        rows[:0] = [
-            (name, score.first, score.last)
-            for name, score in scores.items()
-            if score.first_step == 0
-        ]
+        runner.message_hub.update_info(_AFTER, after)
+        rows = [(name, *pair) for name, pair in before_and_after(runner).items()]
         if not rows:
             return
         width = max(len(name) for name, *_ in rows)
@@ -93,6 +87,7 @@ class BeforeAfterHook(Hook):
             f'of the first and last {self.window} steps):\n' + '\n'.join(lines),
             logger='current',
         )
+        scores = scores_of(runner)
         if scores:
             text, level = describe_best(scores, runner.message_hub.runtime_info.get('best_ckpt'))
             print_log(text, logger='current', level=level)
@@ -123,6 +118,25 @@ class BeforeAfterHook(Hook):
                 chosen = values[: self.window] if first else values[-self.window :]
                 means[name[len('train/') :]] = float(chosen.mean())
         return means
+
+
+def before_and_after(runner) -> dict[str, tuple[float, float]]:
+    """Return all values that were measured for the initial weights, with those at the end.
+
+    Args:
+        runner (Runner): After its training.
+
+    Returns:
+        dict: Scores first, then monitors and losses, which a training without this hook lacks.
+    """
+    info = runner.message_hub.runtime_info
+    before, after = (info.get(key, {}) for key in (_BEFORE, _AFTER))
+    scores = {
+        name: (score.first, score.last)
+        for name, score in scores_of(runner).items()
+        if score.first_step == 0
+    }
+    return {**scores, **{name: (before[name], after[name]) for name in after if name in before}}
 
 
 def describe_best(scores: dict[str, Score], checkpoint: Optional[str]) -> tuple[str, int]:
