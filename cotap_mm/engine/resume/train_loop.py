@@ -79,6 +79,10 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('before_train_epoch')
         if self._iter > 0 and not self.samples_seen:  # a checkpoint of another loop
             self.start_from(self._iter * self.batch_of_all_ranks)
+        wrapper = self.runner.optim_wrapper
+        if getattr(wrapper, '_inner_count', self._iter) != self._iter:
+            # MMEngine's strategies count from 0 after a run is resumed.
+            wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
         while self._iter < self._max_iters and not self.stop_training:
             self.runner.model.train()
             batch = self._between_steps(lambda: next(self.dataloader_iterator))

@@ -69,8 +69,9 @@ class LoRALinear(nn.Linear):
 
     def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        if not keep_vars:
-            # Copies, since FSDP frees the weights that it has gathered.
+        parts = (self.weight, self.lora_down, self.lora_up)
+        if not keep_vars and all(part.ndim == 2 for part in parts):  # FSDP gathers on rank 0 only
+            # Copies, since FSDP frees what it has gathered.
             destination[prefix + _BASE] = destination[prefix + 'weight'].clone()
             destination[prefix + 'weight'] = self.effective_weight.detach()
 

@@ -1,0 +1,25 @@
+"""Trainings of two ranks that protect the backbone in all ways; importable by the processes."""
+
+from __future__ import annotations
+
+from tests.helpers.sharding_work import STRATEGY, train
+
+OPTIONS = {
+    'model.backbone.type': 'LoRAViT',
+    'model.backbone.lora': dict(rank=2),
+    'model.losses.gram': dict(type='GramLoss'),
+    'optim_wrapper.paramwise_cfg.freeze_backbone_iters': 3,
+    'optim_wrapper.paramwise_cfg.layer_decay_rate': 0.8,
+}
+
+
+def all_runs(rank):
+    """Replicated and sharded; each killed while the backbone is frozen, and resumed."""
+    weights = {}
+    for name, options in (('whole', {}), ('shared', dict(strategy=STRATEGY))):
+        options = dict(OPTIONS, **options)
+        runner = train(name, 6, **options)
+        weights[name] = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+        assert train(f'{name}_killed', 6, kill_at=3, **options) is None
+        train(f'{name}_killed', 6, resume=True, **options)
+    return weights
