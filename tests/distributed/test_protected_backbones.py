@@ -1,4 +1,4 @@
-"""LoRA, the anchor, frozen first iterations and layer-wise rates on two ranks, with and without FSDP."""
+"""LoRA, the anchor, frozen first iterations and layer-wise rates on two ranks."""
 
 from __future__ import annotations
 
