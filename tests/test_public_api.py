@@ -49,7 +49,8 @@ FUNCTIONS = {
     'pretrain': (
         "images, out, *, init=None, config='vits_folder', iterations=None, batch_size=None, "
         'num_workers=None, patch_size=None, trainable_blocks=None, lora=None, seed=None, '
-        'amp=False, auto_scale_lr=False, resume=False, overwrite=False, force=False, cls_images=None, ann_file=None, cls_ann_file=None, '
+        'amp=False, auto_scale_lr=False, resume=False, overwrite=False, force=False, '
+        'cls_images=None, ann_file=None, cls_ann_file=None, '
         'neighbors=None, cls_neighbors=None, value_range=None, trust=False, '
         "launcher='none', log=None, options=None, report=False, progress=None"
     ),

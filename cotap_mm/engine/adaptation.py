@@ -49,15 +49,37 @@ def limit_training(config: Config) -> None:
 
 
 def restore_adaptation(config: Config, stored: Mapping[str, Any]) -> None:
-    """Adapt the network of a resumed run as before, unless the command line says otherwise.
+    """Adapt the network of a resumed run as before.
 
     Args:
         config (Config): Changed in place.
-        stored (Mapping): Config of the run.
+        stored (Mapping): Config of the run; empty if it is unknown.
+
+    Raises:
+        ValueError: If the command line asks for something else, or for an anchor to initial
+            weights that the run has not stored.
     """
-    for key in (TRAINABLE, LORA):
-        if config.get(key) is None and isinstance(stored.get(key), int):
-            config[key] = stored[key]
+    for key, option in ((TRAINABLE, '--trainable-blocks'), (LORA, '--lora')):
+        before, wanted = stored.get(key), config.get(key)
+        if stored and wanted not in (None, before):
+            raise ValueError(
+                f'a resumed run must train what it has trained before, {option} '
+                f'{"unset" if before is None else before}, got {wanted}; drop the option, or start '
+                'a new run from the checkpoint with --init'
+            )
+        if isinstance(before, int):
+            config[key] = before
+    has_anchor, had_anchor = (_has_anchor(each) for each in (config, stored))
+    if stored and has_anchor and not had_anchor:
+        raise ValueError(
+            'model.losses.gram needs the initial weights, which the resumed run has not stored; '
+            'drop it, or start a new run from the checkpoint with --init'
+        )
+
+
+def _has_anchor(config: Mapping[str, Any]) -> bool:
+    losses = (config.get('model') or {}).get('losses') or {}
+    return bool(losses.get('gram'))
 
 
 def _adapt(backbone: Any, rank: int, all_trained: bool) -> None:

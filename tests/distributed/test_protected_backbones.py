@@ -33,3 +33,6 @@ def test_sharded_trainings_equal_replicated_ones_and_resume(tmp_path, ranks):  #
     # They start from different random weights, like those of the test of FSDP.
     assert weights[0]['whole'] == weights[1]['whole']
     assert sum(each['shared'] for each in weights) < 2 * weights[0]['whole']
+    last = saved(tmp_path / 'last', 2)
+    assert len(last['optimizer']['state']) == weights[0]['last']
+    assert weights[0]['last'] < len(last['state_dict']) / 2  # without the teacher and block 0

@@ -240,6 +240,11 @@ def test_train_and_resume_by_the_default_command(tmp_path, monkeypatch, log, ada
     [last] = (tmp_path / 'work_dirs').glob('*/iter_3.pth')
     whole = read_checkpoint(str(last))['state_dict']
     last.unlink()
+    for option in (['--lora', '4'], ['--trainable-blocks', '2']):
+        with pytest.raises(SystemExit, match=f'must train what it has trained before, {option[0]}'):
+            train([*words, '--resume', *option])
+    with pytest.raises(SystemExit, match='model.losses.gram needs the initial weights'):
+        train([*words, 'model.losses.gram.type=GramLoss', '--resume'])
     train([*words, '--resume'])
     meta = read_checkpoint(str(last))['meta']
     assert provenance_of(dict(meta=meta)).init == 'dinov3'  # not lost by resuming

@@ -22,4 +22,6 @@ def all_runs(rank):
         weights[name] = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
         assert train(f'{name}_killed', 6, kill_at=3, **options) is None
         train(f'{name}_killed', 6, resume=True, **options)
+    last = train('last', 2, strategy=STRATEGY, **{'model.backbone.frozen_stages': 1})
+    weights['last'] = sum(p.requires_grad for p in last.model.parameters())
     return weights
