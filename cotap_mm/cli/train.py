@@ -102,7 +102,8 @@ def build_parser() -> Parser:
     parser.add_argument(
         '--dry-run',
         action='store_true',
-        help='build everything, train a few steps, report time and memory, and write nothing',
+        help='estimate the memory, then build everything, train a few steps, report time and '
+        'memory, and write nothing',
     )
     parser.add_argument('--check', action=RenamedOption, new='--dry-run', value=True)
     parser.add_argument(
@@ -159,7 +160,7 @@ def main(argv: Optional[list[str]] = None) -> None:
         run_on_processes(words, args.gpus, args.resume_command)
         return
     with slow_imports():
-        from cotap_mm.commands.train import build_config
+        from cotap_mm.commands.train import build_config, print_memory
         from cotap_mm.engine.launch.commands import train_command
 
-    train_command(args, lambda: build_config(args))
+    train_command(args, lambda: build_config(args), before_build=print_memory)

@@ -14,6 +14,7 @@ from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import report_user_errors
 from cotap_mm.datasets import open_images
 from cotap_mm.engine.launch.config import is_pretraining
+from cotap_mm.planning.capacity import find_capacities
 from cotap_mm.planning.cost import crop_options
 from cotap_mm.planning.devices import inspect_device
 from cotap_mm.planning.findings import find_image_problems
@@ -79,6 +80,9 @@ def _check(
         measure(recipe, config, lambda: parse_train(words()), _without_resume)
     if args.hours:
         limit_hours(recipe, config, args.hours)
+    proposed = Config(config._cfg_dict.to_dict())
+    proposed.merge_from_dict({**recipe.options, 'train_dataloader.batch_size': recipe.batch})
+    recipe.capacities = find_capacities(proposed)
     findings = find_image_problems(survey, recipe.global_size)
     return survey, findings, device, recipe, recipe.command(words())
 

@@ -1,15 +1,18 @@
-"""Config of a training, from the command line of ``cotap train``."""
+"""Config of a training, from the command line of ``cotap train``, and the memory it needs."""
 
 from __future__ import annotations
 
 import argparse
 
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.distributed.first_rank import on_first_rank
 from cotap_mm.engine.adaptation import LORA, TRAINABLE
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.shape import request_shape
+from cotap_mm.planning.preview import preview_memory
 
 
 def build_config(args: argparse.Namespace) -> Config:
@@ -73,3 +76,21 @@ def build_config(args: argparse.Namespace) -> Config:
     run_config.finish_config(config, args)
     run_config.set_log_backends(config, ['none'] if args.dry_run else args.log)
     return config
+
+
+def print_memory(config: Config) -> None:
+    """Print the memory that a pre-training needs, before it is built for a dry run.
+
+    Args:
+        config (Config): Prepared to be built.
+
+    Raises:
+        ValueError: If this machine has too little.
+    """
+    if not run_config.is_pretraining(config):
+        return
+    text, shortage = on_first_rank(lambda: preview_memory(config))
+    if is_main_process():
+        print(text, flush=True)
+    if shortage:
+        raise ValueError(shortage)

@@ -6,13 +6,31 @@ that may differ between ranks.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+_alone = ContextVar('_alone', default=False)
+
+
+@contextmanager
+def without_other_ranks() -> Iterator[None]:
+    """Let this rank compute as if there were no others, in this thread: no collective is called."""
+    token = _alone.set(True)
+    try:
+        yield
+    finally:
+        _alone.reset(token)
+
 
 def world_size() -> int:
     """Number of ranks; 1 without a process group."""
+    if _alone.get():
+        return 1
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 

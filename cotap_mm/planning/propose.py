@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -42,16 +43,17 @@ def propose(config: Config, name: str, survey: Survey, device: Device) -> tuple[
     config = Config(config._cfg_dict.to_dict())
     sizes = choose_crops(config, survey, options, notes)
     on_gpu = device.kind == 'cuda'
-    cost = estimate_cost(config, on_gpu)
+    cost = _cost(config, device)
     capacity = cost.largest_batch(_USABLE_MEMORY * device.memory)
     batch, accumulation = _choose_batch(config, survey.count, device, capacity, notes)
     if on_gpu and config.model.backbone.get('with_cp'):
         config.model.backbone.with_cp = False
-        faster = estimate_cost(config, on_gpu)
+        faster = _cost(config, device)
         if faster.largest_batch(0.6 * device.memory) >= batch:
             cost = faster
             options['model.backbone.with_cp'] = False
             notes.append('activations are not recomputed, since they fit into memory')
+    cost = replace(cost, accumulates=accumulation > 1)
     iterations = choose_length(config, survey.count, batch * device.count, notes)
     workers = max(1, min(_MOST_WORKERS, int(device.cores / max(device.count, 1))))
     dataloader = config.train_dataloader
@@ -79,6 +81,12 @@ def propose(config: Config, name: str, survey: Survey, device: Device) -> tuple[
     )
     set_length(recipe, config, iterations)
     return recipe, cost
+
+
+def _cost(config: Config, device: Device) -> Cost:
+    """Cost on each device, as if gradients were accumulated, which needs more memory."""
+    cost = replace(estimate_cost(config, device.kind == 'cuda'), accumulates=True)
+    return cost.replicated() if device.count > 1 else cost
 
 
 def step_seconds(

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from .capacity import Capacity
+
 
 @dataclass
 class Recipe:
@@ -26,6 +28,7 @@ class Recipe:
             nothing is known.
         is_measured (bool): Whether memory and seconds were measured with a few steps.
         notes (list[str]): Reasons and limits.
+        capacities (list[Capacity]): What fits on usual GPUs.
     """
 
     config: str
@@ -41,6 +44,7 @@ class Recipe:
     seconds: tuple[float, float] = (0.0, 0.0)
     is_measured: bool = False
     notes: list[str] = field(default_factory=list)
+    capacities: list[Capacity] = field(default_factory=list)
 
     @property
     def images_per_update(self) -> int:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from cotap_mm.diagnosis.hardware import GIB
 from cotap_mm.files.atomic_write import printable
 
+from .capacity import format_capacities
 from .devices import Device
 from .findings import Finding
 from .propose import EFFICIENCY
@@ -64,6 +66,11 @@ def format_text(
     ]
     lines += [_row(*row) for row in rows]
     lines += ['', 'why', *map(_item, recipe.notes)] if recipe.notes else []
+    if recipe.capacities:
+        lines += ['', 'largest batch per GPU (estimate)']
+        lines += [
+            f'  {line}' for line in format_capacities(recipe.capacities, recipe.batch).splitlines()
+        ]
     return '\n'.join([*lines, '', 'command', f'  {command}'])
 
 
@@ -92,6 +99,7 @@ def as_dict(
         seconds_per_step=list(recipe.seconds),
         hours=list(recipe.hours),
         measured=recipe.is_measured,
+        capacities=[asdict(capacity) for capacity in recipe.capacities],
         reasons=recipe.notes,
         command=command,
     )
@@ -138,7 +146,7 @@ def describe_memory(recipe: Recipe, device: Device) -> str:
     text = f'{recipe.memory / GIB:.1f} of {device.memory / GIB:.1f} GB'
     if recipe.is_measured:
         return f'{text} (measured in a few steps, before the queues are full)'
-    return f'about {text} (rough estimate, scaled from a step of ViT-S on a CPU)'
+    return f'about {text} (estimate from the shapes of the tensors)'
 
 
 def describe_time(recipe: Recipe, device: Device) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from types import SimpleNamespace
 
 import pytest
@@ -56,6 +57,39 @@ def test_training_equals_that_without_fsdp(tmp_path, ranks):
     # The runners start from different random weights, so they are compared from iteration 2 on.
     close(saved(tmp_path / 'then_shared', 6), replicated)
     close(saved(tmp_path / 'then_whole', 6), sharded)
+
+
+@pytest.mark.dist
+def test_registers_rope_and_gated_mlps(tmp_path, ranks):
+    results = ranks(sharding_work.modern_runs)
+    assert all(math.isfinite(loss) for result in results for loss in result['losses'])
+    assert results[0]['losses'] != results[1]['losses']  # of different images
+    for name, value in results[0]['weights'].items():  # DDP keeps student and teacher equal
+        assert torch.equal(value, results[1]['weights'][name]), name
+    replicated, sharded = saved(tmp_path / 'whole', 4), saved(tmp_path / 'shared', 4)
+    assert_same(saved(tmp_path / 'killed', 4), sharded)
+    close(saved(tmp_path / 'then_shared', 4), replicated)
+    close(saved(tmp_path / 'then_whole', 4), sharded)
+    weights = sharded['state_dict']
+    assert weights['backbone.layers.2.ffn.w12.weight'].shape == (48, 16)
+    for name in ('backbone.rope.periods', 'teacher.backbone.rope.periods'):
+        torch.testing.assert_close(weights[name], 50 ** (torch.arange(2) / 2), rtol=0, atol=0)
+        assert torch.equal(results[0]['periods'], weights[name])
+    # The teacher follows all weights, and the bias of keys stays zero.
+    for name in ('register_tokens', 'layers.0.attn.gamma1.weight', 'layers.2.attn.qkv.weight'):
+        gap = weights[f'teacher.backbone.{name}'] - weights[f'backbone.{name}']
+        assert 0 < gap.abs().max() < 1e-2, name
+    for layer in range(3):
+        bias = weights[f'backbone.layers.{layer}.attn.qkv.bias']
+        assert not bias[16:32].any() and bias.abs().sum() > 0
+    first, last = (saved(tmp_path / 'frozen', step)['state_dict'] for step in (2, 4))
+    for name, value in first.items():
+        is_frozen = 'teacher' not in name and (
+            name.startswith(tuple(f'backbone.{part}' for part in ('layers.0', 'layers.1', 'reg')))
+        )
+        assert not is_frozen or torch.equal(value, last[name]), name
+    name = 'backbone.layers.2.ffn.w12.weight'
+    assert not torch.equal(first[name], last[name])
 
 
 @pytest.mark.dist

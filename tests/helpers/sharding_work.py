@@ -13,6 +13,24 @@ from tests.helpers import resume_work
 STRATEGY = dict(type='cotap_mm.CoTAPFSDPStrategy')
 
 
+#: What a network of today has besides the layers of the first ViTs.
+MODERN = {
+    'model.backbone.arch': dict(
+        embed_dims=16,
+        num_layers=3,
+        num_heads=2,
+        feedforward_channels=24,
+        ffn='swiglu',
+        qk_norm=True,
+        layer_scale=True,
+        num_registers=2,
+        rope=dict(theta=50.0),
+        _delete_=True,
+    ),
+    'model.backbone.with_cp': True,
+}
+
+
 def train(name, iters, **options):
     """In ``COTAP_TEST_FOLDER/name``."""
     return resume_work.train(Path(os.environ['COTAP_TEST_FOLDER']) / name, iters, **options)
@@ -31,6 +49,25 @@ def all_runs(rank):
     assert train('then_shared', 6, kill_at=3) is None
     train('then_shared', 6, strategy=STRATEGY, resume=True)
     return shares
+
+
+def modern_runs(rank):
+    """A network with registers, rotary positions, gated MLPs and layer scale, as above."""
+    losses = []
+    for name, options in (('whole', {}), ('shared', dict(strategy=STRATEGY))):
+        runner = train(name, 4, **options, **MODERN)
+        losses.append(float(runner.message_hub.get_scalar('train/loss').current()))
+        if name == 'whole':
+            weights = {key: value.detach() for key, value in runner.model.module.named_parameters()}
+    assert train('killed', 4, strategy=STRATEGY, kill_at=3, **MODERN) is None
+    train('killed', 4, strategy=STRATEGY, resume=True, **MODERN)
+    assert train('then_shared', 4, kill_at=2, **MODERN) is None
+    runner = train('then_shared', 4, strategy=STRATEGY, resume=True, **MODERN)
+    periods = runner.model.module.backbone.rope.periods
+    assert train('then_whole', 4, strategy=STRATEGY, kill_at=2, **MODERN) is None
+    train('then_whole', 4, resume=True, **MODERN)
+    train('frozen', 4, strategy=STRATEGY, **MODERN, **{'model.backbone.frozen_stages': 2})
+    return dict(losses=losses, weights=weights, periods=periods)
 
 
 def bad_numbers(rank):

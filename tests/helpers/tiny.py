@@ -9,6 +9,13 @@ from cotap_mm.ops import common_boxes
 
 #: Config in a checkpoint of the tiny network; the weights do not tell the number of heads.
 CONFIG = "model = dict(type='CoTAP', backbone=dict(arch=dict(num_heads=2)))"
+#: What a network of today has besides the layers of the first ViTs.
+MODERN = dict(
+    arch=dict(ffn='swiglu', qk_norm=True),
+    num_registers=2,
+    rope=dict(theta=50.0),
+    layer_scale_init_value=0.1,
+)
 LOSSES = dict(
     patch_cluster=dict(type='PatchClusterLoss'),
     cls_cluster=dict(type='ClsClusterLoss'),
@@ -22,6 +29,7 @@ def build_tiny(
     losses=None, queue_size=64, loss_weights=None, use_filter=True, memory=None, **backbone
 ):
     arch = dict(embed_dims=16, num_layers=2, num_heads=2, feedforward_channels=32)
+    arch.update(backbone.pop('arch', {}))
     head = dict(type='PrototypeHead', hidden_channels=16, out_channels=8)
     neck = dict(type='ObjectAwareFilter', num_prototypes=2) if use_filter else dict(type='NoFilter')
     return CoTAP(

@@ -13,7 +13,7 @@ from cotap_mm.engine import compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
 from cotap_mm.models.modules import AssignmentQueue
 from cotap_mm.ops import cls_through_block, spherical_kmeans
-from tests.helpers.tiny import build_tiny, make_inputs
+from tests.helpers.tiny import MODERN, build_tiny, make_inputs
 
 
 def warm_model(**backbone):
@@ -54,6 +54,12 @@ def plain():
     return losses_and_gradients(warm_model())
 
 
+@pytest.fixture(scope='module')
+def modern():
+    """The same of a network with registers, rotary positions and gated MLPs."""
+    return losses_and_gradients(warm_model(**MODERN))
+
+
 @pytest.mark.parametrize(
     'options',
     [
@@ -67,14 +73,42 @@ def test_backbone_keys_change_nothing(plain, options):
     assert_same(losses_and_gradients(warm_model(**options)), plain)
 
 
+@pytest.mark.parametrize(
+    'options', [dict(with_cp=True), dict(with_cp='mlp'), dict(fused_attention=False)]
+)
+def test_backbone_keys_change_nothing_with_registers_and_rope(modern, options):
+    assert_same(losses_and_gradients(warm_model(**MODERN, **options)), modern)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize('is_modern', [False, True])
 @pytest.mark.parametrize('with_cp, parts', [(False, 2 + 2), ('mlp', 3 * 2 + 2)])
-def test_compiled_parts_change_nothing(plain, with_cp, parts):
-    model = warm_model(with_cp=with_cp)
-    assert compile_parts(model, backend='aot_eager', dynamic=False) == 2 * parts
+def test_compiled_parts_change_nothing(plain, modern, with_cp, parts, is_modern):
+    torch._dynamo.reset()  # other tests count toward its limit of compilations
+    options = dict(MODERN if is_modern else {}, with_cp=with_cp)
+    model = warm_model(**options)
+    # A part that does not compile as a whole is an error.
+    assert compile_parts(model, backend='aot_eager', dynamic=False, fullgraph=True) == 2 * parts
     names = set(model.state_dict())
-    assert_same(losses_and_gradients(model), plain)
-    assert names == set(warm_model().state_dict())
+    assert_same(losses_and_gradients(model), modern if is_modern else plain)
+    assert names == set(warm_model(**options).state_dict())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('with_cp', [False, True, 'mlp'])
+def test_a_backbone_is_one_graph(with_cp):
+    """Registers, rotary positions and activation checkpointing do not break it."""
+    vit, images = warm_model(**MODERN, with_cp=with_cp).backbone, torch.randn(2, 3, 32, 32)
+    found = []
+    for forward in (
+        vit.forward_tokens,
+        torch.compile(vit.forward_tokens, backend='aot_eager', fullgraph=True, dynamic=False),
+    ):
+        leaving = forward(images)[1]
+        params = [param for param in vit.parameters() if param.requires_grad]
+        found.append([leaving, *torch.autograd.grad(leaving.square().sum(), params)])
+    for one, other in zip(*found):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize('with_cp, runs', [(False, 1), ('mlp', 2), (True, 2)])
@@ -90,7 +124,8 @@ def test_checkpointing_runs_the_mlp_again(with_cp, runs):
         DINOViT(with_cp='all')
 
 
-def test_plain_attention_holds_its_weights():
+@pytest.mark.parametrize('options', [{}, dict(num_registers=2, rope=dict(theta=50.0))])
+def test_plain_attention_holds_its_weights(options):
     """Otherwise the test of ``fused_attention`` would compare a model with itself."""
     seen = []
     for fused in (True, False):
@@ -99,6 +134,7 @@ def test_plain_attention_holds_its_weights():
             img_size=16,
             patch_size=8,
             fused_attention=fused,
+            **options,
         )
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profiler:
             vit(torch.randn(1, 3, 16, 16))

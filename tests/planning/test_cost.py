@@ -2,16 +2,34 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.models import DINOViT
 from cotap_mm.planning.cost import estimate_cost, vit_flops
 
 
 def test_operations_of_a_crop():
     # Counted with PyTorch's FlopCounterMode: 147.15e9 for 16 global, 51.77e9 for 32 local crops.
-    assert vit_flops(224, 16, 384, 12) == pytest.approx(147.15e9 / 16, rel=2e-3)
-    assert vit_flops(96, 16, 384, 12) == pytest.approx(51.77e9 / 32, rel=2e-3)
+    with torch.device('meta'):
+        vit = DINOViT()
+    assert vit_flops(vit, 224) == pytest.approx([147.15e9 / 16] * 2, rel=2e-3)
+    assert vit_flops(vit, 96)[0] == pytest.approx(51.77e9 / 32, rel=2e-3)
+
+
+@pytest.mark.parametrize('arch', ['dinov2-reg-small', 'dinov3-small-plus'])
+def test_operations_of_other_layers(arch):
+    with torch.device('meta'):
+        vit = DINOViT(arch=arch, img_size=64, frozen_stages=9, drop_path_rate=0.0)
+        with FlopCounterMode(display=False) as counter:
+            vit(torch.empty(1, 3, 64, 64))
+    total, trained = vit_flops(vit, 64)
+    assert total == pytest.approx(counter.get_total_flops(), rel=2e-3)
+    assert trained == pytest.approx(3 / 12 * total, rel=0.02)
 
 
 def test_step_of_vit_s():
@@ -21,8 +39,10 @@ def test_step_of_vit_s():
     # Peak of the measured step with 2 images: 4.15 GB, of which 0.9 are Python and libraries.
     assert cost.memory(2) == pytest.approx(4.15e9, rel=0.1)
     assert cost.largest_batch(cost.memory(7) + 1) == 7 and cost.largest_batch(0) == 0
+    assert cost.largest_batch(cost.memory(8) - 1) == 7
 
 
+@pytest.mark.slow
 def test_what_changes_the_cost():
     config = load_config('vits_folder')
     recomputed = estimate_cost(config, on_gpu=True)
@@ -36,3 +56,14 @@ def test_what_changes_the_cost():
     assert 3.3 < base.flops_per_image / plain.flops_per_image < 4.2
     # The config is for GPUs of 8 GB.
     assert recomputed.memory(8) < 0.85 * 8 * 2**30
+
+
+def test_accumulated_and_replicated_gradients():
+    cost = estimate_cost(load_config('vits_folder'), on_gpu=True)
+    assert cost.accumulates
+    once = replace(cost, accumulates=False)
+    assert cost.memory(8) - once.memory(8) == pytest.approx(1.15 * cost.gradient_bytes)
+    assert once.fixed_bytes > once.replicated().fixed_bytes - 1.16 * cost.gradient_bytes
+    half = load_config('vits_folder')
+    half.optim_wrapper.dtype = 'float32'
+    assert estimate_cost(half, on_gpu=True).bytes_per_image > 1.2 * cost.bytes_per_image

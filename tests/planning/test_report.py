@@ -30,7 +30,7 @@ def test_text(recipe, survey, gpu):
         'warnings\n  * look out\n\nnotes\n  * by the way\n',
         'batch      8 images per GPU, 2 GPUs, 4 steps accumulated: 64 images per step of the',
         'steps      3,600\n',
-        'memory     about 4.0 of 8.0 GB (rough estimate',
+        'memory     about 4.0 of 8.0 GB (estimate from the shapes of the tensors)',
         'time       1.0 hours to 3.0 hours (rough estimate: the operations of a step at 20% to 45%',
         'why\n  * because\n',
     ):

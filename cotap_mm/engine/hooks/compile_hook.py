@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
@@ -47,6 +48,12 @@ class CompileHook(Hook):
         )
 
 
+#: Compilations of a piece of code before PyTorch runs it without. With ``with_cp='mlp'``, an MLP is
+#: called with more than its default of 8 shapes: global and local crops, with and without gradient,
+#: by blocks and filter, for patches and CLS.
+_MOST_SHAPES = 32
+
+
 def compile_parts(model, **options: Any) -> int:
     """Compile blocks and heads of a :class:`CoTAP` in place; return the number of parts."""
     parts = []
@@ -55,6 +62,9 @@ def compile_parts(model, **options: Any) -> int:
         parts += [*blocks, *network.head.values()]
         if network.backbone.with_cp == 'mlp':  # attention and MLP are called separately
             parts += [part for block in blocks for part in (block.attn, block.ffn)]
+    limits = torch._dynamo.config
+    name = 'recompile_limit' if hasattr(limits, 'recompile_limit') else 'cache_size_limit'
+    setattr(limits, name, max(getattr(limits, name), _MOST_SHAPES))
     for part in parts:
         part.compile(**options)
     return len(parts)

@@ -32,6 +32,7 @@ def train_command(
     args: argparse.Namespace,
     make_config: Callable[[], Config],
     on_built: Callable[[Runner | FlexibleRunner], None] = lambda runner: None,
+    before_build: Callable[[Config], None] = lambda config: None,
 ) -> None:
     """Build a Runner and train, or make a dry run; report errors in one line.
 
@@ -43,6 +44,8 @@ def train_command(
             ``resume_command`` for messages.
         make_config (callable): Makes the config.
         on_built (callable): Called with the Runner before it trains, e.g. to register a hook.
+        before_build (callable): Called with the complete config in a dry run, before the model is
+            built.
 
     Raises:
         UserError: Where the user has to act.
@@ -62,7 +65,7 @@ def train_command(
             explained_stops(),
         ):
             if args.dry_run:
-                _dry_run_command(args, make_config)
+                _dry_run_command(args, make_config, before_build)
             else:
                 runner = build_runner(args, writable_config, claims=True)
                 runner.resume_command = getattr(args, 'resume_command', '')
@@ -77,7 +80,11 @@ def train_command(
         keep_workers(False)
 
 
-def _dry_run_command(args: argparse.Namespace, make_config: Callable[[], Config]) -> None:
+def _dry_run_command(
+    args: argparse.Namespace,
+    make_config: Callable[[], Config],
+    before_build: Callable[[Config], None],
+) -> None:
     """Build everything, train a few steps, print time and memory, and write nothing."""
     with tempfile.TemporaryDirectory(prefix='cotap_check_') as folder, report_user_errors():
         missing = []
@@ -91,7 +98,7 @@ def _dry_run_command(args: argparse.Namespace, make_config: Callable[[], Config]
                 missing.extend(placeholder_neighbors(config, folder))
             return config
 
-        result = dry_run(build_runner(args, in_folder))
+        result = dry_run(build_runner(args, in_folder, before_build=before_build))
         if is_main_process():
             print(describe_dry_run(result, missing))
 

@@ -40,7 +40,10 @@ from .writers import explained_services, guard_writers
 
 
 def build_runner(
-    args: argparse.Namespace, make_config: Callable[[], Config], claims: bool = False
+    args: argparse.Namespace,
+    make_config: Callable[[], Config],
+    claims: bool = False,
+    before_build: Callable[[Config], None] = lambda config: None,
 ) -> Runner | FlexibleRunner:
     """Build the Runner of a command-line tool; report user errors in one line.
 
@@ -50,6 +53,7 @@ def build_runner(
         make_config (callable): Makes the config; its errors are reported in one line, too.
         claims (bool): Whether to claim the work folder for a training, see
             :func:`.claim_folder`. Defaults to False.
+        before_build (callable): Called with the complete config before the model is built.
 
     Returns:
         Runner: Ready to train or test.
@@ -67,6 +71,7 @@ def build_runner(
                     claim_folder(config, args.overwrite, args.force)
                 with explained_options(args.cfg_options):
                     initial_weights = prepare(config)
+                    before_build(config)
                     runner = runner_of(config)
                     initial_weights.hand_on(runner.model)
                     return runner

@@ -105,6 +105,9 @@ class Block(TransformerEncoderLayer):
         self.attn = Attention(plain.attn, **attention)
         self.ln2 = plain.ln2
         self.ffn = plain.ffn if gated is None else _gated(plain, gated)
+        for layer in (self.attn.out_drop, self.ffn.dropout_layer):
+            if hasattr(layer, 'drop_prob'):  # NumPy's numbers break the graph of torch.compile
+                layer.drop_prob = float(layer.drop_prob)
 
     def forward(self, x: Tensor, rotation: Optional[Rotation] = None) -> Tensor:
         """Transform tokens (B, P + N, d); patches are rotated by their position if it is given."""

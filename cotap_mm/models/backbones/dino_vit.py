@@ -219,7 +219,7 @@ class DINOViT(VisionTransformer):
         """Run all blocks but the last; returns tokens (B, 1+R+N, d) and the grid (H, W)."""
         tokens, grid = self.embed(images)
         rotation = self.rotation(grid)
-        for block in self.layers[:-1]:
+        for block in list(self.layers)[:-1]:  # a slice of a ModuleList breaks the graph
             tokens = self.run_block(block, tokens, rotation)
         return tokens, grid
 
