@@ -185,15 +185,32 @@ def _fit_crops(config: Config, explicit: Iterable[str], old_patch: int) -> dict[
             crops[name] = changed[key] = max(1, round(old[name] / patch)) * patch
     if changed:
         dataset.crops = crops
-    pairs = dict(config.model.get('pairs') or {})
-    sizes = pairs.get('pool_sizes', default_of(PatchPairSampler, 'pool_sizes'))
     old_grid = old['global_size'] // old_patch
     grid = crops.get('global_size', old['global_size']) // patch
     if grid != old_grid and not _is_set('model.pairs.pool_sizes', explicit):
-        scaled = tuple(max(1, round(size * grid / old_grid)) for size in sizes)
-        pairs['pool_sizes'] = changed['model.pairs.pool_sizes'] = scaled
-        config.model.pairs = pairs
+        scaled = scaled_pool_sizes(config, grid / old_grid)
+        changed['model.pairs.pool_sizes'] = scaled
+        config.model.pairs = dict(config.model.get('pairs') or {}, pool_sizes=scaled)
     return changed
+
+
+def scaled_pool_sizes(config: Config, factor: float) -> tuple[int, ...]:
+    """Scale the grids to which patches are pooled before they are ranked.
+
+    Args:
+        config (Config): A pre-training config.
+        factor (float): Side of the new patch grid of a global crop, relative to the old one.
+
+    Returns:
+        tuple[int, ...]: New ``model.pairs.pool_sizes``.
+    """
+    return tuple(max(1, round(size * factor)) for size in pool_sizes(config))
+
+
+def pool_sizes(config: Config) -> tuple[int, ...]:
+    """Return ``model.pairs.pool_sizes`` of a config, or the default."""
+    pairs = config.model.get('pairs') or {}
+    return tuple(pairs.get('pool_sizes', default_of(PatchPairSampler, 'pool_sizes')))
 
 
 def _stored(checkpoint: Optional[str]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config
 
+from cotap_mm.engine.shape import scaled_pool_sizes
 from cotap_mm.models.modules import PatchPairSampler
 from cotap_mm.registry import MODELS, default_of, option_of
 
@@ -136,8 +137,13 @@ def choose_crops(
     smaller = max(int(2 * usual / patch), size // (2 * patch)) * patch
     smaller_local = max(round(local * smaller / size / patch), 2) * patch
     key = 'train_dataloader.dataset.crops'
-    options.update({f'{key}.global_size': smaller, f'{key}.local_size': smaller_local})
-    config.merge_from_dict({f'{key}.global_size': smaller, f'{key}.local_size': smaller_local})
+    changed = {
+        f'{key}.global_size': smaller,
+        f'{key}.local_size': smaller_local,
+        'model.pairs.pool_sizes': scaled_pool_sizes(config, smaller / size),
+    }
+    options.update(changed)
+    config.merge_from_dict(changed)
     notes.append(
         f'crops of {smaller} instead of {size} px, since a fifth of the images have a shorter side '
         f'of at most {usual:.0f} px'

@@ -75,7 +75,8 @@ class Recipe:
         if value_range:
             words += ['--value-range', *(f'{value:g}' for value in value_range)]
         if self.options:
-            words += ['--cfg-options', *(f'{key}={value}' for key, value in self.options.items())]
+            values = {key: str(value).replace(' ', '') for key, value in self.options.items()}
+            words += ['--cfg-options', *(f'{key}={value}' for key, value in values.items())]
         return words
 
     def command(self, arguments: list[str]) -> str:

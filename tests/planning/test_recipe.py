@@ -93,6 +93,9 @@ def test_small_images_get_smaller_crops(folder_config, survey, gpu):
     assert (recipe.global_size, recipe.local_size) == (128, 48)
 
     assert recipe.options['train_dataloader.dataset.crops.global_size'] == 128
+    assert recipe.options['model.pairs.pool_sizes'] == (4, 8)  # 8 x 8 patches of a global crop
+    words = parse_args(recipe.arguments('images')).cfg_options
+    assert words['model.pairs.pool_sizes'] == (4, 8)
     recipe, _ = propose(folder_config, 'vits_folder', survey(size=(20, 20)), gpu(80))
     assert recipe.global_size == 112
     recipe, _ = propose(folder_config, 'vits_folder', survey(size=(150, 150)), gpu(80))

@@ -15,9 +15,15 @@ from cotap_mm.engine.backbones import find_backbones
 from cotap_mm.engine.data_checks.downstream import prepare_downstream
 from cotap_mm.engine.hooks.required import complete_downstream_hooks, complete_hooks
 from cotap_mm.engine.resume.choice import choose_resume
-from cotap_mm.engine.shape import origin, restore_shape, shape_by_init
+from cotap_mm.engine.shape import (
+    origin,
+    pool_sizes,
+    restore_shape,
+    scaled_pool_sizes,
+    shape_by_init,
+)
 from cotap_mm.models.modules import PatchPairSampler
-from cotap_mm.registry import DATASETS, MODELS, build, default_of, option_of
+from cotap_mm.registry import DATASETS, MODELS, TRANSFORMS, build, default_of, option_of
 
 from .config import is_pretraining
 from .initial_weights import InitialWeights
@@ -103,7 +109,7 @@ def _check_batch_size(config: Config) -> None:
 
 
 def _check_crop_sizes(config: Config) -> None:
-    """Raise a ValueError if a crop size is not a multiple of the patch size."""
+    """Raise a ValueError if a crop size or a pool size does not fit the patches."""
     crops = config.train_dataloader.dataset.get('crops') or {}
     patch = option_of(MODELS, config.model.backbone, 'patch_size')
     for name in ('global_size', 'local_size'):
@@ -112,6 +118,15 @@ def _check_crop_sizes(config: Config) -> None:
                 f'train_dataloader.dataset.crops.{name}={crops[name]} must be a multiple of '
                 f'model.backbone.patch_size={patch}, e.g. {max(crops[name] // patch, 1) * patch}'
             )
+    grid, sizes = option_of(TRANSFORMS, dict(crops, type='MultiCrop'), 'global_size') // patch, ()
+    if config.model.get('losses', {}).get('patch_ranking'):
+        sizes = pool_sizes(config)
+    if max(sizes, default=0) > grid:
+        scaled = ','.join(map(str, scaled_pool_sizes(config, grid / max(sizes))))
+        raise ValueError(
+            f'model.pairs.pool_sizes={sizes} must be at most {grid}, the patches of a side of a '
+            f'global crop, e.g. --cfg-options "model.pairs.pool_sizes=({scaled})"'
+        )
 
 
 def _check_num_images(config: Config, num_images: int) -> None:

@@ -31,6 +31,11 @@ REFUSED = [
         f'{TWO} train_dataloader.dataset.crops.global_size=225',
         'global_size=225 must be a multiple of model.backbone.patch_size=14, e.g. 224',
     ),
+    (
+        'of_patch_14',
+        f'{TWO} train_dataloader.dataset.crops.global_size=112',
+        r'pool_sizes=\(8, 16\) must be at most 8, .*, e.g. --cfg-options "model.*=\(4,8\)"',
+    ),
 ]
 
 
