@@ -69,7 +69,7 @@ def write_everything(folder):
         'study.json': '{',
     }.items():
         (folder / name).write_text(text)
-    studies = ('foregrounds', 'noise_tolerance', 'over_dispersion', 'pairs_per_image')
+    studies = ('do_no_harm', 'foregrounds', 'noise_tolerance', 'over_dispersion', 'pairs_per_image')
     for name in (*studies, 'sensitivity'):
         for place, text in (('broken', '{'), ('notes', 'by hand')):
             (folder / place).mkdir(exist_ok=True)

@@ -47,6 +47,11 @@ STUDY_MISTAKES = {
         (f'{FOLDERS} --cfg-options modell.x=1', 1, "did you mean 'model'"),
         (f'{FOLDERS} --cfg-options train_cfg.max_iters=x', 1, "max_iters.* got 'x'"),
     ],
+    'do_no_harm': [
+        (f'{FOLDERS} --variants LoRA', 2, "did you mean 'LoRA 8'|did you mean LoRA 8"),
+        (f'{FOLDERS} --data camvid --camvid images', 1, '--camvid images .* has no images/train'),
+        (f'{FOLDERS} --workers 0', 2, "got '0'"),
+    ],
     'foregrounds': [
         (f'{FOLDERS} --data racoon', 2, 'did you mean raccoon'),
         (f'{FOLDERS} --data camvid --camvid images', 1, '--camvid images .* has no images/train'),
