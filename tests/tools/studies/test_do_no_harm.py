@@ -24,12 +24,9 @@ def test_each_variant_protects_in_its_way(tmp_path):
         job = dict(data='toy', variant=variant, seed=0, iters=60, images=4)
         config = tool.make_config(job, args)
         model = build(MODELS, config.model)
-        wrapper = CoTAPOptimWrapperConstructor(
-            dict(
-                type='cotap_mm.MixedPrecisionOptimWrapper', optimizer=config.optim_wrapper.optimizer
-            ),
-            config.optim_wrapper.paramwise_cfg,
-        )(model)
+        chosen = config.optim_wrapper
+        options = dict(type='cotap_mm.MixedPrecisionOptimWrapper', optimizer=chosen.optimizer)
+        wrapper = CoTAPOptimWrapperConstructor(options, chosen.paramwise_cfg)(model)
         groups = wrapper.optimizer.param_groups
         learning = [name for name, p in model.backbone.named_parameters() if p.requires_grad]
         found[variant] = dict(
@@ -44,9 +41,8 @@ def test_each_variant_protects_in_its_way(tmp_path):
     assert all(each['lr'] == pytest.approx(10 * usual['lr']) for each in found.values())
     assert found['head warm-up']['frozen'] == 30
     assert found['layer decay 0.5']['scale'] == 0.5**5  # embeddings of four blocks
-    assert found['last block']['learning'] == {'3'} and found['rate x 10']['learning'] == set(
-        '0123'
-    )
+    assert found['last block']['learning'] == {'3'}
+    assert found['rate x 10']['learning'] == set('0123')
     assert found['LoRA 8']['is_lora'] and not found['rate x 10']['is_lora']
     assert [found[f'anchor x {weight}']['anchor'] for weight in (10, 100)] == [10, 100]
 
