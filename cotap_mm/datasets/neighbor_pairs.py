@@ -75,7 +75,12 @@ class BranchSource:
         """Names of the images that workers are reading."""
         return [self.source.name(i) for i in self.signs.being_read]
 
-    def draw_pair(self, index: int, rng: np.random.Generator) -> list[tuple[int, np.ndarray]]:
+    def draw_pair(
+        self,
+        index: int,
+        rng: np.random.Generator,
+        decoded: Optional[dict[int, np.ndarray]] = None,
+    ) -> list[tuple[int, np.ndarray]]:
         """Read an image and one of its neighbors, drawn uniformly.
 
         A bad neighbor is replaced by another neighbor, a bad image by another image.
@@ -83,6 +88,8 @@ class BranchSource:
         Args:
             index (int): Index of the image.
             rng (np.random.Generator): Source of randomness.
+            decoded (dict[int, np.ndarray], optional): Pixels of images that have been read for the
+                same sample; those that are read now are added. Defaults to None.
 
         Returns:
             list[tuple[int, np.ndarray]]: Index and pixels of the image and of its positive.
@@ -90,11 +97,21 @@ class BranchSource:
         Raises:
             UserError: If too many images are bad.
         """
+        decoded = {} if decoded is None else decoded
+
+        def read(index: int) -> Optional[np.ndarray]:
+            if index not in decoded:
+                pixels = self._read(index)
+                if pixels is None:
+                    return None
+                decoded[index] = pixels
+            return decoded[index]
+
         for _ in range(_MAX_TRIES):
-            image = self._read(index)
+            image = read(index)
             if image is not None:
                 for other in rng.permutation(self.neighbors[index]).tolist():
-                    positive = self._read(other)
+                    positive = read(other)
                     if positive is not None:
                         return [(index, image), (other, positive)]
             index = int(rng.integers(len(self.source)))
@@ -234,10 +251,10 @@ class NeighborPairs(Dataset):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
         else:
             index, rng = key, self._generator(key)
-        sample = {
-            name: self._sample(branch, index % len(branch.source), rng)
-            for name, branch in self.branches.items()
-        }
+        sample, decoded = {}, {}
+        for name, branch in self.branches.items():
+            pixels = decoded.setdefault(id(branch), {})  # one source for both is read once
+            sample[name] = self._sample(branch, index % len(branch.source), rng, pixels)
         for crops in sample.values():  # after all crops, whose draws must not change
             shape = (*crops['boxes'].shape[:2], COLOR_DRAWS)
             crops['color_draws'] = torch.from_numpy(rng.random(shape, dtype=np.float32))
@@ -255,8 +272,14 @@ class NeighborPairs(Dataset):
         # The index is part of the seed because ranks may have the same worker seeds.
         return np.random.default_rng((seed, self._num_draws, index % len(self)))
 
-    def _sample(self, branch: BranchSource, index: int, rng: np.random.Generator) -> BranchCrops:
-        pair = branch.draw_pair(index, rng)
+    def _sample(
+        self,
+        branch: BranchSource,
+        index: int,
+        rng: np.random.Generator,
+        decoded: dict[int, np.ndarray],
+    ) -> BranchCrops:
+        pair = branch.draw_pair(index, rng, decoded)
         parts = [self.crop(pixels, rng) for _, pixels in pair]
         global_crops, local_crops, boxes = (torch.stack(part) for part in zip(*parts))
         return BranchCrops(  # type: ignore[typeddict-item]  # color_draws are added later

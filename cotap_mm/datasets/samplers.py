@@ -12,6 +12,9 @@ from torch.utils.data import Sampler
 
 from cotap_mm.registry import DATA_SAMPLERS
 
+_BLOCK = 4096  # indices that are turned into numbers of Python at a time
+_INT32 = 2**31 - 1
+
 
 class Visit(NamedTuple):
     """Index of a sample, and the values that seed its random draws.
@@ -63,11 +66,18 @@ class VisitSampler(Sampler):
     def _all_ranks(self) -> Iterator[Visit]:
         first, skip = divmod(self.start, len(self.dataset))
         for count in itertools.count(first):
-            generator = torch.Generator().manual_seed(self.seed + count)
-            order = torch.randperm(len(self.dataset), generator=generator)
-            for index in order[skip:].tolist():
+            for index in self._order(count, skip):
                 yield Visit(index, count, self.seed)
             skip = 0
+
+    def _order(self, count: int, skip: int) -> Iterator[int]:
+        """Iterate over the images of a pass; holds 4 bytes per image up to 2^31 of them."""
+        size = len(self.dataset)
+        generator = torch.Generator().manual_seed(self.seed + count)
+        dtype = torch.int32 if size <= _INT32 else torch.int64  # the order is the same
+        order = torch.randperm(size, generator=generator, dtype=dtype)
+        for block in order[skip:].split(_BLOCK):
+            yield from block.tolist()
 
     def __len__(self) -> int:
         """Number of samples of this rank per pass."""

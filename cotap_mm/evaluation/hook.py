@@ -160,11 +160,14 @@ class EvaluationHook(Hook):
             dict: Name of each value -> headline score in percent.
         """
         model = unwrap(runner.model)
-        values = {}
+        are_equal, results, values = _networks_are_equal(model), {}, {}
         with preserve_random_state():
             for network, output in self.measure:
-                encoder = CoTAPEncoder(model, network, output)
-                result = evaluate(encoder, self.data, self.protocol, **self.options)
+                key = (None if are_equal else network, output)
+                if key not in results:
+                    encoder = CoTAPEncoder(model, network, output)
+                    results[key] = evaluate(encoder, self.data, self.protocol, **self.options)
+                result = results[key]
                 self.history.append((step, (network, output), result))
                 suffix = '' if output == 'filter' else f'_{output}'
                 name = f'{self.protocol.replace("-", "_")}/{result.metric}_{network}{suffix}'
@@ -193,3 +196,15 @@ class EvaluationHook(Hook):
         for hook in runner.hooks:
             if hasattr(hook, 'save_best_of'):
                 hook.save_best_of(runner, step, values)
+
+
+def _networks_are_equal(model: Any) -> bool:
+    """Whether student and teacher have the same weights, as before the first iteration."""
+    if not hasattr(model, 'teacher') or model.teacher.num_updates:
+        return False
+    pairs = (
+        (value, getattr(model.teacher, part).state_dict()[name])
+        for part, module in model.student.items()
+        for name, value in module.state_dict().items()
+    )
+    return all(value.equal(other) for value, other in pairs)

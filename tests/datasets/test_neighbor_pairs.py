@@ -11,7 +11,7 @@ from mmengine.registry import DATASETS as ROOT_DATASETS
 from PIL import Image
 from torch.utils.data import DataLoader, default_collate
 
-from cotap_mm.datasets import NeighborPairs
+from cotap_mm.datasets import NeighborPairs, Visit
 from cotap_mm.registry import DATA_SAMPLERS, DATASETS
 from tests.helpers.tiny import build_tiny
 
@@ -80,6 +80,26 @@ def test_both_branches_draw_separately_from_one_source(pairs):
     assert all(numbers(s)[0] == numbers(s, 'cls')[0] for s in samples)
     assert any(numbers(s)[1] != numbers(s, 'cls')[1] for s in samples)
     assert all(not torch.equal(s['patch']['boxes'], s['cls']['boxes']) for s in samples)
+
+
+def test_an_image_of_both_branches_is_decoded_once(arrays, ring):
+    one, patch, cls = (arrays(10) for _ in range(3))
+    options = dict(num_neighbors=3, crops=CROPS)
+    shared = NeighborPairs(one, ring(one.names), **options)
+    separate = NeighborPairs(
+        patch, ring(patch.names), cls, ring(cls.names, name='b.npz'), **options
+    )
+    for index in range(10):
+        key = Visit(index=index, count=0, seed=0)
+        for source in (one, patch, cls):
+            source.reads.clear()
+        got, wanted = shared[key], separate[key]
+        for branch, crops in got.items():
+            for name, value in crops.items():
+                expected = wanted[branch][name]
+                assert value == expected if name == 'path' else value.equal(expected)
+        assert sorted(one.reads) == sorted({*patch.reads, *cls.reads})
+        assert index in patch.reads and index in cls.reads
 
 
 def test_the_shorter_branch_is_indexed_modulo(arrays, ring):

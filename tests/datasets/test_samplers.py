@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import pytest
+import torch
 
 from cotap_mm.datasets import Visit, VisitSampler, samplers
 from cotap_mm.registry import DATA_SAMPLERS
@@ -25,6 +26,28 @@ def test_each_pass_visits_all_in_a_new_order():
     assert len({tuple(visit.index for visit in visited) for visited in rounds}) == 3
     assert first(sampler, 30) == visits
     assert first(VisitSampler(range(10), seed=6), 10) != visits[:10]
+
+
+@pytest.mark.parametrize('start', [0, 3, 7, 10, 25])
+def test_starts_anywhere_in_the_permutations_of_pytorch(monkeypatch, start):
+    """As 64-bit numbers, in one piece, which earlier versions stored."""
+    monkeypatch.setattr(samplers, '_BLOCK', 4)
+    sampler = VisitSampler(range(10), seed=3)
+    sampler.start = start
+    wanted = []
+    for count in range(4):
+        generator = torch.Generator().manual_seed(3 + count)
+        wanted += [(int(i), count) for i in torch.randperm(10, generator=generator)]
+    assert [(visit.index, visit.count) for visit in first(sampler, 15)] == wanted[start:][:15]
+
+
+@pytest.mark.parametrize('size', [2, 1000, 100_000])
+def test_short_integers_have_the_same_order(size):
+    orders = [
+        torch.randperm(size, generator=torch.Generator().manual_seed(1), dtype=dtype)
+        for dtype in (torch.int32, torch.int64)
+    ]
+    assert orders[0].long().equal(orders[1])
 
 
 def test_one_stream_is_sharded_across_ranks(monkeypatch):

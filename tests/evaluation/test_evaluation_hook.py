@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cotap_mm.evaluation import EvaluationHook
-from cotap_mm.evaluation.evaluate import PROTOCOLS
+from cotap_mm.evaluation.evaluate import PROTOCOLS, evaluate
 from cotap_mm.random_state import preserve_random_state
 from tests.helpers import hooked_training
 from tests.helpers.dense_rank_work import moving_clip
@@ -176,3 +176,33 @@ def test_classification_from_a_config(tmp_path):
     )
     runner = run(tmp_path / 'run', [hook])
     assert runner.message_hub.get_scalar('knn/top1_student').current() == 100
+
+
+def test_equal_networks_are_measured_once(monkeypatch):
+    """Before the first iteration, the teacher is a copy of the student."""
+    torch.manual_seed(0)
+    model = build_tiny()
+    calls = []
+
+    def counted(encoder, *args, **options):
+        calls.append((encoder.network, encoder.output))
+        return evaluate(encoder, *args, **options)
+
+    monkeypatch.setattr('cotap_mm.evaluation.hook.evaluate', counted)
+    measure = [(network, 'filter') for network in ('student', 'teacher')]
+    data = dict(val=noise_scenes(2, 32, num_classes=2), train=noise_scenes(2, 32, 2, seed=1))
+    hook = EvaluationHook(num_classes=2, measure=measure, options=dict(k=2), **data)
+    runner = SimpleNamespace(
+        model=model,
+        logger=SimpleNamespace(info=print),
+        visualizer=SimpleNamespace(add_scalars=lambda values, step: None),
+        message_hub=SimpleNamespace(update_scalar=lambda name, value: None),
+    )
+    assert len(set(hook.evaluate(runner, 0).values())) == 1 and len(calls) == 1
+    assert [pair for _, pair, _ in hook.history] == measure
+    with torch.no_grad():
+        model.backbone.cls_token.add_(1)  # as weights of a training, with a teacher of their own
+    hook.evaluate(runner, 0)
+    model.teacher.update(model.student, 0.0)
+    hook.evaluate(runner, 1)
+    assert len(calls) == 5

@@ -50,10 +50,11 @@ def find_images(root: Path) -> list[str]:
             continue
         seen.add(real)
         subfolders.sort()  # the same one of several links to a folder is first on every machine
-        relative = Path(folder).relative_to(root)
+        relative = Path(folder).relative_to(root).as_posix()
+        prefix = '' if relative == '.' else f'{relative}/'
         for name in files:
             if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
-                names.append((relative / name).as_posix())
+                names.append(prefix + name)  # a Path for each file would take most of the time
             elif not name.startswith('.'):
                 skipped.append(name)
     if not names:
