@@ -36,7 +36,7 @@ ORDER = [
 INNER_ORDER = {
     'datasets': [
         ['sources'],
-        ['samplers', 'training_sample', 'workers', 'wrapped'],
+        ['opened', 'samplers', 'training_sample', 'workers', 'wrapped'],
         ['loader_watch', 'read_with_retry', 'toy', 'transforms'],
         ['neighbors'],
         ['neighbor_pairs'],

@@ -17,6 +17,7 @@ from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
+from .opened import open_source
 from .read_with_retry import PATIENCE, read_with_retry
 from .samplers import Visit
 from .training_sample import BranchCrops, TrainingSample
@@ -53,17 +54,25 @@ class BranchSource:
         is_large_enough: Optional[SizePredicate] = None,
         patience: float = PATIENCE,
     ) -> None:
-        self.source: ImageSource = build(DATASETS, source) if isinstance(source, dict) else source
+        self.source: ImageSource = open_source(source) if isinstance(source, dict) else source
         if len(self.source) < 2:
             raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
         prepare(self.source)
-        names = [self.source.name(i) for i in range(len(self.source))]
-        self.neighbors = load_neighbors(neighbors, names, num_neighbors)
+        self.neighbors = self._neighbors(neighbors, num_neighbors)
         self.max_bad_fraction = max_bad_fraction
         self.is_large_enough = is_large_enough
         self.patience = patience
         self.signs = ReadingSigns()
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
+
+    def _neighbors(self, path: str, num_neighbors: int) -> np.ndarray:
+        """Read the neighbors, unless the source was handed on with them."""
+        *read_from, neighbors = getattr(self.source, 'loaded_neighbors', None) or [None]
+        self.source.loaded_neighbors = None  # type: ignore[attr-defined]  # not for the workers
+        if read_from == [path, num_neighbors]:
+            return neighbors
+        names = [self.source.name(i) for i in range(len(self.source))]
+        return load_neighbors(path, names, num_neighbors)
 
     @property
     def bad_images(self) -> list[str]:

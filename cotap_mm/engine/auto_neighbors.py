@@ -32,6 +32,7 @@ def ensure_neighbors(
     device: Optional[str] = None,
     used_before: Optional[dict[str, str]] = None,
     init: Optional[DetectedCheckpoint] = None,
+    sources: Optional[dict[str, ImageSource]] = None,
 ) -> None:
     """Build the neighbor file of each branch with ``neighbors='auto'`` and set its path.
 
@@ -48,6 +49,8 @@ def ensure_neighbors(
             with and that no longer exists. It is rebuilt if nothing it depends on has changed.
         init (DetectedCheckpoint, optional): The checkpoint of ``cfg.model.init_cfg``, if it has
             been read before.
+        sources (dict[str, ImageSource], optional): Images of the branches, if they have been opened
+            before; they keep the neighbors that are read.
 
     Raises:
         FileNotFoundError: If images or the checkpoint do not exist.
@@ -59,9 +62,9 @@ def ensure_neighbors(
         if not dataset.get(branch):
             continue
         if dataset.get(key) == 'auto':
-            dataset[key] = str(
-                _ensure(cfg, branch, Path(work_dir), device, (used_before or {}).get(key), init)
-            )
+            source = (sources or {}).get(branch) or build(DATASETS, dataset[branch])
+            lost = (used_before or {}).get(key)
+            dataset[key] = str(_ensure(cfg, branch, source, Path(work_dir), device, lost, init))
 
 
 def warn_of_changed_images(path: str | Path, source: ImageSource) -> None:
@@ -91,6 +94,7 @@ def warn_of_changed_images(path: str | Path, source: ImageSource) -> None:
 def _ensure(
     cfg: Config,
     branch: str,
+    source: ImageSource,
     work_dir: Path,
     device: Optional[str],
     used_before: Optional[str],
@@ -103,7 +107,6 @@ def _ensure(
     crop = (dataset.get('crops') or {}).get('global_size')
     if crop and isinstance(size, int):  # DINOv2's 518 pixels would take five times as long
         size = min(size, crop)
-    source = build(DATASETS, dataset[branch])
     values = on_first_rank(lambda: prepare(source))
     if isinstance(values, ValueRange):  # stored with the run
         source.value_range = values
@@ -144,7 +147,8 @@ def _ensure(
             num_workers=cfg.train_dataloader.get('num_workers', 0),
         )
         torch.cuda.empty_cache()
-    load_neighbors(out, names, num_neighbors)
+    indices = load_neighbors(out, names, num_neighbors)
+    source.loaded_neighbors = [str(out), num_neighbors, indices]  # type: ignore[attr-defined]
     return out
 
 

@@ -8,6 +8,7 @@ from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
+from cotap_mm.datasets.opened import forget_sources, hand_on
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.engine.adaptation import limit_training
 from cotap_mm.engine.auto_neighbors import ensure_neighbors, warn_of_changed_images
@@ -60,6 +61,7 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
     check_config(config)
     lost_neighbors = choose_resume(config)
     dataset = config.train_dataloader.dataset
+    forget_sources()
     sources = {  # before the initial weights, which may be downloaded
         name: build(DATASETS, dataset[name]) for name in ('patch', 'cls') if dataset.get(name)
     }
@@ -87,7 +89,11 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
         for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
             if branch in sources:
                 warn_of_changed_images(dataset.get(key) or '', sources[branch])
-    ensure_neighbors(config, config.work_dir, used_before=lost_neighbors, init=init)
+    ensure_neighbors(
+        config, config.work_dir, used_before=lost_neighbors, init=init, sources=sources
+    )
+    for name, source in sources.items():
+        hand_on(dataset[name], source)
     _drop_init_on_resume(config, config.model)
 
 
