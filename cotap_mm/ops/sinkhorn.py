@@ -73,12 +73,13 @@ def balance(kernels: Sequence[Tensor], num_iters: int = 3) -> Tensor:
     cluster_scale = kernels[0].new_ones(kernels[0].shape[1])
     # Autocast would round the sums and copy all blocks in every iteration.
     with torch.autocast(kernels[0].device.type, enabled=False):
-        for _ in range(num_iters):
+        for left in reversed(range(num_iters)):
             mass = torch.stack([row @ kernel for row, kernel in zip(row_scales, kernels)])
             mass = all_reduce_sum(mass.sum(dim=0))
             # A common factor cancels out in the rows; this one keeps the scales from diverging.
             cluster_scale = mass.sum() / mass.clamp_min(tiny)  # (K,)
+            needed = kernels if left else kernels[-1:]  # the result has the rows of the last block
             row_scales = [
-                (kernel @ cluster_scale).clamp_min(tiny).reciprocal() for kernel in kernels
+                (kernel @ cluster_scale).clamp_min(tiny).reciprocal() for kernel in needed
             ]
     return row_scales[-1][:, None] * kernels[-1] * cluster_scale

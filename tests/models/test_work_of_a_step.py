@@ -55,6 +55,9 @@ def test_each_result_is_computed_once():
         step(model)
     calls = counting.calls
     assert calls['aten::_foreach_lerp_'] == 1
+    # Row sums in Sinkhorn, of two branches: three times over a queue and the scores of the step,
+    # except for those of the queue in the last round.
+    assert calls['aten::mv'] == 2 * (3 * 2 - 1)
     # Global crops of the teacher, then global and local crops of the student; the last two also
     # in the backward pass.
     assert calls['torchvision::roi_align'] == 3
