@@ -140,7 +140,8 @@ class EvaluationHook(Hook):
         try:
             with signals.interruptible(alone=world_size() == 1):
                 values = self.evaluate(runner, step)
-            self._note_scores(runner, step, values)
+            if values:
+                self._note_scores(runner, step, values)
         except signals.Stopped:
             if not signals.is_deferred():  # no hook would save a checkpoint
                 raise

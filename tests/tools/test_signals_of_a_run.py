@@ -59,13 +59,13 @@ class VanishingScenes(ToyScenes):
     def read(self, index, enough=None):
         if 'MultiCrop' in str(enough):
             type(self).count += 1
-            if self.count > 50:
+            if self.count > 33:
                 report()
                 raise UnreachableImage('the disk has gone')
         return super().read(index, enough)
 
     def is_reachable(self):
-        return self.count <= 50
+        return self.count <= 33
 
 
 @HOOKS.register_module(force=True)

@@ -5,13 +5,9 @@ from __future__ import annotations
 import logging
 from typing import Any, Optional
 
-import torch
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from torch import Tensor
 
-from cotap_mm.datasets import NeighborPairs
-from cotap_mm.datasets.samplers import Visit
 from cotap_mm.evaluation.hook import Score, scores_of
 from cotap_mm.registry import HOOKS
 
@@ -19,14 +15,14 @@ from .monitor_hook import measure_monitors
 
 # Keys in MMEngine's message hub, which checkpoints hold: name -> value.
 _BEFORE, _AFTER = 'before_training', 'after_training'
-_SEED = 2509  # of the crops that are measured
+_CROPS = 'crops_before_training'  # uint8 (B, 3, h, w)
 
 
 @HOOKS.register_module()
 class BeforeAfterHook(Hook):
     """Measure the initial network and the trained one in the same way, and log both.
 
-    Needs no labels: the monitors of the student on the same crops of the training images, and the
+    Needs no labels: the monitors of the student on the same crops of the first batch, and the
     mean of each loss over the first and the last steps. Scores of an
     :class:`~cotap_mm.evaluation.hook.EvaluationHook` are listed, too. If no measured network is
     better than the initial one, a warning says so.
@@ -47,26 +43,22 @@ class BeforeAfterHook(Hook):
                 raise ValueError(f'{name} must be at least 1, got {value}')
         self.num_images = num_images
         self.window = window
-        self._crops: Optional[Tensor] = None
 
-    def before_train(self, runner) -> None:
-        """Read the crops; measure the initial network, unless the run has been resumed."""
-        dataset = runner.train_dataloader.dataset
-        if isinstance(dataset, NeighborPairs):
-            count = min(self.num_images, len(dataset))
-            samples = [dataset[Visit(index=index, count=0, seed=_SEED)] for index in range(count)]
-            self._crops = torch.stack(
-                [sample['patch']['global_crops'][0, 0].movedim(-1, -3) for sample in samples]
-            )
-        if not runner.iter:
-            self._note(runner, self._monitors(runner))
+    def before_train_iter(self, runner, batch_idx: int, data_batch: Any = None) -> None:
+        """Measure the initial network on crops of the first batch, and keep them."""
+        if runner.iter or not isinstance(data_batch, dict) or 'patch' not in data_batch:
+            return
+        crops = data_batch['patch']['global_crops'][: self.num_images, 0, 0].movedim(-1, -3)
+        runner.message_hub.update_info(_CROPS, crops.clone())
+        runner.message_hub.update_info(_BEFORE, self._monitors(runner))
 
     def after_train_iter(
         self, runner, batch_idx: int, data_batch: Any = None, outputs: Optional[dict] = None
     ) -> None:
         """Note the first losses, as soon as all of them have been computed for a while."""
         if runner.iter + 1 == min(1000, max(runner.max_iters // 2, 1)):
-            self._note(runner, self._losses(runner, first=True))
+            known = runner.message_hub.runtime_info.get(_BEFORE, {})
+            runner.message_hub.update_info(_BEFORE, {**known, **self._losses(runner, first=True)})
 
     def after_train(self, runner) -> None:
         """Log what has changed, if the training is complete."""
@@ -93,16 +85,14 @@ class BeforeAfterHook(Hook):
             print_log(text, logger='current', level=level)
 
     @staticmethod
-    def _note(runner, values: dict[str, float]) -> None:
-        known = runner.message_hub.runtime_info.get(_BEFORE, {})
-        runner.message_hub.update_info(_BEFORE, {**known, **values})
-
-    def _monitors(self, runner) -> dict[str, float]:
-        if self._crops is None:
+    def _monitors(runner) -> dict[str, float]:
+        """Measure the student in eval mode; every rank must call this."""
+        crops = runner.message_hub.runtime_info.get(_CROPS)
+        if crops is None:
             return {}
         was_training = runner.model.training
         runner.model.eval()
-        values = measure_monitors(runner, self._crops)
+        values = measure_monitors(runner, crops)
         runner.model.train(was_training)
         return {f'monitor/{name}': float(value) for name, value in values.items()}
 

@@ -116,8 +116,8 @@ def test_other_indicators(tmp_path):
     assert not best_files(tmp_path / 'of_another')
 
 
-def write_config(folder, **options):
-    """The demo at toy size, with evaluations."""
+def write_config(folder, name='config', **options):
+    """The demo at toy size, with evaluations; runs of one name share MMEngine's state."""
     small = toy_options(batch_size=2, iters=4)
     small['train_dataloader']['dataset'].update(patch=dict(num_images=6), neighbors='auto')
     small['model']['init_cfg'] = None
@@ -135,7 +135,7 @@ def write_config(folder, **options):
     ]
     small['default_hooks'] = dict(checkpoint=dict(interval=2))
     small.update(options)
-    path = folder / 'config.py'
+    path = folder / f'{folder.name}_{name}.py'
     path.write_text(f"_base_ = '{ROOT}/configs/cotap/demo.py'\n" + as_text(small))
     return str(path)
 
@@ -178,10 +178,12 @@ def test_default_command_prints_before_and_after(tmp_path, monkeypatch, lines):
 def test_measuring_changes_nothing_and_can_be_turned_off(tmp_path, monkeypatch, lines):
     monkeypatch.chdir(tmp_path)
     train = load_tool('train').main
-    train([write_config(tmp_path, custom_hooks=[]), '--work-dir', 'on'])
+    train([write_config(tmp_path, 'on', custom_hooks=[]), '--work-dir', 'on'])
     assert len(lines) == 1
     off = ['default_hooks.before_after=None']
-    train([write_config(tmp_path, custom_hooks=[]), '--work-dir', 'off', '--cfg-options', *off])
+    train(
+        [write_config(tmp_path, 'off', custom_hooks=[]), '--work-dir', 'off', '--cfg-options', *off]
+    )
     assert len(lines) == 1
     on, off = (detect_checkpoint(tmp_path / name / 'iter_4.pth').tensors for name in ('on', 'off'))
     assert on.keys() == off.keys() and all(on[name].equal(off[name]) for name in on)
