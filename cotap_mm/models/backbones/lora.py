@@ -64,8 +64,11 @@ class LoRALinear(nn.Linear):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Project tokens (..., d) to (..., e)."""
-        update = F.linear(F.linear(tokens, self.lora_down), self.lora_up)
-        return F.linear(tokens, self.weight, self.effective_bias) + self.scale * update
+        out = F.linear(tokens, self.weight, self.effective_bias)
+        low = F.linear(tokens, self.lora_down).flatten(0, -2)  # (..., r)
+        # One product that adds to the output; a sum would hold two more tensors of its size.
+        merged = torch.addmm(out.flatten(0, -2), low, self.lora_up.T, alpha=self.scale)
+        return merged.view(out.shape)
 
     def _save_to_state_dict(self, destination, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
