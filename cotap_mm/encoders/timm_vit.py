@@ -58,7 +58,7 @@ class TimmEncoder(BlocksEncoder):
     def _attend(self, images: Tensor, grid: tuple[int, int]) -> Tensor:
         if not self._has_cls:
             raise NotImplementedError(
-                f'{type(self.module).__name__} has no CLS token, so there is no attention of it; '
+                f'{type(self.module).__name__} has no CLS token, so it has no CLS attention; '
                 'choose a model with a CLS token'
             )
         with eval_mode(self.module), _AttentionCalls(self.blocks[-1]) as attention:

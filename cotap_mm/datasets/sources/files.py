@@ -79,13 +79,11 @@ class EncodedImages:
         return self.names[index]
 
     def encoded(self, index: int) -> bytes:
-        """Read the bytes of an image file."""
-        """Content of an image's file; raises :class:`BadImage` if it cannot be read."""
+        """Read the bytes of an image file; raises :class:`BadImage` if it cannot be read."""
         raise NotImplementedError
 
     def title(self, index: int) -> str:
         """Return the path of an image, for messages."""
-        """Full path of an image, for messages."""
         raise NotImplementedError
 
     def may_be_deep(self, index: int) -> bool:
