@@ -42,7 +42,7 @@ class Progress:
                 progress.update(note='loss 3.21')
 
     Args:
-        total (int): Number of items.
+        total (int, optional): Number of items; None if it is unknown.
         what (str): Name of the task, such as ``'features'``.
         done (int): Items that are done already. Defaults to 0.
         show (bool, optional): False for no output at all; True to keep the last state on the
@@ -50,10 +50,12 @@ class Progress:
             end, and a short task leaves no line in a log.
     """
 
-    def __init__(self, total: int, what: str, done: int = 0, show: Optional[bool] = None) -> None:
+    def __init__(
+        self, total: Optional[int], what: str, done: int = 0, show: Optional[bool] = None
+    ) -> None:
         self.total, self.what, self.done, self.note = total, what, done, ''
         self._start, self._start_done = time.monotonic(), done
-        self._is_shown = show is not False and rank() == 0 and done < total
+        self._is_shown = show is not False and rank() == 0 and (total is None or done < total)
         self._in_notebook = in_notebook()
         self._width = 0  # of the line in a notebook
         self._bars: Optional[Bars] = None
@@ -96,6 +98,8 @@ class Progress:
 
     def describe(self) -> str:
         """Return a line such as ``features: 1,024 of 118,287 (0%), about 6 min left``."""
+        if self.total is None:
+            return ', '.join([f'{self.what}: {self.done:,}', *([self.note] if self.note else [])])
         share = 100 * self.done // max(self.total, 1)
         parts = [f'{self.what}: {self.done:,} of {self.total:,} ({share}%)']
         finished, missing = self.done - self._start_done, self.total - self.done
@@ -125,7 +129,7 @@ class Progress:
         self.close()
 
     def _is_due_at(self, done: int) -> bool:
-        is_end = self._is_drawn_at_end and done >= self.total
+        is_end = self._is_drawn_at_end and self.total is not None and done >= self.total
         return self._is_shown and (is_end or time.monotonic() >= self._next)
 
     def _draw(self) -> None:

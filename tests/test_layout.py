@@ -35,7 +35,7 @@ ORDER = [
 # The same inside of a part.
 INNER_ORDER = {
     'datasets': [
-        ['sources'],
+        ['permutation', 'sources'],
         ['opened', 'samplers', 'training_sample', 'workers', 'wrapped'],
         ['loader_watch', 'read_with_retry', 'toy', 'transforms'],
         ['neighbors'],

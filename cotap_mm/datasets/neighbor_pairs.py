@@ -11,6 +11,7 @@ from torch.utils.data import Dataset, get_worker_info
 
 from cotap_mm.datasets.neighbors.file import load_neighbors
 from cotap_mm.datasets.sources.decoding import BadImage
+from cotap_mm.datasets.sources.names import names_of
 from cotap_mm.datasets.sources.protocol import ImageSource, SizePredicate, prepare
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import printable
@@ -71,8 +72,7 @@ class BranchSource:
         self.source.loaded_neighbors = None  # type: ignore[attr-defined]  # not for the workers
         if read_from == [path, num_neighbors]:
             return neighbors
-        names = [self.source.name(i) for i in range(len(self.source))]
-        return load_neighbors(path, names, num_neighbors)
+        return load_neighbors(path, names_of(self.source), num_neighbors)
 
     @property
     def bad_images(self) -> list[str]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-import itertools
+import logging
 from collections.abc import Iterator, Sized
 from typing import NamedTuple, Optional
 
+import numpy as np
 import torch
 from mmengine.dist import get_dist_info, sync_random_seed
+from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
 from cotap_mm.registry import DATA_SAMPLERS
 
-_BLOCK = 4096  # indices that are turned into numbers of Python at a time
+from .permutation import FeistelPermutation
+
+RANDPERM, FEISTEL, _AUTO = 'randperm', 'feistel', 'auto'
+_MOST_STORED = 10_000_000  # images whose order 'auto' stores
+_BLOCK = 1 << 14  # indices that are turned into numbers of Python at a time
 _INT32 = 2**31 - 1
 
 
@@ -43,40 +49,77 @@ class VisitSampler(Sampler):
         dataset (Sized): The data set.
         seed (int, optional): Seed of the run; MMEngine passes it. Defaults to a random one that
             all ranks share.
+        order (str): How a pass is shuffled. ``'randperm'`` stores the order of PyTorch's
+            ``randperm``, 4 bytes per image, and computes all of it at the start of a pass;
+            ``'feistel'`` computes it in blocks (:class:`.FeistelPermutation`), without memory or
+            a pause. Defaults to ``'auto'``: ``'randperm'`` for at most 10,000,000 images,
+            ``'feistel'`` for more, and what it started with for a resumed run.
 
     Attributes:
+        order (str): ``'randperm'`` or ``'feistel'``.
         start (int): Number of samples, over all ranks, to skip at the start; an interrupted run
             has already used them.
 
     Raises:
-        ValueError: If the data set is empty.
+        ValueError: If the data set is empty, or the order is unknown.
     """
 
-    def __init__(self, dataset: Sized, seed: Optional[int] = None) -> None:
+    def __init__(self, dataset: Sized, seed: Optional[int] = None, order: str = _AUTO) -> None:
         if len(dataset) < 1:
             raise ValueError('the data set is empty')
+        if order not in (_AUTO, RANDPERM, FEISTEL):
+            raise ValueError(f'order must be {_AUTO!r}, {RANDPERM!r} or {FEISTEL!r}, got {order!r}')
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed
         self.start = 0
+        self._is_chosen = order != _AUTO
+        if not self._is_chosen:
+            order = RANDPERM if len(dataset) <= _MOST_STORED else FEISTEL
+        self.order = order
+
+    def continue_order(self, order: str) -> None:
+        """Use the order that a run started with, unless the option sets another one.
+
+        Args:
+            order (str): ``'randperm'`` or ``'feistel'``, as saved in the checkpoint.
+        """
+        if order == self.order or order not in (RANDPERM, FEISTEL):
+            return
+        if self._is_chosen:
+            print_log(
+                f'this run started with order={order!r} and continues with order={self.order!r}, '
+                'so some images of this pass are seen twice and others not at all; remove '
+                'train_dataloader.sampler.order to continue as it started',
+                logger='current',
+                level=logging.WARNING,
+            )
+        else:
+            print_log(f'the images keep the order of this run, {order!r}', logger='current')
+            self.order = order
 
     def __iter__(self) -> Iterator[Visit]:
-        return itertools.islice(self._all_ranks(), self.rank, None, self.world_size)
-
-    def _all_ranks(self) -> Iterator[Visit]:
-        first, skip = divmod(self.start, len(self.dataset))
-        for count in itertools.count(first):
-            for index in self._order(count, skip):
+        size, position = len(self.dataset), self.start + self.rank
+        while True:
+            count, first = divmod(position, size)
+            own = range(first, size, self.world_size)
+            for index in self._order(count, own):
                 yield Visit(index, count, self.seed)
-            skip = 0
+            position += self.world_size * len(own)
 
-    def _order(self, count: int, skip: int) -> Iterator[int]:
-        """Iterate over the images of a pass; holds 4 bytes per image up to 2^31 of them."""
+    def _order(self, count: int, positions: range) -> Iterator[int]:
+        """Iterate over the images at some positions of a pass."""
         size = len(self.dataset)
+        if self.order == FEISTEL:
+            shuffled = FeistelPermutation(size, (self.seed % 2**64, count))
+            for start in range(0, len(positions), _BLOCK):
+                block = positions[start : start + _BLOCK]
+                yield from shuffled[np.arange(block.start, block.stop, block.step)].tolist()
+            return
         generator = torch.Generator().manual_seed(self.seed + count)
         dtype = torch.int32 if size <= _INT32 else torch.int64  # the order is the same
         order = torch.randperm(size, generator=generator, dtype=dtype)
-        for block in order[skip:].split(_BLOCK):
+        for block in order[positions.start :: positions.step].split(_BLOCK):
             yield from block.tolist()
 
     def __len__(self) -> int:

@@ -17,6 +17,7 @@ from cotap_mm.datasets.sources.files import EncodedImages
 from cotap_mm.datasets.sources.open import open_images
 from cotap_mm.datasets.sources.packed import PACKED_SUFFIX
 from cotap_mm.datasets.sources.value_range import Option, Samples, sample
+from cotap_mm.ops.sampling import evenly_spaced
 
 Picture = Union[str, Path, Image.Image, np.ndarray, Tensor]
 Size = Union[int, tuple[int, int]]
@@ -77,6 +78,11 @@ class Pictures(EncodedImages):
         if isinstance(image, Image.Image):
             return image.mode.startswith(('I', 'F'))
         return isinstance(image, (str, Path)) and super().may_be_deep(index)
+
+    def some_deep(self, most: int) -> list[int]:
+        """Indices of evenly spaced images for which :meth:`may_be_deep`, at most ``most``."""
+        deep = [index for index in range(len(self)) if self.may_be_deep(index)]
+        return [deep[i] for i in evenly_spaced(len(deep), most)]
 
     def samples(self, index: int) -> Optional[Samples]:
         """Sample the values of an image; None if it has 8 bits."""

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from cotap_mm.datasets.neighbors.file import load_neighbors, neighbor_meta
 from cotap_mm.datasets.neighbors.search import build_neighbors
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
+from cotap_mm.datasets.sources.names import Names, names_of
 from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.datasets.sources.value_range import ValueRange
 from cotap_mm.distributed.first_rank import on_first_rank
@@ -111,7 +112,7 @@ def _ensure(
     if isinstance(values, ValueRange):  # stored with the run
         source.value_range = values
         dataset[branch].value_range = values.as_option()
-    names = [source.name(i) for i in range(len(source))]
+    names = names_of(source)
 
     def find_file() -> tuple[str, bool]:
         identity = identity_of(backbone, init.get('checkpoint'), size)
@@ -158,10 +159,10 @@ def _digest(identity: str, num_neighbors: int, source: ImageSource) -> str:
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:12]
 
 
-def _digest_of_names(identity: str, num_neighbors: int, names: list[str]) -> str:
+def _digest_of_names(identity: str, num_neighbors: int, names: Names) -> str:
     """Hash of version 0.1, without sizes and modification times of the images."""
-    text = '\n'.join([identity, str(num_neighbors), *names])
-    return hashlib.sha256(text.encode(errors='surrogateescape')).hexdigest()[:12]
+    before = f'{identity}\n{num_neighbors}\n'.encode(errors='surrogateescape')
+    return names.digest(b'\n', before)[:12]
 
 
 def _rebuilt_path(path: Path, used_before: str, digest_before: str) -> Path:

@@ -66,3 +66,52 @@ def test_a_random_seed_by_default():
     assert isinstance(first(sampler, 1)[0], Visit) and sampler.seed >= 0
     with pytest.raises(ValueError, match='empty'):
         VisitSampler([])
+
+
+def test_large_data_have_an_order_without_memory(monkeypatch):
+    assert VisitSampler(range(10_000_000), seed=0).order == 'randperm'
+    sampler = VisitSampler(range(10**15), seed=0)  # whose order no memory could hold
+    assert sampler.order == 'feistel'
+    visits = first(sampler, 5)
+    assert len({visit.index for visit in visits}) == 5
+    assert all(0 <= visit.index < 10**15 and visit.count == 0 for visit in visits)
+    sampler.start = 3 * 10**15 - 2
+    assert [visit.count for visit in first(sampler, 4)] == [2, 2, 3, 3]
+
+
+@pytest.mark.parametrize('start', [0, 3, 10, 13, 29])
+@pytest.mark.parametrize('world_size', [1, 2, 3])
+def test_the_order_without_memory_starts_anywhere_on_any_number_of_ranks(
+    monkeypatch, start, world_size
+):
+    monkeypatch.setattr(samplers, '_BLOCK', 4)
+    whole = first(VisitSampler(range(13), seed=2, order='feistel'), 60)
+    for count in range(3):
+        visited = whole[13 * count : 13 * count + 13]
+        assert sorted(visit.index for visit in visited) == list(range(13))
+        assert {visit.count for visit in visited} == {count}
+    assert whole[:13] != [(index, 0, seed) for index, _, seed in whole[13:26]]
+    shards = []
+    for rank in range(world_size):
+        monkeypatch.setattr(samplers, 'get_dist_info', lambda rank=rank: (rank, world_size))
+        sampler = VisitSampler(range(13), seed=2, order='feistel')
+        sampler.start = start
+        shards.append(first(sampler, 10))
+    together = [visit for step in zip(*shards) for visit in step]
+    assert together == whole[start : start + len(together)]
+
+
+def test_a_resumed_run_keeps_its_order(monkeypatch, log):
+    new = VisitSampler(range(10), seed=3, order='feistel')
+    old = VisitSampler(range(10), seed=3, order='randperm')
+    assert first(new, 10) != first(old, 10)
+    monkeypatch.setattr(samplers, '_MOST_STORED', 5)
+    sampler = VisitSampler(range(10), seed=3)
+    assert first(sampler, 20) == first(new, 20)
+    sampler.continue_order('randperm')
+    assert first(sampler, 20) == first(old, 20)
+    assert "keep the order of this run, 'randperm'" in log.text
+    new.continue_order('randperm')  # the option decides, and the log says so
+    assert new.order == 'feistel' and "started with order='randperm'" in log.text
+    with pytest.raises(ValueError, match="'randperm' or 'feistel', got 'random'"):
+        VisitSampler(range(10), order='random')

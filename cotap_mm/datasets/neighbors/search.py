@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from torch import Tensor
 
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
+from cotap_mm.datasets.sources.names import names_of
 from cotap_mm.datasets.sources.protocol import ImageSource, prepare
 from cotap_mm.distributed.collectives import rank, world_size
 from cotap_mm.distributed.failures import show_progress
@@ -74,7 +75,7 @@ def build_neighbors(
     out = Path(out)
     if num_neighbors < 1:
         raise ValueError(f'num_neighbors must be at least 1, got {num_neighbors}')
-    names = [source.name(i) for i in range(len(source))]
+    names = names_of(source)
     # Taken from rank 0: a rank that expects other files than the others write would wait forever.
     fingerprint, first_names = on_first_rank(lambda: (fingerprint_of(source), _hash(names)))
     source._fingerprint = fingerprint  # type: ignore[attr-defined]

@@ -14,8 +14,9 @@ import numpy as np
 from mmengine.logging import print_log
 from mmengine.utils import deprecated_api_warning
 
-from cotap_mm.files.atomic_write import name_bytes, printable
+from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
+from cotap_mm.progress import Progress
 from cotap_mm.registry import DATASETS
 
 from .decoding import (
@@ -30,6 +31,7 @@ from .decoding import (
 from .fingerprints import fingerprint_of, range_key
 from .formats import DEEP_SUFFIXES, IMAGE_SUFFIXES, suffix_of
 from .listing import find_images, is_file, listed_images
+from .names import Names, nth_true, paths_of
 from .protocol import SizePredicate, prepare
 from .value_range import Option, Samples, ValueRange, check_option, find_range, is_usual
 
@@ -50,6 +52,8 @@ __all__ = [
     'to_rgb',
 ]
 _BLOCK = 1024  # files whose status one thread reads
+_THREADS = 8
+_WAITING = 64  # blocks that wait for a thread or for their turn
 _SAMPLED = 64  # images whose values are sampled
 
 
@@ -57,16 +61,17 @@ class EncodedImages:
     """Base of the image sources that hold the contents of image files.
 
     Args:
-        names (list[str]): Name of each image.
+        names (sequence[str]): Name of each image.
         value_range: See :class:`ImageList`.
 
     Attributes:
+        names (Names): Names of all images, which workers do not copy.
         ranges (EncodedImages, optional): Source whose range is used instead, see
             :class:`JoinedImages`.
     """
 
-    def __init__(self, names: list[str], value_range: Option = 'auto') -> None:
-        self.names = names
+    def __init__(self, names: Sequence[str], value_range: Option = 'auto') -> None:
+        self.names = names if isinstance(names, Names) else Names(names)
         self.ranges: Optional[EncodedImages] = None
         self.value_range = check_option(value_range)
         self._found: Optional[tuple[Option]] = None
@@ -88,7 +93,12 @@ class EncodedImages:
 
     def may_be_deep(self, index: int) -> bool:
         """Whether the format of an image can have more than 8 bits."""
-        return suffix_of(self.names[index]) in DEEP_SUFFIXES
+        return suffix_of(self.name(index)) in DEEP_SUFFIXES
+
+    def some_deep(self, most: int) -> list[int]:
+        """Indices of evenly spaced images for which :meth:`may_be_deep`, at most ``most``."""
+        is_deep = self.names.end_with(DEEP_SUFFIXES)
+        return nth_true(is_deep, evenly_spaced(int(is_deep.sum()), most))
 
     def samples(self, index: int) -> Optional[Samples]:
         """Sample the values of an image for :func:`.find_range`; None if it has 8 bits."""
@@ -116,8 +126,7 @@ class EncodedImages:
         if self.ranges is not None:
             return self.ranges.found_range()
         if self._found is None:
-            deep = [index for index in range(len(self)) if self.may_be_deep(index)]
-            kept = [deep[i] for i in evenly_spaced(len(deep), _SAMPLED)]
+            kept = self.some_deep(_SAMPLED)
             samples, is_complete = [], True
             for index in kept:
                 try:
@@ -235,24 +244,28 @@ class ImageFiles(EncodedImages):
         return _digest_of_files('', self.names, self.found_range())
 
 
-def _digest_of_files(root: str, names: list[str], value_range: Option) -> str:
+def _digest_of_files(root: str, names: Names, value_range: Option) -> str:
     """Digest of names, sizes and modification times of files."""
     digest = hashlib.sha256(range_key(value_range))
-    blocks = [names[i : i + _BLOCK] for i in range(0, len(names), _BLOCK)]
-    with ThreadPoolExecutor(8) as pool:  # a network disk serves several requests at a time
-        for facts in pool.map(lambda block: _file_facts(root, block), blocks):
-            digest.update(facts)
+    with (
+        ThreadPoolExecutor(_THREADS) as pool,  # a network disk serves several requests at a time
+        Progress(len(names), 'status of image files') as progress,
+    ):
+        for first in range(0, len(names), _BLOCK * _WAITING):
+            blocks = names[first : first + _BLOCK * _WAITING].encoded_blocks(_BLOCK)
+            for facts in pool.map(lambda block: _file_facts(root, block), blocks):
+                digest.update(facts)
+            progress.update(min(_BLOCK * _WAITING, len(names) - first))
     return digest.hexdigest()
 
 
-def _file_facts(root: str, names: list[str]) -> bytes:
+def _file_facts(root: str, names: list[bytes]) -> bytes:
     """Name, size and modification time of files, one per line."""
     lines = []
-    for name in names:
+    for name, path in zip(names, paths_of(root, names)):
         try:
-            status = os.stat(os.path.join(root, name))
-            facts = f'{status.st_size} {status.st_mtime_ns}'
-        except OSError:
-            facts = 'missing'
-        lines.append(name_bytes(name) + f'\0{facts}\n'.encode())
+            status = os.stat(path)
+            lines.append(b'%b\0%d %d\n' % (name, status.st_size, status.st_mtime_ns))
+        except (OSError, ValueError):
+            lines.append(name + b'\0missing\n')
     return b''.join(lines)

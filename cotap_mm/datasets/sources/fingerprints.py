@@ -19,6 +19,7 @@ from cotap_mm import signals
 from cotap_mm.files.atomic_write import name_bytes
 
 from .decoding import BadImage
+from .names import names_of
 from .protocol import ImageSource
 from .value_range import Option
 
@@ -50,8 +51,7 @@ def fingerprint_of(source: ImageSource, like: Optional[str] = None) -> str:
         elif hasattr(source, 'fingerprint'):
             digest = str(source.fingerprint())
         else:
-            names = '\n'.join(source.name(index) for index in range(len(source)))
-            digest = hashlib.sha256(name_bytes(names)).hexdigest()
+            digest = names_of(source).digest(b'\n')
         source._fingerprint = digest  # type: ignore[attr-defined]
     return digest
 

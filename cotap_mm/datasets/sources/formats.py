@@ -135,13 +135,13 @@ def describe_skipped(names: Iterable[str]) -> tuple[str, str]:
     """Count the files of a folder that are not read, by their suffixes.
 
     Args:
-        names (iterable): Names of the files.
+        names (iterable | Counter): Names of the files, or suffix -> number of files.
 
     Returns:
         tuple[str, str]: A sentence about those that look like images, and one about the others;
         '' if there are none.
     """
-    counts = Counter(suffix_of(name) for name in names)
+    counts = names if isinstance(names, Counter) else Counter(map(suffix_of, names))
     images = {suffix: count for suffix, count in counts.items() if suffix in _REMEDIES}
     by_remedy: dict[str, list[str]] = {}
     for suffix, count in sorted(images.items(), key=lambda item: (-item[1], item[0])):
@@ -164,7 +164,7 @@ def report_skipped(root: str, names: Iterable[str]) -> None:
 
     Args:
         root (str): The folder.
-        names (iterable): Names of the files.
+        names (iterable | Counter): Names of the files, or suffix -> number of files.
     """
     loud, quiet = describe_skipped(names)
     if loud:

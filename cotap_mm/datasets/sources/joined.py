@@ -8,6 +8,7 @@ from itertools import accumulate
 from typing import Any
 
 from .files import EncodedImages
+from .names import Names
 from .value_range import Option
 
 
@@ -23,7 +24,7 @@ class JoinedImages(EncodedImages):
     """
 
     def __init__(self, parts: Sequence[EncodedImages], value_range: Option = 'auto') -> None:
-        super().__init__([name for part in parts for name in part.names], value_range)
+        super().__init__(Names.concatenate([part.names for part in parts]), value_range)
         self.parts = list(parts)
         self._ends = list(accumulate(len(part) for part in parts))
         for part in parts:

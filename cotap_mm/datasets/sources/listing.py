@@ -13,7 +13,10 @@ from mmengine.logging import print_log
 
 from cotap_mm.files.atomic_write import name_text, open_regular, printable
 
+from .folders.index_file import read_index, write_index
+from .folders.scan import scan_folder
 from .formats import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, describe_skipped, report_skipped
+from .names import Names
 
 MAX_LIST_BYTES = 1 << 32
 _CHECKED = 100  # names of a list that are searched on the disk
@@ -29,51 +32,43 @@ _ARCHIVE_STARTS = (
 _WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
-def find_images(root: Path) -> list[str]:
+def find_images(root: Path) -> Names:
     """List all images in a folder and its subfolders, sorted; log which files are skipped.
+
+    The list of a large folder is kept for the next start, see :mod:`.folders.index_file`.
 
     Args:
         root (Path): The folder.
 
     Returns:
-        list[str]: Names relative to ``root``, with forward slashes.
+        Names: Names relative to ``root``, with forward slashes.
 
     Raises:
         FileNotFoundError: If there are no images.
     """
-    names, skipped, seen = [], [], set()
-    unlisted: list[OSError] = []
-    for folder, subfolders, files in os.walk(root, onerror=unlisted.append, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:  # a link to a parent folder would loop forever
-            subfolders[:] = []
-            continue
-        seen.add(real)
-        subfolders.sort()  # the same one of several links to a folder is first on every machine
-        relative = Path(folder).relative_to(root).as_posix()
-        prefix = '' if relative == '.' else f'{relative}/'
-        for name in files:
-            if name.lower().endswith(IMAGE_SUFFIXES) and not name.startswith('.'):
-                names.append(prefix + name)  # a Path for each file would take most of the time
-            elif not name.startswith('.'):
-                skipped.append(name)
-    if not names:
-        loud, quiet = describe_skipped(skipped)
-        denied = f'{unlisted[0]}' if unlisted else ''
+    index = read_index(root)
+    if index is not None:
+        report_skipped(printable(root), index.skipped)
+        return index.names
+    found = scan_folder(root)
+    if not found.names:
+        loud, quiet = describe_skipped(found.skipped)
+        denied = f'{found.unlisted[0]}' if found.unlisted else ''
         why = '. '.join(part for part in (denied, loud, quiet) if part)
         raise FileNotFoundError(
             f'{printable(root)} contains no images; expected files ending in '
             f'{", ".join(IMAGE_SUFFIXES)}{f". {why}" if why else ""}'
         )
-    report_skipped(printable(root), skipped)
-    if unlisted:
+    report_skipped(printable(root), found.skipped)
+    if found.unlisted:
+        first = found.unlisted[0]
         print_log(
-            f'{printable(root)}: skipped {len(unlisted)} folders that cannot be listed, the '
-            f'first is {printable(str(unlisted[0].filename))} ({unlisted[0].strerror})',
+            f'{printable(root)}: skipped {len(found.unlisted)} folders that cannot be listed, the '
+            f'first is {printable(str(first.filename))} ({first.strerror})',
             logger='current',
             level=logging.WARNING,
         )
-    return sorted(names)
+    return write_index(root, found) or found.names
 
 
 def listed_images(path: Path, root: Path) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any, Optional, Union
 
 from mmengine.logging import print_log
 
-from cotap_mm.files.atomic_write import UnusableFile, name_bytes, name_text, printable
+from cotap_mm.files.atomic_write import UnusableFile, name_bytes, printable
 from cotap_mm.files.locks import acquire_lock
 from cotap_mm.progress import Progress
 from cotap_mm.registry import DATASETS
@@ -19,6 +19,7 @@ from .decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage, read_image_by
 from .files import EncodedImages, ImageList
 from .fingerprints import fingerprint_of, range_key
 from .lmdb_reader import DamagedLmdb, LmdbReader
+from .names import Names
 from .value_range import Option
 
 PACKED_SUFFIX = '.lmdb'
@@ -82,14 +83,14 @@ class PackedImages(EncodedImages):
                 'again with cotap pack --overwrite'
             ) from error
 
-    def _names(self, reader: LmdbReader) -> list[str]:
+    def _names(self, reader: LmdbReader) -> Names:
         version, names = reader.get(_FORMAT), reader.get(_NAMES)
         if version not in _SEPARATORS or names is None:
             raise ValueError(
                 f'{printable(self.root)} does not contain images packed by '
                 f'cotap pack: expected format {_VERSION!r}, got {version!r}'
             )
-        listed = [name_text(name) for name in names.split(_SEPARATORS[version])]
+        listed = Names.from_joined(names, _SEPARATORS[version])
         count = reader.entries - 2
         if count != len(listed):
             raise ValueError(
@@ -123,8 +124,7 @@ class PackedImages(EncodedImages):
         """Digest of the names, and of the file's size and modification time."""
         status = self._open().status
         facts = f'{status.st_size} {status.st_mtime_ns}\n'.encode()
-        names = b'\0'.join(map(name_bytes, self.names))
-        return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
+        return self.names.digest(before=range_key(self.found_range()) + facts)
 
     def is_reachable(self) -> bool:
         """Whether the file exists; False if a network disk is gone."""
@@ -186,7 +186,7 @@ def pack_images(source: ImageList, out: Union[str, Path], threads: int = 8) -> l
 
 def _pack(source: ImageList, out: Path, threads: int) -> list[str]:
     part = out.with_name(f'{out.name}.part')
-    names = _SEPARATORS[_VERSION].join(map(name_bytes, source.names))
+    names = b''.join(source.names.joined(_SEPARATORS[_VERSION]))
     writer = _Writer(part, hashlib.sha256(fingerprint_of(source).encode()).digest())
     try:
         failed = _copy(source, writer, threads)

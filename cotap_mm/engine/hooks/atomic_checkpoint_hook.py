@@ -17,6 +17,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from cotap_mm import signals
+from cotap_mm.datasets.samplers import RANDPERM
 from cotap_mm.deprecation import register_renamed
 from cotap_mm.distributed.collectives import all_reduce_max, broadcast
 from cotap_mm.engine.resume import state as run_state
@@ -125,7 +126,10 @@ class AtomicCheckpointHook(BestCheckpointHook):
         if self._resumed is not None:
             if isinstance(runner.train_loop, ResumableTrainLoop):
                 # Before the random states are restored: starting a loader draws numbers.
-                runner.train_loop.start_from(self._resumed[run_state.KEY]['samples_seen'])
+                state = self._resumed[run_state.KEY]
+                # Earlier versions had one kind of order and did not save it.
+                order = state.get('order', RANDPERM)
+                runner.train_loop.start_from(state['samples_seen'], order)
             run_state.restore_run_state(runner.model, self._resumed, runner.seed)
             self._resumed = None
         removed = self._remove_leftovers(runner)
@@ -205,7 +209,9 @@ class AtomicCheckpointHook(BestCheckpointHook):
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         self._last_try = time.monotonic()
         self._run_state = run_state.gather_run_state(
-            runner.model, getattr(runner.train_loop, 'samples_seen', 0)
+            runner.model,
+            getattr(runner.train_loop, 'samples_seen', 0),
+            getattr(runner.train_loop, 'order', None),
         )
         if not self._is_local():
             super()._save_checkpoint_with_step(runner, step, meta)

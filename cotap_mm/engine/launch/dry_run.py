@@ -15,6 +15,7 @@ from mmengine.runner import Runner
 
 from cotap_mm import signals
 from cotap_mm.datasets import save_neighbors
+from cotap_mm.datasets.sources.names import names_of
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.environment import peak_bytes
 from cotap_mm.registry import DATASETS, build, option_of
@@ -78,7 +79,7 @@ def placeholder_neighbors(config: Config, folder: str | Path) -> list[str]:
             dataset[key] = str(Path(folder) / f'{key}.npz')
             save_neighbors(
                 dataset[key],
-                [source.name(index) for index in range(count)],
+                names_of(source),
                 (np.arange(count)[:, None] + offsets) % count,
             )
             missing.append(f'{branch} ({count} images)')

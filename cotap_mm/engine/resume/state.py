@@ -24,13 +24,17 @@ from cotap_mm.random_state import capture_random_state, restore_random_state, se
 KEY = 'run_state'  # in the checkpoint
 
 
-def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[dict[str, Any]]:
+def gather_run_state(
+    model: nn.Module, samples_seen: int, order: Optional[str] = None
+) -> Optional[dict[str, Any]]:
     """Gather the state of all ranks on rank 0; every rank must call this.
 
     Args:
         model (nn.Module): Wrapped or not; its :class:`FeatureQueue` modules are saved.
         samples_seen (int): Training samples that all ranks together have seen since the run
             started.
+        order (str, optional): Kind of the order of the samples, see :class:`.VisitSampler`.
+            Defaults to None, for other samplers.
 
     Returns:
         dict, optional: On rank 0 the state that :func:`restore_run_state` expects in the
@@ -54,6 +58,7 @@ def gather_run_state(model: nn.Module, samples_seen: int) -> Optional[dict[str, 
     return dict(
         world_size=world_size(),
         samples_seen=samples_seen,
+        order=order,
         random=numbers,
         queues_of_other_ranks=others,
     )

@@ -46,13 +46,22 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         """Number of samples of one iteration on all ranks."""
         return self.dataloader.batch_size * world_size()
 
-    def start_from(self, samples_seen: int) -> None:
+    @property
+    def order(self) -> Optional[str]:
+        """Kind of the order of the samples; None if the sampler does not have several."""
+        return getattr(self.dataloader.sampler, 'order', None)
+
+    def start_from(self, samples_seen: int, order: Optional[str] = None) -> None:
         """Fast-forward the data loader.
 
         Args:
             samples_seen (int): Samples that all ranks together have seen.
+            order (str, optional): Kind of their order, see :class:`.VisitSampler`. Defaults to
+                None, unknown.
         """
         self.samples_seen = samples_seen
+        if order is not None and self.order is not None:
+            self.dataloader.sampler.continue_order(order)
         if hasattr(self.dataloader.sampler, 'start'):
             self.dataloader.sampler.start = samples_seen
             # The existing iterator has started at the first sample.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from cotap_mm.datasets.sources.names import names_of
 from cotap_mm.encoders.encoder import Encoder, eval_mode
 from cotap_mm.encoders.vit import CoTAPEncoder
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
@@ -35,7 +36,7 @@ def add_training_crops(report: Report, dataset: Any) -> None:
     branch = dataset[0]['patch']
     images = dataset.branches['patch']
     source = images.source
-    index = [source.name(i) for i in range(len(source))].index(branch['path'][0])
+    index = names_of(source).index(branch['path'][0])
     global_crops, local_crops = branch['global_crops'][0], branch['local_crops'][0]
     crops = [crop.numpy() for crop in (*global_crops, *local_crops)]
     sections.add_crops(

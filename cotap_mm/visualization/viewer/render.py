@@ -145,7 +145,7 @@ class FeatureBrowser:
         for name, pictures in content.rows.items():
             panels = self._panels(content, name, pictures)
             rows.append(Row(name, panels, content.scales.get(name)))
-        titles = short_titles([self.names[i] for i in request.chosen])
+        titles = short_titles([printable(self.source.name(i)) for i in request.chosen])
         return sheet_figure(rows, titles, legend=content.legend or None)
 
     def locate(

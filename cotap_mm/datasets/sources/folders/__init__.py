@@ -1,0 +1,3 @@
+"""Folders of image files: list them, and keep the result for the next start."""
+
+from __future__ import annotations

@@ -1,0 +1,263 @@
+"""Index of a large folder: the list of its images, kept for the next start and other processes.
+
+It is stored next to the folder as a hidden file, or in the user's cache folder if that is not
+writable, and memory-mapped if it is large. It is used as long as no folder has changed since the
+scan, which takes one ``stat`` per folder and none per image. The environment variable
+``COTAP_INDEX=0`` turns it off.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import mmap
+import os
+import struct
+import time
+import zlib
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, Optional, Union
+
+import numpy as np
+from mmengine.logging import print_log
+
+from cotap_mm.datasets.sources.formats import IMAGE_SUFFIXES
+from cotap_mm.datasets.sources.names import Names
+from cotap_mm.files.atomic_write import atomic_write, open_regular, printable
+
+from .scan import Scan, stamps_of
+
+MIN_IMAGES = 10_000  # smaller folders are listed within a fraction of a second
+_MAGIC = b'cotap_mm index 1'
+_HEAD = struct.Struct('<16sQQ')  # magic, size and CRC-32 of the header
+_MAX_HEADER = 1 << 20
+#: Name in the file -> types that it may have.
+_SECTIONS = dict(
+    folders=('|u1',),
+    folder_starts=('<u4', '<u8'),
+    stamps=('<i8',),
+    names=('|u1',),
+    starts=('<u4', '<u8'),
+)
+_ALIGNED = 8
+#: What no result of a scan contains: absolute names, and names that leave the folder.
+_FORBIDDEN = (b'\0/', b'\0../', b'/../')
+_BLOCK = 1 << 20
+_MAPPED = 1 << 26  # bytes; smaller files are read, which no failing disk can interrupt later
+_SETTLED = 2.0  # seconds; the largest unit of the times of a file system
+
+
+class Index(NamedTuple):
+    """The names of a folder's images, and the suffixes of its other files with their numbers."""
+
+    names: Names
+    skipped: Counter
+
+
+class _Unsettled(Exception):
+    """A folder has just been changed, and might change again without another time."""
+
+
+def read_index(root: Path) -> Optional[Index]:
+    """Read the index of a folder; None if there is none, or it is damaged or out of date.
+
+    Args:
+        root (Path): The folder.
+    """
+    for path in _paths(root):
+        try:
+            return _read(path, root)
+        except FileNotFoundError:
+            pass
+        # A damaged file can raise any exception; it is replaced after the scan.
+        except Exception as error:
+            print_log(
+                f'{printable(path)} is not used: {error}', logger='current', level=logging.DEBUG
+            )
+    return None
+
+
+def write_index(root: Path, scan: Scan) -> Optional[Names]:
+    """Keep the result of a scan, if the folder is large; by one process per machine.
+
+    Args:
+        root (Path): The folder.
+        scan (Scan): Its content.
+
+    Returns:
+        Names: The names in the file; None if it was not written.
+    """
+    if len(scan.names) < MIN_IMAGES or not scan.is_repeatable or _local_rank():
+        return None
+    for path in _paths(root):
+        try:
+            _write(path, scan)
+            index = _read(path, root)
+        except (_Unsettled, ValueError) as error:  # changed now; the next start tries again
+            print_log(f'no index is kept: {error}', logger='current', level=logging.DEBUG)
+            return None
+        except OSError as error:
+            print_log(
+                f'cannot write {printable(path)}: {error}', logger='current', level=logging.DEBUG
+            )
+            continue
+        print_log(
+            f'the list of the {len(scan.names):,} images of {printable(root)} is kept in '
+            f'{printable(path)} for the next start, until the folder changes (COTAP_INDEX=0 '
+            'turns this off)',
+            logger='current',
+        )
+        return index.names
+    return None
+
+
+def _paths(root: Path) -> list[Path]:
+    """Possible paths of the index, the preferred one first; empty if it is turned off."""
+    if os.environ.get('COTAP_INDEX', '1') == '0':
+        return []
+    real = Path(os.path.realpath(root))
+    paths = [real.parent / f'.{real.name}.cotap_mm_index'] if real.name else []
+    cache = os.environ.get('XDG_CACHE_HOME') or os.path.join(os.path.expanduser('~'), '.cache')
+    if os.path.isabs(cache):
+        name = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
+        paths.append(Path(cache) / 'cotap_mm' / 'indexes' / f'{name}.index')
+    return paths
+
+
+def _local_rank() -> int:
+    return int(os.environ.get('LOCAL_RANK') or os.environ.get('SLURM_LOCALID') or 0)
+
+
+def _write(path: Path, scan: Scan) -> None:
+    """Write an index atomically.
+
+    Raises:
+        _Unsettled: If a folder was changed less than two seconds before the scan, or later.
+        OSError: If the file cannot be written.
+    """
+    folders, folder_starts = scan.folders.arrays()
+    names, starts = scan.names.arrays()
+    arrays = dict(
+        folders=folders, folder_starts=folder_starts, stamps=scan.stamps, names=names, starts=starts
+    )
+    arrays = {
+        name: np.ascontiguousarray(array, array.dtype.newbyteorder('<')).reshape(-1)
+        for name, array in arrays.items()
+    }
+    header = json.dumps(
+        dict(
+            suffixes=IMAGE_SUFFIXES,
+            skipped=scan.skipped,
+            sections={
+                name: [array.dtype.str, array.size, _crc32(array.view(np.uint8))]
+                for name, array in arrays.items()
+            },
+        )
+    ).encode()
+    header += b' ' * (-len(header) % _ALIGNED)
+    _check_settled(scan, 0.0)
+    with atomic_write(path) as unfinished, open(unfinished, 'wb') as file:
+        file.write(_HEAD.pack(_MAGIC, len(header), zlib.crc32(header)) + header)
+        file.flush()
+        # A file server whose clock is slow would make a change look older than it is.
+        _check_settled(scan, min(os.stat(unfinished).st_mtime - time.time(), 0.0))
+        for array in arrays.values():
+            file.write(array.view(np.uint8))
+            file.write(bytes(-array.nbytes % _ALIGNED))
+
+
+def _check_settled(scan: Scan, clock_error: float) -> None:
+    latest = scan.stamps[:, :2].max() / 1e9
+    if latest > scan.began + clock_error - _SETTLED:
+        raise _Unsettled('the folder was changed within the last seconds')
+
+
+def _read(path: Path, root: Path, same: Optional[int] = None) -> Index:
+    """Read an index.
+
+    Args:
+        path (Path): The file.
+        root (Path): Its folder.
+        same (int, optional): CRC-32 of the header that is expected, instead of checking the
+            folder. Defaults to None.
+
+    Raises:
+        Exception: Of any type, if the file is damaged, out of date, or not an index.
+    """
+    data = _content(path)
+    magic, size, crc = _HEAD.unpack_from(data)
+    text = bytes(memoryview(data)[_HEAD.size : _HEAD.size + min(size, _MAX_HEADER)])
+    if magic != _MAGIC or len(text) != size or zlib.crc32(text) != crc:
+        raise ValueError('it is damaged or not an index')
+    if same is not None and crc != same:
+        raise ValueError('it was replaced since it was opened; start again')
+    header = json.loads(text)
+    if header['suffixes'] != list(IMAGE_SUFFIXES):
+        raise ValueError('it was written for other image formats')
+    sections = _sections(data, _HEAD.size + size, header['sections'])
+    if same is None:
+        folders = _names(sections, 'folders', 'folder_starts')
+        stamps = sections['stamps'].reshape(-1, 3)
+        if len(folders) != len(stamps) or (stamps == -1).any():
+            raise ValueError('it is damaged')
+        if not np.array_equal(stamps_of(root, folders), stamps):
+            raise ValueError('the folder has changed')
+    names = _names(sections, 'names', 'starts')
+    reopen = partial(_reopen, path, root, crc) if isinstance(data, mmap.mmap) else None
+    skipped = Counter({str(key): int(count) for key, count in header['skipped'].items()})
+    return Index(Names.from_buffer(*names.arrays(), reopen), skipped)
+
+
+def _reopen(path: Path, root: Path, crc: int) -> Names:
+    """Map the file again in another process that received the names."""
+    return _read(path, root, crc).names
+
+
+def _content(path: Path) -> Union[bytes, mmap.mmap]:
+    with open_regular(path) as file:
+        if os.fstat(file.fileno()).st_size < _MAPPED:
+            return file.read()
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def _sections(
+    data: Union[bytes, mmap.mmap], start: int, stated: dict[str, Any]
+) -> dict[str, np.ndarray]:
+    """Find the arrays of a file and compare their checksums."""
+    sections = {}
+    for name, types in _SECTIONS.items():
+        kind, count, crc = stated[name]
+        dtype = np.dtype(types[types.index(kind)])
+        if type(count) is not int or count < 0 or start + count * dtype.itemsize > len(data):
+            raise ValueError('it is truncated')
+        sections[name] = np.frombuffer(data, dtype, count, start)
+        forbidden = _FORBIDDEN if name in ('folders', 'names') else ()
+        if _crc32(sections[name].view(np.uint8), forbidden) != crc:
+            raise ValueError('its checksum is wrong')
+        start += sections[name].nbytes + -sections[name].nbytes % _ALIGNED
+    if start != len(data):
+        raise ValueError('it has a wrong size')
+    return sections
+
+
+def _crc32(data: np.ndarray, forbidden: tuple[bytes, ...] = ()) -> int:
+    """CRC-32 of bytes; ValueError if they contain one of those that are forbidden."""
+    crc, before = 0, b'\0'
+    for start in range(0, len(data), _BLOCK):
+        block = data[start : start + _BLOCK].tobytes()
+        crc = zlib.crc32(block, crc)
+        if any(each in block or each in before + block[:4] for each in forbidden):
+            raise ValueError('a name is not relative to the folder')
+        before = block[-4:]
+    return crc
+
+
+def _names(sections: dict[str, np.ndarray], buffer: str, starts: str) -> Names:
+    """Names of two sections, whose starts must increase within the buffer."""
+    offsets, data = sections[starts], sections[buffer]
+    if offsets[0] != 0 or int(offsets[-1]) != len(data) + 1 or (offsets[1:] <= offsets[:-1]).any():
+        raise ValueError('its names are damaged')
+    return Names.from_buffer(data, offsets)

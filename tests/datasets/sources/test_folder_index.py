@@ -1,0 +1,304 @@
+"""The list of a large folder is kept, checked and renewed."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import zlib
+from pathlib import Path
+
+import pytest
+
+from cotap_mm.datasets import ImageList
+from cotap_mm.datasets.sources.folders import index_file, scan
+from cotap_mm.datasets.sources.folders.index_file import read_index, write_index
+from cotap_mm.datasets.sources.folders.scan import scan_folder
+from cotap_mm.datasets.sources.listing import find_images
+
+FILES = ['b.jpg', 'a.png', 'b/x.jpg', 'b/y.PNG', 'b-c/z.jpg', 'b.d/z.jpg', 'b/deep/e/f.gif']
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """Folder of 7 images that counts as large and has not been changed for a long time."""
+    monkeypatch.setattr(index_file, 'MIN_IMAGES', 7)
+    monkeypatch.setattr(index_file, '_SETTLED', -60.0)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+    monkeypatch.delenv('COTAP_INDEX', raising=False)
+    for name in [*FILES, 'notes.txt', '.hidden.png', 'b/archive.zip']:
+        path = tmp_path / 'data' / 'images' / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return tmp_path / 'data' / 'images'
+
+
+@pytest.fixture
+def scans(monkeypatch):
+    """Names of the folders that are listed."""
+    listed, list_folder = [], scan._Lister.list_folder
+    monkeypatch.setattr(
+        scan._Lister,
+        'list_folder',
+        lambda self, folder: listed.append(folder) or list_folder(self, folder),
+    )
+    return listed
+
+
+def index_of(folder):
+    return folder.parent / f'.{folder.name}.cotap_mm_index'
+
+
+def test_names_are_sorted_like_strings(folder):
+    found = scan_folder(folder)
+    assert found.names == sorted(FILES) and found.is_repeatable and not found.unlisted
+    assert found.skipped == {'.txt': 1, '.zip': 1}
+    assert sorted(found.folders) == ['', 'b-c/', 'b.d/', 'b/', 'b/deep/', 'b/deep/e/']
+    shutil.rmtree(folder / 'b')
+    assert scan_folder(folder).names == ['a.png', 'b-c/z.jpg', 'b.d/z.jpg', 'b.jpg']
+    flat = scan_folder(folder / 'b-c')
+    assert flat.names == ['z.jpg'] and flat.folders == ['']
+    assert len(scan_folder(folder.parent / 'nowhere').names) == 0
+
+
+def test_a_folder_is_listed_once(folder, scans, log):
+    names = find_images(folder)
+    assert names == sorted(FILES) and len(scans) == 6
+    assert index_of(folder).is_file() and 'COTAP_INDEX=0' in log.text
+    assert sorted(os.listdir(folder.parent)) == [index_of(folder).name, folder.name]
+    log.clear()
+    again = ImageList(folder).names
+    assert again == names and len(scans) == 6
+    assert '1 .zip (archives are not supported' in log.text  # as after a scan
+
+
+@pytest.mark.parametrize(
+    'change',
+    [
+        lambda folder: (folder / 'b' / 'deep' / 'new.jpg').touch(),
+        lambda folder: (folder / 'b-c' / 'z.jpg').unlink(),
+        lambda folder: (folder / 'b' / 'x.jpg').rename(folder / 'b' / 'w.jpg'),
+        lambda folder: (folder / 'empty').mkdir(),
+        lambda folder: shutil.rmtree(folder / 'b.d'),
+        lambda folder: (folder / 'b').rename(folder / 'c'),
+    ],
+    ids=['added', 'removed', 'renamed', 'new folder', 'removed folder', 'renamed folder'],
+)
+def test_changes_are_noticed(folder, scans, change):
+    find_images(folder)
+    change(folder)
+    scans.clear()
+    found = find_images(folder)
+    assert scans and found == scan_folder(folder).names
+    scans.clear()
+    assert find_images(folder) == found
+    assert not scans or len(found) < index_file.MIN_IMAGES
+
+
+def test_a_change_with_the_same_modification_time_is_noticed(folder, scans):
+    """Such as one that a program undoes after it has added a file, to preserve times."""
+    find_images(folder)
+    before = folder.stat()
+    (folder / 'new.jpg').touch()
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert folder.stat().st_mtime_ns == before.st_mtime_ns
+    assert 'new.jpg' in find_images(folder)
+
+
+def test_changed_images_do_not_renew_it(folder, scans):
+    find_images(folder)
+    scans.clear()
+    (folder / 'a.png').write_bytes(b'other')
+    assert find_images(folder) == sorted(FILES) and not scans
+
+
+def test_a_link_to_another_folder_is_followed(folder, tmp_path, scans):
+    for name in 'vw':
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f'{name}.jpg').touch()
+    os.symlink('v', tmp_path / 'current')
+    os.symlink(tmp_path / 'current', folder / 'link')
+    assert 'link/v.jpg' in find_images(folder)
+    os.unlink(tmp_path / 'current')
+    os.symlink('w', tmp_path / 'current')  # no folder below the images has changed
+    found = find_images(folder)
+    assert 'link/w.jpg' in found and 'link/v.jpg' not in found
+
+
+def test_a_folder_that_has_just_changed_is_not_indexed(folder, scans, monkeypatch):
+    """A second change might get the same time."""
+    monkeypatch.setattr(index_file, '_SETTLED', 2.0)
+    find_images(folder)
+    assert not index_of(folder).exists() and not list(folder.parent.glob('unfinished*'))
+    monkeypatch.setattr(index_file, '_SETTLED', -60.0)
+    # A file server whose clock is slow: its "now" is long ago.
+    stat = os.stat
+
+    def late(path, *args, **options):
+        status = stat(path, *args, **options)
+        if 'unfinished-' not in str(path):
+            return status
+        return os.stat_result([*status[:7], *(time - 3600 for time in status[7:10])])
+
+    monkeypatch.setattr(index_file.os, 'stat', late)
+    find_images(folder)
+    assert not index_of(folder).exists() and not list(folder.parent.glob('unfinished*'))
+    monkeypatch.setattr(index_file.os, 'stat', stat)
+    find_images(folder)
+    assert index_of(folder).exists()
+
+
+@pytest.mark.parametrize('reason', ['small', 'turned off', 'other rank', 'broken link', 'denied'])
+def test_no_index(folder, monkeypatch, reason):
+    if reason == 'small':
+        monkeypatch.setattr(index_file, 'MIN_IMAGES', 8)
+    elif reason == 'turned off':
+        monkeypatch.setenv('COTAP_INDEX', '0')
+    elif reason == 'other rank':
+        monkeypatch.setenv('LOCAL_RANK', '1')
+    elif reason == 'broken link':
+        os.symlink('/nowhere/at/all', folder / 'disk')  # perhaps mounted later
+    else:
+        scandir = os.scandir
+
+        def deny(path):
+            if str(path).endswith('b-c'):
+                raise PermissionError(13, 'Permission denied', str(path))
+            return scandir(path)
+
+        monkeypatch.setattr(scan.os, 'scandir', deny)
+    assert set(find_images(folder)) >= set(FILES) - {'b-c/z.jpg'}
+    assert not index_of(folder).exists() and not (folder.parents[1] / 'cache').exists()
+
+
+def test_it_can_be_turned_off_later(folder, scans, monkeypatch):
+    find_images(folder)
+    scans.clear()
+    monkeypatch.setenv('COTAP_INDEX', '0')
+    assert find_images(folder) == sorted(FILES) and scans
+
+
+def test_other_image_formats(folder, scans, monkeypatch):
+    find_images(folder)
+    for module in (index_file, scan):
+        monkeypatch.setattr(module, 'IMAGE_SUFFIXES', ('.gif', '.jpg'))
+    assert find_images(folder) == [name for name in sorted(FILES) if name[-3:] in ('gif', 'jpg')]
+
+
+def test_the_cache_folder_of_the_user(folder, scans, tmp_path, monkeypatch):
+    write = index_file._write
+
+    def only_in_cache(path, found):
+        if 'cache' not in path.parts:
+            raise PermissionError(13, 'Permission denied', str(path))
+        write(path, found)
+
+    monkeypatch.setattr(index_file, '_write', only_in_cache)
+    find_images(folder)
+    [kept] = (tmp_path / 'cache').rglob('*.index')
+    assert not index_of(folder).exists() and kept.parent.parts[-2:] == ('cotap_mm', 'indexes')
+    scans.clear()
+    os.symlink(folder, tmp_path / 'link')  # the same folder
+    assert find_images(tmp_path / 'link') == sorted(FILES) and not scans
+    shutil.rmtree(tmp_path / 'cache')
+    (tmp_path / 'cache').touch()  # nothing can be written anywhere
+    assert find_images(folder) == sorted(FILES)
+
+
+def test_damage_is_repaired(folder, scans):
+    names = find_images(folder)
+    path = index_of(folder)
+    good = path.read_bytes()
+    cases = [b'', b'x', good[:20], good[:-1], good + b'\0', good[:40] + b'\xff' + good[41:]]
+    cases += [bytes(len(good)), good[:16] + b'\xff' * 16 + good[32:]]
+    cases += [good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :] for at in range(0, len(good), 61)]
+    padding = 0
+    for bad in cases:
+        path.write_bytes(bad)
+        scans.clear()
+        assert find_images(folder) == names
+        padding += not scans  # of the sections, up to 7 bytes each
+        path.write_bytes(good)
+    assert padding <= 1
+    path.unlink()
+    path.mkdir()  # cannot even be replaced
+    assert find_images(folder) == names
+    assert list((folder.parents[1] / 'cache').rglob('*.index'))
+
+
+def forged(content, old=b'', new=b''):
+    """The same index with another name, and right checksums."""
+    start = index_file._HEAD.size
+    magic, size, _ = index_file._HEAD.unpack_from(content)
+    header, body = json.loads(content[start : start + size]), content[start + size :]
+    joined = '\0'.join(sorted(FILES)).encode()
+    assert header['sections']['names'][2] == zlib.crc32(joined) and old in joined
+    other = joined.replace(old, new)
+    header['sections']['names'][2] = zlib.crc32(other)
+    text = json.dumps(header).encode()
+    text += b' ' * (-len(text) % 8)
+    head = index_file._HEAD.pack(magic, len(text), zlib.crc32(text))
+    return head + text + body.replace(joined, other)
+
+
+@pytest.mark.parametrize('name', [b'../zz.jpg', b'/etc/z.jpg', b'b/../.jpg'])
+def test_a_forged_index_does_not_name_files_outside(folder, scans, name):
+    """Folders come from the internet."""
+    names, path = find_images(folder), index_of(folder)
+    content = path.read_bytes()
+    for old in (b'b-c/z.jpg', b'a.png\0b-c'):  # the second one is the first name
+        scans.clear()
+        path.write_bytes(forged(content, old, name.ljust(len(old), b'g')[: len(old)]))
+        assert find_images(folder) == names and scans
+
+
+def test_the_forger_of_these_tests_works(folder, scans):
+    names = find_images(folder)
+    path = index_of(folder)
+    path.write_bytes(forged(path.read_bytes()))
+    scans.clear()
+    assert find_images(folder) == names and not scans
+
+
+@pytest.mark.parametrize('is_mapped', [False, True])
+def test_large_indexes_are_mapped_and_not_copied_to_other_processes(folder, monkeypatch, is_mapped):
+    if is_mapped:
+        monkeypatch.setattr(index_file, '_MAPPED', 0)
+    find_images(folder)
+    names = find_images(folder)
+    pickled = pickle.dumps(names)
+    assert (b'b-c/z.jpg' not in pickled) == is_mapped
+    assert pickle.loads(pickled) == names == sorted(FILES)
+    (folder / 'new.jpg').touch()
+    if is_mapped:
+        assert pickle.loads(pickled) == sorted(FILES)  # as the process that has sent it
+    find_images(folder)
+    assert names == sorted(FILES)  # although the file has been replaced
+    if is_mapped:
+        with pytest.raises(ValueError, match='replaced since it was opened'):
+            pickle.loads(pickled)
+
+
+def test_processes_at_the_same_time(folder):
+    """Each writes the same file atomically."""
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if not child:
+            status = 1
+            try:
+                status = int(any(find_images(folder) != sorted(FILES) for _ in range(20)))
+                index_of(folder).unlink(missing_ok=True)
+            finally:
+                os._exit(status)
+        children.append(child)
+    assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
+    assert not list(folder.parent.glob('unfinished*'))
+
+
+def test_write_and_read(folder):
+    found = scan_folder(folder)
+    names = write_index(folder, found)
+    index = read_index(Path(f'{folder}/../images'))
+    assert names == index.names == sorted(FILES) and index.skipped == found.skipped
