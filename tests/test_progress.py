@@ -59,6 +59,25 @@ def test_lines_outside_of_a_terminal(clock, capsys):
     assert capsys.readouterr().err == ''
 
 
+def test_an_unknown_number_of_items(clock, capsys):
+    with Progress(None, 'listing images') as progress:
+        clock[0] += 6
+        progress.update(1200)
+        clock[0] += 31
+        progress.update(34, note='almost')
+    assert capsys.readouterr().err.splitlines() == [
+        'listing images: 1,200',
+        'listing images: 1,234, almost',
+    ]
+
+
+def test_a_bar_for_an_unknown_number_of_items(clock, screen):
+    with Progress(None, 'listing images') as progress:
+        clock[0] += 1
+        progress.update(1200)
+    assert 'listing images: 1,200' in screen.getvalue()
+
+
 def test_items_of_an_earlier_run_take_no_time(clock):
     progress = Progress(1000, 'features')
     progress.update(500, is_new=False)

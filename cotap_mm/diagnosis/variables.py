@@ -11,6 +11,7 @@ OWN = {
     'COTAP_CHECKPOINT': 'weights of downstream configs',
     'COTAP_DIST_TIMEOUT': 'seconds to wait for other ranks',
     'COTAP_HASH_IMAGES': 'detect changed images by content',
+    'COTAP_INDEX': 'keep the lists of large folders',
     'COTAP_MAX_IMAGE_BYTES': 'largest image file',
     'COTAP_MAX_IMAGE_PIXELS': 'largest image',
     'COTAP_RESUME_COMMAND': 'command that messages name; set by cotap train --gpus',

@@ -53,6 +53,7 @@ __all__ = [
 ]
 _BLOCK = 1024  # files whose status one thread reads
 _THREADS = 8
+_SHOWN = 10_000  # files from which on their progress is shown
 _WAITING = 64  # blocks that wait for a thread or for their turn
 _SAMPLED = 64  # images whose values are sampled
 
@@ -247,9 +248,10 @@ class ImageFiles(EncodedImages):
 def _digest_of_files(root: str, names: Names, value_range: Option) -> str:
     """Digest of names, sizes and modification times of files."""
     digest = hashlib.sha256(range_key(value_range))
+    is_shown = None if len(names) > _SHOWN else False
     with (
         ThreadPoolExecutor(_THREADS) as pool,  # a network disk serves several requests at a time
-        Progress(len(names), 'status of image files') as progress,
+        Progress(len(names), 'status of image files', show=is_shown) as progress,
     ):
         for first in range(0, len(names), _BLOCK * _WAITING):
             blocks = names[first : first + _BLOCK * _WAITING].encoded_blocks(_BLOCK)

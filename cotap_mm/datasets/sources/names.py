@@ -202,22 +202,28 @@ class Names(Sequence):
         """Whether each name ends with one of some suffixes, in lower or upper case.
 
         Args:
-            suffixes (iterable[str]): In lower case, ASCII.
+            suffixes (iterable[str]): In lower case, ASCII, at least two characters each.
 
         Returns:
             np.ndarray: Shape (N,), bool.
         """
         found = np.zeros(len(self), bool)
         codes = [np.frombuffer(suffix.encode('ascii'), np.uint8)[::-1] for suffix in suffixes]
-        for first in range(0, len(self), _BLOCK):
-            starts = self._starts[first : first + _BLOCK + 1].astype(np.int64)
+        is_end = np.zeros(1 << 16, bool)  # of the last two bytes, which rule most names out
+        for last, before, *_ in codes:
+            is_end[[a << 8 | b for a in _both_cases(last) for b in _both_cases(before)]] = True
+        size = min(_BLOCK, 1 << 14)  # whose arrays fit into the caches
+        for first in range(0, len(self), size):
+            starts = self._starts[first : first + size + 1].astype(np.intp)
             ends, lengths = starts[1:] - 1, np.diff(starts) - 1
+            possible = np.flatnonzero(lengths >= 2)
+            last, before = (self._buffer[ends[possible] - back] for back in (1, 2))
+            possible = possible[is_end[last.astype(np.uint16) << 8 | before]]
             for code in codes:
-                matching = np.flatnonzero(lengths >= len(code))
-                for back, byte in enumerate(code):
-                    values = self._buffer[ends[matching] - (back + 1)]
-                    is_letter = ord('a') <= byte <= ord('z')
-                    matching = matching[(values | 32 if is_letter else values) == byte]
+                matching = possible[lengths[possible] >= len(code)]
+                for back, byte in enumerate(code, 1):
+                    values = self._buffer[ends[matching] - back]
+                    matching = matching[np.isin(values, _both_cases(byte))]
                 found[first + matching] = True
         return found
 
@@ -296,6 +302,11 @@ def nth_true(mask: np.ndarray, wanted: Sequence[int]) -> list[int]:
         if len(found) == len(wanted):
             break
     return found
+
+
+def _both_cases(code: int) -> list[int]:
+    """A character in lower and upper case."""
+    return [*{int(code), ord(chr(code).upper())}]
 
 
 def _encode(name: str) -> bytes:

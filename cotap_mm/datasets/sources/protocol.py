@@ -31,6 +31,8 @@ class ImageSource(Protocol):
     * ``encoded(index) -> bytes``: the content of an image's file; raises :class:`BadImage`. With
       ``COTAP_HASH_IMAGES=1`` the contents are hashed, which also needs ``found_range``. Without
       it: ``fingerprint()`` is used.
+    * ``names``: attribute, the names as :class:`.Names`, which workers do not copy. Without it:
+      ``name`` is called for every image where all names are needed.
     * ``value_range``: attribute to which training assigns the determined range, so that a resumed
       run uses the same one. Required only with ``found_range``.
 

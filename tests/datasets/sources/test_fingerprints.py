@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 
@@ -11,8 +12,9 @@ from PIL import Image
 
 from cotap_mm import signals
 from cotap_mm.datasets import ImageList, PackedImages, ToyScenes, pack_images, save_neighbors
+from cotap_mm.datasets.sources.files import ImageFiles
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
-from cotap_mm.engine.auto_neighbors import warn_of_changed_images
+from cotap_mm.engine.auto_neighbors import _digest_of_names, warn_of_changed_images
 
 
 @pytest.fixture
@@ -65,6 +67,48 @@ def test_contents_do_not_depend_on_times_and_folders(folder, tmp_path, monkeypat
     pytest.importorskip('lmdb')
     pack_images(ImageList(folder), tmp_path / 'packed.lmdb')
     assert fingerprint_of(PackedImages(tmp_path / 'packed.lmdb')) == contents
+
+
+def test_digests_are_those_of_earlier_versions(folder, tmp_path):
+    """Which feature files, neighbor files and checkpoints on the disks of users contain."""
+    for name in ('größe.jpg', 'clich\udce9.jpg', 'x/y.gif'):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b'12345')
+    names = ['a.bmp', 'b.bmp', 'c.bmp', 'clich\udce9.jpg', 'größe.jpg', 'x/y.gif']
+    encoded = [name.encode('utf-8', 'surrogateescape') for name in names]
+    text = b''
+    for name in names:
+        status = (folder / name).stat()
+        facts = f'\0{status.st_size} {status.st_mtime_ns}\n'
+        text += name.encode('utf-8', 'surrogateescape') + facts.encode()
+    source = ImageList(folder)
+    assert fingerprint_of(source) == hashlib.sha256(text).hexdigest()
+    files = ImageFiles([folder / 'a.bmp', folder / 'nowhere.jpg'])
+    status = (folder / 'a.bmp').stat()
+    text = f'{folder}/a.bmp\0{status.st_size} {status.st_mtime_ns}\n{folder}/nowhere.jpg\0missing\n'
+    assert fingerprint_of(files) == hashlib.sha256(text.encode()).hexdigest()
+    before = hashlib.sha256(b'\n'.join([b'vit', b'7', *encoded])).hexdigest()[:12]
+    assert _digest_of_names('vit', 7, source.names) == before
+    assert fingerprint_of(Named(names)) == hashlib.sha256(b'\n'.join(encoded)).hexdigest()
+    pytest.importorskip('lmdb')
+    pack_images(source, tmp_path / 'packed.lmdb')
+    status = (tmp_path / 'packed.lmdb').stat()
+    text = f'{status.st_size} {status.st_mtime_ns}\n'.encode() + b'\0'.join(encoded)
+    packed = PackedImages(tmp_path / 'packed.lmdb')
+    assert fingerprint_of(packed) == hashlib.sha256(text).hexdigest()
+
+
+class Named:
+    """A source that has names and nothing else."""
+
+    def __init__(self, names):
+        self.listed = names
+
+    def __len__(self):
+        return len(self.listed)
+
+    def name(self, index):
+        return self.listed[index]
 
 
 def test_the_value_range_is_part_of_the_fingerprint(folder, monkeypatch):

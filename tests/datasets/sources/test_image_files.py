@@ -257,12 +257,18 @@ def test_lists_with_labels(photos, tmp_path, line):
 
 
 def test_folders_that_cannot_be_listed_are_logged(photos, log, monkeypatch):
-    def walk(root, onerror, followlinks):
-        onerror(PermissionError(13, 'Permission denied', str(photos / 'closed')))
-        return [(str(photos), [], ['a.png'])]
+    scandir = os.scandir
 
-    monkeypatch.setattr('cotap_mm.datasets.sources.listing.os.walk', walk)
-    assert ImageList(photos).names == ['a.png']
+    def deny(folder):
+        if str(folder).endswith('closed'):
+            raise PermissionError(13, 'Permission denied', str(folder))
+        return scandir(folder)
+
+    names = ImageList(photos).names
+    (photos / 'closed').mkdir()
+    (photos / 'closed' / 'z.png').touch()
+    monkeypatch.setattr('cotap_mm.datasets.sources.folders.scan.os.scandir', deny)
+    assert ImageList(photos).names == names
     assert 'skipped 1 folders that cannot be listed' in log.text and 'closed (Perm' in log.text
 
 

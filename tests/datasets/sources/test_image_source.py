@@ -6,6 +6,7 @@ import importlib
 import json
 import os
 import shutil
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -200,15 +201,19 @@ def test_the_order_of_the_disk_does_not_matter(photos, tmp_path, monkeypatch, or
         (tmp_path / 'root' / name).mkdir(parents=True)
     shutil.copy(next(photos.rglob('*.jpg')), tmp_path / 'root' / 'b' / 'x.jpg')
     os.symlink('../b', tmp_path / 'root' / 'a' / 'link')
-    walk = os.walk
+    scandir, listed = os.scandir, []
 
-    def in_order(*args, **options):
-        for folder, subfolders, files in walk(*args, **options):
-            subfolders.sort(key=lambda name: order.index(name) if name in order else -1)
-            yield folder, subfolders, files
+    def in_order(folder):
+        with scandir(folder) as entries:
+            found = sorted(
+                entries, key=lambda entry: order.index(entry.name) if entry.name in order else -1
+            )
+        listed.append([entry.name for entry in found])
+        return nullcontext(found)
 
-    monkeypatch.setattr(os, 'walk', in_order)
+    monkeypatch.setattr('cotap_mm.datasets.sources.folders.scan.os.scandir', in_order)
     assert find_images(tmp_path / 'root') == ['a/link/x.jpg']
+    assert listed[0] == list(order)
 
 
 def test_circular_links_are_followed_once(photos, tmp_path):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from cotap_mm.datasets import NeighborPairs, VisitSampler
+from cotap_mm.engine.resume.train_loop import ResumableTrainLoop
 from cotap_mm.models.modules import AssignmentQueue, FeatureQueue, TemplateBank
 from tests.helpers import resume_work
 from tests.helpers.rank_work import on_two_ranks
@@ -110,6 +113,7 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     assert_same(saved(tmp_path / 'killed', 6), whole)
     state = whole['run_state']
     assert state['world_size'] == 2 and state['samples_seen'] == 6 * 2 * 4
+    assert state['order'] == 'randperm'
     mine = whole['state_dict']['patch_queue.features']
     [theirs] = state['queues_of_other_ranks']['patch_queue']
     assert theirs['features'].shape == mine.shape and not torch.equal(theirs['features'], mine)
@@ -144,6 +148,13 @@ def test_two_processes_and_then_one(tmp_path, monkeypatch):
     assert 'see' in messages[0] and '0.5 times as many' in messages[0]
 
 
+class Iterator:
+    """Stands for the iterator of MMEngine's loop."""
+
+    def __init__(self, dataloader):
+        self.visits = iter(dataloader.sampler)
+
+
 def test_sampler_can_start_anywhere():
     def order(start, rank=0, world=1):
         sampler = VisitSampler(range(5), seed=2)
@@ -154,6 +165,20 @@ def test_sampler_can_start_anywhere():
     for start in (1, 4, 5, 7, 10):
         assert order(start)[: 12 - start] == whole[start:]
     assert order(3, rank=1, world=2)[:4] == whole[4:12:2]
+
+
+@pytest.mark.parametrize('stored, used', [('randperm', 'randperm'), (None, 'feistel')])
+def test_a_run_keeps_the_kind_of_order_that_it_started_with(monkeypatch, stored, used):
+    monkeypatch.setattr('cotap_mm.datasets.samplers._MOST_STORED', 5)
+    loop = object.__new__(ResumableTrainLoop)
+    loop.dataloader = SimpleNamespace(sampler=VisitSampler(range(7), seed=2))
+    loop.dataloader_iterator = Iterator(loop.dataloader)
+    assert loop.order == 'feistel'
+    loop.start_from(4, stored)
+    wanted = VisitSampler(range(7), seed=2, order=used)
+    wanted.start = 4
+    seen = [visit for visit, _ in zip(loop.dataloader_iterator.visits, range(9))]
+    assert loop.order == used and seen == [visit for visit, _ in zip(wanted, range(9))]
 
 
 @pytest.mark.parametrize('worlds', [(1, 2), (2, 1), (2, 4), (4, 2), (3, 2)])

@@ -2,7 +2,8 @@
 
 It is stored next to the folder as a hidden file, or in the user's cache folder if that is not
 writable, and memory-mapped if it is large. It is used as long as no folder has changed since the
-scan, which takes one ``stat`` per folder and none per image. The environment variable
+scan, which takes one ``stat`` per folder and none per image. Nobody can set the time of a change
+(``ctime``), so an index in a copied or unpacked folder is never used. The environment variable
 ``COTAP_INDEX=0`` turns it off.
 """
 
@@ -43,8 +44,6 @@ _SECTIONS = dict(
     starts=('<u4', '<u8'),
 )
 _ALIGNED = 8
-#: What no result of a scan contains: absolute names, and names that leave the folder.
-_FORBIDDEN = (b'\0/', b'\0../', b'/../')
 _BLOCK = 1 << 20
 _MAPPED = 1 << 26  # bytes; smaller files are read, which no failing disk can interrupt later
 _SETTLED = 2.0  # seconds; the largest unit of the times of a file system
@@ -234,8 +233,7 @@ def _sections(
         if type(count) is not int or count < 0 or start + count * dtype.itemsize > len(data):
             raise ValueError('it is truncated')
         sections[name] = np.frombuffer(data, dtype, count, start)
-        forbidden = _FORBIDDEN if name in ('folders', 'names') else ()
-        if _crc32(sections[name].view(np.uint8), forbidden) != crc:
+        if _crc32(sections[name].view(np.uint8)) != crc:
             raise ValueError('its checksum is wrong')
         start += sections[name].nbytes + -sections[name].nbytes % _ALIGNED
     if start != len(data):
@@ -243,15 +241,10 @@ def _sections(
     return sections
 
 
-def _crc32(data: np.ndarray, forbidden: tuple[bytes, ...] = ()) -> int:
-    """CRC-32 of bytes; ValueError if they contain one of those that are forbidden."""
-    crc, before = 0, b'\0'
+def _crc32(data: np.ndarray) -> int:
+    crc = 0
     for start in range(0, len(data), _BLOCK):
-        block = data[start : start + _BLOCK].tobytes()
-        crc = zlib.crc32(block, crc)
-        if any(each in block or each in before + block[:4] for each in forbidden):
-            raise ValueError('a name is not relative to the folder')
-        before = block[-4:]
+        crc = zlib.crc32(data[start : start + _BLOCK], crc)
     return crc
 
 

@@ -134,9 +134,13 @@ class _Lister:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     name = entry.name
-                    if _is_folder(entry):
+                    try:
+                        is_folder = entry.is_dir()
+                    except OSError:
+                        is_folder = False
+                    if is_folder:
                         subfolders.append(name)
-                    elif name.startswith('.'):
+                    elif name[0] == '.':
                         pass
                     elif name.lower().endswith(IMAGE_SUFFIXES):
                         files.append(name)
@@ -162,13 +166,6 @@ class _Lister:
     def close(self) -> None:
         if self._progress is not None:
             self._progress.close()
-
-
-def _is_folder(entry: os.DirEntry) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:
-        return False
 
 
 def _join(contents: dict[bytes, bytes]) -> bytes | bytearray:
