@@ -14,6 +14,7 @@ from mmengine.config import Config
 from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
 from cotap_mm.datasets.neighbors import search as module
 from cotap_mm.datasets.neighbors.feature_file import FeatureFile
+from cotap_mm.datasets.neighbors.file import neighbor_meta
 from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
 from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
@@ -82,12 +83,12 @@ def test_an_image_is_never_its_own_neighbor_among_copies():
 
 def test_the_nearest_in_color(arrays, tmp_path):
     source = arrays(10)
-    out = build_neighbors(source, Encoder(), tmp_path / 'deep' / 'nn.npz', 2, 3, num_workers=0)
+    out = build_neighbors(source, Encoder(), tmp_path / 'deep' / 'nn.npy', 2, 3, num_workers=0)
     found = load_neighbors(out, source.names, 2)
     assert set(found[0]) == {1, 2} and set(found[5]) == {4, 6} and set(found[9]) == {8, 7}
-    meta = json.loads(str(np.load(out)['meta']))
+    meta = neighbor_meta(out)
     assert (meta['encoder'], meta['image_size'], meta['num_images']) == ('color', 8, 10)
-    assert [path.name for path in out.parent.iterdir()] == ['nn.npz']
+    assert [path.name for path in out.parent.iterdir()] == ['nn.npy']
 
 
 @pytest.fixture
@@ -99,9 +100,9 @@ def often(monkeypatch):
 
 
 def test_an_interrupted_run_resumes(arrays, tmp_path, often):
-    source, expected = arrays(11), tmp_path / 'expected.npz'
+    source, expected = arrays(11), tmp_path / 'expected.npy'
     build_neighbors(source, Encoder(), expected, 3, 4, num_workers=0)
-    out = tmp_path / 'nn.npz'
+    out = tmp_path / 'nn.npy'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(source, Encoder(stop_after=9), out, 3, 4, num_workers=0)
     assert not out.exists()
@@ -109,7 +110,7 @@ def test_an_interrupted_run_resumes(arrays, tmp_path, often):
     second = Encoder()
     build_neighbors(source, second, out, 3, 4, num_workers=0)
     assert second.seen == 3 and source.reads == [8, 9, 10]
-    assert np.array_equal(np.load(out)['indices'], np.load(expected)['indices'])
+    assert np.array_equal(np.load(out), np.load(expected))
 
 
 RECORDS = {
@@ -141,12 +142,12 @@ RECORDS = {
     ],
 )
 def test_a_changed_task_starts_over(arrays, tmp_path, often, log, change):
-    out = tmp_path / 'nn.npz'
+    out = tmp_path / 'nn.npy'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(arrays(11), Encoder(stop_after=9), out, 3, 4, num_workers=0)
     source, encoder = arrays(12 if change == 'images' else 11), Encoder()
-    (part,) = tmp_path.glob('nn.npz.features.*.00000')
-    (record,) = tmp_path.glob('nn.npz.features.*.00000.json')
+    (part,) = tmp_path.glob('nn.npy.features.*.00000')
+    (record,) = tmp_path.glob('nn.npy.features.*.00000.json')
     if change == 'encoder':
         encoder.identity = 'other'
     elif change == 'names':
@@ -168,9 +169,9 @@ def test_a_changed_task_starts_over(arrays, tmp_path, often, log, change):
     assert ('does not match its record' in log.text) == (
         change not in ('encoder', 'images', 'names')
     )
-    build_neighbors(source, Encoder(), tmp_path / 'expected.npz', 3, 4, num_workers=0)
-    assert np.array_equal(np.load(out)['indices'], np.load(tmp_path / 'expected.npz')['indices'])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npz', 'nn.npz']
+    build_neighbors(source, Encoder(), tmp_path / 'expected.npy', 3, 4, num_workers=0)
+    assert np.array_equal(np.load(out), np.load(tmp_path / 'expected.npy'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npy', 'nn.npy']
 
 
 def test_a_feature_file_that_is_truncated_while_open(tmp_path):
@@ -197,13 +198,13 @@ def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
 
 def test_interrupted_during_the_search(arrays, tmp_path, monkeypatch):
     """The features are complete and are not computed again."""
-    source, out = arrays(6), tmp_path / 'nn.npz'
+    source, out = arrays(6), tmp_path / 'nn.npy'
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, 'search_neighbors', interrupt)
+        patch.setattr(module.FoundParts, 'compute', interrupt)
         build_neighbors(source, Encoder(), out, 2, 4, num_workers=0)
     second = Encoder()
     build_neighbors(source, second, out, 2, 4, num_workers=0)
@@ -212,7 +213,7 @@ def test_interrupted_during_the_search(arrays, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_undecodable_images_are_not_neighbors(arrays, tmp_path, workers, log):
-    source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npz'
+    source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npy'
     build_neighbors(source, Encoder(), out, 7, 4, num_workers=workers)
     assert (
         '2 of 9 images cannot be decoded and are not used as neighbors, e.g. 000.png, 004'
@@ -226,7 +227,7 @@ def test_undecodable_images_are_not_neighbors(arrays, tmp_path, workers, log):
 
 
 def test_too_few_images_and_bad_numbers(arrays, tmp_path):
-    source, out = arrays(3, bad=[0, 1]), tmp_path / 'nn.npz'
+    source, out = arrays(3, bad=[0, 1]), tmp_path / 'nn.npy'
     with pytest.raises(ValueError, match='at least 2 images, 1 of 3 can be decoded'):
         build_neighbors(source, Encoder(), out, num_workers=0)
     source.bad.clear()  # repaired: read again, not cached
@@ -235,7 +236,7 @@ def test_too_few_images_and_bad_numbers(arrays, tmp_path):
     ).shape == (3, 2)
     out.unlink()
     with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
-        build_neighbors(arrays(3), Encoder(), tmp_path / 'nn.npz', 0)
+        build_neighbors(arrays(3), Encoder(), tmp_path / 'nn.npy', 0)
     broken = Encoder()
     broken.__class__ = type(
         'Broken',
@@ -243,15 +244,15 @@ def test_too_few_images_and_bad_numbers(arrays, tmp_path):
         dict(__call__=lambda self, images: torch.full((len(images), 2), float('nan'))),
     )
     with pytest.raises(ValueError, match='not finite; check its checkpoint'):
-        build_neighbors(arrays(3), broken, tmp_path / 'nn.npz', num_workers=0)
-    assert not (tmp_path / 'nn.npz').exists()
+        build_neighbors(arrays(3), broken, tmp_path / 'nn.npy', num_workers=0)
+    assert not (tmp_path / 'nn.npy').exists()
 
 
 def test_faiss_must_be_installed_before_anything_is_computed(arrays, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
     encoder = Encoder()
     with pytest.raises(ImportError, match='faiss is not installed: pip install faiss-cpu'):
-        build_neighbors(arrays(4), encoder, tmp_path / 'nn.npz', use_faiss=True)
+        build_neighbors(arrays(4), encoder, tmp_path / 'nn.npy', use_faiss=True)
     assert encoder.seen == 0
 
 
@@ -344,9 +345,9 @@ def test_both_branches_and_a_changed_folder(config, photos, tmp_path):
 
 def test_a_given_file_is_kept(config, tmp_path):
     cfg = config()
-    cfg.train_dataloader.dataset.neighbors = 'given.npz'
+    cfg.train_dataloader.dataset.neighbors = 'given.npy'
     ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
-    assert cfg.train_dataloader.dataset.neighbors == 'given.npz'
+    assert cfg.train_dataloader.dataset.neighbors == 'given.npy'
     assert not (tmp_path / 'work').exists()
 
 
@@ -384,7 +385,7 @@ def test_initial_weights_are_used(config, tmp_path):
     cfg.model.init_cfg = dict(type='PretrainedViT', checkpoint=str(tmp_path / 'init.pth'))
     ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
     path = cfg.train_dataloader.dataset.neighbors
-    assert str(tmp_path / 'init.pth') in json.loads(str(np.load(path)['meta']))['encoder']
+    assert str(tmp_path / 'init.pth') in neighbor_meta(path)['encoder']
 
 
 def test_street_scenes(shared_data, tmp_path):
@@ -396,7 +397,7 @@ def test_street_scenes(shared_data, tmp_path):
     source = ImageList(tmp_path)
     assert len(source) == 6
     out = build_neighbors(
-        source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npz', 3, 4, num_workers=0
+        source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npy', 3, 4, num_workers=0
     )
     found = load_neighbors(out, source.names, 3)
     assert found.shape == (6, 3) and found[2, 0] == 5 and found[5, 0] == 2
