@@ -244,9 +244,12 @@ class ArrayFile:
         if size > _MAX_HEADER:
             raise ValueError(f'its header has {size} bytes, more than {_MAX_HEADER}')
         self._file.seek(len(MAGIC) + 2)
-        shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(  # type: ignore[no-untyped-call]
-            self._file
-        )
+        try:
+            shape, is_fortran, dtype = np.lib.format.read_array_header_1_0(  # type: ignore[no-untyped-call]
+                self._file
+            )
+        except Exception as error:  # a damaged header can raise any exception
+            raise ValueError(f'its header is damaged: {type(error).__name__}: {error}') from error
         if dtype != np.dtype('<i4') or is_fortran or len(shape) != 2:
             order = 'Fortran' if is_fortran else 'C'
             raise ValueError(

@@ -93,9 +93,9 @@ def test_too_few_in_the_probed_cells_are_searched_exactly(searched):
     [
         (2, 16, 'IVF1,Flat'),
         (10_000, 768, 'IVF256,Flat'),
-        (1_281_167, 768, 'IVF4096,Flat'),
-        (10_000_000, 768, 'IVF16384_HNSW32,PQ96'),
-        (100_000_000, 384, 'IVF32768_HNSW32,PQ48'),
+        (1_281_167, 768, 'IVF4528,Flat'),
+        (10_000_000, 768, 'IVF12649_HNSW32,PQ96'),
+        (100_000_000, 384, 'IVF40000_HNSW32,PQ48'),
     ],
 )
 def test_the_index_follows_from_the_number_of_images(count, width, factory):

@@ -5,13 +5,20 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 
-from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
+from cotap_mm.datasets import (
+    ImageList,
+    build_neighbors,
+    load_neighbors,
+    save_neighbors,
+    search_neighbors,
+)
 from cotap_mm.datasets.neighbors import search as module
 from cotap_mm.datasets.neighbors.feature_file import FeatureFile
 from cotap_mm.datasets.neighbors.file import neighbor_meta
@@ -327,6 +334,62 @@ def test_auto_is_built_once_and_stored_in_the_config(config, tmp_path, log, monk
     other.train_dataloader.dataset.num_neighbors = 2
     ensure_neighbors(other, tmp_path / 'work', 'cpu')
     assert other.train_dataloader.dataset.neighbors != path
+
+
+def test_auto_uses_a_file_of_an_earlier_version(config, tmp_path, monkeypatch):
+    first = config()
+    ensure_neighbors(first, tmp_path, 'cpu')
+    new = Path(first.train_dataloader.dataset.neighbors)
+    names = ImageList(first.train_dataloader.dataset.patch.root).names
+    nearest = load_neighbors(new, names, 3)
+    save_neighbors(new.with_suffix('.npz'), names, nearest, neighbor_meta(new))
+    new.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(auto_neighbors, 'build_neighbors', lambda *_, **__: pytest.fail('built'))
+        again = config()
+        ensure_neighbors(again, tmp_path, 'cpu')
+        approximate = config()
+        approximate.neighbor_search = dict(search='ivf')
+        ensure_neighbors(approximate, tmp_path, 'cpu')  # exact ones are even better
+    assert new.suffix == '.npy'
+    for cfg in (again, approximate):
+        assert cfg.train_dataloader.dataset.neighbors == str(new.with_suffix('.npz'))
+
+
+def test_auto_searches_as_the_config_says(config, tmp_path):
+    pytest.importorskip('faiss')
+    paths = {}
+    for number, options in enumerate([None, dict(search='ivf'), dict(search='ivf', nprobe=8)]):
+        cfg = config()
+        cfg.neighbor_search = options
+        ensure_neighbors(cfg, tmp_path / str(number), 'cpu')
+        path = Path(cfg.train_dataloader.dataset.neighbors)
+        meta = neighbor_meta(path)
+        paths[path.name] = meta['search'], meta.get('nprobe')
+    assert list(paths.values()) == [('exact', None), ('ivf', 32), ('ivf', 8)]
+    wrong = config()
+    wrong.neighbor_search = dict(search='flat')
+    with pytest.raises(ValueError, match="search must be one of exact, ivf, got 'flat'"):
+        ensure_neighbors(wrong, tmp_path, 'cpu')
+
+
+@pytest.mark.parametrize('suffix', ['.npy', '.npz'])
+def test_a_lost_file_is_rebuilt_as_it_was(config, tmp_path, suffix):
+    first = config()
+    ensure_neighbors(first, tmp_path, 'cpu')
+    new = Path(first.train_dataloader.dataset.neighbors)
+    nearest = np.load(new)
+    new.unlink()
+    lost = new.with_suffix(suffix)
+    again = config()
+    again.neighbor_search = dict(search='ivf')  # the lost one was searched exactly
+    ensure_neighbors(again, tmp_path, 'cpu', used_before=dict(neighbors=str(lost)))
+    assert again.train_dataloader.dataset.neighbors == str(lost)
+    assert neighbor_meta(lost)['search'] == 'exact'
+    names = ImageList(first.train_dataloader.dataset.patch.root).names
+    assert np.array_equal(load_neighbors(lost, names, 3), nearest)
+    with pytest.raises(ValueError, match='other.npy of this run does not exist any more'):
+        ensure_neighbors(config(), tmp_path, 'cpu', used_before=dict(neighbors='other.npy'))
 
 
 def test_both_branches_and_a_changed_folder(config, photos, tmp_path):

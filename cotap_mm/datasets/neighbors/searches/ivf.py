@@ -50,8 +50,7 @@ def choose_index(count: int, width: int) -> str:
         count (int): Number of images, N.
         width (int): Channels of a feature, C.
     """
-    cells = 2 ** round(math.log2(4 * math.sqrt(count)))
-    cells = max(min(cells, count // _PER_CELL, _MOST_CELLS), 1)
+    cells = max(min(round(4 * math.sqrt(count)), count // _PER_CELL, _MOST_CELLS), 1)
     # Not in float16: rounded lengths would change the order of features that are almost parallel.
     if 4 * count * width <= _MOST_BYTES:
         return f'IVF{cells},Flat'
@@ -191,6 +190,8 @@ class IvfSearch(NeighborSearch):
         self._index = _move_to_gpu(path, device)
         if self._index is None:  # mapped: one copy in memory for all ranks of a machine
             self._index = read_index(path, import_faiss().IO_FLAG_MMAP)
+            lists = import_faiss().downcast_InvertedLists(self._index.invlists)
+            lists.prefetch_nthread = 0  # by default 32 threads in every search
         self._index.nprobe = nprobe
         self._refines = 'PQ' in type(self._index).__name__
 
