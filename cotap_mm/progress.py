@@ -105,8 +105,8 @@ class Progress:
         finished, missing = self.done - self._start_done, self.total - self.done
         seconds = time.monotonic() - self._start
         if finished > 0:
-            rest = _duration(seconds / finished * missing)
-            parts.append(f'about {rest} left' if missing > 0 else f'took {_duration(seconds)}')
+            rest = duration(seconds / finished * missing)
+            parts.append(f'about {rest} left' if missing > 0 else f'took {duration(seconds)}')
         parts += [self.note] if self.note else []  # before what a narrow terminal cuts off
         parts += [f'{seconds / finished:.3g} s each'] if finished > 0 else []
         return ', '.join(parts)
@@ -174,7 +174,8 @@ def working(what: str) -> Iterator[None]:
         yield
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """Write a duration in seconds, minutes or hours, such as ``6 min``."""
     if seconds < 90:
         return f'{seconds:.0f} s'
     minutes = round(seconds / 60)

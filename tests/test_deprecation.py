@@ -13,6 +13,7 @@ from PIL import Image
 import cotap_mm
 from cotap_mm import evaluation
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.commands import neighbors
 from cotap_mm.datasets import ImageList, MultiCrop, ToyScenes, read_image
 from cotap_mm.datasets.read_with_retry import read_with_retry
 from cotap_mm.encoders.vit import CoTAPEncoder
@@ -122,6 +123,23 @@ def test_old_option_for_the_network(tool):
     assert len(warned) == 1
     assert parse(argv).network is None
     assert parse([*argv, '--network', 'teacher']).network == 'teacher'
+
+
+def test_old_format_of_neighbor_files(tmp_path, monkeypatch):
+    args = load_tool('build_neighbors').parse_args(['--images', '.', '--out', 'n.npz'])
+    seen = []
+    monkeypatch.setattr(neighbors, 'open_images', lambda *_: [0])
+    monkeypatch.setattr(neighbors, 'choose_backbone', lambda _: ({}, None))
+    monkeypatch.setattr(neighbors, 'GlobalEncoder', lambda *_, **__: None)
+    monkeypatch.setattr(neighbors, 'build_neighbors', lambda *args: seen.append(args[2]))
+    text = 'cotap neighbors --out FILE.npz is deprecated, use --out FILE.npy'
+    with pytest.warns(DeprecationWarning, match=text) as warned:
+        neighbors.run(args)
+    assert len(warned) == 1 and seen == ['n.npz']
+    args.out = 'n.npy'
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        neighbors.run(args)
 
 
 def test_old_argument_for_the_network(tmp_path):

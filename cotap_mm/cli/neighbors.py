@@ -1,9 +1,9 @@
 """Compute the nearest neighbors of each image with a frozen ViT, for drawing positives in training.
 
-    cotap neighbors --images data/coco/train2017 --out data/coco/neighbors.npz
-    cotap neighbors --images DIR --backbone deit-small --checkpoint dino.pth --out nn.npz
+    cotap neighbors --images data/coco/train2017 --out data/coco/neighbors.npy
+    cotap neighbors --images DIR --backbone deit-small --checkpoint dino.pth --out nn.npy
 
-    torchrun --nproc_per_node 8 -m cotap_mm neighbors --images data/imagenet/train --out nn.npz
+    torchrun --nproc_per_node 8 -m cotap_mm neighbors --images data/imagenet/train --out nn.npy
 
 The work is sharded across processes. To resume an interrupted run, start it again, with any number
 of processes.
@@ -15,6 +15,7 @@ import argparse
 from typing import Optional
 
 from cotap_mm.command_line.arguments import Parser, add_device, out_file, positive_int, whole_number
+from cotap_mm.command_line.choices import FEATURE_DTYPES, SEARCHES
 from cotap_mm.command_line.shared_options import (
     add_ann_file,
     add_images,
@@ -31,9 +32,9 @@ def build_parser() -> Parser:
     add_images(parser, 'folder of images (read recursively), text list, COCO json, *.lmdb')
     parser.add_argument(
         '--out',
-        type=out_file('.npz'),
+        type=out_file('.npy', '.npz'),
         required=True,
-        help='neighbor file to write (*.npz); replaces an existing neighbor file',
+        help='neighbor file to write (*.npy); replaces an existing neighbor file',
     )
     add_overwrite(parser)
     add_ann_file(parser)
@@ -75,7 +76,27 @@ def build_parser() -> Parser:
         '--workers', type=whole_number(0), default=2, help='number of processes that read images'
     )
     add_device(parser)
-    parser.add_argument('--faiss', action='store_true', help='search with faiss')
+    parser.add_argument(
+        '--search',
+        choices=SEARCHES,
+        default='exact',
+        help='exact, or approximate by an inverted file of faiss (ivf), for more than about a '
+        'million images',
+    )
+    parser.add_argument(
+        '--nprobe',
+        type=positive_int,
+        default=32,
+        help='cells of the inverted file to search for each image, only for --search ivf: more '
+        'take longer and miss fewer neighbors',
+    )
+    parser.add_argument(
+        '--feature-dtype',
+        choices=FEATURE_DTYPES,
+        default='auto',
+        help='type of the features on disk; auto: float32 up to a million images, then float16',
+    )
+    parser.add_argument('--faiss', action='store_true', help='search exactly with faiss')
     add_trust(parser, 'the checkpoint')
     return parser
 

@@ -63,3 +63,7 @@ INITS = (
 )
 #: Where a training logs its metrics: :func:`cotap_mm.engine.launch.config.set_log_backends`.
 LOGS = ('tensorboard', 'wandb', 'mlflow', 'none')
+#: Searches of ``cotap neighbors``, and types of its features on disk:
+#: :mod:`cotap_mm.datasets.neighbors.options`.
+SEARCHES = ('exact', 'ivf')
+FEATURE_DTYPES = ('auto', 'float16', 'bfloat16', 'float32')

@@ -7,8 +7,9 @@ from typing import Optional
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.tool import report_user_errors
-from cotap_mm.datasets import build_neighbors, open_images
-from cotap_mm.datasets.neighbors.file import is_neighbor_file
+from cotap_mm.datasets import SearchOptions, build_neighbors, open_images
+from cotap_mm.datasets.neighbors.file import OLD_SUFFIX, is_neighbor_file
+from cotap_mm.deprecation import warn_renamed
 from cotap_mm.distributed.collectives import rank
 from cotap_mm.distributed.file_barrier import PeerFailed
 from cotap_mm.distributed.process_group import joined_processes
@@ -50,6 +51,8 @@ def choose_backbone(args: argparse.Namespace) -> tuple[dict, Optional[str]]:
 def run(args: argparse.Namespace) -> None:
     """Build the neighbor file, on all ranks."""
     with report_user_errors(PeerFailed), joined_processes(args.device) as args.device:
+        if args.out.endswith(OLD_SUFFIX) and rank() == 0:
+            warn_renamed('cotap neighbors --out FILE.npz', '--out FILE.npy')
         check_replaceable(args.out, is_neighbor_file, 'a neighbor file', args.overwrite)
         source = open_images(args.images, args.ann_file, args.value_range or 'auto')
         backbone, checkpoint = choose_backbone(args)
@@ -57,7 +60,14 @@ def run(args: argparse.Namespace) -> None:
             backbone, checkpoint, args.image_size, args.device, trust=args.trust
         )
         out = build_neighbors(
-            source, encoder, args.out, args.num_neighbors, args.batch_size, args.workers, args.faiss
+            source,
+            encoder,
+            args.out,
+            args.num_neighbors,
+            args.batch_size,
+            args.workers,
+            args.faiss,
+            SearchOptions(args.search, args.nprobe, args.feature_dtype),
         )
         is_first = rank() == 0
     if is_first:

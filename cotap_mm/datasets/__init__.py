@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from .neighbor_pairs import NeighborPairs
-from .neighbors.file import load_neighbors, save_neighbors
+from .neighbors.file import load_neighbors, open_neighbors, save_neighbors
+from .neighbors.options import SearchOptions
 from .neighbors.search import build_neighbors, search_neighbors
 from .samplers import Visit, VisitSampler
 from .sources.decoding import BadImage, read_image
@@ -25,6 +26,7 @@ __all__ = [
     'MultiCrop',
     'NeighborPairs',
     'PackedImages',
+    'SearchOptions',
     'ToyScenes',
     'TrainingSample',
     'Visit',
@@ -33,6 +35,7 @@ __all__ = [
     'image_source',
     'load_neighbors',
     'open_images',
+    'open_neighbors',
     'pack_images',
     'read_image',
     'save_neighbors',

@@ -9,7 +9,8 @@ import torch
 from mmengine.logging import print_log
 from torch.utils.data import Dataset, get_worker_info
 
-from cotap_mm.datasets.neighbors.file import load_neighbors
+from cotap_mm.datasets.neighbors.file import open_neighbors
+from cotap_mm.datasets.neighbors.rows import NeighborRows, UnreachableRows
 from cotap_mm.datasets.sources.decoding import BadImage
 from cotap_mm.datasets.sources.names import names_of
 from cotap_mm.datasets.sources.protocol import ImageSource, SizePredicate, prepare
@@ -19,7 +20,7 @@ from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
 from .opened import open_source
-from .read_with_retry import PATIENCE, read_with_retry
+from .read_with_retry import PATIENCE, read_with_retry, retry
 from .samplers import Visit
 from .training_sample import BranchCrops, TrainingSample
 from .workers import ReadingSigns, warning_level
@@ -66,13 +67,34 @@ class BranchSource:
         self.signs = ReadingSigns()
         self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
 
-    def _neighbors(self, path: str, num_neighbors: int) -> np.ndarray:
-        """Read the neighbors, unless the source was handed on with them."""
+    def _neighbors(self, path: str, num_neighbors: int) -> Union[NeighborRows, np.ndarray]:
+        """Open the neighbors, unless the source was handed on with them."""
         *read_from, neighbors = getattr(self.source, 'loaded_neighbors', None) or [None]
         self.source.loaded_neighbors = None  # type: ignore[attr-defined]  # not for the workers
         if read_from == [path, num_neighbors]:
             return neighbors
-        return load_neighbors(path, names_of(self.source), num_neighbors)
+        return open_neighbors(path, names_of(self.source), num_neighbors)
+
+    def neighbors_of(self, index: int) -> np.ndarray:
+        """Neighbors of an image, nearest first, shape (k,); waits while their file is unreachable.
+
+        Args:
+            index (int): Index of the image.
+
+        Raises:
+            UserError: If the file was damaged, or has been unreachable for too long.
+        """
+        if not isinstance(self.neighbors, NeighborRows):
+            return self.neighbors[index]
+        rows = self.neighbors
+        return retry(
+            lambda: rows[index],
+            UnreachableRows,
+            rows.is_reachable,
+            'neighbors',
+            self.signs,
+            self.patience,
+        )
 
     @property
     def bad_images(self) -> list[str]:
@@ -119,7 +141,7 @@ class BranchSource:
         for _ in range(_MAX_TRIES):
             image = read(index)
             if image is not None:
-                for other in rng.permutation(self.neighbors[index]).tolist():
+                for other in rng.permutation(self.neighbors_of(index)).tolist():
                     positive = read(other)
                     if positive is not None:
                         return [(index, image), (other, positive)]
@@ -214,7 +236,7 @@ class NeighborPairs(Dataset):
             if needed and value in (None, 'auto'):
                 raise ValueError(
                     f'{name} must be a neighbor file, got {value!r}: cotap train builds it '
-                    "for 'auto'; otherwise run cotap neighbors --images IMAGES --out FILE.npz "
+                    "for 'auto'; otherwise run cotap neighbors --images IMAGES --out FILE.npy "
                     'first'
                 )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from typing import Optional
+from typing import Callable, Optional
 
 import numpy as np
 from mmengine.logging import print_log
@@ -42,23 +42,56 @@ def read_with_retry(
         BadImage: If only this image cannot be read, after a second attempt.
         UserError: If all images have been unreachable for ``patience`` seconds.
     """
-    is_reachable = getattr(source, 'is_reachable', lambda: True)
+    return retry(
+        lambda: source.read(index, is_large_enough),
+        UnreachableImage,
+        getattr(source, 'is_reachable', lambda: True),
+        'images',
+        signs,
+        patience,
+    )
+
+
+def retry(
+    read: Callable[[], np.ndarray],
+    unreachable: type[Exception],
+    is_reachable: Callable[[], bool],
+    what: str,
+    signs: ReadingSigns,
+    patience: float = PATIENCE,
+) -> np.ndarray:
+    """Read; wait and retry while a network disk is gone.
+
+    Args:
+        read (callable): Reads.
+        unreachable (type): Its exception if the disk may be gone.
+        is_reachable (callable): Returns whether the disk is there.
+        what (str): What is read, for messages, in the plural.
+        signs (ReadingSigns): Records that this process is alive while it waits.
+        patience (float): Maximum wait in seconds. Defaults to 3600.
+
+    Returns:
+        np.ndarray: What was read.
+
+    Raises:
+        UserError: If the disk has been unreachable for ``patience`` seconds.
+    """
     start, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
     while True:
         try:
-            return source.read(index, is_large_enough)
-        except UnreachableImage as error:
+            return read()
+        except unreachable as error:
             if is_reachable():
-                return source.read(index, is_large_enough)  # may be reachable again by now
+                return read()  # may be reachable again by now
             waited = time.monotonic() - start
             if waited > patience:
                 raise UserError(
-                    f'{error}: the images have been unreachable for {waited:.0f} s; '
+                    f'{error}: the {what} have been unreachable for {waited:.0f} s; '
                     'mount their disk and resume'
                 ) from error
             pause = next(pauses)
             print_log(
-                f'{error}: none of the images is reachable; retrying in {pause} s, '
+                f'{error}: none of the {what} is reachable; retrying in {pause} s, '
                 f'for another {patience - waited:.0f} s',
                 logger='current',
                 level=warning_level(),

@@ -45,7 +45,7 @@ OPTIONAL = {
     'safetensors': ('files *.safetensors', 'pip install safetensors'),
     'lmdb': ('packed images, cotap pack', 'pip install lmdb'),
     'gradio': ('cotap viewer', 'pip install "gradio>=6"'),
-    'faiss-cpu': ('cotap neighbors --faiss', 'pip install faiss-cpu'),
+    'faiss-cpu': ('cotap neighbors --search ivf, --faiss', 'pip install faiss-cpu'),
     'onnx': ('cotap convert --to onnx', 'pip install onnx'),
     'pillow-heif': ('HEIC images', 'pip install pillow-heif'),
 }

@@ -8,27 +8,26 @@ work for as long as it needs; without a heartbeat it counts as lost, see
 from __future__ import annotations
 
 import glob
-import hashlib
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Callable
 
-import numpy as np
 from mmengine.dist import broadcast_object_list
 from mmengine.logging import print_log
 
 from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import UNFINISHED, atomic_write
+from cotap_mm.files.atomic_write import UNFINISHED
 from cotap_mm.files.locks import locked
 
-from .collectives import rank, world_size
+from .collectives import rank
 from .failures import LostRank, abort_all_ranks_on_error, current_watch
 
 _POLL = 0.5  # seconds
-_WAIT, _COMPLETE = 'wait', 'complete'  # broadcast by rank 0, or else the name of the build
+# Kinds of parts: features last, for whose end other ranks wait. `rows` are of version 0.1.
+_KINDS = ('rows', 'found', 'ivf', 'features')
+_WAIT, _BUILD, _COMPLETE = 'wait', 'build', 'complete'  # broadcast by rank 0
 
 
 class PeerFailed(LostRank):
@@ -40,18 +39,27 @@ class SharedBuild:
 
     Args:
         out (Path): File to build.
-        name (str): Unique name of this build.
-        task (str): Everything that determines the features. A later build with the same task
-            reuses them.
+        task (str): Digest of everything that determines the features. A later build with the same
+            task reuses them.
     """
 
-    def __init__(self, out: Path, name: str, task: str) -> None:
-        self.out, self.name = out, name
-        self._digest = hashlib.sha256(task.encode('utf-8', 'surrogateescape')).hexdigest()[:8]
+    def __init__(self, out: Path, task: str) -> None:
+        self.out, self._digest = out, task[:8]
 
     def features(self, number: int) -> Path:
         """Path of the features of one part of the images."""
-        return self.out.with_name(f'{self.out.name}.features.{self._digest}.{number:05d}')
+        return self.part('features', self._digest, number)
+
+    def part(self, kind: str, digest: str, number: int | str) -> Path:
+        """Path of one part of the work, next to ``out``.
+
+        Args:
+            kind (str): Kind of the work, one of ``_KINDS``.
+            digest (str): Identifies what the part was computed from.
+            number (int | str): Number of the part, or its name.
+        """
+        end = f'{number:05d}' if isinstance(number, int) else number
+        return self.out.with_name(f'{self.out.name}.{kind}.{digest}.{end}')
 
     def wait(
         self, is_ready: Callable[[], bool], must_stay: bool = True, own: Sequence[Path] = ()
@@ -82,44 +90,12 @@ class SharedBuild:
                     raise PeerFailed(f'neighbors of {self.out.name}: {error}') from error
             time.sleep(_POLL)
 
-    def collect(self, rows: np.ndarray, count: int) -> np.ndarray | None:
-        """Concatenate the rows of all ranks on rank 0.
-
-        Args:
-            rows (np.ndarray): Rows of this rank, shape (n, k).
-            count (int): Number of rows of all ranks, N.
-
-        Returns:
-            np.ndarray, optional: Shape (N, k) on rank 0; None on the other ranks.
-
-        Raises:
-            RuntimeError: If the number of rows is not ``count``.
-        """
-        if world_size() == 1:
-            return rows
-        with atomic_write(self._rows(rank())) as partial:
-            np.save(partial, rows, allow_pickle=False)
-        if rank():
-            return None
-        paths = [self._rows(other) for other in range(world_size())]
-        self.wait(lambda: all(path.is_file() for path in paths), own=paths[:1])
-        gathered = np.concatenate([np.load(path, allow_pickle=False) for path in paths])
-        if gathered.shape != (count, rows.shape[1]):
-            raise RuntimeError(
-                f'the ranks computed neighbors of shape {gathered.shape}, expected '
-                f'{(count, rows.shape[1])}; do all of them see the same images?'
-            )
-        return gathered
-
     def clean_up(self) -> None:
         """Delete the files on rank 0; the other ranks wait until that is done."""
         if rank():
-            self.wait(lambda: not self._rows(rank()).is_file(), must_stay=False)
+            self.wait(lambda: not self.features(0).is_file(), must_stay=False)
             return
-        _remove(self.out, 'features', 'rows')
-
-    def _rows(self, of_rank: int) -> Path:
-        return self.out.with_name(f'{self.out.name}.rows.{self.name}.{of_rank}of{world_size()}.npy')
+        _remove(self.out, *_KINDS)
 
 
 @contextmanager
@@ -132,7 +108,7 @@ def build_together(
 
     Args:
         out (Path): File to build, in a folder that all ranks see.
-        task (str): Everything that determines the features of the images.
+        task (str): Digest of everything that determines the features of the images.
         is_wanted (callable): Returns whether a file that another run has built in the meantime
             is the one to build here.
 
@@ -152,12 +128,12 @@ def build_together(
             yield None
             return
         with nullcontext() if watch is None else watch.steps_needed():
-            yield SharedBuild(out, state, task)
+            yield SharedBuild(out, task)
 
 
 @contextmanager
 def _lock_of_ranks(out: Path, is_wanted: Callable[[], bool]) -> Iterator[str]:
-    """Hold the lock of ``out`` on rank 0; yields ``_COMPLETE`` or the name of the build."""
+    """Hold the lock of ``out`` on rank 0; yields ``_COMPLETE`` or ``_BUILD``."""
     if rank():
         state = _WAIT
         while state == _WAIT:
@@ -168,7 +144,7 @@ def _lock_of_ranks(out: Path, is_wanted: Callable[[], bool]) -> Iterator[str]:
     with locked(
         out.with_name(f'{out.name}.lock'), f'building {out.name}', lambda: _from_rank_0(_WAIT)
     ):
-        state = uuid.uuid4().hex[:8]
+        state = _BUILD
         if _stamp(out) != before:
             if not is_wanted():
                 raise UserError(
@@ -177,8 +153,6 @@ def _lock_of_ranks(out: Path, is_wanted: Callable[[], bool]) -> Iterator[str]:
                 )
             print_log(f'{out} was built by another process; using it', logger='current')
             state = _COMPLETE
-        else:
-            _remove(out, 'rows')
         yield _from_rank_0(state)
 
 

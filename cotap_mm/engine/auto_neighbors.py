@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Optional
 
@@ -12,7 +13,8 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from cotap_mm.datasets.neighbors.file import load_neighbors, neighbor_meta
+from cotap_mm.datasets.neighbors.file import OLD_SUFFIX, SUFFIX, neighbor_meta, open_neighbors
+from cotap_mm.datasets.neighbors.options import SearchOptions
 from cotap_mm.datasets.neighbors.search import build_neighbors
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.datasets.sources.names import Names, names_of
@@ -24,7 +26,7 @@ from cotap_mm.registry import DATASETS, MODELS, build, option_of
 from cotap_mm.weights import DetectedCheckpoint
 
 #: Names of the files that ``neighbors='auto'`` builds.
-AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.npz')
+AUTO_NAME = re.compile(r'neighbors_(patch|cls)_[0-9a-f]{12}\.np[yz]')
 
 
 def ensure_neighbors(
@@ -37,7 +39,8 @@ def ensure_neighbors(
 ) -> None:
     """Build the neighbor file of each branch with ``neighbors='auto'`` and set its path.
 
-    The initial backbone of the config computes the features. The file is kept in
+    The initial backbone of the config computes the features, and ``cfg.neighbor_search`` has
+    the options of the search, :class:`.SearchOptions`. The file is kept in
     ``work_dir``, which all ranks must share, and reused as long as the backbone and the images
     are unchanged: their names, sizes and modification times (or contents, see
     :mod:`.fingerprints`).
@@ -113,17 +116,23 @@ def _ensure(
         source.value_range = values
         dataset[branch].value_range = values.as_option()
     names = names_of(source)
+    options = SearchOptions(**(cfg.get('neighbor_search') or {}))
 
-    def find_file() -> tuple[str, bool]:
+    def find_file() -> tuple[str, bool, bool]:
         identity = identity_of(backbone, init.get('checkpoint'), size)
-        path = work_dir / f'neighbors_{branch}_{_digest(identity, num_neighbors, source)}.npz'
+        digests = [_digest(identity, num_neighbors, source)]
+        if options.search != 'exact':  # exact neighbors are used if they exist
+            digests.insert(0, _digest(identity, num_neighbors, source, options))
+        stems = [f'neighbors_{branch}_{digest}' for digest in digests]
         if used_before is not None:
-            path = _rebuilt_path(
-                path, used_before, _digest_of_names(identity, num_neighbors, names)
-            )
-        return str(path), path.is_file()
+            old = f'neighbors_{branch}_{_digest_of_names(identity, num_neighbors, names)}'
+            path = work_dir / _rebuilt_name([*stems, old], used_before)
+            return str(path), path.is_file(), path.stem == stems[0]
+        paths = [work_dir / f'{stem}{suffix}' for stem in stems for suffix in (SUFFIX, OLD_SUFFIX)]
+        existing = next((path for path in paths if path.is_file()), None)
+        return str(existing or paths[0]), existing is not None, True
 
-    path, exists = on_first_rank(find_file)
+    path, exists, is_own = on_first_rank(find_file)
     out = Path(path)
     if not exists:
         print_log(
@@ -146,16 +155,21 @@ def _ensure(
             out,
             num_neighbors,
             num_workers=cfg.train_dataloader.get('num_workers', 0),
+            options=options if is_own else SearchOptions(),  # a lost file of an exact search
         )
         torch.cuda.empty_cache()
-    indices = load_neighbors(out, names, num_neighbors)
+    indices = open_neighbors(out, names, num_neighbors)
     source.loaded_neighbors = [str(out), num_neighbors, indices]  # type: ignore[attr-defined]
     return out
 
 
-def _digest(identity: str, num_neighbors: int, source: ImageSource) -> str:
+def _digest(
+    identity: str, num_neighbors: int, source: ImageSource, options: Optional[SearchOptions] = None
+) -> str:
     """Hash of everything that a neighbor file depends on; 12 hexadecimal digits."""
-    parts = (identity, str(num_neighbors), fingerprint_of(source))
+    parts = [identity, str(num_neighbors), fingerprint_of(source)]
+    if options is not None:
+        parts.append(f'{options.search} {options.nprobe}')
     return hashlib.sha256('\n'.join(parts).encode()).hexdigest()[:12]
 
 
@@ -165,14 +179,14 @@ def _digest_of_names(identity: str, num_neighbors: int, names: Names) -> str:
     return names.digest(b'\n', before)[:12]
 
 
-def _rebuilt_path(path: Path, used_before: str, digest_before: str) -> Path:
-    """Path at which to rebuild the file that a run was trained with.
+def _rebuilt_name(stems: Sequence[str], used_before: str) -> str:
+    """Name under which to rebuild the file that a run was trained with.
 
     Raises:
         ValueError: If the rebuilt file would differ.
     """
-    name = Path(used_before).name
-    if name not in (path.name, f'{path.name[: -len(digest_before) - 4]}{digest_before}.npz'):
+    lost = Path(used_before)
+    if lost.stem not in stems or lost.suffix not in (SUFFIX, OLD_SUFFIX):
         raise ValueError(
             f'the neighbor file {used_before} of this run does not exist any more, and its init '
             'checkpoint, images or options have changed, so a new file would hold other '
@@ -185,4 +199,4 @@ def _rebuilt_path(path: Path, used_before: str, digest_before: str) -> Path:
         logger='current',
         level=logging.WARNING,
     )
-    return path.with_name(name)
+    return lost.name

@@ -14,9 +14,10 @@ from .locks import Lock, is_held
 
 UNFINISHED = 'unfinished-'  # prefix of files that are being written
 _OWNER = re.compile(rf'{UNFINISHED}(\d+)-(?:@([^-]*)-)?')
-_BUILD = re.compile(r'(?P<out>.+)\.(?P<kind>features|rows|failed)(\..*)?$')
-_AUTO = re.compile(r'neighbors_\w+_[0-9a-f]{12}\.npz')  # built by a run for itself
-_LOCKS = ('.npz.lock', '.lmdb.lock')  # suffixes of our lock files, besides `.lock`
+_BUILD = re.compile(r'(?P<out>.+)\.(?P<kind>features|found|ivf|rows|failed)(\..*)?$')
+_AUTO = re.compile(r'neighbors_\w+_[0-9a-f]{12}\.np[yz]')  # built by a run for itself
+_NEIGHBORS = ('.npy', '.npz')  # suffixes of neighbor files
+_LOCKS = ('.npy.lock', '.npz.lock', '.lmdb.lock')  # suffixes of our lock files, besides `.lock`
 _OLD = 7 * 86400.0  # seconds after which an unfinished build is no longer continued
 
 
@@ -102,11 +103,11 @@ def _is_alive(pid: int) -> bool:
 def _is_of_dead_build(path: Path) -> bool:
     """Whether a file is a part of a neighbor file that is complete or not being built."""
     part = _BUILD.match(path.name)
-    if part is None or not part['out'].endswith('.npz'):
+    if part is None or not part['out'].endswith(_NEIGHBORS):
         return False
     out = path.with_name(part['out'])
     if (
-        part['kind'] == 'features'
+        part['kind'] in ('features', 'found', 'ivf')
         and not out.exists()
         and _age(path) < _OLD
         and not _AUTO.fullmatch(part['out'])

@@ -51,8 +51,8 @@ def test_default_command_lists_images_and_reads_neighbors_once(folder, monkeypat
         train([*words, '--cfg-options', 'default_hooks.checkpoint.interval=1'])
         words += [*again, '--cfg-options', 'train_cfg.max_iters=3']
     calls = Counter()
-    scan, read = files.find_images, neighbor_file._read
+    scan, read = files.find_images, neighbor_file.open_rows
     monkeypatch.setattr(files, 'find_images', lambda root: calls.update('s') or scan(root))
-    monkeypatch.setattr(neighbor_file, '_read', lambda *args: calls.update('r') or read(*args))
+    monkeypatch.setattr(neighbor_file, 'open_rows', lambda *args: calls.update('r') or read(*args))
     train(words)
     assert calls == dict(s=1, r=1)

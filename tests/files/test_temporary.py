@@ -27,6 +27,8 @@ def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
         'a.npz.features.1234.00000',
         'a.npz.features.1234.00000.json',
         'a.npz.rows.x.0of2.npy',
+        'a.npz.found.1234.00000',
+        'a.npz.ivf.1234.whole',
         'b.npz.rows.0of2.npy',
         'b.npz.failed',
     ]
@@ -38,6 +40,8 @@ def test_only_leftovers_of_dead_processes_are_removed(tmp_path):
         'iter_6.pth.json',
         'a.npz',
         'b.npz.features.00000',
+        'c.npy.found.1234.00000',
+        'c.npy.ivf.1234.whole',
         'non_finite_iter_3.json',
         'demo.py',
     ]

@@ -80,6 +80,7 @@ def write_everything(folder):
     torch.save([1, 2], folder / 'list.pth')
     torch.save(dict(state_dict={'head.weight': torch.zeros(2, 2)}), folder / 'head.pth')
     np.savez(folder / 'other.npz', a=np.zeros(3))
+    np.save(folder / 'other.npy', np.zeros(3))
 
 
 def listing(folder):

@@ -51,17 +51,22 @@ class Encoder:
         return torch.stack([angle.cos(), angle.sin()], dim=1)
 
 
-def build(folder, encoder=None, count=23, broken=(5,)):
+def build(folder, encoder=None, count=23, broken=(5,), options=None):
     from cotap_mm.datasets import build_neighbors
     from cotap_mm.datasets.neighbors import search as neighbor_search
 
     encoder = encoder or Encoder()
     with mock.patch.object(neighbor_search, '_PART', 4):
         path = build_neighbors(
-            Colors(count, broken), encoder, Path(folder) / 'n.npz', 3, 2, num_workers=0
+            Colors(count, broken),
+            encoder,
+            Path(folder) / 'n.npy',
+            3,
+            2,
+            num_workers=0,
+            options=options,
         )
-    with np.load(path) as file:
-        return dict(indices=torch.from_numpy(file['indices']), seen=encoder.seen)
+    return dict(indices=torch.from_numpy(np.load(path)), seen=encoder.seen)
 
 
 class Together:
@@ -130,7 +135,7 @@ class OneDeletes(Together):
         first = []
         while not first:  # rank 0 is done with it
             time.sleep(0.05)
-            first = list(Path(self.folder).glob('n.npz.features.*.00000.json'))
+            first = list(Path(self.folder).glob('n.npy.features.*.00000.json'))
         time.sleep(0.5)
         for path in first:
             path.unlink(missing_ok=True)

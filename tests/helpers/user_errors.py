@@ -19,7 +19,7 @@ LOOK = '--images images --out out --device cpu --limit 2 --size 32 32'
 COMPARE = MEASURE
 EMBED = '--images images --out f.npz --device cpu --size 32 --workers 0'
 NEIGHBORS = (
-    '--out n.npz --backbone tiny.py --checkpoint none --device cpu --image-size 32 --workers 0'
+    '--out n.npy --backbone tiny.py --checkpoint none --device cpu --image-size 32 --workers 0'
 )
 #: Files that are not checkpoints -> expected part of the error.
 NO_CHECKPOINTS = {

@@ -44,7 +44,7 @@ def config(tmp_path):
 
 
 def test_the_file_can_be_loaded(tool, images, config, tmp_path, capsys):
-    out = tmp_path / 'n.npz'
+    out = tmp_path / 'n.npy'
     tool.main(
         [
             '--images',
@@ -73,7 +73,7 @@ def test_the_file_can_be_loaded(tool, images, config, tmp_path, capsys):
 
 def test_a_list_of_images(tool, images, config, tmp_path):
     (images / 'some.txt').write_text('3.png\n1.png\n2.png\n')
-    out = tmp_path / 'n.npz'
+    out = tmp_path / 'n.npy'
     tool.main(
         [
             '--images',
@@ -105,16 +105,16 @@ def test_a_list_of_images(tool, images, config, tmp_path):
 )
 def test_errors_are_one_sentence(tool, images, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message) as error:
-        tool.main(['--images', str(images), '--out', str(tmp_path / 'n.npz'), *options])
+        tool.main(['--images', str(images), '--out', str(tmp_path / 'n.npy'), *options])
     assert str(error.value).startswith('error: ')
     with pytest.raises(SystemExit, match='image folder .* does not exist'):
         tool.main(
-            ['--images', str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz'), *options]
+            ['--images', str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npy'), *options]
         )
 
 
 def test_the_default_backbone_is_that_of_the_method(tool):
-    args = tool.parse_args(['--images', 'images', '--out', 'n.npz'])
+    args = tool.parse_args(['--images', 'images', '--out', 'n.npy'])
     assert args.image_size == 224
     backbone, checkpoint = cotap_mm.commands.neighbors.choose_backbone(args)
     assert (backbone['arch'], backbone['patch_size']) == ('deit-base', 16)
@@ -129,10 +129,10 @@ def test_help():
 @pytest.mark.slow
 def test_a_missing_folder_exits_without_a_traceback(tmp_path):
     result = subprocess.run(
-        [sys.executable, str(SCRIPT), str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npz')],
+        [sys.executable, str(SCRIPT), str(tmp_path / 'nowhere'), '--out', str(tmp_path / 'n.npy')],
         capture_output=True,
         text=True,
     )
     assert result.returncode == 1 and 'Traceback' not in result.stderr
     assert f'error: image folder {tmp_path / "nowhere"} does not exist' in result.stderr
-    assert not (tmp_path / 'n.npz').exists()
+    assert not (tmp_path / 'n.npy').exists()

@@ -229,7 +229,7 @@ def test_ctrl_c_in_a_phase(tmp_path, monkeypatch, phase, saved):
 # A valid command line of each tool; {out} does not exist yet.
 COMMANDS = {
     'benchmark': 'loss',
-    'build_neighbors': '--images images --out {out}.npz',
+    'build_neighbors': '--images images --out {out}.npy',
     'convert': 'checkpoint {out}',
     'demo': '--work-dir {out}',
     'evaluate': 'checkpoint --protocol knn --data toy --out {out}',

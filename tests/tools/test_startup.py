@@ -12,6 +12,7 @@ import sys
 import pytest
 
 from cotap_mm.command_line import choices
+from cotap_mm.datasets.neighbors import feature_file
 from cotap_mm.embedding import compute
 from cotap_mm.embedding.file import FORMATS
 from cotap_mm.evaluation.evaluate import PROTOCOLS
@@ -129,5 +130,6 @@ def test_choices_are_those_of_the_package():
     assert tuple(METHODS) == choices.PROJECTIONS
     assert tuple(compute.FEATURES) == choices.FEATURES and compute.DTYPES == choices.DTYPES
     assert tuple(FORMATS) == choices.FEATURE_FILES
+    assert ('auto', *feature_file._DTYPES) == choices.FEATURE_DTYPES
     renamed = load_tool('benchmarks/arguments').RENAMED_METHODS
     assert renamed == average_precision._RENAMED_METHODS

@@ -41,10 +41,10 @@ def safetensors(tmp_path):
     return (tmp_path / 'state.safetensors').read_bytes()
 
 
-def neighbors(tmp_path):
+def neighbors(tmp_path, suffix):
     indices = (np.arange(9)[:, None] + np.arange(1, 8)) % 9
-    save_neighbors(tmp_path / 'neighbors.npz', NAMES, indices, dict(image_size=224))
-    return (tmp_path / 'neighbors.npz').read_bytes()
+    save_neighbors(tmp_path / f'neighbors.{suffix}', NAMES, indices, dict(image_size=224))
+    return (tmp_path / f'neighbors.{suffix}').read_bytes()
 
 
 def coco():
@@ -66,7 +66,8 @@ def test_many_kinds_of_damage(tmp_path, capsys):
         'pth': (zipped(), read_checkpoint),
         'old.pth': (legacy(), read_checkpoint),
         'safetensors': (safetensors(tmp_path), read_checkpoint),
-        'npz': (neighbors(tmp_path), lambda path: load_neighbors(path, NAMES)),
+        'npz': (neighbors(tmp_path, 'npz'), lambda path: load_neighbors(path, NAMES)),
+        'npy': (neighbors(tmp_path, 'npy'), lambda path: load_neighbors(path, NAMES)),
         'json': (coco(), read_list),
     }
     draw, seen = random.Random(0), collections.Counter()
@@ -88,7 +89,7 @@ def test_many_kinds_of_damage(tmp_path, capsys):
         if suffix == 'pth':
             for name, value in STATE.items():
                 assert torch.equal(found['state_dict'][name], value)
-        elif suffix == 'npz':
+        elif suffix in ('npz', 'npy'):
             assert found.shape == (9, 7) and found.min() >= 0 and found.max() < 9
         elif suffix == 'json':
             assert all(isinstance(name, str) for name in found)
@@ -182,6 +183,10 @@ def test_bombs_in_neighbor_files(tmp_path):
         with pytest.raises(ValueError, match='is damaged or not a neighbor file'):
             load_neighbors(path, NAMES)
         path.write_bytes(pickle.dumps(bomb))
+        with pytest.raises(ValueError, match='is damaged or not a neighbor file'):
+            load_neighbors(path, NAMES)
+        path = tmp_path / f'{index}.npy'
+        np.save(path, array, allow_pickle=True)
         with pytest.raises(ValueError, match='is damaged or not a neighbor file'):
             load_neighbors(path, NAMES)
         assert not target.exists()

@@ -38,6 +38,7 @@ def extract_features(
     num_workers: int = 2,
     indices: Optional[range] = None,
     progress: Optional[Progress] = None,
+    dtype: str = 'float32',
 ) -> FeatureFile:
     """Compute unit-length features of images and write them to a file.
 
@@ -51,6 +52,8 @@ def extract_features(
         num_workers (int): Number of data loader workers. Defaults to 2.
         indices (range, optional): Images of the source. Defaults to None, all.
         progress (Progress, optional): Counts the images, also those of an earlier run.
+        dtype (str): Type of the values on disk, see :class:`FeatureFile`. Defaults to
+            ``'float32'``.
 
     Returns:
         FeatureFile: Features, shape (N, C), float32; the row of an image that cannot be read is
@@ -61,7 +64,7 @@ def extract_features(
         UserError: If the disk is full, or a worker dies or hangs.
     """
     indices = range(len(source)) if indices is None else indices
-    features = feature_file(source, encoder, part, indices)
+    features = feature_file(source, encoder, part, indices, dtype)
     is_complete = features.load()
     if progress is not None and features.done:
         progress.update(features.done, is_new=False)
@@ -90,7 +93,11 @@ def extract_features(
 
 
 def feature_file(
-    source: ImageSource, encoder: GlobalFeatureEncoder, part: str | Path, indices: range
+    source: ImageSource,
+    encoder: GlobalFeatureEncoder,
+    part: str | Path,
+    indices: range,
+    dtype: str = 'float32',
 ) -> FeatureFile:
     """Create the object for the file of :func:`extract_features`, without reading the file.
 
@@ -99,6 +106,7 @@ def feature_file(
         encoder (GlobalFeatureEncoder): See :func:`extract_features`.
         part (str | Path): The file.
         indices (range): Images of the source.
+        dtype (str): Type of the values on disk. Defaults to ``'float32'``.
     """
     names = '\n'.join(source.name(i) for i in indices)
     task = dict(
@@ -106,7 +114,7 @@ def feature_file(
         files=fingerprint_of(source),
         names=hashlib.sha256(names.encode('utf-8', 'surrogateescape')).hexdigest(),
     )
-    return FeatureFile(part, task, len(indices))
+    return FeatureFile(part, task, len(indices), dtype)
 
 
 class _Squares(WatchedImages):

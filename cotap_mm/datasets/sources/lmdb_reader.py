@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple, Optional
 
 from cotap_mm.files.atomic_write import open_regular
+from cotap_mm.files.read_at import read_exactly
 
 _MAGIC, _DATA_VERSION = 0xBEEFC0DE, 1
 _BRANCH, _LEAF, _OVERFLOW = 1, 2, 4  # flags of a page
@@ -59,7 +59,6 @@ class LmdbReader:
 
     def __init__(self, path: str | Path) -> None:
         self._file = open_regular(path)
-        self._lock = threading.Lock()
         self.status = os.fstat(self._file.fileno())
         first = self._meta(0)
         second = self._meta(first.page_size)
@@ -199,23 +198,10 @@ class LmdbReader:
         return data[start:]
 
     def _read(self, offset: int, size: int) -> bytes:
-        data = self._read_some(offset, size)
-        while len(data) < size:  # one read returns at most 2 GiB
-            more = self._read_some(offset + len(data), size - len(data))
-            if not more:
-                raise DamagedLmdb(
-                    f'it ends at byte {offset + len(data)}, before the end of its data; the '
-                    'file is truncated'
-                )
-            data += more
-        return data
-
-    def _read_some(self, offset: int, size: int) -> bytes:
-        if hasattr(os, 'pread'):  # does not use the file position that forked processes share
-            return os.pread(self._file.fileno(), size, offset)
-        with self._lock:
-            self._file.seek(offset)
-            return self._file.read(size)
+        try:
+            return read_exactly(self._file, size, offset)
+        except EOFError as error:
+            raise DamagedLmdb(str(error)) from error
 
 
 def _flags(page: bytes) -> int:

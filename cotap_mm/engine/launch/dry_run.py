@@ -76,7 +76,7 @@ def placeholder_neighbors(config: Config, folder: str | Path) -> list[str]:
             count = len(source)
             num_neighbors = option_of(DATASETS, dataset, 'num_neighbors')
             offsets = np.arange(1, min(count, num_neighbors + 1))
-            dataset[key] = str(Path(folder) / f'{key}.npz')
+            dataset[key] = str(Path(folder) / f'{key}.npy')
             save_neighbors(
                 dataset[key],
                 names_of(source),

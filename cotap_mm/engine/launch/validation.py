@@ -20,7 +20,7 @@ from mmengine.registry import LOG_PROCESSORS, VISBACKENDS, VISUALIZERS, Registry
 from torch.utils.data import DataLoader
 
 from cotap_mm import registry as ours
-from cotap_mm.datasets import MultiCrop
+from cotap_mm.datasets import MultiCrop, SearchOptions
 from cotap_mm.models.modules import AssignmentQueue, PatchPairSampler, TemplateBank
 
 #: Start of a dotted key -> registry that builds the parts below it.
@@ -46,6 +46,7 @@ _OPTIONS = {
     'model.memory.cls_queue': AssignmentQueue,
     'model.memory.template_bank': TemplateBank,
     'train_dataloader.dataset.crops': MultiCrop,
+    'neighbor_search': SearchOptions,
     'train_dataloader': DataLoader,
 }
 #: Keys that MMEngine removes before it builds a part.

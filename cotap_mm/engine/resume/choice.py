@@ -114,7 +114,7 @@ def _seed_and_neighbors(checkpoint: str) -> dict[str, Any]:
         if files is None:  # saved by an earlier version
             files = dict(
                 re.findall(
-                    r"(?<!\w)((?:cls_)?neighbors)\s*=\s*'([^']+\.npz)'", str(meta.get('cfg', ''))
+                    r"(?<!\w)((?:cls_)?neighbors)\s*=\s*'([^']+\.np[yz])'", str(meta.get('cfg', ''))
                 )
             )
         return dict(

@@ -5,15 +5,23 @@ from __future__ import annotations
 import errno
 import json
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 
-from cotap_mm.datasets import ImageList, build_neighbors, load_neighbors, search_neighbors
+from cotap_mm.datasets import (
+    ImageList,
+    build_neighbors,
+    load_neighbors,
+    save_neighbors,
+    search_neighbors,
+)
 from cotap_mm.datasets.neighbors import search as module
 from cotap_mm.datasets.neighbors.feature_file import FeatureFile
+from cotap_mm.datasets.neighbors.file import neighbor_meta
 from cotap_mm.encoders.global_encoder import GlobalEncoder, identity_of
 from cotap_mm.engine import auto_neighbors
 from cotap_mm.engine.auto_neighbors import ensure_neighbors
@@ -82,12 +90,12 @@ def test_an_image_is_never_its_own_neighbor_among_copies():
 
 def test_the_nearest_in_color(arrays, tmp_path):
     source = arrays(10)
-    out = build_neighbors(source, Encoder(), tmp_path / 'deep' / 'nn.npz', 2, 3, num_workers=0)
+    out = build_neighbors(source, Encoder(), tmp_path / 'deep' / 'nn.npy', 2, 3, num_workers=0)
     found = load_neighbors(out, source.names, 2)
     assert set(found[0]) == {1, 2} and set(found[5]) == {4, 6} and set(found[9]) == {8, 7}
-    meta = json.loads(str(np.load(out)['meta']))
+    meta = neighbor_meta(out)
     assert (meta['encoder'], meta['image_size'], meta['num_images']) == ('color', 8, 10)
-    assert [path.name for path in out.parent.iterdir()] == ['nn.npz']
+    assert [path.name for path in out.parent.iterdir()] == ['nn.npy']
 
 
 @pytest.fixture
@@ -99,9 +107,9 @@ def often(monkeypatch):
 
 
 def test_an_interrupted_run_resumes(arrays, tmp_path, often):
-    source, expected = arrays(11), tmp_path / 'expected.npz'
+    source, expected = arrays(11), tmp_path / 'expected.npy'
     build_neighbors(source, Encoder(), expected, 3, 4, num_workers=0)
-    out = tmp_path / 'nn.npz'
+    out = tmp_path / 'nn.npy'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(source, Encoder(stop_after=9), out, 3, 4, num_workers=0)
     assert not out.exists()
@@ -109,7 +117,7 @@ def test_an_interrupted_run_resumes(arrays, tmp_path, often):
     second = Encoder()
     build_neighbors(source, second, out, 3, 4, num_workers=0)
     assert second.seen == 3 and source.reads == [8, 9, 10]
-    assert np.array_equal(np.load(out)['indices'], np.load(expected)['indices'])
+    assert np.array_equal(np.load(out), np.load(expected))
 
 
 RECORDS = {
@@ -141,12 +149,12 @@ RECORDS = {
     ],
 )
 def test_a_changed_task_starts_over(arrays, tmp_path, often, log, change):
-    out = tmp_path / 'nn.npz'
+    out = tmp_path / 'nn.npy'
     with pytest.raises(KeyboardInterrupt):
         build_neighbors(arrays(11), Encoder(stop_after=9), out, 3, 4, num_workers=0)
     source, encoder = arrays(12 if change == 'images' else 11), Encoder()
-    (part,) = tmp_path.glob('nn.npz.features.*.00000')
-    (record,) = tmp_path.glob('nn.npz.features.*.00000.json')
+    (part,) = tmp_path.glob('nn.npy.features.*.00000')
+    (record,) = tmp_path.glob('nn.npy.features.*.00000.json')
     if change == 'encoder':
         encoder.identity = 'other'
     elif change == 'names':
@@ -168,9 +176,9 @@ def test_a_changed_task_starts_over(arrays, tmp_path, often, log, change):
     assert ('does not match its record' in log.text) == (
         change not in ('encoder', 'images', 'names')
     )
-    build_neighbors(source, Encoder(), tmp_path / 'expected.npz', 3, 4, num_workers=0)
-    assert np.array_equal(np.load(out)['indices'], np.load(tmp_path / 'expected.npz')['indices'])
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npz', 'nn.npz']
+    build_neighbors(source, Encoder(), tmp_path / 'expected.npy', 3, 4, num_workers=0)
+    assert np.array_equal(np.load(out), np.load(tmp_path / 'expected.npy'))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['expected.npy', 'nn.npy']
 
 
 def test_a_feature_file_that_is_truncated_while_open(tmp_path):
@@ -197,13 +205,13 @@ def test_a_full_disk_is_a_user_error(tmp_path, monkeypatch):
 
 def test_interrupted_during_the_search(arrays, tmp_path, monkeypatch):
     """The features are complete and are not computed again."""
-    source, out = arrays(6), tmp_path / 'nn.npz'
+    source, out = arrays(6), tmp_path / 'nn.npy'
 
     def interrupt(*args, **kwargs):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(module, 'search_neighbors', interrupt)
+        patch.setattr(module.FoundParts, 'compute', interrupt)
         build_neighbors(source, Encoder(), out, 2, 4, num_workers=0)
     second = Encoder()
     build_neighbors(source, second, out, 2, 4, num_workers=0)
@@ -212,7 +220,7 @@ def test_interrupted_during_the_search(arrays, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('workers', [0, 2])
 def test_undecodable_images_are_not_neighbors(arrays, tmp_path, workers, log):
-    source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npz'
+    source, out = arrays(9, bad=[0, 4]), tmp_path / 'nn.npy'
     build_neighbors(source, Encoder(), out, 7, 4, num_workers=workers)
     assert (
         '2 of 9 images cannot be decoded and are not used as neighbors, e.g. 000.png, 004'
@@ -226,7 +234,7 @@ def test_undecodable_images_are_not_neighbors(arrays, tmp_path, workers, log):
 
 
 def test_too_few_images_and_bad_numbers(arrays, tmp_path):
-    source, out = arrays(3, bad=[0, 1]), tmp_path / 'nn.npz'
+    source, out = arrays(3, bad=[0, 1]), tmp_path / 'nn.npy'
     with pytest.raises(ValueError, match='at least 2 images, 1 of 3 can be decoded'):
         build_neighbors(source, Encoder(), out, num_workers=0)
     source.bad.clear()  # repaired: read again, not cached
@@ -235,7 +243,7 @@ def test_too_few_images_and_bad_numbers(arrays, tmp_path):
     ).shape == (3, 2)
     out.unlink()
     with pytest.raises(ValueError, match='num_neighbors must be at least 1, got 0'):
-        build_neighbors(arrays(3), Encoder(), tmp_path / 'nn.npz', 0)
+        build_neighbors(arrays(3), Encoder(), tmp_path / 'nn.npy', 0)
     broken = Encoder()
     broken.__class__ = type(
         'Broken',
@@ -243,15 +251,15 @@ def test_too_few_images_and_bad_numbers(arrays, tmp_path):
         dict(__call__=lambda self, images: torch.full((len(images), 2), float('nan'))),
     )
     with pytest.raises(ValueError, match='not finite; check its checkpoint'):
-        build_neighbors(arrays(3), broken, tmp_path / 'nn.npz', num_workers=0)
-    assert not (tmp_path / 'nn.npz').exists()
+        build_neighbors(arrays(3), broken, tmp_path / 'nn.npy', num_workers=0)
+    assert not (tmp_path / 'nn.npy').exists()
 
 
 def test_faiss_must_be_installed_before_anything_is_computed(arrays, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'faiss', None)
     encoder = Encoder()
     with pytest.raises(ImportError, match='faiss is not installed: pip install faiss-cpu'):
-        build_neighbors(arrays(4), encoder, tmp_path / 'nn.npz', use_faiss=True)
+        build_neighbors(arrays(4), encoder, tmp_path / 'nn.npy', use_faiss=True)
     assert encoder.seen == 0
 
 
@@ -328,6 +336,62 @@ def test_auto_is_built_once_and_stored_in_the_config(config, tmp_path, log, monk
     assert other.train_dataloader.dataset.neighbors != path
 
 
+def test_auto_uses_a_file_of_an_earlier_version(config, tmp_path, monkeypatch):
+    first = config()
+    ensure_neighbors(first, tmp_path, 'cpu')
+    new = Path(first.train_dataloader.dataset.neighbors)
+    names = ImageList(first.train_dataloader.dataset.patch.root).names
+    nearest = load_neighbors(new, names, 3)
+    save_neighbors(new.with_suffix('.npz'), names, nearest, neighbor_meta(new))
+    new.unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr(auto_neighbors, 'build_neighbors', lambda *_, **__: pytest.fail('built'))
+        again = config()
+        ensure_neighbors(again, tmp_path, 'cpu')
+        approximate = config()
+        approximate.neighbor_search = dict(search='ivf')
+        ensure_neighbors(approximate, tmp_path, 'cpu')  # exact ones are even better
+    assert new.suffix == '.npy'
+    for cfg in (again, approximate):
+        assert cfg.train_dataloader.dataset.neighbors == str(new.with_suffix('.npz'))
+
+
+def test_auto_searches_as_the_config_says(config, tmp_path):
+    pytest.importorskip('faiss')
+    paths = {}
+    for number, options in enumerate([None, dict(search='ivf'), dict(search='ivf', nprobe=8)]):
+        cfg = config()
+        cfg.neighbor_search = options
+        ensure_neighbors(cfg, tmp_path / str(number), 'cpu')
+        path = Path(cfg.train_dataloader.dataset.neighbors)
+        meta = neighbor_meta(path)
+        paths[path.name] = meta['search'], meta.get('nprobe')
+    assert list(paths.values()) == [('exact', None), ('ivf', 32), ('ivf', 8)]
+    wrong = config()
+    wrong.neighbor_search = dict(search='flat')
+    with pytest.raises(ValueError, match="search must be one of exact, ivf, got 'flat'"):
+        ensure_neighbors(wrong, tmp_path, 'cpu')
+
+
+@pytest.mark.parametrize('suffix', ['.npy', '.npz'])
+def test_a_lost_file_is_rebuilt_as_it_was(config, tmp_path, suffix):
+    first = config()
+    ensure_neighbors(first, tmp_path, 'cpu')
+    new = Path(first.train_dataloader.dataset.neighbors)
+    nearest = np.load(new)
+    new.unlink()
+    lost = new.with_suffix(suffix)
+    again = config()
+    again.neighbor_search = dict(search='ivf')  # the lost one was searched exactly
+    ensure_neighbors(again, tmp_path, 'cpu', used_before=dict(neighbors=str(lost)))
+    assert again.train_dataloader.dataset.neighbors == str(lost)
+    assert neighbor_meta(lost)['search'] == 'exact'
+    names = ImageList(first.train_dataloader.dataset.patch.root).names
+    assert np.array_equal(load_neighbors(lost, names, 3), nearest)
+    with pytest.raises(ValueError, match='other.npy of this run does not exist any more'):
+        ensure_neighbors(config(), tmp_path, 'cpu', used_before=dict(neighbors='other.npy'))
+
+
 def test_both_branches_and_a_changed_folder(config, photos, tmp_path):
     def ensured():
         cfg = config(cls=dict(type='ImageList', root=str(photos / 'more')), cls_neighbors='auto')
@@ -344,9 +408,9 @@ def test_both_branches_and_a_changed_folder(config, photos, tmp_path):
 
 def test_a_given_file_is_kept(config, tmp_path):
     cfg = config()
-    cfg.train_dataloader.dataset.neighbors = 'given.npz'
+    cfg.train_dataloader.dataset.neighbors = 'given.npy'
     ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
-    assert cfg.train_dataloader.dataset.neighbors == 'given.npz'
+    assert cfg.train_dataloader.dataset.neighbors == 'given.npy'
     assert not (tmp_path / 'work').exists()
 
 
@@ -384,7 +448,7 @@ def test_initial_weights_are_used(config, tmp_path):
     cfg.model.init_cfg = dict(type='PretrainedViT', checkpoint=str(tmp_path / 'init.pth'))
     ensure_neighbors(cfg, tmp_path / 'work', 'cpu')
     path = cfg.train_dataloader.dataset.neighbors
-    assert str(tmp_path / 'init.pth') in json.loads(str(np.load(path)['meta']))['encoder']
+    assert str(tmp_path / 'init.pth') in neighbor_meta(path)['encoder']
 
 
 def test_street_scenes(shared_data, tmp_path):
@@ -396,7 +460,7 @@ def test_street_scenes(shared_data, tmp_path):
     source = ImageList(tmp_path)
     assert len(source) == 6
     out = build_neighbors(
-        source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npz', 3, 4, num_workers=0
+        source, GlobalEncoder(BACKBONE, image_size=32), tmp_path / 'nn.npy', 3, 4, num_workers=0
     )
     found = load_neighbors(out, source.names, 3)
     assert found.shape == (6, 3) and found[2, 0] == 5 and found[5, 0] == 2

@@ -67,7 +67,7 @@ def test_two_ranks_shard_the_work_and_equal_one_process(tmp_path):
     for found in (first, second):
         assert torch.equal(found['indices'], expected['indices'])
     assert (first['seen'], second['seen']) == (12, 11) and expected['seen'] == 23
-    assert [path.name for path in shared.iterdir()] == ['n.npz']
+    assert [path.name for path in shared.iterdir()] == ['n.npy']
 
 
 @forked
@@ -77,13 +77,13 @@ def test_a_failure_aborts_all_ranks_and_one_process_resumes(tmp_path):
     first, second = on_forked_ranks(OneBreaks(shared), results)
     assert second == 'ValueError: the network broke'
     assert re.sub(r'process \d+ on [^)]+', 'process PID on HOST', first) == (
-        'PeerFailed: neighbors of n.npz: rank 0: rank 1 (process PID on HOST) failed: '
+        'PeerFailed: neighbors of n.npy: rank 0: rank 1 (process PID on HOST) failed: '
         'ValueError: the network broke. See its own output, then start again (training: '
         'with --resume)'
     )
     found = build(shared)
     assert found['seen'] == 7  # 12 of rank 0 and the first 4 of rank 1 are kept
-    assert [path.name for path in shared.iterdir()] == ['n.npz']
+    assert [path.name for path in shared.iterdir()] == ['n.npy']
 
 
 @forked
@@ -96,7 +96,7 @@ def test_a_lost_rank_aborts_the_others(tmp_path, monkeypatch, how):
         assert ranks.exit_code(0) == 1, 'hangs'
         message = (shared / 'message').read_text()
         assert message.startswith(
-            f'PeerFailed: neighbors of n.npz: rank 0: rank 1 (process {ranks.pid(1)} on '
+            f'PeerFailed: neighbors of n.npy: rank 0: rank 1 (process {ranks.pid(1)} on '
         ), message
     assert build(shared)['seen'] < 23  # it resumes where they stopped
 
@@ -123,7 +123,7 @@ def test_features_that_are_deleted_while_others_need_them_abort_all_ranks(tmp_pa
         assert ranks.exit_code(1) == 1, 'hangs'
         assert f'rank 0 (process {ranks.pid(0)} on ' in ranks.log(1)
         assert 'failed: UserError: ' in ranks.log(1)
-        assert 'deleted while the neighbors of n.npz were being built' in ranks.log(1)
+        assert 'deleted while the neighbors of n.npy were being built' in ranks.log(1)
     assert build(shared)['seen'] > 0
 
 
@@ -152,27 +152,26 @@ def test_two_runs_build_one_file(tmp_path, delay, other):
         assert results_of_both == {
             '23',
             (
-                f'{shared / "n.npz"} was just written by another process, for other images or '
+                f'{shared / "n.npy"} was just written by another process, for other images or '
                 'settings; choose another --out'
             ),
         }
-    with np.load(shared / 'n.npz') as file:
-        assert np.array_equal(file['indices'], build(alone)['indices'])
-    assert [path.name for path in shared.iterdir()] == ['n.npz']
+    assert np.array_equal(np.load(shared / 'n.npy'), build(alone)['indices'])
+    assert [path.name for path in shared.iterdir()] == ['n.npy']
 
 
 @forked
 def test_a_killed_run_releases_the_lock(tmp_path):
     run = FORK.Process(target=build_slowly, args=(tmp_path, 'same', 0, FORK.Queue()))
     run.start()
-    while not list(tmp_path.glob('n.npz.features.*.00001')):
+    while not list(tmp_path.glob('n.npy.features.*.00001')):
         time.sleep(0.05)
     run.kill()
     run.join()
-    assert (tmp_path / 'n.npz.lock').exists()
+    assert (tmp_path / 'n.npy.lock').exists()
     build_slowly(tmp_path, 'same', 0, results := FORK.Queue())
     assert results.get(timeout=60)[0] < 23
-    assert [path.name for path in tmp_path.iterdir()] == ['n.npz']
+    assert [path.name for path in tmp_path.iterdir()] == ['n.npy']
 
 
 def test_an_existing_file_is_not_built_again(tmp_path, monkeypatch):

@@ -40,7 +40,7 @@ def test_a_training_with_two_neighbor_searches_reads_its_init_once(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     load_tool('train').main([str(config), *options])
     assert counts == dict(read=1, detected=1, renamed=1)
-    assert len(list((tmp_path / 'run').glob('neighbors_*.npz'))) == 2
+    assert len(list((tmp_path / 'run').glob('neighbors_*.npy'))) == 2
     (dumped,) = (tmp_path / 'run').glob('*.py')
     assert f"'checkpoint': '{init}'" in dumped.read_text()
 

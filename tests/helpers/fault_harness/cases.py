@@ -294,7 +294,7 @@ class _Trial:
             self._problem(UNCLEAR, f'{self.victim.name} is not named in the refusal')
         if self.victim.suffix == '.pth' and self.victim.parent == self.work:
             shutil.rmtree(self.work)  # the only checkpoint: train in another folder
-        elif self.victim.suffix == '.npz':
+        elif self.victim.suffix in ('.npy', '.npz'):
             self.victim.unlink(missing_ok=True)
         elif self.backup is not None:
             self.victim.write_bytes(self.backup)

@@ -9,6 +9,8 @@ import re
 import zipfile
 from pathlib import Path
 
+import numpy as np
+
 from tests.helpers.fault_harness.draw import Fault
 from tests.helpers.fault_harness.inject import DAY
 from tests.helpers.fault_harness.toy_training import IMAGES, INIT, PACKED, WORK
@@ -42,7 +44,7 @@ def find_victim(fault: Fault, folder: Path) -> Path | None:
         'its record': [path.with_name(f'{path.name}.json') for _, path in steps[-1:]],
         'later checkpoint': [work / 'iter_99.pth'] if work.is_dir() else [],
         'last_checkpoint': [work / 'last_checkpoint'],
-        'neighbor file': sorted(work.glob('neighbors_*.npz')),
+        'neighbor file': sorted(work.glob('neighbors_*.npy')),
         'features': sorted(path for path in work.glob('*.features.*') if path.suffix != '.json'),
         'image': sorted((folder / IMAGES).iterdir())[int(fault.spot * 12) :][:1],
         'packed images': [folder / PACKED],
@@ -82,7 +84,11 @@ def damage_file(fault: Fault, folder: Path) -> Path | None:
 def _poison(path: Path, canary: Path, spot: float) -> None:
     """Replace a file by one that runs code when it is unpickled, or that refers to such a file."""
     bomb = pickle.dumps(Bomb(canary), protocol=2)
-    if path.suffix == '.npz':
+    if path.suffix == '.npy':
+        array = np.empty(2, dtype=object)
+        array[:] = [Bomb(canary), 0]
+        np.save(path, array, allow_pickle=True)
+    elif path.suffix == '.npz':
         with zipfile.ZipFile(path, 'w') as archive:
             for name in ('names', 'indices', 'meta'):
                 header = b"{'descr': '|O', 'fortran_order': False, 'shape': (1,), }"

@@ -9,7 +9,7 @@ _WAY_OUT = re.compile(
     r'choose|use |set |lower|another|writable|permission',
     re.IGNORECASE,
 )
-_NAMES = re.compile(r'/|loader|rank \d|\.(jpg|png|pth|npz|lmdb)')
+_NAMES = re.compile(r'/|loader|rank \d|\.(jpg|png|pth|npy|npz|lmdb)')
 _TABLE = re.compile(r'\(| ---|before_|after_|\{|    |-----|System environment|Runtime environment')
 _IGNORED = re.compile(
     r'Exception ignored in: <function _MultiProcessingDataLoaderIter.__del__.*?\n'

@@ -68,7 +68,7 @@ MISTAKES = {
             for name, text in NO_CHECKPOINTS.items()
             if name != 'head.pth'
         ),
-        (f'--images images {NEIGHBORS} --out n.txt', 2, "must end in .npz, got 'n.txt'"),
+        (f'--images images {NEIGHBORS} --out n.txt', 2, "must end in .npy or .npz, got 'n.txt'"),
         (f'--images images {NEIGHBORS} --out images', 2, 'images is a folder'),
         *(
             (
@@ -76,14 +76,17 @@ MISTAKES = {
                 1,
                 f'{name} exists and is not a neighbor file',
             )
-            for name in ('bad.npz', 'other.npz')
+            for name in ('bad.npz', 'other.npz', 'other.npy')
         ),
         (f'--images images {NEIGHBORS} --image-size 30', 1, 'patch size, 8, got 30; use 24 or 32'),
         (f'--images images {NEIGHBORS} --image-size 7', 1, 'patch size, 8, got 7; use 8'),
-        (f'--images images {NEIGHBORS} --out file/n.npz', 2, 'is a file; choose another'),
+        (f'--images images {NEIGHBORS} --out file/n.npy', 2, 'is a file; choose another'),
         (f'--images images {NEIGHBORS} --backbone tny.py', 1, 'tny.py does not exist'),
         (f'--images images {NEIGHBORS} --backbone deit-smal', 1, "deit-small.* got 'deit-smal'"),
         (f'--images images {NEIGHBORS} --num-neighbors 0', 2, "got '0'"),
+        (f'--images images {NEIGHBORS} --nprobe 0', 2, "got '0'"),
+        (f'--images images {NEIGHBORS} --search flat', 2, "choose from 'exact', 'ivf'"),
+        (f'--images images {NEIGHBORS} --search ivf --faiss', 1, 'searches exactly'),
         (f'--images images {NEIGHBORS} --image-size x', 2, "got 'x'"),
         (f'--images images {NEIGHBORS} --batch-size 0', 2, "got '0'"),
         (f'--images images {NEIGHBORS} --workers -1', 2, "got '-1'"),

@@ -18,6 +18,7 @@ from tests.helpers.user_errors import NEIGHBORS
     [
         ('pack_dataset', '--images images --out o.lmdb', 'lmdb'),
         ('build_neighbors', f'--images images {NEIGHBORS} --faiss --num-neighbors 2', 'faiss'),
+        ('build_neighbors', f'--images images {NEIGHBORS} --search ivf', 'faiss'),
         ('convert', 'iter_1.pth o.onnx --to onnx', 'onnx'),
         ('convert', 'iter_1.pth o.safetensors --to safetensors', 'safetensors'),
         ('viewer', 'iter_1.pth --images images --port 0', 'gradio'),
