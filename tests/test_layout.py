@@ -50,7 +50,7 @@ INNER_ORDER = {
     ],
     'evaluation': [
         ['data'],
-        ['settings', 'separate_arguments', 'metrics', 'class_presence', 'batches'],
+        ['settings', 'separate_arguments', 'metrics', 'class_presence', 'batches', 'growing_rows'],
         ['presence_metric', 'protocols'],
         ['evaluate'],
         ['hook'],
