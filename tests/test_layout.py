@@ -56,7 +56,7 @@ INNER_ORDER = {
         ['hook'],
     ],
     'models': [
-        ['step_batch'],
+        ['step_batch', 'lean_saving'],
         ['modules', 'losses', 'heads', 'data_preprocessor', 'necks'],
         ['backbones'],
         ['algorithms'],

@@ -79,9 +79,9 @@ class AssignmentQueue(FeatureQueue):
             if the queue is not empty, else 0 (a float scalar). With an empty queue the batch is
             too small to balance, and the method skips the losses that use the assignment.
         """
-        assignment = balance(
-            [self.features, self.to_rows(scores)], self.num_iters, self._sum_of_rows()
-        )
+        # Rows that are not filled yet are ignored; on a CPU, counting them does not wait.
+        rows = self.contents() if self.features.device.type == 'cpu' else self.features
+        assignment = balance([rows, self.to_rows(scores)], self.num_iters, self._sum_of_rows())
         return assignment.to(at_least_float32(scores).dtype), (self.num_filled > 0).float()
 
     @torch.no_grad()
@@ -125,6 +125,8 @@ class AssignmentQueue(FeatureQueue):
         return torch.cat(sums)
 
     def _rows_changed(self, first: Tensor, count: int) -> None:
+        if first.device.type == 'cpu':
+            self.is_full  # noqa: B018  (once it is True, :meth:`contents` reads no counter)
         if self._sums is None:
             return
         # Slots from ``first`` on lie in at most so many blocks, and go on at the first one.
@@ -134,7 +136,6 @@ class AssignmentQueue(FeatureQueue):
         self._sums[blocks] = self._sums_of_blocks(blocks)
 
     def _drop_caches(self) -> None:
-        super()._drop_caches()
         self._sums = None
 
     def _upgrade(self, state: dict[str, Tensor]) -> dict[str, Tensor]:

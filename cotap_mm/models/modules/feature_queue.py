@@ -111,6 +111,7 @@ class FeatureQueue(nn.Module):
         """Replace the content by rows, newest first."""
         for name in _STATE:
             getattr(self, name).zero_()
+        self._was_full = False
         self._drop_caches()
         self.push(rows.to(self.features.device))
 
@@ -123,11 +124,9 @@ class FeatureQueue(nn.Module):
         """
 
     def _drop_caches(self) -> None:
-        """Forget what is cached of the rows, since all of them may have changed."""
-        self._was_full = False
+        """Forget what is cached of the rows, since all of them have changed or moved."""
 
     def _apply(self, *args: Any, **kwargs: Any) -> FeatureQueue:
-        # Moved or converted.
         self._drop_caches()
         return super()._apply(*args, **kwargs)
 
@@ -136,7 +135,7 @@ class FeatureQueue(nn.Module):
         return state
 
     def _load_from_state_dict(self, state_dict: dict, prefix: str, *args) -> None:
-        self._drop_caches()
+        self._was_full = False
         state = self._upgrade(
             {
                 name: state_dict[prefix + name]
@@ -151,7 +150,7 @@ class FeatureQueue(nn.Module):
                 state = {**state, **{name: getattr(self, name).clone() for name in _STATE}}
         state_dict = {**state_dict, **{prefix + name: value for name, value in state.items()}}
         super()._load_from_state_dict(state_dict, prefix, *args)
-        self._drop_caches()  # pushing the rows of another size has cached something
+        self._drop_caches()
 
 
 def _newest_first(state: Mapping[str, Tensor]) -> Tensor:

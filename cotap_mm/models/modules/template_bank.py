@@ -47,7 +47,6 @@ class TemplateBank(FeatureQueue):
             self._norms[slots] = self.features[slots].flatten(1).norm(dim=1)
 
     def _drop_caches(self) -> None:
-        super()._drop_caches()
         self._norms = None
 
     @torch.no_grad()

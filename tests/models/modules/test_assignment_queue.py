@@ -71,16 +71,16 @@ class Reads(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_an_assignment_reads_the_queue_in_two_rounds_only():
+def test_an_assignment_reads_the_filled_rows_in_two_rounds_only():
     generator = torch.Generator().manual_seed(0)
-    queue = make_queue()
-    remember(queue, draw(90, generator))
-    batch = draw(8, generator)
-    queue.assign(batch)  # the sums are computed when they are first needed
-    with Reads(queue.features) as reads:
-        queue.assign(batch)
-    # Two products in each of two rounds, on a part that is in the cache; none for the first mass.
-    assert reads.values == 4 * queue.features.numel()
+    queue, batch = make_queue(), draw(8, generator)
+    for filled in (0, 90, 180, 270, 300, 300):
+        queue.assign(batch)  # the sums are computed when they are first needed
+        with Reads(queue.features) as reads:
+            queue.assign(batch)
+        # Two products in each of two rounds; none for the first mass and the last scales.
+        assert reads.values == 4 * filled * CLUSTERS
+        remember(queue, draw(90, generator))
 
 
 @pytest.mark.parametrize('size', [256, 300, 100, 1000])
