@@ -50,13 +50,13 @@ INNER_ORDER = {
     ],
     'evaluation': [
         ['data'],
-        ['settings', 'separate_arguments', 'metrics', 'class_presence', 'batches'],
+        ['settings', 'separate_arguments', 'metrics', 'class_presence', 'batches', 'growing_rows'],
         ['presence_metric', 'protocols'],
         ['evaluate'],
         ['hook'],
     ],
     'models': [
-        ['step_batch'],
+        ['step_batch', 'lean_saving'],
         ['modules', 'losses', 'heads', 'data_preprocessor', 'necks'],
         ['backbones'],
         ['algorithms'],

@@ -81,8 +81,11 @@ def broadcast(tensor: Tensor, source: int = 0) -> Tensor:
     return tensor
 
 
+@torch.no_grad()
 def gather_rows(rows: Tensor) -> Tensor:
     """Concatenate the rows of all ranks, in the order of ranks, on every rank.
+
+    Holds no copy besides the result: each rank sends its rows into their place in it.
 
     Args:
         rows (Tensor): Shape (n, ...); n may differ between ranks and may be 0.
@@ -92,12 +95,13 @@ def gather_rows(rows: Tensor) -> Tensor:
     """
     if world_size() == 1:
         return rows
-    device, rows = rows.device, _to_backend_device(rows)
-    count = torch.tensor([len(rows)], device=rows.device)
-    counts = [torch.zeros_like(count) for _ in range(world_size())]
-    dist.all_gather(counts, count)
-    longest = int(torch.cat(counts).max())
-    padded = torch.cat([rows, rows.new_zeros((longest - len(rows), *rows.shape[1:]))])
-    parts = [torch.empty_like(padded) for _ in counts]
-    dist.all_gather(parts, padded)
-    return torch.cat([part[: int(n)] for part, n in zip(parts, counts)]).to(device)
+    counts = torch.zeros(world_size(), dtype=torch.long)
+    counts[rank()] = len(rows)
+    lengths = all_reduce_sum(counts).tolist()
+    result = rows.new_empty(sum(lengths), *rows.shape[1:])
+    for source, part in enumerate(result.split(lengths)):
+        if source == rank():
+            part.copy_(rows)
+        if len(part):  # the same on all ranks
+            broadcast(part, source)
+    return result

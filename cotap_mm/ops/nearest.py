@@ -9,11 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Callable, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 
 # Queries and rows of the memory that are compared at a time: 64 MB of float32 similarities.
 BLOCK_SIZE = 4096
+# The same on a CPU: 8 MB.
+_ON_CPU = (256, 8192)
+# Columns of a block with a maximum of their own.
+_GROUP = 32
 # Cells that an inverted-file index of faiss probes.
 FAISS_PROBES = 32
 
@@ -21,6 +26,7 @@ Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
 Memory = Union[Tensor, Sequence[Tensor]]
 
 
+@torch.no_grad()
 def nearest(
     queries: Tensor,
     memory: Memory,
@@ -30,8 +36,7 @@ def nearest(
 ) -> tuple[Tensor, Tensor]:
     """Search the exact k nearest rows by inner product, block by block.
 
-    Never holds more than ``block_size`` x ``block_size`` similarities. Ties are broken
-    arbitrarily.
+    Never holds more than one block of similarities. Ties are broken arbitrarily.
 
     Args:
         queries (Tensor): Shape (Q, C).
@@ -39,31 +44,34 @@ def nearest(
             blocks are moved to the device of the queries one at a time.
         k (int): Number of neighbors, at most M or the number of allowed rows.
         block_size (int, optional): Queries and rows of the memory that are compared at a time.
-            Defaults to None: 1024 on a CPU, so that blocks fit its caches, and 4096 elsewhere.
+            Defaults to None: 256 queries and 8192 rows on a CPU, and 4096 of both elsewhere.
         allowed (Tensor, optional): Mask of the rows to search, bool (M,). Defaults to all.
 
     Returns:
-        tuple[Tensor, Tensor]: Similarities (Q, k), in descending order, and indices into the
-        memory (Q, k).
+        tuple[Tensor, Tensor]: Similarities (Q, k), in descending order, without gradient, and
+        indices into the memory (Q, k).
 
     Raises:
         ValueError: If ``k`` is out of range.
     """
     parts = [memory] if isinstance(memory, Tensor) else list(memory)
-    count = sum(map(len, parts)) if allowed is None else int(allowed.sum())
+    _check_k(k, sum(map(len, parts)) if allowed is None else int(allowed.sum()))
+    if block_size is not None:
+        sizes = (block_size, block_size)
+    else:
+        sizes = _ON_CPU if queries.device.type == 'cpu' else (BLOCK_SIZE, BLOCK_SIZE)
+    results = [_search_block(rows, parts, k, sizes[1], allowed) for rows in queries.split(sizes[0])]
+    if not results:
+        return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.long, device=queries.device)
+    return torch.cat([best for best, _ in results]), torch.cat([index for _, index in results])
+
+
+def _check_k(k: int, count: int) -> None:
     if not 1 <= k <= count:
         raise ValueError(
             f'k must be in 1..{count} (patches in the memory), got {k}; lower '
             'k, or give more memory images or a larger memory_size'
         )
-    if block_size is None:
-        block_size = 1024 if queries.device.type == 'cpu' else BLOCK_SIZE
-    results = [
-        _search_block(rows, parts, k, block_size, allowed) for rows in queries.split(block_size)
-    ]
-    if not results:
-        return queries.new_empty(0, k), torch.empty(0, k, dtype=torch.long, device=queries.device)
-    return torch.cat([best for best, _ in results]), torch.cat([index for _, index in results])
 
 
 def _search_block(
@@ -71,24 +79,52 @@ def _search_block(
 ) -> tuple[Tensor, Tensor]:
     best = rows.new_full((len(rows), k), -float('inf'))
     index = torch.zeros(len(rows), k, dtype=torch.long, device=rows.device)
+    longest = _GROUP * -(-min(block_size, max(map(len, parts))) // _GROUP)
+    # Written again for each block: a new tensor of this size would cost more than its values.
+    space = rows.new_empty(len(rows) * longest)
     start = 0
     for block in (block for part in parts for block in part.split(block_size)):
+        width = _GROUP * -(-len(block) // _GROUP)
+        similarity = space[: len(rows) * width].view(len(rows), width)  # (q, m), filled up
+        similarity[:, len(block) :] = -float('inf')
         # Autocast would round similarities to equal values and so lose their order.
         with torch.autocast(rows.device.type, enabled=False):
-            similarity = rows @ block.to(rows.device).T  # (q, m)
+            torch.mm(rows, block.to(rows.device).T, out=similarity[:, : len(block)])
         if allowed is not None:
             is_allowed = allowed[start : start + len(block)].to(rows.device)
-            similarity.masked_fill_(~is_allowed, -float('inf'))
-        # Later blocks improve few queries only, and a maximum costs less than a topk.
-        better = (similarity.amax(dim=1) > best[:, -1]).nonzero().flatten()
-        if len(better) < len(rows):
-            similarity = similarity[better]
-        top, where = similarity.topk(min(k, similarity.shape[1]), dim=1)
-        merged, order = torch.cat([best[better], top], dim=1).topk(k, dim=1)
-        best[better] = merged
-        index[better] = torch.cat([index[better], where + start], dim=1).gather(1, order)
+            similarity[:, : len(block)].masked_fill_(~is_allowed, -float('inf'))
+        _merge(best, index, similarity, start)
         start += len(block)
     return best, index
+
+
+def _merge(best: Tensor, index: Tensor, similarity: Tensor, start: int) -> None:
+    """Replace the k best by better ones of a block, in place.
+
+    Later blocks improve little, and a maximum costs less than a sort. So only those groups of
+    columns are sorted whose maximum is better than the worst of the k best.
+
+    Args:
+        best (Tensor): Similarities, in descending order, shape (q, k).
+        index (Tensor): Their rows in the memory, shape (q, k).
+        similarity (Tensor): Those of the block, shape (q, m); m is a multiple of the group.
+        start (int): Row of its first column in the memory.
+    """
+    k, num_groups = best.shape[1], similarity.shape[1] // _GROUP
+    # A group has every num_groups-th column: this maximum is over whole rows of memory.
+    maxima = similarity.view(-1, _GROUP, num_groups).amax(dim=1)  # (q, groups)
+    beats = maxima > best[:, -1:]
+    chosen = min(k, int(beats.sum(dim=1).max()))  # of each query, the groups that are sorted
+    if not chosen:
+        return
+    better = beats.any(dim=1).nonzero().flatten()
+    first = maxima[better].topk(chosen, dim=1).indices  # (b, chosen)
+    members = torch.arange(_GROUP, device=first.device) * num_groups
+    columns = (first[:, :, None] + members).flatten(1)  # (b, chosen * group)
+    found = similarity.take(better[:, None] * similarity.shape[1] + columns)
+    columns = torch.cat([index[better], columns + start], dim=1)
+    best[better], order = torch.cat([best[better], found], dim=1).topk(k, dim=1)
+    index[better] = columns.gather(1, order)
 
 
 def import_faiss() -> Any:
@@ -113,7 +149,8 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
         memory (Tensor): Rows to search, shape (M, C).
         faiss_index (str, optional): A faiss index-factory string such as ``'Flat'`` (exact) or
             ``'IVF1024,Flat'`` (approximate, probes 32 cells), on the CPU. Defaults to None:
-            :func:`nearest`, exact.
+            exact: on a CPU by faiss if it is installed, which is faster and does not copy the
+            memory, else by :func:`nearest`. Their similarities agree up to rounding.
 
     Returns:
         Callable: The search function.
@@ -123,7 +160,7 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
         ImportError: If faiss is not installed.
     """
     if faiss_index is None:
-        return lambda queries, k: nearest(queries, memory, k)
+        return _exact_search(memory)
     faiss = import_faiss()
     rows = memory.float().cpu().numpy()
     try:
@@ -141,11 +178,45 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
     def search(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if not 1 <= k <= len(rows):
             raise ValueError(f'k must be in 1..{len(rows)} (rows in the memory), got {k}')
-        similarity, indices = index.search(queries.float().cpu().numpy(), k)
-        # An approximate index that finds fewer than k rows pads with index -1: replace it by row 0
-        # with the lowest similarity, -1.
-        similarity = torch.from_numpy(similarity).masked_fill(torch.from_numpy(indices < 0), -1)
-        indices = torch.from_numpy(indices).clamp_min(0)
-        return similarity.to(queries.device), indices.to(queries.device)
+        return _as_tensors(*index.search(queries.float().cpu().numpy(), k), queries.device)
 
     return search
+
+
+def _exact_search(memory: Tensor) -> Search:
+    """Exact search by the fastest means for the device, type and installed packages."""
+    try:
+        faiss = import_faiss() if memory.device.type == 'cpu' else None
+    except ImportError:
+        faiss = None
+    if faiss is None or memory.dtype != torch.float32:
+        return lambda queries, k: nearest(queries, memory, k)
+    rows = memory.detach().contiguous().numpy()
+
+    def search(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+        _check_k(k, len(rows))
+        if queries.device.type != 'cpu' or queries.dtype != torch.float32:
+            return nearest(queries, memory, k)
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(torch.get_num_threads())
+        try:
+            found = faiss.knn(
+                queries.detach().contiguous().numpy(), rows, k, metric=faiss.METRIC_INNER_PRODUCT
+            )
+        finally:
+            faiss.omp_set_num_threads(threads)
+        return _as_tensors(*found, queries.device)
+
+    return search
+
+
+def _as_tensors(
+    similarity: np.ndarray, indices: np.ndarray, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """Convert results of faiss.
+
+    A search that finds fewer than k rows (approximate, or with NaN) pads with index -1: it becomes
+    row 0 with the lowest similarity, -1.
+    """
+    found = torch.from_numpy(similarity).masked_fill(torch.from_numpy(indices < 0), -1)
+    return found.to(device), torch.from_numpy(indices).clamp_min(0).to(device)

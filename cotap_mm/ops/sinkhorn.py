@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -10,6 +11,9 @@ from torch import Tensor
 from cotap_mm.distributed.collectives import all_reduce_max, all_reduce_sum
 
 from .precision import at_least_float32
+
+# Values that are converted at a time: to 1 MB of float32 on a CPU, to 64 MB elsewhere.
+_PART_ON_CPU, _PART = 2**18, 2**24
 
 
 @torch.no_grad()
@@ -51,35 +55,72 @@ def sinkhorn(scores: Tensor, temperature: float, num_iters: int = 3) -> Tensor:
 
 
 @torch.no_grad()
-def balance(kernels: Sequence[Tensor], num_iters: int = 3) -> Tensor:
+def balance(
+    kernels: Sequence[Tensor], num_iters: int = 3, first_mass: Optional[Tensor] = None
+) -> Tensor:
     """Run Sinkhorn's normalization over several blocks of rows together.
 
     In every iteration the assignment is ``row_scale * kernel * cluster_scale``. So the iterations
-    only read the blocks, and only the assignment of the last block is written.
+    only read the blocks, and only the assignment of the last block is written. An iteration reads a
+    block twice, for the mass of the clusters and for the scales of the rows. The last iteration
+    does not need the scales of the other blocks, and ``first_mass`` saves the first reading.
 
     Source: SwAV (https://arxiv.org/abs/2006.09882, Sec. 3.1); scaling form: Cuturi,
     https://arxiv.org/abs/1306.0895.
 
     Args:
         kernels (Sequence[Tensor]): ``exp(scores / temperature)`` of samples, shape (N, K) each;
-            rows of zeros are ignored. Not changed.
+            rows of zeros are ignored. Not changed. Blocks before the last one may be bfloat16; all
+            sums have the type of the last one.
         num_iters (int): Iterations, >= 1. Defaults to 3.
+        first_mass (Tensor, optional): Sum of the rows of all blocks but the last, shape (K,), which
+            saves reading them in the first iteration. Defaults to None, computed.
 
     Returns:
         Tensor: Assignment of the last block, shape (N, K), each row sums to 1.
     """
-    tiny = torch.finfo(kernels[0].dtype).tiny
-    row_scales = [kernel.new_ones(len(kernel)) for kernel in kernels]
-    cluster_scale = kernels[0].new_ones(kernels[0].shape[1])
+    last = kernels[-1]
+    tiny = torch.finfo(last.dtype).tiny
     # Autocast would round the sums and copy all blocks in every iteration.
-    with torch.autocast(kernels[0].device.type, enabled=False):
+    with torch.autocast(last.device.type, enabled=False):
+        mass = _mass(last, None, last.dtype)
+        if first_mass is not None:
+            mass = mass + first_mass.to(mass.dtype)
+        else:
+            for kernel in kernels[:-1]:
+                mass = mass + _mass(kernel, None, last.dtype)
         for left in reversed(range(num_iters)):
-            mass = torch.stack([row @ kernel for row, kernel in zip(row_scales, kernels)])
-            mass = all_reduce_sum(mass.sum(dim=0))
+            mass = all_reduce_sum(mass)
             # A common factor cancels out in the rows; this one keeps the scales from diverging.
             cluster_scale = mass.sum() / mass.clamp_min(tiny)  # (K,)
-            needed = kernels if left else kernels[-1:]  # the result has the rows of the last block
-            row_scales = [
-                (kernel @ cluster_scale).clamp_min(tiny).reciprocal() for kernel in needed
-            ]
-    return row_scales[-1][:, None] * kernels[-1] * cluster_scale
+            if left:
+                mass = torch.stack(
+                    [_mass(kernel, cluster_scale, last.dtype) for kernel in kernels]
+                ).sum(dim=0)
+        row_scale = _row_scale(last, cluster_scale)
+    return row_scale[:, None] * last * cluster_scale
+
+
+def _row_scale(rows: Tensor, cluster_scale: Tensor) -> Tensor:
+    """Scale of each row (n, K) that makes its sum 1, (n,)."""
+    tiny = torch.finfo(rows.dtype).tiny
+    return (rows @ cluster_scale).clamp_min(tiny).reciprocal()
+
+
+def _mass(kernel: Tensor, cluster_scale: Optional[Tensor], dtype: torch.dtype) -> Tensor:
+    """Sum the rows (N, K), each with its scale; without ``cluster_scale``, as they are.
+
+    Rows of another type are converted in parts, which fit into a cache on a CPU.
+    """
+    size = len(kernel)
+    if kernel.dtype != dtype:
+        size = (_PART_ON_CPU if kernel.device.type == 'cpu' else _PART) // kernel.shape[1]
+    mass = kernel.new_zeros(kernel.shape[1], dtype=dtype)
+    for part in kernel.split(max(1, size)):
+        rows = part.to(dtype)
+        # A product, since it is several times as fast on a CPU as a sum over rows.
+        scale = (
+            rows.new_ones(len(rows)) if cluster_scale is None else _row_scale(rows, cluster_scale)
+        )
+        mass += scale @ rows
+    return mass

@@ -116,7 +116,7 @@ def test_checkpointing_runs_the_mlp_again(with_cp, runs):
     model = warm_model(with_cp=with_cp)
     calls = []
     block = model.backbone.layers[1]
-    block.ffn.layers[0].register_forward_hook(lambda *_: calls.append(1))
+    block.ffn.layers[0][0].register_forward_hook(lambda *_: calls.append(1))
     tokens = torch.randn(2, 5, block.embed_dims, requires_grad=True)
     model.backbone.run_block(block, tokens).sum().backward()
     assert len(calls) == runs
@@ -240,6 +240,8 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     # On a CPU only, losses check for NaN.
     for module in ('cluster_assignment_loss', 'patch_ranking_loss', 'prototype_entropy_loss'):
         monkeypatch.setattr(f'cotap_mm.models.losses.{module}.check_finite', lambda *_: None)
+    for queue in (model.patch_queue, model.cls_queue):  # on a CPU only, filled rows are counted
+        queue._was_full = True
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, foreach=True)
     inputs = make_inputs(seed=4)
     with NoWaiting():

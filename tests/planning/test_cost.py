@@ -42,6 +42,15 @@ def test_step_of_vit_s():
     assert cost.largest_batch(cost.memory(8) - 1) == 7
 
 
+def test_queues_in_bfloat16_need_half_the_memory():
+    config = load_config('demo')
+    plain = estimate_cost(config, on_gpu=False)
+    for name in ('patch_queue', 'cls_queue'):
+        config.model.memory[name].dtype = 'bfloat16'
+    half = estimate_cost(config, on_gpu=False)
+    assert plain.weight_bytes - half.weight_bytes == 2 * (4096 * 512 + 2048 * 512)
+
+
 @pytest.mark.slow
 def test_what_changes_the_cost():
     config = load_config('vits_folder')

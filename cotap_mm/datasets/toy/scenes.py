@@ -25,6 +25,9 @@ _GENERATOR_VERSION = 5
 _TILT = 0.2
 # Contrast of a ground's texture against an object's.
 _GROUND_CONTRAST = 0.45
+# Streams of images that a process keeps; those of a training and its evaluations are 4.
+_MOST_STREAMS = 8
+_drawn: dict[tuple[tuple[int, int, int], int], tuple[np.ndarray, np.ndarray]] = {}
 
 
 class _Ground(NamedTuple):
@@ -65,7 +68,8 @@ class ToyScenes:
     globally similar images share classes, as photographs do.
 
     Image ``i`` depends only on ``(seed, split, scene, image_size, i)``. All images are drawn when
-    the data set is created (3 to 5 ms each at 96 px), so that reading one is fast.
+    the data set is created (3 to 5 ms each at 96 px), so that reading one is fast. Data sets of one
+    process share them: each image is drawn once, see :func:`drawn_scenes`.
 
     Args:
         split (str): ``'train'``, ``'memory'``, ``'val'`` or ``'test'``; disjoint random streams.
@@ -76,7 +80,7 @@ class ToyScenes:
             center, as in ImageNet. Defaults to ``'scene'``.
         seed (int): Seed, 0 to 2**32 - 1. Defaults to 0.
         cache_dir (str, optional): Folder that caches the drawn images (one ``.npz``) for later
-            runs. Defaults to None, no cache.
+            runs. Defaults to None, only that of this process.
 
     Raises:
         ValueError: If an argument is out of range.
@@ -164,15 +168,43 @@ class ToyScenes:
         return images, labels
 
     def _draw_all(self, num_images: int) -> tuple[np.ndarray, np.ndarray]:
-        size = self.image_size
+        stream = (self.seed, _SPLITS.index(self.split), _SCENES.index(self.scene))
+        return drawn_scenes(stream, self.image_size, num_images)
+
+
+def drawn_scenes(
+    stream: tuple[int, int, int], size: int, num_images: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw the first images of a stream, or return them if this process has drawn them before.
+
+    A run builds its image source several times: to check it, to find neighbors, to train. The
+    last 8 streams are kept.
+
+    Args:
+        stream (tuple[int, int, int]): Seed, split and kind of scene.
+        size (int): Height and width in pixels.
+        num_images (int): Number of images.
+
+    Returns:
+        tuple[np.ndarray, np.ndarray]: Images (n, H, W, 3) and classes (n, H, W), uint8, read-only.
+    """
+    known = _drawn.pop((stream, size), None)
+    count = 0 if known is None else len(known[0])
+    if known is None or count < num_images:
         images = np.empty((num_images, size, size, 3), np.uint8)
         labels = np.empty((num_images, size, size), np.uint8)
-        stream = (self.seed, _SPLITS.index(self.split), _SCENES.index(self.scene))
-        for index in range(num_images):
+        if known is not None:
+            images[:count], labels[:count] = known
+        for index in range(count, num_images):
             # Streams of RandomState are frozen across NumPy releases, those of Generator are not.
             rng = np.random.RandomState([*stream, index])
-            images[index], labels[index] = draw_scene(rng, size, self.scene == 'single')
-        return images, labels
+            images[index], labels[index] = draw_scene(rng, size, stream[2] == 1)
+        images.flags.writeable = labels.flags.writeable = False
+        known = images, labels
+    _drawn[stream, size] = known  # the newest entry
+    while len(_drawn) > _MOST_STREAMS:
+        _drawn.pop(next(iter(_drawn)))
+    return known[0][:num_images], known[1][:num_images]
 
 
 def draw_scene(

@@ -11,6 +11,7 @@ from cotap_mm.distributed.fsdp import original_ndim
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
+from .fused import choose_fused, keep_implementation
 from .wrappers import MixedPrecisionOptimWrapper
 
 _DEFAULTS = dict(head_lr_mult=10.0, layer_decay_rate=1.0, freeze_backbone_iters=0)
@@ -69,11 +70,13 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         self.paramwise_cfg = dict(head_lr_mult=self.head_lr_mult)
 
     def __call__(self, model: nn.Module) -> OptimWrapper:
-        """Build the optimizer; Adam and AdamW are fused if all parameters are on a GPU."""
-        one_kernel = self.optimizer_cfg.get('type') in ('Adam', 'AdamW')
-        if one_kernel and all(param.is_cuda for param in model.parameters()):
-            self.optimizer_cfg.setdefault('fused', True)
+        """Build the optimizer; Adam and AdamW are fused where possible, see :mod:`.fused`."""
+        if choose_fused(self.optimizer_cfg, model):
+            self.optimizer_cfg['fused'] = True
         wrapper = super().__call__(model)
+        optimizer = getattr(wrapper, 'optimizer', None)
+        if optimizer is not None:
+            keep_implementation(optimizer)
         if self._protects and not isinstance(wrapper, MixedPrecisionOptimWrapper):
             raise ValueError(
                 'layer_decay_rate and freeze_backbone_iters need optim_wrapper.type='

@@ -22,9 +22,10 @@ from torchvision.tv_tensors import Image, Mask
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size, resize_image
-from cotap_mm.evaluation.batches import iter_batches
+from cotap_mm.evaluation.batches import iter_batches, rank_indices
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
+from cotap_mm.evaluation.growing_rows import GrowingRows
 from cotap_mm.evaluation.metrics import (
     confusion_matrix,
     label_from_shares,
@@ -83,6 +84,11 @@ class AugmentedImages:
         return dict(image=image.as_subclass(Tensor), label=label.as_subclass(Tensor)[0])
 
 
+def _part(index: int, num_images: int, memory_size: int) -> int:
+    """Number of patches that an image contributes: the same for each, up to one."""
+    return (index + 1) * memory_size // num_images - index * memory_size // num_images
+
+
 def build_memory(
     encoder: Encoder,
     memory: LabeledSet,
@@ -91,6 +97,8 @@ def build_memory(
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
     """Encode the labeled images of the memory.
+
+    Holds the features once; on several ranks, also those of the images of this rank.
 
     Args:
         encoder (Encoder): Computes the features.
@@ -109,30 +117,33 @@ def build_memory(
     if memory_size is not None and memory_size < 1:
         raise ValueError(f'memory_size must be positive or None (all), got {memory_size}')
     device = torch.device(device) if device is not None else encoder.device
-    features: list[Tensor] = []
-    shares: list[Tensor] = []
+    own = rank_indices(len(memory))
+    features = shares = None
     for indices, images, labels in iter_batches(memory, 'memory'):
         patches = F.normalize(encoder(images).patches, dim=1)  # (B, C, h, w)
+        if features is None:
+            count = len(own) * patches[0, 0].numel()
+            if memory_size is not None:
+                count = min(count, sum(_part(i, len(memory), memory_size) for i in own))
+            features, shares = GrowingRows(count, device), GrowingRows(count, device)
         for index, feature, label in zip(indices, patches, labels):
             share = patch_labels(label, feature.shape[1:], memory.num_classes)
             kept = share.sum(dim=1).nonzero().squeeze(1)
             if memory_size is not None:
-                # The same number of patches from each image, up to one.
-                part = (index + 1) * memory_size // len(memory) - index * memory_size // len(memory)
+                part = _part(index, len(memory), memory_size)
                 # Seeded per image, so the result does not depend on the number of ranks.
                 generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
                 if part < len(kept):
                     kept = kept[_keep_rare(share[kept], part, generator)] if part else kept[:0]
             rows = feature.flatten(1).T  # (C, h, w) -> (N, C)
-            features.append(rows[kept.to(rows.device)].to(device))
-            shares.append(share[kept].to(device))
-    if not features:  # fewer images than ranks
+            features.append(rows[kept.to(rows.device)])
+            shares.append(share[kept])
+    if features is None or shares is None:  # fewer images than ranks
         width = encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size)).patches.shape[1]
-        features, shares = (
-            [torch.zeros(0, width, device=device)],
-            [torch.zeros(0, memory.num_classes, device=device)],
-        )
-    bank, all_shares = gather_rows(torch.cat(features)), gather_rows(torch.cat(shares))
+        features, shares = GrowingRows(0, device), GrowingRows(0, device)
+        features.append(torch.zeros(0, width))
+        shares.append(torch.zeros(0, memory.num_classes))
+    bank, all_shares = gather_rows(features.rows()), gather_rows(shares.rows())
     if not len(bank):
         raise ValueError(f'the memory of {len(memory)} images has no patch with a labeled pixel')
     return bank, all_shares

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 import scipy
@@ -21,10 +21,11 @@ from torch import Tensor
 
 from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, gather_rows, rank
 from cotap_mm.encoders.encoder import Encoder
-from cotap_mm.evaluation.batches import iter_batches
+from cotap_mm.evaluation.batches import iter_batches, rank_indices
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.label_files import IGNORE_LABEL, check_label_range
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
+from cotap_mm.evaluation.growing_rows import GrowingRows
 from cotap_mm.evaluation.metrics import segmentation_scores
 from cotap_mm.evaluation.separate_arguments import accept_separate_arguments
 
@@ -155,13 +156,15 @@ def _reduced_features(
     encoder: Encoder, dataset: LabeledSet, num_components: int, mask_size: int
 ) -> _Features:
     """Encode the images; standardize and reduce the features with statistics over all ranks."""
-    rows: list[Tensor] = []
+    rows: Optional[GrowingRows] = None
     grids: list[tuple[int, int]] = []
     masks: list[Tensor] = []
     numbers: list[int] = []
     for indices, images, labels in iter_batches(dataset, 'features'):
         patches = encoder(images).patches
-        rows.append(patches.flatten(2).transpose(1, 2).flatten(0, 1).cpu())  # (B h w, C)
+        if rows is None:
+            rows = GrowingRows(len(rank_indices(len(dataset))) * patches[0, 0].numel(), 'cpu')
+        rows.append(patches.flatten(2).transpose(1, 2).flatten(0, 1))  # (B h w, C)
         grids += [(patches.shape[2], patches.shape[3])] * len(images)
         numbers += [index for index in indices for _ in range(patches[0, 0].numel())]
         masks += [
@@ -170,13 +173,11 @@ def _reduced_features(
             ].long()
             for label in labels
         ]
-    if not rows:  # fewer images than ranks
-        rows = [
-            encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size))
-            .patches.flatten(1)
-            .cpu()[:0]
-        ]
-    reduced = _standardize_and_reduce(torch.cat(rows), num_components)
+    if rows is None:  # fewer images than ranks
+        one = encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size))
+        rows = GrowingRows(0, 'cpu')
+        rows.append(one.patches.flatten(1)[:0])
+    reduced = _standardize_and_reduce(rows.rows(), num_components)
     return _Features(reduced, torch.tensor(numbers, dtype=torch.long), grids, masks)
 
 

@@ -176,7 +176,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             results.update(self._cls_losses(cls))
         if 'prototype_entropy' in self.losses:
             results['loss_prototype_entropy'] = self.losses['prototype_entropy'](
-                self.neck.prototypes, self.template_bank.contents()
+                self.neck.prototypes, self.template_bank.contents(), self.template_bank.norms()
             )
         self.losses.scale(results)
         return results

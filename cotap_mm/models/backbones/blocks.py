@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 import torch.nn.functional as F
+from mmcv.cnn.bricks.transformer import FFN
 from mmengine.model import BaseModule
 from mmpretrain.models.backbones.vision_transformer import TransformerEncoderLayer
 from mmpretrain.models.utils import MultiheadAttention, SwiGLUFFN
 from torch import Tensor, nn
 
+from cotap_mm.models.lean_saving import save_source
 from cotap_mm.ops import Rotation, rotate_patches
 
 
@@ -71,9 +73,18 @@ class Attention(MultiheadAttention):
             self.q_norm = nn.LayerNorm(self.head_dims, **qk_norm)
             self.k_norm = nn.LayerNorm(self.head_dims, **qk_norm)
 
-    def forward(self, x: Tensor, rotation: Optional[Rotation] = None) -> Tensor:
-        """Attend: tokens (B, P + N, d), N patches last, to tokens of the same shape."""
-        qkv = self.qkv(x).unflatten(2, (3, self.num_heads, self.head_dims))
+    def forward(
+        self,
+        x: Tensor,
+        rotation: Optional[Rotation] = None,
+        norm: Optional[Callable[[Tensor], Tensor]] = None,
+    ) -> Tensor:
+        """Attend: tokens (B, P + N, d), N patches last, to tokens of the same shape.
+
+        A ``norm`` is applied to the tokens first, and again in the backward pass.
+        """
+        qkv = self.qkv(x) if norm is None else save_source(norm, x, self.qkv)
+        qkv = qkv.unflatten(2, (3, self.num_heads, self.head_dims))
         query, key, value = qkv.permute(2, 0, 3, 1, 4)  # (B, heads, P + N, d/heads) each
         if self.q_norm is not None:
             query, key = self.q_norm(query), self.k_norm(key)
@@ -86,8 +97,36 @@ class Attention(MultiheadAttention):
         return self.out_drop(self.gamma1(self.proj_drop(read)))
 
 
+class MLP(FFN):
+    """MMCV's linear layer, activation and linear layer, which can save less.
+
+    Args:
+        plain (FFN): Layers that are taken over.
+    """
+
+    def __init__(self, plain: FFN) -> None:
+        BaseModule.__init__(self)
+        self.embed_dims, self.feedforward_channels = plain.embed_dims, plain.feedforward_channels
+        self.num_fcs, self.add_identity = plain.num_fcs, plain.add_identity
+        self.layers, self.dropout_layer = plain.layers, plain.dropout_layer
+        self.gamma2 = plain.gamma2
+
+    def forward_lean(self, x: Tensor, norm: nn.Module) -> Tensor:
+        """Compute ``forward(norm(x), identity=x)``; save neither norm nor activation of it."""
+        (first, act, drop), second, drop_again = self.layers
+        if self.training and drop.p:
+            return self(norm(x), identity=x)  # what is dropped is random
+        out = save_source(act, save_source(norm, x, first), second)
+        return x + self.dropout_layer(self.gamma2(drop_again(out)))
+
+
 class Block(TransformerEncoderLayer):
     """MMPretrain's transformer block with our attention, and an optional gated MLP.
+
+    Attributes:
+        saves_less (bool): Whether the backward pass applies norms and the activation again, which
+            are cheap, instead of keeping their results. Not useful if the whole block is
+            recomputed.
 
     Args:
         plain (TransformerEncoderLayer): Block whose parts are taken over.
@@ -104,14 +143,20 @@ class Block(TransformerEncoderLayer):
         self.ln1 = plain.ln1
         self.attn = Attention(plain.attn, **attention)
         self.ln2 = plain.ln2
-        self.ffn = plain.ffn if gated is None else _gated(plain, gated)
+        self.ffn = MLP(plain.ffn) if gated is None else _gated(plain, gated)
+        self.saves_less = True
         for layer in (self.attn.out_drop, self.ffn.dropout_layer):
             if hasattr(layer, 'drop_prob'):  # NumPy's numbers break the graph of torch.compile
                 layer.drop_prob = float(layer.drop_prob)
 
     def forward(self, x: Tensor, rotation: Optional[Rotation] = None) -> Tensor:
         """Transform tokens (B, P + N, d); patches are rotated by their position if it is given."""
-        x = x + self.attn(self.ln1(x), rotation)
+        if not self.saves_less:
+            x = x + self.attn(self.ln1(x), rotation)
+            return self.ffn(self.ln2(x), identity=x)
+        x = x + self.attn(x, rotation, self.ln1)
+        if isinstance(self.ffn, MLP):
+            return self.ffn.forward_lean(x, self.ln2)
         return self.ffn(self.ln2(x), identity=x)
 
 

@@ -107,7 +107,6 @@ class DINOViT(VisionTransformer):
         frozen_stages = kwargs.pop('frozen_stages', -1)  # the parent would freeze its own blocks
         super().__init__(arch=sizes, patch_size=patch_size, final_norm=False, **kwargs)
         self.patch_size = patch_size
-        self.with_cp = with_cp
         self.channels_last = channels_last
         options: dict[str, Any] = dict(
             gated=full['feedforward_channels'] if full['ffn'] == 'swiglu' else None,
@@ -115,6 +114,7 @@ class DINOViT(VisionTransformer):
             key_bias=rotary is None if full['key_bias'] is None else full['key_bias'],
         )
         self.layers = ModuleList([Block(plain, **options) for plain in self.layers])
+        self.with_cp = with_cp
         for block in self.layers:
             if not fused_attention:
                 block.attn.scaled_dot_product_attention = scaled_dot_product_attention_pyimpl
@@ -128,6 +128,17 @@ class DINOViT(VisionTransformer):
         self.frozen_stages = frozen_stages
         if frozen_stages > 0:
             self._freeze_stages()
+
+    @property
+    def with_cp(self) -> Union[bool, str]:
+        """What the backward pass recomputes: False, True or ``'mlp'``."""
+        return self._with_cp
+
+    @with_cp.setter
+    def with_cp(self, value: Union[bool, str]) -> None:
+        self._with_cp = value
+        for block in self.layers:
+            block.saves_less = not value
 
     @property
     def num_registers(self) -> int:

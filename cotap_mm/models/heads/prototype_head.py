@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from cotap_mm.models.lean_saving import save_source
 from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
 
@@ -57,7 +58,8 @@ class PrototypeHead(BaseModule):
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features (..., C) to scores in [-1, 1], shape (..., K), at least float32."""
-        embedding = self.mlp(features)
-        embedding = at_least_float32(embedding)
+        first, act, second, act_again, last = self.mlp
+        hidden = save_source(act, first(features), second)
+        embedding = at_least_float32(save_source(act_again, hidden, last))
         with torch.autocast(embedding.device.type, enabled=False):
             return F.linear(F.normalize(embedding, dim=-1), F.normalize(self.centers, dim=-1))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -35,12 +37,16 @@ class PrototypeEntropyLoss(nn.Module):
             raise ValueError(f'temperature must be > 0, got {temperature}')
         self.temperature = temperature
 
-    def forward(self, prototypes: Tensor, templates: Tensor) -> Tensor:
+    def forward(
+        self, prototypes: Tensor, templates: Tensor, norms: Optional[Tensor] = None
+    ) -> Tensor:
         """Compute the mean entropy.
 
         Args:
             prototypes (Tensor): Shape (M, d, 3, 3).
             templates (Tensor): Shape (T, d, 3, 3), T >= 1; a constant in training.
+            norms (Tensor, optional): L2 norms of the flattened templates, shape (T,). Defaults to
+                None, computed.
 
         Returns:
             Tensor: Entropy in nats, a scalar in [0, log T].
@@ -58,8 +64,11 @@ class PrototypeEntropyLoss(nn.Module):
         precise = at_least_float32(prototypes)
         with torch.autocast(precise.device.type, enabled=False):
             left = F.normalize(precise.flatten(1), dim=1)
-            right = F.normalize(templates.flatten(1).to(precise.dtype), dim=1)
-            log_share = (left @ right.T / self.temperature).log_softmax(dim=1)  # (M, T)
+            right = templates.flatten(1).to(precise.dtype)
+            norms = right.norm(dim=1) if norms is None else norms.to(precise.dtype)
+            # Products are divided by the norms, since normalized templates would be a copy.
+            cosines = left @ right.T / norms.clamp_min(1e-12)  # (M, T)
+            log_share = (cosines / self.temperature).log_softmax(dim=1)
             entropy = -(log_share.exp() * log_share).sum(dim=1).mean()
         check_finite('prototypes and templates', entropy)
         return entropy

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +16,9 @@ class FeatureQueue(nn.Module):
 
     All state is in buffers and so in checkpoints. From a state of another size (of a run on another
     number of ranks) the newest rows are loaded. Pushing never synchronizes host and device.
+
+    A subclass that caches what follows from the rows renews it in :meth:`_rows_changed` and drops
+    it in :meth:`_drop_caches`.
 
     Args:
         size (int): Capacity in rows, >= 1.
@@ -75,8 +78,10 @@ class FeatureQueue(nn.Module):
         is_new = index < stored  # the slots of the other rows hold the newest old rows
         is_new = is_new.view(-1, *[1] * (rows.ndim - 1))
         self.features[slots] = torch.where(is_new, rows, self.features[slots])
+        first = self.cursor.clone()
         self.cursor.copy_((self.cursor + stored) % self.size)
         self.num_filled.add_(stored).clamp_(max=self.size)
+        self._rows_changed(first, len(rows))
 
     def contents(self) -> Tensor:
         """Return the filled rows in storage order, shape (len(self), *shape)."""
@@ -107,7 +112,23 @@ class FeatureQueue(nn.Module):
         for name in _STATE:
             getattr(self, name).zero_()
         self._was_full = False
+        self._drop_caches()
         self.push(rows.to(self.features.device))
+
+    def _rows_changed(self, first: Tensor, count: int) -> None:
+        """Renew what is cached of at most ``count`` slots from slot ``first`` on, around the end.
+
+        Args:
+            first (Tensor): int64 scalar on the device.
+            count (int): At most ``size``.
+        """
+
+    def _drop_caches(self) -> None:
+        """Forget what is cached of the rows, since all of them have changed or moved."""
+
+    def _apply(self, *args: Any, **kwargs: Any) -> FeatureQueue:
+        self._drop_caches()
+        return super()._apply(*args, **kwargs)
 
     def _upgrade(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Convert a stored state to what this queue would store, except for its size."""
@@ -129,6 +150,7 @@ class FeatureQueue(nn.Module):
                 state = {**state, **{name: getattr(self, name).clone() for name in _STATE}}
         state_dict = {**state_dict, **{prefix + name: value for name, value in state.items()}}
         super()._load_from_state_dict(state_dict, prefix, *args)
+        self._drop_caches()
 
 
 def _newest_first(state: Mapping[str, Tensor]) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Optional
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,7 +17,8 @@ from .feature_queue import FeatureQueue
 class TemplateBank(FeatureQueue):
     """Recent templates: whole crops, average-pooled to 3 x 3 tokens.
 
-    Until it is full, every crop of a step is added; then ``per_step`` random ones.
+    Until it is full, every crop of a step is added; then ``per_step`` random ones. The norms of the
+    templates are computed when they are added.
 
     Source: CoTAP, https://arxiv.org/abs/2509.09429.
 
@@ -30,6 +33,21 @@ class TemplateBank(FeatureQueue):
         self.per_step = per_step
         self.register_buffer('has_started_prototypes', torch.zeros((), dtype=torch.bool))
         self._had_started = False
+        self._norms: Optional[Tensor] = None
+
+    def norms(self) -> Tensor:
+        """Return the L2 norm of each of the :meth:`contents`, shape (len(self),)."""
+        if self._norms is None:
+            self._norms = self.features.flatten(1).norm(dim=1)
+        return self._norms[: len(self.contents())]
+
+    def _rows_changed(self, first: Tensor, count: int) -> None:
+        if self._norms is not None:
+            slots = (first + torch.arange(count, device=first.device)) % self.size
+            self._norms[slots] = self.features[slots].flatten(1).norm(dim=1)
+
+    def _drop_caches(self) -> None:
+        self._norms = None
 
     @torch.no_grad()
     def collect(self, patches: Tensor, grid: tuple[int, int], order: Tensor) -> None:

@@ -7,6 +7,7 @@ import os
 import numpy as np
 import pytest
 
+from cotap_mm.datasets.toy import scenes
 from cotap_mm.datasets.toy.scenes import ToyScenes
 from cotap_mm.registry import DATASETS
 
@@ -46,6 +47,32 @@ def test_splits_seeds_and_scenes_share_no_image(other):
     first, second = ToyScenes(**SMALL), ToyScenes(**SMALL, **other)
     assert not set(map(bytes, first.images)) & set(map(bytes, second.images))
     assert first.name(0) != second.name(0)
+
+
+def test_an_image_is_drawn_once_in_a_process(monkeypatch):
+    drawn = []
+
+    def draw_scene(rng, size, single, draw=scenes.draw_scene):
+        drawn.append(size)
+        return draw(rng, size, single)
+
+    monkeypatch.setattr(scenes, '_drawn', {})
+    monkeypatch.setattr(scenes, 'draw_scene', draw_scene)
+    first = ToyScenes(**SMALL)
+    assert len(drawn) == 6
+    again, fewer, more = (ToyScenes(num_images=n, image_size=48) for n in (6, 3, 8))
+    assert len(drawn) == 8  # two more
+    for each in (again, fewer, more):
+        count = min(6, len(each))
+        assert np.array_equal(each.images[:count], first.images[:count])
+        assert np.array_equal(each.labels[:count], first.labels[:count])
+    with pytest.raises(ValueError, match='read-only'):
+        first.images[0] = 0
+    for seed in range(1, 9):  # the first stream is dropped
+        ToyScenes(num_images=1, image_size=32, seed=seed)
+    assert len(scenes._drawn) == 8
+    ToyScenes(**SMALL)
+    assert len(drawn) == 8 + 8 + 6
 
 
 def test_read_returns_a_copy():

@@ -131,27 +131,6 @@ def test_compile_hook_reaches_blocks_and_heads_of_both_networks():
     assert all(part._compiled_call_impl is not None for part in parts)
 
 
-@pytest.mark.parametrize(
-    'kind, on_gpu, fused', [('AdamW', True, True), ('AdamW', False, None), ('SGD', True, None)]
-)
-def test_adam_is_fused_on_a_gpu(monkeypatch, kind, on_gpu, fused):
-    monkeypatch.setattr(torch.nn.Parameter, 'is_cuda', on_gpu)
-    seen = {}
-    monkeypatch.setattr(
-        'mmengine.optim.DefaultOptimWrapperConstructor.__call__',
-        lambda self, model: seen.update(self.optimizer_cfg),
-    )
-    build_optim_wrapper(
-        torch.nn.Linear(2, 2),
-        dict(
-            type='cotap_mm.MixedPrecisionOptimWrapper',
-            constructor='cotap_mm.CoTAPOptimWrapperConstructor',
-            optimizer=dict(type=kind, lr=0.1),
-        ),
-    )
-    assert seen.get('fused') is fused
-
-
 def test_monitors_warn_once_until_they_recover(monkeypatch):
     messages = []
     monkeypatch.setattr(
