@@ -42,6 +42,7 @@ INNER_ORDER = {
         ['neighbor_pairs'],
     ],
     'engine': [
+        ['late_values'],
         ['adaptation', 'auto_neighbors', 'backbones', 'optim'],
         ['resume'],
         ['hooks'],

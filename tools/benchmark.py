@@ -2,6 +2,7 @@ r"""Benchmark parts of CoTAP, and the transfer of a pre-trained backbone to down
 
     python tools/benchmark.py loss --pairs 4200 100000
     python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
+    python tools/benchmark.py waits configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py data IMAGES
     python tools/benchmark.py neighbors
     python tools/benchmark.py operators
@@ -12,6 +13,8 @@ loss: the exact forms of the ranking loss, and the plain form that compares all 
 step: one step on random images, compared with a plain version of the released step. Queues are
 filled before measuring, since their length determines the cost of the assignments. An image counts
 once per branch that reads it.
+waits: whole iterations of a training with its hooks, on random crops: how often the host waits for
+the GPU, in a trace of PyTorch's profiler.
 data: from an image file to its crops on one core, compared with decoding alone and a plain loader;
 then a loader with workers.
 neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.

@@ -4,9 +4,10 @@
     python tools/gpu_pass.py --out gpu_pass.json       # again: continues with what is missing
 
 Stages run in the order of their worth, each in a process of its own: the tests that need a GPU;
-a training step of ViT-B and ViT-S, eager and compiled, against the restated released one; the
-ranking loss; the loader; a training on CamVid, if --camvid is given. A stage that does not fit into
-the time that is left is skipped. The file has the result of each stage as soon as it is finished.
+a training step of ViT-B and ViT-S, eager and compiled, against the restated released one; a trace
+of ten iterations, with the waits of the host counted; the ranking loss; the loader; a training on
+CamVid, if --camvid is given. A stage that does not fit into the time that is left is skipped. The
+file has the result of each stage as soon as it is finished.
 """
 
 from __future__ import annotations
@@ -58,12 +59,14 @@ def stages(camvid: Optional[str]) -> list[Stage]:
     """All measurements, the most valuable first."""
     benchmark = ['tools/benchmark.py']
     on_gpu = ['--device', 'cuda', '--json', '{json}']
+    waits = [*benchmark, 'waits', 'configs/cotap/vits_coco.py', '--batch-size', '28']
     found = [
         Stage('tests', ['-m', 'pytest', '-q', '-m', 'gpu', 'tests'], 180),
         step('step ViT-B, 16 images', 'vitb_coco', 16, '--profile', '15'),
         step('step ViT-B, 16 images, compiled', 'vitb_coco', 16, '--only', 'ours', '--compile'),
         step('step ViT-S, 28 images', 'vits_coco', 28),
         step('step ViT-S, 28 images, compiled', 'vits_coco', 28, '--only', 'ours', '--compile'),
+        Stage('waits in ten iterations', [*waits, *on_gpu], 90),
         Stage('ranking loss', [*benchmark, 'loss', *on_gpu], 90),
         Stage('loader', [*benchmark, 'data', '--workers', '4', '8', '16', '--json', '{json}'], 90),
     ]

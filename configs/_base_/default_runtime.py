@@ -3,6 +3,7 @@ default_scope = 'cotap_mm'
 
 # A leaf config changes one option: default_hooks = dict(teacher=dict(start=0.99)).
 default_hooks = dict(
+    runtime_info=dict(type='DeferredInfoHook'),
     timer=dict(type='IterTimerHook'),
     logger=dict(type='LoggerHook', interval=50),
     param_scheduler=dict(type='ParamSchedulerHook'),

@@ -6,9 +6,10 @@ that may differ between ranks.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Optional
 
 import torch
 import torch.distributed as dist
@@ -68,6 +69,50 @@ def all_reduce_max(tensor: Tensor) -> Tensor:
 def all_reduce_min(tensor: Tensor) -> Tensor:
     """Element-wise minimum of ``tensor`` over all ranks, in place."""
     return _reduce(tensor, dist.ReduceOp.MIN) if world_size() > 1 else tensor
+
+
+class HostAgreement:
+    """Element-wise maximum of numbers of all ranks, which neither waits for nor uses the GPU.
+
+    With NCCL as the backend, a process group of its own with gloo is created: every rank must
+    create and use this object in the same order.
+    """
+
+    def __init__(self) -> None:
+        self._group, self._is_own = None, False
+        self._work: Optional[tuple[dist.Work, Tensor]] = None
+        if world_size() > 1 and dist.get_backend() != 'gloo':
+            self._group, self._is_own = dist.new_group(backend='gloo'), True
+
+    @property
+    def is_running(self) -> bool:
+        """Whether there is an exchange to finish."""
+        return self._work is not None
+
+    def start(self, numbers: Sequence[float]) -> None:
+        """Start an exchange; return at once.
+
+        Args:
+            numbers (Sequence[float]): Numbers of this rank, as many as on the other ranks.
+        """
+        mine = torch.tensor(numbers, dtype=torch.float64)
+        work = dist.all_reduce(mine, dist.ReduceOp.MAX, group=self._group, async_op=True)
+        self._work = work, mine
+
+    def finish(self) -> list[float]:
+        """Wait until all ranks have started the exchange, and return the maxima."""
+        assert self._work is not None
+        work, maxima = self._work
+        self._work = None
+        work.wait()
+        return maxima.tolist()
+
+    def close(self) -> None:
+        """Give the process group up, if it is one of its own."""
+        self._work = None
+        if self._is_own and dist.is_initialized():
+            dist.destroy_process_group(self._group)
+        self._group, self._is_own = None, False
 
 
 def broadcast(tensor: Tensor, source: int = 0) -> Tensor:

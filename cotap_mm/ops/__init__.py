@@ -30,6 +30,7 @@ from .negatives import sample_negatives
 from .position import resize_position_embedding
 from .precision import at_least_float32
 from .rotary import Rotation, patch_rotation, rotate_patches
+from .sampling import pinned
 from .sinkhorn import balance, sinkhorn
 from .spherical_kmeans import spherical_kmeans
 
@@ -56,6 +57,7 @@ __all__ = [
     'outlying_norms',
     'patch_rotation',
     'patch_tokens',
+    'pinned',
     'qkv_parameters',
     'rank',
     'rank_statistics',

@@ -205,6 +205,22 @@ def stopped_by_signal(rank):
     return dict(done=runner.iter, stopped=was_preempted(runner))
 
 
+def stopped_late(rank):
+    """As :func:`stopped_by_signal`, but the ranks agree every few steps, between the steps."""
+    found = []
+    for seconds in (1e-9, 1e9):
+        runner = train(
+            f'{os.environ["COTAP_TEST_FOLDER"]}/{seconds}',
+            9,
+            hooks=[
+                dict(type='PreemptionHook', agree_seconds=seconds),
+                dict(type='SignalHook', at=2, rank=1, name='SIGUSR1', _scope_='mmengine'),
+            ],
+        )
+        found.append((runner.iter, was_preempted(runner)))
+    return found
+
+
 def two_default_runs(rank):
     """:func:`two_runs` with an init checkpoint, which is deleted later, and computed neighbors."""
     Config.pretty_text = property(plain_text)

@@ -6,13 +6,13 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from cotap_mm.engine import compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
 from cotap_mm.models.modules import AssignmentQueue
-from cotap_mm.ops import cls_through_block, spherical_kmeans
+from cotap_mm.ops import COLOR_DRAWS, augment_color, cls_through_block, spherical_kmeans
+from tests.helpers.no_waiting import NoWaiting, OnAnotherDevice
 from tests.helpers.tiny import MODERN, build_tiny, make_inputs
 
 
@@ -201,28 +201,6 @@ def test_cls_alone_through_the_last_block():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-class NoWaiting(TorchDispatchMode):
-    """Raises where a GPU would make the host wait: reads of values, data-dependent shapes."""
-
-    waits = (
-        '_local_scalar_dense',
-        'nonzero',
-        'masked_select',
-        'aten.equal',
-        'unique',
-        'repeat_interleave.Tensor',
-    )
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        name = str(func)
-        by_mask = name.startswith(('aten.index.', 'aten.index_put')) and any(
-            index is not None and index.dtype in (torch.bool, torch.uint8) for index in args[1]
-        )
-        if by_mask or any(wait in name for wait in self.waits):
-            raise AssertionError(f'{name} waits for the device')
-        return func(*args, **(kwargs or {}))
-
-
 def test_no_waiting_detects_what_waits():
     mask = torch.tensor([True, False])
     for work in (
@@ -250,43 +228,6 @@ def test_a_step_never_waits_for_the_device(monkeypatch):
     optimizer.step()
 
 
-class OnAnotherDevice(NoWaiting):
-    """Also raises where a GPU would wait for data from the host, on PyTorch's ``meta`` device.
-
-    Tensors on ``meta`` have shapes but no data. Like those of a GPU, they do not mix with other
-    devices, but a list of numbers is copied to ``meta`` without a trace. So every tensor must be
-    known: it either existed before or was computed from known tensors.
-    """
-
-    def __init__(self, *there):
-        super().__init__()
-        self.known = {
-            self.storage(each): each for each in there
-        }  # kept alive, so that no storage is reused
-
-    @staticmethod
-    def storage(tensor):
-        return tensor.untyped_storage()._cdata
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        tensors = [
-            each for each in tree_flatten((args, kwargs))[0] if isinstance(each, torch.Tensor)
-        ]
-        for each in tensors:
-            if each.device.type == 'meta' and self.storage(each) not in self.known:
-                raise AssertionError(f'{func} waits for numbers from Python')
-        is_copy = str(func).startswith(('aten._to_copy', 'aten.copy_'))
-        if not is_copy and len({each.device.type for each in tensors if each.ndim}) > 1:
-            raise AssertionError(f'{func} mixes devices')
-        made = super().__torch_dispatch__(func, types, args, kwargs)
-        results = [each for each in tree_flatten(made)[0] if isinstance(each, torch.Tensor)]
-        is_non_blocking = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
-        if is_copy and not is_non_blocking and len({each.device for each in tensors + results}) > 1:
-            raise AssertionError(f'{func} waits for a copy to another device')
-        self.known.update((self.storage(each), each) for each in results)
-        return made
-
-
 def test_on_another_device_detects_what_waits():
     there = torch.ones(4, 5, device='meta')
     for work in (
@@ -301,6 +242,26 @@ def test_on_another_device_detects_what_waits():
     with OnAnotherDevice(there):
         there[:, 1:] + torch.ones(4).to('meta', non_blocking=True)
         there[torch.arange(2, device='meta')] * 2
+
+
+def test_color_never_waits_for_the_device():
+    """What to do is decided on the CPU, and copied in one piece per data type."""
+    crops = torch.empty(6, 3, 16, 16, device='meta')
+    copies = []
+
+    class Counting(OnAnotherDevice):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            devices = {each.device for each in tree_flatten(args)[0] if torch.is_tensor(each)}
+            self.is_paused = devices <= {torch.device('cpu')} and not kwargs
+            made = super().__torch_dispatch__(func, types, args, kwargs)
+            results = [each for each in tree_flatten(made)[0] if torch.is_tensor(each)]
+            self.known.update((self.storage(each), each) for each in results)
+            copies.extend(each for each in results if {each.device} != devices and devices)
+            return made
+
+    with Counting(crops):
+        augment_color(crops, torch.rand(6, COLOR_DRAWS) * 0.2)
+    assert [each.dtype for each in copies] == [torch.int64, torch.float32]
 
 
 @pytest.mark.slow

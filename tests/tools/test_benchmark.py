@@ -14,6 +14,7 @@ from cotap_mm.registry import MODELS, build
 from tests.downstream.test_training import ROOT, VIT, shrink
 from tests.helpers.fake_data import write_for
 from tests.helpers.tool_loading import TOOLS, load_tool
+from tests.helpers.toy_config import toy_options
 
 
 @pytest.fixture
@@ -28,6 +29,38 @@ def benchmark(tmp_path, monkeypatch, capsys):
         return capsys.readouterr().out
 
     return run
+
+
+@pytest.mark.slow
+def test_waits(tmp_path, benchmark):
+    """On a CPU there is nothing to wait for, but the iterations run."""
+    text = '_base_ = "{}"\nmodel = {!r}\ntrain_dataloader = {!r}\n'
+    crops = dict(dataset=dict(crops=dict(global_size=32, local_size=16)))
+    config = tmp_path / 'toy.py'
+    config.write_text(
+        text.format(ROOT / 'configs/cotap/demo.py', toy_options(2, 1)['model'], crops)
+    )
+    benchmark(
+        'waits',
+        str(config),
+        '--steps',
+        '2',
+        '--warmup',
+        '1',
+        '--device',
+        'cpu',
+        '--json',
+        'out.json',
+    )
+    (row,) = json.loads((tmp_path / 'out.json').read_text())['rows']
+    assert row['steps'] == 2 and row['waits a step'] == 0 and row['launches a step'] == 0
+
+
+def test_what_counts_as_a_wait(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    is_wait = importlib.import_module('benchmarks.waits').is_wait
+    assert is_wait('cudaStreamSynchronize') and is_wait('cudaMemcpy')
+    assert not is_wait('cudaMemcpyAsync') and not is_wait('cudaLaunchKernel')
 
 
 @pytest.mark.slow

@@ -88,6 +88,21 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--only', choices=['ours', 'released'], help='skip the other one')
 
 
+def add_waits(parser: argparse.ArgumentParser) -> None:
+    """How often the host waits for the GPU in training iterations that log nothing."""
+    parser.add_argument('config')
+    parser.add_argument('--batch-size', type=positive_int, default=2, help='images per branch')
+    parser.add_argument('--steps', type=positive_int, default=10, help='traced iterations')
+    parser.add_argument('--warmup', type=whole_number(0), default=3)
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=KeyValues,
+        default={},
+        help='config keys, such as default_hooks.compile.type=CompileHook',
+    )
+
+
 def add_data(parser: argparse.ArgumentParser) -> None:
     """The data pipeline: images per second on one core, compared with a plain loader."""
     parser.add_argument('images', nargs='?', help='folder of images (default: generated images)')
@@ -179,6 +194,7 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
 KINDS = dict(
     loss=add_loss,
     step=add_step,
+    waits=add_waits,
     data=add_data,
     neighbors=add_neighbors,
     eval=add_eval,

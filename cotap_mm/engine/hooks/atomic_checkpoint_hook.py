@@ -29,6 +29,7 @@ from cotap_mm.files.temporary import remove_leftovers
 from cotap_mm.registry import HOOKS
 
 from .best_checkpoints import BestCheckpointHook, describe_error, error_on_all_ranks
+from .non_finite_hook import settle_steps
 
 #: Key in MMEngine's message hub: last checkpoint whose own step was not skipped.
 _LAST_GOOD = 'last_good_ckpt'
@@ -208,6 +209,7 @@ class AtomicCheckpointHook(BestCheckpointHook):
 
     def _save_checkpoint_with_step(self, runner, step: int, meta: dict) -> None:
         self._last_try = time.monotonic()
+        settle_steps(runner)
         self._run_state = run_state.gather_run_state(
             runner.model,
             getattr(runner.train_loop, 'samples_seen', 0),

@@ -21,6 +21,8 @@ from mmengine.runner.checkpoint import _load_checkpoint
 from cotap_mm.distributed.collectives import broadcast
 from cotap_mm.files.atomic_write import atomic_write
 
+from .non_finite_hook import settle_steps
+
 
 class _NotSaved(Exception):
     """The best checkpoint could not be written; raised on all ranks."""
@@ -79,6 +81,7 @@ class BestCheckpointHook(CheckpointHook):
         return isinstance(self.file_backend, LocalBackend) and self.file_client_args is None
 
     def _save_best_checkpoint(self, runner, metrics: dict) -> None:
+        settle_steps(runner)
         if not self.save_best or not self._is_local():
             super()._save_best_checkpoint(runner, metrics)
             return

@@ -6,7 +6,7 @@ import json
 import logging
 import math
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, NamedTuple, Optional
 
 import torch
 from mmengine.dist import all_gather_object, is_main_process
@@ -15,9 +15,12 @@ from mmengine.logging import print_log
 
 from cotap_mm.distributed.collectives import broadcast, rank
 from cotap_mm.distributed.model_wrapper import unwrap
+from cotap_mm.engine.late_values import LateFlag
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import HOOKS
+
+from .deferred_info_hook import logs_now
 
 _ADVICE = (
     'lower optim_wrapper.optimizer.lr, set optim_wrapper.clip_grad=dict(max_norm=3.0), or '
@@ -30,6 +33,16 @@ class Diverged(UserError, FloatingPointError):
     """Too many steps in a row had losses or gradients that are not finite."""
 
 
+class _Step(NamedTuple):
+    """A step of which it is not known yet whether it was skipped."""
+
+    iteration: int  # counted from 1
+    skipped: LateFlag
+    data_batch: Any
+    losses: dict[str, Any]  # without their graph
+    rates: Any
+
+
 @HOOKS.register_module()
 class NonFiniteHook(Hook):
     """Report the steps that :class:`MixedPrecisionOptimWrapper` skips.
@@ -38,6 +51,9 @@ class NonFiniteHook(Hook):
     After ``patience`` skipped steps in a row the training stops on all ranks and saves a bundle
     in the work folder: ``non_finite_iter_N.json`` with losses, images and names of non-finite
     weights, and ``non_finite_iter_N_rank_R.pth`` with the batches.
+
+    Whether a step was skipped is read after the next one, so that the device never waits for the
+    host; but before a log, a checkpoint and a validation, and at the end of the training, at once.
 
     With another optimizer wrapper the first loss that is not finite stops the training.
 
@@ -57,6 +73,7 @@ class NonFiniteHook(Hook):
         self.patience = patience
         self.in_a_row = 0
         self.total = 0
+        self._last: Optional[_Step] = None
 
     def after_train_iter(
         self,
@@ -70,38 +87,70 @@ class NonFiniteHook(Hook):
         Raises:
             Diverged: If too many steps in a row were skipped.
         """
-        if not hasattr(runner.optim_wrapper, 'step_skipped'):
+        wrapper = runner.optim_wrapper
+        if not hasattr(wrapper, 'skip_flag'):
             self._check_losses(runner, outputs)
             return
-        if not runner.optim_wrapper.should_update():  # gradients are being accumulated
+        self.settle(runner)
+        if not wrapper.should_update():  # gradients are being accumulated
             return
-        if not runner.optim_wrapper.step_skipped:
+        self._last = _Step(
+            runner.iter + 1, wrapper.skip_flag, data_batch, _losses(outputs), wrapper.get_lr()
+        )
+        if logs_now(runner, batch_idx):
+            self.settle(runner)
+
+    def settle(self, runner) -> None:
+        """Read whether the last step was skipped, if that is not known yet.
+
+        All ranks must call this after the same iteration.
+
+        Raises:
+            Diverged: If too many steps in a row were skipped.
+        """
+        step, self._last = self._last, None
+        if step is None:
+            return
+        if not step.skipped.read():
             self.in_a_row = 0
             return
         self.in_a_row += 1
         self.total += 1
         runner.message_hub.update_scalar('train/skipped_steps', self.total)
-        ranks = all_gather_object(dict(losses=_losses(outputs), images=_images(data_batch)))
+        ranks = all_gather_object(
+            dict(
+                losses={name: float(value) for name, value in step.losses.items()},
+                images=_images(step.data_batch),
+            )
+        )
         print_log(
-            f'iteration {runner.iter + 1}: gradients are not finite, so the step is skipped '
+            f'iteration {step.iteration}: gradients are not finite, so the step is skipped '
             f'({self.in_a_row} in a row, {self.total} in total). '
             f'{_describe(ranks)}',
             logger='current',
             level=logging.WARNING,
         )
         if self.in_a_row >= self.patience:
-            bundle = self._save_bundle(runner, data_batch, ranks)
+            bundle = self._save_bundle(runner, step, ranks)
             raise Diverged(
-                f'iteration {runner.iter + 1}: {self.in_a_row} steps in a row had gradients that '
+                f'iteration {step.iteration}: {self.in_a_row} steps in a row had gradients that '
                 f'are not finite. Resume from the last checkpoint, and {_ADVICE}. {bundle}'
             )
+
+    def before_val(self, runner) -> None:
+        """Settle, so that a diverged training ends here."""
+        self.settle(runner)
+
+    def after_train(self, runner) -> None:
+        """Settle the last step."""
+        self.settle(runner)
 
     @staticmethod
     def _check_losses(runner, outputs: Optional[dict]) -> None:
         bad = [
-            f'{name} = {value}'
+            f'{name} = {float(value)}'
             for name, value in _losses(outputs).items()
-            if not math.isfinite(value)
+            if not math.isfinite(float(value))
         ]
         if bad:
             raise Diverged(
@@ -111,13 +160,14 @@ class NonFiniteHook(Hook):
 
     def before_train(self, runner) -> None:
         """Turn off the wrapper's own warning about skipped steps."""
-        if hasattr(runner.optim_wrapper, 'step_skipped'):
+        self._last = None
+        if hasattr(runner.optim_wrapper, 'skip_flag'):
             runner.optim_wrapper.is_watched = True
 
-    def _save_bundle(self, runner, data_batch: Any, ranks: list[dict]) -> str:
+    def _save_bundle(self, runner, step: _Step, ranks: list[dict]) -> str:
         """Write the bundle; return a sentence with its path, or why it could not be written."""
         try:
-            path = self._write_bundle(runner, data_batch, ranks)
+            path = self._write_bundle(runner, step, ranks)
             return f'{path} and the .pth files next to it contain the details'
         except (OSError, RuntimeError) as error:  # PyTorch's archive writer raises the latter
             return f'The bundle with the details could not be written ({error})'
@@ -125,10 +175,10 @@ class NonFiniteHook(Hook):
             broadcast(torch.zeros(()))
 
     @staticmethod
-    def _write_bundle(runner, data_batch: Any, ranks: list[dict]) -> Path:
-        path = Path(runner.work_dir) / f'non_finite_iter_{runner.iter + 1}.json'
+    def _write_bundle(runner, step: _Step, ranks: list[dict]) -> Path:
+        path = Path(runner.work_dir) / f'non_finite_iter_{step.iteration}.json'
         with atomic_write(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
-            torch.save(data_batch, partial)
+            torch.save(step.data_batch, partial)
         model = unwrap(runner.model)
         state = model.state_dict()  # with FSDP this is a collective
         if is_main_process():
@@ -141,10 +191,10 @@ class NonFiniteHook(Hook):
                 partial.write_text(
                     json.dumps(
                         dict(
-                            iteration=runner.iter + 1,
+                            iteration=step.iteration,
                             ranks=ranks,
                             weights_that_are_not_finite=bad,
-                            learning_rates=runner.optim_wrapper.get_lr(),
+                            learning_rates=step.rates,
                             config=runner.cfg.pretty_text,
                         ),
                         indent=1,
@@ -155,9 +205,12 @@ class NonFiniteHook(Hook):
         return path
 
 
-def _losses(outputs: Optional[dict]) -> dict[str, float]:
+def _losses(outputs: Optional[dict]) -> dict[str, Any]:
+    """Losses of a step, which may be on the device."""
     return {
-        name: float(value) for name, value in (outputs or {}).items() if name.startswith('loss')
+        name: value.detach() if isinstance(value, torch.Tensor) else value
+        for name, value in (outputs or {}).items()
+        if name.startswith('loss')
     }
 
 
@@ -187,3 +240,17 @@ def _describe(ranks: list[dict]) -> str:
         )
         parts.append(f'Rank {index}: {losses}. Images of {images or "an unknown source"}')
     return '. '.join(parts)
+
+
+def settle_steps(runner) -> None:
+    """Let each :class:`NonFiniteHook` read whether the last step was skipped, before a save.
+
+    Args:
+        runner (Runner): After a step; all ranks must call this.
+
+    Raises:
+        Diverged: If too many steps in a row were skipped.
+    """
+    for hook in runner.hooks:
+        if isinstance(hook, NonFiniteHook):
+            hook.settle(runner)

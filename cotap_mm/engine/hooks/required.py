@@ -13,6 +13,7 @@ from cotap_mm.registry import HOOKS
 
 #: Key in ``default_hooks`` -> our hook, in the order for hooks with the same priority.
 OURS = dict(
+    runtime_info='DeferredInfoHook',
     non_finite='NonFiniteHook',
     teacher='TeacherHook',
     monitor='MonitorHook',
@@ -22,9 +23,10 @@ OURS = dict(
     before_after='BeforeAfterHook',
 )
 #: Keys of MMEngine's hooks, which it adds unless a config sets them to None.
-_THEIRS = ('runtime_info', 'timer', 'sampler_seed', 'logger', 'param_scheduler')
+_THEIRS = ('timer', 'sampler_seed', 'logger', 'param_scheduler')
 _OPTIONAL = ('monitor', 'before_after', 'timer', 'logger')  # they only report
-_REPLACED = dict(checkpoint='CheckpointHook')  # hook of MMEngine that ours replaces
+# Hooks of MMEngine that ours replace.
+_REPLACED = dict(checkpoint='CheckpointHook', runtime_info='RuntimeInfoHook')
 
 
 def complete_hooks(config: Config) -> None:

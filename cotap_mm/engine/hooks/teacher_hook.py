@@ -50,13 +50,14 @@ class TeacherHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Update the teacher if the optimizer has just stepped."""
-        if not runner.optim_wrapper.should_update() or getattr(
-            runner.optim_wrapper, 'step_skipped', False
-        ):
+        """Update the teacher if the optimizer has just stepped; the device decides whether."""
+        if not runner.optim_wrapper.should_update():
             return
         model = unwrap(runner.model)
         decay = self.decay(runner.iter / max(runner.max_iters, 1))
+        skipped = getattr(runner.optim_wrapper, 'skip_flag', None)
         with full_parameters(runner.model):
-            model.teacher.update(model.student, decay)
+            model.teacher.update(
+                model.student, decay, unless=None if skipped is None else skipped.on_device
+            )
         runner.message_hub.update_scalar('train/teacher_decay', decay)

@@ -16,6 +16,7 @@ from torch import nn
 from cotap_mm.compat.low_precision_operators import allow_low_precision_operators
 from cotap_mm.deprecation import warn_renamed
 from cotap_mm.distributed.collectives import all_reduce_min
+from cotap_mm.engine.late_values import LateFlag, log_later
 from cotap_mm.registry import OPTIM_WRAPPERS
 
 
@@ -28,8 +29,9 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
     computed in float32, from the scores and attention weights on.
 
     A step with a NaN or infinite gradient is skipped: weights and optimizer state do not
-    change. Gradients are the same on all ranks, so all ranks skip it. With fused Adam on a
-    GPU the check does not wait for the device.
+    change. Gradients are the same on all ranks, so all ranks skip it. Fused optimizers, such as
+    Adam by default on a GPU, skip it on the device; with others the host waits for the check,
+    since skipping on the device would need a copy of all weights and of the optimizer's state.
 
     Groups of parameters may have ``lr_scale``, a factor of their learning rate that schedules do
     not see, and ``freeze_iters``, the number of first iterations in which they do not change; see
@@ -46,7 +48,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
 
     def __init__(self, dtype: str = 'auto', **kwargs) -> None:
         choices = ('auto', 'bfloat16', 'float16', 'float32')
-        self._is_bad: Optional[torch.Tensor] = None
+        self._skipped: Optional[LateFlag] = None  # by the last step
         self.is_watched = False  # whether a NonFiniteHook logs skipped steps
         self._num_unwatched = 0
         self.is_sharded = False  # whether gradients differ by rank, see CoTAPFSDPStrategy
@@ -89,14 +91,26 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         is_finite = torch.stack(torch._foreach_norm(grads)).sum().isfinite()
         if self.is_sharded:
             is_finite = all_reduce_min(is_finite.int()).bool()
-        self._is_bad = ~is_finite
+        self._skipped = LateFlag(~is_finite)
         if self.optimizer.defaults.get('fused'):
             # The fused kernel reads found_inf. With float16 the loss scaler sets its own.
-            self.optimizer.found_inf = self._is_bad.float()
-        elif not self.loss_scaler.is_enabled() and not is_finite:
+            self.optimizer.found_inf = self._skipped.on_device.float()
+        elif not self.loss_scaler.is_enabled() and self.step_skipped:
             return
         with self._scaled_rates():
             super().step(**kwargs)
+
+    def _clip_grad(self) -> None:
+        """Clip the gradients, and log their norm without waiting for it."""
+        params = [
+            param
+            for group in self.optimizer.param_groups
+            for param in group['params']
+            if param.requires_grad and param.grad is not None
+        ]
+        norm = self.clip_func(params, **self.clip_grad_kwargs) if params else None
+        if norm is not None:  # None if values are clipped
+            log_later(self.message_hub, f'train/{self.grad_name}', norm)
 
     def _drop_frozen_gradients(self) -> None:
         """Let groups that are still frozen keep their parameters and their optimizer state."""
@@ -132,9 +146,14 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         )
 
     @property
+    def skip_flag(self) -> Optional[LateFlag]:
+        """Whether the last optimizer step was skipped, on the device; None before the first."""
+        return self._skipped
+
+    @property
     def step_skipped(self) -> bool:
-        """Whether the last optimizer step was skipped. Waits for the device."""
-        return self._is_bad is not None and bool(self._is_bad)
+        """Whether the last optimizer step was skipped. Waits until the device has decided."""
+        return self._skipped is not None and self._skipped.read()
 
     @property
     def left_out(self) -> bool:

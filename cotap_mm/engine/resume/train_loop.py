@@ -40,6 +40,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         super().__init__(runner, *args, **kwargs)
         self.log_history = log_history
         self.samples_seen = 0
+        self._modes: list[tuple[nn.Module, bool]] = []  # after model.train()
 
     @property
     def batch_of_all_ranks(self) -> int:
@@ -93,7 +94,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
             # MMEngine's strategies count from 0 after a run is resumed.
             wrapper.initialize_count_status(self.runner.model, self._iter, self._max_iters)
         while self._iter < self._max_iters and not self.stop_training:
-            self.runner.model.train()
+            self._train_mode()
             batch = self._between_steps(lambda: next(self.dataloader_iterator))
             if self.stop_training:
                 break
@@ -108,6 +109,15 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
         return self.runner.model
+
+    def _train_mode(self) -> None:
+        """Call ``model.train()``, if anything has changed a mode since the last call.
+
+        Comparing modes takes a fraction of the time of setting them.
+        """
+        if any(module.training is not mode for module, mode in self._modes) or not self._modes:
+            self.runner.model.train()
+            self._modes = [(module, module.training) for module in self.runner.model.modules()]
 
     def _between_steps(self, act: Callable[[], T]) -> Optional[T]:
         """Return ``act()``; if a signal interrupts it, save, stop and return None."""

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from cotap_mm.ops import sample_negatives
+from cotap_mm.ops import pinned, sample_negatives
 
 
 class RandomDraws:
-    """Draws from torch's global CPU generator.
+    """Draws from torch's global CPU generator, in pinned memory if a GPU is in use.
 
     The algorithm makes every random choice here. So a test can replay recorded choices, and the
     state to save is that of one generator.
@@ -17,7 +17,7 @@ class RandomDraws:
 
     def order(self, purpose: str, count: int) -> Tensor:
         """Draw a permutation of ``count`` items, int64 (count,); ``purpose`` names its use."""
-        return torch.randperm(count)
+        return pinned(torch.randperm(count))
 
     def foreground_patches(self, foreground: Tensor, count: int) -> tuple[Tensor, Tensor]:
         """Draw foreground patches without synchronizing host and device.
@@ -30,13 +30,13 @@ class RandomDraws:
             tuple[Tensor, Tensor]: Indices (min(count, N),), foreground patches first, and the
             number of foreground patches among them (a scalar), both int64.
         """
-        keys = torch.rand(len(foreground)).to(foreground.device, non_blocking=True)
+        keys = pinned(torch.rand(len(foreground))).to(foreground.device, non_blocking=True)
         chosen = keys.masked_fill(~foreground, -1).topk(min(count, len(foreground))).indices
         return chosen, foreground[chosen].sum()
 
     def negatives(self, num_images: int, num_negatives: int) -> Tensor:
         """Draw other images for each image, see :func:`cotap_mm.ops.sample_negatives`."""
-        return sample_negatives(num_images, num_negatives)
+        return pinned(sample_negatives(num_images, num_negatives))
 
     def top_patches(self, foreground: Tensor, count: int) -> Tensor:
         """Return the indices of the ``count`` largest values of each row, (B, N) -> (B, count)."""

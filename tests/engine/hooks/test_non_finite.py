@@ -7,7 +7,9 @@ import json
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.hooks import Hook
 from mmengine.optim import build_optim_wrapper
+from mmengine.registry import HOOKS as mmengine_hooks
 
 from cotap_mm.compat.workarounds import version_numbers
 from cotap_mm.engine import NonFiniteHook
@@ -115,6 +117,59 @@ def test_too_many_in_a_row_stop_the_training(tmp_path):
     # The checkpoint before it is valid.
     state = torch.load(tmp_path / 'iter_2.pth', weights_only=True)['state_dict']
     assert all(value.isfinite().all() for value in state.values())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('checkpoint_interval', [100, 4, 6])
+def test_steps_are_judged_late(tmp_path, monkeypatch, checkpoint_interval):
+    """After the next step if nothing is logged; before a save at once: none of a diverged run."""
+    messages, seen = [], []
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.non_finite_hook.print_log',
+        lambda text, **_: messages.append((text.split(':')[0], seen[-1])),
+    )
+
+    class Notes(Hook):
+        priority = 'VERY_HIGH'
+
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append(runner.iter + 1)
+
+    mmengine_hooks.register_module(module=Notes, force=True)
+    options = {'default_hooks.logger.interval': 50, 'checkpoint_interval': checkpoint_interval}
+    with pytest.raises(FloatingPointError, match='iteration 6: 3 steps in a row'):
+        resume_work.train(
+            tmp_path,
+            8,
+            hooks=[
+                dict(type='NonFiniteHook', patience=3),
+                resume_work.poison([3, 4, 5]),
+                dict(type='Notes', _scope_='mmengine'),
+            ],
+            **options,
+        )
+    assert messages == [
+        ('iteration 4', 4 if checkpoint_interval == 4 else 5),
+        ('iteration 5', 6),
+        ('iteration 6', 6 if checkpoint_interval == 6 else 7),
+    ]
+    report = json.loads((tmp_path / 'non_finite_iter_6.json').read_text())
+    assert report['iteration'] == 6 and report['learning_rates']
+    saved = sorted(path.name for path in tmp_path.glob('iter_*.pth'))
+    assert saved == (['iter_4.pth'] if checkpoint_interval == 4 else [])
+
+
+@pytest.mark.slow
+def test_a_bad_last_step_is_reported(tmp_path, monkeypatch):
+    messages = []
+    monkeypatch.setattr(
+        'cotap_mm.engine.hooks.non_finite_hook.print_log', lambda text, **_: messages.append(text)
+    )
+    options = {'default_hooks.logger.interval': 50, 'checkpoint_interval': 100}
+    hooks = [dict(type='NonFiniteHook'), resume_work.poison([2])]
+    runner = resume_work.train(tmp_path, 3, hooks=hooks, **options)
+    assert [text.split(':')[0] for text in messages] == ['iteration 3']
+    assert runner.model.teacher.num_updates == 2
 
 
 @pytest.mark.dist

@@ -56,6 +56,45 @@ def test_one_rank_is_enough(tmp_path, monkeypatch):
     assert newest_good_checkpoint(tmp_path / 'run').name == 'iter_3.pth'
 
 
+@pytest.mark.dist
+def test_ranks_agree_every_few_steps(tmp_path, monkeypatch):
+    """The exchange starts after one step, and all ranks carry it out after the next one."""
+    monkeypatch.setenv('WORLD_SIZE', '2')
+    monkeypatch.setenv('COTAP_TEST_FOLDER', str(tmp_path / 'run'))
+    monkeypatch.setattr('cotap_mm.engine.hooks.preemption_hook._MOST_STEPS', 2)
+    found = on_two_ranks(resume_work.stopped_late, tmp_path)
+    # Exchanges start after iterations 1, 3 and 5, or with two steps in between 1, 5 and 9.
+    assert found == [[(4, True), (6, True)]] * 2
+
+
+def test_length_of_the_pause(monkeypatch):
+    """All ranks use the same step time, the longest; a signal of the meantime is not lost."""
+    monkeypatch.setattr('cotap_mm.engine.hooks.preemption_hook.world_size', lambda: 2)
+    sent, received = [], []
+    agreement = SimpleNamespace(is_running=False, start=sent.append)
+    hook = PreemptionHook(agree_seconds=2)
+    hook._agreement = agreement
+    monkeypatch.setattr(PreemptionHook, 'received', property(lambda self: ''.join(received)))
+    hook._agree(True)
+    assert sent[0][:2] == [0, 1] and len(sent[0]) == 3
+    agreement.is_running, agreement.finish = True, lambda: [0, 1, 0.5]
+    received.append('SIGTERM')
+    hook._agree(False)
+    assert hook._wishes == ('', True) and hook._steps_left == 4
+    agreement.is_running = False
+    for _ in range(4):
+        hook._agree(False)
+    assert len(sent) == 1
+    hook._agree(False)
+    assert sent[1][:2] == [2, 0]
+    for kind, name in ((1, 'SIGINT on another rank'), (2, 'SIGTERM'), (0, '')):
+        assert hook._named([kind]) == name
+    received.clear()
+    assert hook._named([2]) == 'a signal on another rank'
+    with pytest.raises(ValueError, match='agree_seconds must be at least 0, got -1'):
+        PreemptionHook(agree_seconds=-1)
+
+
 def test_exit_status(monkeypatch):
     hook = PreemptionHook()
     hub = SimpleNamespace(runtime_info={})

@@ -1,0 +1,194 @@
+"""A whole iteration with the default hooks never waits for the device, unless it is logged."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+import uuid
+from contextlib import contextmanager
+
+import pytest
+import torch
+from mmengine.hooks import Hook, RuntimeInfoHook
+from mmengine.logging import HistoryBuffer, MessageHub
+
+from cotap_mm.compat.workarounds import version_numbers
+from cotap_mm.engine.hooks import DeferredInfoHook
+from cotap_mm.engine.late_values import LateFlag, log_later
+from cotap_mm.engine.launch import runner as launch
+from cotap_mm.engine.launch.preflight import prepare
+from cotap_mm.models import data_preprocessor
+from tests.helpers.no_waiting import NoWaiting
+from tests.helpers.resume_work import tiny_config
+
+LOGGED = 20  # interval of the log
+ITERATIONS = 12  # after 6, the first losses are noted; the queues are full then
+
+
+@contextmanager
+def no_waiting(monkeypatch):
+    """Also no lists from tensors, except of color, which is decided on the CPU (another test)."""
+    mode = NoWaiting()
+
+    def augment_color(*args, **options):
+        mode.is_paused = True
+        try:
+            return plain(*args, **options)
+        finally:
+            mode.is_paused = False
+
+    def to_list(tensor):
+        raise AssertionError('tolist waits for the device')
+
+    plain = data_preprocessor.augment_color
+    with monkeypatch.context() as patched, mode:
+        patched.setattr(data_preprocessor, 'augment_color', augment_color)
+        patched.setattr(torch.Tensor, 'tolist', to_list)
+        yield
+
+
+def trained(folder, **options):
+    """Runner after a tiny training with our default hooks and a logger that logs rarely."""
+    rarely = {f'default_hooks.{name}.interval': LOGGED for name in ('logger', 'monitor')}
+    rarely['checkpoint_interval'] = 1000
+    config = tiny_config(folder, ITERATIONS, **rarely, **options)
+    config.custom_hooks = []
+    config.experiment_name = f'waits_{uuid.uuid4().hex}'
+    prepare(config)
+    runner = launch.runner_of(config)
+    runner.train()
+    return runner
+
+
+class ReadsLoss(Hook):
+    """What user code does."""
+
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        outputs['loss'].item()
+
+
+class ReadsHistory(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        runner.message_hub.get_scalar('train/loss').current()
+
+
+class ReadsFlag(Hook):
+    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
+        bool(runner.optim_wrapper.skip_flag.on_device)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    version_numbers(torch.__version__) < (2, 4), reason='on a CPU it is fused since torch 2.4'
+)
+@pytest.mark.parametrize(
+    'options',
+    [
+        {},
+        {'optim_wrapper.clip_grad': dict(max_norm=1.0), 'optim_wrapper.accumulative_counts': 2},
+    ],
+)
+def test_an_iteration_never_waits(tmp_path, monkeypatch, options):
+    runner = trained(tmp_path, **{'optim_wrapper.optimizer.fused': True, **options})
+    loop = runner.train_loop
+    batch = next(loop.dataloader_iterator)
+    runner.optim_wrapper.initialize_count_status(runner.model, ITERATIONS, 2 * LOGGED)
+    with no_waiting(monkeypatch):
+        for _ in range(4):
+            loop.run_iter(batch)
+    losses = runner.message_hub.get_scalar('train/loss').data[0]
+    assert len(losses) == ITERATIONS + 4 and all(losses > 0)
+    if options:
+        assert len(runner.message_hub.get_scalar('train/grad_norm').data[0]) == ITERATIONS / 2 + 2
+        return
+    for hook in (ReadsLoss(), ReadsHistory(), ReadsFlag(), RuntimeInfoHook()):
+        runner.hooks.append(hook)
+        with no_waiting(monkeypatch), pytest.raises(AssertionError, match='waits'):
+            loop.run_iter(batch)
+        runner.hooks.remove(hook)
+    with no_waiting(monkeypatch), pytest.raises(AssertionError, match='waits'):
+        while loop.iter < LOGGED:
+            loop.run_iter(batch)
+    assert loop.iter == LOGGED - 1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+def test_an_iteration_never_waits_for_a_real_device(tmp_path):
+    runner = trained(tmp_path)
+    batch = next(runner.train_loop.dataloader_iterator)
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        for _ in range(4):
+            runner.train_loop.run_iter(batch)
+        with pytest.raises(RuntimeError, match='synchron'):
+            runner.message_hub.get_scalar('train/loss').current()
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+
+
+def hubs():
+    return [MessageHub(f'{name}_{uuid.uuid4().hex}') for name in ('plain', 'late')]
+
+
+def values(hub):
+    return {name: [part.tolist() for part in each.data] for name, each in hub.log_scalars.items()}
+
+
+def test_late_values_are_the_same_numbers():
+    """Whatever is read in between, for all types, and with a limited length."""
+    plain, late = hubs()
+    for step in range(30):
+        for name, value in (
+            ('loss', torch.rand((), requires_grad=True)),
+            ('exact', torch.rand(1, dtype=torch.float64)),
+            ('half', torch.rand((), dtype=torch.bfloat16)),
+            ('count', torch.tensor(step)),
+            ('rate', 0.5 * step),
+        ):
+            plain.update_scalar(name, value)
+            log_later(late, name, value)
+        if step == 20:
+            plain.update_scalar('loss', 7.0)
+            late.update_scalar('loss', 7.0)  # of other code, in the right order
+        if step % 7 == 0:
+            assert late.get_scalar('loss').current() == plain.get_scalar('loss').current()
+            assert late.get_scalar('half').mean(5) == plain.get_scalar('half').mean(5)
+            for hub in (plain, late):
+                for history in hub.log_scalars.values():
+                    history.max_length = 11
+    assert values(late) == values(plain) and list(late.log_scalars) == list(plain.log_scalars)
+    for name, history in late.log_scalars.items():
+        assert history.data[0].dtype == plain.get_scalar(name).data[0].dtype
+        assert history.data[1].dtype == plain.get_scalar(name).data[1].dtype
+
+
+def test_late_values_are_saved_and_resumed_as_mmengine_expects():
+    plain, late = hubs()
+    for hub, log in ((plain, MessageHub.update_scalar), (late, log_later)):
+        log(hub, 'loss', torch.tensor(0.5))
+        log(hub, 'loss', torch.tensor(0.25))
+    saved = late.state_dict()
+    assert type(saved['log_scalars']['loss']) is HistoryBuffer
+    assert type(pickle.loads(pickle.dumps(late.get_scalar('loss')))) is HistoryBuffer
+    assert type(copy.copy(late.get_scalar('loss'))) is HistoryBuffer
+    resumed, _ = hubs()
+    resumed.load_state_dict(saved)
+    log_later(resumed, 'loss', torch.tensor(2.0))
+    plain.update_scalar('loss', torch.tensor(2.0))
+    assert values(resumed) == values(plain)
+    assert values(late)['loss'][0] == [0.5, 0.25]
+
+
+def test_unread_values_do_not_pile_up(monkeypatch):
+    monkeypatch.setattr('cotap_mm.engine.late_values._MOST', 3)
+    _, late = hubs()
+    for step in range(4):
+        log_later(late, 'loss', torch.tensor(float(step)))
+    assert len(late.log_scalars['loss']._pending._values) == 1
+    assert late.get_scalar('loss').data[0].tolist() == [0, 1, 2, 3]
+
+
+def test_the_hook_replaces_that_of_mmengine():
+    assert issubclass(DeferredInfoHook, RuntimeInfoHook)
+    assert LateFlag(torch.tensor(True)).read() and not LateFlag(torch.tensor(False)).read()
