@@ -36,9 +36,10 @@ ORDER = [
 INNER_ORDER = {
     'datasets': [
         ['sources'],
-        ['opened', 'samplers', 'training_sample', 'workers', 'wrapped'],
+        ['opened', 'samplers', 'workers', 'wrapped'],
         ['loader_watch', 'read_with_retry', 'toy', 'transforms'],
-        ['neighbors'],
+        ['decoded_images', 'neighbors'],
+        ['training_sample'],
         ['neighbor_pairs'],
     ],
     'engine': [
@@ -56,7 +57,7 @@ INNER_ORDER = {
         ['hook'],
     ],
     'models': [
-        ['step_batch'],
+        ['device_crops', 'step_batch'],
         ['modules', 'losses', 'heads', 'data_preprocessor', 'necks'],
         ['backbones'],
         ['algorithms'],
