@@ -36,9 +36,10 @@ ORDER = [
 INNER_ORDER = {
     'datasets': [
         ['permutation', 'sources'],
-        ['opened', 'samplers', 'training_sample', 'workers', 'wrapped'],
+        ['opened', 'samplers', 'workers', 'wrapped'],
         ['loader_watch', 'read_with_retry', 'toy', 'transforms'],
-        ['neighbors'],
+        ['decoded_images', 'neighbors'],
+        ['training_sample'],
         ['neighbor_pairs'],
     ],
     'engine': [
@@ -57,7 +58,7 @@ INNER_ORDER = {
         ['hook'],
     ],
     'models': [
-        ['step_batch', 'lean_saving'],
+        ['device_crops', 'step_batch', 'lean_saving'],
         ['modules', 'losses', 'heads', 'data_preprocessor', 'necks'],
         ['backbones'],
         ['algorithms'],

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Union
+from typing import Any, Optional, Union, cast
 
 import numpy as np
 import torch
+from mmengine.device import is_cuda_available
 from mmengine.logging import print_log
+from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
 from cotap_mm.datasets.neighbors.file import open_neighbors
@@ -19,14 +21,17 @@ from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
+from .decoded_images import DecodedImages, PixelStore
 from .opened import open_source
 from .read_with_retry import PATIENCE, read_with_retry, retry
 from .samplers import Visit
-from .training_sample import BranchCrops, TrainingSample
+from .training_sample import TrainingSample
+from .transforms.multi_crop import MultiCrop
 from .workers import ReadingSigns, warning_level
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
+CROP_ON = ('auto', 'worker', 'device')
 
 
 class BranchSource:
@@ -212,9 +217,14 @@ class NeighborPairs(Dataset):
             no crop is enlarged by it. Defaults to True.
         patience (float): Seconds to wait, with increasing pauses, while all images are
             unreachable, for instance on a network disk. Defaults to 3600.
+        crop_on (str): ``'worker'`` crops in the process that decodes. ``'device'`` only draws the
+            boxes; :class:`.CoTAPDataPreprocessor` crops on the training device, with the same
+            pixels. ``'auto'`` is ``'device'`` if there is a CUDA device, and if ``crops`` is a
+            :class:`MultiCrop`. Defaults to ``'worker'``; the configs have ``'auto'``.
 
     Raises:
-        ValueError: If neighbors are missing, do not fit, or are still ``'auto'``.
+        ValueError: If neighbors are missing, do not fit, or are still ``'auto'``, or ``crop_on``
+            is unknown or does not fit.
     """
 
     def __init__(
@@ -228,6 +238,7 @@ class NeighborPairs(Dataset):
         max_bad_fraction: float = 0.01,
         reduce_jpeg: bool = True,
         patience: float = PATIENCE,
+        crop_on: str = 'worker',
     ) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
@@ -240,6 +251,7 @@ class NeighborPairs(Dataset):
                     'first'
                 )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
+        self.crops_on_device = _crops_on_device(crop_on, self.crop)
         options = (
             num_neighbors,
             max_bad_fraction,
@@ -278,18 +290,57 @@ class NeighborPairs(Dataset):
         Raises:
             UserError: If too many images are bad, or all are unreachable for too long.
         """
+        return self._sample(key, PixelStore())
+
+    def __getitems__(self, keys: list[Union[int, Visit]]) -> list[TrainingSample]:
+        """Read the samples of a batch, whose decoded images share memory; for PyTorch's loader.
+
+        Args:
+            keys (list[int | Visit]): See :meth:`__getitem__`.
+
+        Returns:
+            list[TrainingSample]: In the same order.
+        """
+        if not self.crops_on_device:
+            return [self[key] for key in keys]
+        store = PixelStore()
+        return [self._sample(key, store) for key in keys]
+
+    def _sample(self, key: Union[int, Visit], store: PixelStore) -> TrainingSample:
+        """Read a sample and cut its crops, or, for the device, put its images into a store."""
         if isinstance(key, Visit):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
         else:
             index, rng = key, self._generator(key)
-        sample, decoded = {}, {}
+        sample: dict[str, Any] = {}
+        decoded: dict[int, dict[int, np.ndarray]] = {}
+        images = DecodedImages(self.crop, store) if self.crops_on_device else None
         for name, branch in self.branches.items():
             pixels = decoded.setdefault(id(branch), {})  # one source for both is read once
-            sample[name] = self._sample(branch, index % len(branch.source), rng, pixels)
+            pair = branch.draw_pair(index % len(branch.source), rng, pixels)
+            crops = self._crops(name, [image for _, image in pair], rng, images)
+            sample[name] = dict(crops, path=[branch.source.name(position) for position, _ in pair])
         for crops in sample.values():  # after all crops, whose draws must not change
             shape = (*crops['boxes'].shape[:2], COLOR_DRAWS)
             crops['color_draws'] = torch.from_numpy(rng.random(shape, dtype=np.float32))
-        return TrainingSample(patch=sample['patch'], cls=sample['cls'])
+        if images is not None:
+            sample['images'] = images
+        return cast(TrainingSample, sample)
+
+    def _crops(
+        self,
+        branch: str,
+        pair: list[np.ndarray],
+        rng: np.random.Generator,
+        images: Optional[DecodedImages],
+    ) -> dict[str, Tensor]:
+        """Crop an image and its positive, or only draw the boxes, for ``images``."""
+        if images is None:
+            parts = map(torch.stack, zip(*(self.crop(image, rng) for image in pair)))
+            return dict(zip(('global_crops', 'local_crops', 'boxes'), parts))
+        boxes = [self.crop.draw_boxes(*image.shape[:2], rng) for image in pair]
+        images.add(branch, pair, boxes)
+        return dict(boxes=torch.tensor(boxes, dtype=torch.float32))
 
     def _generator(self, index: int) -> np.random.Generator:
         """Generator with new draws for each sample, if the key is not a :class:`Visit`.
@@ -303,19 +354,13 @@ class NeighborPairs(Dataset):
         # The index is part of the seed because ranks may have the same worker seeds.
         return np.random.default_rng((seed, self._num_draws, index % len(self)))
 
-    def _sample(
-        self,
-        branch: BranchSource,
-        index: int,
-        rng: np.random.Generator,
-        decoded: dict[int, np.ndarray],
-    ) -> BranchCrops:
-        pair = branch.draw_pair(index, rng, decoded)
-        parts = [self.crop(pixels, rng) for _, pixels in pair]
-        global_crops, local_crops, boxes = (torch.stack(part) for part in zip(*parts))
-        return BranchCrops(  # type: ignore[typeddict-item]  # color_draws are added later
-            global_crops=global_crops,
-            local_crops=local_crops,
-            boxes=boxes,
-            path=[branch.source.name(position) for position, _ in pair],
+
+def _crops_on_device(crop_on: str, crop: Any) -> bool:
+    if crop_on not in CROP_ON:
+        raise ValueError(f'crop_on must be one of {CROP_ON}, got {crop_on!r}')
+    fits = isinstance(crop, MultiCrop)
+    if crop_on == 'device' and not fits:
+        raise ValueError(
+            f"crop_on='device' needs crops of MultiCrop, got {type(crop).__name__}; use 'worker'"
         )
+    return crop_on == 'device' or (crop_on == 'auto' and fits and is_cuda_available())

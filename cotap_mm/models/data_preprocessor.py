@@ -13,6 +13,7 @@ from cotap_mm.ops import COLOR_DEFAULTS, COLOR_DRAWS, augment_color, common_boxe
 from cotap_mm.ops.imagenet import IMAGENET_MEAN_255, IMAGENET_STD_255
 from cotap_mm.registry import MODELS
 
+from .device_crops import with_crops
 from .step_batch import CropsBatch, Views
 
 
@@ -64,7 +65,7 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
             ``data_samples``, None.
         """
         inputs = {}
-        for name, branch in data.items():
+        for name, branch in with_crops(data, self.device).items():
             tensors = {key: branch[key] for key in ('global_crops', 'local_crops', 'boxes')}
             draws = None
             if training and self.color is not None:

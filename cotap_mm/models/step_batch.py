@@ -6,7 +6,7 @@ V = G + L crops, g and l their sides in pixels.
 
 from __future__ import annotations
 
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from torch import Tensor
 
@@ -25,11 +25,16 @@ class Crops(_Crops, total=False):
     color_draws: Tensor  # (B, 2, V, COLOR_DRAWS) in [0, 1)
 
 
-class CropsBatch(TypedDict):
-    """Collated crops of both branches: scenes for patches, object-centered images for CLS."""
-
+class _Branches(TypedDict):
     patch: Crops
     cls: Crops
+
+
+class CropsBatch(_Branches, total=False):
+    """Collated crops of both branches: scenes for patches, object-centered images for CLS."""
+
+    # Instead of crops, see cotap_mm.datasets.decoded_images.collate_images
+    images: dict[str, Any]
 
 
 class Views(TypedDict):

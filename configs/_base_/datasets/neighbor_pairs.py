@@ -4,5 +4,5 @@ train_dataloader = dict(
     sampler=dict(type='VisitSampler'),
     worker_init_fn=dict(type='cotap_mm.start_worker'),
     collate_fn=dict(type='default_collate'),
-    dataset=dict(type='NeighborPairs', neighbors='auto'),
+    dataset=dict(type='NeighborPairs', neighbors='auto', crop_on='auto'),
 )

@@ -44,6 +44,7 @@ if MAX_IMAGE_PIXELS > 178_956_970:
     Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # Pillow rejects twice this number
 _STRIP = 1 << 20  # pixels converted at a time
 _ORIENTATION = 0x0112  # EXIF tag
+_JPEG = b'\xff\xd8\xff'  # first bytes; no other format has them
 _warned: set = set()
 
 
@@ -199,7 +200,9 @@ def to_rgb(image: Image.Image, value_range: Option = 'auto') -> np.ndarray:
 
 def _open(data: bytes) -> Image.Image:
     try:
-        image = Image.open(io.BytesIO(data), formats=decodable_formats())
+        # Pillow would ask the plugins in turn, which takes longer than to read a JPEG's header.
+        formats = ['JPEG'] if data.startswith(_JPEG) else decodable_formats()
+        image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         image = open_unusual_tiff(data, 8 * MAX_IMAGE_PIXELS)
         if image is None:

@@ -8,10 +8,10 @@ from typing import Optional
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from cotap_mm.deprecation import warn_renamed
+from cotap_mm.ops.resampling import resize_region
 from cotap_mm.registry import TRANSFORMS
 
 Box = tuple[int, int, int, int]
@@ -103,17 +103,24 @@ class MultiCrop:
             (2 + L, 4), float32; see :class:`.BranchCrops`.
         """
         boxes = self.draw_boxes(image.shape[0], image.shape[1], rng)
+        return (*self.cut(image, boxes), torch.tensor(boxes, dtype=torch.float32))
+
+    def cut(self, image: np.ndarray, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
+        """Crop and resize the image.
+
+        Args:
+            image (np.ndarray): Pixels, shape (H, W, 3), uint8.
+            boxes (Sequence[Box]): As of :meth:`draw_boxes`.
+
+        Returns:
+            tuple[Tensor, Tensor]: Global crops (2, G, G, 3) and local crops (L, S, S, 3), uint8.
+        """
         pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
-        global_crops = [
-            self._cut(pixels, box, self.global_size) for box in boxes[: self.num_global]
-        ]
-        local_crops = [self._cut(pixels, box, self.local_size) for box in boxes[self.num_global :]]
-        empty = torch.empty(0, self.local_size, self.local_size, 3, dtype=torch.uint8)
-        return (
-            torch.stack(global_crops),
-            torch.stack(local_crops) if local_crops else empty,
-            torch.tensor(boxes, dtype=torch.float32),
-        )
+        global_crops = pixels.new_empty(self.num_global, self.global_size, self.global_size, 3)
+        local_crops = pixels.new_empty(self.num_local, self.local_size, self.local_size, 3)
+        for box, crop in zip(boxes, [*global_crops, *local_crops]):
+            crop.copy_(resize_region(pixels, box, len(crop)))
+        return global_crops, local_crops
 
     def is_large_enough(self, height: int, width: int) -> bool:
         """Whether no crop of an image of this size in pixels has to be enlarged."""
@@ -203,16 +210,6 @@ class MultiCrop:
             w, h = _shrunk(w, h, scale * area)
         x, y = (x1 + x2 - w) // 2, (y1 + y2 - h) // 2
         return x, y, x + w, y + h
-
-    @staticmethod
-    def _cut(pixels: Tensor, box: Box, size: int) -> Tensor:
-        x1, y1, x2, y2 = box
-        # Directly on uint8: torchvision's resize converts to float, which is several times slower.
-        # Indexed and permuted in this order, the tensor is channels-last, and so is the result.
-        part = pixels[None, y1:y2, x1:x2].permute(0, 3, 1, 2)
-        return F.interpolate(part, size=(size, size), mode='bilinear', antialias=True)[0].permute(
-            1, 2, 0
-        )
 
 
 def _common_area(a: Box, b: Box) -> int:

@@ -9,6 +9,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from cotap_mm.evaluation.hook import Score, scores_of
+from cotap_mm.models.device_crops import first_crops
 from cotap_mm.registry import HOOKS
 
 from .monitor_hook import measure_monitors
@@ -48,7 +49,7 @@ class BeforeAfterHook(Hook):
         """Measure the initial network on crops of the first batch, and keep them."""
         if runner.iter or not isinstance(data_batch, dict) or 'patch' not in data_batch:
             return
-        crops = data_batch['patch']['global_crops'][: self.num_images, 0, 0].movedim(-1, -3)
+        crops = first_crops(data_batch, self.num_images)
         runner.message_hub.update_info(_CROPS, crops.clone())
         runner.message_hub.update_info(_BEFORE, self._monitors(runner))
 

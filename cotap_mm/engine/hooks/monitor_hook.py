@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cotap_mm.distributed.fsdp import full_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
+from cotap_mm.models.device_crops import first_crops
 from cotap_mm.registry import HOOKS
 
 # Lowest and highest value without a warning, and a suggested fix. docs/reliability.md lists the
@@ -141,7 +142,7 @@ class MonitorHook(Hook):
         model = self._model(runner)
         if not model.monitor_now:
             return
-        crops = data_batch['patch']['global_crops'][: self.num_images, 0, 0].movedim(-1, -3)
+        crops = first_crops(data_batch, self.num_images)
         values = measure_monitors(runner, crops)
         with full_parameters(runner.model):
             values['teacher_distance'] = model.teacher.distance(model.student)

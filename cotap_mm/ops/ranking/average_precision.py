@@ -9,12 +9,13 @@ Two items are *concordant* if prediction and target order them alike, and *disco
 
 from __future__ import annotations
 
-from typing import Callable, Optional
+from typing import Optional
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cotap_mm.compat.compiled import can_compile, compiled
 from cotap_mm.deprecation import warn_renamed
 
 from . import rank_pairwise, rank_sorted
@@ -54,22 +55,7 @@ def choose_method(length: int, device: torch.device) -> str:
     """Return the method that ``'auto'`` uses for a list of ``length`` items."""
     if length > LONGEST_PAIRWISE.get(device.type, LONGEST_PAIRWISE['cpu']):
         return 'sorted'
-    return 'compiled' if device.type == 'cuda' and _can_compile() else 'pairwise'
-
-
-def _can_compile() -> bool:
-    from torch.utils._triton import has_triton
-
-    return has_triton()
-
-
-def _compiled(function: Callable) -> Callable:
-    if function not in _COMPILED:
-        _COMPILED[function] = torch.compile(function, dynamic=True)
-    return _COMPILED[function]
-
-
-_COMPILED: dict[Callable, Callable] = {}
+    return 'compiled' if device.type == 'cuda' and can_compile() else 'pairwise'
 
 
 class _RankStatistics(torch.autograd.Function):
@@ -92,7 +78,7 @@ class _RankStatistics(torch.autograd.Function):
             saved = (y, target)
             statistics = rank_pairwise.pairwise_statistics
             if method == 'compiled':
-                discordance, slope, concordant = _compiled(statistics)(y, target, y, target)
+                discordance, slope, concordant = compiled(statistics)(y, target, y, target)
             else:
                 discordance, slope, concordant = rank_pairwise.in_blocks(
                     statistics, (y, target), (y, target)
@@ -115,7 +101,7 @@ class _RankStatistics(torch.autograd.Function):
             y, target = saved
             gradient = rank_pairwise.pairwise_gradient
             if ctx.method == 'compiled':
-                others = _compiled(gradient)(y, target, y, target, grad)
+                others = compiled(gradient)(y, target, y, target, grad)
             else:
                 others = rank_pairwise.in_blocks(gradient, (y, target), (y, target, grad))
         return ((own + others) / ctx.tau).to(grad.dtype), None, None, None

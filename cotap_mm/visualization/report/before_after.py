@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from torch.utils.data import default_collate
+
 from cotap_mm.datasets.sources.names import names_of
 from cotap_mm.encoders.encoder import Encoder, eval_mode
 from cotap_mm.encoders.vit import CoTAPEncoder
@@ -14,6 +16,7 @@ from cotap_mm.evaluation.protocols.dense_retrieval import (
     label_from_shares,
     retrieve_labels,
 )
+from cotap_mm.models.device_crops import with_crops
 from cotap_mm.visualization.figures.canvas import Pixels
 from cotap_mm.visualization.figures.grid import image_grid
 from cotap_mm.visualization.figures.overlays import class_legend, label_map
@@ -33,16 +36,16 @@ def add_training_crops(report: Report, dataset: Any) -> None:
         report (Report): Report to extend.
         dataset (NeighborPairs): Training data set.
     """
-    branch = dataset[0]['patch']
+    branch = with_crops(default_collate([dataset[0]]))['patch']
     images = dataset.branches['patch']
     source = images.source
-    index = names_of(source).index(branch['path'][0])
-    global_crops, local_crops = branch['global_crops'][0], branch['local_crops'][0]
+    index = names_of(source).index(branch['path'][0][0])
+    global_crops, local_crops = branch['global_crops'][0, 0], branch['local_crops'][0, 0]
     crops = [crop.numpy() for crop in (*global_crops, *local_crops)]
     sections.add_crops(
         report,
         [source.read(index, images.is_large_enough)],
-        [(crops, branch['boxes'][0])],
+        [(crops, branch['boxes'][0, 0])],
         len(global_crops),
         note='A similar image, its neighbor, is cropped in the same way.',
     )
