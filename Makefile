@@ -15,7 +15,7 @@ PYTEST_WORKERS ?= $(shell cores=$$(getconf _NPROCESSORS_ONLN); echo $$((cores < 
 PYTEST = PYTHONDONTWRITEBYTECODE= $(PYTHON) -m pytest -n $(PYTEST_WORKERS) --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo install format lint types test-fast test test-all test-faults check lock \
-	docs docs-packages serve
+	docs docs-packages serve bench bench-check
 
 help:
 	@echo 'make demo         install what is missing, train CoTAP on toy scenes, write a report'
@@ -28,6 +28,8 @@ help:
 	@echo 'make test-all     run all tests (20 minutes)'
 	@echo 'make test-faults  inject 200 random faults, and run the long versions of docs/reliability.md'
 	@echo 'make check        lint, types and all tests: what CI runs'
+	@echo 'make bench        measure all ratios of docs/performance.md, and record them (20 minutes)'
+	@echo 'make bench-check  measure them, and fail if one is worse than its last record'
 	@echo 'make docs         build the documentation in site/; fails on a broken link or a missing docstring'
 	@echo 'make serve        show the documentation at http://127.0.0.1:8000 while you write'
 	@echo 'make lock         pin and hash the installed packages in requirements/lock (needs uv)'
@@ -66,6 +68,12 @@ test-faults: install
 		tests/engine/test_killed_trainings.py tests/engine/test_soak.py
 
 check: lint types test-all
+
+bench: install
+	$(PYTHON) -W ignore tools/benchmark.py ratios --record $(BENCH_ARGS)
+
+bench-check: install
+	$(PYTHON) -W ignore tools/benchmark.py ratios --check $(BENCH_ARGS)
 
 # They need neither PyTorch nor the tests; only a missing .venv is set up as for the demo.
 docs-packages:

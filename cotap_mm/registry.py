@@ -39,8 +39,8 @@ OPTIM_WRAPPERS = _child('optimizer wrapper', root.OPTIM_WRAPPERS, _ENGINE_LOCATI
 PARAM_SCHEDULERS = _child('parameter scheduler', root.PARAM_SCHEDULERS, _ENGINE_LOCATIONS)
 MODEL_WRAPPERS = _child('model_wrapper', root.MODEL_WRAPPERS, _ENGINE_LOCATIONS)
 STRATEGIES = _child('strategy', root.STRATEGIES, _ENGINE_LOCATIONS)
-VISUALIZERS = _child('visualizer', root.VISUALIZERS, ['cotap_mm.visualization'])
-VISBACKENDS = _child('vis_backend', root.VISBACKENDS, ['cotap_mm.visualization'])
+VISUALIZERS = _child('visualizer', root.VISUALIZERS, [])
+VISBACKENDS = _child('vis_backend', root.VISBACKENDS, [])
 
 
 def build(registry: root.Registry, cfg: dict, **defaults):

@@ -6,6 +6,7 @@ r"""Benchmark parts of CoTAP, and the transfer of a pre-trained backbone to down
     python tools/benchmark.py data IMAGES
     python tools/benchmark.py neighbors
     python tools/benchmark.py operators
+    python tools/benchmark.py ratios --check
     python tools/benchmark.py transfer configs/downstream/camvid_linear.py \
         --variant random init=none --variant filter init=work_dirs/camvid_toy/iter_300.pth
 
@@ -20,6 +21,7 @@ then a loader with workers.
 neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.
 eval: the nearest-neighbor search of dense retrieval.
 operators: the stand-in for MMCV's operators, compared with the compiled ones if MMCV has them.
+ratios: one number for each part, compared with the last record of benchmarks/history.jsonl.
 transfer: trains a downstream config from several initial weights, with several seeds, and prints a
 table. Finished runs are not repeated.
 
@@ -47,7 +49,7 @@ def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
     for name, add_arguments in KINDS.items():
         own = kinds.add_parser(name, help=add_arguments.__doc__)
         add_arguments(own)
-        if name != 'transfer':
+        if name not in ('ratios', 'transfer'):
             add_device(own)
             own.add_argument('--json', type=out_file(), help='also write the results to this file')
     return parser.parse_args(argv)

@@ -12,6 +12,7 @@ from .hooks import (
     PreemptionHook,
     ScheduleLengthHook,
     TeacherHook,
+    compile_networks,
     compile_parts,
 )
 from .optim.layer_decay import LayerDecayOptimWrapperConstructor
@@ -32,5 +33,6 @@ __all__ = [
     'AtomicCheckpointHook',
     'ScheduleLengthHook',
     'TeacherHook',
+    'compile_networks',
     'compile_parts',
 ]

@@ -8,8 +8,9 @@ import pytest
 import torch
 from torch.utils._pytree import tree_flatten
 
-from cotap_mm.engine import compile_parts
+from cotap_mm.engine import compile_networks, compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
+from cotap_mm.models.backbones import checkpointing
 from cotap_mm.models.modules import AssignmentQueue
 from cotap_mm.ops import COLOR_DRAWS, augment_color, cls_through_block, spherical_kmeans
 from tests.helpers.no_waiting import NoWaiting, OnAnotherDevice
@@ -65,6 +66,7 @@ def modern():
     [
         dict(with_cp=True),
         dict(with_cp='mlp'),
+        dict(with_cp='products'),
         dict(channels_last=True),
         dict(fused_attention=False),
     ],
@@ -74,7 +76,11 @@ def test_backbone_keys_change_nothing(plain, options):
 
 
 @pytest.mark.parametrize(
-    'options', [dict(with_cp=True), dict(with_cp='mlp'), dict(fused_attention=False)]
+    'options',
+    [
+        *(dict(with_cp=mode) for mode in (True, 'mlp', 'products')),
+        dict(fused_attention=False),
+    ],
 )
 def test_backbone_keys_change_nothing_with_registers_and_rope(modern, options):
     assert_same(losses_and_gradients(warm_model(**MODERN, **options)), modern)
@@ -95,7 +101,7 @@ def test_compiled_parts_change_nothing(plain, modern, with_cp, parts, is_modern)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('with_cp', [False, True, 'mlp'])
+@pytest.mark.parametrize('with_cp', [False, True, 'mlp', 'products'])
 def test_a_backbone_is_one_graph(with_cp):
     """Registers, rotary positions and activation checkpointing do not break it."""
     vit, images = warm_model(**MODERN, with_cp=with_cp).backbone, torch.randn(2, 3, 32, 32)
@@ -111,7 +117,68 @@ def test_a_backbone_is_one_graph(with_cp):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize('with_cp, runs', [(False, 1), ('mlp', 2), (True, 2)])
+@pytest.mark.slow
+@pytest.mark.parametrize('is_modern', [False, True])
+@pytest.mark.parametrize('with_cp', [False, True])
+def test_compiled_networks_change_nothing(plain, modern, with_cp, is_modern):
+    """Each forward pass is one graph, from crops to scores, that all steps use."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def count(module, inputs):
+        graphs.append(len(list(module.graph.nodes)))
+        return module.forward
+
+    model = warm_model(**(MODERN if is_modern else {}), with_cp=with_cp)
+    names = set(model.state_dict())
+    assert compile_networks(model, backend=count, dynamic=False, fullgraph=True) == 3
+    assert_same(losses_and_gradients(model), modern if is_modern else plain)
+    assert len(graphs) == 3 and min(graphs) > 50
+    losses_and_gradients(model)
+    assert len(graphs) == 3  # nothing is compiled again
+    assert set(model.state_dict()) == names
+
+
+def matrix_products(work):
+    """Number of matrix products and attentions, and of other operators, in forward and backward."""
+    seen = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(function)
+            return function(*args, **(kwargs or {}))
+
+    with Count():
+        work()
+    products = [f for f in seen if f in checkpointing._products()]
+    return len(products), len(seen) - len(products)
+
+
+def test_products_are_not_recomputed():
+    """``with_cp='products'`` repeats everything else in the backward pass."""
+    block = warm_model().backbone.layers[1]
+    tokens = torch.randn(2, 5, block.embed_dims, requires_grad=True)
+    found = {}
+    for mode in (False, True, 'products'):
+
+        def step(mode=mode):
+            checkpointing.run_block(mode, block, tokens, None).sum().backward()
+
+        step()  # MKL and the like are ready
+        found[mode] = matrix_products(step)
+    assert found['products'][0] == found[False][0] < found[True][0]
+    assert found[False][1] < found['products'][1]
+
+
+def test_an_unknown_recomputation_is_reported(monkeypatch):
+    with pytest.raises(ValueError, match="must be False, True, 'mlp' or 'products', got 'all'"):
+        DINOViT(with_cp='all')
+    monkeypatch.delattr(checkpointing.torch_checkpoint, 'CheckpointPolicy')
+    with pytest.raises(ValueError, match="'products' requires PyTorch 2.4, this is "):
+        DINOViT(with_cp='products')
+
+
+@pytest.mark.parametrize('with_cp, runs', [(False, 1), ('mlp', 2), (True, 2), ('products', 2)])
 def test_checkpointing_runs_the_mlp_again(with_cp, runs):
     model = warm_model(with_cp=with_cp)
     calls = []
@@ -120,8 +187,6 @@ def test_checkpointing_runs_the_mlp_again(with_cp, runs):
     tokens = torch.randn(2, 5, block.embed_dims, requires_grad=True)
     model.backbone.run_block(block, tokens).sum().backward()
     assert len(calls) == runs
-    with pytest.raises(ValueError, match="with_cp must be False, True or 'mlp', got 'all'"):
-        DINOViT(with_cp='all')
 
 
 @pytest.mark.parametrize('options', [{}, dict(num_registers=2, rope=dict(theta=50.0))])

@@ -190,6 +190,28 @@ def add_transfer(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--work-dir', type=out_folder, help='work_dirs/transfer/CONFIG by default')
 
 
+def add_ratios(parser: argparse.ArgumentParser) -> None:
+    """Ratios of CPU time to bounds and to other implementations, and what became worse."""
+    parser.add_argument(
+        '--only', nargs='+', metavar='NAME', help='ratios to measure (default: all)'
+    )
+    parser.add_argument('--runs', type=positive_int, default=5, help='turns of both sides')
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        '--record',
+        action='store_true',
+        help='append the ratios to --history and write them into --page (default: only print)',
+    )
+    what.add_argument(
+        '--check',
+        action='store_true',
+        help='end with status 1 if a ratio is worse than its last record by more than 10%% and '
+        'more than both spread (default: only print)',
+    )
+    parser.add_argument('--history', default='benchmarks/history.jsonl', help='records of ratios')
+    parser.add_argument('--page', default='docs/performance.md', help='page with their table')
+
+
 #: Name of the benchmark, which is also that of its module -> function that adds its options.
 KINDS = dict(
     loss=add_loss,
@@ -198,6 +220,7 @@ KINDS = dict(
     data=add_data,
     neighbors=add_neighbors,
     eval=add_eval,
+    ratios=add_ratios,
     operators=add_operators,
     transfer=add_transfer,
 )

@@ -45,17 +45,25 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def seconds_of(work: Callable[[], Any], device: str = 'cpu') -> float:
-    """Wall time of one call."""
+def seconds_of(
+    work: Callable[[], Any],
+    device: str = 'cpu',
+    clock: Callable[[], float] = time.perf_counter,
+) -> float:
+    """Time of one call; wall time, unless there is another ``clock``."""
     synchronize(device)
-    start = time.perf_counter()
+    start = clock()
     work()
     synchronize(device)
-    return time.perf_counter() - start
+    return clock() - start
 
 
 def take_turns(
-    candidates: dict[str, Callable[[], Any]], runs: int = 5, warmup: int = 1, device: str = 'cpu'
+    candidates: dict[str, Callable[[], Any]],
+    runs: int = 5,
+    warmup: int = 1,
+    device: str = 'cpu',
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, Times]:
     """Time candidates in alternation, so that a disturbance hits all of them.
 
@@ -64,11 +72,12 @@ def take_turns(
         runs (int): Measured runs of each. Defaults to 5.
         warmup (int): Runs of each that are not measured. Defaults to 1.
         device (str): Where the work happens. Defaults to 'cpu'.
+        clock (callable): Returns seconds. Defaults to wall time.
     """
     found: dict[str, list[float]] = {name: [] for name in candidates}
     for index in range(warmup + runs):
         for name, work in candidates.items():
-            seconds = seconds_of(work, device)
+            seconds = seconds_of(work, device, clock)
             if index >= warmup:
                 found[name].append(seconds)
     return {name: Times(each) for name, each in found.items()}

@@ -15,22 +15,33 @@ from cotap_mm.registry import HOOKS
 
 @HOOKS.register_module()
 class CompileHook(Hook):
-    """Compile the transformer blocks and heads of student and teacher before training.
+    """Compile parts of student and teacher before training.
 
-    Each block is compiled on its own, not the whole step: blocks have the same code, so one
-    compilation per input shape serves all of them, and hooks, queues and collectives stay plain
-    Python. Names in the checkpoint do not change. The first step of each crop size is slow.
+    By default each block and each head is compiled on its own: blocks have the same code, so one
+    compilation per input shape serves all of them. ``scope='networks'`` makes one graph of the
+    whole forward pass of a network, from crops to scores; it takes longer to compile, and allows
+    ``mode='reduce-overhead'``, which replays the kernels of a pass as a CUDA graph. In both cases
+    hooks, queues, losses and collectives stay plain Python, and names in the checkpoint do not
+    change. The first step of each crop size is slow.
 
-    ``--cfg-options default_hooks.compile.type=CompileHook`` enables it.
+    ``--cfg-options default_hooks.compile.type=CompileHook`` enables it, and
+    ``default_hooks.compile.scope=networks`` sets the scope.
 
     Args:
+        scope (str): ``'blocks'`` or ``'networks'``. Defaults to ``'blocks'``.
         **options: Arguments of ``torch.compile``, such as ``backend`` or
             ``mode='max-autotune-no-cudagraphs'``. ``dynamic`` defaults to False.
+
+    Raises:
+        ValueError: If ``scope`` is unknown.
     """
 
     priority = 'VERY_HIGH'
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, scope: str = 'blocks', **options: Any) -> None:
+        if scope not in SCOPES:
+            raise ValueError(f'scope must be one of {sorted(SCOPES)}, got {scope!r}')
+        self.scope = scope
         self.options = dict(dynamic=False, **options)
 
     def before_train(self, runner) -> None:
@@ -41,11 +52,16 @@ class CompileHook(Hook):
         """
         require_unsharded(runner.model, 'CompileHook')
         model = unwrap(runner.model)
-        count = compile_parts(model, **self.options)
+        count = SCOPES[self.scope](model, **self.options)
         print_log(
             f'torch.compile: {count} parts of student and teacher; the first steps will be slow',
             logger='current',
         )
+
+    def before_train_iter(self, runner, batch_idx: int, data_batch=None) -> None:
+        """Let CUDA graphs reuse the memory of the last step."""
+        if self.scope == 'networks' and torch.cuda.is_available():
+            torch.compiler.cudagraph_mark_step_begin()
 
 
 #: Compilations of a piece of code before PyTorch runs it without. With ``with_cp='mlp'``, an MLP is
@@ -68,3 +84,16 @@ def compile_parts(model, **options: Any) -> int:
     for part in parts:
         part.compile(**options)
     return len(parts)
+
+
+def compile_networks(model, **options: Any) -> int:
+    """Compile the forward passes of a :class:`CoTAP`; return their number.
+
+    There are three: the teacher's, and the student's on global and on local crops.
+    """
+    model.run_network = torch.compile(model.run_network, **options)
+    return 3
+
+
+#: Option ``scope`` of :class:`CompileHook` -> what compiles.
+SCOPES = dict(blocks=compile_parts, networks=compile_networks)

@@ -29,7 +29,7 @@ from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
 
 from .inference import FeatureExtractionMixin
-from .scores import BranchScores, ClsScores, PatchScores, head_scores
+from .scores import BranchScores, ClsScores, PatchScores, run_network
 
 
 @MODELS.register_module()
@@ -118,6 +118,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             )
         self._freeze_untrained_parts()
         self.draws = RandomDraws()
+        self.run_network = run_network  # CompileHook replaces it
         self.monitor_now = False  # set by the monitor hook for the steps that it logs
 
     def _freeze_untrained_parts(self) -> None:
@@ -203,11 +204,10 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
     @torch.no_grad()
     def _score_teacher(self, views: ViewsBatch) -> tuple[BranchScores, Optional[Tensor]]:
         batch = CropBatch(views, 'teacher_global')
-        backbone = self.teacher.backbone
-        entering, grid = backbone.forward_entering(batch.concatenated())
-        scores, foreground = head_scores(self.teacher, batch, entering, grid), None
+        (entering, grid, scores), foreground = self.run_network(self.teacher, batch), None
         if 'patch' in scores:
-            foreground = self.masking(backbone, batch.rows_of('patch', entering), grid)
+            rows = batch.rows_of('patch', entering)
+            foreground = self.masking(self.teacher.backbone, rows, grid)
             foreground = batch.unflatten('patch', foreground)
         return scores, foreground
 
@@ -216,13 +216,13 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         batch = CropBatch(views, key)
         if not batch:
             return {}
-        entering, grid = self.backbone.forward_entering(batch.concatenated())
+        with_tokens = is_global and 'gram' in self.losses
+        entering, grid, scores = self.run_network(self, batch, with_tokens)
         if is_global and 'prototype_entropy' in self.losses:
             patches = patch_tokens(batch.rows_of('cls', entering), grid)
             order = self.draws.order('template_bank', len(patches))
             self.template_bank.collect(patches, grid, order)
-        with_tokens = is_global and 'gram' in self.losses
-        return head_scores(self, batch, entering, grid, with_tokens)
+        return scores
 
     def _patch_losses(self, patch: PatchScores, views: Views) -> dict[str, Tensor]:
         results, foreground = {}, patch.foreground

@@ -23,11 +23,31 @@ class PatchScores(NamedTuple):
     tokens: Optional[Tensor] = None  # (I * G, N, d), patches that leave the student's backbone
 
 
+class NetworkOutput(NamedTuple):
+    """What one network makes of the crops of a step."""
+
+    entering: Tensor  # (crops, 1 + R + N, d), tokens entering the last block
+    grid: tuple[int, int]  # H, W with H*W = N
+    scores: BranchScores
+
+
 class ClsScores(NamedTuple):
     """Scores of the CLS branch in one step; I = 2B images and positives."""
 
     student: Tensor  # (I, V, K), global crops first
     teacher: Tensor  # (I, G, K)
+
+
+def run_network(net, batch: CropBatch, with_tokens: bool = False) -> NetworkOutput:
+    """Run backbone, filter and heads on crops; ``torch.compile`` makes one graph of it.
+
+    Args:
+        net (nn.Module): Student or teacher, with ``backbone``, ``neck`` and ``head``.
+        batch (CropBatch): The crops.
+        with_tokens (bool): See :func:`head_scores`. Defaults to False.
+    """
+    entering, grid = net.backbone.forward_entering(batch.concatenated())
+    return NetworkOutput(entering, grid, head_scores(net, batch, entering, grid, with_tokens))
 
 
 def head_scores(

@@ -10,7 +10,6 @@ from mmengine.model.weight_init import trunc_normal_
 from mmpretrain.models import VisionTransformer
 from mmpretrain.models.utils.attention import scaled_dot_product_attention_pyimpl
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from cotap_mm.ops import (
     Rotation,
@@ -25,6 +24,7 @@ from cotap_mm.weights import init_then_load
 from cotap_mm.weights.zoo import REQUIRED, architecture
 
 from .blocks import Block
+from .checkpointing import check_mode, run_block
 from .rotary import RotaryPositions
 
 _MOST_REGISTERS = 16
@@ -56,7 +56,9 @@ class DINOViT(VisionTransformer):
         patch_size (int): Patch size in pixels. Defaults to 16.
         with_cp (bool | str): Whether to recompute each block in the backward pass to save memory
             (activation checkpointing). ``'mlp'`` recomputes only the MLP of each block, which saves
-            most of the memory for a third of the operations. Defaults to False.
+            most of the memory for a third of the operations. ``'products'`` (PyTorch >= 2.4)
+            keeps the results of matrix products and attention, and recomputes the rest: norms,
+            activations, sums. Defaults to False.
         fused_attention (bool): Whether to use PyTorch's scaled_dot_product_attention, which never
             holds the attention weights. The result is the same. Defaults to True.
         channels_last (bool): Whether the patch embedding uses the channels-last memory format. The
@@ -86,8 +88,7 @@ class DINOViT(VisionTransformer):
         pos_resize: Optional[str] = None,
         **kwargs: Any,
     ) -> None:
-        if with_cp not in (False, True, 'mlp'):
-            raise ValueError(f"with_cp must be False, True or 'mlp', got {with_cp!r}")
+        check_mode(with_cp)
         if kwargs.pop('final_norm', False):
             raise ValueError(
                 'DINOViT has no final norm: the filter works on the raw output of '
@@ -204,14 +205,7 @@ class DINOViT(VisionTransformer):
         self, block: nn.Module, tokens: Tensor, rotation: Optional[Rotation] = None
     ) -> Tensor:
         """Run a block, with activation checkpointing if ``with_cp`` is set."""
-        if not self.with_cp or not tokens.requires_grad:
-            return block(tokens, rotation)
-        if self.with_cp != 'mlp':
-            return checkpoint(block, tokens, rotation, use_reentrant=False)
-        tokens = tokens + block.attn(block.ln1(tokens), rotation)
-        return checkpoint(
-            lambda x: block.ffn(block.ln2(x), identity=x), tokens, use_reentrant=False
-        )
+        return run_block(self.with_cp, block, tokens, rotation)
 
     def forward_tokens(self, images: Tensor) -> tuple[Tensor, Tensor, tuple[int, int]]:
         """Compute the tokens entering and leaving the last block.

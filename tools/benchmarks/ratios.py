@@ -1,0 +1,256 @@
+"""Ratios that say how far from a bound each part is, and their history."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Callable, NamedTuple, Optional
+
+import torch
+from torch import Tensor
+
+from cotap_mm.command_line.table import markdown_table
+from cotap_mm.datasets import ImageList, MultiCrop, search_neighbors
+from cotap_mm.environment import environment_info
+from cotap_mm.ops.nearest import nearest
+
+from . import data, history, loss, measuring, startup, step
+
+TOOLS = Path(__file__).resolve().parent.parent
+Work = Callable[[], Any]
+Clock = Callable[[], float]
+
+
+class Ratio(NamedTuple):
+    """One ratio; smaller is better.
+
+    Attributes:
+        name (str): Key in the history.
+        text (str): What is divided by what.
+        goal (float, optional): Largest value that is aimed at.
+        measure (callable): Gets a temporary folder and the number of runs; returns the ratio of
+            each run.
+    """
+
+    name: str
+    text: str
+    goal: Optional[float]
+    measure: Callable[[Path, int], list[float]]
+
+
+def in_turns(work: Work, base: Work, runs: int, clock: Clock = time.process_time) -> list[float]:
+    """CPU time of some work divided by that of another, for each of several turns."""
+    times = measuring.take_turns(dict(work=work, base=base), runs, clock=clock)
+    return [a / b for a, b in zip(times['work'].seconds, times['base'].seconds)]
+
+
+def _process(words: list[str], base: list[str], runs: int) -> list[float]:
+    return in_turns(
+        lambda: startup.run_python(words),
+        lambda: startup.run_python(base),
+        runs,
+        startup.time_of_children,
+    )
+
+
+def import_package(folder: Path, runs: int) -> list[float]:
+    return _process(['-c', 'import cotap_mm'], ['-c', 'import torch'], runs)
+
+
+def show_help(folder: Path, runs: int) -> list[float]:
+    return _process([str(TOOLS / 'train.py'), '--help'], ['-c', 'import torch'], runs)
+
+
+def first_step(folder: Path, runs: int) -> list[float]:
+    data.make_images(folder, 24, 240, 320)
+    config = TOOLS.parent / 'configs' / 'cotap' / 'vits_folder.py'
+    words = ['', str(config), '--images', str(folder), '--init', 'none']
+    words += ['--work-dir', str(folder / 'ours'), '--cfg-options', 'train_dataloader.num_workers=0']
+    return in_turns(
+        lambda: startup.run_code(startup.TRAIN, *words),
+        lambda: startup.run_code(startup.BARE, str(folder / 'bare')),
+        runs,
+        startup.time_of_children,
+    )
+
+
+def _step_arguments(config: str) -> argparse.Namespace:
+    return argparse.Namespace(
+        config=config, batch_size=2, device='cpu', dtype='auto', compile=False, cfg_options={}
+    )
+
+
+def step_time(folder: Path, runs: int) -> list[float]:
+    args = _step_arguments('configs/cotap/vits_coco.py')
+    return in_turns(step.prepare(args, 'ours')[0], step.prepare(args, 'released')[0], runs)
+
+
+def step_memory(folder: Path, runs: int) -> list[float]:
+    args = _step_arguments('configs/cotap/vits_coco.py')
+    ours, released = (measuring.peak_memory(step.peak, args, kind) for kind in ('ours', 'released'))
+    return [ours / released]
+
+
+def step_products(folder: Path, runs: int) -> list[float]:
+    """The step, against its operations at the speed of one large product."""
+    work = step.prepare(_step_arguments('configs/cotap/vits_coco.py'), 'ours')[0]
+    operations = step.count_flops(work, 'cpu')
+    size = 2048
+    a, b = torch.randn(size, size), torch.randn(size, size)
+    times = measuring.take_turns(dict(work=work, base=lambda: a @ b), runs, clock=time.process_time)
+    return [
+        seconds / (operations / (2 * size**3) * base)
+        for seconds, base in zip(times['work'].seconds, times['base'].seconds)
+    ]
+
+
+def crops(height: int, width: int) -> Callable[[Path, int], list[float]]:
+    """From an image file to its crops, against decoding it."""
+
+    def measure(folder: Path, runs: int) -> list[float]:
+        data.make_images(folder, 32, height, width)
+        ways = data.works(sorted(folder.glob('*.jpg')), MultiCrop())
+        return in_turns(ways['ours'], ways['decoding alone'], runs)
+
+    return measure
+
+
+def ranking(folder: Path, runs: int) -> list[float]:
+    return in_turns(loss.make('sorted', 4200, 'cpu'), loss.make('plain', 4200, 'cpu'), runs)
+
+
+def _unit_rows(count: int, width: int) -> Tensor:
+    generator = torch.Generator().manual_seed(count)
+    return torch.nn.functional.normalize(torch.randn(count, width, generator=generator))
+
+
+def products(queries: Tensor, memory: Tensor, block: int = 1024) -> Work:
+    """The products of a search alone, in blocks that fit the caches."""
+
+    def work() -> None:
+        for rows in queries.split(block):
+            for part in memory.split(block):
+                rows @ part.T
+
+    return work
+
+
+def image_search(folder: Path, runs: int) -> list[float]:
+    features = _unit_rows(16_384, 384)
+
+    def search() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # progress bars
+            search_neighbors(features, 7, 'cpu')
+
+    return in_turns(search, products(features, features), runs)
+
+
+def patch_search(folder: Path, runs: int) -> list[float]:
+    queries, memory = _unit_rows(4096, 768), _unit_rows(40_000, 768)
+    return in_turns(lambda: nearest(queries, memory, 30), products(queries, memory), runs)
+
+
+def listing(folder: Path, runs: int) -> list[float]:
+    for index in range(20_000):
+        parent = folder / f'{index // 1000:03d}'
+        parent.mkdir(exist_ok=True)
+        (parent / f'{index:06d}.jpg').touch()
+
+    def scan() -> list[str]:
+        return sorted(
+            f'{parent.name}/{entry.name}'
+            for parent in os.scandir(folder)
+            for entry in os.scandir(parent)
+        )
+
+    return in_turns(lambda: ImageList(folder), scan, runs)
+
+
+RATIOS = (
+    Ratio('import', '`import cotap_mm` / `import torch`', 1.15, import_package),
+    Ratio('help', '`train.py --help` / `import torch`', 0.2, show_help),
+    Ratio(
+        'first_step',
+        '`train.py` until the first step / two ViT-S in a bare MMEngine Runner',
+        1.3,
+        first_step,
+    ),
+    Ratio(
+        'step_time',
+        'training step, ViT-S, 2 images a branch / restatement of the released one',
+        None,
+        step_time,
+    ),
+    Ratio('step_memory', 'peak memory of the two', 0.6, step_memory),
+    Ratio(
+        'step_products',
+        'training step / its operations at the speed of one large matrix product',
+        None,
+        step_products,
+    ),
+    Ratio('crops_480x640', 'image file to crops, 640 x 480 px / decoding', 1.3, crops(480, 640)),
+    Ratio('crops_360x480', 'image file to crops, 480 x 360 px / decoding', 1.3, crops(360, 480)),
+    Ratio('ranking_loss', 'ranking loss of 4,200 pairs, sorted / all pairs', None, ranking),
+    Ratio(
+        'image_search', 'neighbor search, 16,384 images / its matrix products', 1.15, image_search
+    ),
+    Ratio(
+        'patch_search', 'dense retrieval, 40,000 patches / its matrix products', 1.1, patch_search
+    ),
+    Ratio('listing', 'list 20,000 images / `os.scandir`', None, listing),
+)
+
+
+def measure_all(names: list[str], runs: int) -> dict[str, history.Value]:
+    """Measure ratios by their names."""
+    found: dict[str, history.Value] = {}
+    for ratio in RATIOS:
+        if ratio.name in names:
+            with tempfile.TemporaryDirectory() as folder:
+                values = ratio.measure(Path(folder), runs)
+            median = statistics.median(values)
+            spread = max(abs(value - median) for value in values) / median
+            found[ratio.name] = history.Value(round(median, 4), round(spread, 4), len(values))
+            print(f'{ratio.text}: {median:.3f} ± {spread:.0%}', flush=True)
+    return found
+
+
+def page_text(records: list[dict[str, Any]]) -> str:
+    """Markdown table of the last value of each ratio, with where and when it was measured."""
+    last = {key: (value, each) for each in records for key, value in each['ratios'].items()}
+    rows = []
+    for ratio in RATIOS:
+        if ratio.name in last:
+            value, record = last[ratio.name]
+            goal = '-' if ratio.goal is None else f'{ratio.goal:g}'
+            numbers = f'{value.ratio:.2f}', f'± {value.spread:.0%}', goal
+            rows.append((ratio.text, *numbers, record['date']))
+    where = records[-1]
+    machine = f'{where["machine"]}, Python {where["python"]}, torch {where["torch"]}'
+    lines = markdown_table(['CPU time of', 'ratio', 'spread', 'goal', 'date'], rows)
+    return f'{lines}\n\nMachine of the last record: {machine}.'
+
+
+def run(args: argparse.Namespace) -> None:
+    torch.set_num_threads(1)
+    os.environ['OMP_NUM_THREADS'] = '1'  # for the processes that are started
+    known = [ratio.name for ratio in RATIOS]
+    unknown = sorted(set(args.only or ()) - set(known))
+    if unknown:
+        raise ValueError(f'--only must name some of {known}, got {unknown}')
+    path = Path(args.history)
+    before = history.latest(path)  # a damaged file is reported before minutes are spent
+    found = measure_all(args.only or known, args.runs)
+    if args.record:
+        history.append(path, dict(environment_info(), ratios=found))
+        history.fill_page(Path(args.page), page_text(history.read(path)))
+    rows, worse = history.compare(before, found)
+    print(markdown_table(['ratio', 'last record', 'now', 'limit', 'verdict'], rows, align=True))
+    if worse and args.check:
+        raise SystemExit(f'error: worse than the last record in {path}: {", ".join(worse)}')
