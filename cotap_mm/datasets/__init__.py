@@ -11,6 +11,8 @@ from .sources.files import ImageList
 from .sources.open import image_source, open_images
 from .sources.packed import PackedImages, pack_images
 from .sources.protocol import ImageSource
+from .sources.shards.images import ShardedImages
+from .sources.shards.pack import pack_shards
 from .toy.folder import write_toy_scenes
 from .toy.scenes import ToyScenes
 from .training_sample import TrainingSample
@@ -25,6 +27,7 @@ __all__ = [
     'MultiCrop',
     'NeighborPairs',
     'PackedImages',
+    'ShardedImages',
     'ToyScenes',
     'TrainingSample',
     'Visit',
@@ -34,6 +37,7 @@ __all__ = [
     'load_neighbors',
     'open_images',
     'pack_images',
+    'pack_shards',
     'read_image',
     'save_neighbors',
     'search_neighbors',
