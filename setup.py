@@ -76,6 +76,8 @@ EXTRAS = {
     'pack': read_requirements('pack'),
     'viewer': read_requirements('viewer'),
     'timm': ['timm'],
+    's3': ['s3fs'],  # images in an object store
+    'gs': ['gcsfs'],
     'embed': ['pyarrow', 'zarr'],  # formats of cotap embed besides *.npz
     'export': ['safetensors', 'onnx'],
     'faiss': ['faiss-cpu'],

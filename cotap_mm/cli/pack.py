@@ -1,22 +1,23 @@
-"""Pack a folder of images into one file, for file systems that are slow with millions of files.
+"""Pack a folder of images into one file, or into tar shards for very many images and object stores.
 
     cotap pack --images data/imagenet/train --out data/imagenet_train.lmdb
+    cotap pack --images data/imagenet/train --out data/imagenet_shards --shard-size 256MB
     cotap train configs/cotap/vits_folder.py --images data/imagenet_train.lmdb
 
-Files are copied unchanged. Training on the packed file draws the same samples as training on the
-folder; neighbor files fit both. To resume an interrupted run, start it again.
+Files are copied unchanged. Training on the packed file or the shards draws the same samples as
+training on the folder; neighbor files fit all of them. To resume an interrupted run, start it
+again. Shards are tar files of the WebDataset format, which can be copied to an object store.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from typing import Optional
 
-from cotap_mm.command_line.arguments import Parser, out_file, positive_int
+from cotap_mm.command_line.arguments import Parser, out_path, positive_int, size_in_bytes
 from cotap_mm.command_line.shared_options import add_ann_file, add_images
-from cotap_mm.command_line.tool import report_user_errors, slow_imports, tool
-from cotap_mm.files.overwrite import add_overwrite, check_replaceable
+from cotap_mm.command_line.tool import slow_imports, tool
+from cotap_mm.files.overwrite import add_overwrite
 
 
 def build_parser() -> Parser:
@@ -25,14 +26,30 @@ def build_parser() -> Parser:
     add_images(parser, 'folder of images (read recursively), text list, COCO json')
     parser.add_argument(
         '--out',
-        type=out_file(),
+        type=out_path,
         required=True,
-        help='file to write, *.lmdb; replaces an existing packed file',
+        metavar='PATH',
+        help='file *.lmdb, which replaces an existing packed file, or folder of shards to write '
+        '(required)',
+    )
+    parser.add_argument(
+        '--format',
+        choices=('lmdb', 'tar'),
+        help='one LMDB file, or tar shards (default: tar if --out has no suffix, else lmdb)',
+    )
+    parser.add_argument(
+        '--shard-size',
+        type=size_in_bytes,
+        metavar='SIZE',
+        help='largest size of a shard, such as 256MB or 1GB (default: 256MB)',
     )
     add_overwrite(parser)
     add_ann_file(parser)
     parser.add_argument(
-        '--threads', type=positive_int, default=8, help='number of files read in parallel'
+        '--threads',
+        type=positive_int,
+        default=8,
+        help='number of files that are read, or of shards that are written, in parallel',
     )
     return parser
 
@@ -47,17 +64,6 @@ def main(argv: Optional[list[str]] = None) -> None:
     """Run the command."""
     args = parse_args(argv)
     with slow_imports():
-        from cotap_mm.datasets import ImageList, pack_images
-        from cotap_mm.datasets.sources.packed import is_packed_file
+        from cotap_mm.commands.pack import run
 
-    with report_user_errors():
-        check_replaceable(args.out, is_packed_file, 'a file of packed images', args.overwrite)
-        source = ImageList(args.images, args.ann_file)
-        failed = pack_images(source, args.out, args.threads)
-    size = os.path.getsize(args.out) / 2**30
-    print(f'\n{len(source)} images -> {args.out}, {size:.2f} GB')
-    if failed:
-        print(
-            f'{len(failed)} of them could not be read and will count as bad images:\n  '
-            + '\n  '.join(failed[:20])
-        )
+    run(args)

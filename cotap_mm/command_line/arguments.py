@@ -294,6 +294,17 @@ positive_int = whole_number(1)
 named('NUMBER', positive_float)
 
 
+def size_in_bytes(text: str) -> int:
+    """Argparse type: a size such as ``256MB`` or ``1GB``, in bytes."""
+    match = re.fullmatch(r'(\d+(?:\.\d+)?) ?([KMGT]?)B?', text.strip().upper())
+    size = int(float(match[1]) * 1000 ** ' KMGT'.index(match[2] or ' ')) if match else 0
+    if size < 1:
+        raise argparse.ArgumentTypeError(
+            f'must be a positive size such as 256MB or 1GB, got {text!r}'
+        )
+    return size
+
+
 def out_folder(text: str) -> str:
     """Argparse type: a writable folder, which need not exist yet."""
     path = Path(text)

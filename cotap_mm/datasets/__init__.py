@@ -12,6 +12,8 @@ from .sources.files import ImageList
 from .sources.open import image_source, open_images
 from .sources.packed import PackedImages, pack_images
 from .sources.protocol import ImageSource
+from .sources.shards.images import ShardedImages
+from .sources.shards.pack import pack_shards
 from .toy.folder import write_toy_scenes
 from .toy.scenes import ToyScenes
 from .training_sample import TrainingSample
@@ -27,6 +29,7 @@ __all__ = [
     'NeighborPairs',
     'PackedImages',
     'SearchOptions',
+    'ShardedImages',
     'ToyScenes',
     'TrainingSample',
     'Visit',
@@ -37,6 +40,7 @@ __all__ = [
     'open_images',
     'open_neighbors',
     'pack_images',
+    'pack_shards',
     'read_image',
     'save_neighbors',
     'search_neighbors',

@@ -44,6 +44,8 @@ OPTIONAL = {
     'timm': ('backbones named timm:NAME', 'pip install timm'),
     'safetensors': ('files *.safetensors', 'pip install safetensors'),
     'lmdb': ('packed images, cotap pack', 'pip install lmdb'),
+    's3fs': ('images at s3://', 'pip install s3fs'),
+    'gcsfs': ('images at gs://', 'pip install gcsfs'),
     'gradio': ('cotap viewer', 'pip install "gradio>=6"'),
     'faiss-cpu': ('cotap neighbors --search ivf, --faiss', 'pip install faiss-cpu'),
     'onnx': ('cotap convert --to onnx', 'pip install onnx'),

@@ -14,6 +14,8 @@ OWN = {
     'COTAP_INDEX': 'keep the lists of large folders',
     'COTAP_MAX_IMAGE_BYTES': 'largest image file',
     'COTAP_MAX_IMAGE_PIXELS': 'largest image',
+    'COTAP_IMAGE_CACHE': 'folder that keeps images of an object store',
+    'COTAP_IMAGE_CACHE_GB': 'its largest size',
     'COTAP_RESUME_COMMAND': 'command that messages name; set by cotap train --gpus',
     # Those of the tests.
     'COTAP_SHARED_DIR': 'data of the tests',
@@ -21,7 +23,12 @@ OWN = {
     'COTAP_KILLS': 'number of kills in the tests',
     'COTAP_SOAK_STEPS': 'length of a test',
 }
-_NUMBERS = ('COTAP_MAX_IMAGE_BYTES', 'COTAP_MAX_IMAGE_PIXELS', 'COTAP_DIST_TIMEOUT')
+_NUMBERS = (
+    'COTAP_MAX_IMAGE_BYTES',
+    'COTAP_MAX_IMAGE_PIXELS',
+    'COTAP_DIST_TIMEOUT',
+    'COTAP_IMAGE_CACHE_GB',
+)
 _SHOWN = re.compile(
     'COTAP_|CUDA_|NVIDIA_|NCCL_|GLOO_|TORCH|PYTORCH_|OMP_|MKL_|OPENBLAS_|KMP_|MALLOC_|'
     'HF_|LMDB_|MPLCONFIGDIR$|XDG_CACHE_HOME$|TMPDIR$|PYTHON|VIRTUAL_ENV$|CONDA_|'

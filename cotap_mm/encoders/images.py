@@ -16,6 +16,7 @@ from cotap_mm.datasets.sources.decoding import read_image, read_image_bytes, to_
 from cotap_mm.datasets.sources.files import EncodedImages
 from cotap_mm.datasets.sources.open import open_images
 from cotap_mm.datasets.sources.packed import PACKED_SUFFIX
+from cotap_mm.datasets.sources.shards.paths import is_shards
 from cotap_mm.datasets.sources.value_range import Option, Samples, sample
 from cotap_mm.ops.sampling import evenly_spaced
 
@@ -134,7 +135,7 @@ def open_pictures(images: Any, value_range: Option = 'auto') -> Union[Pictures, 
         ValueError: If there are no images.
     """
     if isinstance(images, (str, Path)) and (
-        Path(images).is_dir() or Path(images).suffix == PACKED_SUFFIX
+        Path(images).is_dir() or Path(images).suffix == PACKED_SUFFIX or is_shards(images)
     ):
         return SourcePictures(open_images(images, value_range=value_range))
     if isinstance(images, (Tensor, np.ndarray)) and images.ndim == 4:

@@ -13,13 +13,14 @@ from typing import Any, Optional
 
 import numpy as np
 
-from cotap_mm.datasets import ImageList, MultiCrop, PackedImages
+from cotap_mm.datasets import ImageList, MultiCrop
 from cotap_mm.datasets.sources.decoding import (
     BadImage,
     UnreachableImage,
     decode_image,
     image_header,
 )
+from cotap_mm.datasets.sources.files import EncodedImages
 from cotap_mm.datasets.sources.value_range import ValueRange
 from cotap_mm.ops.sampling import evenly_spaced
 
@@ -124,7 +125,7 @@ def sample_indices(count: int, sample: int = SAMPLE) -> list[int]:
 
 
 def survey_images(
-    source: ImageList | PackedImages,
+    source: EncodedImages,
     path: str,
     sample: int = SAMPLE,
     crops: Optional[dict[str, Any]] = None,
@@ -133,7 +134,7 @@ def survey_images(
     """Decode a sample of images and describe them.
 
     Args:
-        source (ImageList | PackedImages): The images.
+        source (EncodedImages): The images.
         path (str): Where they come from.
         sample (int): Largest number of images to decode. Defaults to 400.
         crops (dict, optional): Options of :class:`.MultiCrop` of the training, whose time is
@@ -170,7 +171,7 @@ def survey_images(
     )
 
 
-def look_at(source: ImageList | PackedImages, index: int) -> Look:
+def look_at(source: EncodedImages, index: int) -> Look:
     """Decode one image, at a reduced size if its format allows it."""
     look = Look(index, source.name(index))
     try:
@@ -213,12 +214,12 @@ def repeated_folders(root: Path) -> list[str]:
 
 
 def time_reading(
-    source: ImageList | PackedImages, indices: list[int], crops: Optional[dict[str, Any]] = None
+    source: EncodedImages, indices: list[int], crops: Optional[dict[str, Any]] = None
 ) -> float:
     """Seconds to read, decode and crop an image as a training does, on one core.
 
     Args:
-        source (ImageList | PackedImages): The images.
+        source (EncodedImages): The images.
         indices (list[int]): Images that can be decoded.
         crops (dict, optional): Options of :class:`.MultiCrop`. Defaults to None.
 

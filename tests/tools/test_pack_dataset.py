@@ -11,6 +11,15 @@ from tests.helpers.tool_loading import load_tool
 pytest.importorskip('lmdb', reason='lmdb is not installed')
 
 
+@pytest.fixture
+def photos(tmp_path):
+    folder = tmp_path / 'photos'
+    folder.mkdir()
+    for i in range(6):
+        Image.new('RGB', (20, 30), (40 * i, 0, 0)).save(folder / f'{i}.png')
+    return folder
+
+
 @pytest.fixture(scope='module')
 def tool():
     return load_tool('pack_dataset')
@@ -35,16 +44,29 @@ def test_packs_and_reports_the_result(tool, tmp_path, capsys):
     assert packed.names == ['2.png', '0.png', 'lost.png'] and packed.read(0)[0, 0, 0] == 2
 
 
+def test_packs_shards(tool, photos, tmp_path, capsys):
+    out = tmp_path / 'shards'
+    words = ['--images', str(photos), '--out', str(out), '--shard-size', '1KB', '--threads', '2']
+    tool.main(words)
+    assert '6 images -> ' in capsys.readouterr().out and len(list(out.glob('*.tar'))) > 1
+    from cotap_mm.datasets import ImageList, open_images
+
+    assert open_images(out).names == ImageList(photos).names
+
+
 @pytest.mark.parametrize(
     'arguments, message',
     [
         (['nowhere', '--out', 'a.lmdb'], 'nowhere does not exist'),
         (['.', '--out', 'a.zip'], '[.]lmdb, got a.zip'),
+        (['.', '--out', 'a.lmdb', '--shard-size', '1GB'], '--shard-size is for shards'),
+        (['.', '--out', '.'], 'must be empty or a folder of cotap pack'),
+        (['.', '--out', 'b', '--shard-size', 'much'], 2),
     ],
 )
 def test_errors_are_one_sentence(tool, tmp_path, monkeypatch, arguments, message):
     Image.new('RGB', (8, 8)).save(tmp_path / 'a.png')
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv('COTAP_TRACEBACK', raising=False)
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SystemExit, match=str(message)):
         tool.main(['--images', *arguments])

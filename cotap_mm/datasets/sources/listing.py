@@ -123,8 +123,8 @@ def _text_of(path: Path) -> str:
         start = file.read(1 << 16)
         if start.startswith(_ARCHIVE_STARTS) or suffix in ARCHIVE_SUFFIXES:
             raise ValueError(
-                f'{printable(path)} is an archive, and archives are not supported: unpack '
-                'it and give the folder; cotap pack packs it into one file'
+                f'{printable(path)} is an archive, and of archives only uncompressed *.tar is '
+                'supported: unpack it and give the folder; cotap pack packs it again'
             )
         wide = next((name for mark, name in _WIDE if start.startswith(mark)), None)
         if b'\0' in start and wide is None:

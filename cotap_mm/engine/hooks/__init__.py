@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
 from .before_after_hook import BeforeAfterHook
-from .deferred_info_hook import DeferredInfoHook
 from .compile_hook import CompileHook, compile_networks, compile_parts
+from .deferred_info_hook import DeferredInfoHook
 from .loop_preemption_hook import LoopPreemptionHook
 from .loss_weight_hook import LossWeightHook
 from .monitor_hook import MonitorHook

@@ -15,6 +15,7 @@ from cotap_mm.distributed.model_wrapper import unwrap
 
 from .config import is_pretraining
 
+_SOURCES = ('ImageList', 'PackedImages', 'ShardedImages')
 #: (channels, patch size, prototypes) -> downstream config that takes it without further options.
 _DOWNSTREAM = {
     (96, 8, 16): 'configs/downstream/camvid_linear.py',
@@ -65,7 +66,7 @@ def images_options(config: Config) -> str:
         config (Config): Of a pre-training.
     """
     source = config.train_dataloader.dataset.get('patch') or {}
-    if source.get('type') not in ('ImageList', 'PackedImages') or not source.get('root'):
+    if source.get('type') not in _SOURCES or not source.get('root'):
         return '--images DIR'
     words = ['--images', str(source['root'])]
     if source.get('ann_file'):

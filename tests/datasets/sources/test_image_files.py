@@ -241,7 +241,7 @@ def archive(path):
 )
 def test_archives(tmp_path, name, content):
     archive(tmp_path / name) if content is None else (tmp_path / name).write_bytes(content)
-    with pytest.raises(ValueError, match=f'{name} is an archive, and archives are not supported'):
+    with pytest.raises(ValueError, match=f'{name} is an archive, and of archives only'):
         ImageList(tmp_path / name)
 
 
