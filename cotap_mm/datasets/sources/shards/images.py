@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, Optional, Union
 
-from cotap_mm.files.atomic_write import name_bytes, printable
+from cotap_mm.files.atomic_write import printable
 from cotap_mm.registry import DATASETS
 
 from ..decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage
@@ -130,9 +129,8 @@ class ShardedImages(EncodedImages):
 
     def fingerprint(self) -> str:
         """Digest of the names, and of the shards' sizes and versions."""
-        names = b'\0'.join(map(name_bytes, self.names))
-        facts = self._index.digest().encode()
-        return hashlib.sha256(range_key(self.found_range()) + facts + names).hexdigest()
+        facts = range_key(self.found_range()) + self._index.digest().encode()
+        return self.names.digest(before=facts)
 
     def is_reachable(self) -> bool:
         """Whether the first or the last shard can be read; False if disk or store are gone."""

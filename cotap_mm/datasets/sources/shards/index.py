@@ -16,6 +16,7 @@ from typing import NamedTuple, Optional
 import numpy as np
 from mmengine.logging import print_log
 
+from cotap_mm.datasets.sources.names import Names
 from cotap_mm.files.atomic_write import atomic_write, name_bytes, name_text, printable
 from cotap_mm.progress import track
 
@@ -34,7 +35,7 @@ class ShardIndex(NamedTuple):
     Attributes:
         shards (list[str]): Names of the files.
         facts (list[Facts]): Size and version of each.
-        names (list[str]): Names of the images.
+        names (Names): Names of the images.
         shard (np.ndarray): Number of each image's shard, (N,), int32.
         start (np.ndarray): Start of its content in bytes, (N,), int64.
         size (np.ndarray): Its length in bytes, (N,), int64; 0 if it could not be packed.
@@ -42,7 +43,7 @@ class ShardIndex(NamedTuple):
 
     shards: list[str]
     facts: list[Facts]
-    names: list[str]
+    names: Names
     shard: np.ndarray
     start: np.ndarray
     size: np.ndarray
@@ -182,7 +183,7 @@ def build_index(
     )
 
 
-def _unique_names(folder: Folder, shards: Sequence[str], found: list[Members]) -> list[str]:
+def _unique_names(folder: Folder, shards: Sequence[str], found: list[Members]) -> Names:
     """Names of all images; with the name of the shard if several shards have the same ones."""
     for shard, members in zip(shards, found):
         if len(set(members.names)) < len(members.names):
@@ -193,8 +194,8 @@ def _unique_names(folder: Folder, shards: Sequence[str], found: list[Members]) -
             )
     names = [name for members in found for name in members.names]
     if len(set(names)) == len(names):
-        return names
-    return [f'{shard}/{name}' for shard, each in zip(shards, found) for name in each.names]
+        return Names(names)
+    return Names(f'{shard}/{name}' for shard, each in zip(shards, found) for name in each.names)
 
 
 def index_bytes(index: ShardIndex) -> bytes:
@@ -206,7 +207,7 @@ def index_bytes(index: ShardIndex) -> bytes:
         shards=_joined(index.shards),
         shard_sizes=np.array([facts.size for facts in index.facts], np.int64),
         versions=_joined([facts.version for facts in index.facts]),
-        names=_joined(index.names),
+        names=index.names.arrays()[0],
         shard=index.shard,
         start=index.start,
         size=index.size,
@@ -223,7 +224,8 @@ def read_index(data: bytes) -> ShardIndex:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         if str(file['format']) != _FORMAT:
             raise ValueError(f'the format of an index must be {_FORMAT}, got {file["format"]}')
-        shards, names = _split(file['shards']), _split(file['names'])
+        shards = _split(file['shards'])
+        names = Names.from_joined(file['names'].tobytes())
         facts = [
             Facts(int(size), version)
             for size, version in zip(file['shard_sizes'], _split(file['versions']))

@@ -237,7 +237,7 @@ def _finish(source: ImageList, out: Path, plan: Plan, failed: dict[int, str]) ->
     folder = LocalFolder(str(out))
     shards = [plan.name(shard) for shard in range(len(plan.firsts) - 1)]
     index = build_index(folder, folder.files(), shards, is_packed=True)
-    if index.names != list(source.names):
+    if index.names != source.names:
         raise RuntimeError(f'{out} does not have the images that were packed; this is a bug')
     with atomic_write(out / INDEX_FILE) as part:
         part.write_bytes(index_bytes(index))
