@@ -178,7 +178,8 @@ def build_search(memory: Tensor, faiss_index: Optional[str] = None) -> Search:
     def search(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
         if not 1 <= k <= len(rows):
             raise ValueError(f'k must be in 1..{len(rows)} (rows in the memory), got {k}')
-        return _as_tensors(*index.search(queries.float().cpu().numpy(), k), queries.device)
+        similarity, indices = index.search(queries.float().cpu().numpy(), k)
+        return _as_tensors(similarity, indices, queries.device)
 
     return search
 
@@ -200,12 +201,12 @@ def _exact_search(memory: Tensor) -> Search:
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(torch.get_num_threads())
         try:
-            found = faiss.knn(
+            similarity, indices = faiss.knn(
                 queries.detach().contiguous().numpy(), rows, k, metric=faiss.METRIC_INNER_PRODUCT
             )
         finally:
             faiss.omp_set_num_threads(threads)
-        return _as_tensors(*found, queries.device)
+        return _as_tensors(similarity, indices, queries.device)
 
     return search
 
