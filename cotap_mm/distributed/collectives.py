@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 import torch.distributed as dist
@@ -79,10 +79,10 @@ class HostAgreement:
     """
 
     def __init__(self) -> None:
-        self._group, self._is_own = None, False
-        self._work: Optional[tuple[dist.Work, Tensor]] = None
+        self._group: Any = None  # the default one
+        self._work: Optional[tuple[Any, Tensor]] = None
         if world_size() > 1 and dist.get_backend() != 'gloo':
-            self._group, self._is_own = dist.new_group(backend='gloo'), True
+            self._group = dist.new_group(backend='gloo')
 
     @property
     def is_running(self) -> bool:
@@ -110,9 +110,9 @@ class HostAgreement:
     def close(self) -> None:
         """Give the process group up, if it is one of its own."""
         self._work = None
-        if self._is_own and dist.is_initialized():
+        if self._group is not None and dist.is_initialized():
             dist.destroy_process_group(self._group)
-        self._group, self._is_own = None, False
+        self._group = None
 
 
 def broadcast(tensor: Tensor, source: int = 0) -> Tensor:

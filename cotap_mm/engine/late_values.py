@@ -7,7 +7,7 @@ device waits for the host. So a step only enqueues copies, or keeps the values o
 from __future__ import annotations
 
 import copy
-from typing import Any, Union
+from typing import Any, Optional, Union
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -28,7 +28,8 @@ class LateFlag:
 
     def __init__(self, flag: Tensor) -> None:
         self.on_device = flag
-        self._host, self._event = flag, None
+        self._host = flag
+        self._event: Optional[torch.cuda.Event] = None
         if flag.device.type == 'cuda':
             self._host = torch.empty((), dtype=flag.dtype, pin_memory=True)
             self._host.copy_(flag, non_blocking=True)
@@ -88,7 +89,7 @@ class DeferredHistory(HistoryBuffer):
         history (HistoryBuffer, optional): Values to start with, such as those of a checkpoint.
     """
 
-    def __init__(self, pending: _Pending, history: HistoryBuffer | None = None) -> None:
+    def __init__(self, pending: _Pending, history: Optional[HistoryBuffer] = None) -> None:
         self._pending = pending
         super().__init__()
         if history is not None:

@@ -69,7 +69,8 @@ class EMATeacher(nn.Module):
 
         Also returns whether FSDP has wrapped a module.
         """
-        found, is_sharded = [], False
+        found: list[tuple[dict, dict, str]] = []
+        is_sharded = False
         for name, module in parts.items():
             own, others = dict(getattr(self, name).named_modules()), dict(module.named_modules())
             for full_name, _ in module.named_parameters():
