@@ -3,6 +3,7 @@ r"""Benchmark parts of CoTAP, and the transfer of a pre-trained backbone to down
     python tools/benchmark.py loss --pairs 4200 100000
     python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py data IMAGES
+    python tools/benchmark.py crops IMAGES --device cuda
     python tools/benchmark.py neighbors
     python tools/benchmark.py operators
     python tools/benchmark.py transfer configs/downstream/camvid_linear.py \
@@ -14,6 +15,8 @@ filled before measuring, since their length determines the cost of the assignmen
 once per branch that reads it.
 data: from an image file to its crops on one core, compared with decoding alone and a plain loader;
 then a loader with workers.
+crops: processor time of a worker that crops and of one that only decodes, compared with decoding
+alone; then the time of the crops on the device. An image counts once per branch that reads it.
 neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.
 eval: the nearest-neighbor search of dense retrieval.
 operators: the stand-in for MMCV's operators, compared with the compiled ones if MMCV has them.

@@ -88,8 +88,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('--only', choices=['ours', 'released'], help='skip the other one')
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """The data pipeline: images per second on one core, compared with a plain loader."""
+def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', nargs='?', help='folder of images (default: generated images)')
     parser.add_argument(
         '--size',
@@ -100,6 +99,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help='size of the generated images',
     )
     parser.add_argument('--count', type=positive_int, default=48, help='images')
+
+
+def add_crops(parser: argparse.ArgumentParser) -> None:
+    """Crops in the workers and on the device, compared with decoding alone."""
+    _add_images(parser)
+    parser.add_argument('--batch-size', type=positive_int, default=16, help='samples')
+    parser.add_argument('--runs', type=positive_int, default=7)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data pipeline: images per second on one core, compared with a plain loader."""
+    _add_images(parser)
     parser.add_argument(
         '--workers',
         type=whole_number(0),
@@ -180,6 +191,7 @@ KINDS = dict(
     loss=add_loss,
     step=add_step,
     data=add_data,
+    crops=add_crops,
     neighbors=add_neighbors,
     eval=add_eval,
     operators=add_operators,
