@@ -4,6 +4,7 @@ r"""Benchmark parts of CoTAP, and the transfer of a pre-trained backbone to down
     python tools/benchmark.py step configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py waits configs/cotap/vits_coco.py --batch-size 28 --device cuda
     python tools/benchmark.py data IMAGES
+    python tools/benchmark.py crops IMAGES --device cuda
     python tools/benchmark.py neighbors
     python tools/benchmark.py operators
     python tools/benchmark.py ratios --check
@@ -18,6 +19,8 @@ waits: whole iterations of a training with its hooks, on random crops: how often
 the GPU, in a trace of PyTorch's profiler.
 data: from an image file to its crops on one core, compared with decoding alone and a plain loader;
 then a loader with workers.
+crops: processor time of a worker that crops and of one that only decodes, compared with decoding
+alone; then the time of the crops on the device. An image counts once per branch that reads it.
 neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.
 eval: the nearest-neighbor search of dense retrieval.
 operators: the stand-in for MMCV's operators, compared with the compiled ones if MMCV has them.

@@ -5,9 +5,9 @@
 
 Stages run in the order of their worth, each in a process of its own: the tests that need a GPU;
 a training step of ViT-B and ViT-S, eager and compiled, against the restated released one; a trace
-of ten iterations, with the waits of the host counted; the ranking loss; the loader; a training on
-CamVid, if --camvid is given. A stage that does not fit into the time that is left is skipped. The
-file has the result of each stage as soon as it is finished.
+of ten iterations, with the waits of the host counted; the crops on the GPU; the ranking loss; the
+loader; a training on CamVid, if --camvid is given. A stage that does not fit into the time that is
+left is skipped. The file has the result of each stage as soon as it is finished.
 """
 
 from __future__ import annotations
@@ -67,6 +67,8 @@ def stages(camvid: Optional[str]) -> list[Stage]:
         step('step ViT-S, 28 images', 'vits_coco', 28),
         step('step ViT-S, 28 images, compiled', 'vits_coco', 28, '--only', 'ours', '--compile'),
         Stage('waits in ten iterations', [*waits, *on_gpu], 90),
+        Stage('crops', [*benchmark, 'crops', *on_gpu], 60),
+        Stage('crops, 480 x 360', [*benchmark, 'crops', '--size', '360', '480', *on_gpu], 60),
         Stage('ranking loss', [*benchmark, 'loss', *on_gpu], 90),
         Stage('loader', [*benchmark, 'data', '--workers', '4', '8', '16', '--json', '{json}'], 90),
     ]

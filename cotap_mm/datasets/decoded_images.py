@@ -24,7 +24,7 @@ def _new_pixels(*shape: int) -> Tensor:
         return empty.new_empty(shape)
     # As in default_collate: share_memory_ would copy.
     storage = torch.UntypedStorage._new_shared(torch.Size(shape).numel())
-    return empty.set_(storage, 0, shape)
+    return empty.set_(storage).view(shape)
 
 
 class PixelStore:

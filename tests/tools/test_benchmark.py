@@ -160,6 +160,15 @@ def test_data(tmp_path, benchmark):
     assert all(row['images/s'] > 0 for row in loaders)
 
 
+def test_crops(tmp_path, benchmark):
+    sizes = ['--size', '120', '160', '--count', '3', '--batch-size', '2', '--runs', '1']
+    shown = benchmark('crops', *sizes, '--json', str(tmp_path / 'crops.json'))
+    rows = json.loads((tmp_path / 'crops.json').read_text())['rows']
+    assert all(row['time / decoding'] > 0 for row in rows[:4]) and len(rows) == 6
+    assert rows[-1]['on the device'] == 'copy and crop' and rows[-1]['ms / batch'] > 0
+    assert rows[-1]['MB'] > 0 and 'crops on the device' in shown
+
+
 def test_operators(tmp_path, benchmark):
     pytest.importorskip('mmcv.ops')
     names = ['nms', 'roi_align', 'sync_bn']

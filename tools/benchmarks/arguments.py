@@ -103,8 +103,7 @@ def add_waits(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_data(parser: argparse.ArgumentParser) -> None:
-    """The data pipeline: images per second on one core, compared with a plain loader."""
+def _add_images(parser: argparse.ArgumentParser) -> None:
     parser.add_argument('images', nargs='?', help='folder of images (default: generated images)')
     parser.add_argument(
         '--size',
@@ -115,6 +114,18 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help='size of the generated images',
     )
     parser.add_argument('--count', type=positive_int, default=48, help='images')
+
+
+def add_crops(parser: argparse.ArgumentParser) -> None:
+    """Crops in the workers and on the device, compared with decoding alone."""
+    _add_images(parser)
+    parser.add_argument('--batch-size', type=positive_int, default=16, help='samples')
+    parser.add_argument('--runs', type=positive_int, default=7)
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """The data pipeline: images per second on one core, compared with a plain loader."""
+    _add_images(parser)
     parser.add_argument(
         '--workers',
         type=whole_number(0),
@@ -218,6 +229,7 @@ KINDS = dict(
     step=add_step,
     waits=add_waits,
     data=add_data,
+    crops=add_crops,
     neighbors=add_neighbors,
     eval=add_eval,
     ratios=add_ratios,

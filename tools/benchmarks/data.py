@@ -158,18 +158,25 @@ def compare_decoders(paths: list[Path], runs: int) -> list[dict[str, Any]]:
     ]
 
 
+def write_neighbors(source: ImageList, folder: Path) -> tuple[str, str]:
+    """Write a list of the images and neighbors that are the next images; return both files."""
+    count = len(source)
+    nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count
+    listed, neighbors = folder / 'list.txt', folder / 'neighbors.npz'
+    listed.write_text('\n'.join(source.names) + '\n', encoding='utf-8')
+    save_neighbors(neighbors, source.names, nearest)
+    return str(listed), str(neighbors)
+
+
 def compare_loaders(
     source: ImageList, folder: Path, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """Rows about a loader of pairs with several processes."""
     count = len(source)
-    nearest = (np.arange(count)[:, None] + np.arange(1, min(8, count))) % count
-    (folder / 'list.txt').write_text('\n'.join(source.names) + '\n', encoding='utf-8')
-    save_neighbors(folder / 'neighbors.npz', source.names, nearest)
+    ann_file, neighbors = write_neighbors(source, folder)
     # Four images a sample: an image and its neighbor in each of the two branches.
     data = NeighborPairs(
-        dict(type='ImageList', root=str(source.root), ann_file=str(folder / 'list.txt')),
-        str(folder / 'neighbors.npz'),
+        dict(type='ImageList', root=str(source.root), ann_file=ann_file), neighbors
     )
     settings = [
         (workers, prefetch)

@@ -63,6 +63,16 @@ def test_one_process(tmp_path):
 
 
 @pytest.mark.slow
+def test_crops_on_the_device(tmp_path):
+    """A run killed, resumed, and with crops on the device equals one with crops in the workers."""
+    resume_work.train(tmp_path / 'whole', 6)
+    folder, options = tmp_path / 'killed', {'train_dataloader.dataset.crop_on': 'device'}
+    assert resume_work.train(folder, 6, kill_at=3, **options) is None
+    resume_work.train(folder, 6, num_workers=2, resume=True, **options)
+    assert_same(saved(folder, 6), saved(tmp_path / 'whole', 6))
+
+
+@pytest.mark.slow
 def test_saves_by_time_change_nothing(tmp_path):
     """One run saves only at its end, the other one after every step."""
     resume_work.train(tmp_path / 'whole', 6, checkpoint_interval=100)
