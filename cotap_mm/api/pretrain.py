@@ -85,8 +85,8 @@ def pretrain(
     in one process.
 
     Args:
-        images (str | Path): Folder of images (read recursively), text list, COCO json, or packed
-            file ``*.lmdb``.
+        images (str | Path): Folder of images (read recursively), text list, COCO json, packed
+            file ``*.lmdb``, tar shards, or their URI.
         out (str | Path): Work folder for checkpoints and logs.
         init (str | Path, optional): Initial weights: a file, a URL, a name such as
             ``'dino_vits16'``, or ``'none'`` for random weights. Defaults to those of the config.

@@ -27,7 +27,8 @@ def build_parser() -> Parser:
         '--images',
         metavar='PATH',
         required=True,
-        help='folder of images (read recursively), text list, COCO json or packed file (*.lmdb)',
+        help='folder of images (read recursively), text list, COCO json, packed file (*.lmdb), '
+        'tar shards or URI of these',
     )
     add_ann_file(parser, '--images')
     add_value_range(parser)

@@ -46,7 +46,7 @@ def build_parser() -> Parser:
         '--images',
         required=True,
         metavar='PATH',
-        help='folder (read recursively), text list, COCO json, *.lmdb',
+        help='folder (read recursively), text list, COCO json, *.lmdb, tar shards or their URI',
     )
     parser.add_argument(
         '--out',

@@ -29,7 +29,11 @@ from cotap_mm.files.overwrite import add_overwrite
 def build_parser() -> Parser:
     """Return the parser of the command line."""
     parser = Parser(description=__doc__)
-    add_images(parser, 'folder of images (read recursively), text list, COCO json, *.lmdb')
+    add_images(
+        parser,
+        'folder of images (read recursively), text list, COCO json, *.lmdb, tar shards or their '
+        'URI',
+    )
     parser.add_argument(
         '--out',
         type=out_file('.npy', '.npz'),

@@ -38,7 +38,7 @@ def build_parser() -> Parser:
         '--images',
         metavar='PATH',
         help='train on this folder of images (read recursively), '
-        'text list, COCO json or packed file (*.lmdb) (default: '
+        'text list, COCO json, packed file (*.lmdb), tar shards or their URI (default: '
         'those of the config)',
     )
     parser.add_argument(

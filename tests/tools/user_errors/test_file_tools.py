@@ -98,7 +98,7 @@ MISTAKES = {
         ('--images images', 2, 'required: --out'),
         *((f'--images {name} --out o.lmdb', 1, text) for name, text in NO_IMAGES.items()),
         ('--images images --out o.zip', 1, '.lmdb, got o.zip'),
-        ('--images images --out images', 2, 'images is a folder'),
+        ('--images images --out images', 1, 'must be empty or a folder of cotap pack'),
         ('--images images --out bad.lmdb', 1, 'bad.lmdb exists and is not a file of packed images'),
         ('--images images --out file/o.lmdb', 2, 'is a file; choose another'),
         ('--images images --out o.lmdb --ann-file nowhere', 1, 'nowhere'),
