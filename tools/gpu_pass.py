@@ -64,8 +64,16 @@ def stages(camvid: Optional[str]) -> list[Stage]:
         Stage('tests', ['-m', 'pytest', '-q', '-m', 'gpu', 'tests'], 180),
         step('step ViT-B, 16 images', 'vitb_coco', 16, '--profile', '15'),
         step('step ViT-B, 16 images, compiled', 'vitb_coco', 16, '--only', 'ours', '--compile'),
+        step(
+            'step ViT-B, 16 images, networks compiled',
+            *('vitb_coco', 16, '--only', 'ours', '--compile', 'networks'),
+        ),
         step('step ViT-S, 28 images', 'vits_coco', 28),
         step('step ViT-S, 28 images, compiled', 'vits_coco', 28, '--only', 'ours', '--compile'),
+        step(
+            'step ViT-S, 28 images, CUDA graphs',
+            *('vits_coco', 28, '--only', 'ours', '--compile', 'graphs'),
+        ),
         Stage('waits in ten iterations', [*waits, *on_gpu], 90),
         Stage('crops', [*benchmark, 'crops', *on_gpu], 60),
         Stage('crops, 480 x 360', [*benchmark, 'crops', '--size', '360', '480', *on_gpu], 60),

@@ -70,7 +70,14 @@ def add_step(parser: argparse.ArgumentParser) -> None:
         help='auto, bfloat16, float16 or float32; the '
         'restatement runs in float16 on a GPU and in float32 on a CPU',
     )
-    parser.add_argument('--compile', action='store_true', help='torch.compile blocks and heads')
+    parser.add_argument(
+        '--compile',
+        nargs='?',
+        const='blocks',
+        choices=['blocks', 'networks', 'graphs'],
+        help='torch.compile blocks and heads, or whole forward passes, also as CUDA graphs '
+        '(default: not; blocks without a value)',
+    )
     parser.add_argument(
         '--cfg-options',
         nargs='+',

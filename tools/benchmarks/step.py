@@ -13,13 +13,14 @@ from torch.profiler import ProfilerActivity
 from torch.utils.flop_counter import FlopCounterMode
 
 from cotap_mm.command_line.config_file import load_config
-from cotap_mm.engine import compile_parts
+from cotap_mm.engine import compile_networks, compile_parts
 from cotap_mm.registry import MODELS, build
 
 from . import measuring
 from .released_step import ReleasedStep
 
 DECAY = 0.9997
+COMPILED: dict[str, dict[str, Any]] = dict(networks={}, graphs=dict(mode='reduce-overhead'))
 Step = Callable[[], dict[str, torch.Tensor]]
 
 
@@ -80,8 +81,10 @@ def prepare(args: argparse.Namespace, kind: str) -> tuple[Step, torch.dtype]:
             queue.features = torch.zeros(0, device=args.device)
         compute, move = step.loss, lambda: step.move_teacher(DECAY)
     else:
-        if args.compile:
+        if args.compile == 'blocks':
             compile_parts(model)
+        elif args.compile:
+            compile_networks(model, dynamic=False, **COMPILED[args.compile])
         compute = model.loss
         move = lambda: model.teacher.update(model.student, DECAY)  # noqa: E731
     optim_wrapper = build_optim_wrapper(model, wrapper)
