@@ -29,7 +29,6 @@ from .stores import LocalFolder
 
 SHARD_BYTES = 256 * 10**6
 _FORMAT = 'cotap_mm packed shards 1'
-_BUFFER = 1 << 20  # bytes that are copied at a time
 
 
 class Plan(NamedTuple):
@@ -212,9 +211,7 @@ def _write(source: ImageList, path: Path, images: range, stop: Event) -> dict[in
     failed = {}
     with (
         atomic_write(path) as part,
-        tarfile.open(
-            part, 'w', format=tarfile.GNU_FORMAT, errors='surrogateescape', copybufsize=_BUFFER
-        ) as archive,
+        tarfile.open(part, 'w', format=tarfile.GNU_FORMAT, errors='surrogateescape') as archive,
     ):
         for index in images:
             if stop.is_set():
