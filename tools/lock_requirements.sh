@@ -28,7 +28,7 @@ pin() { # $1: file to write; others: what to resolve
     shift
     { # usage first, then the pins
         sed -n "s/^#$(basename "$target" .txt)# \{0,1\}/# /p" "${BASH_SOURCE[0]}"
-        uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11 \
+        uv pip compile -q --generate-hashes --no-header --no-annotate --python-version 3.11.5 \
             --python-platform x86_64-manylinux_2_28 "$@"
     } > "$work/out.txt"
     mv "$work/out.txt" "$target"

@@ -18,6 +18,8 @@ from cotap_mm.models.device_crops import with_crops
 from . import measuring
 from .data import make_images, write_neighbors
 
+DECODING = 'torchvision, bytes to pixels'
+
 
 def cpu_seconds(work: Callable[[], Any]) -> float:
     """Time that this process computes in one call, which other processes hardly change."""
@@ -33,15 +35,17 @@ def pairs_of(source: ImageList, folder: Path, crop_on: str) -> NeighborPairs:
     return NeighborPairs(config, neighbors, crop_on=crop_on)
 
 
-def worker_part(source: ImageList, folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
-    """Rows about one core; an image counts once for each branch that reads it."""
+def worker_ways(
+    source: ImageList, folder: Path, batch_size: int
+) -> dict[str, tuple[Callable[[], Any], int]]:
+    """What a worker does, and with how many images; each counts once for each branch."""
     files = [(source.root / name).read_bytes() for name in source.names]
     files = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
-    keys = [Visit(index=index, count=0, seed=0) for index in range(args.batch_size)]
+    keys = [Visit(index=index, count=0, seed=0) for index in range(batch_size)]
     worker, device = (pairs_of(source, folder, crop_on) for crop_on in ('worker', 'device'))
     images = 4 * len(keys)
-    ways: dict[str, tuple[Callable[[], Any], int]] = {
-        'torchvision, bytes to pixels': (
+    return {
+        DECODING: (
             lambda: [decode_jpeg(data, ImageReadMode.RGB) for data in files] and None,
             len(files),
         ),
@@ -55,12 +59,17 @@ def worker_part(source: ImageList, folder: Path, args: argparse.Namespace) -> li
             images,
         ),
     }
+
+
+def worker_part(source: ImageList, folder: Path, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """Rows about one core."""
+    ways = worker_ways(source, folder, args.batch_size)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.runs + 1):
         for name, (work, count) in ways.items():
             seconds[name].append(cpu_seconds(work) / count)
     best = {name: min(each[1:]) for name, each in seconds.items()}
-    decoding = best['torchvision, bytes to pixels']
+    decoding = best[DECODING]
     return [
         {
             'one core': name,

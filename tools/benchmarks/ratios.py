@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from cotap_mm.command_line.table import markdown_table
-from cotap_mm.datasets import ImageList, MultiCrop, search_neighbors
+from cotap_mm.datasets import ImageList, search_neighbors
 from cotap_mm.environment import environment_info
-from cotap_mm.ops.nearest import nearest
+from cotap_mm.ops.nearest import build_search
 
-from . import data, history, loss, measuring, startup, step
+from . import crops, data, history, loss, measuring, startup, step
 
 TOOLS = Path(__file__).resolve().parent.parent
 Work = Callable[[], Any]
@@ -110,13 +110,16 @@ def step_products(folder: Path, runs: int) -> list[float]:
     ]
 
 
-def crops(height: int, width: int) -> Callable[[Path, int], list[float]]:
-    """From an image file to its crops, against decoding it."""
+def loading(height: int, width: int, crop_on: str) -> Callable[[Path, int], list[float]]:
+    """A batch of the loader, by image, against decoding an image."""
 
     def measure(folder: Path, runs: int) -> list[float]:
         data.make_images(folder, 32, height, width)
-        ways = data.works(sorted(folder.glob('*.jpg')), MultiCrop())
-        return in_turns(ways['ours'], ways['decoding alone'], runs)
+        ways = crops.worker_ways(ImageList(folder), folder, 8)
+        (work, used), (decode, decoded) = (
+            ways[name] for name in (f'batch, crops {crop_on}', crops.DECODING)
+        )
+        return [ratio * decoded / used for ratio in in_turns(work, decode, runs)]
 
     return measure
 
@@ -153,7 +156,7 @@ def image_search(folder: Path, runs: int) -> list[float]:
 
 def patch_search(folder: Path, runs: int) -> list[float]:
     queries, memory = _unit_rows(4096, 768), _unit_rows(40_000, 768)
-    return in_turns(lambda: nearest(queries, memory, 30), products(queries, memory), runs)
+    return in_turns(lambda: build_search(memory)(queries, 30), products(queries, memory), runs)
 
 
 def listing(folder: Path, runs: int) -> list[float]:
@@ -194,8 +197,16 @@ RATIOS = (
         None,
         step_products,
     ),
-    Ratio('crops_480x640', 'image file to crops, 640 x 480 px / decoding', 1.3, crops(480, 640)),
-    Ratio('crops_360x480', 'image file to crops, 480 x 360 px / decoding', 1.3, crops(360, 480)),
+    *(
+        Ratio(
+            f'loader_{width}_{place}',
+            f'image in a batch, {width} x {height} px, crops {crop_on} / decoding',
+            1.3,
+            loading(height, width, crop_on),
+        )
+        for width, height in ((640, 480), (480, 360))
+        for place, crop_on in (('worker', 'in the worker'), ('device', 'on the device'))
+    ),
     Ratio('ranking_loss', 'ranking loss of 4,200 pairs, sorted / all pairs', None, ranking),
     Ratio(
         'image_search', 'neighbor search, 16,384 images / its matrix products', 1.15, image_search

@@ -217,13 +217,15 @@ class Names(Sequence):
             starts = self._starts[first : first + size + 1].astype(np.intp)
             ends, lengths = starts[1:] - 1, np.diff(starts) - 1
             possible = np.flatnonzero(lengths >= 2)
-            last, before = (self._buffer[ends[possible] - back] for back in (1, 2))
+            last, before = (self._buffer.take(ends[possible] - back) for back in (1, 2))
             possible = possible[is_end[last.astype(np.uint16) << 8 | before]]
-            for code in codes:
+            for code in codes if len(possible) else ():
                 matching = possible[lengths[possible] >= len(code)]
                 for back, byte in enumerate(code, 1):
+                    lower, *upper = _both_cases(byte)
                     values = self._buffer[ends[matching] - back]
-                    matching = matching[np.isin(values, _both_cases(byte))]
+                    is_equal = values == lower
+                    matching = matching[is_equal | (values == upper[0]) if upper else is_equal]
                 found[first + matching] = True
         return found
 

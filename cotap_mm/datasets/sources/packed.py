@@ -42,7 +42,7 @@ def _import_lmdb() -> Any:
 
 
 def _key(index: int) -> bytes:
-    return index.to_bytes(8, 'big')  # sorted like the numbers, so that writing only appends
+    return int(index).to_bytes(8, 'big')  # sorted like the numbers, so that writing only appends
 
 
 @DATASETS.register_module()
