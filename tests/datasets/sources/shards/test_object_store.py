@@ -6,6 +6,7 @@ import multiprocessing
 
 import numpy as np
 import pytest
+import torch
 
 from cotap_mm.datasets import ImageList, open_images, pack_shards
 from cotap_mm.datasets import read_with_retry as retrying
@@ -15,6 +16,8 @@ from cotap_mm.datasets.sources.shards.images import ShardedImages
 from cotap_mm.datasets.sources.shards.paths import INDEX_FILE
 from cotap_mm.datasets.sources.shards.stores import RemoteFolder, explain
 from cotap_mm.datasets.workers import ReadingSigns
+from tests.helpers.default_runs import run, write_toy_config
+from tests.helpers.toy_config import write_init
 
 
 @pytest.fixture
@@ -153,3 +156,17 @@ def test_explanations():
     assert 'pip install s3fs' in str(explain(ImportError('x'), 's3://a'))
     refused = explain(PermissionError('Forbidden'), 's3://a')
     assert isinstance(refused, PermissionError) and 'AWS_PROFILE' in str(refused)
+
+
+@pytest.mark.slow
+def test_a_training_from_a_store_equals_that_from_files(packed, folder, tmp_path):
+    """By the command line that users type."""
+    write_toy_config(tmp_path, 'vits_folder', iters=2)
+    write_init(tmp_path / 'init.pth')
+    weights = []
+    for images in (folder, packed):
+        words = [tmp_path / 'vits_folder.py', '--images', images, '--init', tmp_path / 'init.pth']
+        run([*words, '--seed', 1, '--work-dir', tmp_path / str(len(weights))])
+        place = tmp_path / str(len(weights)) / 'iter_2.pth'
+        weights.append(torch.load(place, weights_only=False)['state_dict'])
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
