@@ -1,14 +1,23 @@
-"""Cut the crops of a batch on a device from images that the loader has only decoded."""
+"""Cut the crops of a batch on a device from images that the loader has only decoded.
+
+The first crops that a process cuts on a device are compared with those of the CPU. If they differ,
+or the device cannot cut them, all crops are cut on the CPU, with a warning.
+"""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any, Optional, Union
 
 import torch
+from mmengine.logging import print_log
 from torch import Tensor
 
 from cotap_mm.ops.resampling import resize_regions
+
+#: Type of a device -> whether it cuts the same crops as the CPU.
+_is_right: dict[str, bool] = {}
 
 
 def with_crops(
@@ -27,10 +36,16 @@ def with_crops(
     images = batch.get('images')
     if images is None:
         return dict(batch)
-    pixels = torch.cat([part.to(device, non_blocking=True) for part in images['pixels']])
+    device = torch.device(images['pixels'][0].device if device is None else device)
+    pixels = _moved(images, device)
     count = images['num_global']
-    global_crops = _cut(pixels, images['regions'][:, :, :count], images['global_size'])
-    local_crops = _cut(pixels, images['regions'][:, :, count:], images['local_size'])
+    global_crops, local_crops = (
+        _cut(pixels, regions, size).to(device, non_blocking=True)
+        for regions, size in (
+            (images['regions'][:, :, :count], images['global_size']),
+            (images['regions'][:, :, count:], images['local_size']),
+        )
+    )
     return {
         branch: dict(
             batch[branch],
@@ -40,6 +55,38 @@ def with_crops(
         for index, branch in enumerate(images['branches'])
         if branch in batch
     }
+
+
+def _moved(images: Mapping[str, Any], device: torch.device) -> Tensor:
+    """Pixels of all images, shape (P, 3), where they are to be cut."""
+    if device.type not in _is_right:
+        _is_right[device.type] = device.type == 'cpu' or _cuts_as_the_cpu(images, device)
+    if not _is_right[device.type]:
+        return torch.cat([part.cpu() for part in images['pixels']])
+    return torch.cat([part.to(device, non_blocking=True) for part in images['pixels']])
+
+
+def _cuts_as_the_cpu(images: Mapping[str, Any], device: torch.device) -> bool:
+    """Whether a device cuts the first crops of a batch as the CPU does; warn if not."""
+    pixels, regions = torch.cat([part.cpu() for part in images['pixels']]), images['regions'][:1]
+    try:
+        same = all(
+            torch.equal(_cut(pixels.to(device), regions, size).cpu(), _cut(pixels, regions, size))
+            for size in (images['global_size'], images['local_size'])
+        )
+        reason = 'other pixels than the CPU'
+    except torch.cuda.OutOfMemoryError:
+        raise
+    except Exception as error:  # compilers raise errors of their own
+        same, reason = False, f'an error: {type(error).__name__}: {error}'
+    if not same:
+        print_log(
+            f'cutting crops on {device} gives {reason}. They are cut on the CPU, by one core; '
+            "train_dataloader.dataset.crop_on='worker' uses all workers. Please report this",
+            logger='current',
+            level=logging.WARNING,
+        )
+    return same
 
 
 def first_crops(batch: Mapping[str, Any], count: int) -> Tensor:

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, default_collate
 from cotap_mm.datasets import NeighborPairs, Visit
 from cotap_mm.datasets import decoded_images as module
 from cotap_mm.datasets import neighbor_pairs as pairs_module
+from cotap_mm.models import device_crops
 from cotap_mm.models.device_crops import first_crops, with_crops
 from cotap_mm.ops.resampling import crops as resampling
 from cotap_mm.registry import DATA_SAMPLERS, TRANSFORMS
@@ -193,6 +194,30 @@ def test_largest_image_that_travels():
     assert module._LARGEST * (2 * 224**2 + 4 * 96**2) > 640 * 480  # as the documentation says
 
 
+def test_a_device_that_cannot_crop_is_replaced_by_the_cpu(both, monkeypatch):
+    here, there = both()
+    keys = [Visit(index=index, count=0, seed=0) for index in range(3)]
+    wanted, batch = (default_collate([data[key] for key in keys]) for data in (here, there))
+    shown = []
+    monkeypatch.setattr(device_crops, 'print_log', lambda text, **_: shown.append(text))
+    monkeypatch.setattr(device_crops, '_is_right', {})
+    for _ in range(2):  # checked once
+        crops = with_crops(batch, 'meta')['patch']['global_crops']
+        assert crops.device.type == 'meta'
+        assert crops.shape == wanted['patch']['global_crops'].shape
+    (text,) = shown
+    assert text.startswith('cutting crops on meta gives an error: ')
+    assert "crop_on='worker'" in text
+    assert device_crops._is_right == dict(meta=False)
+
+    cpu = torch.device('cpu')
+    assert device_crops._cuts_as_the_cpu(batch['images'], cpu) and len(shown) == 1
+    results = iter(range(9))
+    monkeypatch.setattr(device_crops, '_cut', lambda *_: torch.tensor(next(results)))
+    assert not device_crops._cuts_as_the_cpu(batch['images'], cpu)
+    assert shown[1].startswith('cutting crops on cpu gives other pixels than the CPU. They are cut')
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 def test_the_same_batches_on_a_gpu(both):
@@ -211,6 +236,7 @@ def test_the_same_batches_on_a_gpu(both):
     for batch, expected in zip(got, wanted):
         assert all(part.is_pinned() for part in batch['images']['pixels'])
         crops = with_crops(batch, 'cuda')
+        assert device_crops._is_right['cuda']
         assert crops['patch']['global_crops'].is_cuda
         for branch in crops.values():
             moved = {key: branch[key].cpu() for key in ('global_crops', 'local_crops')}
