@@ -80,6 +80,9 @@ class BankOfEachRank(nn.Module):
     def contents(self):
         return [bank.contents() for bank in self.banks]
 
+    def norms(self):
+        return [bank.norms() for bank in self.banks]
+
 
 class MeanOverBanks(nn.Module):
     """Mean of a loss over the banks of the ranks."""
@@ -88,8 +91,8 @@ class MeanOverBanks(nn.Module):
         super().__init__()
         self.loss = loss
 
-    def forward(self, prototypes, banks):
-        return torch.stack([self.loss(prototypes, bank) for bank in banks]).mean()
+    def forward(self, prototypes, banks, norms):
+        return torch.stack([self.loss(prototypes, *each) for each in zip(banks, norms)]).mean()
 
 
 def build(world, losses, seed=0):

@@ -263,5 +263,6 @@ def test_bundle_of_a_diverged_training(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, 'save', mock.Mock(side_effect=RuntimeError('unexpected pos 64')))
     hook = HOOKS.build(dict(type='NonFiniteHook'))
     runner = mock.Mock(iter=3, work_dir=str(tmp_path))
-    assert 'could not be written (unexpected pos 64)' in hook._save_bundle(runner, {}, [])
+    step = mock.Mock(iteration=4, data_batch={})
+    assert 'could not be written (unexpected pos 64)' in hook._save_bundle(runner, step, [])
     assert list(Path(tmp_path).iterdir()) == []
