@@ -58,12 +58,16 @@ def _method(name: str) -> str:
     return RENAMED_METHODS.get(name, name)  # argparse reports the choices
 
 
-def add_step(parser: argparse.ArgumentParser) -> None:
-    """One training step against a restatement of the released one: time, memory, operations."""
+def _add_steps(parser: argparse.ArgumentParser, text: str, steps: int, warmup: int) -> None:
     parser.add_argument('config')
     parser.add_argument('--batch-size', type=positive_int, default=2, help='images per branch')
-    parser.add_argument('--steps', type=positive_int, default=5, help='measured steps')
-    parser.add_argument('--warmup', type=whole_number(0), default=2)
+    parser.add_argument('--steps', type=positive_int, default=steps, help=text)
+    parser.add_argument('--warmup', type=whole_number(0), default=warmup)
+
+
+def add_step(parser: argparse.ArgumentParser) -> None:
+    """One training step against a restatement of the released one: time, memory, operations."""
+    _add_steps(parser, 'measured steps', steps=5, warmup=2)
     parser.add_argument(
         '--dtype',
         default='auto',
@@ -97,10 +101,7 @@ def add_step(parser: argparse.ArgumentParser) -> None:
 
 def add_waits(parser: argparse.ArgumentParser) -> None:
     """How often the host waits for the GPU in training iterations that log nothing."""
-    parser.add_argument('config')
-    parser.add_argument('--batch-size', type=positive_int, default=2, help='images per branch')
-    parser.add_argument('--steps', type=positive_int, default=10, help='traced iterations')
-    parser.add_argument('--warmup', type=whole_number(0), default=3)
+    _add_steps(parser, 'traced iterations', steps=10, warmup=3)
     parser.add_argument(
         '--cfg-options',
         nargs='+',

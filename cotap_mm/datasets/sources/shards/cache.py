@@ -48,7 +48,7 @@ class ImageCache:
         self._is_full = False
 
     def get(self, image: int) -> Optional[bytes]:
-        """Return the copy of an image; None if there is no intact one."""
+        """Return the cached bytes of an image, or None if they are missing or damaged."""
         shard, number, start, size = self._locate(image)
         try:
             stored = _read(self._path(shard, 'sums'), number * _SUM, _SUM)
@@ -104,7 +104,7 @@ def folder_size(folder: Path) -> int:
 
 
 def _checksum(data: bytes) -> bytes:
-    return (zlib.crc32(data) or 1).to_bytes(_SUM, 'little')  # 0 means that there is no copy
+    return (zlib.crc32(data) or 1).to_bytes(_SUM, 'little')  # 0 marks an image that is not cached
 
 
 def _read(path: str, start: int, size: int) -> bytes:

@@ -44,7 +44,7 @@ class ShardedImages(EncodedImages):
             environment, which other processes do not see in the config.
 
     Raises:
-        FileNotFoundError: If there are no shards, or one is missing.
+        FileNotFoundError: If the folder has no shards, or a given shard is missing.
         ValueError: If a shard is damaged or compressed.
         ImportError: If the library for the store is not installed.
         ConnectionError: If the store cannot be reached.

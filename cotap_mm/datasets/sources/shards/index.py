@@ -75,7 +75,8 @@ def load_index(folder: Folder, shards: Sequence[str]) -> ShardIndex:
         ShardIndex: The index.
 
     Raises:
-        FileNotFoundError: If there are no shards, or a shard or every image is missing.
+        FileNotFoundError: If the folder has no shards, a given shard is missing, or the shards
+            contain no images.
         ValueError: If a shard is damaged or compressed, a packing is unfinished, or a name exists
             twice in a shard.
         OSError: If the folder cannot be read. Stores raise errors of other types.
@@ -254,7 +255,7 @@ def _kept_at(folder: Folder) -> Optional[Path]:
     )
     try:
         return Path(home).expanduser() / 'cotap_mm' / 'shards' / f'{key.hexdigest()[:32]}.npz'
-    except RuntimeError:  # there is no home
+    except RuntimeError:  # no home directory
         return None
 
 
