@@ -128,12 +128,16 @@ class RemoteFolder:
         """Names of the files, and what identifies their versions.
 
         Raises:
+            FileNotFoundError: If the folder does not exist; stores know no empty folders.
             Exception: Of the library of the store, see :func:`explain`.
         """
         found = {}
         system, path = self._connect()
         system.invalidate_cache()
-        for each in system.ls(path, detail=True):
+        entries = [each for each in system.ls(path, detail=True) if _is_in(each['name'], path)]
+        if not entries:  # of a folder that does not exist, some libraries list nothing
+            raise FileNotFoundError(path)
+        for each in entries:
             if each['type'] == 'file':
                 version = each.get('ETag') or each.get('etag') or each.get('LastModified') or ''
                 found[each['name'].rpartition('/')[2]] = Facts(int(each['size']), str(version))
@@ -180,6 +184,12 @@ class RemoteFolder:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
+
+
+def _is_in(name: str, folder: str) -> bool:
+    """Whether a listed path lies in a folder, whatever its protocol and bucket look like."""
+    parents = name.rstrip('/').rpartition('/')[0]
+    return parents.rpartition('/')[2] == folder.rstrip('/').rpartition('/')[2]
 
 
 Folder = Union[LocalFolder, RemoteFolder]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -113,6 +114,21 @@ def test_the_cache_has_a_limit(packed, folder, requests, tmp_path):
 def test_wrong_addresses(store, uri, kind, message):
     with pytest.raises(kind, match=message):
         open_images(uri)
+
+
+@pytest.mark.parametrize(
+    'listed',
+    [
+        [],
+        [dict(name='images/packed', type='directory', size=0)],  # of the whole bucket
+        [dict(name='images/nowhere', type='file', size=9)],  # no folder
+    ],
+)
+def test_a_missing_folder_whatever_the_library_lists(monkeypatch, listed):
+    system = SimpleNamespace(invalidate_cache=lambda: None, ls=lambda path, detail: listed)
+    monkeypatch.setattr(RemoteFolder, '_connect', lambda self: (system, 'images/nowhere'))
+    with pytest.raises(FileNotFoundError, match='does not exist .*check the names of bucket'):
+        open_images('s3://images/nowhere')
 
 
 def test_an_unreachable_store(store, monkeypatch):
