@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any, Optional, Union
 
 import torch
 from mmengine.model import BaseDataPreprocessor
 from torch import Tensor
 
-from cotap_mm.ops import COLOR_DEFAULTS, COLOR_DRAWS, augment_color, common_boxes
+from cotap_mm.ops import (
+    COLOR_DEFAULTS,
+    COLOR_DRAWS,
+    ColorPlan,
+    apply_color,
+    common_boxes,
+    copy_together,
+    plan_color,
+)
 from cotap_mm.ops.imagenet import IMAGENET_MEAN_255, IMAGENET_STD_255
 from cotap_mm.registry import MODELS
 
 from .device_crops import with_crops
-from .step_batch import CropsBatch, Views
+from .step_batch import CropsBatch, GlobalShapes
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Crops of one size in a batch of one branch."""
+
+    branch: str
+    kind: str  # 'global' or 'local'
+    images: int  # I
+    columns: slice  # of the crops among all crops of an image
+    side: int  # pixels
+
+    @property
+    def count(self) -> int:
+        """V, crops of each image."""
+        return self.columns.stop - self.columns.start
 
 
 @MODELS.register_module()
@@ -51,9 +76,15 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         self.register_buffer('mean', torch.tensor(mean).view(3, 1, 1), persistent=False)
         self.register_buffer('std', torch.tensor(std).view(3, 1, 1), persistent=False)
         self.color = None if color is None else _color_options(color)
+        #: Draws the numbers of a training step, by name, to be copied to the device with those of
+        #: the crops; None draws nothing.
+        self.draw_ahead: Optional[Callable[[GlobalShapes], dict[str, Tensor]]] = None
 
     def forward(self, data: CropsBatch, training: bool = False) -> dict:
         """Convert a collated batch of :class:`NeighborPairs` to inputs of :class:`CoTAP`.
+
+        All numbers that are drawn or computed on the CPU go to the device in one copy. The crops
+        of one size are augmented together, those of both branches.
 
         Args:
             data (CropsBatch): Crops of both branches, see :mod:`.step_batch`.
@@ -64,59 +95,114 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
             dict: ``inputs`` (ViewsBatch), with images first and then positives, and
             ``data_samples``, None.
         """
-        inputs = {}
-        for name, branch in with_crops(data, self.device).items():
-            tensors = {key: branch[key] for key in ('global_crops', 'local_crops', 'boxes')}
-            draws = None
-            if training and self.color is not None:
-                draws = branch.get('color_draws')
-                if draws is None:
-                    draws = torch.rand(*branch['boxes'].shape[:3], COLOR_DRAWS)
-            inputs[name] = self._views(**self.cast_data(tensors), color_draws=draws)
+        parts = list(_parts(data))
+        groups: dict[int, list[_Part]] = {}
+        for part in parts:
+            if part.count:
+                groups.setdefault(part.side, []).append(part)
+        plans = self._plan_colors(data, groups) if training and self.color is not None else {}
+        numbers = _all_common_boxes(data, parts)
+        numbers.update({f'color {side}': plan.numbers for side, plan in plans.items()})
+        if 'images' in data:
+            numbers['images'] = dict(regions=data['images']['regions'])
+        if training and self.draw_ahead is not None and self.device.type != 'cpu':
+            numbers['draws'] = self.draw_ahead(
+                {each.branch: (each.images, each.count, each.side) for each in parts[::2]}
+            )
+        there = copy_together(numbers, self.device)
+        crops = with_crops(data, self.device, there.get('images', {}).get('regions'))
+        inputs = {name: there[name] for name in (*_branches(data), 'draws') if name in there}
+        for side, group in groups.items():
+            plan = plans.get(side)
+            if plan is not None:
+                plan = plan._replace(numbers=there[f'color {side}'])
+            own = [crops[part.branch][f'{part.kind}_crops'] for part in group]
+            self._add_views(inputs, group, self.cast_data(own), plan)
+        for part in parts:
+            if not part.count:
+                shape = (part.images, 0, 3, part.side, part.side)
+                inputs[part.branch][f'student_{part.kind}'] = self.mean.new_empty(shape)
         return dict(inputs=inputs, data_samples=None)
 
-    def _views(
+    def _plan_colors(
+        self, data: CropsBatch, groups: dict[int, list[_Part]]
+    ) -> dict[int, ColorPlan]:
+        """Side of the crops -> what to do with their colors."""
+        draws = {}
+        for name, branch in _branches(data).items():
+            own = branch.get('color_draws')
+            if own is None:
+                own = torch.rand(*branch['boxes'].shape[:3], COLOR_DRAWS)
+            draws[name] = _by_image(own)  # (I, V, COLOR_DRAWS)
+        return {
+            side: plan_color(
+                torch.cat([draws[part.branch][:, part.columns].flatten(0, 1) for part in group]),
+                **self.color,
+            )
+            for side, group in groups.items()
+        }
+
+    def _add_views(
         self,
-        global_crops: Tensor,
-        local_crops: Tensor,
-        boxes: Tensor,
-        color_draws: Optional[Tensor],
-    ) -> Views:
-        def by_image(x: Tensor) -> Tensor:
-            """Put images first, then positives: (B, 2, ...) -> (2B, ...)."""
-            return x.transpose(0, 1).flatten(0, 1)
-
-        global_crops, local_crops = (
-            by_image(x.movedim(-1, -3)) for x in (global_crops, local_crops)
-        )
-        num_global, num_local = global_crops.shape[1], local_crops.shape[1]
-        sizes = [global_crops.shape[-1]] * num_global + [local_crops.shape[-1]] * num_local
-        in_global, in_other = common_boxes(by_image(boxes), sizes, num_global)
-        draws = (
-            (None, None)
-            if color_draws is None
-            else by_image(color_draws).split([num_global, num_local], dim=1)
-        )
-        return Views(
-            student_global=self._student_views(global_crops, draws[0]),
-            student_local=self._student_views(local_crops, draws[1]),
-            teacher_global=self.normalize(global_crops),
-            common_global=in_global,
-            common_other=in_other,
-        )
-
-    def _student_views(self, crops: Tensor, draws: Optional[Tensor]) -> Tensor:
-        if draws is not None and crops.numel():
-            flat = crops.flatten(0, 1).float() / 255
+        views: dict[str, dict[str, Tensor]],
+        group: list[_Part],
+        crops: list[Tensor],
+        plan: Optional[ColorPlan],
+    ) -> None:
+        """Add the views of crops of one size (B, 2, V, s, s, 3), all computed together."""
+        side, counts = group[0].side, [part.images * part.count for part in group]
+        pixels = crops[0].new_empty(sum(counts), 3, side, side, dtype=torch.float32)
+        for part, own in zip(pixels.split(counts), crops):
+            planes = own.permute(1, 0, 2, 5, 3, 4)  # (2, B, V, 3, s, s): images first
+            part.view(planes.shape).copy_(planes)
+        plain = None
+        if plan is None or any(part.kind == 'global' for part in group):
+            plain = self.normalize(pixels)
+        student = plain
+        if plan is not None:
             # MMEngine calls the preprocessor inside its mixed-precision context.
-            with torch.autocast(crops.device.type, enabled=False):
-                flat = augment_color(flat, draws.flatten(0, 1), **self.color)
-            crops = flat.mul_(255).view(crops.shape)
-        return self.normalize(crops)
+            with torch.autocast(pixels.device.type, enabled=False):
+                student = self.normalize(apply_color(pixels.div_(255), plan).mul_(255))
+        for name, whole in (('student', student), ('teacher', plain)):
+            for part, own in zip(group, () if whole is None else whole.split(counts)):
+                if (name, part.kind) != ('teacher', 'local'):
+                    views[part.branch][f'{name}_{part.kind}'] = own.unflatten(
+                        0, (part.images, part.count)
+                    )
 
     def normalize(self, pixels: Tensor) -> Tensor:
         """Normalize pixels 0-255 (..., 3, h, w) of any dtype to floats of the same shape."""
         return (pixels.to(self.mean.dtype) - self.mean) / self.std
+
+
+def _branches(data: CropsBatch) -> dict[str, Any]:
+    return {name: branch for name, branch in data.items() if name != 'images'}
+
+
+def _by_image(x: Tensor) -> Tensor:
+    """Put images first, then positives: (B, 2, ...) -> (2B, ...)."""
+    return x.transpose(0, 1).flatten(0, 1)
+
+
+def _parts(data: CropsBatch) -> Iterator[_Part]:
+    """Global and local crops of the first branch, of the second, and so on."""
+    images = data.get('images')
+    for name, branch in _branches(data).items():
+        batch, pair, total = branch['boxes'].shape[:3]
+        count = branch['global_crops'].shape[2] if images is None else images['num_global']
+        for kind, columns in (('global', slice(0, count)), ('local', slice(count, total))):
+            side = branch[f'{kind}_crops'].shape[-2] if images is None else images[f'{kind}_size']
+            yield _Part(name, kind, batch * pair, columns, side)
+
+
+def _all_common_boxes(data: CropsBatch, parts: list[_Part]) -> dict[str, dict[str, Tensor]]:
+    """Branch -> ``common_global`` and ``common_other``, see :class:`.Views`."""
+    found, branches = {}, _branches(data)
+    for first, rest in zip(parts[::2], parts[1::2]):
+        sizes = [first.side] * first.count + [rest.side] * rest.count
+        common = common_boxes(_by_image(branches[first.branch]['boxes']), sizes, first.count)
+        found[first.branch] = dict(zip(('common_global', 'common_other'), common))
+    return found
 
 
 def _color_options(color: dict | str) -> dict[str, Any]:

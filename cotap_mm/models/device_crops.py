@@ -21,7 +21,9 @@ _is_right: dict[str, bool] = {}
 
 
 def with_crops(
-    batch: Mapping[str, Any], device: Optional[Union[str, torch.device]] = None
+    batch: Mapping[str, Any],
+    device: Optional[Union[str, torch.device]] = None,
+    regions: Optional[Tensor] = None,
 ) -> dict[str, Any]:
     """Cut the crops, if the loader has not.
 
@@ -29,6 +31,8 @@ def with_crops(
         batch (Mapping): Collated samples of :class:`cotap_mm.datasets.NeighborPairs`.
         device (str | torch.device, optional): Where to crop. Defaults to None, where the images
             are.
+        regions (Tensor, optional): ``batch['images']['regions']`` on that device. Defaults to
+            None, copied if needed.
 
     Returns:
         dict: Branch name -> :class:`.Crops`, as if the loader had cropped.
@@ -39,11 +43,15 @@ def with_crops(
     device = torch.device(images['pixels'][0].device if device is None else device)
     pixels = _moved(images, device)
     count = images['num_global']
+    if regions is None or pixels.device.type == 'cpu':
+        regions = images['regions']
     global_crops, local_crops = (
-        _cut(pixels, regions, size).to(device, non_blocking=True)
-        for regions, size in (
-            (images['regions'][:, :, :count], images['global_size']),
-            (images['regions'][:, :, count:], images['local_size']),
+        _cut(pixels, images['regions'][:, :, some], size, regions[:, :, some]).to(
+            device, non_blocking=True
+        )
+        for some, size in (
+            (slice(0, count), images['global_size']),
+            (slice(count, None), images['local_size']),
         )
     )
     return {
@@ -109,8 +117,9 @@ def first_crops(batch: Mapping[str, Any], count: int) -> Tensor:
     return crops.movedim(-1, -3)
 
 
-def _cut(pixels: Tensor, regions: Tensor, size: int) -> Tensor:
-    """Crops of regions (..., 6), shape (..., size, size, 3)."""
+def _cut(pixels: Tensor, regions: Tensor, size: int, there: Optional[Tensor] = None) -> Tensor:
+    """Crops of regions (..., 6), shape (..., size, size, 3); ``there``: see resize_regions."""
+    there = regions if there is None else there
     with torch.autocast(pixels.device.type, enabled=False):  # MMEngine calls preprocessors inside
-        crops = resize_regions(pixels, regions.reshape(-1, 6), size)
+        crops = resize_regions(pixels, regions.reshape(-1, 6), size, there=there.reshape(-1, 6))
     return crops.view(*regions.shape[:-1], size, size, 3)

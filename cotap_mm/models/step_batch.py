@@ -10,6 +10,9 @@ from typing import Any, TypedDict
 
 from torch import Tensor
 
+#: Branch -> (images I, global crops G of each, their side in pixels).
+GlobalShapes = dict[str, tuple[int, int, int]]
+
 
 class _Crops(TypedDict):
     global_crops: Tensor  # (B, 2, G, g, g, 3) uint8; axis 1: image, positive
@@ -55,3 +58,4 @@ class ViewsBatch(TypedDict, total=False):
 
     patch: Views
     cls: Views
+    draws: dict[str, Tensor]  # numbers that RandomDraws.ahead has drawn for this step

@@ -24,23 +24,32 @@ from cotap_mm.ops.ranking.average_precision import (
 
 from .attention import cls_attention, cls_through_block, patch_tokens, qkv_parameters
 from .boxes import common_boxes, roi_pool
-from .color import COLOR_DEFAULTS, COLOR_DRAWS, augment_color
+from .color import (
+    COLOR_DEFAULTS,
+    COLOR_DRAWS,
+    ColorPlan,
+    apply_color,
+    augment_color,
+    plan_color,
+)
 from .foreground import foreground_mask, local_median, outlying_norms
 from .negatives import sample_negatives
 from .position import resize_position_embedding
 from .precision import at_least_float32
 from .rotary import Rotation, patch_rotation, rotate_patches
-from .sampling import pinned
+from .sampling import copy_together, pinned
 from .sinkhorn import balance, sinkhorn
 from .spherical_kmeans import spherical_kmeans
 
 __all__ = [
     'COLOR_DEFAULTS',
     'COLOR_DRAWS',
+    'ColorPlan',
     'Rotation',
     'all_reduce_max',
     'all_reduce_min',
     'all_reduce_sum',
+    'apply_color',
     'at_least_float32',
     'augment_color',
     'balance',
@@ -50,6 +59,7 @@ __all__ = [
     'common_boxes',
     'concordant_rank',
     'continuous_average_precision',
+    'copy_together',
     'discordance',
     'foreground_mask',
     'gather_rows',
@@ -58,6 +68,7 @@ __all__ = [
     'patch_rotation',
     'patch_tokens',
     'pinned',
+    'plan_color',
     'qkv_parameters',
     'rank',
     'rank_statistics',

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from contextlib import nullcontext
 from functools import partial
 
 import numpy as np
@@ -14,10 +15,11 @@ from torch.utils.data import DataLoader, default_collate
 from cotap_mm.datasets import NeighborPairs, Visit
 from cotap_mm.datasets import decoded_images as module
 from cotap_mm.datasets import neighbor_pairs as pairs_module
-from cotap_mm.models import device_crops
+from cotap_mm.models import CoTAPDataPreprocessor, device_crops
 from cotap_mm.models.device_crops import first_crops, with_crops
 from cotap_mm.ops.resampling import crops as resampling
 from cotap_mm.registry import DATA_SAMPLERS, TRANSFORMS
+from tests.helpers.no_waiting import WorkOnMeta
 from tests.helpers.tiny import build_tiny
 
 CROPS = dict(global_size=32, local_size=16)
@@ -216,6 +218,19 @@ def test_a_device_that_cannot_crop_is_replaced_by_the_cpu(both, monkeypatch):
     monkeypatch.setattr(device_crops, '_cut', lambda *_: torch.tensor(next(results)))
     assert not device_crops._cuts_as_the_cpu(batch['images'], cpu)
     assert shown[1].startswith('cutting crops on cpu gives other pixels than the CPU. They are cut')
+
+
+def test_regions_and_colors_travel_together(both, monkeypatch):
+    monkeypatch.setattr(device_crops, '_is_right', dict(meta=True))
+    monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # does not support meta
+    batch = default_collate([both()[1][Visit(index=index, count=0, seed=0)] for index in (1, 4)])
+    model = CoTAPDataPreprocessor().to('meta')
+    with WorkOnMeta(*model.buffers()) as mode:
+        views = model(batch, training=True)['inputs']['patch']
+    assert views['student_local'].shape == (4, 4, 3, 16, 16)
+    pixels = [tuple(part.shape) for part in batch['images']['pixels']]
+    numbers = [each for each in mode.copies if tuple(each.shape) not in pixels]
+    assert len(mode.copies) == len(pixels) + 1 and numbers[0].dtype == torch.uint8
 
 
 @pytest.mark.gpu

@@ -27,10 +27,10 @@ ITERATIONS = 12  # after 6, the first losses are noted; the queues are full then
 
 @contextmanager
 def no_waiting(monkeypatch):
-    """Also no lists from tensors, except of color, which is decided on the CPU (another test)."""
+    """Also no lists from tensors, except of colors, which are planned on the CPU."""
     mode = NoWaiting()
 
-    def augment_color(*args, **options):
+    def plan_color(*args, **options):
         mode.is_paused = True
         try:
             return plain(*args, **options)
@@ -40,9 +40,9 @@ def no_waiting(monkeypatch):
     def to_list(tensor):
         raise AssertionError('tolist waits for the device')
 
-    plain = data_preprocessor.augment_color
+    plain = data_preprocessor.plan_color
     with monkeypatch.context() as patched, mode:
-        patched.setattr(data_preprocessor, 'augment_color', augment_color)
+        patched.setattr(data_preprocessor, 'plan_color', plan_color)
         patched.setattr(torch.Tensor, 'tolist', to_list)
         yield
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
@@ -67,4 +69,27 @@ class OnAnotherDevice(NoWaiting):
         if is_copy and not is_non_blocking and len({each.device for each in tensors + results}) > 1:
             raise AssertionError(f'{func} waits for a copy to another device')
         self.known.update((self.storage(each), each) for each in results)
+        return made
+
+
+class WorkOnMeta(OnAnotherDevice):
+    """Collects copies to the device, and what it computes; does not watch work on the CPU."""
+
+    def __init__(self, *there):
+        super().__init__(*there)
+        self.copies, self.kernels = [], Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        given = [each for each in tree_flatten((args, kwargs))[0] if torch.is_tensor(each)]
+        self.is_paused = all(each.device.type == 'cpu' for each in given)
+        made = super().__torch_dispatch__(func, types, args, kwargs)
+        results = [each for each in tree_flatten(made)[0] if torch.is_tensor(each)]
+        if given and {each.device.type for each in given + results} == {'cpu', 'meta'}:
+            self.copies += results
+        old = {self.storage(each) for each in given}
+        is_view = not func._schema.is_mutable and any(self.storage(x) in old for x in results)
+        name = func.overloadpacket._qualified_op_name
+        on_meta = bool(results) and results[0].device.type == 'meta'
+        if on_meta and not is_view and not name.endswith('empty'):
+            self.kernels[name] += 1
         return made

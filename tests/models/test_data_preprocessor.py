@@ -142,3 +142,22 @@ def test_color_is_determined_by_the_draws_in_the_batch():
                 pixels_of(model, plain[key][row]) / 255, draws[image, which, first : first + count]
             )
             assert torch.allclose(pixels_of(model, views[key][row]) / 255, own, atol=1e-4)
+
+
+@pytest.mark.parametrize('sizes', [(16, 8), (28, 28), (14, 7)])
+def test_branches_are_computed_together_to_the_bits_of_each(sizes):
+    options = dict(global_size=sizes[0], local_size=sizes[1])
+    batch = {
+        name: collated([(ramp(40, 50), ramp(50, 40))] * 3, seed, **options)['patch']
+        for seed, name in enumerate(('patch', 'cls'))
+    }
+    for seed, branch in enumerate(batch.values()):
+        generator = torch.Generator().manual_seed(seed)
+        branch['color_draws'] = torch.rand(3, 2, 6, COLOR_DRAWS, generator=generator)
+    model = CoTAPDataPreprocessor()
+    for training in (True, False):
+        together = model(batch, training)['inputs']
+        for name, branch in batch.items():
+            (alone,) = model({name: branch}, training)['inputs'].values()
+            assert alone.keys() == together[name].keys()
+            assert all(torch.equal(alone[key], together[name][key]) for key in alone)

@@ -13,7 +13,7 @@ from cotap_mm.engine import compile_networks, compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
 from cotap_mm.models.backbones import checkpointing
 from cotap_mm.models.modules import AssignmentQueue
-from cotap_mm.ops import COLOR_DRAWS, augment_color, cls_through_block, spherical_kmeans
+from cotap_mm.ops import cls_through_block, spherical_kmeans
 from tests.helpers.no_waiting import NoWaiting, OnAnotherDevice
 from tests.helpers.tiny import MODERN, build_tiny, make_inputs
 
@@ -308,26 +308,6 @@ def test_on_another_device_detects_what_waits():
     with OnAnotherDevice(there):
         there[:, 1:] + torch.ones(4).to('meta', non_blocking=True)
         there[torch.arange(2, device='meta')] * 2
-
-
-def test_color_never_waits_for_the_device():
-    """What to do is decided on the CPU, and copied in one piece per data type."""
-    crops = torch.empty(6, 3, 16, 16, device='meta')
-    copies = []
-
-    class Counting(OnAnotherDevice):
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            devices = {each.device for each in tree_flatten(args)[0] if torch.is_tensor(each)}
-            self.is_paused = devices <= {torch.device('cpu')} and not kwargs
-            made = super().__torch_dispatch__(func, types, args, kwargs)
-            results = [each for each in tree_flatten(made)[0] if torch.is_tensor(each)]
-            self.known.update((self.storage(each), each) for each in results)
-            copies.extend(each for each in results if {each.device} != devices and devices)
-            return made
-
-    with Counting(crops):
-        augment_color(crops, torch.rand(6, COLOR_DRAWS) * 0.2)
-    assert [each.dtype for each in copies] == [torch.int64, torch.float32]
 
 
 @pytest.mark.slow

@@ -6,9 +6,10 @@ import itertools
 
 import pytest
 import torch
+from kornia.enhance import adjust_hue
 from torchvision.transforms import functional as TF
 
-from cotap_mm.ops import COLOR_DRAWS, augment_color
+from cotap_mm.ops import COLOR_DRAWS, augment_color, color
 
 
 def crops_of(count, size=9, seed=0):
@@ -76,6 +77,18 @@ def test_zero_probabilities_change_nothing():
     same = augment_color(crops, draws_of(4), jitter_prob=0, gray_prob=0, blur_prob=0)
     assert torch.equal(same, crops)
     assert augment_color(crops[:0], draws_of(0)).shape == (0, 3, 9, 9)
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
+def test_hues_are_those_of_kornia(dtype):
+    colors = torch.tensor(list(itertools.product([0, 1, 77, 128, 254, 255], repeat=3)))
+    pixels = (colors.to(dtype) / 255).T.reshape(1, 3, 12, 18).repeat(9, 1, 1, 1)
+    radians = torch.linspace(-3.2, 3.2, 9, dtype=dtype)  # without and with a change
+    shifted = color._shift_hue(
+        pixels, radians, *(torch.tensor(each) for each in (color._RISING, color._FALLING))
+    )
+    assert torch.allclose(shifted, adjust_hue(pixels, radians), rtol=0, atol=1e-6)
+    assert torch.allclose(shifted[4], pixels[4], rtol=0, atol=1e-6)
 
 
 def test_bad_draws():

@@ -23,7 +23,7 @@ from cotap_mm.models.modules import (
     assignment_monitors,
     border_excess,
 )
-from cotap_mm.models.step_batch import Views, ViewsBatch
+from cotap_mm.models.step_batch import GlobalShapes, Views, ViewsBatch
 from cotap_mm.ops import patch_tokens
 from cotap_mm.registry import MODELS, build
 from cotap_mm.weights import init_then_load
@@ -118,6 +118,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
             )
         self._freeze_untrained_parts()
         self.draws = RandomDraws()
+        self.data_preprocessor.draw_ahead = self.draw_ahead
         self.run_network = run_network  # CompileHook replaces it
         self.monitor_now = False  # set by the monitor hook for the steps that it logs
 
@@ -153,6 +154,32 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         if self.anchor is not None:
             self.anchor.copy_from(self.backbone)
 
+    def draw_ahead(self, shapes: GlobalShapes) -> dict[str, Tensor]:
+        """Draw the numbers of the next step, which the preprocessor copies with its own.
+
+        Args:
+            shapes (GlobalShapes): Of its global crops.
+
+        Returns:
+            dict[str, Tensor]: For ``inputs['draws']``; none before the prototypes have started,
+            since their k-means draws in the middle of a step.
+        """
+        if 'prototype_entropy' in self.losses and not self.template_bank.has_started:
+            return {}
+        crops = {branch: images * count for branch, (images, count, _) in shapes.items()}
+        requests: list[tuple[Any, ...]] = []  # in the order of the methods below
+        if 'prototype_entropy' in self.losses:
+            requests.append(('order', 'template_bank', crops['cls']))
+        if 'patch_ranking' in self.losses:
+            negatives = ('negatives', shapes['patch'][0] // 2, self.pairs.num_negatives)
+            requests += [negatives] * len(self.pairs.pool_sizes)
+        if 'patch_cluster' in self.losses:
+            patches = (shapes['patch'][2] // self.patch_size) ** 2
+            requests.append(('keys', crops['patch'] * patches))
+        if self.losses.trains_head('cls'):
+            requests.append(('order', 'cls_queue', crops['cls']))
+        return self.draws.ahead(requests)
+
     @skip_finite_checks()
     def loss(self, inputs: ViewsBatch, data_samples: Optional[list] = None) -> dict[str, Tensor]:
         """Compute the named losses of one step, then update the queues.
@@ -166,6 +193,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         """
         if self.training:
             self.teacher.check_updates(self.teacher_patience)
+        self.draws.hold(inputs.get('draws'))
         views = {branch: inputs[branch] for branch in self.losses.branches}  # type: ignore
         patch, cls = self._score(views)
         if 'prototype_entropy' in self.losses:

@@ -35,6 +35,11 @@ class TemplateBank(FeatureQueue):
         self._had_started = False
         self._norms: Optional[Tensor] = None
 
+    @property
+    def has_started(self) -> bool:
+        """Whether it is known, without asking the device, that the prototypes have started."""
+        return self._had_started
+
     def norms(self) -> Tensor:
         """Return the L2 norm of each of the :meth:`contents`, shape (len(self),)."""
         if self._norms is None:

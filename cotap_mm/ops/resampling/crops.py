@@ -46,7 +46,11 @@ def resize_region(image: Tensor, box: tuple[int, int, int, int], size: int) -> T
 
 
 def resize_regions(
-    pixels: Tensor, regions: Tensor, size: int, at_once: Optional[bool] = None
+    pixels: Tensor,
+    regions: Tensor,
+    size: int,
+    at_once: Optional[bool] = None,
+    there: Optional[Tensor] = None,
 ) -> Tensor:
     """Crop and resize regions of several images.
 
@@ -61,6 +65,8 @@ def resize_regions(
         size (int): Side of the crops in pixels.
         at_once (bool, optional): Whether to resize many crops in one pass, with bounded memory.
             Both ways give the same bits. Defaults to None: unless on the CPU.
+        there (Tensor, optional): The regions on the device of the pixels. Defaults to None, copied
+            if needed.
 
     Returns:
         Tensor: Shape (N, size, size, 3), uint8.
@@ -74,7 +80,7 @@ def resize_regions(
         )
     if at_once is None:
         at_once = pixels.device.type != 'cpu'
-    parts = _passes(pixels, regions, size) if at_once else _one_by_one(pixels, regions, size)
+    parts = _passes(pixels, regions, size, there) if at_once else _one_by_one(pixels, regions, size)
     return torch.cat([pixels.new_empty(0, size, size, 3), *parts])
 
 
@@ -84,10 +90,12 @@ def _one_by_one(pixels: Tensor, regions: Tensor, size: int) -> Iterator[Tensor]:
         yield resize_region(rows.unflatten(0, (box[3], width)), tuple(box), size)[None]
 
 
-def _passes(pixels: Tensor, regions: Tensor, size: int) -> Iterator[Tensor]:
+def _passes(
+    pixels: Tensor, regions: Tensor, size: int, there: Optional[Tensor]
+) -> Iterator[Tensor]:
     """Resize in chunks of bounded memory; on a GPU with fused kernels, if they can be compiled."""
     sides = regions[:, 4:] - regions[:, 2:4]  # (N, 2) width, height
-    on_device = regions.to(pixels.device, non_blocking=True)
+    on_device = (regions if there is None else there).to(pixels.device, non_blocking=True)
     for low, high in _chunks(sides[:, 1].tolist(), _CHUNK // size):
         width, height = sides[low:high].amax(dim=0).tolist()
         resize, taps = _resize, [_num_taps(side, size) for side in (width, height)]
