@@ -94,6 +94,9 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         Returns:
             dict: ``inputs`` (ViewsBatch), with images first and then positives, and
             ``data_samples``, None.
+
+        Raises:
+            ValueError: If ``color_draws`` of a branch have another shape than its boxes require.
         """
         parts = list(_parts(data))
         groups: dict[int, list[_Part]] = {}
@@ -130,9 +133,14 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
         """Side of the crops -> what to do with their colors."""
         draws = {}
         for name, branch in _branches(data).items():
-            own = branch.get('color_draws')
+            own, shape = branch.get('color_draws'), (*branch['boxes'].shape[:3], COLOR_DRAWS)
             if own is None:
-                own = torch.rand(*branch['boxes'].shape[:3], COLOR_DRAWS)
+                own = torch.rand(shape)
+            if own.shape != shape:
+                raise ValueError(
+                    f'color_draws of branch {name} must have shape {shape}, got '
+                    f'{tuple(own.shape)}; without color_draws in the batch they are drawn here'
+                )
             draws[name] = _by_image(own)  # (I, V, COLOR_DRAWS)
         return {
             side: plan_color(

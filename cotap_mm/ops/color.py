@@ -53,13 +53,14 @@ class ColorPlan(NamedTuple):
     shifts_hue: bool
 
 
-def augment_color(crops: Tensor, draws: Tensor, **settings: Any) -> Tensor:
+def augment_color(crops: Tensor, draws: Tensor, *settings: Any, **named: Any) -> Tensor:
     """Apply color jitter, grayscale and blur to each crop with its own parameters.
 
     Args:
         crops (Tensor): Images in [0, 1], float32 or float64 (N, 3, h, w). Not changed.
         draws (Tensor): Uniform draws in [0, 1), on the CPU, (N, :data:`COLOR_DRAWS`).
-        **settings: See :func:`plan_color`.
+        *settings: From ``brightness`` on, see :func:`plan_color`.
+        **named: The same by name.
 
     Returns:
         Tensor: Images in [0, 1], shape (N, 3, h, w).
@@ -71,7 +72,7 @@ def augment_color(crops: Tensor, draws: Tensor, **settings: Any) -> Tensor:
         raise ValueError(
             f'draws must have shape ({len(crops)}, {COLOR_DRAWS}), got {tuple(draws.shape)}'
         )
-    plan = plan_color(draws, crops.dtype, **settings)
+    plan = plan_color(draws, crops.dtype, *settings, **named)
     numbers = copy_together(dict(color=plan.numbers), crops.device)['color']
     return apply_color(crops, plan._replace(numbers=numbers))
 

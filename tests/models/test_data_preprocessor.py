@@ -161,3 +161,11 @@ def test_branches_are_computed_together_to_the_bits_of_each(sizes):
             (alone,) = model({name: branch}, training)['inputs'].values()
             assert alone.keys() == together[name].keys()
             assert all(torch.equal(alone[key], together[name][key]) for key in alone)
+
+
+def test_color_draws_of_another_shape():
+    batch = collated([(ramp(40, 50), ramp(50, 40))] * 3, global_size=16, local_size=8)
+    batch['patch']['color_draws'] = torch.rand(3, 2, 5, COLOR_DRAWS)
+    message = r'color_draws of branch patch must have shape \(3, 2, 6, 12\), got \(3, 2, 5, 12\)'
+    with pytest.raises(ValueError, match=message):
+        CoTAPDataPreprocessor()(batch, training=True)
