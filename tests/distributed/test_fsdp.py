@@ -13,6 +13,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.multiprocessing.spawn import ProcessException
 
+from cotap_mm.distributed.fsdp import total_norm
 from cotap_mm.registry import STRATEGIES
 from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import resume_work, sharding_work
@@ -148,6 +149,13 @@ def test_versions(monkeypatch):
     assert name() == 'WrappedStrategy'
     with pytest.raises(ValueError, match='version=2 requires PyTorch 2.7'):
         name(version=2)
+
+
+def test_norms_of_shards_and_of_replicated_tensors_combine():
+    norms = [torch.tensor(3.0), torch.tensor(4.0)]
+    for shards in ([False, False], [True, False], [True, True]):  # of a single rank
+        assert total_norm(norms, shards).item() == pytest.approx(5)
+        assert total_norm(norms, shards, math.inf).item() == 4
 
 
 def test_clipping_needs_norms_of_all_ranks():
