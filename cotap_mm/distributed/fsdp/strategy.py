@@ -129,11 +129,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         return super().build_optim_wrapper(optim_wrapper, model)
 
     def _check_clipping(self, wrapper) -> None:
-        if wrapper.clip_grad_kwargs:
-            raise ValueError(
-                'optim_wrapper.clip_grad needs full gradients, but FSDP shards '
-                'them across ranks; remove it or the strategy'
-            )
+        raise NotImplementedError
 
 
 class WrappedStrategy(CoTAPFSDPStrategy):
@@ -153,6 +149,13 @@ class WrappedStrategy(CoTAPFSDPStrategy):
             **(self.model_wrapper or {}),
         }
         return FSDPStrategy._wrap_model(self, model)
+
+    def _check_clipping(self, wrapper) -> None:
+        if wrapper.clip_grad_kwargs:
+            raise ValueError(
+                'optim_wrapper.clip_grad needs full gradients, but FSDP shards '
+                'them across ranks; remove it or the strategy'
+            )
 
     def optim_state_dict(self) -> dict:
         """Optimizer state in the format of a run without FSDP; empty on ranks other than 0."""
