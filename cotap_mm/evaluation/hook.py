@@ -11,7 +11,7 @@ from mmengine.runner import Runner
 from cotap_mm import signals
 from cotap_mm.datasets.sources.joined import share_range
 from cotap_mm.distributed.collectives import world_size
-from cotap_mm.distributed.fsdp import require_unsharded
+from cotap_mm.distributed.fsdp import whole_networks
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.encoders.vit import CoTAPEncoder
 from cotap_mm.evaluation.data.evaluation_data import EvaluationData
@@ -123,9 +123,8 @@ class EvaluationHook(Hook):
         """Evaluate at the start of training.
 
         Raises:
-            ValueError: If the network is sharded across ranks.
+            ValueError: If version 1 of FSDP shards the network.
         """
-        require_unsharded(runner.model, 'EvaluationHook')
         self._evaluate_unless_stopped(runner, runner.iter)
 
     def after_train_iter(
@@ -161,8 +160,9 @@ class EvaluationHook(Hook):
             dict: Name of each value -> headline score in percent.
         """
         model = unwrap(runner.model)
-        are_equal, results, values = _networks_are_equal(model), {}, {}
-        with preserve_random_state():
+        results, values = {}, {}
+        with preserve_random_state(), whole_networks(runner.model, 'EvaluationHook'):
+            are_equal = _networks_are_equal(model)
             for network, output in self.measure:
                 key = (None if are_equal else network, output)
                 if key not in results:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from cotap_mm.command_line.table import markdown_table
 from cotap_mm.diagnosis.hardware import GIB
+from cotap_mm.distributed.fsdp import strategy_version
 from cotap_mm.registry import MODELS, option_of
 
 from .cost import Cost, crop_counts, estimate_cost
@@ -77,7 +78,7 @@ def find_capacities(config: Config) -> list[Capacity]:
 
 
 def _fits(cost: Cost, batch: int) -> tuple[float, tuple[int, ...], tuple[int, ...]]:
-    sharded = cost.sharded(SHARDS)
+    sharded = cost.sharded(SHARDS, strategy_version())
     one, several = (
         tuple(each.largest_batch(memory * GIB) for memory in MEMORIES) for each in (cost, sharded)
     )

@@ -47,8 +47,9 @@ class Cost:
         flops_per_image (float): Operations for each image of the batch.
         accumulates (bool): Whether gradients of earlier steps exist in the forward pass.
         device (str): 'cpu' or 'cuda'.
-        shardable (tuple[int, int, int]): Numbers of all and of the trainable parameters that FSDP
-            shards, and of those that a rank gathers at the same time.
+        shardable (tuple[int, int, int, int]): Numbers of all and of the trainable parameters of the
+            student that FSDP shards, of those that are gathered during a whole step, and of those
+            that are gathered at the same time while they are used.
     """
 
     parameters: int
@@ -59,7 +60,7 @@ class Cost:
     flops_per_image: float
     accumulates: bool
     device: str
-    shardable: tuple[int, int, int]
+    shardable: tuple[int, int, int, int]
 
     @property
     def fixed_bytes(self) -> float:
@@ -100,15 +101,23 @@ class Cost:
         """Cost on each of several GPUs with DDP, which has a copy of all gradients."""
         return replace(self, weight_bytes=self.weight_bytes + self.gradient_bytes)
 
-    def sharded(self, gpus: int) -> Cost:
-        """Cost on each of ``gpus`` GPUs with FSDP."""
-        weights, trainable, gathered = self.shardable
+    def sharded(self, gpus: int, version: int = 2) -> Cost:
+        """Cost on each of ``gpus`` GPUs with FSDP.
+
+        Args:
+            gpus (int): Number of GPUs.
+            version (int): Version of the strategy; 1 does not shard the teacher. Defaults to 2.
+        """
+        weights, trainable, kept, used = self.shardable
+        networks = 1 if version == 1 else 2
         saved = 1 - 1 / gpus
         moments = self.optimizer_bytes / max(self.parameters, 1)
         return replace(
             self,
-            weight_bytes=self.weight_bytes - 4 * saved * weights + 4 * gathered,
-            gradient_bytes=self.gradient_bytes - 4 * saved * trainable + 4 * gathered,
+            weight_bytes=self.weight_bytes
+            - 4 * saved * networks * weights
+            + 4 * (networks * kept + used),
+            gradient_bytes=self.gradient_bytes - 4 * saved * trainable + 4 * (kept + used),
             optimizer_bytes=self.optimizer_bytes - moments * saved * trainable,
         )
 
@@ -149,7 +158,7 @@ class _Network:
     trainable: int
     tensors: int  # number of trainable ones
     weight_bytes: int
-    shardable: tuple[int, int, int]
+    shardable: tuple[int, int, int, int]
     flops: float
 
 
@@ -170,14 +179,14 @@ def _look(options: bytes, crops: CropCounts, half: bool) -> tuple[_Network, tupl
     return network, trace_step(model, crops, half)
 
 
-def _shardable(model: Any) -> tuple[int, int, int]:
+def _shardable(model: Any) -> tuple[int, int, int, int]:
     """Parameters in the parts that :class:`CoTAPFSDPStrategy` shards: :attr:`Cost.shardable`."""
     units = [*model.backbone.layers[:-1], *model.head.children()]
     sizes = [_count(unit.parameters()) for unit in units]
     parts = [*model.backbone.parameters(), *model.head.parameters()]
     # The rest and the last block stay gathered; the next unit is gathered while one is used.
-    gathered = _count(parts) - sum(sizes) + 2 * max(sizes)
-    return _count(parts), _count(p for p in parts if p.requires_grad), gathered
+    kept, used = _count(parts) - sum(sizes), 2 * max(sizes)
+    return _count(parts), _count(p for p in parts if p.requires_grad), kept, used
 
 
 def _count(params: Iterable[nn.Parameter]) -> int:

@@ -9,6 +9,7 @@ from mmengine.config import Config
 
 from cotap_mm.diagnosis.hardware import GIB, inspect_machine
 from cotap_mm.distributed.collectives import world_size
+from cotap_mm.distributed.fsdp import strategy_version
 
 from .capacity import find_capacities, format_capacities
 from .cost import Cost, estimate_cost
@@ -54,7 +55,9 @@ def _cost_of_rank(config: Config, on_gpu: bool) -> Cost:
     cost, ranks = estimate_cost(config, on_gpu), world_size()
     if ranks == 1:
         return cost
-    return cost.sharded(ranks) if config.get('strategy') else cost.replicated()
+    if not config.get('strategy'):
+        return cost.replicated()
+    return cost.sharded(ranks, strategy_version(config.strategy))
 
 
 def _shortage(cost: Cost, batch: int, on_gpu: bool) -> str:

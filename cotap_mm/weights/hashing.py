@@ -24,5 +24,7 @@ def weights_hash(weights: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, value in sorted(weights.items()):
         digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        # A copy, since FSDP frees its memory, which numpy would lock.
+        copied = value.detach().to('cpu', copy=True)
+        digest.update(copied.contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

@@ -8,10 +8,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
+from torch import nn
 from torch.multiprocessing.spawn import ProcessException
 
-from cotap_mm.engine import CoTAPFSDPStrategy
+from cotap_mm.distributed.fsdp import total_norm
+from cotap_mm.registry import STRATEGIES
 from tests.engine.resume.test_exact_resume import assert_same, saved
 from tests.helpers import resume_work, sharding_work
 from tests.helpers.rank_work import on_two_ranks
@@ -29,7 +32,10 @@ def ranks(tmp_path, monkeypatch):
 def close(one, other):
     assert one['state_dict'].keys() == other['state_dict'].keys()
     for name, value in one['state_dict'].items():
-        torch.testing.assert_close(value, other['state_dict'][name], rtol=1e-4, atol=2e-6, msg=name)
+        pair = (value, other['state_dict'][name])
+        if name.endswith('attn.qkv.bias'):  # Adam amplifies rounding errors of zero gradients
+            pair = tuple(torch.cat([bias.chunk(3)[0], bias.chunk(3)[2]]) for bias in pair)
+        torch.testing.assert_close(*pair, rtol=1e-4, atol=2e-6, msg=name)
     groups, others = (state['optimizer']['param_groups'] for state in (one, other))
     assert [group['params'] for group in groups] == [group['params'] for group in others]
     assert [group['weight_decay'] for group in groups] == [
@@ -43,20 +49,22 @@ def close(one, other):
 
 
 @pytest.mark.dist
-def test_training_equals_that_without_fsdp(tmp_path, ranks):
-    sizes = ranks(sharding_work.all_runs)
-    replicated, sharded = saved(tmp_path / 'whole', 6), saved(tmp_path / 'shared', 6)
+def test_shards_and_both_versions_resume_each_other(tmp_path, ranks):
+    results = ranks(sharding_work.all_runs)
+    sharded = saved(tmp_path / 'shared', 6)
     assert sharded['run_state']['world_size'] == 2
-    for name, value in replicated['state_dict'].items():
-        # Each weight is on one rank or split in two.
-        if name in sizes[0]:
-            held = sum(size[name] for size in sizes)
-            is_replicated = name.startswith(('neck.', 'teacher.'))
-            assert held == value.numel() * (2 if is_replicated else 1), name
+    shares = [result['shares'] for result in results]
+    for name, held in shares[0].items():  # each row is on one rank
+        count, is_replicated = sharded['state_dict'][name].numel(), 'neck.' in name
+        assert held + shares[1][name] == count * (2 if is_replicated else 1), name
+    halves = [sum(share.values()) for share in shares]
+    assert abs(halves[0] - halves[1]) < 0.1 * sum(halves)
     assert_same(saved(tmp_path / 'killed', 6), sharded)
-    # The runners start from different random weights, so they are compared from iteration 2 on.
-    close(saved(tmp_path / 'then_shared', 6), replicated)
-    close(saved(tmp_path / 'then_whole', 6), sharded)
+    for name in ('then_whole', 'then_older', 'then_newer'):
+        close(saved(tmp_path / name, 6), sharded)
+    for result in results:
+        assert result['measured'] == pytest.approx(result['expected'], rel=1e-5)
+    assert len(results[0]['measured']) == 2  # student and teacher
 
 
 @pytest.mark.dist
@@ -93,11 +101,13 @@ def test_registers_rope_and_gated_mlps(tmp_path, ranks):
 
 
 @pytest.mark.dist
-def test_a_non_finite_step_is_skipped_on_both_ranks(tmp_path, ranks):
-    assert [result['skipped'] for result in ranks(sharding_work.bad_numbers)] == [1, 1]
+def test_a_skipped_step_and_a_checkpoint_that_cannot_be_started(tmp_path, ranks):
+    # Rank 0 alone writes.
+    assert ranks(sharding_work.faults) == [dict(skipped=1, saves=2), dict(skipped=1, saves=0)]
+    assert [path.name for path in (tmp_path / 'faults').glob('*.pth')] == ['iter_4.pth']
     assert all(
         value.isfinite().all()
-        for value in saved(tmp_path / 'bad', 4)['state_dict'].values()
+        for value in saved(tmp_path / 'faults', 4)['state_dict'].values()
         if value.is_floating_point()
     )
 
@@ -111,17 +121,9 @@ def test_weights_in_the_report_of_a_diverged_training(tmp_path, ranks):
     assert json.loads(bundle.read_text())['weights_that_are_not_finite'] == []
 
 
-@pytest.mark.dist
-def test_a_checkpoint_that_cannot_be_started(tmp_path, ranks):
-    assert ranks(sharding_work.no_folder) == [2, 0]  # calls of rank 0, which alone writes
-    assert [path.name for path in (tmp_path / 'no_folder').glob('*.pth')] == ['iter_4.pth']
-    assert all(
-        value.isfinite().all() for value in saved(tmp_path / 'no_folder', 4)['state_dict'].values()
-    )
-
-
 def test_unsupported_options_are_refused(monkeypatch):
-    strategy = CoTAPFSDPStrategy.__new__(CoTAPFSDPStrategy)
+    strategy = STRATEGIES.build(dict(sharding_work.STRATEGY, version=1))
+    assert strategy.state_dict_type.name == 'FULL_STATE_DICT'
     with pytest.raises(ValueError, match='reads parts of a block'):
         strategy._wrap_model(build_tiny(with_cp='mlp'))
     built = SimpleNamespace(clip_grad_kwargs=dict(max_norm=1.0), cast_dtype=torch.float32)
@@ -131,6 +133,38 @@ def test_unsupported_options_are_refused(monkeypatch):
     built.clip_grad_kwargs, built.cast_dtype = None, torch.float16
     with pytest.raises(ValueError, match='float16 with FSDP is not supported'):
         strategy.build_optim_wrapper({}, None)
+
+
+def test_versions(monkeypatch):
+    def name(**options):
+        return type(STRATEGIES.build(dict(sharding_work.STRATEGY, **options))).__name__
+
+    assert name() == name(version=2) == 'FullyShardedStrategy'
+    assert name(version=1) == name(model_wrapper=dict(forward_prefetch=True)) == 'WrappedStrategy'
+    with pytest.raises(ValueError, match='version must be 1 or 2, got 3'):
+        name(version=3)
+    with pytest.raises(ValueError, match='model_wrapper is an option of strategy.version=1'):
+        name(version=2, model_wrapper={})
+    monkeypatch.setattr('cotap_mm.distributed.fsdp.strategy.HAS_FULLY_SHARD', False)
+    assert name() == 'WrappedStrategy'
+    with pytest.raises(ValueError, match='version=2 requires PyTorch 2.7'):
+        name(version=2)
+
+
+def test_norms_of_shards_and_of_replicated_tensors_combine():
+    norms = [torch.tensor(3.0), torch.tensor(4.0)]
+    for shards in ([False, False], [True, False], [True, True]):  # of a single rank
+        assert total_norm(norms, shards).item() == pytest.approx(5)
+        assert total_norm(norms, shards, math.inf).item() == 4
+
+
+def test_clipping_needs_norms_of_all_ranks():
+    wrapper = OptimWrapper(
+        torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=1.0), clip_grad=dict(max_norm=1.0)
+    )
+    strategy = STRATEGIES.build(sharding_work.STRATEGY)
+    with pytest.raises(ValueError, match="MixedPrecisionOptimWrapper', got OptimWrapper"):
+        strategy._check_clipping(wrapper)
 
 
 def test_one_process_trains_without_fsdp(tmp_path, monkeypatch):
@@ -146,7 +180,7 @@ def test_one_process_trains_without_fsdp(tmp_path, monkeypatch):
 
 @pytest.mark.dist
 def test_hooks_that_need_the_full_network(tmp_path, ranks):
-    for errors in ranks(sharding_work.whole_networks):
+    for errors in ranks(sharding_work.full_networks):
         assert {name: sentence.split()[0] for name, sentence in errors.items()} == dict(
             compile='CompileHook', evaluation='EvaluationHook'
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.helpers.sharding_work import STRATEGY, train
+from tests.helpers.sharding_work import STRATEGY, held, train
 
 OPTIONS = {
     'model.backbone.type': 'LoRAViT',
@@ -19,7 +19,8 @@ def all_runs(rank):
     for name, options in (('whole', {}), ('shared', dict(strategy=STRATEGY))):
         options = dict(OPTIONS, **options)
         runner = train(name, 6, **options)
-        weights[name] = sum(p.numel() for p in runner.model.parameters() if p.requires_grad)
+        trained = {key for key, p in runner.model.named_parameters() if p.requires_grad}
+        weights[name] = sum(count for key, count in held(runner).items() if key in trained)
         assert train(f'{name}_killed', 6, kill_at=3, **options) is None
         train(f'{name}_killed', 6, resume=True, **options)
     last = train('last', 2, strategy=STRATEGY, **{'model.backbone.frozen_stages': 1})

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
 from pathlib import Path
 
+from mmengine.dist import barrier
 from mmengine.runner import FlexibleRunner
 
+from cotap_mm.datasets import ToyScenes
+from cotap_mm.distributed.fsdp import local_part, paired_parameters
+from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.hooks import atomic_checkpoint_hook as safe_checkpoint_hook
 from tests.helpers import resume_work
 
 STRATEGY = dict(type='cotap_mm.CoTAPFSDPStrategy')
+VERSION_1 = dict(STRATEGY, version=1)
 
 
 #: What a network of today has besides the layers of the first ViTs.
@@ -28,6 +34,7 @@ MODERN = {
         _delete_=True,
     ),
     'model.backbone.with_cp': True,
+    'optim_wrapper.clip_grad': dict(max_norm=0.5),
 }
 
 
@@ -36,19 +43,56 @@ def train(name, iters, **options):
     return resume_work.train(Path(os.environ['COTAP_TEST_FOLDER']) / name, iters, **options)
 
 
+def held(runner):
+    """Name -> number of elements of the parameter that this rank holds."""
+    with paired_parameters(runner.model):
+        named = list(runner.model.named_parameters())
+        return {name: local_part(param).numel() for name, param in named}
+
+
+def copy_checkpoint(rank, source, target, step):
+    folder = Path(os.environ['COTAP_TEST_FOLDER'])
+    if rank == 0:
+        (folder / target).mkdir()
+        for path in (folder / source).glob(f'iter_{step}.pth*'):
+            shutil.copy(path, folder / target)
+    barrier()
+
+
+def evaluation(num_images):
+    """An evaluation whose number of forward passes may differ between ranks."""
+    return dict(
+        type='EvaluationHook',
+        protocol='dispersion',
+        num_classes=ToyScenes.num_classes,
+        val=dict(type='ToyScenes', num_images=num_images, image_size=32),
+        interval=100,
+        options=dict(batch_size=1, image_size=32),
+    )
+
+
+def scores(runner):
+    """What :func:`evaluation` measured before the first iteration."""
+    hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'EvaluationHook')
+    return [result.value for step, _, result in hook.history if step == 4]
+
+
 def all_runs(rank):
-    """Whole and shared out; killed and resumed; each resumed as the other."""
-    train('whole', 6)
+    """Shared out; killed and resumed by itself, whole, and as by version 1; and as version 1."""
     runner = train('shared', 6, strategy=STRATEGY)
     assert isinstance(runner, FlexibleRunner)
-    shares = {name: param.numel() for name, param in runner.model.named_parameters()}
+    shares = held(runner)
     assert train('killed', 6, strategy=STRATEGY, kill_at=5) is None
-    train('killed', 6, strategy=STRATEGY, resume=True)
-    assert train('then_whole', 6, strategy=STRATEGY, kill_at=3) is None
-    train('then_whole', 6, resume=True)
-    assert train('then_shared', 6, kill_at=3) is None
-    train('then_shared', 6, strategy=STRATEGY, resume=True)
-    return shares
+    for name in ('then_whole', 'then_older'):
+        copy_checkpoint(rank, 'killed', name, 4)
+    hooks = [evaluation(num_images=3)]
+    measured = scores(train('killed', 6, strategy=STRATEGY, resume=True, hooks=hooks))
+    expected = scores(train('then_whole', 6, resume=True, hooks=hooks))
+    older = train('then_older', 6, strategy=VERSION_1, resume=True)
+    assert type(older.strategy).__name__ == 'WrappedStrategy'
+    assert train('then_newer', 6, strategy=VERSION_1, kill_at=3) is None
+    train('then_newer', 6, strategy=STRATEGY, resume=True)
+    return dict(shares=shares, measured=measured, expected=expected)
 
 
 def modern_runs(rank):
@@ -58,28 +102,43 @@ def modern_runs(rank):
         runner = train(name, 4, **options, **MODERN)
         losses.append(float(runner.message_hub.get_scalar('train/loss').current()))
         if name == 'whole':
-            weights = {key: value.detach() for key, value in runner.model.module.named_parameters()}
+            weights = {
+                key: value.detach() for key, value in unwrap(runner.model).named_parameters()
+            }
     assert train('killed', 4, strategy=STRATEGY, kill_at=3, **MODERN) is None
-    train('killed', 4, strategy=STRATEGY, resume=True, **MODERN)
-    assert train('then_shared', 4, kill_at=2, **MODERN) is None
+    copy_checkpoint(rank, 'killed', 'then_whole', 2)
+    copy_checkpoint(rank, 'whole', 'then_shared', 2)
+    products = {'model.backbone.with_cp': 'products'}  # the same to the bit
+    train('killed', 4, strategy=STRATEGY, resume=True, **{**MODERN, **products})
     runner = train('then_shared', 4, strategy=STRATEGY, resume=True, **MODERN)
-    periods = runner.model.module.backbone.rope.periods
-    assert train('then_whole', 4, strategy=STRATEGY, kill_at=2, **MODERN) is None
+    periods = unwrap(runner.model).backbone.rope.periods
     train('then_whole', 4, resume=True, **MODERN)
     train('frozen', 4, strategy=STRATEGY, **MODERN, **{'model.backbone.frozen_stages': 2})
     return dict(losses=losses, weights=weights, periods=periods)
 
 
-def bad_numbers(rank):
-    """A NaN on one rank only."""
-    runner = train(
-        'bad',
-        4,
-        strategy=STRATEGY,
-        hooks=[dict(type='NonFiniteHook'), resume_work.poison(at=[2], rank=1)],
-    )
+def faults(rank):
+    """A NaN on one rank only, and a disk on which rank 0 cannot begin to save one checkpoint."""
+    atomic_checkpoint, calls = safe_checkpoint_hook.atomic_checkpoint, []
+
+    def fails_once(path):
+        calls.append(path)
+        if len(calls) == 1:
+            raise OSError(20, 'Not a directory', str(path))
+        return atomic_checkpoint(path)
+
+    safe_checkpoint_hook.atomic_checkpoint = fails_once
+    try:
+        runner = train(
+            'faults',
+            4,
+            strategy=STRATEGY,
+            hooks=[dict(type='NonFiniteHook'), resume_work.poison(at=[2], rank=1)],
+        )
+    finally:
+        safe_checkpoint_hook.atomic_checkpoint = atomic_checkpoint
     hook = next(hook for hook in runner.hooks if type(hook).__name__ == 'NonFiniteHook')
-    return dict(skipped=hook.total)
+    return dict(skipped=hook.total, saves=len(calls))
 
 
 def diverged(rank):
@@ -92,41 +151,15 @@ def diverged(rank):
     )
 
 
-def no_folder(rank):
-    """A disk on which rank 0 cannot even begin to save, for one checkpoint."""
-    atomic_checkpoint, calls = safe_checkpoint_hook.atomic_checkpoint, []
-
-    def fails_once(path):
-        calls.append(path)
-        if len(calls) == 1:
-            raise OSError(20, 'Not a directory', str(path))
-        return atomic_checkpoint(path)
-
-    safe_checkpoint_hook.atomic_checkpoint = fails_once
-    try:
-        train('no_folder', 4, strategy=STRATEGY)
-    finally:
-        safe_checkpoint_hook.atomic_checkpoint = atomic_checkpoint
-    return len(calls)
-
-
-def whole_networks(rank):
-    """What hooks that need the whole network say."""
-    said = {}
-    for name, hook in (
-        ('compile', dict(type='CompileHook')),
-        (
-            'evaluation',
-            dict(
-                type='EvaluationHook',
-                protocol='dispersion',
-                num_classes=6,
-                val=dict(type='ToyScenes', num_images=4),
-            ),
-        ),
+def full_networks(rank):
+    """What hooks say that need the full network."""
+    errors = {}
+    for name, hook, strategy in (
+        ('compile', dict(type='CompileHook'), STRATEGY),
+        ('evaluation', evaluation(num_images=3), VERSION_1),
     ):
         try:
-            train(name, 2, strategy=STRATEGY, hooks=[hook])
+            train(name, 2, strategy=strategy, hooks=[hook])
         except ValueError as error:
-            said[name] = str(error)
-    return said
+            errors[name] = str(error)
+    return errors

@@ -197,10 +197,13 @@ def test_a_huge_network_is_not_materialized():
     # ViT-H+ has 841 million parameters (DINOv3); the heads here are tiny.
     assert cost.parameters == pytest.approx(840e6, rel=0.01)
     assert cost.weight_bytes > 6.7e9 and growth < 0.2e9 and seconds < 90
-    # Shards of student, gradients and optimizer, and two blocks and the last one of about 26 M.
+    # Shards of weights, gradients and optimizer, and two blocks and the last ones of about 26 M.
     sharded = cost.sharded(8)
     block = 4 * 26.2e6
-    assert sharded.weight_bytes == pytest.approx(3.36e9 * 9 / 8 + 3 * block, rel=0.02)
+    assert sharded.weight_bytes == pytest.approx(3.36e9 * 2 / 8 + 4 * block, rel=0.02)
+    older = cost.sharded(8, version=1)  # with a whole teacher
+    assert older.weight_bytes == pytest.approx(3.36e9 * 9 / 8 + 3 * block, rel=0.02)
+    assert older.gradient_bytes == sharded.gradient_bytes
     assert sharded.optimizer_bytes == pytest.approx(6.72e9 / 8, rel=0.02)
     assert sharded.gradient_bytes == pytest.approx(3.36e9 / 8 + 3 * block, rel=0.02)
     assert sharded.largest_batch(80 * 2**30) > cost.largest_batch(80 * 2**30) > 0

@@ -10,7 +10,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from torch import Tensor
 
-from cotap_mm.distributed.fsdp import full_parameters
+from cotap_mm.distributed.fsdp import paired_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.models.device_crops import first_crops
 from cotap_mm.registry import HOOKS
@@ -144,7 +144,7 @@ class MonitorHook(Hook):
             return
         crops = first_crops(data_batch, self.num_images)
         values = measure_monitors(runner, crops)
-        with full_parameters(runner.model):
+        with paired_parameters(runner.model):
             values['teacher_distance'] = model.teacher.distance(model.student)
         for name, value in values.items():
             runner.message_hub.update_scalar(f'train/monitor/{name}', float(value))

@@ -14,6 +14,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
 from cotap_mm.distributed.collectives import broadcast, rank
+from cotap_mm.distributed.fsdp import full_state_dict
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.late_values import LateFlag
 from cotap_mm.errors import UserError
@@ -180,7 +181,7 @@ class NonFiniteHook(Hook):
         with atomic_write(path.with_name(f'{path.stem}_rank_{rank()}.pth')) as partial:
             torch.save(step.data_batch, partial)
         model = unwrap(runner.model)
-        state = model.state_dict()  # with FSDP this is a collective
+        state = full_state_dict(model)  # with FSDP this is a collective
         if is_main_process():
             bad = [
                 name

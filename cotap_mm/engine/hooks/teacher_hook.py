@@ -7,7 +7,7 @@ from typing import Optional
 
 from mmengine.hooks import Hook
 
-from cotap_mm.distributed.fsdp import full_parameters
+from cotap_mm.distributed.fsdp import paired_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
 
@@ -56,7 +56,7 @@ class TeacherHook(Hook):
         model = unwrap(runner.model)
         decay = self.decay(runner.iter / max(runner.max_iters, 1))
         skipped = getattr(runner.optim_wrapper, 'skip_flag', None)
-        with full_parameters(runner.model):
+        with paired_parameters(runner.model):
             model.teacher.update(
                 model.student, decay, unless=None if skipped is None else skipped.on_device
             )

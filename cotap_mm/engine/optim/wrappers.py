@@ -11,11 +11,12 @@ import torch
 from mmengine.device import is_cuda_available
 from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
-from torch import nn
+from torch import Tensor, nn
 
 from cotap_mm.compat.low_precision_operators import allow_low_precision_operators
 from cotap_mm.deprecation import warn_renamed
 from cotap_mm.distributed.collectives import all_reduce_min
+from cotap_mm.distributed.fsdp import is_shard, total_norm
 from cotap_mm.engine.late_values import LateFlag, log_later
 from cotap_mm.registry import OPTIM_WRAPPERS
 
@@ -108,9 +109,20 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
             for param in group['params']
             if param.requires_grad and param.grad is not None
         ]
-        norm = self.clip_func(params, **self.clip_grad_kwargs) if params else None
+        norm = self._clip(params) if params else None
         if norm is not None:  # None if values are clipped
             log_later(self.message_hub, f'train/{self.grad_name}', norm)
+
+    def _clip(self, params: list[nn.Parameter]) -> Optional[Tensor]:
+        """Clip the gradients, and return their norm if it is what is clipped."""
+        options = dict(self.clip_grad_kwargs)
+        if not self.is_sharded or self.clip_func is not nn.utils.clip_grad_norm_:
+            return self.clip_func(params, **options)
+        kind = float(options.pop('norm_type', 2.0))
+        norms = torch._foreach_norm([param.grad for param in params], kind)
+        norm = total_norm(norms, [is_shard(param) for param in params], kind)
+        nn.utils.clip_grads_with_norm_(params, options['max_norm'], norm, options.get('foreach'))
+        return norm
 
     def _drop_frozen_gradients(self) -> None:
         """Let groups that are still frozen keep their parameters and their optimizer state."""

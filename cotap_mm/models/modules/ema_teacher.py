@@ -8,6 +8,8 @@ from typing import Optional
 import torch
 from torch import Tensor, nn
 
+from cotap_mm.distributed.fsdp import is_shard, local_part, total_norm
+
 _FSDP = '_fsdp_wrapped_module.'  # in the names of modules that FSDP has wrapped
 
 
@@ -59,8 +61,8 @@ class EMATeacher(nn.Module):
             found, is_sharded = self._find_parameters(parts)
             self._found = () if is_sharded else modules, found  # FSDP replaces parameters
         found = self._found[1]
-        mine = [own[key].data for own, _, key in found]
-        return mine, [theirs[key].data for _, theirs, key in found]
+        mine = [local_part(own[key]) for own, _, key in found]
+        return mine, [local_part(theirs[key]) for _, theirs, key in found]
 
     def _find_parameters(
         self, parts: dict[str, nn.Module]
@@ -117,7 +119,8 @@ class EMATeacher(nn.Module):
         mine, theirs = self._parameter_pairs(parts)
         gap = torch._foreach_norm(torch._foreach_sub(mine, theirs))
         size = torch._foreach_norm(theirs)
-        return torch.stack(gap).norm() / torch.stack(size).norm().clamp_min(1e-12)
+        shards = [is_shard(own[key]) for own, _, key in self._found[1]]
+        return total_norm(gap, shards) / total_norm(size, shards).clamp_min(1e-12)
 
 
 def _move(kept: list[Tensor], new: list[Tensor], share: Tensor) -> None:

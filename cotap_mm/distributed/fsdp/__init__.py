@@ -1,0 +1,28 @@
+"""FSDP: shard weights, gradients and optimizer state across ranks."""
+
+from __future__ import annotations
+
+from .parameters import (
+    full_state_dict,
+    is_shard,
+    local_part,
+    original_ndim,
+    paired_parameters,
+    require_unsharded,
+    total_norm,
+    whole_networks,
+)
+from .strategy import CoTAPFSDPStrategy, strategy_version
+
+__all__ = [
+    'CoTAPFSDPStrategy',
+    'full_state_dict',
+    'is_shard',
+    'local_part',
+    'original_ndim',
+    'paired_parameters',
+    'require_unsharded',
+    'strategy_version',
+    'total_norm',
+    'whole_networks',
+]
