@@ -105,22 +105,38 @@ class MultiCrop:
         boxes = self.draw_boxes(image.shape[0], image.shape[1], rng)
         return (*self.cut(image, boxes), torch.tensor(boxes, dtype=torch.float32))
 
-    def cut(self, image: np.ndarray, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the global and of the local crops of an image."""
+        return (
+            (self.num_global, self.global_size, self.global_size, 3),
+            (self.num_local, self.local_size, self.local_size, 3),
+        )
+
+    def cut(
+        self,
+        image: np.ndarray,
+        boxes: Sequence[Box],
+        out: Optional[tuple[Tensor, Tensor]] = None,
+    ) -> tuple[Tensor, Tensor]:
         """Crop and resize the image.
 
         Args:
             image (np.ndarray): Pixels, shape (H, W, 3), uint8.
             boxes (Sequence[Box]): As of :meth:`draw_boxes`.
+            out (tuple[Tensor, Tensor], optional): Where to write the crops. Defaults to None, new
+                memory.
 
         Returns:
             tuple[Tensor, Tensor]: Global crops (2, G, G, 3) and local crops (L, S, S, 3), uint8.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
-        global_crops = pixels.new_empty(self.num_global, self.global_size, self.global_size, 3)
-        local_crops = pixels.new_empty(self.num_local, self.local_size, self.local_size, 3)
-        for box, crop in zip(boxes, [*global_crops, *local_crops]):
-            crop.copy_(resize_region(pixels, box, len(crop)))
-        return global_crops, local_crops
+        if out is None:
+            out = tuple(torch.empty(shape, dtype=torch.uint8) for shape in self.shapes)
+        with torch.inference_mode():  # less work for each call
+            pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
+            for box, crop in zip(boxes, [*out[0], *out[1]]):
+                crop.copy_(resize_region(pixels, box, len(crop)))
+        return out
 
     def is_large_enough(self, height: int, width: int) -> bool:
         """Whether no crop of an image of this size in pixels has to be enlarged."""
