@@ -135,7 +135,7 @@ class MultiCrop:
         with torch.inference_mode():  # less work for each call
             pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
             for box, crop in zip(boxes, [*out[0], *out[1]]):
-                crop.copy_(resize_region(pixels, box, len(crop)))
+                resize_region(pixels, box, crop.shape[0], out=crop)
         return out
 
     def is_large_enough(self, height: int, width: int) -> bool:
@@ -190,7 +190,7 @@ class MultiCrop:
         least = overlap * height * width
         for _ in range(self.max_draws):
             box = self._random_box(height, width, scale, rng)
-            if box is not None and all(_common_area(box, other) > least for other in earlier):
+            if box is not None and _overlaps(box, earlier, least):
                 return box
         return None
 
@@ -228,10 +228,14 @@ class MultiCrop:
         return x, y, x + w, y + h
 
 
-def _common_area(a: Box, b: Box) -> int:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
+def _overlaps(box: Box, others: list[Box], least: float) -> bool:
+    """Whether a box has more than ``least`` pixels in common with each of the others."""
+    for other in others:
+        width = min(box[2], other[2]) - max(box[0], other[0])
+        height = min(box[3], other[3]) - max(box[1], other[1])
+        if width <= 0 or height <= 0 or width * height <= least:
+            return False
+    return True
 
 
 def _shrunk(width: float, height: float, area: float) -> tuple[int, int]:
