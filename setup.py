@@ -82,6 +82,7 @@ EXTRAS = {
     'export': ['safetensors', 'onnx'],
     'faiss': ['faiss-cpu'],
     'heif': ['pillow-heif'],
+    'jpeg': ['simplejpeg'],  # decodes JPEGs faster
     'hub': ['huggingface_hub', 'safetensors'],
     'notebooks': ['jupyterlab', 'ipykernel'],
 }

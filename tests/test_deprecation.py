@@ -87,7 +87,7 @@ def test_old_name_of_the_size_predicate(tmp_path):
         lambda **options: ImageList(tmp_path).read(0, **options),
         lambda **options: scenes.read(0, **options),
     ):
-        with pytest.warns(DeprecationWarning, match='please use "is_large_enough"') as warned:
+        with pytest.warns(DeprecationWarning, match='use is_large_enough=') as warned:
             read(enough=lambda height, width: asked.append((height, width)) or height >= 20)
         assert len(warned) == 1
     assert len(asked) == 6 and asked[-1] == (20, 40)  # an eighth, a quarter, a half; twice

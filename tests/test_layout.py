@@ -36,10 +36,10 @@ ORDER = [
 INNER_ORDER = {
     'datasets': [
         ['permutation', 'sources'],
-        ['opened', 'samplers', 'workers', 'wrapped'],
+        ['opened', 'samplers', 'shared_parts', 'workers', 'wrapped'],
         ['loader_watch', 'read_with_retry', 'toy', 'transforms'],
-        ['decoded_images', 'neighbors'],
-        ['training_sample'],
+        ['collate', 'decoded_images', 'neighbors'],
+        ['branch_source', 'training_sample'],
         ['neighbor_pairs'],
     ],
     'engine': [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .collate import collate_samples
 from .neighbor_pairs import NeighborPairs
 from .neighbors.file import load_neighbors, open_neighbors, save_neighbors
 from .neighbors.options import SearchOptions
@@ -35,6 +36,7 @@ __all__ = [
     'Visit',
     'VisitSampler',
     'build_neighbors',
+    'collate_samples',
     'image_source',
     'load_neighbors',
     'open_images',

@@ -11,53 +11,76 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 from torch.utils.data._utils.collate import default_collate_fn_map
 
+from .shared_parts import PART, Part, SentParts, take_part, views
 from .transforms.multi_crop import Box, MultiCrop
 
 _LARGEST = 4  # times the bytes of its crops
-_PART = 1 << 21  # pixels allocated at a time
-
-
-def _new_pixels(*shape: int) -> Tensor:
-    """Allocate uint8 values that reach the main process without another copy."""
-    empty = torch.empty(0, dtype=torch.uint8)
-    if get_worker_info() is None:
-        return empty.new_empty(shape)
-    # As in default_collate: share_memory_ would copy.
-    storage = torch.UntypedStorage._new_shared(torch.Size(shape).numel())
-    return empty.set_(storage).view(shape)
+_PART = PART // 3  # pixels
 
 
 class PixelStore:
-    """Images one after the other, in parts that are allocated when they are needed.
+    """Images one after the other, in parts of memory that are taken when they are needed.
 
-    Each image is copied as soon as it is decoded, while it is in the processor's cache.
+    Images are decoded into it, where the decoder can do that. Others are copied as soon as they
+    are decoded, while they are in the processor's cache.
+
+    Attributes:
+        parts (list[Part]): The memory.
+        used (list[int]): Pixels that are used of each part.
     """
 
     def __init__(self) -> None:
-        self._parts: list[Tensor] = []  # (number, 3) each
-        self._count = self._free = 0
+        self.parts: list[Part] = []
+        self._pixels: list[Tensor] = []  # of each part, (number, 3)
+        self.used: list[int] = []  # pixels of each part
+        self._count = 0
+        self._reserved: dict[int, tuple[np.ndarray, int]] = {}
 
-    def add(self, image: Tensor) -> int:
+    def new_pixels(self, height: int, width: int) -> np.ndarray:
+        """Return memory for an image, shape (height, width, 3); :meth:`add` does not copy it."""
+        size = height * width
+        if size > _PART:  # copied, since it has to be divided
+            return np.empty((height, width, 3), np.uint8)
+        if not self.parts or size > _PART - self.used[-1]:
+            self._take_part()
+        start, low = self._count, self.used[-1]
+        self._use(size)
+        image = self._pixels[-1][low : low + size].numpy().reshape(height, width, 3)
+        self._reserved[id(image)] = image, start  # while it is here, no other has its id
+        return image
+
+    def add(self, image: np.ndarray) -> int:
         """Append an image (h, w, 3); return the index of its first pixel."""
-        start, pixels = self._count, image.flatten(0, 1)
+        if id(image) in self._reserved:
+            return self._reserved[id(image)][1]
+        start, pixels = self._count, torch.from_numpy(np.ascontiguousarray(image)).flatten(0, 1)
         while len(pixels):
-            if not self._free:
-                self._parts.append(_new_pixels(_PART, 3))
-                self._free = _PART
-            low = _PART - self._free
-            some, pixels = pixels[: self._free], pixels[self._free :]
-            self._parts[-1][low : low + len(some)] = some
-            self._count += len(some)
-            self._free -= len(some)
+            if not self.parts or self.used[-1] == _PART:
+                self._take_part()
+            low = self.used[-1]
+            some, pixels = pixels[: _PART - low], pixels[_PART - low :]
+            self._pixels[-1][low : low + len(some)] = some
+            self._use(len(some))
         return start
+
+    def _take_part(self) -> None:
+        self.parts.append(take_part())
+        self._pixels.append(self.parts[-1].memory[: 3 * _PART].view(-1, 3))
+        self.used.append(0)
+
+    def _use(self, pixels: int) -> None:
+        self.used[-1] += pixels
+        self._count += pixels
 
     def __len__(self) -> int:
         return self._count
 
-    @property
-    def parts(self) -> list[Tensor]:
-        """What has been stored, shapes (number, 3)."""
-        return [*self._parts[:-1], *(part[: _PART - self._free] for part in self._parts[-1:])]
+
+def sent_pixels(stores: Sequence[PixelStore]) -> list[Tensor]:
+    """List what stores contain, tensors (number, 3); a worker can send it to the main process."""
+    parts = [part for store in stores for part in store.parts]
+    used = [3 * number for store in stores for number in store.used]
+    return SentParts(parts, used, (3,)) if get_worker_info() else views(parts, used, (3,))
 
 
 class DecodedImages:
@@ -91,14 +114,23 @@ class DecodedImages:
         for image, some in zip(images, boxes):
             self.regions.append(self._regions(image, some))
 
+    def new_pixels(self, height: int, width: int) -> np.ndarray:
+        """Return memory for an image, shape (height, width, 3), uint8; see :class:`PixelStore`."""
+        if self._is_large(height * width):
+            return np.empty((height, width, 3), np.uint8)
+        return self.store.new_pixels(height, width)
+
+    def _is_large(self, pixels: int) -> bool:
+        crop = self.crop
+        of_crops = crop.num_global * crop.global_size**2 + crop.num_local * crop.local_size**2
+        return pixels > _LARGEST * of_crops
+
     def _regions(self, image: np.ndarray, boxes: list[Box]) -> list[tuple[int, ...]]:
-        sizes = [self.crop.global_size] * self.crop.num_global
-        sizes += [self.crop.local_size] * self.crop.num_local
-        if image.size > _LARGEST * 3 * sum(size**2 for size in sizes):
-            crops = [crop for part in self.crop.cut(image, boxes) for crop in part]
+        if self._is_large(image.shape[0] * image.shape[1]):
+            crops = [crop.numpy() for part in self.crop.cut(image, boxes) for crop in part]
             return [(self.store.add(crop), len(crop), 0, 0, *crop.shape[:2]) for crop in crops]
         if id(image) not in self._stored:
-            start = self.store.add(torch.from_numpy(np.ascontiguousarray(image)))
+            start = self.store.add(image)
             self._stored[id(image)] = image, start  # while it is here, no other has its id
         start = self._stored[id(image)][1]
         return [(start, image.shape[1], *box) for box in boxes]
@@ -117,18 +149,20 @@ def collate_images(samples: list[DecodedImages], *, collate_fn_map: Any = None) 
         ``branches`` (list of names, two images each); ``global_size``, ``local_size`` and
         ``num_global`` (int).
     """
-    regions = torch.tensor([sample.regions for sample in samples])
+    regions = np.array([sample.regions for sample in samples], np.int64)
     starts: dict[int, int] = {}
-    pixels: list[Tensor] = []
+    stores: list[PixelStore] = []
+    count = 0
     for sample, own in zip(samples, regions):
         if id(sample.store) not in starts:
-            starts[id(sample.store)] = sum(map(len, pixels))
-            pixels += sample.store.parts
+            starts[id(sample.store)] = count
+            stores.append(sample.store)
+            count += len(sample.store)
         own[..., 0] += starts[id(sample.store)]
     first = samples[0]
     return dict(
-        pixels=pixels,
-        regions=regions,
+        pixels=sent_pixels(stores),
+        regions=torch.from_numpy(regions),
         branches=first.branches,
         global_size=first.crop.global_size,
         local_size=first.crop.local_size,

@@ -2,186 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterator
 from typing import Any, Optional, Union, cast
 
 import numpy as np
 import torch
 from mmengine.device import is_cuda_available
-from mmengine.logging import print_log
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cotap_mm.datasets.neighbors.file import open_neighbors
-from cotap_mm.datasets.neighbors.rows import NeighborRows, UnreachableRows
-from cotap_mm.datasets.sources.decoding import BadImage
-from cotap_mm.datasets.sources.names import names_of
-from cotap_mm.datasets.sources.protocol import ImageSource, SizePredicate, prepare
-from cotap_mm.errors import UserError
-from cotap_mm.files.atomic_write import printable
+from cotap_mm.datasets.sources.jpeg.decoder import decoded_into
+from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
+from .branch_source import BranchSource
 from .decoded_images import DecodedImages, PixelStore
-from .opened import open_source
-from .read_with_retry import PATIENCE, read_with_retry, retry
+from .read_with_retry import PATIENCE
 from .samplers import Visit
+from .shared_parts import forget_lent, lend
 from .training_sample import TrainingSample
 from .transforms.multi_crop import MultiCrop
-from .workers import ReadingSigns, warning_level
 
-_BAD_ALLOWED = 2  # in any data set, however small
-_MAX_TRIES = 20
 CROP_ON = ('auto', 'worker', 'device')
-
-
-class BranchSource:
-    """Images of one branch and their neighbors.
-
-    The flags of bad images are stored in memory that the loader's workers share, so that bad
-    images are counted over all workers, and each is decoded and logged only once.
-
-    Args:
-        source (dict | ImageSource): The images, or a config of an image source.
-        neighbors (str): Neighbor file.
-        num_neighbors (int): Number of nearest images to draw the positive from.
-        max_bad_fraction (float): Fraction of bad images above which an error is raised.
-        is_large_enough (callable, optional): See :meth:`.ImageSource.read`. Defaults to None.
-        patience (float): Seconds to wait while all images are unreachable. Defaults to 3600.
-
-    Raises:
-        ValueError: If there are too few images, or the neighbors do not fit them.
-    """
-
-    def __init__(
-        self,
-        source: Union[dict, ImageSource],
-        neighbors: str,
-        num_neighbors: int,
-        max_bad_fraction: float,
-        is_large_enough: Optional[SizePredicate] = None,
-        patience: float = PATIENCE,
-    ) -> None:
-        self.source: ImageSource = open_source(source) if isinstance(source, dict) else source
-        if len(self.source) < 2:
-            raise ValueError(f'a branch needs at least 2 images, got {len(self.source)}')
-        prepare(self.source)
-        self.neighbors = self._neighbors(neighbors, num_neighbors)
-        self.max_bad_fraction = max_bad_fraction
-        self.is_large_enough = is_large_enough
-        self.patience = patience
-        self.signs = ReadingSigns()
-        self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
-
-    def _neighbors(self, path: str, num_neighbors: int) -> Union[NeighborRows, np.ndarray]:
-        """Open the neighbors, unless the source was handed on with them."""
-        *read_from, neighbors = getattr(self.source, 'loaded_neighbors', None) or [None]
-        self.source.loaded_neighbors = None  # type: ignore[attr-defined]  # not for the workers
-        if read_from == [path, num_neighbors]:
-            return neighbors
-        return open_neighbors(path, names_of(self.source), num_neighbors)
-
-    def neighbors_of(self, index: int) -> np.ndarray:
-        """Neighbors of an image, nearest first, shape (k,); waits while their file is unreachable.
-
-        Args:
-            index (int): Index of the image.
-
-        Raises:
-            UserError: If the file was damaged, or has been unreachable for too long.
-        """
-        if not isinstance(self.neighbors, NeighborRows):
-            return self.neighbors[index]
-        rows = self.neighbors
-        return retry(
-            lambda: rows[index],
-            UnreachableRows,
-            rows.is_reachable,
-            'neighbors',
-            self.signs,
-            self.patience,
-        )
-
-    @property
-    def bad_images(self) -> list[str]:
-        """Names of the images that could not be decoded so far."""
-        return [self.source.name(i) for i in self.is_bad.nonzero().flatten().tolist()]
-
-    @property
-    def being_read(self) -> list[str]:
-        """Names of the images that workers are reading."""
-        return [self.source.name(i) for i in self.signs.being_read]
-
-    def draw_pair(
-        self,
-        index: int,
-        rng: np.random.Generator,
-        decoded: Optional[dict[int, np.ndarray]] = None,
-    ) -> list[tuple[int, np.ndarray]]:
-        """Read an image and one of its neighbors, drawn uniformly.
-
-        A bad neighbor is replaced by another neighbor, a bad image by another image.
-
-        Args:
-            index (int): Index of the image.
-            rng (np.random.Generator): Source of randomness.
-            decoded (dict[int, np.ndarray], optional): Pixels of images that have been read for the
-                same sample; those that are read now are added. Defaults to None.
-
-        Returns:
-            list[tuple[int, np.ndarray]]: Index and pixels of the image and of its positive.
-
-        Raises:
-            UserError: If too many images are bad.
-        """
-        decoded = {} if decoded is None else decoded
-
-        def read(index: int) -> Optional[np.ndarray]:
-            if index not in decoded:
-                pixels = self._read(index)
-                if pixels is None:
-                    return None
-                decoded[index] = pixels
-            return decoded[index]
-
-        for _ in range(_MAX_TRIES):
-            image = read(index)
-            if image is not None:
-                for other in rng.permutation(self.neighbors_of(index)).tolist():
-                    positive = read(other)
-                    if positive is not None:
-                        return [(index, image), (other, positive)]
-            index = int(rng.integers(len(self.source)))
-        raise self._too_many()
-
-    def _read(self, index: int) -> Optional[np.ndarray]:
-        if self.is_bad[index]:
-            return None
-        try:
-            with self.signs.reading(index):
-                return read_with_retry(
-                    self.source, index, self.is_large_enough, self.signs, self.patience
-                )
-        except BadImage as error:
-            self.is_bad[index] = True
-            print_log(
-                f'cannot decode {error}; using another image instead',
-                logger='current',
-                level=warning_level(),
-            )
-            if self.is_bad.sum() > max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)):
-                raise self._too_many() from error
-            return None
-
-    def _too_many(self) -> UserError:
-        names = self.bad_images
-        shown = '\n  '.join(map(printable, names[:50]))
-        more = f'\n  and {len(names) - 50} more, see the log' if len(names) > 50 else ''
-        return UserError(
-            f'{len(names)} of {len(self.source)} images cannot be decoded; '
-            f'max_bad_fraction={self.max_bad_fraction} allows '
-            f'{int(max(_BAD_ALLOWED, self.max_bad_fraction * len(self.source)))}. Repair them, or '
-            f'remove them and rebuild the neighbors:\n  {shown}{more}'
-        )
+CropMemory = tuple[Tensor, Tensor]  # of the global and the local crops of a pair
 
 
 @DATASETS.register_module()
@@ -290,7 +135,7 @@ class NeighborPairs(Dataset):
         Raises:
             UserError: If too many images are bad, or all are unreachable for too long.
         """
-        return self._sample(key, PixelStore())
+        return self._sample(key, PixelStore() if self.crops_on_device else None)
 
     def __getitems__(self, keys: list[Union[int, Visit]]) -> list[TrainingSample]:
         """Read the samples of a batch, whose decoded images share memory; for PyTorch's loader.
@@ -302,11 +147,28 @@ class NeighborPairs(Dataset):
             list[TrainingSample]: In the same order.
         """
         if not self.crops_on_device:
-            return [self[key] for key in keys]
+            forget_lent()
+            memory = self._memory(len(keys))
+            return [self._sample(key, out=out) for key, out in zip(keys, memory)]
         store = PixelStore()
         return [self._sample(key, store) for key in keys]
 
-    def _sample(self, key: Union[int, Visit], store: PixelStore) -> TrainingSample:
+    def _memory(self, samples: int) -> Iterator[Optional[list[CropMemory]]]:
+        """Memory for the crops of each sample, by branch; None if the crops bring their own."""
+        if type(self.crop) is not MultiCrop:
+            return itertools.repeat(None, samples)
+        lent = [[lend(samples, 2, *shape) for shape in self.crop.shapes] for _ in self.branches]
+        return (
+            [(global_crops[index], local_crops[index]) for global_crops, local_crops in lent]
+            for index in range(samples)
+        )
+
+    def _sample(
+        self,
+        key: Union[int, Visit],
+        store: Optional[PixelStore] = None,
+        out: Optional[list[CropMemory]] = None,
+    ) -> TrainingSample:
         """Read a sample and cut its crops, or, for the device, put its images into a store."""
         if isinstance(key, Visit):
             index, rng = key.index, np.random.default_rng((key.seed, key.count, key.index))
@@ -314,11 +176,18 @@ class NeighborPairs(Dataset):
             index, rng = key, self._generator(key)
         sample: dict[str, Any] = {}
         decoded: dict[int, dict[int, np.ndarray]] = {}
-        images = DecodedImages(self.crop, store) if self.crops_on_device else None
-        for name, branch in self.branches.items():
+        images = DecodedImages(self.crop, store) if store is not None else None
+        for number, (name, branch) in enumerate(self.branches.items()):
             pixels = decoded.setdefault(id(branch), {})  # one source for both is read once
-            pair = branch.draw_pair(index % len(branch.source), rng, pixels)
-            crops = self._crops(name, [image for _, image in pair], rng, images)
+            with decoded_into(None if images is None else images.new_pixels):
+                pair = branch.draw_pair(index % len(branch.source), rng, pixels)
+            arrays = [image for _, image in pair]
+            if images is None:
+                crops = self._crops(arrays, rng, out and out[number])
+            else:
+                boxes = [self.crop.draw_boxes(*image.shape[:2], rng) for image in arrays]
+                images.add(name, arrays, boxes)
+                crops = dict(boxes=torch.from_numpy(np.array(boxes, np.float32)))
             sample[name] = dict(crops, path=[branch.source.name(position) for position, _ in pair])
         for crops in sample.values():  # after all crops, whose draws must not change
             shape = (*crops['boxes'].shape[:2], COLOR_DRAWS)
@@ -328,19 +197,21 @@ class NeighborPairs(Dataset):
         return cast(TrainingSample, sample)
 
     def _crops(
-        self,
-        branch: str,
-        pair: list[np.ndarray],
-        rng: np.random.Generator,
-        images: Optional[DecodedImages],
+        self, pair: list[np.ndarray], rng: np.random.Generator, out: Optional[CropMemory]
     ) -> dict[str, Tensor]:
-        """Crop an image and its positive, or only draw the boxes, for ``images``."""
-        if images is None:
+        """Crop an image and its positive, into given memory if there is any."""
+        if out is None:
             parts = map(torch.stack, zip(*(self.crop(image, rng) for image in pair)))
             return dict(zip(('global_crops', 'local_crops', 'boxes'), parts))
         boxes = [self.crop.draw_boxes(*image.shape[:2], rng) for image in pair]
-        images.add(branch, pair, boxes)
-        return dict(boxes=torch.tensor(boxes, dtype=torch.float32))
+        for image, some, *crops in zip(pair, boxes, *out):
+            self.crop.cut(image, some, crops)
+        global_crops, local_crops = out
+        return dict(
+            global_crops=global_crops,
+            local_crops=local_crops,
+            boxes=torch.from_numpy(np.array(boxes, np.float32)),
+        )
 
     def _generator(self, index: int) -> np.random.Generator:
         """Generator with new draws for each sample, if the key is not a :class:`Visit`.

@@ -138,14 +138,14 @@ class ReadingSigns:
         Args:
             index (int): Index of the image.
         """
-        slot = self._slot()
-        self._index[slot] = index
-        self.alive()
+        slot, indices, times = self._slot(), self._index.numpy(), self._time.numpy()
+        indices[slot] = index
+        times[slot] = time.monotonic()
         try:
             yield
         finally:
-            self._index[slot] = -1
-            self.alive()
+            indices[slot] = -1
+            times[slot] = time.monotonic()
 
     def alive(self) -> None:
         """Record that this process makes progress."""

@@ -71,7 +71,8 @@ def _moved(images: Mapping[str, Any], device: torch.device) -> Tensor:
         _is_right[device.type] = device.type == 'cpu' or _cuts_as_the_cpu(images, device)
     if not _is_right[device.type]:
         return torch.cat([part.cpu() for part in images['pixels']])
-    return torch.cat([part.to(device, non_blocking=True) for part in images['pixels']])
+    # Memory that is not pinned may be used again as soon as this returns.
+    return torch.cat([part.to(device, non_blocking=part.is_pinned()) for part in images['pixels']])
 
 
 def _cuts_as_the_cpu(images: Mapping[str, Any], device: torch.device) -> bool:

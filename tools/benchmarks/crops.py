@@ -9,23 +9,22 @@ from pathlib import Path
 from typing import Any, Callable
 
 import torch
-from torch.utils.data import default_collate
+from torch.utils.data import DataLoader, default_collate
 from torchvision.io import ImageReadMode, decode_jpeg
 
-from cotap_mm.datasets import ImageList, NeighborPairs, Visit
+from cotap_mm.datasets import (
+    ImageList,
+    NeighborPairs,
+    Visit,
+    collate_samples,
+    start_worker,
+)
 from cotap_mm.models.device_crops import with_crops
 
 from . import measuring
 from .data import make_images, write_neighbors
 
 DECODING = 'torchvision, bytes to pixels'
-
-
-def cpu_seconds(work: Callable[[], Any]) -> float:
-    """Time that this process computes in one call, which other processes hardly change."""
-    start = time.process_time()
-    work()
-    return time.process_time() - start
 
 
 def pairs_of(source: ImageList, folder: Path, crop_on: str) -> NeighborPairs:
@@ -35,29 +34,77 @@ def pairs_of(source: ImageList, folder: Path, crop_on: str) -> NeighborPairs:
     return NeighborPairs(config, neighbors, crop_on=crop_on)
 
 
-def worker_ways(
-    source: ImageList, folder: Path, batch_size: int
-) -> dict[str, tuple[Callable[[], Any], int]]:
-    """What a worker does, and with how many images; each counts once for each branch."""
+def decoding(source: ImageList) -> Callable[[], Any]:
+    """Decoding all images of a source, from bytes in memory to pixels."""
     files = [(source.root / name).read_bytes() for name in source.names]
     files = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
+    return lambda: [decode_jpeg(data, ImageReadMode.RGB) for data in files] and None
+
+
+class OneWorker:
+    """A loader with one worker that goes through the same batches in every call.
+
+    Args:
+        data (NeighborPairs): Its samples.
+        batch_size (int): Samples in a batch.
+        batches (int): Batches in a call. Defaults to 8.
+
+    Attributes:
+        images (int): Images of a call; each counts once for each branch.
+    """
+
+    def __init__(self, data: NeighborPairs, batch_size: int, batches: int = 8) -> None:
+        visits = [
+            Visit(index=index % len(data), count=0, seed=0) for index in range(batch_size * batches)
+        ]
+        self.images = 4 * len(visits)
+        self.loader = DataLoader(
+            data,
+            batch_size,
+            sampler=visits,
+            num_workers=1,
+            persistent_workers=True,
+            worker_init_fn=start_worker,
+            collate_fn=collate_samples,
+        )
+
+    def __call__(self) -> None:
+        """Read all batches, a value of each page."""
+        for batch in self.loader:
+            if 'images' in batch:
+                tensors = batch['images']['pixels']
+            else:
+                kinds = 'global_crops', 'local_crops'
+                tensors = [branch[kind] for branch in batch.values() for kind in kinds]
+            for tensor in tensors:
+                tensor.flatten()[::4096].sum()
+
+    def seconds(self) -> float:
+        """CPU time of the worker, after the first call, and of this process."""
+        iterator = self.loader._iterator
+        if iterator is None:
+            return time.process_time()
+        tasks = Path(f'/proc/{iterator._workers[0].pid}/task').glob('*/schedstat')
+        nanoseconds = sum(int(task.read_text().split()[0]) for task in tasks)
+        return time.process_time() + nanoseconds / 1e9
+
+
+def worker_ways(
+    source: ImageList, folder: Path, batch_size: int
+) -> dict[str, tuple[Callable[[], Any], int, Callable[[], float]]]:
+    """What a worker does, with how many images, and its clock."""
     keys = [Visit(index=index, count=0, seed=0) for index in range(batch_size)]
     worker, device = (pairs_of(source, folder, crop_on) for crop_on in ('worker', 'device'))
-    images = 4 * len(keys)
+    clock, images = time.process_time, 4 * len(keys)
+    loaders = OneWorker(worker, batch_size), OneWorker(device, batch_size)
     return {
-        DECODING: (
-            lambda: [decode_jpeg(data, ImageReadMode.RGB) for data in files] and None,
-            len(files),
-        ),
-        'samples, crops in the worker': (lambda: [worker[key] for key in keys], images),
-        'batch, crops in the worker': (
-            lambda: default_collate(worker.__getitems__(keys)),
-            images,
-        ),
-        'batch, crops on the device': (
-            lambda: default_collate(device.__getitems__(keys)),
-            images,
-        ),
+        DECODING: (decoding(source), len(source.names), clock),
+        'samples, crops in the worker': (lambda: [worker[key] for key in keys], images, clock),
+        'samples, crops on the device': (lambda: device.__getitems__(keys), images, clock),
+        **{
+            f'loader with one worker, crops {place}': (loader, loader.images, loader.seconds)
+            for place, loader in zip(('in the worker', 'on the device'), loaders)
+        },
     }
 
 
@@ -66,8 +113,8 @@ def worker_part(source: ImageList, folder: Path, args: argparse.Namespace) -> li
     ways = worker_ways(source, folder, args.batch_size)
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(args.runs + 1):
-        for name, (work, count) in ways.items():
-            seconds[name].append(cpu_seconds(work) / count)
+        for name, (work, count, clock) in ways.items():
+            seconds[name].append(measuring.seconds_of(work, clock=clock) / count)
     best = {name: min(each[1:]) for name, each in seconds.items()}
     decoding = best[DECODING]
     return [

@@ -111,15 +111,14 @@ def step_products(folder: Path, runs: int) -> list[float]:
 
 
 def loading(height: int, width: int, crop_on: str) -> Callable[[Path, int], list[float]]:
-    """A batch of the loader, by image, against decoding an image."""
+    """A loader with one worker, both processes, by image, against decoding an image."""
 
     def measure(folder: Path, runs: int) -> list[float]:
         data.make_images(folder, 32, height, width)
-        ways = crops.worker_ways(ImageList(folder), folder, 8)
-        (work, used), (decode, decoded) = (
-            ways[name] for name in (f'batch, crops {crop_on}', crops.DECODING)
-        )
-        return [ratio * decoded / used for ratio in in_turns(work, decode, runs)]
+        source = ImageList(folder)
+        loader = crops.OneWorker(crops.pairs_of(source, folder, crop_on), 8)
+        ratios = in_turns(loader, crops.decoding(source), runs, loader.seconds)
+        return [ratio * len(source) / loader.images for ratio in ratios]
 
     return measure
 
@@ -200,12 +199,12 @@ RATIOS = (
     *(
         Ratio(
             f'loader_{width}_{place}',
-            f'image in a batch, {width} x {height} px, crops {crop_on} / decoding',
+            f'loader and its worker, per image of {width} x {height} px, crops {text} / decoding',
             1.3,
-            loading(height, width, crop_on),
+            loading(height, width, place),
         )
         for width, height in ((640, 480), (480, 360))
-        for place, crop_on in (('worker', 'in the worker'), ('device', 'on the device'))
+        for place, text in (('worker', 'in the worker'), ('device', 'on the device'))
     ),
     Ratio('ranking_loss', 'ranking loss of 4,200 pairs, sorted / all pairs', None, ranking),
     Ratio(

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import NamedTuple, Optional, Union
 
 import numpy as np
-import torch
 from mmengine.logging import print_log
-from mmengine.utils import deprecated_api_warning
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torchvision.io import ImageReadMode, decode_jpeg
 
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import UnusableFile, printable, read_regular
 
 from .deep_images import deep_values, is_deep, no_data_value, open_unusual_tiff
 from .formats import decodable_formats
+from .jpeg.decoder import decode_rgb
+from .jpeg.header import START, plain_size
 from .protocol import SizePredicate
 from .value_range import (
     Option,
@@ -44,7 +44,6 @@ if MAX_IMAGE_PIXELS > 178_956_970:
     Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS // 2  # Pillow rejects twice this number
 _STRIP = 1 << 20  # pixels converted at a time
 _ORIENTATION = 0x0112  # EXIF tag
-_JPEG = b'\xff\xd8\xff'  # first bytes; no other format has them
 _warned: set = set()
 
 
@@ -56,7 +55,7 @@ class UnreachableImage(BadImage):
     """An image file that could not be read at all, perhaps only for a while."""
 
 
-@deprecated_api_warning({'enough': 'is_large_enough'})
+@renamed_argument('enough', 'is_large_enough')
 def read_image(
     path: Union[str, Path],
     is_large_enough: Optional[SizePredicate] = None,
@@ -121,17 +120,20 @@ def decode_image(
     """
     value_range = check_option(value_range)
     try:
+        size, factor = plain_size(data), 0
+        if size is not None and size[0] * size[1] <= MAX_IMAGE_PIXELS:
+            factor = _factor(*size, is_large_enough)
+            pixels = decode_rgb(data, *size) if factor == 1 else None
+            if pixels is not None:
+                return pixels
         with _open(data) as image:
-            is_reduced = _reduce(image, is_large_enough)
-            if (
-                image.format == 'JPEG'
-                and image.mode == 'RGB'
-                and not is_reduced
-                and not _is_rotated(image)
-            ):
-                pixels = _decode_full_jpeg(data)
-                if pixels is not None:
-                    return pixels
+            if image.format == 'JPEG':
+                factor = factor or _factor(image.height, image.width, is_large_enough)
+                if size is None and factor == 1 and image.mode == 'RGB' and not _is_rotated(image):
+                    pixels = decode_rgb(data, image.height, image.width)
+                    if pixels is not None:
+                        return pixels
+                _reduce(image, factor)
             return _pixels(image, data, name, value_range)
     except UnidentifiedImageError as error:
         raise BadImage(f'{printable(name)}: not an image, or an unsupported format') from error
@@ -201,7 +203,7 @@ def to_rgb(image: Image.Image, value_range: Option = 'auto') -> np.ndarray:
 def _open(data: bytes) -> Image.Image:
     try:
         # Pillow would ask the plugins in turn, which takes longer than to read a JPEG's header.
-        formats = ['JPEG'] if data.startswith(_JPEG) else decodable_formats()
+        formats = ['JPEG'] if data.startswith(START) else decodable_formats()
         image = Image.open(io.BytesIO(data), formats=formats)
     except UnidentifiedImageError:
         image = open_unusual_tiff(data, 8 * MAX_IMAGE_PIXELS)
@@ -216,27 +218,19 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _reduce(image: Image.Image, is_large_enough: Optional[SizePredicate]) -> bool:
-    """Let the JPEG decoder skip frequencies; decoders of other formats cannot."""
-    if is_large_enough is None or image.format != 'JPEG':
-        return False
-    width, height = image.size
-    for factor in (8, 4, 2):
-        if is_large_enough(height // factor, width // factor):
-            image.draft(None, (width // factor, height // factor))
-            return True
-    return False
+def _factor(height: int, width: int, is_large_enough: Optional[SizePredicate]) -> int:
+    """By how much the sides of a JPEG may be divided while it is decoded."""
+    if is_large_enough is not None:
+        for factor in (8, 4, 2):
+            if is_large_enough(height // factor, width // factor):
+                return factor
+    return 1
 
 
-def _decode_full_jpeg(data: bytes) -> Optional[np.ndarray]:
-    """Decode as Pillow does, 20 % faster; None on errors, so that Pillow reports them."""
-    try:
-        pixels = decode_jpeg(
-            torch.frombuffer(bytearray(data), dtype=torch.uint8), ImageReadMode.RGB
-        )  # (3, H, W), channels innermost
-    except RuntimeError:
-        return None
-    return pixels.permute(1, 2, 0).contiguous().numpy()
+def _reduce(image: Image.Image, factor: int) -> None:
+    """Let the JPEG decoder skip frequencies."""
+    if factor > 1:
+        image.draft(None, (image.width // factor, image.height // factor))
 
 
 def _pixels(

@@ -12,8 +12,8 @@ from typing import Optional, Union
 
 import numpy as np
 from mmengine.logging import print_log
-from mmengine.utils import deprecated_api_warning
 
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.progress import Progress
@@ -105,7 +105,7 @@ class EncodedImages:
         """Sample the values of an image for :func:`.find_range`; None if it has 8 bits."""
         return sample_image(self.encoded(index))
 
-    @deprecated_api_warning({'enough': 'is_large_enough'}, cls_name='ImageSource')
+    @renamed_argument('enough', 'is_large_enough')
     def read(self, index: int, is_large_enough: Optional[SizePredicate] = None) -> np.ndarray:
         """Decode an image, see :meth:`.ImageSource.read`."""
         return decode_image(
@@ -205,11 +205,11 @@ class ImageList(EncodedImages):
 
     def encoded(self, index: int) -> bytes:
         """Read the bytes of an image file."""
-        return read_image_bytes(self.root / self.names[index])
+        return read_image_bytes(os.path.join(self.root, self.names[index]))
 
     def title(self, index: int) -> str:
         """Return the path of an image, for messages."""
-        return str(self.root / self.names[index])
+        return os.path.join(self.root, self.names[index])
 
     def fingerprint(self) -> str:
         """Digest of names, sizes and modification times; reads the status of every file."""

@@ -9,9 +9,9 @@ import zipfile
 from typing import Callable, NamedTuple, Optional
 
 import numpy as np
-from mmengine.utils import deprecated_api_warning
 
 from cotap_mm.datasets.sources.protocol import SizePredicate
+from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS
 
@@ -135,7 +135,7 @@ class ToyScenes:
         """Everything that the pixels of all images depend on."""
         return f'toy v{_GENERATOR_VERSION} {self.name(len(self) - 1)}'
 
-    @deprecated_api_warning({'enough': 'is_large_enough'}, cls_name='ImageSource')
+    @renamed_argument('enough', 'is_large_enough')
     def read(self, index: int, is_large_enough: Optional[SizePredicate] = None) -> np.ndarray:
         """Copy of an image at full size, RGB, shape (H, W, 3), uint8."""
         return self.images[index].copy()

@@ -105,22 +105,38 @@ class MultiCrop:
         boxes = self.draw_boxes(image.shape[0], image.shape[1], rng)
         return (*self.cut(image, boxes), torch.tensor(boxes, dtype=torch.float32))
 
-    def cut(self, image: np.ndarray, boxes: Sequence[Box]) -> tuple[Tensor, Tensor]:
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shapes of the global and of the local crops of an image."""
+        return (
+            (self.num_global, self.global_size, self.global_size, 3),
+            (self.num_local, self.local_size, self.local_size, 3),
+        )
+
+    def cut(
+        self,
+        image: np.ndarray,
+        boxes: Sequence[Box],
+        out: Optional[tuple[Tensor, Tensor]] = None,
+    ) -> tuple[Tensor, Tensor]:
         """Crop and resize the image.
 
         Args:
             image (np.ndarray): Pixels, shape (H, W, 3), uint8.
             boxes (Sequence[Box]): As of :meth:`draw_boxes`.
+            out (tuple[Tensor, Tensor], optional): Where to write the crops. Defaults to None, new
+                memory.
 
         Returns:
             tuple[Tensor, Tensor]: Global crops (2, G, G, 3) and local crops (L, S, S, 3), uint8.
         """
-        pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
-        global_crops = pixels.new_empty(self.num_global, self.global_size, self.global_size, 3)
-        local_crops = pixels.new_empty(self.num_local, self.local_size, self.local_size, 3)
-        for box, crop in zip(boxes, [*global_crops, *local_crops]):
-            crop.copy_(resize_region(pixels, box, len(crop)))
-        return global_crops, local_crops
+        if out is None:
+            out = tuple(torch.empty(shape, dtype=torch.uint8) for shape in self.shapes)
+        with torch.inference_mode():  # less work for each call
+            pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
+            for box, crop in zip(boxes, [*out[0], *out[1]]):
+                resize_region(pixels, box, crop.shape[0], out=crop)
+        return out
 
     def is_large_enough(self, height: int, width: int) -> bool:
         """Whether no crop of an image of this size in pixels has to be enlarged."""
@@ -174,7 +190,7 @@ class MultiCrop:
         least = overlap * height * width
         for _ in range(self.max_draws):
             box = self._random_box(height, width, scale, rng)
-            if box is not None and all(_common_area(box, other) > least for other in earlier):
+            if box is not None and _overlaps(box, earlier, least):
                 return box
         return None
 
@@ -212,10 +228,14 @@ class MultiCrop:
         return x, y, x + w, y + h
 
 
-def _common_area(a: Box, b: Box) -> int:
-    width = min(a[2], b[2]) - max(a[0], b[0])
-    height = min(a[3], b[3]) - max(a[1], b[1])
-    return max(width, 0) * max(height, 0)
+def _overlaps(box: Box, others: list[Box], least: float) -> bool:
+    """Whether a box has more than ``least`` pixels in common with each of the others."""
+    for other in others:
+        width = min(box[2], other[2]) - max(box[0], other[0])
+        height = min(box[3], other[3]) - max(box[1], other[1])
+        if width <= 0 or height <= 0 or width * height <= least:
+            return False
+    return True
 
 
 def _shrunk(width: float, height: float, area: float) -> tuple[int, int]:

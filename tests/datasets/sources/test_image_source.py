@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -13,6 +12,7 @@ import pytest
 from PIL import Image
 
 from cotap_mm.datasets import BadImage, ImageList, read_image
+from cotap_mm.datasets.sources.jpeg import decoder
 from cotap_mm.datasets.sources.listing import find_images
 from cotap_mm.registry import DATASETS
 
@@ -150,8 +150,8 @@ def test_a_jpeg_that_the_fast_decoder_rejects_is_decoded_by_pillow(tmp_path, mon
     def reject(*_):
         raise RuntimeError('unsupported')
 
-    module = importlib.import_module('cotap_mm.datasets.sources.decoding')
-    monkeypatch.setattr(module, 'decode_jpeg', reject)
+    monkeypatch.setattr(decoder, 'simplejpeg', None)
+    monkeypatch.setattr(decoder, 'decode_jpeg', reject)
     np.testing.assert_array_equal(read_image(path), expected)
 
 

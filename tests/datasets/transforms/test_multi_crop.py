@@ -10,11 +10,16 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets import MultiCrop
-from cotap_mm.datasets.transforms.multi_crop import _common_area
 from cotap_mm.registry import TRANSFORMS
 
 SMALL = dict(global_size=16, local_size=8)
 SIDES = st.one_of(st.integers(1, 12), st.integers(13, 700))
+
+
+def _common_area(a, b):
+    width = min(a[2], b[2]) - max(a[0], b[0])
+    height = min(a[3], b[3]) - max(a[1], b[1])
+    return max(width, 0) * max(height, 0)
 
 
 def image_of(height, width, seed=0):
