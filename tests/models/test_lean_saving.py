@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from cotap_mm.models import DINOViT, LoRAViT, PrototypeHead
+from cotap_mm.models import DINOViT, LoRAViT, ObjectAwareFilter, PrototypeHead
 from cotap_mm.models import lean_saving as module
 from cotap_mm.models.lean_saving import save_source
 from cotap_mm.planning.trace import MemoryMeter
@@ -75,6 +75,20 @@ def test_a_block_keeps_less():
     # Two normalized inputs of d channels and an activation of 4 d are not kept.
     assert kept[0] - kept[1] == pytest.approx(6, abs=0.1)
     assert kept[1] < 0.7 * kept[0]
+
+
+def test_a_filter_keeps_less():
+    torch.manual_seed(0)
+    block, neck = KINDS['plain']().layers[0], ObjectAwareFilter(16, num_prototypes=4)
+    patches, unit = torch.randn(4, 16, 16, requires_grad=True), 4 * 16 * 16 * 4
+    found, kept = [], []
+    for block.saves_less in (False, True):
+        block.zero_grad()
+        kept.append(saved_bytes(lambda: neck.filter_patches(patches, (4, 4), block), patches))
+        found.append([param.grad.clone() for param in block.ffn.parameters()])
+    # A normalized input of d channels and an activation of 4 d are not kept.
+    assert (kept[0] - kept[1]) / unit == pytest.approx(5, abs=0.1)
+    assert all(map(torch.equal, *found))
 
 
 def test_a_head_keeps_less(monkeypatch):

@@ -152,10 +152,12 @@ class Block(TransformerEncoderLayer):
     def forward(self, x: Tensor, rotation: Optional[Rotation] = None) -> Tensor:
         """Transform tokens (B, P + N, d); patches are rotated by their position if it is given."""
         if not self.saves_less:
-            x = x + self.attn(self.ln1(x), rotation)
-            return self.ffn(self.ln2(x), identity=x)
-        x = x + self.attn(x, rotation, self.ln1)
-        if isinstance(self.ffn, MLP):
+            return self.add_mlp(x + self.attn(self.ln1(x), rotation))
+        return self.add_mlp(x + self.attn(x, rotation, self.ln1))
+
+    def add_mlp(self, x: Tensor) -> Tensor:
+        """Run the second half of the block, the MLP of normed tokens and its residual, (..., d)."""
+        if self.saves_less and isinstance(self.ffn, MLP):
             return self.ffn.forward_lean(x, self.ln2)
         return self.ffn(self.ln2(x), identity=x)
 

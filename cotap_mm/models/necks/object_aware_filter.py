@@ -145,8 +145,14 @@ class ObjectAwareFilter(BaseModule):
         read = torch.einsum('bhnm,mhc->bnhc', attention, value).flatten(2)  # (B, N, d)
         read = attn.out_drop(attn.gamma1(attn.proj_drop(attn.proj(read))))
         filtered = tokens + read
-        filtered = block.ffn(block.ln2(filtered), identity=filtered)
-        return torch.cat([tokens, filtered], dim=-1)
+        return torch.cat([tokens, _add_mlp(filtered, block)], dim=-1)
+
+
+def _add_mlp(tokens: Tensor, block: nn.Module) -> Tensor:
+    """Run the second half of a block; one of :class:`.DINOViT` saves less in it."""
+    if hasattr(block, 'add_mlp'):
+        return block.add_mlp(tokens)
+    return block.ffn(block.ln2(tokens), identity=tokens)
 
 
 def _normed_heads(x: Tensor, block: nn.Module, name: str) -> Tensor:
