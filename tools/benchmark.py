@@ -22,7 +22,8 @@ then a loader with workers.
 crops: processor time of a worker that crops and of one that only decodes, compared with decoding
 alone; then the time of the crops on the device. An image counts once per branch that reads it.
 neighbors: the nearest-neighbor search over images, extrapolated to ImageNet.
-eval: the nearest-neighbor search of dense retrieval.
+eval: the nearest-neighbor search of dense retrieval; or, with --share-of CONFIG, which share of the
+CPU time of a training its evaluations take, from 20 steps and two evaluations.
 operators: the stand-in for MMCV's operators, compared with the compiled ones if MMCV has them.
 ratios: one number for each part, compared with the last record of benchmarks/history.jsonl.
 transfer: trains a downstream config from several initial weights, with several seeds, and prints a

@@ -100,7 +100,12 @@ def build_parser() -> Parser:
         default='auto',
         help='type of the features on disk; auto: float32 up to a million images, then float16',
     )
-    parser.add_argument('--faiss', action='store_true', help='search exactly with faiss')
+    parser.add_argument(
+        '--faiss',
+        action='store_true',
+        help='search exactly, on the CPU, with faiss, '
+        'which an exact search on a CPU uses anyway if it is installed',
+    )
     add_trust(parser, 'the checkpoint')
     return parser
 

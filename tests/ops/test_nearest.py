@@ -13,6 +13,16 @@ from cotap_mm.ops.nearest import build_search, nearest
 module = sys.modules['cotap_mm.ops.nearest']
 
 
+def without_faiss(monkeypatch):
+    def refuse(name, *args, **options):
+        if name == 'faiss':
+            raise ImportError(name)
+        return original(name, *args, **options)
+
+    original = builtins.__import__
+    monkeypatch.setattr(builtins, '__import__', refuse)
+
+
 @pytest.mark.parametrize('group', [1, 3, 32])
 @pytest.mark.parametrize('sizes', [(4, 8), (7, 50), (100, 400)])
 @pytest.mark.parametrize('k', [1, 6, 60])
@@ -36,6 +46,7 @@ def test_groups_and_blocks_do_not_matter(monkeypatch, group, sizes, k):
 
 def test_sorted_columns_of_later_blocks_are_few(monkeypatch):
     """Of each block, only groups with a maximum above the k-th best so far are sorted."""
+    without_faiss(monkeypatch)
     monkeypatch.setattr(module, '_ON_CPU', (256, 1024))
     torch.manual_seed(0)
     queries, memory = torch.randn(50, 16), torch.randn(20 * 1024, 16)
@@ -53,39 +64,56 @@ def test_sorted_columns_of_later_blocks_are_few(monkeypatch):
     assert sum(found[10:]) < 0.7 * sum(found[:10])
 
 
-def without_faiss(monkeypatch):
-    def refuse(name, *args, **options):
-        if name == 'faiss':
-            raise ImportError(name)
-        return original(name, *args, **options)
+@pytest.mark.parametrize('sizes', [(4, 8), (7, 50), (100, 400)])
+@pytest.mark.parametrize('k', [1, 6, 60])
+def test_heaps_of_faiss_find_the_same(monkeypatch, sizes, k):
+    pytest.importorskip('faiss')
+    monkeypatch.setattr(module, '_WITH_FAISS', sizes)
+    torch.manual_seed(k)
+    queries, memory = torch.randn(23, 6), torch.randn(131, 6)
+    parts = list(memory.split([100, 1, 30]))
+    masks = (None, torch.rand(131) < 0.6)
+    ours = [
+        nearest(queries, each, min(k, 70), allowed=mask)
+        for each in (memory, parts)
+        for mask in masks
+    ]
+    monkeypatch.setattr(module, '_search_with_heaps', None)  # would fail if it were called
+    without_faiss(monkeypatch)
+    for (similarity, index), mask in zip(ours, 2 * masks):
+        wanted = nearest(queries, memory, min(k, 70), allowed=mask)
+        torch.testing.assert_close(similarity, wanted[0])
+        assert torch.equal(index, wanted[1])
 
-    original = builtins.__import__
-    monkeypatch.setattr(builtins, '__import__', refuse)
 
-
-def test_faiss_finds_the_same_and_copies_nothing(monkeypatch):
+def test_faiss_copies_nothing_and_keeps_its_threads(monkeypatch):
     faiss = pytest.importorskip('faiss')
-    torch.manual_seed(0)
     queries, memory = torch.randn(30, 8), torch.randn(500, 8)
-    given = []
+    given, threads = [], faiss.omp_get_max_threads()
+    mm = torch.mm
 
-    def knn(queries, rows, *args, original=faiss.knn, **options):
-        given.append(rows.ctypes.data)
-        return original(queries, rows, *args, **options)
+    def watched(rows, block, **options):
+        given.append(block.data_ptr())
+        return mm(rows, block, **options)
 
-    monkeypatch.setattr(faiss, 'knn', knn)
-    threads = faiss.omp_get_max_threads()
-    similarity, index = build_search(memory)(queries, 7)
+    monkeypatch.setattr(torch, 'mm', watched)
+    search = build_search(memory)
+    assert search(queries, 7)[1].shape == (30, 7)
     assert given == [memory.data_ptr()] and faiss.omp_get_max_threads() == threads
     with pytest.raises(ValueError, match=r'k must be in 1..500 \(patches in the memory\), got 501'):
-        build_search(memory)(queries, 501)
-    without_faiss(monkeypatch)
-    wanted = build_search(memory)(queries, 7)
-    assert len(given) == 1
-    torch.testing.assert_close(similarity, wanted[0])
-    assert torch.equal(index, wanted[1])
+        search(queries, 501)
 
 
-def test_other_types_are_searched_by_torch():
+def test_rows_that_are_not_finite_are_never_found_by_faiss():
+    pytest.importorskip('faiss')
+    memory = torch.eye(3).repeat(2, 1)
+    memory[1] = float('nan')
+    similarity, index = nearest(torch.eye(3), memory, 6)
+    assert sorted(index[0, :5].tolist()) == [0, 2, 3, 4, 5]
+    assert (index[0, 5], similarity[0, 5]) == (0, -1)
+
+
+def test_other_types_are_searched_by_torch(monkeypatch):
+    monkeypatch.setattr(module, '_search_with_heaps', None)
     queries, memory = torch.randn(5, 8).double(), torch.randn(50, 8).double()
     assert torch.equal(build_search(memory)(queries, 3)[0], nearest(queries, memory, 3)[0])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -295,3 +296,38 @@ def test_metrics_are_in_per_cent(tmp_path):
     assert tool.last_metric(tmp_path, 'coco/bbox_mAP') == 12.5
     with pytest.raises(UserError, match='no aAcc, only coco/bbox_mAP, mIoU'):
         tool.last_metric(tmp_path, 'aAcc')
+
+
+def test_share_of_evaluations(benchmark, monkeypatch):
+    """Of a fake training: 1 s per step; an evaluation takes 2 s before the first and 4 s later."""
+    module = importlib.import_module('benchmarks.eval')
+    clock, lengths = [0.0], iter([2, 4])
+    built = []
+
+    def spend(seconds):
+        clock[0] += seconds
+
+    class Hook(module.EvaluationHook):
+        def __init__(self):
+            pass
+
+        def evaluate(self, runner, step):
+            spend(next(lengths))
+
+    def from_cfg(config):
+        built.append(config)
+        return SimpleNamespace(hooks=[Hook()])
+
+    def train(runner):
+        runner.hooks[0].evaluate(runner, 0)
+        spend(built[0].train_cfg.max_iters)
+        runner.hooks[0].evaluate(runner, 20)
+
+    monkeypatch.setattr(module, 'ensure_neighbors', lambda *args: None)
+    monkeypatch.setattr(module, 'Runner', SimpleNamespace(from_cfg=from_cfg))
+    monkeypatch.setattr(module.launch, 'train', train)
+    monkeypatch.setattr(module.time, 'process_time', lambda: clock[0])
+    out = benchmark('eval', '--share-of', str(ROOT / 'configs/cotap/demo.py'), '--runs', '1')
+    assert built[0].custom_hooks[0].interval == built[0].train_cfg.max_iters == 20
+    # Steps 0, 100, 200, 300 and 350 of 350.
+    assert f'{(2 + 4 * 4) / (2 + 4 * 4 + 350):.1%}' in out

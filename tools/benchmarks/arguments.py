@@ -183,6 +183,12 @@ def add_eval(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--queries', type=positive_int, default=5000, help='patches to be labelled')
     parser.add_argument('--width', type=positive_int, default=768, help='channels')
+    parser.add_argument(
+        '--share-of',
+        metavar='CONFIG',
+        help='measure instead which share of its training the evaluations of a config take, e.g. '
+        'configs/cotap/demo.py (default: measure the search)',
+    )
     parser.add_argument('--runs', type=positive_int, default=5)
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from cotap_mm.distributed.failures import show_progress
-from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, build_search, nearest
+from cotap_mm.ops.nearest import BLOCK_SIZE, Memory, import_faiss, nearest
 from cotap_mm.progress import Progress
 
 
@@ -130,8 +130,8 @@ class ExactSearch(NeighborSearch):
             all.
         block (int, optional): Rows and columns of one product. Defaults to that of
             :func:`cotap_mm.ops.nearest.nearest`.
-        use_faiss (bool): Search with faiss on the CPU, which keeps a second copy of the features
-            in memory. Defaults to False.
+        use_faiss (bool): Search with faiss on the CPU, which must be installed. Defaults to
+            False: on a CPU with faiss if it is installed.
     """
 
     def __init__(
@@ -143,25 +143,16 @@ class ExactSearch(NeighborSearch):
         block: Optional[int] = None,
         use_faiss: bool = False,
     ) -> None:
+        if use_faiss:
+            import_faiss()
+            device = 'cpu'
         super().__init__(features, num_neighbors, device, block or BLOCK_SIZE)
         self.is_candidate, self.block = is_candidate, block
-        self._faiss = None
-        if use_faiss:
-            whole = torch.cat([part[:] for part in features])
-            everything = torch.ones(len(whole), dtype=torch.bool)
-            self._candidates = (
-                (everything if is_candidate is None else is_candidate).nonzero().flatten()
-            )
-            self._faiss = build_search(whole[self._candidates], 'Flat')
 
     def find(self, queries: Tensor, own: Tensor) -> Tensor:
         """Search the neighbors of a few rows, see :meth:`NeighborSearch.find`."""
-        wanted = self.num_neighbors + 1
-        if self._faiss is not None:
-            near = self._candidates[self._faiss(queries, wanted)[1].cpu()]
-        else:
-            queries = queries.to(self.device)
-            near = nearest(queries, self.features, wanted, self.block, self.is_candidate)[1].cpu()
+        wanted, queries = self.num_neighbors + 1, queries.to(self.device)
+        near = nearest(queries, self.features, wanted, self.block, self.is_candidate)[1].cpu()
         return move_to_end(near, near == own[:, None])[:, : self.num_neighbors]
 
 
@@ -192,8 +183,8 @@ def search_neighbors(
         block (int, optional): Rows and columns of one product, which needs about
             8 * block^2 bytes. Defaults to that of :func:`cotap_mm.ops.nearest.nearest`.
         rows (range, optional): Rows whose neighbors are searched. Defaults to None, all.
-        use_faiss (bool): Search with faiss on the CPU, which keeps a second copy of the features
-            in memory. Defaults to False.
+        use_faiss (bool): Search with faiss on the CPU, which must be installed. Defaults to
+            False: on a CPU with faiss if it is installed.
 
     Returns:
         Tensor: Indices, nearest first and without the row itself, shape (rows, k), int64.
