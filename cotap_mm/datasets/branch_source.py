@@ -18,7 +18,7 @@ from cotap_mm.files.atomic_write import printable
 
 from .opened import open_source
 from .read_with_retry import PATIENCE, read_with_retry, retry
-from .workers import ReadingSigns, warning_level
+from .workers import ReadingSigns, shared_zeros, warning_level
 
 _BAD_ALLOWED = 2  # in any data set, however small
 _MAX_TRIES = 20
@@ -60,7 +60,7 @@ class BranchSource:
         self.is_large_enough = is_large_enough
         self.patience = patience
         self.signs = ReadingSigns()
-        self.is_bad = torch.zeros(len(self.source), dtype=torch.bool).share_memory_()
+        self.is_bad = shared_zeros(len(self.source), torch.bool)
 
     def _neighbors(self, path: str, num_neighbors: int) -> Union[NeighborRows, np.ndarray]:
         """Open the neighbors, unless the source was handed on with them."""

@@ -115,9 +115,17 @@ def sleep(seconds: float) -> None:
             os._exit(1)
 
 
-def _shared(dtype: torch.dtype) -> torch.Tensor:
-    """Shared zeros: 8 bytes for each worker and for the main process."""
-    return torch.frombuffer(mmap.mmap(-1, 8 * (_MAX_WORKERS + 1)), dtype=dtype)
+def shared_zeros(count: int, dtype: torch.dtype) -> torch.Tensor:
+    """Zeros in memory that forked workers share, without ``/dev/shm``; taken page by page on use.
+
+    Args:
+        count (int): Number of elements, at least 1.
+        dtype (torch.dtype): Their type.
+
+    Returns:
+        Tensor: Shape (count,).
+    """
+    return torch.frombuffer(mmap.mmap(-1, dtype.itemsize * count), dtype=dtype)
 
 
 class ReadingSigns:
@@ -128,8 +136,8 @@ class ReadingSigns:
 
     def __init__(self) -> None:
         # Entry 0 is the main process; -1 means nothing.
-        self._index = _shared(torch.int64).fill_(-1)
-        self._time = _shared(torch.float64)
+        self._index = shared_zeros(_MAX_WORKERS + 1, torch.int64).fill_(-1)
+        self._time = shared_zeros(_MAX_WORKERS + 1, torch.float64)
 
     @contextmanager
     def reading(self, index: int) -> Iterator[None]:

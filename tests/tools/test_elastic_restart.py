@@ -25,13 +25,18 @@ def whole(tmp_path_factory):
     """Checkpoint of an uninterrupted run of the same two ranks, which are forked here."""
     folder = tmp_path_factory.mktemp('whole')
     config = write_config(folder, ITERS)
-    sys.path.insert(0, str(folder))  # of test_hooks.py
-    try:
-        ranks = Ranks([str(config)], folder, 2, 'whole').run()
-    finally:
-        sys.path.remove(str(folder))
+    ranks = train_forked(folder, str(config))
     assert ranks.statuses == [0, 0], ranks.outputs
     return checkpoint(folder, ITERS)
+
+
+def train_forked(folder, *line):
+    """Run tools/train.py on two ranks that are forked here, which starts no interpreter."""
+    sys.path.insert(0, str(folder))  # of test_hooks.py
+    try:
+        return Ranks(list(line), folder, 2, 'forked').run()
+    finally:
+        sys.path.remove(str(folder))
 
 
 def steps(folder):
@@ -105,14 +110,14 @@ def stop(folder, command, name, whom):
 
 def test_signal_saves_and_stops_all_ranks(tmp_path, whole):
     """Slurm signals all processes of a job, so each rank receives the signal twice."""
-    command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
-    status, output = stop(tmp_path, command, 'SIGTERM', 'all')
+    config = write_config(tmp_path, ITERS, hooks=['WaitHook'])
+    status, output = stop(tmp_path, [*DIST_TRAIN, str(config), '2'], 'SIGTERM', 'all')
     assert status == 1, output[-3000:]  # torchrun's own status after a signal
     assert 'SIGTERM: saving iteration 4 and stopping' in output
     assert steps(tmp_path) == [[1, 2, 3, 4]]
 
-    done = run([*command, '--resume'], tmp_path, MASTER_PORT=str(free_port()))
-    assert done.returncode == 0, done.stdout[-3000:]
+    ranks = train_forked(tmp_path, str(config), '--resume')
+    assert ranks.statuses == [0, 0], ranks.outputs
     assert steps(tmp_path)[1:] == [[5, 6, 7, 8]]
     assert_same(checkpoint(tmp_path, ITERS), whole)
 

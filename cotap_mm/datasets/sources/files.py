@@ -15,7 +15,6 @@ from mmengine.logging import print_log
 
 from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import printable
-from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.progress import Progress
 from cotap_mm.registry import DATASETS
 
@@ -29,9 +28,9 @@ from .decoding import (
     to_rgb,
 )
 from .fingerprints import fingerprint_of, range_key
-from .formats import DEEP_SUFFIXES, IMAGE_SUFFIXES, suffix_of
+from .formats import DEEP_SUFFIXES, IMAGE_SUFFIXES, SAMPLED, suffix_of
 from .listing import find_images, is_file, listed_images
-from .names import Names, nth_true, paths_of
+from .names import Names, paths_of
 from .protocol import SizePredicate, prepare
 from .value_range import Option, Samples, ValueRange, check_option, find_range, is_usual
 
@@ -55,7 +54,6 @@ _BLOCK = 1024  # files whose status one thread reads
 _THREADS = 8
 _SHOWN = 10_000  # files from which on their progress is shown
 _WAITING = 64  # blocks that wait for a thread or for their turn
-_SAMPLED = 64  # images whose values are sampled
 
 
 class EncodedImages:
@@ -98,8 +96,7 @@ class EncodedImages:
 
     def some_deep(self, most: int) -> list[int]:
         """Indices of evenly spaced images for which :meth:`may_be_deep`, at most ``most``."""
-        is_deep = self.names.end_with(DEEP_SUFFIXES)
-        return nth_true(is_deep, evenly_spaced(int(is_deep.sum()), most))
+        return self.names.some_ending(DEEP_SUFFIXES, most)
 
     def samples(self, index: int) -> Optional[Samples]:
         """Sample the values of an image for :func:`.find_range`; None if it has 8 bits."""
@@ -127,7 +124,7 @@ class EncodedImages:
         if self.ranges is not None:
             return self.ranges.found_range()
         if self._found is None:
-            kept = self.some_deep(_SAMPLED)
+            kept = self.some_deep(SAMPLED)
             samples, is_complete = [], True
             for index in kept:
                 try:

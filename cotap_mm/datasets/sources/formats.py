@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterable
 
+import numpy as np
 from mmengine.logging import print_log
 from PIL import Image, features
 
@@ -53,7 +54,10 @@ IMAGE_SUFFIXES = tuple(
 #: Suffixes of files whose values can have more than 8 bits.
 DEEP_SUFFIXES = ('.apng', '.j2k', '.jp2', '.pfm', '.pgm', '.png', '.pnm', '.ppm', '.tif', '.tiff')
 
+SAMPLED = 64  # images of these formats whose values are sampled
+
 _CONVERT = 'convert them to JPEG, PNG or TIFF'
+_AT_ONCE = 1 << 14  # names that are compared at a time, whose arrays fit into the caches
 _FRAMES = 'extract their frames as JPEG or PNG'
 ARCHIVE_SUFFIXES = ('.7z', '.bz2', '.gz', '.rar', '.tar', '.tgz', '.txz', '.xz', '.zip', '.zst')
 # Files that users may expect to be read: skipping them is always reported.
@@ -171,3 +175,41 @@ def report_skipped(root: str, names: Iterable[str]) -> None:
         print_log(f'{root}: {loud}', logger='current', level=logging.WARNING)
     if quiet:
         print_log(f'{root}: {quiet}', logger='current', level=logging.DEBUG)
+
+
+def end_with(buffer: np.ndarray, starts: np.ndarray, suffixes: Iterable[str]) -> np.ndarray:
+    """Whether each of many names ends with one of some suffixes, in lower or upper case.
+
+    Args:
+        buffer (np.ndarray): Bytes of the names, see :meth:`.Names.from_buffer`.
+        starts (np.ndarray): Start of each name, shape (N + 1,).
+        suffixes (iterable[str]): In lower case, ASCII, at least two characters each.
+
+    Returns:
+        np.ndarray: Shape (N,), bool.
+    """
+    found = np.zeros(len(starts) - 1, bool)
+    codes = [np.frombuffer(suffix.encode('ascii'), np.uint8)[::-1] for suffix in suffixes]
+    is_end = np.zeros(1 << 16, bool)  # of the last two bytes, which rule most names out
+    for last, before, *_ in codes:
+        is_end[[a << 8 | b for a in _both_cases(last) for b in _both_cases(before)]] = True
+    for first in range(0, len(found), _AT_ONCE):
+        block = starts[first : first + _AT_ONCE + 1].astype(np.intp)
+        ends, lengths = block[1:] - 1, np.diff(block) - 1
+        possible = np.flatnonzero(lengths >= 2)
+        last, before = (buffer.take(ends[possible] - back) for back in (1, 2))
+        possible = possible[is_end[last.astype(np.uint16) << 8 | before]]
+        for code in codes if len(possible) else ():
+            matching = possible[lengths[possible] >= len(code)]
+            for back, byte in enumerate(code, 1):
+                lower, *upper = _both_cases(byte)
+                values = buffer[ends[matching] - back]
+                is_equal = values == lower
+                matching = matching[is_equal | (values == upper[0]) if upper else is_equal]
+            found[first + matching] = True
+    return found
+
+
+def _both_cases(code: int) -> list[int]:
+    """A character in lower and upper case."""
+    return [*{int(code), ord(chr(code).upper())}]

@@ -6,15 +6,55 @@ import hashlib
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Callable, Optional, Union, overload
+from typing import Any, Callable, NamedTuple, Optional, Union, overload
 
 import numpy as np
 
+from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import name_bytes, name_text
+from cotap_mm.ops.sampling import evenly_spaced
+
+from .formats import DEEP_SUFFIXES, SAMPLED, end_with
 
 _BLOCK = 1 << 16  # names that are processed at a time
 _CHUNK = 1 << 22  # bytes that are searched for separators at a time
 _SEPARATOR = 0  # between two names in the buffer; no file name contains it
+_LONGEST = 1 << 16  # bytes of a name in an index; no file has a longer one
+
+
+class NameFacts(NamedTuple):
+    """What an index says of its names, which saves reading all of them.
+
+    Attributes:
+        digest (str): See :meth:`Names.digest`.
+        suffixes (tuple[str, ...]): Suffixes of the chosen names.
+        most (int): Largest number of chosen names.
+        chosen (list[int]): See :meth:`Names.some_ending`.
+    """
+
+    digest: str
+    suffixes: tuple[str, ...]
+    most: int
+    chosen: list[int]
+
+    @classmethod
+    def of(cls, names: Names) -> NameFacts:
+        """Read the names, and find what a training asks of them.
+
+        Args:
+            names (Names): The names.
+        """
+        chosen = names.some_ending(DEEP_SUFFIXES, SAMPLED)
+        return cls(names.digest(), DEEP_SUFFIXES, SAMPLED, chosen)
+
+    @classmethod
+    def read(cls, kept: dict[str, Any]) -> NameFacts:
+        """Restore what :meth:`_asdict` and JSON made of it.
+
+        Args:
+            kept (dict): The facts.
+        """
+        return cls(**dict(kept, suffixes=tuple(kept['suffixes'])))
 
 
 class Names(Sequence):
@@ -36,7 +76,11 @@ class Names(Sequence):
 
     @classmethod
     def from_buffer(
-        cls, buffer: np.ndarray, starts: np.ndarray, reopen: Optional[Callable[[], Names]] = None
+        cls,
+        buffer: np.ndarray,
+        starts: np.ndarray,
+        reopen: Optional[Callable[[], Names]] = None,
+        facts: Optional[NameFacts] = None,
     ) -> Names:
         """Wrap existing arrays, which may be memory-mapped, without copying them.
 
@@ -46,9 +90,10 @@ class Names(Sequence):
                 integers, shape (N + 1,).
             reopen (callable, optional): Picklable; returns equal names. Another process calls it
                 instead of receiving a copy. Defaults to None.
+            facts (NameFacts, optional): What is known of the names. Defaults to None.
         """
         names = cls.__new__(cls)
-        names._set(buffer, starts, reopen)
+        names._set(buffer, starts, reopen, facts)
         return names
 
     @classmethod
@@ -89,8 +134,10 @@ class Names(Sequence):
         buffer: np.ndarray,
         starts: np.ndarray,
         reopen: Optional[Callable[[], Names]] = None,
+        facts: Optional[NameFacts] = None,
     ) -> None:
         self._buffer, self._starts, self._reopen = buffer, starts, reopen
+        self._facts = facts
 
     def __len__(self) -> int:
         return len(self._starts) - 1
@@ -116,6 +163,9 @@ class Names(Sequence):
 
         Args:
             index (int): Index of the name; negative ones count from the end.
+
+        Raises:
+            UserError: If the names are in a memory-mapped index that is damaged here.
         """
         count = len(self)
         if not -count <= index < count:
@@ -123,6 +173,11 @@ class Names(Sequence):
         if index < 0:
             index += count
         start, after = int(self._starts[index]), int(self._starts[index + 1])
+        if self._reopen is not None and not 0 < after - start <= _LONGEST:
+            raise UserError(
+                f'the index of the images is damaged: name {index} of {count} goes from byte '
+                f'{start} to {after - 1}; delete the index, or set COTAP_INDEX=0, and start again'
+            )
         return self._buffer[start : after - 1].tobytes()
 
     def __iter__(self) -> Iterator[str]:
@@ -193,51 +248,38 @@ class Names(Sequence):
             separator (bytes): The byte. Defaults to a zero byte.
             before (bytes): Bytes that are hashed before the names. Defaults to none.
         """
+        if self._facts is not None and separator == b'\0' and not before:
+            return self._facts.digest
         digest = hashlib.sha256(before)
         for piece in self.joined(separator):
             digest.update(piece)
         return digest.hexdigest()
 
-    def end_with(self, suffixes: Iterable[str]) -> np.ndarray:
-        """Whether each name ends with one of some suffixes, in lower or upper case.
+    def some_ending(self, suffixes: Sequence[str], most: int) -> list[int]:
+        """Indices of evenly spaced names among those that end with one of some suffixes.
 
         Args:
-            suffixes (iterable[str]): In lower case, ASCII, at least two characters each.
+            suffixes (sequence[str]): See :func:`.end_with`.
+            most (int): Largest number of indices.
 
         Returns:
-            np.ndarray: Shape (N,), bool.
+            list[int]: Increasing indices, the first such name first.
         """
-        found = np.zeros(len(self), bool)
-        codes = [np.frombuffer(suffix.encode('ascii'), np.uint8)[::-1] for suffix in suffixes]
-        is_end = np.zeros(1 << 16, bool)  # of the last two bytes, which rule most names out
-        for last, before, *_ in codes:
-            is_end[[a << 8 | b for a in _both_cases(last) for b in _both_cases(before)]] = True
-        size = min(_BLOCK, 1 << 14)  # whose arrays fit into the caches
-        for first in range(0, len(self), size):
-            starts = self._starts[first : first + size + 1].astype(np.intp)
-            ends, lengths = starts[1:] - 1, np.diff(starts) - 1
-            possible = np.flatnonzero(lengths >= 2)
-            last, before = (self._buffer.take(ends[possible] - back) for back in (1, 2))
-            possible = possible[is_end[last.astype(np.uint16) << 8 | before]]
-            for code in codes if len(possible) else ():
-                matching = possible[lengths[possible] >= len(code)]
-                for back, byte in enumerate(code, 1):
-                    lower, *upper = _both_cases(byte)
-                    values = self._buffer[ends[matching] - back]
-                    is_equal = values == lower
-                    matching = matching[is_equal | (values == upper[0]) if upper else is_equal]
-                found[first + matching] = True
-        return found
+        known = self._facts
+        if known is not None and known.suffixes == tuple(suffixes) and known.most == most:
+            return list(known.chosen)
+        found = end_with(self._buffer, self._starts, suffixes)
+        return nth_true(found, evenly_spaced(int(found.sum()), most))
 
     def __getstate__(self) -> dict[str, Any]:
         if self._reopen is not None:
             return dict(reopen=self._reopen)
-        return dict(arrays=self.arrays())
+        return dict(arrays=(*self.arrays(), None, self._facts))
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         if 'reopen' in state:
             same = state['reopen']()
-            self._set(same._buffer, same._starts, same._reopen)
+            self._set(same._buffer, same._starts, same._reopen, same._facts)
         else:
             self._set(*state['arrays'])
 
@@ -304,11 +346,6 @@ def nth_true(mask: np.ndarray, wanted: Sequence[int]) -> list[int]:
         if len(found) == len(wanted):
             break
     return found
-
-
-def _both_cases(code: int) -> list[int]:
-    """A character in lower and upper case."""
-    return [*{int(code), ord(chr(code).upper())}]
 
 
 def _encode(name: str) -> bytes:

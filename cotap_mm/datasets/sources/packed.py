@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Optional, Union
 
+import numpy as np
 from mmengine.logging import print_log
 
 from cotap_mm.files.atomic_write import UnusableFile, name_bytes, printable
@@ -18,6 +21,8 @@ from cotap_mm.registry import DATASETS
 from .decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage, read_image_bytes
 from .files import EncodedImages, ImageList
 from .fingerprints import fingerprint_of, range_key
+from .folders.index_file import read_index, write_index
+from .folders.scan import Scan, stamp_of
 from .lmdb_reader import DamagedLmdb, LmdbReader
 from .names import Names
 from .value_range import Option
@@ -29,6 +34,7 @@ _VERSION = b'cotap_mm packed images 2'
 _SEPARATORS = {b'cotap_mm packed images 1': b'\n', _VERSION: b'\0'}
 _START = 1 << 26  # initial map size in bytes; doubled when it is full
 _BLOCK = 256  # images per transaction
+_INDEXED = 1_000_000  # images from which on their names are kept in an index
 
 
 def _import_lmdb() -> Any:
@@ -84,20 +90,29 @@ class PackedImages(EncodedImages):
             ) from error
 
     def _names(self, reader: LmdbReader) -> Names:
-        version, names = reader.get(_FORMAT), reader.get(_NAMES)
-        if version not in _SEPARATORS or names is None:
-            raise ValueError(
-                f'{printable(self.root)} does not contain images packed by '
-                f'cotap pack: expected format {_VERSION!r}, got {version!r}'
-            )
-        listed = Names.from_joined(names, _SEPARATORS[version])
-        count = reader.entries - 2
+        # The names are one value of the file; an index is mapped, and shared by all processes.
+        path, count = Path(os.path.realpath(self.root)), reader.entries - 2
+        index = read_index(path, path.parent) if count >= _INDEXED else None
+        listed = self._listed(reader) if index is None else index.names
+        if index is None and count == len(listed):
+            file, stamp = Names([path.name]), np.array([stamp_of(reader.status)])
+            scan = Scan(listed, file, stamp, Counter(), [], True, time.time())
+            listed = write_index(path, scan, path.parent, _INDEXED) or listed
         if count != len(listed):
             raise ValueError(
                 f'{printable(self.root)} lists {len(listed)} images and contains {count}; create '
                 'it again with cotap pack --overwrite'
             )
         return listed
+
+    def _listed(self, reader: LmdbReader) -> Names:
+        version, names = reader.get(_FORMAT), reader.get(_NAMES)
+        if version not in _SEPARATORS or names is None:
+            raise ValueError(
+                f'{printable(self.root)} does not contain images packed by '
+                f'cotap pack: expected format {_VERSION!r}, got {version!r}'
+            )
+        return Names.from_joined(names, _SEPARATORS[version])
 
     def encoded(self, index: int) -> bytes:
         """Content of an image's file; raises :class:`BadImage` if it cannot be read."""

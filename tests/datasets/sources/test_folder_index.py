@@ -14,6 +14,8 @@ from cotap_mm.datasets.sources.folders import index_file, scan
 from cotap_mm.datasets.sources.folders.index_file import read_index, write_index
 from cotap_mm.datasets.sources.folders.scan import scan_folder
 from cotap_mm.datasets.sources.listing import find_images
+from cotap_mm.datasets.sources.names import Names
+from cotap_mm.errors import UserError
 
 FILES = ['b.jpg', 'a.png', 'b/x.jpg', 'b/y.PNG', 'b-c/z.jpg', 'b.d/z.jpg', 'b/deep/e/f.gif']
 
@@ -239,7 +241,7 @@ def test_the_index_of_a_copied_folder_is_not_used(folder, tmp_path, scans):
 @pytest.mark.parametrize('is_mapped', [False, True])
 def test_large_indexes_are_mapped_and_not_copied_to_other_processes(folder, monkeypatch, is_mapped):
     if is_mapped:
-        monkeypatch.setattr(index_file, '_MAPPED', 0)
+        monkeypatch.setattr(index_file, 'MAPPED', 0)
     find_images(folder)
     names = find_images(folder)
     pickled = pickle.dumps(names)
@@ -253,6 +255,41 @@ def test_large_indexes_are_mapped_and_not_copied_to_other_processes(folder, monk
     if is_mapped:
         with pytest.raises(ValueError, match='replaced since it was opened'):
             pickle.loads(pickled)
+
+
+@pytest.mark.parametrize('is_mapped', [False, True])
+def test_what_a_start_asks_of_the_names_is_in_the_index(folder, monkeypatch, is_mapped):
+    if is_mapped:
+        monkeypatch.setattr(index_file, 'MAPPED', 0)
+    scanned = ImageList(folder)
+    chosen, digest = scanned.some_deep(64), Names(FILES := sorted(scanned.names)).digest()
+    assert [FILES[i] for i in chosen] == ['a.png', 'b/y.PNG']
+    monkeypatch.setattr('cotap_mm.datasets.sources.names.end_with', None)
+    monkeypatch.setattr(Names, 'joined', None)
+    again = ImageList(folder)
+    copy = pickle.loads(pickle.dumps(again.names))
+    assert again.some_deep(64) == chosen and again.names.digest() == copy.digest() == digest
+
+
+def test_damaged_names_of_a_mapped_index(folder, scans, monkeypatch):
+    """Some names are checked at the start, the others when they are used."""
+    monkeypatch.setattr(index_file, 'MAPPED', 0)
+    find_images(folder)
+    path = index_of(folder)
+    good = path.read_bytes()
+    size = len(b'\0'.join(map(os.fsencode, sorted(FILES))))
+    first, after = good.index(b'a.png\0b'), len(good) - 4 * (len(FILES) + 1)
+    after -= -4 * (len(FILES) + 1) % 8
+    assert good[first : first + size].split(b'\0') == [os.fsencode(name) for name in sorted(FILES)]
+    for start, stop in ((first, first + size), (after, len(good)), (first + 6, first + 7)):
+        path.write_bytes(good[:start] + bytes(stop - start) + good[stop:])
+        scans.clear()
+        assert find_images(folder) == sorted(FILES) and scans  # written again
+    good = path.read_bytes()
+    monkeypatch.setattr(index_file, '_CHECKED', 1)  # the first one
+    path.write_bytes(good[: after + 8] + bytes(8) + good[after + 16 :])
+    with pytest.raises(UserError, match='name 1 of 7 goes .* delete the index, or set COTAP_INDEX'):
+        find_images(folder)[1]
 
 
 def test_processes_at_the_same_time(folder):

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from cotap_mm.datasets import ImageList
-from cotap_mm.datasets.sources.formats import DEEP_SUFFIXES, suffix_of
+from cotap_mm.datasets.sources.formats import DEEP_SUFFIXES, end_with, suffix_of
 from cotap_mm.datasets.sources.joined import JoinedImages
-from cotap_mm.datasets.sources.names import Names, names_of, nth_true
+from cotap_mm.datasets.sources.names import NameFacts, Names, names_of, nth_true
 from cotap_mm.files.atomic_write import name_bytes
 
 ODD = ['a.png', '', 'größe/ü.JPG', 'clich\udce9.PnG', 'x' * 300, '写真.jp2', '.png', 'a\0b', 'png']
@@ -23,6 +23,7 @@ ODD = ['a.png', '', 'größe/ü.JPG', 'clich\udce9.PnG', 'x' * 300, '写真.jp2'
 def block(request, monkeypatch):
     """Number of names that are processed at a time."""
     monkeypatch.setattr(f'{Names.__module__}._BLOCK', request.param)
+    monkeypatch.setattr(f'{end_with.__module__}._AT_ONCE', request.param)
 
 
 @pytest.mark.parametrize('listed', [[], [''], ['', ''], ['one'], ODD, ODD * 3])
@@ -82,11 +83,25 @@ def test_deep_formats_are_found_as_one_by_one(block):
     listed = [f'{name}{suffix}' for name in ('a', '.', 'b/c.jpg', '') for suffix in DEEP_SUFFIXES]
     listed += [name.upper() for name in listed] + ['a.jpg', 'png', 'a.pngx', 'b.png/c', '', *ODD]
     wanted = [suffix_of(name) in DEEP_SUFFIXES for name in listed]
-    found = Names(['x.png', *listed])[1:].end_with(DEEP_SUFFIXES)
+    names = Names(['x.png', *listed])[1:]
+    found = end_with(*names.arrays(), DEEP_SUFFIXES)
     assert found.tolist() == wanted
     deep = [i for i, each in enumerate(wanted) if each]
     for chosen in ([], [0], [0, 3, 4, len(deep) - 1], list(range(len(deep)))):
         assert nth_true(found, chosen) == [deep[i] for i in chosen]
+    assert names.some_ending(DEEP_SUFFIXES, 5) == [deep[i * len(deep) // 5] for i in range(5)]
+
+
+def test_known_facts_are_not_computed():
+    facts = NameFacts('digest', ('.png',), 2, [0])
+    names = Names.from_buffer(*Names(['a.png', 'b.jpg']).arrays(), facts=facts)
+    assert names.digest() == 'digest' and names.some_ending(['.png'], 2) == [0]
+    plain = Names(['a.png', 'b.jpg'])
+    assert names.digest(b'\n') == plain.digest(b'\n')
+    assert names.digest(before=b'x') == plain.digest(before=b'x')
+    assert names.some_ending(['.jpg'], 2) == [1] and names.some_ending(['.png'], 1) == [0]
+    assert names[1:].digest() == Names(['b.jpg']).digest()  # a part has none
+    assert names[1:].some_ending(['.png'], 2) == []
 
 
 def test_names_of_any_source(arrays, photos):

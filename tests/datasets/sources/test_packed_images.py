@@ -78,9 +78,9 @@ def test_equal_samples_for_equal_seeds_in_workers(folder, tmp_path, ring):
         torch.equal(a['global_crops'], b['global_crops']) and a['path'] == b['path']
         for a, b in zip(expected, data)
     )
-    for context in ('fork', 'spawn'):
-        one = samples(tmp_path / 'a.lmdb', 2, context)
-        files = samples(folder, 2, context)
+    for context, workers in (('fork', 2), ('spawn', 1)):  # which imports everything
+        one = samples(tmp_path / 'a.lmdb', workers, context)
+        files = samples(folder, workers, 'fork')
         assert len(one) == len(files) == 5
         assert all(
             torch.equal(a['local_crops'], b['local_crops']) and a['path'] == b['path']
@@ -167,3 +167,26 @@ def test_open_images_selects_the_source(folder, tmp_path):
     assert image_source('x.txt', 'y.json') == dict(
         type='ImageList', root='x.txt', ann_file='y.json'
     )
+
+
+def test_the_names_of_a_large_file_are_kept_in_a_mapped_index(folder, tmp_path, monkeypatch):
+    for name, value in (('MAPPED', 0), ('_SETTLED', -60.0)):
+        monkeypatch.setattr(f'cotap_mm.datasets.sources.folders.index_file.{name}', value)
+    monkeypatch.delenv('COTAP_INDEX', raising=False)
+    path, index = tmp_path / 'a.lmdb', tmp_path / '.a.lmdb.cotap_mm_index'
+    pack_images(ImageList(folder), path)
+    names = PackedImages(path).names
+    assert not index.exists()  # 21 names
+    monkeypatch.setattr('cotap_mm.datasets.sources.packed._INDEXED', 21)
+    assert PackedImages(path).names == names and index.exists()
+    with monkeypatch.context() as no_list:
+        no_list.setattr(PackedImages, '_listed', None)
+        again = PackedImages(path)
+        assert again.names == names and again.names.digest() == names.digest()
+        pickled = pickle.dumps(again)
+        assert 'größe.png'.encode() not in pickled and pickle.loads(pickled).names == names
+        assert np.array_equal(pickle.loads(pickled).read(1), again.read(1))
+    (folder / 'größe.png').rename(folder / 'groesse.png')
+    pack_images(ImageList(folder), path)  # as many others
+    assert 'groesse.png' in PackedImages(path).names
+    assert again.names == names

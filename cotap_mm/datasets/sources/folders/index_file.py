@@ -1,10 +1,11 @@
-"""Index of a large folder: the list of its images, kept for the next start and other processes.
+"""Index of a large folder or packed file: its names, kept for the next start and other processes.
 
 It is stored next to the folder as a hidden file, or in the user's cache folder if that is not
 writable, and memory-mapped if it is large. It is used as long as no folder has changed since the
-scan, which takes one ``stat`` per folder and none per image. Nobody can set the time of a change
-(``ctime``), so an index in a copied or unpacked folder is never used. The environment variable
-``COTAP_INDEX=0`` turns it off.
+scan, which takes one ``stat`` per folder and none per image. Of a mapped one, all but the names is
+verified by checksums, and some of the names; what :class:`.NameFacts` tells of them is in it.
+Nobody can set the time of a change (``ctime``), so an index in a copied or unpacked folder is
+never used. The environment variable ``COTAP_INDEX=0`` turns it off.
 """
 
 from __future__ import annotations
@@ -20,19 +21,20 @@ import zlib
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, Optional, Union
+from typing import Any, Callable, NamedTuple, Optional, Union
 
 import numpy as np
 from mmengine.logging import print_log
 
 from cotap_mm.datasets.sources.formats import IMAGE_SUFFIXES
-from cotap_mm.datasets.sources.names import Names
+from cotap_mm.datasets.sources.names import NameFacts, Names
 from cotap_mm.files.atomic_write import atomic_write, open_regular, printable
+from cotap_mm.ops.sampling import evenly_spaced
 
 from .scan import Scan, stamps_of
 
 MIN_IMAGES = 10_000  # smaller folders are listed within a fraction of a second
-_MAGIC = b'cotap_mm index 1'
+_MAGIC = b'cotap_mm index 2'
 _HEAD = struct.Struct('<16sQQ')  # magic, size and CRC-32 of the header
 _MAX_HEADER = 1 << 20
 #: Name in the file -> types that it may have.
@@ -45,7 +47,8 @@ _SECTIONS = dict(
 )
 _ALIGNED = 8
 _BLOCK = 1 << 20
-_MAPPED = 1 << 26  # bytes; smaller files are read, which no failing disk can interrupt later
+MAPPED = 1 << 26  # bytes; smaller files are read, which no failing disk can interrupt later
+_CHECKED = 64  # names of a mapped file
 _SETTLED = 2.0  # seconds; the largest unit of the times of a file system
 
 
@@ -60,15 +63,17 @@ class _Unsettled(Exception):
     """A folder has just been changed, and might change again without another time."""
 
 
-def read_index(root: Path) -> Optional[Index]:
+def read_index(root: Path, base: Optional[Path] = None) -> Optional[Index]:
     """Read the index of a folder; None if there is none, or it is damaged or out of date.
 
     Args:
-        root (Path): The folder.
+        root (Path): The folder, or a packed file.
+        base (Path, optional): Folder that the folders of the scan are relative to. Defaults to
+            ``root``.
     """
     for path in _paths(root):
         try:
-            return _read(path, root)
+            return _read(path, base or root)
         except FileNotFoundError:
             pass
         # A damaged file can raise any exception; it is replaced after the scan.
@@ -79,22 +84,27 @@ def read_index(root: Path) -> Optional[Index]:
     return None
 
 
-def write_index(root: Path, scan: Scan) -> Optional[Names]:
+def write_index(
+    root: Path, scan: Scan, base: Optional[Path] = None, least: Optional[int] = None
+) -> Optional[Names]:
     """Keep the result of a scan, if the folder is large; by one process per machine.
 
     Args:
-        root (Path): The folder.
+        root (Path): The folder, or a packed file.
         scan (Scan): Its content.
+        base (Path, optional): See :func:`read_index`.
+        least (int, optional): Number of images from which on it is large. Defaults to 10,000.
 
     Returns:
         Names: The names in the file; None if it was not written.
     """
-    if len(scan.names) < MIN_IMAGES or not scan.is_repeatable or _local_rank():
+    least = MIN_IMAGES if least is None else least
+    if len(scan.names) < least or not scan.is_repeatable or _local_rank():
         return None
     for path in _paths(root):
         try:
             _write(path, scan)
-            index = _read(path, root)
+            index = _read(path, base or root)
         except (_Unsettled, ValueError) as error:  # changed now; the next start tries again
             print_log(f'no index is kept: {error}', logger='current', level=logging.DEBUG)
             return None
@@ -105,8 +115,8 @@ def write_index(root: Path, scan: Scan) -> Optional[Names]:
             continue
         print_log(
             f'the list of the {len(scan.names):,} images of {printable(root)} is kept in '
-            f'{printable(path)} for the next start, until the folder changes (COTAP_INDEX=0 '
-            'turns this off)',
+            f'{printable(path)} for the next start, until that changes (COTAP_INDEX=0 turns '
+            'this off)',
             logger='current',
         )
         return index.names
@@ -150,6 +160,7 @@ def _write(path: Path, scan: Scan) -> None:
         dict(
             suffixes=IMAGE_SUFFIXES,
             skipped=scan.skipped,
+            facts=NameFacts.of(scan.names)._asdict(),
             sections={
                 name: [array.dtype.str, array.size, _crc32(array.view(np.uint8))]
                 for name, array in arrays.items()
@@ -196,18 +207,24 @@ def _read(path: Path, root: Path, same: Optional[int] = None) -> Index:
     header = json.loads(text)
     if header['suffixes'] != list(IMAGE_SUFFIXES):
         raise ValueError('it was written for other image formats')
-    sections = _sections(data, _HEAD.size + size, header['sections'])
+    is_mapped = isinstance(data, mmap.mmap)
+    sections = _sections(data, _HEAD.size + size, header['sections'], is_mapped)
     if same is None:
-        folders = _names(sections, 'folders', 'folder_starts')
+        folders = checked_names(sections['folders'], sections['folder_starts'])
         stamps = sections['stamps'].reshape(-1, 3)
         if len(folders) != len(stamps) or (stamps == -1).any():
             raise ValueError('it is damaged')
         if not np.array_equal(stamps_of(root, folders), stamps):
             raise ValueError('the folder has changed')
-    names = _names(sections, 'names', 'starts')
-    reopen = partial(_reopen, path, root, crc) if isinstance(data, mmap.mmap) else None
+    names = checked_names(
+        sections['names'],
+        sections['starts'],
+        is_mapped,
+        NameFacts.read(header['facts']),
+        partial(_reopen, path, root, crc) if is_mapped else None,
+    )
     skipped = Counter({str(key): int(count) for key, count in header['skipped'].items()})
-    return Index(Names.from_buffer(*names.arrays(), reopen), skipped)
+    return Index(names, skipped)
 
 
 def _reopen(path: Path, root: Path, crc: int) -> Names:
@@ -217,15 +234,15 @@ def _reopen(path: Path, root: Path, crc: int) -> Names:
 
 def _content(path: Path) -> Union[bytes, mmap.mmap]:
     with open_regular(path) as file:
-        if os.fstat(file.fileno()).st_size < _MAPPED:
+        if os.fstat(file.fileno()).st_size < MAPPED:
             return file.read()
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
 
 def _sections(
-    data: Union[bytes, mmap.mmap], start: int, stated: dict[str, Any]
+    data: Union[bytes, mmap.mmap], start: int, stated: dict[str, Any], is_mapped: bool
 ) -> dict[str, np.ndarray]:
-    """Find the arrays of a file and compare their checksums."""
+    """Find the arrays of a file and compare their checksums; of a mapped one not of the names."""
     sections = {}
     for name, types in _SECTIONS.items():
         kind, count, crc = stated[name]
@@ -233,7 +250,8 @@ def _sections(
         if type(count) is not int or count < 0 or start + count * dtype.itemsize > len(data):
             raise ValueError('it is truncated')
         sections[name] = np.frombuffer(data, dtype, count, start)
-        if _crc32(sections[name].view(np.uint8)) != crc:
+        is_read = not (is_mapped and name in ('names', 'starts'))
+        if is_read and _crc32(sections[name].view(np.uint8)) != crc:
             raise ValueError('its checksum is wrong')
         start += sections[name].nbytes + -sections[name].nbytes % _ALIGNED
     if start != len(data):
@@ -248,9 +266,41 @@ def _crc32(data: np.ndarray) -> int:
     return crc
 
 
-def _names(sections: dict[str, np.ndarray], buffer: str, starts: str) -> Names:
-    """Names of two sections, whose starts must increase within the buffer."""
-    offsets, data = sections[starts], sections[buffer]
-    if offsets[0] != 0 or int(offsets[-1]) != len(data) + 1 or (offsets[1:] <= offsets[:-1]).any():
+def checked_names(
+    buffer: np.ndarray,
+    starts: np.ndarray,
+    is_mapped: bool = False,
+    facts: Optional[NameFacts] = None,
+    reopen: Optional[Callable[[], Names]] = None,
+) -> Names:
+    """Names of two arrays of a file, whose starts must increase within the buffer.
+
+    Of a mapped file, which is not read as a whole, some evenly spaced names are checked.
+
+    Args:
+        buffer (np.ndarray): See :meth:`.Names.from_buffer`.
+        starts (np.ndarray): See there.
+        is_mapped (bool): Whether the file is mapped into memory. Defaults to False.
+        facts (NameFacts, optional): What is known of the names. Defaults to None.
+        reopen (callable, optional): See there. Defaults to None.
+
+    Returns:
+        Names: Without a copy of the arrays.
+
+    Raises:
+        ValueError: If they are damaged.
+    """
+    if len(starts) < 1 or starts[0] != 0 or int(starts[-1]) != len(buffer) + 1:
         raise ValueError('its names are damaged')
-    return Names.from_buffer(data, offsets)
+    first, after = starts[:-1], starts[1:]
+    if is_mapped:
+        some = np.array(evenly_spaced(len(first), _CHECKED), np.intp)
+        first, after = first[some].astype(np.int64), after[some].astype(np.int64)
+        # A name has no zero byte at its ends, and one before it.
+        place = np.clip([first, after - 2, first - 1], 0, len(buffer) - 1)
+        start, end, before = buffer[place] == 0
+        if (start | end | (~before & (first > 0))).any():
+            raise ValueError('its names are damaged')
+    if (after <= first).any():
+        raise ValueError('its names are damaged')
+    return Names.from_buffer(buffer, starts, reopen, facts)

@@ -113,6 +113,15 @@ def _stamp(folder: str | bytes) -> tuple[int, int, int]:
         status = os.stat(folder)
     except (OSError, ValueError):
         return (-1, -1, -1)
+    return stamp_of(status)
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
+    """State of a folder or file, see :func:`stamps_of`.
+
+    Args:
+        status (os.stat_result): Its status.
+    """
     return (status.st_mtime_ns, status.st_ctime_ns, status.st_ino & (2**63 - 1))
 
 

@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import hashlib
 import io
+import json
 import logging
 import os
+import struct
 import zipfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import NamedTuple, Optional, Union
 
 import numpy as np
 from mmengine.logging import print_log
 
-from cotap_mm.datasets.sources.names import Names
+from cotap_mm.datasets.sources.folders.index_file import MAPPED, checked_names
+from cotap_mm.datasets.sources.names import NameFacts, Names
 from cotap_mm.files.atomic_write import atomic_write, name_bytes, name_text, printable
 from cotap_mm.progress import track
 
 from .headers import Members, read_headers
+from .mapped import map_arrays
 from .paths import COMPRESSED, INDEX_FILE, PLAN_FILE, SHARD_SUFFIX
 from .stores import Facts, Folder, LocalFolder
 
 _FORMAT = 'cotap_mm shards 1'
 _THREADS = 16
+_CHECKED = 64  # numbers of shards in a mapped index
 _PACKED = ''  # version of shards that are recognized by their size alone
 
 
@@ -84,10 +89,10 @@ def load_index(folder: Folder, shards: Sequence[str]) -> ShardIndex:
     files = folder.files()
     chosen = _choose(folder, files, shards)
     kept = _kept_at(folder)
-    for data in _saved(folder, files, kept):
+    for saved in _saved(folder, files, kept):
         try:
-            index = read_index(data)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+            index = read_index(saved)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, struct.error):
             continue  # damaged; built again
         if index.fits(files, chosen):
             return index
@@ -96,15 +101,24 @@ def load_index(folder: Folder, shards: Sequence[str]) -> ShardIndex:
     return index
 
 
-def _saved(folder: Folder, files: Mapping[str, Facts], kept: Optional[Path]) -> Iterator[bytes]:
-    """Contents of the saved indexes, that beside the shards first."""
-    if INDEX_FILE in files:
-        yield folder.read(INDEX_FILE, 0, files[INDEX_FILE].size)
-    try:
-        data = kept.read_bytes() if kept is not None else b''
-    except OSError:
-        return
-    yield data
+def _saved(
+    folder: Folder, files: Mapping[str, Facts], kept: Optional[Path]
+) -> Iterator[Union[bytes, Path]]:
+    """Contents of the saved indexes, that beside the shards first; large ones as paths, to map.
+
+    A large one of a store is copied to the user's cache once, and used there.
+    """
+    beside = files.get(INDEX_FILE)
+    is_large = beside is not None and beside.size >= MAPPED
+    if beside is not None and is_large and isinstance(folder, LocalFolder):
+        yield Path(folder.root, INDEX_FILE)
+    elif beside is not None and not is_large:
+        yield folder.read(INDEX_FILE, 0, beside.size)
+    if kept is not None and kept.is_file():
+        yield kept if kept.stat().st_size >= MAPPED else kept.read_bytes()
+    if beside is not None and is_large and not isinstance(folder, LocalFolder):
+        data = folder.read(INDEX_FILE, 0, beside.size)
+        yield kept if kept is not None and _write(kept, data) else data
 
 
 def _choose(folder: Folder, files: Mapping[str, Facts], shards: Sequence[str]) -> list[str]:
@@ -202,13 +216,17 @@ def _unique_names(folder: Folder, shards: Sequence[str], found: list[Members]) -
 def index_bytes(index: ShardIndex) -> bytes:
     """Encode an index as ``*.npz``."""
     content = io.BytesIO()
+    names, starts = index.names.arrays()
+    facts = json.dumps(NameFacts.of(index.names)._asdict()).encode()
     np.savez(
         content,
         format=np.array(_FORMAT),
         shards=_joined(index.shards),
         shard_sizes=np.array([facts.size for facts in index.facts], np.int64),
         versions=_joined([facts.version for facts in index.facts]),
-        names=index.names.arrays()[0],
+        names=names,
+        name_starts=starts,
+        name_facts=np.frombuffer(facts, np.uint8),
         shard=index.shard,
         start=index.start,
         size=index.size,
@@ -216,24 +234,40 @@ def index_bytes(index: ShardIndex) -> bytes:
     return content.getvalue()
 
 
-def read_index(data: bytes) -> ShardIndex:
+def read_index(saved: Union[bytes, Path]) -> ShardIndex:
     """Decode what :func:`index_bytes` encoded.
 
+    Args:
+        saved (bytes | Path): The content, or a file to map into memory. Of a mapped one, some
+            names and shards are checked.
+
     Raises:
-        ValueError: If it is damaged or of another format; also KeyError, OSError and BadZipFile.
+        ValueError: If it is damaged or of another format; also KeyError, OSError, BadZipFile and
+            struct.error.
     """
-    with np.load(io.BytesIO(data), allow_pickle=False) as file:
-        if str(file['format']) != _FORMAT:
-            raise ValueError(f'the format of an index must be {_FORMAT}, got {file["format"]}')
-        shards = _split(file['shards'])
+    if isinstance(saved, Path):
+        return _index_of(map_arrays(saved), True)
+    with np.load(io.BytesIO(saved), allow_pickle=False) as file:
+        return _index_of(file, False)
+
+
+def _index_of(file: Mapping[str, np.ndarray], is_mapped: bool) -> ShardIndex:
+    if str(file['format']) != _FORMAT:
+        raise ValueError(f'the format of an index must be {_FORMAT}, got {file["format"]}')
+    shards = _split(file['shards'])
+    facts = [
+        Facts(int(size), version)
+        for size, version in zip(file['shard_sizes'], _split(file['versions']))
+    ]
+    if 'name_facts' in file:
+        known = NameFacts.read(json.loads(file['name_facts'].tobytes()))
+        names = checked_names(file['names'], file['name_starts'], is_mapped, known)
+    else:  # written by an earlier version
         names = Names.from_joined(file['names'].tobytes())
-        facts = [
-            Facts(int(size), version)
-            for size, version in zip(file['shard_sizes'], _split(file['versions']))
-        ]
-        index = ShardIndex(shards, facts, names, file['shard'], file['start'], file['size'])
+    index = ShardIndex(shards, facts, names, file['shard'], file['start'], file['size'])
     lengths = {len(names), *(len(array) for array in index[3:])}
-    if len(lengths) > 1 or len(facts) != len(shards) or index.shard.max(initial=0) >= len(shards):
+    numbers = index.shard[:: max(len(index.shard) // _CHECKED, 1)] if is_mapped else index.shard
+    if len(lengths) > 1 or len(facts) != len(shards) or numbers.max(initial=0) >= len(shards):
         raise ValueError('the parts of the index do not fit each other')
     return index
 
@@ -264,15 +298,21 @@ def _keep(index: ShardIndex, folder: Folder, kept: Optional[Path]) -> None:
     places = [Path(folder.root, INDEX_FILE)] if isinstance(folder, LocalFolder) else []
     data = index_bytes(index)
     for path in [*places, *([kept] if kept else [])]:
-        try:
-            with atomic_write(path) as part:
-                part.write_bytes(data)
+        if _write(path, data):
             return
-        except OSError:
-            continue
     print_log(
         f'the index of {printable(folder.root)} cannot be saved, so it is built in every run; set '
         'XDG_CACHE_HOME to a folder that can be written to',
         logger='current',
         level=logging.WARNING,
     )
+
+
+def _write(path: Path, data: bytes) -> bool:
+    """Write a file atomically; returns whether that was possible."""
+    try:
+        with atomic_write(path) as part:
+            part.write_bytes(data)
+    except OSError:
+        return False
+    return True

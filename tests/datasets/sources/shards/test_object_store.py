@@ -51,6 +51,16 @@ def test_one_request_per_image(packed, folder, requests):
     assert source.is_reachable()
 
 
+def test_a_large_index_is_copied_once(packed, folder, requests, monkeypatch):
+    monkeypatch.setattr('cotap_mm.datasets.sources.shards.index.MAPPED', 1)
+    files = ImageList(folder)
+    for _ in range(2):
+        source = open_images(packed)
+        assert source.names == files.names and not source._index.size.flags.owndata
+        assert requests == [INDEX_FILE]
+    assert equal(source, files, (13, 2))
+
+
 def _read_in_child(source, index, results):
     results.put(int(source.read(index).sum()))
 

@@ -11,6 +11,7 @@ import pytest
 
 from cotap_mm.datasets import BadImage, ImageList, ShardedImages, image_source, open_images
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
+from cotap_mm.datasets.sources.names import Names
 from cotap_mm.datasets.sources.shards import index as index_module
 from cotap_mm.datasets.sources.shards.paths import INDEX_FILE, split_shards
 
@@ -105,6 +106,41 @@ def test_the_index_is_used_and_renewed(shards, write_tar, monkeypatch):
     calls.clear()
     open_images(shards)
     assert len(calls) == 2
+
+
+def test_a_large_index_is_mapped(shards, monkeypatch):
+    source = open_images(shards)
+    digest = source.names.digest()
+    monkeypatch.setattr(index_module, 'MAPPED', 1)
+    monkeypatch.setattr(index_module, 'build_index', None)  # the saved one is used
+    monkeypatch.setattr(Names, 'joined', None)  # and what a start asks of its names is in it
+    mapped = open_images(shards)
+    assert mapped.names == source.names and reds(mapped) == [1, 2, 3]
+    assert mapped.names.digest() == digest and mapped.some_deep(64) == [0, 1, 2]
+    assert not mapped._index.size.flags.owndata and not mapped._index.size.flags.writeable
+
+
+def test_a_damaged_mapped_index_is_built_again(shards, monkeypatch):
+    open_images(shards)
+    good = (shards / INDEX_FILE).read_bytes()
+    monkeypatch.setattr(index_module, 'MAPPED', 1)
+    first = good.index(b'b.png\0a.png')
+    bad = [b'', b'PK', good[:-40], good[:first] + bytes(7) + good[first + 7 :]]
+    bad += [good.replace(b"'descr'", b"'descx'"), good.replace(b'shards 1', b'shards 9')]
+    for damage in bad:
+        (shards / INDEX_FILE).unlink()
+        (shards / INDEX_FILE).write_bytes(damage)
+        assert reds(open_images(shards)) == [1, 2, 3]
+        assert (shards / INDEX_FILE).read_bytes() == good
+    content = dict(np.load(shards / INDEX_FILE))
+    np.savez_compressed(shards / INDEX_FILE, **content)  # only a plain one is mapped
+    assert reds(open_images(shards)) == [1, 2, 3]
+    assert (shards / INDEX_FILE).read_bytes() == good
+    monkeypatch.setattr(index_module, 'MAPPED', 1 << 26)
+    monkeypatch.setattr(index_module, 'build_index', None)
+    earlier = {key: array for key, array in content.items() if not key.startswith('name_')}
+    np.savez(shards / INDEX_FILE, **earlier)
+    assert reds(open_images(shards)) == [1, 2, 3]
 
 
 def test_a_folder_that_cannot_be_written_to(shards, monkeypatch):
