@@ -80,9 +80,14 @@ def first_step(folder: Path, runs: int) -> list[float]:
     )
 
 
-def _step_arguments(config: str) -> argparse.Namespace:
+def _step_arguments(config: str, **cfg_options: Any) -> argparse.Namespace:
     return argparse.Namespace(
-        config=config, batch_size=2, device='cpu', dtype='auto', compile=False, cfg_options={}
+        config=config,
+        batch_size=2,
+        device='cpu',
+        dtype='auto',
+        compile=False,
+        cfg_options=cfg_options,
     )
 
 
@@ -91,10 +96,18 @@ def step_time(folder: Path, runs: int) -> list[float]:
     return in_turns(step.prepare(args, 'ours')[0], step.prepare(args, 'released')[0], runs)
 
 
-def step_memory(folder: Path, runs: int) -> list[float]:
-    args = _step_arguments('configs/cotap/vits_coco.py')
-    ours, released = (measuring.peak_memory(step.peak, args, kind) for kind in ('ours', 'released'))
-    return [ours / released]
+def step_memory(queues: str) -> Callable[[Path, int], list[float]]:
+    """Peak memory of the step, with queues of a certain type."""
+
+    def measure(folder: Path, runs: int) -> list[float]:
+        peaks = []
+        for kind, dtype in (('ours', queues), ('released', 'float32')):
+            options = {f'model.memory.{name}_queue.dtype': dtype for name in ('patch', 'cls')}
+            args = _step_arguments('configs/cotap/vits_coco.py', **options)
+            peaks.append(measuring.peak_memory(step.peak, args, kind))
+        return [peaks[0] / peaks[1]]
+
+    return measure
 
 
 def step_products(folder: Path, runs: int) -> list[float]:
@@ -189,7 +202,13 @@ RATIOS = (
         None,
         step_time,
     ),
-    Ratio('step_memory', 'peak memory of the two', 0.6, step_memory),
+    Ratio('step_memory', 'peak memory of the two', 0.6, step_memory('float32')),
+    Ratio(
+        'step_memory_half',
+        'peak memory of the two, queues in bfloat16 / in float32',
+        0.6,
+        step_memory('bfloat16'),
+    ),
     Ratio(
         'step_products',
         'training step / its operations at the speed of one large matrix product',
