@@ -146,6 +146,8 @@ class NeighborPairs(Dataset):
         Returns:
             list[TrainingSample]: In the same order.
         """
+        if type(self).__getitem__ is not NeighborPairs.__getitem__:  # of a user's subclass
+            return [self[key] for key in keys]
         if not self.crops_on_device:
             forget_lent()
             memory = self._memory(len(keys))

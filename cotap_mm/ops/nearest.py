@@ -19,6 +19,8 @@ BLOCK_SIZE = 4096
 _ON_CPU = (256, 8192)
 # The same on a CPU with faiss: 4 MB, which are still in a cache when they are searched.
 _WITH_FAISS = (1024, 1024)
+# Similarities from which on importing faiss pays.
+_MANY = 1 << 20
 # Columns of a block with a maximum of their own.
 _GROUP = 32
 # Cells that an inverted-file index of faiss probes.
@@ -39,7 +41,8 @@ def nearest(
     """Search the exact k nearest rows by inner product, block by block.
 
     Never holds more than one block of similarities. Ties are broken arbitrarily. On a CPU, faiss
-    selects the k nearest of a block if it is installed and the queries are float32.
+    selects the k nearest of a block if it is installed, the queries are float32, and there are at
+    least 2^20 similarities.
 
     Args:
         queries (Tensor): Shape (Q, C).
@@ -59,9 +62,11 @@ def nearest(
         ValueError: If ``k`` is out of range.
     """
     parts = [memory] if isinstance(memory, Tensor) else list(memory)
-    _check_k(k, sum(map(len, parts)) if allowed is None else int(allowed.sum()))
-    on_cpu = queries.device.type == 'cpu'
-    faiss = _faiss_if_installed() if on_cpu and queries.dtype == torch.float32 else None
+    count = sum(map(len, parts))
+    _check_k(k, count if allowed is None else int(allowed.sum()))
+    on_cpu, is_large = queries.device.type == 'cpu', len(queries) * count >= _MANY
+    pays = on_cpu and is_large and queries.dtype == torch.float32
+    faiss = _faiss_if_installed() if pays else None
     if block_size is not None:
         sizes = (block_size, block_size)
     elif faiss is not None:

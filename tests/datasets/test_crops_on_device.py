@@ -111,6 +111,18 @@ def test_samples_of_a_batch_share_memory(both, part, monkeypatch):
     assert len(pixels) == -(-sum(map(len, pixels)) // part)
 
 
+@pytest.mark.parametrize('there', [0, 1])
+def test_a_loader_asks_a_subclass_for_each_sample(both, there):
+    class Marked(NeighborPairs):
+        def __getitem__(self, key):
+            return dict(super().__getitem__(key), mark=key.index)
+
+    data = both()[there]
+    data.__class__ = Marked
+    keys = [Visit(index=index, count=0, seed=0) for index in (3, 8)]
+    assert [sample['mark'] for sample in data.__getitems__(keys)] == [3, 8]
+
+
 def test_an_image_of_both_branches_travels_once(both):
     key = Visit(index=4, count=0, seed=0)
     for with_cls, data in ((False, both()[1]), (True, both(with_cls=True)[1])):
@@ -225,6 +237,7 @@ def test_regions_and_colors_travel_together(both, monkeypatch):
     monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # does not support meta
     batch = default_collate([both()[1][Visit(index=index, count=0, seed=0)] for index in (1, 4)])
     model = CoTAPDataPreprocessor().to('meta')
+    monkeypatch.setattr(torch.Tensor, 'is_pinned', lambda _: True)  # as a loader for a GPU does
     with WorkOnMeta(*model.buffers()) as mode:
         views = model(batch, training=True)['inputs']['patch']
     assert views['student_local'].shape == (4, 4, 3, 16, 16)

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.datasets import ImageList, NeighborPairs, neighbor_pairs, save_neighbors
+from cotap_mm.datasets import ImageList, NeighborPairs, branch_source, save_neighbors
 from cotap_mm.datasets import read_with_retry as retrying
 from cotap_mm.datasets.neighbors.features import extract_features
 from cotap_mm.datasets.sources import packed as packed_images
@@ -47,7 +47,7 @@ def pairs(tmp_path, monkeypatch):
 @pytest.fixture
 def warnings(monkeypatch):
     lines = []
-    for module in (neighbor_pairs, retrying):
+    for module in (branch_source, retrying):
         monkeypatch.setattr(module, 'print_log', lambda text, **_: lines.append(text))
     return lines
 

@@ -68,6 +68,7 @@ def test_sorted_columns_of_later_blocks_are_few(monkeypatch):
 @pytest.mark.parametrize('k', [1, 6, 60])
 def test_heaps_of_faiss_find_the_same(monkeypatch, sizes, k):
     pytest.importorskip('faiss')
+    monkeypatch.setattr(module, '_MANY', 0)
     monkeypatch.setattr(module, '_WITH_FAISS', sizes)
     torch.manual_seed(k)
     queries, memory = torch.randn(23, 6), torch.randn(131, 6)
@@ -88,6 +89,7 @@ def test_heaps_of_faiss_find_the_same(monkeypatch, sizes, k):
 
 def test_faiss_copies_nothing_and_keeps_its_threads(monkeypatch):
     faiss = pytest.importorskip('faiss')
+    monkeypatch.setattr(module, '_MANY', 30 * 500)
     queries, memory = torch.randn(30, 8), torch.randn(500, 8)
     given, threads = [], faiss.omp_get_max_threads()
     mm = torch.mm
@@ -104,8 +106,9 @@ def test_faiss_copies_nothing_and_keeps_its_threads(monkeypatch):
         search(queries, 501)
 
 
-def test_rows_that_are_not_finite_are_never_found_by_faiss():
+def test_rows_that_are_not_finite_are_never_found_by_faiss(monkeypatch):
     pytest.importorskip('faiss')
+    monkeypatch.setattr(module, '_MANY', 0)
     memory = torch.eye(3).repeat(2, 1)
     memory[1] = float('nan')
     similarity, index = nearest(torch.eye(3), memory, 6)
@@ -113,7 +116,9 @@ def test_rows_that_are_not_finite_are_never_found_by_faiss():
     assert (index[0, 5], similarity[0, 5]) == (0, -1)
 
 
-def test_other_types_are_searched_by_torch(monkeypatch):
+@pytest.mark.parametrize('many, kind', [(0, torch.float64), (5 * 50 + 1, torch.float32)])
+def test_other_types_and_few_rows_are_searched_by_torch(monkeypatch, many, kind):
+    monkeypatch.setattr(module, '_MANY', many)
     monkeypatch.setattr(module, '_search_with_heaps', None)
-    queries, memory = torch.randn(5, 8).double(), torch.randn(50, 8).double()
+    queries, memory = torch.randn(5, 8).to(kind), torch.randn(50, 8).to(kind)
     assert torch.equal(build_search(memory)(queries, 3)[0], nearest(queries, memory, 3)[0])

@@ -101,10 +101,12 @@ def test_half_precision_and_accumulated_gradients(tmp_path):
 def test_seen_images_are_not_read_again(tmp_path, monkeypatch):
     assert resume_work.train(tmp_path, 8, kill_at=6) is None
     read = []
-    draw = NeighborPairs.__getitem__
+    draw = NeighborPairs._sample
     monkeypatch.setattr(
-        'cotap_mm.datasets.NeighborPairs.__getitem__',
-        lambda self, visit: read.append(visit) or draw(self, visit),
+        'cotap_mm.datasets.NeighborPairs._sample',
+        lambda self, visit, *memory, **more: (
+            read.append(visit) or draw(self, visit, *memory, **more)
+        ),
     )
     resume_work.train(tmp_path, 8, resume=True)
     assert len(read) == 2 * 4
