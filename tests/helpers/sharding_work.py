@@ -78,7 +78,10 @@ def scores(runner):
 
 
 def all_runs(rank):
-    """Shared out; killed and resumed by itself, whole, and as by version 1; and as version 1."""
+    """Train with version 2; resume a killed run with it, without FSDP, and with version 1.
+
+    A run that was killed with version 1 is resumed with version 2, too.
+    """
     runner = train('shared', 6, strategy=STRATEGY)
     assert isinstance(runner, FlexibleRunner)
     shares = held(runner)
