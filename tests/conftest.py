@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
+import gc
 import os
 import signal
 from pathlib import Path
 
+import mmengine.config.config
+import mmengine.config.utils
 import pytest
 import torch
 from mmengine.config import Config
@@ -75,6 +79,19 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path not in first)
 
 
+def pytest_collection_finish():
+    """The libraries stay: spare each collection of garbage (MMDetection forces many) the walk."""
+    gc.freeze()
+
+
+def remember_installed_configs():
+    """For a base as ``mmseg::NAME.py``, MMEngine reads all index files of the library each time."""
+    utils, config = mmengine.config.utils, mmengine.config.config
+    utils.load = functools.cache(utils.load)
+    config.is_installed = functools.cache(config.is_installed)
+    config.get_installed_path = functools.cache(config.get_installed_path)
+
+
 def plain_text(config):
     """As ``config.pretty_text``, which takes longer than the trainings of these tests."""
     return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
@@ -85,5 +102,6 @@ def pytest_configure(config):
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     Config.pretty_text = property(plain_text)
+    remember_installed_configs()
     # The tensors are tiny: more threads would only wait for each other, in processes of tests, too.
     torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))
