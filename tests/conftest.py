@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import importlib
 import os
 import signal
 from pathlib import Path
@@ -17,6 +18,8 @@ from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
 
 import cotap_mm  # noqa: F401  (before anybody imports mmpretrain.models: see compat.py)
+from tests.helpers.tool_loading import forget_runs
+from tests.helpers.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('COTAP_SHARED_DIR', ROOT.parent / 'shared'))
@@ -50,6 +53,15 @@ def shared_data():
     if not (SHARED / 'data').is_dir():
         pytest.skip(f'{_NEEDS_SHARED} (COTAP_SHARED_DIR names the folder)')
     return SHARED
+
+
+@pytest.fixture(scope='module')
+def warm_python(tmp_path_factory):
+    """Path of an executable as ``python`` that starts at once: see tests/helpers/warm_python.py."""
+    for name in ('engine.launch.runner', 'commands.train', 'commands.processes'):
+        importlib.import_module(f'cotap_mm.{name}')
+    with WarmPython(tmp_path_factory.mktemp('warm'), prepare=forget_runs) as path:
+        yield path
 
 
 @pytest.fixture

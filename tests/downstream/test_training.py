@@ -8,7 +8,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -199,7 +198,7 @@ def test_train_validate_save_resume_test(run, tmp_path, name, unit, metric):
 
 
 @pytest.mark.dist
-def test_two_processes(run, tmp_path):
+def test_two_processes(run, tmp_path, warm_python):
     """DDP waits for each trainable parameter, so all of them must get a gradient."""
     config, _ = run('ade20k_upernet')
     config.write_text(config.read_text().replace("type='BN'", "type='SyncBN'"))
@@ -220,7 +219,7 @@ def test_two_processes(run, tmp_path):
         capture_output=True,
         text=True,
         cwd=tmp_path,
-        env={**os.environ, 'PORT': str(port), 'PYTHON': sys.executable, 'OMP_NUM_THREADS': '1'},
+        env={**os.environ, 'PORT': str(port), 'PYTHON': warm_python, 'OMP_NUM_THREADS': '1'},
     )
     assert done.returncode == 0, done.stderr[-3000:]
     assert 'SyncBN needs GPUs' in done.stdout + done.stderr

@@ -57,9 +57,10 @@ class WarmPython:
     Args:
         folder (Path): Folder of the executable, which is named ``name``, and of its socket.
         name (str): Defaults to 'warm_python'.
+        prepare (callable, optional): Called in the server, to forget what this process did.
     """
 
-    def __init__(self, folder, name='warm_python'):
+    def __init__(self, folder, name='warm_python', prepare=None):
         self.path, self.address = folder / name, folder / f'{name}.socket'
         self.path.write_text(_CLIENT.format(python=sys.executable, address=str(self.address)))
         self.path.chmod(0o755)
@@ -68,6 +69,8 @@ class WarmPython:
         listening.listen(16)
         self.server = os.fork()
         if not self.server:
+            if prepare:
+                prepare()
             _serve(listening, str(self.path))
         listening.close()
 

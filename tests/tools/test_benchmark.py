@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -251,7 +252,8 @@ def test_eval(tmp_path, benchmark):
 
 
 @pytest.mark.slow
-def test_transfer(tmp_path, benchmark):
+def test_transfer(tmp_path, benchmark, warm_python, monkeypatch):
+    monkeypatch.setattr(sys, 'executable', warm_python)  # for the trainings
     write_for('voc_linear', tmp_path)
     config = shrink(Config.fromfile(ROOT / 'configs' / 'downstream' / 'voc_linear.py'))
     config.dump(tmp_path / 'tiny.py')

@@ -1,4 +1,8 @@
-"""Two processes of torchrun: one dies, or all are stopped by a signal; the result is the same."""
+"""Two processes of torchrun: one dies, or all are stopped by a signal; the result is the same.
+
+The first test starts everything anew, the others start a Python that has imported everything;
+test_two_machines.py starts ``dist_train.sh`` with the Python of the tests.
+"""
 
 from __future__ import annotations
 
@@ -81,7 +85,7 @@ def wait_for(path, process):
     return int(path.read_text())
 
 
-def stop(folder, command, name, whom):
+def stop(folder, command, name, whom, python):
     """Train until iteration 4, signal the launcher or all processes; return status and output."""
     with open(folder / 'output', 'w') as output:
         process = subprocess.Popen(
@@ -89,7 +93,7 @@ def stop(folder, command, name, whom):
             cwd=folder,
             stdout=output,
             stderr=output,
-            env=environment(folder, MASTER_PORT=str(free_port())),
+            env=environment(folder, MASTER_PORT=str(free_port()), PYTHON=python),
         )
     ranks = []
     try:
@@ -108,10 +112,11 @@ def stop(folder, command, name, whom):
     return status, (folder / 'output').read_text()
 
 
-def test_signal_saves_and_stops_all_ranks(tmp_path, whole):
+def test_signal_saves_and_stops_all_ranks(tmp_path, whole, warm_python):
     """Slurm signals all processes of a job, so each rank receives the signal twice."""
     config = write_config(tmp_path, ITERS, hooks=['WaitHook'])
-    status, output = stop(tmp_path, [*DIST_TRAIN, str(config), '2'], 'SIGTERM', 'all')
+    command = [*DIST_TRAIN, str(config), '2']
+    status, output = stop(tmp_path, command, 'SIGTERM', 'all', warm_python)
     assert status == 1, output[-3000:]  # torchrun's own status after a signal
     assert 'SIGTERM: saving iteration 4 and stopping' in output
     assert steps(tmp_path) == [[1, 2, 3, 4]]
@@ -122,21 +127,22 @@ def test_signal_saves_and_stops_all_ranks(tmp_path, whole):
     assert_same(checkpoint(tmp_path, ITERS), whole)
 
 
-def test_launcher_forwards_sigusr1(tmp_path):
+def test_launcher_forwards_sigusr1(tmp_path, warm_python):
     command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
-    status, output = stop(tmp_path, command, 'SIGUSR1', 'launcher')
+    status, output = stop(tmp_path, command, 'SIGUSR1', 'launcher', warm_python)
     assert status == 1, output[-3000:]
     assert 'SIGUSR1: saving iteration 4 and stopping' in output
     assert checkpoint(tmp_path, 4)['run_state']['world_size'] == 2
 
 
-def test_hanging_rank_aborts_the_run(tmp_path):
+def test_hanging_rank_aborts_the_run(tmp_path, warm_python):
     config = write_config(tmp_path, ITERS, hooks=['StallHook'])
     done = run(
         [*DIST_TRAIN, str(config), '2'],
         tmp_path,
         MASTER_PORT=str(free_port()),
-        COTAP_DIST_TIMEOUT='10',
+        COTAP_DIST_TIMEOUT='6',
+        PYTHON=warm_python,
     )
     assert done.returncode == 1
     assert re.search(

@@ -110,7 +110,8 @@ def test_number_of_gpus(monkeypatch):
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_ctrl_c_and_the_printed_command(tmp_path):
+def test_ctrl_c_and_the_printed_command(tmp_path, warm_python):
+    """The first start is the user's; the printed command is resumed without more imports."""
     config = write_config(tmp_path, 8, hooks=['WaitHook'])
     start = [sys.executable, '-m', 'cotap_mm', 'train', str(config), '--gpus', '2']
     with open(tmp_path / 'output', 'w') as output:
@@ -137,7 +138,7 @@ def test_ctrl_c_and_the_printed_command(tmp_path):
     (tmp_path / 'test_hooks.py').write_text(
         (tmp_path / 'test_hooks.py').read_text().replace('runner.iter == 3', 'False')
     )
-    done = run([*start[:3], *words[words.index('train') :]], tmp_path)
+    done = run([warm_python, *start[1:3], *words[words.index('train') :]], tmp_path)
     assert done.returncode == 0, done.stdout[-3000:]
     assert (tmp_path / 'run' / 'iter_8.pth').exists()
     assert done.stdout.count('training is complete: run/iter_8.pth') == 1
@@ -145,8 +146,8 @@ def test_ctrl_c_and_the_printed_command(tmp_path):
 
 @pytest.mark.dist
 @pytest.mark.slow
-def test_an_error_of_the_user_is_one_sentence(tmp_path):
-    start = [sys.executable, '-m', 'cotap_mm', 'train', 'nowhere.py', '--gpus', '2']
+def test_an_error_of_the_user_is_one_sentence(tmp_path, warm_python):
+    start = [warm_python, '-m', 'cotap_mm', 'train', 'nowhere.py', '--gpus', '2']
     done = run(start, tmp_path)
     assert done.returncode == 1 and done.stdout.count('error:') == 1, done.stdout
     assert 'config nowhere.py does not exist' in done.stdout and 'Traceback' not in done.stdout

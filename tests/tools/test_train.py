@@ -242,7 +242,7 @@ def free_port():
 
 @pytest.mark.dist
 @pytest.mark.smoke
-def test_two_processes_end_with_the_same_weights(folder):
+def test_two_processes_end_with_the_same_weights(folder, warm_python):
     """Each rank saves its weights, since only rank 0 writes checkpoints."""
     dump = folder / 'dump_hook.py'
     dump.write_text("""
@@ -268,7 +268,7 @@ class DumpHook(Hook):
     (folder / 'tiny.py').write_text(config + "\ncustom_imports = dict(imports=['dump_hook'])\n")
     environment = dict(
         os.environ,
-        PYTHON=sys.executable,
+        PYTHON=warm_python,
         OMP_NUM_THREADS='1',
         MASTER_PORT=free_port(),
         PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
