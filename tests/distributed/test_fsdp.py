@@ -30,12 +30,13 @@ def ranks(tmp_path, monkeypatch):
 
 
 def close(one, other):
+    """Compare all weights and the optimizer's state of two checkpoints.
+
+    A bias of keys needs the larger eps of :data:`sharding_work.STEADY`, or no bias.
+    """
     assert one['state_dict'].keys() == other['state_dict'].keys()
     for name, value in one['state_dict'].items():
-        pair = (value, other['state_dict'][name])
-        if name.endswith('attn.qkv.bias'):  # Adam amplifies rounding errors of zero gradients
-            pair = tuple(torch.cat([bias.chunk(3)[0], bias.chunk(3)[2]]) for bias in pair)
-        torch.testing.assert_close(*pair, rtol=1e-4, atol=2e-6, msg=name)
+        torch.testing.assert_close(value, other['state_dict'][name], rtol=1e-4, atol=2e-6, msg=name)
     groups, others = (state['optimizer']['param_groups'] for state in (one, other))
     assert [group['params'] for group in groups] == [group['params'] for group in others]
     assert [group['weight_decay'] for group in groups] == [
@@ -62,6 +63,11 @@ def test_shards_and_both_versions_resume_each_other(tmp_path, ranks):
     assert_same(saved(tmp_path / 'killed', 6), sharded)
     for name in ('then_whole', 'then_older', 'then_newer'):
         close(saved(tmp_path / name, 6), sharded)
+    # The comparison can fail: one step of Adam in the opposite direction, on the keys only.
+    rate = sharded['optimizer']['param_groups'][0]['lr']
+    sharded['state_dict']['backbone.layers.1.attn.qkv.bias'][16:32] += 2 * rate
+    with pytest.raises(AssertionError, match=r'backbone.layers.1.attn.qkv.bias'):
+        close(saved(tmp_path / 'then_whole', 6), sharded)
     for result in results:
         assert result['measured'] == pytest.approx(result['expected'], rel=1e-5)
     assert len(results[0]['measured']) == 2  # student and teacher
