@@ -14,8 +14,10 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from PIL import Image
 
+from cotap_mm.command_line.config_file import load_config
 from cotap_mm.commands.test import build_config as build_test_config
 from cotap_mm.commands.train import build_config as build_train_config
+from cotap_mm.engine.launch.overrides import check_overrides
 from cotap_mm.models import CoTAPViT
 from cotap_mm.registry import HOOKS, MODELS, build
 from tests.helpers.doc_pages import (
@@ -90,6 +92,23 @@ def test_the_two_commands_of_the_readme():
 def test_command_is_valid(words, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     check_command(words)
+
+
+def test_keys_in_the_text_are_accepted():
+    """What tables tell to set by --cfg-options, which no command of the pages shows."""
+    found = {
+        option
+        for page in PAGES
+        for text in re.findall(r'`([a-z_]+\.[\w.]+=[^`]+)`', page.read_text(encoding='utf-8'))
+        if '…' not in text and ' requires ' not in text and ' reads ' not in text  # messages
+        for option in text.split()
+        if '.' in option.split('=')[0]
+    }
+    assert 'strategy.type=cotap_mm.CoTAPFSDPStrategy' in found and len(found) > 15
+    config = load_config('vits_folder')
+    for option in sorted(found):
+        key, value = option.split('=', 1)
+        check_overrides(config, {key: {} if value.startswith('dict(') else value})
 
 
 @pytest.mark.slow

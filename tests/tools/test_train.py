@@ -7,7 +7,6 @@ import os
 import re
 import socket
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -240,6 +239,29 @@ def free_port():
         return str(probe.getsockname()[1])
 
 
+def launch(folder, python, *arguments):
+    """``tools/dist_train.sh`` with two processes."""
+    environment = dict(
+        os.environ,
+        PYTHON=python,
+        OMP_NUM_THREADS='1',
+        MASTER_PORT=free_port(),
+        PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
+    )
+    command = ['bash', ROOT / 'tools' / 'dist_train.sh', folder / 'tiny.py', '2']
+    options = ['--images', folder / 'images', '--work-dir', folder / 'run', *arguments]
+    done = subprocess.run(
+        [*command, *options],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout + done.stderr
+
+
 @pytest.mark.dist
 @pytest.mark.smoke
 def test_two_processes_end_with_the_same_weights(folder, warm_python):
@@ -266,33 +288,26 @@ class DumpHook(Hook):
         )
     )
     (folder / 'tiny.py').write_text(config + "\ncustom_imports = dict(imports=['dump_hook'])\n")
-    environment = dict(
-        os.environ,
-        PYTHON=warm_python,
-        OMP_NUM_THREADS='1',
-        MASTER_PORT=free_port(),
-        PYTHONPATH=os.pathsep.join([str(folder), str(ROOT)]),
-    )
-    done = subprocess.run(
-        [
-            'bash',
-            str(ROOT / 'tools' / 'dist_train.sh'),
-            str(folder / 'tiny.py'),
-            '2',
-            '--images',
-            str(folder / 'images'),
-            '--work-dir',
-            str(folder / 'run'),
-        ],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch(folder, warm_python)
     first, second = (torch.load(folder / f'rank{rank}.pth', weights_only=True) for rank in (0, 1))
     for name, value in first.items():
         assert torch.equal(value, second[name]), name
         assert torch.isfinite(value).all(), name
     assert all(np.isfinite(line['loss']) for line in logged(folder))
+
+
+@pytest.mark.dist
+@pytest.mark.slow
+def test_weights_are_sharded_by_an_option(folder, warm_python):
+    """As docs/multi_gpu.md shows it, with a config that has no strategy, and resumed without."""
+    sharded = 'strategy.type=cotap_mm.CoTAPFSDPStrategy'
+    text = launch(folder, warm_python, '--cfg-options', sharded, 'train_cfg.max_iters=2')
+    assert 'training is complete: ' in text and 'CoTAPFSDPStrategy' in text
+    launch(folder, warm_python, '--resume', '--cfg-options', 'train_cfg.max_iters=3')
+    first, last = (
+        torch.load(folder / 'run' / f'iter_{step}.pth', weights_only=False) for step in (2, 3)
+    )
+    assert last['state_dict'].keys() == first['state_dict'].keys()
+    for name, value in first['state_dict'].items():
+        assert last['state_dict'][name].shape == value.shape, name
+    assert len(logged(folder)) >= 3 and all(np.isfinite(line['loss']) for line in logged(folder))

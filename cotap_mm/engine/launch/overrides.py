@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.config import DELETE_KEY
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from .validation import suggestion
 
@@ -24,7 +24,9 @@ def check_overrides(config: Config, options: dict[str, Any]) -> None:
     Raises:
         ValueError: Names the first wrong option, and a similar key.
     """
-    known = set(config) | set(inspect.signature(Runner.__init__).parameters) - {'self'}
+    known = set(config)
+    for runner in (Runner, FlexibleRunner):  # the second one has a strategy
+        known |= set(inspect.signature(runner.__init__).parameters) - {'self'}
     for key, value in options.items():
         first = key.split('.')[0]
         if first not in known:
