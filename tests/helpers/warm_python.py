@@ -83,8 +83,11 @@ class WarmPython:
 
 
 def _serve(listening, executable):
-    """Fork a process for each connection, until this one is killed."""
-    while True:
+    """Fork a process for each connection, until this one is killed, or its parent is."""
+    parent = os.getppid()
+    while os.getppid() == parent:
+        if not select.select([listening], [], [], 1)[0]:
+            continue
         connection, _ = listening.accept()
         if not os.fork():
             listening.close()
@@ -93,6 +96,7 @@ def _serve(listening, executable):
         with contextlib.suppress(ChildProcessError):
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
+    os._exit(0)
 
 
 def _watch(connection, executable):
