@@ -311,3 +311,13 @@ def test_weights_are_sharded_by_an_option(folder, warm_python):
     for name, value in first['state_dict'].items():
         assert last['state_dict'][name].shape == value.shape, name
     assert len(logged(folder)) >= 3 and all(np.isfinite(line['loss']) for line in logged(folder))
+
+
+@pytest.mark.slow
+def test_another_network_is_not_resumed(folder):
+    """The optimizer would continue with the moments of other shapes."""
+    train(folder, '--cfg-options', 'train_cfg.max_iters=2')
+    message = r'head\.patch\.\S+ has shape .* from these weights with --init'
+    with pytest.raises(SystemExit, match=message):
+        train(folder, '--resume', '--cfg-options', 'model.head.patch.num_clusters=7')
+    assert (folder / 'run' / 'iter_2.pth').is_file()

@@ -13,6 +13,7 @@ import torch
 from mmengine._strategy import DDPStrategy, FSDPStrategy
 from mmengine.device import get_device
 from mmengine.optim import BaseOptimWrapper, OptimWrapper
+from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 from torch.distributed.fsdp import (
     FullOptimStateDictConfig,
@@ -231,10 +232,11 @@ class FullyShardedStrategy(CoTAPFSDPStrategy):
 
         Args:
             state_dict (dict): Complete, and the same on all ranks.
-            strict (bool): Whether all names must agree. Defaults to False.
+            strict (bool): Whether all names and shapes must agree; others are skipped with a
+                warning, as without FSDP. Defaults to False.
             **kwargs: Ignored, as by the parent.
         """
-        self.model.load_state_dict(shard_state(self.model, state_dict), strict=strict)
+        load_state_dict(self.model, shard_state(self.model, state_dict), strict, 'current')
 
     def optim_state_dict(self) -> dict:
         """Optimizer state in the format of a run without FSDP; empty on ranks other than 0."""

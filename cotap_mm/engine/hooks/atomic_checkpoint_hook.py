@@ -104,7 +104,9 @@ class AtomicCheckpointHook(BestCheckpointHook):
         self._resumed: Optional[dict] = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the state that MMEngine does not restore."""
+        """Keep the state that MMEngine does not restore, and refuse that of another network."""
+        if runner._resume:
+            run_state.check_shapes(runner.model, checkpoint)
         # A copy, because FlexibleRunner removes parts.
         self._resumed = dict(checkpoint) if runner._resume and run_state.KEY in checkpoint else None
 
