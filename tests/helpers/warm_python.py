@@ -36,7 +36,7 @@ early, process = [], 0
 def forward(number, frame):
     os.kill(process, number) if process else early.append(number)
 for number in (1, 2, 3, 10, 12, 15):
-    if signal.getsignal(number) is not signal.SIG_IGN:
+    if number > 2 or signal.getsignal(number) is not signal.SIG_IGN:
         signal.signal(number, forward)
 server.sendall(words)
 process = int.from_bytes(server.recv(8), 'big')
@@ -129,6 +129,8 @@ def _become(executable, files, words, folder, environment):
     """Run a Python command line in this process, and end it."""
     status = 1
     try:
+        for number in (signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
+            signal.signal(number, signal.SIG_DFL)  # an earlier test may have ignored it
         for number, file in enumerate(files):
             os.dup2(file, number)
             os.close(file)
