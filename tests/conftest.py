@@ -117,3 +117,5 @@ def pytest_configure(config):
     remember_installed_configs()
     # The tensors are tiny: more threads would only wait for each other, in processes of tests, too.
     torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))
+    # If the first backward pass is one on fake tensors, PyTorch refuses any in forked processes.
+    torch.ones(1, requires_grad=True).sum().backward()
