@@ -6,7 +6,8 @@ be in one call of a fused optimizer, and since each operation on DTensors costs 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from .parameters import HAS_FULLY_SHARD
 if HAS_FULLY_SHARD:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
-    from torch.distributed.tensor import DTensor, Shard
+    from torch.distributed.tensor import DTensor
 
 
 def shard_model(
@@ -101,30 +102,36 @@ def own_rows(value: Any, param: nn.Parameter) -> Any:
     return _rows(value) if whole is not None and _has_shape(value, whole) else value
 
 
-def shard_state(model: nn.Module, state: dict[str, Any]) -> dict[str, Any]:
-    """Shard the complete tensors of a state dict as the model is; every rank must call this.
+@contextmanager
+def sharded_loading(model: nn.Module) -> Iterator[None]:
+    """Let a model load complete tensors: each rank keeps its rows.
+
+    Tensors are sharded after the load hooks of the modules that own them, which may change them,
+    such as position embeddings of another grid.
 
     Args:
-        model (nn.Module): Sharded.
-        state (dict[str, Any]): State dict of the model without FSDP, the same on all ranks.
-
-    Returns:
-        dict[str, Any]: State dict that the model can load.
+        model (nn.Module): Sharded. All ranks load the same state dict, of the model without FSDP.
     """
-    known = model.state_dict()
-    result = dict(state)
-    for name, value in state.items():
-        whole = known.get(name)
-        if isinstance(whole, DTensor) and _has_shape(value, whole):
-            result[name] = DTensor.from_local(
-                _rows(value).to(whole.device),
-                whole.device_mesh,
-                [Shard(0)],
-                run_check=False,
-                shape=whole.shape,
-                stride=whole.stride(),
-            )
-    return result
+
+    def shard(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+        for key, whole in module._parameters.items():
+            value = state.get(prefix + key)
+            if isinstance(whole, DTensor) and _has_shape(value, whole):
+                state[prefix + key] = DTensor.from_local(
+                    _rows(value).to(whole.device),
+                    whole.device_mesh,
+                    whole.placements,
+                    run_check=False,
+                    shape=whole.shape,
+                    stride=whole.stride(),
+                )
+
+    handles = [module.register_load_state_dict_pre_hook(shard) for module in model.modules()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
 
 
 def _has_shape(value: Any, param: Tensor) -> bool:

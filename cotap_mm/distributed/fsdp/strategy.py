@@ -27,7 +27,7 @@ from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import STRATEGIES
 
 from .parameters import HAS_FULLY_SHARD, full_state_dict
-from .shards import gathered, optimized_shards, own_rows, shard_model, shard_state
+from .shards import gathered, optimized_shards, own_rows, shard_model, sharded_loading
 
 #: Parts of CoTAP that are replicated on every rank.
 _REPLICATED = (
@@ -236,7 +236,8 @@ class FullyShardedStrategy(CoTAPFSDPStrategy):
                 warning, as without FSDP. Defaults to False.
             **kwargs: Ignored, as by the parent.
         """
-        load_state_dict(self.model, shard_state(self.model, state_dict), strict, 'current')
+        with sharded_loading(self.model):
+            load_state_dict(self.model, state_dict, strict, 'current')
 
     def optim_state_dict(self) -> dict:
         """Optimizer state in the format of a run without FSDP; empty on ranks other than 0."""
