@@ -170,7 +170,9 @@ def test_torch_default_is_written_once():
 @pytest.mark.parametrize('has_shared, line', [(True, '1 error'), (False, '1 skipped')])
 def test_skipping_for_data_that_are_there_fails(tmp_path, has_shared, line):
     (tmp_path / 'repository' / 'tests').mkdir(parents=True)
-    shutil.copy(ROOT / 'tests' / 'conftest.py', tmp_path / 'repository' / 'tests')
+    for name in ('__init__.py', 'conftest.py'):
+        shutil.copy(ROOT / 'tests' / name, tmp_path / 'repository' / 'tests')
+    shutil.copytree(ROOT / 'tests' / 'helpers', tmp_path / 'repository' / 'tests' / 'helpers')
     (tmp_path / 'repository' / 'tests' / 'test_one.py').write_text(
         'def test_one(shared_data):\n    pass\n'
     )

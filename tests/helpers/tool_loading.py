@@ -10,7 +10,7 @@ import io
 import sys
 from pathlib import Path
 
-from mmengine.logging import MMLogger
+from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
 
 from cotap_mm.cli.main import COMMANDS
@@ -37,7 +37,7 @@ def help_of(name):
 
 def forget_runs():
     """Drop what MMEngine keeps of runs in this process, by a name that has only seconds in it."""
-    kinds = [Visualizer, MMLogger]
+    kinds = [Visualizer, MMLogger, MessageHub]
     while kinds:
         kind = kinds.pop()
         kind._instance_dict.clear()
