@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Optional
 
 import torch
 from torch import Tensor
@@ -31,14 +32,19 @@ class CropBatch:
             if branch in views and views[branch][key].shape[1]
         }
         self.shapes = {branch: images.shape[:2] for branch, images in crops.items()}
-        self._crops = [images.flatten(0, 1) for images in crops.values()]
+        rows = [images.flatten(0, 1) for images in crops.values()]
+        whole = _behind_one_another(rows)
+        self._crops = rows if whole is None else [whole]
 
     def __bool__(self) -> bool:
         return bool(self.shapes)
 
     def concatenated(self) -> Tensor:
-        """Return the crops of all branches, shape (sum of I * V, 3, h, w)."""
-        return torch.cat(self._crops)
+        """Return the crops of all branches, shape (sum of I * V, 3, h, w).
+
+        :class:`CoTAPDataPreprocessor` computes them in one tensor, which is not copied.
+        """
+        return self._crops[0] if len(self._crops) == 1 else torch.cat(self._crops)
 
     def rows_of(self, branch: str, rows: Tensor) -> Tensor:
         """Select the rows of one branch.
@@ -64,3 +70,18 @@ class CropBatch:
             Tensor: Shape (I, V, ...).
         """
         return rows.unflatten(0, self.shapes[branch])
+
+
+def _behind_one_another(parts: Sequence[Tensor]) -> Optional[Tensor]:
+    """A view of parts that follow one another in one storage; None if they do not."""
+    if not parts:
+        return None
+    first = parts[0]
+    storage, end = first.untyped_storage()._cdata, first.storage_offset()
+    for part in parts:
+        here = part.untyped_storage()._cdata == storage and part.storage_offset() == end
+        if not (here and part.is_contiguous() and part.dtype == first.dtype):
+            return None
+        end += part.numel()
+    rows = sum(map(len, parts))
+    return first.as_strided((rows, *first.shape[1:]), first.stride(), first.storage_offset())
