@@ -100,7 +100,8 @@ def all_runs(rank):
     """Train with version 2; resume a killed run with it, without FSDP, and with version 1.
 
     A run that was killed with version 1 is resumed with version 2, too. At last, weights are loaded
-    at another image size, with and without FSDP, and not changed, and into another network.
+    at another image size and number of clusters, with and without FSDP, and not changed, and into
+    another network.
     """
     runner = train('shared', 6, strategy=STRATEGY, **STEADY)
     assert isinstance(runner, FlexibleRunner)
@@ -118,6 +119,7 @@ def all_runs(rank):
     source = os.path.join(os.environ['COTAP_TEST_FOLDER'], 'shared', 'iter_6.pth')
     barrier()  # rank 0 has written it
     still = {'model.backbone.img_size': 64, 'optim_wrapper.optimizer.lr': 0.0}
+    still['model.head.patch.num_clusters'] = 5
     for name, strategy in STRATEGIES.items():
         train(f'larger_{name}', 1, load_from=source, strategy=strategy, **still)
     return dict(shares=shares, measured=measured, expected=expected, errors=refusals(source))

@@ -22,7 +22,6 @@ _REFUSED = {
     'model_wrapper.mixed_precision.param_dtype': _PRECISION,
     'model_wrapper.mixed_precision.buffer_dtype': _PRECISION,
     'model_wrapper.use_orig_params': 'the optimizer needs the single parameters; remove it',
-    'model_wrapper.auto_wrap_policy': 'all blocks but the last one are units; remove it',
     'model_wrapper.ignored_modules': 'the strategy chooses the parts to replicate; remove it',
 }
 #: Values of these options that change nothing, besides None.

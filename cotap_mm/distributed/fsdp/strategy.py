@@ -206,7 +206,8 @@ class WrappedStrategy(CoTAPFSDPStrategy):
         try:
             super().load_model_state_dict(state_dict, strict=strict)
         except RuntimeError as error:  # PyTorch raises it after it has loaded the others
-            if strict or 'size mismatch' not in str(error):
+            reasons = str(error).splitlines()[1:]
+            if strict or not reasons or any('size mismatch' not in line for line in reasons):
                 raise
             print_log(str(error), logger='current', level=logging.WARNING)
 
