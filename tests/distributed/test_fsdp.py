@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from types import SimpleNamespace
 
 import pytest
@@ -85,13 +86,13 @@ def test_shards_and_both_versions_resume_each_other(tmp_path, ranks):
     assert_same(saved(tmp_path / 'killed', 6), sharded)
     for name in ('then_whole', 'then_older', 'then_newer'):
         close(saved(tmp_path / name, 6), sharded)
-    whole, wide = (
-        saved(tmp_path / f'wide_{name}', 1)['state_dict'] for name in ('whole', 'shared')
+    whole, *others = (
+        saved(tmp_path / f'larger_{name}', 1)['state_dict'] for name in sharding_work.STRATEGIES
     )
-    assert wide['backbone.pos_embed'].shape == (1, 65, 16)  # resized from (1, 17, 16)
+    assert whole['backbone.pos_embed'].shape == (1, 65, 16)  # resized from (1, 17, 16)
     for name, value in whole.items():
-        if name.startswith(('backbone.', 'teacher.backbone.')):
-            assert torch.equal(value, wide[name]), name
+        if name.startswith(('backbone.', 'teacher.backbone.', 'neck.', 'head.cls.')):
+            assert all(torch.equal(value, other[name]) for other in others), name
     assert 0 < key_bias_gap(sharded, 6) < 2e-6  # the tolerance of all weights suffices
     # The comparison can fail: one step of Adam in the opposite direction, on the keys only.
     rate = sharded['optimizer']['param_groups'][0]['lr']
@@ -100,6 +101,15 @@ def test_shards_and_both_versions_resume_each_other(tmp_path, ranks):
         close(saved(tmp_path / 'then_whole', 6), sharded)
     for result in results:
         assert result['measured'] == pytest.approx(result['expected'], rel=1e-5)
+        for errors, sentence in zip(
+            result['errors'], ('is of another network: 2. of', 'resume trained another network: ')
+        ):
+            assert len(errors) == 3 and len(set(errors)) == 1  # with both versions and without
+            assert re.search(
+                sentence
+                + r'.*backbone.cls_token has shape \(1, 1, 16\) in .*\(1, 1, 24\) with this',
+                errors[0],
+            )
     assert len(results[0]['measured']) == 2  # student and teacher
 
 
@@ -162,6 +172,8 @@ def test_unsupported_options_are_refused(monkeypatch):
     assert strategy.state_dict_type.name == 'FULL_STATE_DICT'
     with pytest.raises(ValueError, match='reads parts of a block'):
         strategy._wrap_model(build_tiny(with_cp='mlp'))
+    with pytest.raises(ValueError, match='shards the networks of CoTAP, got Linear'):
+        strategy._wrap_model(nn.Linear(1, 1))
     built = SimpleNamespace(clip_grad_kwargs=dict(max_norm=1.0), cast_dtype=torch.float32)
     monkeypatch.setattr('mmengine._strategy.FSDPStrategy.build_optim_wrapper', lambda *_: built)
     with pytest.raises(ValueError, match='clip_grad needs full gradients'):
@@ -169,6 +181,22 @@ def test_unsupported_options_are_refused(monkeypatch):
     built.clip_grad_kwargs, built.cast_dtype = None, torch.float16
     with pytest.raises(ValueError, match='float16 with FSDP is not supported'):
         strategy.build_optim_wrapper({}, None)
+
+
+def test_options_that_cannot_work_are_refused():
+    def build(**options):
+        STRATEGIES.build(dict(sharding_work.STRATEGY, **options))
+
+    build(skip_init_weights=False, model_wrapper=dict(mixed_precision=dict(reduce_dtype='float16')))
+    for name, value in (
+        ('state_dict_cfg', 'full'),
+        ('skip_init_weights', True),
+        ('mp_policy', dict(param_dtype='bfloat16')),
+        ('model_wrapper', dict(ignored_modules=[])),
+        ('model_wrapper', dict(mixed_precision=dict(param_dtype='bfloat16'))),
+    ):
+        with pytest.raises(ValueError, match=f'strategy.{name}.* is not supported: .*; '):
+            build(**{name: value})
 
 
 def test_versions(monkeypatch):
@@ -181,7 +209,7 @@ def test_versions(monkeypatch):
         name(version=3)
     with pytest.raises(ValueError, match='model_wrapper is an option of strategy.version=1'):
         name(version=2, model_wrapper={})
-    monkeypatch.setattr('cotap_mm.distributed.fsdp.strategy.HAS_FULLY_SHARD', False)
+    monkeypatch.setattr('cotap_mm.distributed.fsdp.options.HAS_FULLY_SHARD', False)
     assert name() == 'WrappedStrategy'
     with pytest.raises(ValueError, match='version=2 requires PyTorch 2.7'):
         name(version=2)

@@ -17,6 +17,7 @@ from tests.helpers import resume_work
 
 STRATEGY = dict(type='cotap_mm.CoTAPFSDPStrategy')
 VERSION_1 = dict(STRATEGY, version=1)
+STRATEGIES = dict(whole=None, older=VERSION_1, newer=STRATEGY)
 #: An eps of Adam far above rounding errors, so that a bias of keys can be compared. Softmax does
 #: not depend on that bias: its gradient is rounding errors, which differ between two ways to shard,
 #: and Adam's default eps of 1e-8 lets them move the bias by most of the learning rate.
@@ -81,11 +82,26 @@ def scores(runner):
     return [result.value for step, _, result in hook.history if step == 4]
 
 
+def refusals(source):
+    """Errors of runs that start from a checkpoint of another network, or resume it."""
+    errors = []
+    for resume in (False, True):
+        errors.append([])
+        for strategy in STRATEGIES.values():
+            options = dict(load_from=source, resume=resume, strategy=strategy)
+            try:
+                train('other', 9, **options, **{'model.backbone.arch.embed_dims': 24})
+            except ValueError as error:
+                errors[-1].append(str(error))
+    return errors
+
+
 def all_runs(rank):
     """Train with version 2; resume a killed run with it, without FSDP, and with version 1.
 
     A run that was killed with version 1 is resumed with version 2, too. At last, weights are loaded
-    at another image size, with and without FSDP, and not changed.
+    at another image size and number of clusters, with and without FSDP, and not changed, and into
+    another network.
     """
     runner = train('shared', 6, strategy=STRATEGY, **STEADY)
     assert isinstance(runner, FlexibleRunner)
@@ -103,9 +119,10 @@ def all_runs(rank):
     source = os.path.join(os.environ['COTAP_TEST_FOLDER'], 'shared', 'iter_6.pth')
     barrier()  # rank 0 has written it
     still = {'model.backbone.img_size': 64, 'optim_wrapper.optimizer.lr': 0.0}
-    for name, strategy in (('wide_shared', dict(strategy=STRATEGY)), ('wide_whole', {})):
-        train(name, 1, load_from=source, **strategy, **still)
-    return dict(shares=shares, measured=measured, expected=expected)
+    still['model.head.patch.num_clusters'] = 5
+    for name, strategy in STRATEGIES.items():
+        train(f'larger_{name}', 1, load_from=source, strategy=strategy, **still)
+    return dict(shares=shares, measured=measured, expected=expected, errors=refusals(source))
 
 
 def modern_runs(rank):

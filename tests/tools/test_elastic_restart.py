@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+import torch
 
 from tests.engine.resume.test_exact_resume import assert_same
+from tests.helpers import sharding_work
 from tests.helpers.fault_harness.processes import Ranks
 from tests.helpers.launched import DIST_TRAIN, ROOT, checkpoint, environment, run, write_config
 from tests.helpers.rank_work import free_port
@@ -127,12 +130,23 @@ def test_signal_saves_and_stops_all_ranks(tmp_path, whole, warm_python):
     assert_same(checkpoint(tmp_path, ITERS), whole)
 
 
-def test_launcher_forwards_sigusr1(tmp_path, warm_python):
-    command = [*DIST_TRAIN, str(write_config(tmp_path, ITERS, hooks=['WaitHook'])), '2']
+def test_launcher_forwards_sigusr1_and_fsdp_resumes(tmp_path, warm_python):
+    line = [str(write_config(tmp_path, 5, hooks=['WaitHook'])), '--amp', '--cfg-options']
+    line.append(f'strategy.type={sharding_work.STRATEGY["type"]}')
+    command = [*DIST_TRAIN, line[0], '2', *line[1:]]
     status, output = stop(tmp_path, command, 'SIGUSR1', 'launcher', warm_python)
     assert status == 1, output[-3000:]
     assert 'SIGUSR1: saving iteration 4 and stopping' in output
     assert checkpoint(tmp_path, 4)['run_state']['world_size'] == 2
+    printed = shlex.split(re.search('--resume continues from it: (.*)', output)[1])
+    assert printed[2:] == [*line, '--gpus', '2', '--resume']
+    ranks = train_forked(tmp_path, *line, '--resume')
+    assert ranks.statuses == [0, 0], ranks.outputs
+    assert steps(tmp_path) == [[1, 2, 3, 4], [5]]
+    # test_fsdp.py compares a resumed run with an uninterrupted one.
+    before, after = (checkpoint(tmp_path, step)['state_dict'] for step in (4, 5))
+    assert before.keys() == after.keys()
+    assert not torch.equal(before['backbone.cls_token'], after['backbone.cls_token'])
 
 
 def test_hanging_rank_aborts_the_run(tmp_path, warm_python):

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FullyShardedDataParallel
 
 from cotap_mm.distributed.collectives import all_reduce_max, all_reduce_sum, rank
+from cotap_mm.distributed.model_wrapper import unwrap
 
 _fully_shard = getattr(torch_fsdp, 'fully_shard', None)
 
@@ -30,6 +32,8 @@ HAS_FULLY_SHARD = (
 if HAS_FULLY_SHARD:
     from torch.distributed.fsdp import FSDPModule
     from torch.distributed.tensor import DTensor
+#: Names that FSDP and recomputation insert.
+_WRAPPERS = re.compile(r'_(fsdp|checkpoint)_wrapped_module\.')
 
 
 def is_fully_sharded(model: nn.Module) -> bool:
@@ -144,9 +148,18 @@ def require_unsharded(model: nn.Module, what: str) -> None:
         )
 
 
-def original_ndim(param: nn.Parameter) -> int:
-    """Number of dimensions of a parameter before FSDP flattened and sharded it."""
-    return getattr(param, 'original_ndim', param.ndim)
+def original_shape(param: nn.Parameter) -> torch.Size:
+    """Shape of a parameter before FSDP flattened and sharded it."""
+    return getattr(param, 'original_shape', param.shape)
+
+
+def plain_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
+    """Parameters by their names in the model without wrappers.
+
+    Args:
+        model (nn.Module): Model, wrapped or not.
+    """
+    return {_WRAPPERS.sub('', name): param for name, param in unwrap(model).named_parameters()}
 
 
 def total_norm(norms: Sequence[Tensor], are_shards: Sequence[bool], kind: float = 2.0) -> Tensor:

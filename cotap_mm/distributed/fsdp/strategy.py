@@ -6,12 +6,13 @@ have gradients and the optimizer's two moments.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
 from typing import Any, Optional
 
 import torch
 from mmengine._strategy import DDPStrategy, FSDPStrategy
 from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.optim import BaseOptimWrapper, OptimWrapper
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
@@ -26,7 +27,8 @@ from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, rank, wo
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import STRATEGIES
 
-from .parameters import HAS_FULLY_SHARD, full_state_dict
+from .options import refused_options, strategy_version
+from .parameters import full_state_dict, plain_parameters
 from .shards import gathered, optimized_shards, own_rows, shard_model, sharded_loading
 
 #: Parts of CoTAP that are replicated on every rank.
@@ -40,8 +42,8 @@ _REPLICATED = (
     'template_bank',
     'data_preprocessor',
 )
-#: Options of MMEngine's strategy that only version 1 has.
-_ONLY_WRAPPED = ('model_wrapper', 'activation_checkpointing')
+#: Options that a config must not set, but the Runner does.
+_OF_RUNNER = ('env_kwargs',)
 
 
 @STRATEGIES.register_module()
@@ -60,13 +62,17 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         version (int, optional): 2, or 1 for PyTorch's older ``FullyShardedDataParallel``, with
             which the teacher is replicated. Defaults to None: 2 if PyTorch has what it needs
             (2.7 or later) and no option of version 1 is set.
-        **kwargs (dict): Arguments of MMEngine's FSDPStrategy except ``state_dict_cfg``;
-            ``model_wrapper`` and ``activation_checkpointing`` belong to version 1.
+        **kwargs (dict): Arguments of MMEngine's FSDPStrategy except those of
+            :func:`.refused_options`; ``model_wrapper`` and ``activation_checkpointing`` belong to
+            version 1.
 
     Raises:
         ValueError: If the version is unknown, not supported by this PyTorch or does not have an
             option, or the model or the optimizer needs full gradients or parts of blocks.
     """
+
+    #: For the check of a config.
+    refused_options = staticmethod(refused_options)
 
     def __new__(cls, version: Optional[int] = None, **kwargs: Any) -> CoTAPFSDPStrategy:
         """Choose the class of the version."""
@@ -75,6 +81,9 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         return super().__new__(_VERSIONS[strategy_version(dict(kwargs, version=version))])
 
     def __init__(self, version: Optional[int] = None, **kwargs: Any) -> None:
+        given = {name: value for name, value in kwargs.items() if name not in _OF_RUNNER}
+        for sentence in refused_options(given).values():
+            raise ValueError(sentence)
         # On CPU, offloading to the CPU does not copy, and the tensor is freed while it is read.
         offload = dict(rank0_only=True, offload_to_cpu=torch.cuda.is_available())
         super().__init__(
@@ -87,6 +96,11 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         )
 
     def _wrap_model(self, model: nn.Module) -> nn.Module:
+        if not hasattr(model, 'teacher'):
+            raise ValueError(
+                f'CoTAPFSDPStrategy shards the networks of CoTAP, got {type(model).__name__}; '
+                'remove strategy'
+            )
         if model.backbone.with_cp == 'mlp':
             raise ValueError(
                 "model.backbone.with_cp='mlp' reads parts of a block, but FSDP "
@@ -138,7 +152,7 @@ class WrappedStrategy(CoTAPFSDPStrategy):
 
     def _shard(self, model: nn.Module) -> nn.Module:
         for param in model.parameters():
-            param.original_ndim = param.ndim
+            param.original_shape = param.shape
         units = set(_units(model))
         on_gpu = torch.cuda.is_available()
         self.model_wrapper = {
@@ -180,12 +194,26 @@ class WrappedStrategy(CoTAPFSDPStrategy):
         )
         self.optim_wrapper.base_param_settings = settings
 
+    def load_model_state_dict(self, state_dict: dict, *, strict: bool = False, **kwargs) -> None:
+        """Load this rank's part of a state dict of the model without FSDP.
+
+        Args:
+            state_dict (dict): Complete, and the same on all ranks.
+            strict (bool): Whether all names and shapes must agree; others are skipped with a
+                warning, as without FSDP. Defaults to False.
+            **kwargs: Ignored, as by the parent.
+        """
+        try:
+            super().load_model_state_dict(state_dict, strict=strict)
+        except RuntimeError as error:  # PyTorch raises it after it has loaded the others
+            reasons = str(error).splitlines()[1:]
+            if strict or not reasons or any('size mismatch' not in line for line in reasons):
+                raise
+            print_log(str(error), logger='current', level=logging.WARNING)
+
     def _names(self) -> list[str]:
         """Names of the optimizer's parameters, in its order."""
-        names = {
-            param: name.replace('_fsdp_wrapped_module.', '')
-            for name, param in self.model.module.named_parameters()
-        }
+        names = {param: name for name, param in plain_parameters(self.model).items()}
         return [
             names[param]
             for group in self.optim_wrapper.optimizer.param_groups
@@ -265,37 +293,6 @@ class FullyShardedStrategy(CoTAPFSDPStrategy):
 
 #: Option ``version`` -> strategy.
 _VERSIONS = {1: WrappedStrategy, 2: FullyShardedStrategy}
-
-
-def strategy_version(options: Optional[Mapping[str, Any]] = None) -> int:
-    """Version of :class:`CoTAPFSDPStrategy` that options choose.
-
-    Args:
-        options (Mapping[str, Any], optional): Arguments of the strategy. Defaults to None.
-
-    Returns:
-        int: 1 or 2.
-
-    Raises:
-        ValueError: If the version is unknown, not supported by this PyTorch, or lacks an option.
-    """
-    options = options or {}
-    version = options.get('version')
-    only_wrapped = [name for name in _ONLY_WRAPPED if options.get(name) is not None]
-    if version is None:
-        return 2 if HAS_FULLY_SHARD and not only_wrapped else 1
-    if version not in _VERSIONS:
-        raise ValueError(f'strategy.version must be 1 or 2, got {version!r}')
-    if version == 2 and not HAS_FULLY_SHARD:
-        raise ValueError(
-            f'strategy.version=2 requires PyTorch 2.7, this is {torch.__version__}; '
-            'use strategy.version=1'
-        )
-    if version == 2 and only_wrapped:
-        raise ValueError(
-            f'strategy.{only_wrapped[0]} is an option of strategy.version=1; remove one of the two'
-        )
-    return version
 
 
 def _units(net) -> list[nn.Module]:

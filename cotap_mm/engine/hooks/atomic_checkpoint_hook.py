@@ -22,6 +22,7 @@ from cotap_mm.deprecation import register_renamed
 from cotap_mm.distributed.collectives import all_reduce_max, broadcast
 from cotap_mm.engine.resume import state as run_state
 from cotap_mm.engine.resume.checkpoints import atomic_checkpoint, remove_checkpoint
+from cotap_mm.engine.resume.fit import check_shapes, check_start
 from cotap_mm.engine.resume.train_loop import ResumableTrainLoop
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_write, name_bytes
@@ -104,9 +105,11 @@ class AtomicCheckpointHook(BestCheckpointHook):
         self._resumed: Optional[dict] = None
 
     def after_load_checkpoint(self, runner, checkpoint: dict) -> None:
-        """Keep the state that MMEngine does not restore, and refuse that of another network."""
+        """Keep the state that MMEngine does not restore; refuse weights of another network."""
         if runner._resume:
-            run_state.check_shapes(runner.model, checkpoint)
+            check_shapes(runner.model, checkpoint)
+        else:
+            check_start(runner.model, checkpoint, runner._load_from)
         # A copy, because FlexibleRunner removes parts.
         self._resumed = dict(checkpoint) if runner._resume and run_state.KEY in checkpoint else None
 

@@ -37,6 +37,7 @@ _REGISTRIES = (
     ('visualizer.vis_backends', VISBACKENDS),
     ('visualizer', VISUALIZERS),
     ('log_processor', LOG_PROCESSORS),
+    ('strategy', ours.STRATEGIES),
     ('model', ours.MODELS),
 )
 #: Parts without a type: dotted key -> class that takes the options.
@@ -58,7 +59,8 @@ _TAKEN_OUT = {
     'train_cfg': {'by_epoch'},
     'param_scheduler': {'convert_to_iter_based'},
 }
-
+#: Kind of part that builds its own parts -> number of words of its key.
+_OWN_PARTS = {'default_hooks': 2, 'custom_hooks': 2, 'strategy': 1}
 #: Smallest values of numbers; an int here means that the value must be an integer.
 _SMALLEST: dict[str, dict[str, Union[int, float]]] = {
     'optim_wrapper.optimizer': dict(lr=0.0, weight_decay=0.0, eps=0.0),
@@ -145,8 +147,8 @@ def _registry(key: str) -> Optional[Registry]:
     words = key.split('.')
     if words[-1] == 'init_cfg':
         return ours.WEIGHT_INITIALIZERS
-    if words[0] in ('default_hooks', 'custom_hooks') and len(words) > 2:
-        return None  # a hook builds its own parts
+    if len(words) > _OWN_PARTS.get(words[0], len(words)):
+        return None
     return next(
         (
             registry
@@ -163,8 +165,11 @@ def _errors(part: str, options: dict, kind: type) -> list[str]:
     known |= {'type', '_scope_'} | next(
         (keys for start, keys in _TAKEN_OUT.items() if part.split('.')[0] == start), set()
     )
-    errors = []
+    refused = kind.refused_options(options) if hasattr(kind, 'refused_options') else {}
+    errors = list(refused.values())
     for key, value in options.items():
+        if key in refused:
+            continue
         if key not in known and not is_open:
             errors.append(
                 f'{part}.{key}: {kind.__name__} has no such option{suggestion(key, known)}'

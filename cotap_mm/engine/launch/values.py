@@ -136,6 +136,10 @@ _KINDS: dict[str, Kind] = {
     'env_cfg.dist_cfg.timeout': _number(0, above=True),
     'env_cfg.mp_cfg.mp_start_method': _one_of('fork', 'spawn', 'forkserver'),
     'env_cfg.mp_cfg.opencv_num_threads': _whole(0),
+    'strategy': Kind(
+        'a dict with a type, e.g. strategy.type=cotap_mm.CoTAPFSDPStrategy',
+        lambda value: _PART.holds(value) and 'type' in value,
+    ),
     'optim_wrapper.clip_grad': _PART,
     'optim_wrapper.clip_grad.max_norm': _number(0, above=True),
     'optim_wrapper.accumulative_counts': _whole(1),

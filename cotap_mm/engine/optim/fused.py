@@ -39,13 +39,15 @@ def choose_fused(optimizer: dict[str, Any], model: nn.Module) -> Optional[bool]:
 
 
 def keep_implementation(optimizer: torch.optim.Optimizer) -> None:
-    """Let the optimizer keep its implementation when it loads a state.
+    """Let the optimizer keep its implementation when it loads a state, and check the shapes.
 
     A state contains the implementation of the run that saved it, perhaps on another device or by an
-    earlier version, and step counters where that one needs them.
+    earlier version, and step counters where that one needs them. PyTorch does not compare its
+    shapes with those of the parameters, and a fused kernel would mix up their elements.
 
     Args:
-        optimizer (Optimizer): Any; only Adam and AdamW are changed.
+        optimizer (Optimizer): Any; only Adam and AdamW are changed. Loading a state of other
+            shapes raises a ValueError.
     """
     if isinstance(optimizer, (torch.optim.Adam, torch.optim.AdamW)):
         optimizer.register_load_state_dict_post_hook(_restore)
@@ -57,7 +59,19 @@ def _restore(optimizer: torch.optim.Optimizer) -> None:
         group['fused'], group['foreach'] = fused, optimizer.defaults.get('foreach')
         for param in group['params']:
             state = optimizer.state.get(param, {})
+            _check_shapes(param, state)
             if 'step' in state:
                 device = param.device if fused or group.get('capturable') else 'cpu'
                 step = torch.as_tensor(state['step'], dtype=torch.float32)
                 state['step'] = step.to(device)
+
+
+def _check_shapes(param: nn.Parameter, state: dict[str, Any]) -> None:
+    whole = getattr(param, 'sharded', param)
+    for value in state.values():
+        if isinstance(value, torch.Tensor) and value.ndim > 0 and value.shape != param.shape:
+            raise ValueError(
+                f"checkpoint does not fit: the optimizer's state of a parameter of shape "
+                f'{tuple(whole.shape)} has shape {tuple(value.shape)}; resume with the network of '
+                'the run, or start a new run from its weights (--init)'
+            )

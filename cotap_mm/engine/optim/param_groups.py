@@ -7,7 +7,7 @@ from typing import Any, Optional
 from mmengine.optim import DefaultOptimWrapperConstructor, OptimWrapper
 from torch import nn
 
-from cotap_mm.distributed.fsdp import original_ndim
+from cotap_mm.distributed.fsdp import original_shape
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
 
@@ -99,7 +99,7 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             if not param.requires_grad:
                 continue
             is_head = name.startswith('head.')
-            decays = original_ndim(param) > 1 and not name.endswith('.bias')
+            decays = len(original_shape(param)) > 1 and not name.endswith('.bias')
             options = self._of_backbone(model, name)
             key = (is_head, decays, *sorted(options.items()))
             group = groups.setdefault(key, dict(options, params=[]))

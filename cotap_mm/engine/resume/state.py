@@ -64,37 +64,6 @@ def gather_run_state(
     )
 
 
-def check_shapes(model: nn.Module, checkpoint: dict[str, Any]) -> None:
-    """Check that a checkpoint to resume is one of this network.
-
-    MMEngine skips what does not fit, and the optimizer would continue with other shapes.
-
-    Args:
-        model (nn.Module): Wrapped or not. Not checked if it is a FullyShardedDataParallel, whose
-            parameters are flat.
-        checkpoint (dict): Training checkpoint.
-
-    Raises:
-        ValueError: If a parameter has another shape in the checkpoint.
-    """
-    if hasattr(model, '_fsdp_wrapped_module'):
-        return
-    state = checkpoint.get('state_dict', {})
-    wrong = [
-        (name, tuple(state[name].shape), tuple(param.shape))
-        for name, param in unwrap(model).named_parameters()
-        if name in state and state[name].shape != param.shape
-    ]
-    if wrong:
-        (name, before, now), others = wrong[0], len(wrong) - 1
-        more = f', and {others} more differ' if others else ''
-        raise ValueError(
-            f'the run to resume trained another network: {name} has shape {before} in its '
-            f'checkpoint, but {now} with this config{more}. Resume with the config in its work '
-            'folder, or start a new run from these weights with --init CHECKPOINT --work-dir FOLDER'
-        )
-
-
 def restore_run_state(model: nn.Module, checkpoint: dict[str, Any], seed: int) -> None:
     """Restore the queues and random states of each rank.
 

@@ -71,6 +71,16 @@ def test_shipped_configs_are_valid(path, monkeypatch):
             "patch_ranking.type: unknown class 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
         ),
         ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
+        (
+            'strategy',
+            dict(type='cotap_mm.CoTAPFSDPStrategy', versions=1),
+            "strategy.versions: CoTAPFSDPStrategy has no such option; did you mean 'version'",
+        ),
+        (
+            'strategy.type',
+            'cotap_mm.CoTAPFSDPStrategi',
+            "strategy.type: unknown class .*; did you mean 'CoTAPFSDPStrategy'",
+        ),
     ],
 )
 def test_errors_name_the_key(key, value, message):
@@ -101,6 +111,10 @@ def test_parts_of_other_libraries_are_not_checked():
                 'param_scheduler.0.convert_to_iter_based': True,
                 'optim_wrapper.optimizer.amsgrad': 2,
                 'model.backbone.arch': 'mine',
+                'strategy': dict(
+                    type='cotap_mm.CoTAPFSDPStrategy',
+                    activation_checkpointing=dict(check_fn=dict(type='Mine')),
+                ),
                 'model.losses.patch_ranking': None,
             }
         )
@@ -109,7 +123,7 @@ def test_parts_of_other_libraries_are_not_checked():
 
 def test_options_of_unknown_parts():
     config = config_with()
-    check_overrides(config, {'model.x': 1, 'val_cfg.type': 'ValLoop'})
+    check_overrides(config, {'model.x': 1, 'val_cfg.type': 'ValLoop', 'strategy.version': 2})
     with pytest.raises(ValueError, match="modle.x: the config has no 'modle'; did you mean 'mod"):
         check_overrides(config, {'modle.x': 1})
     with pytest.raises(ValueError, match='custom_hooks.1.start: the config has 0 .* default_hooks'):

@@ -51,6 +51,17 @@ def test_choices_of_the_user_are_kept(option):
     assert optimizer.defaults['foreach'] is option.get('foreach')
 
 
+def test_a_state_of_other_shapes_is_refused():
+    states = []
+    for width in (2, 3):
+        model = torch.nn.Linear(width, 2)
+        wrapper = build(model)
+        wrapper.update_params(model(torch.ones(1, width)).sum())
+        states.append((wrapper.optimizer, wrapper.optimizer.state_dict()))
+    with pytest.raises(ValueError, match=r'parameter of shape \(2, 2\) has shape \(2, 3\)'):
+        states[0][0].load_state_dict(states[1][1])
+
+
 @pytest.mark.skipif(not ON_CPU, reason='on a CPU, Adam is fused since torch 2.4')
 def test_weights_agree_with_the_loop():
     torch.manual_seed(0)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
+from tests.helpers.mistakes import ending
 from tests.helpers.user_errors import NO_CHECKPOINTS, NO_IMAGES, TRAIN, check_user_error, rows
 
 #: Option of the config -> expected value in the error.
@@ -16,6 +19,7 @@ WRONG_VALUES = {
     'optim_wrapper.clip_grad.max_norm=x': "a number > 0, got 'x'",
     'optim_wrapper.accumulative_counts=0': 'an integer >= 1, got 0',
     'optim_wrapper.dtype=float17': "one of auto, .* got 'float17'",
+    'strategy=x': "a dict with a type, e.g. strategy.type=cotap_mm.CoTAPFSDPStrategy, got 'x'",
     'log_level=LOUD': "one of DEBUG, .* got 'LOUD'",
     'randomness.seed=x': r"in \[0, 4294967295\], got 'x'",
     'randomness.seed=1.5': 'an integer .* got 1.5',
@@ -51,6 +55,7 @@ WRONG_VALUES = {
     'param_scheduler.0.begin=-1': 'an integer >= 0, got -1',
     'auto_scale_lr.base_batch_size=x': "an integer >= 1, got 'x'",
 }
+FSDP = 'strategy.type=cotap_mm.CoTAPFSDPStrategy'
 WRONG_OPTIONS = [
     (option, f'{option.partition("=")[0]}: expected .*{text}')
     for option, text in WRONG_VALUES.items()
@@ -60,6 +65,11 @@ WRONG_OPTIONS = [
     ('visualizer.type=Foo', "visualizer.type: unknown class 'Foo'"),
     ('visualizer.vis_backends.0.type=Foo', "vis_backends.0.type: unknown class 'Foo'"),
     ('log_processor.type=Foo', "log_processor.type: unknown class 'Foo'"),
+    ('strategy.type=cotap_mm.CoTAPFSDPStrategi', "strategy.type: .* mean 'CoTAPFSDPStrategy'"),
+    ('strategy.version=1', "strategy: expected a dict with a type, .* got {'version': 1}"),
+    (f'strategy.versions=1 {FSDP}', "strategy.versions: .*no such option; did you mean 'version'"),
+    (f'strategy.mp_policy=x {FSDP}', "strategy.mp_policy='x' is not supported: .* use --amp"),
+    (f'strategy.env_kwargs=dict() {FSDP}', 'strategy.env_kwargs={} is not supported: .* randomn'),
     ('model.init_cfg.checkpoint=missing.pth', '--cfg-options model.init_cfg.checkpoint=missing'),
 ]
 
@@ -142,3 +152,24 @@ MISTAKES = {
 @pytest.mark.parametrize('tool, arguments, status, text', rows(MISTAKES))
 def test_user_error_is_one_sentence(tools, place, capsys, tool, arguments, status, text):
     check_user_error(tools(tool).main, place, capsys, arguments, status, text)
+
+
+@pytest.mark.parametrize(
+    'options, text',
+    [
+        (
+            'load_from=iter_1.pth model.backbone.arch.embed_dims=24',
+            r'load_from=iter_1.pth is .* backbone.cls_token has shape \(1, 1, 16\) .*1, 24\) with',
+        ),
+        (
+            'load_from=head.pth',
+            r'load_from=head.pth must be a checkpoint .* (\d+) of \1 .* is backbone.cls_token',
+        ),
+    ],
+)
+def test_weights_of_another_network_are_not_loaded(tools, tmp_path, capsys, options, text):
+    """MMEngine would only warn, and train random weights."""
+    line = ['tiny.py', '--images', 'images', '--work-dir', tmp_path, '--cfg-options']
+    status, (sentence,), output = ending(tools('train').main, [*line, *options.split()], capsys)
+    assert status == 1 and re.search(text, sentence), output
+    assert 'Traceback' not in output and not list(tmp_path.glob('*.pth'))
