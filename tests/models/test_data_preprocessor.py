@@ -14,6 +14,7 @@ from torch.utils.data import default_collate
 
 from cotap_mm.datasets import MultiCrop
 from cotap_mm.models import CoTAPDataPreprocessor
+from cotap_mm.models.modules import CropBatch
 from cotap_mm.ops import COLOR_DRAWS, augment_color
 
 NO_COLOR = dict(
@@ -169,3 +170,18 @@ def test_color_draws_of_another_shape():
     message = r'color_draws of branch patch must have shape \(3, 2, 6, 12\), got \(3, 2, 5, 12\)'
     with pytest.raises(ValueError, match=message):
         CoTAPDataPreprocessor()(batch, training=True)
+
+
+@pytest.mark.parametrize('color', ['default', None])
+def test_crops_of_both_branches_are_not_copied_into_one_tensor(color):
+    pairs = [(ramp(60, 70), ramp(50, 60))] * 2
+    sizes = dict(global_size=32, local_size=16, num_local=3)
+    first, second = (collated(pairs, seed, **sizes)['patch'] for seed in (0, 1))
+    views = CoTAPDataPreprocessor(color=color)(dict(patch=first, cls=second), True)['inputs']
+    for key in ('student_global', 'student_local', 'teacher_global'):
+        own = [views[branch][key].flatten(0, 1) for branch in ('patch', 'cls')]
+        whole = CropBatch(views, key).concatenated()
+        assert whole.data_ptr() == own[0].data_ptr()
+        assert torch.equal(whole, torch.cat(own))
+        swapped = CropBatch(dict(patch=views['cls'], cls=views['patch']), key).concatenated()
+        assert torch.equal(swapped, torch.cat(own[::-1]))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Optional
+from typing import Any, Optional
 
 import torch
 from mmengine.device import is_cuda_available
@@ -68,7 +68,7 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         # No loss scaling: the parent's constructor requires a GPU for its scaler.
         OptimWrapper.__init__(self, **kwargs)
         self._scale_update_param = None
-        self.loss_scaler = torch.cuda.amp.GradScaler(enabled=False)
+        self.loss_scaler = _no_loss_scaler()
         self.cast_dtype = getattr(torch, dtype)
         if dtype == 'bfloat16' and not is_cuda_available():
             allow_low_precision_operators()
@@ -172,3 +172,10 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         """Deprecated name of :attr:`step_skipped`."""
         warn_renamed('MixedPrecisionOptimWrapper.left_out', 'step_skipped')
         return self.step_skipped
+
+
+def _no_loss_scaler() -> Any:
+    """A loss scaler that is switched off."""
+    if hasattr(torch.amp, 'GradScaler'):
+        return torch.amp.GradScaler('cuda', enabled=False)
+    return torch.cuda.amp.GradScaler(enabled=False)  # torch < 2.3

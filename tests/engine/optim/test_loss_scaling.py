@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 import torch
 
@@ -47,3 +49,9 @@ def test_resumed_while_the_scale_grows():
         expected = step(whole, weight)
         assert step(resumed, third) == expected
     assert expected[1] == 16  # 4 after the bad step, doubled twice
+
+
+def test_nothing_deprecated_is_used():
+    with warnings.catch_warnings():
+        warnings.simplefilter('error')
+        wrapper()
