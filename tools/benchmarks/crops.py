@@ -25,6 +25,7 @@ from . import measuring
 from .data import make_images, write_neighbors
 
 DECODING = 'torchvision, bytes to pixels'
+_LARGE_BLOCK = 31 << 20  # bytes; the pixels of an image take less
 
 
 def pairs_of(source: ImageList, folder: Path, crop_on: str) -> NeighborPairs:
@@ -35,7 +36,12 @@ def pairs_of(source: ImageList, folder: Path, crop_on: str) -> NeighborPairs:
 
 
 def decoding(source: ImageList) -> Callable[[], Any]:
-    """Decoding all images of a source, from bytes in memory to pixels."""
+    """Decoding all images of a source, from bytes in memory to pixels, without page faults.
+
+    They took 0 to 0.5 of 1.8 ms per image of 480 x 360, depending on what the process had freed
+    before: glibc maps memory anew until it has freed a larger block of up to 32 MiB.
+    """
+    torch.empty(_LARGE_BLOCK, dtype=torch.uint8)
     files = [(source.root / name).read_bytes() for name in source.names]
     files = [torch.frombuffer(bytearray(data), dtype=torch.uint8) for data in files]
     return lambda: [decode_jpeg(data, ImageReadMode.RGB) for data in files] and None
