@@ -58,7 +58,8 @@ INNER_ORDER = {
         ['hook'],
     ],
     'models': [
-        ['device_crops', 'step_batch', 'lean_saving'],
+        ['device_jpegs', 'step_batch', 'lean_saving'],
+        ['device_crops'],
         ['modules', 'losses', 'heads', 'data_preprocessor', 'necks'],
         ['backbones'],
         ['algorithms'],

@@ -1,9 +1,12 @@
-"""Decoded images of a sample and of a batch, for crops that are cut on the training device."""
+"""Images of a sample and of a batch, for crops that are cut on the training device.
+
+They are decoded; plain JPEGs can also travel as the files they are, and be decoded on the device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 import torch
@@ -16,6 +19,40 @@ from .transforms.multi_crop import Box, MultiCrop
 
 _LARGEST = 4  # times the bytes of its crops
 _PART = PART // 3  # pixels
+_END = b'\xff\xd9'  # of a complete JPEG
+_ADOBE = b'Adobe\0'  # its colors may be stored in another way
+_NOTHING = np.zeros((1, 1, 1), np.uint8)
+
+
+class JpegStore:
+    """Contents of JPEG files one after the other; none of them spans two parts of memory.
+
+    Attributes:
+        parts (list[Part]): The memory.
+        used (list[int]): Bytes that are used of each part.
+        sizes (list[tuple[int, int, int]]): Length in bytes, height and width of each.
+    """
+
+    def __init__(self) -> None:
+        self.parts: list[Part] = []
+        self.used: list[int] = []
+        self.sizes: list[tuple[int, int, int]] = []
+        self._pixels = 0
+
+    def add(self, data: bytes, height: int, width: int) -> int:
+        """Append a file; return how many pixels the files before it have."""
+        if not self.parts or len(data) > len(self.parts[-1].memory) - self.used[-1]:
+            self.parts.append(take_part(max(PART, len(data))))
+            self.used.append(0)
+        memory, low = self.parts[-1].memory.numpy(), self.used[-1]
+        memory[low : low + len(data)] = np.frombuffer(data, np.uint8)
+        self.used[-1] += len(data)
+        self.sizes.append((len(data), height, width))
+        self._pixels += height * width
+        return self._pixels - height * width
+
+    def __len__(self) -> int:
+        return self._pixels
 
 
 class PixelStore:
@@ -24,12 +61,17 @@ class PixelStore:
     Images are decoded into it, where the decoder can do that. Others are copied as soon as they
     are decoded, while they are in the processor's cache.
 
+    Args:
+        jpegs (JpegStore, optional): Where JPEGs are put that are not decoded. Defaults to None:
+            all are.
+
     Attributes:
         parts (list[Part]): The memory.
         used (list[int]): Pixels that are used of each part.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, jpegs: Optional[JpegStore] = None) -> None:
+        self.jpegs = jpegs
         self.parts: list[Part] = []
         self._pixels: list[Tensor] = []  # of each part, (number, 3)
         self.used: list[int] = []  # pixels of each part
@@ -79,8 +121,11 @@ class PixelStore:
 def sent_pixels(stores: Sequence[PixelStore]) -> list[Tensor]:
     """List what stores contain, tensors (number, 3); a worker can send it to the main process."""
     parts = [part for store in stores for part in store.parts]
-    used = [3 * number for store in stores for number in store.used]
-    return SentParts(parts, used, (3,)) if get_worker_info() else views(parts, used, (3,))
+    return _sent(parts, [3 * number for store in stores for number in store.used], (3,))
+
+
+def _sent(parts: list[Part], used: list[int], shape: tuple[int, ...]) -> list[Tensor]:
+    return (SentParts if parts and get_worker_info() else views)(parts, used, shape)
 
 
 class DecodedImages:
@@ -120,6 +165,21 @@ class DecodedImages:
             return np.empty((height, width, 3), np.uint8)
         return self.store.new_pixels(height, width)
 
+    def keep(self, data: bytes, height: int, width: int) -> Optional[np.ndarray]:
+        """Put a JPEG into the store as it is, if the device can be expected to decode it.
+
+        Returns:
+            np.ndarray: An array of the image's shape without its pixels, for :meth:`add`; None if
+            the worker has to decode it: one that is incomplete, has unusual colors, or is large.
+        """
+        jpegs = self.store.jpegs
+        is_plain = data.endswith(_END) and _ADOBE not in data
+        if jpegs is None or not is_plain or self._is_large(height * width):
+            return None
+        image = np.broadcast_to(_NOTHING, (height, width, 3))
+        self._stored[id(image)] = image, -1 - jpegs.add(data, height, width)
+        return image
+
     def _is_large(self, pixels: int) -> bool:
         crop = self.crop
         of_crops = crop.num_global * crop.global_size**2 + crop.num_local * crop.local_size**2
@@ -144,30 +204,45 @@ def collate_images(samples: list[DecodedImages], *, collate_fn_map: Any = None) 
         collate_fn_map: Not used.
 
     Returns:
-        dict: ``pixels`` (list of tensors (number, 3), uint8), to be concatenated; ``regions``
-        (B, images of a sample, V, 6) int64, see :func:`cotap_mm.ops.resampling.resize_regions`;
+        dict: ``pixels`` (list of tensors (number, 3), uint8), to be concatenated, and followed by
+        those of the JPEGs, if there are any: ``jpeg_files`` (list of tensors (bytes,), uint8, the
+        files one after the other), ``jpeg_sizes`` (number, 3) int64, bytes, height and width;
+        ``regions`` (B, images of a sample, V, 6) int64, see :func:`.resize_regions`;
         ``branches`` (list of names, two images each); ``global_size``, ``local_size`` and
         ``num_global`` (int).
     """
     regions = np.array([sample.regions for sample in samples], np.int64)
-    starts: dict[int, int] = {}
-    stores: list[PixelStore] = []
-    count = 0
+    stores = list({id(sample.store): sample.store for sample in samples}.values())
+    starts = dict(zip(map(id, stores), _before(list(map(len, stores)))))
+    jpegs = [store.jpegs or JpegStore() for store in stores]
+    later = dict(zip(map(id, stores), _before(list(map(len, jpegs)), sum(map(len, stores)))))
     for sample, own in zip(samples, regions):
-        if id(sample.store) not in starts:
-            starts[id(sample.store)] = count
-            stores.append(sample.store)
-            count += len(sample.store)
-        own[..., 0] += starts[id(sample.store)]
+        start, key = own[..., 0], id(sample.store)
+        own[..., 0] = np.where(start < 0, later[key] - 1 - start, starts[key] + start)
+    sizes = [each for store in jpegs for each in store.sizes]
+    files = dict(
+        jpeg_files=_sent(
+            [part for store in jpegs for part in store.parts],
+            [number for store in jpegs for number in store.used],
+            (),
+        ),
+        jpeg_sizes=torch.tensor(sizes),
+    )
     first = samples[0]
     return dict(
         pixels=sent_pixels(stores),
+        **(files if sizes else {}),
         regions=torch.from_numpy(regions),
         branches=first.branches,
         global_size=first.crop.global_size,
         local_size=first.crop.local_size,
         num_global=first.crop.num_global,
     )
+
+
+def _before(numbers: list[int], start: int = 0) -> list[int]:
+    """Sum of a number and all numbers before each."""
+    return [start + sum(numbers[:index]) for index in range(len(numbers))]
 
 
 default_collate_fn_map[DecodedImages] = collate_images

@@ -12,20 +12,20 @@ from mmengine.device import is_cuda_available
 from torch import Tensor
 from torch.utils.data import Dataset, get_worker_info
 
-from cotap_mm.datasets.sources.jpeg.decoder import decoded_into
+from cotap_mm.datasets.sources.jpeg.decoder import decoded_into, kept_encoded
 from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
 
 from .branch_source import BranchSource
-from .decoded_images import DecodedImages, PixelStore
+from .decoded_images import DecodedImages, JpegStore, PixelStore
 from .read_with_retry import PATIENCE
 from .samplers import Visit
 from .shared_parts import forget_lent, lend
 from .training_sample import TrainingSample
 from .transforms.multi_crop import MultiCrop
 
-CROP_ON = ('auto', 'worker', 'device')
+CROP_ON = ('auto', 'worker', 'device', 'device_jpeg')
 CropMemory = tuple[Tensor, Tensor]  # of the global and the local crops of a pair
 
 
@@ -64,8 +64,10 @@ class NeighborPairs(Dataset):
             unreachable, for instance on a network disk. Defaults to 3600.
         crop_on (str): ``'worker'`` crops in the process that decodes. ``'device'`` only draws the
             boxes; :class:`.CoTAPDataPreprocessor` crops on the training device, with the same
-            pixels. ``'auto'`` is ``'device'`` if there is a CUDA device, and if ``crops`` is a
-            :class:`MultiCrop`. Defaults to ``'worker'``; the configs have ``'auto'``.
+            pixels. ``'device_jpeg'`` also leaves plain JPEGs to be decoded there, see
+            :mod:`cotap_mm.models.device_jpegs`. ``'auto'`` is ``'device'`` if there is a CUDA
+            device, and if ``crops`` is a :class:`MultiCrop`. Defaults to ``'worker'``; the configs
+            have ``'auto'``.
 
     Raises:
         ValueError: If neighbors are missing, do not fit, or are still ``'auto'``, or ``crop_on``
@@ -97,6 +99,7 @@ class NeighborPairs(Dataset):
                 )
         self.crop = build(TRANSFORMS, crops or {}, type='MultiCrop')
         self.crops_on_device = _crops_on_device(crop_on, self.crop)
+        self.keeps_jpegs = crop_on == 'device_jpeg'
         options = (
             num_neighbors,
             max_bad_fraction,
@@ -135,7 +138,7 @@ class NeighborPairs(Dataset):
         Raises:
             UserError: If too many images are bad, or all are unreachable for too long.
         """
-        return self._sample(key, PixelStore() if self.crops_on_device else None)
+        return self._sample(key, self._new_store() if self.crops_on_device else None)
 
     def __getitems__(self, keys: list[Union[int, Visit]]) -> list[TrainingSample]:
         """Read the samples of a batch, whose decoded images share memory; for PyTorch's loader.
@@ -152,8 +155,11 @@ class NeighborPairs(Dataset):
             forget_lent()
             memory = self._memory(len(keys))
             return [self._sample(key, out=out) for key, out in zip(keys, memory)]
-        store = PixelStore()
+        store = self._new_store()
         return [self._sample(key, store) for key in keys]
+
+    def _new_store(self) -> PixelStore:
+        return PixelStore(JpegStore() if self.keeps_jpegs else None)
 
     def _memory(self, samples: int) -> Iterator[Optional[list[CropMemory]]]:
         """Memory for the crops of each sample, by branch; None if the crops bring their own."""
@@ -181,7 +187,8 @@ class NeighborPairs(Dataset):
         images = DecodedImages(self.crop, store) if store is not None else None
         for number, (name, branch) in enumerate(self.branches.items()):
             pixels = decoded.setdefault(id(branch), {})  # one source for both is read once
-            with decoded_into(None if images is None else images.new_pixels):
+            keep = images.keep if images and _returns_decoded(branch.source) else None
+            with decoded_into(images and images.new_pixels), kept_encoded(keep):
                 pair = branch.draw_pair(index % len(branch.source), rng, pixels)
             arrays = [image for _, image in pair]
             if images is None:
@@ -228,12 +235,17 @@ class NeighborPairs(Dataset):
         return np.random.default_rng((seed, self._num_draws, index % len(self)))
 
 
+def _returns_decoded(source: ImageSource) -> bool:
+    return getattr(source, 'returns_decoded', False)
+
+
 def _crops_on_device(crop_on: str, crop: Any) -> bool:
     if crop_on not in CROP_ON:
         raise ValueError(f'crop_on must be one of {CROP_ON}, got {crop_on!r}')
     fits = isinstance(crop, MultiCrop)
-    if crop_on == 'device' and not fits:
+    is_fixed = crop_on.startswith('device')
+    if is_fixed and not fits:
         raise ValueError(
-            f"crop_on='device' needs crops of MultiCrop, got {type(crop).__name__}; use 'worker'"
+            f"crop_on='{crop_on}' needs crops of MultiCrop, got {type(crop).__name__}; use 'worker'"
         )
-    return crop_on == 'device' or (crop_on == 'auto' and fits and is_cuda_available())
+    return is_fixed or (crop_on == 'auto' and fits and is_cuda_available())

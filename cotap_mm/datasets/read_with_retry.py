@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import time
 from typing import Callable, Optional
 
@@ -76,7 +75,7 @@ def retry(
     Raises:
         UserError: If the disk has been unreachable for ``patience`` seconds.
     """
-    start, pauses = time.monotonic(), itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1]))
+    start, pauses = time.monotonic(), iter(_PAUSES)
     while True:
         try:
             return read()
@@ -89,7 +88,7 @@ def retry(
                     f'{error}: the {what} have been unreachable for {waited:.0f} s; '
                     'mount their disk and resume'
                 ) from error
-            pause = next(pauses)
+            pause = next(pauses, _PAUSES[-1])
             print_log(
                 f'{error}: none of the {what} is reachable; retrying in {pause} s, '
                 f'for another {patience - waited:.0f} s',

@@ -57,6 +57,11 @@ def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
         UnusableFile: If the path is a folder, pipe, socket or device, or larger than ``limit``.
         OSError: If it does not exist or cannot be read.
     """
+    return os.fdopen(_open_regular(path, limit)[0], 'rb')
+
+
+def _open_regular(path: str | Path, limit: Optional[int]) -> tuple[int, int]:
+    """Open a regular file; returns its descriptor and its size in bytes."""
     _check_regular(path, os.stat(path), limit)  # some devices react to being opened
     handle = os.open(
         path,
@@ -66,8 +71,9 @@ def open_regular(path: str | Path, limit: Optional[int] = None) -> BinaryIO:
         | getattr(os, 'O_BINARY', 0),
     )
     try:
-        _check_regular(path, os.fstat(handle), limit)  # it may have been replaced
-        return os.fdopen(handle, 'rb')
+        status = os.fstat(handle)
+        _check_regular(path, status, limit)  # it may have been replaced
+        return handle, status.st_size
     except BaseException:
         os.close(handle)
         raise
@@ -83,8 +89,17 @@ def read_regular(path: str | Path, limit: Optional[int] = None) -> bytes:
     Returns:
         bytes: Content of the file.
     """
-    with open_regular(path, limit) as file:
-        return file.read(os.fstat(file.fileno()).st_size)
+    handle, size = _open_regular(path, limit)
+    try:  # without a file object, whose set-up takes longer than reading a small image
+        data = os.read(handle, size)
+        while 0 < len(data) < size:  # Linux returns at most 2 GiB at a time
+            more = os.read(handle, size - len(data))
+            if not more:
+                break
+            data += more
+        return data
+    finally:
+        os.close(handle)
 
 
 def _check_regular(path: str | Path, status: os.stat_result, limit: Optional[int]) -> None:

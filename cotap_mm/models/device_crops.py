@@ -16,6 +16,8 @@ from torch import Tensor
 
 from cotap_mm.ops.resampling import resize_regions
 
+from .device_jpegs import all_pixels, device_of
+
 #: Type of a device -> whether it cuts the same crops as the CPU.
 _is_right: dict[str, bool] = {}
 
@@ -40,8 +42,8 @@ def with_crops(
     images = batch.get('images')
     if images is None:
         return dict(batch)
-    device = torch.device(images['pixels'][0].device if device is None else device)
-    pixels = _moved(images, device)
+    device = torch.device(device_of(images) if device is None else device)
+    pixels = _moved(batch, device)
     count = images['num_global']
     if regions is None or pixels.device.type == 'cpu':
         regions = images['regions']
@@ -65,19 +67,17 @@ def with_crops(
     }
 
 
-def _moved(images: Mapping[str, Any], device: torch.device) -> Tensor:
+def _moved(batch: Mapping[str, Any], device: torch.device) -> Tensor:
     """Pixels of all images, shape (P, 3), where they are to be cut."""
     if device.type not in _is_right:
-        _is_right[device.type] = device.type == 'cpu' or _cuts_as_the_cpu(images, device)
-    if not _is_right[device.type]:
-        return torch.cat([part.cpu() for part in images['pixels']])
-    # Memory that is not pinned may be used again as soon as this returns.
-    return torch.cat([part.to(device, non_blocking=part.is_pinned()) for part in images['pixels']])
+        _is_right[device.type] = device.type == 'cpu' or _cuts_as_the_cpu(batch, device)
+    return all_pixels(batch, device if _is_right[device.type] else torch.device('cpu'))
 
 
-def _cuts_as_the_cpu(images: Mapping[str, Any], device: torch.device) -> bool:
+def _cuts_as_the_cpu(batch: Mapping[str, Any], device: torch.device) -> bool:
     """Whether a device cuts the first crops of a batch as the CPU does; warn if not."""
-    pixels, regions = torch.cat([part.cpu() for part in images['pixels']]), images['regions'][:1]
+    images, pixels = batch['images'], all_pixels(batch, torch.device('cpu'))
+    regions = images['regions'][:1]
     try:
         same = all(
             torch.equal(_cut(pixels.to(device), regions, size).cpu(), _cut(pixels, regions, size))
@@ -114,7 +114,7 @@ def first_crops(batch: Mapping[str, Any], count: int) -> Tensor:
     else:
         index = 2 * images['branches'].index('patch')
         regions = images['regions'][:count, index, :1]
-        crops = _cut(torch.cat(images['pixels']), regions, images['global_size'])[:, 0]
+        crops = _cut(all_pixels(batch, device_of(images)), regions, images['global_size'])[:, 0]
     return crops.movedim(-1, -3)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 import torch
 
 from cotap_mm.ops.resampling import crops as module
-from cotap_mm.ops.resampling import resize_region, resize_regions
+from cotap_mm.ops.resampling import resize_boxes, resize_region, resize_regions
 
 SIZES = (1, 8, 32, 96)
 
@@ -44,6 +46,26 @@ def test_equal_bits(size, at_once):
     assert got.dtype == torch.uint8 and got.shape == (25, size, size, 3)
     assert torch.equal(got, one_by_one(images, regions, size))
     assert got.float().std() > 1  # the pictures are not flat
+
+
+@pytest.mark.parametrize('scratch', [1 << 21, 3000])  # some regions need memory of their own
+def test_boxes_of_an_image_in_several_threads(scratch, monkeypatch):
+    _, regions, images = packed(seed=3, num_images=8)
+    monkeypatch.setattr(module, '_SCRATCH', scratch)
+
+    def cut(first):
+        outs = torch.zeros(2, 16, 16, 3, dtype=torch.uint8), torch.zeros(3, 8, 8, 3).byte()
+        # Not contiguous: the channels are reversed, as those of OpenCV are.
+        image = images[first].flip(2).numpy()[..., ::-1]
+        resize_boxes(image, regions[first : first + 5, 2:].tolist(), outs)
+        return outs
+
+    starts = range(0, 40, 5)
+    with ThreadPoolExecutor(4) as pool:
+        for first, outs in zip(starts, pool.map(cut, starts)):
+            for low, out in zip((first, first + 2), outs):
+                some = slice(low, low + len(out))
+                assert torch.equal(out, one_by_one(images[some], regions[some], out.shape[1]))
 
 
 def test_memory_is_bounded_and_chunks_do_not_matter(monkeypatch):

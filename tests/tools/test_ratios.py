@@ -53,7 +53,7 @@ def test_what_is_worse(history):
     value = history.Value
     before = dict(a=value(1.0, 0.02, 5), b=value(1.0, 0.2, 5), c=value(1.0, 0.0, 5))
     now = dict(
-        a=value(1.11, 0.02, 5), b=value(1.29, 0.1, 5), c=value(1.09, 0.0, 5), d=value(9, 0, 1)
+        a=value(1.11, 0.02, 5), b=value(1.59, 0.1, 5), c=value(1.09, 0.0, 5), d=value(9, 0, 1)
     )
     rows, worse = history.compare(before, now)
     assert worse == ['a']

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cotap_mm.files.atomic_write import atomic_write
 
-_TOLERANCE = 0.1  # a ratio may grow by this share, or by what both records spread if that is more
+_TOLERANCE = 0.1  # a ratio may grow by this share, or by twice what both spread if that is more
 BEGIN, END = '<!-- ratios: begin -->', '<!-- ratios: end -->'
 
 
@@ -17,7 +17,7 @@ class Value(NamedTuple):
 
     Attributes:
         ratio (float): Median of the runs.
-        spread (float): Largest distance of a run from it, as a share of it.
+        spread (float): Half of what lies between the quartiles of the runs, as a share of it.
         runs (int): Number of runs.
     """
 
@@ -81,7 +81,7 @@ def compare(
         if old is None:
             rows.append((name, '-', f'{value.ratio:.3f}', '-', 'new'))
             continue
-        limit = old.ratio * (1 + max(_TOLERANCE, old.spread + value.spread))
+        limit = old.ratio * (1 + max(_TOLERANCE, 2 * (old.spread + value.spread)))
         if value.ratio > limit:
             worse.append(name)
         verdict = 'worse' if value.ratio > limit else 'ok'

@@ -23,6 +23,7 @@ from cotap_mm.ops.nearest import build_search
 from . import crops, data, history, loss, measuring, startup, step
 
 TOOLS = Path(__file__).resolve().parent.parent
+_LOADER_TURNS = 3  # turns per run, since two processes share the machine with everything else
 Work = Callable[[], Any]
 Clock = Callable[[], float]
 
@@ -124,14 +125,29 @@ def step_products(folder: Path, runs: int) -> list[float]:
 
 
 def loading(height: int, width: int, crop_on: str) -> Callable[[Path, int], list[float]]:
-    """A loader with one worker, both processes, by image, against decoding an image."""
+    """A loader with one worker, both processes, by image, against decoding an image.
+
+    Each turn decodes as many images before the loader's turn as after it, so that a slow drift of
+    the machine hits both; and about as many as the loader reads, so that both take as long.
+    """
 
     def measure(folder: Path, runs: int) -> list[float]:
         data.make_images(folder, 32, height, width)
         source = ImageList(folder)
         loader = crops.OneWorker(crops.pairs_of(source, folder, crop_on), 8)
-        ratios = in_turns(loader, crops.decoding(source), runs, loader.seconds)
-        return [ratio * len(source) / loader.images for ratio in ratios]
+        decode, times = crops.decoding(source), loader.images // (2 * len(source))
+
+        def base() -> None:
+            for _ in range(times):
+                decode()
+
+        turns = measuring.take_turns(
+            dict(before=base, loader=loader, after=base), _LOADER_TURNS * runs, clock=loader.seconds
+        )
+        return [
+            work / (before + after) * (2 * times * len(source)) / loader.images
+            for before, work, after in zip(*(each.seconds for each in turns.values()))
+        ]
 
     return measure
 
@@ -243,8 +259,7 @@ def measure_all(names: list[str], runs: int) -> dict[str, history.Value]:
         if ratio.name in names:
             with tempfile.TemporaryDirectory() as folder:
                 values = ratio.measure(Path(folder), runs)
-            median = statistics.median(values)
-            spread = max(abs(value - median) for value in values) / median
+            median, spread = statistics.median(values), measuring.Times(values).spread
             found[ratio.name] = history.Value(round(median, 4), round(spread, 4), len(values))
             print(f'{ratio.text}: {median:.3f} ± {spread:.0%}', flush=True)
     return found

@@ -109,6 +109,11 @@ class EncodedImages:
             self.encoded(index), is_large_enough, self.title(index), self.found_range()
         )
 
+    @property
+    def returns_decoded(self) -> bool:
+        """Whether :meth:`read` returns what the decoder returns; not if a subclass changes it."""
+        return type(self).read is EncodedImages.read
+
     def found_range(self) -> Option:
         """Value range that all images are scaled from; determined once and logged.
 

@@ -107,7 +107,7 @@ class Names(Sequence):
         if separator != b'\0':
             data = data.replace(separator, b'\0')
         buffer = np.frombuffer(data, np.uint8)
-        starts = np.empty(data.count(b'\0') + 2, _offset_type(len(data)))
+        starts = np.empty(data.count(b'\0') + 2, offset_type(len(data)))
         starts[0], starts[-1], filled = 0, len(data) + 1, 1
         for first in range(0, len(data), _CHUNK):
             found = np.flatnonzero(buffer[first : first + _CHUNK] == _SEPARATOR)
@@ -195,10 +195,10 @@ class Names(Sequence):
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Names):
-            return (
-                len(self) == len(other)
-                and np.array_equal(self._lengths(), other._lengths())
-                and np.array_equal(self._used(), other._used())
+            return len(self) == len(other) and all(
+                np.array_equal(a._lengths(), b._lengths()) and a._bytes() == b._bytes()
+                for first in range(0, len(self), _BLOCK)
+                for a, b in [(self[first : first + _BLOCK], other[first : first + _BLOCK])]
             )
         if isinstance(other, (list, tuple)):
             return len(self) == len(other) and all(a == b for a, b in zip(self, other))
@@ -355,14 +355,18 @@ def _encode(name: str) -> bytes:
         return name.encode('utf-8', 'surrogatepass')
 
 
-def _offset_type(size: int) -> type:
-    """The smallest type of the offsets of a buffer."""
+def offset_type(size: int) -> type:
+    """Return the smallest type of the offsets of a buffer.
+
+    Args:
+        size (int): Its length in bytes.
+    """
     return np.uint32 if size < 2**32 - 1 else np.uint64
 
 
 def _starts_of(lengths: np.ndarray) -> np.ndarray:
     """Starts of names of these lengths, and the end of the last one + 1."""
     total = int(lengths.sum()) + len(lengths)
-    starts = np.zeros(len(lengths) + 1, _offset_type(total))
+    starts = np.zeros(len(lengths) + 1, offset_type(total))
     np.cumsum(lengths + 1, dtype=starts.dtype, out=starts[1:])
     return starts

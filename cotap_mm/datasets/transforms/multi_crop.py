@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from cotap_mm.deprecation import warn_renamed
-from cotap_mm.ops.resampling import resize_region
+from cotap_mm.ops.resampling import resize_boxes
 from cotap_mm.registry import TRANSFORMS
 
 Box = tuple[int, int, int, int]
@@ -132,10 +132,7 @@ class MultiCrop:
         """
         if out is None:
             out = tuple(torch.empty(shape, dtype=torch.uint8) for shape in self.shapes)
-        with torch.inference_mode():  # less work for each call
-            pixels = torch.from_numpy(np.ascontiguousarray(image))  # (H, W, 3)
-            for box, crop in zip(boxes, [*out[0], *out[1]]):
-                resize_region(pixels, box, crop.shape[0], out=crop)
+        resize_boxes(image, boxes, out)
         return out
 
     def is_large_enough(self, height: int, width: int) -> bool:

@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .crops import resize_region, resize_regions
+from .crops import resize_boxes, resize_region, resize_regions
 
-__all__ = ['resize_region', 'resize_regions']
+__all__ = ['resize_boxes', 'resize_region', 'resize_regions']

@@ -73,7 +73,7 @@ def test_joined_names_are_split(monkeypatch, chunk):
 
 
 def test_offsets_of_large_buffers_have_eight_bytes(monkeypatch):
-    monkeypatch.setattr(f'{Names.__module__}._offset_type', lambda size: np.uint64)
+    monkeypatch.setattr(f'{Names.__module__}.offset_type', lambda size: np.uint64)
     names = Names(ODD)
     assert names.arrays()[1].dtype == np.uint64
     assert names == ODD and names[2:] == ODD[2:] and Names.concatenate([names, names]) == ODD * 2

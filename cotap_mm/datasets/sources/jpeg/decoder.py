@@ -25,8 +25,11 @@ except ImportError:
 
 #: ``new_pixels(height, width)`` returns memory for an image, shape (H, W, 3), uint8, contiguous.
 NewPixels = Callable[[int, int], np.ndarray]
+#: ``keep(data, height, width)`` returns what stands for the image; None if it has to be decoded.
+Keep = Callable[[bytes, int, int], Optional[np.ndarray]]
 
 _new_pixels: ContextVar[Optional[NewPixels]] = ContextVar('new_pixels', default=None)
+_keep: ContextVar[Optional[Keep]] = ContextVar('keep', default=None)
 _is_same: dict[Any, bool] = {}  # simplejpeg -> whether it decodes as torchvision does
 
 
@@ -46,6 +49,22 @@ def decoded_into(new_pixels: Optional[NewPixels]) -> Iterator[None]:
         _new_pixels.reset(token)
 
 
+@contextmanager
+def kept_encoded(keep: Optional[Keep]) -> Iterator[None]:
+    """Context in which JPEGs need not be decoded, since something else will decode them.
+
+    Only for readers that return what :func:`decode_rgb` returns, and do not look at the pixels.
+
+    Args:
+        keep (callable, optional): Called instead of the decoder. None decodes everything.
+    """
+    token = _keep.set(keep)
+    try:
+        yield
+    finally:
+        _keep.reset(token)
+
+
 def decode_rgb(data: bytes, height: int, width: int) -> Optional[np.ndarray]:
     """Decode a JPEG of three channels.
 
@@ -57,6 +76,10 @@ def decode_rgb(data: bytes, height: int, width: int) -> Optional[np.ndarray]:
     Returns:
         np.ndarray: Pixels, shape (H, W, 3), uint8; None on errors, so that Pillow reports them.
     """
+    keep = _keep.get()
+    kept = None if keep is None else keep(data, height, width)
+    if kept is not None:
+        return kept
     if simplejpeg is not None and _is_same.get(simplejpeg, True):
         pixels = _decode_into(data, height, width)
         if pixels is not None and (simplejpeg in _is_same or _compare(data, pixels)):

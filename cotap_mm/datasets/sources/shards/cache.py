@@ -14,7 +14,7 @@ from mmengine.logging import print_log
 
 from cotap_mm.files.atomic_write import printable
 
-from .index import ShardIndex
+from .index_file import ShardIndex
 
 _STEP = 1 << 26  # bytes that a process writes between two measurements of the folder
 _SUM = 4  # bytes of a checksum
@@ -41,8 +41,8 @@ class ImageCache:
         self.folder = self.top / key.hexdigest()[:16]
         self.folder.mkdir(parents=True, exist_ok=True)
         self.limit = limit
-        # Number of each image in its shard.
-        first = np.searchsorted(index.shard, np.arange(len(index.shards)))
+        # Number of each image in its shard; equal types, since a large array would be converted.
+        first = np.searchsorted(index.shard, np.arange(len(index.shards), dtype=index.shard.dtype))
         self._index, self._first = index, first
         self._since = min(_STEP, limit // 16)  # measured before the first copy
         self._is_full = False

@@ -14,7 +14,8 @@ from ..files import EncodedImages
 from ..fingerprints import range_key
 from ..value_range import Option
 from .cache import ImageCache
-from .index import ShardIndex, load_index
+from .index import load_index
+from .index_file import ShardIndex
 from .paths import is_uri, split_shards
 from .stores import Folder, LocalFolder, RemoteFolder, explain
 

@@ -7,12 +7,12 @@ import io
 import json
 import os
 import tarfile
+from collections.abc import Iterator
 from concurrent.futures import CancelledError, ThreadPoolExecutor
 from pathlib import Path
 from threading import Event
 from typing import NamedTuple, Union
 
-import numpy as np
 from mmengine.logging import print_log
 
 from cotap_mm.files.atomic_write import UNFINISHED, atomic_write, printable
@@ -22,9 +22,12 @@ from cotap_mm.progress import Progress
 from ..decoding import BadImage, read_image_bytes
 from ..files import ImageList
 from ..fingerprints import fingerprint_of
+from ..names import paths_of
+from .build import build_index
 from .headers import read_headers
-from .index import build_index, index_bytes
+from .index_file import write_index
 from .paths import INDEX_FILE, PLAN_FILE
+from .spool import positions
 from .stores import LocalFolder
 
 SHARD_BYTES = 256 * 10**6
@@ -111,18 +114,24 @@ def make_plan(source: ImageList, shard_bytes: int) -> Plan:
     """
     key = f'{_FORMAT} {shard_bytes} {fingerprint_of(source)}'
     firsts, used = [0], 0
-    paths = [os.path.join(source.root, name) for name in source.names]
-    with ThreadPoolExecutor(8) as pool:  # a network disk serves several requests at a time
-        for index, size in enumerate(pool.map(_size_of, paths)):
-            needed = tarfile.BLOCKSIZE + _padded(size)
-            if used and used + needed > shard_bytes:
-                firsts.append(index)
-                used = 0
-            used += needed
+    for index, size in enumerate(_sizes(source)):
+        needed = tarfile.BLOCKSIZE + _padded(size)
+        if used and used + needed > shard_bytes:
+            firsts.append(index)
+            used = 0
+        used += needed
     return Plan(hashlib.sha256(key.encode()).hexdigest(), [*firsts, len(source)])
 
 
-def _size_of(path: str) -> int:
+def _sizes(source: ImageList) -> Iterator[int]:
+    """Sizes of all files in bytes."""
+    root = str(source.root)
+    with ThreadPoolExecutor(8) as pool:  # a network disk serves several requests at a time
+        for block in source.names.encoded_blocks():
+            yield from pool.map(_size_of, paths_of(root, block))
+
+
+def _size_of(path: Union[str, bytes]) -> int:
     try:
         return os.stat(path).st_size
     except OSError:  # reported when it is read
@@ -233,13 +242,13 @@ def _finish(source: ImageList, out: Path, plan: Plan, failed: dict[int, str]) ->
     """Write the index, which completes the folder; returns what could not be read."""
     folder = LocalFolder(str(out))
     shards = [plan.name(shard) for shard in range(len(plan.firsts) - 1)]
-    index = build_index(folder, folder.files(), shards, is_packed=True)
+    index = build_index(folder, folder.files(), shards, is_packed=True, spool_in=out)
     if index.names != source.names:
         raise RuntimeError(f'{out} does not have the images that were packed; this is a bug')
-    with atomic_write(out / INDEX_FILE) as part:
-        part.write_bytes(index_bytes(index))
+    with atomic_write(out / INDEX_FILE) as part, open(part, 'wb') as file:
+        write_index(file, index)
     earlier = 'is empty, or could not be read when its shard was written'
     return [
         failed.get(each, f'{printable(source.names[each])}: {earlier}')
-        for each in np.flatnonzero(index.size == 0).tolist()
+        for each in positions(index.size, 0)
     ]

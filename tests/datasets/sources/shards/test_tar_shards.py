@@ -12,6 +12,7 @@ import pytest
 from cotap_mm.datasets import BadImage, ImageList, ShardedImages, image_source, open_images
 from cotap_mm.datasets.sources.fingerprints import fingerprint_of
 from cotap_mm.datasets.sources.names import Names
+from cotap_mm.datasets.sources.shards import build as build_module
 from cotap_mm.datasets.sources.shards import index as index_module
 from cotap_mm.datasets.sources.shards.paths import INDEX_FILE, split_shards
 
@@ -89,8 +90,8 @@ def test_patterns(shards):
 
 def test_the_index_is_used_and_renewed(shards, write_tar, monkeypatch):
     calls = []
-    read = index_module.read_headers
-    monkeypatch.setattr(index_module, 'read_headers', lambda *a: calls.append(a[1]) or read(*a))
+    read = build_module.read_headers
+    monkeypatch.setattr(build_module, 'read_headers', lambda *a: calls.append(a[1]) or read(*a))
     first = fingerprint_of(open_images(shards))
     assert len(calls) == 2
     open_images(shards)

@@ -195,7 +195,7 @@ def test_where_to_crop(arrays, ring, monkeypatch):
         )
         return data.crops_on_device
 
-    assert not on_device('worker', True) and on_device('device')
+    assert not on_device('worker', True) and on_device('device') and on_device('device_jpeg')
     assert on_device('auto', True) and not on_device('auto')
     assert not on_device('auto', True, type='OtherCrop')
     with pytest.raises(ValueError, match="crop_on='device' needs crops of MultiCrop, got OtherCr"):
@@ -225,10 +225,10 @@ def test_a_device_that_cannot_crop_is_replaced_by_the_cpu(both, monkeypatch):
     assert device_crops._is_right == dict(meta=False)
 
     cpu = torch.device('cpu')
-    assert device_crops._cuts_as_the_cpu(batch['images'], cpu) and len(shown) == 1
+    assert device_crops._cuts_as_the_cpu(batch, cpu) and len(shown) == 1
     results = iter(range(9))
     monkeypatch.setattr(device_crops, '_cut', lambda *_: torch.tensor(next(results)))
-    assert not device_crops._cuts_as_the_cpu(batch['images'], cpu)
+    assert not device_crops._cuts_as_the_cpu(batch, cpu)
     assert shown[1].startswith('cutting crops on cpu gives other pixels than the CPU. They are cut')
 
 
