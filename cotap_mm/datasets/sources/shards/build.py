@@ -51,7 +51,7 @@ def build_index(
         is_packed (bool): Whether the index is written with the shards, and goes where they are
             copied: it then does not depend on their times. Defaults to False.
         spool_in (Path, optional): Folder on the disk that holds the index while it grows, in
-            files without names. Defaults to None, that of temporary files.
+            anonymous files. Defaults to None, that of temporary files.
 
     Returns:
         ShardIndex: The index, whose arrays are memory-mapped.

@@ -1,4 +1,4 @@
-"""Arrays that grow in files without names, so that memory does not limit their length."""
+"""Arrays that grow in anonymous temporary files, so that memory does not limit their length."""
 
 from __future__ import annotations
 
