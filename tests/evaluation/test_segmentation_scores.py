@@ -8,6 +8,7 @@ from sklearn.metrics import confusion_matrix as sklearn_matrix
 from sklearn.metrics import jaccard_score
 
 from cotap_mm.evaluation import confusion_matrix, segmentation_scores
+from cotap_mm.evaluation.metrics import best_class
 
 
 def test_agrees_with_sklearn():
@@ -20,6 +21,11 @@ def test_agrees_with_sklearn():
     scores = segmentation_scores(matrix)
     assert scores['IoU'] == pytest.approx(100 * jaccard_score(truth, predicted, average=None))
     assert scores['mIoU'] == pytest.approx(100 * jaccard_score(truth, predicted, average='macro'))
+
+
+def test_best_class_is_the_first_of_equal_scores():
+    scores = torch.randint(3, (11, 20, 30), generator=torch.Generator().manual_seed(0)).float()
+    assert best_class(scores).tolist() == scores.numpy().argmax(axis=0).tolist()
 
 
 def test_only_255_is_ignored():

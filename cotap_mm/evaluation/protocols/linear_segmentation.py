@@ -23,7 +23,7 @@ from cotap_mm.evaluation.batches import iter_batches
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.label_files import check_label_range
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
-from cotap_mm.evaluation.metrics import confusion_matrix, segmentation_scores
+from cotap_mm.evaluation.metrics import best_class, confusion_matrix, segmentation_scores
 from cotap_mm.evaluation.separate_arguments import accept_separate_arguments
 
 from .linear_head import CachedImage, linear_settings, resize_maps, train_head
@@ -84,7 +84,7 @@ def linear_segmentation(
                     features, label = _to_map(features, label, settings.map_size)
                 logits = resize_maps(head(features[None]), label.shape)
                 confusion += confusion_matrix(
-                    logits.argmax(dim=1)[0], label.to(encoder.device), num_classes
+                    best_class(logits[0]), label.to(encoder.device), num_classes
                 )
     used = dict(
         variant=variant,

@@ -28,6 +28,7 @@ from cotap_mm.encoders.encoder import Encoder, normalize_images
 from cotap_mm.encoders.images import Picture, Size, resize_image, to_pixels
 from cotap_mm.evaluation.data.label_files import IGNORE_LABEL
 from cotap_mm.evaluation.data.video import with_one_range
+from cotap_mm.evaluation.metrics import best_class
 
 _ROUNDING = 1e-5  # rounding error of label shares, which sum to 1, in float32
 # Number of affinities that are computed at a time: 64 MB of float32.
@@ -216,7 +217,7 @@ def _propagate(
         low, span = low[:, None, None], (high - low)[:, None, None]
         # Do not stretch a map that is constant up to rounding: noise would look like an object.
         large = torch.where(span > _ROUNDING, (large - low) / span.clamp_min(_ROUNDING), large)
-        yield _nearest(values[large.argmax(dim=0).cpu()], mask.shape)
+        yield _nearest(values[best_class(large).cpu()], mask.shape)
 
 
 def _nearest(mask: Tensor, size: Sequence[int]) -> Tensor:
