@@ -23,9 +23,7 @@ FOLDER = ROOT / 'notebooks'
 NAMES = ['compare_backbones', 'fine_tune', 'first_look', 'own_images']
 MOST_CELLS = 15
 #: These run in a new interpreter, the others in a process forked from this one, without imports.
-NEW = (
-    ['first_look'] if hasattr(os, 'fork') and not torch.cuda.is_available() else NAMES
-)
+NEW = ['first_look'] if hasattr(os, 'fork') and not torch.cuda.is_available() else NAMES
 #: Executes the code cells of argv[1] in one namespace, as a kernel does, but with few iterations.
 RUNNER = """
 import json, sys
