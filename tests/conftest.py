@@ -7,6 +7,7 @@ import gc
 import importlib
 import os
 import signal
+import weakref
 from pathlib import Path
 
 import mmengine.config.config
@@ -16,14 +17,17 @@ import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.registry import DefaultScope
+from torch.utils.data._utils import signal_handling
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 import cotap_mm  # noqa: F401  (before anybody imports mmpretrain.models: see compat.py)
-from tests.helpers.tool_loading import forget_runs
+from tests.helpers.tool_loading import forget_runs, import_what_trainings_use
 from tests.helpers.warm_python import WarmPython
 
 ROOT = Path(__file__).resolve().parent.parent
 SHARED = Path(os.environ.get('COTAP_SHARED_DIR', ROOT.parent / 'shared'))
 _NEEDS_SHARED = 'shared data is not here'
+_LOADERS = weakref.WeakSet()
 
 
 @pytest.fixture(autouse=True)
@@ -60,8 +64,26 @@ def warm_python(tmp_path_factory):
     """Path of an executable as ``python`` that starts at once: see tests/helpers/warm_python.py."""
     for name in ('engine.launch.runner', 'commands.train', 'commands.processes'):
         importlib.import_module(f'cotap_mm.{name}')
+    import_what_trainings_use()
     with WarmPython(tmp_path_factory.mktemp('warm'), prepare=forget_runs) as path:
         yield path
+
+
+@pytest.hookimpl(hookwrapper=True)
+def pytest_runtest_call():
+    """Each test starts without workers of others, and with PyTorch's handler for dead ones.
+
+    If the collection of garbage finds a loader's iterator, its queues are closed before it, so its
+    workers are never told to end, and PyTorch waits 5 s for each of them, in some later test. It
+    installs its handler once in a process, and we remove it when a worker has died; without it, a
+    loader notices a dead worker up to 5 s later than in a new process.
+    """
+    before = set(_LOADERS)
+    yield
+    for iterator in set(_LOADERS) - before:
+        iterator._shutdown_workers()
+    if hasattr(signal, 'SIGCHLD') and signal.getsignal(signal.SIGCHLD) == signal.SIG_DFL:
+        signal_handling._SIGCHLD_handler_set = False
 
 
 @pytest.fixture
@@ -104,6 +126,18 @@ def remember_installed_configs():
     config.get_installed_path = functools.cache(config.get_installed_path)
 
 
+def remember_loaders():
+    """Add each iterator that has workers to ``_LOADERS``."""
+    start = _MultiProcessingDataLoaderIter.__init__
+
+    @functools.wraps(start)
+    def start_and_remember(self, loader):
+        start(self, loader)
+        _LOADERS.add(self)
+
+    _MultiProcessingDataLoaderIter.__init__ = start_and_remember
+
+
 def plain_text(config):
     """As ``config.pretty_text``, which takes longer than the trainings of these tests."""
     return ''.join(f'{key} = {value!r}\n' for key, value in config._cfg_dict.to_dict().items())
@@ -115,6 +149,7 @@ def pytest_configure(config):
         signal.signal(signal.SIGINT, signal.default_int_handler)
     Config.pretty_text = property(plain_text)
     remember_installed_configs()
+    remember_loaders()
     # The tensors are tiny: more threads would only wait for each other, in processes of tests, too.
     torch.set_num_threads(int(os.environ.setdefault('OMP_NUM_THREADS', '1')))
     # If the first backward pass is one on fake tensors, PyTorch refuses any in forked processes.

@@ -16,14 +16,14 @@ import matplotlib
 import pytest
 import torch
 
+from tests.helpers.tool_loading import import_what_trainings_use
+
 ROOT = Path(__file__).resolve().parents[1]
 FOLDER = ROOT / 'notebooks'
 NAMES = ['compare_backbones', 'fine_tune', 'first_look', 'own_images']
 MOST_CELLS = 15
 #: These run in a new interpreter, the others in a process forked from this one, without imports.
-NEW = (
-    ['fine_tune', 'first_look'] if hasattr(os, 'fork') and not torch.cuda.is_available() else NAMES
-)
+NEW = ['first_look'] if hasattr(os, 'fork') and not torch.cuda.is_available() else NAMES
 #: Executes the code cells of argv[1] in one namespace, as a kernel does, but with few iterations.
 RUNNER = """
 import json, sys
@@ -142,6 +142,7 @@ def execute(path, folder, output):
 
 def execute_forked(path, folder, output):
     """Run a notebook in a forked process; return its exit status."""
+    import_what_trainings_use()
     child = os.fork()
     if child:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import subprocess
-import sys
 from types import SimpleNamespace
 from unittest import mock
 
@@ -113,20 +112,18 @@ def test_the_restricted_getattr_refuses_other_attributes(tmp_path):
 
 
 @pytest.mark.slow
-def test_mmpretrain_models_import_with_transformers():
+def test_mmpretrain_models_import_with_transformers(python):
     """In a new process, since the workaround must be applied before the first import."""
     pytest.importorskip('transformers')
     pytest.importorskip('pycocotools')
     code = 'import cotap_mm.models, mmpretrain.models, transformers; print("imported")'
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True
-    )
+    done = subprocess.run([python, '-c', code], capture_output=True, text=True)
     assert done.returncode == 0 and 'imported' in done.stdout, done.stderr[-2000:]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('scope', ['mmseg', 'mmdet'])
-def test_types_resolve_from_sibling_scopes(scope):
+def test_types_resolve_from_sibling_scopes(python, scope):
     """Like in a config of another library with ``custom_imports = dict(imports=['cotap_mm'])``.
 
     With transformers 5 this also makes that library importable.
@@ -136,7 +133,5 @@ def test_types_resolve_from_sibling_scopes(scope):
         'init_default_scope(sys.argv[1]); '
         'print(MODELS.build(dict(type="cotap_mm.PatchRankingLoss")).tau)'
     )
-    done = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', code, scope], capture_output=True, text=True
-    )
+    done = subprocess.run([python, '-c', code, scope], capture_output=True, text=True)
     assert done.returncode == 0 and '0.5' in done.stdout, done.stderr[-2000:]

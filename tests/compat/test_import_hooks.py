@@ -83,7 +83,7 @@ def test_a_package_is_hidden_from_a_module_only(library, tmp_path):
 
 
 @pytest.mark.slow
-def test_mmengine_imports_transformers_when_its_optimizer_is_used():
+def test_mmengine_imports_transformers_when_its_optimizer_is_used(python):
     pytest.importorskip('transformers')
     code = """if True:
         import sys
@@ -96,11 +96,11 @@ def test_mmengine_imports_transformers_when_its_optimizer_is_used():
         from transformers import Adafactor
         assert type(built) is Adafactor and built.defaults['lr'] == 0.5
         """
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    subprocess.run([python, '-c', code], check=True)
 
 
 @pytest.mark.slow
-def test_a_config_is_formatted_once(tmp_path):
+def test_a_config_is_formatted_once(python):
     code = """if True:
         import mmengine.config.config as plain
         expected = plain.Config(dict(a=[1, dict(b='c')] * 9, d=None)).pretty_text
@@ -117,12 +117,12 @@ def test_a_config_is_formatted_once(tmp_path):
         config.d = 5
         assert 'd = 5' in config.pretty_text and len(calls) == 2
         """
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    subprocess.run([python, '-c', code], check=True)
 
 
 @pytest.mark.slow
 @pytest.mark.slow
-def test_mmpretrain_does_not_import_mmdet():
+def test_mmpretrain_does_not_import_mmdet(python):
     """Its models import all of MMDetection's for one layer, which must still be registered."""
     pytest.importorskip('mmdet')
     code = """if True:
@@ -133,7 +133,7 @@ def test_mmpretrain_does_not_import_mmdet():
         from mmdet.registry import MODELS
         assert MODELS.get('ResLayerExtraNorm') is ours.utils.ResLayerExtraNorm is not None
         """
-    subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+    subprocess.run([python, '-c', code], check=True)
 
 
 def test_importing_the_package_imports_no_library():
@@ -147,7 +147,7 @@ def test_importing_the_package_imports_no_library():
 
 
 @pytest.mark.slow
-def test_the_workarounds_reach_libraries_that_are_imported_later_or_before():
+def test_the_workarounds_reach_libraries_that_are_imported_later_or_before(python):
     check = (
         'import torch, mmengine.logging as log; '
         'assert log.HistoryBuffer in torch.serialization.get_safe_globals(); '
@@ -157,4 +157,4 @@ def test_the_workarounds_reach_libraries_that_are_imported_later_or_before():
         pytest.skip('this torch does not load safely by default')
     for order in ('import cotap_mm', 'import mmengine.logging, cotap_mm'):
         code = f'{order}; {check}'
-        subprocess.run([sys.executable, '-W', 'ignore', '-c', code], check=True)
+        subprocess.run([python, '-c', code], check=True)

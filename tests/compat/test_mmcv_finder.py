@@ -143,7 +143,7 @@ def test_operators_that_stay_missing_are_reported_in_one_warning(monkeypatch):
     assert len(warned) == 1
 
 
-def run_with_lite(folder, code):
+def run_with_lite(python, folder, code):
     """Run code where MMCV is as the package mmcv-lite installs it: without ``_ext``."""
     package = folder / 'mmcv'
     package.mkdir()
@@ -152,7 +152,7 @@ def run_with_lite(folder, code):
             (package / path.name).symlink_to(path)
     paths = [str(folder), str(ROOT), os.environ.get('PYTHONPATH', '')]
     done = subprocess.run(
-        [sys.executable, '-c', code],
+        [python, '-c', code],
         capture_output=True,
         text=True,
         env={**os.environ, 'PYTHONPATH': os.pathsep.join(paths)},
@@ -163,8 +163,9 @@ def run_with_lite(folder, code):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.name, reason='MMCV is not installed')
-def test_mmcv_lite_gets_the_stand_in(tmp_path):
+def test_mmcv_lite_gets_the_stand_in(python, tmp_path):
     done = run_with_lite(
+        python,
         tmp_path,
         'import sys, cotap_mm\n'
         'assert "mmcv._ext" not in sys.modules, "imported early"\n'
@@ -179,8 +180,9 @@ def test_mmcv_lite_gets_the_stand_in(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(not FOLDER.name, reason='MMCV is not installed')
-def test_mmcv_cnn_that_was_imported_before_is_repaired(tmp_path):
+def test_mmcv_cnn_that_was_imported_before_is_repaired(python, tmp_path):
     done = run_with_lite(
+        python,
         tmp_path,
         'import sys\n'  # the .pth file of an installed cotap_mm would import it before mmcv
         'finders = [each for each in sys.meta_path if "ImportCoTAPFirst" not in repr(each)]\n'

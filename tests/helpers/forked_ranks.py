@@ -12,6 +12,7 @@ import torch.distributed as dist
 
 from cotap_mm.distributed.rendezvous import join_group
 from tests.helpers.rank_work import free_port
+from tests.helpers.tool_loading import import_what_trainings_use
 
 FORK = multiprocessing.get_context('fork') if hasattr(os, 'fork') else None
 
@@ -47,6 +48,7 @@ class Ranks:
     """
 
     def __init__(self, work, folder, world=2, timeout=10, absent=None, **variables):
+        import_what_trainings_use()
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # threads of OpenMP do not survive a fork
         self.folder, self.port = folder, free_port()

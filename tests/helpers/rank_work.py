@@ -10,6 +10,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from tests.helpers.tool_loading import import_what_trainings_use
+
 
 def free_port():
     with socket.socket() as sock:
@@ -30,6 +32,7 @@ def entry(rank, work, port, folder, world):
 
 def on_ranks(work, folder, world):
     """Results of ``work(rank)`` of several processes."""
+    import_what_trainings_use()
     # Forked ranks need no imports. They inherit no locks of threads, since tests use one thread.
     mp.start_processes(
         entry,

@@ -35,6 +35,23 @@ def help_of(name):
     return text.getvalue()
 
 
+@functools.cache
+def import_what_trainings_use():
+    """Import what the libraries do at the first step only; call it before a fork.
+
+    Each of the processes would need a second for it.
+    """
+    for name in (
+        'kornia',
+        'matplotlib.backends.backend_agg',
+        'matplotlib.pyplot',
+        'scipy.ndimage',
+        'torch.utils.cpp_extension',
+    ):
+        with contextlib.suppress(ImportError):
+            importlib.import_module(name)
+
+
 def forget_runs():
     """Drop what MMEngine keeps of runs in this process, by a name that has only seconds in it."""
     kinds = [Visualizer, MMLogger, MessageHub]

@@ -31,17 +31,17 @@ def free_port():
         return probe.getsockname()[1]
 
 
-def command(*arguments):
-    return [sys.executable, '-W', 'ignore', '-m', 'cotap_mm', 'viewer', *map(str, arguments)]
+def command(*arguments, python=sys.executable):
+    return [python, '-W', 'ignore', '-m', 'cotap_mm', 'viewer', *map(str, arguments)]
 
 
 @contextmanager
-def running(log, *arguments, **options):
+def running(log, *arguments, python=sys.executable, **options):
     """Start a viewer, wait until it responds, and yield its port."""
     port = free_port()
     with open(log, 'w') as file:
         server = subprocess.Popen(
-            command(*arguments, '--port', port, '--device', 'cpu'),
+            command(*arguments, '--port', port, '--device', 'cpu', python=python),
             stdout=file,
             stderr=subprocess.STDOUT,
             **options,

@@ -19,6 +19,7 @@ import runpy
 import select
 import signal
 import socket
+import subprocess
 import sys
 import threading
 import traceback
@@ -185,6 +186,22 @@ def _status_of(words):
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
     return 0
+
+
+@contextlib.contextmanager
+def served_by(python, folder, *modules):
+    """Executable of a server that ``python`` runs, which imports nothing but ``modules``."""
+    server = subprocess.Popen(
+        [python, __file__, folder, 'warm_python', *modules],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=dict(os.environ, PYTHONPATH='', OMP_NUM_THREADS='1'),
+    )
+    try:
+        yield server.stdout.readline().strip()
+    finally:
+        server.communicate()
 
 
 def main(folder, name, *modules):

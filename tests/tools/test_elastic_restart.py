@@ -1,7 +1,7 @@
 """Two processes of torchrun: one dies, or all are stopped by a signal; the result is the same.
 
-The first test starts everything anew, the others start a Python that has imported everything;
-test_two_machines.py starts ``dist_train.sh`` with the Python of the tests.
+All start a Python that has imported everything; test_two_machines.py starts ``dist_train.sh``,
+which calls torchrun, with the Python of the tests, and test_processes.py ``cotap train --gpus``.
 """
 
 from __future__ import annotations
@@ -54,11 +54,11 @@ def steps(folder):
     ]
 
 
-def test_killed_rank_is_restarted(tmp_path, whole):
+def test_killed_rank_is_restarted(tmp_path, whole, warm_python):
     config = write_config(tmp_path, ITERS, hooks=['DieOnceHook'])
     done = run(
         [
-            sys.executable,
+            warm_python,
             '-m',
             'torch.distributed.run',
             '--max-restarts',

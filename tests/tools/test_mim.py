@@ -1,9 +1,9 @@
 """``mim train`` and ``mim test`` run our configs in a separate environment.
 
 openmim pins old packages, so it is not installed beside everything else: a virtual environment
-gets it, and sees the packages of this one behind its own. The documented command starts it as a
-user does; the later ones of a test start as tests/helpers/warm_python.py does, which saves most of
-the minutes. What is imported there before is none of our or MMSegmentation's modules.
+gets it, and sees the packages of this one behind its own. The first documented command starts it as
+a user does; the others start as tests/helpers/warm_python.py does, which saves most of the minutes.
+What is imported there before is none of our, MMSegmentation's or MMDetection's modules.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from mmengine.config import Config
 
 from cotap_mm.registry import MODELS, build
 from tests.downstream.test_training import ROOT, VIT, metrics, shrink
-from tests.helpers import warm_python
 from tests.helpers.fake_data import write_for
+from tests.helpers.warm_python import served_by
 
 #: What a training of MMSegmentation or MMDetection imports, but for OpenMMLab's registries.
 LIBRARIES = [
@@ -69,14 +69,6 @@ def mim(tmp_path_factory):
     assert (top / 'bin' / 'mim').is_file(), installed.stderr[-2000:]
 
     script = top / 'bin' / 'mim'
-    server = subprocess.Popen(
-        [python, warm_python.__file__, top, 'warm_python', *LIBRARIES],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env=dict(os.environ, PYTHONPATH='', OMP_NUM_THREADS='1'),
-    )
-    warm = server.stdout.readline().strip()
 
     def run(folder, *arguments, is_cold=False):
         environment = dict(os.environ, PYTHONPATH=str(folder), OMP_NUM_THREADS='1')
@@ -92,8 +84,8 @@ def mim(tmp_path_factory):
         assert done.returncode == 0 and 'Traceback' not in text, text[-3000:]
         return text
 
-    yield run
-    server.communicate()
+    with served_by(python, top, *LIBRARIES) as warm:
+        yield run
 
 
 def documented_commands():
@@ -171,7 +163,7 @@ def test_documented_commands_train_resume_and_test(mim, tmp_path, command):
         expected = metrics(run, metric, validation)
         assert metrics(tmp_path / folder, metric) == pytest.approx(expected, abs=0.02)
 
-    text = mim(tmp_path, *command.split()[1:], *cpu, is_cold=True)
+    text = mim(tmp_path, *command.split()[1:], *cpu, is_cold=library == 'mmseg')
     assert "init.pth: network with names of 'cotap_mm'" in text
     assert (run / f'{unit}_{length}.pth').is_file()
     resume(file, 2 * length, *cpu)

@@ -23,7 +23,7 @@ from mmengine.config import Config
 from tests.helpers.fault_harness.draw import Fault
 from tests.helpers.fault_harness.inject import Injector, is_a_kill, set_clock_back
 from tests.helpers.fault_harness.probes import Probes
-from tests.helpers.tool_loading import load_tool
+from tests.helpers.tool_loading import import_what_trainings_use, load_tool
 
 LIMIT = 150.0  # seconds after which a try counts as hung; a dozen are usual on a busy machine
 SHORT_TIMEOUT = 10  # timeout of collectives if a rank is lost on purpose, in seconds
@@ -104,6 +104,7 @@ class Ranks:
 
     def run(self) -> Try:
         """Start the processes, inject the fault, and wait for their exit."""
+        import_what_trainings_use()
         start = time.monotonic()
         with socket.socket() as probe:
             probe.bind(('127.0.0.1', 0))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 import shutil
 import time
 
-import numpy as np
 import pytest
 
 from tests.helpers.tiny import write_checkpoint
-from tests.helpers.viewer_process import running, write_images
+from tests.helpers.tool_loading import forget_runs
+from tests.helpers.viewer_process import picture, running, write_images
+from tests.helpers.warm_python import WarmPython
 
 
 @pytest.fixture(scope='package')
@@ -41,15 +43,22 @@ def page(folder):
         '--window-size=1200,1100',
     ):
         options.add_argument(option)
-    with running(
-        folder / 'log',
-        f'one={folder}/iter_1.pth',
-        folder / 'images',
-        '--compare',
-        f'two=random:{folder}/iter_1.pth',
-        '--shown',
-        2,
-    ) as port:
+    # test_viewer_server.py starts a Python that imports them.
+    importlib.import_module('cotap_mm.visualization.viewer.app')
+    importlib.import_module('cotap_mm.commands.viewer')
+    with (
+        WarmPython(folder, prepare=forget_runs) as python,
+        running(
+            folder / 'log',
+            f'one={folder}/iter_1.pth',
+            folder / 'images',
+            '--compare',
+            f'two=random:{folder}/iter_1.pth',
+            '--shown',
+            2,
+            python=python,
+        ) as port,
+    ):
         window = webdriver.Chrome(options=options, service=webdriver.chrome.service.Service(driver))
         try:
             window.get(f'http://127.0.0.1:{port}/')
@@ -67,13 +76,11 @@ def sheet(window):
         canvas.width = image.naturalWidth; canvas.height = image.naturalHeight;
         const pen = canvas.getContext('2d');
         pen.drawImage(image, 0, 0);
-        return [image.src, canvas.width, canvas.height,
-                Array.from(pen.getImageData(0, 0, canvas.width, canvas.height).data)];"""
+        return [image.src, canvas.toDataURL('image/png')];"""
     for _ in range(120):
         found = window.execute_script(script)
         if found:
-            pixels = np.array(found[3], dtype=np.uint8).reshape(found[2], found[1], 4)
-            return found[0], pixels[..., :3]
+            return found[0], picture(dict(url=found[1]))[..., :3]
         time.sleep(0.25)
     raise AssertionError('there is no sheet')
 
