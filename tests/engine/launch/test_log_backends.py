@@ -16,7 +16,7 @@ from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.launch.writers import explained_services
 from cotap_mm.errors import UserError
 from tests.helpers import resume_work
-from tests.helpers.tool_loading import load_tool
+from tests.helpers.tool_loading import forget_runs, load_tool
 
 # Modules that record the calls of MMEngine's backends in a file.
 STAND_IN = """
@@ -57,6 +57,7 @@ def stand_ins(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv('STAND_IN_LOG', str(log))
     yield lambda: [json.loads(line) for line in log.read_text().splitlines()]
+    forget_runs()  # the next run in this second would log to the stand-ins, too
     for name in ('wandb', 'mlflow'):
         sys.modules.pop(name, None)
 
