@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -51,6 +52,19 @@ class CtrlCHook(Hook):
     def before_train_iter(self, runner, batch_idx, data_batch=None):
         if runner.iter == 2:
             os.kill(os.getpid(), signal.SIGINT)
+
+
+@HOOKS.register_module()
+class WorkersHook(Hook):
+    """Notes the processes in the first iteration, and after the training loop."""
+
+    seen: list = []
+
+    def before_train_iter(self, runner, batch_idx, data_batch=None):
+        type(self).seen = [set(multiprocessing.active_children())]
+
+    def after_run(self, runner):
+        self.seen.append(set(multiprocessing.active_children()))
 
 
 @pytest.fixture(scope='module')
@@ -102,6 +116,19 @@ def test_equals_the_command_and_can_be_called_again(place, tmp_path, capsys):
         weights = torch.load(found.checkpoint, weights_only=True)['state_dict']
         assert weights.keys() == wanted.keys()
         assert all(torch.equal(weights[name], value) for name, value in wanted.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('is_persistent', [True, False])
+def test_workers_end_with_the_training(place, tmp_path, is_persistent):
+    before = set(multiprocessing.active_children())
+    options = dict(
+        train_dataloader=dict(persistent_workers=is_persistent),
+        custom_hooks=[dict(type='WorkersHook')],
+    )
+    run(place, tmp_path / 'a', iterations=2, num_workers=2, options=options)
+    during, after = WorkersHook.seen
+    assert len(during - before) >= 2 and not after - before
 
 
 @pytest.mark.slow

@@ -108,7 +108,18 @@ class ResumableTrainLoop(IterBasedTrainLoop):
                 self._between_steps(self.runner.val_loop.run)
         self.runner.call_hook('after_train_epoch')
         self.runner.call_hook('after_train')
+        if not self.stop_training:
+            self._end_workers()
         return self.runner.model
+
+    def _end_workers(self) -> None:
+        """End the workers of the loader, which a notebook or script would keep.
+
+        They would end with the loop, too. But if the garbage collection finds it, their queues are
+        closed before they are told to end, and PyTorch waits 5 seconds for each.
+        """
+        self.dataloader_iterator = iter(())
+        self.dataloader._iterator = None  # of persistent workers
 
     def _train_mode(self) -> None:
         """Call ``model.train()``, if anything has changed a mode since the last call.
