@@ -142,8 +142,16 @@ _KINDS: dict[str, Kind] = {
         'a dict with a type, e.g. strategy.type=cotap_mm.CoTAPFSDPStrategy',
         lambda value: _PART.holds(value) and 'type' in value,
     ),
-    'optim_wrapper.clip_grad': _PART,
+    'optim_wrapper.clip_grad': Kind(
+        "a dict with max_norm, or with clip_value and type='value'",
+        lambda value: (
+            _PART.holds(value)
+            and ('clip_value' if value.get('type') == 'value' else 'max_norm') in value
+        ),
+    ),
     'optim_wrapper.clip_grad.max_norm': _number(0, above=True),
+    'optim_wrapper.clip_grad.clip_value': _number(0, above=True),
+    'optim_wrapper.clip_grad.norm_type': _or(_number(0, above=True), 'inf'),
     'optim_wrapper.accumulative_counts': _whole(1),
     'optim_wrapper.optimizer.betas': _BETAS,
     'optim_wrapper.optimizer.amsgrad': _FLAG,
