@@ -35,9 +35,10 @@ _NOT_BUILT = 'not built yet'  # instead of a neighbor file
 def build_on_trial(config: Config, sources: Mapping[str, ImageSource]) -> None:
     """Raise the errors of options that the Runner would raise after a search for neighbors.
 
-    Nothing is done unless the config has ``neighbors='auto'``. No image and no name is read, and
-    no worker is started. Every rank may call this; none waits for another one. Random states are
-    preserved.
+    Nothing is done unless the config has ``neighbors='auto'``. No image and no name of the sources
+    is read, and no worker is started. Hooks of users, and data sets other than
+    :class:`.NeighborPairs` and its subclasses, are left to the run. Every rank may call this; none
+    waits for another one. Random states are preserved.
 
     Args:
         config (Config): A complete pre-training config; not changed.
@@ -56,8 +57,11 @@ def build_on_trial(config: Config, sources: Mapping[str, ImageSource]) -> None:
         warnings.simplefilter('ignore')  # the run itself will warn
         parts = _Parts(_build_loader(config, sources))
         parts.build_log_processor(copy.deepcopy(config.get('log_processor') or {}))
-        own = [hook for hook in config.get('custom_hooks') or [] if _is_known(hook)]
-        parts.register_hooks(copy.deepcopy(config.get('default_hooks')), copy.deepcopy(own))
+        default, custom = config.get('default_hooks') or {}, config.get('custom_hooks') or []
+        parts.register_hooks(
+            {key: copy.deepcopy(hook) for key, hook in default.items() if _is_known(hook)},
+            [copy.deepcopy(hook) for hook in custom if _is_known(hook)],
+        )
         parts.model = _build_model(parts, config)
         with suppress(RuntimeError):  # fused kernels, for instance, need the device of the run
             parts.build_schedules(config)

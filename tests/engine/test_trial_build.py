@@ -89,6 +89,8 @@ def test_hooks_and_data_sets_of_users_are_not_built_twice():
     config = toy_config()
     HOOKS.register_module(module=UsersHook)
     try:
+        config.train_dataloader.dataset.type = 'ToyScenes'  # which has no such options
+        config.default_hooks.own = dict(type='UsersHook')
         config.custom_hooks = [
             dict(type='UsersHook'),
             dict(type=UsersHook),
