@@ -47,7 +47,7 @@ INNER_ORDER = {
         ['adaptation', 'auto_neighbors', 'backbones', 'optim'],
         ['resume'],
         ['hooks'],
-        ['data_checks', 'shape'],
+        ['data_checks', 'shape', 'trial_build'],
         ['launch'],
     ],
     'evaluation': [

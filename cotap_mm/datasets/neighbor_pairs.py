@@ -61,7 +61,7 @@ class NeighborPairs(Dataset):
         reduce_jpeg (bool): Decode large JPEGs at a half, a quarter or an eighth of their sides if
             no crop is enlarged by it. Defaults to True.
         patience (float): Seconds to wait, with increasing pauses, while all images are
-            unreachable, for instance on a network disk. Defaults to 3600.
+            unreachable, for instance on a network disk; 0 does not wait. Defaults to 3600.
         crop_on (str): ``'worker'`` crops in the process that decodes. ``'device'`` only draws the
             boxes; :class:`.CoTAPDataPreprocessor` crops on the training device, with the same
             pixels. ``'device_jpeg'`` also leaves plain JPEGs to be decoded there, see
@@ -71,7 +71,7 @@ class NeighborPairs(Dataset):
 
     Raises:
         ValueError: If neighbors are missing, do not fit, or are still ``'auto'``, or ``crop_on``
-            is unknown or does not fit.
+            is unknown or does not fit, or another option is out of range.
     """
 
     def __init__(
@@ -89,6 +89,8 @@ class NeighborPairs(Dataset):
     ) -> None:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
+        if not patience >= 0:  # NaN would wait forever
+            raise ValueError(f'patience must be a number of seconds >= 0, got {patience}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):
             needed = name == 'neighbors' or cls is not None
             if needed and value in (None, 'auto'):

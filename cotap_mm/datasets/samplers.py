@@ -61,7 +61,7 @@ class VisitSampler(Sampler):
             has already used them.
 
     Raises:
-        ValueError: If the data set is empty, or the order is unknown.
+        ValueError: If the data set is empty, the order is unknown, or the seed is negative.
     """
 
     def __init__(self, dataset: Sized, seed: Optional[int] = None, order: str = _AUTO) -> None:
@@ -69,6 +69,8 @@ class VisitSampler(Sampler):
             raise ValueError('the data set is empty')
         if order not in (_AUTO, RANDPERM, FEISTEL):
             raise ValueError(f'order must be {_AUTO!r}, {RANDPERM!r} or {FEISTEL!r}, got {order!r}')
+        if seed is not None and seed < 0:
+            raise ValueError(f'seed must be an integer >= 0, got {seed}')
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed

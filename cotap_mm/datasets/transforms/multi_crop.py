@@ -60,6 +60,13 @@ class MultiCrop:
         min_overlap: Sequence[float] = (0.02, 0.01),
         max_draws: int = 50,
     ) -> None:
+        for name, pair in (
+            ('global_scale', global_scale),
+            ('local_scale', local_scale),
+            ('min_overlap', min_overlap),
+        ):
+            if len(pair) != 2:
+                raise ValueError(f'{name} must be two numbers, got {tuple(pair)}')
         for name, scale, overlap in (
             ('global_scale', global_scale, min_overlap[0]),
             ('local_scale', local_scale, min_overlap[1]),

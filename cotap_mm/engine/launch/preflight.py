@@ -23,6 +23,7 @@ from cotap_mm.engine.shape import (
     scaled_pool_sizes,
     shape_by_init,
 )
+from cotap_mm.engine.trial_build import build_on_trial
 from cotap_mm.models.modules import PatchPairSampler
 from cotap_mm.registry import DATASETS, MODELS, TRANSFORMS, build, default_of, option_of
 
@@ -89,6 +90,7 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
         for key, branch in (('neighbors', 'patch'), ('cls_neighbors', 'cls')):
             if branch in sources:
                 warn_of_changed_images(dataset.get(key) or '', sources[branch])
+    build_on_trial(config, sources)
     ensure_neighbors(
         config, config.work_dir, used_before=lost_neighbors, init=init, sources=sources
     )

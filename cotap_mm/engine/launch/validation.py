@@ -28,6 +28,8 @@ _REGISTRIES = (
     ('optim_wrapper.optimizer', ours.OPTIMIZERS),
     ('optim_wrapper', ours.OPTIM_WRAPPERS),
     ('train_dataloader.sampler', ours.DATA_SAMPLERS),
+    ('train_dataloader.collate_fn', ours.FUNCTIONS),
+    ('train_dataloader.worker_init_fn', ours.FUNCTIONS),
     ('train_dataloader.dataset', ours.DATASETS),
     ('default_hooks', ours.HOOKS),
     ('custom_hooks', ours.HOOKS),
@@ -129,8 +131,10 @@ def _class_of(key: str, options: dict) -> Optional[type]:
         return None
     cls = registry.get(name[-1])  # or MMEngine's
     if cls is None:
+        what = 'function' if registry is ours.FUNCTIONS else 'class'
         raise ValueError(
-            f'{key}.type: unknown class {options["type"]!r}{suggestion(name[-1], _names(registry))}'
+            f'{key}.type: unknown {what} {options["type"]!r}'
+            f'{suggestion(name[-1], _names(registry))}'
         )
     # For classes of OpenMMLab and PyTorch only the names of their options are checked.
     return cls if inspect.isclass(cls) else None

@@ -34,7 +34,9 @@ def _whole(low: int, high: float = math.inf) -> Kind:
 
 def _number(low: float, high: float = math.inf, above: bool = False, below: bool = False) -> Kind:
     """A number in a range; ``above`` excludes its lower end, ``below`` its upper end."""
-    if high == math.inf:
+    if low == -math.inf:
+        wanted = 'a number'
+    elif high == math.inf:
         wanted = f'a number {">" if above else ">="} {low:g}'
     else:
         wanted = f'a number in {"(" if above else "["}{low:g}, {high:g}{")" if below else "]"}'
@@ -140,10 +142,22 @@ _KINDS: dict[str, Kind] = {
         'a dict with a type, e.g. strategy.type=cotap_mm.CoTAPFSDPStrategy',
         lambda value: _PART.holds(value) and 'type' in value,
     ),
-    'optim_wrapper.clip_grad': _PART,
+    'optim_wrapper.clip_grad': Kind(
+        "a dict with max_norm, or with clip_value and type='value'",
+        lambda value: (
+            _PART.holds(value)
+            and ('clip_value' if value.get('type') == 'value' else 'max_norm') in value
+        ),
+    ),
     'optim_wrapper.clip_grad.max_norm': _number(0, above=True),
+    'optim_wrapper.clip_grad.clip_value': _number(0, above=True),
+    'optim_wrapper.clip_grad.norm_type': _or(_number(0, above=True), 'inf'),
     'optim_wrapper.accumulative_counts': _whole(1),
     'optim_wrapper.optimizer.betas': _BETAS,
+    'optim_wrapper.optimizer.amsgrad': _FLAG,
+    'optim_wrapper.optimizer.maximize': _FLAG,
+    'optim_wrapper.optimizer.fused': _FLAG,
+    'optim_wrapper.optimizer.foreach': _FLAG,
     'train_dataloader.batch_size': _whole(1),
     'train_dataloader.num_workers': _whole(0),
     'train_cfg.max_iters': _whole(1),
@@ -171,6 +185,8 @@ _KINDS: dict[str, Kind] = {
     'param_scheduler.*.end': Kind(
         'an integer >= 0', lambda value: value == math.inf or _whole(0).holds(value)
     ),
+    'param_scheduler.*.eta_min': _number(-math.inf),
+    'param_scheduler.*.T_max': _whole(1),
     'model.data_preprocessor.mean': _COLORS,
     'model.data_preprocessor.std': _COLORS,
 }

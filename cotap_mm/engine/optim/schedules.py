@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -65,6 +66,25 @@ def fit_schedules(config: Config, usual: tuple[str, Any]) -> None:
             f'{length}; lower its begin'
         )
     config.param_scheduler = _shrunk(config.param_scheduler, unit, length / usual[1])
+
+
+def with_ends(config: Config) -> Any:
+    """Copy the schedules of a config; those without an end end with the training.
+
+    MMEngine's Runner completes them like this when it builds them.
+
+    Args:
+        config (Config): Not changed.
+
+    Returns:
+        object: A value for ``param_scheduler``.
+    """
+    schedules = copy.deepcopy(config.get('param_scheduler') or [])
+    unit, length = training_length(config)
+    for schedule in _schedules(schedules):
+        if _counts(schedule, unit):
+            schedule.setdefault('end', length)
+    return schedules
 
 
 def _schedules(part: Any) -> Iterator[dict]:

@@ -108,6 +108,8 @@ def test_other_numbers_of_crops():
         (dict(max_draws=0), 'max_draws must be at least 1'),
         (dict(global_scale=(0.5, 0.2)), 'global_scale must be 0 < low <= high <= 1'),
         (dict(local_scale=(0, 0.2)), 'local_scale must be'),
+        (dict(global_scale=(0.1, 0.5, 0.7)), r'global_scale must be two numbers, got \(0.1, 0.5'),
+        (dict(min_overlap=(0.02,)), r'min_overlap must be two numbers, got \(0.02,\)'),
         (
             dict(local_scale=(0.005, 0.01)),
             r'min_overlap must be in \[0, 0.01\), the largest local_s',

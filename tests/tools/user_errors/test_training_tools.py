@@ -15,7 +15,8 @@ WRONG_VALUES = {
     'optim_wrapper.optimizer.betas=(0.9,x)': 'two numbers in .* got .0.9, .x',
     'optim_wrapper.optimizer.betas=(0.9,1.5)': 'two numbers in .* got .0.9, 1.5',
     'optim_wrapper.type=1': 'the name of a class, got 1',
-    'optim_wrapper.clip_grad=3': 'a dict, got 3',
+    'optim_wrapper.clip_grad=3': 'a dict with max_norm, .* got 3',
+    'optim_wrapper.clip_grad.norm_type=x optim_wrapper.clip_grad.max_norm=1': "inf, got 'x'",
     'optim_wrapper.clip_grad.max_norm=x': "a number > 0, got 'x'",
     'optim_wrapper.accumulative_counts=0': 'an integer >= 1, got 0',
     'optim_wrapper.dtype=float17': "one of auto, .* got 'float17'",
@@ -60,6 +61,8 @@ WRONG_OPTIONS = [
     (option, f'{option.partition("=")[0]}: expected .*{text}')
     for option, text in WRONG_VALUES.items()
 ] + [
+    ('optim_wrapper.clip_grad.norm_type=1', 'clip_grad: .* a dict with max_norm, .* got {.norm'),
+    ('optim_wrapper.clip_grad.type=value', "clip_grad: .* or with clip_value and type='value', "),
     ('optim_wrapper.optimizer.foo=1', 'optimizer.foo: AdamW has no such option'),
     ('default_hooks.logger.foo=1', 'logger.foo: LoggerHook has no such option'),
     ('visualizer.type=Foo', "visualizer.type: unknown class 'Foo'"),
