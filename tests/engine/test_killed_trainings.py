@@ -146,8 +146,8 @@ def test_killed_at_any_moment_and_resumed(tmp_path, whole, capsys):
             reports, latest, while_writing = draw.choice(
                 [
                     (INTERVAL, save_time / 10, True),
-                    (INTERVAL, 2 * save_time, False),
-                    (draw.randint(0, 2 * INTERVAL), 2 * save_time, False),
+                    (INTERVAL, 4 * save_time, False),
+                    (draw.randint(0, 2 * INTERVAL), 4 * save_time, False),
                 ]
             )
             if kills == KILLS:

@@ -19,7 +19,7 @@ from cotap_mm.command_line.config_file import load_config
 from cotap_mm.engine.launch import config as run_config
 from cotap_mm.engine.launch import preflight
 from tests.helpers import mistakes
-from tests.helpers.tool_loading import load_tool
+from tests.helpers.tool_loading import forget_runs, load_tool
 from tests.helpers.toy_config import write_noise
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +42,7 @@ def folder(tmp_path):
 
 
 def train(folder, *arguments):
+    forget_runs()  # as in a process of its own
     load_tool('train').main(
         [
             str(folder / 'tiny.py'),
