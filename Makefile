@@ -25,7 +25,7 @@ help:
 	@echo 'make types        check types'
 	@echo 'make test-fast    run the tests that need neither several processes nor much time (2 minutes)'
 	@echo 'make test         also run a training, a resume, two ranks, all configs and tools (5 minutes)'
-	@echo 'make test-all     run all tests (20 minutes)'
+	@echo 'make test-all     run all tests (15 minutes)'
 	@echo 'make test-faults  inject 200 random faults, and run the long versions of docs/reliability.md'
 	@echo 'make check        lint, types and all tests: what CI runs'
 	@echo 'make bench        measure all ratios of docs/performance.md, and record them (20 minutes)'
