@@ -91,7 +91,7 @@ class ReadsFlag(Hook):
 def test_an_iteration_never_waits(tmp_path, monkeypatch, options):
     runner = trained(tmp_path, **{'optim_wrapper.optimizer.fused': True, **options})
     loop = runner.train_loop
-    batch = next(iter(loop.dataloader))
+    batch = next(loop.dataloader_iterator)
     runner.optim_wrapper.initialize_count_status(runner.model, ITERATIONS, 2 * LOGGED)
     with no_waiting(monkeypatch):
         for _ in range(4):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any, Callable, Optional, TypeVar
 
 from mmengine.logging import print_log
@@ -118,8 +119,12 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         They would end with the loop, too. But if the garbage collection finds it, their queues are
         closed before they are told to end, and PyTorch waits 5 seconds for each.
         """
-        self.dataloader_iterator = iter(())
+        self.dataloader_iterator = self._batches()
         self.dataloader._iterator = None  # of persistent workers
+
+    def _batches(self) -> Iterator[Any]:
+        """Yield batches; workers start with the first one."""
+        yield from self.dataloader
 
     def _train_mode(self) -> None:
         """Call ``model.train()``, if anything has changed a mode since the last call.

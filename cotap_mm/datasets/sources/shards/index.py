@@ -40,7 +40,7 @@ def load_index(folder: Folder, shards: Sequence[str]) -> ShardIndex:
             contain no images.
         ValueError: If a shard is damaged or compressed, a packing is unfinished, or a name exists
             twice in a shard.
-        OSError: If the folder cannot be read, or there is no disk space to build a large index.
+        OSError: If the folder cannot be read, or the disk is too full for a large index.
             Stores raise errors of other types.
     """
     files = folder.files()
