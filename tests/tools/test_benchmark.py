@@ -65,6 +65,21 @@ def test_what_counts_as_a_wait(monkeypatch):
     assert not is_wait('cudaMemcpyAsync') and not is_wait('cudaLaunchKernel')
 
 
+def test_what_counts_as_a_kernel(monkeypatch):
+    monkeypatch.syspath_prepend(str(TOOLS))
+    kernels = importlib.import_module('benchmarks.kernels')
+    x = torch.ones(4, 4)
+    for count, work in (
+        (0, lambda: x.t()[1].view(2, 2).detach()),
+        (0, lambda: torch.empty(3)),
+        (1, lambda: x + x),
+        (1, lambda: x.mul_(2)),
+        (1, lambda: torch._foreach_neg([x, x])),
+        (2, lambda: x.t().contiguous() @ x),
+    ):
+        assert kernels.count_kernels(work) == count
+
+
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_step(tmp_path, benchmark):
@@ -94,6 +109,8 @@ def test_step(tmp_path, benchmark):
     # The same losses from fewer operations.
     assert float(ours['losses, largest relative difference']) < 1e-4
     assert 0.5 < ours['FLOP ratio'] < 0.95 and released['FLOP ratio'] == 1
+    assert 500 < ours['kernels, eager'] < 0.6 * released['kernels, eager']
+    assert 100 < result['settings']['color_kernels'] < 1000
     assert {'machine', 'torch', 'date'} <= set(result)
     operators = json.loads((tmp_path / 'out.json.profile.json').read_text())['rows']
     assert [row['step'] for row in operators] == ['released'] * 3 + ['ours'] * 3

@@ -17,6 +17,7 @@ from cotap_mm.engine import compile_networks, compile_parts
 from cotap_mm.registry import MODELS, build
 
 from . import measuring
+from .kernels import count_kernels
 from .released_step import ReleasedStep
 
 DECAY = 0.9997
@@ -100,6 +101,15 @@ def prepare(args: argparse.Namespace, kind: str) -> tuple[Step, torch.dtype]:
     return work, getattr(optim_wrapper, 'cast_dtype', None) or torch.float32
 
 
+def color_kernels(args: argparse.Namespace) -> int:
+    """Kernels of the data preprocessor, which changes colors and normalizes, for one batch."""
+    config = load_config(args.config)
+    options = config.model.get('data_preprocessor') or dict(type='CoTAPDataPreprocessor')
+    preprocessor = build(MODELS, options).to(args.device)
+    batch = random_batch(config, args.batch_size)
+    return count_kernels(lambda: preprocessor(batch, training=True))
+
+
 def peak(args: argparse.Namespace, kind: str) -> Callable[[], Any]:
     """Two steps, for :func:`measuring.peak_memory`; the second has the optimiser's state."""
     work = prepare(args, kind)[0]
@@ -180,6 +190,7 @@ def run(args: argparse.Namespace) -> None:
     works: dict[str, Step] = {}
     first: dict[str, dict[str, torch.Tensor]] = {}
     flops: dict[str, int] = {}
+    kernels: dict[str, int] = {}
     dtypes: dict[str, torch.dtype] = {}
     for kind in kinds:
         works[kind], dtypes[kind] = prepare(args, kind)
@@ -188,6 +199,7 @@ def run(args: argparse.Namespace) -> None:
         context = nullcontext() if not args.compile else torch.compiler.set_stance('force_eager')
         with context:
             flops[kind] = count_flops(works[kind], args.device)
+            kernels[kind] = count_kernels(works[kind])
     times = measuring.take_turns(works, args.steps, args.warmup, args.device)
     operators = profile(works, args.profile, args.device) if args.profile else []
     works.clear()
@@ -205,6 +217,7 @@ def run(args: argparse.Namespace) -> None:
             'images/s': round(2 * args.batch_size / times[kind].median, 2),
             'peak GB': round(memory[kind] / measuring.GB, 2),
             'TFLOP': round(flops[kind] / 1e12, 3),
+            'kernels, eager': kernels[kind],
             'share of the bound': f'{flops[kind] / times[kind].median / bound:.0%}',
         }
         if len(kinds) > 1:
@@ -224,6 +237,7 @@ def run(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         compile=args.compile,
         **args.cfg_options,
+        color_kernels=color_kernels(args),
         bound=', '.join(
             f'{bound / 1e12:.2f} TFLOP/s ({dtype})'.replace('torch.', '')
             for dtype, bound in bounds.items()
