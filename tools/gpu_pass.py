@@ -5,9 +5,12 @@
 
 Stages run in the order of their worth, each in a process of its own: the tests that need a GPU;
 a training step of ViT-B and ViT-S, eager and compiled, against the restated released one; a trace
-of ten iterations, with the waits of the host counted; the crops on the GPU; the ranking loss; the
-loader; a training on CamVid, if --camvid is given. A stage that does not fit into the time that is
-left is skipped. The file has the result of each stage as soon as it is finished.
+of ten iterations, with the waits of the host counted; the ranking loss; the loader; a training of a
+ViT-S on CamVid for the rest of the time, if --camvid is given, with dense retrieval before and
+after; the crops on the GPU and further ways to compile. A stage that does not fit into the time
+that is left is skipped, and some time is kept for the training. The file has the result of each
+stage as soon as it is finished. Another call starts with what has not run yet; a training that was
+stopped is resumed.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -32,6 +36,7 @@ from cotap_mm.files.atomic_write import atomic_write
 ROOT = Path(__file__).resolve().parent.parent
 _TAIL = 4000  # characters of the output that are kept
 _SHORTEST = 20  # seconds; a stage with less time left is not started
+_GRACE = 20  # seconds between SIGTERM, on which a training saves a checkpoint, and SIGKILL
 
 
 class Stage(NamedTuple):
@@ -41,18 +46,22 @@ class Stage(NamedTuple):
         name (str): Key of its result.
         command (list[str]): Arguments of Python; ``{json}`` is a file for the result.
         limit (int): Seconds after which it is stopped.
+        reserved (int): Seconds that the stages before it leave. Defaults to 0.
+        kept (str): Lines of its output with this text are kept. Defaults to '' (none but the end).
     """
 
     name: str
     command: list[str]
     limit: int
+    reserved: int = 0
+    kept: str = ''
 
 
-def step(name: str, config: str, batch: int, *options: str) -> Stage:
+def step(name: str, config: str, batch: int, *options: str, limit: int = 80) -> Stage:
     """A training step with ``batch`` images per branch."""
     command = ['tools/benchmark.py', 'step', f'configs/cotap/{config}.py', '--device', 'cuda']
     numbers = ['--batch-size', str(batch), '--steps', '10', '--warmup', '3', '--json', '{json}']
-    return Stage(name, [*command, *numbers, *options], 150)
+    return Stage(name, [*command, *numbers, *options], limit)
 
 
 def stages(camvid: Optional[str]) -> list[Stage]:
@@ -60,30 +69,31 @@ def stages(camvid: Optional[str]) -> list[Stage]:
     benchmark = ['tools/benchmark.py']
     on_gpu = ['--device', 'cuda', '--json', '{json}']
     waits = [*benchmark, 'waits', 'configs/cotap/vits_coco.py', '--batch-size', '28']
+    loss = [*benchmark, 'loss', '--methods', 'pairwise', 'compiled', 'sorted', '--runs', '3']
+    loss += ['--longest-pairs', '200000', '--pairs', '4200', '16384', '65536', '131072']
+    loader = [*benchmark, 'data', '--workers', '8', '16', '--prefetch', '2', '--runs', '3']
+    alone = ('--only', 'ours', '--compile')
     found = [
-        Stage('tests', ['-m', 'pytest', '-q', '-m', 'gpu', 'tests'], 180),
+        Stage('tests', ['-m', 'pytest', '-q', '-m', 'gpu', 'tests'], 100),
         step('step ViT-B, 16 images', 'vitb_coco', 16, '--profile', '15'),
-        step('step ViT-B, 16 images, compiled', 'vitb_coco', 16, '--only', 'ours', '--compile'),
-        step(
-            'step ViT-B, 16 images, networks compiled',
-            *('vitb_coco', 16, '--only', 'ours', '--compile', 'networks'),
-        ),
-        step('step ViT-S, 28 images', 'vits_coco', 28),
-        step('step ViT-S, 28 images, compiled', 'vits_coco', 28, '--only', 'ours', '--compile'),
-        step(
-            'step ViT-S, 28 images, CUDA graphs',
-            *('vits_coco', 28, '--only', 'ours', '--compile', 'graphs'),
-        ),
-        Stage('waits in ten iterations', [*waits, *on_gpu], 90),
-        Stage('crops', [*benchmark, 'crops', *on_gpu], 60),
-        Stage('crops, 480 x 360', [*benchmark, 'crops', '--size', '360', '480', *on_gpu], 60),
-        Stage('ranking loss', [*benchmark, 'loss', *on_gpu], 90),
-        Stage('loader', [*benchmark, 'data', '--workers', '4', '8', '16', '--json', '{json}'], 90),
+        step('step ViT-B, 16 images, networks compiled', 'vitb_coco', 16, *alone, 'networks'),
+        step('step ViT-S, 28 images', 'vits_coco', 28, limit=60),
+        Stage('waits in ten iterations', [*waits, *on_gpu], 40),
+        Stage('ranking loss', [*loss, *on_gpu], 50),
+        Stage('loader', [*loader, *on_gpu], 60),
     ]
     if camvid:
-        words = ['configs/cotap/camvid_small.py', '--work-dir', 'work_dirs/gpu_pass', '--resume']
-        found.append(Stage('training on CamVid', ['tools/train.py', *words], 600))
-    return found
+        words = ['configs/cotap/camvid_vits.py', '--work-dir', 'work_dirs/gpu_pass', '--resume']
+        command = ['tools/train.py', *words, '--init', 'none']
+        found.append(Stage('training on CamVid', command, 600, reserved=120, kept='mIoU'))
+    return [
+        *found,
+        step('step ViT-S, 28 images, CUDA graphs', 'vits_coco', 28, *alone, 'graphs'),
+        step('step ViT-B, 16 images, compiled', 'vitb_coco', 16, *alone),
+        step('step ViT-S, 28 images, compiled', 'vits_coco', 28, *alone),
+        Stage('crops', [*benchmark, 'crops', *on_gpu], 60),
+        Stage('crops, 480 x 360', [*benchmark, 'crops', '--size', '360', '480', *on_gpu], 60),
+    ]
 
 
 def parse_args(argv: Optional[list[str]] = None) -> argparse.Namespace:
@@ -118,14 +128,19 @@ def run_stages(
 
     Returns:
         dict: Name -> ``status`` (``'done'``, ``'failed'``, ``'stopped'`` or ``'no time'``),
-        ``seconds``, ``output`` (its end) and ``result``.
+        ``seconds``, ``output`` (its end), ``result`` and, if some are kept, ``lines``.
     """
     results = json.loads(out.read_text(encoding='utf-8')) if out.is_file() else {}
-    end = time.monotonic() + seconds
-    for stage in chosen:
-        if results.get(stage.name, {}).get('status') == 'done' and not again:
-            continue
-        left = end - time.monotonic()
+    waiting = list(chosen)
+    if not again:  # what failed may fail again
+        found = {stage.name: results.get(stage.name, {}).get('status') for stage in chosen}
+        waiting = [stage for stage in waiting if found[stage.name] != 'done']
+        order = dict(stopped=1, failed=2)
+        waiting.sort(key=lambda stage: order.get(found[stage.name], 0))
+    end = time.monotonic() + seconds - _GRACE
+    while waiting:
+        stage, *waiting = waiting
+        left = end - time.monotonic() - sum(other.reserved for other in waiting)
         if left < _SHORTEST:
             results[stage.name] = dict(status='no time')
         else:
@@ -159,13 +174,20 @@ def _run(stage: Stage, limit: float, variables: dict[str, str]) -> dict[str, Any
                 status = 'stopped'
             finally:
                 if process.poll() is None:
+                    process.terminate()
+                    with suppress(subprocess.TimeoutExpired):
+                        process.wait(_GRACE)
+                with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                    process.wait()
+                process.wait()
             output.seek(0)
             said = output.read()
         result = json.loads(file.read_text(encoding='utf-8')) if file.is_file() else None
     seconds = round(time.monotonic() - start, 1)
-    return dict(status=status, seconds=seconds, output=said[-_TAIL:], result=result)
+    found = dict(status=status, seconds=seconds, output=said[-_TAIL:], result=result)
+    if stage.kept:
+        found['lines'] = [line for line in said.splitlines() if stage.kept in line]
+    return found
 
 
 @tool

@@ -2,15 +2,13 @@
 #   CAMVID=DIR python tools/train.py configs/cotap/camvid_toy.py
 _base_ = [
     '../_base_/models/cotap_vit-toy-p8.py',
-    '../_base_/datasets/folder.py',
+    '../_base_/datasets/camvid.py',
     '../_base_/schedules/cotap_toy.py',
 ]
-root = '{{$CAMVID:data/camvid}}'  # images/{train,val} and labels/{train,val}
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
     dataset=dict(
-        patch=dict(root=root + '/images/train'),
         # Crops at about the scale of the evaluation, which halves the images.
         crops=dict(
             global_size=64,
@@ -22,14 +20,13 @@ train_dataloader = dict(
     ),
 )
 train_cfg = dict(max_iters=300)
-labels = dict(type='ImageMaskFolder', images=root + '/images/train', labels=root + '/labels/train')
 custom_hooks = [
     dict(
         type='EvaluationHook',
         interval=150,
         num_classes=11,
-        train=labels,
-        val=dict(type='ImageMaskFolder', images=root + '/images/val', labels=root + '/labels/val'),
+        train={{_base_.labels.train}},
+        val={{_base_.labels.val}},
         measure=[('student', 'backbone'), ('student', 'filter'), ('teacher', 'filter')],
         options=dict(image_size=(184, 240), memory_size=20000),
     ),

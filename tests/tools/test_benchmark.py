@@ -110,7 +110,6 @@ def test_step(tmp_path, benchmark):
     assert float(ours['losses, largest relative difference']) < 1e-4
     assert 0.5 < ours['FLOP ratio'] < 0.95 and released['FLOP ratio'] == 1
     assert 500 < ours['kernels, eager'] < 0.6 * released['kernels, eager']
-    assert 100 < result['settings']['color_kernels'] < 1000
     assert {'machine', 'torch', 'date'} <= set(result)
     operators = json.loads((tmp_path / 'out.json.profile.json').read_text())['rows']
     assert [row['step'] for row in operators] == ['released'] * 3 + ['ours'] * 3

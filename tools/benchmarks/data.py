@@ -15,13 +15,15 @@ import torch
 import torchvision
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, RandomSampler
 from torchvision import transforms as T
 from torchvision.io import ImageReadMode, decode_jpeg
 from torchvision.transforms import functional as TF
 
 from cotap_mm.datasets import ImageList, MultiCrop, NeighborPairs, save_neighbors
+from cotap_mm.datasets.collate import collate_samples
 from cotap_mm.datasets.sources.files import read_image
+from cotap_mm.datasets.workers import start_worker
 from cotap_mm.ops.imagenet import IMAGENET_MEAN, IMAGENET_STD
 
 from . import measuring
@@ -171,28 +173,34 @@ def write_neighbors(source: ImageList, folder: Path) -> tuple[str, str]:
 def compare_loaders(
     source: ImageList, folder: Path, args: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    """Rows about a loader of pairs with several processes."""
-    count = len(source)
+    """Rows about a loader of pairs with several processes, as the configs set it up."""
     ann_file, neighbors = write_neighbors(source, folder)
     # Four images a sample: an image and its neighbor in each of the two branches.
     data = NeighborPairs(
-        dict(type='ImageList', root=str(source.root), ann_file=ann_file), neighbors
+        dict(type='ImageList', root=str(source.root), ann_file=ann_file),
+        neighbors,
+        crop_on='auto' if args.device.startswith('cuda') else 'worker',
     )
     settings = [
         (workers, prefetch)
         for workers in args.workers
         for prefetch in (args.prefetch if workers else [None])
     ]
+    # Four batches for each that is read ahead, so that all workers are busy most of the time.
+    ahead = max(workers * (prefetch or 0) for workers, prefetch in settings)
+    count = max(len(source), 4 * ahead * args.batch_size)
     loaders = {}
     for workers, prefetch in settings:
         name = f'{workers} workers' + (f', {prefetch} batches ahead' if workers else '')
         loaders[name] = DataLoader(
             data,
             args.batch_size,
-            shuffle=True,
+            sampler=RandomSampler(data, replacement=True, num_samples=count),
             num_workers=workers,
             prefetch_factor=prefetch,
             persistent_workers=workers > 0,
+            collate_fn=collate_samples,
+            worker_init_fn=start_worker,
             pin_memory=args.device.startswith('cuda'),
         )
     times = measuring.take_turns(

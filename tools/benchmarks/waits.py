@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch.profiler import ProfilerActivity
+from torch.utils.data._utils.pin_memory import pin_memory
 
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.datasets.neighbors.file import save_neighbors
@@ -78,6 +79,8 @@ def run(args: argparse.Namespace) -> None:
             if isinstance(part, TemplateBank):
                 part.has_started_prototypes.fill_(True)
         batch = random_batch(runner.cfg, args.batch_size)
+        if on_gpu:  # as a loader for a GPU does
+            batch = pin_memory(batch)
         runner.optim_wrapper.initialize_count_status(model, 1, 10**6)
         for _ in range(args.warmup):
             runner.train_loop.run_iter(batch)
