@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from cotap_mm.files.atomic_write import atomic_write
 
-_TOLERANCE = 0.1  # a ratio may grow by this share, or by twice what both spread if that is more
+_TOLERANCE = 0.1  # a ratio may grow by this share, or by what both spread if that is more
 BEGIN, END = '<!-- ratios: begin -->', '<!-- ratios: end -->'
 
 
@@ -19,11 +19,14 @@ class Value(NamedTuple):
         ratio (float): Median of the runs.
         spread (float): Half of what lies between the quartiles of the runs, as a share of it.
         runs (int): Number of runs.
+        way (int): Number of the way in which it was measured; only values of the same way are
+            compared. Defaults to 1.
     """
 
     ratio: float
     spread: float
     runs: int
+    way: int = 1
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -78,10 +81,12 @@ def compare(
     rows, worse = [], []
     for name, value in now.items():
         old = before.get(name)
-        if old is None:
-            rows.append((name, '-', f'{value.ratio:.3f}', '-', 'new'))
+        if old is None or old.way != value.way:
+            last = '-' if old is None else f'{old.ratio:.3f}'
+            verdict = 'new' if old is None else 'measured in another way'
+            rows.append((name, last, f'{value.ratio:.3f}', '-', verdict))
             continue
-        limit = old.ratio * (1 + max(_TOLERANCE, 2 * (old.spread + value.spread)))
+        limit = old.ratio * (1 + max(_TOLERANCE, old.spread + value.spread))
         if value.ratio > limit:
             worse.append(name)
         verdict = 'worse' if value.ratio > limit else 'ok'

@@ -7,10 +7,12 @@ import contextlib
 import io
 import os
 import statistics
+import subprocess
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, Callable, NamedTuple, Optional
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -18,6 +20,7 @@ from torch import Tensor
 from cotap_mm.command_line.table import markdown_table
 from cotap_mm.datasets import ImageList, search_neighbors
 from cotap_mm.environment import environment_info
+from cotap_mm.ops import nearest
 from cotap_mm.ops.nearest import build_search
 
 from . import crops, data, history, loss, measuring, startup, step
@@ -26,6 +29,7 @@ TOOLS = Path(__file__).resolve().parent.parent
 _LOADER_TURNS = 3  # turns per run, since two processes share the machine with everything else
 Work = Callable[[], Any]
 Clock = Callable[[], float]
+Measure = Callable[[Path, int], list[float]]
 
 
 class Ratio(NamedTuple):
@@ -37,12 +41,15 @@ class Ratio(NamedTuple):
         goal (float, optional): Largest value that is aimed at.
         measure (callable): Gets a temporary folder and the number of runs; returns the ratio of
             each run.
+        way (int): Number of the way in which it is measured. Raise it if that changes the value,
+            since only values of the same way are compared. Defaults to 1.
     """
 
     name: str
     text: str
     goal: Optional[float]
-    measure: Callable[[Path, int], list[float]]
+    measure: Measure
+    way: int = 1
 
 
 def in_turns(work: Work, base: Work, runs: int, clock: Clock = time.process_time) -> list[float]:
@@ -97,7 +104,7 @@ def step_time(folder: Path, runs: int) -> list[float]:
     return in_turns(step.prepare(args, 'ours')[0], step.prepare(args, 'released')[0], runs)
 
 
-def step_memory(queues: str) -> Callable[[Path, int], list[float]]:
+def step_memory(queues: str) -> Measure:
     """Peak memory of the step, with queues of a certain type."""
 
     def measure(folder: Path, runs: int) -> list[float]:
@@ -124,7 +131,7 @@ def step_products(folder: Path, runs: int) -> list[float]:
     ]
 
 
-def loading(height: int, width: int, crop_on: str) -> Callable[[Path, int], list[float]]:
+def loading(height: int, width: int, crop_on: str) -> Measure:
     """A loader with one worker, both processes, by image, against decoding an image.
 
     Each turn decodes as many images before the loader's turn as after it, so that a slow drift of
@@ -187,6 +194,18 @@ def patch_search(folder: Path, runs: int) -> list[float]:
     return in_turns(lambda: build_search(memory)(queries, 30), products(queries, memory), runs)
 
 
+def without_faiss(
+    measure: Callable[[Path, int], list[float]],
+) -> Measure:
+    """The same as if faiss, which is optional, were not installed."""
+
+    def measure_plain(folder: Path, runs: int) -> list[float]:
+        with mock.patch.object(nearest, '_faiss_if_installed', return_value=None):
+            return measure(folder, runs)
+
+    return measure_plain
+
+
 def listing(folder: Path, runs: int) -> list[float]:
     for index in range(20_000):
         parent = folder / f'{index // 1000:03d}'
@@ -203,6 +222,10 @@ def listing(folder: Path, runs: int) -> list[float]:
     return in_turns(lambda: ImageList(folder), scan, runs)
 
 
+_FAISS: tuple[tuple[str, str, Any], ...] = (
+    ('', 'with', lambda measure: measure),
+    ('_plain', 'without', without_faiss),
+)
 RATIOS = (
     Ratio('import', '`import cotap_mm` / `import torch`', 1.15, import_package),
     Ratio('help', '`train.py --help` / `import torch`', 0.2, show_help),
@@ -237,16 +260,29 @@ RATIOS = (
             f'loader and its worker, per image of {width} x {height} px, crops {text} / decoding',
             1.3,
             loading(height, width, place),
+            2,  # decoding without page faults
         )
         for width, height in ((640, 480), (480, 360))
         for place, text in (('worker', 'in the worker'), ('device', 'on the device'))
     ),
     Ratio('ranking_loss', 'ranking loss of 4,200 pairs, sorted / all pairs', None, ranking),
-    Ratio(
-        'image_search', 'neighbor search, 16,384 images / its matrix products', 1.15, image_search
+    *(
+        Ratio(
+            f'image_search{name}',
+            f'neighbor search, 16,384 images, {text} faiss / its matrix products',
+            1.15,
+            way(image_search),
+        )
+        for name, text, way in _FAISS
     ),
-    Ratio(
-        'patch_search', 'dense retrieval, 40,000 patches / its matrix products', 1.1, patch_search
+    *(
+        Ratio(
+            f'patch_search{name}',
+            f'dense retrieval, 40,000 patches, {text} faiss / its matrix products',
+            1.1,
+            way(patch_search),
+        )
+        for name, text, way in _FAISS
     ),
     Ratio('listing', 'list 20,000 images / `os.scandir`', None, listing),
 )
@@ -260,7 +296,9 @@ def measure_all(names: list[str], runs: int) -> dict[str, history.Value]:
             with tempfile.TemporaryDirectory() as folder:
                 values = ratio.measure(Path(folder), runs)
             median, spread = statistics.median(values), measuring.Times(values).spread
-            found[ratio.name] = history.Value(round(median, 4), round(spread, 4), len(values))
+            found[ratio.name] = history.Value(
+                round(median, 4), round(spread, 4), len(values), ratio.way
+            )
             print(f'{ratio.text}: {median:.3f} ± {spread:.0%}', flush=True)
     return found
 
@@ -281,6 +319,15 @@ def page_text(records: list[dict[str, Any]]) -> str:
     return f'{lines}\n\nMachine of the last record: {machine}.'
 
 
+def commit() -> str:
+    """The commit of this checkout, with '+' if files differ from it; '' without Git."""
+    words = ['git', '-C', str(TOOLS), 'describe', '--always', '--dirty=+', '--exclude=*']
+    try:
+        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return ''
+
+
 def run(args: argparse.Namespace) -> None:
     torch.set_num_threads(1)
     os.environ['OMP_NUM_THREADS'] = '1'  # for the processes that are started
@@ -292,7 +339,7 @@ def run(args: argparse.Namespace) -> None:
     before = history.latest(path)  # a damaged file is reported before minutes are spent
     found = measure_all(args.only or known, args.runs)
     if args.record:
-        history.append(path, dict(environment_info(), ratios=found))
+        history.append(path, dict(environment_info(), commit=commit(), ratios=found))
         history.fill_page(Path(args.page), page_text(history.read(path)))
     rows, worse = history.compare(before, found)
     print(markdown_table(['ratio', 'last record', 'now', 'limit', 'verdict'], rows, align=True))
