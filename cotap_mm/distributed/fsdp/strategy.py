@@ -7,7 +7,7 @@ have gradients and the optimizer's two moments.
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine._strategy import DDPStrategy, FSDPStrategy
@@ -113,6 +113,33 @@ class CoTAPFSDPStrategy(FSDPStrategy):
 
     def _shard(self, model: nn.Module) -> nn.Module:
         raise NotImplementedError
+
+    def load_checkpoint(
+        self, filename: str, *, callback: Optional[Callable[[dict], None]] = None, **kwargs: Any
+    ) -> dict:
+        """Load weights as a run without FSDP does, which also accepts a bare state dict.
+
+        Args:
+            filename (str): A checkpoint, or only its state dict; names may start with ``module.``.
+            callback (callable, optional): Called with the loaded file, which it may change.
+            **kwargs: Arguments of the parent.
+
+        Returns:
+            dict: The checkpoint without its state dict.
+        """
+
+        def complete(checkpoint: dict) -> None:
+            if callback is not None:
+                callback(checkpoint)
+            if 'state_dict' not in checkpoint:
+                weights = dict(checkpoint)
+                checkpoint.clear()
+                checkpoint['state_dict'] = weights
+            weights = checkpoint['state_dict']
+            for name in [name for name in weights if name.startswith('module.')]:
+                weights[name.removeprefix('module.')] = weights.pop(name)
+
+        return super().load_checkpoint(filename, callback=complete, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper, model=None):
         """Build the wrapper, and average the gradients of the filter, which FSDP ignores.

@@ -105,7 +105,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         )
         self.losses = losses
         self.pairs = PatchPairSampler(**(pairs or {}))
-        self.masking = _build(foreground or dict(type='ClsAttention'))
+        self.masking = _build(foreground or {}, type='ClsAttention')
         self.teacher = EMATeacher(self.student)
         self.anchor = AnchorNetwork(backbone) if 'gram' in losses else None
         self.patch_queue = AssignmentQueue(num_clusters=patch.num_clusters, **memory['patch_queue'])
