@@ -64,15 +64,18 @@ def number(
 
     def holds(value: Any) -> bool:
         return (
-            isinstance(value, numbers.Real)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
+            _is_finite(value)
             and low <= value <= high
             and not (above and value == low)
             and not (below and value == high)
         )
 
     return Rule(wanted, holds)
+
+
+def _is_finite(value: Any) -> bool:
+    is_number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+    return is_number and value == value and abs(value) != math.inf
 
 
 def one_of(*choices: str) -> Rule:

@@ -421,6 +421,7 @@ def test_every_number_and_flag_has_a_rule():
 
 def test_rules_and_their_words():
     assert whole(1, 3).wanted == 'an integer in [1, 3]' and whole(0).wanted == 'an integer >= 0'
+    assert number().holds(10**400) and not number().holds(np.float32('nan'))
     assert number(0, 1, above=True).wanted == 'a number in (0, 1]'
     assert number(high=1, below=True).wanted == 'a number < 1'
     assert or_one_of(whole(1), None, 'all').wanted == 'an integer >= 1, or None or all'

@@ -117,6 +117,7 @@ def test_trains_and_resumes(folder):
     assert not torch.equal(state['backbone.pos_embed'], state['teacher.backbone.pos_embed'])
 
     train(folder, '--resume', '--cfg-options', 'train_cfg.max_iters=6')
+    assert 'random weights' not in max((folder / 'run').glob('*/*.log')).read_text()
     resumed = torch.load(folder / 'run' / 'iter_6.pth', weights_only=True)
     assert resumed['meta']['iter'] == 6
     assert resumed['state_dict']['teacher.num_updates'] == 6

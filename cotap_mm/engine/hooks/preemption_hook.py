@@ -191,7 +191,7 @@ class PreemptionHook(Hook):
     def _stop(self, runner, done: int, name: str) -> None:
         with stop_signals.deferred():
             print_log(
-                f'{name}: saving iteration {done} and stopping; resume with --resume',
+                f'{name}: saving iteration {done} and stopping',
                 logger='current',
                 level=logging.WARNING,
             )

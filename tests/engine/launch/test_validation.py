@@ -70,6 +70,25 @@ def test_shipped_configs_are_valid(path, monkeypatch):
             'PatchRankinLoss',
             "patch_ranking.type: unknown class 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
         ),
+        ('model.foreground.mas', 0.5, "model.foreground.mas: ClsAttention .* mean 'mass'"),
+        (
+            'model.foreground.mass',
+            2,
+            r'model.foreground.mass: expected a number in \(0, 1\], got 2',
+        ),
+        (
+            'model.foreground',
+            dict(type='PcaForeground', mass=1),
+            'foreground.mass: PcaForeground has',
+        ),
+        ('train_dataloader.dataset.crops.type', 'MultiCorp', "crops.type: .* mean 'MultiCrop'"),
+        ('model.backbone.drop_path_rate', 2, r'drop_path_rate: expected a number in \[0, 1\), got'),
+        ('model.data_preprocessor.mean', [0, 0, 0], 'own preprocessor are data_preprocessor.color'),
+        (
+            'default_hooks.teacher.start',
+            -1,
+            r'teacher.start: expected a number in \[0, 1\], got -1',
+        ),
         ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
         (
             'strategy',
@@ -100,6 +119,14 @@ def test_all_errors_are_reported():
 def test_option_names_of_other_libraries_are_checked(key):
     with pytest.raises(ValueError, match=f'{key}.anything: .* has no such option'):
         check_config(config_with(**{f'{key}.anything': 3}))
+
+
+def test_parts_that_have_a_usual_type():
+    check_config(
+        config_with(
+            **{'model.foreground.mass': 0.5, 'train_dataloader.dataset.crops.type': 'MultiCrop'}
+        )
+    )
 
 
 def test_parts_of_other_libraries_are_not_checked():
