@@ -27,8 +27,8 @@ from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, rank, wo
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import STRATEGIES
 
-from .options import refused_options, strategy_version
-from .parameters import full_state_dict, plain_parameters
+from .options import config_errors, refused_options, strategy_version
+from .parameters import as_checkpoint, full_state_dict, plain_parameters
 from .shards import gathered, optimized_shards, own_rows, shard_model, sharded_loading
 
 #: Parts of CoTAP that are replicated on every rank.
@@ -72,7 +72,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
     """
 
     #: For the check of a config.
-    refused_options = staticmethod(refused_options)
+    refused_options = staticmethod(config_errors)
 
     def __new__(cls, version: Optional[int] = None, **kwargs: Any) -> CoTAPFSDPStrategy:
         """Choose the class of the version."""
@@ -131,13 +131,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
         def complete(checkpoint: dict) -> None:
             if callback is not None:
                 callback(checkpoint)
-            if 'state_dict' not in checkpoint:
-                weights = dict(checkpoint)
-                checkpoint.clear()
-                checkpoint['state_dict'] = weights
-            weights = checkpoint['state_dict']
-            for name in [name for name in weights if name.startswith('module.')]:
-                weights[name.removeprefix('module.')] = weights.pop(name)
+            as_checkpoint(checkpoint)
 
         return super().load_checkpoint(filename, callback=complete, **kwargs)
 

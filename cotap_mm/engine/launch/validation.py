@@ -74,7 +74,7 @@ _OWN_PARTS = {'default_hooks': 2, 'custom_hooks': 2, 'strategy': 1}
 #: Smallest values of numbers; an int here means that the value must be an integer.
 _SMALLEST: dict[str, dict[str, Union[int, float]]] = {
     'optim_wrapper.optimizer': dict(lr=0.0, weight_decay=0.0, eps=0.0),
-    'train_cfg': dict(max_iters=1, max_epochs=1, val_interval=1),
+    'train_cfg': dict(max_iters=1, max_epochs=1, val_begin=0, val_interval=1),
     'train_dataloader': dict(num_workers=0, prefetch_factor=1),
 }
 
@@ -101,7 +101,8 @@ def check_config(config: Config) -> None:
 
 def _preprocessor_errors(config: Config) -> list[str]:
     """Error if options are set where they would replace the preprocessor of the config."""
-    own = config.get('model', {}).get('data_preprocessor')
+    model = config.get('model')
+    own = model.get('data_preprocessor') if isinstance(model, dict) else None
     if not isinstance(own, dict) or 'type' in own:
         return []
     return [
@@ -209,16 +210,18 @@ def _arguments(kind: type) -> tuple[set[str], dict[str, Any], bool]:
     """Names of a class's arguments, their types, and whether it accepts any other name."""
     known: set[str] = set()
     hints: dict[str, Any] = {}
+    is_open = False
     for base in kind.__mro__:
-        if '__init__' not in vars(base):
+        if '__init__' not in vars(base) or base is object:
             continue
         parameters = inspect.signature(base.__init__).parameters.values()
         known |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         if base.__module__.startswith('cotap_mm'):
             hints = {**get_type_hints(base.__init__), **hints}
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            return known - {'self'}, hints, False
-    return known - {'self'}, hints, True
+        is_open = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        if not is_open:
+            break
+    return known - {'self'}, hints, is_open
 
 
 def argument_rules(kind: type) -> dict[str, Rule]:
@@ -263,5 +266,5 @@ def suggestion(key: str, known: Collection[str]) -> str:
     return (
         f'; did you mean {lower[near[0]]!r}?'
         if near
-        else f'; choose from {", ".join(sorted(known))}'
+        else f'; choose from {", ".join(sorted(name for name in known if name[0] != "_"))}'
     )

@@ -89,6 +89,18 @@ def test_shipped_configs_are_valid(path, monkeypatch):
             -1,
             r'teacher.start: expected a number in \[0, 1\], got -1',
         ),
+        ('default_hooks.schedule_length.foo', 1, 'foo: ScheduleLengthHook has no such option'),
+        ('train_cfg.val_begin', -4, 'train_cfg.val_begin: expected an integer >= 0, got -4'),
+        (
+            'strategy',
+            dict(type='cotap_mm.CoTAPFSDPStrategy', version=3),
+            'strategy.version must be 1 or 2, got 3',
+        ),
+        (
+            'strategy',
+            dict(type='cotap_mm.CoTAPFSDPStrategy', version=2, model_wrapper=dict(type='X')),
+            'strategy.model_wrapper is an option of strategy.version=1',
+        ),
         ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
         (
             'strategy',
