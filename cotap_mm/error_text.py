@@ -13,7 +13,9 @@ _PIP_NAMES = {
     'sklearn': 'scikit-learn',
     'gradio': '"gradio>=6"',
     'yaml': 'pyyaml',
-    'mmseg': 'mmsegmentation',
+    'mmseg': 'mmsegmentation ftfy regex',
+    'mmsegmentation': 'mmsegmentation ftfy regex',
+    'mmdet': 'mmdet pycocotools',
 }
 
 
@@ -57,6 +59,11 @@ def _text(error: BaseException) -> str:
     if isinstance(error, ModuleNotFoundError) and f'{error}'.startswith('No module named'):
         package = (error.name or '').split('.')[0]
         return f'{error}; install it with: pip install {_PIP_NAMES.get(package, package)}'
+    if isinstance(error, ImportError):  # of MMEngine, for a config of another library
+        match = re.match(r'(\S+) is not installed, please install', f'{error}')
+        if match:
+            name = match[1]
+            return f'{name} is not installed: pip install {_PIP_NAMES.get(name, name)}'
     if isinstance(error, KeyError) and ' registry. Please check whether ' in str(error):
         return (
             f'{str(error.args[0]).split(". Please check", 1)[0]}; check the type and the '

@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / 'cotap_mm'
 # "Arrows go down only": a part may import from those above it in this list, and from no other.
 # Parts that share a row do not know each other.
 ORDER = [
-    ['version', 'error_text', 'registry', 'signals', 'deprecation', 'random_state'],
+    ['version', 'error_text', 'registry', 'rules', 'signals', 'deprecation', 'random_state'],
     ['errors', 'environment'],
     ['files', 'compat'],
     ['diagnosis'],

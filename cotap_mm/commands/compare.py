@@ -113,19 +113,23 @@ def compare(
     usual, more = _PROTOCOLS[data.kind]
     args.protocol = args.protocol or [*usual, *(more if args.full else [])]
     check_arguments(args)
+    files: dict[str, str] = {}
     if encoders is None:
-        encoders = {b.title: load_backbone(b, args) for b in parse_backbones(args.backbones)}
+        backbones = parse_backbones(args.backbones)
+        encoders = {b.title: load_backbone(b, args) for b in backbones}
+        files = {b.title: b.checkpoint for b in backbones}
     results = []
     for title, encoder in encoders.items():
         results += measure_encoder(encoder, title, data, args)
     if rank() == 0:
-        _report(args, encoders, data, results).save(args.out)
+        _report(args, encoders, files, data, results).save(args.out)
     return Comparison(results, page)
 
 
 def _report(
     args: argparse.Namespace,
     encoders: dict[str, Encoder],
+    files: dict[str, str],
     data: EvaluationData,
     results: list[Result],
 ) -> Report:
@@ -144,7 +148,7 @@ def _report(
         strong=best,
     )
     report.add_picture('comparison', 'Scores', 'The same as bars.', comparison_figure(results))
-    pictures = _pictures(args, encoders, data)
+    pictures = _pictures(args, encoders, files, data)
     if pictures is not None:
         report.sections += pictures.sections
         report.pictures.update(pictures.pictures)
@@ -159,9 +163,19 @@ def _report(
 
 
 def _pictures(
-    args: argparse.Namespace, encoders: dict[str, Encoder], data: EvaluationData
+    args: argparse.Namespace,
+    encoders: dict[str, Encoder],
+    files: dict[str, str],
+    data: EvaluationData,
 ) -> Optional[Report]:
-    """Pictures of all backbones side by side; None if the data have no single images."""
+    """Pictures of all backbones side by side; None if the data have no single images.
+
+    Args:
+        args (argparse.Namespace): Options of ``cotap compare``.
+        encoders (dict): Title -> encoder.
+        files (dict): Title -> file or name of the weights, where it is known.
+        data (EvaluationData): Whose images are shown, unless ``args.images`` is set.
+    """
     labels = None
     if args.images:
         source: Any = open_images(args.images, args.ann_file, args.value_range or 'auto')
@@ -176,7 +190,10 @@ def _pictures(
     )
     torch.manual_seed(args.seed)
     inputs = ReportInputs(encoders, source, labels, options)
-    weights = {title: f'weights {encoder.weights_hash()}' for title, encoder in encoders.items()}
+    weights = {
+        title: f'{files.get(title, "")} (weights {encoder.weights_hash()})'.lstrip()
+        for title, encoder in encoders.items()
+    }
     return make_report(inputs, weights, args.kinds)
 
 

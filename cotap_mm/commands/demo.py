@@ -16,6 +16,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import nn
 
+from cotap_mm import signals
 from cotap_mm.command_line.config_file import load_config
 from cotap_mm.command_line.table import print_table
 from cotap_mm.command_line.tool import report_user_errors
@@ -94,7 +95,12 @@ def train(config: Config, seed: int, folder: Path) -> Trained:
     runner, hook = Runner.from_cfg(config), DemoHook()
     runner.register_hook(hook)
     start = time.monotonic()
-    launch.train(runner)
+    try:
+        launch.train(runner)
+    except signals.Stopped as stopped:
+        raise signals.Stopped(
+            stopped.name, 'The demo does not resume; start it again with the same command'
+        ) from None
     minutes = (time.monotonic() - start) / 60
     after = unwrap(runner.model)
     random = build(MODELS, config.model.backbone)
@@ -110,12 +116,12 @@ def measure(run: Trained, memory: Any, queries: Any, num_classes: int) -> dict[s
     encoders: dict[str, Encoder] = {REFERENCE: ViTEncoder(run.random)}
     for name, (when, network, output) in MEASURED.items():
         encoders[name] = CoTAPEncoder(models[when], network, output)
-    return {
-        name: dense_retrieval(
-            encoder, LabeledSet(memory, num_classes), LabeledSet(queries, num_classes)
-        )
-        for name, encoder in encoders.items()
-    }
+    sets = LabeledSet(memory, num_classes), LabeledSet(queries, num_classes)
+    scores = {}
+    for number, (name, encoder) in enumerate(encoders.items(), start=1):
+        print(f'evaluating {name} ({number} of {len(encoders)})')
+        scores[name] = dense_retrieval(encoder, *sets)
+    return scores
 
 
 def with_class_names(scores: dict[str, dict], classes: Sequence[str]) -> dict[str, dict]:
@@ -210,7 +216,7 @@ def run_demo(args: argparse.Namespace, config: Config, scenes: Any, memory: Any)
             f'training {config.train_cfg.max_iters} iterations'
         )
         run = train(config, seed, folder / f'seed_{seed}')
-        print(f'trained in {run.minutes:.1f} minutes; evaluating on {len(scenes)} test scenes')
+        print(f'trained in {run.minutes:.1f} minutes; {len(scenes)} test scenes')
         with progress_bars():
             scores[seed] = measure(run, memory, LabeledScenes(scenes), len(scenes.CLASSES))
         runs = runs or [run]  # only the first one is shown

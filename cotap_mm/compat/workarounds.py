@@ -18,7 +18,7 @@ import pickle
 import sys
 import warnings
 from types import ModuleType
-from typing import Optional
+from typing import Any, Optional
 
 from .import_hooks import after_import, hide_from, run_after
 from .mmcv_ops import finder
@@ -243,6 +243,21 @@ def format_once(config: ModuleType) -> None:
     config.FormatCode = format_code  # type: ignore[attr-defined]
 
 
+def keep_aliases_quiet(file_client: ModuleType) -> None:
+    """Drop warnings about old names that only MMEngine itself uses, in each training.
+
+    Args:
+        file_client (module): ``mmengine.fileio.file_client``.
+    """
+    plain = file_client.print_log
+
+    def print_others(message: str, *args: Any, **options: Any) -> None:
+        if 'will be deprecated in future' not in message:
+            plain(message, *args, **options)
+
+    file_client.print_log = print_others  # type: ignore[attr-defined]
+
+
 def find_forks(utils: ModuleType) -> None:
     """Let configs inherit from those of MMSegmentation (``mmseg::...``) if a fork is installed.
 
@@ -287,6 +302,7 @@ after_import('mmengine.logging.logger', log_any_name)
 after_import('mmpretrain.utils.dependency', disable_multimodal)
 after_import('mmengine.config.config', format_once)
 after_import('mmengine.runner.checkpoint', keep_safe_globals)
+after_import('mmengine.fileio.file_client', keep_aliases_quiet)
 after_import('mmengine.config.utils', find_forks)
 # MMEngine imports transformers for this one optimizer.
 hide_from('mmengine.optim.optimizer.builder', 'transformers')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator
 from typing import Any, Optional, Union, cast
 
@@ -16,6 +17,7 @@ from cotap_mm.datasets.sources.jpeg.decoder import decoded_into, kept_encoded
 from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.ops import COLOR_DRAWS
 from cotap_mm.registry import DATASETS, TRANSFORMS, build
+from cotap_mm.rules import FLAG, check_arguments, number, or_one_of, whole
 
 from .branch_source import BranchSource
 from .decoded_images import DecodedImages, JpegStore, PixelStore
@@ -74,6 +76,14 @@ class NeighborPairs(Dataset):
             is unknown or does not fit, or another option is out of range.
     """
 
+    metainfo: dict[str, Any] = {}  # MMEngine warns without it; the images have no labels
+
+    @check_arguments(
+        num_neighbors=whole(1),
+        max_bad_fraction=number(0, 1),
+        reduce_jpeg=FLAG,
+        patience=or_one_of(number(0)._replace(wanted='a number of seconds >= 0'), math.inf),
+    )
     def __init__(
         self,
         patch: Union[dict, ImageSource],
@@ -87,10 +97,6 @@ class NeighborPairs(Dataset):
         patience: float = PATIENCE,
         crop_on: str = 'worker',
     ) -> None:
-        if not 0 <= max_bad_fraction <= 1:
-            raise ValueError(f'max_bad_fraction must be in [0, 1], got {max_bad_fraction}')
-        if not patience >= 0:  # NaN would wait forever
-            raise ValueError(f'patience must be a number of seconds >= 0, got {patience}')
         for name, value in (('neighbors', neighbors), ('cls_neighbors', cls_neighbors)):
             needed = name == 'neighbors' or cls is not None
             if needed and value in (None, 'auto'):
@@ -187,14 +193,14 @@ class NeighborPairs(Dataset):
         sample: dict[str, Any] = {}
         decoded: dict[int, dict[int, np.ndarray]] = {}
         images = DecodedImages(self.crop, store) if store is not None else None
-        for number, (name, branch) in enumerate(self.branches.items()):
+        for branch_index, (name, branch) in enumerate(self.branches.items()):
             pixels = decoded.setdefault(id(branch), {})  # one source for both is read once
             keep = images.keep if images and _returns_decoded(branch.source) else None
             with decoded_into(images and images.new_pixels), kept_encoded(keep):
                 pair = branch.draw_pair(index % len(branch.source), rng, pixels)
             arrays = [image for _, image in pair]
             if images is None:
-                crops = self._crops(arrays, rng, out and out[number])
+                crops = self._crops(arrays, rng, out and out[branch_index])
             else:
                 boxes = [self.crop.draw_boxes(*image.shape[:2], rng) for image in arrays]
                 images.add(name, arrays, boxes)

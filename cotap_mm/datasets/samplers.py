@@ -13,6 +13,7 @@ from mmengine.logging import print_log
 from torch.utils.data import Sampler
 
 from cotap_mm.registry import DATA_SAMPLERS
+from cotap_mm.rules import check_arguments, or_one_of, whole
 
 from .permutation import FeistelPermutation
 
@@ -64,13 +65,12 @@ class VisitSampler(Sampler):
         ValueError: If the data set is empty, the order is unknown, or the seed is negative.
     """
 
+    @check_arguments(seed=or_one_of(whole(0), None))
     def __init__(self, dataset: Sized, seed: Optional[int] = None, order: str = _AUTO) -> None:
         if len(dataset) < 1:
             raise ValueError('the data set is empty')
         if order not in (_AUTO, RANDPERM, FEISTEL):
             raise ValueError(f'order must be {_AUTO!r}, {RANDPERM!r} or {FEISTEL!r}, got {order!r}')
-        if seed is not None and seed < 0:
-            raise ValueError(f'seed must be an integer >= 0, got {seed}')
         self.rank, self.world_size = get_dist_info()
         self.dataset = dataset
         self.seed = sync_random_seed() if seed is None else seed

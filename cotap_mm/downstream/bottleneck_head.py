@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck
 
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import WHOLES, check_arguments, whole
 
 
 @MODELS.register_module()
@@ -28,6 +29,7 @@ class BottleneckFCNHead(BaseDecodeHead):
             defaults to 0.1, ``align_corners`` to False.
     """
 
+    @check_arguments(in_channels=whole(1), hidden_channels=WHOLES)
     def __init__(
         self, in_channels: int, hidden_channels: Sequence[int] = (512, 384, 256), **kwargs
     ) -> None:

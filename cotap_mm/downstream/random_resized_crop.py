@@ -13,6 +13,7 @@ from mmcv.transforms.utils import cache_randomness
 from torchvision.transforms import RandomResizedCrop
 
 from cotap_mm.registry import TRANSFORMS
+from cotap_mm.rules import SIDES, check_arguments, number, sequence
 
 
 @TRANSFORMS.register_module()
@@ -32,6 +33,11 @@ class RandomResizedCropSeg(BaseTransform):
         ratio (Sequence[float]): Range of width over height. Defaults to (3/4, 4/3).
     """
 
+    @check_arguments(
+        scale=SIDES,
+        area=sequence('two numbers', number(), 2),
+        ratio=sequence('two numbers > 0', number(0, above=True), 2),
+    )
     def __init__(
         self,
         scale: Union[int, tuple[int, int]],
@@ -42,6 +48,8 @@ class RandomResizedCropSeg(BaseTransform):
         self.area, self.ratio = list(area), list(ratio)
         if not 0 < area[0] <= area[1] <= 1:
             raise ValueError(f'area must satisfy 0 < low <= high <= 1, got {tuple(area)}')
+        if ratio[0] > ratio[1]:
+            raise ValueError(f'ratio must satisfy low <= high, got {tuple(ratio)}')
 
     @cache_randomness
     def _box(self, image: np.ndarray) -> tuple[int, int, int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor
 from cotap_mm.ops import (
     COLOR_DEFAULTS,
     COLOR_DRAWS,
+    COLOR_RULES,
     ColorPlan,
     apply_color,
     common_boxes,
@@ -21,6 +22,7 @@ from cotap_mm.ops import (
 )
 from cotap_mm.ops.imagenet import IMAGENET_MEAN_255, IMAGENET_STD_255
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, check_rules, number, sequence
 
 from .device_crops import with_crops
 from .step_batch import CropsBatch, GlobalShapes
@@ -63,9 +65,13 @@ class CoTAPDataPreprocessor(BaseDataPreprocessor):
             color augmentation. Defaults to ``'default'``.
 
     Raises:
-        ValueError: If ``color`` has an unknown option.
+        ValueError: If ``color`` has an unknown option, or a value is out of range.
     """
 
+    @check_arguments(
+        mean=sequence('three numbers', number(), 3),
+        std=sequence('three numbers > 0', number(0, above=True), 3),
+    )
     def __init__(
         self,
         mean: Sequence[float] = IMAGENET_MEAN_255,
@@ -219,4 +225,5 @@ def _color_options(color: dict | str) -> dict[str, Any]:
         raise ValueError(
             f"color must be 'default', None, or a dict of {sorted(COLOR_DEFAULTS)}, got {color!r}"
         )
+    check_rules(options, COLOR_RULES, 'color.')
     return {**COLOR_DEFAULTS, **options}

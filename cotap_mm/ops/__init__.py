@@ -27,6 +27,7 @@ from .boxes import common_boxes, roi_pool
 from .color import (
     COLOR_DEFAULTS,
     COLOR_DRAWS,
+    COLOR_RULES,
     ColorPlan,
     apply_color,
     augment_color,
@@ -44,6 +45,7 @@ from .spherical_kmeans import spherical_kmeans
 __all__ = [
     'COLOR_DEFAULTS',
     'COLOR_DRAWS',
+    'COLOR_RULES',
     'ColorPlan',
     'Rotation',
     'all_reduce_max',

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from cotap_mm.rules import Rule, any_of, number, ordered_pair
+
 from .sampling import copy_together
 
 #: Number of uniform draws in [0, 1) per crop: whether to jitter, four strengths, the order of the
@@ -31,6 +33,21 @@ COLOR_DEFAULTS: dict[str, Union[float, tuple[float, float]]] = dict(
     gray_prob=0.2,
     blur_prob=0.5,
     blur_sigma=(0.1, 2.0),
+)
+
+
+_FACTORS = any_of(number(0), ordered_pair('numbers >= 0', number(0)))
+_SHARE = number(0, 1)
+#: What the settings may be.
+COLOR_RULES: dict[str, Rule] = dict(
+    brightness=_FACTORS,
+    contrast=_FACTORS,
+    saturation=_FACTORS,
+    hue=any_of(number(0, 0.5), ordered_pair('numbers in [-0.5, 0.5]', number(-0.5, 0.5))),
+    jitter_prob=_SHARE,
+    gray_prob=_SHARE,
+    blur_prob=_SHARE,
+    blur_sigma=ordered_pair('numbers > 0', number(0, above=True)),
 )
 
 

@@ -10,6 +10,7 @@ from torch import nn
 
 from cotap_mm.deprecation import warn_renamed
 from cotap_mm.registry import WEIGHT_INITIALIZERS
+from cotap_mm.rules import FLAG, check_arguments
 
 from .checkpoint import (
     AnyCheckpoint,
@@ -42,6 +43,7 @@ class PretrainedViT:
             since configs are checked against it.
     """
 
+    @check_arguments(trust=FLAG, resize_patches=FLAG)
     def __init__(
         self,
         checkpoint: AnyCheckpoint,
@@ -52,7 +54,7 @@ class PretrainedViT:
         branch: Optional[str] = None,
     ) -> None:
         if branch is not None:
-            warn_renamed('branch=', 'network=')
+            warn_renamed('branch=', 'network=', stacklevel=4)  # behind check_arguments
             network = branch
         self.checkpoint = checkpoint
         self.options: dict[str, Any] = dict(source=source, network=network, trust=trust)

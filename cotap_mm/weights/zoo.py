@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
+from cotap_mm.rules import check_rules, whole
+
 _SIZES = {  # width, blocks, heads, hidden channels of the MLP
     'small': (384, 12, 6, 1536),
     'base': (768, 12, 12, 3072),
@@ -100,6 +102,7 @@ def architecture(arch: Any) -> dict[str, Any]:
     full = {**OPTIONS, **arch}
     if full['ffn'] not in ('mlp', 'swiglu'):
         raise ValueError(f"arch: ffn must be 'mlp' or 'swiglu', got {full['ffn']!r}")
+    check_rules(full, {key: whole(1) for key in REQUIRED}, 'arch: ')
     if full['embed_dims'] % full['num_heads']:
         raise ValueError(
             f'arch: embed_dims must be a multiple of num_heads, got {full["embed_dims"]} and '

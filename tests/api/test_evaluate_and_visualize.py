@@ -141,6 +141,7 @@ def test_compare(place, tmp_path, capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert f'report: {tmp_path / "a" / "report.html"}' in printed and 'random iter_1' in printed
     text = (tmp_path / 'a/report.html').read_text()
+    assert f'<td>{place}/iter_1.pth (weights ' in text  # which file a title means
     assert text.count('data:image/png;base64,') == 4 and '<td>random iter_1</td>' in text
     names = {path.name for path in (tmp_path / 'a').glob('*.png')}
     assert names == {'comparison.png', 'compare.png', 'pca.png', 'similarity.png'}

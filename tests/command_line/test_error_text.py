@@ -59,6 +59,10 @@ def test_errors_of_workers_are_reduced_to_their_message():
             ModuleNotFoundError("No module named 'faiss'", name='faiss'),
             "No module named 'faiss'; install it with: pip install faiss-cpu",
         ),
+        (
+            ModuleNotFoundError('mmdet is not installed, please install mmdet manually'),
+            'mmdet is not installed: pip install mmdet pycocotools',
+        ),
         (ValueError('caf\udce9.jpg'), 'caf\udce9.jpg'),
     ],
 )

@@ -55,6 +55,15 @@ def test_a_fork_removes_only_what_it_has_added():
     assert vars(plain) == {}
 
 
+def test_old_names_that_only_mmengine_uses_are_not_reported():
+    printed = []
+    module = SimpleNamespace(print_log=lambda text, level: printed.append((text, level)))
+    compat.keep_aliases_quiet(module)
+    module.print_log('"FileClient" will be deprecated in future. Use others', level=30)
+    module.print_log('disk is full', level=40)
+    assert printed == [('disk is full', 40)]
+
+
 def test_formats_of_forks_stay_as_they_are():
     config = SimpleNamespace()
     compat.format_once(config)

@@ -115,5 +115,5 @@ def test_a_resumed_run_keeps_its_order(monkeypatch, log):
     assert new.order == 'feistel' and "started with order='randperm'" in log.text
     with pytest.raises(ValueError, match="'randperm' or 'feistel', got 'random'"):
         VisitSampler(range(10), order='random')
-    with pytest.raises(ValueError, match='seed must be an integer >= 0, got -1'):
+    with pytest.raises(ValueError, match='seed must be an integer >= 0, or None, got -1'):
         VisitSampler(range(10), seed=-1)

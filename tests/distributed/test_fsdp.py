@@ -87,7 +87,8 @@ def test_shards_and_both_versions_resume_each_other(tmp_path, ranks):
     for name in ('then_whole', 'then_older', 'then_newer'):
         close(saved(tmp_path / name, 6), sharded)
     whole, *others = (
-        saved(tmp_path / f'larger_{name}', 1)['state_dict'] for name in sharding_work.STRATEGIES
+        saved(tmp_path / name, 1)['state_dict']
+        for name in (*(f'larger_{name}' for name in sharding_work.STRATEGIES), 'bare')
     )
     assert whole['backbone.pos_embed'].shape == (1, 65, 16)  # resized from (1, 17, 16)
     for name, value in whole.items():

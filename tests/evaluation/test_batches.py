@@ -25,7 +25,7 @@ def test_batch_has_one_image_size_and_keeps_the_order():
     )
     resized = list(iter_batches(LabeledSet(mixed, 3, (8, 12), 4)))
     assert [tuple(each.images.shape) for each in resized] == [(4, 3, 8, 12), (2, 3, 8, 12)]
-    with pytest.raises(ValueError, match='batch_size must be positive, got 0'):
+    with pytest.raises(ValueError, match='batch_size must be an integer >= 1, got 0'):
         LabeledSet(mixed, 3, batch_size=0)
 
 

@@ -6,6 +6,7 @@ import os
 import shutil
 from pathlib import Path
 
+import torch
 from mmengine.dist import barrier
 from mmengine.runner import FlexibleRunner
 
@@ -96,6 +97,16 @@ def refusals(source):
     return errors
 
 
+def bare(rank, source):
+    """The state dict of a checkpoint, as a model in MMDistributedDataParallel would write it."""
+    path = os.path.join(os.environ['COTAP_TEST_FOLDER'], 'bare.pth')
+    if rank == 0:
+        weights = torch.load(source, weights_only=False)['state_dict']
+        torch.save({f'module.{name}': value for name, value in weights.items()}, path)
+    barrier()
+    return path
+
+
 def all_runs(rank):
     """Train with version 2; resume a killed run with it, without FSDP, and with version 1.
 
@@ -122,6 +133,7 @@ def all_runs(rank):
     still['model.head.patch.num_clusters'] = 5
     for name, strategy in STRATEGIES.items():
         train(f'larger_{name}', 1, load_from=source, strategy=strategy, **still)
+    train('bare', 1, load_from=bare(rank, source), strategy=STRATEGY, **still)
     return dict(shares=shares, measured=measured, expected=expected, errors=refusals(source))
 
 

@@ -148,7 +148,7 @@ def test_rates_decay_with_depth_at_every_point_of_the_schedule():
 @pytest.mark.parametrize(
     'options, message',
     [
-        (dict(layer_decay_rate=0), r'layer_decay_rate must be in \(0, 1\], got 0'),
+        (dict(layer_decay_rate=0), r'layer_decay_rate must be a number in \(0, 1\], got 0'),
         (dict(freeze_backbone_iters=1.5), 'freeze_backbone_iters must be an integer >= 0, got 1.5'),
         (
             dict(freeze_backbone_iters=1, wrapper='OptimWrapper'),

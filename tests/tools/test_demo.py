@@ -3,10 +3,13 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from unittest import mock
 
 import pytest
+from mmengine.config import Config
 
 import cotap_mm.commands.demo
+from cotap_mm import signals
 from cotap_mm.command_line.config_file import load_config
 from tests.helpers.tool_loading import load_tool
 
@@ -86,6 +89,19 @@ def test_trains_evaluates_and_reports(demo, steps, tmp_path, capsys):
     ]
     printed = capsys.readouterr().out
     assert 'CoTAP student, filter' in printed and str(tmp_path / 'out' / 'report.html') in printed
+    assert 'evaluating CoTAP teacher, filter (7 of 7)' in printed
+
+
+def test_a_stopped_demo_does_not_promise_to_resume(steps, tmp_path, monkeypatch):
+    def stop(runner):
+        raise signals.Stopped('SIGTERM', 'The last checkpoint is a.pth, and --resume continues')
+
+    monkeypatch.setattr(steps, 'ensure_neighbors', lambda *args: None)
+    monkeypatch.setattr(steps, 'Runner', mock.MagicMock())
+    monkeypatch.setattr(steps.launch, 'train', stop)
+    with pytest.raises(signals.Stopped, match='start it again') as stopped:
+        steps.train(Config(dict(train_cfg=dict(max_iters=1))), 0, tmp_path)
+    assert '--resume' not in str(stopped.value) and stopped.value.code == signals.EXIT_STATUS
 
 
 def scores_of(steps, first, second):

@@ -73,7 +73,7 @@ def test_dry_run_trains_and_writes_nothing(folder, capsys):
     assert messages[3] == 'not tested: a run first computes neighbors for patch (6 images)'
     assert sorted(folder.rglob('*')) == before
     for options, message in (
-        (('model.pairs.topk=x',), 'model.pairs.topk: expected int or None'),
+        (('model.pairs.topk=x',), 'model.pairs.topk: expected an integer >= 1, or None'),
         (('train_dataloader.dataset.crops.local_size=15',), 'e.g. 8'),
         (('train_dataloader.batch_size=0',), 'an integer >= 1, got 0'),
     ):
@@ -107,6 +107,9 @@ def test_trains_and_resumes(folder):
     # At three quarters of a cosine from 3e-5 to 3e-6 over the whole run.
     assert lines[-1]['lr'] == pytest.approx(6.954e-6, rel=1e-3)
     assert list((folder / 'run').glob('*/vis_data/events.out.tfevents*'))
+    text = next((folder / 'run').glob('*/*.log')).read_text()
+    for noise in ('metainfo', 'deprecated'):  # that a user cannot act on
+        assert noise not in text
     checkpoint = torch.load(folder / 'run' / 'iter_4.pth', weights_only=True)
     state = checkpoint['state_dict']
     assert state['teacher.num_updates'] == 4
@@ -114,6 +117,7 @@ def test_trains_and_resumes(folder):
     assert not torch.equal(state['backbone.pos_embed'], state['teacher.backbone.pos_embed'])
 
     train(folder, '--resume', '--cfg-options', 'train_cfg.max_iters=6')
+    assert 'random weights' not in max((folder / 'run').glob('*/*.log')).read_text()
     resumed = torch.load(folder / 'run' / 'iter_6.pth', weights_only=True)
     assert resumed['meta']['iter'] == 6
     assert resumed['state_dict']['teacher.num_updates'] == 6

@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from cotap_mm.command_line.choices import FEATURE_DTYPES, SEARCHES
+from cotap_mm.rules import check_rules, one_of, whole
 
+_RULES = dict(search=one_of(*SEARCHES), nprobe=whole(1), feature_dtype=one_of(*FEATURE_DTYPES))
 #: Images up to which the exact search takes hours, and features in float32 a few GB.
 MANY = 1_000_000
 
@@ -32,14 +34,7 @@ class SearchOptions:
     feature_dtype: str = 'auto'
 
     def __post_init__(self) -> None:
-        for name, value, choices in (
-            ('search', self.search, SEARCHES),
-            ('feature_dtype', self.feature_dtype, FEATURE_DTYPES),
-        ):
-            if value not in choices:
-                raise ValueError(f'{name} must be one of {", ".join(choices)}, got {value!r}')
-        if type(self.nprobe) is not int or self.nprobe < 1:
-            raise ValueError(f'nprobe must be an integer >= 1, got {self.nprobe!r}')
+        check_rules(vars(self), _RULES)
 
     def dtype_for(self, count: int) -> str:
         """Type of the features of ``count`` images on disk."""

@@ -14,6 +14,7 @@ from cotap_mm.datasets.sources.protocol import SizePredicate
 from cotap_mm.deprecation import renamed_argument
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import DATASETS
+from cotap_mm.rules import check_arguments, one_of, whole
 
 from . import textures as draw
 
@@ -100,6 +101,13 @@ class ToyScenes:
     )
     num_classes = len(CLASSES)
 
+    @check_arguments(
+        split=one_of(*_SPLITS),
+        num_images=whole(1),
+        image_size=whole(32),
+        scene=one_of(*_SCENES),
+        seed=whole(0, 2**32 - 1),
+    )
     def __init__(
         self,
         split: str = 'train',
@@ -109,15 +117,6 @@ class ToyScenes:
         seed: int = 0,
         cache_dir: Optional[str] = None,
     ) -> None:
-        for key, value, valid in (('split', split, _SPLITS), ('scene', scene, _SCENES)):
-            if value not in valid:
-                raise ValueError(f'{key} must be one of {valid}, got {value!r}')
-        if num_images < 1:
-            raise ValueError(f'num_images must be at least 1, got {num_images}')
-        if image_size < 32:
-            raise ValueError(f'image_size must be at least 32 pixels, got {image_size}')
-        if not 0 <= seed < 2**32:
-            raise ValueError(f'seed must be in [0, 2**32), got {seed}')
         self.split = split
         self.scene = scene
         self.seed = seed
@@ -160,7 +159,7 @@ class ToyScenes:
                     return stored['images'], stored['labels']
             except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
                 warnings.warn(
-                    f'cannot read {path} ({error}); ToyScenes draws the images again', stacklevel=3
+                    f'cannot read {path} ({error}); ToyScenes draws the images again', stacklevel=4
                 )
         images, labels = self._draw_all(num_images)
         with atomic_write(path) as partial:  # other processes never see a partial file

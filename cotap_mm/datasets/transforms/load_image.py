@@ -15,6 +15,7 @@ from cotap_mm.datasets.sources.decoding import (
 )
 from cotap_mm.datasets.sources.value_range import Option, check_option, find_range
 from cotap_mm.registry import TRANSFORMS
+from cotap_mm.rules import FLAG, check_arguments
 
 
 @TRANSFORMS.register_module()
@@ -43,6 +44,7 @@ class LoadImage:
         ValueError: If ``value_range`` has the wrong form, or files are not on a local disk.
     """
 
+    @check_arguments(to_float32=FLAG, ignore_empty=FLAG)
     def __init__(
         self,
         value_range: Option = 'auto',

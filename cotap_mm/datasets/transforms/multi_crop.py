@@ -13,8 +13,12 @@ from torch import Tensor
 from cotap_mm.deprecation import warn_renamed
 from cotap_mm.ops.resampling import resize_boxes
 from cotap_mm.registry import TRANSFORMS
+from cotap_mm.rules import check_arguments, number, sequence, whole
 
 Box = tuple[int, int, int, int]
+
+
+_PAIR = sequence('two numbers', number(), 2)
 
 
 @TRANSFORMS.register_module()
@@ -49,6 +53,16 @@ class MultiCrop:
 
     ratio = (3 / 4, 4 / 3)  # width / height
 
+    @check_arguments(
+        global_size=whole(1),
+        local_size=whole(1),
+        num_global=whole(1),
+        num_local=whole(0),
+        global_scale=_PAIR,
+        local_scale=_PAIR,
+        min_overlap=_PAIR,
+        max_draws=whole(1),
+    )
     def __init__(
         self,
         global_size: int = 224,
@@ -60,13 +74,6 @@ class MultiCrop:
         min_overlap: Sequence[float] = (0.02, 0.01),
         max_draws: int = 50,
     ) -> None:
-        for name, pair in (
-            ('global_scale', global_scale),
-            ('local_scale', local_scale),
-            ('min_overlap', min_overlap),
-        ):
-            if len(pair) != 2:
-                raise ValueError(f'{name} must be two numbers, got {tuple(pair)}')
         for name, scale, overlap in (
             ('global_scale', global_scale, min_overlap[0]),
             ('local_scale', local_scale, min_overlap[1]),
@@ -77,15 +84,6 @@ class MultiCrop:
                 raise ValueError(
                     f'min_overlap must be in [0, {scale[1]}), the largest {name}, got {overlap}'
                 )
-        for name, value, least in (
-            ('global_size', global_size, 1),
-            ('local_size', local_size, 1),
-            ('num_global', num_global, 1),
-            ('num_local', num_local, 0),
-            ('max_draws', max_draws, 1),
-        ):
-            if value < least:
-                raise ValueError(f'{name} must be at least {least}, got {value}')
         self.global_size = global_size
         self.local_size = local_size
         self.num_global = num_global

@@ -44,6 +44,23 @@ def refused_options(options: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def config_errors(options: Mapping[str, Any]) -> dict[str, str]:
+    """Find options that cannot work, and a version that cannot be chosen.
+
+    Args:
+        options (Mapping[str, Any]): Arguments of the strategy, as in a config.
+
+    Returns:
+        dict[str, str]: As :func:`refused_options`.
+    """
+    found = refused_options(options)
+    try:
+        strategy_version(options)
+    except ValueError as error:
+        found['version'] = str(error)
+    return found
+
+
 def _dotted(options: Mapping[str, Any], start: str = '') -> Iterator[tuple[str, Any]]:
     for name, value in options.items():
         yield start + name, value

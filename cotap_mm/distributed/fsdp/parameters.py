@@ -179,3 +179,19 @@ def total_norm(norms: Sequence[Tensor], are_shards: Sequence[bool], kind: float 
     powers = each**kind
     sharded = all_reduce_sum((powers * shares).sum())
     return (sharded + (powers * ~shares).sum()) ** (1 / kind)
+
+
+def as_checkpoint(loaded: dict[str, Any]) -> None:
+    """Bring a loaded file into the form of a checkpoint.
+
+    Args:
+        loaded (dict): A checkpoint, or only its state dict; changed in place. Names may start with
+            ``module.``, as those of a model in DistributedDataParallel do.
+    """
+    if 'state_dict' not in loaded:
+        weights = dict(loaded)
+        loaded.clear()
+        loaded['state_dict'] = weights
+    weights = loaded['state_dict']
+    for name in [name for name in weights if name.startswith('module.')]:
+        weights[name.removeprefix('module.')] = weights.pop(name)

@@ -7,7 +7,7 @@ have gradients and the optimizer's two moments.
 from __future__ import annotations
 
 import logging
-from typing import Any, Optional
+from typing import Any, Callable, Optional
 
 import torch
 from mmengine._strategy import DDPStrategy, FSDPStrategy
@@ -27,8 +27,8 @@ from cotap_mm.distributed.collectives import all_reduce_sum, broadcast, rank, wo
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import STRATEGIES
 
-from .options import refused_options, strategy_version
-from .parameters import full_state_dict, plain_parameters
+from .options import config_errors, refused_options, strategy_version
+from .parameters import as_checkpoint, full_state_dict, plain_parameters
 from .shards import gathered, optimized_shards, own_rows, shard_model, sharded_loading
 
 #: Parts of CoTAP that are replicated on every rank.
@@ -72,7 +72,7 @@ class CoTAPFSDPStrategy(FSDPStrategy):
     """
 
     #: For the check of a config.
-    refused_options = staticmethod(refused_options)
+    refused_options = staticmethod(config_errors)
 
     def __new__(cls, version: Optional[int] = None, **kwargs: Any) -> CoTAPFSDPStrategy:
         """Choose the class of the version."""
@@ -113,6 +113,27 @@ class CoTAPFSDPStrategy(FSDPStrategy):
 
     def _shard(self, model: nn.Module) -> nn.Module:
         raise NotImplementedError
+
+    def load_checkpoint(
+        self, filename: str, *, callback: Optional[Callable[[dict], None]] = None, **kwargs: Any
+    ) -> dict:
+        """Load weights as a run without FSDP does, which also accepts a bare state dict.
+
+        Args:
+            filename (str): A checkpoint, or only its state dict; names may start with ``module.``.
+            callback (callable, optional): Called with the loaded file, which it may change.
+            **kwargs: Arguments of the parent.
+
+        Returns:
+            dict: The checkpoint without its state dict.
+        """
+
+        def complete(checkpoint: dict) -> None:
+            if callback is not None:
+                callback(checkpoint)
+            as_checkpoint(checkpoint)
+
+        return super().load_checkpoint(filename, callback=complete, **kwargs)
 
     def build_optim_wrapper(self, optim_wrapper, model=None):
         """Build the wrapper, and average the gradients of the filter, which FSDP ignores.

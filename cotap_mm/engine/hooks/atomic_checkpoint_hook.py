@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import logging
+import math
 import os
 import time
 from collections import deque
@@ -28,6 +29,7 @@ from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_write, name_bytes
 from cotap_mm.files.temporary import remove_leftovers
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, number, or_one_of, whole
 
 from .best_checkpoints import BestCheckpointHook, describe_error, error_on_all_ranks
 from .non_finite_hook import settle_steps
@@ -72,10 +74,16 @@ class AtomicCheckpointHook(BestCheckpointHook):
         **options: Keyword arguments of MMEngine's CheckpointHook.
 
     Raises:
-        ValueError: If ``retry_interval`` is less than 1, ``interval_minutes`` is not positive, or
-            an option is unknown.
+        ValueError: If an option is unknown or out of range.
     """
 
+    @check_arguments(
+        interval=or_one_of(whole(1), -1),
+        max_keep_ckpts=or_one_of(whole(1), -1),
+        retry_interval=whole(1),
+        interval_minutes=or_one_of(number(0, above=True), None),
+        final_wait=or_one_of(number(0), math.inf),
+    )
     def __init__(
         self,
         *args: Any,
@@ -90,10 +98,6 @@ class AtomicCheckpointHook(BestCheckpointHook):
             raise ValueError(
                 f'default_hooks.checkpoint: unknown option {", ".join(sorted(unknown))}'
             )
-        if retry_interval < 1:
-            raise ValueError(f'retry_interval must be at least 1, got {retry_interval}')
-        if interval_minutes is not None and interval_minutes <= 0:
-            raise ValueError(f'interval_minutes must be positive or None, got {interval_minutes}')
         self.retry_interval = retry_interval
         self.interval_minutes = interval_minutes
         self._last_try = 0.0  # seconds of time.monotonic

@@ -11,6 +11,7 @@ from mmengine.logging import print_log
 from cotap_mm.evaluation.hook import Score, scores_of
 from cotap_mm.models.device_crops import first_crops
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, whole
 
 from .monitor_hook import measure_monitors
 
@@ -30,7 +31,8 @@ class BeforeAfterHook(Hook):
 
     Args:
         num_images (int): Number of images for the monitors. Defaults to 8.
-        window (int): Number of steps for the means of losses. Defaults to 50.
+        window (int): Number of steps for the means of losses, at most half of the training.
+            Defaults to 50.
 
     Raises:
         ValueError: If a number is less than 1.
@@ -38,10 +40,8 @@ class BeforeAfterHook(Hook):
 
     priority = 'LOW'  # before checkpoints are saved, which hold what it notes
 
+    @check_arguments(num_images=whole(1), window=whole(1))
     def __init__(self, num_images: int = 8, window: int = 50) -> None:
-        for name, value in (('num_images', num_images), ('window', window)):
-            if value < 1:
-                raise ValueError(f'{name} must be at least 1, got {value}')
         self.num_images = num_images
         self.window = window
 
@@ -77,7 +77,7 @@ class BeforeAfterHook(Hook):
         ]
         print_log(
             f'before -> after, from the initial weights to iteration {runner.iter} (losses: mean '
-            f'of the first and last {self.window} steps):\n' + '\n'.join(lines),
+            f'of the first and last {self._steps(runner)} steps):\n' + '\n'.join(lines),
             logger='current',
         )
         scores = scores_of(runner)
@@ -97,16 +97,19 @@ class BeforeAfterHook(Hook):
         runner.model.train(was_training)
         return {f'monitor/{name}': float(value) for name, value in values.items()}
 
+    def _steps(self, runner) -> int:
+        return max(min(self.window, runner.max_iters // 2), 1)
+
     def _losses(self, runner, first: bool) -> dict[str, float]:
         """Means over the first or last steps in which a loss was computed."""
-        means = {}
+        means, window = {}, self._steps(runner)
         for name, history in runner.message_hub.log_scalars.items():
             if not name.startswith('train/loss_'):
                 continue
             values = history.data[0]
             values = values[values != 0]  # cluster losses are 0 until their queue is full
             if len(values):
-                chosen = values[: self.window] if first else values[-self.window :]
+                chosen = values[:window] if first else values[-window:]
                 means[name[len('train/') :]] = float(chosen.mean())
         return means
 

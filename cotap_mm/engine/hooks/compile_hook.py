@@ -33,16 +33,22 @@ class CompileHook(Hook):
             ``mode='max-autotune-no-cudagraphs'``. ``dynamic`` defaults to False.
 
     Raises:
-        ValueError: If ``scope`` is unknown.
+        ValueError: If ``scope`` is unknown, or ``torch.compile`` refuses an option.
     """
 
     priority = 'VERY_HIGH'
 
     def __init__(self, scope: str = 'blocks', **options: Any) -> None:
-        if scope not in SCOPES:
+        if not isinstance(scope, str) or scope not in SCOPES:
             raise ValueError(f'scope must be one of {sorted(SCOPES)}, got {scope!r}')
         self.scope = scope
-        self.options = dict(dynamic=False, **options)
+        self.options = {'dynamic': False, **options}
+        try:
+            torch.compile(torch.nn.Identity(), **self.options)  # compiles nothing yet
+        except (RuntimeError, TypeError) as error:
+            raise ValueError(
+                f'CompileHook: torch.compile refuses {self.options}: {error}'
+            ) from error
 
     def before_train(self, runner) -> None:
         """Compile in place.

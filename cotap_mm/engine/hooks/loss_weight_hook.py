@@ -10,6 +10,9 @@ from mmengine.hooks import Hook
 
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import number, sequence
+
+_PAIR = sequence('two numbers >= 0', number(0), 2)
 
 
 @HOOKS.register_module()
@@ -31,8 +34,7 @@ class LossWeightHook(Hook):
 
     def __init__(self, weights: dict[str, Sequence[float]]) -> None:
         for name, pair in weights.items():
-            is_pair = isinstance(pair, (list, tuple)) and len(pair) == 2
-            if not is_pair or not all(value >= 0 for value in pair):
+            if not _PAIR.holds(pair):
                 raise ValueError(
                     f'weights.{name} must be two numbers >= 0, for the first and the last '
                     f'iteration, got {pair!r}'

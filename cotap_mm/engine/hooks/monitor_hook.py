@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Optional
 
 import torch
@@ -14,6 +15,7 @@ from cotap_mm.distributed.fsdp import paired_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.models.device_crops import first_crops
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, check_rules, number, or_one_of, ordered_pair, whole
 
 # Lowest and highest value without a warning, and a suggested fix. docs/reliability.md lists the
 # values of healthy runs.
@@ -64,6 +66,9 @@ _LIMITS: dict[str, tuple[float, float, str]] = {
 }
 
 
+_LIMIT = ordered_pair('numbers', or_one_of(number(), math.inf, -math.inf))
+
+
 @torch.no_grad()
 def measure_monitors(runner, crops: Tensor) -> dict[str, Tensor]:
     """Compute the monitors of the student's features; every rank must call this.
@@ -99,11 +104,12 @@ class MonitorHook(Hook):
             without a warning; replaces the built-in limits of these monitors.
 
     Raises:
-        ValueError: If ``limits`` contains an unknown monitor.
+        ValueError: If a number is out of range, or ``limits`` contains an unknown monitor.
     """
 
     priority = 'NORMAL'  # before the logger, which is BELOW_NORMAL
 
+    @check_arguments(interval=whole(1), num_images=whole(1))
     def __init__(
         self,
         interval: int = 50,
@@ -115,6 +121,7 @@ class MonitorHook(Hook):
             raise ValueError(
                 f'limits must be for monitors of {sorted(_LIMITS)}, got {sorted(unknown)}'
             )
+        check_rules(limits or {}, dict.fromkeys(limits or {}, _LIMIT), 'limits.')
         self.interval = interval
         self.num_images = num_images
         self.limits = {

@@ -20,6 +20,7 @@ from cotap_mm.engine.late_values import LateFlag
 from cotap_mm.errors import UserError
 from cotap_mm.files.atomic_write import atomic_write
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, whole
 
 from .deferred_info_hook import logs_now
 
@@ -68,9 +69,8 @@ class NonFiniteHook(Hook):
 
     priority = 'HIGH'  # before the EMA of the teacher
 
+    @check_arguments(patience=whole(1))
     def __init__(self, patience: int = 20) -> None:
-        if patience < 1:
-            raise ValueError(f'patience must be at least 1, got {patience}')
         self.patience = patience
         self.in_a_row = 0
         self.total = 0

@@ -18,6 +18,7 @@ from cotap_mm.datasets.workers import keep_workers
 from cotap_mm.distributed.collectives import HostAgreement, world_size
 from cotap_mm.distributed.rendezvous import set_gloo_interface
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, number, or_one_of
 from cotap_mm.signals import EXIT_STATUS
 
 from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
@@ -25,6 +26,7 @@ from .atomic_checkpoint_hook import AtomicCheckpointHook, last_checkpoint
 __all__ = ['EXIT_STATUS', 'PreemptionHook', 'stopped_by', 'was_preempted']
 
 
+_UNCATCHABLE = ('SIGKILL', 'SIGSTOP')
 _MOST_STEPS = 100  # between two agreements, if steps are very short
 
 
@@ -50,23 +52,26 @@ class PreemptionHook(Hook):
             CPUs.
 
     Raises:
-        ValueError: If a signal does not exist, or ``agree_seconds`` is negative.
+        ValueError: If a signal does not exist or cannot be handled, or ``agree_seconds`` is
+            negative.
     """
 
     priority = 'LOWEST'  # after the checkpoint hook
 
+    @check_arguments(agree_seconds=or_one_of(number(0), None))
     def __init__(
         self,
         signals: Sequence[str] = ('SIGTERM', 'SIGUSR1'),
         agree_seconds: Optional[float] = None,
     ) -> None:
         for name in signals:
-            if not hasattr(signal, name):
-                raise ValueError(f'signals must be names such as SIGTERM, got {name!r}')
+            if name not in signal.Signals.__members__ or name in _UNCATCHABLE:
+                raise ValueError(
+                    'signals must be names of signals that a process can handle, such as SIGTERM, '
+                    f'got {name!r}'
+                )
         if agree_seconds is None:
             agree_seconds = 1.0 if is_cuda_available() else 0.0
-        if agree_seconds < 0:
-            raise ValueError(f'agree_seconds must be at least 0, got {agree_seconds}')
         self.names = tuple(signals)
         self.agree_seconds = agree_seconds
         self.stopped_by = ''  # name of the signal
@@ -186,7 +191,7 @@ class PreemptionHook(Hook):
     def _stop(self, runner, done: int, name: str) -> None:
         with stop_signals.deferred():
             print_log(
-                f'{name}: saving iteration {done} and stopping; resume with --resume',
+                f'{name}: saving iteration {done} and stopping',
                 logger='current',
                 level=logging.WARNING,
             )

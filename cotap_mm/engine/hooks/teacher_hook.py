@@ -10,6 +10,7 @@ from mmengine.hooks import Hook
 from cotap_mm.distributed.fsdp import paired_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, number
 
 
 @HOOKS.register_module()
@@ -32,10 +33,8 @@ class TeacherHook(Hook):
         ValueError: If a share is outside of [0, 1].
     """
 
+    @check_arguments(start=number(0, 1), end=number(0, 1))
     def __init__(self, start: float = 0.9997, end: float = 0.9999) -> None:
-        for name, value in (('start', start), ('end', end)):
-            if not 0 <= value <= 1:
-                raise ValueError(f'{name} must be in [0, 1], got {value}')
         self.start = start
         self.end = end
 

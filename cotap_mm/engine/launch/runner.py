@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import time
+import warnings
 from typing import Callable
 
 from mmengine.config import Config
@@ -93,6 +94,8 @@ def runner_of(config: Config) -> Runner | FlexibleRunner:
         Runner: With a log, a visualizer and data loaders that survive or report failures, see
         :func:`.guard_writers` and :func:`.watch_loader`.
     """
+    # True in configs for GPUs; on a CPU it has no effect.
+    warnings.filterwarnings('ignore', "'pin_memory' argument is set as true but no accelerator")
     patience = limit_loader_waits(config)
     if config.get('strategy') and config.get('launcher', 'none') == 'none':
         print_log(

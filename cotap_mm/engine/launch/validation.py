@@ -21,7 +21,13 @@ from torch.utils.data import DataLoader
 
 from cotap_mm import registry as ours
 from cotap_mm.datasets import MultiCrop, SearchOptions
-from cotap_mm.models.modules import AssignmentQueue, PatchPairSampler, TemplateBank
+from cotap_mm.models.modules import (
+    AssignmentQueue,
+    ClsAttention,
+    PatchPairSampler,
+    TemplateBank,
+)
+from cotap_mm.rules import Rule, rules_of
 
 #: Start of a dotted key -> registry that builds the parts below it.
 _REGISTRIES = (
@@ -30,6 +36,7 @@ _REGISTRIES = (
     ('train_dataloader.sampler', ours.DATA_SAMPLERS),
     ('train_dataloader.collate_fn', ours.FUNCTIONS),
     ('train_dataloader.worker_init_fn', ours.FUNCTIONS),
+    ('train_dataloader.dataset.crops', ours.TRANSFORMS),
     ('train_dataloader.dataset', ours.DATASETS),
     ('default_hooks', ours.HOOKS),
     ('custom_hooks', ours.HOOKS),
@@ -45,6 +52,7 @@ _REGISTRIES = (
 #: Parts without a type: dotted key -> class that takes the options.
 _OPTIONS = {
     'model.pairs': PatchPairSampler,
+    'model.foreground': ClsAttention,
     'model.memory.patch_queue': AssignmentQueue,
     'model.memory.cls_queue': AssignmentQueue,
     'model.memory.template_bank': TemplateBank,
@@ -66,15 +74,13 @@ _OWN_PARTS = {'default_hooks': 2, 'custom_hooks': 2, 'strategy': 1}
 #: Smallest values of numbers; an int here means that the value must be an integer.
 _SMALLEST: dict[str, dict[str, Union[int, float]]] = {
     'optim_wrapper.optimizer': dict(lr=0.0, weight_decay=0.0, eps=0.0),
-    'train_cfg': dict(max_iters=1, max_epochs=1, val_interval=1),
+    'train_cfg': dict(max_iters=1, max_epochs=1, val_begin=0, val_interval=1),
     'train_dataloader': dict(num_workers=0, prefetch_factor=1),
-    'train_dataloader.dataset.crops': dict(global_size=1, local_size=1),
-    'model.backbone': dict(patch_size=1),
 }
 
 
 def check_config(config: Config) -> None:
-    """Check a config for keys that no class accepts and, in our classes, for wrong types.
+    """Check a config for keys that no class accepts and, in our classes, for wrong values.
 
     Args:
         config (Config): A pre-training config.
@@ -88,8 +94,21 @@ def check_config(config: Config) -> None:
         if kind is not None:
             errors += _errors(key, options, kind)
         errors += _out_of_range(key, options)
+    errors += _preprocessor_errors(config)
     if errors:
         raise ValueError('invalid config:\n  ' + '\n  '.join(errors))
+
+
+def _preprocessor_errors(config: Config) -> list[str]:
+    """Error if options are set where they would replace the preprocessor of the config."""
+    model = config.get('model')
+    own = model.get('data_preprocessor') if isinstance(model, dict) else None
+    if not isinstance(own, dict) or 'type' in own:
+        return []
+    return [
+        f'model.data_preprocessor: expected a dict with a type, got {dict(own)!r}; options of the '
+        "config's own preprocessor are data_preprocessor.color and others, without model"
+    ]
 
 
 def _out_of_range(part: str, options: dict) -> list[str]:
@@ -121,7 +140,7 @@ def _iter_dicts(part: Any, key: str) -> Iterator[tuple[str, dict]]:
 
 def _class_of(key: str, options: dict) -> Optional[type]:
     """Class that is built from a dict of the config; None if it is unknown."""
-    if key in _OPTIONS:
+    if key in _OPTIONS and 'type' not in options:
         return _OPTIONS[key]
     registry = _registry(key)
     if registry is None or not isinstance(options.get('type'), str):
@@ -164,8 +183,9 @@ def _registry(key: str) -> Optional[Registry]:
 
 
 def _errors(part: str, options: dict, kind: type) -> list[str]:
-    """Errors of options that a class does not accept, or of a wrong type."""
+    """Errors of options that a class does not accept, or of a wrong type or value."""
     known, hints, is_open = _arguments(kind)
+    rules = argument_rules(kind)
     known |= {'type', '_scope_'} | next(
         (keys for start, keys in _TAKEN_OUT.items() if part.split('.')[0] == start), set()
     )
@@ -178,6 +198,9 @@ def _errors(part: str, options: dict, kind: type) -> list[str]:
             errors.append(
                 f'{part}.{key}: {kind.__name__} has no such option{suggestion(key, known)}'
             )
+        elif key in rules:
+            if not rules[key].holds(value):
+                errors.append(f'{part}.{key}: expected {rules[key].wanted}, got {value!r}')
         elif key in hints and not isinstance(value, dict) and not _fits(value, hints[key]):
             errors.append(f'{part}.{key}: expected {_name(hints[key])}, got {value!r}')
     return errors
@@ -187,16 +210,26 @@ def _arguments(kind: type) -> tuple[set[str], dict[str, Any], bool]:
     """Names of a class's arguments, their types, and whether it accepts any other name."""
     known: set[str] = set()
     hints: dict[str, Any] = {}
+    is_open = False
     for base in kind.__mro__:
-        if '__init__' not in vars(base):
+        if '__init__' not in vars(base) or base is object:
             continue
         parameters = inspect.signature(base.__init__).parameters.values()
         known |= {p.name for p in parameters if p.kind not in (p.VAR_KEYWORD, p.VAR_POSITIONAL)}
         if base.__module__.startswith('cotap_mm'):
             hints = {**get_type_hints(base.__init__), **hints}
-        if not any(p.kind == p.VAR_KEYWORD for p in parameters):
-            return known - {'self'}, hints, False
-    return known - {'self'}, hints, True
+        is_open = any(p.kind == p.VAR_KEYWORD for p in parameters)
+        if not is_open:
+            break
+    return known - {'self'}, hints, is_open
+
+
+def argument_rules(kind: type) -> dict[str, Rule]:
+    """Rules of a class's arguments, also of those that it passes on to its parents."""
+    rules: dict[str, Rule] = {}
+    for base in reversed(kind.__mro__):
+        rules.update(rules_of(vars(base).get('__init__', None)))
+    return rules
 
 
 def _fits(value: Any, wanted: Any) -> bool:
@@ -233,5 +266,5 @@ def suggestion(key: str, known: Collection[str]) -> str:
     return (
         f'; did you mean {lower[near[0]]!r}?'
         if near
-        else f'; choose from {", ".join(sorted(known))}'
+        else f'; choose from {", ".join(sorted(name for name in known if name[0] != "_"))}'
     )

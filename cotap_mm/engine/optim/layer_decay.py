@@ -9,6 +9,7 @@ from torch import nn
 
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from cotap_mm.rules import check_rules, number, or_one_of
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -41,6 +42,10 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
         'flat_decay_mult',
         'custom_keys',
     )
+    _RULES = dict(
+        layer_decay_rate=number(0, 1, above=True),
+        **dict.fromkeys(_KEYS[1:4], or_one_of(number(0), None)),
+    )
 
     def __init__(self, optim_wrapper_cfg: dict, paramwise_cfg: Optional[dict] = None) -> None:
         paramwise_cfg = dict(paramwise_cfg or {})
@@ -50,9 +55,8 @@ class LayerDecayOptimWrapperConstructor(LearningRateDecayOptimWrapperConstructor
                 f'paramwise_cfg of LayerDecayOptimWrapperConstructor accepts '
                 f'{", ".join(self._KEYS)}, got {", ".join(unknown)}'
             )
-        rate = paramwise_cfg.setdefault('layer_decay_rate', 1.0)
-        if not 0 < rate <= 1:
-            raise ValueError(f'layer_decay_rate must be in (0, 1], got {rate}')
+        paramwise_cfg.setdefault('layer_decay_rate', 1.0)
+        check_rules(paramwise_cfg, self._RULES)
         super().__init__(optim_wrapper_cfg, paramwise_cfg)
         if self.base_wd is None:
             raise ValueError(

@@ -10,11 +10,17 @@ from torch import nn
 from cotap_mm.distributed.fsdp import original_shape
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from cotap_mm.rules import check_rules, number, whole
 
 from .fused import choose_fused, keep_implementation
 from .wrappers import MixedPrecisionOptimWrapper
 
 _DEFAULTS = dict(head_lr_mult=10.0, layer_decay_rate=1.0, freeze_backbone_iters=0)
+_RULES = dict(
+    head_lr_mult=number(0),
+    layer_decay_rate=number(0, 1, above=True),
+    freeze_backbone_iters=whole(0),
+)
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
@@ -55,16 +61,10 @@ class CoTAPOptimWrapperConstructor(DefaultOptimWrapperConstructor):
                 f'paramwise_cfg of CoTAPOptimWrapperConstructor accepts {", ".join(_DEFAULTS)}, '
                 f'got {", ".join(unknown)}'
             )
+        check_rules(options, _RULES)
         self.head_lr_mult = options['head_lr_mult']
         self.layer_decay_rate = options['layer_decay_rate']
         self.freeze_iters = options['freeze_backbone_iters']
-        if not 0 < self.layer_decay_rate <= 1:
-            raise ValueError(f'layer_decay_rate must be in (0, 1], got {self.layer_decay_rate}')
-        is_whole = isinstance(self.freeze_iters, int) and not isinstance(self.freeze_iters, bool)
-        if not is_whole or self.freeze_iters < 0:
-            raise ValueError(
-                f'freeze_backbone_iters must be an integer >= 0, got {self.freeze_iters!r}'
-            )
         super().__init__(optim_wrapper_cfg, None)
         # A non-empty value makes the parent call add_params, which builds the groups.
         self.paramwise_cfg = dict(head_lr_mult=self.head_lr_mult)

@@ -19,6 +19,7 @@ from cotap_mm.distributed.collectives import all_reduce_min
 from cotap_mm.distributed.fsdp import is_shard, total_norm
 from cotap_mm.engine.late_values import LateFlag, log_later
 from cotap_mm.registry import OPTIM_WRAPPERS
+from cotap_mm.rules import check_arguments, one_of, whole
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -47,14 +48,14 @@ class MixedPrecisionOptimWrapper(AmpOptimWrapper):
         ValueError: If ``dtype`` is unknown, or float16 is requested without a GPU.
     """
 
+    @check_arguments(
+        dtype=one_of('auto', 'bfloat16', 'float16', 'float32'), accumulative_counts=whole(1)
+    )
     def __init__(self, dtype: str = 'auto', **kwargs) -> None:
-        choices = ('auto', 'bfloat16', 'float16', 'float32')
         self._skipped: Optional[LateFlag] = None  # by the last step
         self.is_watched = False  # whether a NonFiniteHook logs skipped steps
         self._num_unwatched = 0
         self.is_sharded = False  # whether gradients differ by rank, see CoTAPFSDPStrategy
-        if dtype not in choices:
-            raise ValueError(f'dtype must be one of {choices}, got {dtype!r}')
         if dtype == 'auto':
             if not is_cuda_available():
                 dtype = 'float32'

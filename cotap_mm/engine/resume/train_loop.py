@@ -13,6 +13,7 @@ from torch import nn
 from cotap_mm import signals
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.registry import LOOPS
+from cotap_mm.rules import check_arguments, whole
 
 from .determinism import deterministic_on_cpu
 from .log_history import KEPT, bound_history
@@ -37,6 +38,7 @@ class ResumableTrainLoop(IterBasedTrainLoop):
         samples_seen (int): Samples that all ranks together have received since the run started.
     """
 
+    @check_arguments(log_history=whole(1))
     def __init__(self, runner, *args: Any, log_history: int = KEPT, **kwargs: Any) -> None:
         super().__init__(runner, *args, **kwargs)
         self.log_history = log_history

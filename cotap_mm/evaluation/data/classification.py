@@ -13,6 +13,7 @@ from cotap_mm.datasets.sources.files import ImageFiles
 from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.encoders.images import resize_image, to_pixels
 from cotap_mm.registry import DATASETS
+from cotap_mm.rules import check_arguments, whole
 
 from .segmentation import LabeledScenes
 
@@ -31,6 +32,7 @@ class ClassFolder:
         FileNotFoundError: If there is no folder with images.
     """
 
+    @check_arguments(crop=whole(1))
     def __init__(
         self, root: Union[str, Path], crop: int = 224, value_range: Option = 'auto'
     ) -> None:

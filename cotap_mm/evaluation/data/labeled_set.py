@@ -7,6 +7,9 @@ import inspect
 from typing import Any, Callable, Optional, get_type_hints
 
 from cotap_mm.encoders.images import Size
+from cotap_mm.rules import SIDES, check_rules, or_one_of, whole
+
+_RULES = dict(num_classes=whole(1), image_size=or_one_of(SIDES, None), batch_size=whole(1))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,7 +25,7 @@ class LabeledSet:
         batch_size (int): Images encoded at a time. Defaults to 16.
 
     Raises:
-        ValueError: If ``num_classes`` or ``batch_size`` is not positive.
+        ValueError: If a number or a size is not a positive integer.
     """
 
     dataset: Any
@@ -31,14 +34,7 @@ class LabeledSet:
     batch_size: int = 16
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.num_classes, bool)
-            or not isinstance(self.num_classes, int)
-            or self.num_classes < 1
-        ):
-            raise ValueError(f'num_classes must be a positive integer, got {self.num_classes!r}')
-        if self.batch_size < 1:
-            raise ValueError(f'batch_size must be positive, got {self.batch_size}')
+        check_rules(vars(self), _RULES)
 
     def __len__(self) -> int:
         return len(self.dataset)

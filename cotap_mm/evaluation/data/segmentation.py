@@ -14,6 +14,7 @@ from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.encoders.images import Size, resize_image
 from cotap_mm.ops.sampling import evenly_spaced
 from cotap_mm.registry import DATASETS, build
+from cotap_mm.rules import SIDES, check_arguments, or_one_of, whole
 
 from .label_files import IGNORE_LABEL, read_label
 
@@ -41,6 +42,7 @@ class ImageMaskFolder:
         ValueError: If ``limit`` is not positive.
     """
 
+    @check_arguments(image_size=or_one_of(SIDES, None), limit=or_one_of(whole(1), None))
     def __init__(
         self,
         images: Union[str, Path],
@@ -49,8 +51,6 @@ class ImageMaskFolder:
         limit: Optional[int] = None,
         value_range: Option = 'auto',
     ) -> None:
-        if limit is not None and limit < 1:
-            raise ValueError(f'limit must be positive or None (all), got {limit}')
         self.images = ImageList(images, value_range=value_range)
         count = len(self.images)
         self.indices = evenly_spaced(count, count if limit is None else limit)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cotap_mm.ops.sampling import evenly_spaced
+from cotap_mm.rules import check_arguments, whole
 
 
 class Subset:
@@ -18,9 +19,8 @@ class Subset:
         ValueError: If ``limit`` is not positive.
     """
 
+    @check_arguments(limit=whole(1))
     def __init__(self, dataset: Any, limit: int) -> None:
-        if limit < 1:
-            raise ValueError(f'limit must be positive, got {limit}')
         self.dataset, self.indices = dataset, evenly_spaced(len(dataset), limit)
 
     def __len__(self) -> int:

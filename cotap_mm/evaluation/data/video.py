@@ -16,6 +16,7 @@ from cotap_mm.datasets import ImageList
 from cotap_mm.datasets.sources.files import ImageFiles
 from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.registry import DATASETS
+from cotap_mm.rules import check_rules, whole
 
 from .label_files import IGNORE_LABEL, read_label
 
@@ -202,8 +203,7 @@ class VideoClips:
             FileNotFoundError: If folders or a mask are missing.
             ValueError: If a file name does not have this form, or ``max_length`` is below 2.
         """
-        if max_length < 2:
-            raise ValueError(f'max_length must be at least 2 frames, got {max_length}')
+        check_rules(dict(max_length=max_length), dict(max_length=whole(2)))
         folder, labels = Path(root) / 'images' / split, Path(root) / 'labels' / split
         drives: dict[str, list[tuple[int, Path]]] = {}
         for name in ImageList(folder).names:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any, Optional
 
 import torch
-from mmengine.logging import print_log
 from mmpretrain.models import BaseSelfSupervisor
 from torch import Tensor, nn
 
@@ -105,7 +103,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
         )
         self.losses = losses
         self.pairs = PatchPairSampler(**(pairs or {}))
-        self.masking = _build(foreground or dict(type='ClsAttention'))
+        self.masking = _build(foreground or {}, type='ClsAttention')
         self.teacher = EMATeacher(self.student)
         self.anchor = AnchorNetwork(backbone) if 'gram' in losses else None
         self.patch_queue = AssignmentQueue(num_clusters=patch.num_clusters, **memory['patch_queue'])
@@ -138,15 +136,7 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
 
     def init_weights(self) -> None:
         """Initialize the student, copy it to the teacher, and load ``PretrainedViT`` weights."""
-        is_loaded = init_then_load(self, self._init_both_networks)
-        if not is_loaded and not self.init_cfg and not self.backbone.init_cfg:
-            print_log(
-                'CoTAP is post-pretraining, but no init checkpoint is set: training starts '
-                'from random weights. Expect little in short runs; set '
-                "init_cfg=dict(type='PretrainedViT', checkpoint=...) or pass --init FILE.",
-                logger='current',
-                level=logging.WARNING,
-            )
+        init_then_load(self, self._init_both_networks)
 
     def _init_both_networks(self) -> None:
         super().init_weights()

@@ -12,6 +12,7 @@ from torch import Tensor
 from cotap_mm.models.necks import ObjectAwareFilter
 from cotap_mm.ops import Rotation, patch_tokens
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import FLAG, any_of, check_arguments, or_one_of, sequence, whole
 
 from .dino_vit import DINOViT
 
@@ -57,6 +58,15 @@ class CoTAPViT(DINOViT):
         ValueError: If an argument is invalid or contradicts another one.
     """
 
+    @check_arguments(
+        out_indices=any_of(whole(), sequence('a list of integers', whole())),
+        use_filter=FLAG,
+        num_prototypes=whole(0),  # without a filter
+        train_prototypes=FLAG,
+        frozen_stages=whole(-1),
+        window_size=whole(0),
+        global_blocks=or_one_of(sequence('a list of block numbers >= 0', whole(0)), None, [], ()),
+    )
     def __init__(
         self,
         *args: Any,
@@ -85,10 +95,11 @@ class CoTAPViT(DINOViT):
                 f'the filter follows the last block: add {last} to out_indices, got '
                 f'{self.out_indices}, or set use_filter=False'
             )
-        if frozen_stages > self.num_layers:
+        self._check_stages(frozen_stages)
+        if max(global_blocks or [0]) > last:
             raise ValueError(
-                f'frozen_stages must be at most {self.num_layers}, the number of '
-                f'blocks, got {frozen_stages}'
+                f'global_blocks must be below {self.num_layers}, the number of blocks, got '
+                f'{global_blocks}'
             )
         self.window_size = window_size
         self.global_blocks = set(

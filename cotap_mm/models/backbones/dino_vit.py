@@ -20,6 +20,7 @@ from cotap_mm.ops import (
 )
 from cotap_mm.ops.position import check_rule
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import FLAG, SIDES, check_arguments, number, whole
 from cotap_mm.weights import init_then_load
 from cotap_mm.weights.zoo import REQUIRED, architecture
 
@@ -76,6 +77,16 @@ class DINOViT(VisionTransformer):
 
     layers: ModuleList
 
+    @check_arguments(
+        patch_size=whole(1),
+        fused_attention=FLAG,
+        channels_last=FLAG,
+        img_size=SIDES,
+        in_channels=whole(1),
+        drop_rate=number(0, 1, below=True),
+        drop_path_rate=number(0, 1, below=True),
+        frozen_stages=whole(-1),
+    )
     def __init__(
         self,
         arch='deit-small',
@@ -126,6 +137,7 @@ class DINOViT(VisionTransformer):
         if rotary is not None:
             self.pos_embed = None
             self.rope = _rotary(rotary, self.layers[0].attn.head_dims)
+        self._check_stages(frozen_stages)
         self.frozen_stages = frozen_stages
         if frozen_stages > 0:
             self._freeze_stages()
@@ -283,6 +295,13 @@ class DINOViT(VisionTransformer):
         if self.register_tokens is not None:
             tokens = torch.cat([tokens[:, :1], patch_tokens(tokens, grid)], dim=1)
         return super()._format_output(tokens, grid)
+
+    def _check_stages(self, count: int) -> None:
+        if count > self.num_layers:
+            raise ValueError(
+                f'frozen_stages must be at most {self.num_layers}, the number of blocks, '
+                f'got {count}'
+            )
 
     def _freeze_stages(self) -> None:
         super()._freeze_stages()

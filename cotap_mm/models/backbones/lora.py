@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_rules, number, whole
 
 from .blocks import KeyUnbiasedLinear
 from .dino_vit import DINOViT
@@ -134,11 +135,9 @@ def _checked(
     rank: Any = None, alpha: Optional[float] = None, targets: Sequence[str] = tuple(_TARGETS)
 ) -> tuple[int, float, tuple[str, ...]]:
     """Return the options of LoRA, after a check."""
-    if not isinstance(rank, int) or isinstance(rank, bool) or rank < 1:
-        raise ValueError(f'lora.rank must be an integer >= 1, got {rank!r}')
     alpha = rank if alpha is None else alpha
-    if not alpha > 0:
-        raise ValueError(f'lora.alpha must be positive, got {alpha!r}')
+    rules = dict(rank=whole(1), alpha=number(0, above=True))
+    check_rules(dict(rank=rank, alpha=alpha), rules, 'lora.')
     unknown = sorted(set(targets) - set(_TARGETS))
     if unknown or not targets:
         raise ValueError(f'lora.targets must be some of {", ".join(_TARGETS)}, got {targets}')

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from cotap_mm.ops import Rotation, patch_rotation
+from cotap_mm.rules import check_rules, number
 
 
 class RotaryPositions(nn.Module):
@@ -34,8 +35,7 @@ class RotaryPositions(nn.Module):
                 f'rope needs heads with a multiple of 4 channels, got {head_dims}; change '
                 'num_heads or embed_dims'
             )
-        if isinstance(theta, bool) or not isinstance(theta, (int, float)) or not theta > 1:
-            raise ValueError(f'rope: theta must be a number above 1, got {theta!r}')
+        check_rules(dict(theta=theta), dict(theta=number(1, above=True)), 'rope: ')
         exponents = torch.arange(head_dims // 4, dtype=torch.float32) / (head_dims // 4)
         self.register_buffer('periods', theta**exponents)  # (c/4,)
 

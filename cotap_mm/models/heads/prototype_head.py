@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from cotap_mm.models.lean_saving import save_source
 from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, whole
 
 
 @MODELS.register_module()
@@ -29,8 +30,14 @@ class PrototypeHead(BaseModule):
         hidden_channels (int): Width of the hidden layers. Defaults to 2048.
         out_channels (int): Width of the centers. Defaults to 256.
         init_cfg (dict, optional): See MMEngine's ``BaseModule``. Defaults to None.
+
+    Raises:
+        ValueError: If a width or the number of clusters is not a positive integer.
     """
 
+    @check_arguments(
+        in_channels=whole(1), num_clusters=whole(1), hidden_channels=whole(1), out_channels=whole(1)
+    )
     def __init__(
         self,
         in_channels: int,

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from cotap_mm.distributed.collectives import all_reduce_sum, world_size
 from cotap_mm.ops import at_least_float32, roi_pool
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, number, whole
 
 from .finite_check import check_finite
 
@@ -28,10 +29,9 @@ class ClusterAssignmentLoss(nn.Module):
         ValueError: If ``temperature`` is not positive.
     """
 
+    @check_arguments(temperature=number(0, above=True))
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}')
         self.temperature = temperature
 
     def forward(self, scores: Tensor, assignment: Tensor, mask: Optional[Tensor] = None) -> Tensor:
@@ -97,11 +97,15 @@ class PatchClusterLoss(ClusterAssignmentLoss):
     Args:
         temperature (float): Temperature of the student's softmax, > 0. Defaults to 0.1.
         roi_size (int): Height and width of the aligned box, in cells. Defaults to 6.
-        foreground_threshold (float): Aligned foreground from which a cell counts. A box that is all
-            foreground gives 1 only up to rounding, hence the default 1 - 1e-4; the reference
-            vectors use 1.0.
+        foreground_threshold (float): Aligned foreground from which a cell counts, in [0, 1]; with 0
+            all cells do. A box that is all foreground gives 1 only up to rounding, hence the
+            default 1 - 1e-4; the reference vectors use 1.0.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
+    @check_arguments(roi_size=whole(1), foreground_threshold=number(0, 1))
     def __init__(
         self, temperature: float = 0.1, roi_size: int = 6, foreground_threshold: float = 1 - 1e-4
     ) -> None:

@@ -7,6 +7,7 @@ from typing import Optional
 from torch import Tensor, nn
 
 from cotap_mm.registry import MODELS, build
+from cotap_mm.rules import check_rules, number
 
 
 class NamedLosses(nn.ModuleDict):
@@ -15,10 +16,10 @@ class NamedLosses(nn.ModuleDict):
     Args:
         losses (dict[str, dict | nn.Module | None]): Loss modules or their configs by name, see
             :attr:`of_branch`. None skips a loss.
-        weights (dict[str, float], optional): Factors by name. Defaults to None, 1 for each.
+        weights (dict[str, float], optional): Factors by name, >= 0. Defaults to None, 1 for each.
 
     Raises:
-        ValueError: If a name is unknown or there is no loss.
+        ValueError: If a name is unknown, a weight is negative, or there is no loss.
     """
 
     #: Branch -> losses for which the branch is computed.
@@ -42,6 +43,7 @@ class NamedLosses(nn.ModuleDict):
             }
         )
         self.weights = dict(weights or {})
+        check_rules(self.weights, dict.fromkeys(self.weights, number(0)), 'loss_weights.')
 
     @property
     def branches(self) -> list[str]:

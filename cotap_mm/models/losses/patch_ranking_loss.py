@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from cotap_mm.ops import continuous_average_precision
 from cotap_mm.ops.ranking.average_precision import resolve_method
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, number
 
 from .finite_check import check_finite
 
@@ -32,17 +33,21 @@ class PatchRankingLoss(nn.Module):
     Args:
         tau (float): Margin: correctly ordered pairs separated by at least ``tau`` in ``pred``
             incur no penalty. Cosine units, > 0. Defaults to 0.5.
-        threshold (float): Theta: pairs with a smaller target have zero weight. Cosine units.
-            Defaults to -0.2.
+        threshold (float): Theta: pairs with a smaller target have zero weight. Cosine units, < 1,
+            where no pair would have a weight. Defaults to -0.2.
         negative_weight (float): Alpha, weight of pairs with random other images, >= 0. Defaults
             to 0.1.
         method (str): Algorithm, see :func:`cotap_mm.ops.rank_statistics`. Defaults to ``'auto'``.
 
     Raises:
-        ValueError: If ``tau`` is not positive, ``negative_weight`` is negative or ``method``
-            is unknown.
+        ValueError: If a number is out of range or ``method`` is unknown.
     """
 
+    @check_arguments(
+        tau=number(0, above=True),
+        threshold=number(high=1, below=True),
+        negative_weight=number(0),
+    )
     def __init__(
         self,
         tau: float = 0.5,
@@ -51,14 +56,10 @@ class PatchRankingLoss(nn.Module):
         method: str = 'auto',
     ) -> None:
         super().__init__()
-        if not tau > 0:
-            raise ValueError(f'tau must be > 0, got {tau}')
-        if negative_weight < 0:
-            raise ValueError(f'negative_weight must be >= 0, got {negative_weight}')
         self.tau = tau
         self.threshold = threshold
         self.negative_weight = negative_weight
-        self.method = resolve_method(method)
+        self.method = resolve_method(method, stacklevel=5)  # behind check_arguments
 
     def forward(self, pred: Tensor, target: Tensor, is_neighbor: Tensor) -> Tensor:
         """Rank P pairs in one list.

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from cotap_mm.ops import at_least_float32
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, number
 
 from .finite_check import check_finite
 
@@ -28,13 +29,12 @@ class PrototypeEntropyLoss(nn.Module):
         temperature (float): Softmax temperature, > 0. Defaults to 0.1.
 
     Raises:
-        ValueError: If ``temperature`` is not positive.
+        ValueError: If ``temperature`` is not a positive number.
     """
 
+    @check_arguments(temperature=number(0, above=True))
     def __init__(self, temperature: float = 0.1) -> None:
         super().__init__()
-        if not temperature > 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}')
         self.temperature = temperature
 
     def forward(

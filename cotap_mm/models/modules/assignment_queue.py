@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.ops import at_least_float32, balance
+from cotap_mm.rules import check_arguments, number, one_of, whole
 
 from .feature_queue import FeatureQueue
 
@@ -39,10 +40,18 @@ class AssignmentQueue(FeatureQueue):
             float32. Defaults to ``'float32'``.
 
     Raises:
-        ValueError: If there are fewer rows than ranks, ``temperature`` is not positive, or
-            ``dtype`` is unknown or does not suit the temperature.
+        ValueError: If an argument is out of range, there are fewer rows than ranks, or ``dtype``
+            does not suit the temperature.
     """
 
+    @check_arguments(
+        size=whole(1),
+        num_clusters=whole(1),
+        temperature=number(0, above=True),
+        per_step=whole(1),
+        num_iters=whole(1),
+        dtype=one_of(*_DTYPES),
+    )
     def __init__(
         self,
         size: int,
@@ -56,8 +65,6 @@ class AssignmentQueue(FeatureQueue):
             raise ValueError(
                 f'size must be at least the number of ranks, {world_size()}, got {size}'
             )
-        if not temperature > 0:
-            raise ValueError(f'temperature must be > 0, got {temperature}')
         stored = _row_dtype(dtype, temperature)
         super().__init__(size // world_size(), (num_clusters,), stored)
         self._sums: Optional[Tensor] = None
@@ -153,8 +160,6 @@ class AssignmentQueue(FeatureQueue):
 
 def _row_dtype(name: str, temperature: float) -> torch.dtype:
     """Type of the stored rows, of which the smallest value, exp(-2 / temperature), must be > 0."""
-    if name not in _DTYPES:
-        raise ValueError(f'dtype must be one of {", ".join(_DTYPES)}, got {name!r}')
     if 2 / temperature < 80:
         return getattr(torch, name)
     if name != 'float32':

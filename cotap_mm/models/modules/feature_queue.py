@@ -8,6 +8,8 @@ from typing import Any, Optional
 import torch
 from torch import Tensor, nn
 
+from cotap_mm.rules import check_arguments, whole
+
 _STATE = ('features', 'num_filled', 'cursor')
 
 
@@ -29,12 +31,11 @@ class FeatureQueue(nn.Module):
         ValueError: If ``size`` is not positive.
     """
 
+    @check_arguments(size=whole(1))
     def __init__(
         self, size: int, shape: tuple[int, ...], dtype: torch.dtype = torch.float32
     ) -> None:
         super().__init__()
-        if size < 1:
-            raise ValueError(f'size must be >= 1, got {size}')
         self.size = size
         self.register_buffer('features', torch.zeros(size, *shape, dtype=dtype))
         self.register_buffer('num_filled', torch.zeros((), dtype=torch.long))

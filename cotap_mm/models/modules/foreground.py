@@ -14,6 +14,7 @@ from cotap_mm.ops import (
     patch_tokens,
 )
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, number, whole
 
 
 @MODELS.register_module()
@@ -24,9 +25,14 @@ class ClsAttention(nn.Module):
 
     Args:
         mass (float): Share of the attention, in (0, 1]. Defaults to 0.6.
-        sigma (float): Standard deviation of the blur of the attention, in patches. Defaults to 0.6.
+        sigma (float): Standard deviation of the blur of the attention in patches, > 0; a small one
+            (0.01) does not blur. Defaults to 0.6.
+
+    Raises:
+        ValueError: If an argument is out of range.
     """
 
+    @check_arguments(mass=number(0, 1, above=True), sigma=number(0, above=True))
     def __init__(self, mass: float = 0.6, sigma: float = 0.6) -> None:
         super().__init__()
         self.mass, self.sigma = mass, sigma
@@ -140,6 +146,7 @@ class PcaForeground(nn.Module):
         steps (int): Iterations of the power method. Defaults to 30.
     """
 
+    @check_arguments(steps=whole(1))
     def __init__(self, steps: int = 30) -> None:
         super().__init__()
         self.steps = steps

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cotap_mm.ops import at_least_float32
+from cotap_mm.rules import WHOLES, check_arguments, or_one_of, whole
 
 from .random_draws import RandomDraws
 
@@ -32,18 +33,17 @@ class PatchPairSampler(nn.Module):
             Defaults to (7, 14).
         topk (int, optional): Patches per image. None pairs every patch with every patch:
             ``(G * size**2)**2 * (1 + num_negatives)`` pairs per image. Defaults to 5.
-        num_negatives (int): Negatives per image. Defaults to 5.
+        num_negatives (int): Negatives per image; 0 for none. Defaults to 5.
 
     Raises:
-        ValueError: If ``topk`` is below 1.
+        ValueError: If an argument is out of range.
     """
 
+    @check_arguments(pool_sizes=WHOLES, topk=or_one_of(whole(1), None), num_negatives=whole(0))
     def __init__(
         self, pool_sizes: Sequence[int] = (7, 14), topk: Optional[int] = 5, num_negatives: int = 5
     ) -> None:
         super().__init__()
-        if topk is not None and topk < 1:
-            raise ValueError(f'topk must be >= 1, or None for all patches, got {topk}')
         self.pool_sizes = tuple(pool_sizes)
         self.topk = topk
         self.num_negatives = num_negatives

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from cotap_mm.distributed.collectives import all_reduce_min, broadcast
 from cotap_mm.ops import at_least_float32, spherical_kmeans
+from cotap_mm.rules import check_arguments, whole
 
 from .feature_queue import FeatureQueue
 
@@ -26,8 +27,12 @@ class TemplateBank(FeatureQueue):
         size (int): Capacity. 1024 in the paper.
         channels (int): d, width of the tokens.
         per_step (int): Templates that a step adds to a full bank. Defaults to 32.
+
+    Raises:
+        ValueError: If an argument is not a positive integer.
     """
 
+    @check_arguments(size=whole(1), channels=whole(1), per_step=whole(1))
     def __init__(self, size: int, channels: int, per_step: int = 32) -> None:
         super().__init__(size, (channels, 3, 3))
         self.per_step = per_step

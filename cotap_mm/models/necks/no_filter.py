@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from cotap_mm.ops import patch_tokens
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, whole
 
 
 @MODELS.register_module()
@@ -25,6 +26,7 @@ class NoFilter(BaseModule):
 
     num_prototypes = 0
 
+    @check_arguments(in_channels=whole(1))
     def __init__(self, in_channels: int, init_cfg: Optional[dict] = None) -> None:
         super().__init__(init_cfg)
         self.in_channels = self.out_channels = in_channels

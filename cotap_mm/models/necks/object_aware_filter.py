@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from cotap_mm.ops import at_least_float32, patch_tokens, qkv_parameters
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import FLAG, check_arguments, whole
+
+_PROTOTYPES = whole(1)._replace(wanted='an integer >= 1 (NoFilter has none)')
 
 
 @MODELS.register_module()
@@ -38,6 +41,7 @@ class ObjectAwareFilter(BaseModule):
         init_cfg (dict, optional): See MMEngine's ``BaseModule``. Defaults to None.
     """
 
+    @check_arguments(in_channels=whole(1), num_prototypes=_PROTOTYPES, detach_prototypes=FLAG)
     def __init__(
         self,
         in_channels: int,

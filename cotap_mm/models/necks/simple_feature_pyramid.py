@@ -12,6 +12,7 @@ from mmpretrain.models.utils import LayerNorm2d
 from torch import Tensor, nn
 
 from cotap_mm.registry import MODELS
+from cotap_mm.rules import check_arguments, whole
 
 
 @MODELS.register_module()
@@ -36,6 +37,7 @@ class SimpleFeaturePyramid(BaseModule):
         ValueError: If a factor is not supported or ``num_outs`` is too small.
     """
 
+    @check_arguments(in_channels=whole(1), out_channels=whole(1), num_outs=whole(1))
     def __init__(
         self,
         in_channels: int,

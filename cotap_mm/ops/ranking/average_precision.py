@@ -30,11 +30,12 @@ LONGEST_PAIRWISE = dict(cpu=512, cuda=65536)
 _EPS = 1e-5
 
 
-def resolve_method(method: str) -> str:
+def resolve_method(method: str, stacklevel: int = 4) -> str:
     """Check the name of a method; old names are translated with a deprecation warning.
 
     Args:
         method (str): One of :data:`METHODS`, or an old name.
+        stacklevel (int): Frame that a warning names. Defaults to 4, the caller of the caller.
 
     Returns:
         str: One of :data:`METHODS`.
@@ -42,9 +43,9 @@ def resolve_method(method: str) -> str:
     Raises:
         ValueError: If ``method`` is unknown.
     """
-    if method in _RENAMED_METHODS:
+    if isinstance(method, str) and method in _RENAMED_METHODS:
         new = _RENAMED_METHODS[method]
-        warn_renamed(f'method={method!r}', f'method={new!r}', stacklevel=4)
+        warn_renamed(f'method={method!r}', f'method={new!r}', stacklevel)
         return new
     if method not in METHODS:
         raise ValueError(f'method must be one of {METHODS}, got {method!r}')

@@ -135,7 +135,8 @@ def basis_note(channels: Mapping[str, int]) -> str:
     Returns:
         str: One or two sentences; '' for one network.
     """
-    line = {name: ' '.join(name.split()) for name in channels}  # titles may have several lines
+    # Titles may have several lines and commas, such as 'before,\nfilter'.
+    line = {name: ' '.join(name.replace(',', ' ').split()) for name in channels}
     first, *others = channels
     sharing = [name for name in channels if channels[name] == channels[first]]
     own = [name for name in others if name not in sharing]

@@ -138,11 +138,11 @@ def test_a_broken_cache_is_drawn_again(tmp_path):
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (dict(split='trian'), "split must be one of .*'memory'.* got 'trian'"),
+        (dict(split='trian'), "split must be one of .*memory.* got 'trian'"),
         (dict(scene='double'), 'scene must be one of'),
-        (dict(num_images=0), 'num_images must be at least 1, got 0'),
-        (dict(image_size=8), 'image_size must be at least 32'),
-        (dict(seed=-1), 'seed must be in'),
+        (dict(num_images=0), 'num_images must be an integer >= 1, got 0'),
+        (dict(image_size=8), 'image_size must be an integer >= 32'),
+        (dict(seed=-1), 'seed must be an integer in'),
     ],
     ids=str,
 )

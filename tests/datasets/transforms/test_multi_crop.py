@@ -103,9 +103,9 @@ def test_other_numbers_of_crops():
 @pytest.mark.parametrize(
     'wrong, message',
     [
-        (dict(global_size=0), 'global_size must be at least 1, got 0'),
-        (dict(num_local=-1), 'num_local must be at least 0, got -1'),
-        (dict(max_draws=0), 'max_draws must be at least 1'),
+        (dict(global_size=0), 'global_size must be an integer >= 1, got 0'),
+        (dict(num_local=-1), 'num_local must be an integer >= 0, got -1'),
+        (dict(max_draws=0), 'max_draws must be an integer >= 1'),
         (dict(global_scale=(0.5, 0.2)), 'global_scale must be 0 < low <= high <= 1'),
         (dict(local_scale=(0, 0.2)), 'local_scale must be'),
         (dict(global_scale=(0.1, 0.5, 0.7)), r'global_scale must be two numbers, got \(0.1, 0.5'),

@@ -138,7 +138,7 @@ def test_folder_deleted_during_the_last_save(tmp_path, monkeypatch):
 
 
 def test_bad_interval():
-    with pytest.raises(ValueError, match='retry_interval must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='retry_interval must be an integer >= 1, got 0'):
         AtomicCheckpointHook(retry_interval=0)
 
 
@@ -212,5 +212,5 @@ def test_time_also_triggers_a_save(tmp_path, monkeypatch, options, expected):
 
 @pytest.mark.parametrize('minutes', [0, -1])
 def test_interval_in_minutes_must_be_positive(minutes):
-    with pytest.raises(ValueError, match='interval_minutes must be positive or None, got'):
+    with pytest.raises(ValueError, match='interval_minutes must be a number > 0, or None, got'):
         AtomicCheckpointHook(1, interval_minutes=minutes)

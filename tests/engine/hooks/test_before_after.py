@@ -156,7 +156,10 @@ def test_default_command_prints_before_and_after(tmp_path, monkeypatch, lines):
     train = load_tool('train').main
     train([write_config(tmp_path), '--work-dir', 'run'])
     table, verdict = lines
-    assert table.startswith('before -> after, from the initial weights to iteration 4')
+    assert table.startswith(
+        'before -> after, from the initial weights to iteration 4 (losses: mean of the first and '
+        'last 2 steps):'
+    )
     rows = dict(re.findall(r'^  (\S+) +(\S+ +-> +\S+)', table, re.M))
     assert list(rows)[:2] == [
         'dense_retrieval/mIoU_student_backbone',
@@ -190,7 +193,7 @@ def test_measuring_changes_nothing_and_can_be_turned_off(tmp_path, monkeypatch, 
 
 
 def test_options():
-    with pytest.raises(ValueError, match='num_images must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='num_images must be an integer >= 1, got 0'):
         BeforeAfterHook(num_images=0)
     assert HOOKS.get('BeforeAfterHook') is BeforeAfterHook
     assert AtomicCheckpointHook(interval=1).save_best is None

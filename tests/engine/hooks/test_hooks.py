@@ -129,6 +129,10 @@ def test_compile_hook_reaches_blocks_and_heads_of_both_networks():
         *model.teacher.head.values(),
     ]
     assert all(part._compiled_call_impl is not None for part in parts)
+    assert CompileHook(backend='eager', dynamic=True).options['dynamic'] is True
+    for wrong in (dict(backend='egaer'), dict(mode='fastest'), dict(modes='default')):
+        with pytest.raises(ValueError, match='torch.compile refuses .*(egaer|fastest|modes)'):
+            CompileHook(**wrong)
 
 
 def test_monitors_warn_once_until_they_recover(monkeypatch):

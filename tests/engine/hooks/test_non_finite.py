@@ -191,7 +191,7 @@ def test_queues_skip_non_finite_rows():
 
 
 def test_patience():
-    with pytest.raises(ValueError, match='patience must be at least 1, got 0'):
+    with pytest.raises(ValueError, match='patience must be an integer >= 1, got 0'):
         NonFiniteHook(patience=0)
 
 

@@ -43,14 +43,14 @@ def test_shipped_configs_are_valid(path, monkeypatch):
         ),
         ('model.backbone.img_sise', 3, r"model.backbone.img_sise: DINOViT .* mean 'img_size'\?"),
         ('model.head.patch.num_cluster', 3, "head.patch.num_cluster: .* mean 'num_clusters'"),
-        ('model.pairs.topk', 'x', r"model.pairs.topk: expected int or None, got 'x'"),
+        ('model.pairs.topk', 'x', r"model.pairs.topk: expected an integer >= 1, or None, got 'x'"),
         ('model.pairs.top', 3, "model.pairs.top: PatchPairSampler has no such option; .* 'topk'"),
         (
             'model.memory.patch_queue.sise',
             3,
             "model.memory.patch_queue.sise: AssignmentQueue .*'size'",
         ),
-        ('model.losses.patch_ranking.tau', 'high', "tau: expected float, got 'high'"),
+        ('model.losses.patch_ranking.tau', 'high', "tau: expected a number > 0, got 'high'"),
         ('model.init_cfg.chekpoint', 'x', "model.init_cfg.chekpoint: .* mean 'checkpoint'"),
         ('train_dataloader.batchsize', 3, "train_dataloader.batchsize: .* mean 'batch_size'"),
         ('train_dataloader.dataset.crops.local_scale', [0.1, 'a'], 'crops.local_scale: expected '),
@@ -61,7 +61,7 @@ def test_shipped_configs_are_valid(path, monkeypatch):
             3,
             "optim_wrapper.acumulative_counts: .* mean 'accumul",
         ),
-        ('optim_wrapper.dtype', 16, 'optim_wrapper.dtype: expected str, got 16'),
+        ('optim_wrapper.dtype', 16, 'optim_wrapper.dtype: expected one of auto, .* got 16'),
         ('optim_wrapper.optimizer.lr', 'abc', "optimizer.lr: expected a number.*, got 'abc'"),
         ('default_hooks.teacher.stop', 0.99, 'hooks.teacher.stop: TeacherHook has no such option'),
         ('train_cfg.max_iter', 5, "train_cfg.max_iter: ResumableTrainLoop .* mean 'max_iters'"),
@@ -69,6 +69,37 @@ def test_shipped_configs_are_valid(path, monkeypatch):
             'model.losses.patch_ranking.type',
             'PatchRankinLoss',
             "patch_ranking.type: unknown class 'PatchRankinLoss'; did you mean 'PatchRankingLoss'",
+        ),
+        ('model.foreground.mas', 0.5, "model.foreground.mas: ClsAttention .* mean 'mass'"),
+        (
+            'model.foreground.mass',
+            2,
+            r'model.foreground.mass: expected a number in \(0, 1\], got 2',
+        ),
+        (
+            'model.foreground',
+            dict(type='PcaForeground', mass=1),
+            'foreground.mass: PcaForeground has',
+        ),
+        ('train_dataloader.dataset.crops.type', 'MultiCorp', "crops.type: .* mean 'MultiCrop'"),
+        ('model.backbone.drop_path_rate', 2, r'drop_path_rate: expected a number in \[0, 1\), got'),
+        ('model.data_preprocessor.mean', [0, 0, 0], 'own preprocessor are data_preprocessor.color'),
+        (
+            'default_hooks.teacher.start',
+            -1,
+            r'teacher.start: expected a number in \[0, 1\], got -1',
+        ),
+        ('default_hooks.schedule_length.foo', 1, 'foo: ScheduleLengthHook has no such option'),
+        ('train_cfg.val_begin', -4, 'train_cfg.val_begin: expected an integer >= 0, got -4'),
+        (
+            'strategy',
+            dict(type='cotap_mm.CoTAPFSDPStrategy', version=3),
+            'strategy.version must be 1 or 2, got 3',
+        ),
+        (
+            'strategy',
+            dict(type='cotap_mm.CoTAPFSDPStrategy', version=2, model_wrapper=dict(type='X')),
+            'strategy.model_wrapper is an option of strategy.version=1',
         ),
         ('model.backbone.with_cp', 3, 'with_cp: expected bool or str, got 3'),
         (
@@ -100,6 +131,14 @@ def test_all_errors_are_reported():
 def test_option_names_of_other_libraries_are_checked(key):
     with pytest.raises(ValueError, match=f'{key}.anything: .* has no such option'):
         check_config(config_with(**{f'{key}.anything': 3}))
+
+
+def test_parts_that_have_a_usual_type():
+    check_config(
+        config_with(
+            **{'model.foreground.mass': 0.5, 'train_dataloader.dataset.crops.type': 'MultiCrop'}
+        )
+    )
 
 
 def test_parts_of_other_libraries_are_not_checked():

@@ -112,7 +112,7 @@ def test_wrong_use():
     model = build('mmseg')
     with pytest.raises(ValueError, match='accepts layer_decay_rate, .* got decay_rate'):
         groups_of(model, 'mmseg', decay_rate=0.5)
-    with pytest.raises(ValueError, match=r'must be in \(0, 1\], got 1.5'):
+    with pytest.raises(ValueError, match=r'must be a number in \(0, 1\], got 1.5'):
         groups_of(model, 'mmseg', layer_decay_rate=1.5)
     with pytest.raises(TypeError, match='backbone with get_layer_depth.* got Conv2d'):
         model.backbone = nn.Conv2d(3, 3, 1)

@@ -211,7 +211,7 @@ def test_subset_is_evenly_spaced():
     subset = Subset(data, 4)
     assert subset.indices == [0, 2, 5, 7] and subset[2] is data[5]
     assert len(Subset(data, 99)) == 10
-    with pytest.raises(ValueError, match='limit must be positive'):
+    with pytest.raises(ValueError, match='limit must be an integer >= 1'):
         Subset(data, 0)
 
 

@@ -120,7 +120,7 @@ def test_camvid_drives_are_cut_at_gaps_and_by_length(tmp_path):
 def test_invalid_camvid_names(tmp_path):
     with pytest.raises(ValueError, match='DRIVE_NUMBER, got street.jpg'):
         VideoClips.camvid(camvid(tmp_path, ['street']))
-    with pytest.raises(ValueError, match='max_length must be at least 2'):
+    with pytest.raises(ValueError, match='max_length must be an integer >= 2'):
         VideoClips.camvid(tmp_path, max_length=1)
     (tmp_path / 'labels/val/street.png').unlink()
     (tmp_path / 'images/val/street.jpg').rename(tmp_path / 'images/val/a_1.jpg')

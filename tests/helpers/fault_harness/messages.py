@@ -17,7 +17,7 @@ _IGNORED = re.compile(
     re.DOTALL,
 )
 # Interesting warnings of a run that succeeds.
-_WARNING = re.compile(r' - WARNING - (?!"|Dataset NeighborPairs has no metainfo)')
+_WARNING = re.compile(r' - WARNING - (?!")')
 
 
 def message_problems(status: int, output: str) -> list[str]:

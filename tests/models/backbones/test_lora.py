@@ -204,7 +204,7 @@ def test_update_is_merged_in_full_precision_under_autocast():
     [
         (dict(), {}, r'lora.rank must be an integer >= 1, got None'),
         (dict(rank=17), {}, r'lora.rank must be at most the width 16, got 17'),
-        (dict(rank=2, alpha=0), {}, r'lora.alpha must be positive, got 0'),
+        (dict(rank=2, alpha=0), {}, r'lora.alpha must be a number > 0, got 0'),
         (dict(rank=2, targets=['key']), {}, r'lora.targets must be some of qkv, proj, mlp'),
         (dict(rank=2), dict(frozen_stages=0), r'frozen_stages must be in 1..2 \(-1 for all\)'),
     ],

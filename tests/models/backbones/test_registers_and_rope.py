@@ -250,7 +250,7 @@ def test_position_rules():
         (dict(num_registers=True), 'num_registers must be 0 to 16'),
         (dict(rope=dict(base=100)), r"option theta .* got \['base'\]"),
         (dict(rope=True), 'rope must be a dict'),
-        (dict(rope=dict(theta=1.0)), 'theta must be a number above 1, got 1.0'),
+        (dict(rope=dict(theta=1.0)), 'theta must be a number > 1, got 1.0'),
         (dict(pos_resize='bilinear'), "one of dino, size, antialias, got 'bilinear'"),
         (dict(arch=dict(SIZES, ffn='glu')), "ffn must be 'mlp' or 'swiglu', got 'glu'"),
         (dict(arch=dict(SIZES, heads=2)), 'unknown: heads'),

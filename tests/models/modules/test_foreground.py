@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from cotap_mm.command_line.config_file import load_config
 from cotap_mm.models.modules import (
     ClippedAttention,
     ClsAttention,
@@ -19,6 +20,7 @@ from cotap_mm.models.modules import (
 from cotap_mm.ops import foreground_mask, local_median
 from cotap_mm.registry import MODELS, build
 from tests.helpers.tiny import build_tiny, make_inputs
+from tests.helpers.toy_config import toy_options
 
 GRID = (8, 10)
 OUTLIERS = [(0, 0), (7, 9)]
@@ -148,3 +150,11 @@ def test_each_kind_trains(kind):
     assert all(torch.isfinite(value) for value in losses.values())
     assert -1 <= losses['monitor/foreground_border_excess'] <= 1
     assert set(model.state_dict()) == names
+
+
+def test_options_without_a_type():
+    config = load_config('vits_folder')
+    config.merge_from_dict(toy_options(batch_size=2, iters=4))
+    config.merge_from_dict({'model.foreground.mass': 0.3, 'model.init_cfg': None})
+    masking = build(MODELS, config.model.to_dict()).masking
+    assert type(masking) is ClsAttention and masking.mass == 0.3

@@ -274,7 +274,7 @@ def test_all_patches_can_be_ranked():
         assert len(pred) == len(target) == 3 * (2 * size**2) ** 2 * 3
         sizes.append(len(pred))
     assert sizes[0] < sizes[1]
-    with pytest.raises(ValueError, match='topk must be >= 1, or None'):
+    with pytest.raises(ValueError, match='topk must be an integer >= 1, or None'):
         PatchPairSampler(topk=0)
 
 

@@ -25,7 +25,7 @@ REFUSED = [
     ('dinov3_vits16_pretrain_x.pth', '', '4 registers, but the file has 0; .* Download the compl'),
     ('dinov2_vits14_reg4_pretrain.pth', '', '4 registers, but the file has 0; .* Download the co'),
     ('full', f'{TWO} model.backbone.rope.foo=1', r"option theta .*e.g. .*, got \['foo'\]"),
-    ('full', f'{TWO} model.backbone.rope.theta=0', 'theta must be a number above 1, got 0'),
+    ('full', f'{TWO} model.backbone.rope.theta=0', 'theta must be a number > 1, got 0'),
     (
         'of_patch_14',
         f'{TWO} train_dataloader.dataset.crops.global_size=225',

@@ -42,7 +42,7 @@ def test_missing_package_is_named(tools, place, capsys, monkeypatch, tool, argum
 @pytest.mark.parametrize(
     'option, text, neighbors',
     [
-        ('model.neck.num_prototypes=0', 'no prototypes', 0),
+        ('model.neck.num_prototypes=0', 'num_prototypes: expected an integer >= 1', 0),
         ('randomness.foo=1', '--cfg-options randomness.foo=1: .* unexpected keyword argument', 1),
         ('train_dataloader.dataset.crops.global_scale=(2,1)', 'global_scale must be .* got .2', 0),
     ],

@@ -17,7 +17,7 @@ WRONG_VALUES = {
     'optim_wrapper.type=1': 'the name of a class, got 1',
     'optim_wrapper.clip_grad=3': 'a dict with max_norm, .* got 3',
     'optim_wrapper.clip_grad.norm_type=x optim_wrapper.clip_grad.max_norm=1': "inf, got 'x'",
-    'optim_wrapper.clip_grad.max_norm=x': "a number > 0, got 'x'",
+    'optim_wrapper.clip_grad.max_norm=x': "a number > 0, or inf, got 'x'",
     'optim_wrapper.accumulative_counts=0': 'an integer >= 1, got 0',
     'optim_wrapper.dtype=float17': "one of auto, .* got 'float17'",
     'strategy=x': "a dict with a type, e.g. strategy.type=cotap_mm.CoTAPFSDPStrategy, got 'x'",

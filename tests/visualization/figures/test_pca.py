@@ -82,6 +82,7 @@ def test_networks_of_other_widths_and_grids_are_rotated_to_the_first():
 def test_note_tells_what_can_be_compared():
     assert basis_note({'a': 10}) == ''
     assert basis_note({'a': 10, 'b\nfilter': 10}).startswith('a, b filter share one basis (10 ')
+    assert basis_note({'a,\nb': 10, 'c,\nb': 10}).startswith('a b, c b share one basis')
     both = basis_note({'a': 10, 'b': 10, 'c': 20})
     assert 'a, b share' in both and 'c (20 channels) cannot share the basis of a (10 ' in both
     with pytest.raises(ValueError, match='C >= 3'):

@@ -8,6 +8,7 @@ from typing import Any, Optional, Union
 
 from cotap_mm.files.atomic_write import printable
 from cotap_mm.registry import DATASETS
+from cotap_mm.rules import check_arguments, number, or_one_of
 
 from ..decoding import MAX_IMAGE_BYTES, BadImage, UnreachableImage
 from ..files import EncodedImages
@@ -52,6 +53,7 @@ class ShardedImages(EncodedImages):
         PermissionError: If the store refuses access.
     """
 
+    @check_arguments(cache_gb=or_one_of(number(0, above=True), None))
     def __init__(
         self,
         root: Union[str, Path],
