@@ -17,7 +17,6 @@ from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.encoders.vit import CoTAPEncoder
 from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 from cotap_mm.evaluation.data.kept_samples import KeptSamples
-from cotap_mm.evaluation.data.labeled_set import labeled_set_parameters
 from cotap_mm.evaluation.data.segmentation import build_labeled
 from cotap_mm.random_state import preserve_random_state
 from cotap_mm.registry import HOOKS
@@ -115,22 +114,21 @@ class EvaluationHook(Hook):
         if chosen.learns and train is None:
             raise ValueError(f'{protocol} learns from labeled images: pass train as well as val')
         self.protocol = protocol
-        self._opened = [
-            (source, None if source is None else build_labeled(source)) for source in (val, train)
-        ]
-        datasets = [dataset for _, dataset in self._opened]
+        sources = [train, val] if train is not None else [val]
+        datasets = [build_labeled(source) for source in sources]
+        self._opened = list(zip(sources, datasets))
         share_range(datasets)
-        if labeled_set_parameters(chosen.measure):
+        if chosen.kind != 'video':
             size = self.options.get('image_size')
-            datasets = [each if each is None else KeptSamples(each, size) for each in datasets]
+            datasets = [KeptSamples(dataset, size) for dataset in datasets]
         classes = [str(i) for i in range(num_classes)]
-        self.data = EvaluationData('val', chosen.kind, classes, *datasets)
+        self.data = EvaluationData('val', chosen.kind, classes, *datasets[::-1])
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
         self.history: list[tuple[int, tuple[str, str], Result]] = []
 
     def hand_on_data(self) -> None:
-        """Let the next hook with the same data sets use those of this one, which lists no files."""
+        """Let the next hook that is built from the same config use the data sets of this one."""
         for source, dataset in self._opened:
             if isinstance(source, dict):
                 hand_on(source, dataset, use='evaluation')

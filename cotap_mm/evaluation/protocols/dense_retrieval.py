@@ -137,10 +137,10 @@ def build_memories(
     if memory_size is not None and memory_size < 1:
         raise ValueError(f'memory_size must be positive or None (all), got {memory_size}')
     sizes = {encoder.patch_size for encoder in encoders}
-    if len(sizes) > 1:
+    if len(sizes) != 1:
         raise ValueError(
-            'encoders that share a memory must have the same patch size, got '
-            f'{sorted(sizes)} pixels; measure them one by one'
+            'there must be encoders, all of one patch size, got patch sizes '
+            f'{sorted(sizes)}; measure those of different sizes one by one'
         )
     device = torch.device(device) if device is not None else encoders[0].device
     banks: list[GrowingRows] = []  # of the features of each encoder
@@ -198,7 +198,7 @@ def _kept_patches(
 @watch_classes()
 @torch.no_grad()
 def dense_retrieval(
-    encoder: Any,
+    encoder: Union[Encoder, Sequence[Encoder]],
     memory: LabeledSet,
     queries: LabeledSet,
     k: int = 30,
@@ -230,7 +230,7 @@ def dense_retrieval(
         scores = dense_retrieval(ViTEncoder(backbone), memory, queries, memory_size=100_000)
 
     Args:
-        encoder (Encoder | list[Encoder]): Computes the features that are evaluated; or several
+        encoder (Encoder | sequence): Computes the features that are evaluated; or a list of
             encoders of one patch size.
         memory (LabeledSet): Images with label maps, which provide the labels.
         queries (LabeledSet): Images with label maps, which are segmented and scored.
@@ -262,8 +262,7 @@ def dense_retrieval(
         raise ValueError(
             f'memory and queries must contain images, got {len(memory)} and {len(queries)}'
         )
-    encoders = list(encoder) if isinstance(encoder, (list, tuple)) else [encoder]
-    device = torch.device(device) if device is not None else encoders[0].device
+    encoders = list(encoder) if isinstance(encoder, Sequence) else [encoder]
     if augmentation_epochs:
         memory = memory.with_dataset(
             AugmentedImages(memory.dataset, augmentation_epochs, memory.image_size, seed)
@@ -271,18 +270,18 @@ def dense_retrieval(
     banks, shares = build_memories(encoders, memory, memory_size, device, seed)
     searches = [build_search(bank, faiss_index) for bank in banks]
     num_classes = queries.num_classes
-    confusions = torch.zeros(len(encoders), num_classes, num_classes, dtype=torch.long).to(device)
+    confusions = shares.new_zeros(len(banks), num_classes, num_classes, dtype=torch.long)
     for _, images, labels in iter_batches(queries, 'retrieval'):
         for out, search, confusion in zip(encode_each(encoders, images), searches, confusions):
-            maps = vote(out.patches.to(device), search, shares, k, temperature)
+            maps = vote(out.patches.to(shares.device), search, shares, k, temperature)
             for soft, label in zip(maps, labels):
                 prediction = label_from_shares(soft, label.shape)
-                confusion += confusion_matrix(prediction, label.to(device), num_classes)
+                confusion += confusion_matrix(prediction, label.to(shares.device), num_classes)
     scores = [
         dict(segmentation_scores(confusion), num_memory=len(shares))
         for confusion in all_reduce_sum(confusions)
     ]
-    return scores if isinstance(encoder, (list, tuple)) else scores[0]
+    return scores if isinstance(encoder, Sequence) else scores[0]
 
 
 def retrieve_labels(
