@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Hashable, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from cotap_mm.models.algorithms.inference import FeatureExtractionMixin
 
 from .encoder import Encoder, EncoderOutput
 from .vit import CoTAPEncoder
@@ -23,7 +25,7 @@ def group_by_network(encoders: Sequence[Encoder]) -> list[list[int]]:
     groups: dict[Hashable, list[int]] = {}
     for index, encoder in enumerate(encoders):
         key: Hashable = (encoder,)
-        if type(encoder) is CoTAPEncoder and hasattr(encoder.module, 'encode_outputs'):
+        if type(encoder) is CoTAPEncoder and _has_outputs(encoder.module):
             key = (encoder.module, encoder.network)
         groups.setdefault(key, []).append(index)
     return list(groups.values())
@@ -53,3 +55,8 @@ def encode_each(encoders: Sequence[Encoder], images: Tensor) -> list[EncoderOutp
         names = [encoders[index].output for index in group]  # type: ignore[attr-defined]
         found.update(zip(group, first.outputs(images, names)))
     return [found[index] for index in range(len(encoders))]
+
+
+def _has_outputs(algorithm: nn.Module) -> bool:
+    """Whether ``encode_outputs`` gives what ``encode`` gives, which users may have replaced."""
+    return getattr(algorithm.encode, '__func__', None) is FeatureExtractionMixin.encode

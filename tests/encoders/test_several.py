@@ -56,3 +56,19 @@ def test_only_outputs_of_one_network_are_grouped():
         CoTAPEncoder(algorithm, 'student', 'backbone'),
     ]
     assert group_by_network(encoders) == [[0, 4], [1], [2], [3]]
+
+
+def test_features_of_users_are_kept():
+    class Own(type(build_tiny())):
+        def encode(self, images, network='student', output='filter'):
+            cls, patches = super().encode(images, network, output)
+            return 2 * cls, 2 * patches
+
+    algorithm = trained()
+    images = torch.randn(1, 3, 32, 32)
+    encoders = [CoTAPEncoder(algorithm, output=output) for output in ('backbone', 'filter')]
+    before = encode_each(encoders, images)
+    algorithm.__class__ = Own
+    assert group_by_network(encoders) == [[0], [1]]
+    for found, own in zip(encode_each(encoders, images), before):
+        assert torch.equal(found.patches, 2 * own.patches)
