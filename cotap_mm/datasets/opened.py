@@ -1,6 +1,7 @@
-"""Hand image sources on to the data set, which MMEngine's Runner builds from the same config.
+"""Hand opened images on to the part that MMEngine's Runner builds from the same config.
 
-Opening a source lists its images and may read the status of each, which takes long for many.
+Opening images lists them and may read the status of each, which takes long for many. So what was
+opened to check a config before a training is used again by the training.
 """
 
 from __future__ import annotations
@@ -11,24 +12,23 @@ from typing import Any
 
 from cotap_mm.registry import DATASETS, build
 
-from .sources.protocol import ImageSource
-
-_opened: dict[str, ImageSource] = {}
+_opened: dict[tuple[str, str], Any] = {}
 
 
-def hand_on(config: Mapping[str, Any], source: ImageSource) -> None:
-    """Let the next :func:`open_source` with an equal config return this source.
+def hand_on(config: Mapping[str, Any], source: Any, use: str = 'training') -> None:
+    """Let the next :func:`open_source` with an equal config and the same use return this source.
 
     Args:
         config (Mapping): Config of the source.
-        source (ImageSource): Built from it.
+        source (ImageSource | data set): Built from it.
+        use (str): What the images are used for. Defaults to 'training'.
     """
-    _opened[_key(config)] = source
+    _opened[use, _key(config)] = source
 
 
-def open_source(config: Mapping[str, Any]) -> ImageSource:
-    """Return the source that was handed on for a config, once; otherwise build it."""
-    source = _opened.pop(_key(config), None)
+def open_source(config: Mapping[str, Any], use: str = 'training') -> Any:
+    """Return the source that was handed on for a config and use, once; otherwise build it."""
+    source = _opened.pop((use, _key(config)), None)
     return build(DATASETS, dict(config)) if source is None else source
 
 

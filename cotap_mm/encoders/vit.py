@@ -14,7 +14,7 @@ from cotap_mm.deprecation import renamed_argument
 from cotap_mm.models import DINOViT
 from cotap_mm.ops import cls_attention, patch_tokens
 
-from .encoder import Encoder, eval_mode
+from .encoder import Encoder, EncoderOutput, eval_mode
 
 NETWORKS = ('student', 'teacher')
 OUTPUTS = ('filter', 'backbone')
@@ -114,6 +114,22 @@ class CoTAPEncoder(BlocksEncoder):
     def blocks(self) -> Sequence[nn.Module]:
         """Blocks of the chosen network."""
         return self.module.network(self.network).backbone.layers
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor, outputs: Sequence[str]) -> list[EncoderOutput]:
+        """Compute several outputs of the network in one forward pass.
+
+        Args:
+            images (Tensor): Input of :meth:`__call__`.
+            outputs (sequence): ``'filter'`` or ``'backbone'``.
+
+        Returns:
+            list[EncoderOutput]: For each output what an encoder with it returns.
+        """
+        images = self._fit(images)
+        with eval_mode(self.module):
+            pairs = self.module.encode_outputs(images, self.network, outputs)
+        return [EncoderOutput(cls.float(), patches.float()) for cls, patches in pairs]
 
     @torch.no_grad()
     def prototype_attention(self, images: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 A Runner builds most parts only when it starts, which with ``neighbors='auto'`` is after the
 neighbors have been computed. Here the same code builds them from the same config, and they are
 dropped: data set, sampler and loader without neighbors, the model without memory, and its
-optimizer, schedules and hooks.
+optimizer, schedules and hooks. Only the labeled images that a hook has listed are kept for the run.
 """
 
 from __future__ import annotations
@@ -66,6 +66,9 @@ def build_on_trial(config: Config, sources: Mapping[str, ImageSource]) -> None:
         parts.model = _build_model(parts, config)
         with suppress(RuntimeError):  # fused kernels, for instance, need the device of the run
             parts.build_schedules(config)
+        for hook in parts.hooks:
+            if hasattr(hook, 'hand_on_data'):  # the Runner builds it again
+                hook.hand_on_data()
 
 
 class _Parts(Runner):

@@ -72,17 +72,16 @@ class WatchedLabels:
         if not isinstance(label, Tensor) or label.ndim == 0:
             self._count(torch.as_tensor([int(label)]), index, None)
             return sample
-        label = label.long()
+        label = label if label.dtype == torch.uint8 else label.long()
         self._count(label.flatten(), index, IGNORE_LABEL)
-        return {**sample, 'label': label}
+        return {**sample, 'label': label.long()}
 
     def _count(self, label: Tensor, index: int, ignored: Optional[int]) -> None:
         find = getattr(self.dataset, 'label_file', None)
         check_label_range(label, self.num_classes, ignored, partial(find, index) if find else None)
-        kept = label if ignored is None else label[label != ignored]
-        if len(kept):
-            self.counts[:-1] += torch.bincount(kept.cpu(), minlength=self.num_classes)
-        self.counts[-1] += len(label) - len(kept)
+        if ignored is not None:
+            label = label.masked_fill(label == ignored, self.num_classes)
+        self.counts += torch.bincount(label.cpu(), minlength=len(self.counts))
 
 
 def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
@@ -96,7 +95,8 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
         maps (bool): Whether labels are maps, in which 255 is ignored. Defaults to True.
 
     Returns:
-        Callable: The decorator. Warnings are added to the scores as ``warnings`` (list of str).
+        Callable: The decorator. Warnings are added to the scores as ``warnings`` (list of str). A
+        protocol that measures several encoders returns a list of scores.
     """
 
     def decorate(measure: F) -> F:
@@ -104,7 +104,7 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
         names = labeled_set_parameters(measure)
 
         @functools.wraps(measure)
-        def watched(*args: Any, **kwargs: Any) -> dict[str, Any]:
+        def watched(*args: Any, **kwargs: Any) -> Any:
             bound = signature.bind(*args, **kwargs)
             sets = {name: bound.arguments[name] for name in names}
             _check_sets(sets, maps)
@@ -115,18 +115,25 @@ def watch_classes(least: int = 2, maps: bool = True) -> Callable[[F], F]:
             scores = measure(*bound.args, **bound.kwargs)
             counts = {name: all_reduce_sum(w.counts) for name, w in watched_labels.items()}
             messages = review_classes(counts, least)
-            messages += [
-                f'{key} is not a number: the images do not show enough for it'
-                for key, value in scores.items()
-                if isinstance(value, float) and math.isnan(value)
-            ]
-            for message in messages:
-                print_log(message, logger='current', level=logging.WARNING)
-            return {**scores, 'warnings': messages} if messages else scores
+            if isinstance(scores, list):
+                return [_with_warnings(each, messages) for each in scores]
+            return _with_warnings(scores, messages)
 
         return watched  # type: ignore[return-value]
 
     return decorate
+
+
+def _with_warnings(scores: dict[str, Any], messages: list[str]) -> dict[str, Any]:
+    """Log messages and those about scores that are not a number, and add them to the scores."""
+    messages = messages + [
+        f'{key} is not a number: the images do not show enough for it'
+        for key, value in scores.items()
+        if isinstance(value, float) and math.isnan(value)
+    ]
+    for message in messages:
+        print_log(message, logger='current', level=logging.WARNING)
+    return {**scores, 'warnings': messages} if messages else scores
 
 
 def review_classes(counts: dict[str, Tensor], least: int = 2) -> list[str]:

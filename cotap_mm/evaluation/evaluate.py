@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Callable, NamedTuple, Optional
 
 from cotap_mm.distributed.failures import abort_all_ranks_on_error
 from cotap_mm.encoders.encoder import Encoder
+from cotap_mm.encoders.several import group_by_network
 from cotap_mm.environment import describe_versions
 from cotap_mm.evaluation.data.evaluation_data import EvaluationData
 from cotap_mm.evaluation.data.labeled_set import (
@@ -40,6 +41,8 @@ class Protocol(NamedTuple):
         learns (bool): Whether it also needs training images.
         headline (str): Key of the score that backbones are compared by, in percent.
         source (str): Publication of the protocol.
+        shares_passes (bool): Whether ``measure`` also accepts a list of encoders, which it measures
+            in one pass over the images. Defaults to False.
     """
 
     measure: Callable[..., dict[str, Any]]
@@ -47,12 +50,13 @@ class Protocol(NamedTuple):
     learns: bool
     headline: str
     source: str
+    shares_passes: bool = False
 
 
 _COTAP = 'https://arxiv.org/abs/2509.09429'
 PROTOCOLS = {
     'dense-retrieval': Protocol(
-        dense_retrieval, 'segmentation', True, 'mIoU', 'https://arxiv.org/abs/2306.01667'
+        dense_retrieval, 'segmentation', True, 'mIoU', 'https://arxiv.org/abs/2306.01667', True
     ),
     'linear-seg': Protocol(linear_segmentation, 'segmentation', True, 'mIoU', _COTAP),
     'overclustering': Protocol(
@@ -87,7 +91,7 @@ class Result:
         images (dict): Number of images (or clips) of train and val.
         versions (dict): Versions of Python, torch and cotap_mm.
         source (str): Publication of the protocol.
-        seconds (float): Wall time.
+        seconds (float): Wall time; of backbones that were measured together, that of all.
         date (str): Date as year-month-day.
     """
 
@@ -113,7 +117,7 @@ class Result:
 def evaluate(
     encoder: Encoder, data: EvaluationData, protocol: str, name: str = 'backbone', **options: Any
 ) -> Result:
-    """Evaluate an encoder with one protocol.
+    """Evaluate an encoder with one protocol; see :func:`evaluate_each` for several encoders.
 
     An error on one rank aborts all ranks, see :func:`abort_all_ranks_on_error`.
 
@@ -131,6 +135,63 @@ def evaluate(
         ValueError: If the protocol is unknown, an option is unknown, of a wrong type or out of
             range, the data are of another kind, or too few classes occur in their labels.
     """
+    return replace(evaluate_each([encoder], data, protocol, **options)[0], backbone=name)
+
+
+def evaluate_each(
+    encoders: Sequence[Encoder], data: EvaluationData, protocol: str, **options: Any
+) -> list[Result]:
+    """Evaluate several encoders with one protocol; each result equals that of :func:`evaluate`.
+
+    If the protocol ``shares_passes``, the outputs of one network are measured in one pass over the
+    images. All other encoders are measured one after the other.
+
+    Args:
+        encoders (sequence): The encoders.
+        data (EvaluationData): See :func:`evaluate`.
+        protocol (str): See :func:`evaluate`.
+        **options: See :func:`evaluate`.
+
+    Returns:
+        list[Result]: One result per encoder, in their order, with the name 'backbone'.
+
+    Raises:
+        ValueError: See :func:`evaluate`.
+    """
+    chosen = find_protocol(protocol)
+    _check_data(data, protocol)
+    parts = [data.train, data.val] if chosen.learns else [data.val]
+    parameters, given, inputs = _arguments_of(data, protocol, parts, options)
+    variant = parameters.get('variant')
+    weights = {encoder.module: encoder.weights_hash() for encoder in encoders}
+    results: dict[int, Result] = {}
+    singles = [[index] for index in range(len(encoders))]
+    for group in group_by_network(encoders) if chosen.shares_passes else singles:
+        measured: Any = [encoders[index] for index in group]
+        start = time.monotonic()
+        with abort_all_ranks_on_error(), class_names(data.classes):
+            scores = chosen.measure(measured if len(group) > 1 else measured[0], *inputs, **given)
+        seconds = round(time.monotonic() - start, 1)
+        for index, own in zip(group, scores if len(group) > 1 else [scores]):
+            headline = chosen.headline if chosen.headline in own else next(iter(own))
+            results[index] = Result(
+                protocol=f'{protocol}/{variant}' if variant else protocol,
+                metric=headline,
+                value=float(own[headline]),
+                backbone='backbone',
+                data=data.name,
+                scores=own,
+                parameters=dict(parameters),
+                weights=weights[encoders[index].module],
+                images=dict(zip(['train', 'val'][-len(parts) :], map(len, parts))),
+                source=chosen.source,
+                seconds=seconds,
+            )
+    return [results[index] for index in range(len(encoders))]
+
+
+def _check_data(data: EvaluationData, protocol: str) -> None:
+    """Raise a ValueError if a protocol cannot use the data."""
     chosen = find_protocol(protocol)
     if data.kind != chosen.kind:
         fitting = [key for key, other in PROTOCOLS.items() if other.kind == data.kind]
@@ -143,7 +204,12 @@ def evaluate(
             f'{protocol} learns from training images, and {data.name} has none; '
             'expected images/train and labels/train'
         )
-    parts = [data.train, data.val] if chosen.learns else [data.val]
+
+
+def _arguments_of(
+    data: EvaluationData, protocol: str, parts: list[Any], options: dict[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any], list[Any]]:
+    """All parameters of a measurement, for the record; its keyword arguments and data sets."""
     settings = settings_of(protocol)
     given: dict[str, Any] = {}
     if 'foreground_classes' in settings and data.foreground:
@@ -151,29 +217,11 @@ def evaluate(
     given.update(check_options(protocol, options))
     parameters = {**settings, **given}
     inputs = parts
-    if labeled_set_parameters(chosen.measure):
+    if labeled_set_parameters(find_protocol(protocol).measure):
         num_classes = parameters['num_classes'] = len(data.classes)
         reading = {key: given.pop(key) for key in READING_DEFAULTS if key in given}
         inputs = [LabeledSet(part, num_classes, **reading) for part in parts]
-    start = time.monotonic()
-    with abort_all_ranks_on_error(), class_names(data.classes):
-        scores = chosen.measure(encoder, *inputs, **given)
-    seconds = time.monotonic() - start
-    headline = chosen.headline if chosen.headline in scores else next(iter(scores))
-    variant = parameters.get('variant')
-    return Result(
-        protocol=f'{protocol}/{variant}' if variant else protocol,
-        metric=headline,
-        value=float(scores[headline]),
-        backbone=name,
-        data=data.name,
-        scores=scores,
-        parameters=parameters,
-        weights=encoder.weights_hash(),
-        images=dict(zip(['train', 'val'][-len(parts) :], map(len, parts))),
-        source=chosen.source,
-        seconds=round(seconds, 1),
-    )
+    return parameters, given, inputs
 
 
 def find_protocol(name: str) -> Protocol:

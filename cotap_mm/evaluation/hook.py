@@ -9,17 +9,20 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from cotap_mm import signals
+from cotap_mm.datasets.opened import hand_on
 from cotap_mm.datasets.sources.joined import share_range
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.distributed.fsdp import whole_networks
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.encoders.vit import CoTAPEncoder
 from cotap_mm.evaluation.data.evaluation_data import EvaluationData
+from cotap_mm.evaluation.data.kept_samples import KeptSamples
 from cotap_mm.evaluation.data.segmentation import build_labeled
 from cotap_mm.random_state import preserve_random_state
 from cotap_mm.registry import HOOKS
+from cotap_mm.rules import check_arguments, whole
 
-from .evaluate import Result, check_options, evaluate, find_protocol
+from .evaluate import Result, check_options, evaluate_each, find_protocol
 
 #: Key in MMEngine's message hub, which checkpoints hold: name -> fields of a Score.
 _SCORES = 'evaluation_scores'
@@ -48,7 +51,12 @@ class EvaluationHook(Hook):
 
     The images are sharded across ranks, and the results are written by MMEngine's visualizer,
     which is active on rank 0. The training is not affected: train/eval modes and random states
-    are restored. Keep the data small (``limit`` of the data sets).
+    are restored.
+
+    Keep the data small (``limit`` of the data sets). Images and labels are read at the first
+    evaluation and kept for the others, up to 128 MiB each of train and val on every rank, see
+    :class:`.KeptSamples`; a file that changes during the training is not read again. Dense
+    retrieval measures both outputs of a network in one pass, see :func:`.evaluate_each`.
 
     Example::
 
@@ -83,13 +91,14 @@ class EvaluationHook(Hook):
         history (list): ``(iterations, (network, output), Result)`` of each evaluation.
 
     Raises:
-        ValueError: If the interval is not positive, the protocol or an option is unknown, or
+        ValueError: If a number is less than 1, the protocol or an option is unknown, or
             training images are missing.
     """
 
     # After the EMA hook (NORMAL), which updates the teacher; before the logger.
     priority = 'LOW'
 
+    @check_arguments(num_classes=whole(1), interval=whole(1))
     def __init__(
         self,
         val: Any,
@@ -100,24 +109,29 @@ class EvaluationHook(Hook):
         measure: Sequence[tuple[str, str]] = (('student', 'filter'), ('teacher', 'filter')),
         options: Optional[dict[str, Any]] = None,
     ) -> None:
-        if interval < 1:
-            raise ValueError(f'interval must be at least 1 iteration, got {interval}')
         chosen = find_protocol(protocol)
         self.options = check_options(protocol, dict(options or {}))
         if chosen.learns and train is None:
             raise ValueError(f'{protocol} learns from labeled images: pass train as well as val')
         self.protocol = protocol
-        self.data = EvaluationData(
-            'val',
-            chosen.kind,
-            [str(i) for i in range(num_classes)],
-            build_labeled(val),
-            None if train is None else build_labeled(train),
-        )
-        share_range((self.data.train, self.data.val))
+        sources = [train, val] if train is not None else [val]
+        datasets = [build_labeled(source) for source in sources]
+        self._opened = list(zip(sources, datasets))
+        share_range(datasets)
+        if chosen.kind != 'video':
+            size = self.options.get('image_size')
+            datasets = [KeptSamples(dataset, size) for dataset in datasets]
+        classes = [str(i) for i in range(num_classes)]
+        self.data = EvaluationData('val', chosen.kind, classes, *datasets[::-1])
         self.interval = interval
         self.measure = [tuple(pair) for pair in measure]
         self.history: list[tuple[int, tuple[str, str], Result]] = []
+
+    def hand_on_data(self) -> None:
+        """Let the next hook that is built from the same config use the data sets of this one."""
+        for source, dataset in self._opened:
+            if isinstance(source, dict):
+                hand_on(source, dataset, use='evaluation')
 
     def before_train(self, runner: Runner) -> None:
         """Evaluate at the start of training.
@@ -160,15 +174,9 @@ class EvaluationHook(Hook):
             dict: Name of each value -> headline score in percent.
         """
         model = unwrap(runner.model)
-        results, values = {}, {}
+        values = {}
         with preserve_random_state(), whole_networks(runner.model, 'EvaluationHook'):
-            are_equal = _networks_are_equal(model)
-            for network, output in self.measure:
-                key = (None if are_equal else network, output)
-                if key not in results:
-                    encoder = CoTAPEncoder(model, network, output)
-                    results[key] = evaluate(encoder, self.data, self.protocol, **self.options)
-                result = results[key]
+            for (network, output), result in self._measure(model):
                 self.history.append((step, (network, output), result))
                 suffix = '' if output == 'filter' else f'_{output}'
                 name = f'{self.protocol.replace("-", "_")}/{result.metric}_{network}{suffix}'
@@ -181,6 +189,16 @@ class EvaluationHook(Hook):
             + ', '.join(f'{name} {value:.2f}' for name, value in values.items())
         )
         return values
+
+    def _measure(self, model: Any) -> list[tuple[tuple[str, str], Result]]:
+        """Results of all pairs (network, output); equal networks are measured once."""
+        keys = list(self.measure)
+        if _networks_are_equal(model):
+            keys = [(self.measure[0][0], output) for _, output in self.measure]
+        encoders = {key: CoTAPEncoder(model, *key) for key in dict.fromkeys(keys)}
+        found = evaluate_each(list(encoders.values()), self.data, self.protocol, **self.options)
+        results = dict(zip(encoders, found))
+        return [(pair, results[key]) for pair, key in zip(self.measure, keys)]
 
     @staticmethod
     def _note_scores(runner: Runner, step: int, values: dict[str, float]) -> None:

@@ -34,6 +34,9 @@ def test_handed_on_once_for_an_equal_config(folder):
     hand_on(config, source)
     forget_sources()
     assert open_source(config) is not source
+    hand_on(config, source, use='evaluation')
+    assert open_source(config) is not source  # of a training
+    assert open_source(config, use='evaluation') is source
 
 
 @pytest.mark.slow

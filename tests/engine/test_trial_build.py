@@ -12,8 +12,11 @@ import torch
 from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
+from PIL import Image
 
 from cotap_mm.command_line.config_file import load_config
+from cotap_mm.datasets.opened import forget_sources
+from cotap_mm.datasets.sources import files
 from cotap_mm.engine import trial_build
 from cotap_mm.engine.launch.preflight import prepare
 from cotap_mm.engine.trial_build import build_on_trial
@@ -161,3 +164,30 @@ def test_all_ranks_refuse(tmp_path):
     for message in on_forked_ranks(Refused(tmp_path / 'run'), tmp_path / 'results'):
         assert 'global_scale must be 0 < low <= high <= 1' in message
     assert not list((tmp_path / 'run').rglob('*neighbors*'))
+
+
+def test_labeled_images_are_listed_once(tmp_path, monkeypatch):
+    for part in ('train', 'val'):
+        for kind in ('images', 'labels'):
+            (tmp_path / kind / part).mkdir(parents=True)
+            Image.new('L', (8, 8)).save(tmp_path / kind / part / 'a.png')
+    data = {
+        part: dict(
+            type='ImageMaskFolder',
+            images=str(tmp_path / 'images' / part),
+            labels=str(tmp_path / 'labels' / part),
+        )
+        for part in ('train', 'val')
+    }
+    config = toy_config()
+    config.custom_hooks = [dict(type='EvaluationHook', num_classes=2, **data)]
+    listed = []
+    scan = files.find_images
+    monkeypatch.setattr(files, 'find_images', lambda root: listed.append(root.name) or scan(root))
+    forget_sources()
+    build_on_trial(config, branches(config))
+    assert sorted(listed) == ['train', 'val']
+    hook = HOOKS.build(copy.deepcopy(config.custom_hooks[0]))  # as the Runner does
+    assert len(listed) == 2 and len(hook.data.val) == len(hook.data.train) == 1
+    HOOKS.build(config.custom_hooks[0])  # of another training
+    assert len(listed) == 4

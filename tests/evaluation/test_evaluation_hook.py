@@ -2,19 +2,18 @@ from __future__ import annotations
 
 import json
 import random
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from cotap_mm.evaluation import EvaluationHook
-from cotap_mm.evaluation.evaluate import PROTOCOLS, evaluate
+from cotap_mm.evaluation import CoTAPEncoder, EvaluationData, EvaluationHook
+from cotap_mm.evaluation.evaluate import PROTOCOLS, evaluate, evaluate_each
 from cotap_mm.random_state import preserve_random_state
 from tests.helpers import hooked_training
 from tests.helpers.dense_rank_work import moving_clip
-from tests.helpers.hooked_training import labeled, make_hook, run
+from tests.helpers.hooked_training import labeled, make_hook, run, stand_in
 from tests.helpers.pixel_scenes import noise_scenes
 from tests.helpers.rank_work import on_two_ranks
 from tests.helpers.tiny import build_tiny
@@ -132,12 +131,8 @@ def test_network_mode_is_restored(protocol):
     hook = EvaluationHook(num_classes=2, protocol=protocol, options=SETTINGS[protocol], **data)
     logged = {}
 
-    runner = SimpleNamespace(
-        model=model,
-        logger=SimpleNamespace(info=print),
-        visualizer=SimpleNamespace(add_scalars=lambda values, step: logged.update(values)),
-        message_hub=SimpleNamespace(update_scalar=lambda name, value: None),
-    )
+    runner = stand_in(model)
+    runner.visualizer.add_scalars = lambda values, step: logged.update(values)
     draws = torch.get_rng_state()
     values = hook.evaluate(runner, 7)
     assert len(values) == 2 and logged == values and all(0 <= v <= 100 for v in values.values())
@@ -184,20 +179,15 @@ def test_equal_networks_are_measured_once(monkeypatch):
     model = build_tiny()
     calls = []
 
-    def counted(encoder, *args, **options):
-        calls.append((encoder.network, encoder.output))
-        return evaluate(encoder, *args, **options)
+    def counted(encoders, *args, **options):
+        calls.extend((encoder.network, encoder.output) for encoder in encoders)
+        return evaluate_each(encoders, *args, **options)
 
-    monkeypatch.setattr('cotap_mm.evaluation.hook.evaluate', counted)
+    monkeypatch.setattr('cotap_mm.evaluation.hook.evaluate_each', counted)
     measure = [(network, 'filter') for network in ('student', 'teacher')]
     data = dict(val=noise_scenes(2, 32, num_classes=2), train=noise_scenes(2, 32, 2, seed=1))
     hook = EvaluationHook(num_classes=2, measure=measure, options=dict(k=2), **data)
-    runner = SimpleNamespace(
-        model=model,
-        logger=SimpleNamespace(info=print),
-        visualizer=SimpleNamespace(add_scalars=lambda values, step: None),
-        message_hub=SimpleNamespace(update_scalar=lambda name, value: None),
-    )
+    runner = stand_in(model)
     assert len(set(hook.evaluate(runner, 0).values())) == 1 and len(calls) == 1
     assert [pair for _, pair, _ in hook.history] == measure
     with torch.no_grad():
@@ -206,3 +196,49 @@ def test_equal_networks_are_measured_once(monkeypatch):
     model.teacher.update(model.student, 0.0)
     hook.evaluate(runner, 1)
     assert len(calls) == 5
+
+
+@pytest.mark.parametrize('protocol', ['dense-retrieval', 'linear-seg'])
+def test_both_outputs_of_a_network_are_measured_together(protocol, monkeypatch):
+    """The results are those of single evaluations; images are read once in a training."""
+    model, measure = build_tiny(), [('student', 'backbone'), ('student', 'filter')]
+    passes, read = [], []
+    kind = type(model.backbone)
+    forward = kind.forward_tokens
+    monkeypatch.setattr(
+        kind, 'forward_tokens', lambda self, *args: passes.append(1) or forward(self, *args)
+    )
+
+    class Noted(list):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    data = dict(train=noise_scenes(3, 32, 2, seed=1), val=noise_scenes(2, 32, 2))
+    options = dict(SETTINGS[protocol], batch_size=2)
+    hook = EvaluationHook(
+        num_classes=2,
+        protocol=protocol,
+        measure=measure,
+        options=options,
+        **{name: Noted(samples) for name, samples in data.items()},
+    )
+    for step in range(2):
+        hook.evaluate(stand_in(model), step)
+    batches = 2 * (2 + 1)  # in two evaluations
+    assert len(passes) == batches * (1 if protocol == 'dense-retrieval' else 2)
+    assert sorted(read) == [0, 0, 1, 1, 2]
+    plain = EvaluationData('val', 'segmentation', ['0', '1'], data['val'], data['train'])
+    for _, pair, result in hook.history:
+        wanted = evaluate(CoTAPEncoder(model, *pair), plain, protocol, **options)
+        assert result.scores == wanted.scores and result.weights == wanted.weights
+        assert result.parameters == wanted.parameters and result.images == wanted.images
+    assert hook.history[0][2].scores != hook.history[1][2].scores
+
+
+@pytest.mark.dist
+def test_results_on_two_ranks_are_those_of_one(tmp_path):
+    alone = hooked_training.results_of_outputs(0)
+    assert len(alone) == 6
+    for found in on_two_ranks(hooked_training.results_of_outputs, tmp_path):
+        torch.testing.assert_close(found, alone)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from types import SimpleNamespace
 
 import numpy as np
 import torch
@@ -63,6 +64,16 @@ def run(work_dir, hooks, iters=5):
     return runner
 
 
+def stand_in(model):
+    """What an evaluation needs of a Runner."""
+    return SimpleNamespace(
+        model=model,
+        logger=SimpleNamespace(info=print),
+        visualizer=SimpleNamespace(add_scalars=lambda values, step: None),
+        message_hub=SimpleNamespace(update_scalar=lambda name, value: None),
+    )
+
+
 def make_hook(**kwargs):
     options = dict(k=2)
     return EvaluationHook(labeled(2), 2, train=labeled(), interval=2, options=options, **kwargs)
@@ -78,3 +89,27 @@ def trained_weights(rank):
             run(Path(folder) / f'{name}{rank}', hooks).model.weight.detach()
             for name, hooks in (('plain', []), ('measured', [make_hook()]))
         ]
+
+
+def results_of_outputs(rank):
+    """Values of two evaluations of three outputs; some images do not fit into the memory."""
+    from cotap_mm.evaluation.data import kept_samples
+    from tests.helpers.pixel_scenes import noise_scenes
+    from tests.helpers.tiny import build_tiny
+
+    torch.manual_seed(0)  # same weights on both ranks
+    model = build_tiny()
+    with torch.no_grad():
+        model.backbone.cls_token.add_(1)
+    hook = EvaluationHook(
+        noise_scenes(3, 32, 2),
+        2,
+        train=noise_scenes(5, 32, 2, seed=1),
+        measure=[('student', 'backbone'), ('student', 'filter'), ('teacher', 'filter')],
+        options=dict(k=3, memory_size=40),
+    )
+    for dataset in (hook.data.train, hook.data.val):
+        assert isinstance(dataset, kept_samples.KeptSamples)
+        dataset._free = 4 * 32**2  # one image and its label
+    values = [value for step in range(2) for value in hook.evaluate(stand_in(model), step).values()]
+    return torch.tensor(values).double()

@@ -248,6 +248,7 @@ NONSENSE = {
         dict(image_size=((32, 0), (32,), *OPTIONAL), limit=OPTIONAL),
     ),
     'ClassFolder': (None, dict(crop=WHOLE)),
+    'EvaluationHook': (None, dict(num_classes=WHOLE, interval=WHOLE)),
     'LabeledSet': (
         partly(LabeledSet, dataset=[1], num_classes=2),
         dict(num_classes=WHOLE, image_size=((32, 0), *OPTIONAL), batch_size=WHOLE),
@@ -341,8 +342,6 @@ ACCEPTED = [
 ]
 #: Numbers and flags without a rule: argument -> reason.
 WITHOUT_RULE = {
-    ('EvaluationHook', 'num_classes'): 'checked by the protocols',
-    ('EvaluationHook', 'interval'): 'checked by its constructor',
     ('EvaluationHook', 'measure'): 'checked by its encoders',
     ('DINOViT', 'with_cp'): 'checked by its constructor',
     ('DINOViT', 'num_registers'): 'checked with those of the architecture',

@@ -83,9 +83,10 @@ def check_label_range(
     Raises:
         ValueError: If a label is out of range.
     """
-    known = labels if ignored is None else labels[labels != ignored]
-    if not known.numel():
+    if not labels.numel():
         return
+    # Replacing ignored labels by a valid class takes a third of the time of selecting the others.
+    known = labels if ignored is None else labels.masked_fill(labels == ignored, 0)
     lowest, highest = (int(value) for value in known.aminmax())
     if lowest < 0 or highest >= num_classes:
         path = find_file() if find_file else ''

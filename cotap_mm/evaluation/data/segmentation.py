@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from cotap_mm.datasets import ImageList
+from cotap_mm.datasets.opened import open_source
 from cotap_mm.datasets.sources.value_range import Option
 from cotap_mm.encoders.images import Size, resize_image
 from cotap_mm.ops.sampling import evenly_spaced
-from cotap_mm.registry import DATASETS, build
+from cotap_mm.registry import DATASETS
 from cotap_mm.rules import SIDES, check_arguments, or_one_of, whole
 
 from .label_files import IGNORE_LABEL, read_label
@@ -114,11 +115,12 @@ def build_labeled(source: Any) -> Any:
 
     Args:
         source: A config of our ``DATASETS``, a data set of ``dict(image, label)``, or a
-            data set with ``read(i)`` and ``label(i)``.
+            data set with ``read(i)`` and ``label(i)``. Of a config that was opened before, see
+            :func:`.hand_on`, the opened data set is used.
 
     Returns:
         A data set of ``dict(image=uint8 (3, H, W), label=(H, W))``.
     """
     if isinstance(source, dict):
-        source = build(DATASETS, source)
+        source = open_source(source, use='evaluation')
     return LabeledScenes(source) if hasattr(source, 'read') else source

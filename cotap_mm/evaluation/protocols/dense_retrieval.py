@@ -11,6 +11,7 @@ augmentation.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Optional, Union
 
 import torch
@@ -22,6 +23,7 @@ from torchvision.tv_tensors import Image, Mask
 from cotap_mm.distributed.collectives import all_reduce_sum, gather_rows
 from cotap_mm.encoders.encoder import Encoder
 from cotap_mm.encoders.images import Size, resize_image
+from cotap_mm.encoders.several import encode_each
 from cotap_mm.evaluation.batches import iter_batches, rank_indices
 from cotap_mm.evaluation.class_presence import watch_classes
 from cotap_mm.evaluation.data.labeled_set import LabeledSet
@@ -96,64 +98,107 @@ def build_memory(
     device: Union[str, torch.device, None] = None,
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Encode the labeled images of the memory.
+    """Encode the labeled images of the memory; see :func:`build_memories`.
+
+    Returns:
+        tuple: L2-normalized features (M, C) and class shares (M, num_classes), of all ranks.
+    """
+    (bank,), shares = build_memories([encoder], memory, memory_size, device, seed)
+    return bank, shares
+
+
+def build_memories(
+    encoders: Sequence[Encoder],
+    memory: LabeledSet,
+    memory_size: Optional[int] = None,
+    device: Union[str, torch.device, None] = None,
+    seed: int = 0,
+) -> tuple[list[Tensor], Tensor]:
+    """Encode the labeled images of the memory with several encoders, which keep the same patches.
 
     Holds the features once; on several ranks, also those of the images of this rank.
 
     Args:
-        encoder (Encoder): Computes the features.
+        encoders (sequence): Compute the features; all have the same patch size.
         memory (LabeledSet): Images with label maps.
         memory_size (int, optional): See :func:`dense_retrieval`. Defaults to None (all).
         device (str | torch.device, optional): Device of the result. Defaults to None (the
-            encoder's device).
+            first encoder's device).
         seed (int): Seed of the sampling. Defaults to 0.
 
     Returns:
-        tuple: L2-normalized features (M, C) and class shares (M, num_classes), of all ranks.
+        tuple: For each encoder the L2-normalized features (M, C), and the class shares
+        (M, num_classes), of all ranks.
 
     Raises:
-        ValueError: If there is no labeled patch, or ``memory_size`` is not positive.
+        ValueError: If there is no labeled patch, ``memory_size`` is not positive, or the patch
+            sizes differ.
     """
     if memory_size is not None and memory_size < 1:
         raise ValueError(f'memory_size must be positive or None (all), got {memory_size}')
-    device = torch.device(device) if device is not None else encoder.device
-    own = rank_indices(len(memory))
-    features = shares = None
+    sizes = {encoder.patch_size for encoder in encoders}
+    if len(sizes) != 1:
+        raise ValueError(
+            'there must be encoders, all of one patch size, got patch sizes '
+            f'{sorted(sizes)}; measure those of different sizes one by one'
+        )
+    device = torch.device(device) if device is not None else encoders[0].device
+    banks: list[GrowingRows] = []  # of the features of each encoder
+    shares = GrowingRows(0, device)
     for indices, images, labels in iter_batches(memory, 'memory'):
-        patches = F.normalize(encoder(images).patches, dim=1)  # (B, C, h, w)
-        if features is None:
-            count = len(own) * patches[0, 0].numel()
-            if memory_size is not None:
-                count = min(count, sum(_part(i, len(memory), memory_size) for i in own))
-            features, shares = GrowingRows(count, device), GrowingRows(count, device)
-        for index, feature, label in zip(indices, patches, labels):
-            share = patch_labels(label, feature.shape[1:], memory.num_classes)
-            kept = share.sum(dim=1).nonzero().squeeze(1)
-            if memory_size is not None:
-                part = _part(index, len(memory), memory_size)
-                # Seeded per image, so the result does not depend on the number of ranks.
-                generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
-                if part < len(kept):
-                    kept = kept[_keep_rare(share[kept], part, generator)] if part else kept[:0]
-            rows = feature.flatten(1).T  # (C, h, w) -> (N, C)
-            features.append(rows[kept.to(rows.device)])
+        maps = [F.normalize(out.patches, dim=1) for out in encode_each(encoders, images)]
+        grid = maps[0].shape[2:]  # the maps are (B, C, h, w)
+        if not banks:
+            count = _expected_rows(len(memory), grid.numel(), memory_size)
+            banks = [GrowingRows(count, device) for _ in encoders]
+            shares = GrowingRows(count, device)
+        for row, (index, label) in enumerate(zip(indices, labels)):
+            share = patch_labels(label, grid, memory.num_classes)
+            kept = _kept_patches(share, index, len(memory), memory_size, seed)
+            for bank, features in zip(banks, maps):
+                rows = features[row].flatten(1).T  # (C, h, w) -> (N, C)
+                bank.append(rows[kept.to(rows.device)])
             shares.append(share[kept])
-    if features is None or shares is None:  # fewer images than ranks
-        width = encoder(torch.zeros(1, 3, encoder.patch_size, encoder.patch_size)).patches.shape[1]
-        features, shares = GrowingRows(0, device), GrowingRows(0, device)
-        features.append(torch.zeros(0, width))
+    if not banks:  # fewer images than ranks
+        one_patch = torch.zeros(1, 3, encoders[0].patch_size, encoders[0].patch_size)
+        for out in encode_each(encoders, one_patch):
+            banks.append(GrowingRows(0, device))
+            banks[-1].append(torch.zeros(0, out.patches.shape[1]))
         shares.append(torch.zeros(0, memory.num_classes))
-    bank, all_shares = gather_rows(features.rows()), gather_rows(shares.rows())
-    if not len(bank):
+    all_shares = gather_rows(shares.rows())
+    if not len(all_shares):
         raise ValueError(f'the memory of {len(memory)} images has no patch with a labeled pixel')
-    return bank, all_shares
+    return [gather_rows(bank.rows()) for bank in banks], all_shares
+
+
+def _expected_rows(num_images: int, num_patches: int, memory_size: Optional[int]) -> int:
+    """Largest number of patches of this rank, for images with ``num_patches`` each."""
+    own = rank_indices(num_images)
+    if memory_size is None:
+        return len(own) * num_patches
+    return min(len(own) * num_patches, sum(_part(i, num_images, memory_size) for i in own))
+
+
+def _kept_patches(
+    share: Tensor, index: int, num_images: int, memory_size: Optional[int], seed: int
+) -> Tensor:
+    """Indices of the patches that an image contributes to the memory."""
+    kept = share.sum(dim=1).nonzero().squeeze(1)
+    if memory_size is None:
+        return kept
+    part = _part(index, num_images, memory_size)
+    if part >= len(kept):
+        return kept
+    # Seeded per image, so the result does not depend on the number of ranks.
+    generator = torch.Generator().manual_seed(seed * 1_000_003 + index)
+    return kept[_keep_rare(share[kept], part, generator)] if part else kept[:0]
 
 
 @accept_separate_arguments
 @watch_classes()
 @torch.no_grad()
 def dense_retrieval(
-    encoder: Encoder,
+    encoder: Union[Encoder, Sequence[Encoder]],
     memory: LabeledSet,
     queries: LabeledSet,
     k: int = 30,
@@ -163,7 +208,7 @@ def dense_retrieval(
     device: Union[str, torch.device, None] = None,
     faiss_index: Optional[str] = None,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> Any:
     """Segment the queries by the nearest patches of the memory.
 
     The labels of the k most similar patches (cosine) are averaged with weights
@@ -171,6 +216,10 @@ def dense_retrieval(
     the query, and each pixel takes the class with the largest share. The search is exact and
     computed in blocks, unless ``faiss_index`` is given. Memory: (M, C) features on every rank;
     the table of all pairs is never built. No global random state is used.
+
+    Several encoders are measured in one pass over the images: each image and label is read once,
+    and the outputs of one network need one forward pass, see :func:`encode_each`. The features of
+    the memory are then held for all of them at a time.
 
     Example::
 
@@ -181,7 +230,8 @@ def dense_retrieval(
         scores = dense_retrieval(ViTEncoder(backbone), memory, queries, memory_size=100_000)
 
     Args:
-        encoder (Encoder): Computes the features that are evaluated.
+        encoder (Encoder | sequence): Computes the features that are evaluated; or a list of
+            encoders of one patch size.
         memory (LabeledSet): Images with label maps, which provide the labels.
         queries (LabeledSet): Images with label maps, which are segmented and scored.
         k (int): Number of neighbors of a patch. Defaults to 30.
@@ -193,17 +243,18 @@ def dense_retrieval(
             each image instead of the image itself; published results of the widely used
             reimplementation use 2. Defaults to 0.
         device (str | torch.device, optional): Device of the memory and the search. Defaults
-            to None (the encoder's device).
+            to None (the device of the first encoder).
         faiss_index (str, optional): See :func:`build_search`. Defaults to None.
         seed (int): Seed of augmentation and memory sampling. Defaults to 0.
 
     Returns:
         dict: ``mIoU`` (float, percent), ``IoU`` (list of floats, one per class, NaN for a class
-        that never occurs), ``aAcc`` (float, percent) and ``num_memory`` (int, patches kept).
+        that never occurs), ``aAcc`` (float, percent) and ``num_memory`` (int, patches kept). For a
+        list of encoders, a list with such a dict for each.
 
     Raises:
         ValueError: If a data set is empty, a label is out of range, k is larger than the
-            memory, or the temperature is not positive.
+            memory, the temperature is not positive, or patch sizes differ.
     """
     if temperature <= 0:
         raise ValueError(f'temperature must be positive, got {temperature}')
@@ -211,21 +262,26 @@ def dense_retrieval(
         raise ValueError(
             f'memory and queries must contain images, got {len(memory)} and {len(queries)}'
         )
-    device = torch.device(device) if device is not None else encoder.device
+    encoders = list(encoder) if isinstance(encoder, Sequence) else [encoder]
     if augmentation_epochs:
         memory = memory.with_dataset(
             AugmentedImages(memory.dataset, augmentation_epochs, memory.image_size, seed)
         )
-    bank, shares = build_memory(encoder, memory, memory_size, device, seed)
-    search = build_search(bank, faiss_index)
+    banks, shares = build_memories(encoders, memory, memory_size, device, seed)
+    searches = [build_search(bank, faiss_index) for bank in banks]
     num_classes = queries.num_classes
-    confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
+    confusions = shares.new_zeros(len(banks), num_classes, num_classes, dtype=torch.long)
     for _, images, labels in iter_batches(queries, 'retrieval'):
-        maps = vote(encoder(images).patches.to(device), search, shares, k, temperature)
-        for soft, label in zip(maps, labels):
-            prediction = label_from_shares(soft, label.shape)
-            confusion += confusion_matrix(prediction, label.to(device), num_classes)
-    return dict(segmentation_scores(all_reduce_sum(confusion)), num_memory=len(bank))
+        for out, search, confusion in zip(encode_each(encoders, images), searches, confusions):
+            maps = vote(out.patches.to(shares.device), search, shares, k, temperature)
+            for soft, label in zip(maps, labels):
+                prediction = label_from_shares(soft, label.shape)
+                confusion += confusion_matrix(prediction, label.to(shares.device), num_classes)
+    scores = [
+        dict(segmentation_scores(confusion), num_memory=len(shares))
+        for confusion in all_reduce_sum(confusions)
+    ]
+    return scores if isinstance(encoder, Sequence) else scores[0]
 
 
 def retrieve_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Optional
 
 import torch
@@ -56,15 +57,37 @@ class FeatureExtractionMixin:
         Raises:
             ValueError: If ``network`` or ``output`` is unknown.
         """
+        return self.encode_outputs(images, network, (output,))[0]
+
+    @torch.no_grad()
+    def encode_outputs(
+        self, images: Tensor, network: str, outputs: Sequence[str]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Extract several outputs from one pass through the backbone.
+
+        Args:
+            images (Tensor): See :meth:`encode`.
+            network (str): See :meth:`encode`.
+            outputs (sequence): Values of ``output`` of :meth:`encode`.
+
+        Returns:
+            list[tuple[Tensor, Tensor]]: For each output what :meth:`encode` returns, to the bit.
+
+        Raises:
+            ValueError: If ``network`` or an output is unknown.
+        """
         net = self.network(network)
         _, leaving, grid = net.backbone.forward_tokens(images)
-        if output == 'filter':
-            cls, patches = net.neck(leaving, grid, net.backbone.last_block)
-        elif output == 'backbone':
-            cls, patches = leaving[:, 0], patch_tokens(leaving, grid)
-        else:
-            raise ValueError(f"output must be 'filter' or 'backbone', got {output!r}")
-        return cls, patches.transpose(1, 2).unflatten(2, grid)
+        pairs = []
+        for output in outputs:
+            if output == 'filter':
+                cls, patches = net.neck(leaving, grid, net.backbone.last_block)
+            elif output == 'backbone':
+                cls, patches = leaving[:, 0], patch_tokens(leaving, grid)
+            else:
+                raise ValueError(f"output must be 'filter' or 'backbone', got {output!r}")
+            pairs.append((cls, patches.transpose(1, 2).unflatten(2, grid)))
+        return pairs
 
     def forward(self, inputs, data_samples: Optional[list] = None, mode: str = 'tensor'):
         """Run the algorithm as MMPretrain does; mode ``'monitors'`` is added.

@@ -74,6 +74,19 @@ def test_matches_slow_reference():
     assert found['mIoU'] == pytest.approx(sum(wanted) / 3)
 
 
+def test_several_encoders_score_as_each_alone():
+    encoders = [PixelEncoder(), PixelEncoder(torch.abs), PixelEncoder(lambda color: color[:, :2])]
+    memory, queries = LabeledSet(noise_scenes(3), 3), LabeledSet(noise_scenes(2, seed=1), 3)
+    options = dict(k=5, memory_size=20)
+    found = dense_retrieval(encoders, memory, queries, **options)
+    assert found == [dense_retrieval(encoder, memory, queries, **options) for encoder in encoders]
+    assert len({scores['mIoU'] for scores in found}) == 3
+    encoders[1].patch_size = 2 * PATCH
+    for wrong, sizes in ((encoders, r'\[4, 8\]'), ([], r'\[\]')):
+        with pytest.raises(ValueError, match=f'all of one patch size, got patch sizes {sizes}'):
+            dense_retrieval(wrong, memory, queries, **options)
+
+
 def test_perfect_features_score_100():
     # Labels on the patch grid, so upsampling does not blur borders.
     queries = [dict(s, label=s['label'][::PATCH, ::PATCH]) for s in scenes(3, seed=1)]
