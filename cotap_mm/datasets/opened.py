@@ -13,23 +13,23 @@ from cotap_mm.registry import DATASETS, build
 
 from .sources.protocol import ImageSource
 
-_opened: dict[str, ImageSource] = {}
+_opened: dict[str, list[ImageSource]] = {}
 
 
 def hand_on(config: Mapping[str, Any], source: ImageSource) -> None:
-    """Let the next :func:`open_source` with an equal config return this source.
+    """Let an :func:`open_source` with an equal config return this source; the first one first.
 
     Args:
         config (Mapping): Config of the source.
         source (ImageSource): Built from it.
     """
-    _opened[_key(config)] = source
+    _opened.setdefault(_key(config), []).append(source)
 
 
 def open_source(config: Mapping[str, Any]) -> ImageSource:
     """Return the source that was handed on for a config, once; otherwise build it."""
-    source = _opened.pop(_key(config), None)
-    return build(DATASETS, dict(config)) if source is None else source
+    sources = _opened.get(_key(config))
+    return sources.pop(0) if sources else build(DATASETS, dict(config))
 
 
 def forget_sources() -> None:
