@@ -85,6 +85,8 @@ def test_links_to_a_parent_and_to_a_sibling(write, tmp_path):
     (tmp_path / 'images' / 'c').symlink_to('a')
     survey = look(tmp_path / 'images')
     assert survey.count == 2 and survey.links == ['b/up', 'c']
+    (tmp_path / 'names.txt').write_text('images/a/1.jpg')  # links beside a list do not matter
+    assert look(tmp_path / 'names.txt').links == []
 
 
 def test_a_packed_file(write, tmp_path):

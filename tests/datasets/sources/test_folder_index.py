@@ -46,6 +46,10 @@ def scans(monkeypatch):
     return listed
 
 
+def images_in(folder):
+    return find_images(folder).names
+
+
 def index_of(folder):
     return folder.parent / f'.{folder.name}.cotap_mm_index'
 
@@ -63,7 +67,7 @@ def test_names_are_sorted_like_strings(folder):
 
 
 def test_a_folder_is_listed_once(folder, scans, log):
-    names = find_images(folder)
+    names = images_in(folder)
     assert names == sorted(FILES) and len(scans) == 6
     assert index_of(folder).is_file() and 'COTAP_INDEX=0' in log.text
     assert sorted(os.listdir(folder.parent)) == [index_of(folder).name, folder.name]
@@ -86,31 +90,31 @@ def test_a_folder_is_listed_once(folder, scans, log):
     ids=['added', 'removed', 'renamed', 'new folder', 'removed folder', 'renamed folder'],
 )
 def test_changes_are_noticed(folder, scans, change):
-    find_images(folder)
+    images_in(folder)
     change(folder)
     scans.clear()
-    found = find_images(folder)
+    found = images_in(folder)
     assert scans and found == scan_folder(folder).names
     scans.clear()
-    assert find_images(folder) == found
+    assert images_in(folder) == found
     assert not scans or len(found) < index_file.MIN_IMAGES
 
 
 def test_a_change_with_the_same_modification_time_is_noticed(folder, scans):
     """Such as one that a program undoes after it has added a file, to preserve times."""
-    find_images(folder)
+    images_in(folder)
     before = folder.stat()
     (folder / 'new.jpg').touch()
     os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert folder.stat().st_mtime_ns == before.st_mtime_ns
-    assert 'new.jpg' in find_images(folder)
+    assert 'new.jpg' in images_in(folder)
 
 
 def test_changed_images_do_not_renew_it(folder, scans):
-    find_images(folder)
+    images_in(folder)
     scans.clear()
     (folder / 'a.png').write_bytes(b'other')
-    assert find_images(folder) == sorted(FILES) and not scans
+    assert images_in(folder) == sorted(FILES) and not scans
 
 
 def test_a_link_to_another_folder_is_followed(folder, tmp_path, scans):
@@ -119,17 +123,25 @@ def test_a_link_to_another_folder_is_followed(folder, tmp_path, scans):
         (tmp_path / name / f'{name}.jpg').touch()
     os.symlink('v', tmp_path / 'current')
     os.symlink(tmp_path / 'current', folder / 'link')
-    assert 'link/v.jpg' in find_images(folder)
+    assert 'link/v.jpg' in images_in(folder)
     os.unlink(tmp_path / 'current')
     os.symlink('w', tmp_path / 'current')  # no folder below the images has changed
-    found = find_images(folder)
+    found = images_in(folder)
     assert 'link/w.jpg' in found and 'link/v.jpg' not in found
+
+
+def test_links_that_are_not_followed_are_kept(folder, scans):
+    os.symlink('b', folder / 'c')
+    os.symlink('..', folder / 'b' / 'up')
+    assert list(ImageList(folder).links) == ['b/up', 'c']
+    scans.clear()
+    assert list(ImageList(folder).links) == ['b/up', 'c'] and not scans
 
 
 def test_a_folder_that_has_just_changed_is_not_indexed(folder, scans, monkeypatch):
     """A second change might get the same time."""
     monkeypatch.setattr(index_file, '_SETTLED', 2.0)
-    find_images(folder)
+    images_in(folder)
     assert not index_of(folder).exists() and not list(folder.parent.glob('unfinished*'))
     monkeypatch.setattr(index_file, '_SETTLED', -60.0)
     # A file server whose clock is slow: its "now" is long ago.
@@ -142,10 +154,10 @@ def test_a_folder_that_has_just_changed_is_not_indexed(folder, scans, monkeypatc
         return os.stat_result([*status[:7], *(time - 3600 for time in status[7:10])])
 
     monkeypatch.setattr(index_file.os, 'stat', late)
-    find_images(folder)
+    images_in(folder)
     assert not index_of(folder).exists() and not list(folder.parent.glob('unfinished*'))
     monkeypatch.setattr(index_file.os, 'stat', stat)
-    find_images(folder)
+    images_in(folder)
     assert index_of(folder).exists()
 
 
@@ -168,22 +180,22 @@ def test_no_index(folder, monkeypatch, reason):
             return scandir(path)
 
         monkeypatch.setattr(scan.os, 'scandir', deny)
-    assert set(find_images(folder)) >= set(FILES) - {'b-c/z.jpg'}
+    assert set(images_in(folder)) >= set(FILES) - {'b-c/z.jpg'}
     assert not index_of(folder).exists() and not (folder.parents[1] / 'cache').exists()
 
 
 def test_it_can_be_turned_off_later(folder, scans, monkeypatch):
-    find_images(folder)
+    images_in(folder)
     scans.clear()
     monkeypatch.setenv('COTAP_INDEX', '0')
-    assert find_images(folder) == sorted(FILES) and scans
+    assert images_in(folder) == sorted(FILES) and scans
 
 
 def test_other_image_formats(folder, scans, monkeypatch):
-    find_images(folder)
+    images_in(folder)
     for module in (index_file, scan):
         monkeypatch.setattr(module, 'IMAGE_SUFFIXES', ('.gif', '.jpg'))
-    assert find_images(folder) == [name for name in sorted(FILES) if name[-3:] in ('gif', 'jpg')]
+    assert images_in(folder) == [name for name in sorted(FILES) if name[-3:] in ('gif', 'jpg')]
 
 
 def test_the_cache_folder_of_the_user(folder, scans, tmp_path, monkeypatch):
@@ -195,19 +207,19 @@ def test_the_cache_folder_of_the_user(folder, scans, tmp_path, monkeypatch):
         write(path, found)
 
     monkeypatch.setattr(index_file, '_write', only_in_cache)
-    find_images(folder)
+    images_in(folder)
     [kept] = (tmp_path / 'cache').rglob('*.index')
     assert not index_of(folder).exists() and kept.parent.parts[-2:] == ('cotap_mm', 'indexes')
     scans.clear()
     os.symlink(folder, tmp_path / 'link')  # the same folder
-    assert find_images(tmp_path / 'link') == sorted(FILES) and not scans
+    assert images_in(tmp_path / 'link') == sorted(FILES) and not scans
     shutil.rmtree(tmp_path / 'cache')
     (tmp_path / 'cache').touch()  # nothing can be written anywhere
-    assert find_images(folder) == sorted(FILES)
+    assert images_in(folder) == sorted(FILES)
 
 
 def test_damage_is_repaired(folder, scans):
-    names = find_images(folder)
+    names = images_in(folder)
     path = index_of(folder)
     good = path.read_bytes()
     cases = [b'', b'x', good[:20], good[:-1], good + b'\0', good[:40] + b'\xff' + good[41:]]
@@ -217,40 +229,40 @@ def test_damage_is_repaired(folder, scans):
     for bad in cases:
         path.write_bytes(bad)
         scans.clear()
-        assert find_images(folder) == names
+        assert images_in(folder) == names
         padding += not scans  # of the sections, up to 7 bytes each
         path.write_bytes(good)
     assert padding <= 1
     path.unlink()
     path.mkdir()  # cannot even be replaced
-    assert find_images(folder) == names
+    assert images_in(folder) == names
     assert list((folder.parents[1] / 'cache').rglob('*.index'))
 
 
 def test_the_index_of_a_copied_folder_is_not_used(folder, tmp_path, scans):
     """An archive could contain any index, but not the times of changes on this disk."""
-    find_images(folder)
+    images_in(folder)
     shutil.copytree(folder.parent, tmp_path / 'copy')  # with modification times
     copy = tmp_path / 'copy' / folder.name
     assert copy.stat().st_mtime_ns == folder.stat().st_mtime_ns and index_of(copy).exists()
     (folder / 'a.png').unlink()
     scans.clear()
-    assert find_images(copy) == sorted(FILES) and scans
+    assert images_in(copy) == sorted(FILES) and scans
 
 
 @pytest.mark.parametrize('is_mapped', [False, True])
 def test_large_indexes_are_mapped_and_not_copied_to_other_processes(folder, monkeypatch, is_mapped):
     if is_mapped:
         monkeypatch.setattr(index_file, 'MAPPED', 0)
-    find_images(folder)
-    names = find_images(folder)
+    images_in(folder)
+    names = images_in(folder)
     pickled = pickle.dumps(names)
     assert (b'b-c/z.jpg' not in pickled) == is_mapped
     assert pickle.loads(pickled) == names == sorted(FILES)
     (folder / 'new.jpg').touch()
     if is_mapped:
         assert pickle.loads(pickled) == sorted(FILES)  # as the process that has sent it
-    find_images(folder)
+    images_in(folder)
     assert names == sorted(FILES)  # although the file has been replaced
     if is_mapped:
         with pytest.raises(ValueError, match='replaced since it was opened'):
@@ -274,7 +286,7 @@ def test_what_a_start_asks_of_the_names_is_in_the_index(folder, monkeypatch, is_
 def test_damaged_names_of_a_mapped_index(folder, scans, monkeypatch):
     """Some names are checked at the start, the others when they are used."""
     monkeypatch.setattr(index_file, 'MAPPED', 0)
-    find_images(folder)
+    images_in(folder)
     path = index_of(folder)
     good = path.read_bytes()
     size = len(b'\0'.join(map(os.fsencode, sorted(FILES))))
@@ -284,12 +296,12 @@ def test_damaged_names_of_a_mapped_index(folder, scans, monkeypatch):
     for start, stop in ((first, first + size), (after, len(good)), (first + 6, first + 7)):
         path.write_bytes(good[:start] + bytes(stop - start) + good[stop:])
         scans.clear()
-        assert find_images(folder) == sorted(FILES) and scans  # written again
+        assert images_in(folder) == sorted(FILES) and scans  # written again
     good = path.read_bytes()
     monkeypatch.setattr(index_file, '_CHECKED', 1)  # the first one
     path.write_bytes(good[: after + 8] + bytes(8) + good[after + 16 :])
     with pytest.raises(UserError, match='name 1 of 7 goes .* delete the index, or set COTAP_INDEX'):
-        find_images(folder)[1]
+        images_in(folder)[1]
 
 
 def test_processes_at_the_same_time(folder):
@@ -300,7 +312,7 @@ def test_processes_at_the_same_time(folder):
         if not child:
             status = 1
             try:
-                status = int(any(find_images(folder) != sorted(FILES) for _ in range(20)))
+                status = int(any(images_in(folder) != sorted(FILES) for _ in range(20)))
                 index_of(folder).unlink(missing_ok=True)
             finally:
                 os._exit(status)

@@ -34,7 +34,7 @@ from cotap_mm.ops.sampling import evenly_spaced
 from .scan import Scan, stamps_of
 
 MIN_IMAGES = 10_000  # smaller folders are listed within a fraction of a second
-_MAGIC = b'cotap_mm index 2'
+_MAGIC = b'cotap_mm index 3'
 _HEAD = struct.Struct('<16sQQ')  # magic, size and CRC-32 of the header
 _MAX_HEADER = 1 << 20
 #: Name in the file -> types that it may have.
@@ -42,6 +42,8 @@ _SECTIONS = dict(
     folders=('|u1',),
     folder_starts=('<u4', '<u8'),
     stamps=('<i8',),
+    links=('|u1',),
+    link_starts=('<u4', '<u8'),
     names=('|u1',),
     starts=('<u4', '<u8'),
 )
@@ -53,10 +55,17 @@ _SETTLED = 2.0  # seconds; the largest unit of the times of a file system
 
 
 class Index(NamedTuple):
-    """The names of a folder's images, and the suffixes of its other files with their numbers."""
+    """What is known of a folder.
+
+    Attributes:
+        names (Names): Its images.
+        skipped (Counter): See :class:`.Scan`.
+        links (Names): See there.
+    """
 
     names: Names
     skipped: Counter
+    links: Names
 
 
 class _Unsettled(Exception):
@@ -149,8 +158,15 @@ def _write(path: Path, scan: Scan) -> None:
     """
     folders, folder_starts = scan.folders.arrays()
     names, starts = scan.names.arrays()
+    links, link_starts = scan.links.arrays()
     arrays = dict(
-        folders=folders, folder_starts=folder_starts, stamps=scan.stamps, names=names, starts=starts
+        folders=folders,
+        folder_starts=folder_starts,
+        stamps=scan.stamps,
+        links=links,
+        link_starts=link_starts,
+        names=names,
+        starts=starts,
     )
     arrays = {
         name: np.ascontiguousarray(array, array.dtype.newbyteorder('<')).reshape(-1)
@@ -224,7 +240,8 @@ def _read(path: Path, root: Path, same: Optional[int] = None) -> Index:
         partial(_reopen, path, root, crc) if is_mapped else None,
     )
     skipped = Counter({str(key): int(count) for key, count in header['skipped'].items()})
-    return Index(names, skipped)
+    links, starts = sections['links'], sections['link_starts']
+    return Index(names, skipped, checked_names(links, starts) if links.size else Names())
 
 
 def _reopen(path: Path, root: Path, crc: int) -> Names:

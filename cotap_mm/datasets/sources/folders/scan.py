@@ -31,6 +31,8 @@ class Scan(NamedTuple):
         unlisted (list[OSError]): Folders that could not be listed.
         is_repeatable (bool): Whether unchanged stamps mean that another scan finds the same.
         began (float): Time at which the scan began, in seconds since 1970.
+        links (Names): Links to a folder that is read already, such as to their own parent, which
+            are not followed.
     """
 
     names: Names
@@ -40,6 +42,7 @@ class Scan(NamedTuple):
     unlisted: list[OSError]
     is_repeatable: bool
     began: float
+    links: Names = Names()
 
 
 def scan_folder(root: Path) -> Scan:
@@ -53,7 +56,7 @@ def scan_folder(root: Path) -> Scan:
     began = time.time()
     lister = _Lister()
     contents: dict[bytes, bytes] = {}  # prefix -> names and, with a slash, subfolders; sorted
-    folders, stamps, seen = [], [], set()
+    folders, links, stamps, seen = [], [], [], set()
     waiting = [(str(root), '')]
     try:
         while waiting:
@@ -62,6 +65,8 @@ def scan_folder(root: Path) -> Scan:
             stamps.append(_stamp(folder))
             real = os.path.realpath(folder)
             if real in seen:  # a link to a parent folder would loop forever
+                if os.path.islink(folder):
+                    links.append(prefix[:-1])
                 continue
             seen.add(real)
             files, subfolders = lister.list_folder(folder)
@@ -81,6 +86,7 @@ def scan_folder(root: Path) -> Scan:
         lister.unlisted,
         lister.is_repeatable and not lister.unlisted,
         began,
+        Names(links),
     )
 
 
