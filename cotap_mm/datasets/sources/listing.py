@@ -13,8 +13,8 @@ from mmengine.logging import print_log
 
 from cotap_mm.files.atomic_write import name_text, open_regular, printable
 
-from .folders.index_file import Index, read_index, write_index
-from .folders.scan import scan_folder
+from .folders.index_file import Index
+from .folders.one_scan import index_or_scan
 from .formats import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, describe_skipped, report_skipped
 
 MAX_LIST_BYTES = 1 << 32
@@ -45,11 +45,10 @@ def find_images(root: Path) -> Index:
     Raises:
         FileNotFoundError: If there are no images.
     """
-    index = read_index(root)
-    if index is not None:
-        report_skipped(printable(root), index.skipped)
-        return index
-    found = scan_folder(root)
+    found = index_or_scan(root)
+    if isinstance(found, Index):
+        report_skipped(printable(root), found.skipped)
+        return found
     if not found.names:
         loud, quiet = describe_skipped(found.skipped)
         denied = f'{found.unlisted[0]}' if found.unlisted else ''
@@ -67,7 +66,7 @@ def find_images(root: Path) -> Index:
             logger='current',
             level=logging.WARNING,
         )
-    return Index(write_index(root, found) or found.names, found.skipped, found.links)
+    return Index(found.names, found.skipped, found.links)
 
 
 def listed_images(path: Path, root: Path) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import pickle
 import shutil
+import time
 from pathlib import Path
 
 import pytest
 
 from cotap_mm.datasets import ImageList
-from cotap_mm.datasets.sources.folders import index_file, scan
+from cotap_mm.datasets.sources.folders import index_file, one_scan, scan
 from cotap_mm.datasets.sources.folders.index_file import read_index, write_index
 from cotap_mm.datasets.sources.folders.scan import scan_folder
 from cotap_mm.datasets.sources.listing import find_images
@@ -161,14 +162,12 @@ def test_a_folder_that_has_just_changed_is_not_indexed(folder, scans, monkeypatc
     assert index_of(folder).exists()
 
 
-@pytest.mark.parametrize('reason', ['small', 'turned off', 'other rank', 'broken link', 'denied'])
+@pytest.mark.parametrize('reason', ['small', 'turned off', 'broken link', 'denied'])
 def test_no_index(folder, monkeypatch, reason):
     if reason == 'small':
         monkeypatch.setattr(index_file, 'MIN_IMAGES', 8)
     elif reason == 'turned off':
         monkeypatch.setenv('COTAP_INDEX', '0')
-    elif reason == 'other rank':
-        monkeypatch.setenv('LOCAL_RANK', '1')
     elif reason == 'broken link':
         os.symlink('/nowhere/at/all', folder / 'disk')  # perhaps mounted later
     else:
@@ -181,7 +180,8 @@ def test_no_index(folder, monkeypatch, reason):
 
         monkeypatch.setattr(scan.os, 'scandir', deny)
     assert set(images_in(folder)) >= set(FILES) - {'b-c/z.jpg'}
-    assert not index_of(folder).exists() and not (folder.parents[1] / 'cache').exists()
+    cache = folder.parents[1] / 'cache'
+    assert not index_of(folder).exists() and not any(map(os.path.isfile, cache.rglob('*')))
 
 
 def test_it_can_be_turned_off_later(folder, scans, monkeypatch):
@@ -319,6 +319,42 @@ def test_processes_at_the_same_time(folder):
         children.append(child)
     assert [os.waitpid(child, 0)[1] for child in children] == [0, 0, 0]
     assert not list(folder.parent.glob('unfinished*'))
+
+
+@pytest.mark.parametrize('end', ['written', 'killed', 'not kept'])
+def test_one_process_lists_and_the_others_wait(folder, scans, log, monkeypatch, tmp_path, end):
+    """The others list the folder only if the first one has left no index."""
+    listing, waited = tmp_path / 'listing', tmp_path / 'waited'
+    monkeypatch.setenv('LOCAL_RANK', '1')  # whoever is first
+    child = os.fork()
+    if not child:
+
+        def write(*args, **options):
+            listing.touch()
+            while not waited.exists():
+                time.sleep(0.01)
+            if end == 'killed':
+                os._exit(0)
+            return write_index(*args, **options) if end == 'written' else None
+
+        one_scan.write_index = write
+        os._exit(int(images_in(folder) != sorted(FILES)))
+    while not listing.exists():
+        time.sleep(0.01)
+    monkeypatch.setattr('cotap_mm.files.locks._POLL', 0.01)
+    pause = time.sleep
+    monkeypatch.setattr('cotap_mm.files.locks.time.sleep', lambda s: waited.touch() or pause(s))
+    assert images_in(folder) == sorted(FILES)
+    assert os.waitpid(child, 0)[1] == 0
+    assert f'listing {folder}: waiting for process {child}' in log.text
+    lists_itself = scans.count(str(folder)) == 2  # the first time until it is seen to be large
+    assert lists_itself == (end != 'written') and index_of(folder).exists() == (end == 'written')
+    assert not list((tmp_path / 'cache').rglob('*.lock')) or end == 'killed'
+
+
+def test_a_folder_is_listed_without_a_place_for_locks(folder, tmp_path):
+    (tmp_path / 'cache').touch()
+    assert images_in(folder) == sorted(FILES) and index_of(folder).exists()
 
 
 def test_the_progress_of_a_long_scan(folder, capsys, monkeypatch):

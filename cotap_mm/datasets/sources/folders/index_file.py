@@ -15,6 +15,7 @@ import json
 import logging
 import mmap
 import os
+import socket
 import struct
 import time
 import zlib
@@ -94,7 +95,11 @@ def read_index(root: Path, base: Optional[Path] = None) -> Optional[Index]:
 
 
 def write_index(
-    root: Path, scan: Scan, base: Optional[Path] = None, least: Optional[int] = None
+    root: Path,
+    scan: Scan,
+    base: Optional[Path] = None,
+    least: Optional[int] = None,
+    is_writer: bool = False,
 ) -> Optional[Names]:
     """Keep the result of a scan, if the folder is large; by one process per machine.
 
@@ -103,12 +108,15 @@ def write_index(
         scan (Scan): Its content.
         base (Path, optional): See :func:`read_index`.
         least (int, optional): Number of images from which on it is large. Defaults to 10,000.
+        is_writer (bool): Whether this process is the one. Defaults to False: the one of local
+            rank 0.
 
     Returns:
         Names: The names in the file; None if it was not written.
     """
     least = MIN_IMAGES if least is None else least
-    if len(scan.names) < least or not scan.is_repeatable or _local_rank():
+    is_writer = is_writer or not _local_rank()
+    if len(scan.names) < least or not scan.is_repeatable or not is_writer:
         return None
     for path in _paths(root):
         try:
@@ -143,6 +151,14 @@ def _paths(root: Path) -> list[Path]:
         name = hashlib.sha256(os.fsencode(real)).hexdigest()[:32]
         paths.append(Path(cache) / 'cotap_mm' / 'indexes' / f'{name}.index')
     return paths
+
+
+def lock_path(root: Path) -> Optional[Path]:
+    """Lock of the process of this machine that lists a large folder; None if no index is kept."""
+    paths = _paths(root)
+    if not paths:
+        return None
+    return paths[-1].with_name(f'{paths[-1].name}.{socket.gethostname()}.lock')
 
 
 def _local_rank() -> int:
