@@ -12,24 +12,24 @@ from typing import Any
 
 from cotap_mm.registry import DATASETS, build
 
-_opened: dict[tuple[str, str], Any] = {}
+_opened: dict[tuple[str, str], list[Any]] = {}
 
 
 def hand_on(config: Mapping[str, Any], source: Any, use: str = 'training') -> None:
-    """Let the next :func:`open_source` with an equal config and the same use return this source.
+    """Let an :func:`open_source` with an equal config and use return this source; first one first.
 
     Args:
         config (Mapping): Config of the source.
         source (ImageSource | data set): Built from it.
         use (str): What the images are used for. Defaults to 'training'.
     """
-    _opened[use, _key(config)] = source
+    _opened.setdefault((use, _key(config)), []).append(source)
 
 
 def open_source(config: Mapping[str, Any], use: str = 'training') -> Any:
     """Return the source that was handed on for a config and use, once; otherwise build it."""
-    source = _opened.pop((use, _key(config)), None)
-    return build(DATASETS, dict(config)) if source is None else source
+    sources = _opened.get((use, _key(config)))
+    return sources.pop(0) if sources else build(DATASETS, dict(config))
 
 
 def forget_sources() -> None:

@@ -8,10 +8,8 @@ from collections.abc import Callable
 
 from mmengine.config import Config
 
-from cotap_mm.engine.hooks.required import complete_hooks
 from cotap_mm.engine.launch.dry_run import dry_run, placeholder_neighbors
 from cotap_mm.engine.launch.runner import build_runner
-from cotap_mm.engine.launch.validation import check_config
 
 from .length import set_length
 from .recipe import Recipe
@@ -66,12 +64,9 @@ def _dry_run(
             config = make_config(args)
             config.update(work_dir=folder, resume=False)
             config.model.init_cfg = None  # takes as long, and needs no download
-            complete_hooks(config)
-            check_config(config)
-            placeholder_neighbors(config, folder)
             return config
 
-        return dry_run(build_runner(args, in_folder))
+        return dry_run(build_runner(args, in_folder, set_neighbors=placeholder_neighbors))
 
 
 def _halve(recipe: Recipe, config: Config) -> None:

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -162,7 +161,7 @@ def survey_images(
         path=path,
         count=len(source),
         looks=looks,
-        links=repeated_folders(source.root) if isinstance(source, ImageList) else [],
+        links=list(source.links) if isinstance(source, ImageList) else [],
         value_range=str(value_range) if isinstance(value_range, ValueRange) else '',
         duplicates=[(shown[i].name, shown[j].name) for i, j in pairs],
         consecutive=(sum(pair in alike for pair in following), len(following)),
@@ -188,29 +187,6 @@ def look_at(source: EncodedImages, index: int) -> Look:
 
 def _is_enough(height: int, width: int) -> bool:
     return min(height, width) >= 2 * THUMBNAIL
-
-
-def repeated_folders(root: Path) -> list[str]:
-    """Links in a folder that lead to a folder which is read already, such as their own parent.
-
-    Args:
-        root (Path): The folder.
-
-    Returns:
-        list[str]: Paths relative to ``root``; a training does not follow them.
-    """
-    seen: set[str] = set()
-    repeated = []
-    for folder, subfolders, _ in os.walk(root, followlinks=True):
-        real = os.path.realpath(folder)
-        if real in seen:
-            subfolders[:] = []
-            if os.path.islink(folder):
-                repeated.append(Path(folder).relative_to(root).as_posix())
-            continue
-        seen.add(real)
-        subfolders.sort()
-    return repeated
 
 
 def time_reading(

@@ -32,6 +32,9 @@ def test_handed_on_once_for_an_equal_config(folder):
     assert open_source(config) is source
     assert open_source(config) is not source
     hand_on(config, source)
+    hand_on(config, other)  # both branches have the same images
+    assert open_source(config) is source and open_source(config) is other
+    hand_on(config, source)
     forget_sources()
     assert open_source(config) is not source
     hand_on(config, source, use='evaluation')
@@ -40,7 +43,7 @@ def test_handed_on_once_for_an_equal_config(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize('again', [(), ('--resume',)])
+@pytest.mark.parametrize('again', [(), ('--resume',), ('--dry-run',)])
 def test_default_command_lists_images_and_reads_neighbors_once(folder, monkeypatch, again):
     monkeypatch.chdir(folder)
     small = toy_options(batch_size=2, iters=2)
@@ -50,12 +53,12 @@ def test_default_command_lists_images_and_reads_neighbors_once(folder, monkeypat
     config.write_text(f"_base_ = '{base}configs/cotap/vits_folder.py'\n" + as_text(small))
     train = load_tool('train').main
     words = [str(config), '--images', 'photos', '--work-dir', 'run']
-    if again:
+    if again == ('--resume',):
         train([*words, '--cfg-options', 'default_hooks.checkpoint.interval=1'])
-        words += [*again, '--cfg-options', 'train_cfg.max_iters=3']
+        words += ['--cfg-options', 'train_cfg.max_iters=3']
     calls = Counter()
     scan, read = files.find_images, neighbor_file.open_rows
     monkeypatch.setattr(files, 'find_images', lambda root: calls.update('s') or scan(root))
     monkeypatch.setattr(neighbor_file, 'open_rows', lambda *args: calls.update('r') or read(*args))
-    train(words)
-    assert calls == dict(s=1, r=1)
+    train([*words[:1], *again, *words[1:]])
+    assert calls == (dict(s=1) if again == ('--dry-run',) else dict(s=1, r=1))

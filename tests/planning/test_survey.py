@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from cotap_mm.datasets import open_images
+from cotap_mm.datasets.sources import files
 from cotap_mm.datasets.sources.packed import pack_images
 from cotap_mm.planning.survey import sample_indices, survey_images
 
@@ -78,13 +79,18 @@ def test_frames_of_a_video(write, tmp_path):
     assert survey.consecutive == (8, 11)
 
 
-def test_links_to_a_parent_and_to_a_sibling(write, tmp_path):
+def test_links_to_a_parent_and_to_a_sibling(write, tmp_path, monkeypatch):
     write('a/1.jpg', 1)
     write('b/2.jpg', 2)
     (tmp_path / 'images' / 'b' / 'up').symlink_to(tmp_path / 'images')
     (tmp_path / 'images' / 'c').symlink_to('a')
+    scans, list_images = [], files.find_images
+    monkeypatch.setattr(files, 'find_images', lambda root: scans.append(root) or list_images(root))
+    monkeypatch.setattr('os.walk', None)
     survey = look(tmp_path / 'images')
-    assert survey.count == 2 and survey.links == ['b/up', 'c']
+    assert survey.count == 2 and survey.links == ['b/up', 'c'] and len(scans) == 1
+    (tmp_path / 'names.txt').write_text('images/a/1.jpg')  # links beside a list do not matter
+    assert look(tmp_path / 'names.txt').links == []
 
 
 def test_a_packed_file(write, tmp_path):

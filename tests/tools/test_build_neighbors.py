@@ -11,6 +11,8 @@ import pytest
 
 import cotap_mm.commands.neighbors
 from cotap_mm.datasets import ImageList, load_neighbors
+from cotap_mm.datasets.neighbors import search
+from cotap_mm.datasets.neighbors.searches import recall
 from tests.helpers.tool_loading import help_of, load_tool
 from tests.helpers.toy_config import write_noise
 
@@ -93,6 +95,18 @@ def test_a_list_of_images(tool, images, config, tmp_path):
         ]
     )
     assert load_neighbors(out, ['3.png', '1.png', '2.png'], 2).shape == (3, 2)
+
+
+def test_the_cost_comes_before_the_features(tool, images, config, tmp_path, log, monkeypatch):
+    monkeypatch.setattr(recall, 'MANY', 5)
+    monkeypatch.setattr(search, 'extract_features', lambda *args: sys.exit('features'))
+    words = f'--images {images} --backbone {config} --checkpoint none --out {tmp_path / "n.npy"}'
+    for option in ('exact', 'ivf'):
+        with pytest.raises(SystemExit, match='features'):
+            tool.main([*words.split(), '--image-size', '16', '--device', 'cpu', '--search', option])
+        printed, _ = log.text, log.clear()
+        assert ('6 x 6 products. This grows' in printed) == (option == 'exact')
+        assert ('--search ivf takes less' in printed) == (option == 'exact')
 
 
 @pytest.mark.parametrize(

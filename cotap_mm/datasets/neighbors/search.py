@@ -31,7 +31,7 @@ from .options import SearchOptions
 from .searches.exact import ExactSearch, FeatureParts, NeighborSearch, search_neighbors
 from .searches.found import FoundParts
 from .searches.ivf import IvfIndexBuild, IvfSearch
-from .searches.recall import measure_recall, report_cost, report_recall
+from .searches.recall import announce_cost, measure_recall, report_cost, report_recall
 
 __all__ = ['build_neighbors', 'search_neighbors']
 
@@ -108,6 +108,8 @@ def build_neighbors(
             return out
         if use_faiss or options.search == 'ivf':
             import_faiss()
+        if options.search == 'exact' and rank() == 0:
+            announce_cost(len(names))
         files = _extract(
             source, encoder, build, batch_size, num_workers, options.dtype_for(len(names))
         )

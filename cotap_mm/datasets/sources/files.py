@@ -178,6 +178,10 @@ class ImageList(EncodedImages):
             the data set, see :mod:`.value_range`; None uses the full range of the type. Images
             with 8 bits are not changed. Defaults to ``'auto'``.
 
+    Attributes:
+        links (Names): Links of a folder that lead to a folder which is read already, such as their
+            own parent; they are not followed.
+
     Raises:
         FileNotFoundError: If the folder or the list does not exist, or has no images.
         ValueError: If the list has the wrong form or contains an image twice.
@@ -198,11 +202,11 @@ class ImageList(EncodedImages):
                 f'image folder {printable(root)} {what}; give an existing '
                 'folder, e.g. with --images DIR'
             )
-        names = (
-            find_images(self.root)
-            if ann_file is None
-            else listed_images(Path(ann_file).expanduser(), self.root)
-        )
+        names: Sequence[str]
+        if ann_file is None:
+            names, _, self.links = find_images(self.root)
+        else:
+            names, self.links = listed_images(Path(ann_file).expanduser(), self.root), Names()
         super().__init__(names, value_range)
 
     def encoded(self, index: int) -> bytes:

@@ -13,10 +13,9 @@ from mmengine.logging import print_log
 
 from cotap_mm.files.atomic_write import name_text, open_regular, printable
 
-from .folders.index_file import read_index, write_index
-from .folders.scan import scan_folder
+from .folders.index_file import Index
+from .folders.one_scan import index_or_scan
 from .formats import ARCHIVE_SUFFIXES, IMAGE_SUFFIXES, describe_skipped, report_skipped
-from .names import Names
 
 MAX_LIST_BYTES = 1 << 32
 _CHECKED = 100  # names of a list that are searched on the disk
@@ -32,7 +31,7 @@ _ARCHIVE_STARTS = (
 _WIDE = ((codecs.BOM_UTF16_LE, 'utf-16'), (codecs.BOM_UTF16_BE, 'utf-16'))
 
 
-def find_images(root: Path) -> Names:
+def find_images(root: Path) -> Index:
     """List all images in a folder and its subfolders, sorted; log which files are skipped.
 
     The list of a large folder is kept for the next start, see :mod:`.folders.index_file`.
@@ -41,16 +40,15 @@ def find_images(root: Path) -> Names:
         root (Path): The folder.
 
     Returns:
-        Names: Names relative to ``root``, with forward slashes.
+        Index: Names relative to ``root``, with forward slashes, and links that are skipped.
 
     Raises:
         FileNotFoundError: If there are no images.
     """
-    index = read_index(root)
-    if index is not None:
-        report_skipped(printable(root), index.skipped)
-        return index.names
-    found = scan_folder(root)
+    found = index_or_scan(root)
+    if isinstance(found, Index):
+        report_skipped(printable(root), found.skipped)
+        return found
     if not found.names:
         loud, quiet = describe_skipped(found.skipped)
         denied = f'{found.unlisted[0]}' if found.unlisted else ''
@@ -68,7 +66,7 @@ def find_images(root: Path) -> Names:
             logger='current',
             level=logging.WARNING,
         )
-    return write_index(root, found) or found.names
+    return Index(found.names, found.skipped, found.links)
 
 
 def listed_images(path: Path, root: Path) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+from collections.abc import Mapping
 from typing import Callable, Optional
 
 from mmengine.config import Config
@@ -13,18 +14,16 @@ from mmengine.runner import FlexibleRunner, Runner
 from cotap_mm import signals
 from cotap_mm.command_line.tool import is_script, report_user_errors
 from cotap_mm.datasets.loader_watch import report_dead_worker
+from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.datasets.workers import keep_workers
-from cotap_mm.engine.hooks.required import complete_hooks
 from cotap_mm.engine.resume.work_folder import note_folder
 from cotap_mm.evaluation.batches import progress_bars
 
-from .config import is_pretraining
 from .dry_run import describe_dry_run, dry_run, placeholder_neighbors
 from .next_steps import describe_next_steps
 from .runner import build_runner, train
 from .stops import explained_stops, short_until_first_step
 from .testing import require_all_weights, test
-from .validation import check_config
 from .writers import check_work_dir
 
 
@@ -87,18 +86,20 @@ def _dry_run_command(
 ) -> None:
     """Build everything, train a few steps, print time and memory, and write nothing."""
     with tempfile.TemporaryDirectory(prefix='cotap_check_') as folder, report_user_errors():
-        missing = []
+        missing: list[str] = []
 
         def in_folder() -> Config:
             config = make_config()
             config.update(work_dir=folder, resume=False)
-            if is_pretraining(config):
-                complete_hooks(config)
-                check_config(config)
-                missing.extend(placeholder_neighbors(config, folder))
             return config
 
-        result = dry_run(build_runner(args, in_folder, before_build=before_build))
+        def set_neighbors(config: Config, sources: Mapping[str, ImageSource]) -> None:
+            missing.extend(placeholder_neighbors(config, sources))
+
+        runner = build_runner(
+            args, in_folder, before_build=before_build, set_neighbors=set_neighbors
+        )
+        result = dry_run(runner)
         if is_main_process():
             print(describe_dry_run(result, missing))
 

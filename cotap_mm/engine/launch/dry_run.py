@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any, Optional
 
 import numpy as np
@@ -14,13 +14,13 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from cotap_mm import signals
-from cotap_mm.datasets import save_neighbors
-from cotap_mm.datasets.sources.names import names_of
+from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.environment import peak_bytes
-from cotap_mm.registry import DATASETS, build, option_of
+from cotap_mm.registry import DATASETS, option_of
 
 STEPS = 4  # the first ones are slow
+_NO_FILE = 'placeholders of a dry run'  # instead of a neighbor file
 
 
 class _StopDryRun(Exception):
@@ -56,14 +56,32 @@ class _StepTimer(Hook):
             raise _StopDryRun
 
 
-def placeholder_neighbors(config: Config, folder: str | Path) -> list[str]:
-    """Write placeholder neighbor files for the branches with ``neighbors='auto'``.
+class PlaceholderNeighbors:
+    """Neighbors that need no memory and no file: the images that follow each image in the list.
 
-    The neighbors of each image are the images that follow it in the list.
+    Args:
+        count (int): Number of images, N.
+        num_neighbors (int): Number of neighbors of each image, k; at most N - 1 are used.
+    """
+
+    def __init__(self, count: int, num_neighbors: int) -> None:
+        self.shape = count, min(num_neighbors, count - 1)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        """Neighbors of an image, shape (k,), int64."""
+        return (index + np.arange(1, self.shape[1] + 1)) % len(self)
+
+
+def placeholder_neighbors(config: Config, sources: Mapping[str, ImageSource]) -> list[str]:
+    """Give the branches with ``neighbors='auto'`` placeholders instead of a search.
 
     Args:
         config (Config): A pre-training config; changed in place.
-        folder (str | Path): Folder for the files.
+        sources (Mapping[str, ImageSource]): Opened images of the branches ``'patch'`` and
+            ``'cls'``; they keep the placeholders for the data set.
 
     Returns:
         list[str]: The branches, with their numbers of images, whose neighbors a real run has to
@@ -71,18 +89,13 @@ def placeholder_neighbors(config: Config, folder: str | Path) -> list[str]:
     """
     dataset, missing = config.train_dataloader.dataset, []
     for branch, key in (('patch', 'neighbors'), ('cls', 'cls_neighbors')):
-        if dataset.get(key) == 'auto' and dataset.get(branch):
-            source = build(DATASETS, dataset[branch])
-            count = len(source)
-            num_neighbors = option_of(DATASETS, dataset, 'num_neighbors')
-            offsets = np.arange(1, min(count, num_neighbors + 1))
-            dataset[key] = str(Path(folder) / f'{key}.npy')
-            save_neighbors(
-                dataset[key],
-                names_of(source),
-                (np.arange(count)[:, None] + offsets) % count,
-            )
-            missing.append(f'{branch} ({count} images)')
+        if dataset.get(key) == 'auto' and branch in sources:
+            source = sources[branch]
+            count = option_of(DATASETS, dataset, 'num_neighbors')
+            dataset[key] = _NO_FILE
+            rows = PlaceholderNeighbors(len(source), count)
+            source.loaded_neighbors = [_NO_FILE, count, rows]  # type: ignore[attr-defined]
+            missing.append(f'{branch} ({len(source)} images)')
     return missing
 
 

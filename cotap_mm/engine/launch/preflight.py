@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
+from typing import Any, Callable, Optional
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 from mmengine.logging import print_log
 
 from cotap_mm.datasets.opened import forget_sources, hand_on
+from cotap_mm.datasets.sources.protocol import ImageSource
 from cotap_mm.distributed.collectives import world_size
 from cotap_mm.engine.adaptation import limit_training
 from cotap_mm.engine.auto_neighbors import ensure_neighbors, warn_of_changed_images
@@ -31,8 +34,10 @@ from .config import is_pretraining
 from .initial_weights import InitialWeights
 from .validation import check_config
 
+SetNeighbors = Callable[[Config, Mapping[str, ImageSource]], Any]
 
-def prepare(config: Config) -> InitialWeights:
+
+def prepare(config: Config, set_neighbors: Optional[SetNeighbors] = None) -> InitialWeights:
     """Check a config, its data and its initial weights, and complete the config.
 
     Hooks that are missing are added, the checkpoint to resume from is chosen, and a pre-training
@@ -40,6 +45,8 @@ def prepare(config: Config) -> InitialWeights:
 
     Args:
         config (Config): With ``work_dir`` set; changed in place.
+        set_neighbors (callable, optional): Called with the config and the opened images of its
+            branches, instead of building neighbor files. Defaults to None.
 
     Returns:
         InitialWeights: To be handed on to the model.
@@ -51,13 +58,15 @@ def prepare(config: Config) -> InitialWeights:
     """
     weights = InitialWeights()
     if is_pretraining(config):
-        _prepare_pretraining(config, weights)
+        _prepare_pretraining(config, weights, set_neighbors)
     else:
         _prepare_downstream(config, weights)
     return weights
 
 
-def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
+def _prepare_pretraining(
+    config: Config, weights: InitialWeights, set_neighbors: Optional[SetNeighbors]
+) -> None:
     complete_hooks(config)
     check_config(config)
     lost_neighbors = choose_resume(config)
@@ -91,9 +100,12 @@ def _prepare_pretraining(config: Config, weights: InitialWeights) -> None:
             if branch in sources:
                 warn_of_changed_images(dataset.get(key) or '', sources[branch])
     build_on_trial(config, sources)
-    ensure_neighbors(
-        config, config.work_dir, used_before=lost_neighbors, init=init, sources=sources
-    )
+    if set_neighbors is not None:
+        set_neighbors(config, sources)
+    else:
+        ensure_neighbors(
+            config, config.work_dir, used_before=lost_neighbors, init=init, sources=sources
+        )
     for name, source in sources.items():
         hand_on(dataset[name], source)
     _drop_init_on_resume(config, config.model)

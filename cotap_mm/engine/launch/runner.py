@@ -6,7 +6,7 @@ import argparse
 import os
 import time
 import warnings
-from typing import Callable
+from typing import Callable, Optional
 
 from mmengine.config import Config
 from mmengine.dist import is_main_process
@@ -34,7 +34,7 @@ from cotap_mm.engine.resume.work_folder import (
 )
 from cotap_mm.errors import UserError
 
-from .preflight import prepare
+from .preflight import SetNeighbors, prepare
 from .stops import explained_stops, is_before_first_step
 from .values import explained_options
 from .writers import explained_services, guard_writers
@@ -45,6 +45,7 @@ def build_runner(
     make_config: Callable[[], Config],
     claims: bool = False,
     before_build: Callable[[Config], None] = lambda config: None,
+    set_neighbors: Optional[SetNeighbors] = None,
 ) -> Runner | FlexibleRunner:
     """Build the Runner of a command-line tool; report user errors in one line.
 
@@ -55,6 +56,7 @@ def build_runner(
         claims (bool): Whether to claim the work folder for a training, see
             :func:`.claim_folder`. Defaults to False.
         before_build (callable): Called with the complete config before the model is built.
+        set_neighbors (callable, optional): See :func:`.prepare`. Defaults to None.
 
     Returns:
         Runner: Ready to train or test.
@@ -71,7 +73,7 @@ def build_runner(
                 if claims:
                     claim_folder(config, args.overwrite, args.force)
                 with explained_options(args.cfg_options):
-                    initial_weights = prepare(config)
+                    initial_weights = prepare(config, set_neighbors)
                     before_build(config)
                     runner = runner_of(config)
                     initial_weights.hand_on(runner.model)

@@ -23,6 +23,29 @@ _LOW_RECALL = 0.95
 _TIE = 1e-6  # of cosines
 
 
+def announce_cost(count: int) -> None:
+    """Print what an exact search of all images will cost, before their features are computed.
+
+    Args:
+        count (int): Number of images.
+    """
+    print_log(
+        f'features of {count:,} images are computed first, then an exact search: '
+        f'{count:,} x {count:,} products{_advice(count)}',
+        logger='current',
+        level=logging.INFO,
+    )
+
+
+def _advice(count: int) -> str:
+    if count <= MANY:
+        return ''
+    return (
+        '. This grows with the square of the number of images; --search ivf takes less (in a '
+        "config: neighbor_search=dict(search='ivf'))"
+    )
+
+
 def report_cost(search: ExactSearch) -> None:
     """Print what the exact search of all rows costs, from the time of one measured block.
 
@@ -44,12 +67,7 @@ def report_cost(search: ExactSearch) -> None:
         f'about {duration(seconds)} on {world_size()} '
         f'{"processes" if world_size() > 1 else "process"}, projected from one block'
     )
-    if count > MANY:
-        text += (
-            '. This grows with the square of the number of images; --search ivf takes less (in a '
-            "config: neighbor_search=dict(search='ivf'))"
-        )
-    print_log(text, logger='current', level=logging.INFO)
+    print_log(text + _advice(count), logger='current', level=logging.INFO)
 
 
 def _time(search: ExactSearch, queries: Tensor) -> float:

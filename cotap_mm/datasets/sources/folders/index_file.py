@@ -15,6 +15,7 @@ import json
 import logging
 import mmap
 import os
+import socket
 import struct
 import time
 import zlib
@@ -34,7 +35,7 @@ from cotap_mm.ops.sampling import evenly_spaced
 from .scan import Scan, stamps_of
 
 MIN_IMAGES = 10_000  # smaller folders are listed within a fraction of a second
-_MAGIC = b'cotap_mm index 2'
+_MAGIC = b'cotap_mm index 3'
 _HEAD = struct.Struct('<16sQQ')  # magic, size and CRC-32 of the header
 _MAX_HEADER = 1 << 20
 #: Name in the file -> types that it may have.
@@ -42,6 +43,8 @@ _SECTIONS = dict(
     folders=('|u1',),
     folder_starts=('<u4', '<u8'),
     stamps=('<i8',),
+    links=('|u1',),
+    link_starts=('<u4', '<u8'),
     names=('|u1',),
     starts=('<u4', '<u8'),
 )
@@ -53,10 +56,17 @@ _SETTLED = 2.0  # seconds; the largest unit of the times of a file system
 
 
 class Index(NamedTuple):
-    """The names of a folder's images, and the suffixes of its other files with their numbers."""
+    """What is known of a folder.
+
+    Attributes:
+        names (Names): Its images.
+        skipped (Counter): See :class:`.Scan`.
+        links (Names): See there.
+    """
 
     names: Names
     skipped: Counter
+    links: Names
 
 
 class _Unsettled(Exception):
@@ -85,7 +95,11 @@ def read_index(root: Path, base: Optional[Path] = None) -> Optional[Index]:
 
 
 def write_index(
-    root: Path, scan: Scan, base: Optional[Path] = None, least: Optional[int] = None
+    root: Path,
+    scan: Scan,
+    base: Optional[Path] = None,
+    least: Optional[int] = None,
+    is_writer: bool = False,
 ) -> Optional[Names]:
     """Keep the result of a scan, if the folder is large; by one process per machine.
 
@@ -94,12 +108,15 @@ def write_index(
         scan (Scan): Its content.
         base (Path, optional): See :func:`read_index`.
         least (int, optional): Number of images from which on it is large. Defaults to 10,000.
+        is_writer (bool): Whether this process is the one. Defaults to False: the one of local
+            rank 0.
 
     Returns:
         Names: The names in the file; None if it was not written.
     """
     least = MIN_IMAGES if least is None else least
-    if len(scan.names) < least or not scan.is_repeatable or _local_rank():
+    is_writer = is_writer or not _local_rank()
+    if len(scan.names) < least or not scan.is_repeatable or not is_writer:
         return None
     for path in _paths(root):
         try:
@@ -136,6 +153,14 @@ def _paths(root: Path) -> list[Path]:
     return paths
 
 
+def lock_path(root: Path) -> Optional[Path]:
+    """Lock of the process of this machine that lists a large folder; None if no index is kept."""
+    paths = _paths(root)
+    if not paths:
+        return None
+    return paths[-1].with_name(f'{paths[-1].name}.{socket.gethostname()}.lock')
+
+
 def _local_rank() -> int:
     return int(os.environ.get('LOCAL_RANK') or os.environ.get('SLURM_LOCALID') or 0)
 
@@ -149,8 +174,15 @@ def _write(path: Path, scan: Scan) -> None:
     """
     folders, folder_starts = scan.folders.arrays()
     names, starts = scan.names.arrays()
+    links, link_starts = scan.links.arrays()
     arrays = dict(
-        folders=folders, folder_starts=folder_starts, stamps=scan.stamps, names=names, starts=starts
+        folders=folders,
+        folder_starts=folder_starts,
+        stamps=scan.stamps,
+        links=links,
+        link_starts=link_starts,
+        names=names,
+        starts=starts,
     )
     arrays = {
         name: np.ascontiguousarray(array, array.dtype.newbyteorder('<')).reshape(-1)
@@ -224,7 +256,8 @@ def _read(path: Path, root: Path, same: Optional[int] = None) -> Index:
         partial(_reopen, path, root, crc) if is_mapped else None,
     )
     skipped = Counter({str(key): int(count) for key, count in header['skipped'].items()})
-    return Index(names, skipped)
+    links, starts = sections['links'], sections['link_starts']
+    return Index(names, skipped, checked_names(links, starts) if links.size else Names())
 
 
 def _reopen(path: Path, root: Path, crc: int) -> Names:

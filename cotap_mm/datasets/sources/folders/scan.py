@@ -7,7 +7,7 @@ import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import NamedTuple, Optional
+from typing import Callable, NamedTuple, Optional
 
 import numpy as np
 
@@ -31,6 +31,8 @@ class Scan(NamedTuple):
         unlisted (list[OSError]): Folders that could not be listed.
         is_repeatable (bool): Whether unchanged stamps mean that another scan finds the same.
         began (float): Time at which the scan began, in seconds since 1970.
+        links (Names): Links to a folder that is read already, such as to their own parent, which
+            are not followed.
     """
 
     names: Names
@@ -40,20 +42,24 @@ class Scan(NamedTuple):
     unlisted: list[OSError]
     is_repeatable: bool
     began: float
+    links: Names = Names()
 
 
-def scan_folder(root: Path) -> Scan:
+def scan_folder(root: Path, large: int = 0, on_large: Callable[[], None] = lambda: None) -> Scan:
     """List all images in a folder and its subfolders, following links, without hidden files.
 
     Memory: twice the bytes of all names, and the list of one folder at a time.
 
     Args:
         root (Path): The folder.
+        large (int): Number of images of a large folder. Defaults to 0.
+        on_large (callable): Called when so many have been found; it may end the scan by an
+            exception. Defaults to nothing.
     """
     began = time.time()
-    lister = _Lister()
+    lister = _Lister(large, on_large)
     contents: dict[bytes, bytes] = {}  # prefix -> names and, with a slash, subfolders; sorted
-    folders, stamps, seen = [], [], set()
+    folders, links, stamps, seen = [], [], [], set()
     waiting = [(str(root), '')]
     try:
         while waiting:
@@ -62,6 +68,8 @@ def scan_folder(root: Path) -> Scan:
             stamps.append(_stamp(folder))
             real = os.path.realpath(folder)
             if real in seen:  # a link to a parent folder would loop forever
+                if os.path.islink(folder):
+                    links.append(prefix[:-1])
                 continue
             seen.add(real)
             files, subfolders = lister.list_folder(folder)
@@ -81,6 +89,7 @@ def scan_folder(root: Path) -> Scan:
         lister.unlisted,
         lister.is_repeatable and not lister.unlisted,
         began,
+        Names(links),
     )
 
 
@@ -128,7 +137,8 @@ def stamp_of(status: os.stat_result) -> tuple[int, int, int]:
 class _Lister:
     """Lists single folders, counts what is skipped, and shows the progress of a long scan."""
 
-    def __init__(self) -> None:
+    def __init__(self, large: int, on_large: Callable[[], None]) -> None:
+        self._left, self._on_large = large, on_large  # images until the folder is large
         self.skipped: Counter = Counter()
         self.unlisted: list[OSError] = []
         self.is_repeatable = True
@@ -153,11 +163,14 @@ class _Lister:
                         pass
                     elif name.lower().endswith(IMAGE_SUFFIXES):
                         files.append(name)
+                        if len(files) == self._left:
+                            self._on_large()
                     else:
                         self._skip(entry)
         except OSError as error:
             error.filename = error.filename or folder
             self.unlisted.append(error)
+        self._left -= len(files)
         self._show(len(files))
         return files, subfolders
 
