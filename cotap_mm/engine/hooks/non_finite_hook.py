@@ -104,9 +104,7 @@ class NonFiniteHook(Hook):
         if not wrapper.should_update():  # gradients are being accumulated
             return
         losses, rates = _losses(outputs), wrapper.get_lr()
-        self._pending.append(
-            _Step(runner.iter + 1, wrapper.skip_flag, data_batch, losses, rates)
-        )
+        self._pending.append(_Step(runner.iter + 1, wrapper.skip_flag, data_batch, losses, rates))
         if logs_now(runner, batch_idx):
             self.settle(runner)
 
