@@ -175,8 +175,10 @@ class NonFiniteHook(Hook):
             )
 
     def before_train(self, runner) -> None:
-        """Turn off the wrapper's own warning about skipped steps."""
+        """Continue the count of a resumed run; turn off the wrapper's own warning."""
         self._pending.clear()
+        counts = runner.message_hub.log_scalars.get('train/skipped_steps')
+        self.total = 0 if counts is None else int(counts.current())
         if hasattr(runner.optim_wrapper, 'skip_flag'):
             runner.optim_wrapper.is_watched = True
 

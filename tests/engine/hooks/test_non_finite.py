@@ -16,6 +16,7 @@ from cotap_mm.compat.workarounds import version_numbers
 from cotap_mm.engine import NonFiniteHook
 from cotap_mm.engine.hooks import non_finite_hook
 from cotap_mm.engine.late_values import LateFlag
+from cotap_mm.engine.optim import wrappers
 from cotap_mm.models.modules import FeatureQueue
 from tests.helpers import resume_work
 from tests.helpers.rank_work import on_two_ranks
@@ -249,6 +250,45 @@ def test_late_flags_stop_the_training(monkeypatch, ranks, behind, late):
     with pytest.raises(FloatingPointError, match='iteration 6: 3 steps in a row .* bundle 6'):
         run.steps(20)
     assert run.now == 6 + late and run.told[-1] == (6, run.now) and len(run.told) == 5
+
+
+class Behind(LateFlag):
+    """As on a device that is two steps behind the host."""
+
+    made = 0
+
+    def __init__(self, flag):
+        super().__init__(flag)
+        type(self).made += 1
+        number = self.made
+        self._event = SimpleNamespace(
+            query=lambda: self.made >= number + 2, synchronize=lambda: None
+        )
+
+
+@pytest.mark.slow
+def test_checkpoints_do_not_tell_how_late_flags_were_read(tmp_path, monkeypatch):
+    """Nor do those of a resumed run."""
+    options = {
+        'default_hooks.logger.interval': 50,
+        'checkpoint_interval': 4,
+        'hooks': [dict(type='NonFiniteHook'), resume_work.poison([1, 2, 3, 5])],
+    }
+    resume_work.train(tmp_path / 'plain', 8, **options)
+    monkeypatch.setattr(wrappers, 'LateFlag', Behind)
+    resume_work.train(tmp_path / 'late', 8, **options)
+    assert resume_work.train(tmp_path / 'killed', 8, kill_at=6, **options) is None
+    resume_work.train(tmp_path / 'killed', 8, resume=True, **options)
+
+    def saved(name):
+        state = torch.load(tmp_path / name / 'iter_8.pth', weights_only=False)
+        steps = state['message_hub']['log_scalars']['train/skipped_steps'].data[0].tolist()
+        return state['state_dict'], steps
+
+    (weights, steps), *others = map(saved, ('plain', 'late', 'killed'))
+    assert steps == [1, 2, 3, 4] and all(other == steps for _, other in others)
+    for other, _ in others:
+        assert all(torch.equal(other[name], value) for name, value in weights.items())
 
 
 @pytest.mark.slow
