@@ -36,10 +36,15 @@ class LateFlag:
             self._event = torch.cuda.Event()
             self._event.record()
 
+    def is_here(self) -> bool:
+        """Whether :meth:`read` would not wait, as far as is known; asking does not wait either."""
+        return self._host.device.type == 'cpu' and (self._event is None or self._event.query())
+
     def read(self) -> bool:
         """Wait until the device has computed the flag, not for later work; return it."""
         if self._event is not None:
-            self._event.synchronize()
+            if not self._event.query():
+                self._event.synchronize()
         elif self._host.device.type != 'cpu':
             self._host = self._host.cpu()
         return bool(self._host.numpy())

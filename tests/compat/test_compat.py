@@ -11,6 +11,7 @@ import pytest
 import torch
 from mmengine.logging import HistoryBuffer
 
+from cotap_mm.compat import compiled
 from cotap_mm.compat import workarounds as compat
 from cotap_mm.compat.safe_pickle import load_safely
 
@@ -144,3 +145,29 @@ def test_types_resolve_from_sibling_scopes(python, scope):
     )
     done = subprocess.run([python, '-c', code, scope], capture_output=True, text=True)
     assert done.returncode == 0 and '0.5' in done.stdout, done.stderr[-2000:]
+
+
+def test_what_does_not_compile_is_not_compiled(monkeypatch):
+    """As on a GPU without a C compiler; it is tried once."""
+    from torch.utils import _triton
+
+    messages, tries = [], []
+
+    def fails(function, **_):
+        tries.append(function)
+        raise RuntimeError('Failed to find C compiler.\nPlease specify one')
+
+    monkeypatch.setattr(compiled, 'print_log', lambda text, **_: messages.append(text))
+    compiled.can_compile.cache_clear()
+    try:
+        monkeypatch.setattr(_triton, 'has_triton', lambda: True)
+        monkeypatch.setattr(torch, 'compile', fails)
+        assert not compiled.can_compile() and not compiled.can_compile()
+        assert len(tries) == len(messages) == 1
+        assert 'are not fused (Failed to find C compiler.). Triton needs a C' in messages[0]
+        compiled.can_compile.cache_clear()
+        monkeypatch.setattr(torch, 'compile', lambda function, **_: lambda x: function(x.cpu()))
+        monkeypatch.setattr(torch, 'zeros', lambda *shape, device: torch.ones(*shape))
+        assert compiled.can_compile() and len(messages) == 1
+    finally:
+        compiled.can_compile.cache_clear()

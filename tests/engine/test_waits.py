@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import pickle
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import torch
@@ -17,8 +17,9 @@ from cotap_mm.engine.hooks import DeferredInfoHook
 from cotap_mm.engine.late_values import LateFlag, log_later
 from cotap_mm.engine.launch import runner as launch
 from cotap_mm.engine.launch.preflight import prepare
+from cotap_mm.engine.optim import wrappers
 from cotap_mm.models import data_preprocessor
-from tests.helpers.no_waiting import NoWaiting
+from tests.helpers.no_waiting import NoWaiting, WorkOnMeta
 from tests.helpers.resume_work import tiny_config
 
 LOGGED = 20  # interval of the log
@@ -60,21 +61,73 @@ def trained(folder, **options):
     return runner
 
 
-class ReadsLoss(Hook):
-    """What user code does."""
+def to_another_device(runner):
+    """Move what a step of a training uses to ``meta``; return it."""
+    model, optimizer = runner.model, runner.optim_wrapper.optimizer
+    here = list(model.parameters())
+    model.to('meta')
+    there = dict(zip(here, model.parameters()))
+    state = {
+        there[param]: {name: value.to('meta') for name, value in values.items()}
+        for param, values in optimizer.state.items()
+    }
+    optimizer.state.clear()
+    optimizer.state.update(state)
+    for group in optimizer.param_groups:
+        group['params'] = [there[param] for param in group['params']]
+    states = [value for values in state.values() for value in values.values()]
+    return [*there.values(), *model.buffers(), *states]
+
+
+class FlagOfMeta(LateFlag):
+    """As on a GPU that is two steps behind the host."""
+
+    made = 0
+
+    def __init__(self, flag):
+        super().__init__(flag)
+        self._host, self._event = torch.tensor(False), self
+        type(self).made += 1
+        self.number = self.made
+
+    def query(self):
+        return self.made >= self.number + 2
+
+    def synchronize(self):
+        raise AssertionError('an event waits for the device')
+
+
+#: What user code does: by name, what makes the host wait for the loss or for a flag.
+WAITS = dict(
+    item=lambda loss, _: loss.item(),
+    float=lambda loss, _: float(loss.detach()),
+    comparison=lambda loss, _: max(loss.detach(), 0.5),
+    tolist=lambda loss, _: loss.tolist(),
+    cpu=lambda loss, _: loss.cpu(),
+    to=lambda loss, _: loss.to('cpu'),
+    numpy=lambda loss, _: loss.detach().cpu().numpy(),
+    copy=lambda loss, _: torch.empty(()).copy_(loss.detach()),
+    mask=lambda loss, _: loss[None][loss[None] > 0],
+    to_device=lambda loss, _: torch.ones(3).to(loss.device),
+    new_number=lambda loss, _: loss + torch.tensor(0.5, device=loss.device),
+    history=lambda _, runner: runner.message_hub.get_scalar('train/loss').current(),
+    flag=lambda _, runner: bool(runner.optim_wrapper.skip_flag.on_device),
+    decision=lambda _, runner: runner.optim_wrapper.step_skipped,
+)
+
+
+class Reads(Hook):
+    """Tries each of :data:`WAITS` after a step."""
+
+    def __init__(self):
+        self.found = {}
 
     def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        outputs['loss'].item()
-
-
-class ReadsHistory(Hook):
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        runner.message_hub.get_scalar('train/loss').current()
-
-
-class ReadsFlag(Hook):
-    def after_train_iter(self, runner, batch_idx, data_batch=None, outputs=None):
-        bool(runner.optim_wrapper.skip_flag.on_device)
+        for name, read in WAITS.items():
+            try:
+                read(outputs['loss'], runner)
+            except AssertionError as error:
+                self.found[name] = str(error)
 
 
 @pytest.mark.slow
@@ -89,6 +142,7 @@ class ReadsFlag(Hook):
     ],
 )
 def test_an_iteration_never_waits(tmp_path, monkeypatch, options):
+    """From the batch to the last hook: first on the CPU, then with networks on ``meta``."""
     runner = trained(tmp_path, **{'optim_wrapper.optimizer.fused': True, **options})
     loop = runner.train_loop
     batch = next(loop.dataloader_iterator)
@@ -100,16 +154,25 @@ def test_an_iteration_never_waits(tmp_path, monkeypatch, options):
     assert len(losses) == ITERATIONS + 4 and all(losses > 0)
     if options:
         assert len(runner.message_hub.get_scalar('train/grad_norm').data[0]) == ITERATIONS / 2 + 2
-        return
-    for hook in (ReadsLoss(), ReadsHistory(), ReadsFlag(), RuntimeInfoHook()):
-        runner.hooks.append(hook)
-        with no_waiting(monkeypatch), pytest.raises(AssertionError, match='waits'):
+
+    monkeypatch.setattr(torch, 'autocast', lambda *_, **__: nullcontext())  # does not support meta
+    monkeypatch.setattr(wrappers, 'LateFlag', FlagOfMeta)
+    reads = Reads()
+    with WorkOnMeta(*to_another_device(runner)) as mode:
+        loop.run_iter(batch)
+        runner.hooks.append(reads)
+        loop.run_iter(batch)
+        runner.hooks[-1] = RuntimeInfoHook()
+        with pytest.raises(AssertionError, match='waits'):
             loop.run_iter(batch)
-        runner.hooks.remove(hook)
-    with no_waiting(monkeypatch), pytest.raises(AssertionError, match='waits'):
-        while loop.iter < LOGGED:
-            loop.run_iter(batch)
+        runner.hooks.pop()
+        loop.run_iter(batch)
     assert loop.iter == LOGGED - 1
+    assert len(mode.copies) == 4 * 5  # crops of two sizes and branches, and all numbers
+    assert reads.found.keys() == WAITS.keys()
+    assert all('waits for' in text for text in reads.found.values())
+    with mode, pytest.raises(AssertionError, match='waits'):  # the next iteration is logged
+        loop.run_iter(batch)
 
 
 @pytest.mark.gpu

@@ -63,11 +63,12 @@ class OnAnotherDevice(NoWaiting):
         is_copy = str(func).startswith(('aten._to_copy', 'aten.copy_'))
         if not is_copy and len({each.device.type for each in tensors if each.ndim}) > 1:
             raise AssertionError(f'{func} mixes devices')
+        is_non_blocking = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
+        places = {each.device for each in tensors} | ({(kwargs or {}).get('device')} - {None})
+        if is_copy and not is_non_blocking and len(places) > 1:
+            raise AssertionError(f'{func} waits for a copy to another device')
         made = super().__torch_dispatch__(func, types, args, kwargs)
         results = [each for each in tree_flatten(made)[0] if isinstance(each, torch.Tensor)]
-        is_non_blocking = (kwargs or {}).get('non_blocking') or any(arg is True for arg in args[2:])
-        if is_copy and not is_non_blocking and len({each.device for each in tensors + results}) > 1:
-            raise AssertionError(f'{func} waits for a copy to another device')
         self.known.update((self.storage(each), each) for each in results)
         return made
 

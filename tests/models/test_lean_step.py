@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
-from cotap_mm.engine import compile_networks, compile_parts
+from cotap_mm.engine import CompileHook, compile_networks, compile_parts
 from cotap_mm.models import DINOViT, PatchPairSampler
 from cotap_mm.models.backbones import checkpointing
 from cotap_mm.models.modules import AssignmentQueue
@@ -29,9 +30,10 @@ def warm_model(**backbone):
     return model
 
 
-def losses_and_gradients(model):
+def losses_and_gradients(model, dtype=torch.float32):
     torch.manual_seed(3)
-    losses = model.loss(make_inputs(seed=9))
+    with torch.autocast('cpu', dtype=torch.bfloat16, enabled=dtype != torch.float32):
+        losses = model.loss(make_inputs(seed=9))
     sum(losses.values()).backward()
     return losses, {
         name: param.grad for name, param in model.named_parameters() if param.grad is not None
@@ -138,6 +140,32 @@ def test_compiled_networks_change_nothing(plain, modern, with_cp, is_modern):
     losses_and_gradients(model)
     assert len(graphs) == 3  # nothing is compiled again
     assert set(model.state_dict()) == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('is_modern', [False, True])
+def test_the_hook_compiles_whole_networks_in_bfloat16(plain, modern, is_modern):
+    """As on a GPU by default. The graphs contain the same operators, so there is no rounding."""
+    torch._dynamo.reset()
+    graphs = []
+
+    def keep(module, inputs):
+        graphs.append(module)
+        return module.forward
+
+    options = MODERN if is_modern else {}
+    model = warm_model(**options)
+    hook, runner = (
+        CompileHook('networks', backend=keep, fullgraph=True),
+        SimpleNamespace(model=model),
+    )
+    hook.before_train(runner)
+    hook.before_train_iter(runner, 0)
+    got = losses_and_gradients(model, torch.bfloat16)
+    assert_same(got, losses_and_gradients(warm_model(**options), torch.bfloat16))
+    assert len(graphs) == 3 and all('bfloat16' in graph.code for graph in graphs)
+    in_full = (modern if is_modern else plain)[0]
+    assert 0 < max((value - in_full[name]).abs() for name, value in got[0].items()) < 0.1
 
 
 def matrix_products(work):

@@ -6,7 +6,9 @@ import itertools
 
 import pytest
 import torch
+from functorch.compile import make_boxed_func
 from kornia.enhance import adjust_hue
+from torch._dynamo.backends.common import aot_autograd
 from torchvision.transforms import functional as TF
 
 from cotap_mm.ops import COLOR_DRAWS, augment_color, color
@@ -89,6 +91,37 @@ def test_hues_are_those_of_kornia(dtype):
     )
     assert torch.allclose(shifted, adjust_hue(pixels, radians), rtol=0, atol=1e-6)
     assert torch.allclose(shifted[4], pixels[4], rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_compiled_colors_are_the_same(monkeypatch):
+    """Up to rounding and without graph breaks; one graph each, and others for a single crop."""
+    torch._dynamo.reset()
+    graphs, fused = [], {}
+
+    def keep(module, inputs):
+        graphs.append(module)
+        return make_boxed_func(module.forward)
+
+    def compiled(function):
+        if function not in fused:
+            fused[function] = torch.compile(
+                function, backend=aot_autograd(fw_compiler=keep), dynamic=True, fullgraph=True
+            )
+        return fused[function]
+
+    operations = color._operations
+    monkeypatch.setattr(color, 'compiled', compiled)
+    numbers = []
+    for seed, (count, size) in enumerate(((24, 12), (30, 9), (17, 12), (3, 9), (40, 16), (30, 12))):
+        crops, draws = crops_of(count, size, seed), draws_of(count, seed)
+        monkeypatch.setattr(color, '_operations', operations)
+        wanted = augment_color(crops, draws)
+        monkeypatch.setattr(color, '_operations', lambda _: operations(True))
+        torch.testing.assert_close(augment_color(crops, draws), wanted, rtol=0, atol=1e-6)
+        numbers.append(len(graphs))
+    assert fused.keys() == {color._blended, color._shift_hue}
+    assert numbers[0] == 2 and numbers[-1] <= 4
 
 
 def test_bad_draws():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+from collections import deque
 from pathlib import Path
 from typing import Any, NamedTuple, Optional
 
@@ -13,7 +14,7 @@ from mmengine.dist import all_gather_object, is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 
-from cotap_mm.distributed.collectives import broadcast, rank
+from cotap_mm.distributed.collectives import broadcast, rank, world_size
 from cotap_mm.distributed.fsdp import full_state_dict
 from cotap_mm.distributed.model_wrapper import unwrap
 from cotap_mm.engine.late_values import LateFlag
@@ -29,6 +30,10 @@ _ADVICE = (
     "train with optim_wrapper.dtype='bfloat16' or 'float32'; inspect the images if the same "
     'ones are reported again'
 )
+
+#: Steps of which it may be unknown whether they were skipped. Their batches stay in memory, and
+#: the host gets no further ahead of the device.
+_MOST_PENDING = 3
 
 
 class Diverged(UserError, FloatingPointError):
@@ -54,8 +59,10 @@ class NonFiniteHook(Hook):
     in the work folder: ``non_finite_iter_N.json`` with losses, images and names of non-finite
     weights, and ``non_finite_iter_N_rank_R.pth`` with the batches.
 
-    Whether a step was skipped is read after the next one, so that the device never waits for the
-    host; but before a log, a checkpoint and a validation, and at the end of the training, at once.
+    Whether a step was skipped is read after one of the next three, as soon as the device has
+    decided (with several ranks, whose devices differ in speed, after the third), so that neither
+    waits for the other; but before a log, a checkpoint and a validation, and at the end of the
+    training, at once. So the training stops up to three steps late, for the same step.
 
     With another optimizer wrapper the first loss that is not finite stops the training.
 
@@ -74,7 +81,7 @@ class NonFiniteHook(Hook):
         self.patience = patience
         self.in_a_row = 0
         self.total = 0
-        self._last: Optional[_Step] = None
+        self._pending: deque[_Step] = deque()
 
     def after_train_iter(
         self,
@@ -83,7 +90,7 @@ class NonFiniteHook(Hook):
         data_batch: Optional[dict] = None,
         outputs: Optional[dict] = None,
     ) -> None:
-        """Check whether the step was skipped.
+        """Check whether earlier steps were skipped, and this one if it is logged.
 
         Raises:
             Diverged: If too many steps in a row were skipped.
@@ -92,26 +99,34 @@ class NonFiniteHook(Hook):
         if not hasattr(wrapper, 'skip_flag'):
             self._check_losses(runner, outputs)
             return
-        self.settle(runner)
+        while self._pending and self._is_due(self._pending[0].skipped):
+            self._settle_one(runner)
         if not wrapper.should_update():  # gradients are being accumulated
             return
-        self._last = _Step(
-            runner.iter + 1, wrapper.skip_flag, data_batch, _losses(outputs), wrapper.get_lr()
-        )
+        losses, rates = _losses(outputs), wrapper.get_lr()
+        self._pending.append(_Step(runner.iter + 1, wrapper.skip_flag, data_batch, losses, rates))
         if logs_now(runner, batch_idx):
             self.settle(runner)
 
     def settle(self, runner) -> None:
-        """Read whether the last step was skipped, if that is not known yet.
+        """Read whether the last steps were skipped, as far as that is not known yet.
 
         All ranks must call this after the same iteration.
 
         Raises:
             Diverged: If too many steps in a row were skipped.
         """
-        step, self._last = self._last, None
-        if step is None:
-            return
+        while self._pending:
+            self._settle_one(runner)
+
+    def _is_due(self, flag: LateFlag) -> bool:
+        """Whether to read the oldest flag, the same on all ranks, which gather what they report."""
+        if len(self._pending) >= _MOST_PENDING:
+            return True
+        return (world_size() == 1 or flag.on_device.device.type == 'cpu') and flag.is_here()
+
+    def _settle_one(self, runner) -> None:
+        step = self._pending.popleft()
         if not step.skipped.read():
             self.in_a_row = 0
             return
@@ -143,7 +158,7 @@ class NonFiniteHook(Hook):
         self.settle(runner)
 
     def after_train(self, runner) -> None:
-        """Settle the last step."""
+        """Settle the last steps."""
         self.settle(runner)
 
     @staticmethod
@@ -160,8 +175,10 @@ class NonFiniteHook(Hook):
             )
 
     def before_train(self, runner) -> None:
-        """Turn off the wrapper's own warning about skipped steps."""
-        self._last = None
+        """Continue the count of a resumed run; turn off the wrapper's own warning."""
+        self._pending.clear()
+        counts = runner.message_hub.log_scalars.get('train/skipped_steps')
+        self.total = 0 if counts is None else int(counts.current())
         if hasattr(runner.optim_wrapper, 'skip_flag'):
             runner.optim_wrapper.is_watched = True
 
@@ -244,7 +261,7 @@ def _describe(ranks: list[dict]) -> str:
 
 
 def settle_steps(runner) -> None:
-    """Let each :class:`NonFiniteHook` read whether the last step was skipped, before a save.
+    """Let each :class:`NonFiniteHook` read whether the last steps were skipped, before a save.
 
     Args:
         runner (Runner): After a step; all ranks must call this.

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.optim import build_optim_wrapper
 from mmengine.registry import HOOKS as mmengine_hooks
 
 from cotap_mm.compat.workarounds import version_numbers
 from cotap_mm.engine import NonFiniteHook
+from cotap_mm.engine.hooks import non_finite_hook
+from cotap_mm.engine.late_values import LateFlag
+from cotap_mm.engine.optim import wrappers
 from cotap_mm.models.modules import FeatureQueue
 from tests.helpers import resume_work
 from tests.helpers.rank_work import on_two_ranks
@@ -157,6 +161,134 @@ def test_steps_are_judged_late(tmp_path, monkeypatch, checkpoint_interval):
     assert report['iteration'] == 6 and report['learning_rates']
     saved = sorted(path.name for path in tmp_path.glob('iter_*.pth'))
     assert saved == (['iter_4.pth'] if checkpoint_interval == 4 else [])
+
+
+class Run:
+    """The hook over steps on a device that is some steps behind the host.
+
+    Attributes:
+        told (list[tuple[int, int]]): Skipped steps that were logged, and in which step they were.
+        waits (int): How often the host has waited for the device.
+    """
+
+    def __init__(self, monkeypatch, behind, skipped, ranks=1, interval=1000, **options):
+        self.behind, self.skipped, self.told, self.waits = behind, skipped, [], 0
+        self.hook, self.now = NonFiniteHook(**options), 0
+        monkeypatch.setattr(non_finite_hook, 'world_size', lambda: ranks)
+        monkeypatch.setattr(non_finite_hook, 'print_log', self.tell)
+        self.runner = SimpleNamespace(
+            message_hub=SimpleNamespace(update_scalar=lambda *_: None),
+            hooks=[LoggerHook(interval=interval)],
+            train_dataloader=range(1000),
+        )
+
+    def tell(self, text, **_):
+        self.told.append((int(text.split(':')[0].split()[1]), self.now))
+
+    def flag(self, step):
+        flag = LateFlag(torch.tensor(step in self.skipped))
+        if self.behind is not None:
+            flag.on_device = flag.on_device.to('meta')  # another device than the host
+            behind = self.behind(step) if callable(self.behind) else self.behind
+            flag._event = SimpleNamespace(
+                query=lambda: self.now >= step + behind, synchronize=self.wait
+            )
+        return flag
+
+    def wait(self):
+        self.waits += 1
+
+    def steps(self, number):
+        for step in range(1, number + 1):
+            self.now, self.runner.iter = step, step - 1
+            self.runner.optim_wrapper = SimpleNamespace(
+                skip_flag=self.flag(step), should_update=lambda: True, get_lr=dict
+            )
+            self.hook.after_train_iter(self.runner, step - 1, None, dict(loss=torch.ones(())))
+        return self
+
+
+@pytest.mark.parametrize(
+    'ranks, behind, late, waits',
+    [
+        (1, None, 1, 0),  # on a CPU
+        (2, None, 1, 0),
+        (1, 0, 1, 0),
+        (1, 2, 2, 0),
+        (1, 3, 3, 0),
+        (1, 9, 3, 12 - 3),  # the device is far behind, and has work for three steps
+        (2, 0, 3, 0),  # the device of another rank may be slower
+    ],
+)
+def test_flags_are_read_when_they_are_there(monkeypatch, ranks, behind, late, waits):
+    run = Run(monkeypatch, behind, skipped={2, 3, 5, 8}, ranks=ranks).steps(12)
+    assert run.told == [(step, step + late) for step in (2, 3, 5, 8)]
+    assert run.waits == waits and run.hook.total == 4 and run.hook.in_a_row == 0
+
+
+def test_flags_are_read_in_the_order_of_their_steps(monkeypatch):
+    run = Run(monkeypatch, lambda step: 3 if step == 2 else 0, skipped={2, 3, 4, 5, 7}).steps(7)
+    assert run.told == [(2, 5), (3, 5), (4, 5), (5, 6)] and run.waits == 0
+    run.hook.after_train(run.runner)
+    assert run.told[-1] == (7, 7) and run.hook.in_a_row == 1
+
+
+@pytest.mark.parametrize('end', ['settle', 'before_val', 'after_train'])
+def test_nothing_is_unknown_where_it_must_be_known(monkeypatch, end):
+    run = Run(monkeypatch, 9, skipped={4, 6, 7, 8}, interval=5).steps(8)
+    assert run.told == [(4, 5)]  # step 5 is logged
+    getattr(run.hook, end)(run.runner)
+    assert run.told == [(4, 5), (6, 8), (7, 8), (8, 8)] and run.hook.in_a_row == 3
+    assert run.waits == 8
+
+
+@pytest.mark.parametrize('ranks, behind, late', [(1, None, 1), (1, 2, 2), (1, 9, 3), (2, 0, 3)])
+def test_late_flags_stop_the_training(monkeypatch, ranks, behind, late):
+    """After the same step, whatever was enqueued since."""
+    run = Run(monkeypatch, behind, skipped={1, 2, 4, 5, 6, 8}, ranks=ranks, patience=3)
+    monkeypatch.setattr(run.hook, '_save_bundle', lambda _, step, __: f'bundle {step.iteration}')
+    with pytest.raises(FloatingPointError, match='iteration 6: 3 steps in a row .* bundle 6'):
+        run.steps(20)
+    assert run.now == 6 + late and run.told[-1] == (6, run.now) and len(run.told) == 5
+
+
+class Behind(LateFlag):
+    """As on a device that is two steps behind the host."""
+
+    made = 0
+
+    def __init__(self, flag):
+        super().__init__(flag)
+        type(self).made += 1
+        number = self.made
+        self._event = SimpleNamespace(
+            query=lambda: self.made >= number + 2, synchronize=lambda: None
+        )
+
+
+@pytest.mark.slow
+def test_checkpoints_do_not_tell_how_late_flags_were_read(tmp_path, monkeypatch):
+    """Nor do those of a resumed run."""
+    options = {
+        'default_hooks.logger.interval': 50,
+        'checkpoint_interval': 4,
+        'hooks': [dict(type='NonFiniteHook'), resume_work.poison([1, 2, 3, 5])],
+    }
+    resume_work.train(tmp_path / 'plain', 8, **options)
+    monkeypatch.setattr(wrappers, 'LateFlag', Behind)
+    resume_work.train(tmp_path / 'late', 8, **options)
+    assert resume_work.train(tmp_path / 'killed', 8, kill_at=6, **options) is None
+    resume_work.train(tmp_path / 'killed', 8, resume=True, **options)
+
+    def saved(name):
+        state = torch.load(tmp_path / name / 'iter_8.pth', weights_only=False)
+        steps = state['message_hub']['log_scalars']['train/skipped_steps'].data[0].tolist()
+        return state['state_dict'], steps
+
+    (weights, steps), *others = map(saved, ('plain', 'late', 'killed'))
+    assert steps == [1, 2, 3, 4] and all(other == steps for _, other in others)
+    for other, _ in others:
+        assert all(torch.equal(other[name], value) for name, value in weights.items())
 
 
 @pytest.mark.slow
