@@ -83,7 +83,7 @@ def test_what_counts_as_a_kernel(monkeypatch):
 @pytest.mark.slow
 @pytest.mark.smoke
 def test_step(tmp_path, benchmark):
-    benchmark(
+    shown = benchmark(
         'step',
         'demo',
         '--batch-size',
@@ -97,6 +97,7 @@ def test_step(tmp_path, benchmark):
         '--json',
         'out.json',
     )
+    assert 'init_weights' not in shown and 'One training step' in shown
     result = json.loads((tmp_path / 'out.json').read_text())
     assert result['settings']['batch_size'] == 2
     released, ours = result['rows']

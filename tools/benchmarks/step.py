@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import copy
+import logging
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Callable
 
@@ -63,7 +64,11 @@ def prepare(args: argparse.Namespace, kind: str) -> tuple[Step, torch.dtype]:
     if kind == 'ours':
         config.merge_from_dict(args.cfg_options)
     model = build(MODELS, config.model)
-    model.init_weights()
+    logging.disable(logging.INFO)  # MMEngine prints three lines per parameter
+    try:
+        model.init_weights()
+    finally:
+        logging.disable(logging.NOTSET)
     model = model.to(args.device).train()
     fill_queues(model)
     model.template_bank.start_prototypes(model.neck.prototypes.data)
