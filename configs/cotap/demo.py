@@ -8,8 +8,7 @@ train_cfg = dict(max_iters=350)
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=1000),
-    # Objects of toy scenes often touch the border.
-    monitor=dict(interval=20, limits=dict(foreground_border_excess=(-1.0, 0.2))),
+    monitor=dict(interval=20),
 )
 
 labeled = dict(type='ToyScenes', num_images=200)

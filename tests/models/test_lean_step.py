@@ -145,7 +145,7 @@ def test_compiled_networks_change_nothing(plain, modern, with_cp, is_modern):
 @pytest.mark.slow
 @pytest.mark.parametrize('is_modern', [False, True])
 def test_the_hook_compiles_whole_networks_in_bfloat16(plain, modern, is_modern):
-    """As on a GPU by default. The graphs contain the same operators, so there is no rounding."""
+    """The default on a GPU. The backend runs the traced operators as they are, so results match."""
     torch._dynamo.reset()
     graphs = []
 

@@ -44,7 +44,7 @@ def test_a_record_fills_the_page_and_is_compared(tmp_path, monkeypatch, capsys):
     measured = value['ratio']
     value['ratio'] = measured * 100
     path.write_text(json.dumps(record) + '\n')
-    run('--check', *files, 'ranking_loss')  # better, so there is no error
+    run('--check', *files, 'ranking_loss')  # an improvement is not an error
     assert '| ok' in capsys.readouterr().out
     value.update(ratio=measured / 100, spread=0)
     path.write_text(json.dumps(record) + '\n')

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from typing import Optional
 
 from mmengine.hooks import Hook
+from mmengine.logging import print_log
 
 from cotap_mm.distributed.fsdp import paired_parameters
 from cotap_mm.distributed.model_wrapper import unwrap
@@ -41,6 +43,18 @@ class TeacherHook(Hook):
     def decay(self, progress: float) -> float:
         """Share of the old teacher that is kept at a progress of the training in [0, 1]."""
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * progress)) / 2
+
+    def before_train(self, runner) -> None:
+        """Warn if a new training starts from random weights."""
+        is_random = getattr(unwrap(runner.model), 'is_random', False)
+        if is_random and not runner.iter and not runner._load_from:
+            print_log(
+                'CoTAP is post-pretraining, but no init checkpoint is set: training starts '
+                'from random weights. Expect little in short runs; set '
+                "init_cfg=dict(type='PretrainedViT', checkpoint=...) or pass --init FILE.",
+                logger='current',
+                level=logging.WARNING,
+            )
 
     def after_train_iter(
         self,

@@ -131,8 +131,8 @@ def build_memories(
         (M, num_classes), of all ranks.
 
     Raises:
-        ValueError: If there is no labeled patch, ``memory_size`` is not positive, or the patch
-            sizes differ.
+        ValueError: If no patch is labeled, ``memory_size`` is not positive, or the encoders have
+            different patch sizes.
     """
     if memory_size is not None and memory_size < 1:
         raise ValueError(f'memory_size must be positive or None (all), got {memory_size}')

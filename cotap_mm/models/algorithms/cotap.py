@@ -70,6 +70,8 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
 
     #: Training steps after which a teacher that was never updated is an error.
     teacher_patience = 100
+    #: Whether the last ``init_weights`` loaded no weights.
+    is_random = False
 
     def __init__(
         self,
@@ -136,7 +138,8 @@ class CoTAP(FeatureExtractionMixin, BaseSelfSupervisor):
 
     def init_weights(self) -> None:
         """Initialize the student, copy it to the teacher, and load ``PretrainedViT`` weights."""
-        init_then_load(self, self._init_both_networks)
+        is_loaded = init_then_load(self, self._init_both_networks)
+        self.is_random = not (is_loaded or self.init_cfg or self.backbone.init_cfg)
 
     def _init_both_networks(self) -> None:
         super().init_weights()

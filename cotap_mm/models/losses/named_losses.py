@@ -19,7 +19,7 @@ class NamedLosses(nn.ModuleDict):
         weights (dict[str, float], optional): Factors by name, >= 0. Defaults to None, 1 for each.
 
     Raises:
-        ValueError: If a name is unknown, a weight is negative, or there is no loss.
+        ValueError: If a name is unknown, a weight is negative, or no loss is given.
     """
 
     #: Branch -> losses for which the branch is computed.

@@ -19,6 +19,7 @@ from cotap_mm.engine import (
     ScheduleLengthHook,
     TeacherHook,
 )
+from cotap_mm.engine.hooks import teacher_hook
 from tests.helpers.tiny import build_tiny
 
 
@@ -47,6 +48,24 @@ def test_decay_follows_a_cosine():
     assert hook.decay(1) == pytest.approx(1.0)
     with pytest.raises(ValueError, match='start'):
         TeacherHook(1.2)
+
+
+def test_random_weights_are_reported_once_not_when_resumed(monkeypatch):
+    """Also without our command line, by a Runner of MMEngine."""
+    messages = []
+    monkeypatch.setattr(teacher_hook, 'print_log', lambda text, **_: messages.append(text))
+    model, hook = build_tiny(), TeacherHook()
+    runner = runner_with(model, None, _load_from=None)
+    hook.before_train(runner)  # weights were set by hand
+    model.init_weights()
+    runner.iter = 3  # resumed
+    hook.before_train(runner)
+    runner.iter, runner._load_from = 0, 'weights.pth'
+    hook.before_train(runner)
+    assert messages == []
+    runner._load_from = None
+    hook.before_train(runner)
+    assert len(messages) == 1 and 'training starts from random weights' in messages[0]
 
 
 def test_teacher_moves_once_per_real_step_under_accumulation():

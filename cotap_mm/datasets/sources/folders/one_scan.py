@@ -24,9 +24,10 @@ class _ListedElsewhere(Exception):
 def index_or_scan(root: Path) -> Union[Index, Scan]:
     """Read the index of a folder; without one, list the folder and keep its index.
 
-    That a folder is large shows while it is listed. The process that takes the lock then goes on;
-    each other one of the machine waits for its end, and lists the folder itself only if there is
-    no index then: because it failed or was killed, or the index could not be kept.
+    Each process starts to list the folder and tries to take a lock once it has found many images.
+    The one that gets it finishes the list; the others on the machine wait for it, and list the
+    folder themselves only if there is still no index: because that process failed or was killed,
+    or because the index could not be saved.
 
     Args:
         root (Path): The folder.
